@@ -1,0 +1,1 @@
+"""From Kafka partitions to Celery messages: raw bytes in, slices of lanes out, nothing decoded."""

@@ -1,0 +1,1 @@
+"""All SQL of Sluice: one statement, one function."""

@@ -1,0 +1,123 @@
+"""One Postgres connection with the session settings of Sluice and statements prepared once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy.engine import make_url
+
+SESSION_SETTINGS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "timezone": "UTC",
+    "default_transaction_isolation": "read committed",
+    "search_path": "public",
+}
+
+# The planner takes an unnested document for 1 row and nests loops over it, quadratically; a table that
+# grows from nothing within seconds is planned as if it stayed empty. So the hot statements are allowed
+# one shape: an index scan by key, hashed against the document.
+HOT_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_nestloop": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "jit": "off",
+}
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement prepared once per connection: `$1`… in `text`, their types in order."""
+
+    name: str
+    text: str
+    types: tuple[str, ...] = ()
+
+
+class Session:
+    """A connection to the primary. Not thread-safe; reconnects only when asked, never by itself."""
+
+    def __init__(self, database_url: str, *, application_name: str, hot: bool = False) -> None:
+        self._url = make_url(database_url)
+        self._application_name = application_name
+        self._settings = {**SESSION_SETTINGS, **(HOT_SETTINGS if hot else {})}
+        self._connection: psycopg2.extensions.connection | None = None
+        self._prepared: set[str] = set()
+
+    @property
+    def connection(self) -> psycopg2.extensions.connection:
+        """The open connection; opened by the first use. Raises psycopg2.OperationalError."""
+        if self._connection is None or self._connection.closed:
+            self._prepared = set()
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        target: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **self._url.query}
+        target |= self._url.translate_connect_args(username="user", database="dbname")
+        target.setdefault("target_session_attrs", "read-write")
+        options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in self._settings.items())
+        connection: psycopg2.extensions.connection = psycopg2.connect(
+            **target, options=options, application_name=self._application_name
+        )
+        # BEGIN and COMMIT are ours to send, so that the first statement can share BEGIN's round trip.
+        connection.autocommit = True
+        return connection
+
+    def close(self) -> None:
+        """Ends the connection; the next use opens a new one. May run twice."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def run(self, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
+        """Runs a prepared statement and returns its rows ([] where it returns none)."""
+        with self.connection.cursor() as cursor:
+            if statement.name not in self._prepared:
+                types = f"({', '.join(statement.types)})" if statement.types else ""
+                cursor.execute(f'PREPARE "{statement.name}" {types} AS {statement.text}')
+                self._prepared.add(statement.name)
+            places = f"({', '.join(['%s'] * len(values))})" if values else ""
+            cursor.execute(f'EXECUTE "{statement.name}" {places}', values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def count(self, statement: Statement, *values: Any) -> int:
+        """Runs a prepared statement and returns how many rows it changed."""
+        with self.connection.cursor() as cursor:
+            if statement.name not in self._prepared:
+                types = f"({', '.join(statement.types)})" if statement.types else ""
+                cursor.execute(f'PREPARE "{statement.name}" {types} AS {statement.text}')
+                self._prepared.add(statement.name)
+            places = f"({', '.join(['%s'] * len(values))})" if values else ""
+            cursor.execute(f'EXECUTE "{statement.name}" {places}', values or None)
+            return int(cursor.rowcount)
+
+    def command(self, text: str) -> None:
+        """Runs a command without parameters: BEGIN, SAVEPOINT, …"""
+        with self.connection.cursor() as cursor:
+            cursor.execute(text)
+
+    @contextmanager
+    def transaction(self, mode: str = "") -> Iterator[None]:
+        """BEGIN … COMMIT, or ROLLBACK on any exception (also one raised by COMMIT itself)."""
+        self.command(f"BEGIN {mode}")
+        try:
+            yield
+            self.command("COMMIT")
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def roll_back(self) -> None:
+        """Ends a transaction without effect; a connection that cannot say so is closed."""
+        try:
+            self.command("ROLLBACK")
+        except psycopg2.Error:
+            self.close()

@@ -1,0 +1,128 @@
+"""Users' tables: SQLAlchemy Core tables with the columns a versioned row needs."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import (
+    JSON,
+    Boolean,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    Numeric,
+    String,
+    TypeEngine,
+    Uuid,
+)
+
+Versions = Literal["integer", "timestamp"]
+
+VERSION, FIELD_VERSIONS, INSERTED_HASH = "version", "field_versions", "inserted_hash"
+BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
+SUPPORTED_TYPES = (String, Integer, Numeric, Float, Boolean, DateTime, Date, Uuid, LargeBinary, JSON, Enum)
+
+_INFO = "sluice"
+
+
+class TableRefused(ValueError):
+    """A table that cannot hold versioned rows; the message says which and what to change."""
+
+
+class Shape:
+    """What Sluice knows of a user's table beyond SQLAlchemy; found again by `shape_of`."""
+
+    def __init__(
+        self, table: Table, *, versions: Versions, merged: bool, deletable: bool, counters: Sequence[str]
+    ) -> None:
+        self.name = table.name
+        self.versions: Versions = versions
+        self.merged = merged
+        self.deletable = deletable
+        self.counters = frozenset(counters)
+        self.key = _only_key(table)
+        self.columns: dict[str, TypeEngine[Any]] = {c.name: c.type for c in table.columns}
+        self.fields = tuple(
+            c.name for c in table.columns if c.name != self.key and c.name not in BOOKKEEPING | self.counters
+        )
+        """Columns that handlers write: neither key, nor counter, nor bookkeeping; in declared order."""
+        self.defaults = {c.name: _default(c) for c in table.columns if c.name != self.key}
+        self.required = frozenset(
+            c.name for c in table.columns if not c.nullable and c.name != self.key and self.defaults[c.name] is None
+        )
+
+
+def entity_table(
+    name: str,
+    metadata: MetaData,
+    *columns: Column[Any],
+    versions: Versions = "integer",
+    merged: bool = False,
+    deletable: bool = False,
+    counters: Sequence[str] = (),
+) -> Table:
+    """A table whose rows are last-writer-wins maps, one row per key (its single primary-key column, text).
+
+    Adds `version` (bigint, null = older than all), `inserted_hash`, and `field_versions` where fields are
+    merged. `counters` are the columns that only Increment writes. Raises TableRefused.
+    """
+    own = [Column(VERSION, BigInteger, nullable=True), Column(INSERTED_HASH, LargeBinary, nullable=True)]
+    if merged:
+        own.append(Column(FIELD_VERSIONS, JSONB(none_as_null=True), nullable=True))
+    taken = sorted(BOOKKEEPING & {c.name for c in columns})
+    if taken:
+        raise TableRefused(f"table {name}: column {taken[0]} is kept by Sluice; choose another name")
+    table = Table(name, metadata, *columns, *own)
+    shape = Shape(table, versions=versions, merged=merged, deletable=deletable, counters=counters)
+    _refuse(table, shape)
+    table.info[_INFO] = shape
+    return table
+
+
+def shape_of(table: Table) -> Shape:
+    """The shape of a table made by `entity_table`. Raises TableRefused for any other."""
+    shape = table.info.get(_INFO)
+    if shape is None:
+        raise TableRefused(f"table {table.name} was not made by entity_table(...); only such can be written")
+    return cast(Shape, shape)
+
+
+def _only_key(table: Table) -> str:
+    keys = list(table.primary_key.columns)
+    if len(keys) != 1 or not isinstance(keys[0].type, String):
+        raise TableRefused(f"table {table.name} needs exactly one primary-key column, of a text type")
+    return str(keys[0].name)
+
+
+def _default(column: Column[Any]) -> Any:
+    """The literal default of a column, or None."""
+    default = column.default
+    if default is None or not default.is_scalar:
+        return None
+    return cast(Any, default).arg
+
+
+def _refuse(table: Table, shape: Shape) -> None:
+    for column in table.columns:
+        if not isinstance(column.type, SUPPORTED_TYPES):
+            raise TableRefused(f"table {table.name}: column {column.name} has type {column.type!r}, not supported")
+        if isinstance(column.type, DateTime) and not column.type.timezone:
+            raise TableRefused(f"table {table.name}: column {column.name} needs DateTime(timezone=True)")
+        if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
+            raise TableRefused(
+                f"table {table.name}: column {column.name} has a default that is no literal; the fold must know it"
+            )
+    for counter in shape.counters:
+        if counter not in shape.columns or not isinstance(shape.columns[counter], Integer | Numeric):
+            raise TableRefused(f"table {table.name}: counter {counter} is no number column of it")
+        if shape.defaults[counter] is None:
+            raise TableRefused(f"table {table.name}: counter {counter} needs default=0 (or another number)")
+    if shape.merged:
+        for name in sorted(shape.required & set(shape.fields)):
+            raise TableRefused(
+                f"merged table {table.name}: column {name} must be nullable or have a literal default,"
+                " since the first event may bring any other field"
+            )

@@ -1,0 +1,247 @@
+"""All that a handler author imports: events, effects, topics, and the decorators that declare handlers."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+from sqlalchemy import Table
+
+D = TypeVar("D")
+F = TypeVar("F", bound=Callable[..., Any])
+JsonObject: TypeAlias = dict[str, Any]
+Row: TypeAlias = Mapping[str, Any]
+Version: TypeAlias = int | datetime
+"""An integer that fits 64 bits, or an aware datetime (kept as microseconds)."""
+
+
+class EventVersion:
+    """Type of `EVENT`: the version of the event itself."""
+
+    def __repr__(self) -> str:
+        return "EVENT"
+
+
+EVENT = EventVersion()
+"""Default of `version=`: the event's own version; the event is rejected if it has none."""
+
+WriteVersion: TypeAlias = Version | EventVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[D]):
+    """One decoded event. `headers` are the record's, without those of CloudEvents."""
+
+    id: str | None
+    type: str
+    key: str | None
+    version: Version | None
+    time: datetime | None
+    data: D
+    topic: str
+    partition: int
+    offset: int
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """The row exists once. There before with the same values: duplicate; with others: conflict."""
+
+    table: Table
+    key: str | None
+    values: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """The newest version of the whole row wins, in any order of arrival; unlisted columns take their default."""
+
+    table: Table
+    key: str | None
+    values: Row
+    version: WriteVersion = EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """The newest version wins per field: events that change different fields never undo each other."""
+
+    table: Table
+    key: str | None
+    values: Row
+    version: WriteVersion = EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """Adds to counter columns. A result below `floor` applies `otherwise` instead and ends the handler."""
+
+    table: Table
+    key: str | None
+    deltas: Mapping[str, Any]
+    floor: int | None = None
+    otherwise: "Sequence[Effect]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The row goes; its version stays, so that a late older event cannot bring it back."""
+
+    table: Table
+    key: str | None
+    version: WriteVersion = EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`row = yield Read(table, key)`: the row as of now, locked; None is a snapshot, not a lock."""
+
+    table: Table
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """An outgoing event, written to the outbox in the same transaction; a repeat has the same id."""
+
+    topic: str
+    key: str | None
+    type: str
+    data: Any
+    version: int | str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A side effect, written to the ledger in the same transaction; one call per `once`."""
+
+    effect: str
+    once: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+Write: TypeAlias = Insert | Upsert | Merge | Increment | Delete
+Effect: TypeAlias = Write | Read | Emit | Call
+ProjectionEffect: TypeAlias = Write | Read
+
+
+class Rejected(Exception):  # noqa: N818 - the word of the handler author: raise Rejected("why")
+    """Raised by a handler: the event can never be applied. It becomes a dead letter."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What events are about. `shards` counts when the entity type is first seen; then `sluice reshard`."""
+
+    name: str
+    shards: int = 4
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """Where a plain JSON event keeps what CloudEvents has headers for. No `data` field: the whole object."""
+
+    event_id: str = "event_id"
+    type: str = "type"
+    version: str = "version"
+    occurred_at: str = "occurred_at"
+    data: str = "data"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A Kafka topic whose record keys are keys of `entity`."""
+
+    name: str
+    entity: Entity
+    ignores: tuple[str, ...] = ()
+    start: Literal["earliest", "latest"] = "earliest"
+    on_failure: Literal["park", "skip"] = "park"
+    fields: FieldNames = FieldNames()
+    tombstone_type: str | None = None  # default: <entity type>.deleted
+    max_bytes: int = 1_048_576  # a value above it is rejected undecoded
+
+
+@dataclass(frozen=True, slots=True)
+class EffectCall:
+    """What an effect function gets. `key` is the idempotency key to hand to the provider."""
+
+    key: str
+    args: JsonObject
+    attempt: int
+
+
+class NotSent(Exception):  # noqa: N818
+    """Raised by an effect function: nothing left this machine; it is tried again."""
+
+
+class Refused(Exception):  # noqa: N818
+    """Raised by an effect function: the provider said no, for good."""
+
+
+Handler: TypeAlias = Callable[[Event[Any]], Iterator[Effect] | Iterable[Effect]]
+
+
+@dataclass(frozen=True)
+class Handles:
+    """Left on a function by `handles`: collected at start, never at import."""
+
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Projects:
+    """Left on a function by `projects`."""
+
+    types: tuple[str, ...]
+    into: Table
+    revision: int
+
+
+@dataclass(frozen=True)
+class EffectDeclaration:
+    """Left on a function by `effect`: how its calls are tried and what an unknown outcome means."""
+
+    name: str
+    on_unknown: Literal["retry", "ask"]
+    timeout_seconds: float
+    attempts: int
+    key_lifetime_seconds: float | None
+    holds: bool
+
+
+MARK = "__sluice__"
+"""Attribute of a decorated function that holds its declarations."""
+
+
+def _mark(function: F, declaration: object) -> F:
+    setattr(function, MARK, (*getattr(function, MARK, ()), declaration))
+    return function
+
+
+def handles(*types: str) -> Callable[[F], F]:
+    """Declares a handler for these event types: a generator, event in, effects out, pure."""
+    return lambda function: _mark(function, Handles(types))
+
+
+def projects(*types: str, into: Table, revision: int) -> Callable[[F], F]:
+    """Declares a projection handler: only writes to, and Reads of, the table `into`."""
+    return lambda function: _mark(function, Projects(types, into, revision))
+
+
+def effect(
+    name: str,
+    *,
+    on_unknown: Literal["retry", "ask"],
+    timeout_seconds: float = 10,
+    attempts: int = 8,
+    key_lifetime: float | None = None,
+    holds: bool = False,
+) -> Callable[[F], F]:
+    """Declares an effect function. `key_lifetime` (seconds the provider honours a key) goes with "retry"."""
+    if on_unknown == "retry" and key_lifetime is None:
+        raise ValueError(f"effect {name}: on_unknown='retry' needs key_lifetime=, the seconds a key is honoured")
+    declared = EffectDeclaration(name, on_unknown, timeout_seconds, attempts, key_lifetime, holds)
+    return lambda function: _mark(function, declared)

@@ -1,0 +1,35 @@
+"""The delivery guard's judgement of one slice: pure, and the only reason repeats and losses are harmless."""
+
+from collections.abc import Sequence
+from enum import Enum
+
+
+class Judgement(Enum):
+    """What a slice is, seen from the lane's row."""
+
+    REROUTED = "rerouted"  # sent under another epoch: its lane is no more
+    REPEATED = "repeated"  # all of it was applied before
+    NEXT = "next"  # next in line, perhaps overlapping what was applied
+    GAP = "gap"  # an earlier slice is missing: the bridge will send again
+
+
+def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applied_offset: int) -> Judgement:
+    """Judges the claim "the lane's records in (prev, last] are exactly these".
+
+    `current_epoch` is the entity type's as read under the queue's lock (None: unknown topic), and
+    `applied_offset` the lane's of that epoch (-1 without a row). Offsets are compared by order only:
+    compaction and transactions leave holes.
+    """
+    if epoch != current_epoch:
+        return Judgement.REROUTED
+    if last <= applied_offset:
+        return Judgement.REPEATED
+    # Without this line a lost message is a hole that nobody ever sees.
+    if prev > applied_offset:
+        return Judgement.GAP
+    return Judgement.NEXT
+
+
+def first_unapplied(offsets: Sequence[int], applied_offset: int) -> int:
+    """Index of the first offset above `applied_offset`; offsets rise."""
+    return next((i for i, offset in enumerate(offsets) if offset > applied_offset), len(offsets))

@@ -1,0 +1,55 @@
+"""What one Celery message carries from the bridge to the task `apply`: slices of lanes, as raw bytes."""
+
+from typing import NamedTuple, TypeAlias
+
+Headers: TypeAlias = list[tuple[str, bytes | None]]
+
+APPLY_TASK = "sluice.apply"
+"""Name of the Celery task: arguments (queue, slices as made by `pack`)."""
+
+
+class Record(NamedTuple):
+    """One Kafka record, undecoded. Times are milliseconds since 1970 (UTC), as Kafka keeps them."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    def size_bytes(self) -> int:
+        """Bytes this record adds to a message, near enough for the bounds."""
+        return len(self.key or b"") + len(self.value or b"") + 64 * (1 + len(self.headers))
+
+
+class Slice(NamedTuple):
+    """The claim: the lane's records in (prev, last] are exactly these.
+
+    A fact about the log, so it may be sent by anyone, any number of times. `records` is never empty and
+    rises by offset; `prev` is the offset of the lane's last record before them, as its sender knows it.
+    """
+
+    topic: str
+    topic_id: str
+    partition: int
+    epoch: int
+    prev: int
+    records: list[Record]
+
+    @property
+    def last(self) -> int:
+        """Offset of the newest record."""
+        return self.records[-1].offset
+
+
+def pack(slices: list[Slice]) -> list[list[object]]:
+    """Plain lists for msgpack."""
+    return [[*s[:5], [list(r) for r in s.records]] for s in slices]
+
+
+def unpack(packed: list[list[object]]) -> list[Slice]:
+    """The slices `pack` was given. Raises TypeError or ValueError for anything else."""
+    return [
+        Slice(*fields, [Record(*record) for record in records])  # type: ignore[arg-type, attr-defined]
+        for *fields, records in packed
+    ]

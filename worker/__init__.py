@@ -1,0 +1,1 @@
+"""The processes that run tasks: the Celery application and its settings."""
