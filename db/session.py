@@ -63,7 +63,9 @@ class Session:
         target: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **self._url.query}
         target |= self._url.translate_connect_args(username="user", database="dbname")
         target.setdefault("target_session_attrs", "read-write")
-        options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in self._settings.items())
+        options = " ".join(
+            f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in self._settings.items()
+        )
         connection: psycopg2.extensions.connection = psycopg2.connect(
             **target, options=options, application_name=self._application_name
         )

@@ -51,7 +51,9 @@ class Shape:
         """Columns that handlers write: neither key, nor counter, nor bookkeeping; in declared order."""
         self.defaults = {c.name: _default(c) for c in table.columns if c.name != self.key}
         self.required = frozenset(
-            c.name for c in table.columns if not c.nullable and c.name != self.key and self.defaults[c.name] is None
+            c.name
+            for c in table.columns
+            if not c.nullable and c.name != self.key and self.defaults[c.name] is None
         )
 
 
@@ -69,7 +71,10 @@ def entity_table(
     Adds `version` (bigint, null = older than all), `inserted_hash`, and `field_versions` where fields are
     merged. `counters` are the columns that only Increment writes. Raises TableRefused.
     """
-    own = [Column(VERSION, BigInteger, nullable=True), Column(INSERTED_HASH, LargeBinary, nullable=True)]
+    own: list[Column[Any]] = [
+        Column(VERSION, BigInteger, nullable=True),
+        Column(INSERTED_HASH, LargeBinary, nullable=True),
+    ]
     if merged:
         own.append(Column(FIELD_VERSIONS, JSONB(none_as_null=True), nullable=True))
     taken = sorted(BOOKKEEPING & {c.name for c in columns})
@@ -108,12 +113,14 @@ def _default(column: Column[Any]) -> Any:
 def _refuse(table: Table, shape: Shape) -> None:
     for column in table.columns:
         if not isinstance(column.type, SUPPORTED_TYPES):
-            raise TableRefused(f"table {table.name}: column {column.name} has type {column.type!r}, not supported")
+            raise TableRefused(
+                f"table {table.name}: column {column.name} has type {column.type!r}, not supported"
+            )
         if isinstance(column.type, DateTime) and not column.type.timezone:
             raise TableRefused(f"table {table.name}: column {column.name} needs DateTime(timezone=True)")
         if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
             raise TableRefused(
-                f"table {table.name}: column {column.name} has a default that is no literal; the fold must know it"
+                f"table {table.name}: column {column.name} needs a literal default, which the fold can know"
             )
     for counter in shape.counters:
         if counter not in shape.columns or not isinstance(shape.columns[counter], Integer | Numeric):

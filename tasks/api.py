@@ -55,7 +55,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """The newest version of the whole row wins, in any order of arrival; unlisted columns take their default."""
+    """The newest version of the whole row wins, in any order of arrival; unlisted columns: their default."""
 
     table: Table
     key: str | None
@@ -127,7 +127,7 @@ Effect: TypeAlias = Write | Read | Emit | Call
 ProjectionEffect: TypeAlias = Write | Read
 
 
-class Rejected(Exception):  # noqa: N818 - the word of the handler author: raise Rejected("why")
+class Rejected(Exception):
     """Raised by a handler: the event can never be applied. It becomes a dead letter."""
 
 
@@ -173,11 +173,11 @@ class EffectCall:
     attempt: int
 
 
-class NotSent(Exception):  # noqa: N818
+class NotSent(Exception):
     """Raised by an effect function: nothing left this machine; it is tried again."""
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """Raised by an effect function: the provider said no, for good."""
 
 
@@ -242,6 +242,8 @@ def effect(
 ) -> Callable[[F], F]:
     """Declares an effect function. `key_lifetime` (seconds the provider honours a key) goes with "retry"."""
     if on_unknown == "retry" and key_lifetime is None:
-        raise ValueError(f"effect {name}: on_unknown='retry' needs key_lifetime=, the seconds a key is honoured")
+        raise ValueError(
+            f"effect {name}: on_unknown='retry' needs key_lifetime=, the seconds a key is honoured"
+        )
     declared = EffectDeclaration(name, on_unknown, timeout_seconds, attempts, key_lifetime, holds)
     return lambda function: _mark(function, declared)

@@ -25,8 +25,12 @@ class Settings(BaseSettings):
     handlers: str = Field("shop.handlers", description="modules with handlers, comma separated")
     group: str = Field("sluice", description="Kafka consumer group of the bridges")
     kafka_client: Literal["kafka-python", "confluent"] = "kafka-python"
-    bridge_memory_mib: int = Field(256, ge=8, description="unapplied records held by one bridge, all partitions")
-    bridge_span_records: int = Field(200_000, ge=1_000, description="position − watermark, over all partitions")
+    bridge_memory_mib: int = Field(
+        256, ge=8, description="unapplied records held by one bridge, all partitions"
+    )
+    bridge_span_records: int = Field(
+        200_000, ge=1_000, description="position − watermark, over all partitions"
+    )
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")

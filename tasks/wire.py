@@ -1,6 +1,6 @@
 """What one Celery message carries from the bridge to the task `apply`: slices of lanes, as raw bytes."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 
@@ -47,9 +47,9 @@ def pack(slices: list[Slice]) -> list[list[object]]:
     return [[*s[:5], [list(r) for r in s.records]] for s in slices]
 
 
-def unpack(packed: list[list[object]]) -> list[Slice]:
+def unpack(packed: list[Any]) -> list[Slice]:
     """The slices `pack` was given. Raises TypeError or ValueError for anything else."""
     return [
-        Slice(*fields, [Record(*record) for record in records])  # type: ignore[arg-type, attr-defined]
-        for *fields, records in packed
+        Slice(topic, topic_id, partition, epoch, prev, [Record(*record) for record in records])
+        for topic, topic_id, partition, epoch, prev, records in packed
     ]
