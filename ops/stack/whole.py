@@ -1,0 +1,34 @@
+"""Folders that are there completely or not at all, however often their making is killed."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def made_whole(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to fill; it becomes `target` at the end, and is removed on an error.
+
+    Two makers at once are harmless: the first one's folder stays, the other's is thrown away.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        yield part
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Replaces a file so that every reader sees the old text or the new one."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(target)
