@@ -107,6 +107,9 @@ lane_progress = Table(
     postgresql_with={"fillfactor": "30"},
 )
 
+# A worker reads the lanes of one queue.
+Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
+
 processed_events = Table(
     "processed_events",
     metadata,

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
+import psycopg2.extras
 from sqlalchemy.engine import make_url
 
 SESSION_SETTINGS = {
@@ -71,6 +72,7 @@ class Session:
         )
         # BEGIN and COMMIT are ours to send, so that the first statement can share BEGIN's round trip.
         connection.autocommit = True
+        psycopg2.extras.register_uuid(conn_or_curs=connection)
         return connection
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table
+from sqlalchemy import BigInteger, Column, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import (
     JSON,
@@ -13,11 +13,14 @@ from sqlalchemy.types import (
     Enum,
     Float,
     Integer,
+    LargeBinary,
     Numeric,
     String,
     TypeEngine,
     Uuid,
 )
+
+from db.values import Coercer, ValueRefused, coercer
 
 Versions = Literal["integer", "timestamp"]
 
@@ -44,17 +47,16 @@ class Shape:
         self.deletable = deletable
         self.counters = frozenset(counters)
         self.key = _only_key(table)
-        self.columns: dict[str, TypeEngine[Any]] = {c.name: c.type for c in table.columns}
-        self.fields = tuple(
-            c.name for c in table.columns if c.name != self.key and c.name not in BOOKKEEPING | self.counters
-        )
-        """Columns that handlers write: neither key, nor counter, nor bookkeeping; in declared order."""
-        self.defaults = {c.name: _default(c) for c in table.columns if c.name != self.key}
-        self.required = frozenset(
-            c.name
-            for c in table.columns
-            if not c.nullable and c.name != self.key and self.defaults[c.name] is None
-        )
+        self.types: dict[str, TypeEngine[Any]] = {c.name: c.type for c in table.columns}
+        # Columns that Insert, Upsert and Merge write, in declared order.
+        self.fields = tuple(n for n in self.types if n != self.key and n not in BOOKKEEPING | self.counters)
+        # All that a row in memory holds.
+        self.row_columns = (*self.fields, *sorted(self.counters))
+        self.coercers: dict[str, Coercer] = {name: coercer(kind) for name, kind in self.types.items()}
+        self.defaults = {
+            name: _default(table.columns[name], self.coercers[name]) for name in self.row_columns
+        }
+        self.required = frozenset(name for name in self.row_columns if not table.columns[name].nullable)
 
 
 def entity_table(
@@ -73,7 +75,7 @@ def entity_table(
     """
     own: list[Column[Any]] = [
         Column(VERSION, BigInteger, nullable=True),
-        Column(INSERTED_HASH, LargeBinary, nullable=True),
+        Column(INSERTED_HASH, Uuid, nullable=True),
     ]
     if merged:
         own.append(Column(FIELD_VERSIONS, JSONB(none_as_null=True), nullable=True))
@@ -102,12 +104,14 @@ def _only_key(table: Table) -> str:
     return str(keys[0].name)
 
 
-def _default(column: Column[Any]) -> Any:
+def _default(column: Column[Any], coerce: Coercer) -> Any:
     """The literal default of a column, or None."""
-    default = column.default
-    if default is None or not default.is_scalar:
+    if column.default is None or not column.default.is_scalar:
         return None
-    return cast(Any, default).arg
+    try:
+        return coerce(cast(Any, column.default).arg)
+    except ValueRefused as error:
+        raise TableRefused(f"table {column.table.name}: default of column {column.name}: {error}") from error
 
 
 def _refuse(table: Table, shape: Shape) -> None:
@@ -123,12 +127,12 @@ def _refuse(table: Table, shape: Shape) -> None:
                 f"table {table.name}: column {column.name} needs a literal default, which the fold can know"
             )
     for counter in shape.counters:
-        if counter not in shape.columns or not isinstance(shape.columns[counter], Integer | Numeric):
+        if counter not in shape.row_columns or not isinstance(shape.types[counter], Integer | Numeric):
             raise TableRefused(f"table {table.name}: counter {counter} is no number column of it")
         if shape.defaults[counter] is None:
             raise TableRefused(f"table {table.name}: counter {counter} needs default=0 (or another number)")
     if shape.merged:
-        for name in sorted(shape.required & set(shape.fields)):
+        for name in (n for n in shape.fields if n in shape.required and shape.defaults[n] is None):
             raise TableRefused(
                 f"merged table {table.name}: column {name} must be nullable or have a literal default,"
                 " since the first event may bring any other field"

@@ -1,0 +1,56 @@
+"""`processed_events`: what is remembered of every event, so that a repeat changes nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from db.arrays import bare_array, text_array
+from db.errors import RowsChanged
+from db.records import ProcessedRow
+from db.session import Session, Statement
+
+LOAD_IDENTITIES = Statement(
+    "load_identities",
+    """
+    SELECT identity, data_hash, topic_id, partition, "offset" FROM sluice.processed_events
+    WHERE identity = ANY ($1)
+    """,
+    ("uuid[]",),
+)
+
+
+def load_identities(session: Session, identities: Sequence[UUID]) -> list[tuple[Any, ...]]:
+    """Those that are known: (identity, data hash, topic id, partition, offset)."""
+    return session.run(LOAD_IDENTITIES, bare_array(identities))
+
+
+INSERT_IDENTITIES = Statement(
+    "insert_identities",
+    """
+    INSERT INTO sluice.processed_events
+        (identity, event_id, data_hash, outcome, topic, topic_id, partition, "offset")
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)
+    ON CONFLICT (identity) DO NOTHING
+    """,
+    ("uuid[]", "text[]", "uuid[]", "text[]", "text[]", "text[]", "int[]", "bigint[]"),
+)
+
+
+def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
+    """Remembers events. Raises RowsChanged if one became known meanwhile: then the fold saw too little."""
+    if not rows:
+        return
+    columns = list(zip(*rows, strict=True))
+    inserted = session.count(
+        INSERT_IDENTITIES,
+        bare_array(columns[0]),
+        text_array(columns[1]),
+        bare_array(columns[2]),
+        bare_array(columns[3]),
+        text_array(columns[4]),
+        text_array(columns[5]),
+        bare_array(columns[6]),
+        bare_array(columns[7]),
+    )
+    if inserted != len(rows):
+        raise RowsChanged(f"{len(rows) - inserted} identities became known meanwhile")

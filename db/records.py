@@ -1,0 +1,62 @@
+"""Rows of Sluice's own tables as plain values: what the fold makes and the statements write."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+
+class ProcessedRow(NamedTuple):
+    """One row to remember; the table has the same names."""
+
+    identity: UUID
+    event_id: str | None
+    data_hash: UUID
+    outcome: str
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+
+
+class OutboxRow(NamedTuple):
+    """An outgoing event; `headers` is a JSON object and `payload` JSON, both as text."""
+
+    event_id: UUID
+    topic: str
+    key: str | None
+    type: str
+    version: str | None
+    headers: str
+    payload: str
+
+
+class LedgerRow(NamedTuple):
+    """A side effect to be made; `args` is JSON text, canonical, and `fingerprint` its hash."""
+
+    effect_key: str
+    effect: str
+    identity: UUID
+    entity_key: str | None
+    args: str
+    fingerprint: UUID
+    explicit_once: bool
+
+
+class DeadLetterRow(NamedTuple):
+    """A record as Kafka holds it (`key` and `value` in hex, `headers` as JSON), and why it is here."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    value: str | None
+    headers: str
+    entity_key: str | None
+    identity: UUID
+    event_id: str | None
+    type: str | None
+    source: str | None
+    outcome: str
+    error_class: str
+    error_text: str

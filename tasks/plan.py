@@ -1,0 +1,125 @@
+"""Runs the handlers of one event as far as they go without rows, to learn which rows they touch. Pure."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Table
+
+from db.errors import DeploymentBroken
+from tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
+from tasks.decode import Decoded, convert_data
+from tasks.handlers import HandlerEntry, Registry
+
+
+@dataclass(slots=True)
+class HandlerRun:
+    """One handler's first run: all its effects and how it ended, or nothing where it asked for a row.
+
+    A handler that reads no row does not depend on any, so this run is the only one it needs.
+    """
+
+    entry: HandlerEntry
+    event: Event[Any]
+    effects: list[Effect]
+    error: Exception | None = None
+    reads: bool = False
+
+    def play(self) -> Generator[Effect, Any, None]:
+        """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
+        if self.reads:
+            yield from self.entry.function(self.event)
+            return
+        yield from self.effects
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass(slots=True)
+class Planned:
+    """One record on its way into the fold: decoded, with its handlers' first runs. `error` kills it."""
+
+    decoded: Decoded
+    runs: Sequence[HandlerRun] = ()
+    ignored: bool = False
+    error: Exception | None = None
+
+
+class NoHandler(Exception):
+    """No handler for this type, and the topic does not ignore it."""
+
+
+def plan_event(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
+    """Finds and first-runs the handlers. Raises DeploymentBroken only: an event's own fault is its error."""
+    event = decoded.event
+    if event is None:
+        return Planned(decoded)
+    entries = registry.handlers.get(event.type)
+    if entries is None:
+        if event.type in topic.ignores:
+            return Planned(decoded, ignored=True)
+        known = f"no handler for type {event.type!r} and topic {topic.name} does not ignore it"
+        return Planned(decoded, error=NoHandler(known))
+    try:
+        return Planned(decoded, [_first_run(entry, _typed(event, entry.data_type)) for entry in entries])
+    except DeploymentBroken:
+        raise
+    except Exception as error:
+        return Planned(decoded, error=error)
+
+
+def touched_rows(planned: Planned) -> Iterator[tuple[Table, str]]:
+    """Rows that the first runs are known to touch; the fold asks for any others itself."""
+    for run in planned.runs:
+        yield from _touched(run.effects)
+
+
+def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
+    """The calls of the first runs, with their ordinals."""
+    for run in planned.runs:
+        for ordinal, effect in enumerate(run.effects, start=1):
+            if isinstance(effect, Call):
+                yield run, ordinal, effect
+
+
+def _typed(event: Event[Any], data_type: Any) -> Event[Any]:
+    data = convert_data(event.data, data_type)
+    if data is event.data:
+        return event
+    return Event(
+        event.id,
+        event.type,
+        event.key,
+        event.version,
+        event.time,
+        data,
+        event.topic,
+        event.partition,
+        event.offset,
+        event.headers,
+    )
+
+
+def _first_run(entry: HandlerEntry, event: Event[Any]) -> HandlerRun:
+    run = HandlerRun(entry, event, [])
+    try:
+        for effect in entry.function(event):
+            run.effects.append(effect)
+            if isinstance(effect, Read):
+                run.reads = True
+                break
+    except ImportError as error:
+        raise DeploymentBroken(f"{entry.name} cannot import {error.name}: {error}") from error
+    except Exception as error:
+        run.error = error
+    return run
+
+
+def _touched(effects: Sequence[Effect]) -> Iterator[tuple[Table, str]]:
+    for effect in effects:
+        if isinstance(effect, Emit | Call):
+            continue
+        if isinstance(getattr(effect, "key", None), str):
+            yield effect.table, effect.key  # type: ignore[misc]
+        if isinstance(effect, Increment):
+            yield from _touched(effect.otherwise)
