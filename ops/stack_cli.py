@@ -72,3 +72,8 @@ def _say(line: str) -> None:
 def _fail(error: StackError) -> NoReturn:
     typer.echo(f"sluice stack: {error}", err=True)
     raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    # For `make clean`, which must work when the rest of the command line does not.
+    stack_app()

@@ -20,7 +20,7 @@ NODE_ID = 1
 OFFSETS_PARTITIONS = 4
 # Measured: 330 MB resident under our loads.
 HEAP = "-Xmx768m"
-ANSWER_TIMEOUT_MS = 5_000
+ANSWER_TIMEOUT_MS = 2_000
 FORMAT_TIMEOUT_SECONDS = 60
 
 LOG_CONFIG = """status = error

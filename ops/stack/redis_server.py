@@ -9,6 +9,8 @@ from pathlib import Path
 from signal import Signals
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ops.stack.ports import LOOPBACK, is_listening
 from ops.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
@@ -73,7 +75,13 @@ class RedisServer:
     def answers(self, place: Place) -> bool:
         if not is_listening(place.ports["redis"]):
             return False
-        client = redis.Redis(host=LOOPBACK, port=place.ports["redis"], socket_timeout=ANSWER_TIMEOUT_SECONDS)
+        client = redis.Redis(
+            host=LOOPBACK,
+            port=place.ports["redis"],
+            socket_timeout=ANSWER_TIMEOUT_SECONDS,
+            # One question, one answer: the client would else ask ten times, with growing pauses.
+            retry=Retry(NoBackoff(), 0),
+        )
         try:
             return bool(client.ping())
         except redis.RedisError:

@@ -69,7 +69,7 @@ class StackState:
                 except BlockingIOError:
                     report("waiting for another command on this stack")
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                # The one before us may have wiped the whole folder, and our lock is on a file no longer there.
+                # The one before us may have wiped the folder: our lock is then on a file nobody else sees.
                 if is_same_file(path, lock.fileno()):
                     yield
                     return

@@ -1,0 +1,68 @@
+# What everybody types. Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
+
+.DEFAULT_GOAL := help
+.PHONY: help install check test demo soak bench lock clean broker-tools
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := bridge db ops shop tasks worker bench tests
+
+# Python 3.11 first: only for it there is a Redis server as a wheel.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+SEED ?= random
+MINUTES ?= 10
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with the locked dependencies and the command sluice
+
+# A path file instead of an editable install: that would need a build back end nobody has pinned.
+$(STAMP): requirements.lock
+	@test -n "$(PYTHON)" || { echo "Sluice needs Python 3.11 or later: install it, or name it with make PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the locked dependencies into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+		pathlib.Path(sysconfig.get_path("purelib"), "sluice.pth").write_text(str(pathlib.Path.cwd()) + "\n")'
+	@printf '#!%s\nfrom ops.cli import app\n\napp()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/sluice
+	@chmod +x $(BIN)/sluice
+	@touch $@
+
+# The services are not ours to start if the environment names them all.
+broker-tools:
+	@test -n "$$SLUICE_KAFKA_BOOTSTRAP_SERVERS" || { command -v java >/dev/null && command -v mvn >/dev/null; } || { \
+		echo "Kafka needs a JDK ≥ 17 and Maven: install them (Debian: apt install default-jdk-headless maven), or run the services with docker-compose.yml and set SLUICE_DATABASE_URL, SLUICE_REDIS_URL and SLUICE_KAFKA_BOOTSTRAP_SERVERS" >&2; exit 1; }
+
+check: install ## format, lint, types, layers and unit tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(wildcard $(CODE))
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit
+
+test: install broker-tools ## all tests but the soak, on real services that it starts and stops
+	$(BIN)/python -m pytest -q -m "not soak"
+
+demo: install broker-tools ## the scenarios with their faults on real services, as a table
+	$(BIN)/python -m ops.demo
+
+soak: install broker-tools ## faults at random: SEED=… MINUTES=…
+	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -m soak
+
+bench: install broker-tools ## throughput and latency, with the baselines beside it
+	$(BIN)/python -m bench
+
+lock: ## pin all dependencies again, with hashes (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+clean: ## stop the local stack, throw its data, the environment and the caches away
+	@if test -x $(BIN)/python; then $(BIN)/python -m ops.stack_cli down --wipe; fi
+	rm -rf $(VENV) .sluice build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
