@@ -37,6 +37,14 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(error, "pgcode", None)
 
 
+def needs_new_connection(error: BaseException) -> bool:
+    """Whether the connection may be lost, or its plans or its server no longer be the right ones."""
+    code = sqlstate(error)
+    if code is None:
+        return isinstance(error, psycopg2.Error)
+    return code in STALE_PLAN or code in {"25P03", "25006"} or code[:2] == "08" or code[:3] == "57P"
+
+
 def classify(error: BaseException) -> ErrorKind:
     """The kind of an error met in the apply transaction; anything unlisted is BROKEN."""
     code = sqlstate(error)
@@ -49,7 +57,7 @@ def classify(error: BaseException) -> ErrorKind:
     # Without a code nothing came from the server: the connection is gone, or never was.
     if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return ErrorKind.TRANSIENT
-    # psycopg2 refuses to send a NUL before the server sees it.
-    if isinstance(error, ValueError) and "NUL" in str(error):
+    # psycopg2 refuses to send a NUL or a lone surrogate before the server sees it.
+    if isinstance(error, UnicodeEncodeError) or (isinstance(error, ValueError) and "NUL" in str(error)):
         return ErrorKind.REJECTED
     return ErrorKind.BROKEN

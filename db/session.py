@@ -1,6 +1,6 @@
 """One Postgres connection with the session settings of Sluice and statements prepared once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +72,7 @@ class Session:
         )
         # BEGIN and COMMIT are ours to send, so that the first statement can share BEGIN's round trip.
         connection.autocommit = True
-        psycopg2.extras.register_uuid(conn_or_curs=connection)
+        psycopg2.extras.register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         return connection
 
     def close(self) -> None:
@@ -83,17 +83,16 @@ class Session:
 
     def run(self, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
         """Runs a prepared statement and returns its rows ([] where it returns none)."""
-        with self.connection.cursor() as cursor:
-            if statement.name not in self._prepared:
-                types = f"({', '.join(statement.types)})" if statement.types else ""
-                cursor.execute(f'PREPARE "{statement.name}" {types} AS {statement.text}')
-                self._prepared.add(statement.name)
-            places = f"({', '.join(['%s'] * len(values))})" if values else ""
-            cursor.execute(f'EXECUTE "{statement.name}" {places}', values or None)
+        with self._executed(statement, values) as cursor:
             return cursor.fetchall() if cursor.description else []
 
     def count(self, statement: Statement, *values: Any) -> int:
         """Runs a prepared statement and returns how many rows it changed."""
+        with self._executed(statement, values) as cursor:
+            return int(cursor.rowcount)
+
+    @contextmanager
+    def _executed(self, statement: Statement, values: Sequence[Any]) -> Iterator[psycopg2.extensions.cursor]:
         with self.connection.cursor() as cursor:
             if statement.name not in self._prepared:
                 types = f"({', '.join(statement.types)})" if statement.types else ""
@@ -101,7 +100,7 @@ class Session:
                 self._prepared.add(statement.name)
             places = f"({', '.join(['%s'] * len(values))})" if values else ""
             cursor.execute(f'EXECUTE "{statement.name}" {places}', values or None)
-            return int(cursor.rowcount)
+            yield cursor
 
     def command(self, text: str) -> None:
         """Runs a command without parameters: BEGIN, SAVEPOINT, …"""
@@ -121,6 +120,9 @@ class Session:
 
     def roll_back(self) -> None:
         """Ends a transaction without effect; a connection that cannot say so is closed."""
+        if self._connection is None or self._connection.closed:
+            self.close()
+            return
         try:
             self.command("ROLLBACK")
         except psycopg2.Error:

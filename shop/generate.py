@@ -1,0 +1,86 @@
+"""Makes the shop's events from a seed: the same arguments give the same records."""
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class OutgoingRecord(NamedTuple):
+    """A record to produce: `value` is the event as plain JSON; None is a tombstone."""
+
+    topic: str
+    key: str
+    value: dict[str, Any] | None
+
+
+def generate(name: str, *, count: int, seed: int, keys: int = 100) -> Iterator[OutgoingRecord]:
+    """`count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError."""
+    return _generate(KINDS[name], random.Random(f"{name}:{seed}"), count, keys)
+
+
+def _generate(
+    make: Callable[[random.Random, int, int], OutgoingRecord], rng: random.Random, count: int, keys: int
+) -> Iterator[OutgoingRecord]:
+    for number in range(count):
+        yield make(rng, number, keys)
+
+
+def event(
+    rng: random.Random, kind: str, data: dict[str, Any], *, version: int | None = None, number: int = 0
+) -> dict[str, Any]:
+    """An event as the shop's producers write it."""
+    made = {
+        "event_id": str(UUID(int=rng.getrandbits(128), version=4)),
+        "type": kind,
+        "occurred_at": (_START + timedelta(milliseconds=number)).isoformat(),
+        "data": data,
+    }
+    return made if version is None else {**made, "version": version}
+
+
+def _payment(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
+    data = {"account_id": f"acc-{rng.randrange(keys)}", "amount_cents": rng.randint(1, 100_000)}
+    return OutgoingRecord("payments", f"pay-{number}", event(rng, "payment.received", data, number=number))
+
+
+def _balance(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
+    data = {"balance_cents": rng.randint(0, 10_000_000)}
+    return OutgoingRecord(
+        "balances", f"acc-{rng.randrange(keys)}", event(rng, "balance.set", data, number=number)
+    )
+
+
+def _stock(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
+    kind = "stock.received" if number < keys or rng.random() < 0.1 else "stock.sold"
+    data = {"quantity": rng.randint(50, 100) if kind == "stock.received" else rng.randint(1, 9)}
+    product = number if number < keys else rng.randrange(keys)
+    return OutgoingRecord("stock-updates", f"product-{product}", event(rng, kind, data, number=number))
+
+
+def _order(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
+    customer = f"cust-{rng.randrange(keys)}"
+    data = {
+        "customer_id": customer,
+        "email": f"{customer}@example.org",
+        "total_cents": rng.randint(100, 99_999),
+    }
+    return OutgoingRecord("orders", f"order-{number}", event(rng, "order.placed", data, number=number))
+
+
+def _user(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
+    data = {rng.choice(("email", "name")): f"value-{number}"}
+    changed = event(rng, "user.changed", data, version=number + 1, number=number)
+    return OutgoingRecord("users", f"user-{rng.randrange(keys)}", changed)
+
+
+KINDS: dict[str, Callable[[random.Random, int, int], OutgoingRecord]] = {
+    "payments": _payment,
+    "balances": _balance,
+    "stock": _stock,
+    "orders": _order,
+    "users": _user,
+}

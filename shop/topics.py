@@ -1,0 +1,17 @@
+"""The shop's topics and the entities their keys name."""
+
+from tasks.api import Entity, Topic
+
+payment = Entity("payment")
+balance = Entity("balance")
+stock = Entity("stock")
+order = Entity("order")
+user = Entity("user")
+
+topics = (
+    Topic("payments", entity=payment),
+    Topic("balances", entity=balance),
+    Topic("stock-updates", entity=stock),
+    Topic("orders", entity=order, ignores=("order.viewed",)),
+    Topic("users", entity=user),
+)
