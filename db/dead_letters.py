@@ -14,8 +14,9 @@ INSERT_DEAD_LETTERS = Statement(
         (queue, entity, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key,
          identity, event_id, type, source, outcome, error_class, error_text, state)
     SELECT $1, $2, d.topic, d.topic_id, d.partition, d."offset", d.timestamp_ms,
-           decode(d.key, 'hex'), decode(d.value, 'hex'), d.headers::jsonb, d.entity_key, d.identity, d.event_id, d.type, d.source,
-           d.outcome, d.error_class, d.error_text, CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
+           decode(d.key, 'hex'), decode(d.value, 'hex'), d.headers::jsonb, d.entity_key, d.identity,
+           d.event_id, d.type, d.source, d.outcome, d.error_class, d.error_text,
+           CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
     FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) WITH ORDINALITY
          AS d (topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key, identity,
                event_id, type, source, outcome, error_class, error_text, n)

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
+    health_file: str = Field("", description="file that a healthy process touches every few seconds")
     stack_cache: str = Field("", description="where the local stack keeps Kafka's jars")
 
     @field_validator("database_url")
