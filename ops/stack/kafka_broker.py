@@ -67,6 +67,7 @@ class KafkaBroker:
     name: ServiceName = "kafka"
     port_names: tuple[str, ...] = ("broker", "controller")
     ready_timeout_seconds = 90.0
+    silence_timeout_seconds = 20.0
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.stack.service import StackError
+from ops.stack.whole import made_whole
 
 # The oldest major version that the Postgres project still mends.
 OLDEST = 14
@@ -112,12 +113,17 @@ def reachable_programs(programs: Programs, user: str | None, beside: Path) -> Pr
     if can_reach(user, programs.bin):
         return programs
     copy = beside / f"postgres-{programs.version}"
+    installation = programs.bin.parent
+    package = installation.parent
     if not copy.is_dir():
-        part = copy.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(programs.bin.parent, part, symlinks=True)
-        part.rename(copy)
-    return Programs(copy / programs.bin.name, programs.version)
+        with made_whole(copy) as part:
+            part.chmod(0o755)
+            shutil.copytree(installation, part / package.name / installation.name, symlinks=True)
+            # A wheel's programs look for their libraries in a folder beside the package.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, part / libraries.name)
+    return Programs(copy / package.name / installation.name / programs.bin.name, programs.version)
 
 
 def give_to(user: str | None, folder: Path) -> None:

@@ -46,6 +46,7 @@ class PostgresServer:
     name: ServiceName = "postgres"
     port_names: tuple[str, ...] = ("postgres",)
     ready_timeout_seconds = 60.0
+    silence_timeout_seconds = 15.0
 
     def choose_data(self, home: Path) -> Path:
         user = server_user()

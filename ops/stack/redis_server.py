@@ -51,6 +51,7 @@ class RedisServer:
     name: ServiceName = "redis"
     port_names: tuple[str, ...] = ("redis",)
     ready_timeout_seconds = 30.0
+    silence_timeout_seconds = 5.0
 
     def choose_data(self, home: Path) -> Path:
         return home / "data"

@@ -18,9 +18,6 @@ from ops.stack.state import ServiceRecord, StackState
 
 # An orderly end takes Kafka up to ten seconds on a busy machine.
 STOP_TIMEOUT_SECONDS = 30
-# A service that lives and does not answer may have been started a moment ago by an `up` that was killed,
-# or may hang: it gets the time of a slow start, then it is replaced.
-SILENCE_TIMEOUT_SECONDS = 15
 # A port may be taken between our look and the server's, and the last backends of a killed Postgres hold
 # its memory until their statement ends: a start that fails is tried again after these pauses.
 RETRY_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
@@ -101,7 +98,7 @@ class Runner:
         self._report(f"{self.service.name} (pid {process.pid}) runs but does not answer yet")
         wait_for(
             lambda: self.service.answers(place) or not is_alive(process),
-            timeout_seconds=SILENCE_TIMEOUT_SECONDS,
+            timeout_seconds=self.service.silence_timeout_seconds,
         )
         if is_alive(process) and self.service.answers(place):
             return True

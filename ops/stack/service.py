@@ -56,6 +56,9 @@ class Service(Protocol):
     name: ServiceName
     port_names: tuple[str, ...]
     ready_timeout_seconds: float
+    # One that lives and does not answer may have been started a moment ago by an `up` that was killed, or
+    # may hang: it gets the time of a slow start, then it is replaced.
+    silence_timeout_seconds: float
 
     def choose_data(self, home: Path) -> Path:
         """The data folder for a new service; it need not exist. Called once per life of the data."""
