@@ -4,7 +4,6 @@ import itertools
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,19 +15,19 @@ from psycopg2 import sql
 from sqlalchemy.engine import make_url
 
 from ops.stack import Stack
+from ops.stack.redis_server import DATABASES
 
 PROJECT = Path(__file__).resolve().parent.parent
 # A folder per session, named by its process: so the next session finds what a killed one left running.
 SESSIONS = PROJECT / ".sluice" / "tests"
 TEMPLATE = "sluice_template"
-REDIS_DATABASES = 256
 
 _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A terminated session still tears its services down."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=128 + signal.SIGTERM))
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +100,7 @@ def database_url(postgres: Stack, template_database: str) -> Iterator[str]:
 def redis_url(redis: Stack) -> str:
     """An empty Redis database of the test's own."""
     redis.start("redis")  # The test before may have stopped it.
-    url = redis.redis_url(1 + next(_numbers) % (REDIS_DATABASES - 1))
+    url = redis.redis_url(1 + next(_numbers) % (DATABASES - 1))
     with redis_client.Redis.from_url(url) as client:
         client.flushdb()
     return url

@@ -202,7 +202,7 @@ def test_the_jars_are_shared_by_stacks_and_moved_by_the_environment(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else; the others ran as a user")
-def test_it_runs_as_an_ordinary_user(tmp_path: Path) -> None:
+def test_it_runs_as_an_ordinary_user() -> None:
     home = Path(tempfile.mkdtemp(prefix="sluice-test-user-"))
     shutil.chown(home, "nobody")
     code = home / "code"
