@@ -98,6 +98,21 @@ def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) 
     return [dict(zip(statements.columns, row, strict=True)) for row in loaded]
 
 
+def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str, dict[str, Any]]]:
+    """Every row without its bookkeeping, by key: for checkers, not for the hot path."""
+    shape = shape_of(statements.table)
+    names = [shape.key, *shape.row_columns]
+    columns = ", ".join(_quote(name) for name in names)
+    text = f"SELECT {columns} FROM {statements.target} ORDER BY {statements.key}"
+    rows = session.run(Statement(f"all_{blake2b(text.encode(), digest_size=16).hexdigest()}", text))
+    return [(row[0], dict(zip(names[1:], map(readable, row[1:]), strict=True))) for row in rows]
+
+
+def readable(value: Any) -> Any:
+    """A value as the fold keeps it, from what psycopg2 gives."""
+    return bytes(value) if type(value) is memoryview else value
+
+
 def update_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
     """Rewrites loaded rows. Raises RowsChanged."""
     keys = text_array(document[shape_of(statements.table).key] for document in documents)

@@ -120,10 +120,7 @@ class Store:
 def _row(table: Table, loaded: dict[str, Any] | None, tombstone: int | None) -> Row:
     if loaded is None:
         return Row(tombstone=tombstone)
-    values = {}
-    for name in shape_of(table).row_columns:
-        value = loaded[name]
-        values[name] = bytes(value) if type(value) is memoryview else value
+    values = {name: rows.readable(loaded[name]) for name in shape_of(table).row_columns}
     return Row(values, loaded[VERSION], loaded.get(FIELD_VERSIONS) or {}, loaded[INSERTED_HASH], tombstone)
 
 

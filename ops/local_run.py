@@ -1,0 +1,161 @@
+"""Sluice's own processes on this machine: started, killed and watched by demo, tests and bench."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from ops.stack import StackUrls
+from tasks.settings import PREFIX
+
+TERM_PATIENCE_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+_PROJECT = Path(__file__).parent.parent
+
+
+@dataclass
+class RunningProcess:
+    """One process of ours and where its output goes."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; −9 after kill -9."""
+        return self.popen.poll()
+
+    def kill(self) -> None:
+        """kill -9, and waits for the end."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP, SIGCONT, …"""
+        self.popen.send_signal(number)
+
+    def stop(self) -> int:
+        """SIGTERM; kill -9 if that is not enough. Returns the exit code."""
+        if self.exit_code is None:
+            self.popen.send_signal(signal.SIGCONT)
+            self.popen.terminate()
+            try:
+                self.popen.wait(TERM_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.popen.wait()
+
+    def tail(self, lines: int = 20) -> str:
+        """The end of its output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class LocalRun:
+    """Processes that share one deployment; all are ended on leaving the `with` block."""
+
+    urls: StackUrls
+    folder: Path
+    handlers: str = "shop.handlers"
+    group: str = "sluice"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python_path: Path | None = None
+    processes: list[RunningProcess] = field(default_factory=list)
+
+    def __enter__(self) -> "LocalRun":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_all()
+
+    def environ(self, faults: str = "") -> dict[str, str]:
+        """The environment of the processes: ours, without any SLUICE_ name that was there before."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        path = os.pathsep.join(str(p) for p in (self.python_path, _PROJECT) if p is not None)
+        return (
+            clean
+            | self.urls.environ()
+            | {"SLUICE_HANDLERS": self.handlers, "SLUICE_GROUP": self.group, "PYTHONPATH": path}
+            | ({"SLUICE_FAULTS": faults} if faults else {})
+            | dict(self.environment)
+        )
+
+    def start_bridge(self, *, name: str = "bridge", faults: str = "") -> RunningProcess:
+        """A bridge."""
+        return self._start(name, [sys.executable, "-m", "bridge"], faults)
+
+    def start_worker(
+        self, queues: Iterable[str], *, name: str = "worker", pool: str = "solo", faults: str = ""
+    ) -> RunningProcess:
+        """A Celery worker on exactly these queues."""
+        options = [
+            "-P",
+            pool,
+            "-Q",
+            ",".join(queues),
+            "-n",
+            f"{name}@%h",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+        return self._start(name, [*_celery("worker"), *options], faults)
+
+    def start_flower(self, port: int) -> RunningProcess:
+        """Flower on a port of the loopback; its API answers without a login."""
+        options = [f"--port={port}", "--address=127.0.0.1"]
+        return self._start(
+            "flower", [*_celery("flower"), *options], extra={"FLOWER_UNAUTHENTICATED_API": "true"}
+        )
+
+    def stop_all(self) -> None:
+        """Ends what still runs: all are asked first, then waited for."""
+        for process in self.processes:
+            if process.exit_code is None:
+                process.popen.send_signal(signal.SIGCONT)
+                process.popen.terminate()
+        for process in self.processes:
+            process.stop()
+
+    def _start(
+        self, name: str, command: list[str], faults: str = "", extra: Mapping[str, str] | None = None
+    ) -> RunningProcess:
+        number = sum(p.name == name for p in self.processes)
+        log = self.folder / (f"{name}.log" if number == 0 else f"{name}-{number}.log")
+        health = {"SLUICE_HEALTH_FILE": str(self.folder / f"{name}.alive")}
+        with log.open("wb") as output:
+            popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environ(faults) | health | dict(extra or {}),
+                cwd=self.folder,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        process = RunningProcess(name, popen, log)
+        self.processes.append(process)
+        return process
+
+
+def _celery(command: str) -> list[str]:
+    return [sys.executable, "-m", "celery", "-A", "worker.app", command]
+
+
+def _end_with_parent() -> None:
+    # So that nothing is left running even after kill -9 of the demo or of pytest.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

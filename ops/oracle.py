@@ -1,0 +1,101 @@
+"""The oracle: what the log comes to, folded in memory by the same pure code, beside what Postgres holds."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from sqlalchemy import Table
+from tasks.decode import decode
+
+from db.rows import RowStatements, read_all_rows
+from db.session import Session
+from tasks.fold import Folded, Memory, fold
+from tasks.handlers import Registry
+from tasks.plan import plan_event
+from tasks.rows import ABSENT, Row
+from tasks.wire import Record
+
+POLL_MS = 500
+
+
+@dataclass
+class Expectation:
+    """What must be true once every record has its outcome."""
+
+    rows: Mapping[tuple[Table, str], Row]
+    outcomes: Counter[str]
+    records: int
+    folded: Folded = field(repr=False)
+
+    def tables(self) -> set[Table]:
+        """Tables that any event touched."""
+        return {table for table, _ in self.rows}
+
+
+def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], list[Record]]:
+    """All committed records of the topics, per (topic, partition), in offset order."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap_servers.split(","),
+        group_id=None,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+    )
+    try:
+        partitions = [
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in sorted(consumer.partitions_for_topic(topic) or ())
+        ]
+        ends = consumer.end_offsets(partitions)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        log: dict[tuple[str, int], list[Record]] = {(p.topic, p.partition): [] for p in partitions}
+        while any(consumer.position(p) < ends[p] for p in partitions):
+            for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
+                log[partition.topic, partition.partition] += [
+                    Record(r.offset, r.timestamp, r.key, r.value, list(r.headers or ())) for r in records
+                ]
+        return log
+    finally:
+        consumer.close()
+
+
+def expect(
+    registry: Registry, log: Mapping[tuple[str, int], Sequence[Record]], topic_ids: Mapping[str, str]
+) -> Expectation:
+    """Folds the log. Order between partitions does not matter: no entity is on two of them."""
+    memory = Memory(lambda _table, _key: ABSENT, lambda _key: None, frozenset(registry.effects))
+    planned = [
+        plan_event(
+            registry, registry.topics[topic], decode(registry.topics[topic], topic_ids[topic], number, record)
+        )
+        for (topic, number), records in sorted(log.items())
+        for record in records
+    ]
+    folded = fold(planned, memory)
+    outcomes = Counter(settled.outcome.value for settled in folded.settled if settled.outcome)
+    return Expectation(memory.rows, outcomes, sum(map(len, log.values())), folded)
+
+
+def differences(session: Session, expectation: Expectation, tables: Iterable[Table]) -> list[str]:
+    """What the users' tables hold that the oracle does not, and the other way round; [] if all is well."""
+    found: list[str] = []
+    for table in tables:
+        actual = dict(read_all_rows(session, RowStatements(table)))
+        wanted = {
+            key: dict(row.values) for (of, key), row in expectation.rows.items() if of is table and row.values
+        }
+        found += [_difference(table, key, wanted, actual) for key in sorted(wanted.keys() ^ actual.keys())]
+        found += [
+            _difference(table, key, wanted, actual)
+            for key in sorted(wanted.keys() & actual.keys())
+            if wanted[key] != actual[key]
+        ]
+    return found
+
+
+def _difference(table: Table, key: str, wanted: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
+    return f"{table.name} {key}: expected {wanted.get(key)}, found {actual.get(key)}"
