@@ -1,0 +1,1 @@
+"""What Sluice costs, measured beside what others would write."""

@@ -1,0 +1,59 @@
+"""The event of the bench as a peer sees it: plain JSON with the default field names of a topic."""
+
+from hashlib import blake2b
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """What the row is made of."""
+
+    amount_cents: int
+    note: str
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """The record's value."""
+
+    event_id: str
+    version: int
+    data: Payload
+
+
+class PeerEvent(NamedTuple):
+    """One decoded record and where it stood."""
+
+    identity: str
+    emitted_id: str
+    event_id: str
+    key: str
+    version: int
+    amount_cents: int
+    note: str
+    topic: str
+    partition: int
+    offset: int
+
+
+_decode = msgspec.json.Decoder(Envelope).decode
+
+
+def decode_event(topic: str, partition: int, offset: int, key: bytes, value: bytes) -> PeerEvent:
+    """The event of a record. Raises msgspec.DecodeError: the peers have no place for what cannot be read."""
+    envelope = _decode(value)
+    digest = blake2b(b"\0".join((topic.encode(), key, envelope.event_id.encode())), digest_size=16).digest()
+    emitted = blake2b(digest, digest_size=16).digest()
+    return PeerEvent(
+        str(UUID(bytes=digest)),
+        str(UUID(bytes=emitted)),
+        envelope.event_id,
+        key.decode(),
+        envelope.version,
+        envelope.data.amount_cents,
+        envelope.data.note,
+        topic,
+        partition,
+        offset,
+    )

@@ -1,0 +1,118 @@
+"""Peer: one Celery task per event, one transaction per task. What a competent person writes first.
+
+`python -m bench.peers.naive worker` is a prefork worker of two, `… feed` the consumer that makes the tasks.
+"""
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import psycopg2
+from celery import Celery
+from kafka import KafkaConsumer
+from sqlalchemy.engine import make_url
+
+from bench.peers.batch import emitted_payload
+from bench.peers.config import PeerConfig, read_config
+from bench.peers.event import decode_event
+from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
+
+SCHEMA = "bench_naive"
+GUARANTEE = "once per event id as long as Redis keeps its data; no order; what Redis loses is lost"
+QUEUE = "bench-naive"
+CONCURRENCY = 2
+
+CLAIM = f"""
+INSERT INTO {SCHEMA}.processed_events (identity, event_id, topic, "partition", "offset")
+VALUES (%s, %s, %s, %s, %s) ON CONFLICT (identity) DO NOTHING
+"""
+UPSERT = f"""
+INSERT INTO {SCHEMA}.rows AS r (key, version, amount_cents, note) VALUES (%s, %s, %s, %s)
+ON CONFLICT (key) DO UPDATE
+SET version = excluded.version, amount_cents = excluded.amount_cents, note = excluded.note
+WHERE r.version < excluded.version
+"""
+EMIT = f"""
+INSERT INTO {SCHEMA}.outbox_events (event_id, topic, key, type, headers, payload)
+VALUES (%s, '{EMITTED_TOPIC}', %s, '{EMITTED_TYPE}', '{{}}', convert_to(%s, 'UTF8'))
+"""
+
+app = Celery("bench_naive")
+app.conf.update(
+    task_acks_late=True,
+    task_default_queue=QUEUE,
+    task_ignore_result=True,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+)
+_connections: list[Any] = []
+"""This worker process's one connection, if it has one."""
+
+
+@app.task(  # type: ignore[untyped-decorator]
+    name="bench.naive", autoretry_for=(psycopg2.OperationalError,), retry_backoff=True, max_retries=None
+)
+def apply_event(topic: str, partition: int, offset: int, key: str, value: str) -> None:
+    """Dedup, row and outbox of one event are committed afterwards; a known event changes nothing."""
+    event = decode_event(topic, partition, offset, key.encode(), value.encode())
+    connection = connect_once()
+    with connection, connection.cursor() as cursor:
+        cursor.execute(CLAIM, (event.identity, event.event_id, topic, partition, offset))
+        if cursor.rowcount == 0:
+            return
+        cursor.execute(UPSERT, (event.key, event.version, event.amount_cents, event.note))
+        cursor.execute(EMIT, (event.emitted_id, event.key, emitted_payload(event)))
+
+
+def connect_once() -> Any:
+    """This worker process's connection, a new one if it broke."""
+    if not _connections or _connections[0].closed:
+        url = make_url(read_config("naive").database_url).set(drivername="postgresql")
+        _connections[:] = [psycopg2.connect(url.render_as_string(hide_password=False))]
+    return _connections[0]
+
+
+def feed(config: PeerConfig, stopped: threading.Event) -> None:
+    """One task per record, then the offsets: until `stopped`."""
+    consumer = KafkaConsumer(
+        config.topic,
+        bootstrap_servers=config.bootstrap_servers.split(","),
+        group_id=config.group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    try:
+        while not stopped.is_set():
+            polled = consumer.poll(timeout_ms=100)
+            for records in polled.values():
+                for r in records:
+                    key, value = r.key.decode(), r.value.decode()
+                    apply_event.delay(r.topic, r.partition, r.offset, key, value)
+            if polled:
+                consumer.commit()
+    finally:
+        consumer.close(autocommit=False)
+
+
+def main() -> None:
+    """One of the two processes, named by the first argument: `worker` or `feed`."""
+    config = read_config("naive")
+    app.conf.broker_url = config.redis_url
+    if sys.argv[1:] == ["worker"]:
+        app.worker_main(["worker", "-c", str(CONCURRENCY), "-Q", QUEUE, "-l", "warning"])
+        return
+    if sys.argv[1:] != ["feed"]:
+        sys.exit("usage: python -m bench.peers.naive worker|feed")
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    feed(config, stopped)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The tables of one peer, like Sluice's own and its users': rows by key and version, identities, outbox."""
+
+from db.session import Session
+
+EMITTED_TOPIC = "bench-out"
+EMITTED_TYPE = "bench.applied"
+
+TABLES = """
+DROP SCHEMA IF EXISTS {schema} CASCADE;
+CREATE SCHEMA {schema};
+CREATE TABLE {schema}.rows (
+    key text PRIMARY KEY,
+    amount_cents bigint NOT NULL,
+    note text NOT NULL,
+    version bigint
+);
+CREATE TABLE {schema}.processed_events (
+    identity uuid PRIMARY KEY,
+    event_id text,
+    topic text NOT NULL,
+    "partition" integer NOT NULL,
+    "offset" bigint NOT NULL,
+    processed_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE {schema}.outbox_events (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id uuid NOT NULL,
+    topic text NOT NULL,
+    key text,
+    type text NOT NULL,
+    headers jsonb NOT NULL,
+    payload bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+"""
+
+
+def create_tables(database_url: str, schema: str) -> None:
+    """Empty tables of this peer afterwards, whatever was there."""
+    session = Session(database_url, application_name="bench-schema")
+    try:
+        session.command(TABLES.format(schema=schema))
+    finally:
+        session.close()
