@@ -46,6 +46,8 @@ class Deployment:
     urls: StackUrls
     registry: Registry
     run: LocalRun
+    topic_suffix: str = ""
+    """What tests append to the topics' names, so that they share a broker."""
 
     @cached_property
     def session(self) -> Session:
@@ -78,7 +80,7 @@ class Deployment:
             if value is not None and not isinstance(value, bytes):
                 value = json.dumps(value).encode()
             key = None if record.key is None else record.key.encode()
-            futures.append(self.producer.send(record.topic, key=key, value=value))
+            futures.append(self.producer.send(record.topic + self.topic_suffix, key=key, value=value))
         for future in futures:
             future.get(timeout=30)
         return len(futures)
@@ -117,7 +119,7 @@ class Deployment:
         """Records per outcome, as counted in Postgres; of one topic or of all."""
         counts: Counter[str] = Counter()
         for name, outcome, count in read_totals(self.session):
-            if topic is None or name == topic:
+            if topic is None or name == topic + self.topic_suffix:
                 counts[outcome] += count
         return +counts
 

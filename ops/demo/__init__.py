@@ -1,0 +1,1 @@
+"""`make demo`: the scenarios, on real services, with their faults."""

@@ -1,0 +1,57 @@
+"""A deployment per test: its own topics on the shared Kafka, its own database, its own Redis database."""
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.deployment import Deployment
+from ops.init import initialise
+from ops.local_run import LocalRun
+from ops.stack import Stack, StackUrls
+from tasks.handlers import collect_handlers
+
+_numbers = itertools.count(1)
+
+MakeDeployment = Callable[..., Deployment]
+
+_APP = """\
+from dataclasses import replace
+import {base} as base
+from {base} import *
+topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.topics)
+"""
+
+
+@pytest.fixture
+def make_deployment(
+    kafka: Stack, redis_url: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeDeployment]:
+    """Makes deployments whose topics nobody else uses; all their processes have ended afterwards."""
+    made: list[Deployment] = []
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(base: str = "shop.handlers", *, partitions: int = 4, **environment: str) -> Deployment:
+        suffix = f"-{os.getpid()}-{next(_numbers)}"
+        module = f"app{suffix.replace('-', '_')}"
+        (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix))
+        urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
+        run = LocalRun(
+            urls, tmp_path, handlers=module, group=module, environment=environment, python_path=tmp_path
+        )
+        registry = collect_handlers(module)
+        sys.modules.pop(module, None)
+        initialise(urls, registry, partitions=partitions)
+        deployment = Deployment(urls, registry, run.__enter__(), topic_suffix=suffix)
+        made.append(deployment)
+        return deployment
+
+    try:
+        yield make
+    finally:
+        for deployment in made:
+            deployment.run.stop_all()
+            deployment.close()
