@@ -1,0 +1,47 @@
+"""How Celery reaches Redis: what the producers and the workers of batches must agree on."""
+
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from tasks.settings import Settings
+
+EXCHANGE = Exchange("sluice", type="direct")
+
+# Seconds, but for the throttle (rounds) and the steps (priorities).
+TRANSPORT_OPTIONS: dict[str, Any] = {
+    # A batch is applied within seconds; the one of a dead worker should come back soon. The guard makes
+    # a message that returns too early harmless.
+    "visibility_timeout": 60,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "unacked_mutex_expire": 10,
+    # One list per queue, called like the queue: its length is one LLEN.
+    "priority_steps": [0],
+    # A Redis that swallows packets must not hold up the loop for longer than this.
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "health_check_interval": 10,
+}
+
+
+def make_celery(settings: Settings) -> Celery:
+    """An application that can publish; importing nothing, connecting to nothing."""
+    app = Celery("sluice", broker=settings.redis_url.get_secret_value())
+    app.conf.update(
+        # No result backend: a write less per task, and a dead Redis blocks for 19 s with one.
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json", "msgpack"],
+        # A queue comes from `sluice init` or a re-routing, never from a misspelt name.
+        task_create_missing_queues=False,
+        broker_transport_options=TRANSPORT_OPTIONS,
+    )
+    return app
+
+
+def apply_queue(name: str) -> Queue:
+    """The queue as both sides declare it."""
+    return Queue(name, EXCHANGE, routing_key=name)
