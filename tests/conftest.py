@@ -77,7 +77,7 @@ def kafka(stack: Stack) -> Stack:
 @pytest.fixture(scope="session")
 def template_database(postgres: Stack) -> str:
     """The name of a database with all migrations applied, to be copied and never to be connected to."""
-    from db.schema import upgrade
+    from db.migrate import upgrade
 
     _administer(postgres, "CREATE DATABASE {}", TEMPLATE)
     upgrade(postgres.database_url(TEMPLATE))

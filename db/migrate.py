@@ -1,0 +1,84 @@
+"""Brings a database to the declared tables: Sluice's by migrations, users' by creating what is missing."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, create_engine, func, select, text
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
+
+from db.schema import SCHEMA
+from db.session import CONNECT_TIMEOUT_SECONDS
+
+VERSION_TABLE = "alembic_version"
+# Any number nobody else takes; the letters "sluice" in ASCII.
+LOCK = 0x736C75696365
+# A change of a table that is in use waits in front of every worker: better to fail and be tried again.
+LOCK_TIMEOUT = "5s"
+
+
+def upgrade(database_url: str) -> None:
+    """All migrations are applied, in one transaction. May run twice, and twice at once."""
+    with _locked(database_url) as connection:
+        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
+    """Missing tables exist, in schema `public`; returns their names. Changes no table. May run twice."""
+    with _locked(database_url) as connection:
+        before = _tables(connection)
+        for metadata in metadatas:
+            metadata.create_all(connection, checkfirst=True)
+        return sorted(_tables(connection) - before)
+
+
+def newest_revision() -> str | None:
+    """The revision that this code is written for."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def current_revision(database_url: str) -> str | None:
+    """The revision the database is at; None before the first migration."""
+    with _connected(database_url) as connection:
+        options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
+        return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+@contextmanager
+def _locked(database_url: str) -> Iterator[Connection]:
+    with _connected(database_url) as connection:
+        # Waits for another migration before the timeout counts.
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        yield connection
+
+
+@contextmanager
+def _connected(database_url: str) -> Iterator[Connection]:
+    target = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "target_session_attrs": "read-write",
+        "application_name": "sluice migrate",
+        "options": "-c search_path=public -c timezone=UTC",
+    }
+    engine = create_engine(database_url, poolclass=NullPool, connect_args=target)
+    with engine.begin() as connection:
+        yield connection
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "db:migrations")
+    return config
+
+
+def _tables(connection: Connection) -> set[str]:
+    names = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+    return set(names.scalars())

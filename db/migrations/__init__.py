@@ -1,0 +1,1 @@
+"""How the tables of `db.schema` came to be, one file per change."""

@@ -1,0 +1,19 @@
+"""Alembic's entry: runs the changes on the connection that `db.migrate` holds its lock on."""
+
+from typing import cast
+
+from alembic import context
+from sqlalchemy import Connection
+
+from db.migrate import VERSION_TABLE
+from db.schema import SCHEMA, metadata
+
+context.configure(
+    connection=cast(Connection, context.config.attributes["connection"]),
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    version_table_schema=SCHEMA,
+)
+# Already in the transaction of `db.migrate`: all changes happen, or none.
+with context.begin_transaction():
+    context.run_migrations()
