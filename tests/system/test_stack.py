@@ -20,6 +20,7 @@ from kafka.admin import NewTopic
 
 from ops.stack import Stack, StackError
 from ops.stack.kafka_jars import KAFKA_VERSION, cache_folder, fetch_jars
+from ops.stack.processes import start_time
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +57,7 @@ def states(stack: Stack) -> set[str]:
 
 
 def exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    return start_time(pid) is not None
 
 
 def put_marks(stack: Stack) -> None:

@@ -1,0 +1,73 @@
+"""Events that cannot be applied become dead letters, whole and with the reason; the rest flows on."""
+
+from sqlalchemy import create_engine, text
+
+from ops.deployment import Deployment
+from shop import tables
+from shop.generate import OutgoingRecord, generate
+from tests.system.conftest import MakeDeployment
+
+GOOD = {"event_id": "e", "type": "payment.received", "data": {"account_id": "a", "amount_cents": 1}}
+BAD: dict[str, tuple[object, str]] = {
+    "undecodable": (b"\xff{", "DecodeError"),
+    "oversized": (b'{"type": "x", "pad": "' + b"x" * 1_050_000 + b'"}', "DecodeError"),
+    "invalid": ({**GOOD, "data": {"account_id": "a", "amount_cents": "1"}}, "DecodeError"),
+    "of an unknown type": ({**GOOD, "type": "payment.vanished"}, "NoHandler"),
+    "against a constraint": ({**GOOD, "data": {"account_id": "a", "amount_cents": -1}}, "CheckViolation"),
+}
+
+
+def test_bad_events_die_alone_with_raw_bytes_and_reason(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(partitions=1)
+    good = list(generate("payments", count=300, seed=1))
+    bad = [OutgoingRecord("payments", f"bad {name}", value) for name, (value, _) in BAD.items()]  # type: ignore[arg-type]
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues("payment"))
+    deployment.produce([*good[:150], *bad, *good[150:]])
+    deployment.wait_settled()
+    assert dict(deployment.outcomes()) == {"applied": len(good), "dead": len(bad)}
+    assert set(deployment.rows(tables.transactions)) == {record.key for record in good}
+    letters = _dead_letters(deployment)
+    assert {key: error for key, (_, error) in letters.items()} == {
+        f"bad {name}": error for name, (_, error) in BAD.items()
+    }
+    assert letters["bad undecodable"][0] == BAD["undecodable"][0]
+    assert letters["bad oversized"][0] == BAD["oversized"][0]
+
+
+def test_a_missing_table_halts_its_queues_until_it_is_there(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    engine = create_engine(deployment.urls.database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE public.transactions RENAME TO elsewhere"))
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce([*generate("payments", count=400, seed=1), *generate("orders", count=400, seed=1)])
+    deployment.wait_until(
+        lambda: dict(deployment.outcomes("orders")) == {"applied": 400} and _halted(deployment) >= 1,
+        timeout_seconds=60,
+        what="orders flow while payments are halted",
+    )
+    assert not deployment.outcomes("payments")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE public.elsewhere RENAME TO transactions"))
+    engine.dispose()
+    deployment.wait_settled(timeout_seconds=90)
+    assert dict(deployment.outcomes("payments")) == {"applied": 400}
+    assert _halted(deployment) == 0
+
+
+def _dead_letters(deployment: Deployment) -> dict[str, tuple[bytes, str]]:
+    engine = create_engine(deployment.urls.database_url)
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT key, value, error_class FROM sluice.dead_letters")).all()
+    engine.dispose()
+    return {bytes(key).decode(): (bytes(value), error) for key, value, error in found}
+
+
+def _halted(deployment: Deployment) -> int:
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sluice.queues WHERE halted_reason IS NOT NULL")
+        row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,114 @@
+"""Redis and Postgres killed, wiped, restarted and moved back: nothing lost, nothing doubled."""
+
+import shutil
+from pathlib import Path
+
+from redis import Redis
+
+from ops.stack import Stack
+from shop.generate import OutgoingRecord, generate
+from tests.system.conftest import MakeDeployment
+from tests.system.load import assert_as_the_oracle_says, mixed_events
+
+EVENTS = 4_000
+
+
+def test_redis_killed_and_restarted_empty_under_load(make_deployment: MakeDeployment, stack: Stack) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=1))
+    deployment.wait_until(
+        lambda: sum(deployment.outcomes().values()) > 0, timeout_seconds=60, what="events are applied"
+    )
+    stack.stop("redis", signal="kill")
+    deployment.produce(mixed_events(EVENTS, seed=2))
+    stack.start("redis", wipe=True)
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+
+
+def test_redis_wiped_with_batches_waiting(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.produce(mixed_events(EVENTS, seed=3))
+    queues = deployment.queues()
+    deployment.wait_until(
+        lambda: any(deployment.redis.llen(queue) for queue in queues),
+        timeout_seconds=60,
+        what="batches wait in Redis",
+    )
+    deployment.redis.flushdb()
+    deployment.run.start_worker(queues)
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def test_one_lanes_message_removed_while_others_of_its_queue_flow(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    queue = "payment.0"
+    payments = list(generate("payments", count=3_000, seed=4))
+    deployment.produce(payments[:1_000])
+    deployment.wait_until(
+        lambda: deployment.redis.llen(queue) > 0, timeout_seconds=60, what="a batch waits in Redis"
+    )
+    assert deployment.redis.lpop(queue) is not None
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(payments[1_000:])
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def test_postgres_stopped_at_once_and_restarted_under_load(
+    make_deployment: MakeDeployment, stack: Stack
+) -> None:
+    deployment = make_deployment()
+    bridge = deployment.run.start_bridge()
+    worker = deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=5))
+    deployment.wait_until(
+        lambda: sum(deployment.outcomes().values()) > 0, timeout_seconds=60, what="events are applied"
+    )
+    stack.stop("postgres", signal="immediate")
+    deployment.session.close()
+    deployment.produce(mixed_events(EVENTS, seed=6))
+    stack.start("postgres")
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+    assert (bridge.exit_code, worker.exit_code) == (None, None)
+
+
+def test_postgres_moved_back_to_an_older_copy_under_a_living_bridge(
+    make_deployment: MakeDeployment, stack: Stack, tmp_path: Path
+) -> None:
+    deployment = make_deployment()
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=7))
+    deployment.wait_settled()
+    data, older = stack.data_dir("postgres"), tmp_path / "older"
+    stack.stop("postgres")
+    shutil.copytree(data, older, symlinks=True)
+    stack.start("postgres")
+    deployment.session.close()
+    deployment.produce(mixed_events(EVENTS, seed=8))
+    deployment.wait_settled()
+    stack.stop("postgres", signal="immediate")
+    shutil.rmtree(data)
+    shutil.copytree(older, data, symlinks=True)
+    stack.start("postgres")
+    deployment.session.close()
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+    assert bridge.exit_code is None
+
+
+def test_the_doorbell_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce([OutgoingRecord("users", "u", {"type": "user.changed", "version": 1, "data": {}})])
+    deployment.wait_settled()
+    with Redis.from_url(deployment.urls.redis_url) as redis:
+        assert not any(redis.llen(queue) for queue in deployment.queues())
