@@ -51,6 +51,7 @@ class Session:
         self._settings = {**SESSION_SETTINGS, **(HOT_SETTINGS if hot else {})}
         self._connection: psycopg2.extensions.connection | None = None
         self._prepared: set[str] = set()
+        self._deferred: list[str] = []
 
     @property
     def connection(self) -> psycopg2.extensions.connection:
@@ -70,7 +71,7 @@ class Session:
         connection: psycopg2.extensions.connection = psycopg2.connect(
             **target, options=options, application_name=self._application_name
         )
-        # BEGIN and COMMIT are ours to send, so that the first statement can share BEGIN's round trip.
+        # BEGIN and COMMIT are ours to send: the first statement shares BEGIN's round trip.
         connection.autocommit = True
         psycopg2.extras.register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         return connection
@@ -91,35 +92,36 @@ class Session:
         with self._executed(statement, values) as cursor:
             return int(cursor.rowcount)
 
-    @contextmanager
-    def _executed(self, statement: Statement, values: Sequence[Any]) -> Iterator[psycopg2.extensions.cursor]:
-        with self.connection.cursor() as cursor:
-            if statement.name not in self._prepared:
-                types = f"({', '.join(statement.types)})" if statement.types else ""
-                cursor.execute(f'PREPARE "{statement.name}" {types} AS {statement.text}')
-                self._prepared.add(statement.name)
-            places = f"({', '.join(['%s'] * len(values))})" if values else ""
-            cursor.execute(f'EXECUTE "{statement.name}" {places}', values or None)
-            yield cursor
-
     def command(self, text: str) -> None:
-        """Runs a command without parameters: BEGIN, SAVEPOINT, …"""
+        """Runs a command without parameters: SAVEPOINT, SET CONSTRAINTS, …"""
         with self.connection.cursor() as cursor:
-            cursor.execute(text)
+            cursor.execute(self._with_deferred(text))
+
+    def defer(self, text: str) -> None:
+        """A command to run before the next statement, in its round trip."""
+        self._deferred.append(text)
 
     @contextmanager
     def transaction(self, mode: str = "") -> Iterator[None]:
-        """BEGIN … COMMIT, or ROLLBACK on any exception (also one raised by COMMIT itself)."""
-        self.command(f"BEGIN {mode}")
+        """BEGIN … COMMIT, or ROLLBACK on any exception (also one raised by COMMIT itself).
+
+        Nothing is sent before the first statement, and nothing at all if there is none.
+        """
+        begin = f"BEGIN {mode}"
+        self.defer(begin)
         try:
             yield
-            self.command("COMMIT")
+            if begin in self._deferred:
+                self._deferred.clear()
+            else:
+                self.command("COMMIT")
         except BaseException:
             self.roll_back()
             raise
 
     def roll_back(self) -> None:
         """Ends a transaction without effect; a connection that cannot say so is closed."""
+        self._deferred.clear()
         if self._connection is None or self._connection.closed:
             self.close()
             return
@@ -127,3 +129,24 @@ class Session:
             self.command("ROLLBACK")
         except psycopg2.Error:
             self.close()
+
+    @contextmanager
+    def _executed(self, statement: Statement, values: Sequence[Any]) -> Iterator[psycopg2.extensions.cursor]:
+        with self.connection.cursor() as cursor:
+            if statement.name not in self._prepared:
+                types = f"({', '.join(statement.types)})" if statement.types else ""
+                # Not undone by ROLLBACK: a prepared statement is the session's.
+                cursor.execute(
+                    self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}')
+                )
+                self._prepared.add(statement.name)
+            places = f"({', '.join(['%s'] * len(values))})" if values else ""
+            cursor.execute(self._with_deferred(f'EXECUTE "{statement.name}" {places}'), values or None)
+            yield cursor
+
+    def _with_deferred(self, text: str) -> str:
+        if not self._deferred:
+            return text
+        text = "; ".join([*self._deferred, text])
+        self._deferred.clear()
+        return text

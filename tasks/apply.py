@@ -24,6 +24,7 @@ from tasks.wire import Slice
 
 log = structlog.get_logger("sluice.apply")
 
+CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
 MAX_REASON_CHARACTERS = 500  # of an error's text in `queues.halted_reason`
 _LIVED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
 
@@ -166,22 +167,23 @@ class Applier:
         memory = store.load(events)
         folded = fold(events, memory)
         store.write_back(queue, entity, memory, folded)
-        self._session.command("SET CONSTRAINTS ALL IMMEDIATE")
+        self._session.defer(CHECK_CONSTRAINTS)
         return folded.settled
 
     def _settle_singly(self, queue: str, entity: str, events: Sequence[Planned]) -> list[Settled]:
         """The same event by event, each in a savepoint: what Postgres refuses is that event's death."""
         settled: list[Settled] = []
         for event in events:
-            self._session.command("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
+            self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
             try:
-                settled += self._settle(queue, entity, [event])
+                one = self._settle(queue, entity, [event])
+                self._session.command("RELEASE SAVEPOINT event")
             except Exception as error:
                 if classify(error) is not ErrorKind.REJECTED and sqlstate(error) != QUERY_CANCELED:
                     raise
-                self._session.command("ROLLBACK TO SAVEPOINT event")
-                settled += self._bury(queue, entity, event, error)
-            self._session.command("RELEASE SAVEPOINT event")
+                self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
+                one = self._bury(queue, entity, event, error)
+            settled += one
         return settled
 
     def _bury(self, queue: str, entity: str, event: Planned, error: Exception) -> list[Settled]:
