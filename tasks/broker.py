@@ -3,11 +3,11 @@
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from tasks.settings import Settings
 
-EXCHANGE = Exchange("sluice", type="direct")
+EXCHANGE = Exchange("sluice", type="direct")  # type: ignore[no-untyped-call]
 
 # Seconds, but for the throttle (rounds) and the steps (priorities).
 TRANSPORT_OPTIONS: dict[str, Any] = {
@@ -44,4 +44,4 @@ def make_celery(settings: Settings) -> Celery:
 
 def apply_queue(name: str) -> Queue:
     """The queue as both sides declare it."""
-    return Queue(name, EXCHANGE, routing_key=name)
+    return Queue(name, EXCHANGE, routing_key=name)  # type: ignore[no-untyped-call]
