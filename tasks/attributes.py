@@ -87,6 +87,7 @@ def _parse_timestamp(name: str, text: str, *, exact: bool) -> datetime:
             raise DecodeError(f"{name} is finer than microseconds")
         text = start + fraction[:_MICROSECOND_CHARACTERS] + offset
     try:
-        return msgspec.convert(text, datetime).astimezone(UTC)
+        moment = msgspec.convert(text, datetime)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         raise DecodeError(f"{name} is no point in time of the years 1 to 9999") from None

@@ -35,9 +35,12 @@ def parse_object(raw: bytes) -> JsonObject:
         value = _decode(raw)
         if type(value) is not dict:
             raise DecodeError(f"a JSON object is needed, found {_kind(value)}")
-        if _is_suspect(raw):
+        escaped = b"\\" in raw
+        if _is_suspect(raw) or (escaped and b"\\u0000" in raw):
             _check_values(value)
-        _check_keys(raw, value)
+        # No string changes its colons on the way, unless one was escaped.
+        if (escaped and b"\\u003" in raw) or _lost_a_key(raw, value):
+            check_keys_exactly(raw)
     except RecursionError:
         raise DecodeError(f"nested deeper than {MAX_DEPTH} levels") from None
     except UnicodeDecodeError:
@@ -74,13 +77,9 @@ def _kind(value: object) -> str:
 
 
 def _is_suspect(raw: bytes) -> bool:
-    # Cheap, and wrong on one side only: without these bytes no value can be too deep, NUL or too big.
+    # Cheap, and wrong on one side only: without these bytes no value can be too deep or too big.
     # Translating beats a regular expression for a run of digits by 7 to 1.
-    return (
-        raw.count(b"{") + raw.count(b"[") > MAX_DEPTH
-        or _LONG_INTEGER in raw.translate(_ALL_DIGITS_ZERO)
-        or b"\\u0000" in raw
-    )
+    return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _LONG_INTEGER in raw.translate(_ALL_DIGITS_ZERO)
 
 
 def _check_values(value: JsonObject) -> None:
@@ -97,19 +96,16 @@ def _check_values(value: JsonObject) -> None:
             if type(item) is str and "\0" in item:
                 raise DecodeError("holds the character NUL")
             if type(item) is int and not MIN_INTEGER <= item <= MAX_INTEGER:
-                raise DecodeError(f"the integer {item:.6e} does not fit 64 bits")
+                raise DecodeError("holds an integer that does not fit 64 bits")
         level = [item for item in inner if type(item) is dict or type(item) is list]
         if not level:
             return
     raise DecodeError(f"nested deeper than {MAX_DEPTH} levels")
 
 
-def _check_keys(raw: bytes, value: JsonObject) -> None:
-    # msgspec keeps the last of repeated keys. Written again, the object lacks the colons of the others;
-    # no string changes its colons on the way, unless one was escaped.
-    if b"\\u003" not in raw and raw.count(b":") == _encode(value).count(b":"):
-        return
-    check_keys_exactly(raw)
+def _lost_a_key(raw: bytes, value: JsonObject) -> bool:
+    # msgspec keeps the last of repeated keys: written again, the object lacks the colons of the others.
+    return raw.count(b":") != _encode(value).count(b":")
 
 
 def check_keys_exactly(raw: bytes) -> None:
