@@ -53,6 +53,8 @@ def insert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | Non
     base = row.tombstone if row.values is None else row.version
     if base is not None and (version is None or version <= base):
         return Fate.STALE, row
+    if version is not None and _contradicts(shape, row, fields, version):
+        return Fate.CONFLICT, row
     return Fate.APPLIED, _written(shape, row, fields, version, content)
 
 
@@ -71,10 +73,8 @@ def upsert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | Non
         if row.values is None or version == row.tombstone:
             return Fate.STALE, row  # the Delete of this version wins
         return _compare(row, fields, frozenset(row.field_versions)), row
-    if shape.versions == "integer":
-        same = {name for name, own in row.field_versions.items() if own == version}
-        if same and any((row.values or {})[name] != fields[name] for name in same):
-            return Fate.CONFLICT, row
+    if _contradicts(shape, row, fields, version):
+        return Fate.CONFLICT, row
     return Fate.APPLIED, _written(shape, row, fields, version, row.inserted_hash)
 
 
@@ -191,6 +191,14 @@ def _written(
     newer = {name: own for name, own in row.field_versions.items() if version is None or own > version}
     kept = {name: row.values[name] for name in newer}
     return Row({**_counters(shape, row), **fields, **kept}, version, newer, content, row.tombstone)
+
+
+def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int) -> bool:
+    """Whether a field was merged at this very version with another value; clocks are too coarse to say."""
+    return shape.versions == "integer" and any(
+        own == version and (row.values or {})[name] != fields[name]
+        for name, own in row.field_versions.items()
+    )
 
 
 def _compare(row: Row, fields: Mapping[str, Any], besides: frozenset[str]) -> Fate:
