@@ -11,9 +11,6 @@ EXCHANGE = Exchange("sluice", type="direct")  # type: ignore[no-untyped-call]
 
 # Seconds, but for the throttle (rounds) and the steps (priorities).
 TRANSPORT_OPTIONS: dict[str, Any] = {
-    # A batch is applied within seconds; the one of a dead worker should come back soon. The guard makes
-    # a message that returns too early harmless.
-    "visibility_timeout": 60,
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
     "unacked_mutex_expire": 10,
@@ -37,7 +34,12 @@ def make_celery(settings: Settings) -> Celery:
         accept_content=["json", "msgpack"],
         # A queue comes from `sluice init` or a re-routing, never from a misspelt name.
         task_create_missing_queues=False,
-        broker_transport_options=TRANSPORT_OPTIONS,
+        # A batch is applied within seconds; that of a dead worker should come back soon. The guard makes
+        # a message that returns too early harmless.
+        broker_transport_options={
+            **TRANSPORT_OPTIONS,
+            "visibility_timeout": settings.visibility_timeout_seconds,
+        },
     )
     return app
 

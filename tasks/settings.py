@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     bridge_span_records: int = Field(
         200_000, ge=1_000, description="position − watermark, over all partitions"
     )
+    visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message returns")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
