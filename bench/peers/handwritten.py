@@ -9,6 +9,7 @@ from kafka import KafkaConsumer
 from bench.peers.batch import Statements, write_batch
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.event import decode_event
+from bench.peers.group_poll import poll_group
 from db.session import Session
 
 SCHEMA = "bench_hand"
@@ -51,7 +52,7 @@ def run(config: PeerConfig, stopped: threading.Event) -> None:
 
 def run_once(consumer: KafkaConsumer, session: Session, statements: Statements) -> int:
     """One poll, one transaction, one commit of offsets. Returns how many records it was."""
-    polled = consumer.poll(timeout_ms=100)
+    polled = poll_group(consumer)
     events = [
         decode_event(record.topic, record.partition, record.offset, record.key, record.value)
         for records in polled.values()

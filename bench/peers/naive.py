@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from bench.peers.batch import emitted_payload
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.event import decode_event
+from bench.peers.group_poll import poll_group
 from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
 
 SCHEMA = "bench_naive"
@@ -85,7 +86,7 @@ def feed(config: PeerConfig, stopped: threading.Event) -> None:
     )
     try:
         while not stopped.is_set():
-            polled = consumer.poll(timeout_ms=100)
+            polled = poll_group(consumer)
             for records in polled.values():
                 for r in records:
                     key, value = r.key.decode(), r.value.decode()
