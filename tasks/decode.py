@@ -19,6 +19,7 @@ from tasks.attributes import (
 )
 from tasks.identity import event_identity, hash_content, hash_raw, read_key, record_identity
 from tasks.strict_json import DecodeError, canonical, parse_object, peek_object, require_object
+from tasks.typed_data import convert_data
 from tasks.wire import Headers, Record
 
 __all__ = ["DecodeError", "Decoded", "convert_data", "decode"]
@@ -82,16 +83,6 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
     return Decoded(
         record, topic.name, topic_id, partition, key, identity, content, event, None, id_, type_, source
     )
-
-
-def convert_data(data: object, data_type: Any) -> Any:
-    """The data as a handler declares it. Raises DecodeError where it is not exactly that."""
-    if type(data) is dict and (data_type is Any or data_type is dict or data_type == JsonObject):
-        return data
-    try:
-        return msgspec.convert(data, data_type, strict=True)
-    except msgspec.ValidationError as error:
-        raise DecodeError(f"invalid data: {error}") from None
 
 
 def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelope:

@@ -3,16 +3,14 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.api import Entity, FieldNames, JsonObject, Topic
-from tasks.decode import Decoded, DecodeError, convert_data, decode
+from tasks.decode import Decoded, DecodeError, decode
 from tasks.identity import event_identity, hash_content, hash_raw, record_identity
 from tasks.strict_json import canonical, check_keys_exactly, parse_object
 from tasks.wire import Record
@@ -343,41 +341,6 @@ def test_a_retry_with_other_headers_time_and_layout_is_the_same_event() -> None:
     assert (first.identity, first.data_hash) == (again.identity, again.data_hash)
     others = [plain(b'{"a":2}'), plain(version=8), plain(type="other"), plain(b'{"a":1.0}')]
     assert read(plain()).data_hash not in {read(other).data_hash for other in others}
-
-
-class Amounts(msgspec.Struct, frozen=True):
-    """What a handler may declare."""
-
-    cents: int
-    rate: float = 0.0
-    price: Decimal = Decimal(0)
-    note: str | None = None
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"cents": 1.5},
-        {"cents": 1.0},
-        {"cents": True},
-        {"cents": "1"},
-        {"cents": None},
-        {"cents": 1, "note": 2},
-        {"cents": 1, "rate": "0.5"},
-        [],
-        None,
-    ],
-)
-def test_data_is_never_coerced(data: object) -> None:
-    with pytest.raises(DecodeError, match="invalid data"):
-        convert_data(data, Amounts)
-
-
-def test_data_is_converted_or_handed_on() -> None:
-    data: JsonObject = {"cents": 1, "rate": 1, "price": "2.50", "unknown": []}
-    assert convert_data(data, Amounts) == Amounts(1, 1.0, Decimal("2.50"))
-    assert all(convert_data(data, kind) is data for kind in (Any, dict, JsonObject, dict[str, Any]))
 
 
 _NAMES = st.sampled_from(["ce_specversion", "ce_id", "ce_type", "ce_source", "ce_version", "content-type"])
