@@ -188,3 +188,26 @@ def _register_entity(session: Session, entity: str, shards: int) -> int:
     (found,) = session.run(LOCK_ENTITY, entity)
     session.run(INSERT_QUEUES, entity)
     return int(found[0])
+
+
+# Session locks, so that they end with the process: a bridge killed and restarted is its own successor, as
+# Kafka's group sees it, and no other bridge's.
+TRY_INSTANCE = Statement(
+    "try_instance",
+    "SELECT pg_try_advisory_lock(hashtext('sluice bridge ' || $1), $2)",
+    ("text", "int"),
+)
+
+
+def try_instance(session: Session, group: str, instance: int) -> bool:
+    """Whether this session holds the number now. May run any number of times."""
+    ((held,),) = session.run(TRY_INSTANCE, group, instance)
+    return bool(held)
+
+
+def claim_instance(session: Session, group: str) -> int:
+    """The lowest number no other session of the group holds; held until this session ends."""
+    instance = 0
+    while not try_instance(session, group, instance):
+        instance += 1
+    return instance

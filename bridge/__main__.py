@@ -1,0 +1,96 @@
+"""`python -m bridge`: one bridge, until SIGTERM."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from bridge.consumer import Consumer
+from bridge.doorbell import RedisDoorbell
+from bridge.holdings import Holdings
+from bridge.kafka_python_consumer import KafkaPythonConsumer
+from bridge.loop import Bridge
+from bridge.starting import BridgeStopped
+from bridge.store import PostgresStore
+from db.session import Session
+from tasks.faults import faults
+from tasks.handlers import HandlersRefused, Registry, collect_handlers
+from tasks.health import TOUCH_EVERY_SECONDS, touch_health
+from tasks.log import configure_logs
+from tasks.settings import Settings, SettingsError, read_settings
+
+LOUD_STOP_EXIT_CODE = 3
+REFUSED_EXIT_CODE = 2
+MIB = 1024 * 1024
+
+log = structlog.get_logger("sluice.bridge")
+
+
+def main() -> int:
+    """Runs the bridge; the exit code: 0 after SIGTERM, 2 if it cannot begin, 3 after a loud stop."""
+    try:
+        settings = read_settings()
+        faults.arm(settings.faults)
+        registry = collect_handlers(settings.handlers)
+    except (SettingsError, HandlersRefused, ValueError) as error:
+        sys.stderr.write(f"bridge: {error}\n")
+        return REFUSED_EXIT_CODE
+    configure_logs(log_format=settings.log_format, level=settings.log_level, process="bridge")
+    stops: list[int] = []
+
+    def note_stop(number: int, _: FrameType | None) -> None:
+        stops.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note_stop)
+    store = PostgresStore(
+        Session(settings.database_url.get_secret_value(), application_name="sluice bridge"), settings.group
+    )
+    doorbell = RedisDoorbell(settings)
+    bridge = Bridge(
+        make_consumer=lambda instance: _make_consumer(settings, registry, instance),
+        store=store,
+        doorbell=doorbell,
+        topics=registry.topics,
+        holdings=Holdings(max_bytes=settings.bridge_memory_mib * MIB, max_span=settings.bridge_span_records),
+    )
+    try:
+        log.info("bridge started", topics=sorted(registry.topics))
+        bridge.run(should_stop=lambda: bool(stops), alive=_toucher(settings.health_file))
+    except BridgeStopped as stop:
+        log.error("bridge stopped: nothing was skipped", reason=str(stop))
+        return LOUD_STOP_EXIT_CODE
+    finally:
+        store.close()
+        doorbell.close()
+    log.info("bridge ended")
+    return 0
+
+
+def _make_consumer(settings: Settings, registry: Registry, instance: int) -> Consumer:
+    return KafkaPythonConsumer(
+        settings.kafka_bootstrap_servers,
+        group=settings.group,
+        instance=f"bridge-{instance}",
+        topics=sorted(registry.topics),
+    )
+
+
+def _toucher(health_file: str) -> Callable[[], None]:
+    touched_at = float("-inf")
+
+    def alive() -> None:
+        nonlocal touched_at
+        now = time.monotonic()
+        if now - touched_at >= TOUCH_EVERY_SECONDS:
+            touched_at = now
+            touch_health(health_file)
+
+    return alive
+
+
+if __name__ == "__main__":
+    sys.exit(main())

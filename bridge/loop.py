@@ -1,0 +1,241 @@
+"""The bridge's turn: poll, hold, start what is new, settle with Postgres, send what is due."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from bridge.backoff import Backoff
+from bridge.consumer import Consumer, ConsumerBroken, LogTruncated
+from bridge.doorbell import Doorbell
+from bridge.holdings import Holdings, Watermarks
+from bridge.partitioner_check import PartitionerCheck
+from bridge.sending import Sending
+from bridge.starting import BridgeStopped, Starting
+from bridge.store import Progress, Store, StoreAway
+from db.progress import Place
+from tasks.api import Topic
+from tasks.faults import faults
+from tasks.wire import Record
+
+log = structlog.get_logger("sluice.bridge")
+
+POLL_SECONDS = 0.010  # the gate's shortest wait
+PROGRESS_SECONDS = 0.1  # Postgres is asked this often; an applied message makes room for the next
+WATERMARK_SECONDS = 1.0  # what a restart reads again at most, against a row version per write
+COMMIT_SECONDS = 5.0  # for lag tools only
+IDLE_SECONDS = 0.1  # between tries to make a consumer
+
+
+class Bridge:
+    """One member of the group. `make_consumer` gets the bridge's instance number."""
+
+    def __init__(
+        self,
+        *,
+        make_consumer: Callable[[int], Consumer],
+        store: Store,
+        doorbell: Doorbell,
+        topics: Mapping[str, Topic],
+        holdings: Holdings,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._make_consumer = make_consumer
+        self._store = store
+        self._topics = topics
+        self._clock = clock
+        self._sleep = sleep
+        self.holdings = holdings
+        self._consumer: Consumer | None = None
+        self._instance: int | None = None
+        self._instance_is_sure = False
+        self._starting = Starting(store, holdings, topics)
+        self._sending = Sending(doorbell, holdings)
+        self._check = PartitionerCheck()
+        self._store_backoff = Backoff()
+        self._settled_at = self._written_at = self._committed_at = -WATERMARK_SECONDS
+
+    def run(self, *, should_stop: Callable[[], bool], alive: Callable[[], None]) -> None:
+        """Turns until told to stop. Raises BridgeStopped where going on would skip records."""
+        try:
+            while not should_stop():
+                self.run_once()
+                alive()
+            self._settle(self._clock(), {}, last=True)
+        finally:
+            self.close()
+
+    def run_once(self) -> None:
+        """One turn; outages of Kafka, Redis and Postgres end it early and are left to the next ones."""
+        now = self._clock()
+        try:
+            consumer = self._consumer or self._open_consumer(now)
+            if consumer is None:
+                self._sleep(IDLE_SECONDS)
+                return
+            positions = self._read(consumer, now)
+            self._start(consumer, now)
+            self._bound(consumer)
+        except ConsumerBroken as error:
+            log.warning("consumer replaced", error=str(error))
+            self._drop_consumer()
+            self._sleep(IDLE_SECONDS)
+            return
+        except LogTruncated as error:
+            raise BridgeStopped(
+                f"Kafka lost records that were read already (unclean election): {error}. Compare the topic"
+                ' with its tables; then `sluice accept TOPIC --reason "…"`, or start the bridge again.'
+            ) from error
+        self._settle(now, positions)
+        self._sending.send_due(now)
+
+    def close(self) -> None:
+        """Closes the consumer and forgets what is held. May run twice."""
+        self._drop_consumer()
+
+    def _open_consumer(self, now: float) -> Consumer | None:
+        if not self._store_backoff.allows(now):
+            return None
+        try:
+            self._instance = self._store.claim_instance()
+        except StoreAway as error:
+            self._note_store_away(now, error)
+            return None
+        self._note_store_back()
+        self._instance_is_sure = True
+        self._consumer = self._make_consumer(self._instance)
+        log.info("consumer opened", instance=self._instance)
+        return self._consumer
+
+    def _drop_consumer(self) -> None:
+        for place in list(self.holdings.partitions):
+            self.holdings.forget(place)
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            try:
+                consumer.close()
+            except ConsumerBroken as error:
+                log.warning("consumer not closed cleanly", error=str(error))
+
+    def _read(self, consumer: Consumer, now: float) -> dict[Place, int]:
+        """Polls and holds what came; positions where a watermark may be written in this turn."""
+        polled = consumer.poll(POLL_SECONDS)
+        # Before the changes are taken: a partition that left and came back stands at another position.
+        positions = self._positions(consumer) if self._is_write_due(now) else {}
+        self._forget_changed(consumer)
+        self._take(consumer, polled, now)
+        return positions
+
+    def _forget_changed(self, consumer: Consumer) -> None:
+        changed, assigned = consumer.take_changes(), consumer.assignment()
+        for place in [p for p in self.holdings.partitions if p in changed or p not in assigned]:
+            self.holdings.forget(place)
+            log.info("partition left", topic=place[0], partition=place[1])
+        for place in self._starting.find_recreated(consumer.topics()):
+            self.holdings.forget(place)
+
+    def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
+        for place, records in polled.items():
+            self.holdings.take(place, records, now)
+        if polled:
+            place, records = next(iter(polled.items()))
+            facts = consumer.topics().get(place[0])
+            if facts is not None and self._check.sample(place, records[0], facts.partitions):
+                log.warning(
+                    "producers of this topic do not choose partitions by murmur2 of the key: events of"
+                    " one key may be on several partitions, which have no order",
+                    topic=place[0],
+                )
+
+    def _positions(self, consumer: Consumer) -> dict[Place, int]:
+        found = {place: consumer.position(place) for place in self.holdings.partitions}
+        return {place: position for place, position in found.items() if position is not None}
+
+    def _start(self, consumer: Consumer, now: float) -> None:
+        if not self._store_backoff.allows(now):
+            return
+        try:
+            self._starting.watch_missing(consumer, now)
+            self._starting.start_new(consumer)
+        except StoreAway as error:
+            self._note_store_away(now, error)
+
+    def _bound(self, consumer: Consumer) -> None:
+        before = consumer.paused()
+        # Not started yet: whatever is polled of them would be thrown away.
+        unstarted = consumer.assignment() - self.holdings.partitions.keys()
+        over = self.holdings.over_bounds(before)
+        if over | unstarted != before:
+            consumer.pause_exactly(over | unstarted)
+            for place in over - before:
+                log.info("partition paused: too much is unapplied", topic=place[0], partition=place[1])
+            for place in before & self.holdings.partitions.keys() - over:
+                log.info("partition resumed", topic=place[0], partition=place[1])
+
+    def _is_write_due(self, now: float) -> bool:
+        return now - self._written_at >= WATERMARK_SECONDS
+
+    def _settle(self, now: float, positions: Mapping[Place, int], *, last: bool = False) -> None:
+        if not last and (now - self._settled_at < PROGRESS_SECONDS or not self._store_backoff.allows(now)):
+            return
+        for place, position in positions.items():
+            self.holdings.note_position(place, position)
+        places = list(self.holdings.partitions)
+        self._settled_at = now
+        try:
+            if last or self._is_write_due(now):
+                faults.reach("bridge.before_progress")
+                self._store.settle_progress(places, lambda progress: self._decide(progress, now))
+                self._written_at = now
+            else:
+                self._apply(self._store.read_progress(places), now)
+            self._keep_instance()
+        except StoreAway as error:
+            self._note_store_away(now, error)
+            return
+        self._note_store_back()
+        self._commit(now)
+
+    def _decide(self, progress: Progress, now: float) -> Watermarks:
+        self._apply(progress, now)
+        return self.holdings.watermarks()
+
+    def _apply(self, progress: Progress, now: float) -> None:
+        lost, resent = self.holdings.settle(progress.partitions, now)
+        for place, reason in lost.items():
+            log.warning("partition starts anew", topic=place[0], partition=place[1], reason=reason)
+            self.holdings.forget(place)
+        self._sending.log_resent(resent)
+        halted, mended = self.holdings.note_halted(progress.halted)
+        for queue in halted:
+            log.warning("queue halted: its head is tried every few seconds", queue=queue)
+        for queue in mended:
+            log.info("queue runs again", queue=queue)
+
+    def _commit(self, now: float) -> None:
+        if self._consumer is not None and now - self._committed_at >= COMMIT_SECONDS:
+            self._committed_at = now
+            partitions = self.holdings.partitions.items()
+            try:
+                self._consumer.commit({place: partition.watermark for place, partition in partitions})
+            except ConsumerBroken as error:
+                log.warning("watermarks not told to Kafka", error=str(error))
+
+    def _keep_instance(self) -> None:
+        """After an outage of Postgres: another bridge may have taken the number, and would fence this one."""
+        if self._instance_is_sure or self._instance is None:
+            return
+        self._instance_is_sure = self._store.keep_instance(self._instance)
+        if not self._instance_is_sure:
+            log.warning("instance number taken by another bridge", instance=self._instance)
+            self._drop_consumer()
+
+    def _note_store_away(self, now: float, error: StoreAway) -> None:
+        self._instance_is_sure = False
+        if self._store_backoff.note_failure(now):
+            log.warning("Postgres is away: going on with what is held", error=str(error))
+
+    def _note_store_back(self) -> None:
+        if self._store_backoff.note_success():
+            log.info("Postgres is back")
