@@ -6,7 +6,9 @@ from typing import Any, Literal, cast
 from sqlalchemy import BigInteger, Column, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import (
+    CHAR,
     JSON,
+    REAL,
     Boolean,
     Date,
     DateTime,
@@ -51,7 +53,7 @@ class Shape:
         # Columns that Insert, Upsert and Merge write, in declared order.
         self.fields = tuple(n for n in self.types if n != self.key and n not in BOOKKEEPING | self.counters)
         # All that a row in memory holds.
-        self.row_columns = (*self.fields, *sorted(self.counters))
+        self.row_columns = (*self.fields, *sorted(self.counters & self.types.keys()))
         self.coercers: dict[str, Coercer] = {name: coercer(kind) for name, kind in self.types.items()}
         self.defaults = {
             name: _default(table.columns[name], self.coercers[name]) for name in self.row_columns
@@ -115,6 +117,8 @@ def _default(column: Column[Any], coerce: Coercer) -> Any:
 
 
 def _refuse(table: Table, shape: Shape) -> None:
+    if table.schema is not None:
+        raise TableRefused(f"table {table.name}: has schema {table.schema!r}; users' tables live in public")
     for column in table.columns:
         if not isinstance(column.type, SUPPORTED_TYPES):
             raise TableRefused(
@@ -122,6 +126,11 @@ def _refuse(table: Table, shape: Shape) -> None:
             )
         if isinstance(column.type, DateTime) and not column.type.timezone:
             raise TableRefused(f"table {table.name}: column {column.name} needs DateTime(timezone=True)")
+        if _is_altered_by_postgres(column.type):
+            raise TableRefused(
+                f"table {table.name}: column {column.name} has type {column.type!r}, which pads or rounds"
+                " what is written; use String, Float or DateTime(timezone=True)"
+            )
         if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
             raise TableRefused(
                 f"table {table.name}: column {column.name} needs a literal default, which the fold can know"
@@ -137,3 +146,13 @@ def _refuse(table: Table, shape: Shape) -> None:
                 f"merged table {table.name}: column {name} must be nullable or have a literal default,"
                 " since the first event may bring any other field"
             )
+
+
+def _is_altered_by_postgres(kind: TypeEngine[Any]) -> bool:
+    # What is read back would differ from what the fold in memory has.
+    single = isinstance(kind, REAL) or (isinstance(kind, Float) and (kind.precision or 53) <= 24)
+    return (
+        single
+        or isinstance(kind, CHAR)
+        or (getattr(kind, "precision", None) is not None and isinstance(kind, DateTime))
+    )

@@ -3,14 +3,20 @@
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import types
+from sqlalchemy.dialects.postgresql import JSONB
 
 Coercer = Callable[[Any], Any]
+
+# A numeric without precision holds these digits before and after the point (the manual, chapter 8.1).
+_DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
+# Wide enough for any of them: the usual 28 digits would round a numeric(40, 2).
+_EXACT = Context(prec=_DIGITS_BEFORE + _DIGITS_AFTER)
 
 _INTEGER_BITS = {types.SmallInteger: 15, types.Integer: 31, types.BigInteger: 63}
 
@@ -57,7 +63,12 @@ def _checker(kind: types.TypeEngine[Any]) -> Coercer:
         return _exactly(UUID)
     if isinstance(kind, types.LargeBinary):
         return _exactly(bytes)
-    return _json
+    return _jsonb if isinstance(kind, JSONB) else _json
+
+
+def add_exactly(number: Any, delta: Any) -> Any:
+    """The sum of two values of one number column, never rounded."""
+    return _EXACT.add(number, delta) if type(number) is Decimal else number + delta
 
 
 def _refuse(value: Any, wanted: str) -> ValueRefused:
@@ -74,10 +85,12 @@ def _exactly(kind: type) -> Coercer:
 
 
 def _one_of(values: frozenset[str]) -> Coercer:
+    plain = {value: value for value in values}
+
     def check(value: Any) -> Any:
-        if value not in values:
+        if not isinstance(value, str) or value not in plain:
             raise _refuse(value, f"one of {sorted(values)}")
-        return value
+        return plain[value]
 
     return check
 
@@ -88,9 +101,21 @@ def _text(length: int | None) -> Coercer:
             raise _refuse(value, "text")
         if length is not None and len(value) > length:
             raise ValueRefused(f"text of {len(value)} characters, the column holds {length}")
+        if "\0" in value or not (value.isascii() or _is_encodable(value)):
+            raise ValueRefused(
+                f"text {value!r:.80} holds NUL or a lone surrogate, which Postgres cannot keep"
+            )
         return value
 
     return check
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _integer(low: int, high: int) -> Coercer:
@@ -107,9 +132,15 @@ def _integer(low: int, high: int) -> Coercer:
 def _float(value: Any) -> float:
     if type(value) is not float and type(value) is not int:
         raise _refuse(value, "number")
-    if not math.isfinite(value):
+    if type(value) is float and not math.isfinite(value):
         raise _refuse(value, "finite number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise _refuse(value, "float") from None
+    if number != value:
+        raise ValueRefused(f"integer {value} is between two floats")
+    return number
 
 
 def _decimal(precision: int | None, scale: int | None) -> Coercer:
@@ -124,21 +155,38 @@ def _decimal(precision: int | None, scale: int | None) -> Coercer:
         if not number.is_finite():
             raise _refuse(value, "finite decimal")
         if step is None or limit is None:
-            return number
+            return _unbounded(number)
         if abs(number) >= limit:
             raise ValueRefused(f"decimal {number} has more digits than the column holds")
-        rounded = number.quantize(step)
+        rounded = number.quantize(step, context=_EXACT)
         if rounded != number:
             raise ValueRefused(f"decimal {number} has more decimal places than the column keeps")
-        return rounded
+        return _positive_zero(rounded)
 
     return check
+
+
+def _unbounded(number: Decimal) -> Decimal:
+    exponent = number.as_tuple().exponent
+    assert isinstance(exponent, int), "finite"
+    if number.adjusted() >= _DIGITS_BEFORE or -exponent > _DIGITS_AFTER:
+        raise ValueRefused(f"decimal {number:.30} has more digits than Postgres keeps")
+    # Postgres knows no exponents: 1E+3 comes back as 1000.
+    plain = number.quantize(Decimal(1), context=_EXACT) if exponent > 0 else number
+    return _positive_zero(plain)
+
+
+def _positive_zero(number: Decimal) -> Decimal:
+    return number if number else number.copy_abs()
 
 
 def _timestamp(value: Any) -> datetime:
     if type(value) is not datetime or value.tzinfo is None:
         raise _refuse(value, "datetime with an offset")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise _refuse(value, "datetime whose year in UTC has four digits") from None
 
 
 def _date(value: Any) -> date:
@@ -150,6 +198,35 @@ def _date(value: Any) -> date:
 def _json(value: Any) -> Any:
     # Through JSON and back: what is compared later is what will be stored.
     try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, msgspec.MsgspecError) as error:
+        encoded = msgspec.json.encode(value)
+        plain = msgspec.json.decode(encoded)
+    except (TypeError, ValueError, RecursionError) as error:
         raise _refuse(value, "JSON value") from error
+    if b"\\u0000" in encoded and _holds_nul(plain):
+        raise ValueRefused(f"JSON {value!r:.80} holds NUL, which Postgres cannot keep")
+    return plain
+
+
+def _jsonb(value: Any) -> Any:
+    return _as_jsonb(_json(value))
+
+
+def _as_jsonb(value: Any) -> Any:
+    """The value as jsonb gives it back: keys by length, numbers without exponent or negative zero."""
+    if type(value) is dict:
+        by_length = sorted(value.items(), key=lambda item: (len(key := item[0].encode()), key))
+        return {name: _as_jsonb(inner) for name, inner in by_length}
+    if type(value) is list:
+        return [_as_jsonb(inner) for inner in value]
+    if type(value) is float:
+        text = msgspec.json.encode(value).decode()
+        return int(Decimal(text)) if "e" in text and value.is_integer() else value + 0.0
+    return value
+
+
+def _holds_nul(value: Any) -> bool:
+    if type(value) is dict:
+        return any("\0" in name or _holds_nul(inner) for name, inner in value.items())
+    if type(value) is list:
+        return any(map(_holds_nul, value))
+    return type(value) is str and "\0" in value

@@ -15,7 +15,7 @@ import msgspec
 
 from db.errors import DeploymentBroken
 from db.tables import Shape
-from db.values import ValueRefused
+from db.values import ValueRefused, add_exactly
 
 
 class Fate(Enum):
@@ -133,7 +133,10 @@ def increment(
     if row.values is None:
         _check_required(shape, shape.defaults)
     current = shape.defaults if row.values is None else row.values
-    results = {name: shape.coercers[name](current[name] + delta) for name, delta in _numbers(shape, deltas)}
+    results = {
+        name: shape.coercers[name](add_exactly(current[name], delta))
+        for name, delta in _numbers(shape, deltas)
+    }
     if floor is not None and any(result < floor for result in results.values()):
         return None, row
     return Fate.APPLIED, row._replace(values={**current, **results})
