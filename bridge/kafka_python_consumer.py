@@ -74,12 +74,15 @@ class KafkaPythonConsumer:
                 # The default of 30 s would outlast a broker's restart.
                 reconnect_backoff_max_ms=1_000,
             )
+            # A leader that joins before its first metadata assigns nothing, and for long.
+            self._consumer.topics()
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer."""
         with _translated():
             try:
+                self._finish_joining()
                 polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
             except NoOffsetForPartitionError:
                 # A partition that was not seeked yet; the others must not make a busy loop of it.
@@ -101,6 +104,13 @@ class KafkaPythonConsumer:
             ]
             for place, records in polled.items()
         }
+
+    def _finish_joining(self) -> None:
+        # kafka-python 3.0.12 forgets a join under way when a poll ends between its two answers: the group
+        # then counts a member that polls for ever and gets nothing.
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""

@@ -1,7 +1,7 @@
 """The bridge's turn: poll, hold, start what is new, settle with Postgres, send what is due."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -52,6 +52,7 @@ class Bridge:
         self._instance_is_sure = False
         self._starting = Starting(store, holdings, topics)
         self._sending = Sending(doorbell, holdings)
+        self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
         self._settled_at = self._written_at = self._committed_at = -WATERMARK_SECONDS
@@ -129,9 +130,11 @@ class Bridge:
 
     def _forget_changed(self, consumer: Consumer) -> None:
         changed, assigned = consumer.take_changes(), consumer.assignment()
-        for place in [p for p in self.holdings.partitions if p in changed or p not in assigned]:
+        left = [place for place in self.holdings.partitions if place in changed or place not in assigned]
+        for place in left:
             self.holdings.forget(place)
-            log.info("partition left", topic=place[0], partition=place[1])
+        if left:
+            log.info("partitions left", partitions=_names(left))
         for place in self._starting.find_recreated(consumer.topics()):
             self.holdings.forget(place)
 
@@ -163,15 +166,14 @@ class Bridge:
 
     def _bound(self, consumer: Consumer) -> None:
         before = consumer.paused()
-        # Not started yet: whatever is polled of them would be thrown away.
+        # What is polled of partitions that are not started yet would be thrown away.
         unstarted = consumer.assignment() - self.holdings.partitions.keys()
         over = self.holdings.over_bounds(before)
         if over | unstarted != before:
             consumer.pause_exactly(over | unstarted)
-            for place in over - before:
-                log.info("partition paused: too much is unapplied", topic=place[0], partition=place[1])
-            for place in before & self.holdings.partitions.keys() - over:
-                log.info("partition resumed", topic=place[0], partition=place[1])
+        if over != self._reported_over:
+            log.info("partitions over their bounds are paused", partitions=_names(over))
+            self._reported_over = over
 
     def _is_write_due(self, now: float) -> bool:
         return now - self._written_at >= WATERMARK_SECONDS
@@ -239,3 +241,7 @@ class Bridge:
     def _note_store_back(self) -> None:
         if self._store_backoff.note_success():
             log.info("Postgres is back")
+
+
+def _names(places: Iterable[Place]) -> list[str]:
+    return [f"{topic}[{partition}]" for topic, partition in sorted(places)]

@@ -44,6 +44,7 @@ class Starting:
         assignments = self._store.read_assignments(new)
         ranges = consumer.log_ranges(new)
         unknown: set[str] = set()
+        started: list[str] = []
         for place in sorted(new):
             topic, partition = place
             if place not in ranges:
@@ -59,7 +60,7 @@ class Starting:
                 case Start(assignment, watermark):
                     consumer.seek(place, watermark)
                     self._holdings.start(place, assignment, watermark)
-                    log.info("partition started", topic=topic, partition=partition, watermark=watermark)
+                    started.append(f"{topic}[{partition}] at {watermark}")
                     self._compare_shards(assignment.entity, assignment.shards, topic)
                 case NeedsRows():
                     unknown.add(topic)
@@ -67,6 +68,8 @@ class Starting:
                     raise BridgeStopped(message)
                 case _:
                     assert_never(verdict)
+        if started:
+            log.info("partitions started", partitions=started)
         for topic in sorted(unknown):
             self._register(consumer, topic, facts[topic])
 
@@ -87,8 +90,8 @@ class Starting:
             elif now - self._missing_since.setdefault(topic, now) >= GONE_AFTER_SECONDS:
                 if (topic, 0) in self._store.read_assignments([(topic, 0)]):
                     raise BridgeStopped(
-                        f"Topic {topic} is gone: it was deleted, or these brokers never had it. Re-create it and"
-                        f' `sluice accept {topic} --reason "…"`, or remove it from the handlers.'
+                        f"Topic {topic} is gone: it was deleted, or these brokers never had it. Re-create it"
+                        f' and `sluice accept {topic} --reason "…"`, or remove it from the handlers.'
                     )
                 log.warning("topic does not exist: waiting for it", topic=topic)
                 self._missing_since[topic] = now
