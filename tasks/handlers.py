@@ -61,6 +61,7 @@ class Registry:
     projections: dict[str, tuple[ProjectionEntry, ...]] = field(default_factory=dict)
     effects: dict[str, EffectEntry] = field(default_factory=dict)
     metadatas: list[MetaData] = field(default_factory=list)
+    """Of all tables that the modules of the handlers know."""
 
 
 def collect_handlers(names: str) -> Registry:
@@ -84,8 +85,6 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
         for topic in getattr(module, "topics", ()):
             _add_topic(registry, topic, module.__name__)
         for thing in vars(module).values():
-            if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
-                registry.metadatas.append(thing.metadata)
             if id(thing) in seen or not callable(thing):
                 continue
             seen.add(id(thing))
@@ -112,6 +111,10 @@ def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
 
 def _add_function(registry: Registry, function: Any, declaration: object) -> None:
     name = f"{function.__module__}.{function.__qualname__}"
+    # A handler names its tables as globals of its module: so they are found without being listed.
+    for thing in function.__globals__.values():
+        if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
+            registry.metadatas.append(thing.metadata)
     match declaration:
         case Handles(types):
             entry = HandlerEntry(name, types, function, _data_type(function, name))

@@ -32,8 +32,8 @@ def configure_logs(*, log_format: str, level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Client libraries tell every reconnect at INFO: their warnings are enough.
-    for noisy in ("kafka", "kombu", "amqp"):
+    # Every reconnect of a client library, two lines per batch of Celery: their warnings are enough.
+    for noisy in ("kafka", "kombu", "amqp", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[

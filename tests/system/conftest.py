@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ops.init import initialise
 
 from ops.deployment import Deployment
+from ops.init import initialise
 from ops.local_run import LocalRun
 from ops.stack import Stack, StackUrls
 from tasks.handlers import collect_handlers

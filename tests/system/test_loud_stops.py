@@ -1,7 +1,6 @@
 """Situations in which going on would skip records: the bridge stops, says why, and touches nothing."""
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import NewTopic
 
 from db.totals import read_positions
 from ops.deployment import Deployment
@@ -21,7 +20,7 @@ def test_a_topic_created_anew_stops_the_bridge(make_deployment: MakeDeployment) 
         deployment.wait_until(
             lambda: topic not in admin.list_topics(), timeout_seconds=30, what="the topic is deleted"
         )
-        admin.create_topics([NewTopic(topic, 4, 1)])
+        admin.create_topics({topic: {"num_partitions": 4, "replication_factor": 1}})
     finally:
         admin.close()
     _assert_loud_stop(deployment, topic, "sluice accept")
