@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, TypeVar, assert_never
 from uuid import UUID
 
 import msgspec
@@ -13,7 +13,7 @@ from sqlalchemy import Table
 
 from db.errors import DeploymentBroken
 from db.records import LedgerRow, OutboxRow
-from db.tables import Shape, shape_of
+from db.tables import Shape, TableRefused, shape_of
 from tasks import rows
 from tasks.api import (
     Call,
@@ -33,6 +33,8 @@ from tasks.api import (
 from tasks.decode import Decoded
 from tasks.plan import HandlerRun, Planned
 from tasks.rows import Fate, Row
+
+T = TypeVar("T")
 
 MAX_EMIT_BYTES = 1_000_000  # brokers refuse records over 1,048,588 bytes by default, headers included
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -105,19 +107,28 @@ class Memory:
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, Known] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
+    failure: Exception | None = None
+    """What loading met: the database's fault, never that of the event which asked."""
 
     def row(self, table: Table, key: str) -> Row:
         """The row as of now."""
         place = (table, key)
         if place not in self.rows:
-            self.rows[place] = self.load_row(table, key)
+            self.rows[place] = self._load(lambda: self.load_row(table, key))
         return self.rows[place]
 
     def fingerprint(self, effect_key: str) -> UUID | None:
         """The fingerprint under an effect key, None if it is free."""
         if effect_key not in self.effect_keys:
-            self.effect_keys[effect_key] = self.load_effect(effect_key)
+            self.effect_keys[effect_key] = self._load(lambda: self.load_effect(effect_key))
         return self.effect_keys[effect_key]
+
+    def _load(self, load: Callable[[], T]) -> T:
+        try:
+            return load()
+        except Exception as failure:
+            self.failure = failure
+            raise
 
 
 @dataclass(slots=True)
@@ -131,7 +142,10 @@ class Folded:
 
 
 def fold(events: Iterable[Planned], memory: Memory) -> Folded:
-    """Settles each event in turn. Raises DeploymentBroken only; an event's own fault is its outcome."""
+    """Settles each event in turn; an event's own fault is its outcome.
+
+    Raises DeploymentBroken, and what loading raised: a lost connection must not bury the event that met it.
+    """
     folded = Folded()
     for planned in events:
         folded.settled.append(_settle(planned, memory, folded))
@@ -177,7 +191,11 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
         return Settled(planned, Outcome.CONFLICT, conflict)
     except ImportError as missing:
         raise DeploymentBroken(f"a handler cannot import {missing.name}: {missing}") from missing
+    except TableRefused as refused:
+        raise DeploymentBroken(str(refused)) from refused
     except Exception as fault:
+        if fault is memory.failure:
+            raise
         return Settled(planned, Outcome.DEAD, fault)
     memory.rows.update(scratch.rows)
     memory.effect_keys.update({call.effect_key: call.fingerprint for call in scratch.calls})
@@ -341,7 +359,14 @@ def _checked_key(table: Table, key: str | None) -> str:
 
 
 def _view(shape: Shape, key: str, row: Row) -> Mapping[str, Any] | None:
-    return None if row.values is None else {shape.key: key, **row.values, "version": row.version}
+    if row.values is None:
+        return None
+    # In declared order: an event emitted from it is the same, byte for byte, in whatever batch.
+    return {
+        shape.key: key,
+        **{name: row.values[name] for name in shape.row_columns},
+        "version": row.version,
+    }
 
 
 def _outbox_row(emit: Emit, run: HandlerRun, decoded: Decoded, ordinal: int) -> OutboxRow:
