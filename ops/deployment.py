@@ -62,8 +62,13 @@ class Deployment:
     @cached_property
     def producer(self) -> KafkaProducer:
         """Keyed by murmur2, like every Java producer."""
+        # Compressed, so that a value over every limit but the broker's can be produced.
         return KafkaProducer(
-            bootstrap_servers=self.urls.kafka_bootstrap_servers.split(","), acks="all", linger_ms=5
+            bootstrap_servers=self.urls.kafka_bootstrap_servers.split(","),
+            acks="all",
+            linger_ms=5,
+            compression_type="gzip",
+            max_request_size=16 * 1024 * 1024,
         )
 
     def close(self) -> None:

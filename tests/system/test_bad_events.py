@@ -10,7 +10,7 @@ from tests.system.conftest import MakeDeployment
 GOOD = {"event_id": "e", "type": "payment.received", "data": {"account_id": "a", "amount_cents": 1}}
 BAD: dict[str, tuple[object, str]] = {
     "undecodable": (b"\xff{", "DecodeError"),
-    "oversized": (b'{"type": "x", "pad": "' + b"x" * 1_050_000 + b'"}', "DecodeError"),
+    "oversized": (b'{"type": "x", "pad": "' + b"x" * 2_000_000 + b'"}', "DecodeError"),
     "invalid": ({**GOOD, "data": {"account_id": "a", "amount_cents": "1"}}, "DecodeError"),
     "of an unknown type": ({**GOOD, "type": "payment.vanished"}, "NoHandler"),
     "against a constraint": ({**GOOD, "data": {"account_id": "a", "amount_cents": -1}}, "CheckViolation"),
