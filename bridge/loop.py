@@ -63,7 +63,7 @@ class Bridge:
             while not should_stop():
                 self.run_once()
                 alive()
-            self._settle(self._clock(), {}, last=True)
+            self._settle(self._clock(), last=True)
         finally:
             self.close()
 
@@ -75,7 +75,7 @@ class Bridge:
             if consumer is None:
                 self._sleep(IDLE_SECONDS)
                 return
-            positions = self._read(consumer, now)
+            self._read(consumer, now)
             self._start(consumer, now)
             self._bound(consumer)
         except ConsumerBroken as error:
@@ -88,7 +88,7 @@ class Bridge:
                 f"Kafka lost records that were read already (unclean election): {error}. Compare the topic"
                 ' with its tables; then `sluice accept TOPIC --reason "…"`, or start the bridge again.'
             ) from error
-        self._settle(now, positions)
+        self._settle(now)
         self._sending.send_due(now)
 
     def close(self) -> None:
@@ -119,14 +119,15 @@ class Bridge:
             except ConsumerBroken as error:
                 log.warning("consumer not closed cleanly", error=str(error))
 
-    def _read(self, consumer: Consumer, now: float) -> dict[Place, int]:
-        """Polls and holds what came; positions where a watermark may be written in this turn."""
+    def _read(self, consumer: Consumer, now: float) -> None:
+        """Polls, and holds what came for partitions that were started before."""
         polled = consumer.poll(POLL_SECONDS)
         # Before the changes are taken: a partition that left and came back stands at another position.
         positions = self._positions(consumer) if self._is_write_due(now) else {}
         self._forget_changed(consumer)
         self._take(consumer, polled, now)
-        return positions
+        for place, position in positions.items():
+            self.holdings.note_position(place, position)
 
     def _forget_changed(self, consumer: Consumer) -> None:
         changed, assigned = consumer.take_changes(), consumer.assignment()
@@ -178,11 +179,9 @@ class Bridge:
     def _is_write_due(self, now: float) -> bool:
         return now - self._written_at >= WATERMARK_SECONDS
 
-    def _settle(self, now: float, positions: Mapping[Place, int], *, last: bool = False) -> None:
+    def _settle(self, now: float, *, last: bool = False) -> None:
         if not last and (now - self._settled_at < PROGRESS_SECONDS or not self._store_backoff.allows(now)):
             return
-        for place, position in positions.items():
-            self.holdings.note_position(place, position)
         places = list(self.holdings.partitions)
         self._settled_at = now
         try:

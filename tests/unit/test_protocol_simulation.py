@@ -1,0 +1,130 @@
+"""The delivery protocol in a hostile world: hundreds of seeds hold, and every mutant is caught."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from bridge.consumer import Consumer
+from bridge.holdings import Holdings, Partition, Watermarks
+from bridge.loop import Bridge
+from bridge.store import Progress
+from db.progress import Assignment, Place
+from tasks.guard import Judgement, judge
+from tests.unit.simulation import Broken, Shell, Store, World
+
+SEEDS = 1_000
+MUTANT_SEEDS = 400
+TURNS = 500
+
+REAL = Shell()
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_nothing_is_lost_reordered_or_applied_twice(block: int) -> None:
+    for seed in range(block * SEEDS // 8, (block + 1) * SEEDS // 8):
+        World(seed, REAL).play(TURNS)
+
+
+class OlderEpochsRead(Store):
+    """Lane rows are looked up without the epoch."""
+
+    def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
+        pg = self.world.pg
+        newest: dict[Place, dict[str, int]] = {}
+        for (place, queue, _), offset in pg.lanes.items():
+            lanes = newest.setdefault(place, {})
+            lanes[queue] = max(offset, lanes.get(queue, -1))
+        return {p: pg.assignment(p, newest.get(p, {})) for p in places} if pg.registered else {}
+
+
+class TwoTransactions(Store):
+    """Progress is read in one transaction, the watermark written in another."""
+
+    def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
+        watermarks = decide(self.read_progress(places))
+        self.world.meanwhile()
+        self._write(watermarks)
+
+
+class SeveralStatements(Store):
+    """An assignment is read in several statements."""
+
+    def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
+        wanted = list(places)
+        first = super().read_assignments(wanted)
+        if self.world.unlucky(0.5):
+            self.world.move_back()
+        second = self._read(wanted)
+        return {
+            place: Assignment(
+                then.topic_id,
+                then.entity,
+                then.epoch,
+                then.shards,
+                then.partition_epoch,
+                then.watermark,
+                second[place].applied if place in second else {},
+            )
+            for place, then in first.items()
+        }
+
+
+class PolledBeforeSeekUsed(Bridge):
+    """A new partition is started, and then what was polled before is held."""
+
+    def _read(self, consumer: Consumer, now: float) -> None:
+        polled = consumer.poll(0.0)
+        self._forget_changed(consumer)
+        self._start(consumer, now)
+        self._take(consumer, polled, now)
+
+
+def _judge_without_prev(*, prev: int, applied_offset: int, **rest: Any) -> Judgement:
+    return judge(prev=min(prev, applied_offset), applied_offset=applied_offset, **rest)
+
+
+def _first_broken(shell: Shell) -> str | None:
+    for seed in range(MUTANT_SEEDS):
+        try:
+            World(seed, shell).play(TURNS)
+        except Broken as broken:
+            return str(broken)
+    return None
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        Shell(store=OlderEpochsRead),
+        Shell(store=TwoTransactions),
+        Shell(store=SeveralStatements),
+        Shell(bridge=PolledBeforeSeekUsed),
+        Shell(judge=_judge_without_prev),
+    ],
+    ids=[
+        "lane rows of an older epoch read",
+        "progress read and watermark written in two transactions",
+        "assignment read in several statements",
+        "records polled before the seek used",
+        "prev not checked",
+    ],
+)
+def test_the_simulation_catches(shell: Shell) -> None:
+    assert _first_broken(shell), f"no seed of {MUTANT_SEEDS} shows it"
+
+
+def test_the_simulation_catches_a_watermark_from_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Written from the position while something is unapplied.
+    def watermarks(self: Holdings) -> Watermarks:
+        return {p: (held.assignment.epoch, held.position) for p, held in self.partitions.items()}
+
+    monkeypatch.setattr(Holdings, "watermarks", watermarks)
+    assert _first_broken(REAL), f"no seed of {MUTANT_SEEDS} shows it"
