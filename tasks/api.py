@@ -1,10 +1,11 @@
 """All that a handler author imports: events, effects, topics, and the decorators that declare handlers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+import msgspec
 from sqlalchemy import Table
 
 D = TypeVar("D")
@@ -28,8 +29,7 @@ EVENT = EventVersion()
 WriteVersion: TypeAlias = Version | EventVersion | None
 
 
-@dataclass(frozen=True, slots=True)
-class Event(Generic[D]):
+class Event(msgspec.Struct, Generic[D], frozen=True):
     """One decoded event. `headers` are the record's, without those of CloudEvents."""
 
     id: str | None
@@ -44,8 +44,7 @@ class Event(Generic[D]):
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Insert:
+class Insert(msgspec.Struct, frozen=True):
     """The row exists once. There before with the same values: duplicate; with others: conflict."""
 
     table: Table
@@ -53,8 +52,7 @@ class Insert:
     values: Row
 
 
-@dataclass(frozen=True, slots=True)
-class Upsert:
+class Upsert(msgspec.Struct, frozen=True):
     """The newest version of the whole row wins, in any order of arrival; unlisted columns: their default."""
 
     table: Table
@@ -63,8 +61,7 @@ class Upsert:
     version: WriteVersion = EVENT
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(msgspec.Struct, frozen=True):
     """The newest version wins per field: events that change different fields never undo each other."""
 
     table: Table
@@ -73,8 +70,7 @@ class Merge:
     version: WriteVersion = EVENT
 
 
-@dataclass(frozen=True, slots=True)
-class Increment:
+class Increment(msgspec.Struct, frozen=True):
     """Adds to counter columns. A result below `floor` applies `otherwise` instead and ends the handler."""
 
     table: Table
@@ -84,8 +80,7 @@ class Increment:
     otherwise: "Sequence[Effect]" = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True):
     """The row goes; its version stays, so that a late older event cannot bring it back."""
 
     table: Table
@@ -93,16 +88,14 @@ class Delete:
     version: WriteVersion = EVENT
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """`row = yield Read(table, key)`: the row as of now, locked; None is a snapshot, not a lock."""
 
     table: Table
     key: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(msgspec.Struct, frozen=True):
     """An outgoing event, written to the outbox in the same transaction; a repeat has the same id."""
 
     topic: str
@@ -110,16 +103,15 @@ class Emit:
     type: str
     data: Any
     version: int | str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A side effect, written to the ledger in the same transaction; one call per `once`."""
 
     effect: str
     once: str | None = None
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = {}
 
 
 Write: TypeAlias = Insert | Upsert | Merge | Increment | Delete
@@ -164,8 +156,7 @@ class Topic:
     max_bytes: int = 1_048_576  # a value above it is rejected undecoded
 
 
-@dataclass(frozen=True, slots=True)
-class EffectCall:
+class EffectCall(msgspec.Struct, frozen=True):
     """What an effect function gets. `key` is the idempotency key to hand to the provider."""
 
     key: str

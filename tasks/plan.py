@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import Table
 
 from db.errors import DeploymentBroken
@@ -84,20 +85,7 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
 
 def _typed(event: Event[Any], data_type: Any) -> Event[Any]:
     data = convert_data(event.data, data_type)
-    if data is event.data:
-        return event
-    return Event(
-        event.id,
-        event.type,
-        event.key,
-        event.version,
-        event.time,
-        data,
-        event.topic,
-        event.partition,
-        event.offset,
-        event.headers,
-    )
+    return event if data is event.data else msgspec.structs.replace(event, data=data)
 
 
 def _first_run(entry: HandlerEntry, event: Event[Any]) -> HandlerRun:

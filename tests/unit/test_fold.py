@@ -1,7 +1,6 @@
 """The fold: one decision per event, the gate rule, repeats, and the same result in any batching."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -10,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import Column, MetaData, String, Table
 
 import shop.handlers
