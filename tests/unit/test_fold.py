@@ -1,6 +1,7 @@
 """The fold: one decision per event, the gate rule, repeats, and the same result in any batching."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import replace as changed
 from sqlalchemy import Column, MetaData, String, Table
 
 import shop.handlers
@@ -170,7 +171,7 @@ def test_a_handler_that_reads_runs_to_its_end_with_the_rows() -> None:
 
 
 def test_the_same_call_again_is_not_made_and_with_other_args_is_a_call_conflict() -> None:
-    other = replace(NOTIFY, args={"n": 2})
+    other = changed(NOTIFY, args={"n": 2})
     _, result = folded(
         scripted(0, NOTIFY), scripted(1, NOTIFY), scripted(2, other, TOLD), scripted(3, NOTIFY, other)
     )
@@ -194,9 +195,9 @@ def test_an_undone_call_leaves_its_key_free() -> None:
 
 
 def test_an_emitted_event_carries_the_time_and_the_trace_of_its_cause() -> None:
-    planned = scripted(0, replace(TOLD, headers={"x": "y"}, version=3))
+    planned = scripted(0, changed(TOLD, headers={"x": "y"}, version=3))
     run = planned.runs[0]
-    run.event = replace(run.event, headers=(("traceparent", b"00-aa"), ("other", b"x"), ("tracestate", None)))
+    run.event = changed(run.event, headers=(("traceparent", b"00-aa"), ("other", b"x"), ("tracestate", None)))
     emit = folded(planned)[1].emits[0]
     headers = {"traceparent": "00-aa", "ce_time": "2026-01-01T00:00:00+00:00", "x": "y"}
     assert msgspec.json.decode(emit.headers) == headers
