@@ -137,7 +137,7 @@ _moments = _integers.map(lambda n: datetime(2026, 1, 1, microsecond=n, tzinfo=UT
 
 def _writes(table: Table, values: st.SearchStrategy[Mapping[str, Any]]) -> st.SearchStrategy[Any]:
     moments: st.SearchStrategy[Any] = _moments if table is TIMESTAMP else _integers
-    versions = st.just(EVENT) | st.just(None) | moments | moments
+    versions = st.sampled_from((*(moments,) * 8, st.just(EVENT), st.just(None))).flatmap(lambda one: one)
     whole = st.builds(Insert, st.just(table), _keys, values) | st.builds(
         Upsert, st.just(table), _keys, values, versions
     )
@@ -179,31 +179,34 @@ _steps = st.one_of(
     _emits,
     _calls,
 )
-_scripts = st.lists(_steps, max_size=4)
+_scripts = st.lists(_steps, min_size=1, max_size=4)
 _faults = st.sampled_from((Rejected("refused"), RuntimeError("a fault")))
+_types = st.sampled_from((*(None,) * 20, "script.ignored", "unknown"))
+_errors = st.sampled_from((*(None,) * 20, DecodeError("unreadable")))
+_seldom = st.sampled_from((*(False,) * 15, True))
 
 
 @st.composite
 def event_logs(draw: st.DrawFn, max_size: int = 8) -> list[Planned]:
     """Events of every kind in offset order, with repeats of ids, of contents and of whole records."""
     log: list[Planned] = []
-    for offset in range(draw(st.integers(1, max_size))):
-        if log and draw(st.integers(0, 9)) == 0:
+    for offset in range(draw(st.integers(2, max_size))):
+        if draw(_seldom) and log:
             log.append(draw(st.sampled_from(log)))
             continue
         script = draw(_scripts)
-        if draw(st.integers(0, 9)) == 0:
+        if draw(_seldom):
             script.append(draw(_faults))
         log.append(
             scripted(
                 offset,
                 *script,
                 second=draw(_scripts) if draw(st.booleans()) else (),
-                type=draw(st.sampled_from((*(None,) * 8, "script.ignored", "unknown"))),
-                version=draw(st.none() | _integers | _moments),
-                identity=draw(st.integers(0, 30)),
+                type=draw(_types),
+                version=draw(_integers | _integers | _moments | st.none()),
+                identity=draw(st.integers(0, 60)),
                 content=draw(st.sampled_from((0, 0, 0, 1))),
-                error=draw(st.sampled_from((*(None,) * 9, DecodeError("unreadable")))),
+                error=draw(_errors),
             )
         )
     return log

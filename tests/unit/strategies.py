@@ -112,7 +112,9 @@ json_values = st.recursive(
     max_leaves=6,
 )
 _offsets = st.integers(-14, 14).map(lambda hours: timezone(timedelta(hours=hours)))
-datetimes = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=_offsets | st.just(UTC))  # noqa: DTZ001
+_moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=_offsets | st.just(UTC))  # noqa: DTZ001
+# A second 02:30 of an autumn night is a question of local zones, never of UTC.
+datetimes = _moments.map(lambda moment: moment.replace(fold=0))
 
 _OF_EVERY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Quoted name": texts,
