@@ -52,7 +52,7 @@ class Lane:
 
     def add(self, records: list[Record]) -> int:
         """Holds the lane's next records, in order; how many bytes that were. Applied ones are passed over."""
-        if records[0].offset <= self.applied:
+        if records and records[0].offset <= self.applied:
             records = [record for record in records if record.offset > self.applied]
         added = sum(map(size_bytes, records))
         self.unsent.extend(records)

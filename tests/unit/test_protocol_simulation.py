@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from bridge.consumer import Consumer
-from bridge.holdings import Holdings, Partition, Watermarks
+from bridge.holdings import Holdings, Watermarks
 from bridge.loop import Bridge
 from bridge.store import Progress
 from db.progress import Assignment, Place
