@@ -1,5 +1,7 @@
 """What checkers read: watermarks, topic ids and the counters summed over epochs."""
 
+from typing import Any
+
 from db.guard import COUNTERS
 from db.schema import OUTCOMES
 from db.session import Session, Statement
@@ -20,6 +22,24 @@ READ_TOPIC_IDS = Statement("read_topic_ids", "SELECT topic, topic_id FROM sluice
 def read_topic_ids(session: Session) -> dict[str, str]:
     """topic → Kafka's id of it."""
     return dict(session.run(READ_TOPIC_IDS))
+
+
+READ_OUTGOING = Statement(
+    "read_outgoing", "SELECT topic, key, event_id FROM sluice.outbox_events ORDER BY queue, id"
+)
+
+
+def read_outgoing(session: Session) -> list[tuple[Any, ...]]:
+    """(topic, key, event id) of every outgoing event that waits, per queue in order."""
+    return session.run(READ_OUTGOING)
+
+
+READ_EFFECT_KEYS = Statement("read_effect_keys", "SELECT effect_key FROM sluice.executed_side_effects")
+
+
+def read_effect_keys(session: Session) -> set[str]:
+    """The keys of all calls, whatever their state."""
+    return {key for (key,) in session.run(READ_EFFECT_KEYS)}
 
 
 _SUMS = ", ".join(f"sum({name})::bigint" for name in COUNTERS)

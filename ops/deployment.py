@@ -17,7 +17,7 @@ from db.session import Session
 from db.tables import shape_of
 from db.totals import read_positions, read_topic_ids, read_totals
 from ops.local_run import LocalRun
-from ops.oracle import Expectation, differences, expect, read_log
+from ops.oracle import Expectation, differences, expect, outgoing_differences, read_log
 from ops.stack import StackUrls
 from tasks.handlers import Registry
 
@@ -133,9 +133,10 @@ class Deployment:
         return dict(read_all_rows(self.session, RowStatements(table)))
 
     def complaints(self, tables: Sequence[Table]) -> list[str]:
-        """Every difference between Postgres and the oracle, rows and counters; [] if all is well."""
+        """Every difference between Postgres and the oracle: rows, outgoing events, calls, counters."""
         expectation = self.expectation()
         found = differences(self.session, expectation, tables)
+        found += outgoing_differences(self.session, expectation)
         outcomes = self.outcomes()
         if outcomes != expectation.outcomes:
             found.append(f"outcomes: expected {dict(expectation.outcomes)}, counted {dict(outcomes)}")

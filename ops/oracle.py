@@ -1,16 +1,18 @@
 """The oracle: what the log comes to, folded in memory by the same pure code, beside what Postgres holds."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
 from sqlalchemy import Table
-from tasks.decode import decode
 
 from db.rows import RowStatements, read_all_rows
 from db.session import Session
+from db.totals import read_effect_keys, read_outgoing
+from tasks.decode import decode
 from tasks.fold import Folded, Memory, fold
 from tasks.handlers import Registry
 from tasks.plan import plan_event
@@ -95,6 +97,25 @@ def differences(session: Session, expectation: Expectation, tables: Iterable[Tab
             if wanted[key] != actual[key]
         ]
     return found
+
+
+def outgoing_differences(session: Session, expectation: Expectation) -> list[str]:
+    """Outgoing events, per (topic, key) in order, and calls: what is missing, doubled or out of order."""
+    wanted: defaultdict[tuple[str, str | None], list[UUID]] = defaultdict(list)
+    for emit in expectation.folded.emits:
+        wanted[emit.topic, emit.key].append(emit.event_id)
+    found: defaultdict[tuple[str, str | None], list[UUID]] = defaultdict(list)
+    for topic, key, event_id in read_outgoing(session):
+        found[topic, key].append(event_id)
+    places = sorted(wanted.keys() | found.keys(), key=str)
+    complaints = [
+        f"outgoing {topic} {key}: expected {len(wanted[topic, key])} events, found {len(found[topic, key])}"
+        " or others or in another order"
+        for topic, key in places
+        if wanted[topic, key] != found[topic, key]
+    ]
+    calls = {call.effect_key for call in expectation.folded.calls}
+    return complaints + [f"call {key}: in one of both" for key in sorted(calls ^ read_effect_keys(session))]
 
 
 def _difference(table: Table, key: str, wanted: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
