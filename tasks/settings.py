@@ -4,8 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 PREFIX = "SLUICE_"
 
@@ -14,10 +13,10 @@ class SettingsError(ValueError):
     """The environment is not one Sluice can start with; the message says which name and what to do."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What differs between deployments. Units are in the names; secrets are never printed."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
     redis_url: SecretStr = Field(description="redis://host:port/0")
