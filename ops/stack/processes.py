@@ -1,6 +1,5 @@
 """Processes that outlive us, and how to know them again: by pid and start time, never by pid alone."""
 
-import contextlib
 import os
 import pwd
 import signal
@@ -62,10 +61,12 @@ def group_of(user: str) -> int:
 
 def is_alive(process: ProcessId) -> bool:
     """Whether exactly this process still runs; a zombie does not."""
-    # Not our child if another command started it: then whoever collects its ended children does.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)
-    return start_time(process.pid) == process.started
+    try:
+        collected, _ = os.waitpid(process.pid, os.WNOHANG)
+    except ChildProcessError:
+        collected = process.pid  # Another command started it: collecting it is not ours to do.
+    # A child not yet collectable may look dead while its last threads still hold its ports and files.
+    return start_time(process.pid, even_dying=collected == 0) == process.started
 
 
 def send_signal(process: ProcessId, number: signal.Signals) -> None:
@@ -95,8 +96,11 @@ def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:
     return True
 
 
-def start_time(pid: int) -> str | None:
-    """A text that no other process with this pid ever has; None if there is no such living process."""
+def start_time(pid: int, *, even_dying: bool = False) -> str | None:
+    """A text that no other process with this pid ever has; None if there is no such living process.
+
+    With `even_dying`, one that has ended but was not collected yet counts, too.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -104,7 +108,7 @@ def start_time(pid: int) -> str | None:
     # The second field is the name in parentheses and may hold anything, also spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     state, started_ticks = fields[0], fields[19]
-    if state in ("Z", "X"):
+    if state in ("Z", "X") and not even_dying:
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}:{started_ticks}"
