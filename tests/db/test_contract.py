@@ -188,6 +188,26 @@ def test_a_mutant_without_dedup_is_caught(session: Session) -> None:
         check(session, [log[:1], log[1:]], forgetful=True)
 
 
+def test_mutants_that_forget_bookkeeping_are_caught(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = [scripted(0, Delete(EVERY_TYPE, "k", 3)), scripted(1, Upsert(EVERY_TYPE, "k", {}, 2))]
+    merged = [
+        scripted(2, Merge(EVERY_TYPE, "m", {"yes": True}, 5)),
+        scripted(3, Upsert(EVERY_TYPE, "m", {}, 4)),
+    ]
+    check(session, [[event] for event in deleted + merged])
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.store.rows.write_tombstones", lambda *_: None)
+        with pytest.raises(Apart):
+            check(session, [[event] for event in deleted])
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.store.FIELD_VERSIONS", "forgotten")
+        patched.setattr("db.rows.FIELD_VERSIONS", "forgotten")
+        with pytest.raises(Apart):
+            check(session, [[event] for event in merged])
+
+
 AWKWARD: dict[str, Sequence[Any]] = {
     "Quoted name": (*AWKWARD_TEXTS, "\x01\x7f\u2028", "é" * 3000),
     "short": ("", "     ", "🎉🎉🎉🎉🎉"),
