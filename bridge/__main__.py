@@ -8,6 +8,7 @@ from types import FrameType
 
 import structlog
 
+from bridge.confluent_consumer import ConfluentConsumer
 from bridge.consumer import Consumer
 from bridge.doorbell import RedisDoorbell
 from bridge.holdings import Holdings
@@ -71,9 +72,11 @@ def main() -> int:
 
 
 def _make_consumer(settings: Settings, registry: Registry, instance: int) -> Consumer:
-    return KafkaPythonConsumer(
+    client = ConfluentConsumer if settings.kafka_client == "confluent" else KafkaPythonConsumer
+    return client(
         settings.kafka_bootstrap_servers,
         group=settings.group,
+        # A static member that comes back gets its partitions at once, without a rebalance.
         instance=f"bridge-{instance}",
         topics=sorted(registry.topics),
     )
