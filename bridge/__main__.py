@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+import psycopg2
 import structlog
 
 from bridge.confluent_consumer import ConfluentConsumer
@@ -64,6 +65,10 @@ def main() -> int:
     except BridgeStopped as stop:
         log.error("bridge stopped: nothing was skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
+    except psycopg2.Error as error:
+        # Outages are waited out; what is left is a database that does not fit.
+        log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
+        return REFUSED_EXIT_CODE
     finally:
         store.close()
         doorbell.close()
