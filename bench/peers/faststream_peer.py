@@ -41,6 +41,7 @@ def build_app(config: PeerConfig) -> FastStream:
         polling_interval=POLL_SECONDS,
         fetch_min_bytes=65_536,
         fetch_max_wait_ms=10,
+        isolation_level="read_committed",
         ack_policy=AckPolicy.NACK_ON_ERROR,
         decoder=keep_raw,
     )

@@ -36,6 +36,7 @@ def run(config: PeerConfig, stopped: threading.Event) -> None:
         group_id=config.group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
+        isolation_level="read_committed",
         max_poll_records=MAX_RECORDS,
         fetch_min_bytes=65_536,
         fetch_max_wait_ms=10,

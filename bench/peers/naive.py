@@ -83,6 +83,7 @@ def feed(config: PeerConfig, stopped: threading.Event) -> None:
         group_id=config.group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
+        isolation_level="read_committed",
     )
     try:
         while not stopped.is_set():

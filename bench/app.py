@@ -1,0 +1,50 @@
+"""The application that the bench drains: one row, one identity and one outgoing event per event."""
+
+from collections.abc import Iterator
+
+import msgspec
+from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
+
+from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
+from db.tables import entity_table
+from tasks.api import Effect, Emit, Entity, Event, Topic, Upsert, handles
+
+HANDLERS = "bench.app"
+TOPIC = "bench-events"
+EVENT_TYPE = "account.changed"
+SHARDS = 4
+
+account = Entity("account", shards=SHARDS)
+topics = (Topic(TOPIC, entity=account),)
+metadata = MetaData()
+
+bench_accounts = entity_table(
+    "bench_accounts",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    # What the poison event of the faults violates.
+    Column(
+        "amount_cents",
+        BigInteger,
+        CheckConstraint("amount_cents >= 0", name="amount_not_negative"),
+        nullable=False,
+    ),
+    Column("note", String(400), nullable=False),
+)
+
+
+class AccountChanged(msgspec.Struct, frozen=True):
+    """Data of `account.changed`."""
+
+    amount_cents: int
+    note: str
+
+
+@handles(EVENT_TYPE)
+def change_account(event: Event[AccountChanged]) -> Iterator[Effect]:
+    """The newest state of the account, and what others are told of it."""
+    amount, note = event.data.amount_cents, event.data.note
+    yield Upsert(bench_accounts, event.key, {"amount_cents": amount, "note": note})
+    yield Emit(
+        EMITTED_TOPIC, key=event.key, type=EMITTED_TYPE, data={"key": event.key, "amount_cents": amount}
+    )

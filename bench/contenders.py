@@ -1,0 +1,135 @@
+"""Who is measured: which processes each one consists of, and where it leaves its rows."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bench.app import SHARDS, TOPIC, account
+from bench.peers import faststream_peer, handwritten, handwritten_fold, naive
+from ops.local_run import LocalRun, RunningProcess
+
+SLUICE_GUARANTEE = (
+    "effectively once per event id, order by entity; a bad event is set aside, others go on;"
+    " any process may be killed at any time"
+)
+NAIVE_EVENTS = 20_000  # it does some 400 a second
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of a contender are. The outbox's sequence tells cheaply how far it is."""
+
+    identities: str = "sluice.processed_events"
+    outbox: str = "sluice.outbox_events"
+    rows: str = "public.bench_accounts"
+    sequence: str = "sluice.outbox_ids"
+
+
+def peer_layout(schema: str) -> Layout:
+    """Of a peer with tables of its own."""
+    names = ("processed_events", "outbox_events", "rows", "outbox_events_id_seq")
+    return Layout(*(f"{schema}.{name}" for name in names))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to bring events into Postgres. `schema` is a peer's own, None where Sluice's tables serve."""
+
+    name: str
+    guarantee: str
+    layout: Layout = Layout()
+    schema: str | None = None
+    worker_queues: tuple[tuple[str, ...], ...] = ()
+    """The queues of each of Sluice's workers; there is a bridge, too, unless `peers` are given."""
+    peers: tuple[tuple[str, ...], ...] = ()
+    """Module and arguments of each process."""
+    members: int = 1
+    """How many processes of it are members of the consumer group."""
+    celery_workers: int = 0
+    """How many of them answer a ping by Celery."""
+    max_events: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_bridge(self) -> bool:
+        """Whether it is Sluice."""
+        return not self.peers
+
+
+def sluice(name: str, workers: int, **environment: str) -> Contender:
+    """Sluice with so many workers, each with queues of its own."""
+    queues = [f"{account.name}.{shard}" for shard in range(SHARDS)]
+    return Contender(
+        name,
+        SLUICE_GUARANTEE,
+        worker_queues=tuple(tuple(queues[n::workers]) for n in range(workers)),
+        celery_workers=workers,
+        environment=environment,
+    )
+
+
+SLUICE_1 = sluice("sluice, 1 worker", 1)
+SLUICE_2 = sluice("sluice, 2 workers", 2)
+SLUICE_2_CONFLUENT = sluice("sluice, 2 workers, confluent", 2, SLUICE_KAFKA_CLIENT="confluent")
+FOLD = Contender(
+    "by hand, same fold ×2",
+    handwritten_fold.GUARANTEE,
+    peers=(("bench.peers.handwritten_fold",),) * 2,
+    members=2,
+)
+HANDWRITTEN = Contender(
+    "by hand, plain SQL ×2",
+    handwritten.GUARANTEE,
+    peer_layout(handwritten.SCHEMA),
+    handwritten.SCHEMA,
+    peers=(("bench.peers.handwritten",),) * 2,
+    members=2,
+)
+FASTSTREAM = Contender(
+    "FastStream ×2",
+    faststream_peer.GUARANTEE,
+    peer_layout(faststream_peer.SCHEMA),
+    faststream_peer.SCHEMA,
+    peers=(("bench.peers.faststream_peer",),) * 2,
+    members=2,
+)
+NAIVE = Contender(
+    "naive: a task per event",
+    naive.GUARANTEE,
+    peer_layout(naive.SCHEMA),
+    naive.SCHEMA,
+    peers=(("bench.peers.naive", "worker"), ("bench.peers.naive", "feed")),
+    celery_workers=1,
+    max_events=NAIVE_EVENTS,
+)
+CONTENDERS = (SLUICE_1, SLUICE_2, SLUICE_2_CONFLUENT, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
+
+
+class BenchRun(LocalRun):
+    """Sluice's processes, peers, and whatever else a measurement needs; all end with the `with` block."""
+
+    def start_module(self, name: str, module: str, *arguments: str) -> RunningProcess:
+        """`python -m module`, told where the topic is."""
+        told = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.group}
+        return self._start(name, [sys.executable, "-m", module, *arguments], extra=told)
+
+    def start_contender(self, contender: Contender) -> None:
+        """All its processes; they need not be ready yet."""
+        self.start_workers(contender)
+        if contender.has_bridge:
+            self.start_bridge()
+        for number, (module, *arguments) in enumerate(contender.peers, start=1):
+            self.start_module(f"peer-{number}", module, *arguments)
+
+    def start_workers(self, contender: Contender) -> None:
+        """Its workers alone."""
+        for number, queues in enumerate(contender.worker_queues, start=1):
+            self.start_worker(queues, name=f"worker-{number}")
+
+    def group_pids(self) -> dict[str, list[int]]:
+        """Pids of what was started here and runs, by kind: bridge, worker, peer, …"""
+        found: dict[str, list[int]] = {}
+        for process in self.processes:
+            if process.exit_code is None:
+                found.setdefault(process.name.partition("-")[0], []).append(process.pid)
+        return found

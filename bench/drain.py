@@ -1,0 +1,74 @@
+"""How fast a log that is already there is drained, and what it costs, contender by contender in turn."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bench.commits import read_commit_times, verify
+from bench.contenders import Contender
+from bench.events import Expected, generate_events
+from bench.ground import Ground, cpu_per_event
+from bench.log import hidden_log
+
+# The slowest contender that counts does some 300 a second on a busy machine.
+PATIENCE_SECONDS_PER_EVENT = 0.01
+PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Drain:
+    """One contender, one round. Seconds are from the log's becoming visible to the last commit."""
+
+    contender: str
+    guarantee: str
+    events: int
+    seconds: float
+    commits: int
+    cpu_us: dict[str, float]
+    """Microseconds of CPU per event, by group of processes."""
+    complaints: list[str]
+
+    @property
+    def per_second(self) -> float:
+        """Events a second."""
+        return self.events / self.seconds
+
+
+def drain_in_turns(
+    ground: Ground,
+    contenders: tuple[Contender, ...],
+    *,
+    events: int,
+    rounds: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> Iterator[Drain]:
+    """Each round drains the same events by all contenders, beginning with another one each time."""
+    for turn in range(rounds):
+        first = turn % len(contenders)
+        for contender in contenders[first:] + contenders[:first]:
+            count = min(events, contender.max_events or events)
+            drained = drain(ground, contender, count, seed)
+            verdict = "; ".join(drained.complaints) or "verified"
+            say(f"round {turn + 1}: {contender.name}: {drained.per_second:,.0f} events/s, {verdict}")
+            yield drained
+
+
+def drain(ground: Ground, contender: Contender, count: int, seed: int) -> Drain:
+    """One log, one contender, from empty to the last commit."""
+    expected = Expected()
+    events = expected.watch(generate_events(count, seed=seed))
+    with ground.site(contender) as site, hidden_log(site.servers, events) as reveal:
+        site.start()
+        before = site.cpu_seconds()
+        visible_at = reveal()
+        site.wait_drained(count, timeout_seconds=patience_seconds(count))
+        cpu = cpu_per_event(before, site.cpu_seconds(), count)
+        commits = read_commit_times(site.session, contender.layout)
+        complaints = verify(site.session, contender.layout, expected).complaints
+    seconds = commits[-1] - visible_at
+    return Drain(contender.name, contender.guarantee, count, seconds, len(commits), cpu, complaints)
+
+
+def patience_seconds(count: int) -> float:
+    """How long a drain may take before it counts as stuck."""
+    return PATIENCE_SECONDS + count * PATIENCE_SECONDS_PER_EVENT

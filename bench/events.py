@@ -1,0 +1,71 @@
+"""The bench's events from a seed, and what must be in Postgres after them. Pure."""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bench.app import EVENT_TYPE
+
+KEYS = 10_000
+NOTE_CHARACTERS = 255  # makes a value of about 430 bytes
+SMALL_NOTE_CHARACTERS = 8
+POISON_AMOUNT_CENTS = -1
+POISON_KEY = "poison"  # an account of its own, so that every other event is a neighbour
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class BenchEvent(NamedTuple):
+    """One record to produce. `number` is its place in the run, from 0; its version is one more."""
+
+    number: int
+    event_id: str
+    key: str
+    value: bytes
+
+    @property
+    def version(self) -> int:
+        """Rises over the whole run, so every event is newer than those before it and is applied."""
+        return self.number + 1
+
+
+def generate_events(
+    count: int, *, seed: int, note_characters: int = NOTE_CHARACTERS, poison_at: int | None = None
+) -> Iterator[BenchEvent]:
+    """`count` events over KEYS accounts; the same arguments, the same bytes.
+
+    Postgres refuses the one at `poison_at`.
+    """
+    rng = random.Random(seed)
+    text = "".join(rng.choices(_LETTERS, k=64 * 1024))
+    for number in range(count):
+        digits = f"{rng.getrandbits(128):032x}"
+        event_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        key, amount = f"account-{rng.randrange(KEYS):05d}", rng.randrange(10_000_000)
+        if number == poison_at:
+            key, amount = POISON_KEY, POISON_AMOUNT_CENTS
+        start = rng.randrange(len(text) - note_characters)
+        note = text[start : start + note_characters]
+        # Written by hand: json.dumps takes as long as everything else here.
+        value = (
+            f'{{"event_id":"{event_id}","type":"{EVENT_TYPE}","version":{number + 1},'
+            f'"occurred_at":"2026-01-01T00:{number // 60_000 % 60:02d}:{number // 1_000 % 60:02d}'
+            f'.{number % 1_000:03d}Z","data":{{"amount_cents":{amount},"note":"{note}"}}}}'
+        )
+        yield BenchEvent(number, event_id, key, value.encode())
+
+
+@dataclass
+class Expected:
+    """What the events that went by come to."""
+
+    events: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    """Key → version of its newest event."""
+
+    def watch(self, events: Iterable[BenchEvent]) -> Iterator[BenchEvent]:
+        """The same events, noted as they pass."""
+        for event in events:
+            self.events += 1
+            self.versions[event.key] = event.version
+            yield event

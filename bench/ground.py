@@ -1,0 +1,172 @@
+"""The ground everybody is measured on: one stack, and for each measurement an empty deployment on it."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from celery import Celery
+
+from bench.app import HANDLERS, TOPIC
+from bench.commits import count_begun, count_identities
+from bench.contenders import BenchRun, Contender
+from bench.cpu import read_times, spent_seconds
+from bench.log import PARTITIONS, is_group_settled, recreate_topic
+from bench.peers.schema import create_tables
+from db.session import Session
+from ops.deployment import Deployment
+from ops.init import initialise
+from ops.stack import Stack, StackUrls
+from tasks.handlers import Registry, collect_handlers
+
+TEMPLATE = "bench_template"
+UP_SECONDS = 60
+PING_SECONDS = 1.0
+MICROSECONDS = 1_000_000
+
+
+class Ground:
+    """A stack of the bench's own under `root`, wiped before and after."""
+
+    def __init__(self, root: Path, stack: Stack) -> None:
+        self._runs = root / "run"
+        self.stack = stack
+        self.registry: Registry = collect_handlers(HANDLERS)
+        self._sites = 0
+        shutil.rmtree(self._runs, ignore_errors=True)
+
+    def prepare(self) -> None:
+        """The services run, Postgres notes the times of commits, the template database is there."""
+        self.stack.up()
+        self._administer("ALTER SYSTEM SET track_commit_timestamp = on")
+        self.stack.stop("postgres")
+        self.stack.start("postgres")
+        self._administer(f"CREATE DATABASE {TEMPLATE}")
+        initialise(self._urls(TEMPLATE), self.registry, partitions=PARTITIONS)
+
+    @contextmanager
+    def site(self, contender: Contender) -> Iterator["Site"]:
+        """An empty topic, database and Redis for this contender. No process of it runs afterwards."""
+        self._sites += 1
+        database = f"bench_{self._sites}"
+        urls = self._urls(database)
+        recreate_topic(urls.kafka_bootstrap_servers)
+        self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
+        # What the one before left to be written is not this one's to wait for.
+        self._administer("CHECKPOINT")
+        if contender.schema is not None:
+            create_tables(urls.database_url, contender.schema)
+        folder = self._runs / f"{self._sites}-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
+        run = BenchRun(urls, folder, HANDLERS, group=database, environment=contender.environment)
+        try:
+            with run:
+                deployment = Deployment(urls, self.registry, run)
+                deployment.redis.flushall()
+                try:
+                    yield Site(self, contender, run, deployment)
+                finally:
+                    deployment.close()
+        finally:
+            self._administer(f"DROP DATABASE {database} WITH (FORCE)")
+
+    def cpu_seconds(self, run: BenchRun | None = None) -> dict[str, float]:
+        """CPU seconds so far per group of processes: the services, and those of a run."""
+        groups = {} if run is None else run.group_pids()
+        groups |= {str(s.name): [s.pid] for s in self.stack.status() if s.pid is not None}
+        times = read_times()
+        return {group: spent_seconds(times, pids) for group, pids in groups.items()}
+
+    def ask(self, statement: str) -> str:
+        """The one value of a query about the server itself."""
+        return self._administer(statement)
+
+    def _urls(self, database: str) -> StackUrls:
+        stack = self.stack
+        return StackUrls(stack.database_url(database), stack.redis_url(), stack.kafka_bootstrap_servers())
+
+    def _administer(self, statement: str) -> str:
+        session = Session(self.stack.database_url("postgres"), application_name="bench admin")
+        try:
+            with session.connection.cursor() as cursor:
+                # A checkpoint or a copy of the template may take longer than a batch may.
+                cursor.execute("SET statement_timeout = '60s'")
+                cursor.execute(statement)
+                return str(cursor.fetchone()[0]) if cursor.description else ""  # type: ignore[index]
+        finally:
+            session.close()
+
+
+@dataclass
+class Site:
+    """One contender on the ground."""
+
+    ground: Ground
+    contender: Contender
+    run: BenchRun
+    deployment: Deployment
+
+    @property
+    def session(self) -> Session:
+        """For looking."""
+        return self.deployment.session
+
+    @property
+    def servers(self) -> str:
+        """Kafka."""
+        return self.deployment.urls.kafka_bootstrap_servers
+
+    def start(self) -> None:
+        """All processes are up afterwards: partitions shared out, workers listening."""
+        self.run.start_contender(self.contender)
+        self.wait_up()
+
+    def wait_up(self) -> None:
+        """Raises NotSettled, with the ends of all logs."""
+        contender, wait = self.contender, self.deployment.wait_until
+        group = self.run.group
+        wait(
+            lambda: is_group_settled(self.servers, group, contender.members),
+            timeout_seconds=UP_SECONDS,
+            what=f"{contender.members} members of group {group} share the partitions",
+        )
+        if contender.celery_workers:
+            wait(self._workers_answer, timeout_seconds=UP_SECONDS, what="the workers answer a ping")
+        if contender.has_bridge:
+            wait(self._bridge_started, timeout_seconds=UP_SECONDS, what="the bridge started its partitions")
+
+    def wait_drained(self, count: int, *, timeout_seconds: float) -> None:
+        """Until so many events are committed. Raises NotSettled."""
+        self.wait_begun(count, timeout_seconds=timeout_seconds)
+        self.deployment.wait_until(
+            lambda: count_identities(self.session, self.contender.layout) >= count,
+            timeout_seconds=timeout_seconds,
+            what=f"{count} events are committed",
+        )
+
+    def wait_begun(self, count: int, *, timeout_seconds: float) -> None:
+        """Until about so many are. Raises NotSettled."""
+        self.deployment.wait_until(
+            lambda: count_begun(self.session, self.contender.layout) >= count,
+            timeout_seconds=timeout_seconds,
+            what=f"{count} events are begun",
+        )
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Per group of processes, so far."""
+        return self.ground.cpu_seconds(self.run)
+
+    def _workers_answer(self) -> bool:
+        with Celery(broker=self.deployment.urls.redis_url) as app:
+            return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.celery_workers
+
+    def _bridge_started(self) -> bool:
+        logs = [p.log.read_text() for p in self.run.processes if p.name == "bridge" and p.exit_code is None]
+        started = re.findall(rf"{TOPIC}\[\d+\] at", "".join(logs))
+        return len(started) >= PARTITIONS
+
+
+def cpu_per_event(before: dict[str, float], after: dict[str, float], events: int) -> dict[str, float]:
+    """Microseconds per event and group, between two accounts of the same processes."""
+    return {group: (after[group] - spent) * MICROSECONDS / events for group, spent in before.items()}

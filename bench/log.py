@@ -1,0 +1,100 @@
+"""The topic of the bench, made anew for each measurement, and a log that becomes visible in one instant.
+
+Consumers must not start on a log that is already there: a group's first member would drain alone until the
+others have joined, seconds later. Nor may it be produced while they drain: that costs their CPU. So it is
+produced in one transaction, which is committed when all are up; every contender reads committed records only.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from bench.app import TOPIC
+from bench.events import BenchEvent
+
+PARTITIONS = 12
+ANSWER_SECONDS = 30.0
+RETRY_SECONDS = 0.1
+TRANSACTION_TIMEOUT_MS = 900_000  # the longest the broker allows
+MAX_QUEUED = 100_000  # records in the producer's own memory
+POLL_EVERY = 10_000  # records between two looks at what was acknowledged
+
+
+def recreate_topic(bootstrap_servers: str) -> None:
+    """The topic is there and empty. Nobody may consume it meanwhile."""
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    if TOPIC in admin.list_topics(timeout=ANSWER_SECONDS).topics:
+        admin.delete_topics([TOPIC])[TOPIC].result(ANSWER_SECONDS)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(ANSWER_SECONDS)
+            break
+        except KafkaException as error:
+            # A deletion is acknowledged before it is done.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+    while len(_partitions(admin)) < PARTITIONS:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"topic {TOPIC} is not usable")
+        time.sleep(RETRY_SECONDS)
+
+
+def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
+    """Whether so many members share all partitions, each having some."""
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    try:
+        found = admin.describe_consumer_groups([group])[group].result(ANSWER_SECONDS)
+    except KafkaException:
+        return False  # It is there when its first member is.
+    shares = [len(member.assignment.topic_partitions) for member in found.members]
+    stable = found.state is ConsumerGroupState.STABLE
+    return stable and len(shares) == members and min(shares) > 0 and sum(shares) == PARTITIONS
+
+
+@contextmanager
+def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator[Callable[[], float]]:
+    """Produces the events; calling what is yielded makes them all visible and returns when it began."""
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "transactional.id": f"bench-{uuid.uuid4()}",
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            "partitioner": "murmur2_random",
+            "linger.ms": 5,
+            "queue.buffering.max.messages": 2 * MAX_QUEUED,
+        }
+    )
+    producer.init_transactions(ANSWER_SECONDS)
+    producer.begin_transaction()
+    for event in events:
+        producer.produce(TOPIC, event.value, event.key.encode())
+        if event.number % POLL_EVERY == 0:
+            while len(producer) > MAX_QUEUED:
+                producer.poll(RETRY_SECONDS)
+    producer.flush(ANSWER_SECONDS)
+    revealed = False
+
+    def reveal() -> float:
+        nonlocal revealed
+        began_at = time.time()
+        producer.commit_transaction(ANSWER_SECONDS)
+        revealed = True
+        return began_at
+
+    try:
+        yield reveal
+    finally:
+        if not revealed:
+            producer.abort_transaction(ANSWER_SECONDS)
+
+
+def _partitions(admin: AdminClient) -> list[int]:
+    topics = admin.list_topics(topic=TOPIC, timeout=ANSWER_SECONDS).topics
+    return [number for number, found in topics[TOPIC].partitions.items() if found.leader >= 0]

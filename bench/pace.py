@@ -1,0 +1,60 @@
+"""`python -m bench.pace`: an open loop. Each event is sent at its own time, however late the others are."""
+
+import argparse
+import time
+from collections.abc import Iterator
+
+from confluent_kafka import Producer
+
+from bench.app import TOPIC
+from bench.events import BenchEvent, generate_events
+
+LINGER_MS = 1
+LONGEST_NAP_SECONDS = 0.0005
+FLUSH_SECONDS = 30.0
+
+
+def scheduled_at(number: int, *, start_at: float, rate: float) -> float:
+    """When the event of this number is to be sent, in seconds since 1970."""
+    return start_at + number / rate
+
+
+def due_events(events: Iterator[BenchEvent], *, start_at: float, rate: float) -> Iterator[BenchEvent | None]:
+    """Events whose time has come, and None whenever there is none yet."""
+    for event in events:
+        while time.time() < scheduled_at(event.number, start_at=start_at, rate=rate):
+            yield None
+        yield event
+
+
+def main() -> None:
+    """Sends them all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bootstrap-servers", required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True, help="events a second")
+    parser.add_argument("--start-at", type=float, required=True, help="seconds since 1970")
+    parser.add_argument("--poison-at", type=int, help="number of the event that Postgres refuses")
+    options = parser.parse_args()
+    producer = Producer(
+        {
+            "bootstrap.servers": options.bootstrap_servers,
+            "partitioner": "murmur2_random",
+            "linger.ms": LINGER_MS,
+            "enable.idempotence": True,
+        }
+    )
+    # Made before the start: making them is none of their delay.
+    events = list(generate_events(options.count, seed=options.seed, poison_at=options.poison_at))
+    for event in due_events(iter(events), start_at=options.start_at, rate=options.rate):
+        if event is None:
+            producer.poll(0)
+            time.sleep(LONGEST_NAP_SECONDS)
+        else:
+            producer.produce(TOPIC, event.value, event.key.encode())
+    producer.flush(FLUSH_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Peer: the same consumer written by hand, but with Sluice's own decoding, handlers, fold and tables.
+
+What it lacks is all that brings the events here safely: the guard, queues, workers, the redo event by event.
+The difference to Sluice is therefore the price of just that.
+"""
+
+import gc
+import signal
+import threading
+from types import FrameType
+
+from kafka import KafkaConsumer
+
+from bench.app import HANDLERS
+from bench.peers.config import PeerConfig, read_config
+from bench.peers.group_poll import poll_group
+from bench.peers.handwritten import MAX_RECORDS
+from db.session import Session
+from tasks.apply import CHECK_CONSTRAINTS
+from tasks.decode import decode
+from tasks.fold import fold
+from tasks.handlers import Registry, collect_handlers
+from tasks.plan import Planned, plan_event
+from tasks.store import Store
+from tasks.wire import Record
+
+GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"
+QUEUE, ENTITY = "bench.by-hand", "account"
+TOPIC_ID = "by-hand"  # a part of the identity of records without an event id, of which there are none
+
+
+def main() -> None:
+    """Consumes until SIGTERM."""
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    run(read_config("fold"), collect_handlers(HANDLERS), stopped)
+
+
+def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> None:
+    """Polls, writes, commits offsets: until `stopped`. An error ends it; the next starts at the commit."""
+    consumer = KafkaConsumer(
+        config.topic,
+        bootstrap_servers=config.bootstrap_servers.split(","),
+        group_id=config.group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        max_poll_records=MAX_RECORDS,
+        fetch_min_bytes=65_536,
+        fetch_max_wait_ms=10,
+    )
+    session = Session(config.database_url, application_name="bench_fold", hot=True)
+    # As Sluice's worker does.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        while not stopped.is_set():
+            run_once(consumer, session, registry)
+    finally:
+        consumer.close(autocommit=False)
+        session.close()
+
+
+def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> int:
+    """One poll, one transaction, one commit of offsets. Returns how many records it was."""
+    polled = poll_group(consumer)
+    planned = [
+        _plan(registry, r.topic, r.partition, Record(r.offset, r.timestamp, r.key, r.value, list(r.headers)))
+        for records in polled.values()
+        for r in records
+    ]
+    if planned:
+        with session.transaction():
+            store = Store(session, registry)
+            memory = store.load(planned)
+            folded = fold(planned, memory)
+            store.write_back(QUEUE, ENTITY, memory, folded)
+            session.command(CHECK_CONSTRAINTS)
+        consumer.commit()
+    return len(planned)
+
+
+def _plan(registry: Registry, topic: str, partition: int, record: Record) -> Planned:
+    declared = registry.topics[topic]
+    return plan_event(registry, declared, decode(declared, TOPIC_ID, partition, record))
+
+
+if __name__ == "__main__":
+    main()
