@@ -126,6 +126,8 @@ class ConfluentConsumer:
         with _translated():
             self._consumer.incremental_unassign([TopicPartition(*place)])
             self._consumer.incremental_assign([TopicPartition(*place, offset)])
+            # The pause outlives the assignment.
+            self._consumer.resume([TopicPartition(*place)])
         self._paused.discard(place)
 
     def position(self, place: Place) -> int | None:
