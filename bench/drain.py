@@ -8,6 +8,7 @@ from bench.contenders import Contender
 from bench.events import Expected, generate_events
 from bench.ground import Ground, cpu_per_event
 from bench.log import hidden_log
+from ops.deployment import NotSettled
 
 # The slowest contender that counts does some 300 a second on a busy machine.
 PATIENCE_SECONDS_PER_EVENT = 0.01
@@ -42,12 +43,23 @@ def drain_in_turns(
     seed: int,
     say: Callable[[str], None],
 ) -> Iterator[Drain]:
-    """Each round drains the same events by all contenders, beginning with another one each time."""
+    """Each round drains the same events by all contenders, beginning with another one each time.
+
+    One that gets stuck is measured no more; the others go on.
+    """
+    stuck: set[str] = set()
     for turn in range(rounds):
         first = turn % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
+            if contender.name in stuck:
+                continue
             count = min(events, contender.max_events or events)
-            drained = drain(ground, contender, count, seed)
+            try:
+                drained = drain(ground, contender, count, seed)
+            except NotSettled as error:
+                stuck.add(contender.name)
+                say(f"round {turn + 1}: {contender.name}: stuck: {error}")
+                continue
             verdict = "; ".join(drained.complaints) or "verified"
             say(f"round {turn + 1}: {contender.name}: {drained.per_second:,.0f} events/s, {verdict}")
             yield drained

@@ -136,9 +136,10 @@ class Site:
         if contender.has_bridge:
             wait(self._bridge_started, timeout_seconds=UP_SECONDS, what="the bridge started its partitions")
 
-    def wait_drained(self, count: int, *, timeout_seconds: float) -> None:
-        """Until so many events are committed. Raises NotSettled."""
-        self.wait_begun(count, timeout_seconds=timeout_seconds)
+    def wait_drained(self, count: int, *, timeout_seconds: float, dead: int = 0) -> None:
+        """Until so many events are committed, so many of them as dead letters. Raises NotSettled."""
+        # Counting costs; so it begins when it is nearly over. A dead event draws no id.
+        self.wait_begun(count - dead, timeout_seconds=timeout_seconds)
         self.deployment.wait_until(
             lambda: count_identities(self.session, self.contender.layout) >= count,
             timeout_seconds=timeout_seconds,

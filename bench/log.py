@@ -18,6 +18,7 @@ from bench.app import TOPIC
 from bench.events import BenchEvent
 
 PARTITIONS = 12
+LOG_NOTHING = 0  # of syslog: what a client says of its own end is no news
 ANSWER_SECONDS = 30.0
 RETRY_SECONDS = 0.1
 TRANSACTION_TIMEOUT_MS = 900_000  # the longest the broker allows
@@ -27,7 +28,7 @@ POLL_EVERY = 10_000  # records between two looks at what was acknowledged
 
 def recreate_topic(bootstrap_servers: str) -> None:
     """The topic is there and empty. Nobody may consume it meanwhile."""
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     if TOPIC in admin.list_topics(timeout=ANSWER_SECONDS).topics:
         admin.delete_topics([TOPIC])[TOPIC].result(ANSWER_SECONDS)
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -48,7 +49,7 @@ def recreate_topic(bootstrap_servers: str) -> None:
 
 def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
     """Whether so many members share all partitions, each having some."""
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     try:
         found = admin.describe_consumer_groups([group])[group].result(ANSWER_SECONDS)
     except KafkaException:
@@ -64,6 +65,7 @@ def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
+            "log_level": LOG_NOTHING,
             "transactional.id": f"bench-{uuid.uuid4()}",
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             "partitioner": "murmur2_random",

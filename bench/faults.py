@@ -1,0 +1,177 @@
+"""What is done to Sluice in the middle of a drain, and how long nothing is committed because of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from bench.commits import read_commit_times, read_queue_commit_times, verify
+from bench.contenders import SLUICE_2
+from bench.drain import patience_seconds
+from bench.events import Expected, generate_events
+from bench.figures import first_after, largest_gap
+from bench.ground import Ground, Site
+from bench.latency import send_and_wait
+from bench.log import hidden_log
+from db.session import Statement
+from ops.local_run import RunningProcess
+
+HARM_AT_SHARE = 0.25  # of the events begun: late enough to flow, early enough to go on for long
+START_SECONDS = 60.0
+POISON_EVENTS = 2_400
+POISON_RATE = 1_000.0
+
+# Notes every update that would bring a row back to an older version.
+WATCH_VERSIONS = """
+CREATE TABLE went_back (key text, before bigint, after bigint);
+CREATE FUNCTION note_going_back() RETURNS trigger LANGUAGE plpgsql AS
+'BEGIN INSERT INTO went_back VALUES (old.key, old.version, new.version); RETURN NULL; END';
+CREATE TRIGGER watch_versions AFTER UPDATE ON bench_accounts FOR EACH ROW
+WHEN (new.version < old.version) EXECUTE FUNCTION note_going_back();
+"""
+COUNT_WENT_BACK = Statement("went_back", "SELECT count(*) FROM went_back")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: what was measured, and complaints about what was left in Postgres."""
+
+    name: str
+    figures: dict[str, float]
+    complaints: list[str]
+
+
+class Harmed(NamedTuple):
+    """A site in mid-drain, and what its events come to. Leaving the block waits for the end."""
+
+    site: Site
+    figures: dict[str, float]
+    complaints: list[str]
+
+
+def play_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Iterator[Fault]:
+    """All faults, each on a deployment of its own."""
+    for name, play in FAULTS.items():
+        fault = play(ground, name, events, seed)
+        figures = ", ".join(f"{what} {value:.2f}" for what, value in fault.figures.items())
+        say(f"{name}: {figures}; {'; '.join(fault.complaints) or 'verified'}")
+        yield fault
+
+
+def wipe_redis(ground: Ground, name: str, events: int, seed: int) -> Fault:
+    """FLUSHALL."""
+    with _drain_half_way(ground, events, seed) as harmed:
+        harmed.site.deployment.redis.flushall()
+        wiped_at = time.time()
+        _wait_drained(harmed.site, events)
+        commits = read_commit_times(harmed.site.session, SLUICE_2.layout)
+        harmed.figures["longest gap, s"] = largest_gap(commits, wiped_at).seconds
+    return Fault(name, harmed.figures, harmed.complaints)
+
+
+def kill_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
+    """kill -9 of one of two workers; another one for its queues at once."""
+    with _drain_half_way(ground, events, seed) as harmed:
+        site, queues = harmed.site, SLUICE_2.worker_queues[0]
+        next(p for p in site.run.processes if p.name == "worker-1").kill()
+        killed_at = time.time()
+        new = site.run.start_worker(queues, name="worker-1")
+        ready_at = _wait_logged(site, new, "ready.")
+        _wait_drained(site, events)
+        resumed_at = first_after(read_queue_commit_times(site.session, queues), killed_at)
+        if resumed_at is None:
+            harmed.complaints.append("its queues never flowed again: too few events")
+        else:
+            harmed.figures["from kill, s"] = resumed_at - killed_at
+            harmed.figures["from first poll, s"] = max(0.0, resumed_at - ready_at)
+    return Fault(name, harmed.figures, harmed.complaints)
+
+
+def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
+    """kill -9 of the bridge; another one at once. What the dead one had sent may be applied meanwhile."""
+    with _drain_half_way(ground, events, seed, watch_versions=True) as harmed:
+        site = harmed.site
+        next(p for p in site.run.processes if p.name == "bridge").kill()
+        killed_at = time.time()
+        new = site.run.start_bridge()
+        started_at = _wait_logged(site, new, "partitions started")
+        _wait_drained(site, events)
+        commits = read_commit_times(site.session, SLUICE_2.layout)
+        # Before it has its partitions, what is committed was read by the dead one.
+        resumed_at = first_after(commits, started_at)
+        if resumed_at is None:
+            harmed.complaints.append("nothing was left for the new bridge: too few events")
+        else:
+            harmed.figures["from kill to its first commit, s"] = resumed_at - killed_at
+        harmed.figures["longest gap, s"] = largest_gap(commits, killed_at).seconds
+        ((went_back,),) = site.session.run(COUNT_WENT_BACK)
+        harmed.figures["rows that went back"] = went_back
+    return Fault(name, harmed.figures, harmed.complaints)
+
+
+def send_poison(ground: Ground, name: str, _events: int, seed: int) -> Fault:
+    """One event among many that Postgres refuses when its row is written."""
+    poison_at = POISON_EVENTS // 2
+    with ground.site(SLUICE_2) as site:
+        site.start()
+        waits = send_and_wait(site, count=POISON_EVENTS, rate=POISON_RATE, seed=seed, poison_at=poison_at)
+        outcomes = site.deployment.outcomes()
+    longest = max(wait for event, wait in waits if event.number != poison_at)
+    wanted = {"applied": POISON_EVENTS - 1, "dead": 1}
+    complaints = [] if outcomes == wanted else [f"expected {wanted}, counted {dict(outcomes)}"]
+    return Fault(name, {"longest wait of a neighbour, s": longest}, complaints)
+
+
+FAULTS: dict[str, Callable[[Ground, str, int, int], Fault]] = {
+    "Redis wiped": wipe_redis,
+    "kill -9 of a worker": kill_worker,
+    "kill -9 of the bridge": kill_bridge,
+    "a poison event": send_poison,
+}
+
+
+@contextmanager
+def _drain_half_way(
+    ground: Ground, events: int, seed: int, *, watch_versions: bool = False
+) -> Iterator[Harmed]:
+    expected = Expected()
+    made = expected.watch(generate_events(events, seed=seed))
+    with ground.site(SLUICE_2) as site, hidden_log(site.servers, made) as reveal:
+        if watch_versions:
+            site.session.command(WATCH_VERSIONS)
+        site.start()
+        reveal()
+        site.wait_begun(int(events * HARM_AT_SHARE), timeout_seconds=patience_seconds(events))
+        harmed = Harmed(site, {}, [])
+        yield harmed
+        harmed.complaints.extend(verify(site.session, SLUICE_2.layout, expected).complaints)
+
+
+def _wait_drained(site: Site, events: int) -> None:
+    site.wait_drained(events, timeout_seconds=patience_seconds(events))
+
+
+def _wait_logged(site: Site, process: RunningProcess, event: str) -> float:
+    """When the process logged this, in seconds since 1970."""
+    site.deployment.wait_until(
+        lambda: logged_at(process.log.read_text(), event) is not None,
+        timeout_seconds=START_SECONDS,
+        what=f"{process.name} logs {event!r}",
+    )
+    found = logged_at(process.log.read_text(), event)
+    assert found is not None
+    return found
+
+
+def logged_at(log: str, event: str) -> float | None:
+    """The time of the first structured line whose event ends so, in seconds since 1970."""
+    for line in log.splitlines():
+        if line.startswith("{") and line.endswith("}"):
+            fields = msgspec.json.decode(line)
+            if str(fields.get("event", "")).endswith(event):
+                return datetime.fromisoformat(fields["timestamp"]).timestamp()
+    return None

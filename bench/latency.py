@@ -1,0 +1,72 @@
+"""How long an event takes from its scheduled send to its commit, at a rate that waits for nobody."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.commits import read_event_times
+from bench.contenders import FOLD, SLUICE_2, SLUICE_2_CONFLUENT, Contender
+from bench.events import BenchEvent, generate_events
+from bench.figures import percentile
+from bench.ground import Ground, Site
+from bench.pace import scheduled_at
+
+RATES = (1_000, 5_000)
+CONTENDERS = (SLUICE_2, SLUICE_2_CONFLUENT, FOLD)
+WARM_UP_SECONDS = 3  # left out: first connections, first plans, empty tables
+HEAD_START_SECONDS = 3.0  # for the sender to make its events
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One contender at one rate, in milliseconds."""
+
+    contender: str
+    rate: int
+    events: int
+    p50_ms: float
+    p99_ms: float
+    most_ms: float
+
+
+def measure_latencies(ground: Ground, *, seconds: int, seed: int) -> Iterator[Latency]:
+    """Every contender at every rate, for so long after the warm-up."""
+    for rate in RATES:
+        for contender in CONTENDERS:
+            yield _measure(ground, contender, rate, seconds, seed)
+
+
+def _measure(ground: Ground, contender: Contender, rate: int, seconds: int, seed: int) -> Latency:
+    count = rate * (WARM_UP_SECONDS + seconds)
+    with ground.site(contender) as site:
+        site.start()
+        waits = send_and_wait(site, count=count, rate=rate, seed=seed)
+    measured = [wait for event, wait in waits if event.number >= rate * WARM_UP_SECONDS]
+    return Latency(
+        contender.name,
+        rate,
+        len(measured),
+        percentile(measured, 0.5) * 1_000,
+        percentile(measured, 0.99) * 1_000,
+        max(measured) * 1_000,
+    )
+
+
+def send_and_wait(
+    site: Site, *, count: int, rate: float, seed: int, poison_at: int | None = None
+) -> list[tuple[BenchEvent, float]]:
+    """Has another process send the events; each with its seconds from scheduled send to commit."""
+    start_at = time.time() + HEAD_START_SECONDS
+    options = {"count": count, "seed": seed, "rate": rate, "start-at": start_at}
+    if poison_at is not None:
+        options["poison-at"] = poison_at
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    site.run.start_module("sender", "bench.pace", f"--bootstrap-servers={site.servers}", *arguments)
+    dead = 0 if poison_at is None else 1
+    site.wait_drained(count, timeout_seconds=count / rate + PATIENCE_SECONDS, dead=dead)
+    times = read_event_times(site.session, site.contender.layout)
+    return [
+        (event, times[event.event_id] - scheduled_at(event.number, start_at=start_at, rate=rate))
+        for event in generate_events(count, seed=seed, poison_at=poison_at)
+    ]

@@ -1,0 +1,62 @@
+"""What one event costs Postgres by the size of its batch: the applier alone, without Kafka and Celery."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.app import SHARDS, TOPIC, account
+from bench.contenders import SLUICE_1
+from bench.events import BenchEvent, generate_events
+from bench.ground import MICROSECONDS, Ground, Site
+from db.progress import TopicStart, register_topic
+from db.session import Session
+from tasks.apply import Applier
+from tasks.wire import Record, Slice
+
+BATCH_SIZES = (200, 500)
+EVENTS = 40_000
+TOPIC_ID = "of-the-bench"
+EPOCH = 1
+QUEUES = [f"{account.name}.{shard}" for shard in range(SHARDS)]
+
+
+@dataclass(frozen=True)
+class PostgresCost:
+    """One size, one round: microseconds of all Postgres processes, and of the applier, per event."""
+
+    batch_events: int
+    postgres_us: float
+    applier_us: float
+
+
+def measure_in_turns(ground: Ground, *, rounds: int, seed: int) -> Iterator[PostgresCost]:
+    """Every size in every round, in turns, each on tables that are empty at first."""
+    events = list(generate_events(EVENTS, seed=seed))
+    for turn in range(rounds):
+        for batch_events in BATCH_SIZES if turn % 2 == 0 else BATCH_SIZES[::-1]:
+            with ground.site(SLUICE_1) as site:
+                yield _measure(site, events, batch_events)
+
+
+def _measure(site: Site, events: list[BenchEvent], batch_events: int) -> PostgresCost:
+    lanes = dict.fromkeys(range(SHARDS), 0)
+    register_topic(site.session, TopicStart(TOPIC, TOPIC_ID, account.name, SHARDS, lanes))
+    session = Session(site.deployment.urls.database_url, application_name="bench applier", hot=True)
+    applier = Applier(session, site.ground.registry)
+    records = [Record(e.number, 0, e.key.encode(), e.value, []) for e in events]
+    before = site.ground.cpu_seconds()["postgres"]
+    started = time.process_time()
+    previous = dict.fromkeys(lanes, -1)
+    for number, first in enumerate(range(0, len(records), batch_events)):
+        # One lane per queue: batches follow each other as a worker's do, over several queues.
+        lane, part = number % SHARDS, records[first : first + batch_events]
+        piece = Slice(TOPIC, TOPIC_ID, lane, EPOCH, previous[lane], part)
+        applied = applier.apply(QUEUES[lane], [piece])
+        if applied is None or applied.outcomes["applied"] != len(part):
+            raise RuntimeError(f"a batch of the bench was not applied: {applied}")
+        previous[lane] = piece.last
+    spent = time.process_time() - started
+    postgres = site.ground.cpu_seconds()["postgres"] - before
+    session.close()
+    per_event = MICROSECONDS / len(records)
+    return PostgresCost(batch_events, postgres * per_event, spent * per_event)
