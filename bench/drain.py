@@ -21,6 +21,7 @@ class Drain:
 
     contender: str
     guarantee: str
+    turn: int
     events: int
     seconds: float
     commits: int
@@ -55,7 +56,7 @@ def drain_in_turns(
                 continue
             count = min(events, contender.max_events or events)
             try:
-                drained = drain(ground, contender, count, seed)
+                drained = drain(ground, contender, count, seed, turn)
             except NotSettled as error:
                 stuck.add(contender.name)
                 say(f"round {turn + 1}: {contender.name}: stuck: {error}")
@@ -65,7 +66,7 @@ def drain_in_turns(
             yield drained
 
 
-def drain(ground: Ground, contender: Contender, count: int, seed: int) -> Drain:
+def drain(ground: Ground, contender: Contender, count: int, seed: int, turn: int) -> Drain:
     """One log, one contender, from empty to the last commit."""
     expected = Expected()
     events = expected.watch(generate_events(count, seed=seed))
@@ -78,7 +79,7 @@ def drain(ground: Ground, contender: Contender, count: int, seed: int) -> Drain:
         commits = read_commit_times(site.session, contender.layout)
         complaints = verify(site.session, contender.layout, expected).complaints
     seconds = commits[-1] - visible_at
-    return Drain(contender.name, contender.guarantee, count, seconds, len(commits), cpu, complaints)
+    return Drain(contender.name, contender.guarantee, turn, count, seconds, len(commits), cpu, complaints)
 
 
 def patience_seconds(count: int) -> float:

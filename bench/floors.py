@@ -1,0 +1,110 @@
+"""What the figures must reach, as ratios within one run where that is possible. Pure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench.contenders import FOLD, NAIVE, SLUICE_1, SLUICE_2, SLUICE_2_CONFLUENT
+from bench.drain import Drain
+from bench.faults import Fault
+from bench.latency import Latency
+from bench.memory import Memory
+from bench.postgres_cost import PostgresCost
+
+SLUICES = (SLUICE_1.name, SLUICE_2.name, SLUICE_2_CONFLUENT.name)
+MEMORY_MARGIN = 1.5  # Python's objects beside the raw bytes that a bridge counts
+
+
+@dataclass(frozen=True)
+class Floor:
+    """One promise about speed: what was measured beside what is wanted."""
+
+    what: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
+    """Against the naive way and against the same fold without Celery, and a smoke alarm."""
+    for name in SLUICES:
+        rates = [drain.per_second for drain in drains if drain.contender == name]
+        if not rates:
+            continue
+        if name != SLUICE_1.name:
+            yield from _ratio_floor(drains, name, NAIVE.name, 15)
+            yield from _ratio_floor(drains, name, FOLD.name, 0.65)
+        yield at_least(f"{name}: events/s (smoke alarm)", 12_000, median(rates))
+
+
+def _ratio_floor(drains: Sequence[Drain], name: str, base: str, floor: float) -> Iterator[Floor]:
+    ratios = turn_ratios(drains, name, base)
+    if ratios:
+        yield at_least(f"{name} ÷ {base}", floor, median(ratios))
+
+
+def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
+    """Speed of one contender over that of another, round by round: what slows a round slows both."""
+    rates = {(drain.contender, drain.turn): drain.per_second for drain in drains}
+    return [
+        rate / rates[base, turn]
+        for (contender, turn), rate in sorted(rates.items())
+        if contender == name and (base, turn) in rates
+    ]
+
+
+def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
+    """Scheduled send to commit, of Sluice with either client."""
+    wanted = {1_000: (80, 150), 5_000: (120, 400)}
+    for one in latencies:
+        if one.contender in SLUICES:
+            p50, p99 = wanted[one.rate]
+            yield at_most(f"{one.contender}: p50 at {one.rate:,}/s, ms", p50, one.p50_ms)
+            yield at_most(f"{one.contender}: p99 at {one.rate:,}/s, ms", p99, one.p99_ms)
+
+
+FAULT_FLOORS = {
+    ("Redis wiped", "longest gap, s"): 1.0,
+    ("kill -9 of a worker", "from first poll, s"): 1.0,
+    ("kill -9 of the bridge", "from kill to its first commit, s"): 5.0,
+    ("kill -9 of the bridge", "rows that went back"): 0.0,
+    ("a poison event", "longest wait of a neighbour, s"): 2.0,
+}
+
+
+def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:
+    """How long nothing flows; a fault that was not measured is not met."""
+    found = {(fault.name, what): value for fault in faults for what, value in fault.figures.items()}
+    for place, most in FAULT_FLOORS.items():
+        yield at_most(": ".join(place), most, found.get(place, float("nan")))
+
+
+def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
+    """Postgres' CPU per event, and that larger batches are not dearer."""
+    by_size = {
+        size: median(cost.postgres_us for cost in costs if cost.batch_events == size)
+        for size in sorted({cost.batch_events for cost in costs})
+    }
+    for size, cost in by_size.items():
+        yield at_most(f"Postgres: µs per event, batches of {size}", 55, cost)
+    small, *_, large = by_size
+    yield at_most(f"Postgres: cost at {large} ÷ cost at {small}", 1.05, by_size[large] / by_size[small])
+
+
+def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
+    """The bridge holds its budget and no more; the worker does not grow while it drains."""
+    held = memory.bridge_peak - memory.bridge_at_start
+    yield at_most("bridge: MiB over its start, a million events waiting", budget_mib * MEMORY_MARGIN, held)
+    yield at_most(
+        "worker: peak after all ÷ peak after a fifth", 1.25, memory.worker_peak / memory.worker_peak_early
+    )
+
+
+def at_least(what: str, floor: float, measured: float) -> Floor:
+    """Met if the figure is not below."""
+    return Floor(what, f"≥ {floor:,g}", f"{measured:,.2f}", measured >= floor)
+
+
+def at_most(what: str, ceiling: float, measured: float) -> Floor:
+    """Met if the figure is not above."""
+    return Floor(what, f"≤ {ceiling:,g}", f"{measured:,.2f}", measured <= ceiling)

@@ -1,0 +1,120 @@
+"""The figures as tables for a terminal."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from rich.table import Table
+
+from bench.contenders import FOLD, NAIVE
+from bench.drain import Drain
+from bench.faults import Fault
+from bench.figures import spread
+from bench.floors import Floor, turn_ratios
+from bench.latency import Latency
+from bench.memory import Memory
+from bench.postgres_cost import PostgresCost
+
+
+def drain_table(drains: Sequence[Drain]) -> Table:
+    """Events a second, ratios round by round, and what each contender guarantees."""
+    table = _table(
+        "Drain of a log that is there", "who", "events", "events/s min", "median", "max",
+        "÷ naive", "÷ same fold", "events a commit", "verified", "guarantee",
+    )  # fmt: skip
+    for name, found in _by_contender(drains).items():
+        rates = spread([drain.per_second for drain in found])
+        table.add_row(
+            name,
+            f"{found[0].events:,}",
+            *(f"{rate:,.0f}" for rate in (rates.least, rates.middle, rates.most)),
+            _median_ratio(drains, name, NAIVE.name),
+            _median_ratio(drains, name, FOLD.name),
+            f"{median(drain.events / drain.commits for drain in found):,.0f}",
+            "yes" if not any(drain.complaints for drain in found) else "NO",
+            found[0].guarantee,
+        )
+    return table
+
+
+def cpu_table(drains: Sequence[Drain]) -> Table:
+    """Microseconds of CPU per event by group of processes, the median of the rounds."""
+    groups = sorted({group for drain in drains for group in drain.cpu_us})
+    table = _table("CPU per event while draining, µs", "who", *groups, "all")
+    for name, found in _by_contender(drains).items():
+        costs = [median(drain.cpu_us.get(group, 0.0) for drain in found) for group in groups]
+        table.add_row(name, *(f"{cost:.0f}" if cost else "" for cost in costs), f"{sum(costs):.0f}")
+    return table
+
+
+def latency_table(latencies: Iterable[Latency]) -> Table:
+    """Scheduled send to commit, in milliseconds."""
+    table = _table(
+        "Scheduled send to commit, open loop, ms", "who", "events/s", "events", "p50", "p99", "most"
+    )
+    for one in latencies:
+        figures = (f"{value:.0f}" for value in (one.p50_ms, one.p99_ms, one.most_ms))
+        table.add_row(one.contender, f"{one.rate:,}", f"{one.events:,}", *figures)
+    return table
+
+
+def fault_table(faults: Iterable[Fault]) -> Table:
+    """What each fault cost."""
+    table = _table("Faults in mid-drain", "fault", "figure", "value", "verified")
+    for fault in faults:
+        for what, value in fault.figures.items():
+            table.add_row(fault.name, what, f"{value:.2f}", "NO" if fault.complaints else "yes")
+    return table
+
+
+def cost_table(costs: Sequence[PostgresCost]) -> Table:
+    """What an event costs Postgres and the applier, by the size of the batch."""
+    table = _table("Cost per event, µs of CPU", "events a batch", "Postgres min", "median", "max", "applier")
+    for size in sorted({cost.batch_events for cost in costs}):
+        found = [cost for cost in costs if cost.batch_events == size]
+        all_of_it = spread([cost.postgres_us for cost in found])
+        figures = (all_of_it.least, all_of_it.middle, all_of_it.most, median(c.applier_us for c in found))
+        table.add_row(str(size), *(f"{value:.1f}" for value in figures))
+    return table
+
+
+def memory_table(memory: Memory) -> Table:
+    """Resident memory in MiB."""
+    table = _table(f"Memory while {memory.waiting_events:,} events wait, MiB", "process", "when", "MiB")
+    drained = f"{memory.drained_events:,} drained"
+    for process, when, value in (
+        ("bridge", "at start", memory.bridge_at_start),
+        ("bridge", "peak, nothing drained", memory.bridge_peak),
+        ("bridge", f"peak, {drained}", memory.bridge_peak_draining),
+        ("worker", "peak, a fifth of them drained", memory.worker_peak_early),
+        ("worker", f"peak, {drained}", memory.worker_peak),
+    ):
+        table.add_row(process, when, f"{value:.0f}")
+    return table
+
+
+def floor_table(floors: Iterable[Floor]) -> Table:
+    """What is wanted beside what was measured."""
+    table = _table("Floors", "what", "wanted", "measured", "met")
+    for floor in floors:
+        table.add_row(floor.what, floor.wanted, floor.measured, "yes" if floor.met else "[red]NO[/red]")
+    return table
+
+
+def _by_contender(drains: Iterable[Drain]) -> dict[str, list[Drain]]:
+    found: defaultdict[str, list[Drain]] = defaultdict(list)
+    for drain in drains:
+        found[drain.contender].append(drain)
+    return found
+
+
+def _median_ratio(drains: Sequence[Drain], name: str, base: str) -> str:
+    ratios = turn_ratios(drains, name, base)
+    return f"{median(ratios):.2f}" if ratios else ""
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
