@@ -47,6 +47,11 @@ def _payment(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
     return OutgoingRecord("payments", f"pay-{number}", event(rng, "payment.received", data, number=number))
 
 
+def _capture(rng: random.Random, number: int, _keys: int) -> OutgoingRecord:
+    data = {"amount_cents": rng.randint(1, 100_000)}
+    return OutgoingRecord("captures", f"pay-{number}", event(rng, "payment.approved", data, number=number))
+
+
 def _balance(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
     data = {"balance_cents": rng.randint(0, 10_000_000)}
     return OutgoingRecord(
@@ -79,6 +84,7 @@ def _user(rng: random.Random, number: int, keys: int) -> OutgoingRecord:
 
 KINDS: dict[str, Callable[[random.Random, int, int], OutgoingRecord]] = {
     "payments": _payment,
+    "captures": _capture,
     "balances": _balance,
     "stock": _stock,
     "orders": _order,

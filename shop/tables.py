@@ -19,6 +19,19 @@ transactions = entity_table(
     ),
 )
 
+# The decision to capture, not its result: what became of the call is told by the ledger of side effects.
+captures = entity_table(
+    "captures",
+    metadata,
+    Column("payment_id", String(64), primary_key=True),
+    Column(
+        "amount_cents",
+        BigInteger,
+        CheckConstraint("amount_cents > 0", name="capture_positive"),
+        nullable=False,
+    ),
+)
+
 # The clock of the source decides which balance is newer: versions are timestamps.
 account_balances = entity_table(
     "account_balances",

@@ -10,6 +10,8 @@ user = Entity("user")
 
 topics = (
     Topic("payments", entity=payment),
+    # Also keyed by payment: so a payment and its capture share a queue, and are applied one at a time.
+    Topic("captures", entity=payment),
     Topic("balances", entity=balance),
     Topic("stock-updates", entity=stock),
     Topic("orders", entity=order, ignores=("order.viewed",)),

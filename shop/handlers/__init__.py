@@ -1,7 +1,8 @@
 """The shop's handlers, topics and effects in one place: the module that SLUICE_HANDLERS names."""
 
-from shop.effects import send_email
+from shop.effects import capture_payment, send_email
 from shop.handlers.balances import set_balance
+from shop.handlers.captures import capture_approved
 from shop.handlers.orders import place_order
 from shop.handlers.payments import receive_payment
 from shop.handlers.stock import receive_stock, sell_stock
@@ -9,6 +10,8 @@ from shop.handlers.users import change_user, delete_user, replace_user
 from shop.topics import topics
 
 __all__ = [
+    "capture_approved",
+    "capture_payment",
     "change_user",
     "delete_user",
     "place_order",

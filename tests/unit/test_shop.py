@@ -9,8 +9,9 @@ from msgspec import UNSET
 
 import shop.handlers
 from shop.generate import KINDS, generate
-from shop.handlers import balances, orders, payments, stock, users
+from shop.handlers import balances, captures, orders, payments, stock, users
 from shop.tables import account_balances, transactions
+from shop.tables import captures as captures_table
 from shop.tables import orders as orders_table
 from shop.tables import stock as stock_table
 from shop.tables import users as users_table
@@ -31,6 +32,15 @@ CASES: list[tuple[str, Callable[[Event[Any]], Iterator[Effect]], Event[Any], lis
         payments.receive_payment,
         event("pay-1", payments.PaymentReceived("acc-1", 500)),
         [Insert(transactions, "pay-1", {"account_id": "acc-1", "amount_cents": 500})],
+    ),
+    (
+        "payment.approved",
+        captures.capture_approved,
+        event("pay-1", captures.PaymentApproved(500)),
+        [
+            Insert(captures_table, "pay-1", {"amount_cents": 500}),
+            Call("capture_payment", once="pay-1", args={"reference": "pay-1", "amount_cents": 500}),
+        ],
     ),
     (
         "balance.set",
@@ -124,7 +134,7 @@ def test_every_handler_is_tried_here_and_collected() -> None:
     registry = collect_modules([shop.handlers])
     tried = {kind.partition(",")[0] for kind, *_ in CASES}
     assert tried == set(registry.handlers)
-    assert set(registry.effects) == {"send_email"}
+    assert set(registry.effects) == {"capture_payment", "send_email"}
 
 
 def test_generated_records_go_to_declared_topics_and_are_the_same_for_a_seed() -> None:
