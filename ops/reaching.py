@@ -1,0 +1,56 @@
+"""A service that does not answer as it should: what is said of it, in one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import psycopg2
+from alembic.util import CommandError
+from kafka.errors import KafkaError
+from redis import RedisError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+ServiceTitle: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
+
+SETTING_OF: dict[ServiceTitle, str] = {
+    "Postgres": "SLUICE_DATABASE_URL",
+    "Redis": "SLUICE_REDIS_URL",
+    "Kafka": "SLUICE_KAFKA_BOOTSTRAP_SERVERS",
+}
+_ERRORS: dict[ServiceTitle, tuple[type[Exception], ...]] = {
+    "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
+    "Redis": (RedisError,),
+    "Kafka": (KafkaError,),
+}
+# Of the SQLSTATEs: a table, or the schema, is not there.
+_NO_TABLES = frozenset({"42P01", "3F000"})
+
+
+class ServiceFailed(RuntimeError):
+    """A service did not answer, or refused; the message says which one and why."""
+
+    def __init__(self, service: ServiceTitle, reason: str) -> None:
+        self.service = service
+        self.reason = reason
+        super().__init__(f"{service} ({SETTING_OF[service]}): {reason}")
+
+
+@contextmanager
+def reaching_services() -> Iterator[None]:
+    """Raises ServiceFailed for what the services' clients raise."""
+    try:
+        yield
+    except Exception as error:
+        for service, kinds in _ERRORS.items():
+            if isinstance(error, kinds):
+                raise ServiceFailed(service, _one_line(error)) from error
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    # SQLAlchemy's own text goes on with the statement and its parameters.
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    if getattr(cause, "pgcode", None) in _NO_TABLES:
+        return "it lacks tables of Sluice; run `sluice init`"
+    lines = [line.strip().rstrip(".") for line in str(cause).splitlines() if line.strip()]
+    return "; ".join(lines) or type(cause).__name__
