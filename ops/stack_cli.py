@@ -71,7 +71,7 @@ def _say(line: str) -> None:
 
 def _fail(error: StackError) -> NoReturn:
     typer.echo(f"sluice stack: {error}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

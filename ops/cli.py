@@ -1,0 +1,81 @@
+"""`sluice`: the operator's command line, and how it says what went wrong."""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ops.doctor_cli import doctor
+from ops.event_lines import SendRefused
+from ops.init_cli import init
+from ops.reaching import ServiceFailed, reaching_services
+from ops.send import SendFailed
+from ops.send_cli import send
+from ops.stack import StackError
+from ops.stack_cli import stack_app
+from ops.status_cli import status
+from tasks.handlers import HandlersRefused
+from tasks.settings import SettingsError
+
+VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
+FAILED_EXIT_CODE = 2
+HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
+EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed)
+
+
+class OneSentence(TyperGroup):
+    """Commands whose expected errors are one sentence on stderr and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            with reaching_services():
+                return super().invoke(ctx)
+        except SettingsError as error:
+            _fail(f"{error}. {HINT}" if "Field required" in str(error) else str(error))
+        except EXPECTED as error:
+            _fail(str(error))
+
+
+app = typer.Typer(
+    cls=OneSentence,
+    name="sluice",
+    help="Kafka events to Postgres state, effectively once. To begin: stack up, init, send, status.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(init)
+app.add_typer(stack_app, name="stack")
+app.command()(send)
+app.command()(status)
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sluice {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def prepare(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Say the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Before every command."""
+    # Handlers are found from where one stands, as `python -m bridge` and `celery -A` find them.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _fail(text: str) -> None:
+    typer.echo(f"sluice: {text}", err=True)
+    raise typer.Exit(FAILED_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    app()

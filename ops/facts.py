@@ -1,0 +1,64 @@
+"""What `sluice doctor` judges: facts about one installation, as they were read. Pure."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+from db.installation import Registered, ServerSettings
+from ops.reaching import ServiceTitle
+
+
+@dataclass(frozen=True)
+class DeclaredFacts:
+    """What the code and the environment of this process say."""
+
+    topics: Set[str]
+    shards: Mapping[str, int]
+    """Entity type → shard count."""
+    columns: Mapping[str, Set[str]]
+    """Users' table → its columns."""
+    faults: str
+    newest_revision: str | None
+
+
+@dataclass(frozen=True)
+class PostgresFacts:
+    """`registered` is None where Sluice's tables cannot be read: no migration, or one of another version."""
+
+    server: ServerSettings
+    revision: str | None
+    columns: Mapping[str, Set[str]]
+    registered: Registered | None
+
+
+@dataclass(frozen=True)
+class RedisFacts:
+    """`consumed` are the queues that workers answered for; None: no worker answered."""
+
+    version: str
+    eviction_policy: str
+    consumed: Set[str] | None
+
+
+@dataclass(frozen=True)
+class TopicFacts:
+    """One topic as Kafka has it. `retention_ms` is −1 where records are kept for ever."""
+
+    topic_id: str
+    partitions: int
+    replicas: int
+    min_insync_replicas: int
+    cleanup_policy: str
+    retention_ms: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of each service None if it could not be reached; then `unreachable` says why."""
+
+    declared: DeclaredFacts
+    postgres: PostgresFacts | None
+    redis: RedisFacts | None
+    kafka: Mapping[str, TopicFacts] | None
+    """The declared and registered topics that exist."""
+    unreachable: Mapping[ServiceTitle, str]
+    """Service → reason."""

@@ -1,0 +1,168 @@
+"""What `sluice status` says: how far each topic and queue is, from what was read of the services. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from db.guard import COUNTERS
+from db.progress import Place
+from db.status import ProgressRead, QueueState
+
+
+@dataclass(frozen=True)
+class LogRange:
+    """Offsets of one partition in Kafka: of its first record, and behind its last."""
+
+    start: int
+    end: int
+
+
+@dataclass
+class Reading:
+    """What each service said; None of one that could not be reached."""
+
+    declared_topics: Mapping[str, str]
+    """Topic → where it starts when it is seen first: "earliest" or "latest"."""
+    declared_queues: Mapping[str, str]
+    """Queue → its entity type."""
+    progress: ProgressRead | None = None
+    logs: Mapping[Place, LogRange] | None = None
+    oldest_at: Mapping[Place, float] = field(default_factory=dict)
+    """Unix time of the first unapplied record, of partitions that have one."""
+    lengths: Mapping[str, int] | None = None
+    unreachable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PartitionStatus:
+    """One partition; `lag` is in records, None where it cannot be known."""
+
+    partition: int
+    log_end: int | None
+    watermark: int | None
+    lag: int | None
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """A topic; `log_end`, `watermark` and `lag` are sums over its partitions."""
+
+    topic: str
+    log_end: int | None
+    watermark: int | None
+    lag: int | None
+    oldest_unapplied_seconds: float | None
+    counters: Mapping[str, int] | None
+    partitions: list[PartitionStatus]
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """A queue; `length` is that of its Redis list, in messages."""
+
+    queue: str
+    entity: str
+    length: int | None
+    halted_reason: str | None
+    halted_at: str | None
+    counters: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """All of it. `unreachable` has one sentence per service that did not answer."""
+
+    topics: list[TopicStatus]
+    queues: list[QueueStatus]
+    unreachable: list[str]
+
+
+def judge_status(reading: Reading, *, now: float) -> Status:
+    """What is to be said; `now` is Unix time."""
+    progress = reading.progress
+    topics = sorted(set(reading.declared_topics) | (progress.topics if progress else set()))
+    declared = {name: QueueState(entity) for name, entity in reading.declared_queues.items()}
+    queues = declared | dict(progress.queues if progress else {})
+    return Status(
+        [_topic(name, reading, now) for name in topics],
+        [_queue(name, state, reading) for name, state in sorted(queues.items())],
+        list(reading.unreachable),
+    )
+
+
+def unapplied(reading: Reading) -> dict[Place, int]:
+    """The partitions with records that have no outcome → the offset to look for the first of them."""
+    found = {}
+    for place, log in (reading.logs or {}).items():
+        lag = _lag(place, log, reading)
+        if lag:
+            found[place] = max(log.start, log.end - lag)
+    return found
+
+
+def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
+    progress = reading.progress
+    if progress is None:
+        return None
+    watermark = progress.watermarks.get(place)
+    if watermark is None:
+        # No bridge has started it. One that starts a new topic at its end applies nothing of what is there.
+        new = place[0] not in progress.topics
+        watermark = log.end if new and reading.declared_topics.get(place[0]) == "latest" else log.start
+    return max(0, log.end - watermark)
+
+
+def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
+    logs, progress = reading.logs or {}, reading.progress
+    watermarks = progress.watermarks if progress else {}
+    partitions = []
+    for place in sorted(place for place in {*logs, *watermarks} if place[0] == topic):
+        log = logs.get(place)
+        partitions.append(
+            PartitionStatus(
+                place[1],
+                log.end if log else None,
+                watermarks.get(place),
+                _lag(place, log, reading) if log else None,
+            )
+        )
+    ages = [now - at for place, at in reading.oldest_at.items() if place[0] == topic]
+    return TopicStatus(
+        topic,
+        _sum(part.log_end for part in partitions),
+        _sum(part.watermark for part in partitions),
+        _sum(part.lag for part in partitions),
+        # A producer's clock may be ahead of ours.
+        max(0.0, *ages) if ages else None,
+        _counters(progress, topic=topic),
+        partitions,
+    )
+
+
+def _queue(queue: str, state: QueueState, reading: Reading) -> QueueStatus:
+    return QueueStatus(
+        queue,
+        state.entity,
+        None if reading.lengths is None else reading.lengths.get(queue, 0),
+        state.halted_reason,
+        state.halted_at.isoformat() if state.halted_at else None,
+        _counters(reading.progress, queue=queue),
+    )
+
+
+def _counters(
+    progress: ProgressRead | None, *, topic: str | None = None, queue: str | None = None
+) -> dict[str, int] | None:
+    if progress is None:
+        return None
+    total = Counter(dict.fromkeys(COUNTERS, 0))
+    for (of_topic, of_queue), counts in progress.counters.items():
+        if topic in (None, of_topic) and queue in (None, of_queue):
+            total.update(counts)
+    return dict(total)
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum of those that are known; None if none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None

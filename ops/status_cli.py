@@ -1,0 +1,42 @@
+"""`sluice status`: the command."""
+
+import json
+import time
+from dataclasses import asdict
+
+import typer
+from rich.console import Console
+
+from ops.addresses import read_addresses
+from ops.stack_cli import AsJson
+from ops.status import judge_status
+from ops.status_reading import read_status
+from ops.status_view import queue_table, topic_table
+from tasks.handlers import collect_handlers
+from tasks.settings import read_settings
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show how far each topic and queue is, and what became of the events.
+
+    Watermark: every record below it has an outcome.
+    Lag: records between it and the end of the log.
+
+    Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored.
+    Call conflict: a call not made, since its key had other arguments before.
+    A table leaves out what nowhere occurred, --json does not.
+
+    Exit code 1 if a service did not answer; what the others say is shown.
+    """
+    settings = read_settings()
+    registry = collect_handlers(settings.handlers)
+    found = judge_status(read_status(read_addresses(settings), registry), now=time.time())
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        console = Console()
+        console.print(topic_table(found.topics), "", queue_table(found.queues))
+    for sentence in found.unreachable:
+        typer.echo(f"sluice: not reached: {sentence}", err=True)
+    if found.unreachable:
+        raise typer.Exit(1)
