@@ -107,6 +107,14 @@ def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: s
     assert str(caught.value) == said
 
 
+def test_a_command_that_cannot_reach_a_service_says_so_in_one_sentence() -> None:
+    result = CliRunner().invoke(app, ["init"], env=URLS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("sluice: Postgres (SLUICE_DATABASE_URL): ")
+    assert "secret" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_mistake_of_ours_stays_a_traceback() -> None:
     with pytest.raises(ZeroDivisionError), reaching_services():
         _ = 1 // 0

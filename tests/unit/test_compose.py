@@ -165,6 +165,7 @@ def runs_as_module(name: str) -> bool:
 
 def assert_sluice_knows(words: list[str]) -> None:
     import typer.main
+
     from ops.cli import app
 
     command: Any = typer.main.get_command(app)

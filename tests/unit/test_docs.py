@@ -60,6 +60,7 @@ def test_make_targets_exist() -> None:
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_of_ours_exist(path: Path) -> None:
     import typer.main
+
     from ops.cli import app
 
     for words in sluice_commands(path.read_text()):
