@@ -9,7 +9,7 @@ from shop.effects.addresses import PROVIDER_URL, AddressMissing, read_address
 from shop.effects.looking import look_up
 from tasks.api import EffectCall, JsonObject, NotSent, Refused, effect
 
-TIMEOUT = urllib3.Timeout(connect=2, read=6)  # seconds; together within the effect's own timeout
+CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # together within the effect's own timeout
 
 KEY_LIFETIME_SECONDS = 23 * 3600  # the provider forgets a key after 24 h by its own clock: an hour less
 
@@ -47,7 +47,8 @@ def capture_payment(call: EffectCall) -> JsonObject:
         raise Refused(f"args of capture_payment: {error}") from error
     except AddressMissing as error:
         raise NotSent(str(error)) from error
-    with urllib3.HTTPConnectionPool(host, port, timeout=TIMEOUT, retries=False) as http:
+    timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+    with urllib3.HTTPConnectionPool(host, port, timeout=timeout, retries=False) as http:
         try:
             response = http.request(
                 "POST",
