@@ -9,7 +9,7 @@ from bench.contenders import SLUICE_1
 from bench.events import BenchEvent, generate_events
 from bench.ground import MICROSECONDS, Ground, Site
 from db.progress import TopicStart, register_topic
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 from tasks.apply import Applier
 from tasks.wire import Record, Slice
 
@@ -41,7 +41,7 @@ def measure_in_turns(ground: Ground, *, rounds: int, seed: int) -> Iterator[Post
 def _measure(site: Site, events: list[BenchEvent], batch_events: int) -> PostgresCost:
     lanes = dict.fromkeys(range(SHARDS), 0)
     register_topic(site.session, TopicStart(TOPIC, TOPIC_ID, account.name, SHARDS, lanes))
-    session = Session(site.deployment.urls.database_url, application_name="bench applier", hot=True)
+    session = Session(site.deployment.urls.database_url, application_name="bench applier", plans=BATCH_PLANS)
     applier = Applier(session, site.ground.registry)
     records = [Record(e.number, 0, e.key.encode(), e.value, []) for e in events]
     before = site.ground.cpu_seconds()["postgres"]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from bridge.backoff import Backoff
 from bridge.consumer import Consumer, ConsumerBroken, LogTruncated
 from bridge.doorbell import Doorbell
 from bridge.holdings import Holdings, Watermarks
@@ -15,6 +14,7 @@ from bridge.starting import BridgeStopped, Starting
 from bridge.store import Progress, Store, StoreAway
 from db.progress import Place
 from tasks.api import Topic
+from tasks.backoff import Backoff
 from tasks.faults import faults
 from tasks.wire import Record
 

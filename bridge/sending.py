@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import structlog
 
-from bridge.backoff import Backoff
 from bridge.dispatch import Resend
 from bridge.doorbell import Doorbell, DoorbellAway
 from bridge.holdings import Holdings
 from bridge.lanes import Lane
+from tasks.backoff import Backoff
 from tasks.faults import faults
 
 log = structlog.get_logger("sluice.bridge")

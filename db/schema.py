@@ -125,6 +125,9 @@ processed_events = Table(
     _one_of("outcome", OUTCOMES),
 )
 
+# Old ones are purged by age. They lie in order of age: ranges of pages will do, and cost an insert nothing.
+Index("processed_events_age_idx", processed_events.c.processed_at, postgresql_using="brin")
+
 tombstones = Table(
     "tombstones",
     metadata,
@@ -159,6 +162,31 @@ relay_progress = Table(
     Column("sent_through", BigInteger, nullable=False),
 )
 
+# Records that the broker refuses for good, by themselves: each holds back its (topic, key), and nothing else.
+# No foreign key: its trigger would run for every row that the relay deletes.
+outbox_refusals = Table(
+    "outbox_refusals",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("id", BigInteger, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("key", Text),
+    Column("error", Text, nullable=False),
+    _now("refused_at"),
+    PrimaryKeyConstraint("queue", "id"),
+)
+Index("outbox_refusals_held_idx", outbox_refusals.c.topic, outbox_refusals.c.key)
+
+# A row is a switch that is on.
+switches = Table(
+    "switches",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _now("set_at"),
+)
+
 executed_side_effects = Table(
     "executed_side_effects",
     metadata,
@@ -168,7 +196,8 @@ executed_side_effects = Table(
     Column("identity", Uuid, nullable=False),
     Column("entity", Text, nullable=False),
     Column("entity_key", Text),
-    Column("args", JSONB, nullable=False),
+    # NULL once its time is over: only the key is kept.
+    Column("args", JSONB),
     Column("fingerprint", Uuid, nullable=False),
     Column("explicit_once", Boolean, nullable=False),
     Column("state", Text, nullable=False, server_default="pending"),
@@ -180,7 +209,32 @@ executed_side_effects = Table(
     Column("response", JSONB),
     Column("error", Text),
     _now("created_at"),
+    # Whether an attempt ended so that nobody knows what the provider did.
+    Column("ended_unknown", Boolean, nullable=False, server_default=text("false")),
+    Column("settled_at", DateTime(timezone=True)),
     _one_of("state", EFFECT_STATES),
+)
+_effects = executed_side_effects.c
+Index(
+    "executed_side_effects_due_idx",
+    _effects.due_at,
+    _effects.id,
+    postgresql_where=text("state = 'pending'"),
+)
+Index("executed_side_effects_lease_idx", _effects.lease_until, postgresql_where=text("state = 'running'"))
+# Which calls of an entity come before another.
+Index(
+    "executed_side_effects_open_idx",
+    _effects.entity,
+    _effects.entity_key,
+    _effects.effect,
+    _effects.id,
+    postgresql_where=text("state <> 'succeeded'"),
+)
+Index(
+    "executed_side_effects_settled_idx",
+    _effects.settled_at,
+    postgresql_where=text("state = 'succeeded' AND args IS NOT NULL"),
 )
 
 call_conflicts = Table(
@@ -219,6 +273,7 @@ dead_letters = Table(
     Column("attempts", Integer, nullable=False, server_default=text("1")),
     Column("state", Text, nullable=False, server_default="dead"),
     _now("created_at"),
+    Column("settled_at", DateTime(timezone=True)),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     _one_of("outcome", ("dead", "conflict", "waiting")),
     _one_of("state", DEAD_LETTER_STATES),

@@ -1,8 +1,9 @@
 """One Postgres connection with the session settings of Sluice and statements prepared once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -22,11 +23,22 @@ SESSION_SETTINGS = {
 # The planner takes an unnested document for 1 row and nests loops over it, quadratically; a table that
 # grows from nothing within seconds is planned as if it stayed empty. So the hot statements are allowed
 # one shape: an index scan by key, hashed against the document.
-HOT_SETTINGS = {
+BATCH_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_nestloop": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
+    "jit": "off",
+}
+
+# For tables that are a queue: full of dead rows, or empty when they were last counted. Only a walk along the
+# index, in its order, stays as short as what is asked for.
+QUEUE_PLANS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
     "jit": "off",
 }
 
@@ -45,10 +57,13 @@ class Statement:
 class Session:
     """A connection to the primary. Not thread-safe; reconnects only when asked, never by itself."""
 
-    def __init__(self, database_url: str, *, application_name: str, hot: bool = False) -> None:
+    def __init__(
+        self, database_url: str, *, application_name: str, plans: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice would be a gamble."""
         self._url = make_url(database_url)
         self._application_name = application_name
-        self._settings = {**SESSION_SETTINGS, **(HOT_SETTINGS if hot else {})}
+        self._settings = {**SESSION_SETTINGS, **plans}
         self._connection: psycopg2.extensions.connection | None = None
         self._prepared: set[str] = set()
         self._deferred: list[str] = []
@@ -136,9 +151,7 @@ class Session:
             if statement.name not in self._prepared:
                 types = f"({', '.join(statement.types)})" if statement.types else ""
                 # Not undone by ROLLBACK: a prepared statement is the session's.
-                cursor.execute(
-                    self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}')
-                )
+                cursor.execute(self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}'))
                 self._prepared.add(statement.name)
             places = f"({', '.join(['%s'] * len(values))})" if values else ""
             cursor.execute(self._with_deferred(f'EXECUTE "{statement.name}" {places}'), values or None)

@@ -6,11 +6,11 @@ from typing import Any
 
 import structlog
 from celery import Celery, bootsteps, signals
-from tasks.broker import apply_queue, make_celery
 
 from db.queues import read_queue_names
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 from tasks.apply import Applier
+from tasks.broker import apply_queue, make_celery
 from tasks.faults import faults
 from tasks.handlers import HandlersRefused, Registry, collect_handlers
 from tasks.health import TOUCH_EVERY_SECONDS, touch_health
@@ -93,7 +93,7 @@ class WorkerProcess:
         """The applier of this process."""
         if self._applier is None:
             url = self._settings.database_url.get_secret_value()
-            self._session = Session(url, application_name="sluice worker", hot=True)
+            self._session = Session(url, application_name="sluice worker", plans=BATCH_PLANS)
             self._applier = Applier(self._session, self.registry)
             # A batch makes some ten thousand objects and no cycles: with Python's defaults the collector
             # walks all of them 15 times per batch, a quarter of the worker's time.

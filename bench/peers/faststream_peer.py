@@ -10,7 +10,7 @@ from faststream.confluent import KafkaBroker
 from bench.peers.batch import Statements, write_batch
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.event import decode_event
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 
 SCHEMA = "bench_fast"
 GUARANTEE = (
@@ -29,7 +29,7 @@ def build_app(config: PeerConfig) -> FastStream:
     """The app with its one subscriber; nothing is connected yet."""
     # Neither validation nor decoding by the framework: the quickest it can be made.
     broker = KafkaBroker(config.bootstrap_servers, apply_types=False, logger=None)
-    session = Session(config.database_url, application_name=SCHEMA, hot=True)
+    session = Session(config.database_url, application_name=SCHEMA, plans=BATCH_PLANS)
     statements = Statements(SCHEMA)
 
     @broker.subscriber(

@@ -10,7 +10,7 @@ from bench.peers.batch import Statements, write_batch
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.event import decode_event
 from bench.peers.group_poll import poll_group
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 
 SCHEMA = "bench_hand"
 GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"
@@ -41,7 +41,7 @@ def run(config: PeerConfig, stopped: threading.Event) -> None:
         fetch_min_bytes=65_536,
         fetch_max_wait_ms=10,
     )
-    session = Session(config.database_url, application_name=SCHEMA, hot=True)
+    session = Session(config.database_url, application_name=SCHEMA, plans=BATCH_PLANS)
     statements = Statements(SCHEMA)
     try:
         while not stopped.is_set():

@@ -15,7 +15,7 @@ from bench.app import HANDLERS
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.group_poll import poll_group
 from bench.peers.handwritten import MAX_RECORDS
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 from tasks.apply import CHECK_CONSTRAINTS
 from tasks.decode import decode
 from tasks.fold import fold
@@ -53,7 +53,7 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
         fetch_min_bytes=65_536,
         fetch_max_wait_ms=10,
     )
-    session = Session(config.database_url, application_name="bench_fold", hot=True)
+    session = Session(config.database_url, application_name="bench_fold", plans=BATCH_PLANS)
     # As Sluice's worker does.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, String, create_engine, text
 
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 from db.tables import entity_table
 from tasks.api import Call, Effect, Emit, Entity, Event, Insert, Topic, Upsert, effect, handles
 from tasks.apply import Applied, Applier
@@ -120,7 +120,7 @@ class Bench:
     registry: Registry = field(default_factory=registry)
 
     def __post_init__(self) -> None:
-        self.session = Session(self.database_url, application_name="test apply", hot=True)
+        self.session = Session(self.database_url, application_name="test apply", plans=BATCH_PLANS)
         self.applier = Applier(self.session, self.registry)
         self.looking = Session(self.database_url, application_name="test look")
 

@@ -14,7 +14,7 @@ from sqlalchemy import Table, create_engine
 
 from db.errors import RowsChanged
 from db.rows import RowStatements, readable
-from db.session import Session, Statement
+from db.session import BATCH_PLANS, Session, Statement
 from db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
 from tasks.api import Delete, Insert, Merge, Read, Upsert
 from tasks.fold import Folded, Known, Memory, Settled, fold
@@ -32,7 +32,7 @@ def session(database_url: str) -> Iterator[Session]:
     engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     engine.dispose()
-    session = Session(database_url, application_name="contract", hot=True)
+    session = Session(database_url, application_name="contract", plans=BATCH_PLANS)
     yield session
     session.close()
 

@@ -1,11 +1,11 @@
 """The plans of the hot statements: no nested loop, no scan of a whole table, no dearer in larger batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from db.session import Session, Statement
+from db.session import BATCH_PLANS, Session, Statement
 from tasks.apply import Applier
 from tests.db.applying import QUEUE, Bench, create_tables, slice_of, thing_set
 
@@ -48,14 +48,14 @@ class RecordingSession(Session):
 def bench(database_url: str) -> Iterator[Bench]:
     create_tables(database_url)
     bench = Bench(database_url)
-    _use_recording_session(bench, hot=True)
+    _use_recording_session(bench, BATCH_PLANS)
     yield bench
     bench.close()
 
 
-def _use_recording_session(bench: Bench, *, hot: bool) -> None:
+def _use_recording_session(bench: Bench, plans: Mapping[str, str]) -> None:
     bench.session.close()
-    session = RecordingSession(bench.database_url, application_name="test plans", hot=hot)
+    session = RecordingSession(bench.database_url, application_name="test plans", plans=plans)
     session.ran = []
     bench.session, bench.applier = session, Applier(session, bench.registry)
 
@@ -69,7 +69,7 @@ def test_no_hot_plan_nests_loops_or_reads_a_whole_table(bench: Bench) -> None:
 
 def test_a_session_without_the_hot_settings_would_fail_the_test_above(bench: Bench) -> None:
     last = _fill(bench)
-    _use_recording_session(bench, hot=False)
+    _use_recording_session(bench, {})
     ran = _ran_by_one_batch(bench, last, SMALL)
     nodes = {
         node["Node Type"]

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.assignment import LogRange, LoudStop, NeedsRows, Start, judge_assignment
-from bridge.backoff import Backoff
 from bridge.dispatch import FULL_BYTES, FULL_RECORDS, MAX_MESSAGES, Batch, QueueBuffer, Resend
 from bridge.holdings import Holdings
 from bridge.lanes import Lane, Origin, size_bytes
 from bridge.partitioner_check import SUSPICIOUS_SAMPLES, PartitionerCheck
 from bridge.routing import expected_partition, shard_of
 from db.progress import Assignment, Place
+from tasks.backoff import Backoff
 from tasks.wire import Record
 
 PLACE: Place = ("t", 0)

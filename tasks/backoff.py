@@ -7,7 +7,8 @@ MAX_SECONDS = 2.0  # a service that is back should be used at once; a call that 
 class Backoff:
     """Doubles with every failure in a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
+        self._max_seconds = max_seconds
         self._delay = FIRST_SECONDS
         self._retry_at = 0.0
         self.failing = False
@@ -20,7 +21,7 @@ class Backoff:
         """It failed; whether that is news."""
         news, self.failing = not self.failing, True
         self._retry_at = now + self._delay
-        self._delay = min(2 * self._delay, MAX_SECONDS)
+        self._delay = min(2 * self._delay, self._max_seconds)
         return news
 
     def note_success(self) -> bool:
