@@ -56,7 +56,7 @@ soak: install broker-tools ## faults at random: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -m soak
 
 bench: install broker-tools ## throughput and latency, with the baselines beside it
-	$(BIN)/python -m bench
+	$(BIN)/python -u -m bench
 
 lock: ## pin all dependencies again, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }

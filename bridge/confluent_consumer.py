@@ -48,7 +48,7 @@ class ConfluentConsumer:
         self._paused: set[Place] = set()
         servers = {"bootstrap.servers": bootstrap_servers}
         with _translated():
-            self._admin = AdminClient({**servers})
+            self._admin = AdminClient({**servers, "log_level": 2})
             self._consumer = Consumer(
                 {
                     **servers,

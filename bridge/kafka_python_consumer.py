@@ -83,6 +83,7 @@ class KafkaPythonConsumer:
         with _translated():
             try:
                 self._finish_joining()
+                self._take_up_parked()
                 polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
             except NoOffsetForPartitionError:
                 # A partition that was not seeked yet; the others must not make a busy loop of it.
@@ -111,6 +112,14 @@ class KafkaPythonConsumer:
         coordinator = self._consumer._coordinator
         if coordinator.rejoining:
             coordinator.request_rejoin()
+
+    def _take_up_parked(self) -> None:
+        # kafka-python 3.0.12 puts away what it has of a partition that is paused, and takes it up again only
+        # while nothing else is in line. What is in line stays there when it is used up: if no later answer
+        # takes its place, a resumed partition is neither taken up nor fetched, for ever.
+        fetcher = self._consumer._fetcher
+        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""
