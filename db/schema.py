@@ -211,6 +211,8 @@ executed_side_effects = Table(
     _now("created_at"),
     # Whether an attempt ended so that nobody knows what the provider did.
     Column("ended_unknown", Boolean, nullable=False, server_default=text("false")),
+    # Attempts since it was last released; `attempt` rises for good and tells whose answer counts.
+    Column("tried", SmallInteger, nullable=False, server_default=text("0")),
     Column("settled_at", DateTime(timezone=True)),
     _one_of("state", EFFECT_STATES),
 )

@@ -191,6 +191,13 @@ class Projects:
     revision: int
 
 
+Reconcile: TypeAlias = Callable[[EffectCall], JsonObject | None]
+"""Asks the provider what became of a call: its answer, or None if it was certainly not made.
+
+Raises where that cannot be known.
+"""
+
+
 @dataclass(frozen=True)
 class EffectDeclaration:
     """Left on a function by `effect`: how its calls are tried and what an unknown outcome means."""
@@ -201,6 +208,7 @@ class EffectDeclaration:
     attempts: int
     key_lifetime_seconds: float | None
     holds: bool
+    reconcile: "Reconcile | None" = None
 
 
 MARK = "__sluice__"
@@ -230,11 +238,16 @@ def effect(
     attempts: int = 8,
     key_lifetime: float | None = None,
     holds: bool = False,
+    reconcile: Reconcile | None = None,
 ) -> Callable[[F], F]:
-    """Declares an effect function. `key_lifetime` (seconds the provider honours a key) goes with "retry"."""
+    """Declares an effect function. `key_lifetime` (seconds the provider honours a key) goes with "retry".
+
+    `reconcile` finds out what became of a call whose outcome is unknown (`sluice effects reconcile`).
+    `holds`: a call that failed or is uncertain holds back later ones of its entity.
+    """
     if on_unknown == "retry" and key_lifetime is None:
         raise ValueError(
             f"effect {name}: on_unknown='retry' needs key_lifetime=, the seconds a key is honoured"
         )
-    declared = EffectDeclaration(name, on_unknown, timeout_seconds, attempts, key_lifetime, holds)
+    declared = EffectDeclaration(name, on_unknown, timeout_seconds, attempts, key_lifetime, holds, reconcile)
     return lambda function: _mark(function, declared)

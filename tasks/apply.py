@@ -44,6 +44,8 @@ class Applied:
 
     outcomes: Counter[str]
     judgements: Counter[str]
+    outgoing: int = 0
+    """Rows for others: events and calls that wait now."""
 
 
 class Applier:
@@ -143,7 +145,8 @@ class Applier:
         faults.reach("apply.committed")
         if row.halted_reason is not None:
             log.warning("queue goes on", queue=batch.queue, was_halted_for=row.halted_reason)
-        return Applied(Counter(s.outcome.value for s in settled if s.outcome), judgements)
+        outcomes = Counter(s.outcome.value for s in settled if s.outcome)
+        return Applied(outcomes, judgements, sum(s.outgoing for s in settled))
 
     def _events(self, batch: Batch, piece: Slice, applied_offset: int) -> list[Planned]:
         if piece.topic not in self._registry.topics:

@@ -7,6 +7,12 @@ from kombu.entity import Exchange, Queue
 
 from tasks.settings import Settings
 
+RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maint", "effects", "rebuild"
+SERVICE_QUEUES = (RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE)
+
+RELAY_TASK = "sluice.relay"
+EFFECT_TASK = "sluice.run_effect"
+
 EXCHANGE = Exchange("sluice", type="direct")  # type: ignore[no-untyped-call]
 
 # Seconds, but for the throttle (rounds) and the steps (priorities).

@@ -16,6 +16,13 @@ POINTS = frozenset(
         "bridge.half_published",  # some messages of this turn published, others not
         "bridge.published",  # all published
         "bridge.before_progress",  # before the watermark is written
+        "relay.claimed",  # queues locked, rows read, nothing handed over
+        "relay.handed",  # a record handed to the producer; passes count records
+        "relay.acknowledged",  # by the broker; the rows are still there
+        "relay.deleted",  # and committed
+        "effect.claimed",  # marked as running and committed, no call made
+        "effect.answered",  # the provider answered, nothing stored
+        "effect.stored",
     }
 )
 ACTIONS = frozenset({"kill", "stop", "raise"})

@@ -94,6 +94,8 @@ class Settled:
     known: bool = False
     """Its identity has a row already, so it gets none."""
     call_conflicts: int = 0
+    outgoing: int = 0
+    """Rows for others that it wrote: events and calls."""
 
 
 @dataclass(slots=True)
@@ -202,7 +204,8 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
     folded.emits += scratch.emits
     folded.calls += scratch.calls
     folded.call_conflicts += scratch.call_conflicts
-    return Settled(planned, outcome, call_conflicts=len(scratch.call_conflicts))
+    outgoing = len(scratch.emits) + len(scratch.calls)
+    return Settled(planned, outcome, call_conflicts=len(scratch.call_conflicts), outgoing=outgoing)
 
 
 class _Ended(Exception):

@@ -30,6 +30,12 @@ class Settings(BaseModel):
     bridge_span_records: int = Field(
         200_000, ge=1_000, description="position − watermark, over all partitions"
     )
+    source: str = Field(
+        "sluice", min_length=1, max_length=255, description="CloudEvents source of what is emitted"
+    )
+    keep_identities_days: int = Field(30, ge=1, description="known events, at least; longer with the topic")
+    keep_effects_days: int = Field(90, ge=1, description="calls that succeeded")
+    keep_dead_letters_days: int = Field(90, ge=1, description="dead letters that are done")
     visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message returns")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,27 +1,24 @@
 """The Celery application: `celery -A worker.app worker -P solo -Q payment.0,payment.1`."""
 
-import gc
 from functools import cache
 from typing import Any
 
-import structlog
 from celery import Celery, bootsteps, signals
 
-from db.queues import read_queue_names
-from db.session import BATCH_PLANS, Session
-from tasks.apply import Applier
-from tasks.broker import apply_queue, make_celery
+from tasks.broker import EFFECT_TASK, RELAY_TASK, SERVICE_QUEUES, apply_queue, make_celery
 from tasks.faults import faults
-from tasks.handlers import HandlersRefused, Registry, collect_handlers
 from tasks.health import TOUCH_EVERY_SECONDS, touch_health
 from tasks.log import configure_logs
-from tasks.settings import Settings, read_settings
+from tasks.settings import read_settings
 from tasks.wire import APPLY_TASK, unpack
-from worker.schedule import MAX_INTERVAL_SECONDS, SluiceScheduler
-
-log = structlog.get_logger("sluice.worker")
-
-SERVICE_QUEUES = ("relay", "maint", "effects", "rebuild")
+from worker.process import WorkerProcess
+from worker.schedule import (
+    EXPIRE_LEASES_TASK,
+    MAX_INTERVAL_SECONDS,
+    PURGE_TASK,
+    SELF_CHECK_TASK,
+    SluiceScheduler,
+)
 
 
 @cache
@@ -42,13 +39,24 @@ def create_app() -> Celery:
         beat_max_loop_interval=MAX_INTERVAL_SECONDS,
         sluice_health_file=settings.health_file,
     )
+    # Beat's scheduler is given nothing but the application. Not in its conf: Flower shows that.
+    app.sluice_settings = settings
     app.steps["worker"].add(HealthStep)
-    process = WorkerProcess(settings)
+    process = WorkerProcess(settings, app)
 
-    @app.task(name=APPLY_TASK, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
+    # Functions without a decorator of their own here: what they do is said where it is done.
     def apply(queue: str, packed: list[Any]) -> None:
-        """Applies one batch; returns normally whatever became of it: the bridge knows from Postgres."""
-        process.applier.apply(queue, unpack(packed))
+        process.apply(queue, unpack(packed))
+
+    for name, function in {
+        APPLY_TASK: apply,
+        RELAY_TASK: process.relay,
+        EFFECT_TASK: process.run_effect,
+        EXPIRE_LEASES_TASK: process.expire_leases,
+        PURGE_TASK: process.purge,
+        SELF_CHECK_TASK: process.check_self,
+    }.items():
+        app.task(function, name=name, acks_late=name == APPLY_TASK, ignore_result=True)
 
     # Queues are needed before the worker picks those of its -Q from them.
     @signals.celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -66,58 +74,6 @@ def create_app() -> Celery:
         process.close()
 
     return app
-
-
-class WorkerProcess:
-    """What one worker process holds: its handlers, and a session that the first batch opens."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._registry: Registry | None = None
-        self._session: Session | None = None
-        self._applier: Applier | None = None
-
-    @property
-    def registry(self) -> Registry:
-        """The handlers, collected at start. Ends the process if they cannot be served."""
-        if self._registry is None:
-            try:
-                self._registry = collect_handlers(self._settings.handlers)
-            except HandlersRefused as error:
-                log.error("handlers refused", reason=str(error))
-                raise SystemExit(f"Handlers refused: {error}") from error
-        return self._registry
-
-    @property
-    def applier(self) -> Applier:
-        """The applier of this process."""
-        if self._applier is None:
-            url = self._settings.database_url.get_secret_value()
-            self._session = Session(url, application_name="sluice worker", plans=BATCH_PLANS)
-            self._applier = Applier(self._session, self.registry)
-            # A batch makes some ten thousand objects and no cycles: with Python's defaults the collector
-            # walks all of them 15 times per batch, a quarter of the worker's time.
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 20)
-        return self._applier
-
-    def queue_names(self) -> list[str]:
-        """The queues there are: as Postgres says, which alone knows of re-routings."""
-        declared = {f"{e.name}.{n}" for e in self.registry.entities.values() for n in range(e.shards)}
-        session = Session(self._settings.database_url.get_secret_value(), application_name="sluice worker")
-        try:
-            return sorted(declared | set(read_queue_names(session)))
-        except Exception as error:
-            # Postgres may come up after its workers; the declared queues serve until the next start.
-            log.warning("queues not read from Postgres", error=str(error))
-            return sorted(declared)
-        finally:
-            session.close()
-
-    def close(self) -> None:
-        """Ends the session. May run twice."""
-        if self._session is not None:
-            self._session.close()
 
 
 class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -30,8 +30,22 @@ class NotAnswered(Exception):
     """The provider's answer does not say whether it captured; the same key may be tried again."""
 
 
+def find_capture(call: EffectCall) -> JsonObject | None:
+    """The capture made under this call's key; None: there is none, and none is in process.
+
+    Raises if that cannot be known now. Changes nothing. The provider finds captures of keys that it has
+    forgotten, too.
+    """
+    return look_up(PROVIDER_URL, "/captures", {"key": provider_key(call.key)}, "captures")
+
+
 @effect(
-    "capture_payment", on_unknown="retry", timeout_seconds=10, attempts=8, key_lifetime=KEY_LIFETIME_SECONDS
+    "capture_payment",
+    on_unknown="retry",
+    timeout_seconds=10,
+    attempts=8,
+    key_lifetime=KEY_LIFETIME_SECONDS,
+    reconcile=find_capture,
 )
 def capture_payment(call: EffectCall) -> JsonObject:
     """Captures once per key, however often it runs; returns the provider's capture.
@@ -65,15 +79,6 @@ def capture_payment(call: EffectCall) -> JsonObject:
         raise NotAnswered(f"{response.status}: {response.data.decode(errors='replace')}")
     captured: JsonObject = response.json()
     return captured
-
-
-def find_capture(call: EffectCall) -> JsonObject | None:
-    """The capture made under this call's key; None: there is none, and none is in process.
-
-    Raises if that cannot be known now. Changes nothing. The provider finds captures of keys that it has
-    forgotten, too.
-    """
-    return look_up(PROVIDER_URL, "/captures", {"key": provider_key(call.key)}, "captures")
 
 
 def provider_key(key: str) -> str:

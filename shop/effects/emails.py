@@ -32,7 +32,15 @@ class NotAcknowledged(Exception):
     """The message went out and the server's reply to it is not known: it may be delivered."""
 
 
-@effect("send_email", on_unknown="ask", timeout_seconds=10, attempts=8)
+def find_email(call: EffectCall) -> JsonObject | None:
+    """The message sent under this call's key, as the mail log has it; None: none was accepted, none is to be.
+
+    Raises if that cannot be known now. Changes nothing.
+    """
+    return look_up(MAIL_LOG_URL, "/messages", {"message_id": message_id(call.key)}, "messages")
+
+
+@effect("send_email", on_unknown="ask", timeout_seconds=10, attempts=8, reconcile=find_email)
 def send_email(call: EffectCall) -> JsonObject:
     """Sends one message each time it runs; returns its id, by which the mail log knows it.
 
@@ -57,14 +65,6 @@ def send_email(call: EffectCall) -> JsonObject:
     finally:
         _leave(server)
     return {"message_id": message["Message-ID"]}
-
-
-def find_email(call: EffectCall) -> JsonObject | None:
-    """The message sent under this call's key, as the mail log has it; None: none was accepted, none is to be.
-
-    Raises if that cannot be known now. Changes nothing.
-    """
-    return look_up(MAIL_LOG_URL, "/messages", {"message_id": message_id(call.key)}, "messages")
 
 
 def message_id(key: str) -> str:

@@ -40,6 +40,11 @@ def upgrade() -> None:
         sa.Column("ended_unknown", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         schema=SCHEMA,
     )
+    op.add_column(
+        effects,
+        sa.Column("tried", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
+        schema=SCHEMA,
+    )
     op.add_column(effects, sa.Column("settled_at", sa.DateTime(timezone=True)), schema=SCHEMA)
     op.alter_column(effects, "args", nullable=True, schema=SCHEMA)
     for name, columns, where in (

@@ -1,0 +1,29 @@
+"""`switches`: what operators turned on, and why. A row is a switch that is on."""
+
+from db.session import Session, Statement
+
+READ_SWITCH = Statement("read_switch", "SELECT reason FROM sluice.switches WHERE name = $1", ("text",))
+SET_SWITCH = Statement(
+    "set_switch",
+    """
+    INSERT INTO sluice.switches (name, actor, reason) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING
+    """,
+    ("text", "text", "text"),
+)
+CLEAR_SWITCH = Statement("clear_switch", "DELETE FROM sluice.switches WHERE name = $1", ("text",))
+
+
+def read_switch(session: Session, name: str) -> str | None:
+    """Why it is on; None: it is off."""
+    rows = session.run(READ_SWITCH, name)
+    return str(rows[0][0]) if rows else None
+
+
+def set_switch(session: Session, name: str, *, actor: str, reason: str) -> bool:
+    """Turns it on; whether that is news. May run twice."""
+    return session.count(SET_SWITCH, name, actor, reason) == 1
+
+
+def clear_switch(session: Session, name: str) -> bool:
+    """Turns it off; whether that is news. May run twice."""
+    return session.count(CLEAR_SWITCH, name) == 1

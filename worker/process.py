@@ -1,0 +1,195 @@
+"""What one worker process holds, made when it is first needed: after the fork, where there is one."""
+
+import gc
+import time
+from collections.abc import Mapping
+from functools import cached_property
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import RedisError
+
+from db.errors import ErrorKind, classify, needs_new_connection
+from db.queues import read_queue_names
+from db.self_check import read_troubles
+from db.session import BATCH_PLANS, QUEUE_PLANS, Session
+from tasks.api import EffectDeclaration
+from tasks.apply import Applier
+from tasks.broker import EFFECT_TASK, EFFECTS_QUEUE, apply_queue
+from tasks.dispatch import Dispatcher
+from tasks.effects import Executor, expire_leases
+from tasks.handlers import HandlersRefused, Registry, collect_handlers
+from tasks.kick import Kick
+from tasks.producer import ConfluentProducer
+from tasks.relay import Relay
+from tasks.retention import purge, read_topic_configs
+from tasks.settings import Settings
+from tasks.wire import Slice
+
+log = structlog.get_logger("sluice.worker")
+
+RELAY_SECONDS = 2.0  # of one task: then others of its queues have their turn, and it is called again
+# Beyond the call's own time-out, which interrupts Python but not every C library: the process is ended.
+HARD_LIMIT_SECONDS = 25.0
+
+
+class WorkerProcess:
+    """Handlers, sessions and what works with them. It serves few kinds of tasks, and opens what they need."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self._settings = settings
+        self._app = app
+        self._sessions: list[Session] = []
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The handlers, collected at start. Ends the process if they cannot be served."""
+        try:
+            return collect_handlers(self._settings.handlers)
+        except HandlersRefused as error:
+            log.error("handlers refused", reason=str(error))
+            raise SystemExit(f"Handlers refused: {error}") from error
+
+    def queue_names(self) -> list[str]:
+        """The queues there are: as Postgres says, which alone knows of re-routings."""
+        declared = {f"{e.name}.{n}" for e in self.registry.entities.values() for n in range(e.shards)}
+        session = Session(self._url, application_name="sluice worker")
+        try:
+            return sorted(declared | set(read_queue_names(session)))
+        except Exception as error:
+            # Postgres may come up after its workers; the declared queues serve until the next start.
+            log.warning("queues not read from Postgres", error=str(error))
+            return sorted(declared)
+        finally:
+            session.close()
+
+    def apply(self, queue: str, slices: list[Slice]) -> None:
+        """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
+        applied = self._applier.apply(queue, slices)
+        if applied is not None and applied.outgoing:
+            self._kick.ring()
+
+    def relay(self) -> None:
+        """Dispatches calls that are due and publishes the outbox until it is empty, for RELAY_SECONDS."""
+        self._kick.answer()
+        until = time.monotonic() + RELAY_SECONDS
+        with _Outages(self._relay_session, "dispatch"):
+            self._dispatcher.run_once()
+        with _Outages(self._relay_session, "relay"):
+            while self._relay.run_once().sent:
+                if time.monotonic() >= until:
+                    self._kick.ring()
+                    break
+
+    def run_effect(self, effect_key: str) -> None:
+        """One call, if it is due."""
+        with _Outages(self._effects_session, "effect"):
+            self._executor.run(effect_key)
+
+    def expire_leases(self) -> None:
+        """Calls that were never answered."""
+        with _Outages(self._maintenance_session, "leases"):
+            expire_leases(self._maintenance_session, self.registry)
+
+    def purge(self) -> None:
+        """What is old enough is forgotten."""
+        configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
+        with _Outages(self._maintenance_session, "purge"):
+            gone = purge(self._maintenance_session, self._settings, configs)
+            log.info("purged", **{kind.replace(" ", "_"): count for kind, count in gone.items()})
+
+    def check_self(self) -> None:
+        """One line in the log of what waits for somebody."""
+        with _Outages(self._maintenance_session, "self-check"):
+            troubles = read_troubles(self._maintenance_session)
+            for_somebody = any(troubles[:5]) or troubles.effects_paused
+            (log.warning if for_somebody else log.info)("self-check", **troubles._asdict())
+
+    def close(self) -> None:
+        """Ends the connections. May run twice."""
+        for session in self._sessions:
+            session.close()
+
+    @property
+    def _url(self) -> str:
+        return self._settings.database_url.get_secret_value()
+
+    def _open(self, name: str, plans: Mapping[str, str]) -> Session:
+        session = Session(self._url, application_name=f"sluice {name}", plans=plans)
+        self._sessions.append(session)
+        # A batch makes some ten thousand objects and no cycles: with Python's defaults the collector
+        # walks all of them 15 times per batch, a quarter of the worker's time.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        return session
+
+    @cached_property
+    def _applier(self) -> Applier:
+        return Applier(self._open("worker", BATCH_PLANS), self.registry)
+
+    @cached_property
+    def _kick(self) -> Kick:
+        return Kick(self._settings, self._app)
+
+    @cached_property
+    def _relay_session(self) -> Session:
+        return self._open("relay", QUEUE_PLANS)
+
+    @cached_property
+    def _relay(self) -> Relay:
+        producer = ConfluentProducer(self._settings.kafka_bootstrap_servers)
+        return Relay(self._relay_session, producer, source=self._settings.source)
+
+    @cached_property
+    def _dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self._relay_session,
+            self.registry,
+            publish=self._publish_call,
+            count_waiting=lambda: self._kick.count_waiting(EFFECTS_QUEUE),
+        )
+
+    @cached_property
+    def _effects_session(self) -> Session:
+        return self._open("effects", QUEUE_PLANS)
+
+    @cached_property
+    def _executor(self) -> Executor:
+        return Executor(self._effects_session, self.registry)
+
+    @cached_property
+    def _maintenance_session(self) -> Session:
+        return self._open("maintenance", QUEUE_PLANS)
+
+    def _publish_call(self, effect_key: str, declaration: EffectDeclaration) -> None:
+        self._app.send_task(
+            EFFECT_TASK,
+            args=[effect_key],
+            queue=apply_queue(EFFECTS_QUEUE),
+            time_limit=declaration.timeout_seconds + HARD_LIMIT_SECONDS,
+            retry=False,
+            ignore_result=True,
+        )
+
+
+class _Outages:
+    """Postgres or Redis away: said once here; beat, or the lease, has the work done again."""
+
+    def __init__(self, session: Session, what: str) -> None:
+        self._session = session
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if needs_new_connection(error):
+            self._session.close()
+        away = isinstance(error, RedisError | OperationalError | OSError)
+        if not away and classify(error) is not ErrorKind.TRANSIENT:
+            return False
+        log.warning("given up for now", what=self._what, error=str(error).strip())
+        return True
