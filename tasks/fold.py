@@ -1,6 +1,6 @@
 """The fold: events in record order against rows in memory. Pure; the same code is the oracle of the tests."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -31,13 +31,12 @@ from tasks.api import (
     WriteVersion,
 )
 from tasks.decode import Decoded
+from tasks.emitting import outbox_row, trace_of
 from tasks.plan import HandlerRun, Planned
 from tasks.rows import Fate, Row
 
 T = TypeVar("T")
 
-MAX_EMIT_BYTES = 1_000_000  # brokers refuse records over 1,048,588 bytes by default, headers included
-TRACE_HEADERS = ("traceparent", "tracestate")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -245,7 +244,9 @@ class _Scratch:
         match effect:
             case Emit():
                 self.fates.add(Outcome.APPLIED)
-                self.emits.append(_outbox_row(effect, run, self.decoded, self.ordinal))
+                event_id = derived_id(self.decoded.identity, run.entry.name, self.ordinal)
+                trace = dict(trace_of(run.event.headers))
+                self.emits.append(outbox_row(effect, event_id, run.event.time, trace))
             case Call():
                 self.fates.add(Outcome.APPLIED)
                 self.call(run, effect)
@@ -370,24 +371,3 @@ def _view(shape: Shape, key: str, row: Row) -> Mapping[str, Any] | None:
         **{name: row.values[name] for name in shape.row_columns},
         "version": row.version,
     }
-
-
-def _outbox_row(emit: Emit, run: HandlerRun, decoded: Decoded, ordinal: int) -> OutboxRow:
-    payload = msgspec.json.encode(emit.data)
-    if len(payload) > MAX_EMIT_BYTES:
-        raise Rejected(f"event for {emit.topic} of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
-    event = run.event
-    headers = dict(_trace(event.headers))
-    if event.time is not None:
-        headers["ce_time"] = event.time.isoformat()
-    headers.update(emit.headers)
-    json_headers = msgspec.json.encode(headers).decode()
-    version = None if emit.version is None else str(emit.version)
-    event_id = derived_id(decoded.identity, run.entry.name, ordinal)
-    return OutboxRow(event_id, emit.topic, emit.key, emit.type, version, json_headers, payload.decode())
-
-
-def _trace(headers: Sequence[tuple[str, bytes | None]]) -> Iterator[tuple[str, str]]:
-    for name, value in headers:
-        if name in TRACE_HEADERS and value is not None:
-            yield name, value.decode("ascii", "replace")

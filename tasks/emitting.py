@@ -1,0 +1,41 @@
+"""An Emit as a row of the outbox: the same for handlers and for a user's own transaction. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from db.records import OutboxRow
+from tasks.api import Emit, Rejected
+
+MAX_EMIT_BYTES = 1_000_000  # brokers refuse records over 1,048,588 bytes by default, headers included
+TRACE_HEADERS = ("traceparent", "tracestate")
+
+
+def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
+    """The row. `time` and `trace` are those of what caused the event. Raises Rejected if it is too large."""
+    payload = msgspec.json.encode(emit.data)
+    if len(payload) > MAX_EMIT_BYTES:
+        raise Rejected(f"event for {emit.topic} of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
+    headers = dict(trace)
+    if time is not None:
+        headers["ce_time"] = time.isoformat()
+    headers.update(emit.headers)
+    version = None if emit.version is None else str(emit.version)
+    return OutboxRow(
+        event_id,
+        emit.topic,
+        emit.key,
+        emit.type,
+        version,
+        msgspec.json.encode(headers).decode(),
+        payload.decode(),
+    )
+
+
+def trace_of(headers: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, str]]:
+    """The W3C trace context among a record's headers."""
+    for name, value in headers:
+        if name in TRACE_HEADERS and value is not None:
+            yield name, value.decode("ascii", "replace")
