@@ -68,10 +68,10 @@ def sent_through(
     """The highest id of a queue at or below which nothing is left, after a page of its oldest rows.
 
     `rows` are all rows of the page of that queue; `lowest_refused` is the lowest id refused there, which no
-    page shows.
+    page shows. It may lie far above a page that was cut short: what is between them was not seen.
     """
     ids = {row.id for row in rows}
     left = ids - {row.id for row in acknowledged}
     if lowest_refused is not None:
         left.add(lowest_refused)
-    return max(before, min(left) - 1 if left else max(ids, default=before))
+    return max(before, min([max(ids, default=before), *(number - 1 for number in left)]))
