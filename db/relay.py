@@ -53,11 +53,17 @@ LOCK_WAITING = Statement(
             SELECT FROM sluice.outbox_events o WHERE o.queue = d.queue AND o.id > d.sent_through
         )
     )
-    SELECT w.queue, (SELECT min(r.id) FROM sluice.outbox_refusals r WHERE r.queue = w.queue)
-    FROM waiting w
+    SELECT w.queue FROM waiting w
     WHERE pg_try_advisory_xact_lock(hashtext('sluice relay'), hashtext(w.queue))
     """,
     ("text[]", "bigint[]"),
+)
+# A statement of its own, after the lock and before the page. Read together with the lock it would not show
+# what another relay refused in between; the page hides that, and the hint would pass it.
+READ_LOWEST_REFUSED = Statement(
+    "read_lowest_refused",
+    "SELECT queue, min(id) FROM sluice.outbox_refusals WHERE queue = ANY ($1) GROUP BY queue",
+    ("text[]",),
 )
 
 
@@ -66,7 +72,10 @@ def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str,
 
     They are this transaction's until it ends.
     """
-    return dict(session.run(LOCK_WAITING, text_array(sent_through), bare_array(sent_through.values())))
+    found = session.run(LOCK_WAITING, text_array(sent_through), bare_array(sent_through.values()))
+    locked = [queue for (queue,) in found]
+    refused = dict(session.run(READ_LOWEST_REFUSED, text_array(locked))) if locked else {}
+    return {queue: refused.get(queue) for queue in locked}
 
 
 # A statement of its own, after the lock. Read together with it, the snapshot would be older than the lock:
