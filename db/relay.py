@@ -88,8 +88,12 @@ READ_PAGE = Statement(
     CROSS JOIN LATERAL (
         SELECT * FROM sluice.outbox_events w
         WHERE w.queue = d.queue AND w.id > d.sent_through AND w.topic <> ALL ($3)
-          -- A refused one holds its key; what has no key holds itself alone.
-          AND NOT EXISTS (SELECT FROM sluice.outbox_refusals r WHERE r.topic = w.topic AND r.key = w.key)
+          -- A refused one holds its key; what has no key holds itself alone. In its own queue: in another one
+          -- a hidden row may lie below all that is refused there, where the hint would pass it.
+          AND NOT EXISTS (
+              SELECT FROM sluice.outbox_refusals r
+              WHERE r.queue = w.queue AND r.topic = w.topic AND r.key = w.key
+          )
           AND (w.key IS NOT NULL OR NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r WHERE r.queue = w.queue AND r.id = w.id
           ))
