@@ -41,7 +41,8 @@ class Relayed:
 
     sent: int = 0
     refused: int = 0
-    away: int = 0
+    left: int = 0
+    """They stay, and are in one of the next pages."""
 
 
 class Relay:
@@ -92,7 +93,8 @@ class Relay:
         faults.reach("relay.deleted")
         self._sent_through.update(found)
         self._note_topics(page)
-        return Relayed(len(page.acknowledged), len(page.refused), len(rows) - len(page.acknowledged))
+        sent, refused = len(page.acknowledged), len(page.refused)
+        return Relayed(sent, refused, len(rows) - sent - refused)
 
     def _flush(self, page: Page) -> None:
         """Hands over what may be in flight and waits for all answers, for FLUSH_SECONDS at most."""
@@ -164,12 +166,13 @@ class Relay:
         """Hints are facts about one server: after a reconnect it may be another one, with an older state."""
         connection, now = self._session.connection, self._clock()
         if connection is not self._hints_of:
-            self._sent_through, self._hints_of = {}, connection
+            self._sent_through, self._hints_of = {}, None
         elif now - self._hints_read_at < HINT_SECONDS:
             return
-        self._hints_read_at = now
         for queue, saved in outbox.read_sent_through(self._session).items():
             self._sent_through[queue] = max(saved, self._sent_through.get(queue, 0))
+        # Only now: after a failure it is read again, else no queue would be known until the next time.
+        self._hints_of, self._hints_read_at = connection, now
 
     def _save_hints(self, found: dict[str, int]) -> None:
         now = self._clock()
