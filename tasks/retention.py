@@ -18,6 +18,8 @@ from tasks.settings import Settings
 log = structlog.get_logger("sluice.maintenance")
 
 DAY_SECONDS = 86_400.0
+# Some write "for ever" as the largest number there is; Postgres knows no time so long ago.
+FOR_EVER_SECONDS = 100 * 365 * DAY_SECONDS
 MARGIN_SECONDS = DAY_SECONDS  # records that were read, or sent, and lie somewhere yet
 ROWS = 5_000  # of one statement: some milliseconds, so that nobody waits behind it
 MOST_SECONDS = 20.0  # of one run; the next one goes on
@@ -42,8 +44,8 @@ def retention_seconds(config: Mapping[str, str]) -> float | None:
     """How long a topic keeps records, from its Kafka configuration; None: for ever, or it is not said."""
     if config.get("cleanup.policy", "") != "delete":
         return None
-    milliseconds = int(config.get("retention.ms", "-1"))
-    return None if milliseconds < 0 else milliseconds / 1000
+    seconds = int(config.get("retention.ms", "-1")) / 1000
+    return seconds if 0 <= seconds < FOR_EVER_SECONDS else None
 
 
 def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, str]]:
