@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.app import SHARDS, TOPIC, account
 from bench.peers import faststream_peer, handwritten, handwritten_fold, naive
@@ -47,6 +47,8 @@ class Contender:
     """How many processes of it are members of the consumer group."""
     celery_workers: int = 0
     """How many of them answer a ping by Celery."""
+    relays: bool = False
+    """Whether a relay and a beat run, too, and it is done only when all is in Kafka."""
     max_events: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,6 +104,10 @@ NAIVE = Contender(
     celery_workers=1,
     max_events=NAIVE_EVENTS,
 )
+SLUICE_2_RELAYED = replace(SLUICE_2, name="sluice, 2 workers, relay", relays=True)
+SLUICE_2_CONFLUENT_RELAYED = replace(SLUICE_2_CONFLUENT, name="sluice, 2 confluent, relay", relays=True)
+FOLD_RELAYED = replace(FOLD, name="by hand, same fold ×2, relay", relays=True)
+RELAYED = (SLUICE_2_RELAYED, SLUICE_2_CONFLUENT_RELAYED, FOLD_RELAYED)
 CONTENDERS = (SLUICE_1, SLUICE_2, SLUICE_2_CONFLUENT, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
 
 
@@ -120,6 +126,9 @@ class BenchRun(LocalRun):
             self.start_bridge()
         for number, (module, *arguments) in enumerate(contender.peers, start=1):
             self.start_module(f"peer-{number}", module, *arguments)
+        if contender.relays:
+            self.start_relay()
+            self.start_beat()
 
     def start_workers(self, contender: Contender) -> None:
         """Its workers alone."""

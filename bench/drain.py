@@ -7,7 +7,8 @@ from bench.commits import read_commit_times, verify
 from bench.contenders import Contender
 from bench.events import Expected, generate_events
 from bench.ground import Ground, cpu_per_event
-from bench.log import hidden_log
+from bench.log import hidden_log, read_append_times
+from bench.peers.schema import EMITTED_TOPIC
 from ops.deployment import NotSettled
 
 # The naive one takes a minute for its few thousands; whoever does less than 2,000 a second of more is stuck.
@@ -77,8 +78,18 @@ def drain(ground: Ground, contender: Contender, count: int, seed: int, turn: int
         site.wait_drained(count, timeout_seconds=patience_seconds(count))
         cpu = cpu_per_event(before, site.cpu_seconds(), count)
         commits = read_commit_times(site.session, contender.layout)
+        ended_at = commits[-1]
+        if contender.relays:
+            site.wait_relayed(timeout_seconds=patience_seconds(count))
+            cpu = cpu_per_event(before, site.cpu_seconds(), count)
+            appended = read_append_times(site.servers, EMITTED_TOPIC)
+            ended_at = max(appended.values())
         complaints = verify(site.session, contender.layout, expected).complaints
-    seconds = commits[-1] - visible_at
+        if contender.relays:
+            # What was sent is no longer there.
+            complaints = [c for c in complaints if "outgoing events" not in c]
+            complaints += [] if len(appended) == count else [f"{len(appended)} events of {count} in Kafka"]
+    seconds = ended_at - visible_at
     return Drain(contender.name, contender.guarantee, turn, count, seconds, len(commits), cpu, complaints)
 
 

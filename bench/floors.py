@@ -4,14 +4,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.contenders import FOLD, NAIVE, SLUICE_1, SLUICE_2, SLUICE_2_CONFLUENT
+from bench.contenders import (
+    FOLD,
+    FOLD_RELAYED,
+    NAIVE,
+    SLUICE_2,
+    SLUICE_2_CONFLUENT,
+    SLUICE_2_CONFLUENT_RELAYED,
+    SLUICE_2_RELAYED,
+)
 from bench.drain import Drain
 from bench.faults import Fault
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.postgres_cost import PostgresCost
+from bench.relaying import RelayRate, VisibleLatency
 
-SLUICES = (SLUICE_1.name, SLUICE_2.name, SLUICE_2_CONFLUENT.name)
+# The contenders written by hand have two processes as well.
+TWO_WORKERS = (SLUICE_2.name, SLUICE_2_CONFLUENT.name)
 MEMORY_MARGIN = 1.5  # Python's objects beside the raw bytes that a bridge counts
 
 
@@ -27,13 +37,12 @@ class Floor:
 
 def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
     """Against the naive way and against the same fold without Celery, and a smoke alarm."""
-    for name in SLUICES:
+    for name in TWO_WORKERS:
         rates = [drain.per_second for drain in drains if drain.contender == name]
         if not rates:
             continue
-        if name != SLUICE_1.name:
-            yield from _ratio_floor(drains, name, NAIVE.name, 15)
-            yield from _ratio_floor(drains, name, FOLD.name, 0.65)
+        yield from _ratio_floor(drains, name, NAIVE.name, 15)
+        yield from _ratio_floor(drains, name, FOLD.name, 0.65)
         yield at_least(f"{name}: events/s (smoke alarm)", 12_000, median(rates))
 
 
@@ -57,7 +66,7 @@ def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
     """Scheduled send to commit, of Sluice with either client."""
     wanted = {1_000: (80, 150), 5_000: (120, 400)}
     for one in latencies:
-        if one.contender in SLUICES:
+        if one.contender in TWO_WORKERS:
             p50, p99 = wanted[one.rate]
             yield at_most(f"{one.contender}: p50 at {one.rate:,}/s, ms", p50, one.p50_ms)
             yield at_most(f"{one.contender}: p99 at {one.rate:,}/s, ms", p99, one.p99_ms)
@@ -70,6 +79,28 @@ FAULT_FLOORS = {
     ("kill -9 of the bridge", "rows that went back"): 0.0,
     ("a poison event", "longest wait of a neighbour, s"): 2.0,
 }
+
+
+def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
+    """From the log to the log: beside the same fold written by hand, with the same relay."""
+    for name in (SLUICE_2_RELAYED.name, SLUICE_2_CONFLUENT_RELAYED.name):
+        yield from _ratio_floor(drains, name, FOLD_RELAYED.name, 0.6)
+
+
+def visible_floors(latencies: Iterable[VisibleLatency]) -> Iterator[Floor]:
+    """Commit to record, and event to record."""
+    wanted = {1_000: (80, 150), 5_000: (120, 400)}
+    for one in latencies:
+        p50, p99 = wanted[one.rate]
+        where = f"{one.contender} at {one.rate:,}/s"
+        yield at_most(f"{where}: commit to Kafka p50, ms", 20, one.commit_p50_ms)
+        yield at_most(f"{where}: event to Kafka p50, ms", p50, one.event_p50_ms)
+        yield at_most(f"{where}: event to Kafka p99, ms", p99, one.event_p99_ms)
+
+
+def rate_floors(rates: Sequence[RelayRate]) -> Iterator[Floor]:
+    """CPU of the relay's process."""
+    yield at_most("relay: µs of CPU per record", 14, median(r.cpu_us for r in rates if r.who == "relay"))
 
 
 def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:

@@ -14,8 +14,9 @@ from bench.commits import count_begun, count_identities
 from bench.contenders import BenchRun, Contender
 from bench.cpu import read_times, spent_seconds
 from bench.log import PARTITIONS, is_group_settled, recreate_topic
-from bench.peers.schema import create_tables
-from db.session import Session
+from bench.peers import handwritten_fold
+from bench.peers.schema import EMITTED_TOPIC, create_tables
+from db.session import Session, Statement
 from ops.deployment import Deployment
 from ops.init import initialise
 from ops.stack import Stack, StackUrls
@@ -53,11 +54,16 @@ class Ground:
         database = f"bench_{self._sites}"
         urls = self._urls(database)
         recreate_topic(urls.kafka_bootstrap_servers)
+        if contender.relays:
+            times = {"message.timestamp.type": "LogAppendTime"}
+            recreate_topic(urls.kafka_bootstrap_servers, EMITTED_TOPIC, **times)
         self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
         # What the one before left to be written is not this one's to wait for.
         self._administer("CHECKPOINT")
         if contender.schema is not None:
             create_tables(urls.database_url, contender.schema)
+        if contender.relays and not contender.has_bridge:
+            self._tell_relay(urls.database_url)
         folder = self._runs / f"{self._sites}-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
         run = BenchRun(urls, folder, HANDLERS, group=database, environment=contender.environment)
         try:
@@ -70,6 +76,13 @@ class Ground:
                     deployment.close()
         finally:
             self._administer(f"DROP DATABASE {database} WITH (FORCE)")
+
+    @staticmethod
+    def _tell_relay(database_url: str) -> None:
+        """Of the peer's queue, which is none of Sluice's."""
+        session = Session(database_url, application_name="bench")
+        session.command(f"INSERT INTO sluice.relay_progress VALUES ('{handwritten_fold.QUEUE}', 0)")
+        session.close()
 
     def cpu_seconds(self, run: BenchRun | None = None) -> dict[str, float]:
         """CPU seconds so far per group of processes: the services, and those of a run."""
@@ -131,7 +144,7 @@ class Site:
             timeout_seconds=UP_SECONDS,
             what=f"{contender.members} members of group {group} share the partitions",
         )
-        if contender.celery_workers:
+        if contender.celery_workers or contender.relays:
             wait(self._workers_answer, timeout_seconds=UP_SECONDS, what="the workers answer a ping")
         if contender.has_bridge:
             wait(self._bridge_started, timeout_seconds=UP_SECONDS, what="the bridge started its partitions")
@@ -144,6 +157,15 @@ class Site:
             lambda: count_identities(self.session, self.contender.layout) >= count,
             timeout_seconds=timeout_seconds,
             what=f"{count} events are committed",
+        )
+
+    def wait_relayed(self, *, timeout_seconds: float) -> None:
+        """Until no outgoing event waits. Raises NotSettled."""
+        statement = Statement("any_left", f"SELECT EXISTS (SELECT FROM {self.contender.layout.outbox})")
+        self.deployment.wait_until(
+            lambda: self.session.run(statement) == [(False,)],
+            timeout_seconds=timeout_seconds,
+            what="the outbox is empty",
         )
 
     def wait_begun(self, count: int, *, timeout_seconds: float) -> None:
@@ -160,7 +182,8 @@ class Site:
 
     def _workers_answer(self) -> bool:
         with Celery(broker=self.deployment.urls.redis_url) as app:
-            return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.celery_workers
+            wanted = self.contender.celery_workers + self.contender.relays
+            return len(app.control.ping(timeout=PING_SECONDS)) >= wanted
 
     def _bridge_started(self) -> bool:
         logs = [p.log.read_text() for p in self.run.processes if p.name == "bridge" and p.exit_code is None]

@@ -9,8 +9,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Producer
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupState,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -23,27 +32,29 @@ ANSWER_SECONDS = 30.0
 RETRY_SECONDS = 0.1
 TRANSACTION_TIMEOUT_MS = 900_000  # the longest the broker allows
 MAX_QUEUED = 100_000  # records in the producer's own memory
+MILLISECONDS = 1_000
 POLL_EVERY = 10_000  # records between two looks at what was acknowledged
 
 
-def recreate_topic(bootstrap_servers: str) -> None:
+def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) -> None:
     """The topic is there and empty. Nobody may consume it meanwhile."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
-    if TOPIC in admin.list_topics(timeout=ANSWER_SECONDS).topics:
-        admin.delete_topics([TOPIC])[TOPIC].result(ANSWER_SECONDS)
+    if topic in admin.list_topics(timeout=ANSWER_SECONDS).topics:
+        admin.delete_topics([topic])[topic].result(ANSWER_SECONDS)
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(ANSWER_SECONDS)
+            new = NewTopic(topic, PARTITIONS, 1, config=config)
+            admin.create_topics([new])[topic].result(ANSWER_SECONDS)
             break
         except KafkaException as error:
             # A deletion is acknowledged before it is done.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
-    while len(_partitions(admin)) < PARTITIONS:
+    while len(_partitions(admin, topic)) < PARTITIONS:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"topic {TOPIC} is not usable")
+            raise TimeoutError(f"topic {topic} is not usable")
         time.sleep(RETRY_SECONDS)
 
 
@@ -97,6 +108,37 @@ def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator
             producer.abort_transaction(ANSWER_SECONDS)
 
 
-def _partitions(admin: AdminClient) -> list[int]:
-    topics = admin.list_topics(topic=TOPIC, timeout=ANSWER_SECONDS).topics
-    return [number for number, found in topics[TOPIC].partitions.items() if found.leader >= 0]
+def read_append_times(bootstrap_servers: str, topic: str) -> dict[str, float]:
+    """ce_id → when the broker appended its first copy, seconds since 1970, of all that is there.
+
+    The topic must be made with LogAppendTime: so no consumer has to watch, which would cost CPU.
+    """
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": f"bench-{uuid.uuid4()}",
+            "enable.auto.commit": False,
+            "log_level": LOG_NOTHING,
+        }
+    )
+    found: dict[str, float] = {}
+    left = 0
+    for number in range(PARTITIONS):
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ANSWER_SECONDS)
+        left += end
+    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
+    while left > 0:
+        messages: list[Any] = consumer.consume(POLL_EVERY, ANSWER_SECONDS)
+        if not messages:
+            raise TimeoutError(f"{left} records of {topic} do not come")
+        for message in messages:
+            left -= 1
+            event_id = dict(message.headers())["ce_id"].decode()
+            found.setdefault(event_id, message.timestamp()[1] / MILLISECONDS)
+    consumer.close()
+    return found
+
+
+def _partitions(admin: AdminClient, topic: str) -> list[int]:
+    topics = admin.list_topics(topic=topic, timeout=ANSWER_SECONDS).topics
+    return [number for number, found in topics[topic].partitions.items() if found.leader >= 0]

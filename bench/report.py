@@ -14,12 +14,13 @@ from bench.floors import Floor, turn_ratios
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.postgres_cost import PostgresCost
+from bench.relaying import RelayRate, VisibleLatency
 
 
-def drain_table(drains: Sequence[Drain]) -> Table:
+def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> Table:
     """Events a second, ratios round by round, and what each contender guarantees."""
     table = _table(
-        "Drain of a log that is there", "who", "events", "events/s min", "median", "max",
+        title, "who", "events", "events/s min", "median", "max",
         "÷ naive", "÷ same fold", "events a commit", "verified", "guarantee",
     )  # fmt: skip
     for name, found in _by_contender(drains).items():
@@ -29,7 +30,7 @@ def drain_table(drains: Sequence[Drain]) -> Table:
             f"{found[0].events:,}",
             *(f"{rate:,.0f}" for rate in (rates.least, rates.middle, rates.most)),
             _median_ratio(drains, name, NAIVE.name),
-            _median_ratio(drains, name, FOLD.name),
+            _median_ratio(drains, name, base),
             f"{median(drain.events / drain.commits for drain in found):,.0f}",
             "yes" if not any(drain.complaints for drain in found) else "NO",
             found[0].guarantee,
@@ -90,6 +91,29 @@ def memory_table(memory: Memory) -> Table:
         ("worker", f"peak, {drained}", memory.worker_peak),
     ):
         table.add_row(process, when, f"{value:.0f}")
+    return table
+
+
+def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
+    """To the record in Kafka, in milliseconds."""
+    table = _table(
+        "Until the record is in Kafka, open loop, ms", "who", "events/s", "events",
+        "commit p50", "commit p99", "event p50", "event p99",
+    )  # fmt: skip
+    for one in latencies:
+        figures = (one.commit_p50_ms, one.commit_p99_ms, one.event_p50_ms, one.event_p99_ms)
+        table.add_row(one.contender, f"{one.rate:,}", f"{one.events:,}", *(f"{f:.0f}" for f in figures))
+    return table
+
+
+def rate_table(rates: Sequence[RelayRate]) -> Table:
+    """What one process sends."""
+    table = _table("Sending records, one process", "who", "records/s min", "median", "max", "µs of CPU each")
+    for who in dict.fromkeys(rate.who for rate in rates):
+        found = [rate for rate in rates if rate.who == who]
+        speeds = spread([rate.per_second for rate in found])
+        speed_texts = (f"{speed:,.0f}" for speed in (speeds.least, speeds.middle, speeds.most))
+        table.add_row(who, *speed_texts, f"{median(rate.cpu_us for rate in found):.1f}")
     return table
 
 

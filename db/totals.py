@@ -42,6 +42,17 @@ def read_effect_keys(session: Session) -> set[str]:
     return {key for (key,) in session.run(READ_EFFECT_KEYS)}
 
 
+READ_CALL_STATES = Statement(
+    "read_call_states",
+    "SELECT effect, state, count(*) FROM sluice.executed_side_effects GROUP BY effect, state ORDER BY 1, 2",
+)
+
+
+def read_call_states(session: Session) -> list[tuple[str, str, int]]:
+    """(effect, state, calls)."""
+    return [(effect, state, count) for effect, state, count in session.run(READ_CALL_STATES)]
+
+
 _SUMS = ", ".join(f"sum({name})::bigint" for name in COUNTERS)
 
 READ_TOTALS = Statement(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
+from uuid import UUID
 
 from kafka import KafkaProducer
 from redis import Redis
@@ -15,9 +16,15 @@ from sqlalchemy import Table
 from db.rows import RowStatements, read_all_rows
 from db.session import Session
 from db.tables import shape_of
-from db.totals import read_positions, read_topic_ids, read_totals
+from db.totals import (
+    read_call_states,
+    read_outgoing,
+    read_positions,
+    read_topic_ids,
+    read_totals,
+)
 from ops.local_run import LocalRun
-from ops.oracle import Expectation, differences, expect, outgoing_differences, read_log
+from ops.oracle import Expectation, differences, expect, outgoing_differences, read_log, read_sent
 from ops.stack import StackUrls
 from tasks.handlers import Registry
 
@@ -120,6 +127,36 @@ class Deployment:
         log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
         return expect(self.registry, log, read_topic_ids(self.session))
 
+    def sent(self) -> list[tuple[str, str | None, UUID]]:
+        """(topic, key, event id) of what the relay published, in the order of first appearance."""
+        servers = self.urls.kafka_bootstrap_servers
+        return read_sent(servers, sorted(self.registry.outgoing_topics), self.run.group)
+
+    def wait_sent(self, *, timeout_seconds: float = 60) -> None:
+        """Until no outgoing event waits. Raises NotSettled."""
+        self.wait_until(
+            lambda: not read_outgoing(self.session),
+            timeout_seconds=timeout_seconds,
+            what="every outgoing event is sent",
+        )
+
+    def wait_called(self, *, timeout_seconds: float = 60) -> None:
+        """Until no call is pending or running. Raises NotSettled."""
+
+        def called() -> bool:
+            states = self.calls()
+            return not states["pending"] and not states["running"]
+
+        self.wait_until(called, timeout_seconds=timeout_seconds, what="every call has ended")
+
+    def calls(self, effect: str | None = None) -> Counter[str]:
+        """Calls per state; of one effect or of all."""
+        counts: Counter[str] = Counter()
+        for name, state, count in read_call_states(self.session):
+            if effect in (None, name):
+                counts[state] += count
+        return counts
+
     def outcomes(self, topic: str | None = None) -> Counter[str]:
         """Records per outcome, as counted in Postgres; of one topic or of all."""
         counts: Counter[str] = Counter()
@@ -136,7 +173,7 @@ class Deployment:
         """Every difference between Postgres and the oracle: rows, outgoing events, calls, counters."""
         expectation = self.expectation()
         found = differences(self.session, expectation, tables)
-        found += outgoing_differences(self.session, expectation)
+        found += outgoing_differences(self.session, expectation, self.sent())
         outcomes = self.outcomes()
         if outcomes != expectation.outcomes:
             found.append(f"outcomes: expected {dict(expectation.outcomes)}, counted {dict(outcomes)}")

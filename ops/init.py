@@ -46,7 +46,8 @@ def create_topics(
     """Creates the topics that Kafka lacks and waits until they can be used; returns their names."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(","))
     try:
-        missing = sorted(set(registry.topics) - set(admin.list_topics()))
+        wanted = registry.topics.keys() | registry.outgoing_topics
+        missing = sorted(wanted - set(admin.list_topics()))
         if missing:
             shape = {"num_partitions": partitions, "replication_factor": replication_factor}
             admin.create_topics(dict.fromkeys(missing, shape), wait_for_metadata=True)

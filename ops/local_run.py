@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ops.stack import StackUrls
+from tasks.broker import EFFECTS_QUEUE, MAINTENANCE_QUEUE, RELAY_QUEUE
 from tasks.settings import PREFIX
 
 TERM_PATIENCE_SECONDS = 30.0
@@ -89,7 +90,8 @@ class LocalRun:
         return (
             clean
             | self.urls.environ()
-            | {"SLUICE_HANDLERS": self.handlers, "SLUICE_GROUP": self.group, "PYTHONPATH": path}
+            | {"SLUICE_HANDLERS": self.handlers, "SLUICE_GROUP": self.group, "SLUICE_SOURCE": self.group}
+            | {"PYTHONPATH": path}
             | ({"SLUICE_FAULTS": faults} if faults else {})
             | dict(self.environment)
         )
@@ -113,6 +115,20 @@ class LocalRun:
             "--without-mingle",
         ]
         return self._start(name, [*_celery("worker"), *options], faults)
+
+    def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
+        """A worker for the relay and maintenance; nothing comes of it without a beat, or a kick."""
+        return self.start_worker((RELAY_QUEUE, MAINTENANCE_QUEUE), name=name, faults=faults)
+
+    def start_effects(
+        self, *, name: str = "effects", pool: str = "prefork", faults: str = ""
+    ) -> RunningProcess:
+        """A worker that makes calls. With the pool "solo" a fault ends all of it, not one of its children."""
+        return self.start_worker((EFFECTS_QUEUE,), name=name, pool=pool, faults=faults)
+
+    def start_beat(self, *, name: str = "beat") -> RunningProcess:
+        """A beat; of several one beats."""
+        return self._start(name, _celery("beat"))
 
     def start_flower(self, port: int) -> RunningProcess:
         """Flower on a port of the loopback; its API answers without a login."""

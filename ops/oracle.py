@@ -99,20 +99,40 @@ def differences(session: Session, expectation: Expectation, tables: Iterable[Tab
     return found
 
 
-def outgoing_differences(session: Session, expectation: Expectation) -> list[str]:
-    """Outgoing events, per (topic, key) in order, and calls: what is missing, doubled or out of order."""
+def read_sent(
+    bootstrap_servers: str, topics: Iterable[str], source: str
+) -> list[tuple[str, str | None, UUID]]:
+    """(topic, key, event id) of all that this source emitted, in the order of first appearance."""
+    found: dict[UUID, tuple[str, str | None, UUID]] = {}
+    for (topic, _), records in read_log(bootstrap_servers, topics).items():
+        for record in records:
+            headers = dict(record.headers)
+            if headers.get("ce_source") == source.encode():
+                event_id = UUID((headers["ce_id"] or b"").decode())
+                key = None if record.key is None else record.key.decode()
+                found.setdefault(event_id, (topic, key, event_id))
+    return list(found.values())
+
+
+def outgoing_differences(
+    session: Session, expectation: Expectation, sent: Iterable[tuple[str, str | None, UUID]]
+) -> list[str]:
+    """Outgoing events, per (topic, key) in order, and calls: what is missing, invented or out of order.
+
+    An event counts where it appeared first: in Kafka, or as a row that waits behind what was sent.
+    """
     wanted: defaultdict[tuple[str, str | None], list[UUID]] = defaultdict(list)
     for emit in expectation.folded.emits:
         wanted[emit.topic, emit.key].append(emit.event_id)
-    found: defaultdict[tuple[str, str | None], list[UUID]] = defaultdict(list)
-    for topic, key, event_id in read_outgoing(session):
-        found[topic, key].append(event_id)
+    found: defaultdict[tuple[str, str | None], dict[UUID, None]] = defaultdict(dict)
+    for topic, key, event_id in [*sent, *read_outgoing(session)]:
+        found[topic, key].setdefault(event_id)
     places = sorted(wanted.keys() | found.keys(), key=str)
     complaints = [
         f"outgoing {topic} {key}: expected {len(wanted[topic, key])} events, found {len(found[topic, key])}"
         " or others or in another order"
         for topic, key in places
-        if wanted[topic, key] != found[topic, key]
+        if wanted[topic, key] != list(found[topic, key])
     ]
     calls = {call.effect_key for call in expectation.folded.calls}
     return complaints + [f"call {key}: in one of both" for key in sorted(calls ^ read_effect_keys(session))]

@@ -17,3 +17,6 @@ topics = (
     Topic("orders", entity=order, ignores=("order.viewed",)),
     Topic("users", entity=user),
 )
+
+# What the handlers emit to.
+outgoing_topics = ("order-events", "stock-events")

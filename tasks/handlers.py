@@ -60,6 +60,8 @@ class Registry:
     """Event type → its handlers, in the order of their names."""
     projections: dict[str, tuple[ProjectionEntry, ...]] = field(default_factory=dict)
     effects: dict[str, EffectEntry] = field(default_factory=dict)
+    outgoing_topics: set[str] = field(default_factory=set)
+    """Topics that handlers emit to, as far as the modules say so."""
     metadatas: list[MetaData] = field(default_factory=list)
     """Of all tables that the modules of the handlers know."""
 
@@ -84,6 +86,7 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     for module in modules:
         for topic in getattr(module, "topics", ()):
             _add_topic(registry, topic, module.__name__)
+        registry.outgoing_topics |= set(getattr(module, "outgoing_topics", ()))
         for thing in vars(module).values():
             if id(thing) in seen or not callable(thing):
                 continue

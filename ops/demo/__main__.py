@@ -6,11 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ops.demo.scenarios import SCENARIOS
+from ops.demo.outgoing import play_3, play_6
+from ops.demo.scenarios import INCOMING, look_at_all
 from ops.demo.verdict import Verdict, verdict_table
 from ops.deployment import Deployment
 from ops.init import initialise
 from ops.local_run import LocalRun
+from ops.providers import Providers
 from ops.stack import Stack, StackError
 from tasks.handlers import collect_handlers
 
@@ -31,12 +33,18 @@ def main() -> int:
         console.print("Starting Kafka, Postgres and Redis")
         urls = stack.up()
         registry = collect_handlers(HANDLERS)
-        with LocalRun(urls, ROOT / "run", handlers=HANDLERS) as run:
+        with (
+            Providers(ROOT / "run") as providers,
+            LocalRun(urls, ROOT / "run", handlers=HANDLERS, environment=providers.environ()) as run,
+        ):
             deployment = Deployment(urls, registry, run)
             try:
                 initialise(urls, registry, partitions=PARTITIONS)
-                for play in SCENARIOS:
+                for play in INCOMING:
                     verdicts += play(deployment, console.print)
+                verdicts += play_3(deployment, stack, console.print)
+                verdicts += play_6(deployment, providers, console.print)
+                verdicts += look_at_all(deployment, console.print)
             finally:
                 deployment.close()
     except StackError as error:

@@ -7,13 +7,14 @@ from shop.handlers.orders import place_order
 from shop.handlers.payments import receive_payment
 from shop.handlers.stock import receive_stock, sell_stock
 from shop.handlers.users import change_user, delete_user, replace_user
-from shop.topics import topics
+from shop.topics import outgoing_topics, topics
 
 __all__ = [
     "capture_approved",
     "capture_payment",
     "change_user",
     "delete_user",
+    "outgoing_topics",
     "place_order",
     "receive_payment",
     "receive_stock",

@@ -1,0 +1,118 @@
+"""The parts of the bench: each measures, and says what it found as tables, floors and complaints."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+from bench import floors, report
+from bench.contenders import CONTENDERS, FOLD_RELAYED, RELAYED
+from bench.drain import Drain, drain_in_turns
+from bench.faults import play_faults
+from bench.floors import Floor
+from bench.ground import Ground
+from bench.latency import measure_latencies
+from bench.memory import measure_memory
+from bench.postgres_cost import measure_in_turns
+from bench.relaying import measure_rates, measure_visible
+from tasks.settings import Settings
+
+BRIDGE_BUDGET_MIB = int(Settings.model_fields["bridge_memory_mib"].default)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is measured."""
+
+    events: int
+    rounds: int
+    seconds: int
+    waiting: int
+    seed: int
+    only: tuple[str, ...]
+
+
+@dataclass
+class Part:
+    """What one part found."""
+
+    tables: list[Table]
+    floors: list[Floor]
+    figures: dict[str, Sequence[Any]]
+    complaints: list[str] = field(default_factory=list)
+    """What was not as it must be in Postgres or Kafka afterwards."""
+
+
+def drain(ground: Ground, options: Options, say: Say) -> Part:
+    """A log that is there, by everybody."""
+    chosen = tuple(c for c in CONTENDERS if not options.only or any(o in c.name for o in options.only))
+    drains = list(
+        drain_in_turns(
+            ground, chosen, events=options.events, rounds=options.rounds, seed=options.seed, say=say
+        )
+    )
+    tables = [report.drain_table("Drain of a log that is there", drains), report.cpu_table(drains)]
+    return Part(tables, list(floors.drain_floors(drains)), {"drain": drains}, _complaints(drains))
+
+
+def latency(ground: Ground, options: Options, _say: Say) -> Part:
+    """Scheduled send to commit."""
+    found = list(measure_latencies(ground, seconds=options.seconds, seed=options.seed))
+    return Part([report.latency_table(found)], list(floors.latency_floors(found)), {"latency": found})
+
+
+def relay(ground: Ground, options: Options, say: Say) -> Part:
+    """From the log to the log."""
+    drains = list(
+        drain_in_turns(
+            ground, RELAYED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
+        )
+    )
+    visible = list(measure_visible(ground, seconds=options.seconds, seed=options.seed))
+    rates = list(measure_rates(ground, rounds=options.rounds))
+    title = "From the log to the log: drained, and sent on by the relay"
+    tables = [
+        report.drain_table(title, drains, FOLD_RELAYED.name),
+        report.cpu_table(drains),
+        report.visible_table(visible),
+        report.rate_table(rates),
+    ]
+    found = [
+        *floors.relay_drain_floors(drains),
+        *floors.visible_floors(visible),
+        *floors.rate_floors(rates),
+    ]
+    figures: dict[str, Sequence[Any]] = {"relay drain": drains, "visible": visible, "relay": rates}
+    return Part(tables, found, figures, _complaints(drains))
+
+
+def faults(ground: Ground, options: Options, say: Say) -> Part:
+    """What is killed or wiped in mid-drain."""
+    found = list(play_faults(ground, events=options.events, seed=options.seed, say=say))
+    complaints = [f"{fault.name}: {complaint}" for fault in found for complaint in fault.complaints]
+    return Part([report.fault_table(found)], list(floors.fault_floors(found)), {"faults": found}, complaints)
+
+
+def cost(ground: Ground, options: Options, _say: Say) -> Part:
+    """What an event costs Postgres."""
+    found = list(measure_in_turns(ground, rounds=options.rounds, seed=options.seed))
+    return Part([report.cost_table(found)], list(floors.cost_floors(found)), {"cost": found})
+
+
+def memory(ground: Ground, options: Options, _say: Say) -> Part:
+    """While many events wait."""
+    found = measure_memory(ground, waiting=options.waiting, seed=options.seed)
+    reached = list(floors.memory_floors(found, BRIDGE_BUDGET_MIB))
+    return Part([report.memory_table(found)], reached, {"memory": [found]})
+
+
+PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
+    part.__name__: part for part in (drain, latency, relay, faults, cost, memory)
+}
+
+
+def _complaints(drains: Sequence[Drain]) -> list[str]:
+    return [f"{drain.contender}: {complaint}" for drain in drains for complaint in drain.complaints]

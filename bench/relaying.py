@@ -1,0 +1,147 @@
+"""What leaves: how long until an event is in Kafka, and how much one relay sends at what cost."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from kafka import KafkaProducer
+
+from bench.app import TOPIC, change_account
+from bench.commits import read_event_times
+from bench.contenders import SLUICE_2_CONFLUENT_RELAYED, SLUICE_2_RELAYED, Contender
+from bench.figures import percentile
+from bench.ground import MICROSECONDS, Ground, Site
+from bench.latency import RATES, WARM_UP_SECONDS, send_and_wait
+from bench.log import read_append_times
+from bench.peers.schema import EMITTED_TOPIC
+from db.session import QUEUE_PLANS, Session
+from tasks.fold import derived_id
+from tasks.identity import event_identity
+from tasks.producer import ConfluentProducer
+from tasks.relay import Relay
+
+RELAYED_ROWS = 200_000
+PLAIN_RECORDS = 50_000  # of kafka-python's send(): it does some 15,000 a second
+HANDLER = f"{change_account.__module__}.{change_account.__qualname__}"
+PATIENCE_SECONDS = 60.0
+
+# As large as the bench's own, with the same headers; of 10,000 keys.
+FILL = f"""
+INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)
+SELECT 'account.' || n % 4, nextval('sluice.outbox_ids'), gen_random_uuid(), '{EMITTED_TOPIC}',
+       'account-' || lpad((n * 7919 % 10000)::text, 5, '0'), 'bench.applied',
+       '{{"ce_time": "2026-01-01T00:00:00.000000+00:00"}}',
+       convert_to('{{"key":"account-00000","amount_cents":' || n || '}}', 'UTF8')
+FROM generate_series(1, {RELAYED_ROWS}) AS n
+"""
+
+
+@dataclass(frozen=True)
+class VisibleLatency:
+    """One contender at one rate, in milliseconds."""
+
+    contender: str
+    rate: int
+    events: int
+    commit_p50_ms: float
+    """From the commit of its transaction to its record in Kafka."""
+    commit_p99_ms: float
+    event_p50_ms: float
+    """From the scheduled send of the event to the record that follows from it."""
+    event_p99_ms: float
+
+
+@dataclass(frozen=True)
+class RelayRate:
+    """Records a second, and microseconds of CPU per record of the sending process."""
+
+    who: str
+    records: int
+    per_second: float
+    cpu_us: float
+
+
+def measure_visible(ground: Ground, *, seconds: int, seed: int) -> Iterator[VisibleLatency]:
+    """Sluice with its relay at every rate, for so long after the warm-up."""
+    for rate in RATES:
+        for contender in (SLUICE_2_RELAYED, SLUICE_2_CONFLUENT_RELAYED):
+            yield _measure_visible(ground, contender, rate, seconds, seed)
+
+
+def _measure_visible(
+    ground: Ground, contender: Contender, rate: int, seconds: int, seed: int
+) -> VisibleLatency:
+    count = rate * (WARM_UP_SECONDS + seconds)
+    with ground.site(contender) as site:
+        site.start()
+        waits = send_and_wait(site, count=count, rate=rate, seed=seed)
+        committed = read_event_times(site.session, contender.layout)
+        site.wait_relayed(timeout_seconds=PATIENCE_SECONDS)
+        appended = read_append_times(site.servers, EMITTED_TOPIC)
+    from_commit, from_event = [], []
+    for event, wait in waits:
+        if event.number < rate * WARM_UP_SECONDS:
+            continue
+        identity = event_identity(TOPIC, None, event.key.encode(), event.event_id)
+        visible_at = appended[str(derived_id(identity, HANDLER, 2))]
+        from_commit.append(visible_at - committed[event.event_id])
+        from_event.append(visible_at - (committed[event.event_id] - wait))
+    return VisibleLatency(
+        contender.name,
+        rate,
+        len(from_event),
+        percentile(from_commit, 0.5) * 1_000,
+        percentile(from_commit, 0.99) * 1_000,
+        percentile(from_event, 0.5) * 1_000,
+        percentile(from_event, 0.99) * 1_000,
+    )
+
+
+def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
+    """One relay on a full outbox, and beside it in turns the plain `send()` of kafka-python."""
+    for turn in range(rounds):
+        for measure in (_relay_rate, _plain_rate) if turn % 2 == 0 else (_plain_rate, _relay_rate):
+            with ground.site(SLUICE_2_RELAYED) as site:
+                yield measure(site)
+
+
+def _relay_rate(site: Site) -> RelayRate:
+    site.session.command("SET statement_timeout = '120s'")
+    site.session.command(FILL)
+    session = Session(site.deployment.urls.database_url, application_name="bench relay", plans=QUEUE_PLANS)
+    relay = Relay(session, ConfluentProducer(site.servers), source="bench")
+
+    def send_all() -> int:
+        sent = 0
+        while now := relay.run_once().sent:
+            sent += now
+        return sent
+
+    rate = _timed("relay", send_all)
+    session.close()
+    if rate.records != RELAYED_ROWS:
+        raise RuntimeError(f"{rate.records} of {RELAYED_ROWS} rows were sent")
+    return rate
+
+
+def _plain_rate(site: Site) -> RelayRate:
+    producer = KafkaProducer(bootstrap_servers=site.servers.split(","), acks="all", linger_ms=5)
+
+    def send_all() -> int:
+        for number in range(PLAIN_RECORDS):
+            key = b"account-%05d" % (number * 7919 % 10_000)
+            value = b'{"key":"account-00000","amount_cents":%d}' % number
+            producer.send(EMITTED_TOPIC, key=key, value=value, headers=[("ce_id", b"x" * 36)])
+        producer.flush()
+        return PLAIN_RECORDS
+
+    rate = _timed("kafka-python send()", send_all)
+    producer.close()
+    return rate
+
+
+def _timed(who: str, send_all: Callable[[], int]) -> RelayRate:
+    began, cpu = time.monotonic(), time.process_time()
+    records = send_all()
+    seconds, spent = time.monotonic() - began, time.process_time() - cpu
+    return RelayRate(who, records, records / seconds, spent * MICROSECONDS / records)
