@@ -5,6 +5,7 @@ declaration says whether the call is repeated under its key or somebody is asked
 """
 
 import random
+import reprlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -156,8 +157,9 @@ def storable(answer: Any) -> str:
     """The answer as JSON text. The call was made: what cannot be kept of its answer must not undo that."""
     try:
         return printable(msgspec.json.encode(answer).decode()).replace("\\u0000", "\\ufffd")
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        return msgspec.json.encode({"repr": printable(repr(answer))[:MAX_ERROR_CHARACTERS]}).decode()
+    except Exception:
+        # Also what is nested too deep, and objects whose own methods raise: reprlib's ends in every case.
+        return msgspec.json.encode({"repr": printable(reprlib.repr(answer))}).decode()
 
 
 def effect_call(row: CallRow) -> EffectCall:
