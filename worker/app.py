@@ -44,19 +44,7 @@ def create_app() -> Celery:
     app.steps["worker"].add(HealthStep)
     process = WorkerProcess(settings, app)
 
-    # Functions without a decorator of their own here: what they do is said where it is done.
-    def apply(queue: str, packed: list[Any]) -> None:
-        process.apply(queue, unpack(packed))
-
-    for name, function in {
-        APPLY_TASK: apply,
-        RELAY_TASK: process.relay,
-        EFFECT_TASK: process.run_effect,
-        EXPIRE_LEASES_TASK: process.expire_leases,
-        PURGE_TASK: process.purge,
-        SELF_CHECK_TASK: process.check_self,
-    }.items():
-        app.task(function, name=name, acks_late=name == APPLY_TASK, ignore_result=True)
+    _define_tasks(app, process)
 
     # Queues are needed before the worker picks those of its -Q from them.
     @signals.celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -74,6 +62,35 @@ def create_app() -> Celery:
         process.close()
 
     return app
+
+
+def _define_tasks(app: Celery, process: WorkerProcess) -> None:
+    # Only a batch is acknowledged late: of all else Postgres knows what is left to do, and beat calls again.
+    early = {"acks_late": False, "ignore_result": True}
+
+    @app.task(name=APPLY_TASK, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
+    def apply(queue: str, packed: list[Any]) -> None:
+        process.apply(queue, unpack(packed))
+
+    @app.task(name=RELAY_TASK, **early)  # type: ignore[untyped-decorator]
+    def relay() -> None:
+        process.relay()
+
+    @app.task(name=EFFECT_TASK, **early)  # type: ignore[untyped-decorator]
+    def run_effect(effect_key: str) -> None:
+        process.run_effect(effect_key)
+
+    @app.task(name=EXPIRE_LEASES_TASK, **early)  # type: ignore[untyped-decorator]
+    def expire_leases() -> None:
+        process.expire_leases()
+
+    @app.task(name=PURGE_TASK, **early)  # type: ignore[untyped-decorator]
+    def purge() -> None:
+        process.purge()
+
+    @app.task(name=SELF_CHECK_TASK, **early)  # type: ignore[untyped-decorator]
+    def check_self() -> None:
+        process.check_self()
 
 
 class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
