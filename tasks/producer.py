@@ -65,9 +65,13 @@ class ConfluentProducer:
             "log_level": 2,
         }
         self._client: Client | None = None
+        self._is_broken = False
 
     def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
         """See Producer."""
+        if self._is_broken and self._client is not None and not len(self._client):
+            # Not before its last answer is fetched: somebody waits for that.
+            self.close()
         if self._client is None:
             self._client = Client(self._settings)
         try:
@@ -89,13 +93,16 @@ class ConfluentProducer:
 
     def close(self) -> None:
         """See Producer."""
-        client, self._client = self._client, None
+        client, self._client, self._is_broken = self._client, None, False
         if client is not None:
             client.purge()
 
     def _judge(self, error: KafkaError | None) -> tuple[Delivery, str]:
         if error is None:
             return Delivery.ACKNOWLEDGED, ""
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            # This client takes nothing any more; with idempotence a broker that lost state is enough.
+            self._is_broken = True
         if error.code() in _REFUSED:
             return Delivery.REFUSED, error.str()
         return Delivery.AWAY, error.str()
