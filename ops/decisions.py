@@ -1,0 +1,43 @@
+"""What an operator decides by hand: who it is, why, whether it is only tried, and whether it is meant."""
+
+import getpass
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from db.audit import Decision
+
+
+class NotDone(RuntimeError):
+    """Nothing was changed; the message says why, and what to do instead."""
+
+
+def _given(reason: str) -> str:
+    if not reason.strip():
+        raise typer.BadParameter("say why, in a few words")
+    return reason
+
+
+Reason = Annotated[
+    str, typer.Option("--reason", callback=_given, help="Why; kept in sluice.audit with who and when.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
+
+
+def decide(verb: str, reason: str) -> Decision:
+    """The decision of whoever runs this command: user@host."""
+    return Decision(f"{getpass.getuser()}@{socket.gethostname()}", verb, reason)
+
+
+def require_meant(question: str, *, yes: bool) -> None:
+    """Returns if the operator means it. Raises NotDone if not, or if there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise NotDone(f"{question} There is no terminal to ask at: say --yes if it is meant")
+    # Not on stdout, which may be read as JSON.
+    if not typer.confirm(question, err=True):
+        raise NotDone("nothing was changed")

@@ -1,0 +1,128 @@
+"""`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from db.outbox_listing import read_refused, read_waiting
+from db.session import Session
+from ops.addresses import read_addresses
+from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
+from ops.outbox_changes import drop_event, fate, require_event, retry_all, retry_one
+from ops.outbox_view import event_document, refused_table, waiting_table
+from ops.printing import as_json, documents, field_lines
+from ops.stack_cli import AsJson
+from tasks.settings import read_settings
+
+outbox_app = typer.Typer(
+    help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
+    no_args_is_help=True,
+)
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="As `sluice outbox ls` names it.")]
+Number = Annotated[int, typer.Argument(metavar="ID", help="As `sluice outbox ls` names it.")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Of this topic alone.")]
+
+
+@outbox_app.command()
+def ls(
+    refused: Annotated[bool, typer.Option("--refused", help="Only what the broker refused.")] = False,
+    topic: Topic = None,
+    limit: Annotated[int, typer.Option(min=1, help="Refused records at most.")] = 50,
+    as_json_: AsJson = False,
+) -> None:
+    """Show per queue what waits and how old it is, and each record that the broker refused.
+
+    A refused record holds back what its queue has behind it of its topic and key,
+    and nothing else.
+    """
+    with _connected() as session:
+        queues = [] if refused else read_waiting(session, topic)
+        records = read_refused(session, topic, limit=limit)
+    if as_json_:
+        shown = {"refused": documents(records)} | ({} if refused else {"waiting": documents(queues)})
+        typer.echo(as_json(shown))
+        return
+    console = Console()
+    if queues:
+        console.print(waiting_table(queues), "")
+    elif not refused:
+        typer.echo("nothing waits")
+    if records:
+        console.print(refused_table(records))
+    else:
+        typer.echo("no record is refused")
+
+
+@outbox_app.command()
+def show(queue: Queue, number: Number, as_json_: AsJson = False) -> None:
+    """Show one outgoing event whole: headers, payload, and why it is refused if it is."""
+    with _connected() as session:
+        document = event_document(require_event(session, queue, number))
+    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+
+
+@outbox_app.command()
+def retry(
+    reason: Reason,
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
+    number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All refused records.")] = False,
+    topic: Topic = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Let the relay try refused records again, because the broker or the topic takes them now."""
+    if every == (number is not None) or (topic is not None and not every):
+        raise NotDone("name one record by QUEUE and ID, or all by --all, which --topic narrows down")
+    with _connected() as session:
+        if queue is not None and number is not None:
+            tried = retry_one(session, queue, number, decide("outbox retry", reason), dry_run=dry_run)
+        else:
+            tried = retry_all(session, topic, decide("outbox retry", reason), dry_run=dry_run)
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "retried": documents(tried)}))
+        return
+    for one in tried:
+        verb = "would be tried" if dry_run else "is tried"
+        typer.echo(f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again: was {one.error}")
+    if not tried:
+        typer.echo("no record is refused")
+
+
+@outbox_app.command()
+def drop(
+    reason: Reason,
+    queue: Queue,
+    number: Number,
+    even_if_waiting: Annotated[
+        bool, typer.Option("--even-if-waiting", help="Also an event that is not refused.")
+    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Delete a refused outgoing event for ever; those behind it flow.
+
+    Nobody will receive it. sluice.audit keeps it whole.
+    """
+    with _connected() as session:
+        event = require_event(session, queue, number)
+        if event.error is None and not even_if_waiting:
+            raise NotDone(f"{queue} {number} is not refused: {fate(event)} (or say --even-if-waiting)")
+        if not dry_run:
+            require_meant(f"Event {event.event_id} for topic {event.topic} will never be sent.", yes=yes)
+            drop_event(session, event, decide("outbox drop", reason), even_if_waiting=even_if_waiting)
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))
+    else:
+        typer.echo(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")
+
+
+@contextmanager
+def _connected() -> Iterator[Session]:
+    url = read_addresses(read_settings()).database_url
+    with closing(Session(url, application_name="sluice outbox")) as session:
+        yield session

@@ -1,0 +1,36 @@
+"""How commands print rows of Postgres: as one JSON document, or as lines and tables for people. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from rich.table import Table
+
+
+def as_json(value: Any) -> str:
+    """One JSON document: times as ISO 8601, identities as text."""
+    return msgspec.json.encode(value).decode()
+
+
+def documents(rows: Sequence[NamedTuple]) -> list[dict[str, Any]]:
+    """Named tuples as JSON objects."""
+    return [row._asdict() for row in rows]
+
+
+def field_lines(document: Mapping[str, Any]) -> list[str]:
+    """A document as one line a field, those that are empty left out."""
+    return [
+        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else as_json(value)}"
+        for name, value in document.items()
+        if value not in (None, [])
+    ]
+
+
+def table_of(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table whose cells are folded, never cut; "-" stands for what is not there."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    return table
