@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ops.decisions import NotDone
 from ops.doctor_cli import doctor
+from ops.effects_cli import effects_app
 from ops.event_lines import SendRefused
 from ops.init_cli import init
+from ops.outbox_cli import outbox_app
 from ops.reaching import ServiceFailed, reaching_services
 from ops.send import SendFailed
 from ops.send_cli import send
@@ -22,7 +25,7 @@ from tasks.settings import SettingsError
 VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
 FAILED_EXIT_CODE = 2
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
-EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed)
+EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed, NotDone)
 
 
 class OneSentence(TyperGroup):
@@ -52,6 +55,8 @@ app.add_typer(stack_app, name="stack")
 app.command()(send)
 app.command()(status)
 app.command()(doctor)
+app.add_typer(outbox_app, name="outbox")
+app.add_typer(effects_app, name="effects")
 
 
 def _print_version(wanted: bool) -> None:

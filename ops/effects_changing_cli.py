@@ -1,0 +1,128 @@
+"""`sluice effects reconcile|retry|settle`: what becomes of calls that did not succeed."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from db.call_listing import Chosen
+from ops.call_changes import CallChange, reconcile_call, retry_calls, settle_by_hand
+from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
+from ops.effects_session import (
+    Effect,
+    Every,
+    Key,
+    Keys,
+    connected,
+    read_registry,
+    require_call,
+    require_calls,
+)
+from ops.effects_view import change_document, change_lines
+from ops.printing import as_json
+from ops.stack_cli import AsJson
+from tasks.call_states import CallState
+from tasks.effects import storable
+
+LEFT_EXIT_CODE = 1
+UNCERTAIN, FAILED, SUCCEEDED = CallState.UNCERTAIN, CallState.FAILED, CallState.SUCCEEDED
+
+
+def reconcile(
+    reason: Reason,
+    keys: Keys = None,
+    every: Every = False,
+    effect: Effect = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Ask the provider what became of uncertain calls, by the effect's own `reconcile` function.
+
+    Its answer: the call succeeded. None: it was certainly not made, and is
+    pending again. It raises: nobody knows yet, and the call stays uncertain.
+
+    With --dry-run the provider is asked and nothing is stored.
+    Exit code 1 if a call was left as it was.
+    """
+    effects = read_registry().effects
+    decision = decide("effects reconcile", reason)
+    with connected() as session:
+        calls = require_calls(session, keys, Chosen(UNCERTAIN.value, effect) if every else None)
+        changes = []
+        for listed in calls:
+            call = require_call(session, listed.effect_key)
+            changes.append(reconcile_call(session, call, effects, decision, dry_run=dry_run))
+    _report(changes, dry_run=dry_run, as_json_=as_json_)
+
+
+def retry(
+    reason: Reason,
+    keys: Keys = None,
+    every: Every = False,
+    state: Annotated[
+        CallState | None, typer.Option("--state", metavar="failed|uncertain", help="Goes with --all.")
+    ] = None,
+    effect: Effect = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Make failed or uncertain calls again, as if they had never been tried.
+
+    An uncertain call may have been made: then it is done twice, unless the
+    provider knows its key. Ask first: `sluice effects reconcile`.
+
+    Exit code 1 if a call was left as it was.
+    """
+    if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
+        raise NotDone("with --all, and with it alone, say --state failed or --state uncertain")
+    effects = read_registry().effects
+    with connected() as session:
+        calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
+        doubtful = sum(call.state == UNCERTAIN.value for call in calls)
+        if doubtful and not dry_run:
+            require_meant(f"{doubtful} of {len(calls)} calls are uncertain: they may be done twice.", yes=yes)
+        decision = decide("effects retry", reason)
+        changes = list(retry_calls(session, calls, effects, decision, dry_run=dry_run))
+    _report(changes, dry_run=dry_run, as_json_=as_json_)
+
+
+def settle(
+    key: Key,
+    reason: Reason,
+    state: Annotated[CallState, typer.Option("--as", metavar="succeeded|failed")],
+    response: Annotated[
+        str | None, typer.Option("--response", metavar="JSON", help="What the provider answered.")
+    ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Say by hand how an uncertain call ended, as you found out elsewhere. It is not made again by itself."""
+    if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
+        raise NotDone("settle --as succeeded, with a --response if you have one, or --as failed")
+    answer = None if response is None else _read_response(response)
+    with connected() as session:
+        call = require_call(session, key)
+        if not dry_run and call.state == UNCERTAIN.value:
+            require_meant(f"Sluice will take it that {key} {state.value}.", yes=yes)
+        decision = decide("effects settle", reason)
+        change = settle_by_hand(session, call, state, answer, decision, dry_run=dry_run)
+    _report([change], dry_run=dry_run, as_json_=as_json_)
+
+
+def _read_response(text: str) -> str:
+    try:
+        return storable(msgspec.json.decode(text))
+    except msgspec.DecodeError as error:
+        raise NotDone(f"--response is no JSON: {error}") from error
+
+
+def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> None:
+    if as_json_:
+        typer.echo(as_json(change_document(changes, dry_run=dry_run)))
+    else:
+        typer.echo("\n".join(change_lines(changes, dry_run=dry_run)) or "no such call")
+    if any(change.after is None for change in changes):
+        raise typer.Exit(LEFT_EXIT_CODE)

@@ -1,0 +1,52 @@
+"""What the commands of `sluice effects` begin with: a session, what is declared, the calls that are meant."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Annotated
+
+import typer
+
+from db.call_listing import Chosen, WholeCall, read_all_calls, read_call
+from db.session import Session
+from ops.addresses import read_addresses
+from ops.call_changes import AnyCall
+from ops.decisions import NotDone
+from tasks.handlers import Registry, collect_handlers
+from tasks.settings import read_settings
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY]...", help="As `sluice effects ls` names them.")
+]
+Every = Annotated[bool, typer.Option("--all", help="Instead of KEYs.")]
+Effect = Annotated[str | None, typer.Option("--effect", help="With --all: of this effect alone.")]
+
+
+@contextmanager
+def connected() -> Iterator[Session]:
+    """A session for one command."""
+    url = read_addresses(read_settings()).database_url
+    with closing(Session(url, application_name="sluice effects")) as session:
+        yield session
+
+
+def read_registry() -> Registry:
+    """What the modules of SLUICE_HANDLERS declare."""
+    return collect_handlers(read_settings().handlers)
+
+
+def require_call(session: Session, key: str) -> WholeCall:
+    """The call whole. Raises NotDone if there is none."""
+    call = read_call(session, key)
+    if call is None:
+        raise NotDone(f"there is no call {key}")
+    return call
+
+
+def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
+    """The calls of these keys, or all that are chosen. Raises NotDone, also for both or neither."""
+    if bool(keys) == (chosen is not None):
+        raise NotDone("name the calls by their KEYs, or all by --all, one of both")
+    if chosen is not None:
+        return list(read_all_calls(session, chosen))
+    return [require_call(session, key) for key in dict.fromkeys(keys or ())]
