@@ -1,34 +1,18 @@
 """`sluice doctor`: what is wrong with an installation, and what to do. Pure."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 
 from bridge.routing import queue_name
 from db.installation import Registered
+from ops.doctor_leaving import leaving_problems, retention_problems
 from ops.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, TopicFacts
+from ops.findings import Finding, Severity, error, warning
 from ops.reaching import SETTING_OF
 
 OLDEST_POSTGRES = 12  # knows plan_cache_mode, which every worker's session sets
 TESTED_POSTGRES = 15  # the oldest that the tests run on
 OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
 SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not outlast the log
-
-
-class Severity(Enum):
-    """error: it does not work, or not safely. warning: it may not be what was meant."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: one sentence what, one sentence what to do."""
-
-    severity: Severity
-    problem: str
-    advice: str
 
 
 def find_problems(facts: Facts) -> list[Finding]:
@@ -40,33 +24,28 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _tables(facts.postgres, facts.declared)
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
+        if facts.postgres.leaving is not None:
+            found += leaving_problems(facts.postgres.leaving, facts.declared)
     if facts.redis is not None:
         found += _redis(facts.redis)
         found += _workers(facts)
     if facts.kafka is not None:
         found += _topics(facts.kafka, facts.declared)
+        found += retention_problems(facts.kafka, facts.declared)
         if facts.postgres is not None and facts.postgres.registered is not None:
             found += _log(facts.kafka, facts.postgres.registered)
     return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
 
 
-def _error(problem: str, advice: str) -> Finding:
-    return Finding(Severity.ERROR, problem, advice)
-
-
-def _warning(problem: str, advice: str) -> Finding:
-    return Finding(Severity.WARNING, problem, advice)
-
-
 def _unreachable(facts: Facts) -> Iterator[Finding]:
     for service, reason in facts.unreachable.items():
         if service == "Postgres" and "read-only" in reason:
-            yield _error(
+            yield error(
                 f"Postgres can only be read: {reason}.",
                 "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
             )
         else:
-            yield _error(
+            yield error(
                 f"{service} was not reached: {reason}.",
                 f"Start it, or correct {SETTING_OF[service]}.",
             )
@@ -74,7 +53,7 @@ def _unreachable(facts: Facts) -> Iterator[Finding]:
 
 def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
     if declared.faults:
-        yield _error(
+        yield error(
             f"SLUICE_FAULTS arms faults: {declared.faults}.",
             "Unset it, and start again what was started with it: it kills processes on purpose.",
         )
@@ -83,19 +62,19 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
 def _server(postgres: PostgresFacts) -> Iterator[Finding]:
     server = postgres.server
     if server.version < OLDEST_POSTGRES:
-        yield _error(f"Postgres {server.version} is too old.", f"Use {TESTED_POSTGRES} or newer.")
+        yield error(f"Postgres {server.version} is too old.", f"Use {TESTED_POSTGRES} or newer.")
     elif server.version < TESTED_POSTGRES:
-        yield _warning(
+        yield warning(
             f"Postgres {server.version} is older than any that Sluice is tested with.",
             f"Plan to move to {TESTED_POSTGRES} or newer.",
         )
     if server.fsync == "off":
-        yield _error(
+        yield error(
             "Postgres runs with fsync off: a crash can destroy the only truth.",
             "Set fsync = on and restart it.",
         )
     if server.synchronous_commit == "off":
-        yield _warning(
+        yield warning(
             "Postgres runs with synchronous_commit off: a crash can take back commits, but not the events"
             " and calls that followed them.",
             "Set synchronous_commit = on for this database.",
@@ -104,14 +83,14 @@ def _server(postgres: PostgresFacts) -> Iterator[Finding]:
 
 def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     if postgres.revision is None:
-        yield _error("The database has none of Sluice's tables.", "Run `sluice init`.")
+        yield error("The database has none of Sluice's tables.", "Run `sluice init`.")
     elif postgres.revision != declared.newest_revision:
-        yield _error(
+        yield error(
             f"The database is at migration {postgres.revision}, this code is at {declared.newest_revision}.",
             "Run `sluice init`; if the database is the newer one, deploy the code that made it.",
         )
     elif postgres.registered is None:
-        yield _error(
+        yield error(
             "Tables of Sluice are missing although all migrations were applied.",
             "Restore the database from a backup: somebody changed schema sluice by hand.",
         )
@@ -120,9 +99,9 @@ def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fi
 def _tables(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     for table, columns in sorted(declared.columns.items()):
         if table not in postgres.columns:
-            yield _error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
+            yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
         elif lacking := sorted(columns - postgres.columns[table]):
-            yield _error(
+            yield error(
                 f"Table {table} lacks {', '.join(lacking)}.",
                 "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
             )
@@ -131,9 +110,9 @@ def _tables(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Findin
 def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Finding]:
     for entity, shards in sorted(declared.shards.items()):
         if entity not in registered.shards:
-            yield _error(f"Entity type {entity} is not registered.", "Run `sluice init`.")
+            yield error(f"Entity type {entity} is not registered.", "Run `sluice init`.")
         elif shards != registered.shards[entity]:
-            yield _warning(
+            yield warning(
                 f"Entity type {entity} has {shards} shards in code and {registered.shards[entity]} in"
                 " Postgres, which count.",
                 f"Declare shards={registered.shards[entity]}: the code's number counts at first sight only.",
@@ -141,10 +120,10 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
     for entity, shards in sorted(registered.shards.items()):
         names = [queue_name(entity, shard) for shard in range(shards)]
         if missing := [name for name in names if name not in registered.queues]:
-            yield _error(f"Queues without a row: {', '.join(missing)}.", "Run `sluice init`.")
+            yield error(f"Queues without a row: {', '.join(missing)}.", "Run `sluice init`.")
     for queue, reason in sorted(registered.queues.items()):
         if reason is not None:
-            yield _error(
+            yield error(
                 f"Queue {queue} is halted: {reason}",
                 "Correct the deployment; the queue is tried again every few seconds and then goes on.",
             )
@@ -153,9 +132,9 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
 def _redis(redis: RedisFacts) -> Iterator[Finding]:
     numbers = tuple(int(part) for part in redis.version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST_REDIS:
-        yield _error(f"Redis {redis.version} is too old.", "Use 6.2 or newer.")
+        yield error(f"Redis {redis.version} is too old.", "Use 6.2 or newer.")
     if redis.eviction_policy != "noeviction":
-        yield _error(
+        yield error(
             f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
             "CONFIG SET maxmemory-policy noeviction, and the same in its configuration.",
         )
@@ -166,9 +145,9 @@ def _workers(facts: Facts) -> Iterator[Finding]:
     if facts.redis is None or registered is None:
         return
     if facts.redis.consumed is None:
-        yield _warning("No worker answered.", "Start workers, or ask again: one in a long batch is silent.")
+        yield warning("No worker answered.", "Start workers, or ask again: one in a long batch is silent.")
     elif lonely := sorted(registered.queues.keys() - facts.redis.consumed):
-        yield _warning(
+        yield warning(
             f"No worker said that it consumes {', '.join(lonely)}.",
             "Start a worker with these queues after -Q; one in the middle of a long batch may not answer.",
         )
@@ -176,10 +155,10 @@ def _workers(facts: Facts) -> Iterator[Finding]:
 
 def _topics(kafka: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
     for missing in sorted(declared.topics - kafka.keys()):
-        yield _error(f"Kafka has no topic {missing}.", "Run `sluice init`, or look at the cluster's address.")
+        yield error(f"Kafka has no topic {missing}.", "Run `sluice init`, or look at the cluster's address.")
     for name, topic in sorted(kafka.items()):
         if "delete" in topic.cleanup_policy and 0 <= topic.retention_ms < SHORTEST_RETENTION_MS:
-            yield _warning(
+            yield warning(
                 f"Topic {name} keeps records for {topic.retention_ms / 3_600_000:.1f} hours: after a longer"
                 " outage some are gone before they were applied.",
                 "Raise its retention.ms above a day, and above the age of your oldest backup.",
@@ -190,13 +169,13 @@ def _log(kafka: Mapping[str, TopicFacts], registered: Registered) -> Iterator[Fi
     for name, topic in sorted(kafka.items()):
         known = registered.topic_ids.get(name)
         if known is not None and known != topic.topic_id:
-            yield _error(
+            yield error(
                 f"Topic {name} is not the one that was read so far: its id in Kafka is {topic.topic_id}, in"
                 f" Postgres {known}.",
                 "Look whether it was created again or this is another cluster; the bridge stops until then.",
             )
         if topic.partitions < registered.partitions.get(name, 0):
-            yield _error(
+            yield error(
                 f"Topic {name} has {topic.partitions} partitions in Kafka and"
                 f" {registered.partitions[name]} in Postgres.",
                 "Look at the cluster's address: a topic cannot lose partitions.",

@@ -7,9 +7,10 @@ from typing import Any
 import typer
 
 from ops.addresses import read_addresses
-from ops.doctor import Finding, Severity, find_problems
+from ops.doctor import find_problems
 from ops.facts import Facts
 from ops.facts_reading import read_facts
+from ops.findings import Finding, Severity
 from ops.stack_cli import AsJson
 from tasks.handlers import collect_handlers
 from tasks.settings import read_settings
@@ -19,7 +20,8 @@ def doctor(as_json: AsJson = False) -> None:
     """Say what is wrong with this installation, and what to do about it. Changes nothing.
 
     Looks at the connections, the migrations, your tables, queues and topics,
-    at settings that are not safe, and at queues that are halted or that no worker serves.
+    at settings that are not safe, at queues that are halted or that no worker serves,
+    and at outgoing events and calls that wait for you.
 
     Exit code 1 if there is an error; warnings alone give 0.
     """

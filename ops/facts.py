@@ -1,7 +1,7 @@
 """What `sluice doctor` judges: facts about one installation, as they were read. Pure."""
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from db.installation import Registered, ServerSettings
 from ops.reaching import ServiceTitle
@@ -18,16 +18,35 @@ class DeclaredFacts:
     """Users' table → its columns."""
     faults: str
     newest_revision: str | None
+    effects: Set[str] = frozenset()
+    keep_identities_days: int = 30
+
+
+@dataclass(frozen=True)
+class LeavingFacts:
+    """What leaves, and waits for somebody."""
+
+    refused_records: int = 0
+    uncertain_calls: int = 0
+    failed_calls: int = 0
+    effects_paused: str | None = None
+    """Why, if they are."""
+    open_calls: Mapping[str, int] = field(default_factory=dict)
+    """Effect → calls that have not succeeded."""
 
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """`registered` is None where Sluice's tables cannot be read: no migration, or one of another version."""
+    """`registered` and `leaving` are None where Sluice's tables cannot be read.
+
+    Then there is no migration, or one of another version.
+    """
 
     server: ServerSettings
     revision: str | None
     columns: Mapping[str, Set[str]]
     registered: Registered | None
+    leaving: LeavingFacts | None = None
 
 
 @dataclass(frozen=True)

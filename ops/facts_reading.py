@@ -10,10 +10,14 @@ from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
 from redis import Redis
 from sqlalchemy import Table
 
+from db.call_listing import count_open_calls
+from db.calls import EFFECTS_PAUSED
 from db.installation import read_registered, read_server, read_user_columns
 from db.migrate import current_revision, newest_revision
+from db.self_check import read_troubles
 from db.session import Session
-from ops.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, TopicFacts
+from db.switches import read_switch
+from ops.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
 from ops.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from ops.reaching import ServiceFailed, ServiceTitle, reaching_services
 from ops.stack import StackUrls
@@ -60,16 +64,30 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
         columns={table.name: frozenset(column.name for column in table.columns) for table in tables},
         faults=settings.faults,
         newest_revision=newest_revision(),
+        effects=frozenset(registry.effects),
+        keep_identities_days=settings.keep_identities_days,
     )
 
 
 def _postgres(url: str) -> PostgresFacts:
     revision = current_revision(url)
     with closing(Session(url, application_name="sluice doctor")) as session:
-        registered = None
+        registered = leaving = None
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
-        return PostgresFacts(read_server(session), revision, read_user_columns(session), registered)
+            leaving = _leaving(session)
+        return PostgresFacts(read_server(session), revision, read_user_columns(session), registered, leaving)
+
+
+def _leaving(session: Session) -> LeavingFacts:
+    troubles = read_troubles(session)
+    return LeavingFacts(
+        refused_records=troubles.refused_records,
+        uncertain_calls=troubles.uncertain_calls,
+        failed_calls=troubles.failed_calls,
+        effects_paused=read_switch(session, EFFECTS_PAUSED),
+        open_calls=count_open_calls(session),
+    )
 
 
 def _redis(settings: Settings, url: str) -> RedisFacts:

@@ -31,6 +31,7 @@ class Reading:
     """Unix time of the first unapplied record, of partitions that have one."""
     lengths: Mapping[str, int] | None = None
     unreachable: list[str] = field(default_factory=list)
+    effects_paused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,15 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All of it. `unreachable` has one sentence per service that did not answer."""
+    """All of it. `unreachable` has one sentence per service that did not answer.
+
+    `effects_paused` is why all calls are paused, if they are.
+    """
 
     topics: list[TopicStatus]
     queues: list[QueueStatus]
     unreachable: list[str]
+    effects_paused: str | None = None
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -87,6 +92,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         [_topic(name, reading, now) for name in topics],
         [_queue(name, state, reading) for name, state in sorted(queues.items())],
         list(reading.unreachable),
+        reading.effects_paused,
     )
 
 

@@ -25,6 +25,7 @@ def status(as_json: AsJson = False) -> None:
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored.
     Call conflict: a call not made, since its key had other arguments before.
     A table leaves out what nowhere occurred, --json does not.
+    Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
 
     Exit code 1 if a service did not answer; what the others say is shown.
     """
@@ -36,6 +37,8 @@ def status(as_json: AsJson = False) -> None:
     else:
         console = Console()
         console.print(topic_table(found.topics), "", queue_table(found.queues))
+        if found.effects_paused is not None:
+            typer.echo(f"\nall calls are paused: {found.effects_paused}")
     for sentence in found.unreachable:
         typer.echo(f"sluice: not reached: {sentence}", err=True)
     if found.unreachable:

@@ -6,8 +6,10 @@ from contextlib import closing, contextmanager
 from redis import Redis
 
 from bridge.routing import queue_name
+from db.calls import EFFECTS_PAUSED
 from db.session import Session
 from db.status import read_progress
+from db.switches import read_switch
 from ops.log_reading import LogReader
 from ops.reaching import ServiceFailed, reaching_services
 from ops.stack import StackUrls
@@ -30,6 +32,7 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
     # Before the logs' ends: read the other way round, a watermark could be above its log.
     with _noted(reading), closing(Session(urls.database_url, application_name="sluice status")) as session:
         reading.progress = read_progress(session)
+        reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
     with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 import ops.doctor
+import ops.doctor_leaving
 from db.installation import Registered, ServerSettings
-from ops.doctor import Severity, find_problems
+from ops.doctor import find_problems
 from ops.doctor_cli import as_document, as_lines
-from ops.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, TopicFacts
+from ops.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
+from ops.findings import Severity
 
 QUEUES = ("order.0", "order.1")
 TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000)
@@ -46,6 +48,13 @@ def server(**changed: Any) -> Facts:
 
 def registered(**changed: Any) -> Facts:
     return postgres(registered=replace(REGISTERED, **changed))
+
+
+def leaving(**changed: Any) -> Facts:
+    return replace(
+        postgres(leaving=LeavingFacts(**changed)),
+        declared=replace(HEALTHY.declared, effects=frozenset({"send_email"})),
+    )
 
 
 def redis(**changed: Any) -> Facts:
@@ -93,6 +102,22 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "no topic": (replace(HEALTHY, kafka={}), ERROR, "no topic orders"),
     "retention": (topic(retention_ms=3_600_000), WARNING, "1.0 hours"),
     "topic id": (topic(topic_id="id-2"), ERROR, "in Kafka is id-2, in Postgres id-1"),
+    "paused": (leaving(effects_paused="provider down"), WARNING, "paused: provider down"),
+    "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
+    "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
+    "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
+    "undeclared effect": (
+        leaving(open_calls={"send_email": 1, "send_fax": 7}),
+        WARNING,
+        "Effect send_fax has 7 calls",
+    ),
+    "identities": (
+        replace(
+            topic(retention_ms=40 * 86_400_000), declared=replace(HEALTHY.declared, keep_identities_days=7)
+        ),
+        WARNING,
+        "is 7, but topics keep records for longer (days: orders 40): the longer time counts",
+    ),
     "partitions": (topic(partitions=3), ERROR, "3 partitions in Kafka and 4 in Postgres"),
 }
 
@@ -107,8 +132,8 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    source = Path(ops.doctor.__file__).read_text()
-    assert source.count("yield _error(") + source.count("yield _warning(") == len(CASES)
+    source = "".join(Path(file).read_text() for file in (ops.doctor.__file__, ops.doctor_leaving.__file__))
+    assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 
 
 HEALTHY_TOO: Mapping[str, Facts] = {
@@ -120,6 +145,8 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "a newer Postgres": server(version=18),
     "Redis 10": redis(version="10.0.1"),
     "commit without waiting for a standby": server(synchronous_commit="local"),
+    "everything left": leaving(),
+    "a call waits for its time": leaving(open_calls={"send_email": 5}),
     "more columns than declared": postgres(
         columns={"orders": {"order_id", "version", "note"}, "more": {"x"}}
     ),
