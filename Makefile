@@ -53,7 +53,7 @@ demo: install broker-tools ## the scenarios with their faults on real services, 
 	$(BIN)/python -m ops.demo
 
 soak: install broker-tools ## faults at random: SEED=… MINUTES=…
-	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -m soak
+	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak
 
 bench: install broker-tools ## throughput and latency, with the baselines beside it
 	$(BIN)/python -u -m bench

@@ -2,6 +2,8 @@
 
 import random
 import signal
+from collections.abc import Callable
+from itertools import count, takewhile
 
 import pytest
 
@@ -60,7 +62,7 @@ def test_a_worker_suspended_past_the_visibility_timeout_and_woken_changes_nothin
 
 
 def test_two_bridges_killed_and_started_in_turns_under_load(make_deployment: MakeDeployment) -> None:
-    play_bridges_in_turns(make_deployment(), seed=5, turns=4)
+    play_bridges_in_turns(make_deployment(), seed=5, keep_on=lambda turn: turn < 4)
 
 
 def test_a_worker_told_to_stop_finishes_its_batch_and_exits_cleanly(make_deployment: MakeDeployment) -> None:
@@ -79,13 +81,13 @@ def test_a_worker_told_to_stop_finishes_its_batch_and_exits_cleanly(make_deploym
     assert_as_the_oracle_says(deployment)
 
 
-def play_bridges_in_turns(deployment: Deployment, *, seed: int, turns: int) -> None:
+def play_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callable[[int], bool]) -> None:
     """One of two bridges is killed and started anew, again and again, while events arrive."""
     rng = random.Random(seed)
     bridges = [deployment.run.start_bridge(name=f"bridge-{n}") for n in (0, 1)]
     deployment.run.start_worker(deployment.queues("payment", "balance"), name="worker-a")
     deployment.run.start_worker(deployment.queues("stock", "order", "user"), name="worker-b")
-    for turn in range(turns):
+    for turn in takewhile(keep_on, count()):
         deployment.produce(mixed_events(2_000, seed=seed * 1_000 + turn))
         before = sum(deployment.outcomes().values())
         victim = rng.randrange(2)

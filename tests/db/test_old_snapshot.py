@@ -1,0 +1,76 @@
+"""The relay under a snapshot that is held open: its queries stay as short as what they read."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from db.session import QUEUE_PLANS, Session
+from tasks.outgoing import OutgoingRecord
+from tasks.page import Delivery
+from tasks.producer import Delivered
+from tasks.relay import Relay
+
+ROWS_PER_SECOND = 1_000
+MOST_GROWTH = (
+    3.0  # of the slowest tenth at the end beside the beginning: a noisy machine, not a growing query
+)
+
+FILL = f"""
+INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)
+SELECT 'thing.' || n % 4, nextval('sluice.outbox_ids'), gen_random_uuid(), 't', 'k' || n, 'x', '{{}}', 'y'
+FROM generate_series(1, {ROWS_PER_SECOND}) AS n
+"""
+
+
+class EverythingArrives:
+    """A producer to a broker that acknowledges at once."""
+
+    def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
+        delivered(Delivery.ACKNOWLEDGED, "")
+
+    def poll(self, timeout_seconds: float) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def session(database_url: str) -> Iterator[Session]:
+    made = Session(database_url, application_name="test", plans=QUEUE_PLANS)
+    made.command(
+        "INSERT INTO sluice.entities (entity, shards) VALUES ('thing', 4);"
+        "INSERT INTO sluice.queues (queue, entity) SELECT 'thing.' || n, 'thing' FROM generate_series(0, 3) n"
+    )
+    yield made
+    made.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7_200)
+def test_the_relays_time_does_not_grow_under_an_old_snapshot(session: Session, database_url: str) -> None:
+    minutes = float(os.environ.get("SOAK_MINUTES", "10"))
+    old = Session(database_url, application_name="old snapshot")
+    old.command("SET idle_in_transaction_session_timeout = 0")
+    old.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+    relay = Relay(session, EverythingArrives(), source="soak")
+    milliseconds: list[float] = []
+    until = time.monotonic() + 60 * minutes
+    while (began := time.monotonic()) < until:
+        session.command(FILL)
+        ready = time.monotonic()
+        sent = 0
+        while now := relay.run_once().sent:
+            sent += now
+        assert sent == ROWS_PER_SECOND
+        milliseconds.append((time.monotonic() - ready) * 1_000)
+        time.sleep(max(0.0, began + 1 - time.monotonic()))
+    old.close()
+    tenth = max(1, len(milliseconds) // 10)
+    early, late = sorted(milliseconds[:tenth])[tenth // 2], sorted(milliseconds[-tenth:])[tenth // 2]
+    print(
+        f"{len(milliseconds)} s: {ROWS_PER_SECOND} rows in {early:.0f} ms at first, {late:.0f} ms at the end"
+    )
+    assert late <= MOST_GROWTH * early

@@ -1,0 +1,151 @@
+"""For minutes, from a printed seed: processes killed, services wiped; then the data are asked."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ops.deployment import Deployment
+from ops.local_run import RunningProcess
+from ops.providers import Providers
+from ops.stack import Stack
+from ops.stack.service import ServiceName, StopSignal
+from shop.generate import generate
+from shop.outside.faults import Fault
+from tests.system.conftest import MakeDeployment
+from tests.system.load import assert_as_the_oracle_says, mixed_events
+from tests.system.test_kills import play_bridges_in_turns
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
+
+EVENTS_PER_TURN = 1_000
+CAPTURES_PER_TURN = 10
+
+
+@pytest.fixture
+def seed() -> int:
+    """From SOAK_SEED, or drawn; printed, so that the same storm can come again."""
+    given = os.environ.get("SOAK_SEED", "random")
+    chosen = random.randrange(10**6) if given == "random" else int(given)
+    print(f"SOAK_SEED={chosen}")
+    return chosen
+
+
+@pytest.fixture
+def until() -> float:
+    """The end of the storm, on the monotonic clock; SOAK_MINUTES from now."""
+    return time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "10"))
+
+
+@pytest.fixture
+def providers(tmp_path: Path) -> Iterator[Providers]:
+    with Providers(tmp_path / "providers") as made:
+        yield made
+
+
+def test_two_bridges_killed_in_turns(make_deployment: MakeDeployment, seed: int, until: float) -> None:
+    deployment = make_deployment()
+    play_bridges_in_turns(deployment, seed=seed, keep_on=lambda _: time.monotonic() < until)
+
+
+class Storm:
+    """All processes of one deployment, killed and started anew at random."""
+
+    def __init__(
+        self, deployment: Deployment, providers: Providers, stack: Stack, rng: random.Random
+    ) -> None:
+        self._rng, self._deployment, self._stack = rng, deployment, stack
+        run, queues = deployment.run, deployment.queues
+        self._makers: dict[str, Callable[[], RunningProcess]] = {
+            "bridge-1": lambda: run.start_bridge(name="bridge-1"),
+            "bridge-2": lambda: run.start_bridge(name="bridge-2"),
+            "worker-a": lambda: run.start_worker(queues("payment", "balance"), name="worker-a"),
+            "worker-b": lambda: run.start_worker(queues("stock", "order", "user"), name="worker-b"),
+            "relay-1": lambda: run.start_relay(name="relay-1"),
+            "relay-2": lambda: run.start_relay(name="relay-2"),
+            "beat-1": lambda: run.start_beat(name="beat-1"),
+            "beat-2": lambda: run.start_beat(name="beat-2"),
+            "effects": lambda: run.start_effects(pool="solo"),
+        }
+        self.running = {name: make() for name, make in self._makers.items()}
+        self.done: Counter[str] = Counter()
+        self._harms: dict[str, Callable[[], None]] = {
+            "kill": self._kill,
+            "flush redis": self._flush,
+            "kill redis": lambda: self._restart("redis", "kill"),
+            "stop postgres": lambda: self._restart("postgres", "immediate"),
+            "stop kafka": lambda: self._restart("kafka", "term"),
+            "harm the provider": lambda: providers.payments.set_faults(self._fault(), self._fault()),
+        }
+
+    def turn(self) -> None:
+        """One harm."""
+        weights = (20, 3, 1, 1, 1, 4)
+        (name,) = self._rng.choices(list(self._harms), weights)
+        self.done[name] += 1
+        self._harms[name]()
+
+    def _kill(self) -> None:
+        name = self._rng.choice(sorted(self.running))
+        self.running[name].kill()
+        self.running[name] = self._makers[name]()
+
+    def _flush(self) -> None:
+        self._deployment.redis.flushdb()
+
+    def _restart(self, service: ServiceName, signal: StopSignal) -> None:
+        # The storm's own connections: new ones are made when they are needed.
+        self._deployment.close()
+        self._stack.stop(service, signal=signal)
+        self._stack.start(service)
+
+    def _fault(self) -> Fault:
+        moment = self._rng.choice(("before", "after"))
+        harm = self._rng.choice(("delay", "drop"))
+        return Fault(moment, harm, times=2, seconds=7.0 if harm == "delay" else 0)  # type: ignore[arg-type]
+
+
+def test_a_storm_of_kills_outages_and_faults(
+    make_deployment: MakeDeployment, providers: Providers, stack: Stack, seed: int, until: float
+) -> None:
+    rng = random.Random(seed)
+    deployment = make_deployment(**providers.environ())
+    storm = Storm(deployment, providers, stack, rng)
+    captures: set[str] = set()
+    turn = 0
+    while time.monotonic() < until:
+        turn += 1
+        deployment.produce(mixed_events(EVENTS_PER_TURN, seed=seed * 1_000 + turn))
+        wanted = [
+            record._replace(key=f"{record.key}-{turn}")
+            for record in generate("captures", count=CAPTURES_PER_TURN, seed=turn)
+        ]
+        captures |= {record.key for record in wanted}
+        deployment.produce(wanted)
+        storm.turn()
+    print(f"{turn} turns: {dict(storm.done)}")
+    providers.payments.set_faults()
+    deployment.wait_settled(timeout_seconds=300)
+    deployment.wait_sent(timeout_seconds=120)
+    deployment.wait_called(timeout_seconds=900)
+    assert_as_the_oracle_says(deployment)
+    _assert_calls_add_up(deployment, providers, captures)
+
+
+def _assert_calls_add_up(deployment: Deployment, providers: Providers, captures: set[str]) -> None:
+    captured = Counter(capture.reference for capture in providers.payments.captures())
+    assert set(captured.values()) <= {1}, "a payment was captured twice"
+    states = deployment.calls("capture_payment")
+    missing = captures - captured.keys()
+    assert len(missing) <= states["uncertain"] + states["failed"], (missing, states)
+    mails = Counter(message.key for message in providers.mail.messages())
+    assert set(mails.values()) <= {1}, "an e-mail was sent twice"
+    unknown = deployment.calls("send_email")
+    orders = sum(unknown.values())
+    print(f"captures {states}, e-mails {unknown}, {len(mails)} of {orders} sent")
+    assert len(mails) >= unknown["succeeded"]
+    assert len(mails) <= orders
