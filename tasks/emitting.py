@@ -14,14 +14,18 @@ TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
-    """The row. `time` and `trace` are those of what caused the event. Raises Rejected if it is too large."""
+    """The row. `time` and `trace` are those of the event's cause. Raises Rejected if it cannot be sent."""
     payload = msgspec.json.encode(emit.data)
     if len(payload) > MAX_EMIT_BYTES:
         raise Rejected(f"event for {emit.topic} of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
     headers = dict(trace)
     if time is not None:
         headers["ce_time"] = time.isoformat()
-    headers.update(emit.headers)
+    for name, value in emit.headers.items():
+        # The relay has no way to reject it any more.
+        if type(name) is not str or type(value) is not str:
+            raise Rejected(f"event for {emit.topic}: header {name!r} must be a text, not {value!r}")
+        headers[name] = value
     version = None if emit.version is None else str(emit.version)
     return OutboxRow(
         event_id,

@@ -73,6 +73,8 @@ DECISIONS: list[tuple[str, list[Any], dict[str, Any], Outcome, int]] = [
     ("an emit that is no JSON is a death", [], {"first": [Emit("t", None, "x", object())]}, DEAD, 0),
     ("an emit over the limit is a death",
         [], {"first": [Emit("t", None, "x", "x" * MAX_EMIT_BYTES)]}, DEAD, 0),
+    ("an emit with a header that is no text is a death",
+        [], {"first": [Emit("t", None, "x", 1, headers={"n": 1})]}, DEAD, 0),  # type: ignore[dict-item]
     ("no key", [], {"first": [Upsert(INTEGER, None, {}, 1)]}, DEAD, 0),
     ("a key too long", [], {"first": [Upsert(INTEGER, "k" * 256, {}, 1)]}, DEAD, 0),
     ("no version where one is needed", [], {"first": [Upsert(INTEGER, "k", {})]}, DEAD, 0),
