@@ -118,18 +118,20 @@ class Relay:
             while in_flight and self._clock() - began < FLUSH_SECONDS:
                 self._producer.poll(POLL_SECONDS)
 
-        for row in page.heads:
-            hand(row)
-        wait()
-        for row in page.take_refused():
-            if self._clock() - began >= HAND_SECONDS:
-                break  # It is not known yet to be refused for good: the next run begins with it.
-            hand(row)
+        try:
+            for row in page.heads:
+                hand(row)
             wait()
-        if in_flight:
-            # What is given up must not be sent behind what comes next.
-            self._producer.close()
-            log.warning("producer replaced: records without an answer", records=in_flight)
+            for row in page.take_refused():
+                if self._clock() - began >= HAND_SECONDS:
+                    break  # It is not known yet to be refused for good: the next run begins with it.
+                hand(row)
+                wait()
+        finally:
+            if in_flight:
+                # What is given up must not be sent behind what comes next, nor be its company.
+                self._producer.close()
+                log.warning("producer replaced: records without an answer", records=in_flight)
 
     def _delete(self, page: Page) -> None:
         by_queue: defaultdict[str, list[int]] = defaultdict(list)
