@@ -35,7 +35,8 @@ def test_the_version_is_that_of_the_project() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["init"], ["stack"], ["stack", "up"], ["send"], ["status"], ["doctor"]]
+    "words",
+    [[], ["init"], ["stack"], ["stack", "up"], ["send"], ["status"], ["doctor"], ["outbox"], ["effects"]],
 )
 def test_every_command_explains_itself(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])

@@ -17,6 +17,7 @@ OURS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "docs/operating.md",
+    ROOT / "docs/debezium.md",
     *sorted((ROOT / "docs/adr").glob("*.md")),
 ]
 SETTING_ROW = re.compile(rf"^\| `({PREFIX}\w+)` \| (\S+) \|", re.MULTILINE)
@@ -24,7 +25,9 @@ SETTING_ROW = re.compile(rf"^\| `({PREFIX}\w+)` \| (\S+) \|", re.MULTILINE)
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a language ("" for those that name none)."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    # All of them, fence by fence: the end of one must not be taken for the beginning of another.
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
 
 
 def sluice_commands(text: str) -> list[list[str]]:
