@@ -137,6 +137,14 @@ class LocalRun:
             "flower", [*_celery("flower"), *options], extra={"FLOWER_UNAUTHENTICATED_API": "true"}
         )
 
+    def run_sluice(self, *words: str) -> str:
+        """`sluice …` to its end; what it printed. Raises CalledProcessError for another exit code than 0."""
+        command = [sys.executable, "-m", "ops.cli", *words]
+        done = subprocess.run(
+            command, env=self.environ(), cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
     def stop_all(self) -> None:
         """Ends what still runs: all are asked first, then waited for."""
         for process in self.processes:

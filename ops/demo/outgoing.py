@@ -102,8 +102,28 @@ def play_6(deployment: Deployment, providers: Providers, say: Say) -> Iterator[V
 
 
 def _reconcile(deployment: Deployment, providers: Providers, say: Say) -> Iterator[Verdict]:
-    say("6: two e-mails were cut off, one before the server had it and one after: nobody knows which")
-    yield Verdict("6", "e-mails cut off: uncertain", 2, deployment.calls("send_email")["uncertain"])
+    """An e-mail server knows no keys: what was cut off is not repeated, but asked about."""
+    say("6: e-mails that were cut off, before or after the server had them: nobody knows which; it is asked")
+    orders = len(deployment.rows(tables.orders))
+    states, sent = deployment.calls("send_email"), _mails_per_order(providers)
+    yield Verdict("6", "orders with two e-mails", 0, sum(count > 1 for count in sent.values()))
+    unlisted = max(0, orders - len(sent) - states["uncertain"])
+    yield Verdict("6", "orders without one, and not listed as uncertain", 0, unlisted)
+    yield Verdict(
+        "6", "cut off on purpose, or their worker killed: uncertain", True, states["uncertain"] >= 2
+    )
+    deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "the demo asks the mail log")
+    deployment.wait_called()
+    yield Verdict(
+        "6",
+        "e-mails per order after reconciling",
+        {1: orders},
+        _histogram(_mails_per_order(providers).values()),
+    )
+
+
+def _mails_per_order(providers: Providers) -> Counter[str | None]:
+    return Counter(message.key for message in providers.mail.messages())
 
 
 def _killed(deployment: Deployment, scenario: str, doomed: RunningProcess, harm: str) -> Verdict:
