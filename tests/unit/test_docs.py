@@ -47,6 +47,7 @@ def test_the_example_runs_and_can_be_served() -> None:
     registry = collect_modules([module])
     assert set(registry.handlers) == {"order.placed"}
     assert set(registry.effects) == {"send_email"}
+    assert registry.outgoing_topics == {"order-events"}
 
 
 def test_the_handler_is_no_longer_than_fifteen_lines() -> None:
