@@ -1,5 +1,6 @@
 """What is committed is sent: relays killed anywhere, several at once, Kafka away, records refused."""
 
+import time
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -110,6 +111,8 @@ def test_rows_wait_while_kafka_is_away(make_deployment: MakeDeployment, engine: 
             events = [Emit(TOPIC, f"k{n % 40}", "order.created", n) for n in range(first, first + 50)]
             sent += zip((event.key for event in events), emit(connection, events), strict=True)
     wait_until(lambda: "they wait" in relay.log.read_text(), timeout_seconds=60, what="the relay says so")
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, timeout_seconds=seconds + 1, what="the outage ends")
     assert len(read_outgoing(deployment.session)) == 500
     stack.start("kafka")
     deployment.wait_sent(timeout_seconds=120)
