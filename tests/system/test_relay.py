@@ -99,7 +99,10 @@ def test_without_a_beat_a_kick_has_it_sent(make_deployment: MakeDeployment) -> N
     assert len(deployment.sent()) == 100
 
 
-def test_rows_wait_while_kafka_is_away(make_deployment: MakeDeployment, engine: Engine, stack: Stack) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.soak)])
+def test_rows_wait_while_kafka_is_away(
+    make_deployment: MakeDeployment, engine: Engine, stack: Stack, seconds: float
+) -> None:
     deployment = make_deployment()
     relay = deployment.run.start_relay()
     deployment.run.start_beat()
