@@ -101,6 +101,6 @@ def judge_ending(call: Tried, policy: EffectDeclaration | None, ending: Ending, 
 
 
 def pause_seconds(tried: int, jitter: float) -> float:
-    """Before the attempt after `tried` of them: 1 s doubling up to 10 minutes, and up to half of it chance."""
+    """Before the attempt after `tried` of them: 1 s doubling up to 10 minutes, up to half of it chance."""
     least: float = min(LONGEST_PAUSE_SECONDS / 2, FIRST_PAUSE_SECONDS * 2 ** max(0, min(tried, 20) - 1))
     return least * (1 + jitter)
