@@ -11,9 +11,10 @@ from db.audit import Decision
 from db.outbox_admin import delete_outgoing_event, delete_refusals, lock_relay
 from db.outbox_listing import QueueWaiting, read_outgoing_event, read_refused, read_waiting
 from db.relay import lock_waiting, read_page, read_sent_through
-from db.session import Session
+from db.session import SESSION_SETTINGS, Session
 from ops.decisions import NotDone
 from ops.outbox_changes import drop_event, require_event, retry_all, retry_one
+from tasks.relay import FLUSH_SECONDS
 from tests.db.leaving import insert_event, rows
 from tests.waiting import wait_until
 
@@ -91,6 +92,8 @@ def test_an_event_is_shown_with_what_holds_it(session: Session) -> None:
     first = read_outgoing_event(session, "order.0", 1)
     assert first is not None
     assert (first.error, first.held_by) == ("too large", None)
+    insert_event(session, 4, queue="order.1")
+    assert require_event(session, "order.1", 4).held_by is None
     assert read_outgoing_event(session, "order.0", 9) is None
 
 
@@ -187,6 +190,17 @@ def test_a_drop_waits_for_the_relay_that_has_the_queue_in_hand(
         relay.command("DELETE FROM sluice.outbox_events WHERE id = 1")
     thread.join()
     assert dropped == [False]
+
+
+def test_a_drop_waits_for_longer_than_a_relay_holds_its_lock(session: Session) -> None:
+    with session.transaction():
+        lock_relay(session, "order.0")
+        [(lock,)] = rows(session, "SELECT extract(epoch FROM current_setting('lock_timeout')::interval)")
+        [(whole,)] = rows(
+            session, "SELECT extract(epoch FROM current_setting('statement_timeout')::interval)"
+        )
+    assert min(lock, whole) > FLUSH_SECONDS
+    assert rows(session, "SHOW lock_timeout") == [(SESSION_SETTINGS["lock_timeout"],)]
 
 
 def test_a_drop_does_not_wait_for_ever(
