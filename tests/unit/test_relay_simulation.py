@@ -1,6 +1,5 @@
 """Relays in a hostile world: hundreds of seeds hold, and every mutant is caught."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import structlog
 import tasks.page
 import tasks.relay
 from db.relay import WaitingRow
+from tests.mutants import mutated
 from tests.unit.relay_simulation import Broken, Outbox, Postgres, Shell, World
 
 SEEDS = 400
@@ -61,15 +61,6 @@ class HintsNeverRestored(Outbox):
 
     def read_sent_through(self) -> dict[str, int]:
         return {**super().read_sent_through(), **self.saved}
-
-
-def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
-    """A copy of a module in which one place of its source is another."""
-    source = inspect.getsource(module)
-    assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
-    copy = ModuleType(f"{module.__name__}_mutated")
-    exec(compile(source.replace(old, new), copy.__name__, "exec"), vars(copy))
-    return copy
 
 
 def relay_with_page(old: str, new: str) -> ModuleType:
