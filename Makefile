@@ -63,6 +63,6 @@ lock: ## pin all dependencies again, with hashes (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean: ## stop the local stack, throw its data, the environment and the caches away
-	@if test -x $(BIN)/python; then $(BIN)/python -m ops.stack_cli down --wipe; fi
+	@if test -x $(BIN)/python; then $(BIN)/python -m ops.stack.cli down --wipe; fi
 	rm -rf $(VENV) .sluice build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

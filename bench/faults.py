@@ -18,7 +18,7 @@ from bench.ground import Ground, Site
 from bench.latency import send_and_wait
 from bench.log import hidden_log
 from db.session import Statement
-from ops.local_run import RunningProcess
+from ops.trial.local_run import RunningProcess
 
 HARM_AT_SHARE = 0.25  # of the events begun: late enough to flow, early enough to go on for long
 START_SECONDS = 60.0

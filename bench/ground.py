@@ -17,9 +17,9 @@ from bench.log import PARTITIONS, is_group_settled, recreate_topic
 from bench.peers import handwritten_fold
 from bench.peers.schema import EMITTED_TOPIC, create_tables
 from db.session import Session, Statement
-from ops.deployment import Deployment
 from ops.init import initialise
 from ops.stack import Stack, StackUrls
+from ops.trial.deployment import Deployment
 from tasks.handlers import Registry, collect_handlers
 
 TEMPLATE = "bench_template"

@@ -8,17 +8,17 @@ import typer
 from typer.core import TyperGroup
 
 from ops.decisions import NotDone
-from ops.doctor_cli import doctor
-from ops.effects_cli import effects_app
-from ops.event_lines import SendRefused
+from ops.doctor.cli import doctor
+from ops.effects.cli import effects_app
 from ops.init_cli import init
-from ops.outbox_cli import outbox_app
+from ops.outbox.cli import outbox_app
 from ops.reaching import ServiceFailed, reaching_services
-from ops.send import SendFailed
-from ops.send_cli import send
+from ops.send.cli import send
+from ops.send.event_lines import SendRefused
+from ops.send.sending import SendFailed
 from ops.stack import StackError
-from ops.stack_cli import stack_app
-from ops.status_cli import status
+from ops.stack.cli import stack_app
+from ops.status.cli import status
 from tasks.handlers import HandlersRefused
 from tasks.settings import SettingsError
 

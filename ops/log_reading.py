@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from kafka import KafkaConsumer, TopicPartition
 
 from db.progress import Place
-from ops.status import LogRange
+from ops.status.figures import LogRange
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 10_000

@@ -9,11 +9,11 @@ from rich.console import Console
 from ops.demo.outgoing import play_3, play_6
 from ops.demo.scenarios import INCOMING, look_at_all
 from ops.demo.verdict import Verdict, verdict_table
-from ops.deployment import Deployment
 from ops.init import initialise
-from ops.local_run import LocalRun
-from ops.providers import Providers
 from ops.stack import Stack, StackError
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import LocalRun
+from ops.trial.providers import Providers
 from tasks.handlers import collect_handlers
 
 ROOT = Path(".sluice/demo").absolute()

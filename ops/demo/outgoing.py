@@ -8,10 +8,10 @@ from typing import Any
 from db.totals import read_outgoing
 from ops.demo.scenarios import FAULT_DEADLINE_SECONDS, Say
 from ops.demo.verdict import Verdict
-from ops.deployment import Deployment
-from ops.local_run import RunningProcess
-from ops.providers import Providers
 from ops.stack import Stack
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import RunningProcess
+from ops.trial.providers import Providers
 from shop import tables
 from shop.generate import OutgoingRecord, event, generate
 from shop.outside.faults import Fault

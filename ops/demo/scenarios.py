@@ -6,7 +6,7 @@ from typing import Any
 
 from db.totals import read_totals
 from ops.demo.verdict import Verdict
-from ops.deployment import Deployment
+from ops.trial.deployment import Deployment
 from shop import tables
 from shop.generate import OutgoingRecord, event, generate
 

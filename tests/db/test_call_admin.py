@@ -22,7 +22,7 @@ from db.call_listing import (
     read_calls_before,
 )
 from db.session import Session
-from ops.call_changes import MOVED, reconcile_call, retry_calls, settle_by_hand
+from ops.effects.changes import MOVED, reconcile_call, retry_calls, settle_by_hand
 from tasks.api import EffectCall, EffectDeclaration, JsonObject
 from tasks.call_states import CallState
 from tasks.handlers import EffectEntry

@@ -13,7 +13,7 @@ from db.outbox_listing import QueueWaiting, read_outgoing_event, read_refused, r
 from db.relay import lock_waiting, read_page, read_sent_through
 from db.session import SESSION_SETTINGS, Session
 from ops.decisions import NotDone
-from ops.outbox_changes import drop_event, require_event, retry_all, retry_one
+from ops.outbox.changes import drop_event, require_event, retry_all, retry_one
 from tasks.relay import FLUSH_SECONDS
 from tests.db.leaving import insert_event, rows
 from tests.waiting import wait_until

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.deployment import Deployment
 from ops.init import initialise
-from ops.local_run import LocalRun
 from ops.stack import Stack, StackUrls
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import LocalRun
+from ops.trial.providers import Providers
 from tasks.handlers import collect_handlers
 
 _numbers = itertools.count(1)
@@ -55,3 +56,10 @@ def make_deployment(
         for deployment in made:
             deployment.run.stop_all()
             deployment.close()
+
+
+@pytest.fixture
+def providers(tmp_path: Path) -> Iterator[Providers]:
+    """The payment provider and the mail server, of this test alone."""
+    with Providers(tmp_path / "providers") as made:
+        yield made

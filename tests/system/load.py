@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from ops.deployment import Deployment
+from ops.trial.deployment import Deployment
 from shop.generate import KINDS, OutgoingRecord, generate
 
 REPEATED_SHARE = 0.1  # of all events come a second time, as producers' retries do

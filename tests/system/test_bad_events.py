@@ -2,7 +2,7 @@
 
 from sqlalchemy import create_engine, text
 
-from ops.deployment import Deployment
+from ops.trial.deployment import Deployment
 from shop import tables
 from shop.generate import OutgoingRecord, generate
 from tests.system.conftest import MakeDeployment

@@ -11,8 +11,8 @@ import pytest
 
 from bridge.routing import expected_partition
 from db.guard import COUNTERS
-from ops.deployment import Deployment
-from ops.oracle import read_log
+from ops.trial.deployment import Deployment
+from ops.trial.oracle import read_log
 from shop.generate import generate
 from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says

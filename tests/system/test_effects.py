@@ -2,26 +2,18 @@
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from ops.deployment import Deployment
-from ops.local_run import RunningProcess
-from ops.providers import Providers
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import RunningProcess
+from ops.trial.providers import Providers
 from shop.generate import OutgoingRecord, generate
 from shop.outside.faults import Fault
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until
 
 PAYMENTS = 40
-
-
-@pytest.fixture
-def providers(tmp_path: Path) -> Iterator[Providers]:
-    with Providers(tmp_path / "providers") as made:
-        yield made
 
 
 @pytest.fixture

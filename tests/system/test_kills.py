@@ -7,7 +7,7 @@ from itertools import count, takewhile
 
 import pytest
 
-from ops.deployment import Deployment
+from ops.trial.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says, mixed_events
 

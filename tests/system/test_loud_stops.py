@@ -3,7 +3,7 @@
 from kafka import KafkaAdminClient, TopicPartition
 
 from db.totals import read_positions
-from ops.deployment import Deployment
+from ops.trial.deployment import Deployment
 from shop.generate import generate
 from tests.system.conftest import MakeDeployment
 

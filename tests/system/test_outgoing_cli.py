@@ -3,8 +3,6 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +11,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from sqlalchemy import create_engine
 
 from db.totals import read_outgoing
-from ops.deployment import Deployment
-from ops.providers import Providers
+from ops.trial.deployment import Deployment
+from ops.trial.providers import Providers
 from shop.generate import OutgoingRecord, event, generate
 from shop.outside.faults import Fault
 from tasks.api import Emit
@@ -23,12 +21,6 @@ from tests.system.conftest import MakeDeployment
 from tests.system.test_cli import document, sluice
 
 WHY = ("--reason", "test")
-
-
-@pytest.fixture
-def providers(tmp_path: Path) -> Iterator[Providers]:
-    with Providers(tmp_path / "providers") as made:
-        yield made
 
 
 @pytest.fixture

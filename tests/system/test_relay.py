@@ -10,8 +10,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from sqlalchemy import Engine, create_engine
 
 from db.totals import read_outgoing
-from ops.deployment import Deployment
 from ops.stack import Stack
+from ops.trial.deployment import Deployment
 from shop.generate import generate
 from tasks.api import Emit
 from tasks.outbox import emit

@@ -4,16 +4,15 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from ops.deployment import Deployment
-from ops.local_run import RunningProcess
-from ops.providers import Providers
 from ops.stack import Stack
 from ops.stack.service import ServiceName, StopSignal
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import RunningProcess
+from ops.trial.providers import Providers
 from shop.generate import generate
 from shop.outside.faults import Fault
 from tests.system.conftest import MakeDeployment
@@ -39,12 +38,6 @@ def seed() -> int:
 def until() -> float:
     """The end of the storm, on the monotonic clock; SOAK_MINUTES from now."""
     return time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "10"))
-
-
-@pytest.fixture
-def providers(tmp_path: Path) -> Iterator[Providers]:
-    with Providers(tmp_path / "providers") as made:
-        yield made
 
 
 def test_two_bridges_killed_in_turns(make_deployment: MakeDeployment, seed: int, until: float) -> None:

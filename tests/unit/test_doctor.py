@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-import ops.doctor
-import ops.doctor_leaving
 from db.installation import Registered, ServerSettings
-from ops.doctor import find_problems
-from ops.doctor_cli import as_document, as_lines
-from ops.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
-from ops.findings import Severity
+from ops.doctor import rules, rules_leaving
+from ops.doctor.cli import as_document, as_lines
+from ops.doctor.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
+from ops.doctor.findings import Severity
+from ops.doctor.rules import find_problems
 
 QUEUES = ("order.0", "order.1")
 TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000)
@@ -132,7 +131,7 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    source = "".join(Path(file).read_text() for file in (ops.doctor.__file__, ops.doctor_leaving.__file__))
+    source = "".join(Path(file).read_text() for file in (rules.__file__, rules_leaving.__file__))
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 
 

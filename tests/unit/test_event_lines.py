@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from ops.event_lines import LineRefused, Outgoing, parse_lines
+from ops.send.event_lines import LineRefused, Outgoing, parse_lines
 
 KNOWN = frozenset({"users", "orders"})
 

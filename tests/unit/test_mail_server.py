@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ops.providers import MailServer
+from ops.trial.providers import MailServer
 from shop.outside.faults import Fault
 from tests.waiting import wait_until
 

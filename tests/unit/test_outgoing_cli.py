@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from db.call_listing import CallConflict, ListedCall, WholeCall
 from db.outbox_listing import OutgoingEvent, QueueWaiting, RefusedRecord
 from ops.ages import read_age, say_age
-from ops.call_changes import CallChange
 from ops.cli import app
 from ops.decisions import NotDone, decide, require_meant
-from ops.effects_view import (
+from ops.effects.changes import CallChange
+from ops.effects.view import (
     call_table,
     change_document,
     change_lines,
@@ -26,7 +26,7 @@ from ops.effects_view import (
     count_table,
     reasons_to_wait,
 )
-from ops.outbox_view import event_document, refused_table, waiting_table
+from ops.outbox.view import event_document, refused_table, waiting_table
 from ops.printing import as_json, field_lines
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from ops.provider_process import NotListening
-from ops.providers import PaymentProvider
+from ops.trial.provider_process import NotListening
+from ops.trial.providers import PaymentProvider
 from shop.outside.faults import Fault
 from shop.provider.book import CARD_LIMIT_CENTS
 from tests.waiting import wait_until

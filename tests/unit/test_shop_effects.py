@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from ops.providers import Providers
+from ops.trial.providers import Providers
 from shop.effects import capture_payment, find_capture, find_email, send_email
 from shop.effects import captures as captures_module
 from shop.effects import emails as emails_module

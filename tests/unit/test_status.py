@@ -10,8 +10,8 @@ from rich.console import Console
 
 from db.guard import COUNTERS
 from db.status import ProgressRead, QueueState
-from ops.status import LogRange, Reading, TopicStatus, judge_status, unapplied
-from ops.status_view import queue_table, topic_table
+from ops.status.figures import LogRange, Reading, TopicStatus, judge_status, unapplied
+from ops.status.view import queue_table, topic_table
 
 HALTED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PROGRESS = ProgressRead(

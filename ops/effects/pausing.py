@@ -6,9 +6,9 @@ from db.audit import insert_audits
 from db.calls import EFFECTS_PAUSED
 from db.switches import clear_switch, read_switch, set_switch
 from ops.decisions import DryRun, Reason, decide
-from ops.effects_session import connected
+from ops.effects.choosing import connected
 from ops.printing import as_json
-from ops.stack_cli import AsJson
+from ops.stack.cli import AsJson
 
 
 def pause(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:

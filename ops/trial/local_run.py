@@ -16,7 +16,7 @@ from tasks.settings import PREFIX
 
 TERM_PATIENCE_SECONDS = 30.0
 _PR_SET_PDEATHSIG = 1
-_PROJECT = Path(__file__).parent.parent
+_PROJECT = Path(__file__).parents[2]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from types import TracebackType
 
 import msgspec
 
-from ops.provider_process import ProviderProcess
+from ops.trial.provider_process import ProviderProcess
 from shop.effects.addresses import MAIL_LOG_URL, PROVIDER_URL, SMTP_URL
 from shop.mail.messages import Message
 from shop.provider.lines import Capture, Line, Request

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import urllib3
 
-from ops.local_run import RunningProcess, _end_with_parent
+from ops.trial.local_run import RunningProcess, _end_with_parent
 from shop.outside.faults import Fault, FaultsRequest
 
-_PROJECT = Path(__file__).parent.parent
+_PROJECT = Path(__file__).parents[2]
 ANSWER_SECONDS = 10.0  # for a request of ours: far more than a loaded machine needs
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from ops.event_lines import LineRefused, Outgoing
+from ops.send.event_lines import LineRefused, Outgoing
 
 # The broker's limit decides what is too large, not this side's.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024

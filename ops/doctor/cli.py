@@ -7,11 +7,11 @@ from typing import Any
 import typer
 
 from ops.addresses import read_addresses
-from ops.doctor import find_problems
-from ops.facts import Facts
-from ops.facts_reading import read_facts
-from ops.findings import Finding, Severity
-from ops.stack_cli import AsJson
+from ops.doctor.facts import Facts
+from ops.doctor.facts_reading import read_facts
+from ops.doctor.findings import Finding, Severity
+from ops.doctor.rules import find_problems
+from ops.stack.cli import AsJson
 from tasks.handlers import collect_handlers
 from tasks.settings import read_settings
 

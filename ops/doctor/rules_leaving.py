@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from ops.facts import DeclaredFacts, LeavingFacts, TopicFacts
-from ops.findings import Finding, warning
+from ops.doctor.facts import DeclaredFacts, LeavingFacts, TopicFacts
+from ops.doctor.findings import Finding, warning
 
 DAY_MS = 24 * 60 * 60 * 1000
 

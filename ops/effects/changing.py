@@ -7,9 +7,9 @@ import msgspec
 import typer
 
 from db.call_listing import Chosen
-from ops.call_changes import CallChange, reconcile_call, retry_calls, settle_by_hand
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.effects_session import (
+from ops.effects.changes import CallChange, reconcile_call, retry_calls, settle_by_hand
+from ops.effects.choosing import (
     Effect,
     Every,
     Key,
@@ -19,9 +19,9 @@ from ops.effects_session import (
     require_call,
     require_calls,
 )
-from ops.effects_view import change_document, change_lines
+from ops.effects.view import change_document, change_lines
 from ops.printing import as_json
-from ops.stack_cli import AsJson
+from ops.stack.cli import AsJson
 from tasks.call_states import CallState
 from tasks.effects import storable
 

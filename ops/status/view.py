@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.table import Table
 
 from db.guard import COUNTERS
-from ops.status import QueueStatus, TopicStatus
+from ops.status.figures import QueueStatus, TopicStatus
 
 UNKNOWN = "?"  # of a service that did not answer
 

@@ -17,11 +17,11 @@ from db.migrate import current_revision, newest_revision
 from db.self_check import read_troubles
 from db.session import Session
 from db.switches import read_switch
-from ops.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
+from ops.doctor.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
 from ops.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from ops.reaching import ServiceFailed, ServiceTitle, reaching_services
 from ops.stack import StackUrls
-from ops.status_reading import REDIS_TIMEOUT_SECONDS
+from ops.status.reading import REDIS_TIMEOUT_SECONDS
 from tasks.broker import make_celery
 from tasks.handlers import Registry
 from tasks.settings import Settings

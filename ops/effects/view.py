@@ -7,7 +7,7 @@ from rich.table import Table
 
 from db.call_listing import CallConflict, ListedCall, WholeCall
 from ops.ages import say_age
-from ops.call_changes import CallChange
+from ops.effects.changes import CallChange
 from ops.printing import table_of
 from tasks.call_states import CallState
 

@@ -13,7 +13,7 @@ from db.switches import read_switch
 from ops.log_reading import LogReader
 from ops.reaching import ServiceFailed, reaching_services
 from ops.stack import StackUrls
-from ops.status import Reading, unapplied
+from ops.status.figures import Reading, unapplied
 from tasks.handlers import Registry
 
 REDIS_TIMEOUT_SECONDS = 5

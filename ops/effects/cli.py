@@ -2,9 +2,9 @@
 
 import typer
 
-from ops.effects_changing_cli import reconcile, retry, settle
-from ops.effects_looking_cli import ls, show
-from ops.effects_pause_cli import pause, resume
+from ops.effects.changing import reconcile, retry, settle
+from ops.effects.looking import ls, show
+from ops.effects.pausing import pause, resume
 
 effects_app = typer.Typer(
     help="Calls of side effects: how they went, and what becomes of those that did not succeed.",

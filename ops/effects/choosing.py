@@ -9,8 +9,8 @@ import typer
 from db.call_listing import Chosen, WholeCall, read_all_calls, read_call
 from db.session import Session
 from ops.addresses import read_addresses
-from ops.call_changes import AnyCall
 from ops.decisions import NotDone
+from ops.effects.changes import AnyCall
 from tasks.handlers import Registry, collect_handlers
 from tasks.settings import read_settings
 

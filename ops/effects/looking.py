@@ -10,10 +10,10 @@ from db.calls import EFFECTS_PAUSED
 from db.session import Session
 from db.switches import read_switch
 from ops.ages import read_age
-from ops.effects_session import Key, connected, read_registry, require_call
-from ops.effects_view import call_table, conflict_table, count_documents, count_table, reasons_to_wait
+from ops.effects.choosing import Key, connected, read_registry, require_call
+from ops.effects.view import call_table, conflict_table, count_documents, count_table, reasons_to_wait
 from ops.printing import as_json, documents, field_lines
-from ops.stack_cli import AsJson
+from ops.stack.cli import AsJson
 from tasks.call_states import CallState
 from tasks.effects import holding_effects
 

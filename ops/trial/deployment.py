@@ -23,9 +23,9 @@ from db.totals import (
     read_topic_ids,
     read_totals,
 )
-from ops.local_run import LocalRun
-from ops.oracle import Expectation, differences, expect, outgoing_differences, read_log, read_sent
 from ops.stack import StackUrls
+from ops.trial.local_run import LocalRun
+from ops.trial.oracle import Expectation, differences, expect, outgoing_differences, read_log, read_sent
 from tasks.handlers import Registry
 
 POLL_SECONDS = 0.1

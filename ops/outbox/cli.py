@@ -11,10 +11,10 @@ from db.outbox_listing import read_refused, read_waiting
 from db.session import Session
 from ops.addresses import read_addresses
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.outbox_changes import drop_event, fate, require_event, retry_all, retry_one
-from ops.outbox_view import event_document, refused_table, waiting_table
+from ops.outbox.changes import drop_event, fate, require_event, retry_all, retry_one
+from ops.outbox.view import event_document, refused_table, waiting_table
 from ops.printing import as_json, documents, field_lines
-from ops.stack_cli import AsJson
+from ops.stack.cli import AsJson
 from tasks.settings import read_settings
 
 outbox_app = typer.Typer(

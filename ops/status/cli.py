@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 
 from ops.addresses import read_addresses
-from ops.stack_cli import AsJson
-from ops.status import judge_status
-from ops.status_reading import read_status
-from ops.status_view import queue_table, topic_table
+from ops.stack.cli import AsJson
+from ops.status.figures import judge_status
+from ops.status.reading import read_status
+from ops.status.view import queue_table, topic_table
 from tasks.handlers import collect_handlers
 from tasks.settings import read_settings
 

@@ -1,0 +1,1 @@
+"""`sluice doctor`: what is wrong with an installation, and what to do."""

@@ -1,0 +1,1 @@
+"""`sluice effects`: calls that did not succeed, or not yet."""

@@ -1,0 +1,1 @@
+"""`sluice outbox`: outgoing events that wait, or were refused."""

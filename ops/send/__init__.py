@@ -1,0 +1,1 @@
+"""`sluice send`: events from a file or the shop's generator."""

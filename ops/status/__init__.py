@@ -1,0 +1,1 @@
+"""`sluice status`: how far each topic and queue is."""

@@ -1,0 +1,1 @@
+"""A deployment on this machine, to be harmed and checked: for tests, demo and bench."""
