@@ -162,7 +162,8 @@ relay_progress = Table(
     Column("sent_through", BigInteger, nullable=False),
 )
 
-# Records that the broker refuses for good, by themselves: each holds back its (topic, key), and nothing else.
+# Records that the broker refuses for good, by themselves: each holds back its (topic, key) in its
+# queue, and nothing else.
 # No foreign key: its trigger would run for every row that the relay deletes.
 outbox_refusals = Table(
     "outbox_refusals",

@@ -19,6 +19,7 @@ from db.session import QUEUE_PLANS, Session
 from db.switches import clear_switch, set_switch
 from tasks.api import EffectCall, EffectDeclaration, NotSent, Refused
 from tasks.dispatch import AGAIN_AFTER_SECONDS, MAX_WAITING, Dispatcher
+from tasks.faults import FaultInjected, faults
 from tasks.handlers import EffectEntry, Registry
 from tests.mutants import mutated
 from tests.waiting import wait_until
@@ -431,6 +432,36 @@ def test_a_lease_that_ends_is_an_unknown_outcome(bench: Bench, effect: str, stat
     assert bench.row("c", "state, attempt, ended_unknown, error") == (state, 1, True, NEVER_TOLD)
     assert bench.expire("c") == 0
     assert bench.state("other") == "pending"
+
+
+@pytest.mark.parametrize(
+    ("point", "effect", "states", "made"),
+    [
+        ("effect.claimed", "pay", ["running", "pending", "succeeded"], 1),
+        ("effect.answered", "pay", ["running", "pending", "succeeded"], 2),
+        ("effect.stored", "pay", ["succeeded", "succeeded", "succeeded"], 1),
+        ("effect.claimed", "mail", ["running", "uncertain", "uncertain"], 0),
+        ("effect.answered", "mail", ["running", "uncertain", "uncertain"], 1),
+        ("effect.stored", "mail", ["succeeded", "succeeded", "succeeded"], 1),
+    ],
+)
+def test_a_process_that_ends_leaves_a_lease_to_end(
+    bench: Bench, point: str, effect: str, states: list[str], made: int
+) -> None:
+    bench.add("c", effect=effect)
+    faults.arm(f"{point}:1:raise")
+    try:
+        with pytest.raises(FaultInjected):
+            bench.run("c")
+    finally:
+        faults.arm("")
+    found = [bench.state("c")]
+    bench.expire("c")
+    found.append(bench.state("c"))
+    bench.run("c")
+    found.append(bench.state("c"))
+    assert (found, len(bench.called)) == (states, made)
+    assert {call.key for call in bench.called} <= {"c"}
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "failed", "uncertain", "succeeded"])
