@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 from bridge.dispatch import QueueBuffer, Resend
 from bridge.lanes import Lane, Origin
-from bridge.routing import queue_name, shard_of
 from db.progress import Assignment, Place
+from tasks.routing import queue_name, shard_of
 from tasks.wire import Record
 
 # Keys whose lane is remembered per partition: hashing costs ten times as much as a look-up.

@@ -3,7 +3,7 @@
 With two partitioners on one topic, a key's events are spread over two partitions, which have no order.
 """
 
-from bridge.routing import expected_partition
+from bridge.partitioner import expected_partition
 from db.progress import Place
 from tasks.wire import Record
 

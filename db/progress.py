@@ -125,7 +125,7 @@ INSERT_ENTITY = Statement(
 LOCK_ENTITY = Statement(
     "lock_entity", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# Named as `bridge.routing.queue_name` does; a test compares them.
+# Named as `tasks.routing.queue_name` does; a test compares them.
 INSERT_QUEUES = Statement(
     "insert_queues",
     """

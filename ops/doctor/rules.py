@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from bridge.routing import queue_name
 from db.installation import Registered
 from ops.doctor.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, TopicFacts
 from ops.doctor.findings import Finding, Severity, error, warning
 from ops.doctor.rules_leaving import leaving_problems, retention_problems
 from ops.reaching import SETTING_OF
+from tasks.routing import queue_name
 
 OLDEST_POSTGRES = 12  # knows plan_cache_mode, which every worker's session sets
 TESTED_POSTGRES = 15  # the oldest that the tests run on

@@ -5,7 +5,6 @@ from contextlib import closing, contextmanager
 
 from redis import Redis
 
-from bridge.routing import queue_name
 from db.calls import EFFECTS_PAUSED
 from db.session import Session
 from db.status import read_progress
@@ -15,6 +14,7 @@ from ops.reaching import ServiceFailed, reaching_services
 from ops.stack import StackUrls
 from ops.status.figures import Reading, unapplied
 from tasks.handlers import Registry
+from tasks.routing import queue_name
 
 REDIS_TIMEOUT_SECONDS = 5
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
-from bridge.routing import queue_name
 from bridge.store import PostgresStore, StoreAway
 from db.errors import ErrorKind, classify
 from db.progress import (
@@ -21,6 +20,7 @@ from db.progress import (
     try_instance,
 )
 from db.session import Session
+from tasks.routing import queue_name
 from tests.waiting import wait_until
 
 START = TopicStart("payments", "id-1", "payment", 4, {0: 10, 1: 20})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.routing import expected_partition
+from bridge.partitioner import expected_partition
 from db.guard import COUNTERS
 from ops.trial.deployment import Deployment
 from ops.trial.oracle import read_log

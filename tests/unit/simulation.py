@@ -15,11 +15,11 @@ from bridge.consumer import TopicFacts
 from bridge.doorbell import DoorbellAway, Probe
 from bridge.holdings import Holdings, Watermarks
 from bridge.loop import Bridge
-from bridge.routing import queue_name, shard_of
 from bridge.store import Progress, StoreAway
 from db.progress import Assignment, Place, TopicStart
 from tasks.api import Entity, Topic
 from tasks.guard import Judgement, first_unapplied, judge
+from tasks.routing import queue_name, shard_of
 from tasks.wire import Record, Slice
 
 TOPIC, TOPIC_ID = "t", "id-1"

@@ -8,10 +8,11 @@ from bridge.assignment import LogRange, LoudStop, NeedsRows, Start, judge_assign
 from bridge.dispatch import FULL_BYTES, FULL_RECORDS, MAX_MESSAGES, Batch, QueueBuffer, Resend
 from bridge.holdings import Holdings
 from bridge.lanes import Lane, Origin, size_bytes
+from bridge.partitioner import expected_partition
 from bridge.partitioner_check import SUSPICIOUS_SAMPLES, PartitionerCheck
-from bridge.routing import expected_partition, shard_of
 from db.progress import Assignment, Place
 from tasks.backoff import Backoff
+from tasks.routing import shard_of
 from tasks.wire import Record
 
 PLACE: Place = ("t", 0)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as kafka_murmur2
 
-from bridge.routing import expected_partition, murmur2, queue_name, shard_of
+from bridge.partitioner import expected_partition, murmur2
+from tasks.routing import queue_name, shard_of
 
 
 @given(st.binary(max_size=64))
