@@ -14,7 +14,6 @@ from bench.commits import count_begun, count_identities
 from bench.contenders import BenchRun, Contender
 from bench.cpu import read_times, spent_seconds
 from bench.log import PARTITIONS, is_group_settled, recreate_topic
-from bench.peers import handwritten_fold
 from bench.peers.schema import EMITTED_TOPIC, create_tables
 from db.session import Session, Statement
 from ops.init import initialise
@@ -62,8 +61,6 @@ class Ground:
         self._administer("CHECKPOINT")
         if contender.schema is not None:
             create_tables(urls.database_url, contender.schema)
-        if contender.relays and not contender.has_bridge:
-            self._tell_relay(urls.database_url)
         folder = self._runs / f"{self._sites}-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
         run = BenchRun(urls, folder, HANDLERS, group=database, environment=contender.environment)
         try:
@@ -76,13 +73,6 @@ class Ground:
                     deployment.close()
         finally:
             self._administer(f"DROP DATABASE {database} WITH (FORCE)")
-
-    @staticmethod
-    def _tell_relay(database_url: str) -> None:
-        """Of the peer's queue, which is none of Sluice's."""
-        session = Session(database_url, application_name="bench")
-        session.command(f"INSERT INTO sluice.relay_progress VALUES ('{handwritten_fold.QUEUE}', 0)")
-        session.close()
 
     def cpu_seconds(self, run: BenchRun | None = None) -> dict[str, float]:
         """CPU seconds so far per group of processes: the services, and those of a run."""

@@ -65,28 +65,27 @@ def latency(ground: Ground, options: Options, _say: Say) -> Part:
 
 
 def relay(ground: Ground, options: Options, say: Say) -> Part:
-    """From the log to the log."""
+    """From the log to the log, and what one relay sends."""
     drains = list(
         drain_in_turns(
             ground, RELAYED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
         )
     )
-    visible = list(measure_visible(ground, seconds=options.seconds, seed=options.seed))
     rates = list(measure_rates(ground, rounds=options.rounds))
     title = "From the log to the log: drained, and sent on by the relay"
     tables = [
         report.drain_table(title, drains, FOLD_RELAYED.name),
         report.cpu_table(drains),
-        report.visible_table(visible),
         report.rate_table(rates),
     ]
-    found = [
-        *floors.relay_drain_floors(drains),
-        *floors.visible_floors(visible),
-        *floors.rate_floors(rates),
-    ]
-    figures: dict[str, Sequence[Any]] = {"relay drain": drains, "visible": visible, "relay": rates}
-    return Part(tables, found, figures, _complaints(drains))
+    found = [*floors.relay_drain_floors(drains), *floors.rate_floors(rates)]
+    return Part(tables, found, {"relay drain": drains, "relay": rates}, _complaints(drains))
+
+
+def visible(ground: Ground, options: Options, _say: Say) -> Part:
+    """Until the record is in Kafka."""
+    found = list(measure_visible(ground, seconds=options.seconds, seed=options.seed))
+    return Part([report.visible_table(found)], list(floors.visible_floors(found)), {"visible": found})
 
 
 def faults(ground: Ground, options: Options, say: Say) -> Part:
@@ -110,7 +109,7 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
 
 
 PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
-    part.__name__: part for part in (drain, latency, relay, faults, cost, memory)
+    part.__name__: part for part in (drain, latency, relay, visible, faults, cost, memory)
 }
 
 

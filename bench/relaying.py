@@ -15,6 +15,7 @@ from bench.latency import RATES, WARM_UP_SECONDS, send_and_wait
 from bench.log import read_append_times
 from bench.peers.schema import EMITTED_TOPIC
 from db.session import QUEUE_PLANS, Session
+from tasks.collector import tune_collector
 from tasks.fold import derived_id
 from tasks.identity import event_identity
 from tasks.producer import ConfluentProducer
@@ -99,6 +100,7 @@ def _measure_visible(
 
 def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
     """One relay on a full outbox, and beside it in turns the plain `send()` of kafka-python."""
+    tune_collector()  # as in a worker
     for turn in range(rounds):
         for measure in (_relay_rate, _plain_rate) if turn % 2 == 0 else (_plain_rate, _relay_rate):
             with ground.site(SLUICE_2_RELAYED) as site:

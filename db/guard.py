@@ -1,6 +1,7 @@
 """The delivery guard's rows: the queue's lock, what its lanes have applied, and their counters."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from db.arrays import bare_array, text_array
@@ -128,3 +129,33 @@ UPDATE_QUEUE = Statement(
 def update_queue(session: Session, queue: str, *, recent_fates: str, accepted_deaths: int) -> None:
     """After a batch that was applied: the queue runs, with these fates. Under the queue's lock."""
     session.run(UPDATE_QUEUE, queue, recent_fates, accepted_deaths)
+
+
+def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:
+    """So many records of a partition have another outcome now than the one they were counted by.
+
+    Taken off the lanes that counted them, newest epoch first: the sums stay those of the records.
+    """
+    if before not in OUTCOMES or after not in OUTCOMES:
+        raise ValueError(f"no outcomes: {before}, {after}")
+    session.run(_move_counts(before, after), topic, partition, count)
+
+
+@cache
+def _move_counts(before: str, after: str) -> Statement:
+    return Statement(
+        f"move_counts_{before}_{after}",
+        f"""
+        WITH counted AS (
+            SELECT queue, epoch, {before} AS n,
+                   sum({before}) OVER (ORDER BY epoch DESC, queue) - {before} AS earlier
+            FROM sluice.lane_progress WHERE topic = $1 AND partition = $2 AND {before} > 0
+        ), moved AS (
+            SELECT queue, epoch, least(n, $3 - earlier) AS n FROM counted WHERE earlier < $3
+        )
+        UPDATE sluice.lane_progress l SET {before} = l.{before} - m.n, {after} = l.{after} + m.n
+        FROM moved m
+        WHERE l.topic = $1 AND l.partition = $2 AND l.queue = m.queue AND l.epoch = m.epoch
+        """,
+        ("text", "int", "bigint"),
+    )

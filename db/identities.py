@@ -54,3 +54,30 @@ def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
     )
     if inserted != len(rows):
         raise RowsChanged(f"{len(rows) - inserted} identities became known meanwhile")
+
+
+UPDATE_OUTCOMES = Statement(
+    "update_outcomes",
+    """
+    UPDATE sluice.processed_events e SET outcome = d.outcome
+    FROM unnest($1, $2, $3, $4, $5) AS d (identity, outcome, topic_id, partition, "offset")
+    WHERE e.identity = d.identity
+      -- Its own row: under the identity of a duplicate stands another record's.
+      AND e.topic_id = d.topic_id AND e.partition = d.partition AND e."offset" = d."offset"
+    """,
+    ("uuid[]", "text[]", "text[]", "int[]", "bigint[]"),
+)
+
+
+def update_outcomes(session: Session, rows: Sequence[tuple[UUID, str, str, int, int]]) -> None:
+    """What became of records later: (identity, outcome, topic id, partition, offset). May run twice."""
+    if rows:
+        ids, outcomes, topic_ids, partitions, offsets = zip(*rows, strict=True)
+        session.run(
+            UPDATE_OUTCOMES,
+            bare_array(ids),
+            text_array(outcomes),
+            text_array(topic_ids),
+            bare_array(partitions),
+            bare_array(offsets),
+        )

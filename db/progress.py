@@ -116,6 +116,17 @@ def raise_watermarks(session: Session, watermarks: Mapping[Place, tuple[int, int
     )
 
 
+READ_ROUTING = Statement(
+    "read_routing", "SELECT shards, epoch FROM sluice.entities WHERE entity = $1", ("text",)
+)
+
+
+def read_routing(session: Session, entity: str) -> tuple[int, int] | None:
+    """(shards, epoch) of an entity type; None: there is no such."""
+    rows = session.run(READ_ROUTING, entity)
+    return (int(rows[0][0]), int(rows[0][1])) if rows else None
+
+
 INSERT_ENTITY = Statement(
     "insert_entity",
     "INSERT INTO sluice.entities (entity, shards) VALUES ($1, $2) ON CONFLICT (entity) DO NOTHING",

@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 import structlog
 
 from db import guard
-from db.errors import QUERY_CANCELED, DeploymentBroken, ErrorKind, classify, needs_new_connection, sqlstate
+from db.errors import DeploymentBroken, needs_new_connection
 from db.session import Session
 from tasks.decode import decode
 from tasks.fates import DIED, LIVED, Verdict, judge_fates
 from tasks.faults import faults
-from tasks.fold import Folded, Outcome, Settled, fold
+from tasks.fold import Outcome, Settled
 from tasks.guard import Judgement, first_unapplied, judge
 from tasks.handlers import Registry
 from tasks.plan import Planned, plan_event
-from tasks.store import Store, printable
+from tasks.settling import Settler
+from tasks.store import printable
 from tasks.tries import Step, Tries
 from tasks.wire import Slice
 
 log = structlog.get_logger("sluice.apply")
 
-CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
 MAX_REASON_CHARACTERS = 500  # of an error's text in `queues.halted_reason`
 _LIVED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
 
@@ -54,6 +54,7 @@ class Applier:
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
+        self._settler = Settler(session, registry)
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
         """Applies what fits of the slices; None where it gave up or halted the queue: the bridge sends again.
@@ -129,7 +130,7 @@ class Applier:
             if not events:
                 return Applied(Counter(), judgements)
             entity = batch.queue.rpartition(".")[0]
-            settled = (self._settle_singly if singly else self._settle)(batch.queue, entity, events)
+            settled = self._settler.settle(batch.queue, entity, events, singly=singly)
             verdict = self._judge_deaths(row, settled)
             steps = _steps(settled, applied)
             assert lanes.epoch is not None
@@ -163,37 +164,6 @@ class Applier:
             decoded = decode(topic, piece.topic_id, piece.partition, record)
             batch.planned[place] = plan_event(self._registry, topic, decoded)
         return batch.planned[place]
-
-    def _settle(self, queue: str, entity: str, events: Sequence[Planned]) -> list[Settled]:
-        """Folds the events and writes what they come to. Raises what Postgres refuses."""
-        store = Store(self._session, self._registry)
-        memory = store.load(events)
-        folded = fold(events, memory)
-        store.write_back(queue, entity, memory, folded)
-        self._session.defer(CHECK_CONSTRAINTS)
-        return folded.settled
-
-    def _settle_singly(self, queue: str, entity: str, events: Sequence[Planned]) -> list[Settled]:
-        """The same event by event, each in a savepoint: what Postgres refuses is that event's death."""
-        settled: list[Settled] = []
-        for event in events:
-            self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
-            try:
-                one = self._settle(queue, entity, [event])
-                self._session.command("RELEASE SAVEPOINT event")
-            except Exception as error:
-                if classify(error) is not ErrorKind.REJECTED and sqlstate(error) != QUERY_CANCELED:
-                    raise
-                self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                one = self._bury(queue, entity, event, error)
-            settled += one
-        return settled
-
-    def _bury(self, queue: str, entity: str, event: Planned, error: Exception) -> list[Settled]:
-        dead = Folded([Settled(event, Outcome.DEAD, error)])
-        store = Store(self._session, self._registry)
-        store.write_back(queue, entity, store.load([]), dead)
-        return dead.settled
 
     def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[Settled]) -> Verdict:
         tried = (s for s in settled if not s.known and (s.outcome in _LIVED or self._counts_as_death(s)))

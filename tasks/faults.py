@@ -23,6 +23,8 @@ POINTS = frozenset(
         "effect.claimed",  # marked as running and committed, no call made
         "effect.answered",  # the provider answered, nothing stored
         "effect.stored",
+        "redrive.before_commit",
+        "redrive.committed",  # one transaction of it
     }
 )
 ACTIONS = frozenset({"kill", "stop", "raise"})

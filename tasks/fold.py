@@ -74,6 +74,10 @@ class Conflict(Exception):
     """The event contradicts what is there: same identity or version, other content."""
 
 
+class Waiting(Exception):
+    """The event waits behind a dead letter of its entity."""
+
+
 class Known(NamedTuple):
     """Where and with what an identity was first seen."""
 
@@ -108,6 +112,8 @@ class Memory:
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, Known] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
+    parked: set[str] = field(default_factory=set)
+    """Keys of parked entities, of the one entity type that is folded."""
     failure: Exception | None = None
     """What loading met: the database's fault, never that of the event which asked."""
 
@@ -140,6 +146,17 @@ class Folded:
     emits: list[OutboxRow] = field(default_factory=list)
     calls: list[LedgerRow] = field(default_factory=list)
     call_conflicts: list[LedgerRow] = field(default_factory=list)
+    parked: list[tuple[str, str]] = field(default_factory=list)
+    """Entities that were parked: key and reason."""
+
+    def bury(self, planned: Planned, error: Exception, memory: Memory) -> Settled:
+        """The event is dead; its entity is parked if it has one and the topic says so."""
+        key = planned.decoded.entity_key
+        if key is not None and planned.parks:
+            memory.parked.add(key)
+            self.parked.append((key, f"{type(error).__name__}: {error}"))
+        self.settled.append(Settled(planned, Outcome.DEAD, error))
+        return self.settled[-1]
 
 
 def fold(events: Iterable[Planned], memory: Memory) -> Folded:
@@ -149,7 +166,10 @@ def fold(events: Iterable[Planned], memory: Memory) -> Folded:
     """
     folded = Folded()
     for planned in events:
-        folded.settled.append(_settle(planned, memory, folded))
+        try:
+            folded.settled.append(_settle(planned, memory, folded))
+        except _Died as died:
+            folded.bury(planned, died.error, memory)
     return folded
 
 
@@ -180,9 +200,11 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
     memory.identities[decoded.identity] = here
     if planned.ignored:
         return Settled(planned, Outcome.IGNORED)
+    if decoded.entity_key in memory.parked:
+        return Settled(planned, Outcome.WAITING, Waiting("its entity is parked"))
     error = decoded.error or planned.error
     if error is not None:
-        return Settled(planned, Outcome.DEAD, error)
+        raise _Died(error)
     scratch = _Scratch(planned, memory)
     try:
         outcome = scratch.run_handlers()
@@ -197,7 +219,7 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
     except Exception as fault:
         if fault is memory.failure:
             raise
-        return Settled(planned, Outcome.DEAD, fault)
+        raise _Died(fault) from fault
     memory.rows.update(scratch.rows)
     memory.effect_keys.update({call.effect_key: call.fingerprint for call in scratch.calls})
     folded.emits += scratch.emits
@@ -205,6 +227,14 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
     folded.call_conflicts += scratch.call_conflicts
     outgoing = len(scratch.emits) + len(scratch.calls)
     return Settled(planned, outcome, call_conflicts=len(scratch.call_conflicts), outgoing=outgoing)
+
+
+class _Died(Exception):
+    """The event's own fault."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Ended(Exception):

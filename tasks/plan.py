@@ -44,6 +44,8 @@ class Planned:
     runs: Sequence[HandlerRun] = ()
     ignored: bool = False
     error: Exception | None = None
+    parks: bool = True
+    """Whether its death parks its entity."""
 
 
 class NoHandler(Exception):
@@ -52,6 +54,12 @@ class NoHandler(Exception):
 
 def plan_event(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
     """Finds and first-runs the handlers. Raises DeploymentBroken only: an event's own fault is its error."""
+    planned = _plan(registry, topic, decoded)
+    planned.parks = topic.on_failure == "park"
+    return planned
+
+
+def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
     event = decoded.event
     if event is None:
         return Planned(decoded)

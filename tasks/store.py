@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Table
 
-from db import dead_letters, identities, ledger, outbox, rows
+from db import dead_letters, identities, ledger, outbox, parking, rows
 from db.records import DeadLetterRow, ProcessedRow
 from db.session import Session
 from db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
@@ -23,8 +23,11 @@ MAX_ERROR_CHARACTERS = 2_000  # of an error's text in a dead letter
 class Store:
     """The shell around one fold: `load`, then the fold, then `write_back`, in one transaction."""
 
-    def __init__(self, session: Session, registry: Registry) -> None:
+    def __init__(self, session: Session, registry: Registry, entity: str, redriving: bool = False) -> None:
+        """`entity` is the entity type of all events; `redriving` see `Settler.settle`."""
         self._session = session
+        self._entity = entity
+        self._redriving = redriving
         self._effects = frozenset(registry.effects)
         self._statements: dict[Table, rows.RowStatements] = {}
         self._loaded: dict[tuple[Table, str], Row] = {}
@@ -34,8 +37,15 @@ class Store:
         self._loaded = {}
         memory = Memory(self._load_row, self._load_effect, self._effects)
         wanted = list({planned.decoded.identity for planned in events})
+        own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
         for identity, *where in identities.load_identities(self._session, wanted):
-            memory.identities[identity] = Known(*where)
+            known = Known(*where)
+            # Its own row says that it died or waits. That is what is to change.
+            if own.get(identity) != known[1:]:
+                memory.identities[identity] = known
+        if not self._redriving:
+            of = {p.decoded.entity_key for p in events if p.decoded.entity_key is not None}
+            memory.parked = parking.load_parked(self._session, self._entity, sorted(of))
         fresh = [planned for planned in events if planned.decoded.identity not in memory.identities]
         self._load_effects(fresh, memory)
         keys: defaultdict[Table, set[str]] = defaultdict(set)
@@ -46,8 +56,11 @@ class Store:
             memory.rows.update(self._load_table(table, sorted(keys[table])))
         return memory
 
-    def write_back(self, queue: str, entity: str, memory: Memory, folded: Folded) -> None:
-        """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses."""
+    def write_back(self, queue: str, memory: Memory, folded: Folded) -> None:
+        """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
+
+        Of redriven events it writes no letters and no identities.
+        """
         changed: defaultdict[Table, dict[str, Row]] = defaultdict(dict)
         for (table, key), row in memory.rows.items():
             if row is not self._loaded[table, key]:
@@ -55,11 +68,15 @@ class Store:
         for table in sorted(changed, key=lambda table: table.name):
             self._write_table(table, changed[table])
         outbox.insert_outbox(self._session, queue, folded.emits)
-        ledger.insert_effects(self._session, entity, folded.calls)
+        ledger.insert_effects(self._session, self._entity, folded.calls)
         ledger.insert_call_conflicts(self._session, folded.call_conflicts)
+        if self._redriving:
+            return
         letters = [_letter(settled) for settled in folded.settled if settled.error is not None]
-        dead_letters.insert_dead_letters(self._session, queue, entity, letters)
-        new = [_processed(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
+        dead_letters.insert_dead_letters(self._session, queue, self._entity, letters)
+        reasons = [(key, printable(reason)[:MAX_ERROR_CHARACTERS]) for key, reason in folded.parked]
+        parking.park_entities(self._session, self._entity, queue, reasons)
+        new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
         identities.insert_identities(self._session, new)
 
     def _load_effects(self, events: Sequence[Planned], memory: Memory) -> None:
@@ -117,6 +134,11 @@ class Store:
         rows.write_tombstones(self._session, table, tombstones)
 
 
+def _place(planned: Planned) -> tuple[str, int, int]:
+    decoded = planned.decoded
+    return decoded.topic_id, decoded.partition, decoded.record.offset
+
+
 def _row(table: Table, loaded: dict[str, Any] | None, tombstone: int | None) -> Row:
     if loaded is None:
         return Row(tombstone=tombstone)
@@ -133,7 +155,8 @@ def _document(table: Table, key: str, row: Row) -> rows.Document:
     return rows.document(table, key, row.values or {}, bookkeeping)
 
 
-def _processed(settled: Settled, outcome: Outcome) -> ProcessedRow:
+def processed_row(settled: Settled, outcome: Outcome) -> ProcessedRow:
+    """What is remembered of an event."""
     decoded = settled.planned.decoded
     return ProcessedRow(
         decoded.identity,

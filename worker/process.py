@@ -1,6 +1,5 @@
 """What one worker process holds, made when it is first needed: after the fork, where there is one."""
 
-import gc
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,6 +16,7 @@ from db.session import BATCH_PLANS, QUEUE_PLANS, Session
 from tasks.api import EffectDeclaration
 from tasks.apply import Applier
 from tasks.broker import EFFECT_TASK, EFFECTS_QUEUE, apply_queue
+from tasks.collector import tune_collector
 from tasks.dispatch import Dispatcher
 from tasks.effects import Executor, expire_leases
 from tasks.handlers import HandlersRefused, Registry, collect_handlers
@@ -118,10 +118,7 @@ class WorkerProcess:
     def _open(self, name: str, plans: Mapping[str, str]) -> Session:
         session = Session(self._url, application_name=f"sluice {name}", plans=plans)
         self._sessions.append(session)
-        # A batch makes some ten thousand objects and no cycles: with Python's defaults the collector
-        # walks all of them 15 times per batch, a quarter of the worker's time.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
+        tune_collector()
         return session
 
     @cached_property

@@ -4,7 +4,7 @@ What it lacks is all that brings the events here safely: the guard, queues, work
 The difference to Sluice is therefore the price of just that.
 """
 
-import gc
+import os
 import signal
 import threading
 from types import FrameType
@@ -16,16 +16,21 @@ from bench.peers.config import PeerConfig, read_config
 from bench.peers.group_poll import poll_group
 from bench.peers.handwritten import MAX_RECORDS
 from db.session import BATCH_PLANS, Session
-from tasks.apply import CHECK_CONSTRAINTS
+from tasks.collector import tune_collector
 from tasks.decode import decode
 from tasks.fold import fold
 from tasks.handlers import Registry, collect_handlers
 from tasks.plan import Planned, plan_event
+from tasks.settling import CHECK_CONSTRAINTS
 from tasks.store import Store
 from tasks.wire import Record
 
 GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"
-QUEUE, ENTITY = "bench.by-hand", "account"
+ENTITY = "account"
+# A queue for each process: what two write without one lock is committed out of order, and the relay would
+# pass what comes late.
+QUEUE = f"bench.by-hand.{os.getpid()}"
+KNOW_QUEUE = f"INSERT INTO sluice.relay_progress (queue, sent_through) VALUES ('{QUEUE}', 0)"
 TOPIC_ID = "by-hand"  # a part of the identity of records without an event id, of which there are none
 
 
@@ -54,9 +59,9 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
         fetch_max_wait_ms=10,
     )
     session = Session(config.database_url, application_name="bench_fold", plans=BATCH_PLANS)
+    session.command(KNOW_QUEUE)
     # As Sluice's worker does.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    tune_collector()
     try:
         while not stopped.is_set():
             run_once(consumer, session, registry)
@@ -75,10 +80,10 @@ def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> i
     ]
     if planned:
         with session.transaction():
-            store = Store(session, registry)
+            store = Store(session, registry, ENTITY)
             memory = store.load(planned)
             folded = fold(planned, memory)
-            store.write_back(QUEUE, ENTITY, memory, folded)
+            store.write_back(QUEUE, memory, folded)
             session.command(CHECK_CONSTRAINTS)
         consumer.commit()
     return len(planned)

@@ -146,7 +146,7 @@ def test_a_queue_without_a_row_is_never_created_here(bench: Bench) -> None:
 
 
 def test_events_that_die_in_numbers_halt_the_queue_and_leave_no_letters(bench: Bench) -> None:
-    assert bench.apply(slice_of([made(n, "thing.broken") for n in range(30)])) is None
+    assert bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
     assert "30 of the last 30 events died" in reason
     assert bench.look("SELECT count(*) FROM sluice.dead_letters") == [(0,)]
@@ -155,7 +155,7 @@ def test_events_that_die_in_numbers_halt_the_queue_and_leave_no_letters(bench: B
 
 def test_accepted_deaths_are_let_through(bench: Bench) -> None:
     bench.look("UPDATE sluice.queues SET accepted_deaths = 30")
-    assert bench.apply(slice_of([made(n, "thing.broken") for n in range(30)])) is not None
+    assert bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])) is not None
     assert bench.outcomes() == {"dead": 30}
     assert bench.look("SELECT accepted_deaths, recent_fates FROM sluice.queues") == [(0, "")]
 

@@ -54,12 +54,12 @@ def applied(
     try:
         with session.transaction():
             for batch in batches:
-                store = Store(session, REGISTRY)
+                store = Store(session, REGISTRY, ENTITY)
                 memory = store.load(batch)
                 if forgetful:
                     memory.identities.clear()
                 folded = fold(batch, memory)
-                store.write_back(QUEUE, ENTITY, memory, folded)
+                store.write_back(QUEUE, memory, folded)
                 settled += folded.settled
             found = in_postgres(session)
             raise Undo

@@ -1,0 +1,170 @@
+"""Applies a dead letter again, and what waits behind it, with the code as it is now."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from db import dead_letters, guard, identities, parking, progress
+from db.dead_letters import Letter
+from db.errors import DeploymentBroken, needs_new_connection
+from db.session import Session
+from tasks.decode import decode
+from tasks.faults import faults
+from tasks.fold import Outcome, Settled
+from tasks.handlers import Registry
+from tasks.plan import Planned, plan_event
+from tasks.routing import queue_name, shard_of
+from tasks.settling import Settler
+from tasks.store import MAX_ERROR_CHARACTERS, printable, processed_row
+from tasks.tries import Step, Tries
+from tasks.wire import Record
+
+log = structlog.get_logger("sluice.redrive")
+
+T = TypeVar("T")
+
+LETTERS = 200  # of one transaction: the queue stands still meanwhile
+_read_headers = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
+
+
+class Rerouted(Exception):
+    """The entity type was re-routed between reading its routing and locking the queue: look again."""
+
+
+@dataclass
+class Redriven:
+    """What one or more transactions came to."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Of the letters that were tried."""
+    blocked_by: str | None = None
+    """Why the first of them that did not live died, if one did: those behind it wait."""
+    unparked: bool = False
+
+
+class Redriver:
+    """Redrives over one session, one entity at a time. Live traffic goes on between the transactions."""
+
+    def __init__(self, session: Session, registry: Registry) -> None:
+        self._session = session
+        self._registry = registry
+        self._settler = Settler(session, registry)
+
+    def redrive_once(self, entity: str, key: str) -> Redriven:
+        """The entity's oldest letters, in one transaction. May run often, and be killed anywhere.
+
+        Unparks the entity in the transaction that leaves nothing dead and nothing waiting. Raises
+        DeploymentBroken, and what Postgres raises again and again.
+        """
+        return self._tried(lambda singly: self._redrive(entity, key, singly=singly))
+
+    def drop(self, entity: str, key: str, letter_id: int) -> bool:
+        """The entity's head is given up for good; whether it was still the head. Then redrive the rest."""
+
+        def attempt(_singly: bool) -> bool:
+            with self._session.transaction():
+                self._lock(entity, key)
+                letters = dead_letters.lock_letters(self._session, entity, key, 1)
+                if not letters or letters[0].id != letter_id:
+                    return False
+                dead_letters.finish_letters(self._session, [letter_id], "dropped")
+                return True
+
+        return self._tried(attempt)
+
+    def _redrive(self, entity: str, key: str, *, singly: bool) -> Redriven:
+        redriven = Redriven()
+        with self._session.transaction():
+            queue = self._lock(entity, key)
+            letters = dead_letters.lock_letters(self._session, entity, key, LETTERS)
+            events = [self._plan(letter) for letter in letters]
+            settled = self._settler.settle(queue, entity, events, singly=singly, redriving=True)
+            for letter, one in zip(letters, settled, strict=True):
+                self._note(letter, one, redriven)
+            self._remember(letters, settled)
+            self._recount(letters, settled)
+            faults.reach("redrive.before_commit")
+            if redriven.blocked_by is None:
+                redriven.unparked = parking.unpark_if_clear(self._session, entity, key)
+        faults.reach("redrive.committed")
+        return redriven
+
+    def _lock(self, entity: str, key: str) -> str:
+        """Takes the lock of the entity's queue; its name."""
+        before = progress.read_routing(self._session, entity)
+        if before is None:
+            raise DeploymentBroken(f"entity type {entity} has no row: run `sluice init`")
+        queue = queue_name(entity, shard_of(key.encode(), before[0]))
+        if guard.lock_queue(self._session, queue) is None:
+            raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
+        if progress.read_routing(self._session, entity) != before:
+            raise Rerouted(f"{entity} was re-routed")
+        return queue
+
+    def _plan(self, letter: Letter) -> Planned:
+        topic = self._registry.topics.get(letter.topic)
+        if topic is None:
+            raise DeploymentBroken(f"topic {letter.topic} is declared by no module of SLUICE_HANDLERS")
+        headers = [
+            (name, None if value is None else bytes.fromhex(value))
+            for name, value in _read_headers(letter.headers)
+        ]
+        record = Record(letter.offset, letter.timestamp_ms, letter.key, letter.value, headers)
+        return plan_event(self._registry, topic, decode(topic, letter.topic_id, letter.partition, record))
+
+    def _note(self, letter: Letter, settled: Settled, redriven: Redriven) -> None:
+        assert settled.outcome is not None
+        if settled.outcome is Outcome.WAITING:
+            return
+        redriven.outcomes[settled.outcome.value] += 1
+        if settled.error is None:
+            dead_letters.finish_letters(self._session, [letter.id], "done")
+            return
+        error, text = type(settled.error).__name__, printable(str(settled.error))[:MAX_ERROR_CHARACTERS]
+        dead_letters.fail_letter(self._session, letter.id, settled.outcome.value, error, text)
+        if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
+            redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"
+
+    def _remember(self, letters: Sequence[Letter], settled: Sequence[Settled]) -> None:
+        changed, new = [], []
+        for letter, one in zip(letters, settled, strict=True):
+            if one.outcome in (None, Outcome.WAITING):
+                continue
+            assert one.outcome is not None
+            place = (letter.topic_id, letter.partition, letter.offset)
+            changed.append((letter.identity, one.outcome.value, *place))
+            # It could not be decoded before, and has an identity now.
+            if one.planned.decoded.identity != letter.identity and not one.known:
+                new.append(processed_row(one, one.outcome))
+        identities.update_outcomes(self._session, changed)
+        identities.insert_identities(self._session, new)
+
+    def _recount(self, letters: Sequence[Letter], settled: Sequence[Settled]) -> None:
+        moves: Counter[tuple[str, int, str, str]] = Counter()
+        for letter, one in zip(letters, settled, strict=True):
+            if one.outcome is not None and one.outcome.value != letter.outcome:
+                moves[letter.topic, letter.partition, letter.outcome, one.outcome.value] += 1
+        for move, count in sorted(moves.items()):
+            guard.move_counts(self._session, *move, count)
+
+    def _tried(self, attempt: Callable[[bool], T]) -> T:
+        tries, started = Tries(), time.monotonic()
+        while True:
+            try:
+                return attempt(tries.singly)
+            except Rerouted:
+                continue
+            except Exception as error:
+                step = tries.after(error, elapsed_seconds=time.monotonic() - started)
+                if needs_new_connection(error):
+                    self._session.close()
+                if step in (Step.HALT, Step.GIVE_UP):
+                    raise
+                log.info("redrive tried again", error=str(error)[:200], step=step.value)
+                time.sleep(tries.pause_seconds(random.random()))
