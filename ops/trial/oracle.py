@@ -15,7 +15,7 @@ from db.totals import read_effect_keys, read_outgoing
 from tasks.decode import decode
 from tasks.fold import Folded, Memory, fold
 from tasks.handlers import Registry
-from tasks.plan import plan_event
+from tasks.plan import Planned, plan_event
 from tasks.rows import ABSENT, Row
 from tasks.wire import Record
 
@@ -70,14 +70,20 @@ def expect(
 ) -> Expectation:
     """Folds the log. Order between partitions does not matter: no entity is on two of them."""
     memory = Memory(lambda _table, _key: ABSENT, lambda _key: None, frozenset(registry.effects))
-    planned = [
-        plan_event(
-            registry, registry.topics[topic], decode(registry.topics[topic], topic_ids[topic], number, record)
-        )
-        for (topic, number), records in sorted(log.items())
-        for record in records
-    ]
-    folded = fold(planned, memory)
+    by_entity: defaultdict[str, list[Planned]] = defaultdict(list)
+    for (name, number), records in sorted(log.items()):
+        topic = registry.topics[name]
+        by_entity[topic.entity.name] += [
+            plan_event(registry, topic, decode(topic, topic_ids[name], number, record)) for record in records
+        ]
+    folded = Folded()
+    for _, planned in sorted(by_entity.items()):
+        # Keys are those of one entity type.
+        memory.parked = set()
+        one = fold(planned, memory)
+        folded.settled += one.settled
+        folded.emits += one.emits
+        folded.calls += one.calls
     outcomes = Counter(settled.outcome.value for settled in folded.settled if settled.outcome)
     return Expectation(memory.rows, outcomes, sum(map(len, log.values())), folded)
 
