@@ -89,6 +89,7 @@ class Holdings:
         self._max_span = max_span
         self.partitions: dict[Place, Partition] = {}
         self.queues: dict[str, QueueBuffer] = {}
+        self._paused_topics: frozenset[str] | None = None
 
     def start(self, place: Place, assignment: Assignment, watermark: int) -> None:
         """The partition's records are taken from now on; the consumer stands at its watermark."""
@@ -168,6 +169,20 @@ class Holdings:
         for name, buffer in self.queues.items():
             buffer.halted = name in halted
         return fresh, mended
+
+    def note_paused(self, topics: frozenset[str]) -> tuple[list[str], list[str]]:
+        """Which topics an operator paused; those that were not before, and those that no longer are."""
+        before = self._paused_topics or frozenset()
+        self._paused_topics = topics
+        return sorted(topics - before), sorted(before - topics)
+
+    def paused_by_hand(self) -> frozenset[Place]:
+        """The partitions of paused topics; of all topics until Postgres said which ones are.
+
+        Else a bridge that starts would read a paused topic for a moment.
+        """
+        topics = self._paused_topics
+        return frozenset(place for place in self.partitions if topics is None or place[0] in topics)
 
     def rewind_all(self) -> int:
         """Everything in flight is unsent: Redis lost its lists. How many lanes that were."""

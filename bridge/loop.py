@@ -169,9 +169,12 @@ class Bridge:
         before = consumer.paused()
         # What is polled of partitions that are not started yet would be thrown away.
         unstarted = consumer.assignment() - self.holdings.partitions.keys()
-        over = self.holdings.over_bounds(before)
-        if over | unstarted != before:
-            consumer.pause_exactly(over | unstarted)
+        by_hand = self.holdings.paused_by_hand()
+        # One that is paused by hand alone need not fall to half its bound.
+        over = self.holdings.over_bounds(before - by_hand)
+        wanted = over | unstarted | by_hand
+        if wanted != before:
+            consumer.pause_exactly(wanted)
         if over != self._reported_over:
             log.info("partitions over their bounds are paused", partitions=_names(over))
             self._reported_over = over
@@ -213,6 +216,11 @@ class Bridge:
             log.warning("queue halted: its head is tried every few seconds", queue=queue)
         for queue in mended:
             log.info("queue runs again", queue=queue)
+        paused, resumed = self.holdings.note_paused(progress.paused)
+        for topic in paused:
+            log.warning("topic paused by an operator: nothing of it is read", topic=topic)
+        for topic in resumed:
+            log.info("topic resumed", topic=topic)
 
     def _commit(self, now: float) -> None:
         if self._consumer is not None and now - self._committed_at >= COMMIT_SECONDS:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from bridge.holdings import Watermarks
-from db import progress
+from db import progress, switches
 from db.errors import ErrorKind, classify
 from db.progress import Assignment, Place, TopicStart
 from db.session import Session
@@ -17,10 +17,11 @@ class StoreAway(Exception):
 
 
 class Progress(NamedTuple):
-    """One snapshot: what Postgres says of partitions, and the queues that are halted."""
+    """One snapshot: what Postgres says of partitions, the queues that are halted, the topics paused."""
 
     partitions: Mapping[Place, Assignment]
     halted: frozenset[str]
+    paused: frozenset[str]
 
 
 class Store(Protocol):
@@ -86,7 +87,11 @@ class PostgresStore:
         self._session.close()
 
     def _read(self, places: Iterable[Place]) -> Progress:
-        return Progress(progress.read_assignments(self._session, places), progress.read_halted(self._session))
+        return Progress(
+            progress.read_assignments(self._session, places),
+            progress.read_halted(self._session),
+            frozenset(switches.read_paused_topics(self._session)),
+        )
 
     def _tried(self, action: Callable[[], T]) -> T:
         try:

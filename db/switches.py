@@ -27,3 +27,19 @@ def set_switch(session: Session, name: str, *, actor: str, reason: str) -> bool:
 def clear_switch(session: Session, name: str) -> bool:
     """Turns it off; whether that is news. May run twice."""
     return session.count(CLEAR_SWITCH, name) == 1
+
+
+# One row per topic, named so; `TOPIC_PAUSED` is what stands before the topic's name.
+TOPIC_PAUSED = "topic paused "
+READ_PAUSED_TOPICS = Statement(
+    "read_paused_topics",
+    f"""
+    SELECT substr(name, {len(TOPIC_PAUSED) + 1}), reason FROM sluice.switches
+    WHERE starts_with(name, '{TOPIC_PAUSED}')
+    """,
+)
+
+
+def read_paused_topics(session: Session) -> dict[str, str]:
+    """Topic → why nothing of it is read."""
+    return dict(session.run(READ_PAUSED_TOPICS))

@@ -50,6 +50,8 @@ class Postgres:
     watermarks: dict[Place, int] = field(default_factory=dict)
     lanes: dict[tuple[Place, str, int], int] = field(default_factory=dict)
     halted: set[str] = field(default_factory=set)
+    paused: bool = False
+    """Whether an operator paused the topic."""
     epoch_starts: dict[tuple[Place, int], int] = field(default_factory=dict)
     """Where the lanes of an epoch began: what is below was applied before it."""
     applied: dict[Place, set[int]] = field(default_factory=lambda: {place: set() for place in PLACES})
@@ -88,12 +90,12 @@ class Store:
 
     def read_progress(self, places: Iterable[Place]) -> Progress:
         self._reach()
-        return Progress(self._read(places), frozenset(self.world.pg.halted))
+        return self._progress(places)
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         self._reach()
         pg, epoch = self.world.pg, self.world.pg.epoch
-        watermarks = decide(Progress(self._read(places), frozenset(pg.halted)))
+        watermarks = decide(self._progress(places))
         self.world.meanwhile()
         # A failover ends the transaction; one snapshot cannot update what a re-routing updated.
         if self.world.pg is not pg or pg.epoch != epoch:
@@ -106,6 +108,10 @@ class Store:
 
     def keep_instance(self, instance: int) -> bool:
         return True
+
+    def _progress(self, places: Iterable[Place]) -> Progress:
+        pg = self.world.pg
+        return Progress(self._read(places), frozenset(pg.halted), frozenset([TOPIC] if pg.paused else []))
 
     def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         pg = self.world.pg
@@ -262,12 +268,13 @@ class World:
             self.move_back,
             self.reroute,
             self.halt_or_mend,
+            self.pause_or_resume,
         )
         # Each world has its own mixture, in which some things never happen: others get time to unfold.
-        moods = [1.0] * 3 + self.rng.choices((0.0, 0.2, 1.0, 2.0), k=9)
+        moods = [1.0] * 3 + self.rng.choices((0.0, 0.2, 1.0, 2.0), k=10)
         self.weights = [
             mood * weight
-            for mood, weight in zip(moods, (60, 40, 14, 6, 4, 3, 1.5, 1, 4, 2, 2, 1), strict=True)
+            for mood, weight in zip(moods, (60, 40, 14, 6, 4, 3, 1.5, 1, 4, 2, 2, 1, 1), strict=True)
         ]
         self.steps = self.rng.choice(PACES)
         self.consumers = [Consumer(self), Consumer(self)]
@@ -280,6 +287,7 @@ class World:
             self.event()
         self.chaos = False
         self.pg.halted.clear()
+        self.pg.paused = False
         for place in PLACES:
             for consumer in self.consumers:
                 consumer.lose(place)
@@ -427,6 +435,9 @@ class World:
             self.pg.halted.clear()
         else:
             self.pg.halted.add(queue_name("e", self.rng.randrange(self.pg.shards)))
+
+    def pause_or_resume(self) -> None:
+        self.pg.paused = not self.pg.paused
 
     def crash_perhaps(self) -> None:
         if self.unlucky(0.005):
