@@ -51,6 +51,8 @@ def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, i
             for topic in topics
             for number in sorted(consumer.partitions_for_topic(topic) or ())
         ]
+        if not partitions:
+            return {}
         ends = consumer.end_offsets(partitions)
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
