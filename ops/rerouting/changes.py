@@ -1,0 +1,150 @@
+"""Accepting and resharding in Postgres: each is one transaction under all queue locks of an entity type."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
+
+from db.audit import Decision, insert_audits
+from db.rerouting import (
+    TopicRouting,
+    Unsettled,
+    carry_lanes,
+    insert_queues,
+    lock_routing,
+    move_parked,
+    raise_epoch,
+    read_parked_of,
+    read_topic_routing,
+    read_unsettled,
+    read_watermarks_of,
+    restart_topic,
+)
+from db.session import Session
+from ops.addresses import read_addresses
+from ops.decisions import NotDone
+from ops.printing import as_json
+from ops.rerouting.acceptance import Acceptance, judge_acceptance
+from ops.rerouting.settled import is_settled
+from ops.status.figures import LogRange
+from tasks.routing import queue_name, shard_of
+from tasks.settings import read_settings
+
+
+@dataclass(frozen=True)
+class Resharded:
+    """What a re-routing came to: the queues that are new, those no longer used, the entities that moved."""
+
+    entity: str
+    shards_before: int
+    shards: int
+    epoch: int | None
+    new_queues: tuple[str, ...]
+    unused_queues: tuple[str, ...]
+    moved: int
+    """Parked entities that are in another queue now."""
+
+
+@contextmanager
+def connected() -> Iterator[Session]:
+    """A session for one command."""
+    url = read_addresses(read_settings()).database_url
+    with closing(Session(url, application_name="sluice reroute")) as session:
+        yield session
+
+
+def accept_topic(
+    session: Session,
+    topic: str,
+    before: TopicRouting,
+    wanted: TopicRouting,
+    logs: Mapping[int, LogRange],
+    decision: Decision,
+) -> tuple[Acceptance, int]:
+    """The topic has the wanted id and is read from the start of its logs; with the entity type's new epoch.
+
+    Lanes of the entity type's other topics go on where they are. Raises NotDone if somebody else changed
+    the topic meanwhile, or a batch has a queue in hand for too long.
+    """
+    with _patiently(before.entity), session.transaction():
+        shards = lock_routing(session, before.entity)
+        if shards is None or read_topic_routing(session, topic) != before:
+            raise NotDone(f"topic {topic} was changed by somebody else meanwhile: look again")
+        # As it is under the locks: a bridge may have gone on with other partitions.
+        found = judge_acceptance(
+            topic,
+            before.entity,
+            topic_ids=(before.topic_id, wanted.topic_id),
+            watermarks=read_watermarks_of(session, topic),
+            logs=logs,
+        )
+        epoch = raise_epoch(session, before.entity, shards)
+        carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
+        restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
+        insert_audits(session, decision, [(topic, as_json({"epoch": epoch, **found.document()}))])
+    return found, epoch
+
+
+def reshard_entity(
+    session: Session, entity: str, shards: int, decision: Decision, *, force: bool
+) -> Resharded | Unsettled:
+    """The entity type has so many shards; or what is not settled yet, and nothing is changed.
+
+    Raises NotDone if there is no such entity type, it has so many shards already, or a batch has a queue in
+    hand for too long.
+    """
+    with _patiently(entity), session.transaction():
+        before = require_other_shards(entity, lock_routing(session, entity), shards)
+        # Under the locks: a batch may have come between the waiting and here.
+        unsettled = read_unsettled(session, entity)
+        if not force and not is_settled(unsettled):
+            return unsettled
+        insert_queues(session, entity, [queue_name(entity, shard) for shard in range(shards)])
+        epoch = raise_epoch(session, entity, shards)
+        moves = parked_moves(read_parked_of(session, entity), entity, shards)
+        move_parked(session, entity, moves)
+        done = plan_reshard(entity, before, shards, epoch, len(moves))
+        details = asdict(done) | {"force": force, "unsettled": unsettled._asdict()}
+        insert_audits(session, decision, [(entity, as_json(details))])
+    return done
+
+
+def require_other_shards(entity: str, before: int | None, shards: int) -> int:
+    """The shard count as it is. Raises NotDone if there is none, or it is the one that is wanted."""
+    if before is None:
+        raise NotDone(f"there is no entity type {entity}: `sluice init` makes what the handlers declare")
+    if before == shards:
+        raise NotDone(f"entity type {entity} has {shards} shards already")
+    return before
+
+
+def plan_reshard(entity: str, before: int, shards: int, epoch: int | None, moved: int) -> Resharded:
+    """What it comes to. Pure."""
+    added, unused = range(before, shards), range(shards, before)
+    return Resharded(
+        entity,
+        before,
+        shards,
+        epoch,
+        tuple(queue_name(entity, shard) for shard in added),
+        tuple(queue_name(entity, shard) for shard in unused),
+        moved,
+    )
+
+
+def parked_moves(parked: Mapping[str, str], entity: str, shards: int) -> dict[str, str]:
+    """Key → its queue with so many shards, of the parked entities that are in another one. Pure."""
+    wanted = {key: queue_name(entity, shard_of(key.encode(), shards)) for key in parked}
+    return {key: queue for key, queue in wanted.items() if queue != parked[key]}
+
+
+@contextmanager
+def _patiently(entity: str) -> Iterator[None]:
+    try:
+        yield
+    except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
+        raise NotDone(
+            f"a queue of entity type {entity} was in somebody's hand for too long: nothing was changed,"
+            " try again"
+        ) from error
