@@ -12,7 +12,10 @@ from ops.doctor.cli import doctor
 from ops.effects.cli import effects_app
 from ops.init_cli import init
 from ops.outbox.cli import outbox_app
+from ops.pausing.cli import pause, resume
 from ops.reaching import ServiceFailed, reaching_services
+from ops.rerouting.accepting import accept
+from ops.rerouting.resharding import reshard
 from ops.send.cli import send
 from ops.send.event_lines import SendRefused
 from ops.send.sending import SendFailed
@@ -55,6 +58,8 @@ app.add_typer(stack_app, name="stack")
 app.command()(send)
 app.command()(status)
 app.command()(doctor)
+for command in (pause, resume, accept, reshard):
+    app.command()(command)
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(effects_app, name="effects")
 
