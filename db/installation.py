@@ -1,11 +1,12 @@
 """What `sluice doctor` reads of Postgres: the server's settings, users' columns, what is registered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from db.progress import ONE_SNAPSHOT
 from db.session import Session, Statement
 from db.status import read_queues
+from db.switches import read_paused_topics
 from db.totals import read_positions, read_topic_ids
 
 
@@ -29,6 +30,8 @@ class Registered:
     topic_ids: Mapping[str, str]
     partitions: Mapping[str, int]
     """Topic → how many partitions have a watermark."""
+    paused_topics: Mapping[str, str] = field(default_factory=dict)
+    """Topic → why an operator paused it."""
 
 
 READ_SERVER = Statement(
@@ -83,4 +86,5 @@ def read_registered(session: Session) -> Registered:
             queues={name: state.halted_reason for name, state in read_queues(session).items()},
             topic_ids=read_topic_ids(session),
             partitions=partitions,
+            paused_topics=read_paused_topics(session),
         )

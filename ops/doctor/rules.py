@@ -121,12 +121,25 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
         names = [queue_name(entity, shard) for shard in range(shards)]
         if missing := [name for name in names if name not in registered.queues]:
             yield error(f"Queues without a row: {', '.join(missing)}.", "Run `sluice init`.")
+    used = _used_queues(registered)
     for queue, reason in sorted(registered.queues.items()):
-        if reason is not None:
+        if reason is not None and queue in used:
             yield error(
                 f"Queue {queue} is halted: {reason}",
                 "Correct the deployment; the queue is tried again every few seconds and then goes on.",
             )
+    for topic, why in sorted(registered.paused_topics.items()):
+        yield warning(
+            f"Topic {topic} is paused: {why}",
+            "Nothing of it is read until `sluice resume --topic`; a reshard that was killed leaves one so.",
+        )
+
+
+def _used_queues(registered: Registered) -> frozenset[str]:
+    """Those that records go to. A re-routing to fewer shards leaves rows behind, for their counters."""
+    return frozenset(
+        queue_name(entity, shard) for entity, shards in registered.shards.items() for shard in range(shards)
+    )
 
 
 def _redis(redis: RedisFacts) -> Iterator[Finding]:
@@ -146,7 +159,7 @@ def _workers(facts: Facts) -> Iterator[Finding]:
         return
     if facts.redis.consumed is None:
         yield warning("No worker answered.", "Start workers, or ask again: one in a long batch is silent.")
-    elif lonely := sorted(registered.queues.keys() - facts.redis.consumed):
+    elif lonely := sorted((registered.queues.keys() & _used_queues(registered)) - facts.redis.consumed):
         yield warning(
             f"No worker said that it consumes {', '.join(lonely)}.",
             "Start a worker with these queues after -Q; one in the middle of a long batch may not answer.",
