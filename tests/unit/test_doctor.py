@@ -97,6 +97,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "Redis too old": (redis(version="6.0.16"), ERROR, "Redis 6.0.16"),
     "eviction": (redis(eviction_policy="allkeys-lru"), ERROR, "allkeys-lru"),
     "no worker": (redis(consumed=None), WARNING, "No worker answered"),
+    "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
     "lonely queue": (redis(consumed=frozenset({"order.0"})), WARNING, "consumes order.1"),
     "no topic": (replace(HEALTHY, kafka={}), ERROR, "no topic orders"),
     "retention": (topic(retention_ms=3_600_000), WARNING, "1.0 hours"),
@@ -144,6 +145,9 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "a newer Postgres": server(version=18),
     "Redis 10": redis(version="10.0.1"),
     "commit without waiting for a standby": server(synchronous_commit="local"),
+    "queues that a re-routing left behind": registered(
+        queues=dict.fromkeys(QUEUES) | {"order.2": "halted before it"}
+    ),
     "everything left": leaving(),
     "a call waits for its time": leaving(open_calls={"send_email": 5}),
     "more columns than declared": postgres(
