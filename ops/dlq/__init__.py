@@ -1,0 +1,1 @@
+"""`sluice dlq`: events that could not be applied, and what waits behind them."""

@@ -1,0 +1,112 @@
+"""What becomes of dead letters by an operator's decision, each with its row in `audit`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from db.audit import Decision, insert_audits
+from db.errors import ErrorKind, classify
+from db.letter_admin import drop_keyless, resolve_conflicts
+from db.letter_listing import OpenLetters, WholeLetter, read_head
+from db.session import Session
+from ops.decisions import NotDone
+from ops.printing import as_json
+from tasks.redrive import Redriver
+
+MOVED = "it moved meanwhile: look again"
+
+
+@dataclass
+class EntityRedriven:
+    """What became of one entity's letters. `blocked_by` is why the one at its head died again."""
+
+    entity: str
+    key: str
+    outcomes: Counter[str] = field(default_factory=Counter)
+    blocked_by: str | None = None
+    unparked: bool = False
+
+
+def redrive_entity(
+    session: Session, redriver: Redriver, letters: OpenLetters, key: str, decision: Decision
+) -> EntityRedriven:
+    """Redrives until nothing is left or one dies again. Its row in `audit` is there before it begins.
+
+    May be killed anywhere, and run again. Raises NotDone for a broken deployment.
+    """
+    details = as_json({"dead": letters.dead, "waiting": letters.waiting})
+    with session.transaction():
+        insert_audits(session, decision, [(f"{letters.entity}/{key}", details)])
+    return redrive_rest(redriver, letters.entity, key)
+
+
+def redrive_rest(redriver: Redriver, entity: str, key: str) -> EntityRedriven:
+    """As `redrive_entity`, without a row in `audit`: for what follows from a decision that has one."""
+    redriven = EntityRedriven(entity, key)
+    while True:
+        try:
+            once = redriver.redrive_once(entity, key)
+        except Exception as error:
+            if classify(error) is ErrorKind.BROKEN:
+                raise NotDone(f"{entity}/{key}: the deployment is broken: {_one_line(error)}") from error
+            raise
+        redriven.outcomes.update(once.outcomes)
+        redriven.blocked_by, redriven.unparked = once.blocked_by, once.unparked
+        # Of an entity that was not parked nothing is unparked: then nothing left is the end.
+        if once.blocked_by or once.unparked or not once.outcomes:
+            return redriven
+
+
+def require_droppable(session: Session, letter: WholeLetter) -> None:
+    """Raises NotDone unless the letter is dead, and the first of its entity."""
+    if letter.outcome == "conflict":
+        raise NotDone(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
+    if letter.state not in ("dead", "waiting"):
+        raise NotDone(f"{letter.id} is {letter.state}: there is nothing to drop")
+    if letter.entity_key is not None:
+        head = read_head(session, letter.entity, letter.entity_key)
+        if head != letter.id:
+            raise NotDone(f"{letter.id} waits behind {head}: only the first of its entity can be dropped")
+
+
+def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision) -> None:
+    """The letter is given up for good. Raises NotDone if it is no longer the first of its entity."""
+    subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
+    if letter.entity_key is None:
+        with session.transaction():
+            if not drop_keyless(session, letter.id):
+                raise NotDone(f"{letter.id}: {MOVED}")
+            insert_audits(session, decision, [subject])
+        return
+    # Before it: the drop has a transaction of its own, and must not be without its reason.
+    with session.transaction():
+        insert_audits(session, decision, [subject])
+    if not redriver.drop(letter.entity, letter.entity_key, letter.id):
+        with session.transaction():
+            insert_audits(session, decision, [(subject[0], as_json({"not_done": MOVED}))])
+        raise NotDone(f"{letter.id}: {MOVED}")
+
+
+def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: Decision) -> set[int]:
+    """Conflicts are marked as seen; the ids of those it happened to. May run twice: then to none."""
+    with session.transaction():
+        resolved = resolve_conflicts(session, [letter.id for letter in letters])
+        insert_audits(
+            session,
+            decision,
+            [
+                (str(one.id), as_json({"record": [one.topic, one.partition, one.offset]}))
+                for one in letters
+                if one.id in resolved
+            ],
+        )
+    return resolved
+
+
+def is_conflict(letter: WholeLetter) -> bool:
+    """Whether it is a conflict that nobody has marked as seen."""
+    return letter.outcome == "conflict" and letter.state == "dead"
+
+
+def _one_line(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
