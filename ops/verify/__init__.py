@@ -1,0 +1,1 @@
+"""`sluice verify`: whether what was counted is what the log holds."""
