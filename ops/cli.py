@@ -7,7 +7,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from db.errors import DeploymentBroken
+from ops.audit.cli import audit_app
 from ops.decisions import NotDone
+from ops.dlq.cli import dlq_app
 from ops.doctor.cli import doctor
 from ops.effects.cli import effects_app
 from ops.init_cli import init
@@ -22,17 +25,17 @@ from ops.send.sending import SendFailed
 from ops.stack import StackError
 from ops.stack.cli import stack_app
 from ops.status.cli import status
+from ops.verify.cli import verify
 from tasks.handlers import HandlersRefused
 from tasks.settings import SettingsError
 
 VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
 FAILED_EXIT_CODE = 2
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
-EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed, NotDone)
+EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed, NotDone, DeploymentBroken)
 
 
 class OneSentence(TyperGroup):
-    """Commands whose expected errors are one sentence on stderr and exit code 2, never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
@@ -60,8 +63,11 @@ app.command()(status)
 app.command()(doctor)
 for command in (pause, resume, accept, reshard):
     app.command()(command)
+app.command()(verify)
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(effects_app, name="effects")
+app.add_typer(dlq_app, name="dlq")
+app.add_typer(audit_app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:
