@@ -24,7 +24,7 @@ class DeclaredFacts:
 
 @dataclass(frozen=True)
 class LeavingFacts:
-    """What leaves, and waits for somebody."""
+    """What leaves, or does not get in, and waits for somebody."""
 
     refused_records: int = 0
     uncertain_calls: int = 0
@@ -33,6 +33,7 @@ class LeavingFacts:
     """Why, if they are."""
     open_calls: Mapping[str, int] = field(default_factory=dict)
     """Effect → calls that have not succeeded."""
+    parked_entities: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sqlalchemy import Table
 from db.call_listing import count_open_calls
 from db.calls import EFFECTS_PAUSED
 from db.installation import read_registered, read_server, read_user_columns
+from db.letter_listing import count_parked
 from db.migrate import current_revision, newest_revision
 from db.self_check import read_troubles
 from db.session import Session
@@ -87,6 +88,7 @@ def _leaving(session: Session) -> LeavingFacts:
         failed_calls=troubles.failed_calls,
         effects_paused=read_switch(session, EFFECTS_PAUSED),
         open_calls=count_open_calls(session),
+        parked_entities=count_parked(session),
     )
 
 

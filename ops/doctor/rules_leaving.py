@@ -15,6 +15,11 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
             f"All calls are paused: {leaving.effects_paused}.",
             "`sluice effects resume` once the reason is gone.",
         )
+    if leaving.parked_entities:
+        yield warning(
+            f"Parked entities: {leaving.parked_entities}; an event of each failed, and its later ones wait.",
+            "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`, or `sluice dlq drop` it.",
+        )
     if leaving.refused_records:
         yield warning(
             f"Outgoing records that the broker refuses: {leaving.refused_records}; each holds back its key.",

@@ -26,6 +26,7 @@ def status(as_json: AsJson = False) -> None:
     Call conflict: a call not made, since its key had other arguments before.
     A table leaves out what nowhere occurred, --json does not.
     Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
+    Events that failed: `sluice dlq ls`.
 
     Exit code 1 if a service did not answer; what the others say is shown.
     """
@@ -39,6 +40,8 @@ def status(as_json: AsJson = False) -> None:
         console.print(topic_table(found.topics), "", queue_table(found.queues))
         if found.effects_paused is not None:
             typer.echo(f"\nall calls are paused: {found.effects_paused}")
+        if found.parked_entities:
+            typer.echo(f"\nparked entities: {found.parked_entities}; see `sluice dlq ls`")
     for sentence in found.unreachable:
         typer.echo(f"sluice: not reached: {sentence}", err=True)
     if found.unreachable:

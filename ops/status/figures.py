@@ -32,6 +32,7 @@ class Reading:
     lengths: Mapping[str, int] | None = None
     unreachable: list[str] = field(default_factory=list)
     effects_paused: str | None = None
+    parked_entities: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ class QueueStatus:
 class Status:
     """All of it. `unreachable` has one sentence per service that did not answer.
 
-    `effects_paused` is why all calls are paused, if they are.
+    `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
+    letter holds up, None where that is not known.
     """
 
     topics: list[TopicStatus]
     queues: list[QueueStatus]
     unreachable: list[str]
     effects_paused: str | None = None
+    parked_entities: int | None = None
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -93,6 +96,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         [_queue(name, state, reading) for name, state in sorted(queues.items())],
         list(reading.unreachable),
         reading.effects_paused,
+        reading.parked_entities,
     )
 
 

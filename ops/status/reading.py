@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from redis import Redis
 
 from db.calls import EFFECTS_PAUSED
+from db.letter_listing import count_parked
 from db.session import Session
 from db.status import read_progress
 from db.switches import read_switch
@@ -33,6 +34,7 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
     with _noted(reading), closing(Session(urls.database_url, application_name="sluice status")) as session:
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
+        reading.parked_entities = count_parked(session)
     with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))

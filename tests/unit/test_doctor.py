@@ -103,6 +103,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "retention": (topic(retention_ms=3_600_000), WARNING, "1.0 hours"),
     "topic id": (topic(topic_id="id-2"), ERROR, "in Kafka is id-2, in Postgres id-1"),
     "paused": (leaving(effects_paused="provider down"), WARNING, "paused: provider down"),
+    "parked": (leaving(parked_entities=5), WARNING, "Parked entities: 5"),
     "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
     "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
     "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
