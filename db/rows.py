@@ -98,6 +98,13 @@ def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) 
     return [dict(zip(statements.columns, row, strict=True)) for row in loaded]
 
 
+def read_version(session: Session, statements: RowStatements, key: str) -> tuple[bool, int | None]:
+    """Whether there is a row, and its version, without a lock: for whoever only looks."""
+    text = f"SELECT {VERSION} FROM {statements.target} WHERE {statements.key} = $1"
+    rows = session.run(Statement(f"version_{statements.load.name}", text, ("text",)), key)
+    return bool(rows), rows[0][0] if rows else None
+
+
 def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str, dict[str, Any]]]:
     """Every row without its bookkeeping, by key: for checkers, not for the hot path."""
     shape = shape_of(statements.table)

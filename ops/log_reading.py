@@ -7,6 +7,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from db.progress import Place
 from ops.status.figures import LogRange
+from tasks.wire import Record
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 10_000
@@ -61,6 +62,25 @@ class LogReader:
             for place, records in self._consumer.poll(timeout_ms=POLL_MS).items():
                 found[place.topic, place.partition] = records[0].timestamp / 1000
         return found
+
+    def read_record(self, place: Place, offset: int) -> Record | None:
+        """The record at this very offset; None: there is none, or it does not come in time."""
+        wanted = TopicPartition(*place)
+        if wanted.partition not in (self._consumer.partitions_for_topic(wanted.topic) or ()):
+            return None
+        start, end = self._consumer.beginning_offsets([wanted]), self._consumer.end_offsets([wanted])
+        if not start[wanted] <= offset < end[wanted]:
+            return None
+        self._consumer.assign([wanted])
+        self._consumer.seek(wanted, offset)
+        deadline = time.monotonic() + LOOK_SECONDS
+        while time.monotonic() < deadline:
+            for found in self._consumer.poll(timeout_ms=POLL_MS).get(wanted, ()):
+                if found.offset != offset:
+                    return None
+                headers = list(found.headers or ())
+                return Record(found.offset, found.timestamp, found.key, found.value, headers)
+        return None
 
     def close(self) -> None:
         """Ends the connections."""

@@ -1,0 +1,1 @@
+"""`sluice trace`: what became of one event."""
