@@ -25,6 +25,7 @@ from ops.send.sending import SendFailed
 from ops.stack import StackError
 from ops.stack.cli import stack_app
 from ops.status.cli import status
+from ops.trace.cli import trace
 from ops.verify.cli import verify
 from tasks.handlers import HandlersRefused
 from tasks.settings import SettingsError
@@ -36,6 +37,7 @@ EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed,
 
 
 class OneSentence(TyperGroup):
+    """Commands whose expected errors are one sentence on stderr and exit code 2, never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
@@ -64,6 +66,7 @@ app.command()(doctor)
 for command in (pause, resume, accept, reshard):
     app.command()(command)
 app.command()(verify)
+app.command()(trace)
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(effects_app, name="effects")
 app.add_typer(dlq_app, name="dlq")
