@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from db.audit import Decision, insert_audits
 from db.errors import ErrorKind, classify
 from db.letter_admin import drop_keyless, resolve_conflicts
-from db.letter_listing import OpenLetters, WholeLetter, read_head
+from db.open_letters import OpenLetters, read_head
 from db.session import Session
+from db.whole_letters import WholeLetter
 from ops.decisions import NotDone
 from ops.printing import as_json
 from tasks.redrive import Redriver

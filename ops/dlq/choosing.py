@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from db.letter_listing import Chosen, WholeLetter, read_whole_letters
+from db.letter_listing import Chosen
 from db.session import Session
+from db.whole_letters import WholeLetter, read_whole_letters
 from ops.addresses import read_addresses
 from ops.ages import read_age
 from ops.decisions import NotDone

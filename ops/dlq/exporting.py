@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import typer
 
-from db.letter_listing import Chosen, WholeLetter, read_whole_letters
+from db.letter_listing import Chosen
 from db.session import Session
+from db.whole_letters import WholeLetter, read_whole_letters
 from ops.dlq.choosing import (
     Entity,
     ErrorClass,

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from db.letter_listing import WholeLetter
+from db.whole_letters import WholeLetter
 from ops.printing import as_json
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from db.letter_listing import Chosen, count_letters, read_behind, read_letters
+from db.letter_listing import Chosen, count_letters, read_letters
+from db.whole_letters import read_behind
 from ops.dlq.choosing import (
     Entity,
     ErrorClass,

@@ -8,8 +8,10 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from db.letter_listing import Chosen, OpenLetters, read_behind, read_open_entities
+from db.letter_listing import Chosen
+from db.open_letters import OpenLetters, read_open_entities
 from db.session import BATCH_PLANS, Session
+from db.whole_letters import read_behind
 from ops.addresses import read_addresses
 from ops.decisions import DryRun, Reason, Yes, decide, require_meant
 from ops.dlq.changes import EntityRedriven, drop_letter, redrive_entity, redrive_rest, require_droppable
@@ -58,11 +60,16 @@ def redrive(
 
     By entity: the letters chosen say which entities, and of each all its letters
     are redriven, in their order, until one fails again. Others flow all the while.
+    --all means those with a dead letter; --state waiting, also those that an
+    operator let wait.
 
     Exit code 1 if an entity stayed blocked. May be stopped anywhere and run again.
     """
     filters = Chosen(None, topic, entity, key, type_, error, state.value if state else None, older_than)
     chosen = require_choice(ids, every, filters)
+    if every and state is None:
+        # Where nothing is dead an operator let an entity wait: `sluice pause`, or `drop --no-redrive`.
+        chosen = chosen._replace(state="dead")
     with connected() as session, _redriving() as redriver:
         found = read_open_entities(session, chosen, limit=MOST_ENTITIES)
         keyed = [(one, one.entity_key) for one in found if one.entity_key is not None]

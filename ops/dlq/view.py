@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from db.letter_listing import LetterCount, ListedLetter, WholeLetter
+from db.letter_listing import LetterCount, ListedLetter
+from db.whole_letters import WholeLetter
 from ops.ages import say_age
 from ops.dlq.changes import EntityRedriven
 from ops.printing import table_of

@@ -13,8 +13,8 @@ from sqlalchemy import Table
 from db.call_listing import count_open_calls
 from db.calls import EFFECTS_PAUSED
 from db.installation import read_registered, read_server, read_user_columns
-from db.letter_listing import count_parked
 from db.migrate import current_revision, newest_revision
+from db.open_letters import count_parked
 from db.self_check import read_troubles
 from db.session import Session
 from db.switches import read_switch

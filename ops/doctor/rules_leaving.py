@@ -17,8 +17,8 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
         )
     if leaving.parked_entities:
         yield warning(
-            f"Parked entities: {leaving.parked_entities}; an event of each failed, and its later ones wait.",
-            "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`, or `sluice dlq drop` it.",
+            f"Parked entities: {leaving.parked_entities}; an event of each failed, or it was paused by hand.",
+            "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`. Or `sluice resume --entity`.",
         )
     if leaving.refused_records:
         yield warning(

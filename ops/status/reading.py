@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from redis import Redis
 
 from db.calls import EFFECTS_PAUSED
-from db.letter_listing import count_parked
+from db.open_letters import count_parked
 from db.session import Session
 from db.status import read_progress
 from db.switches import read_switch

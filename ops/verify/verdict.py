@@ -58,11 +58,12 @@ def judge_partition(
     log: LogFacts | None,
     *,
     from_the_end: bool,
-    accepted: bool,
+    rerouted: bool,
 ) -> PartitionVerdict:
     """`from_the_end`: the topic was begun at its end, so that records before that have no outcome.
 
-    `accepted`: by `sluice accept`, so that outcomes of a log that is no more may be counted.
+    `rerouted`: by `sluice accept` or a forced `sluice reshard`, which let repeats be counted again and keep
+    the outcomes of a log that is no more.
     """
     if log is None:
         found, said = Verdict.UNCOUNTABLE, "Kafka has no such partition"
@@ -70,7 +71,7 @@ def judge_partition(
     fewer = [
         *([f"records below {log.start} are deleted"] if log.start > 0 else []),
         *(["the topic is compacted"] if log.compacted else []),
-        *(["the topic was accepted: outcomes from before that are counted"] if accepted else []),
+        *(["by an accept or a forced reshard some outcomes were counted again"] if rerouted else []),
         *(["after a re-routing records with an outcome are read again"] if totals.read_again else []),
     ]
     more = ["the topic was begun at its end"] if from_the_end else []

@@ -11,22 +11,15 @@ from typer.testing import CliRunner
 
 import db.letter_admin
 import db.letter_listing
+import db.open_letters
 import ops.dlq.changes
 from db.audit import Decision
 from db.errors import DeploymentBroken
 from db.letter_admin import drop_keyless, resolve_conflicts
-from db.letter_listing import (
-    Chosen,
-    OpenLetters,
-    count_letters,
-    count_parked,
-    read_behind,
-    read_head,
-    read_letters,
-    read_open_entities,
-    read_whole_letters,
-)
+from db.letter_listing import Chosen, count_letters, read_letters
+from db.open_letters import OpenLetters, count_parked, read_head, read_open_entities
 from db.session import BATCH_PLANS, Session
+from db.whole_letters import read_behind, read_whole_letters
 from ops.cli import app
 from ops.decisions import NotDone
 from ops.dlq.changes import redrive_rest
@@ -238,13 +231,23 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
     assert not one["unparked"]
     assert bench.look("SELECT id, attempts FROM sluice.dead_letters WHERE attempts > 1") == [(1, 2)]
     allow(bench)
+    # An entity in which nothing is dead was told to wait: it takes --state, or its ID.
+    bench.look(
+        "INSERT INTO sluice.parked_entities SELECT entity, 'paused', queue, 'by hand' FROM sluice.queues"
+    )
+    bench.apply(slice_of([thing_set(7, "paused")], prev=6))
     done = run("dlq", "redrive", "--all", *WHY, "--yes")
+    assert "paused" not in done
     assert "thing/k: 3 applied; unparked\n" in done
     assert "thing/other: 1 applied; unparked\n" in done
     assert bench.amounts() == {"k": -2, "other": -1, "c": 1}
-    assert states(bench) == {1: "done", 2: "done", 3: "done", 4: "done", 5: "dead", 6: "dead"}
+    settled = {1: "done", 2: "done", 3: "done", 4: "done", 5: "dead", 6: "dead"}
+    assert states(bench) == {**settled, 7: "waiting"}
     assert audits(bench) == [("dlq redrive", f"thing/{key}", "test") for key in ("k", "k", "other")]
     assert "no such letter is dead or waiting" in run("dlq", "redrive", "1", *WHY, "--yes")
+    assert "thing/paused: 1 applied; unparked" in run(
+        "dlq", "redrive", "--all", "--state", "waiting", *WHY, "--yes"
+    )
 
 
 def test_a_broken_deployment_is_one_sentence(bench: Bench, redriver: Redriver, run: Run) -> None:
@@ -294,7 +297,8 @@ def test_dropped_alone_those_behind_go_on_waiting(bench: Bench, run: Run) -> Non
     assert states(bench)[2] == "waiting"
     assert count_parked(bench.looking) == 2
     bench.apply(slice_of([thing_set(7, amount=9)], prev=6))
-    assert "thing/k: 3 applied; unparked" in run("dlq", "redrive", "--all", "--key", "k", *WHY, "--yes")
+    again = ("dlq", "redrive", "--all", "--state", "waiting", *WHY, "--yes")
+    assert "thing/k: 3 applied; unparked" in run(*again)
     # With nothing behind it nothing is left to wait for.
     run("dlq", "drop", "4", "--no-redrive", *WHY, "--yes")
     assert count_parked(bench.looking) == 0
@@ -426,7 +430,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
         drops_keyless_alone,
     ),
     "takes a conflict for the head": (
-        db.letter_listing,
+        db.open_letters,
         "state IN ('dead', 'waiting') AND outcome <> 'conflict'\n    ORDER BY id LIMIT 1",
         "state IN ('dead', 'waiting')\n    ORDER BY id LIMIT 1",
         knows_the_head,

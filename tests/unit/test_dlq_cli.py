@@ -12,7 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import ops.dlq.letter_lines
-from db.letter_listing import LetterCount, ListedLetter, WholeLetter
+from db.letter_listing import LetterCount, ListedLetter
+from db.whole_letters import WholeLetter
 from ops.cli import app
 from ops.dlq.changes import EntityRedriven
 from ops.dlq.letter_lines import letter_line

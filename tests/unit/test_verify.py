@@ -41,7 +41,7 @@ def test_a_partition_is_judged(
     log: LogFacts | None, counted: int, from_the_end: bool, verdict: Verdict, said: str
 ) -> None:
     totals = PartitionTotals("order", 4, 10, counted)
-    found = judge_partition("orders", 0, totals, log, from_the_end=from_the_end, accepted=False)
+    found = judge_partition("orders", 0, totals, log, from_the_end=from_the_end, rerouted=False)
     assert found.verdict is verdict
     assert said in found.said
     assert bool(found.said) == bool(said)
@@ -49,13 +49,13 @@ def test_a_partition_is_judged(
 
 def test_outcomes_of_a_log_that_is_no_more_are_no_mismatch() -> None:
     totals, log = PartitionTotals("order", 4, 10, 7), LogFacts(0, 5)
-    accepted = judge_partition("orders", 0, totals, log, from_the_end=False, accepted=True)
-    assert (accepted.verdict, "accepted" in accepted.said) == (Verdict.UNCOUNTABLE, True)
+    accepted = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=True)
+    assert (accepted.verdict, "by an accept" in accepted.said) == (Verdict.UNCOUNTABLE, True)
     totals.read_again = True
-    again = judge_partition("orders", 0, totals, log, from_the_end=False, accepted=False)
+    again = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=False)
     assert (again.verdict, "read again" in again.said) == (Verdict.UNCOUNTABLE, True)
     # A record in the log that nobody counted is one, whatever happened before.
-    uncounted = judge_partition("orders", 0, totals, LogFacts(0, 8), from_the_end=False, accepted=True)
+    uncounted = judge_partition("orders", 0, totals, LogFacts(0, 8), from_the_end=False, rerouted=True)
     assert uncounted.verdict is Verdict.MISMATCH
 
 
@@ -74,10 +74,10 @@ def test_a_lane_ahead_of_the_watermark_counts_and_others_do_not() -> None:
 
 def test_it_is_one_document_and_a_table_with_a_verdict() -> None:
     good = judge_partition(
-        "orders", 0, PartitionTotals("order", 4, 5, 5), LogFacts(0, 5), from_the_end=False, accepted=False
+        "orders", 0, PartitionTotals("order", 4, 5, 5), LogFacts(0, 5), from_the_end=False, rerouted=False
     )
     bad = judge_partition(
-        "orders", 1, PartitionTotals("order", 4, 5, 6), LogFacts(0, 5), from_the_end=False, accepted=False
+        "orders", 1, PartitionTotals("order", 4, 5, 6), LogFacts(0, 5), from_the_end=False, rerouted=False
     )
     letters = [
         LetterCount("orders", "NoHandler", "dead", "dead", 2),
