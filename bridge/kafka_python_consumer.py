@@ -161,7 +161,14 @@ class KafkaPythonConsumer:
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         """See Consumer."""
-        wanted = [TopicPartition(*place) for place in places]
+        # kafka-python fails for a partition that is not there: of a topic created anew with fewer ones, whose
+        # group still has the old ones.
+        cluster = self._consumer._cluster
+        wanted = [
+            TopicPartition(topic, number)
+            for topic, number in places
+            if number in (cluster.partitions_for_topic(topic) or ())
+        ]
         with _translated():
             starts = self._consumer.beginning_offsets(wanted, timeout_ms=OFFSETS_TIMEOUT_MS)
             ends = self._consumer.end_offsets(wanted, timeout_ms=OFFSETS_TIMEOUT_MS)
