@@ -38,6 +38,8 @@ def status(as_json: AsJson = False) -> None:
     else:
         console = Console()
         console.print(topic_table(found.topics), "", queue_table(found.queues))
+        for topic, reason in sorted(found.paused_topics.items()):
+            typer.echo(f"\ntopic {topic} is paused: {reason}")
         if found.effects_paused is not None:
             typer.echo(f"\nall calls are paused: {found.effects_paused}")
         if found.parked_entities:

@@ -33,6 +33,7 @@ class Reading:
     unreachable: list[str] = field(default_factory=list)
     effects_paused: str | None = None
     parked_entities: int | None = None
+    paused_topics: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Status:
     """All of it. `unreachable` has one sentence per service that did not answer.
 
     `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
-    letter holds up, None where that is not known.
+    letter holds up, None where that is not known. `paused_topics` is why a topic is not read.
     """
 
     topics: list[TopicStatus]
@@ -83,6 +84,7 @@ class Status:
     unreachable: list[str]
     effects_paused: str | None = None
     parked_entities: int | None = None
+    paused_topics: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -97,6 +99,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         list(reading.unreachable),
         reading.effects_paused,
         reading.parked_entities,
+        dict(reading.paused_topics),
     )
 
 

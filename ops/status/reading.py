@@ -9,7 +9,7 @@ from db.calls import EFFECTS_PAUSED
 from db.open_letters import count_parked
 from db.session import Session
 from db.status import read_progress
-from db.switches import read_switch
+from db.switches import read_paused_topics, read_switch
 from ops.log_reading import LogReader
 from ops.reaching import ServiceFailed, reaching_services
 from ops.stack import StackUrls
@@ -35,6 +35,7 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)
+        reading.paused_topics = read_paused_topics(session)
     with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))

@@ -130,7 +130,14 @@ def test_without_redis_only_the_lengths_are_unknown() -> None:
 def test_it_is_one_json_document() -> None:
     found = judge_status(reading(), now=1_007.5)
     document = json.loads(json.dumps(asdict(found)))
-    assert list(document) == ["topics", "queues", "unreachable", "effects_paused", "parked_entities"]
+    assert list(document) == [
+        "topics",
+        "queues",
+        "unreachable",
+        "effects_paused",
+        "parked_entities",
+        "paused_topics",
+    ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,
         "log_end": 100,
