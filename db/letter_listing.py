@@ -31,7 +31,7 @@ class LetterCount(NamedTuple):
 
 
 class ListedLetter(NamedTuple):
-    """A letter without its bytes. `behind` it wait so many of its entity."""
+    """A letter without its bytes. `behind` it so many of its entity wait; None of one that is not dead."""
 
     id: int
     topic: str
@@ -46,16 +46,16 @@ class ListedLetter(NamedTuple):
     state: str
     attempts: int
     age_seconds: float
-    behind: int
+    behind: int | None
 
 
-# Conflicts hold nothing up, and a letter that is settled or has no entity neither.
-_BEHIND = """(SELECT count(*) FROM sluice.dead_letters b
-     WHERE b.entity = d.entity AND b.entity_key = d.entity_key AND b.id > d.id AND b.state = 'waiting'
-       AND d.state IN ('dead', 'waiting') AND d.outcome <> 'conflict')"""
-LISTED = f"""d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
-    d.error_text, d.outcome, d.state, d.attempts,
-    extract(epoch FROM now() - d.created_at)::float8, {_BEHIND}"""
+LISTED = """d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
+    d.error_text, d.outcome, d.state, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
+# Only of those at the head: a page of those that wait would walk each over all the others.
+_BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' THEN (
+        SELECT count(*) FROM sluice.dead_letters b
+        WHERE b.entity = d.entity AND b.entity_key = d.entity_key AND b.id > d.id AND b.state = 'waiting'
+    ) END"""
 # Chosen, in its order.
 CHOSEN = """($1 IS NULL OR d.id = ANY ($1)) AND ($2 IS NULL OR d.topic = $2)
     AND ($3 IS NULL OR d.entity = $3) AND ($4 IS NULL OR d.entity_key = $4)
@@ -83,7 +83,10 @@ def count_letters(session: Session, chosen: Chosen) -> list[LetterCount]:
 
 READ_LETTERS = Statement(
     "read_letters",
-    f"SELECT {LISTED} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9 ORDER BY d.id LIMIT $10",
+    f"""
+    SELECT {LISTED}, {_BEHIND} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9
+    ORDER BY d.id LIMIT $10
+    """,
     (*CHOSEN_TYPES, "bigint", "int"),
 )
 

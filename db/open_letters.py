@@ -38,24 +38,33 @@ READ_OPEN_ENTITIES = Statement(
     f"""
     WITH meant AS (
         -- Whose letters were chosen.
-        SELECT d.entity, d.entity_key, min(d.id) AS first_id FROM sluice.dead_letters d
+        SELECT d.entity, d.entity_key, min(d.id) AS first_id, count(*) AS letters
+        FROM sluice.dead_letters d
         WHERE {CHOSEN} AND d.state IN ('dead', 'waiting') AND d.outcome <> 'conflict'
         GROUP BY d.entity, d.entity_key
         ORDER BY first_id LIMIT $9
     )
-    SELECT m.entity, m.entity_key, count(*) FILTER (WHERE d.state = 'dead'),
-           count(*) FILTER (WHERE d.state = 'waiting')
+    SELECT m.entity, m.entity_key, CASE WHEN m.entity_key IS NULL THEN m.letters ELSE c.dead END, c.waiting
     FROM meant m
-    JOIN sluice.dead_letters d ON d.entity = m.entity AND d.entity_key IS NOT DISTINCT FROM m.entity_key
-    WHERE d.state IN ('dead', 'waiting') AND d.outcome <> 'conflict'
-    GROUP BY m.entity, m.entity_key, m.first_id ORDER BY m.first_id
+    -- One by one along the index: joined as sets, each would meet all letters of its entity type.
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE d.state = 'dead') AS dead,
+               count(*) FILTER (WHERE d.state = 'waiting') AS waiting
+        FROM sluice.dead_letters d
+        WHERE d.entity = m.entity AND d.entity_key = m.entity_key
+          AND d.state IN ('dead', 'waiting') AND d.outcome <> 'conflict'
+    ) c
+    ORDER BY m.first_id
     """,
     (*CHOSEN_TYPES, "int"),
 )
 
 
 def read_open_entities(session: Session, chosen: Chosen, *, limit: int) -> list[OpenLetters]:
-    """The entities of the chosen letters with all that is dead or waits of them, longest first."""
+    """The entities of the chosen letters with all that is dead or waits of them, oldest first.
+
+    Letters that name no entity are counted as far as they are chosen.
+    """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [OpenLetters(*row) for row in session.run(READ_OPEN_ENTITIES, *chosen_values(chosen), limit)]

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from db.letter_listing import CHOSEN, CHOSEN_TYPES, LISTED, Chosen, ListedLetter, chosen_values
+from db.letter_listing import CHOSEN, CHOSEN_TYPES, LISTED, Chosen, chosen_values
 from db.outbox_listing import LOOKING
 from db.session import Session, Statement
 
@@ -25,7 +25,6 @@ class WholeLetter(NamedTuple):
     state: str
     attempts: int
     age_seconds: float
-    behind: int
     topic_id: str
     queue: str
     identity: UUID
@@ -38,6 +37,16 @@ class WholeLetter(NamedTuple):
     key: memoryview | None
     value: memoryview | None
     parked: str | None
+
+
+class WaitingLetter(NamedTuple):
+    """A letter that waits behind another one of its entity."""
+
+    id: int
+    topic: str
+    partition: int
+    offset: int
+    type: str | None
 
 
 _WHOLE = f"""{LISTED}, d.topic_id, d.queue, d.identity, d.event_id, d.source, d.timestamp_ms, d.created_at,
@@ -61,16 +70,32 @@ def read_whole_letters(session: Session, chosen: Chosen, *, after: int, limit: i
 
 READ_BEHIND = Statement(
     "read_behind",
-    f"""
-    SELECT {LISTED} FROM sluice.dead_letters d
-    WHERE d.entity = $1 AND d.entity_key = $2 AND d.id > $3 AND d.state = 'waiting'
-    ORDER BY d.id LIMIT $4
+    """
+    SELECT id, topic, partition, "offset", type FROM sluice.dead_letters
+    WHERE entity = $1 AND entity_key = $2 AND id > $3 AND state = 'waiting'
+    ORDER BY id LIMIT $4
     """,
     ("text", "text", "bigint", "int"),
 )
 
 
-def read_behind(session: Session, letter: WholeLetter, *, limit: int) -> list[ListedLetter]:
-    """The first of those that wait behind a letter."""
+def read_behind(session: Session, letter: WholeLetter, *, limit: int) -> list[WaitingLetter]:
+    """The first of those that come after a letter of their entity, and wait."""
     rows = session.run(READ_BEHIND, letter.entity, letter.entity_key, letter.id, limit)
-    return [ListedLetter(*row) for row in rows]
+    return [WaitingLetter(*row) for row in rows]
+
+
+COUNT_BEHIND = Statement(
+    "count_behind",
+    """
+    SELECT count(*) FROM sluice.dead_letters
+    WHERE entity = $1 AND entity_key = $2 AND id > $3 AND state = 'waiting'
+    """,
+    ("text", "text", "bigint"),
+)
+
+
+def count_behind(session: Session, letter: WholeLetter) -> int:
+    """How many those are."""
+    ((count,),) = session.run(COUNT_BEHIND, letter.entity, letter.entity_key, letter.id)
+    return int(count)

@@ -1,7 +1,7 @@
 """What becomes of dead letters by an operator's decision, each with its row in `audit`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from db.audit import Decision, insert_audits
@@ -29,19 +29,28 @@ class EntityRedriven:
 
 
 def redrive_entity(
-    session: Session, redriver: Redriver, letters: OpenLetters, key: str, decision: Decision
+    session: Session,
+    redriver: Redriver,
+    letters: OpenLetters,
+    key: str,
+    decision: Decision,
+    *,
+    tried: Callable[[int], object] = lambda _: None,
 ) -> EntityRedriven:
     """Redrives until nothing is left or one dies again. Its row in `audit` is there before it begins.
 
-    May be killed anywhere, and run again. Raises NotDone for a broken deployment.
+    `tried` is called with how many letters each transaction tried. May be killed anywhere, and run again.
+    Raises NotDone for a broken deployment.
     """
     details = as_json({"dead": letters.dead, "waiting": letters.waiting})
     with session.transaction():
         insert_audits(session, decision, [(f"{letters.entity}/{key}", details)])
-    return redrive_rest(redriver, letters.entity, key)
+    return redrive_rest(redriver, letters.entity, key, tried=tried)
 
 
-def redrive_rest(redriver: Redriver, entity: str, key: str) -> EntityRedriven:
+def redrive_rest(
+    redriver: Redriver, entity: str, key: str, *, tried: Callable[[int], object] = lambda _: None
+) -> EntityRedriven:
     """As `redrive_entity`, without a row in `audit`: for what follows from a decision that has one."""
     redriven = EntityRedriven(entity, key)
     while True:
@@ -52,6 +61,7 @@ def redrive_rest(redriver: Redriver, entity: str, key: str) -> EntityRedriven:
                 raise NotDone(f"{entity}/{key}: the deployment is broken: {_one_line(error)}") from error
             raise
         redriven.outcomes.update(once.outcomes)
+        tried(once.outcomes.total())
         redriven.blocked_by, redriven.unparked = once.blocked_by, once.unparked
         # Of an entity that was not parked nothing is unparked: then nothing left is the end.
         if once.blocked_by or once.unparked or not once.outcomes:

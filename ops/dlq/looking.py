@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from db.letter_listing import Chosen, count_letters, read_letters
-from db.whole_letters import read_behind
+from db.whole_letters import count_behind, read_behind
 from ops.dlq.choosing import (
     Entity,
     ErrorClass,
@@ -67,5 +67,6 @@ def show(number: Id, as_json_: AsJson = False) -> None:
     """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
     with connected() as session:
         letter = require_letter(session, number)
-        document = letter_document(letter, read_behind(session, letter, limit=MOST_BEHIND))
+        behind = count_behind(session, letter)
+        document = letter_document(letter, behind, read_behind(session, letter, limit=MOST_BEHIND))
     typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))

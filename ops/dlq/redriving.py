@@ -1,6 +1,6 @@
 """`sluice dlq redrive|drop`: events that failed are applied with the code as it is now, or given up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from db.letter_listing import Chosen
 from db.open_letters import OpenLetters, read_open_entities
 from db.session import BATCH_PLANS, Session
-from db.whole_letters import read_behind
+from db.whole_letters import count_behind
 from ops.addresses import read_addresses
 from ops.decisions import DryRun, Reason, Yes, decide, require_meant
 from ops.dlq.changes import EntityRedriven, drop_letter, redrive_entity, redrive_rest, require_droppable
@@ -80,10 +80,9 @@ def redrive(
         if keyed and not dry_run:
             require_meant(f"{len(keyed)} entities are redriven.", yes=yes)
             decision = decide("dlq redrive", reason)
-            with _progress(len(keyed)) as progress:
+            with _progress(sum(one.dead + one.waiting for one, _ in keyed)) as tried:
                 for one, name in keyed:
-                    done.append(redrive_entity(session, redriver, one, name, decision))
-                    progress.advance(progress.task_ids[0])
+                    done.append(redrive_entity(session, redriver, one, name, decision, tried=tried))
     if as_json_:
         plan = documents([one for one, _ in keyed])
         shown = {"dry_run": dry_run, "entities": plan, "without_entity": keyless}
@@ -112,18 +111,19 @@ def drop(
     with connected() as session, _redriving() as redriver:
         letter = require_letter(session, number)
         require_droppable(session, letter)
+        behind = count_behind(session, letter)
         if not dry_run:
             require_meant(f"{place_of(letter)} of {entity_of(letter)} will never be applied.", yes=yes)
             drop_letter(session, redriver, letter, decide("dlq drop", reason))
             # With nothing behind it there is nothing to leave waiting: its entity is unparked.
-            if letter.entity_key is not None and not (no_redrive and read_behind(session, letter, limit=1)):
+            if letter.entity_key is not None and not (no_redrive and count_behind(session, letter)):
                 done.append(redrive_rest(redriver, letter.entity, letter.entity_key))
     if as_json_:
-        shown = {"dry_run": dry_run, "dropped": number, "behind": letter.behind}
+        shown = {"dry_run": dry_run, "dropped": number, "behind": behind}
         typer.echo(as_json(shown | {"redriven": redriven_documents(done)}))
     else:
         would = "would be" if dry_run else "is"
-        typer.echo(f"{number} {would} dropped: {place_of(letter)}, {letter.behind} behind it")
+        typer.echo(f"{number} {would} dropped: {place_of(letter)}, {behind} behind it")
         typer.echo("\n".join(redriven_lines(done)), nl=bool(done))
     if any(one.blocked_by for one in done):
         raise typer.Exit(BLOCKED_EXIT_CODE)
@@ -149,9 +149,9 @@ def _say_plan(entities: Sequence[OpenLetters], keyless: int, *, err: bool) -> No
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Progress]:
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("redriven"), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task("", total=total)
-        yield progress
+        task = progress.add_task("", total=total)
+        yield lambda letters: progress.advance(task, letters)

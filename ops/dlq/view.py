@@ -8,13 +8,13 @@ import msgspec
 from rich.table import Table
 
 from db.letter_listing import LetterCount, ListedLetter
-from db.whole_letters import WholeLetter
+from db.whole_letters import WaitingLetter, WholeLetter
 from ops.ages import say_age
 from ops.dlq.changes import EntityRedriven
 from ops.printing import table_of
 
 
-def place_of(letter: ListedLetter | WholeLetter) -> str:
+def place_of(letter: ListedLetter | WholeLetter | WaitingLetter) -> str:
     """Where Kafka has it: topic:partition:offset."""
     return f"{letter.topic}:{letter.partition}:{letter.offset}"
 
@@ -58,12 +58,16 @@ def letter_table(letters: Iterable[ListedLetter]) -> Table:
     )
 
 
-def letter_document(letter: WholeLetter, behind: Sequence[ListedLetter]) -> dict[str, Any]:
-    """A letter whole. Bytes are JSON or text where they are, else base64 under a name that says so."""
+def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
+    """A letter whole, with how many wait behind it and the first of those.
+
+    Bytes are JSON or text where they are, else base64 under a name that says so.
+    """
     document = letter._asdict()
     for name in ("headers", "key", "value"):
         del document[name]
-    document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in behind]
+    document["behind"] = behind
+    document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]
     document["headers"] = [_text(name, _unhex(value)) for name, value in letter.headers]
     document |= {} if letter.key is None else _text("key", bytes(letter.key))
     return document | _value(letter.value)

@@ -19,10 +19,10 @@ from db.letter_admin import drop_keyless, resolve_conflicts
 from db.letter_listing import Chosen, count_letters, read_letters
 from db.open_letters import OpenLetters, count_parked, read_head, read_open_entities
 from db.session import BATCH_PLANS, Session
-from db.whole_letters import read_behind, read_whole_letters
+from db.whole_letters import count_behind, read_behind, read_whole_letters
 from ops.cli import app
 from ops.decisions import NotDone
-from ops.dlq.changes import redrive_rest
+from ops.dlq.changes import drop_letter, redrive_rest
 from tasks.api import Entity, Topic
 from tasks.redrive import LETTERS, Redriver
 from tasks.wire import Record
@@ -154,16 +154,17 @@ def test_letters_are_counted_and_listed_by_what_is_chosen(bench: Bench, session:
 def test_what_waits_behind_a_letter_is_known(bench: Bench, session: Session) -> None:
     fill(bench)
     behind = {one.id: one.behind for one in read_letters(session, Chosen(), after=0, limit=10)}
-    assert behind == {1: 2, 2: 1, 3: 0, 4: 0, 5: 0, 6: 0}
+    assert behind == {1: 2, 2: None, 3: None, 4: 0, 5: None, 6: 0}
     [first] = read_whole_letters(session, Chosen(ids=(1,)), after=0, limit=1)
     assert [one.id for one in read_behind(session, first, limit=1)] == [2]
+    assert count_behind(session, first) == 2
     assert first.parked is not None
     assert json.loads(bytes(first.value or b""))["data"] == {"amount": -1}
     assert (read_head(session, "thing", "k"), read_head(session, "thing", "c")) == (1, None)
     # A conflict or a settled letter of the entity is not its head, and has nothing behind it.
     bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 1")
     assert read_head(session, "thing", "k") == 2
-    assert read_letters(session, Chosen(ids=(1,)), after=0, limit=1)[0].behind == 0
+    assert read_letters(session, Chosen(ids=(1,)), after=0, limit=1)[0].behind is None
 
 
 def test_the_entities_of_the_chosen_letters_come_with_all_that_is_open_of_them(
@@ -313,6 +314,22 @@ def test_more_than_one_transaction_holds_is_redriven_to_its_end(bench: Bench, re
     assert done.unparked
 
 
+def test_a_drop_that_comes_too_late_says_so_and_is_kept_as_not_done(
+    bench: Bench, session: Session, redriver: Redriver
+) -> None:
+    fill(bench)
+    letters = read_whole_letters(session, Chosen(ids=(1, 6)), after=0, limit=2)
+    allow(bench)
+    redrive_rest(redriver, "thing", "k")
+    bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 6")
+    for letter in letters:
+        with pytest.raises(NotDone, match="it moved meanwhile"):
+            drop_letter(session, redriver, letter, Decision("ann", "dlq drop", "test"))
+    assert states(bench)[1] == "done"
+    found = bench.look("SELECT subject, details ? 'not_done' FROM sluice.audit ORDER BY id")
+    assert found == [("1", False), ("1", True)]
+
+
 def test_conflicts_are_marked_as_seen_and_nothing_else(bench: Bench, run: Run) -> None:
     fill(bench)
     assert "5 would be resolved" in run("dlq", "resolve", "5", *WHY, "--dry-run")
@@ -371,8 +388,9 @@ def knows_the_head(module: Any, bench: Bench, redriver: Redriver) -> bool:
 
 
 def counts_those_behind(module: Any, bench: Bench, redriver: Redriver) -> bool:
+    bench.look("UPDATE sluice.dead_letters SET state = 'done' WHERE id = 2")
     found = module.read_letters(bench.looking, Chosen(), after=0, limit=10)
-    return [one.behind for one in found] == [2, 1, 0, 0, 0, 0]
+    return [one.behind for one in found] == [1, None, None, 0, None, 0]
 
 
 def goes_on_to_the_end(module: Any, bench: Bench, redriver: Redriver) -> bool:
@@ -405,7 +423,7 @@ def has_its_reason(module: Any, bench: Bench, redriver: Redriver) -> bool:
 
 _AUDITED = """    with session.transaction():
         insert_audits(session, decision, [(f"{letters.entity}/{key}", details)])
-    return redrive_rest(redriver, letters.entity, key)"""
+    return redrive_rest(redriver, letters.entity, key, tried=tried)"""
 _LATE = """    done = redrive_rest(redriver, letters.entity, key)
     with session.transaction():
         insert_audits(session, decision, [(f"{letters.entity}/{key}", details)])
@@ -435,7 +453,12 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
         "state IN ('dead', 'waiting')\n    ORDER BY id LIMIT 1",
         knows_the_head,
     ),
-    "counts those before, too": (db.letter_listing, " AND b.id > d.id", "", counts_those_behind),
+    "counts what is settled, too": (
+        db.letter_listing,
+        " AND b.state = 'waiting'",
+        "",
+        counts_those_behind,
+    ),
     "ends after one transaction": (
         ops.dlq.changes,
         "if once.blocked_by or once.unparked or not once.outcomes:",

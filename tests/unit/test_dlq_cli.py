@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import ops.dlq.letter_lines
 from db.letter_listing import LetterCount, ListedLetter
-from db.whole_letters import WholeLetter
+from db.whole_letters import WaitingLetter, WholeLetter
 from ops.cli import app
 from ops.dlq.changes import EntityRedriven
 from ops.dlq.letter_lines import letter_line
@@ -32,7 +32,7 @@ LISTED = ListedLetter(
     3, "orders", 1, 7, "order", "o-1", "order.placed", "CheckViolation", "no", "dead", "dead", 2, 7_300.0, 4
 )
 WHOLE = WholeLetter(
-    *LISTED,
+    *LISTED[:-1],
     "id",
     "order.0",
     UUID(int=7),
@@ -170,19 +170,19 @@ def test_a_line_that_says_too_much_is_noticed(old: str, new: str) -> None:
 
 def test_a_letter_is_shown_as_text_and_json_or_as_base64() -> None:
     letter = whole(b"o-1", b'{"n":1}', [("a", b"1"), ("b", b"\xff"), ("c", None)])
-    document = json.loads(as_json(letter_document(letter, [LISTED])))
+    document = json.loads(as_json(letter_document(letter, 1, [WaitingLetter(4, "orders", 1, 8, None)])))
     assert (document["key"], document["value"]) == ("o-1", {"n": 1})
     assert document["headers"] == [{"a": "1"}, {"b_base64": "/w=="}, {"c": None}]
-    assert document["behind_first"] == [{"id": 3, "record": "orders:1:7", "type": "order.placed"}]
-    assert "error class: CheckViolation" in field_lines(letter_document(letter, []))
-    raw = letter_document(whole(b"\xff", b"\xff{"), [])
+    assert document["behind_first"] == [{"id": 4, "record": "orders:1:8", "type": None}]
+    assert "error class: CheckViolation" in field_lines(letter_document(letter, 0, []))
+    raw = letter_document(whole(b"\xff", b"\xff{"), 0, [])
     assert (raw["key_base64"], raw["value_base64"]) == ("/w==", "/3s=")
-    assert letter_document(whole(None, None), [])["value"] is None
+    assert letter_document(whole(None, None), 0, [])["value"] is None
 
 
 def test_the_tables_name_conflicts_and_what_waits() -> None:
     output = io.StringIO()
-    conflict = LISTED._replace(outcome="conflict", entity_key=None, type=None)
+    conflict = LISTED._replace(outcome="conflict", entity_key=None, type=None, behind=None)
     counts = [LetterCount("orders", "Conflict", "dead", "conflict", 2)]
     Console(file=output, width=200).print(count_table(counts), letter_table([LISTED, conflict]))
     assert [line.split() for line in output.getvalue().splitlines()] == [
@@ -190,7 +190,7 @@ def test_the_tables_name_conflicts_and_what_waits() -> None:
         ["orders", "Conflict", "dead", "(conflict)", "2"],
         ["id", "record", "entity", "type", "state", "attempts", "age", "behind", "error"],
         ["3", "orders:1:7", "order/o-1", "order.placed", "dead", "2", "2h", "4", "CheckViolation:", "no"],
-        ["3", "orders:1:7", "order", "-", "dead", "(conflict)", "2", "2h", "4", "CheckViolation:", "no"],
+        ["3", "orders:1:7", "order", "-", "dead", "(conflict)", "2", "2h", "-", "CheckViolation:", "no"],
     ]
 
 
