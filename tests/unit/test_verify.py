@@ -2,10 +2,12 @@
 
 import io
 import json
+from types import ModuleType
 
 import pytest
 from rich.console import Console
 
+import ops.verify.verdict
 from db.lane_totals import PartitionTotals
 from db.letter_listing import LetterCount
 from db.outbox_listing import QueueWaiting
@@ -13,6 +15,7 @@ from ops.printing import as_json
 from ops.verify.verdict import LogFacts, Verdict, end_to_count, has_outcome, judge_partition
 from ops.verify.view import Verified, partition_table, summary_lines, verified_document
 from tasks.routing import queue_name, shard_of
+from tests.mutants import mutated
 
 
 def key_of(queue: str) -> bytes:
@@ -100,3 +103,43 @@ def test_it_is_one_document_and_a_table_with_a_verdict() -> None:
     output = io.StringIO()
     Console(file=output, width=200).print(partition_table([good, bad]))
     assert output.getvalue().splitlines()[1].split() == ["orders", "0", "5", "5", "5", "equal", "-"]
+
+
+def tells_all(module: ModuleType) -> bool:
+    """Whether a module counts just what is applied, and calls nothing a mismatch or equal that is not."""
+    totals = PartitionTotals("order", 4, 10, 12, {"order.0": 14, "order.1": 9})
+    counted = [
+        (offset, queue)
+        for offset in range(20)
+        for queue in ("order.0", "order.1", "order.2")
+        if module.has_outcome(totals, offset, key_of(queue))
+    ]
+    expected = [(offset, queue) for offset in range(10) for queue in ("order.0", "order.1", "order.2")]
+    expected += [(offset, "order.0") for offset in range(10, 15)]
+    judged = [
+        module.judge_partition("orders", 0, totals, log, from_the_end=latest, rerouted=False).verdict.value
+        for log in (LogFacts(0, 11), LogFacts(0, 12), LogFacts(0, 13), LogFacts(3, 11), LogFacts(3, 13))
+        for latest in (False, True)
+    ]
+    unknown = Verdict.UNCOUNTABLE.value
+    wrong, right = Verdict.MISMATCH.value, Verdict.EQUAL.value
+    wanted = [wrong, wrong, right, right, wrong, unknown, unknown, unknown, wrong, unknown]
+    return counted == expected and judged == wanted and module.end_to_count(totals) == 15
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("if offset < totals.watermark:", "if offset <= totals.watermark:"),
+        ("return offset <= totals.applied.get(queue, -1)", "return offset < totals.applied.get(queue, -1)"),
+        ("return offset <= totals.applied.get(queue, -1)", "return False"),
+        ("return offset <= totals.applied.get(queue, -1)", "return offset <= max(totals.applied.values())"),
+        ("(offset + 1 for offset in totals.applied.values())", "(o for o in totals.applied.values())"),
+        ("log.records < totals.counted and fewer:", "fewer:"),
+        ("log.records > totals.counted and more:", "more:"),
+        ("if log.start > 0 else []", "if log.start >= 0 else []"),
+    ],
+)
+def test_a_verdict_that_is_not_true_is_noticed(old: str, new: str) -> None:
+    assert tells_all(ops.verify.verdict)
+    assert not tells_all(mutated(ops.verify.verdict, old, new))
