@@ -152,6 +152,7 @@ class Unsettled(NamedTuple):
 
     lanes: int
     outgoing: int
+    """MOST_COUNTED at most: a long outbox takes longer to count than a statement may."""
     refused: int
     """Of the outgoing events, those that the broker refuses: they never leave by themselves."""
     halted: int
@@ -170,17 +171,20 @@ READ_UNSETTLED = Statement(
          LEFT JOIN sluice.partition_progress p ON p.topic = l.topic AND p.partition = l.partition
          -- At the watermark, too: it is the lowest offset without an outcome.
          WHERE l.applied_offset >= coalesce(p.watermark, 0)),
-        (SELECT count(*) FROM sluice.outbox_events o WHERE o.queue IN (SELECT queue FROM own)),
+        (SELECT count(*) FROM (
+            SELECT FROM sluice.outbox_events o WHERE o.queue IN (SELECT queue FROM own) LIMIT $2
+        ) waiting),
         (SELECT count(*) FROM sluice.outbox_refusals r WHERE r.queue IN (SELECT queue FROM own)),
         (SELECT count(*) FROM own WHERE halted_reason IS NOT NULL)
     """,
-    ("text",),
+    ("text", "int"),
 )
+MOST_COUNTED = 100_000
 
 
 def read_unsettled(session: Session, entity: str) -> Unsettled:
     """As of now; to be believed only under all locks."""
-    return Unsettled(*session.run(READ_UNSETTLED, entity)[0])
+    return Unsettled(*session.run(READ_UNSETTLED, entity, MOST_COUNTED)[0])
 
 
 INSERT_QUEUE_NAMES = Statement(

@@ -38,7 +38,8 @@ def why_paused(session: Session, topic: str) -> str | None:
 @contextmanager
 def topics_paused(session: Session, topics: Sequence[str], decision: Decision) -> Iterator[None]:
     """Within it these topics are paused; those that were before stay so afterwards, whatever happens."""
-    ours = [topic for topic in topics if topic not in read_paused_topics(session)]
+    before = read_paused_topics(session)
+    ours = [topic for topic in topics if topic not in before]
     try:
         # Within the `try`: what an interrupt leaves unknown is resumed, too.
         pause_topics(session, ours, decision)

@@ -166,7 +166,8 @@ def test_every_outcome_read_again_changes_nothing_but_counts_of_repeats(
     assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0)]
 
 
-def test_what_was_applied_of_another_topic_does_not_come_again(bench: Bench, session: Session) -> None:
+def claim_another_topic_goes_on(bench: Bench, session: Session) -> None:
+    """What was applied of it does not come again."""
     bench.apply(slice_of([thing_set(0), thing_set(1, event_id="e0", version=0)]))
     before = bench.outcomes()
     old = read_topic_routing(session, OTHER)
@@ -176,6 +177,18 @@ def test_what_was_applied_of_another_topic_does_not_come_again(bench: Bench, ses
     assert judged is not None
     assert not judged.outcomes
     assert bench.outcomes() == before
+
+
+def test_another_topic_of_the_entity_type_goes_on_where_it_was(bench: Bench, session: Session) -> None:
+    claim_another_topic_goes_on(bench, session)
+
+
+def test_lanes_of_other_topics_must_be_carried(
+    bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "carry_lanes", lambda *_, **__: 0)
+    with pytest.raises(AssertionError):
+        claim_another_topic_goes_on(bench, session)
 
 
 def test_accepting_waits_for_the_batch_in_hand(bench: Bench, session: Session, database_url: str) -> None:
