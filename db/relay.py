@@ -119,16 +119,18 @@ def read_page(
     return [WaitingRow(*row) for row in rows]
 
 
+# With the bounds: planned while the table was empty, the ids alone are looked for among all rows that the queue
+# ever had and an old snapshot keeps (600,000 after ten minutes: 0.7 s for each page).
 DELETE_SENT = Statement(
     "delete_sent",
-    "DELETE FROM sluice.outbox_events WHERE queue = $1 AND id = ANY ($2)",
-    ("text", "bigint[]"),
+    "DELETE FROM sluice.outbox_events WHERE queue = $1 AND id BETWEEN $3 AND $4 AND id = ANY ($2)",
+    ("text", "bigint[]", "bigint", "bigint"),
 )
 
 
 def delete_sent(session: Session, queue: str, ids: Sequence[int]) -> None:
     """These were acknowledged by the broker. Under the queue's relay lock; may run twice."""
-    session.run(DELETE_SENT, queue, bare_array(ids))
+    session.run(DELETE_SENT, queue, bare_array(ids), min(ids), max(ids))
 
 
 INSERT_REFUSALS = Statement(

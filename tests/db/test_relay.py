@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from db.arrays import bare_array, text_array
-from db.relay import LOCK_WAITING, READ_PAGE
+from db.relay import DELETE_SENT, LOCK_WAITING, READ_PAGE
 from db.session import QUEUE_PLANS, Session, Statement
 from tasks.faults import FaultInjected, faults
 from tasks.outgoing import OutgoingRecord
@@ -323,7 +323,13 @@ def test_dead_rows_under_an_old_snapshot_make_no_statement_dearer(bench: Bench) 
         add_many(bench, last + 1, last + WAITING)
         hints = dict(bench.relay._sent_through)
         assert hints == {"e.0": last, "e.1": 0}
-        touched.append([pages(bench, statement, hints) for statement in (LOCK_WAITING, READ_PAGE)])
+        deleting = ("e.0", bare_array(range(last + 1, last + WAITING + 1)), last + 1, last + WAITING)
+        touched.append(
+            [
+                *(pages(bench, statement, hints) for statement in (LOCK_WAITING, READ_PAGE)),
+                touched_pages(bench.session.explain(DELETE_SENT, deleting)),
+            ]
+        )
     early, late = touched
     # The index is one level higher at most.
     assert all(after <= before + 2 for before, after in zip(early, late, strict=True)), touched
@@ -350,6 +356,11 @@ def pages(bench: Bench, statement: Statement, hints: dict[str, int]) -> int:
             # What is above the LIMIT is a page; what is below it, the whole queue.
             limits = [n for n, node in enumerate(path) if node["Node Type"] == "Limit"]
             assert not [node for node in path[limits[-1] if limits else 0 :] if "Sort" in node["Node Type"]]
+    return touched_pages(plan)
+
+
+def touched_pages(plan: dict[str, Any]) -> int:
+    """Of the whole plan."""
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
