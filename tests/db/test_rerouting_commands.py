@@ -1,6 +1,10 @@
 """What `sluice reshard`, `pause` and `resume` say and refuse, on a real database."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +14,7 @@ from db.progress import TopicStart, register_topic
 from db.session import Session
 from db.switches import read_paused_topics
 from ops.cli import app
+from tests.waiting import wait_until
 
 Run = Callable[..., str]
 
@@ -24,13 +29,18 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 @pytest.fixture
-def run(database_url: str) -> Run:
-    """Runs a command; all that it printed."""
-    environ = {
+def environ(database_url: str) -> dict[str, str]:
+    """Postgres alone can be reached."""
+    return {
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
         "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     }
+
+
+@pytest.fixture
+def run(environ: dict[str, str]) -> Run:
+    """Runs a command; all that it printed."""
 
     def run(*words: str, exit_code: int = 0) -> str:
         result = CliRunner().invoke(app, [*words, "--reason", "why"], env=environ)
@@ -82,6 +92,21 @@ def test_resharding_gives_up_in_time_and_resumes_the_topics(session: Session, ru
         ("reshard", "topic orders"),
     ]
     assert verbs[3][2]["force"] is True
+
+
+def test_an_interrupted_reshard_resumes_the_topics(session: Session, environ: dict[str, str]) -> None:
+    _read_order(session, 7)
+    command = [sys.executable, "-m", "ops.cli", "reshard", "order", "4", "--yes", "--reason", "why"]
+    resharding = subprocess.Popen(command, env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: read_paused_topics(session), timeout_seconds=30, what="it paused the topic")
+        resharding.send_signal(signal.SIGINT)
+        _, said = resharding.communicate(timeout=30)
+    finally:
+        resharding.kill()
+    assert resharding.returncode != 0
+    assert "Traceback" not in said
+    assert read_paused_topics(session) == {}
 
 
 def test_topics_are_paused_and_resumed(session: Session, run: Run) -> None:
