@@ -1,0 +1,88 @@
+"""A TCP proxy to Postgres that loses the answer to a COMMIT: before the server got it, or after."""
+
+import socket
+import threading
+from contextlib import suppress
+from typing import Literal
+
+COMMIT = b"COMMIT"
+When = Literal["before", "after"]
+
+
+class CuttingProxy:
+    """Passes everything on, and cuts the first connections whose COMMIT comes by while it is armed."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._armed: list[When] = []
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def arm(self, *cuts: When) -> None:
+        """These are done to the next COMMITs, one each."""
+        with self._lock:
+            self._armed += cuts
+
+    @property
+    def left(self) -> int:
+        """Cuts not done yet."""
+        return len(self._armed)
+
+    def close(self) -> None:
+        """Ends all connections and threads."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        # First who accepts: what it accepted last is among the sockets then.
+        self._threads[0].join(timeout=10)
+        for one in self._sockets:
+            _end(one)
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _start(self, target: object, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            self._sockets += [client, server]
+            self._start(self._pass, client, server, True)
+            self._start(self._pass, server, client, False)
+
+    def _pass(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
+        try:
+            while data := source.recv(65_536):
+                cut = self._take() if from_client and COMMIT in data else None
+                if cut == "before":
+                    break
+                if cut == "after":
+                    # Nobody will hear the answer.
+                    _end(source)
+                target.sendall(data)
+                if cut == "after":
+                    target.recv(65_536)
+                    break
+        except OSError:
+            pass
+        _end(source)
+        _end(target)
+
+    def _take(self) -> When | None:
+        with self._lock:
+            return self._armed.pop(0) if self._armed else None
+
+
+def _end(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
