@@ -74,6 +74,10 @@ class Store:
 
     def __init__(self, world: "World") -> None:
         self.world = world
+        self.paused: bool | None = None
+        """What the bridge was told last of the topic."""
+        self.paused_turns = 0
+        """Turns it began with being told that the topic is paused."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         self._reach()
@@ -111,6 +115,7 @@ class Store:
 
     def _progress(self, places: Iterable[Place]) -> Progress:
         pg = self.world.pg
+        self.paused = pg.paused
         return Progress(self._read(places), frozenset(pg.halted), frozenset([TOPIC] if pg.paused else []))
 
     def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
@@ -129,6 +134,21 @@ class Store:
         self.world.crash_perhaps()
         if self.world.unlucky(0.03):
             raise StoreAway("simulated")
+
+
+class WatchedHoldings(Holdings):
+    """Holds nothing of a paused topic, from the turn after the one in which that was read."""
+
+    def __init__(self, store: Store, *, max_bytes: int, max_span: int) -> None:
+        super().__init__(max_bytes=max_bytes, max_span=max_span)
+        self._store = store
+
+    def take(self, place: Place, records: list[Record], now: float) -> None:
+        """What was polled before the pause took hold is still taken."""
+        store = self._store
+        if place in self.partitions and records and (store.paused is None or store.paused_turns > 1):
+            raise Broken(f"{store.world}: {place} is read although paused ({store.paused})")
+        super().take(place, records, now)
 
 
 class Doorbell:
@@ -278,6 +298,7 @@ class World:
         ]
         self.steps = self.rng.choice(PACES)
         self.consumers = [Consumer(self), Consumer(self)]
+        self.stores: dict[int, Store] = {}
         self.bridges = [self._new_bridge(0), self._new_bridge(1)]
         self.rebalance()
 
@@ -315,6 +336,8 @@ class World:
     def turn(self, number: int) -> None:
         """One turn of a bridge's loop."""
         self.now += self.rng.choice(self.steps if self.chaos else (0.05, 0.3))
+        store = self.stores[number]
+        store.paused_turns = store.paused_turns + 1 if store.paused else 0
         try:
             self.bridges[number].run_once()
         except Crash:
@@ -454,13 +477,14 @@ class World:
         return f"seed {self.seed} at {self.now:.3f} s"
 
     def _new_bridge(self, number: int) -> Bridge:
+        store = self.stores[number] = self.shell.store(self)
         return self.shell.bridge(
             make_consumer=lambda _: self.consumers[number],
-            store=self.shell.store(self),
+            store=store,
             doorbell=Doorbell(self),
             topics=TOPICS,
             # Small: partitions are paused and resumed all the time.
-            holdings=Holdings(max_bytes=20_000, max_span=120),
+            holdings=WatchedHoldings(store, max_bytes=20_000, max_span=120),
             clock=lambda: self.now,
             sleep=lambda _: None,
         )

@@ -128,3 +128,17 @@ def test_the_simulation_catches_a_watermark_from_the_position(monkeypatch: pytes
 
     monkeypatch.setattr(Holdings, "watermarks", watermarks)
     assert _first_broken(REAL), f"no seed of {MUTANT_SEEDS} shows it"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["what is paused", "that nothing is known yet"])
+def test_the_simulation_catches_a_bridge_that_forgets(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    paused_by_hand = Holdings.paused_by_hand
+
+    def forgetful(self: Holdings) -> frozenset[Place]:
+        unknown = self._paused_topics is None
+        return frozenset() if unknown is not known else paused_by_hand(self)
+
+    monkeypatch.setattr(Holdings, "paused_by_hand", forgetful)
+    broken = _first_broken(REAL)
+    assert broken is not None
+    assert "although paused" in broken
