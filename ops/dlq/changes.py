@@ -14,6 +14,7 @@ from ops.decisions import NotDone
 from ops.printing import as_json
 from tasks.redrive import Redriver
 
+BLOCKED_EXIT_CODE = 1
 MOVED = "it moved meanwhile: look again"
 
 

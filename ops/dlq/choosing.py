@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from db.letter_listing import Chosen
-from db.session import Session
+from db.session import BATCH_PLANS, Session
 from db.whole_letters import WholeLetter, read_whole_letters
 from ops.addresses import read_addresses
 from ops.ages import read_age
 from ops.decisions import NotDone
+from tasks.handlers import collect_handlers
+from tasks.redrive import Redriver
 from tasks.settings import read_settings
 
 
@@ -45,6 +47,17 @@ def connected() -> Iterator[Session]:
     url = read_addresses(read_settings()).database_url
     with closing(Session(url, application_name="sluice dlq")) as session:
         yield session
+
+
+@contextmanager
+def redriving() -> Iterator[Redriver]:
+    """What applies letters again, with the handlers of SLUICE_HANDLERS."""
+    settings = read_settings()
+    registry = collect_handlers(settings.handlers)
+    url = read_addresses(settings).database_url
+    # A session of its own: the plans that suit a batch do not suit a look.
+    with closing(Session(url, application_name="sluice redrive", plans=BATCH_PLANS)) as session:
+        yield Redriver(session, registry)
 
 
 def require_letter(session: Session, letter_id: int) -> WholeLetter:

@@ -2,9 +2,10 @@
 
 import typer
 
+from ops.dlq.dropping import drop
 from ops.dlq.exporting import export
 from ops.dlq.looking import ls, show
-from ops.dlq.redriving import drop, redrive
+from ops.dlq.redriving import redrive
 from ops.dlq.resolving import resolve
 
 dlq_app = typer.Typer(

@@ -254,6 +254,7 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
 def test_a_broken_deployment_is_one_sentence(bench: Bench, redriver: Redriver, run: Run) -> None:
     fill(bench)
     bench.look("ALTER TABLE things RENAME TO elsewhere")
+    assert "there is no dead letter 99" in run("dlq", "redrive", "1", "99", *WHY, "--yes", exit_code=2)
     said = run("dlq", "redrive", "1", *WHY, "--yes", exit_code=2)
     assert "sluice: thing/k: the deployment is broken: relation" in said
     bench.look(
