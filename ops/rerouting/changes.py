@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
@@ -27,23 +27,10 @@ from ops.decisions import NotDone
 from ops.printing import as_json
 from ops.rerouting.acceptance import Acceptance, judge_acceptance
 from ops.rerouting.settled import is_settled
+from ops.rerouting.shards import Resharded, parked_moves, plan_reshard, require_other_shards
 from ops.status.figures import LogRange
-from tasks.routing import queue_name, shard_of
+from tasks.routing import queue_name
 from tasks.settings import read_settings
-
-
-@dataclass(frozen=True)
-class Resharded:
-    """What a re-routing came to: the queues that are new, those no longer used, the entities that moved."""
-
-    entity: str
-    shards_before: int
-    shards: int
-    epoch: int | None
-    new_queues: tuple[str, ...]
-    unused_queues: tuple[str, ...]
-    moved: int
-    """Parked entities that are in another queue now."""
 
 
 @contextmanager
@@ -108,35 +95,6 @@ def reshard_entity(
         details = asdict(done) | {"force": force, "unsettled": unsettled._asdict()}
         insert_audits(session, decision, [(entity, as_json(details))])
     return done
-
-
-def require_other_shards(entity: str, before: int | None, shards: int) -> int:
-    """The shard count as it is. Raises NotDone if there is none, or it is the one that is wanted."""
-    if before is None:
-        raise NotDone(f"there is no entity type {entity}: `sluice init` makes what the handlers declare")
-    if before == shards:
-        raise NotDone(f"entity type {entity} has {shards} shards already")
-    return before
-
-
-def plan_reshard(entity: str, before: int, shards: int, epoch: int | None, moved: int) -> Resharded:
-    """What it comes to. Pure."""
-    added, unused = range(before, shards), range(shards, before)
-    return Resharded(
-        entity,
-        before,
-        shards,
-        epoch,
-        tuple(queue_name(entity, shard) for shard in added),
-        tuple(queue_name(entity, shard) for shard in unused),
-        moved,
-    )
-
-
-def parked_moves(parked: Mapping[str, str], entity: str, shards: int) -> dict[str, str]:
-    """Key → its queue with so many shards, of the parked entities that are in another one. Pure."""
-    wanted = {key: queue_name(entity, shard_of(key.encode(), shards)) for key in parked}
-    return {key: queue for key, queue in wanted.items() if queue != parked[key]}
 
 
 @contextmanager

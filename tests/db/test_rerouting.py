@@ -17,7 +17,8 @@ from db.rerouting import TopicRouting, Unsettled, read_topic_routing
 from db.session import Session
 from ops.decisions import NotDone
 from ops.rerouting import changes
-from ops.rerouting.changes import Resharded, accept_topic, reshard_entity
+from ops.rerouting.changes import accept_topic, reshard_entity
+from ops.rerouting.shards import Resharded
 from ops.status.figures import LogRange
 from tasks.routing import queue_name, shard_of
 from tests.db.applying import TOPIC, TOPIC_ID, Bench, create_tables, made, registry, slice_of, thing_set
