@@ -64,6 +64,20 @@ class Redriver:
         """
         return self._tried(lambda singly: self._redrive(entity, key, singly=singly))
 
+    def redrive_letter(self, entity: str, letter_id: int) -> Redriven:
+        """One letter whose record key names no entity. As `redrive_once`; nothing waits behind it."""
+
+        def attempt(singly: bool) -> Redriven:
+            redriven = Redriven()
+            with self._session.transaction():
+                queue = self._lock(entity, "")
+                letter = dead_letters.lock_letter(self._session, letter_id)
+                if letter is not None and letter.state == "dead" and letter.outcome == "dead":
+                    self._settle(queue, entity, [letter], redriven, singly=singly)
+            return redriven
+
+        return self._tried(attempt)
+
     def drop(self, entity: str, key: str, letter_id: int) -> bool:
         """The entity's head is given up for good; whether it was still the head. Then redrive the rest."""
 
@@ -83,17 +97,22 @@ class Redriver:
         with self._session.transaction():
             queue = self._lock(entity, key)
             letters = dead_letters.lock_letters(self._session, entity, key, LETTERS)
-            events = [self._plan(letter) for letter in letters]
-            settled = self._settler.settle(queue, entity, events, singly=singly, redriving=True)
-            for letter, one in zip(letters, settled, strict=True):
-                self._note(letter, one, redriven)
-            self._remember(letters, settled)
-            self._recount(letters, settled)
+            self._settle(queue, entity, letters, redriven, singly=singly)
             faults.reach("redrive.before_commit")
             if redriven.blocked_by is None:
                 redriven.unparked = parking.unpark_if_clear(self._session, entity, key)
         faults.reach("redrive.committed")
         return redriven
+
+    def _settle(
+        self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
+    ) -> None:
+        events = [self._plan(letter) for letter in letters]
+        settled = self._settler.settle(queue, entity, events, singly=singly, redriving=True)
+        for letter, one in zip(letters, settled, strict=True):
+            self._note(letter, one, redriven)
+        self._remember(letters, settled)
+        self._recount(letters, settled)
 
     def _lock(self, entity: str, key: str) -> str:
         """Takes the lock of the entity's queue; its name."""

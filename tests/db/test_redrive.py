@@ -1,16 +1,23 @@
 """Dead letters applied again on a real Postgres: in order, once, under the queue's lock, killed anywhere."""
 
+import inspect
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+import tasks.redrive
+import tasks.store
 from db.session import BATCH_PLANS, Session
+from tasks.api import Effect, Event, Upsert
 from tasks.apply import Applier
 from tasks.faults import FaultInjected, faults
 from tasks.redrive import LETTERS, Redriver
 from tasks.wire import Record
-from tests.db.applying import QUEUE, TOPIC, Bench, create_tables, made, slice_of, thing_set
+from tests.db.applying import QUEUE, TOPIC, Bench, create_tables, made, slice_of, thing_set, things
+from tests.mutants import mutated
 from tests.waiting import wait_until
 
 
@@ -197,3 +204,78 @@ def test_the_parking_of_one_batch_is_seen_by_the_next_applier(bench: Bench, data
     assert applied is not None
     assert dict(applied.outcomes) == {"waiting": 1}
     assert bench.look("SELECT topic FROM sluice.dead_letters") == [(TOPIC,)] * 2
+
+
+def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, redriver: Redriver) -> None:
+    keyless = broken(0)._replace(key=b"\xff")
+    bench.apply(slice_of([keyless, thing_set(1, amount=5)]))
+    assert parked(bench) == []
+    assert bench.amounts() == {"k": 5}
+    ((letter_id,),) = bench.look("SELECT id FROM sluice.dead_letters")
+    assert redriver.redrive_letter("thing", letter_id).blocked_by is not None
+    assert bench.outcomes() == {"dead": 1, "applied": 1}
+
+    def write_fixed(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+        yield Upsert(things, "fixed", {"amount": event.data["amount"], "name": None})
+
+    (entry,) = bench.registry.handlers["thing.broken"]
+    bench.registry.handlers["thing.broken"] = (replace(entry, function=write_fixed),)
+    assert dict(redriver.redrive_letter("thing", letter_id).outcomes) == {"applied": 1}
+    assert not redriver.redrive_letter("thing", letter_id).outcomes, "it is done"
+    assert bench.outcomes() == {"applied": 2}
+
+
+def play(bench: Bench, redriver: Redriver) -> None:
+    """Blocked, then mended, then live traffic: what each mutant below gets wrong somewhere."""
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    assert redriver.redrive_once("thing", "k").blocked_by is not None
+    assert parked(bench) == [("k",)]
+    bench.apply(slice_of([thing_set(2, amount=7)], prev=1))
+    mend(bench)
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.amounts() == {"k": 7}
+    assert bench.outcomes() == {"applied": 3}
+    assert remembered(bench) == [(0, "applied"), (1, "applied"), (2, "applied")]
+    bench.apply(slice_of([thing_set(3, amount=9)], prev=2))
+    assert bench.amounts() == {"k": 9}
+
+
+def test_blocked_then_mended_all_is_as_if_it_had_never_died(bench: Bench, redriver: Redriver) -> None:
+    play(bench, redriver)
+
+
+REDRIVE_MUTANTS = {
+    "unparked whatever is left": (
+        "redriven.unparked = parking.unpark_if_clear(self._session, entity, key)",
+        "redriven.unparked = self._session.command("
+        "f\"DELETE FROM sluice.parked_entities WHERE key = '{key}'\") is None",
+        "if redriven.blocked_by is None:",
+        "if True:",
+    ),
+    "counters left as they were": ("        self._recount(letters, settled)\n", ""),
+    "outcomes left as they were": ("        self._remember(letters, settled)\n", ""),
+    "letters left open": ('dead_letters.finish_letters(self._session, [letter.id], "done")', "pass"),
+}
+
+
+@pytest.mark.parametrize("changes", REDRIVE_MUTANTS.values(), ids=REDRIVE_MUTANTS)
+def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, ...]) -> None:
+    module = mutated(tasks.redrive, *changes[:2])
+    for old, new in zip(changes[2::2], changes[3::2], strict=True):
+        source = inspect.getsource(tasks.redrive).replace(changes[0], changes[1]).replace(old, new)
+        exec(compile(source, "mutant", "exec"), vars(module))
+    session = Session(database_url, application_name="test mutant", plans=BATCH_PLANS)
+    try:
+        with pytest.raises(AssertionError):
+            play(bench, module.Redriver(session, bench.registry))
+    finally:
+        session.close()
+
+
+def test_the_play_catches_a_redrive_that_consults_its_own_identity(
+    bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant = mutated(tasks.store, "if own.get(identity) != known[1:]:", "if True:")
+    monkeypatch.setattr("tasks.settling.Store", mutant.Store)
+    with pytest.raises(AssertionError):
+        play(bench, redriver)

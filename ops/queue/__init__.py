@@ -1,0 +1,1 @@
+"""`sluice queue`: queues that are halted, and how they go on."""
