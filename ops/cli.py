@@ -16,8 +16,8 @@ from ops.effects.cli import effects_app
 from ops.init_cli import init
 from ops.outbox.cli import outbox_app
 from ops.pausing.cli import pause, resume
-from ops.reaching import ServiceFailed, reaching_services
 from ops.queue.cli import queue_app
+from ops.reaching import ServiceFailed, reaching_services
 from ops.rerouting.accepting import accept
 from ops.rerouting.resharding import reshard
 from ops.send.cli import send
