@@ -119,8 +119,8 @@ def read_page(
     return [WaitingRow(*row) for row in rows]
 
 
-# With the bounds: planned while the table was empty, the ids alone are looked for among all rows that the queue
-# ever had and an old snapshot keeps (600,000 after ten minutes: 0.7 s for each page).
+# With the bounds: planned while the table was empty, the ids alone are looked for among all rows that the
+# queue ever had and an old snapshot keeps (600,000 after ten minutes: 0.7 s for each page).
 DELETE_SENT = Statement(
     "delete_sent",
     "DELETE FROM sluice.outbox_events WHERE queue = $1 AND id BETWEEN $3 AND $4 AND id = ANY ($2)",
