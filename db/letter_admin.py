@@ -1,6 +1,6 @@
 """What an operator does to dead letters that hold nothing up: marks conflicts as seen, gives up keyless ones.
 
-Neither needs the lock of the queue: nothing waits behind such a letter, and no redrive takes it up.
+Neither needs the lock of the queue: nothing waits behind such a letter, and a redrive locks its row.
 """
 
 from collections.abc import Sequence

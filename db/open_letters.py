@@ -8,10 +8,10 @@ from db.session import Session, Statement
 
 
 class OpenLetters(NamedTuple):
-    """An entity with letters that are not settled. A key of None stands for those that name no entity."""
+    """An entity with letters that are not settled."""
 
     entity: str
-    entity_key: str | None
+    entity_key: str
     dead: int
     waiting: int
 
@@ -38,13 +38,14 @@ READ_OPEN_ENTITIES = Statement(
     f"""
     WITH meant AS (
         -- Whose letters were chosen.
-        SELECT d.entity, d.entity_key, min(d.id) AS first_id, count(*) AS letters
+        SELECT d.entity, d.entity_key, min(d.id) AS first_id
         FROM sluice.dead_letters d
         WHERE {CHOSEN} AND d.state IN ('dead', 'waiting') AND d.outcome <> 'conflict'
+          AND d.entity_key IS NOT NULL
         GROUP BY d.entity, d.entity_key
         ORDER BY first_id LIMIT $9
     )
-    SELECT m.entity, m.entity_key, CASE WHEN m.entity_key IS NULL THEN m.letters ELSE c.dead END, c.waiting
+    SELECT m.entity, m.entity_key, c.dead, c.waiting
     FROM meant m
     -- One by one along the index: joined as sets, each would meet all letters of its entity type.
     CROSS JOIN LATERAL (
@@ -61,13 +62,29 @@ READ_OPEN_ENTITIES = Statement(
 
 
 def read_open_entities(session: Session, chosen: Chosen, *, limit: int) -> list[OpenLetters]:
-    """The entities of the chosen letters with all that is dead or waits of them, oldest first.
-
-    Letters that name no entity are counted as far as they are chosen.
-    """
+    """The entities of the chosen letters with all that is dead or waits of them, oldest first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [OpenLetters(*row) for row in session.run(READ_OPEN_ENTITIES, *chosen_values(chosen), limit)]
+
+
+READ_KEYLESS = Statement(
+    "read_keyless",
+    f"""
+    SELECT d.id, d.entity FROM sluice.dead_letters d
+    WHERE {CHOSEN} AND d.entity_key IS NULL AND d.state = 'dead' AND d.outcome = 'dead'
+    ORDER BY d.id LIMIT $9
+    """,
+    (*CHOSEN_TYPES, "int"),
+)
+
+
+def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[int, str]]:
+    """(id, entity type) of the chosen letters that are dead and whose record names no entity."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        rows = session.run(READ_KEYLESS, *chosen_values(chosen), limit)
+        return [(number, entity) for number, entity in rows]
 
 
 COUNT_PARKED = Statement("count_parked", "SELECT count(*) FROM sluice.parked_entities")

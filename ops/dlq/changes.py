@@ -1,7 +1,8 @@
 """What becomes of dead letters by an operator's decision, each with its row in `audit`."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from db.audit import Decision, insert_audits
@@ -12,7 +13,7 @@ from db.session import Session
 from db.whole_letters import WholeLetter
 from ops.decisions import NotDone
 from ops.printing import as_json
-from tasks.redrive import Redriver
+from tasks.redrive import Redriven, Redriver
 
 BLOCKED_EXIT_CODE = 1
 MOVED = "it moved meanwhile: look again"
@@ -20,20 +21,33 @@ MOVED = "it moved meanwhile: look again"
 
 @dataclass
 class EntityRedriven:
-    """What became of one entity's letters. `blocked_by` is why the one at its head died again."""
+    """What became of one entity's letters, or of one letter whose record names no entity.
+
+    `blocked_by` is why the one at its head died again.
+    """
 
     entity: str
-    key: str
+    key: str | None
+    letter_id: int | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     blocked_by: str | None = None
     unparked: bool = False
+
+    @property
+    def name(self) -> str:
+        """Whose they are, for people."""
+        return f"{self.entity}/{self.key}" if self.letter_id is None else f"{self.entity}, {self.letter_id}"
+
+    def add(self, once: Redriven) -> None:
+        """What one more transaction came to."""
+        self.outcomes.update(once.outcomes)
+        self.blocked_by, self.unparked = once.blocked_by, once.unparked
 
 
 def redrive_entity(
     session: Session,
     redriver: Redriver,
     letters: OpenLetters,
-    key: str,
     decision: Decision,
     *,
     tried: Callable[[int], object] = lambda _: None,
@@ -45,8 +59,8 @@ def redrive_entity(
     """
     details = as_json({"dead": letters.dead, "waiting": letters.waiting})
     with session.transaction():
-        insert_audits(session, decision, [(f"{letters.entity}/{key}", details)])
-    return redrive_rest(redriver, letters.entity, key, tried=tried)
+        insert_audits(session, decision, [(f"{letters.entity}/{letters.entity_key}", details)])
+    return redrive_rest(redriver, letters.entity, letters.entity_key, tried=tried)
 
 
 def redrive_rest(
@@ -55,18 +69,25 @@ def redrive_rest(
     """As `redrive_entity`, without a row in `audit`: for what follows from a decision that has one."""
     redriven = EntityRedriven(entity, key)
     while True:
-        try:
+        with _told_if_broken(redriven):
             once = redriver.redrive_once(entity, key)
-        except Exception as error:
-            if classify(error) is ErrorKind.BROKEN:
-                raise NotDone(f"{entity}/{key}: the deployment is broken: {_one_line(error)}") from error
-            raise
-        redriven.outcomes.update(once.outcomes)
+        redriven.add(once)
         tried(once.outcomes.total())
-        redriven.blocked_by, redriven.unparked = once.blocked_by, once.unparked
         # Of an entity that was not parked nothing is unparked: then nothing left is the end.
         if once.blocked_by or once.unparked or not once.outcomes:
             return redriven
+
+
+def redrive_keyless(
+    session: Session, redriver: Redriver, entity: str, letter_id: int, decision: Decision
+) -> EntityRedriven:
+    """One letter whose record names no entity, as `redrive_entity`."""
+    with session.transaction():
+        insert_audits(session, decision, [(str(letter_id), as_json({"dead": 1, "waiting": 0}))])
+    redriven = EntityRedriven(entity, None, letter_id)
+    with _told_if_broken(redriven):
+        redriven.add(redriver.redrive_letter(entity, letter_id))
+    return redriven
 
 
 def require_droppable(session: Session, letter: WholeLetter) -> None:
@@ -118,6 +139,16 @@ def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: 
 def is_conflict(letter: WholeLetter) -> bool:
     """Whether it is a conflict that nobody has marked as seen."""
     return letter.outcome == "conflict" and letter.state == "dead"
+
+
+@contextmanager
+def _told_if_broken(redriven: EntityRedriven) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if classify(error) is ErrorKind.BROKEN:
+            raise NotDone(f"{redriven.name}: the deployment is broken: {_one_line(error)}") from error
+        raise
 
 
 def _one_line(error: Exception) -> str:

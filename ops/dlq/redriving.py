@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from db.letter_listing import Chosen
-from db.open_letters import OpenLetters, read_open_entities
+from db.open_letters import OpenLetters, read_keyless, read_open_entities
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.dlq.changes import BLOCKED_EXIT_CODE, EntityRedriven, redrive_entity
+from ops.dlq.changes import BLOCKED_EXIT_CODE, EntityRedriven, redrive_entity, redrive_keyless
 from ops.dlq.choosing import (
     Entity,
     ErrorClass,
@@ -66,25 +66,27 @@ def redrive(
         for number in ids or ():
             require_letter(session, number)
         found = read_open_entities(session, chosen, limit=MOST_ENTITIES)
-        keyed = [(one, one.entity_key) for one in found if one.entity_key is not None]
-        keyless = sum(one.dead for one in found if one.entity_key is None)
+        keyless = read_keyless(session, chosen, limit=MOST_ENTITIES)
         # On stderr where stdout is to be one document: who is asked must know what is meant.
-        _say_plan([one for one, _ in keyed], keyless, err=as_json_)
+        _say_plan(found, keyless, err=as_json_)
         done: list[EntityRedriven] = []
-        if keyed and not dry_run:
-            require_meant(f"{len(keyed)} entities are redriven.", yes=yes)
+        if (found or keyless) and not dry_run:
+            require_meant("These are redriven.", yes=yes)
             decision = decide("dlq redrive", reason)
             try:
-                with _progress(sum(one.dead + one.waiting for one, _ in keyed)) as tried:
-                    for one, name in keyed:
-                        done.append(redrive_entity(session, redriver, one, name, decision, tried=tried))
+                with _progress(sum(one.dead + one.waiting for one in found) + len(keyless)) as tried:
+                    for one in found:
+                        done.append(redrive_entity(session, redriver, one, decision, tried=tried))
+                    for number, entity_type in keyless:
+                        done.append(redrive_keyless(session, redriver, entity_type, number, decision))
+                        tried(1)
             except NotDone:
                 # What came before the broken one is done all the same.
                 typer.echo("\n".join(redriven_lines(done)), nl=bool(done), err=as_json_)
                 raise
     if as_json_:
-        plan = documents([one for one, _ in keyed])
-        shown = {"dry_run": dry_run, "entities": plan, "without_entity": keyless}
+        plan = {"entities": documents(found), "without_entity": [number for number, _ in keyless]}
+        shown = {"dry_run": dry_run} | plan
         typer.echo(as_json(shown | {"redriven": redriven_documents(done)}))
     else:
         typer.echo("\n".join(redriven_lines(done)), nl=bool(done))
@@ -92,13 +94,10 @@ def redrive(
         raise typer.Exit(BLOCKED_EXIT_CODE)
 
 
-def _say_plan(entities: Sequence[OpenLetters], keyless: int, *, err: bool) -> None:
+def _say_plan(entities: Sequence[OpenLetters], keyless: Sequence[tuple[int, str]], *, err: bool) -> None:
     lines = [f"{one.entity}/{one.entity_key}: {one.dead} dead, {one.waiting} waiting" for one in entities]
-    if not entities:
-        lines.append("no such letter is dead or waiting")
-    if keyless:
-        lines.append(f"{keyless} letters name no entity: they cannot be redriven yet, only dropped")
-    typer.echo("\n".join(lines), err=err)
+    lines += [f"{entity}, {number}: dead, names no entity" for number, entity in keyless]
+    typer.echo("\n".join(lines or ["no such letter is dead or waiting"]), err=err)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
 def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
     """What became of each entity."""
     return [
-        f"{one.entity}/{one.key}: "
+        f"{one.name}: "
         + (", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items())) or "nothing")
         + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
         + ("; unparked" if one.unparked else "")
@@ -90,6 +90,7 @@ def redriven_documents(done: Iterable[EntityRedriven]) -> list[Mapping[str, Any]
         {
             "entity": one.entity,
             "key": one.key,
+            "id": one.letter_id,
             "outcomes": dict(one.outcomes),
             "blocked_by": one.blocked_by,
             "unparked": one.unparked,

@@ -196,13 +196,15 @@ def test_the_tables_name_conflicts_and_what_waits() -> None:
 
 def test_what_became_of_entities_is_said() -> None:
     done = [
-        EntityRedriven("order", "a", Counter(applied=3, stale=1), unparked=True),
-        EntityRedriven("order", "b", Counter(dead=1), "orders:0:1 CheckViolation: no"),
+        EntityRedriven("order", "a", outcomes=Counter(applied=3, stale=1), unparked=True),
+        EntityRedriven("order", "b", outcomes=Counter(dead=1), blocked_by="orders:0:1 CheckViolation: no"),
         EntityRedriven("order", "c"),
+        EntityRedriven("order", None, 7, Counter(applied=1)),
     ]
     assert redriven_lines(done) == [
         "order/a: 3 applied, 1 stale; unparked",
         "order/b: 1 dead; blocked by orders:0:1 CheckViolation: no",
         "order/c: nothing",
+        "order, 7: 1 applied",
     ]
     assert json.loads(as_json(redriven_documents(done)))[1]["blocked_by"] == "orders:0:1 CheckViolation: no"
