@@ -57,6 +57,35 @@ def test_a_missing_table_halts_its_queues_until_it_is_there(make_deployment: Mak
     assert _halted(deployment) == 0
 
 
+def test_a_deployment_that_kills_every_event_halts_before_letters_pile_up(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment()
+    engine = create_engine(deployment.urls.database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text("ALTER TABLE public.transactions ADD CONSTRAINT wrong CHECK (amount_cents < 0)")
+        )
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce([*generate("payments", count=800, seed=1), *generate("orders", count=400, seed=1)])
+    deployment.wait_until(
+        lambda: dict(deployment.outcomes("orders")) == {"applied": 400} and _halted(deployment) == 4,
+        timeout_seconds=60,
+        what="all queues of payments are halted, orders flow",
+    )
+    # Less than a window of each queue died before it was noticed; of a full batch nothing is kept.
+    assert len(_dead_letters(deployment)) < 4 * 200
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE public.transactions DROP CONSTRAINT wrong"))
+    engine.dispose()
+    deployment.wait_settled(timeout_seconds=90)
+    outcomes = deployment.outcomes("payments")
+    assert outcomes["applied"] + outcomes["dead"] + outcomes["waiting"] == 800
+    assert outcomes["applied"] > outcomes["dead"] + outcomes["waiting"]
+    assert _halted(deployment) == 0
+
+
 def _dead_letters(deployment: Deployment) -> dict[str, tuple[bytes, str]]:
     engine = create_engine(deployment.urls.database_url)
     with engine.begin() as connection:
