@@ -28,6 +28,7 @@ from ops.stack.cli import stack_app
 from ops.status.cli import status
 from ops.trace.cli import trace
 from ops.verify.cli import verify
+from tasks.faults import faults
 from tasks.handlers import HandlersRefused
 from tasks.settings import SettingsError
 
@@ -91,6 +92,10 @@ def prepare(
     # Handlers are found from where one stands, as `python -m bridge` and `celery -A` find them.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    try:
+        faults.arm(os.environ.get("SLUICE_FAULTS", ""))
+    except ValueError as error:
+        _fail(str(error))
 
 
 def _fail(text: str) -> None:
