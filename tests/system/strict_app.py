@@ -1,9 +1,10 @@
 """The application of the bad inputs: every kind of constraint, and data that is checked."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 import msgspec
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, String
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, Numeric, String
 
 from db.tables import entity_table
 from tasks.api import Effect, Entity, Event, Insert, Topic, Upsert, handles
@@ -15,6 +16,7 @@ strict_things = entity_table(
     Column("thing_id", String(64), primary_key=True),
     Column("amount", BigInteger, CheckConstraint("amount >= 0", name="amount_not_negative"), nullable=False),
     Column("name", String(8), unique=True),
+    Column("price", Numeric(12, 2)),
     Column("parent", String(64), ForeignKey("strict_things.thing_id", name="parent_exists")),
     Column(
         "later",
@@ -31,6 +33,7 @@ class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     amount: int
     name: str | None = None
+    price: Decimal | None = None
     parent: str | None = None
     later: str | None = None
 
@@ -38,10 +41,10 @@ class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @handles("thing.set")
 def set_thing(event: Event[Thing]) -> Iterator[Effect]:
     """A row by version."""
-    yield Upsert(strict_things, event.key, msgspec.to_builtins(event.data))
+    yield Upsert(strict_things, event.key, msgspec.structs.asdict(event.data))
 
 
 @handles("thing.made")
 def make_thing(event: Event[Thing]) -> Iterator[Effect]:
     """A row, once; needs no version."""
-    yield Insert(strict_things, event.key, msgspec.to_builtins(event.data))
+    yield Insert(strict_things, event.key, msgspec.structs.asdict(event.data))

@@ -11,7 +11,9 @@ from tests.system import strict_app
 from tests.system.conftest import MakeDeployment
 
 DECODE, NO_HANDLER = "DecodeError", "NoHandler"
-DEEP = 70
+
+
+OWN_KEY = b"a key of the case's own"
 
 
 class Case(NamedTuple):
@@ -20,8 +22,7 @@ class Case(NamedTuple):
     value: bytes | None
     outcome: str = "dead"
     error: str | None = DECODE
-    key: bytes | None = b""
-    """Empty: a key of the case's own."""
+    key: bytes | None = OWN_KEY
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
@@ -59,7 +60,7 @@ CASES: dict[str, Case] = {
     "1.5 for an integer": Case(raw_data('{"amount":1.5}')),
     "true for an integer": Case(raw_data('{"amount":true}')),
     "text for an integer": Case(raw_data('{"amount":"1"}')),
-    "nesting of 70": Case(nested(DEEP)),
+    "nesting of 100": Case(nested(100)),
     "nesting of 6,000": Case(nested(6_000)),
     "nesting of 100,000": Case(nested(100_000)),
     "duplicate keys": Case(raw_data('{"amount":1,"amount":2}')),
@@ -90,6 +91,9 @@ CASES: dict[str, Case] = {
     "missing field": Case(written({"name": "x"})),
     "wrong type": Case(written({"amount": {}})),
     "null key": Case(written(type="thing.made"), error="Rejected", key=None),
+    "empty key": Case(written(type="thing.made"), "applied", None, key=b""),
+    "float for money": Case(written({"amount": 1, "price": 1.5})),
+    "text for money": Case(written({"amount": 1, "price": "1.50"}), "applied", None),
     "key that is not UTF-8": Case(written(type="thing.made"), error="Rejected", key=b"\xff"),
     "key of 12,000 characters": Case(written(type="thing.made"), error="Rejected", key=b"k" * 12_000),
     "tombstone of an entity without handler": Case(None, error=NO_HANDLER),
@@ -112,7 +116,7 @@ def test_every_bad_input_has_its_outcome_and_no_neighbour_is_lost(make_deploymen
     sender.flush()
     deployment.wait_settled()
     for number, (name, case) in enumerate(CASES.items()):
-        key = name.encode() if case.key == b"" else case.key
+        key = name.encode() if case.key == OWN_KEY else case.key
         for n in range(NEIGHBOURS):
             sender.send(f"good-{number}-{n}".encode(), Case(written({"amount": n})))
         sender.send(key, case)
@@ -151,7 +155,7 @@ class Sender:
 
 
 def _key(case: Case, name: str) -> bytes | None:
-    return name.encode() if case.key == b"" else case.key
+    return name.encode() if case.key == OWN_KEY else case.key
 
 
 def _outcome(letters: dict[bytes | None, tuple[bytes | None, str]], case: Case, name: str) -> str:
