@@ -89,3 +89,28 @@ def test_dead_letters_for_transient_errors_are_caught(bench: Bench, monkeypatch:
     monkeypatch.setattr(db.errors, "_TRANSIENT_CODES", db.errors._TRANSIENT_CODES - {"55P03"})
     monkeypatch.setattr(db.errors, "_REJECTED_CODES", db.errors._REJECTED_CODES | {"55P03"})
     assert deaths_of_a_locked_row(bench, monkeypatch) == 1
+
+
+def test_a_deadlock_with_somebody_else_costs_nothing(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.apply(slice_of([thing_set(0, "k1"), thing_set(1, "k2")]))
+    other = Session(bench.database_url, application_name="the other one")
+    other.command("BEGIN; SELECT FROM public.things WHERE thing_id = 'k2' FOR UPDATE")
+    batch = slice_of([thing_set(2, "k1", amount=5), thing_set(3, "k2", amount=6)], prev=1)
+    applying = threading.Thread(target=lambda: bench.apply(batch))
+    applying.start()
+    wait_until(
+        lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted"),
+        timeout_seconds=10,
+        what="the batch has the one row and waits for the other",
+    )
+    # Postgres ends the one that has waited longer: the batch, which is tried again.
+    other.command("SELECT FROM public.things WHERE thing_id = 'k1' FOR UPDATE")
+    other.command("COMMIT")
+    other.close()
+    applying.join(timeout=20)
+    wait_until(lambda: bench.amounts() == {"k1": 5, "k2": 6}, timeout_seconds=10, what="it is applied")
+    assert bench.outcomes() == {"applied": 4}
+    assert "deadlock detected" in capsys.readouterr().out, "there was none: this test shows nothing"
+    assert not bench.look("SELECT id FROM sluice.dead_letters")
