@@ -1,5 +1,6 @@
 """Events that cannot be applied become dead letters, whole and with the reason; the rest flows on."""
 
+import pytest
 from sqlalchemy import create_engine, text
 
 from ops.trial.deployment import Deployment
@@ -35,11 +36,20 @@ def test_bad_events_die_alone_with_raw_bytes_and_reason(make_deployment: MakeDep
     assert letters["bad oversized"][0] == BAD["oversized"][0]
 
 
-def test_a_missing_table_halts_its_queues_until_it_is_there(make_deployment: MakeDeployment) -> None:
+BROKEN = {
+    "table": ("transactions RENAME TO elsewhere", "elsewhere RENAME TO transactions"),
+    "column": ("transactions RENAME amount_cents TO other", "transactions RENAME other TO amount_cents"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "mends"), BROKEN.values(), ids=BROKEN)
+def test_a_missing_table_or_column_halts_its_queues_until_it_is_there(
+    make_deployment: MakeDeployment, breaks: str, mends: str
+) -> None:
     deployment = make_deployment()
     engine = create_engine(deployment.urls.database_url)
     with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE public.transactions RENAME TO elsewhere"))
+        connection.execute(text(f"ALTER TABLE public.{breaks}"))
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
     deployment.produce([*generate("payments", count=400, seed=1), *generate("orders", count=400, seed=1)])
@@ -49,8 +59,9 @@ def test_a_missing_table_halts_its_queues_until_it_is_there(make_deployment: Mak
         what="orders flow while payments are halted",
     )
     assert not deployment.outcomes("payments")
+    assert not _dead_letters(deployment)
     with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE public.elsewhere RENAME TO transactions"))
+        connection.execute(text(f"ALTER TABLE public.{mends}"))
     engine.dispose()
     deployment.wait_settled(timeout_seconds=90)
     assert dict(deployment.outcomes("payments")) == {"applied": 400}
