@@ -98,6 +98,7 @@ def test_sessions_ended_and_statements_cancelled(
     play(make_deployment(), lambda: trouble(admin), times=6)
 
 
+@pytest.mark.soak
 def test_a_backend_killed_takes_the_server_down_for_a_moment(
     make_deployment: MakeDeployment, database_url: str
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_row_locked_by_somebody_for_longer_than_the_lock_timeout(
     _assert_harmless(deployment)
 
 
+@pytest.mark.soak
 def test_no_connection_is_left_for_us(
     make_deployment: MakeDeployment, admin: psycopg2.extensions.connection, database_url: str
 ) -> None:
@@ -197,6 +199,7 @@ def test_the_answer_to_a_commit_is_lost(
     _assert_harmless(deployment)
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_full_disk(make_deployment: MakeDeployment, admin: psycopg2.extensions.connection) -> None:
     deployment = make_deployment()
