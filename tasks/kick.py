@@ -13,7 +13,7 @@ from tasks.settings import Settings
 log = structlog.get_logger("sluice.kick")
 
 KICK_KEY = "sluice:relay-kick"
-# A call that was lost holds back others for so long; the relay takes the key away before it reads.
+# A call that was lost holds back others for so long.
 KICK_MS = 1_000
 
 
@@ -38,12 +38,19 @@ class Kick:
             # Beat calls it anyway.
             log.debug("relay not called", error=str(error))
 
-    def answer(self) -> None:
-        """Who comes says so before it reads: what is committed from now on may ring again."""
+    def hold(self, milliseconds: int) -> None:
+        """The relay is there: nobody need call it, for so long at most."""
+        try:
+            self._redis.set(KICK_KEY, 1, px=milliseconds)
+        except (redis.RedisError, OSError) as error:
+            log.debug("bell not held", error=str(error))
+
+    def release(self) -> None:
+        """The relay is about to leave: what is committed from now on calls it again."""
         try:
             self._redis.delete(KICK_KEY)
         except (redis.RedisError, OSError) as error:
-            log.debug("bell not reset", error=str(error))
+            log.debug("bell not released", error=str(error))
 
     def count_waiting(self, queue: str) -> int:
         """Messages on a queue's list."""

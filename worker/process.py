@@ -1,6 +1,5 @@
 """What one worker process holds, made when it is first needed: after the fork, where there is one."""
 
-import time
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -26,10 +25,10 @@ from tasks.relay import Relay
 from tasks.retention import purge, read_topic_configs
 from tasks.settings import Settings
 from tasks.wire import Slice
+from worker.visit import Visit
 
 log = structlog.get_logger("sluice.worker")
 
-RELAY_SECONDS = 2.0  # of one task: then others of its queues have their turn, and it is called again
 # Beyond the call's own time-out, which interrupts Python but not every C library: the process is ended.
 HARD_LIMIT_SECONDS = 25.0
 
@@ -71,16 +70,9 @@ class WorkerProcess:
             self._kick.ring()
 
     def relay(self) -> None:
-        """Dispatches calls that are due and publishes the outbox until it is empty, for RELAY_SECONDS."""
-        self._kick.answer()
-        until = time.monotonic() + RELAY_SECONDS
-        with _Outages(self._relay_session, "dispatch"):
-            self._dispatcher.run_once()
+        """One visit of the relay: dispatches calls that are due, publishes the outbox."""
         with _Outages(self._relay_session, "relay"):
-            while self._relay.run_once().sent:
-                if time.monotonic() >= until:
-                    self._kick.ring()
-                    break
+            Visit(self._kick, send=self._send, dispatch=self._dispatch).run()
 
     def run_effect(self, effect_key: str) -> None:
         """One call, if it is due."""
@@ -137,6 +129,14 @@ class WorkerProcess:
     def _relay(self) -> Relay:
         producer = ConfluentProducer(self._settings.kafka_bootstrap_servers)
         return Relay(self._relay_session, producer, source=self._settings.source)
+
+    def _send(self) -> int:
+        return self._relay.run_once().sent
+
+    def _dispatch(self) -> None:
+        # Records are sent whatever becomes of calls.
+        with _Outages(self._relay_session, "dispatch"):
+            self._dispatcher.run_once()
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 from uuid import UUID
 
 import pytest
@@ -44,8 +45,15 @@ def test_a_relay_killed_at_any_point_costs_nothing(make_deployment: MakeDeployme
     start_flow(deployment)
     doomed = deployment.run.start_relay(faults=f"{point}:kill")
     deployment.run.start_beat()
-    deployment.produce(generate("orders", count=ORDERS, seed=1))
-    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
+    orders = generate("orders", count=ORDERS, seed=1)
+
+    def is_killed() -> bool:
+        # A few at a time: all at once could be one page.
+        deployment.produce(islice(orders, 50))
+        return doomed.exit_code == -9
+
+    deployment.wait_until(is_killed, timeout_seconds=60, what=f"killed at {point}")
+    deployment.produce(orders)
     deployment.run.start_relay()
     deployment.wait_settled()
     deployment.wait_sent()
