@@ -14,7 +14,7 @@ from db.session import Session
 from tasks.decode import decode
 from tasks.fates import DIED, LIVED, Verdict, judge_fates
 from tasks.faults import faults
-from tasks.fold import Outcome, Settled
+from tasks.folded import Outcome, Settled
 from tasks.guard import Judgement, first_unapplied, judge
 from tasks.handlers import Registry
 from tasks.plan import Planned, plan_event

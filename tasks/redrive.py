@@ -16,7 +16,7 @@ from db.errors import DeploymentBroken, needs_new_connection
 from db.session import Session
 from tasks.decode import decode
 from tasks.faults import faults
-from tasks.fold import Outcome, Settled
+from tasks.folded import Outcome, Settled
 from tasks.handlers import Registry
 from tasks.plan import Planned, plan_event
 from tasks.routing import queue_name, shard_of

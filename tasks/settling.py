@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from db.errors import QUERY_CANCELED, ErrorKind, classify, sqlstate
 from db.session import Session
-from tasks.fold import Folded, Outcome, Settled, fold
+from tasks.fold import fold
+from tasks.folded import Folded, Outcome, Settled
 from tasks.handlers import Registry
 from tasks.plan import Planned
 from tasks.store import Store

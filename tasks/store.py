@@ -12,7 +12,8 @@ from db import dead_letters, identities, ledger, outbox, parking, rows
 from db.records import DeadLetterRow, ProcessedRow
 from db.session import Session
 from db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
-from tasks.fold import Folded, Known, Memory, Outcome, Settled, effect_key
+from tasks.fold import effect_key
+from tasks.folded import Folded, Known, Memory, Outcome, Settled
 from tasks.handlers import Registry
 from tasks.plan import Planned, called_effects, touched_rows
 from tasks.rows import Row

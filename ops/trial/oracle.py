@@ -13,7 +13,8 @@ from db.rows import RowStatements, read_all_rows
 from db.session import Session
 from db.totals import read_effect_keys, read_outgoing
 from tasks.decode import decode
-from tasks.fold import Folded, Memory, fold
+from tasks.fold import fold
+from tasks.folded import Folded, Memory
 from tasks.handlers import Registry
 from tasks.plan import Planned, plan_event
 from tasks.rows import ABSENT, Row

@@ -17,7 +17,8 @@ from db.rows import RowStatements, readable
 from db.session import BATCH_PLANS, Session, Statement
 from db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
 from tasks.api import Delete, Insert, Merge, Read, Upsert
-from tasks.fold import Folded, Known, Memory, Settled, fold
+from tasks.fold import fold
+from tasks.folded import Folded, Known, Memory, Settled
 from tasks.plan import Planned
 from tasks.rows import Row
 from tasks.store import Store

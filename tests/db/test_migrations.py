@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from db.migrate import VERSION_TABLE, create_user_tables, current_revision, newest_revision, upgrade
 from db.schema import DEAD_LETTER_STATES, EFFECT_STATES, OUTCOMES, SCHEMA, metadata
 from shop.tables import metadata as shop_metadata
-from tasks.fold import Outcome
+from tasks.folded import Outcome
 
 # Everything a table is made of, as Postgres says it: what autogenerate compares leaves out half of it.
 CATALOGUE = (

@@ -29,7 +29,8 @@ from tasks.api import (
     handles,
 )
 from tasks.decode import Decoded, DecodeError
-from tasks.fold import Folded, Memory, Settled, fold
+from tasks.fold import fold
+from tasks.folded import Folded, Memory, Settled
 from tasks.handlers import Registry, collect_modules
 from tasks.plan import Planned, plan_event
 from tasks.rows import ABSENT

@@ -19,7 +19,7 @@ from shop.generate import KINDS, generate
 from tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Rejected, Upsert
 from tasks.decode import decode
 from tasks.emitting import MAX_EMIT_BYTES
-from tasks.fold import Folded, Known, Memory, Outcome
+from tasks.folded import Folded, Known, Memory, Outcome
 from tasks.handlers import collect_modules
 from tasks.plan import Planned, plan_event
 from tasks.rows import ABSENT, Row

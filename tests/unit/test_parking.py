@@ -5,7 +5,8 @@ from msgspec.structs import replace as changed
 
 from tasks.api import Upsert
 from tasks.decode import DecodeError
-from tasks.fold import Memory, Outcome, fold
+from tasks.fold import fold
+from tasks.folded import Memory, Outcome
 from tasks.plan import Planned
 from tests.unit.scripted import INTEGER, fresh_memory, scripted
 

@@ -1,0 +1,16 @@
+"""The tables of Sluice, schema `sluice`: the declaration that the migrations add up to."""
+
+from db.schema import delivery, failing, leaving, operating
+from db.schema.declaring import DEAD_LETTER_STATES, EFFECT_STATES, OUTCOMES, SCHEMA, metadata
+
+__all__ = [
+    "DEAD_LETTER_STATES",
+    "EFFECT_STATES",
+    "OUTCOMES",
+    "SCHEMA",
+    "delivery",
+    "failing",
+    "leaving",
+    "metadata",
+    "operating",
+]
