@@ -204,8 +204,7 @@ def test_the_answer_to_a_commit_is_lost(
 def test_a_full_disk(make_deployment: MakeDeployment, admin: psycopg2.extensions.connection) -> None:
     deployment = make_deployment()
     disk = Path(tempfile.mkdtemp(prefix="sluice-small-disk-"))
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("mounting is not allowed here")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
     try:
         ((owner,),) = _ask(admin, "SELECT current_setting('data_directory')")
         data = disk / "data"
