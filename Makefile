@@ -12,6 +12,9 @@ CODE := bridge db ops shop tasks worker bench tests
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# Each has services of its own; a file stays together. More than four would wait for the disk.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+
 SEED ?= random
 MINUTES ?= 10
 
@@ -47,7 +50,7 @@ check: install ## format, lint, types, layers and unit tests: under a minute
 	$(BIN)/python -m pytest -q tests/unit
 
 test: install broker-tools ## all tests but the soak, on real services that it starts and stops
-	$(BIN)/python -m pytest -q -m "not soak"
+	$(BIN)/python -m pytest -q -m "not soak" $(SIDE_BY_SIDE)
 
 demo: install broker-tools ## the scenarios with their faults on real services, as a table
 	$(BIN)/python -m ops.demo

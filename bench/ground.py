@@ -81,10 +81,6 @@ class Ground:
         times = read_times()
         return {group: spent_seconds(times, pids) for group, pids in groups.items()}
 
-    def ask(self, statement: str) -> str:
-        """The one value of a query about the server itself."""
-        return self._administer(statement)
-
     def _urls(self, database: str) -> StackUrls:
         stack = self.stack
         return StackUrls(stack.database_url(database), stack.redis_url(), stack.kafka_bootstrap_servers())

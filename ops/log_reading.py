@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
 
+from bridge.assignment import LogRange
 from db.progress import Place
-from ops.status.figures import LogRange
 from tasks.wire import Record
 
 BOOTSTRAP_TIMEOUT_MS = 5_000

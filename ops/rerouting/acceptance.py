@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ops.status.figures import LogRange
+from bridge.assignment import LogRange
 
 
 @dataclass(frozen=True)

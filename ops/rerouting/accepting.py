@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from kafka import KafkaAdminClient
 
+from bridge.assignment import LogRange
 from db.rerouting import TopicRouting, read_topic_routing, read_watermarks_of
 from ops.addresses import read_addresses
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
@@ -14,7 +15,6 @@ from ops.printing import as_json
 from ops.rerouting.acceptance import acceptance_lines, judge_acceptance
 from ops.rerouting.changes import accept_topic, connected
 from ops.stack.cli import AsJson
-from ops.status.figures import LogRange
 from tasks.settings import read_settings
 
 Topic = Annotated[str, typer.Argument(metavar="TOPIC")]

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
+from bridge.assignment import LogRange
 from db.audit import Decision, insert_audits
 from db.rerouting import (
     TopicRouting,
@@ -28,7 +29,6 @@ from ops.printing import as_json
 from ops.rerouting.acceptance import Acceptance, judge_acceptance
 from ops.rerouting.settled import is_settled
 from ops.rerouting.shards import Resharded, parked_moves, plan_reshard, require_other_shards
-from ops.status.figures import LogRange
 from tasks.routing import queue_name
 from tasks.settings import read_settings
 

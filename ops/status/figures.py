@@ -4,17 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bridge.assignment import LogRange
 from db.guard import COUNTERS
 from db.progress import Place
 from db.status import ProgressRead, QueueState
-
-
-@dataclass(frozen=True)
-class LogRange:
-    """Offsets of one partition in Kafka: of its first record, and behind its last."""
-
-    start: int
-    end: int
 
 
 @dataclass

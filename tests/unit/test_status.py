@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from bridge.assignment import LogRange
 from db.guard import COUNTERS
 from db.status import ProgressRead, QueueState
-from ops.status.figures import LogRange, Reading, TopicStatus, judge_status, unapplied
+from ops.status.figures import Reading, TopicStatus, judge_status, unapplied
 from ops.status.view import queue_table, topic_table
 
 HALTED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
