@@ -97,6 +97,8 @@ def redrive(
 def _say_plan(entities: Sequence[OpenLetters], keyless: Sequence[tuple[int, str]], *, err: bool) -> None:
     lines = [f"{one.entity}/{one.entity_key}: {one.dead} dead, {one.waiting} waiting" for one in entities]
     lines += [f"{entity}, {number}: dead, names no entity" for number, entity in keyless]
+    if MOST_ENTITIES in (len(entities), len(keyless)):
+        lines.append(f"there may be more than these {MOST_ENTITIES}: run it again afterwards")
     typer.echo("\n".join(lines or ["no such letter is dead or waiting"]), err=err)
 
 
