@@ -58,7 +58,7 @@ def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, d
     for resource, future in asked.items():
         try:
             found[resource.name] = {e.name: e.value for e in future.result(ANSWER_SECONDS).values()}
-        except KafkaException as error:
+        except (KafkaException, TimeoutError) as error:
             log.info("retention not known: identities are kept", topic=resource.name, error=str(error))
     return found
 
