@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from bridge.assignment import LogRange, Start, judge_assignment
 from bridge.assignment import LogRange as Log
-from bridge.assignment import Start, judge_assignment
 from db import rerouting
 from db.audit import Decision
 from db.progress import read_assignments
@@ -19,7 +19,6 @@ from ops.decisions import NotDone
 from ops.rerouting import changes
 from ops.rerouting.changes import accept_topic, reshard_entity
 from ops.rerouting.shards import Resharded
-from ops.status.figures import LogRange
 from tasks.routing import queue_name, shard_of
 from tests.db.applying import TOPIC, TOPIC_ID, Bench, create_tables, made, registry, slice_of, thing_set
 from tests.mutants import mutated
