@@ -24,6 +24,21 @@ def load_identities(session: Session, identities: Sequence[UUID]) -> list[tuple[
     return session.run(LOAD_IDENTITIES, bare_array(identities))
 
 
+LOAD_OUTCOMES = Statement(
+    "load_outcomes",
+    """
+    SELECT identity, data_hash, outcome, topic_id, partition, "offset" FROM sluice.processed_events
+    WHERE identity = ANY ($1)
+    """,
+    ("uuid[]",),
+)
+
+
+def load_outcomes(session: Session, identities: Sequence[UUID]) -> dict[UUID, tuple[Any, ...]]:
+    """Identity → (data hash, outcome, topic id, partition, offset) of the record it belongs to."""
+    return {row[0]: row[1:] for row in session.run(LOAD_OUTCOMES, bare_array(identities))}
+
+
 INSERT_IDENTITIES = Statement(
     "insert_identities",
     """

@@ -1,18 +1,21 @@
 """Brings a database to the declared tables: Sluice's by migrations, users' by creating what is missing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, create_engine, func, select, text
+from sqlalchemy import Connection, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
+from db.generation_tables import first_generation, view_text
+from db.naming import qualified
 from db.schema import SCHEMA
 from db.session import CONNECT_TIMEOUT_SECONDS
+from db.tables import TableRefused, is_projection
 
 VERSION_TABLE = "alembic_version"
 # Any number nobody else takes; the letters "sluice" in ASCII.
@@ -35,8 +38,45 @@ def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list
     with _locked(database_url) as connection:
         before = _tables(connection)
         for metadata in metadatas:
-            metadata.create_all(connection, checkfirst=True)
+            plain = [table for table in metadata.sorted_tables if not is_projection(table)]
+            metadata.create_all(connection, tables=plain, checkfirst=True)
         return sorted(_tables(connection) - before)
+
+
+def create_projections(
+    database_url: str, tables: Mapping[str, Table], revisions: Mapping[str, int]
+) -> list[str]:
+    """Every projection has a live generation and the view over it; returns those that were made.
+
+    May run twice. Raises TableRefused where something else has the view's name.
+    """
+    made = []
+    with _locked(database_url) as connection:
+        known = set(connection.scalars(text("SELECT projection FROM sluice.projections")))
+        for name, projection in sorted(tables.items()):
+            if name in known:
+                continue
+            if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(name)}) is not None:
+                raise TableRefused(
+                    f"projection {name}: {qualified(name)} is there already and is no projection's view:"
+                    " rename it, or the projection"
+                )
+            first_generation(projection).create(connection)
+            columns = [column.name for column in projection.columns]
+            connection.execute(text(view_text(name, columns, 1)))
+            connection.execute(
+                text("INSERT INTO sluice.projections VALUES (:projection, 1, 1)"), {"projection": name}
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO sluice.generations"
+                    " (projection, generation, state, revision, has_been_live, live_at)"
+                    " VALUES (:projection, 1, 'live', :revision, true, now())"
+                ),
+                {"projection": name, "revision": revisions[name]},
+            )
+            made.append(name)
+    return made
 
 
 def newest_revision() -> str | None:

@@ -8,25 +8,31 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql
 
 from db.arrays import bare_array, text_array
 from db.errors import RowsChanged
+from db.naming import qualified, quoted
 from db.session import Session, Statement
 from db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
 
-USERS_SCHEMA = "public"
 Document = Mapping[str, Any]
 """One row as column → value."""
-
-_quote = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
 class RowStatements:
-    """The statements of one declared table. Names come from its metadata, quoted; values are bound."""
+    """The statements of one declared table. Names come from its metadata, quoted; values are bound.
+
+    `stored_as` is the table that holds the rows, where that is another one: a projection's generation.
+    """
 
     table: Table
+    stored_as: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The table that holds the rows, unquoted."""
+        return self.stored_as or self.table.name
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -36,17 +42,17 @@ class RowStatements:
     @cached_property
     def target(self) -> str:
         """The quoted name."""
-        return f"{USERS_SCHEMA}.{_quote(self.table.name)}"
+        return qualified(self.name)
 
     @cached_property
     def key(self) -> str:
         """The quoted key column."""
-        return str(_quote(shape_of(self.table).key))
+        return str(quoted(shape_of(self.table).key))
 
     @cached_property
     def load(self) -> Statement:
         """Locks and reads rows by key, in key order, so that no two transactions wait in a circle."""
-        columns = ", ".join(_quote(name) for name in self.columns)
+        columns = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "load",
             f"SELECT {columns} FROM {self.target} WHERE {self.key} = ANY ($1) ORDER BY {self.key} FOR UPDATE",
@@ -56,7 +62,7 @@ class RowStatements:
     @cached_property
     def update(self) -> Statement:
         """Rewrites rows that the fold changed. The keys are given twice: they make the index scan."""
-        names = [_quote(name) for name in self.columns if _quote(name) != self.key]
+        names = [quoted(name) for name in self.columns if quoted(name) != self.key]
         return self._named(
             "update",
             f"""
@@ -70,7 +76,7 @@ class RowStatements:
     @cached_property
     def insert(self) -> Statement:
         """Adds rows that were absent. With the conflict target: another unique index must raise."""
-        names = ", ".join(_quote(name) for name in self.columns)
+        names = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "insert",
             f"""
@@ -88,8 +94,8 @@ class RowStatements:
 
     def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
         # Postgres cuts names at 63 bytes: two long table names must not share a statement.
-        mark = blake2b(self.table.name.encode(), digest_size=6).hexdigest()
-        return Statement(f"{verb}_{self.table.name[:32]}_{mark}", text, types)
+        mark = blake2b(self.name.encode(), digest_size=6).hexdigest()
+        return Statement(f"{verb}_{self.name[:32]}_{mark}", text, types)
 
 
 def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -109,7 +115,7 @@ def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str
     """Every row without its bookkeeping, by key: for checkers, not for the hot path."""
     shape = shape_of(statements.table)
     names = [shape.key, *shape.row_columns]
-    columns = ", ".join(_quote(name) for name in names)
+    columns = ", ".join(quoted(name) for name in names)
     text = f"SELECT {columns} FROM {statements.target} ORDER BY {statements.key}"
     rows = session.run(Statement(f"all_{blake2b(text.encode(), digest_size=16).hexdigest()}", text))
     return [(row[0], dict(zip(names[1:], map(readable, row[1:]), strict=True))) for row in rows]
@@ -141,12 +147,12 @@ LOCK_ABSENT = Statement(
 )
 
 
-def lock_absent_keys(session: Session, table: Table, keys: Sequence[str]) -> None:
+def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
     """Locks keys that have no row to lock, until the transaction ends.
 
     Without it one queue deletes a key and another writes it at an older version, and both see nothing.
     """
-    names = (f"{table.name}\0{key}".encode() for key in keys)
+    names = (f"{table}\0{key}".encode() for key in keys)
     numbers = (int.from_bytes(blake2b(n, digest_size=8).digest(), "big", signed=True) for n in names)
     session.run(LOCK_ABSENT, bare_array(sorted(numbers)))
 
@@ -158,9 +164,9 @@ LOAD_TOMBSTONES = Statement(
 )
 
 
-def load_tombstones(session: Session, table: Table, keys: Sequence[str]) -> dict[str, int]:
+def load_tombstones(session: Session, table: str, keys: Sequence[str]) -> dict[str, int]:
     """Versions of the newest Delete of these keys."""
-    return dict(session.run(LOAD_TOMBSTONES, table.name, text_array(keys)))
+    return dict(session.run(LOAD_TOMBSTONES, table, text_array(keys)))
 
 
 WRITE_TOMBSTONES = Statement(
@@ -174,10 +180,10 @@ WRITE_TOMBSTONES = Statement(
 )
 
 
-def write_tombstones(session: Session, table: Table, versions: Mapping[str, int]) -> None:
+def write_tombstones(session: Session, table: str, versions: Mapping[str, int]) -> None:
     """Keeps the versions of Deletes. Under the rows' or the keys' locks; may run twice."""
     if versions:
-        session.run(WRITE_TOMBSTONES, table.name, text_array(versions), bare_array(versions.values()))
+        session.run(WRITE_TOMBSTONES, table, text_array(versions), bare_array(versions.values()))
 
 
 def document(table: Table, key: str, values: Document, bookkeeping: Document) -> Document:
@@ -200,4 +206,4 @@ def _encode(documents: Sequence[Document]) -> str:
 
 def _expect(count: int, wanted: Sequence[Any], statements: RowStatements) -> None:
     if count != len(wanted):
-        raise RowsChanged(f"{statements.table.name}: wrote {count} rows where the fold foresaw {len(wanted)}")
+        raise RowsChanged(f"{statements.name}: wrote {count} rows where the fold foresaw {len(wanted)}")

@@ -31,6 +31,7 @@ BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
 SUPPORTED_TYPES = (String, Integer, Numeric, Float, Boolean, DateTime, Date, Uuid, LargeBinary, JSON, Enum)
 
 _INFO = "sluice"
+MAX_PROJECTION_BYTES = 50  # of a name: Postgres cuts at 63, and a generation adds its number to it
 
 
 class TableRefused(ValueError):
@@ -41,9 +42,17 @@ class Shape:
     """What Sluice knows of a user's table beyond SQLAlchemy; found again by `shape_of`."""
 
     def __init__(
-        self, table: Table, *, versions: Versions, merged: bool, deletable: bool, counters: Sequence[str]
+        self,
+        table: Table,
+        *,
+        versions: Versions,
+        merged: bool,
+        deletable: bool,
+        counters: Sequence[str],
+        projection: bool = False,
     ) -> None:
         self.name = table.name
+        self.projection = projection
         self.versions: Versions = versions
         self.merged = merged
         self.deletable = deletable
@@ -75,6 +84,66 @@ def entity_table(
     Adds `version` (bigint, null = older than all), `inserted_hash`, and `field_versions` where fields are
     merged. `counters` are the columns that only Increment writes. Raises TableRefused.
     """
+    return _make_table(
+        name,
+        metadata,
+        columns,
+        versions=versions,
+        merged=merged,
+        deletable=deletable,
+        counters=counters,
+        projection=False,
+    )
+
+
+def projection_table(
+    name: str,
+    metadata: MetaData,
+    *columns: Column[Any],
+    versions: Versions = "integer",
+    merged: bool = False,
+    deletable: bool = False,
+    counters: Sequence[str] = (),
+) -> Table:
+    """A table derived only from events: written by `@projects(..., into=it)` handlers alone.
+
+    Its name is that of a view over one generation, a table of its own; otherwise as `entity_table`. Nothing
+    refers to it by a foreign key: generations come and go. Raises TableRefused.
+    """
+    if len(name.encode()) > MAX_PROJECTION_BYTES:
+        raise TableRefused(
+            f"projection {name}: more than {MAX_PROJECTION_BYTES} bytes: no room for generations"
+        )
+    if any(column.foreign_keys for column in columns):
+        raise TableRefused(f"projection {name}: a foreign key: rows it names come by events of another order")
+    return _make_table(
+        name,
+        metadata,
+        columns,
+        versions=versions,
+        merged=merged,
+        deletable=deletable,
+        counters=counters,
+        projection=True,
+    )
+
+
+def generation_name(projection: str, generation: int) -> str:
+    """The table that holds a generation's rows."""
+    return f"{projection}_g{generation}"
+
+
+def _make_table(
+    name: str,
+    metadata: MetaData,
+    columns: Sequence[Column[Any]],
+    *,
+    versions: Versions,
+    merged: bool,
+    deletable: bool,
+    counters: Sequence[str],
+    projection: bool,
+) -> Table:
     own: list[Column[Any]] = [
         Column(VERSION, BigInteger, nullable=True),
         Column(INSERTED_HASH, Uuid, nullable=True),
@@ -85,18 +154,31 @@ def entity_table(
     if taken:
         raise TableRefused(f"table {name}: column {taken[0]} is kept by Sluice; choose another name")
     table = Table(name, metadata, *columns, *own)
-    shape = Shape(table, versions=versions, merged=merged, deletable=deletable, counters=counters)
+    shape = Shape(
+        table,
+        versions=versions,
+        merged=merged,
+        deletable=deletable,
+        counters=counters,
+        projection=projection,
+    )
     _refuse(table, shape)
     table.info[_INFO] = shape
     return table
 
 
 def shape_of(table: Table) -> Shape:
-    """The shape of a table made by `entity_table`. Raises TableRefused for any other."""
+    """The shape of a table made by the functions above. Raises TableRefused for any other."""
     shape = table.info.get(_INFO)
     if shape is None:
         raise TableRefused(f"table {table.name} was not made by entity_table(...); only such can be written")
     return cast(Shape, shape)
+
+
+def is_projection(table: Table) -> bool:
+    """Whether a table, of whatever kind, was made by `projection_table`."""
+    shape = table.info.get(_INFO)
+    return shape is not None and bool(shape.projection)
 
 
 def _only_key(table: Table) -> str:

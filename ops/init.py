@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient
 
-from db.migrate import create_user_tables, upgrade
+from db.migrate import create_projections, create_user_tables, upgrade
 from db.progress import register_entity
 from db.session import Session
 from ops.stack import StackUrls
@@ -21,6 +21,7 @@ class Initialised:
     topics: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
     """Entity type → the shard count that counts, as Postgres has it."""
+    projections: list[str] = field(default_factory=list)
 
 
 def initialise(
@@ -30,6 +31,7 @@ def initialise(
     made = Initialised()
     upgrade(urls.database_url)
     made.tables = create_user_tables(urls.database_url, registry.metadatas)
+    made.projections = create_projections(urls.database_url, registry.projection_tables, registry.revisions)
     made.topics = create_topics(urls.kafka_bootstrap_servers, registry, partitions, replication_factor)
     session = Session(urls.database_url, application_name="sluice init")
     try:

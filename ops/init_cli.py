@@ -44,6 +44,11 @@ def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
     return [
         f"tables made: {', '.join(made.tables) or 'none were missing'}",
         f"topics made: {', '.join(made.topics) or 'none were missing'}",
+        *(
+            f"projection made: {name}, empty; events from now on go into it, `sluice rebuild start {name}`"
+            " brings those before"
+            for name in made.projections
+        ),
         f"entity types: {', '.join(f'{name} ({shards} queues)' for name, shards in made.shards.items())}",
         *(
             f"{name}: the code says {declared[name]} shards, but {shards} count, as Postgres has them"

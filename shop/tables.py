@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Integer, MetaData, String
 
-from db.tables import entity_table
+from db.tables import entity_table, projection_table
 
 metadata = MetaData()
 
@@ -30,6 +30,17 @@ captures = entity_table(
         CheckConstraint("amount_cents > 0", name="capture_positive"),
         nullable=False,
     ),
+)
+
+# A projection: what accounting reads, computed from payments alone, and computed again where that was wrong.
+billing_line_items = projection_table(
+    "billing_line_items",
+    metadata,
+    Column("payment_id", String(64), primary_key=True),
+    Column("account_id", String(64), nullable=False, index=True),
+    Column("net_cents", BigInteger, nullable=False),
+    Column("tax_cents", BigInteger, nullable=False),
+    Column("gross_cents", BigInteger, nullable=False),
 )
 
 # The clock of the source decides which balance is newer: versions are timestamps.

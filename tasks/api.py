@@ -173,6 +173,9 @@ class Refused(Exception):
 
 
 Handler: TypeAlias = Callable[[Event[Any]], Iterator[Effect] | Iterable[Effect]]
+ProjectionHandler: TypeAlias = Callable[[Event[Any]], Iterator[ProjectionEffect]]
+"""Yields neither Emit nor Call: a type checker says so before a rebuild would."""
+P = TypeVar("P", bound=ProjectionHandler)
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,11 @@ def handles(*types: str) -> Callable[[F], F]:
     return lambda function: _mark(function, Handles(types))
 
 
-def projects(*types: str, into: Table, revision: int) -> Callable[[F], F]:
-    """Declares a projection handler: only writes to, and Reads of, the table `into`."""
+def projects(*types: str, into: Table, revision: int) -> Callable[[P], P]:
+    """Declares a projection handler: only writes to, and Reads of, the table `into`.
+
+    `revision` rises with every change of what the handlers of that table make of events.
+    """
     return lambda function: _mark(function, Projects(types, into, revision))
 
 

@@ -14,12 +14,13 @@ from db.session import Session
 from tasks.decode import decode
 from tasks.fates import DIED, LIVED, Verdict, judge_fates
 from tasks.faults import faults
+from tasks.feeding import Feeder
 from tasks.folded import Outcome, Settled
 from tasks.guard import Judgement, first_unapplied, judge
 from tasks.handlers import Registry
 from tasks.plan import Planned, plan_event
+from tasks.printable import printable
 from tasks.settling import Settler
-from tasks.store import printable
 from tasks.tries import Step, Tries
 from tasks.wire import Slice
 
@@ -54,7 +55,7 @@ class Applier:
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
-        self._settler = Settler(session, registry)
+        self._feeder = Feeder(session, registry)
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
         """Applies what fits of the slices; None where it gave up or halted the queue: the bridge sends again.
@@ -129,8 +130,15 @@ class Applier:
                     applied[lane] = piece.last
             if not events:
                 return Applied(Counter(), judgements)
-            entity = batch.queue.rpartition(".")[0]
-            settled = self._settler.settle(batch.queue, entity, events, singly=singly)
+            standing = self._feeder.read_standing()
+            settler = Settler(
+                self._session,
+                self._registry,
+                queue=batch.queue,
+                entity=batch.queue.rpartition(".")[0],
+                generations=standing.live,
+            )
+            settled = settler.settle(events, singly=singly)
             verdict = self._judge_deaths(row, settled)
             steps = _steps(settled, applied)
             assert lanes.epoch is not None
@@ -142,6 +150,8 @@ class Applier:
                     recent_fates=verdict.recent_fates,
                     accepted_deaths=verdict.accepted_deaths,
                 )
+            moved = {(step.topic, step.partition): step.applied_offset for step in steps}
+            self._feeder.feed(standing, batch.queue, lanes.applied, moved, settled)
             faults.reach("apply.before_commit")
         faults.reach("apply.committed")
         if row.halted_reason is not None:

@@ -12,6 +12,7 @@ SERVICE_QUEUES = (RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE)
 
 RELAY_TASK = "sluice.relay"
 EFFECT_TASK = "sluice.run_effect"
+REBUILD_TASK = "sluice.rebuild"
 
 EXCHANGE = Exchange("sluice", type="direct")  # type: ignore[no-untyped-call]
 

@@ -32,7 +32,7 @@ from tasks.call_states import (
 )
 from tasks.faults import faults
 from tasks.handlers import EffectEntry, Registry
-from tasks.store import printable
+from tasks.printable import MAX_ERROR_CHARACTERS, printable
 
 log = structlog.get_logger("sluice.effects")
 
@@ -42,7 +42,6 @@ T = TypeVar("T")
 # counts, so it is tried to the end of this.
 STORE_PATIENCE_SECONDS = 20.0
 STORE_PAUSE_SECONDS = 0.5
-MAX_ERROR_CHARACTERS = 2_000
 EXPIRED_ROWS = 100  # of one transaction
 
 

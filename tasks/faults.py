@@ -25,6 +25,11 @@ POINTS = frozenset(
         "effect.stored",
         "redrive.before_commit",
         "redrive.committed",  # one transaction of it
+        "rebuild.before_commit",  # of a chunk
+        "rebuild.committed",
+        "swap.before",  # everything looked at, no lock taken
+        "swap.before_commit",  # view replaced
+        "swap.committed",
     }
 )
 ACTIONS = frozenset({"kill", "stop", "raise"})

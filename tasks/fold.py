@@ -10,7 +10,7 @@ from sqlalchemy import Table
 
 from db.errors import DeploymentBroken
 from db.records import LedgerRow, OutboxRow
-from db.tables import TableRefused, shape_of
+from db.tables import Shape, TableRefused, shape_of
 from tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
 from tasks.decode import Decoded
 from tasks.emitting import outbox_row, trace_of
@@ -148,6 +148,10 @@ class _Scratch:
     def apply(self, run: HandlerRun, effect: Effect) -> Any:
         """One effect; returns the row for a Read."""
         self.ordinal += 1
+        if self.memory.refuse is not None:
+            self.memory.refuse(run, effect)
+        if run.into is not None:
+            _check_projects(run, run.into, effect)
         match effect:
             case Emit():
                 self.fates.add(Outcome.APPLIED)
@@ -158,9 +162,8 @@ class _Scratch:
                 self.fates.add(Outcome.APPLIED)
                 self.call(run, effect)
             case Read(table, key):
-                return view(
-                    shape_of(table), checked_key(table, key), self.row(table, checked_key(table, key))
-                )
+                shape = _own_shape(run, table)
+                return view(shape, checked_key(table, key), self.row(table, checked_key(table, key)))
             case Insert() | Upsert() | Merge() | Increment() | Delete():
                 self.write(run, effect)
             case _:
@@ -176,7 +179,7 @@ class _Scratch:
         """One write. Raises _Ended where it took no effect, Conflict where it contradicts the row."""
         table = write.table
         key = checked_key(table, write.key)
-        shape = shape_of(table)
+        shape = _own_shape(run, table)
         fate, after = written(shape, self.row(table, key), write, run.event)
         if fate is None:
             assert isinstance(write, Increment)
@@ -215,3 +218,23 @@ class _Scratch:
             self.calls.append(made)
         elif known != fingerprint:
             self.call_conflicts.append(made)
+
+
+def _check_projects(run: HandlerRun, into: Table, effect: Effect) -> None:
+    """A projection handler writes and reads its table, and nothing else: else a rebuild would repeat it."""
+    if isinstance(effect, Emit | Call):
+        raise DeploymentBroken(
+            f"{run.entry.name} projects into {into.name} and yielded a {type(effect).__name__}:"
+            " a rebuild would repeat it; yield it from a handler of its own"
+        )
+    if getattr(effect, "table", into) is not into:
+        raise DeploymentBroken(f"{run.entry.name} projects into {into.name} and yielded {effect!r:.200}")
+
+
+def _own_shape(run: HandlerRun, table: Table) -> Shape:
+    shape = shape_of(table)
+    if shape.projection and run.into is not table:
+        raise DeploymentBroken(
+            f"{run.entry.name} touches projection {table.name}: only its own @projects handlers may"
+        )
+    return shape

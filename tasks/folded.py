@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import Table
 
 from db.records import LedgerRow, OutboxRow
-from tasks.plan import Planned
+from tasks.api import Effect
+from tasks.plan import HandlerRun, Planned
 from tasks.rows import Row
 
 T = TypeVar("T")
@@ -66,6 +67,8 @@ class Memory:
     load_effect: Callable[[str], UUID | None]
     effects: frozenset[str]
     """Names of the declared effects."""
+    refuse: Callable[[HandlerRun, Effect], None] | None = None
+    """Raises for an effect that must not be here: a rebuild says so once more."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, Known] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from sqlalchemy import MetaData, Table
 
@@ -13,6 +13,7 @@ from db.tables import TableRefused, shape_of
 from tasks.api import MARK, EffectDeclaration, Entity, Event, Handler, Handles, Projects, Topic
 
 E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
+FIRST_REVISION = 1
 MAX_ENTITY_NAME = 64  # characters: it is the beginning of every queue's name
 
 
@@ -42,6 +43,9 @@ class ProjectionEntry:
     revision: int
 
 
+AnyEntry: TypeAlias = HandlerEntry | ProjectionEntry
+
+
 @dataclass(frozen=True)
 class EffectEntry:
     """One collected effect function."""
@@ -59,6 +63,10 @@ class Registry:
     handlers: dict[str, tuple[HandlerEntry, ...]] = field(default_factory=dict)
     """Event type → its handlers, in the order of their names."""
     projections: dict[str, tuple[ProjectionEntry, ...]] = field(default_factory=dict)
+    """Event type → the projection handlers it has, in the order of their names."""
+    projection_tables: dict[str, Table] = field(default_factory=dict)
+    """Projection → its table, and below the revision of the code that fills it."""
+    revisions: dict[str, int] = field(default_factory=dict)
     effects: dict[str, EffectEntry] = field(default_factory=dict)
     outgoing_topics: set[str] = field(default_factory=set)
     """Topics that handlers emit to, as far as the modules say so."""
@@ -124,10 +132,7 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
             for kind in _distinct(types, name):
                 registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
         case Projects(types, into, revision):
-            try:
-                shape_of(into)
-            except TableRefused as error:
-                raise HandlersRefused(f"{name}: {error}") from error
+            _add_projection(registry, into, revision, name)
             projection = ProjectionEntry(name, types, function, _data_type(function, name), into, revision)
             for kind in _distinct(types, name):
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
@@ -138,6 +143,25 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
                     f"effect {effect} is declared twice: {other.function.__qualname__} and {name}"
                 )
             registry.effects[effect] = EffectEntry(declaration, function)
+
+
+def _add_projection(registry: Registry, into: Table, revision: int, name: str) -> None:
+    try:
+        shape = shape_of(into)
+    except TableRefused as error:
+        raise HandlersRefused(f"{name}: {error}") from error
+    if not shape.projection:
+        raise HandlersRefused(f"{name}: into={into.name}, which was not made by projection_table(...)")
+    if registry.projection_tables.setdefault(into.name, into) is not into:
+        raise HandlersRefused(f"two tables are called {into.name} (again in {name})")
+    if revision < FIRST_REVISION:
+        raise HandlersRefused(f"{name}: revision {revision}; revisions begin at {FIRST_REVISION}")
+    known = registry.revisions.setdefault(into.name, revision)
+    if known != revision:
+        raise HandlersRefused(
+            f"{name}: revision {revision} of {into.name}, another of its handlers has {known}:"
+            " they fill one table, so they have one revision"
+        )
 
 
 def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:

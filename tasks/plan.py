@@ -10,7 +10,7 @@ from sqlalchemy import Table
 from db.errors import DeploymentBroken
 from tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from tasks.decode import Decoded, convert_data
-from tasks.handlers import HandlerEntry, Registry
+from tasks.handlers import AnyEntry, ProjectionEntry, Registry
 
 
 @dataclass(slots=True)
@@ -20,11 +20,16 @@ class HandlerRun:
     A handler that reads no row does not depend on any, so this run is the only one it needs.
     """
 
-    entry: HandlerEntry
+    entry: AnyEntry
     event: Event[Any]
     effects: list[Effect]
     error: Exception | None = None
     reads: bool = False
+
+    @property
+    def into(self) -> Table | None:
+        """The projection that this handler fills: all that it may touch. None: it fills none."""
+        return self.entry.into if isinstance(self.entry, ProjectionEntry) else None
 
     def play(self) -> Generator[Effect, Any, None]:
         """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
@@ -63,12 +68,34 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
     event = decoded.event
     if event is None:
         return Planned(decoded)
-    entries = registry.handlers.get(event.type)
-    if entries is None:
+    entries: tuple[AnyEntry, ...] = registry.handlers.get(event.type, ())
+    entries += registry.projections.get(event.type, ())
+    if not entries:
         if event.type in topic.ignores:
             return Planned(decoded, ignored=True)
         known = f"no handler for type {event.type!r} and topic {topic.name} does not ignore it"
         return Planned(decoded, error=NoHandler(known))
+    return _run(decoded, event, entries)
+
+
+def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> Planned:
+    """As `plan_event`, for one projection alone: whatever it does not handle is ignored."""
+    event = decoded.event
+    if event is None:
+        return Planned(decoded, parks=False)
+    entries = [entry for entry in registry.projections.get(event.type, ()) if entry.into is projection]
+    planned = _run(decoded, event, entries) if entries else Planned(decoded, ignored=True)
+    planned.parks = False
+    return planned
+
+
+def part_of(planned: Planned, projection: Table) -> Planned:
+    """What one projection's handlers make of an event that is planned already."""
+    runs = [run for run in planned.runs if run.into is projection]
+    return Planned(planned.decoded, runs, ignored=not runs, parks=False)
+
+
+def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Planned:
     try:
         return Planned(decoded, [_first_run(entry, _typed(event, entry.data_type)) for entry in entries])
     except DeploymentBroken:
@@ -96,7 +123,7 @@ def _typed(event: Event[Any], data_type: Any) -> Event[Any]:
     return event if data is event.data else msgspec.structs.replace(event, data=data)
 
 
-def _first_run(entry: HandlerEntry, event: Event[Any]) -> HandlerRun:
+def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
     try:
         for effect in entry.function(event):

@@ -16,12 +16,14 @@ from db.errors import DeploymentBroken, needs_new_connection
 from db.session import Session
 from tasks.decode import decode
 from tasks.faults import faults
+from tasks.feeding import Feeder
 from tasks.folded import Outcome, Settled
 from tasks.handlers import Registry
 from tasks.plan import Planned, plan_event
+from tasks.printable import MAX_ERROR_CHARACTERS, printable
 from tasks.routing import queue_name, shard_of
 from tasks.settling import Settler
-from tasks.store import MAX_ERROR_CHARACTERS, printable, processed_row
+from tasks.store import processed_row
 from tasks.tries import Step, Tries
 from tasks.wire import Record
 
@@ -54,7 +56,7 @@ class Redriver:
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
-        self._settler = Settler(session, registry)
+        self._feeder = Feeder(session, registry)
 
     def redrive_once(self, entity: str, key: str) -> Redriven:
         """The entity's oldest letters, in one transaction. May run often, and be killed anywhere.
@@ -108,11 +110,22 @@ class Redriver:
         self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
     ) -> None:
         events = [self._plan(letter) for letter in letters]
-        settled = self._settler.settle(queue, entity, events, singly=singly, redriving=True)
+        standing = self._feeder.read_standing()
+        settler = Settler(
+            self._session,
+            self._registry,
+            queue=queue,
+            entity=entity,
+            generations=standing.live,
+            redriving=True,
+        )
+        settled = settler.settle(events, singly=singly)
         for letter, one in zip(letters, settled, strict=True):
             self._note(letter, one, redriven)
         self._remember(letters, settled)
         self._recount(letters, settled)
+        was = [letter.outcome for letter in letters]
+        self._feeder.feed_redriven(standing, queue, list(zip(settled, was, strict=True)))
 
     def _lock(self, entity: str, key: str) -> str:
         """Takes the lock of the entity's queue; its name."""

@@ -1,6 +1,6 @@
 """Folds events and writes what they come to, within a transaction that somebody else began and commits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from db.errors import QUERY_CANCELED, ErrorKind, classify, sqlstate
 from db.session import Session
@@ -16,60 +16,69 @@ CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refuse
 class Settler:
     """Settles events of one queue, whose lock the caller holds."""
 
-    def __init__(self, session: Session, registry: Registry) -> None:
-        self._session = session
-        self._registry = registry
-
-    def settle(
-        self, queue: str, entity: str, events: Sequence[Planned], *, singly: bool, redriving: bool = False
-    ) -> list[Settled]:
-        """What became of the events, written. Raises what Postgres refuses, unless they go singly.
+    def __init__(
+        self,
+        session: Session,
+        registry: Registry,
+        *,
+        queue: str,
+        entity: str,
+        generations: Mapping[str, int],
+        redriving: bool = False,
+    ) -> None:
+        """`generations`: projection → its live one, as read under the lock.
 
         `redriving`: these are letters of one entity, which are applied although they are known and it is
         parked. Letters and identities are then left to the caller, who knows what they were.
         """
-        if singly:
-            return self._settle_singly(queue, entity, events, redriving)
-        return self._settle(queue, entity, events, redriving)
+        self._session = session
+        self._registry = registry
+        self._queue = queue
+        self._entity = entity
+        self._generations = generations
+        self._redriving = redriving
 
-    def _settle(self, queue: str, entity: str, events: Sequence[Planned], redriving: bool) -> list[Settled]:
-        store = Store(self._session, self._registry, entity, redriving)
+    def settle(self, events: Sequence[Planned], *, singly: bool) -> list[Settled]:
+        """What became of the events, written. Raises what Postgres refuses, unless they go singly."""
+        return self._settle_singly(events) if singly else self._settle(events)
+
+    def _settle(self, events: Sequence[Planned]) -> list[Settled]:
+        store = self._store()
         memory = store.load(events)
         folded = fold(events, memory)
-        store.write_back(queue, memory, folded)
+        store.write_back(self._queue, memory, folded)
         self._session.defer(CHECK_CONSTRAINTS)
         return folded.settled
 
-    def _settle_singly(
-        self, queue: str, entity: str, events: Sequence[Planned], redriving: bool
-    ) -> list[Settled]:
+    def _settle_singly(self, events: Sequence[Planned]) -> list[Settled]:
         """Event by event, each in a savepoint: what Postgres refuses is that event's death."""
         settled: list[Settled] = []
         for event in events:
-            if redriving and settled and _blocks(settled[-1]):
+            if self._redriving and settled and _blocks(settled[-1]):
                 settled.append(Settled(event, Outcome.WAITING))
                 continue
             self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
             try:
-                one = self._settle(queue, entity, [event], redriving)
+                one = self._settle([event])
                 self._session.command("RELEASE SAVEPOINT event")
             except Exception as error:
                 if classify(error) is not ErrorKind.REJECTED and sqlstate(error) != QUERY_CANCELED:
                     raise
                 self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                one = self._bury(queue, entity, event, error, redriving)
+                one = self._bury(event, error)
             settled += one
         return settled
 
-    def _bury(
-        self, queue: str, entity: str, event: Planned, error: Exception, redriving: bool
-    ) -> list[Settled]:
-        store = Store(self._session, self._registry, entity, redriving)
+    def _bury(self, event: Planned, error: Exception) -> list[Settled]:
+        store = self._store()
         memory = store.load([])
         dead = Folded()
         dead.bury(event, error, memory)
-        store.write_back(queue, memory, dead)
+        store.write_back(self._queue, memory, dead)
         return dead.settled
+
+    def _store(self) -> Store:
+        return Store(self._session, self._registry, self._entity, self._generations, self._redriving)
 
 
 def _blocks(settled: Settled) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 
-from tasks.broker import EFFECT_TASK, RELAY_TASK, SERVICE_QUEUES, apply_queue, make_celery
+from tasks.broker import EFFECT_TASK, REBUILD_TASK, RELAY_TASK, SERVICE_QUEUES, apply_queue, make_celery
 from tasks.faults import faults
 from tasks.health import TOUCH_EVERY_SECONDS, touch_health
 from tasks.log import configure_logs
@@ -17,6 +17,7 @@ from worker.schedule import (
     MAX_INTERVAL_SECONDS,
     PURGE_TASK,
     SELF_CHECK_TASK,
+    START_REBUILDS_TASK,
     SluiceScheduler,
 )
 
@@ -79,6 +80,14 @@ def _define_tasks(app: Celery, process: WorkerProcess) -> None:
     @app.task(name=EFFECT_TASK, **early)  # type: ignore[untyped-decorator]
     def run_effect(effect_key: str) -> None:
         process.run_effect(effect_key)
+
+    @app.task(name=REBUILD_TASK, **early)  # type: ignore[untyped-decorator]
+    def rebuild(projection: str, generation: int, topic: str, partition: int) -> None:
+        process.rebuild(projection, generation, (topic, partition))
+
+    @app.task(name=START_REBUILDS_TASK, **early)  # type: ignore[untyped-decorator]
+    def start_rebuilds() -> None:
+        process.start_rebuilds()
 
     @app.task(name=EXPIRE_LEASES_TASK, **early)  # type: ignore[untyped-decorator]
     def expire_leases() -> None:

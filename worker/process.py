@@ -9,18 +9,21 @@ from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from db.errors import ErrorKind, classify, needs_new_connection
+from db.generation_lanes import read_lagging
+from db.progress import Place
 from db.queues import read_queue_names
 from db.self_check import read_troubles
 from db.session import BATCH_PLANS, QUEUE_PLANS, Session
 from tasks.api import EffectDeclaration
 from tasks.apply import Applier
-from tasks.broker import EFFECT_TASK, EFFECTS_QUEUE, apply_queue
+from tasks.broker import EFFECT_TASK, EFFECTS_QUEUE, REBUILD_QUEUE, REBUILD_TASK, apply_queue
 from tasks.collector import tune_collector
 from tasks.dispatch import Dispatcher
 from tasks.effects import Executor, expire_leases
 from tasks.handlers import HandlersRefused, Registry, collect_handlers
 from tasks.kick import Kick
 from tasks.producer import ConfluentProducer
+from tasks.rebuild import Rebuilder
 from tasks.relay import Relay
 from tasks.retention import purge, read_topic_configs
 from tasks.settings import Settings
@@ -78,6 +81,28 @@ class WorkerProcess:
         """One call, if it is due."""
         with _Outages(self._effects_session, "effect"):
             self._executor.run(effect_key)
+
+    def rebuild(self, projection: str, generation: int, place: Place) -> None:
+        """One turn of a rebuild at one partition."""
+        with _Outages(self._rebuild_session, "rebuild"):
+            self._rebuilder.run(projection, generation, place)
+
+    def start_rebuilds(self) -> None:
+        """Tells the rebuild workers what lags, once they have nothing else to do.
+
+        No turn calls its successor: two calls for one partition would become two for ever.
+        """
+        with _Outages(self._maintenance_session, "rebuilds"):
+            lagging = read_lagging(self._maintenance_session)
+            if lagging and self._kick.count_waiting(REBUILD_QUEUE) == 0:
+                for what in lagging:
+                    self._app.send_task(
+                        REBUILD_TASK,
+                        args=list(what),
+                        queue=apply_queue(REBUILD_QUEUE),
+                        retry=False,
+                        ignore_result=True,
+                    )
 
     def expire_leases(self) -> None:
         """Calls that were never answered."""
@@ -154,6 +179,14 @@ class WorkerProcess:
     @cached_property
     def _executor(self) -> Executor:
         return Executor(self._effects_session, self.registry)
+
+    @cached_property
+    def _rebuild_session(self) -> Session:
+        return self._open("rebuild", BATCH_PLANS)
+
+    @cached_property
+    def _rebuilder(self) -> Rebuilder:
+        return Rebuilder(self._rebuild_session, self.registry, self._settings.kafka_bootstrap_servers)
 
     @cached_property
     def _maintenance_session(self) -> Session:

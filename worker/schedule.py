@@ -18,6 +18,7 @@ MAX_INTERVAL_SECONDS = 1.0  # beat wakes at least this often: another one's end 
 EXPIRE_LEASES_TASK = "sluice.expire_leases"
 PURGE_TASK = "sluice.purge"
 SELF_CHECK_TASK = "sluice.self_check"
+START_REBUILDS_TASK = "sluice.start_rebuilds"
 
 
 def _every(seconds: float, task: str, queue: str) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def _every(seconds: float, task: str, queue: str) -> dict[str, Any]:
 SCHEDULE = {
     # The safety net under the kicks, and what dispatches calls whose back-off is over.
     "relay and dispatch": _every(1.0, RELAY_TASK, RELAY_QUEUE),
+    "rebuilds": _every(1.0, START_REBUILDS_TASK, MAINTENANCE_QUEUE),
     "leases": _every(5.0, EXPIRE_LEASES_TASK, MAINTENANCE_QUEUE),
     "self-check": _every(60.0, SELF_CHECK_TASK, MAINTENANCE_QUEUE),
     "purge": _every(3_600.0, PURGE_TASK, MAINTENANCE_QUEUE),

@@ -12,6 +12,7 @@ SCHEMA = "sluice"
 
 OUTCOMES = ("applied", "duplicate", "stale", "conflict", "waiting", "dead", "ignored")
 EFFECT_STATES = ("pending", "running", "succeeded", "failed", "uncertain")
+GENERATION_STATES = ("building", "failed", "ready", "live", "retired")
 DEAD_LETTER_STATES = ("dead", "waiting", "dropped", "done")
 
 metadata = MetaData(

@@ -2,6 +2,7 @@
 
 from shop.effects import capture_payment, send_email
 from shop.handlers.balances import set_balance
+from shop.handlers.billing import bill_payment
 from shop.handlers.captures import capture_approved
 from shop.handlers.orders import place_order
 from shop.handlers.payments import receive_payment
@@ -10,6 +11,7 @@ from shop.handlers.users import change_user, delete_user, replace_user
 from shop.topics import outgoing_topics, topics
 
 __all__ = [
+    "bill_payment",
     "capture_approved",
     "capture_payment",
     "change_user",

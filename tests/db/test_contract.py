@@ -55,7 +55,7 @@ def applied(
     try:
         with session.transaction():
             for batch in batches:
-                store = Store(session, REGISTRY, ENTITY)
+                store = Store(session, REGISTRY, ENTITY, {})
                 memory = store.load(batch)
                 if forgetful:
                     memory.identities.clear()

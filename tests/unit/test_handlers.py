@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
 import shop.tables
-from db.tables import entity_table
-from tasks.api import Effect, Entity, Event, Topic, effect, handles, projects
+from db.tables import entity_table, projection_table
+from tasks.api import Effect, Entity, Event, ProjectionEffect, Topic, effect, handles, projects
 from tasks.handlers import HandlersRefused, collect_handlers, collect_modules
 
 THING = Entity("thing", 2)
 TOPICS = (Topic("things", entity=THING),)
-view = entity_table("view", MetaData(), Column("id", String, primary_key=True))
+view = projection_table("view", MetaData(), Column("id", String, primary_key=True))
+entities = entity_table("entities", MetaData(), Column("id", String, primary_key=True))
 plain = Table("plain", MetaData(), Column("id", String, primary_key=True))
 
 
@@ -34,7 +35,7 @@ def also_on_thing(event: Event[Any]) -> Iterator[Effect]:
 
 @handles("thing.c")
 @projects("thing.a", into=view, revision=3)
-def project_thing(event) -> Iterator[Effect]:  # type: ignore[no-untyped-def]
+def project_thing(event) -> Iterator[ProjectionEffect]:  # type: ignore[no-untyped-def]
     yield from ()
 
 
@@ -99,7 +100,7 @@ def of_unknown(event: "Event[Nowhere]") -> Iterator[Effect]:  # type: ignore[nam
     yield from ()
 
 
-def twin(event: Event[Any]) -> Iterator[Effect]:
+def twin(event: Event[Any]) -> Iterator[ProjectionEffect]:
     yield from ()
 
 
@@ -137,6 +138,12 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
      lambda: module(a=handles("a")(twin), b=handles("a")(other_twin)), r"two handlers are called .*\.twin"),
     ("a projection into a plain table",
      lambda: projects("a", into=plain, revision=1)(twin), "table plain was not made by"),
+    ("a projection into an entity's table",
+     lambda: projects("a", into=entities, revision=1)(twin), "into=entities, which was not made by projection_table"),
+    ("a projection of two revisions",
+     lambda: module(a=project_thing, b=projects("a", into=view, revision=4)(twin)),
+     "revision [34] of view, another of its handlers has [34]"),
+    ("a revision below the first", lambda: projects("a", into=view, revision=0)(twin), "revisions begin at 1"),
     ("an effect twice",
      lambda: module(a=notify, b=_other_notify()), "effect notify is declared twice: notify and .*elsewhere"),
     ("a topic twice, differently",
