@@ -1,0 +1,217 @@
+"""What `sluice rebuild` changes, each under the locks that make it one step for live traffic."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
+
+from db import generation_lanes, generation_tables, projections, reports
+from db.audit import Decision, insert_audits
+from db.comparing import ONE_SNAPSHOT, PATIENCE, Comparer, Comparison
+from db.generation_lanes import read_lane_states
+from db.projections import Generation
+from db.session import Session
+from db.tables import generation_name
+from ops.decisions import NotDone
+from ops.printing import as_json
+from ops.rebuild.report import report_document
+from tasks.faults import faults
+from tasks.handlers import Registry
+
+# Live traffic stands still while all queues are locked: rather try again than wait for the last one long.
+LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
+VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
+
+
+class Behind(Exception):
+    """Lanes of the generation are behind live just now: it may be otherwise in a moment."""
+
+
+def require_generation(
+    session: Session, projection: str, generation: int | None, states: tuple[str, ...], what: str
+) -> Generation:
+    """The generation, or the only one in one of these states. Raises NotDone."""
+    found = projections.read_generations(session, projection)
+    if not found:
+        raise NotDone(f"there is no projection {projection}: `sluice rebuild status` lists them")
+    if generation is not None:
+        named = [one for one in found if one.generation == generation]
+        if not named:
+            raise NotDone(f"{projection} has no generation {generation}")
+        if named[0].state not in states:
+            raise NotDone(f"generation {generation} of {projection} is {named[0].state}: {what}")
+        return named[0]
+    fitting = [one for one in found if one.state in states]
+    if len(fitting) != 1:
+        numbers = ", ".join(f"{one.generation} is {one.state}" for one in found)
+        raise NotDone(
+            f"{projection}: {what}; {'none' if not fitting else 'more than one'} is"
+            f" {' or '.join(states)} ({numbers}): name it by --generation"
+        )
+    return fitting[0]
+
+
+def begin(
+    session: Session,
+    projection: str,
+    *,
+    revision: int,
+    rate: int | None,
+    compacted_topics: list[str],
+    decision: Decision,
+) -> int:
+    """A new generation is building; its number. What an earlier attempt left over is cleared away."""
+    with patiently(projection), session.transaction():
+        live = projections.lock_projection(session, projection)
+        if live is None:
+            raise NotDone(f"projection {projection} has no row: run `sluice init`")
+        for table in generation_tables.read_left_over(session, projection):
+            generation_tables.drop_table(session, table)
+        number = projections.number_generation(session, projection)
+        generation_tables.make_like(
+            session, generation_name(projection, number), generation_name(projection, live)
+        )
+    with patiently(projection), session.transaction():
+        lock_all(session)
+        generation_lanes.give_lanes(session)
+        projections.begin_generation(
+            session,
+            projection,
+            number,
+            revision=revision,
+            rate=rate,
+            compacted_topics=msgspec.json.encode(compacted_topics).decode(),
+        )
+        details = {"generation": number, "revision": revision, "rate": rate}
+        insert_audits(session, decision, [(projection, as_json(details))])
+    return number
+
+
+def set_pace(
+    session: Session, generation: Generation, *, paused: bool, rate: int | None, decision: Decision
+) -> None:
+    """Whether its rebuild goes on, and how fast. May run twice."""
+    with session.transaction():
+        projections.set_pace(session, generation.projection, generation.generation, paused=paused, rate=rate)
+        details = {"generation": generation.generation, "paused": paused, "rate": rate}
+        insert_audits(session, decision, [(generation.projection, as_json(details))])
+
+
+def drop(session: Session, generation: Generation, decision: Decision) -> None:
+    """The generation, its rows and its reports are gone. Raises NotDone for the live one."""
+    with patiently(generation.projection), session.transaction():
+        lock_all(session)
+        if projections.lock_projection(session, generation.projection) == generation.generation:
+            raise NotDone(f"generation {generation.generation} is live: readers see it")
+        projections.delete_generation(session, generation.projection, generation.generation)
+        generation_tables.drop_table(session, generation.table)
+        details = {"generation": generation.generation, "state": generation.state}
+        insert_audits(session, decision, [(generation.projection, as_json(details))])
+
+
+def compare(
+    session: Session,
+    registry: Registry,
+    generation: Generation,
+    *,
+    say: Callable[[Comparison], None] = lambda _: None,
+) -> reports.Report:
+    """Compares with the live generation at one cut, and stores what was found. Raises Behind."""
+    projection = generation.projection
+    with session.transaction(ONE_SNAPSHOT):
+        session.command(PATIENCE)
+        live = projections.read_standing(session).live[projection]
+        require_lockstep(session, projection, generation.generation)
+        comparer = Comparer(
+            session,
+            registry.projection_tables[projection],
+            generation_name(projection, live),
+            generation.table,
+        )
+        found = Comparison()
+        for found in comparer.run():
+            say(found)
+        passed = generation_lanes.read_passed(session, projection, generation.generation)
+        deaths = generation_lanes.read_deaths(session, projection, generation.generation, 20)
+        document = report_document(found, passed, deaths)
+    reports.insert_report(
+        session, projection, generation.generation, live, found.differences, as_json(document)
+    )
+    stored = reports.read_newest_report(session, projection, generation.generation)
+    assert stored is not None
+    return stored
+
+
+def approve(session: Session, report: reports.Report, decision: Decision) -> None:
+    """The differences are wanted. May run twice."""
+    with session.transaction():
+        if reports.approve_report(session, report.id, decision.actor):
+            details = {"generation": report.generation, "report": report.id, "differing": report.differing}
+            insert_audits(session, decision, [(report.projection, as_json(details))])
+
+
+def swap(session: Session, registry: Registry, generation: Generation, decision: Decision) -> int:
+    """Readers see this generation from now on; the one they saw before, which is fed from now on.
+
+    One short transaction under the locks of all queues. Raises Behind, and NotDone where a lock was not to
+    be had: nothing has changed then. May run again after being killed anywhere.
+    """
+    projection = generation.projection
+    table = registry.projection_tables[projection]
+    columns = [column.name for column in table.columns]
+    with patiently(projection), session.transaction():
+        lock_all(session)
+        before = projections.lock_projection(session, projection)
+        if before is None or before == generation.generation:
+            raise NotDone(f"generation {generation.generation} of {projection} is live already")
+        # Under the locks: whatever was looked at before may be otherwise by now.
+        now = require_generation(
+            session, projection, generation.generation, ("ready", "retired"), "look again"
+        )
+        require_lockstep(session, projection, now.generation)
+        # A reader in a long query has the view: nobody is to wait for him, with all queues locked.
+        session.command(VIEW_PATIENCE)
+        session.command(generation_tables.view_text(projection, columns, now.generation))
+        projections.set_live(session, projection, now.generation)
+        projections.set_state(session, projection, now.generation, "live")
+        projections.set_state(session, projection, before, "retired")
+        generation_lanes.follow_live(session, projection, before)
+        insert_audits(session, decision, [(projection, as_json({"from": before, "to": now.generation}))])
+        faults.reach("swap.before_commit")
+    faults.reach("swap.committed")
+    return before
+
+
+def lock_all(session: Session) -> None:
+    """Takes the locks of all queues, or raises what `patiently` translates."""
+    session.command(LOCK_PATIENCE)
+    generation_tables.lock_queues(session)
+
+
+def require_lockstep(session: Session, projection: str, generation: int) -> None:
+    """Raises Behind unless every lane is exactly where live is."""
+    lanes = [
+        lane for lane in read_lane_states(session, projection, generation) if lane.live != lane.generation
+    ]
+    if lanes:
+        first = lanes[0]
+        raise Behind(
+            f"{len(lanes)} lanes of generation {generation} are behind live, the first is"
+            f" {first.topic}[{first.partition}] in {first.queue}: {first.generation} of {first.live}"
+        )
+
+
+@contextmanager
+def patiently(projection: str) -> Iterator[None]:
+    """Raises NotDone where somebody holds a lock for too long, or depends on a table."""
+    try:
+        yield
+    except DependentObjectsStillExist as error:
+        detail = str(error.diag.message_detail or error).splitlines()[0]
+        raise NotDone(f"{projection}: {detail}; make it read the view {projection} instead") from error
+    except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
+        raise NotDone(
+            f"{projection}: a queue or the view was in somebody's hand for too long: nothing was changed,"
+            " try again"
+        ) from error
