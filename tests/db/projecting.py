@@ -122,7 +122,11 @@ class Bench(applying.Bench):
 
     def begin(self, **more: Any) -> int:
         """A generation by this code."""
-        options = {"revision": self.registry.revisions["totals"], "rate": None, "compacted_topics": []}
+        options: dict[str, Any] = {
+            "revision": self.registry.revisions["totals"],
+            "rate": None,
+            "compacted_topics": [],
+        }
         return changes.begin(self.session, "totals", **{**options, **more}, decision=DECISION)
 
     def rebuild(self, generation: int, *, seconds: float = 20.0) -> bool:

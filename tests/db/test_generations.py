@@ -9,12 +9,13 @@ import pytest
 
 from ops.decisions import NotDone
 from ops.rebuild import changes
-from tasks import chunks, rebuild
+from tasks import chunks, feeding, rebuild
 from tasks.api import Call, Effect, Emit, Event, Upsert, handles, projects
 from tasks.feeding import NotThisRevision
 from tasks.redrive import Redriver
 from tests.db.applying import Thing, made, thing_set, things
 from tests.db.projecting import DECISION, Bench, create, poison, registry, totals
+from tests.waiting import wait_until
 
 LEAVING = """
 SELECT count(*) FROM sluice.outbox_events UNION ALL SELECT count(*) FROM sluice.executed_side_effects
@@ -303,12 +304,12 @@ def test_a_handler_that_writes_a_projection_halts_the_queue(bench: Bench) -> Non
 def rebuild_while_an_event_comes(
     bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """Live applies the next event while a chunk is folded that goes as far as the log; the generation's rows."""
+    """Live applies the next event while a chunk is folded; the generation's rows afterwards."""
     bench.live(thing_set(0, "a", 1))
     bench.log.append(thing_set(1, "b", 2))
     number = bench.begin()
     applying = threading.Thread(target=other.catch_up)
-    fold = rebuild.apply_to_generation
+    fold = feeding.apply_to_generation
 
     def fold_slowly(*arguments: Any) -> Any:
         if applying.ident is None:
