@@ -80,6 +80,23 @@ def read_assignments(session: Session, places: Iterable[Place]) -> dict[Place, A
     return found
 
 
+READ_REACH = Statement(
+    "read_reach",
+    """
+    SELECT p.topic, p.partition, greatest(p.watermark - 1, max(l.applied_offset))
+    FROM sluice.partition_progress p
+    LEFT JOIN sluice.lane_progress l
+        ON l.topic = p.topic AND l.partition = p.partition AND l.epoch = p.epoch
+    GROUP BY p.topic, p.partition, p.watermark
+    """,
+)
+
+
+def read_reach(session: Session) -> dict[Place, int]:
+    """Partition → offset of the last record that has its outcome; others below it may lack theirs."""
+    return {(topic, partition): offset for topic, partition, offset in session.run(READ_REACH)}
+
+
 READ_HALTED = Statement("read_halted", "SELECT queue FROM sluice.queues WHERE halted_reason IS NOT NULL")
 
 

@@ -34,17 +34,18 @@ class Standing:
 
     live: Mapping[str, int]
     fed: Sequence[Fed]
+    live_revisions: Mapping[str, int]
+    """Projection → the revision that its live generation was begun with."""
 
 
-NO_PROJECTIONS = Standing({}, ())
+NO_PROJECTIONS = Standing({}, (), {})
 
 READ_STANDING = Statement(
     "read_standing",
     """
     SELECT p.projection, p.live_generation, g.generation, g.state, g.revision, g.has_been_live
     FROM sluice.projections p
-    LEFT JOIN sluice.generations g
-        ON g.projection = p.projection AND g.generation <> p.live_generation AND g.state <> 'failed'
+    JOIN sluice.generations g ON g.projection = p.projection AND g.state <> 'failed'
     ORDER BY p.projection, g.generation
     """,
 )
@@ -54,7 +55,9 @@ def read_standing(session: Session) -> Standing:
     """What counts until a queue's lock is let go, if it is held: a swap takes the locks of all queues."""
     rows = session.run(READ_STANDING)
     return Standing(
-        {row[0]: row[1] for row in rows}, [Fed(row[0], *row[2:]) for row in rows if row[2] is not None]
+        {row[0]: row[1] for row in rows},
+        [Fed(row[0], *row[2:]) for row in rows if row[2] != row[1]],
+        {row[0]: row[4] for row in rows if row[2] == row[1]},
     )
 
 

@@ -18,6 +18,7 @@ from ops.outbox.cli import outbox_app
 from ops.pausing.cli import pause, resume
 from ops.queue.cli import queue_app
 from ops.reaching import ServiceFailed, reaching_services
+from ops.rebuild.cli import rebuild_app
 from ops.rerouting.accepting import accept
 from ops.rerouting.resharding import reshard
 from ops.send.cli import send
@@ -72,6 +73,7 @@ app.command()(trace)
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(effects_app, name="effects")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(audit_app, name="audit")
 app.add_typer(queue_app, name="queue")
 

@@ -28,6 +28,10 @@ class Behind(Exception):
     """Lanes of the generation are behind live just now: it may be otherwise in a moment."""
 
 
+class Held(NotDone):
+    """Somebody holds a lock that is needed: it may be otherwise in a moment. Nothing was changed."""
+
+
 def require_generation(
     session: Session, projection: str, generation: int | None, states: tuple[str, ...], what: str
 ) -> Generation:
@@ -154,8 +158,8 @@ def approve(session: Session, report: reports.Report, decision: Decision) -> Non
 def swap(session: Session, registry: Registry, generation: Generation, decision: Decision) -> int:
     """Readers see this generation from now on; the one they saw before, which is fed from now on.
 
-    One short transaction under the locks of all queues. Raises Behind, and NotDone where a lock was not to
-    be had: nothing has changed then. May run again after being killed anywhere.
+    One short transaction under the locks of all queues. Raises Behind or Held: nothing has changed then. May
+    run again after being killed anywhere.
     """
     projection = generation.projection
     table = registry.projection_tables[projection]
@@ -204,14 +208,11 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
 
 @contextmanager
 def patiently(projection: str) -> Iterator[None]:
-    """Raises NotDone where somebody holds a lock for too long, or depends on a table."""
+    """Raises Held where somebody holds a lock for too long, NotDone where something depends on a table."""
     try:
         yield
     except DependentObjectsStillExist as error:
         detail = str(error.diag.message_detail or error).splitlines()[0]
         raise NotDone(f"{projection}: {detail}; make it read the view {projection} instead") from error
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
-        raise NotDone(
-            f"{projection}: a queue or the view was in somebody's hand for too long: nothing was changed,"
-            " try again"
-        ) from error
+        raise Held(f"a queue, or the view {projection}, is in somebody's hand for too long") from error
