@@ -111,7 +111,7 @@ def _lines(found: Plan) -> list[Any]:
     lines: list[Any] = [
         f"{found.projection}: generation {found.live} is live, made by revision {found.live_revision};"
         f" the code has revision {found.revision}",
-        f"about {found.table.estimated_rows:,} rows, {found.table.bytes / 2**20:,.1f} MiB, and needs that again",
+        f"about {found.table.estimated_rows:,} rows, {found.table.bytes / 2**20:,.1f} MiB: needed once more",
         table_of(("partition", "log start", "log end", "live through", "to read"), rows),
         f"{found.records:,} records to read",
     ]

@@ -98,8 +98,8 @@ def _end(
     with reached() as (session, _, _):
         what = f"to {verb} it it must be {' or '.join(states)}"
         found = changes.require_generation(session, projection, generation, states, what)
-        table = read_table(session, found.table)
-        said = f"generation {found.generation} of {projection}, {found.state}, some {table.estimated_rows:,} rows"
+        rows = read_table(session, found.table).estimated_rows
+        said = f"generation {found.generation} of {projection}, {found.state}, some {rows:,} rows"
         if not dry_run:
             require_meant(f"{said}: it is dropped.", yes=yes)
             decision = decide(f"rebuild {verb}", reason)

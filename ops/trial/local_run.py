@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ops.stack import StackUrls
-from tasks.broker import EFFECTS_QUEUE, MAINTENANCE_QUEUE, RELAY_QUEUE
+from tasks.broker import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 from tasks.settings import PREFIX
 
 TERM_PATIENCE_SECONDS = 30.0
@@ -125,6 +125,10 @@ class LocalRun:
     ) -> RunningProcess:
         """A worker that makes calls. With the pool "solo" a fault ends all of it, not one of its children."""
         return self.start_worker((EFFECTS_QUEUE,), name=name, pool=pool, faults=faults)
+
+    def start_rebuilds(self, *, name: str = "rebuild", faults: str = "") -> RunningProcess:
+        """A worker that rebuilds; a beat and a worker for maintenance tell it what lags."""
+        return self.start_worker((REBUILD_QUEUE,), name=name, faults=faults)
 
     def start_beat(self, *, name: str = "beat") -> RunningProcess:
         """A beat; of several one beats."""

@@ -1,0 +1,139 @@
+"""Scenario 5 on real services: the wrong tax, the fix, and readers who look all the while."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from db.session import Session
+from ops.trial.deployment import Deployment
+from shop.before_the_fix import WRONG_TAX_PERCENT
+from shop.generate import OutgoingRecord
+from shop.handlers.billing import TAX_PERCENT, line_item
+from shop.handlers.payments import PaymentReceived
+from shop.tables import billing_line_items
+from tasks.handlers import collect_handlers
+from tests.system.conftest import MakeDeployment
+
+PROJECTION = billing_line_items.name
+
+
+def payment(number: int) -> OutgoingRecord:
+    """Payment of this number."""
+    data = {"account_id": f"acc-{number % 50}", "amount_cents": 100 + number * 37 % 90_000}
+    event = {"event_id": f"p-{number}", "type": "payment.received", "data": data}
+    return OutgoingRecord("payments", f"pay-{number}", event)
+
+
+def payments(start: int, count: int) -> Iterator[OutgoingRecord]:
+    """So many, from this number on."""
+    return map(payment, range(start, start + count))
+
+
+def expected_line(number: int, tax_percent: int) -> dict[str, Any]:
+    """The line of a payment, as one of both deployments makes it."""
+    data = payment(number).value
+    assert data is not None
+    return dict(line_item(PaymentReceived(**data["data"]), tax_percent))
+
+
+def wrong_line(number: int) -> dict[str, Any]:
+    """As it was computed for two weeks."""
+    return expected_line(number, WRONG_TAX_PERCENT)
+
+
+def right_line(number: int) -> dict[str, Any]:
+    """As it should be."""
+    return expected_line(number, TAX_PERCENT)
+
+
+def deploy_wrong(make_deployment: MakeDeployment, **more: Any) -> Deployment:
+    """The shop with the wrong tax."""
+    return make_deployment("shop.before_the_fix", **more)
+
+
+def deploy_fix(deployment: Deployment) -> None:
+    """From now on processes are started with the corrected handlers, on the same topics."""
+    before = deployment.run.handlers
+    after = f"{before}_fixed"
+    folder = deployment.run.folder
+    text = (folder / f"{before}.py").read_text().replace("shop.before_the_fix", "shop.handlers")
+    (folder / f"{after}.py").write_text(text)
+    deployment.run.handlers = after
+    deployment.registry = collect_handlers(after)
+    sys.modules.pop(after, None)
+
+
+def sluice(deployment: Deployment, *words: str) -> Any:
+    """`sluice rebuild …` with --json; the document it printed."""
+    return json.loads(deployment.run.run_sluice("rebuild", *words, "--json"))
+
+
+def sluice_fails(deployment: Deployment, *words: str, faults: str = "") -> tuple[int, str]:
+    """`sluice rebuild …` that does not succeed; its exit code and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "rebuild", *words],
+        env=deployment.run.environ(faults),
+        cwd=deployment.run.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    return done.returncode, done.stderr
+
+
+def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: float = 60) -> None:
+    """Until the generation has met live."""
+
+    def ready() -> bool:
+        found = {one["generation"]: one for one in sluice(deployment, "status", PROJECTION)}
+        assert found[generation]["state"] != "failed", found[generation]["failed_reason"]
+        return bool(found[generation]["state"] == "ready")
+
+    deployment.wait_until(ready, timeout_seconds=timeout_seconds, what=f"generation {generation} is ready")
+
+
+class Readers:
+    """Look through the view, again and again: of the oldest lines, all must be wrong, or all right."""
+
+    def __init__(self, deployment: Deployment, old_lines: int) -> None:
+        self._url = deployment.urls.database_url
+        self._wrong = {f"pay-{n}": wrong_line(n)["tax_cents"] for n in range(old_lines)}
+        self._right = {f"pay-{n}": right_line(n)["tax_cents"] for n in range(old_lines)}
+        self._over = threading.Event()
+        self.seen: list[str] = []
+        """What was seen, each time it changed: "wrong", "right", or what is neither."""
+        self.looks = 0
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "Readers":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        session = Session(self._url, application_name="reader")
+        names = ", ".join(f"'{key}'" for key in self._wrong)
+        query = f"SELECT payment_id, tax_cents FROM public.{PROJECTION} WHERE payment_id IN ({names})"
+        while not self._over.is_set():
+            with session.connection.cursor() as cursor:
+                cursor.execute(query)
+                found = dict(cursor.fetchall())
+            is_wrong, is_right = found == self._wrong, found == self._right
+            what = "wrong" if is_wrong else "right" if is_right else f"a mixture: {str(found)[:500]}"
+            self.looks += 1
+            if not self.seen or self.seen[-1] != what:
+                self.seen.append(what)
+        session.close()
+
+
+def folder_of(deployment: Deployment) -> Path:
+    """Where its processes write."""
+    return deployment.run.folder

@@ -1,0 +1,163 @@
+"""A rebuild on real services, with faults: the new generation equals the oracle, and nothing left."""
+
+import pytest
+
+from db.rows import RowStatements, read_all_rows
+from db.tables import generation_name
+from ops.trial.deployment import Deployment
+from shop.tables import billing_line_items
+from tests.system.conftest import MakeDeployment
+from tests.system.load import assert_as_the_oracle_says
+from tests.system.rebuilding import (
+    PROJECTION,
+    Readers,
+    deploy_fix,
+    deploy_wrong,
+    payments,
+    right_line,
+    sluice,
+    sluice_fails,
+    wait_ready,
+    wrong_line,
+)
+
+OLD = 2_000
+WHY = ("--reason", "the tax was wrong")
+
+
+def lines_of(deployment: Deployment, generation: int) -> dict[str, dict[str, object]]:
+    """Rows of a generation's own table."""
+    statements = RowStatements(billing_line_items, generation_name(PROJECTION, generation))
+    return dict(read_all_rows(deployment.session, statements))
+
+
+def start_live(deployment: Deployment) -> None:
+    """A bridge, two workers, the relay's worker, and a beat."""
+    deployment.run.start_bridge()
+    queues = deployment.queues()
+    deployment.run.start_worker(queues[::2])
+    deployment.run.start_worker(queues[1::2])
+    deployment.run.start_relay()
+    deployment.run.start_beat()
+
+
+def with_old_lines(make_deployment: MakeDeployment) -> Deployment:
+    """Lines with the wrong tax; the fix is deployed, and events flow."""
+    deployment = deploy_wrong(make_deployment)
+    start_live(deployment)
+    deployment.produce(payments(0, OLD))
+    deployment.wait_settled()
+    deployment.run.stop_all()
+    deploy_fix(deployment)
+    start_live(deployment)
+    return deployment
+
+
+def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDeployment) -> None:
+    deployment = with_old_lines(make_deployment)
+    deployment.run.start_rebuilds()
+    deployment.run.start_rebuilds()
+    with Readers(deployment, 200) as readers:
+        assert sluice(deployment, "plan", PROJECTION)["records"] == OLD
+        assert sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")["generation"] == 2
+        deployment.produce(payments(OLD, 500))
+        wait_ready(deployment, 2)
+        deployment.produce(payments(OLD + 500, 500))
+        deployment.wait_settled()
+        code, said = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes")
+        assert (code, "it was never compared" in said) == (2, True), said
+        report = sluice(deployment, "diff", PROJECTION)
+        assert report["rows"] == {"same": 1_000, "only_live": 0, "only_new": 0, "differing": OLD}
+        assert {sample["key"] for sample in report["samples"]["differing"]} <= {
+            f"pay-{n}" for n in range(OLD)
+        }
+        assert int(report["columns"]["tax_cents"]["sum_new"]) == sum(
+            int(right_line(n)["tax_cents"]) for n in range(OLD + 1_000)
+        )
+        code, said = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes")
+        assert (code, "nobody approved that" in said) == (2, True), said
+        sluice(deployment, "approve", PROJECTION, *WHY, "--yes")
+        sluice(deployment, "swap", PROJECTION, *WHY, "--yes")
+        assert_as_the_oracle_says(deployment)
+        deployment.produce(payments(OLD + 1_000, 500))
+        deployment.wait_settled()
+        sluice(deployment, "swap", PROJECTION, "--back", *WHY, "--yes")
+    assert readers.seen == ["wrong", "right", "wrong"]
+    assert readers.looks > 50
+    everything = range(OLD + 1_500)
+    assert lines_of(deployment, 1) == {
+        f"pay-{n}": wrong_line(n) if n < OLD else right_line(n) for n in everything
+    }
+    assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in everything}
+    sluice(deployment, "drop", PROJECTION, "--generation", "2", *WHY, "--yes")
+    assert [one["state"] for one in sluice(deployment, "status", PROJECTION)] == ["live"]
+
+
+@pytest.mark.parametrize("point", ["rebuild.before_commit:3", "rebuild.committed:3"])
+def test_a_rebuild_worker_killed_in_a_chunk_costs_nothing(
+    make_deployment: MakeDeployment, point: str
+) -> None:
+    deployment = with_old_lines(make_deployment)
+    doomed = deployment.run.start_rebuilds(faults=f"{point}:kill")
+    sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
+    deployment.produce(payments(OLD, 500))
+    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
+    deployment.run.start_rebuilds(name="next")
+    wait_ready(deployment, 2)
+    deployment.wait_settled()
+    assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 500)}
+
+
+@pytest.mark.parametrize("point", ["swap.before", "swap.before_commit", "swap.committed"])
+def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeployment, point: str) -> None:
+    deployment = with_old_lines(make_deployment)
+    deployment.run.start_rebuilds()
+    sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
+    wait_ready(deployment, 2)
+    sluice(deployment, "diff", PROJECTION)
+    sluice(deployment, "approve", PROJECTION, *WHY, "--yes")
+    words = ("swap", PROJECTION, *WHY, "--yes")
+    assert sluice_fails(deployment, *words, faults=f"{point}:1:kill")[0] == -9
+    deployment.produce(payments(OLD, 200))
+    deployment.wait_settled()
+    states = {one["generation"]: one["state"] for one in sluice(deployment, "status", PROJECTION)}
+    if point == "swap.committed":
+        assert states == {1: "retired", 2: "live"}
+        assert "none is ready" in sluice_fails(deployment, *words)[1]
+    else:
+        assert states == {1: "live", 2: "ready"}
+        sluice(deployment, *words)
+    assert deployment.rows(billing_line_items) == {f"pay-{n}": right_line(n) for n in range(OLD + 200)}
+    assert_as_the_oracle_says(deployment)
+
+
+def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployment) -> None:
+    deployment = with_old_lines(make_deployment)
+    deployment.run.start_rebuilds()
+    sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
+    wait_ready(deployment, 2)
+    for turn, point in enumerate(("apply.before_commit:2", "apply.committed:2", "apply.begun:2")):
+        doomed = deployment.run.start_worker(deployment.queues(), name="doomed", faults=f"{point}:kill")
+        bridge = next(p for p in reversed(deployment.run.processes) if p.name == "bridge")
+        deployment.produce(payments(OLD + turn * 500, 500))
+        bridge.kill()
+        deployment.run.start_bridge()
+        deployment.produce(payments(OLD + 1_500 + turn * 500, 500))
+        deployment.wait_until(
+            lambda d=doomed: d.exit_code == -9, timeout_seconds=60, what=f"killed at {point}"
+        )  # type: ignore[misc]
+    deployment.wait_settled()
+    wait_ready(deployment, 2)
+    assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 3_000)}
+    assert_as_the_oracle_says_besides_old_lines(deployment)
+
+
+def assert_as_the_oracle_says_besides_old_lines(deployment: Deployment) -> None:
+    """Live has wrong lines of before the fix, and right ones since."""
+    lines = deployment.rows(billing_line_items)
+    assert {n: line for n, line in lines.items() if int(n[4:]) >= OLD} == {
+        f"pay-{n}": right_line(n) for n in range(OLD, OLD + 3_000)
+    }
+    assert {n: line for n, line in lines.items() if int(n[4:]) < OLD} == {
+        f"pay-{n}": wrong_line(n) for n in range(OLD)
+    }
