@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from db.session import Session
@@ -132,8 +131,3 @@ class Readers:
             if not self.seen or self.seen[-1] != what:
                 self.seen.append(what)
         session.close()
-
-
-def folder_of(deployment: Deployment) -> Path:
-    """Where its processes write."""
-    return deployment.run.folder

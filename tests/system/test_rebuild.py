@@ -5,6 +5,7 @@ import pytest
 from db.rows import RowStatements, read_all_rows
 from db.tables import generation_name
 from ops.trial.deployment import Deployment
+from ops.trial.local_run import RunningProcess
 from shop.tables import billing_line_items
 from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says
@@ -101,7 +102,7 @@ def test_a_rebuild_worker_killed_in_a_chunk_costs_nothing(
     doomed = deployment.run.start_rebuilds(faults=f"{point}:kill")
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     deployment.produce(payments(OLD, 500))
-    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
+    wait_killed(deployment, doomed, point)
     deployment.run.start_rebuilds(name="next")
     wait_ready(deployment, 2)
     deployment.wait_settled()
@@ -143,13 +144,16 @@ def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployme
         bridge.kill()
         deployment.run.start_bridge()
         deployment.produce(payments(OLD + 1_500 + turn * 500, 500))
-        deployment.wait_until(
-            lambda d=doomed: d.exit_code == -9, timeout_seconds=60, what=f"killed at {point}"
-        )  # type: ignore[misc]
+        wait_killed(deployment, doomed, point)
     deployment.wait_settled()
     wait_ready(deployment, 2)
     assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 3_000)}
     assert_as_the_oracle_says_besides_old_lines(deployment)
+
+
+def wait_killed(deployment: Deployment, doomed: RunningProcess, point: str) -> None:
+    """Until its fault has ended the process."""
+    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what=f"killed at {point}")
 
 
 def assert_as_the_oracle_says_besides_old_lines(deployment: Deployment) -> None:
