@@ -152,9 +152,9 @@ def read_left_over(session: Session, projection: str) -> list[str]:
     return [name for (name,) in session.run(READ_LEFT_OVER, USERS_SCHEMA, projection)]
 
 
-LOCK_QUEUES = Statement("lock_queues", "SELECT queue FROM sluice.queues ORDER BY queue FOR UPDATE")
+LOCK_ALL_QUEUES = Statement("lock_all_queues", "SELECT queue FROM sluice.queues ORDER BY queue FOR UPDATE")
 
 
-def lock_queues(session: Session) -> None:
+def lock_all_queues(session: Session) -> None:
     """Takes the locks of all queues: nothing is applied until this transaction ends."""
-    session.run(LOCK_QUEUES)
+    session.run(LOCK_ALL_QUEUES)

@@ -187,6 +187,22 @@ def fail_generation(session: Session, projection: str, generation: int, reason: 
     return session.count(FAIL_GENERATION, projection, generation, reason) == 1
 
 
+FAIL_ALL_FED = Statement(
+    "fail_all_fed",
+    """
+    UPDATE sluice.generations g SET state = 'failed', failed_reason = $1
+    WHERE g.state IN ('building', 'ready', 'retired')
+    RETURNING g.projection, g.generation
+    """,
+    ("text",),
+)
+
+
+def fail_all_fed(session: Session, reason: str) -> list[tuple[str, int]]:
+    """No generation but the live ones is fed any more; which were. Under queue locks; may run twice."""
+    return sorted((projection, number) for projection, number in session.run(FAIL_ALL_FED, reason))
+
+
 SET_LIVE = Statement(
     "set_live_generation",
     "UPDATE sluice.projections SET live_generation = $2 WHERE projection = $1",

@@ -20,7 +20,7 @@ class ListedQueue(NamedTuple):
 _LISTED = """queue, halted_reason, halted_at, length(recent_fates),
     length(recent_fates) - length(replace(recent_fates, 'x', '')), accepted_deaths"""
 
-READ_QUEUES = Statement("read_queues", f"SELECT {_LISTED} FROM sluice.queues ORDER BY queue")
+READ_QUEUES = Statement("list_queues", f"SELECT {_LISTED} FROM sluice.queues ORDER BY queue")
 LOCK_LISTED_QUEUE = Statement(
     "lock_listed_queue", f"SELECT {_LISTED} FROM sluice.queues WHERE queue = $1 FOR UPDATE", ("text",)
 )

@@ -190,7 +190,7 @@ def swap(session: Session, registry: Registry, generation: Generation, decision:
 def lock_all(session: Session) -> None:
     """Takes the locks of all queues, or raises what `patiently` translates."""
     session.command(LOCK_PATIENCE)
-    generation_tables.lock_queues(session)
+    generation_tables.lock_all_queues(session)
 
 
 def require_lockstep(session: Session, projection: str, generation: int) -> None:

@@ -7,6 +7,7 @@ import typer
 from kafka import KafkaAdminClient
 
 from bridge.assignment import LogRange
+from db.projections import read_standing
 from db.rerouting import TopicRouting, read_topic_routing, read_watermarks_of
 from ops.addresses import read_addresses
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
@@ -45,6 +46,10 @@ def accept(
         )
         if not as_json_:
             typer.echo("\n".join(acceptance_lines(found)))
+        fed = read_standing(session).fed
+        if fed and not as_json_:
+            names = ", ".join(f"generation {one.generation} of {one.projection}" for one in fed)
+            typer.echo(f"can no longer be compared or come back, and is failed then: {names}")
         epoch = None
         if not dry_run:
             require_meant(f"Topic {topic} will be read from its log's beginning.", yes=yes)

@@ -8,6 +8,7 @@ from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
 from bridge.assignment import LogRange
 from db.audit import Decision, insert_audits
+from db.projections import fail_all_fed, read_standing
 from db.rerouting import (
     TopicRouting,
     Unsettled,
@@ -69,7 +70,10 @@ def accept_topic(
         epoch = raise_epoch(session, before.entity, shards)
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
-        insert_audits(session, decision, [(topic, as_json({"epoch": epoch, **found.document()}))])
+        # What they hold of the topic was read from another log, and where they are says nothing of this one.
+        ended = fail_all_fed(session, f"topic {topic} was accepted: it is read from its log's beginning")
+        details = {"epoch": epoch, "ended_generations": ended, **found.document()}
+        insert_audits(session, decision, [(topic, as_json(details))])
     return found, epoch
 
 
@@ -83,6 +87,13 @@ def reshard_entity(
     """
     with _patiently(entity), session.transaction():
         before = require_other_shards(entity, lock_routing(session, entity), shards)
+        fed = read_standing(session).fed
+        if fed:
+            raise NotDone(
+                f"{', '.join(f'generation {one.generation} of {one.projection}' for one in fed)} is kept up"
+                f" with live, by lanes that end with a re-routing: `sluice rebuild drop {fed[0].projection}`"
+                " (or cancel) first"
+            )
         # Under the locks: a batch may have come between the waiting and here.
         unsettled = read_unsettled(session, entity)
         if not force and not is_settled(unsettled):

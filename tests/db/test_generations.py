@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
+from bridge.assignment import LogRange
+from db.rerouting import TopicRouting
 from ops.decisions import NotDone
 from ops.rebuild import changes
+from ops.rerouting.changes import accept_topic, reshard_entity
+from ops.rerouting.shards import Resharded
 from tasks import chunks, feeding, rebuild
 from tasks.api import Call, Effect, Emit, Event, Upsert, handles, projects
 from tasks.feeding import NotThisRevision
 from tasks.redrive import Redriver
-from tests.db.applying import Thing, made, thing_set, things
+from tests.db.applying import TOPIC, TOPIC_ID, Thing, made, thing_set, things
 from tests.db.projecting import DECISION, Bench, create, poison, registry, totals
 from tests.waiting import wait_until
 
@@ -140,6 +144,34 @@ def test_a_dead_event_redriven_is_in_every_generation_once(
         == [(0, 0)]
         or redriven == "after the swap"
     )
+
+
+def test_what_was_applied_before_a_re_routing_is_read_in_the_lanes_of_today(bench: Bench) -> None:
+    bench.live(*(thing_set(n, f"key-{n}", n) for n in range(20)))
+    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 20)")
+    assert isinstance(reshard_entity(bench.session, "thing", 3, DECISION, force=True), Resharded)
+    number = bench.begin()
+    assert bench.rebuild(number)
+    assert bench.rows(number) == bench.rows() == {f"key-{n}": (n, 1) for n in range(20)}
+
+
+def test_a_re_routing_is_refused_while_a_generation_is_fed(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    number = bench.begin()
+    with pytest.raises(NotDone, match="generation 2 of totals is kept up with live"):
+        reshard_entity(bench.session, "thing", 3, DECISION, force=True)
+    changes.drop(bench.session, bench.generation(number), DECISION)
+    assert isinstance(reshard_entity(bench.session, "thing", 3, DECISION, force=True), Resharded)
+
+
+def test_an_accepted_topic_ends_what_was_fed(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
+    number = bench.begin()
+    before, wanted = TopicRouting(TOPIC_ID, "thing"), TopicRouting("another id", "thing")
+    accept_topic(bench.session, TOPIC, before, wanted, {0: LogRange(0, 0)}, DECISION)
+    assert bench.states() == {1: "live", number: "failed"}
+    assert "topic things was accepted" in bench.generation(number).failed_reason
 
 
 def test_a_dropped_event_is_in_no_generation(bench: Bench, opened: Any) -> None:

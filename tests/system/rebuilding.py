@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from db.projections import read_generations
 from db.session import Session
 from ops.trial.deployment import Deployment
 from shop.before_the_fix import WRONG_TAX_PERCENT
@@ -89,9 +90,9 @@ def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: floa
     """Until the generation has met live."""
 
     def ready() -> bool:
-        found = {one["generation"]: one for one in sluice(deployment, "status", PROJECTION)}
-        assert found[generation]["state"] != "failed", found[generation]["failed_reason"]
-        return bool(found[generation]["state"] == "ready")
+        found = {one.generation: one for one in read_generations(deployment.session, PROJECTION)}
+        assert found[generation].state != "failed", found[generation].failed_reason
+        return found[generation].state == "ready"
 
     deployment.wait_until(ready, timeout_seconds=timeout_seconds, what=f"generation {generation} is ready")
 
