@@ -97,6 +97,14 @@ def read_reach(session: Session) -> dict[Place, int]:
     return {(topic, partition): offset for topic, partition, offset in session.run(READ_REACH)}
 
 
+READ_EPOCHS = Statement("read_epochs", "SELECT entity, epoch FROM sluice.entities")
+
+
+def read_epochs(session: Session) -> dict[str, int]:
+    """Entity type → epoch."""
+    return dict(session.run(READ_EPOCHS))
+
+
 READ_HALTED = Statement("read_halted", "SELECT queue FROM sluice.queues WHERE halted_reason IS NOT NULL")
 
 

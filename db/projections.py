@@ -259,4 +259,9 @@ DELETE_TOMBSTONES = Statement(
 def delete_generation(session: Session, projection: str, generation: int) -> None:
     """Forgets a generation with its lanes, deaths and reports. Under the locks of all queues."""
     session.run(DELETE_GENERATION, projection, generation)
-    session.run(DELETE_TOMBSTONES, generation_name(projection, generation))
+    delete_tombstones(session, generation_name(projection, generation))
+
+
+def delete_tombstones(session: Session, table: str) -> None:
+    """Forgets the deleted keys of a table that is dropped."""
+    session.run(DELETE_TOMBSTONES, table)

@@ -14,7 +14,8 @@ from db import dead_letters, guard, identities, parking, progress
 from db.dead_letters import Letter
 from db.errors import DeploymentBroken, needs_new_connection
 from db.session import Session
-from tasks.decode import decode
+from tasks.api import Topic
+from tasks.decode import Decoded, decode
 from tasks.faults import faults
 from tasks.feeding import Feeder
 from tasks.folded import Outcome, Settled
@@ -109,7 +110,7 @@ class Redriver:
     def _settle(
         self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
     ) -> None:
-        events = [self._plan(letter) for letter in letters]
+        events = [plan_letter(self._registry, letter) for letter in letters]
         standing = self._feeder.read_standing()
         settler = Settler(
             self._session,
@@ -138,17 +139,6 @@ class Redriver:
         if progress.read_routing(self._session, entity) != before:
             raise Rerouted(f"{entity} was re-routed")
         return queue
-
-    def _plan(self, letter: Letter) -> Planned:
-        topic = self._registry.topics.get(letter.topic)
-        if topic is None:
-            raise DeploymentBroken(f"topic {letter.topic} is declared by no module of SLUICE_HANDLERS")
-        headers = [
-            (name, None if value is None else bytes.fromhex(value))
-            for name, value in _read_headers(letter.headers)
-        ]
-        record = Record(letter.offset, letter.timestamp_ms, letter.key, letter.value, headers)
-        return plan_event(self._registry, topic, decode(topic, letter.topic_id, letter.partition, record))
 
     def _note(self, letter: Letter, settled: Settled, redriven: Redriven) -> None:
         assert settled.outcome is not None
@@ -200,3 +190,25 @@ class Redriver:
                     raise
                 log.info("redrive tried again", error=str(error)[:200], step=step.value)
                 time.sleep(tries.pause_seconds(random.random()))
+
+
+def plan_letter(registry: Registry, letter: Letter) -> Planned:
+    """Its event as the code of today plans it. Raises DeploymentBroken."""
+    return plan_event(registry, _topic_of(registry, letter), decode_letter(registry, letter))
+
+
+def decode_letter(registry: Registry, letter: Letter) -> Decoded:
+    """Its record as the code of today decodes it. Raises DeploymentBroken."""
+    headers = [
+        (name, None if value is None else bytes.fromhex(value))
+        for name, value in _read_headers(letter.headers)
+    ]
+    record = Record(letter.offset, letter.timestamp_ms, letter.key, letter.value, headers)
+    return decode(_topic_of(registry, letter), letter.topic_id, letter.partition, record)
+
+
+def _topic_of(registry: Registry, letter: Letter) -> Topic:
+    topic = registry.topics.get(letter.topic)
+    if topic is None:
+        raise DeploymentBroken(f"topic {letter.topic} is declared by no module of SLUICE_HANDLERS")
+    return topic

@@ -4,22 +4,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
-from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
+from psycopg2.errors import (
+    DeadlockDetected,
+    DependentObjectsStillExist,
+    LockNotAvailable,
+    QueryCanceled,
+    UniqueViolation,
+)
 
 from db import generation_lanes, generation_tables, projections, reports
 from db.audit import Decision, insert_audits
+from db.checkpoints import (
+    Checkpoint,
+    checkpoint_table,
+    delete_checkpoint,
+    insert_checkpoint,
+    place_lanes,
+    read_letters_since,
+)
 from db.comparing import ONE_SNAPSHOT, PATIENCE, Comparer, Comparison
-from db.generation_lanes import read_lane_states
-from db.projections import Generation
+from db.dead_letters import lock_letter
+from db.generation_lanes import FOLDED, insert_deaths, read_lane_states
+from db.identities import load_outcomes
+from db.projections import Fed, Generation
 from db.session import Session
 from db.tables import generation_name
 from ops.decisions import NotDone
 from ops.printing import as_json
 from ops.rebuild.report import report_document
 from tasks.faults import faults
+from tasks.feeding import apply_to_generation
 from tasks.handlers import Registry
+from tasks.plan import plan_projection
+from tasks.rebuild import judge_record
+from tasks.redrive import decode_letter
 
 # Live traffic stands still while all queues are locked: rather try again than wait for the last one long.
+COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
 
@@ -58,14 +79,19 @@ def require_generation(
 
 def begin(
     session: Session,
+    registry: Registry,
     projection: str,
     *,
-    revision: int,
     rate: int | None,
     compacted_topics: list[str],
     decision: Decision,
+    checkpoint: Checkpoint | None = None,
 ) -> int:
-    """A new generation is building; its number. What an earlier attempt left over is cleared away."""
+    """A new generation is building; its number. What an earlier attempt left over is cleared away.
+
+    `checkpoint`: it begins as a copy of that one.
+    """
+    revision = registry.revisions[projection]
     with patiently(projection), session.transaction():
         live = projections.lock_projection(session, projection)
         if live is None:
@@ -73,9 +99,12 @@ def begin(
         for table in generation_tables.read_left_over(session, projection):
             generation_tables.drop_table(session, table)
         number = projections.number_generation(session, projection)
-        generation_tables.make_like(
-            session, generation_name(projection, number), generation_name(projection, live)
-        )
+        table = generation_name(projection, number)
+        generation_tables.make_like(session, table, generation_name(projection, live))
+        if checkpoint is not None:
+            session.command(COPY_PATIENCE)
+            generation_tables.fill_from(session, table, checkpoint.table)
+            generation_tables.copy_tombstones(session, checkpoint.table, table)
     with patiently(projection), session.transaction():
         lock_all(session)
         generation_lanes.give_lanes(session)
@@ -87,9 +116,73 @@ def begin(
             rate=rate,
             compacted_topics=msgspec.json.encode(compacted_topics).decode(),
         )
-        details = {"generation": number, "revision": revision, "rate": rate}
+        if checkpoint is not None:
+            place_lanes(session, projection, number, checkpoint.checkpoint)
+            _take_late_letters(session, registry, projection, number, checkpoint)
+        details = {
+            "generation": number,
+            "revision": revision,
+            "rate": rate,
+            "from": checkpoint.checkpoint if checkpoint else None,
+        }
         insert_audits(session, decision, [(projection, as_json(details))])
     return number
+
+
+def _take_late_letters(
+    session: Session, registry: Registry, projection: str, number: int, checkpoint: Checkpoint
+) -> None:
+    """Events that were dead or waiting at the checkpoint, and were applied since: nobody comes by them again.
+
+    They come before all that is read from the log: what came after them of their entities waited then.
+    """
+    since = read_letters_since(session, checkpoint.checkpoint)
+    forgotten = [one for one in since if one.state is None]
+    if forgotten:
+        raise NotDone(
+            f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint} and are no"
+            " longer listed: what became of them is not known. Take a newer one, or begin without"
+        )
+    done = [one.letter_id for one in since if one.state == "done" and one.letter_id is not None]
+    letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
+    decoded = [decode_letter(registry, letter) for letter in letters]
+    outcomes = load_outcomes(session, [one.identity for one in decoded])
+    events = [
+        plan_projection(registry, registry.projection_tables[projection], one)
+        for one in decoded
+        if judge_record(one, outcomes.get(one.identity)) == FOLDED
+    ]
+    fed = Fed(projection, number, "building", registry.revisions[projection], has_been_live=False)
+    insert_deaths(session, projection, number, apply_to_generation(session, fed, events))
+
+
+def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
+    """The live generation is copied as it is at one cut, with where live is. Raises NotDone."""
+    with patiently(projection), session.transaction(ONE_SNAPSHOT):
+        session.command(COPY_PATIENCE)
+        live = projections.read_standing(session)
+        number = live.live[projection]
+        try:
+            insert_checkpoint(session, checkpoint, projection, number, live.live_revisions[projection])
+        except UniqueViolation as error:
+            raise NotDone(f"there is a checkpoint {checkpoint} already: take another name") from error
+        table, source = checkpoint_table(projection, checkpoint), generation_name(projection, number)
+        generation_tables.make_like(session, table, source)
+        generation_tables.fill_from(session, table, source)
+        generation_tables.copy_tombstones(session, source, table)
+        details = {"checkpoint": checkpoint, "generation": number}
+        insert_audits(session, decision, [(projection, as_json(details))])
+
+
+def drop_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
+    """The checkpoint and its rows are gone. Raises NotDone if there is none of this name."""
+    with patiently(projection), session.transaction():
+        if not delete_checkpoint(session, checkpoint, projection):
+            raise NotDone(f"{projection} has no checkpoint {checkpoint}")
+        table = checkpoint_table(projection, checkpoint)
+        generation_tables.drop_table(session, table)
+        projections.delete_tombstones(session, table)
+        insert_audits(session, decision, [(projection, as_json({"dropped": checkpoint}))])
 
 
 def set_pace(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from db.checkpoints import read_checkpoints
 from db.generation_lanes import FOLDED, read_deaths, read_lane_states, read_passed
 from db.projections import Generation, read_generations
 from db.reports import read_newest_report
@@ -25,10 +26,15 @@ def status(
     """Show the generations of projections: which is live, and how far the others are."""
     with reached() as (session, _, _):
         found = [_document(session, one) for one in read_generations(session, projection)]
+        checkpoints = read_checkpoints(session, projection)
     if as_json_:
         typer.echo(as_json(found))
         return
-    Console(width=160).print(*_lines(found), sep="\n")
+    lines = _lines(found)
+    if checkpoints:
+        rows = [(one.projection, one.checkpoint, one.generation, one.made_at) for one in checkpoints]
+        lines.append(table_of(("projection", "checkpoint", "of generation", "made at"), rows))
+    Console(width=160).print(*lines, sep="\n")
 
 
 def _document(session: Session, one: Generation) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from db.checkpoints import Checkpoint, read_checkpoints
 from db.generation_tables import TableFacts, read_table
-from db.progress import read_reach
+from db.progress import read_epochs, read_reach
 from db.projections import read_standing
 from db.session import Session
 from db.tables import generation_name
@@ -16,7 +17,14 @@ from ops.decisions import NotDone
 from ops.log_reading import LogReader
 from ops.printing import as_json, table_of
 from ops.rebuild.choosing import Projection, reached, require_declared
-from ops.rebuild.preflight import Source, compacted, source_refusals, table_refusals
+from ops.rebuild.preflight import (
+    Source,
+    checkpoint_refusals,
+    compacted,
+    first_offsets,
+    source_refusals,
+    table_refusals,
+)
 from ops.stack import StackUrls
 from ops.stack.cli import AsJson
 from tasks.handlers import Registry
@@ -32,6 +40,7 @@ class Plan:
     revision: int
     live_revision: int
     table: TableFacts
+    checkpoint: Checkpoint | None
     sources: list[Source]
     compacted_topics: list[str]
     refusals: list[str]
@@ -42,8 +51,15 @@ class Plan:
         return sum(source.records for source in self.sources)
 
 
-def make_plan(session: Session, registry: Registry, urls: StackUrls, projection: str) -> Plan:
-    """Looks at Postgres and Kafka. Raises NotDone for what is no projection."""
+FromCheckpoint = Annotated[
+    str | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin there, not at the log's beginning.")
+]
+
+
+def make_plan(
+    session: Session, registry: Registry, urls: StackUrls, projection: str, from_checkpoint: str | None
+) -> Plan:
+    """Looks at Postgres and Kafka. Raises NotDone for what is no projection, or no checkpoint of it."""
     revision = require_declared(registry, projection)
     standing = read_standing(session)
     if projection not in standing.live:
@@ -53,8 +69,17 @@ def make_plan(session: Session, registry: Registry, urls: StackUrls, projection:
     topics = sorted({topic for topic, _ in reach})
     with closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         ranges = reader.read_ranges(topics)
+    checkpoint = _require_checkpoint(session, projection, from_checkpoint) if from_checkpoint else None
+    firsts = first_offsets(checkpoint.lanes if checkpoint else ())
     sources = [
-        Source(topic, number, there.start if there else None, there.end if there else None, through)
+        Source(
+            topic,
+            number,
+            there.start if there else None,
+            there.end if there else None,
+            through,
+            firsts.get((topic, number), 0),
+        )
         for (topic, number), through in sorted(reach.items())
         for there in [ranges.get((topic, number))]
     ]
@@ -64,6 +89,10 @@ def make_plan(session: Session, registry: Registry, urls: StackUrls, projection:
         *table_refusals(projection, live, columns, table, read_table(session, projection)),
         *source_refusals(sources, list(registry.topics), topics),
     ]
+    if checkpoint is not None:
+        refusals += checkpoint_refusals(
+            checkpoint, columns, read_table(session, checkpoint.table), read_epochs(session)
+        )
     configs = read_topic_configs(urls.kafka_bootstrap_servers, topics) if topics else {}
     return Plan(
         projection,
@@ -71,19 +100,20 @@ def make_plan(session: Session, registry: Registry, urls: StackUrls, projection:
         revision,
         standing.live_revisions[projection],
         table,
+        checkpoint,
         sources,
         compacted(configs),
         refusals,
     )
 
 
-def plan(projection: Projection, as_json_: AsJson = False) -> None:
+def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: AsJson = False) -> None:
     """Say what a rebuild would read, how much it is, and what stands in its way. Changes nothing.
 
     Exit code 1 if it would be refused.
     """
     with reached() as (session, registry, urls):
-        found = make_plan(session, registry, urls, projection)
+        found = make_plan(session, registry, urls, projection, checkpoint)
     if as_json_:
         typer.echo(as_json(_document(found)))
     else:
@@ -92,10 +122,20 @@ def plan(projection: Projection, as_json_: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def _require_checkpoint(session: Session, projection: str, name: str) -> Checkpoint:
+    known = read_checkpoints(session, projection)
+    found = [one for one in known if one.checkpoint == name]
+    if not found:
+        names = ", ".join(one.checkpoint for one in known) or "none"
+        raise NotDone(f"{projection} has no checkpoint {name}; there are: {names}")
+    return found[0]
+
+
 def _document(found: Plan) -> dict[str, Any]:
     sources = [asdict(source) | {"records": source.records} for source in found.sources]
     return {
-        **{name: value for name, value in vars(found).items() if name not in ("sources", "table")},
+        **{n: value for n, value in vars(found).items() if n not in ("sources", "table", "checkpoint")},
+        "from": found.checkpoint.checkpoint if found.checkpoint else None,
         "sources": sources,
         "records": found.records,
         "live_rows": found.table.estimated_rows,

@@ -1,9 +1,11 @@
 """Why a generation cannot be begun, or not be swapped in: all reasons at once, each with what to do. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from db.checkpoints import Checkpoint, CheckpointLane
 from db.generation_tables import TableFacts
+from db.progress import Place
 from db.tables import generation_name
 
 
@@ -86,6 +88,38 @@ def source_refusals(
                 f"{source.topic}[{source.partition}] begins at offset {start}: records before it are"
                 " deleted; begin from a checkpoint that reaches there (--from)"
             )
+
+
+def first_offsets(lanes: Iterable[CheckpointLane]) -> dict[Place, int]:
+    """Partition → the first offset of it that is read from a checkpoint on."""
+    found: dict[Place, int] = {}
+    for lane in lanes:
+        place = (lane.topic, lane.partition)
+        found[place] = min(found.get(place, lane.applied_offset + 1), lane.applied_offset + 1)
+    return found
+
+
+def checkpoint_refusals(
+    checkpoint: Checkpoint, columns: Sequence[str], table: TableFacts, epochs: Mapping[str, int]
+) -> Iterator[str]:
+    """Why nothing can begin at a checkpoint."""
+    rerouted = sorted(
+        {
+            lane.queue.rpartition(".")[0]
+            for lane in checkpoint.lanes
+            if epochs.get(lane.queue.rpartition(".")[0]) != lane.epoch
+        }
+    )
+    if rerouted:
+        yield (
+            f"entity type {', '.join(rerouted)} was re-routed, or a topic of it accepted, since checkpoint"
+            f" {checkpoint.checkpoint}: where its lanes were says nothing of those of today; take a new one"
+        )
+    if list(table.columns) != list(columns):
+        yield (
+            f"checkpoint {checkpoint.checkpoint} has the columns {', '.join(table.columns)}, the code"
+            f" declares {', '.join(columns)}: add what is missing to {checkpoint.table}, as nullable"
+        )
 
 
 def swap_refusals(

@@ -11,7 +11,7 @@ from ops.printing import as_json
 from ops.rebuild import changes
 from ops.rebuild.choosing import Projection, reached
 from ops.rebuild.patience import PATIENCE_SECONDS, until_possible
-from ops.rebuild.planning import make_plan
+from ops.rebuild.planning import FromCheckpoint, make_plan
 from ops.rebuild.watching import watch
 from ops.stack.cli import AsJson
 from tasks.broker import REBUILD_QUEUE, REBUILD_TASK, apply_queue, make_celery
@@ -26,6 +26,7 @@ def start(
     projection: Projection,
     reason: Reason,
     rate: Rate = None,
+    checkpoint: FromCheckpoint = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Show how it goes until it has met live traffic.")
     ] = True,
@@ -34,12 +35,13 @@ def start(
 ) -> None:
     """Begin a new generation of a projection, by the code as it is now.
 
-    Workers on the queue `rebuild` fill it from the beginning of the log. Readers
+    Workers on the queue `rebuild` fill it from the beginning of the log, or from a
+    checkpoint on: then what came before it stays as the checkpoint has it. Readers
     see nothing of it, live traffic goes on, no event is emitted and no call made.
     Stopping this command stops nothing: `sluice rebuild status` tells the rest.
     """
     with reached() as (session, registry, urls):
-        plan = make_plan(session, registry, urls, projection)
+        plan = make_plan(session, registry, urls, projection, checkpoint)
         if plan.refusals:
             raise NotDone("; ".join(plan.refusals))
         number = None
@@ -48,11 +50,12 @@ def start(
             number = until_possible(
                 lambda: changes.begin(
                     session,
+                    registry,
                     projection,
-                    revision=plan.revision,
                     rate=rate,
                     compacted_topics=plan.compacted_topics,
                     decision=decision,
+                    checkpoint=plan.checkpoint,
                 ),
                 PATIENCE_SECONDS,
             )
@@ -63,6 +66,7 @@ def start(
             "generation": number,
             "revision": plan.revision,
             "records": plan.records,
+            "from": checkpoint,
         }
         if dry_run:
             text = (

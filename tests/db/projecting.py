@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
 
 from db.audit import Decision
+from db.checkpoints import Checkpoint, read_checkpoints
 from db.migrate import create_projections
 from db.tables import projection_table
 from ops.rebuild import changes
@@ -122,12 +123,13 @@ class Bench(applying.Bench):
 
     def begin(self, **more: Any) -> int:
         """A generation by this code."""
-        options: dict[str, Any] = {
-            "revision": self.registry.revisions["totals"],
-            "rate": None,
-            "compacted_topics": [],
-        }
-        return changes.begin(self.session, "totals", **{**options, **more}, decision=DECISION)
+        options: dict[str, Any] = {"rate": None, "compacted_topics": [], "decision": DECISION}
+        return changes.begin(self.session, self.registry, "totals", **{**options, **more})
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The live generation, kept as it is now."""
+        changes.make_checkpoint(self.session, "totals", name, DECISION)
+        return next(one for one in read_checkpoints(self.session, "totals") if one.checkpoint == name)
 
     def rebuild(self, generation: int, *, seconds: float = 20.0) -> bool:
         """One turn."""
