@@ -88,7 +88,9 @@ def read_checkpoints(session: Session, projection: str | None) -> list[Checkpoin
     """Those of a projection, or all; oldest first."""
     found: list[tuple[Any, ...]] = session.run(READ_CHECKPOINTS, projection)
     return [
-        Checkpoint(*row[:5], [CheckpointLane(*lane) for lane in row[5]], [(t, p, o) for t, p, o in row[6]])
+        Checkpoint._make(
+            [*row[:5], [CheckpointLane(*lane) for lane in row[5]], [(t, p, o) for t, p, o in row[6]]]
+        )
         for row in found
     ]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bridge.assignment import LogRange
+from db import projections
 from db.rerouting import TopicRouting
 from ops.decisions import NotDone
 from ops.rebuild import changes
@@ -376,3 +377,43 @@ def test_passing_live_is_caught(bench: Bench, opened: Any, monkeypatch: pytest.M
     assert rebuild_while_an_event_comes(bench, other, monkeypatch) == {"a": (1, 1)}, (
         "the mutant loses nothing"
     )
+
+
+def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Between the look at the lanes and the swap an event is applied; whether readers miss it afterwards."""
+    bench.live(thing_set(0, "a", 1))
+    number = bench.begin()
+    assert bench.rebuild(number)
+    bench.log.append(thing_set(1, "a", 2))
+    applying = threading.Thread(target=other.catch_up)
+    set_live = projections.set_live
+
+    def set_live_slowly(*arguments: Any) -> None:
+        applying.start()
+        wait_until(
+            lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+            timeout_seconds=10,
+            what="the event waits for the queue, or is through",
+        )
+        set_live(*arguments)
+
+    monkeypatch.setattr(projections, "set_live", set_live_slowly)
+    bench.swap(number)
+    applying.join(timeout=20)
+    bench.live(thing_set(2, "a", 3))
+    return bench.rows() != {"a": (3, 3)}
+
+
+def test_nothing_is_applied_while_readers_are_swapped_over(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By code that may not feed the new one: whatever it applied before the swap would be missing after it.
+    assert not swap_while_an_event_comes(bench, opened(bench.with_code(registry(2))), monkeypatch)
+
+
+def test_a_swap_without_the_locks_is_caught(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "lock_all", lambda _session: None)
+    other = opened(bench.with_code(registry(2)))
+    assert swap_while_an_event_comes(bench, other, monkeypatch), "the mutant loses nothing"
