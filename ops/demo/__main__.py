@@ -7,7 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ops.demo.outgoing import play_3, play_6
+from ops.demo.rebuilding import play_5
 from ops.demo.scenarios import INCOMING, look_at_all
+from ops.demo.storming import play_7
 from ops.demo.verdict import Verdict, verdict_table
 from ops.init import initialise
 from ops.stack import Stack, StackError
@@ -17,7 +19,7 @@ from ops.trial.providers import Providers
 from tasks.handlers import collect_handlers
 
 ROOT = Path(".sluice/demo").absolute()
-HANDLERS = "shop.handlers"
+HANDLERS = "shop.before_the_fix"  # as in the two weeks before scenario 5
 PARTITIONS = 6
 
 
@@ -44,6 +46,8 @@ def main() -> int:
                     verdicts += play(deployment, console.print)
                 verdicts += play_3(deployment, stack, console.print)
                 verdicts += play_6(deployment, providers, console.print)
+                verdicts += play_5(deployment, providers, console.print)
+                verdicts += play_7(deployment, providers, stack, console.print)
                 verdicts += look_at_all(deployment, console.print)
             finally:
                 deployment.close()

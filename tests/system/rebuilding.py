@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from db.projections import read_generations
-from db.session import Session
 from ops.trial.deployment import Deployment
+from ops.trial.readers import Readers
 from shop.before_the_fix import WRONG_TAX_PERCENT
 from shop.generate import OutgoingRecord
 from shop.handlers.billing import TAX_PERCENT, line_item
@@ -97,38 +96,14 @@ def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: floa
     deployment.wait_until(ready, timeout_seconds=timeout_seconds, what=f"generation {generation} is ready")
 
 
-class Readers:
-    """Look through the view, again and again: of the oldest lines, all must be wrong, or all right."""
-
-    def __init__(self, deployment: Deployment, old_lines: int) -> None:
-        self._url = deployment.urls.database_url
-        self._wrong = {f"pay-{n}": wrong_line(n)["tax_cents"] for n in range(old_lines)}
-        self._right = {f"pay-{n}": right_line(n)["tax_cents"] for n in range(old_lines)}
-        self._over = threading.Event()
-        self.seen: list[str] = []
-        """What was seen, each time it changed: "wrong", "right", or what is neither."""
-        self.looks = 0
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> "Readers":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        session = Session(self._url, application_name="reader")
-        names = ", ".join(f"'{key}'" for key in self._wrong)
-        query = f"SELECT payment_id, tax_cents FROM public.{PROJECTION} WHERE payment_id IN ({names})"
-        while not self._over.is_set():
-            with session.connection.cursor() as cursor:
-                cursor.execute(query)
-                found = dict(cursor.fetchall())
-            is_wrong, is_right = found == self._wrong, found == self._right
-            what = "wrong" if is_wrong else "right" if is_right else f"a mixture: {str(found)[:500]}"
-            self.looks += 1
-            if not self.seen or self.seen[-1] != what:
-                self.seen.append(what)
-        session.close()
+def readers(deployment: Deployment, old_lines: int) -> Readers:
+    """They look through the view: of the oldest lines, all must be wrong, or all right."""
+    keys = ", ".join(f"'pay-{n}'" for n in range(old_lines))
+    return Readers(
+        deployment.urls.database_url,
+        f"SELECT payment_id, tax_cents FROM public.{PROJECTION} WHERE payment_id IN ({keys})",
+        {
+            "wrong": {f"pay-{n}": wrong_line(n)["tax_cents"] for n in range(old_lines)},
+            "right": {f"pay-{n}": right_line(n)["tax_cents"] for n in range(old_lines)},
+        },
+    )

@@ -11,10 +11,11 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from ops.trial.deployment import Deployment
+from ops.trial.storm import mixed_events
 from shop.generate import OutgoingRecord, event, generate
 from shop.tables import stock
 from tests.system.conftest import MakeDeployment
-from tests.system.load import assert_as_the_oracle_says, mixed_events
+from tests.system.load import assert_as_the_oracle_says
 from tests.system.test_cli import document, sluice
 
 WHY = ("--reason", "test")

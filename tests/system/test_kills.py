@@ -8,8 +8,9 @@ from itertools import count, takewhile
 import pytest
 
 from ops.trial.deployment import Deployment
+from ops.trial.storm import mixed_events
 from tests.system.conftest import MakeDeployment
-from tests.system.load import assert_as_the_oracle_says, mixed_events
+from tests.system.load import assert_as_the_oracle_says
 
 EVENTS = 4_000
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from redis import Redis
 
 from ops.stack import Stack
+from ops.trial.storm import mixed_events
 from shop.generate import OutgoingRecord, generate
 from tests.system.conftest import MakeDeployment
-from tests.system.load import assert_as_the_oracle_says, mixed_events
+from tests.system.load import assert_as_the_oracle_says
 
 EVENTS = 4_000
 

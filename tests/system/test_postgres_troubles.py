@@ -16,10 +16,11 @@ from sqlalchemy.engine import make_url
 
 from ops.stack import StackUrls
 from ops.trial.deployment import Deployment
+from ops.trial.storm import mixed_events
 from shop.generate import generate
 from tests.system.conftest import MakeDeployment
 from tests.system.cutting_proxy import CuttingProxy, When
-from tests.system.load import assert_as_the_oracle_says, mixed_events
+from tests.system.load import assert_as_the_oracle_says
 from tests.waiting import wait_until
 
 EVENTS = 3_000

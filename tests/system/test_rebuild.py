@@ -11,10 +11,10 @@ from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says
 from tests.system.rebuilding import (
     PROJECTION,
-    Readers,
     deploy_fix,
     deploy_wrong,
     payments,
+    readers,
     right_line,
     sluice,
     sluice_fails,
@@ -58,7 +58,7 @@ def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDe
     deployment = with_old_lines(make_deployment)
     deployment.run.start_rebuilds()
     deployment.run.start_rebuilds()
-    with Readers(deployment, 200) as readers:
+    with readers(deployment, 200) as looking:
         assert sluice(deployment, "plan", PROJECTION)["records"] == OLD
         assert sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")["generation"] == 2
         deployment.produce(payments(OLD, 500))
@@ -83,8 +83,8 @@ def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDe
         deployment.produce(payments(OLD + 1_000, 500))
         deployment.wait_settled()
         sluice(deployment, "swap", PROJECTION, "--back", *WHY, "--yes")
-    assert readers.seen == ["wrong", "right", "wrong"]
-    assert readers.looks > 50
+    assert looking.seen == ["wrong", "right", "wrong"]
+    assert looking.looks > 50
     everything = range(OLD + 1_500)
     assert lines_of(deployment, 1) == {
         f"pay-{n}": wrong_line(n) if n < OLD else right_line(n) for n in everything

@@ -4,19 +4,16 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
 from ops.stack import Stack
-from ops.stack.service import ServiceName, StopSignal
 from ops.trial.deployment import Deployment
-from ops.trial.local_run import RunningProcess
 from ops.trial.providers import Providers
+from ops.trial.storm import Storm, mixed_events
 from shop.generate import generate
-from shop.outside.faults import Fault
 from tests.system.conftest import MakeDeployment
-from tests.system.load import assert_as_the_oracle_says, mixed_events
+from tests.system.load import assert_as_the_oracle_says
 from tests.system.test_kills import play_bridges_in_turns
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
@@ -43,63 +40,6 @@ def until() -> float:
 def test_two_bridges_killed_in_turns(make_deployment: MakeDeployment, seed: int, until: float) -> None:
     deployment = make_deployment()
     play_bridges_in_turns(deployment, seed=seed, keep_on=lambda _: time.monotonic() < until)
-
-
-class Storm:
-    """All processes of one deployment, killed and started anew at random."""
-
-    def __init__(
-        self, deployment: Deployment, providers: Providers, stack: Stack, rng: random.Random
-    ) -> None:
-        self._rng, self._deployment, self._stack = rng, deployment, stack
-        run, queues = deployment.run, deployment.queues
-        self._makers: dict[str, Callable[[], RunningProcess]] = {
-            "bridge-1": lambda: run.start_bridge(name="bridge-1"),
-            "bridge-2": lambda: run.start_bridge(name="bridge-2"),
-            "worker-a": lambda: run.start_worker(queues("payment", "balance"), name="worker-a"),
-            "worker-b": lambda: run.start_worker(queues("stock", "order", "user"), name="worker-b"),
-            "relay-1": lambda: run.start_relay(name="relay-1"),
-            "relay-2": lambda: run.start_relay(name="relay-2"),
-            "beat-1": lambda: run.start_beat(name="beat-1"),
-            "beat-2": lambda: run.start_beat(name="beat-2"),
-            "effects": lambda: run.start_effects(pool="solo"),
-        }
-        self.running = {name: make() for name, make in self._makers.items()}
-        self.done: Counter[str] = Counter()
-        self._harms: dict[str, Callable[[], None]] = {
-            "kill": self._kill,
-            "flush redis": self._flush,
-            "kill redis": lambda: self._restart("redis", "kill"),
-            "stop postgres": lambda: self._restart("postgres", "immediate"),
-            "stop kafka": lambda: self._restart("kafka", "term"),
-            "harm the provider": lambda: providers.payments.set_faults(self._fault(), self._fault()),
-        }
-
-    def turn(self) -> None:
-        """One harm."""
-        weights = (20, 3, 1, 1, 1, 4)
-        (name,) = self._rng.choices(list(self._harms), weights)
-        self.done[name] += 1
-        self._harms[name]()
-
-    def _kill(self) -> None:
-        name = self._rng.choice(sorted(self.running))
-        self.running[name].kill()
-        self.running[name] = self._makers[name]()
-
-    def _flush(self) -> None:
-        self._deployment.redis.flushdb()
-
-    def _restart(self, service: ServiceName, signal: StopSignal) -> None:
-        # The storm's own connections: new ones are made when they are needed.
-        self._deployment.close()
-        self._stack.stop(service, signal=signal)
-        self._stack.start(service)
-
-    def _fault(self) -> Fault:
-        moment = self._rng.choice(("before", "after"))
-        harm = self._rng.choice(("delay", "drop"))
-        return Fault(moment, harm, times=2, seconds=7.0 if harm == "delay" else 0)  # type: ignore[arg-type]
 
 
 def test_a_storm_of_kills_outages_and_faults(
