@@ -30,15 +30,20 @@ class BenchEvent(NamedTuple):
 
 
 def generate_events(
-    count: int, *, seed: int, note_characters: int = NOTE_CHARACTERS, poison_at: int | None = None
+    count: int,
+    *,
+    seed: int,
+    note_characters: int = NOTE_CHARACTERS,
+    poison_at: int | None = None,
+    first: int = 0,
 ) -> Iterator[BenchEvent]:
     """`count` events over KEYS accounts; the same arguments, the same bytes.
 
-    Postgres refuses the one at `poison_at`.
+    Their numbers begin at `first`. Postgres refuses the one at `poison_at`.
     """
     rng = random.Random(seed)
     text = "".join(rng.choices(_LETTERS, k=64 * 1024))
-    for number in range(count):
+    for number in range(first, first + count):
         digits = f"{rng.getrandbits(128):032x}"
         event_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
         key, amount = f"account-{rng.randrange(KEYS):05d}", rng.randrange(10_000_000)

@@ -18,10 +18,12 @@ from bench.faults import Fault
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.postgres_cost import PostgresCost
+from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
 
 # The contenders written by hand have two processes as well.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_CONFLUENT.name)
+REBUILD_LIVE_P99_MS = 1_000  # live lag stays bounded, beside two rebuild workers on the same cores
 MEMORY_MARGIN = 1.5  # Python's objects beside the raw bytes that a bridge counts
 
 
@@ -101,6 +103,13 @@ def visible_floors(latencies: Iterable[VisibleLatency]) -> Iterator[Floor]:
 def rate_floors(rates: Sequence[RelayRate]) -> Iterator[Floor]:
     """CPU of the relay's process."""
     yield at_most("relay: µs of CPU per record", 14, median(r.cpu_us for r in rates if r.who == "relay"))
+
+
+def rebuild_floors(rebuilt: Rebuilt) -> Iterator[Floor]:
+    """Beside the live drain of the same log in the same run."""
+    yield at_least("rebuild ÷ live drain", 1.5, rebuilt.rebuild_per_second / rebuilt.drain_per_second)
+    what = "live p99 at 1,000/s while a generation is rebuilt, ms"
+    yield at_most(what, REBUILD_LIVE_P99_MS, rebuilt.loaded_p99_ms)
 
 
 def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:

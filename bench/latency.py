@@ -1,7 +1,7 @@
 """How long an event takes from its scheduled send to its commit, at a rate that waits for nobody."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bench.commits import read_event_times
@@ -54,19 +54,33 @@ def _measure(ground: Ground, contender: Contender, rate: int, seconds: int, seed
 
 
 def send_and_wait(
-    site: Site, *, count: int, rate: float, seed: int, poison_at: int | None = None
+    site: Site,
+    *,
+    count: int,
+    rate: float,
+    seed: int,
+    poison_at: int | None = None,
+    first: int = 0,
+    meanwhile: Callable[[], object] | None = None,
 ) -> list[tuple[BenchEvent, float]]:
-    """Has another process send the events; each with its seconds from scheduled send to commit."""
+    """Has another process send the events; each with its seconds from scheduled send to commit.
+
+    `first`: so many were committed before. `meanwhile` is done once the sender has begun.
+    """
     start_at = time.time() + HEAD_START_SECONDS
-    options = {"count": count, "seed": seed, "rate": rate, "start-at": start_at}
+    options = {"count": count, "seed": seed, "rate": rate, "start-at": start_at, "first": first}
     if poison_at is not None:
         options["poison-at"] = poison_at
     arguments = [f"--{name}={value}" for name, value in options.items()]
     site.run.start_module("sender", "bench.pace", f"--bootstrap-servers={site.servers}", *arguments)
+    if meanwhile is not None:
+        time.sleep(HEAD_START_SECONDS + WARM_UP_SECONDS)
+        meanwhile()
     dead = 0 if poison_at is None else 1
-    site.wait_drained(count, timeout_seconds=count / rate + PATIENCE_SECONDS, dead=dead)
+    site.wait_drained(first + count, timeout_seconds=count / rate + PATIENCE_SECONDS, dead=dead)
     times = read_event_times(site.session, site.contender.layout)
+    events = generate_events(count, seed=seed, poison_at=poison_at, first=first)
     return [
-        (event, times[event.event_id] - scheduled_at(event.number, start_at=start_at, rate=rate))
-        for event in generate_events(count, seed=seed, poison_at=poison_at)
+        (event, times[event.event_id] - scheduled_at(place, start_at=start_at, rate=rate))
+        for place, event in enumerate(events)
     ]

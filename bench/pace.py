@@ -14,15 +14,15 @@ LONGEST_NAP_SECONDS = 0.0005
 FLUSH_SECONDS = 30.0
 
 
-def scheduled_at(number: int, *, start_at: float, rate: float) -> float:
-    """When the event of this number is to be sent, in seconds since 1970."""
-    return start_at + number / rate
+def scheduled_at(place: int, *, start_at: float, rate: float) -> float:
+    """When the event at this place of the run is to be sent, in seconds since 1970."""
+    return start_at + place / rate
 
 
 def due_events(events: Iterator[BenchEvent], *, start_at: float, rate: float) -> Iterator[BenchEvent | None]:
     """Events whose time has come, and None whenever there is none yet."""
-    for event in events:
-        while time.time() < scheduled_at(event.number, start_at=start_at, rate=rate):
+    for place, event in enumerate(events):
+        while time.time() < scheduled_at(place, start_at=start_at, rate=rate):
             yield None
         yield event
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="events a second")
     parser.add_argument("--start-at", type=float, required=True, help="seconds since 1970")
     parser.add_argument("--poison-at", type=int, help="number of the event that Postgres refuses")
+    parser.add_argument("--first", type=int, default=0, help="number of the first event")
     options = parser.parse_args()
     producer = Producer(
         {
@@ -46,7 +47,9 @@ def main() -> None:
         }
     )
     # Made before the start: making them is none of their delay.
-    events = list(generate_events(options.count, seed=options.seed, poison_at=options.poison_at))
+    events = list(
+        generate_events(options.count, seed=options.seed, poison_at=options.poison_at, first=options.first)
+    )
     for event in due_events(iter(events), start_at=options.start_at, rate=options.rate):
         if event is None:
             producer.poll(0)

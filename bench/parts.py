@@ -15,6 +15,7 @@ from bench.ground import Ground
 from bench.latency import measure_latencies
 from bench.memory import measure_memory
 from bench.postgres_cost import measure_in_turns
+from bench.rebuilding import measure_rebuild
 from bench.relaying import measure_rates, measure_visible
 from tasks.settings import Settings
 
@@ -88,6 +89,13 @@ def visible(ground: Ground, options: Options, _say: Say) -> Part:
     return Part([report.visible_table(found)], list(floors.visible_floors(found)), {"visible": found})
 
 
+def rebuild(ground: Ground, options: Options, say: Say) -> Part:
+    """A projection computed anew from the log."""
+    found = measure_rebuild(ground, events=options.events, seed=options.seed, say=say)
+    tables, reached = [report.rebuild_table(found)], list(floors.rebuild_floors(found))
+    return Part(tables, reached, {"rebuild": [found]}, found.complaints)
+
+
 def faults(ground: Ground, options: Options, say: Say) -> Part:
     """What is killed or wiped in mid-drain."""
     found = list(play_faults(ground, events=options.events, seed=options.seed, say=say))
@@ -109,7 +117,7 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
 
 
 PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
-    part.__name__: part for part in (drain, latency, relay, visible, faults, cost, memory)
+    part.__name__: part for part in (drain, latency, relay, visible, rebuild, faults, cost, memory)
 }
 
 

@@ -14,6 +14,7 @@ from bench.floors import Floor, turn_ratios
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.postgres_cost import PostgresCost
+from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
 
 
@@ -103,6 +104,25 @@ def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
     for one in latencies:
         figures = (one.commit_p50_ms, one.commit_p99_ms, one.event_p50_ms, one.event_p99_ms)
         table.add_row(one.contender, f"{one.rate:,}", f"{one.events:,}", *(f"{f:.0f}" for f in figures))
+    return table
+
+
+def rebuild_table(rebuilt: Rebuilt) -> Table:
+    """Speeds, and what live traffic feels."""
+    table = _table(f"A projection rebuilt, {rebuilt.events:,} events, 2 rebuild workers", "what", "figure")
+    ratio = rebuilt.rebuild_per_second / rebuilt.drain_per_second
+    for what, figure in (
+        ("live drain of the log, events/s", f"{rebuilt.drain_per_second:,.0f}"),
+        ("rebuild without live traffic, events/s", f"{rebuilt.rebuild_per_second:,.0f} ({ratio:.2f} of it)"),
+        ("rebuild beside 1,000 live events/s, events/s", f"{rebuilt.under_load_per_second:,.0f}"),
+        ("live p50/p99 without a rebuild, ms", f"{rebuilt.quiet_p50_ms:.0f}/{rebuilt.quiet_p99_ms:.0f}"),
+        (
+            "live p50/p99/most during the rebuild, ms",
+            f"{rebuilt.loaded_p50_ms:.0f}/{rebuilt.loaded_p99_ms:.0f}/{rebuilt.loaded_most_ms:.0f}",
+        ),
+        ("new generations beside the live one", "; ".join(rebuilt.complaints) or "equal"),
+    ):
+        table.add_row(what, figure)
     return table
 
 

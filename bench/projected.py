@@ -1,0 +1,28 @@
+"""The bench's application with a projection of the accounts: what is drained, and then rebuilt."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import BigInteger, Column, MetaData, String
+
+from bench.app import EVENT_TYPE, AccountChanged, change_account, topics
+from db.tables import projection_table
+from tasks.api import Event, ProjectionEffect, Upsert, projects
+
+__all__ = ["change_account", "project_account", "topics"]
+
+HANDLERS = "bench.projected"
+
+bench_balances = projection_table(
+    "bench_balances",
+    MetaData(),
+    Column("key", String(64), primary_key=True),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("note", String(400), nullable=False),
+)
+
+
+@projects(EVENT_TYPE, into=bench_balances, revision=1)
+def project_account(event: Event[AccountChanged]) -> Iterator[ProjectionEffect]:
+    """The newest state of the account, once more."""
+    data = event.data
+    yield Upsert(bench_balances, event.key, {"amount_cents": data.amount_cents, "note": data.note})
