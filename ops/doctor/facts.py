@@ -1,6 +1,6 @@
 """What `sluice doctor` judges: facts about one installation, as they were read. Pure."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from db.installation import Registered, ServerSettings
@@ -19,6 +19,8 @@ class DeclaredFacts:
     faults: str
     newest_revision: str | None
     effects: Set[str] = frozenset()
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    """Projection → the revision of the code that fills it."""
     keep_identities_days: int = 30
 
 
@@ -37,6 +39,18 @@ class LeavingFacts:
 
 
 @dataclass(frozen=True)
+class GenerationFacts:
+    """One generation of a projection. `idle_days` are those since it was begun, or was last live."""
+
+    projection: str
+    generation: int
+    state: str
+    revision: int
+    failed_reason: str | None
+    idle_days: float
+
+
+@dataclass(frozen=True)
 class PostgresFacts:
     """`registered` and `leaving` are None where Sluice's tables cannot be read.
 
@@ -48,6 +62,7 @@ class PostgresFacts:
     columns: Mapping[str, Set[str]]
     registered: Registered | None
     leaving: LeavingFacts | None = None
+    generations: Sequence[GenerationFacts] = ()
 
 
 @dataclass(frozen=True)

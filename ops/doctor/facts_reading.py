@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient
@@ -15,10 +16,19 @@ from db.calls import EFFECTS_PAUSED
 from db.installation import read_registered, read_server, read_user_columns
 from db.migrate import current_revision, newest_revision
 from db.open_letters import count_parked
+from db.projections import Generation, read_generations
 from db.self_check import read_troubles
 from db.session import Session
 from db.switches import read_switch
-from ops.doctor.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
+from ops.doctor.facts import (
+    DeclaredFacts,
+    Facts,
+    GenerationFacts,
+    LeavingFacts,
+    PostgresFacts,
+    RedisFacts,
+    TopicFacts,
+)
 from ops.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from ops.reaching import ServiceFailed, ServiceTitle, reaching_services
 from ops.stack import StackUrls
@@ -66,6 +76,7 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
         faults=settings.faults,
         newest_revision=newest_revision(),
         effects=frozenset(registry.effects),
+        revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
     )
 
@@ -74,10 +85,19 @@ def _postgres(url: str) -> PostgresFacts:
     revision = current_revision(url)
     with closing(Session(url, application_name="sluice doctor")) as session:
         registered = leaving = None
+        generations: list[GenerationFacts] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
-        return PostgresFacts(read_server(session), revision, read_user_columns(session), registered, leaving)
+            generations = [_generation(one) for one in read_generations(session)]
+        columns = read_user_columns(session)
+        return PostgresFacts(read_server(session), revision, columns, registered, leaving, generations)
+
+
+def _generation(one: Generation) -> GenerationFacts:
+    idle = datetime.now(UTC) - max(one.created_at, one.live_at or one.created_at)
+    days = idle / timedelta(days=1)
+    return GenerationFacts(one.projection, one.generation, one.state, one.revision, one.failed_reason, days)
 
 
 def _leaving(session: Session) -> LeavingFacts:

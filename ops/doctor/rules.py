@@ -6,6 +6,7 @@ from db.installation import Registered
 from ops.doctor.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, TopicFacts
 from ops.doctor.findings import Finding, Severity, error, warning
 from ops.doctor.rules_leaving import leaving_problems, retention_problems
+from ops.doctor.rules_rebuilding import projection_problems
 from ops.reaching import SETTING_OF
 from tasks.routing import queue_name
 
@@ -26,6 +27,7 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += _registered(facts.postgres.registered, facts.declared)
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
+            found += projection_problems(facts.postgres.generations, facts.declared)
     if facts.redis is not None:
         found += _redis(facts.redis)
         found += _workers(facts)

@@ -18,6 +18,7 @@ OURS = [
     ROOT / "CHANGELOG.md",
     ROOT / "docs/operating.md",
     ROOT / "docs/debezium.md",
+    ROOT / "docs/rebuilding.md",
     *sorted((ROOT / "docs/adr").glob("*.md")),
 ]
 SETTING_ROW = re.compile(rf"^\| `({PREFIX}\w+)` \| (\S+) \|", re.MULTILINE)

@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 
 from db.installation import Registered, ServerSettings
-from ops.doctor import rules, rules_leaving
+from ops.doctor import rules, rules_leaving, rules_rebuilding
 from ops.doctor.cli import as_document, as_lines
-from ops.doctor.facts import DeclaredFacts, Facts, LeavingFacts, PostgresFacts, RedisFacts, TopicFacts
+from ops.doctor.facts import (
+    DeclaredFacts,
+    Facts,
+    GenerationFacts,
+    LeavingFacts,
+    PostgresFacts,
+    RedisFacts,
+    TopicFacts,
+)
 from ops.doctor.findings import Severity
 from ops.doctor.rules import find_problems
 
@@ -30,6 +38,9 @@ HEALTHY = Facts(
     {"orders": TOPIC},
     {},
 )
+LIVE = GenerationFacts("revenue", 1, "live", 2, None, 100.0)
+FAILED = GenerationFacts("revenue", 2, "failed", 2, "too small", 0.1)
+RETIRED = GenerationFacts("revenue", 2, "retired", 1, None, 1.0)
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 
@@ -53,6 +64,13 @@ def leaving(**changed: Any) -> Facts:
     return replace(
         postgres(leaving=LeavingFacts(**changed)),
         declared=replace(HEALTHY.declared, effects=frozenset({"send_email"})),
+    )
+
+
+def projected(*generations: GenerationFacts, revision: int = 2) -> Facts:
+    return replace(
+        postgres(leaving=LeavingFacts(), generations=generations),
+        declared=replace(HEALTHY.declared, revisions={"revenue": revision}),
     )
 
 
@@ -104,6 +122,10 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "topic id": (topic(topic_id="id-2"), ERROR, "in Kafka is id-2, in Postgres id-1"),
     "paused": (leaving(effects_paused="provider down"), WARNING, "paused: provider down"),
     "parked": (leaving(parked_entities=5), WARNING, "Parked entities: 5"),
+    "no generation": (projected(), ERROR, "Projection revenue has no generation"),
+    "made by old code": (projected(LIVE, revision=3), WARNING, "is at revision 3 in code"),
+    "a failed generation": (projected(LIVE, FAILED), WARNING, "Generation 2 of revenue failed: too small"),
+    "kept for nobody": (projected(LIVE, replace(RETIRED, idle_days=9.2)), WARNING, "retired for 9 days"),
     "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
     "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
     "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
@@ -133,7 +155,8 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    source = "".join(Path(file).read_text() for file in (rules.__file__, rules_leaving.__file__))
+    modules = (rules, rules_leaving, rules_rebuilding)
+    source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 
 
@@ -150,6 +173,8 @@ HEALTHY_TOO: Mapping[str, Facts] = {
         queues=dict.fromkeys(QUEUES) | {"order.2": "halted before it"}
     ),
     "everything left": leaving(),
+    "swapped yesterday": projected(LIVE, RETIRED),
+    "being rebuilt": projected(replace(LIVE, revision=1), replace(LIVE, generation=2, state="building")),
     "a call waits for its time": leaving(open_calls={"send_email": 5}),
     "more columns than declared": postgres(
         columns={"orders": {"order_id", "version", "note"}, "more": {"x"}}
