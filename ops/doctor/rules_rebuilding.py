@@ -18,7 +18,7 @@ def projection_problems(generations: Sequence[GenerationFacts], declared: Declar
         begun = any(one.revision == revision for one in generations if one.projection == projection)
         if not begun:
             yield warning(
-                f"Projection {projection} is at revision {revision} in code, and its live generation was begun"
+                f"Projection {projection} is at revision {revision} in code, its live generation was begun"
                 f" by revision {live[projection].revision}: rows of before are as that one made them.",
                 "`sluice rebuild start` computes them anew, if they are to be.",
             )
