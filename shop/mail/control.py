@@ -33,11 +33,4 @@ class ControlHandler(JsonHandler):
             case "/faults":
                 self.get_faults()
             case _:
-                self.answer_error(404, "no_such_thing", self.route)
-
-    def do_PUT(self) -> None:
-        """`/faults`."""
-        if self.route == "/faults":
-            self.put_faults()
-        else:
-            self.answer_error(404, "no_such_thing", self.route)
+                self.answer_unknown()

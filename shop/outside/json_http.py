@@ -67,6 +67,10 @@ class JsonHandler(BaseHTTPRequestHandler):
         """An answer that says no: `{"error": {"code": …, "message": …}}`."""
         self.answer(status, {"error": {"code": code, "message": message}})
 
+    def answer_unknown(self) -> None:
+        """There is no such route, or not by this method."""
+        self.answer_error(404, "no_such_thing", self.route)
+
     def drop(self) -> None:
         """Ends the connection without an answer."""
         self.close_connection = True
@@ -76,8 +80,11 @@ class JsonHandler(BaseHTTPRequestHandler):
         """`GET /faults`: those that are left."""
         self.answer(200, {"faults": self.server.faults.left()})
 
-    def put_faults(self) -> None:
-        """`PUT /faults`: a FaultsRequest replaces them."""
+    def do_PUT(self) -> None:
+        """`/faults`, by a FaultsRequest, which replaces them; nothing else of these servers is put."""
+        if self.route != "/faults":
+            self.answer_unknown()
+            return
         body = self.read_body()
         if body is None:
             return

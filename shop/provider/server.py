@@ -39,7 +39,7 @@ class ProviderHandler(JsonHandler):
         if body is None:
             return
         if self.route != "/captures":
-            self.answer_error(404, "no_such_thing", self.route)
+            self.answer_unknown()
             return
         reply = self.server.desk.answer(_read_key(self.headers.get("Idempotency-Key")), body)
         if reply.answer is None:
@@ -58,14 +58,7 @@ class ProviderHandler(JsonHandler):
             case "/faults":
                 self.get_faults()
             case _:
-                self.answer_error(404, "no_such_thing", self.route)
-
-    def do_PUT(self) -> None:
-        """`/faults`."""
-        if self.route == "/faults":
-            self.put_faults()
-        else:
-            self.answer_error(404, "no_such_thing", self.route)
+                self.answer_unknown()
 
     def do_DELETE(self) -> None:
         """`/keys`."""
@@ -73,7 +66,7 @@ class ProviderHandler(JsonHandler):
             self.server.desk.forget_keys()
             self.answer(200, {})
         else:
-            self.answer_error(404, "no_such_thing", self.route)
+            self.answer_unknown()
 
 
 def _read_key(value: str | None) -> str | None:

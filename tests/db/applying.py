@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, String, create_engine, text
 
 from db.session import BATCH_PLANS, Session
@@ -148,3 +149,12 @@ class Bench:
         """Ends both connections."""
         self.session.close()
         self.looking.close()
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    """A bench whose database has the application's tables."""
+    create_tables(database_url)
+    made = Bench(database_url)
+    yield made
+    made.close()

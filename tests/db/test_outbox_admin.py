@@ -1,6 +1,6 @@
 """What an operator sees of the outbox and does to it, on real Postgres, beside a relay that is at work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
@@ -19,19 +19,6 @@ from tests.db.leaving import insert_event, rows
 from tests.waiting import wait_until
 
 DECISION = Decision("ann@host", "outbox drop", "because")
-
-
-@pytest.fixture
-def make_session(database_url: str) -> Iterator[Callable[[], Session]]:
-    made: list[Session] = []
-
-    def make() -> Session:
-        made.append(Session(database_url, application_name=f"test {len(made)}"))
-        return made[-1]
-
-    yield make
-    for session in made:
-        session.close()
 
 
 @pytest.fixture

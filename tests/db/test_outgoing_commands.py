@@ -1,6 +1,6 @@
 """What `sluice outbox` and `sluice effects` print for people, from a real database."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from typer.testing import CliRunner
@@ -10,13 +10,6 @@ from ops.cli import app
 from tests.db.leaving import insert_call, insert_event
 
 Run = Callable[..., str]
-
-
-@pytest.fixture
-def session(database_url: str) -> Iterator[Session]:
-    opened = Session(database_url, application_name="test")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

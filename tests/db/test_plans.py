@@ -5,43 +5,14 @@ from typing import Any
 
 import pytest
 
-from db.session import BATCH_PLANS, Session, Statement
+from db.session import BATCH_PLANS, Statement
 from tasks.apply import Applier
 from tests.db.applying import QUEUE, Bench, create_tables, slice_of, thing_set
+from tests.db.recording import RecordingSession
 
 KEYS = 5_000
 SMALL, LARGE = 50, 500
 FORBIDDEN = {"Nested Loop", "Merge Join", "Seq Scan"}
-
-
-class RecordingSession(Session):
-    """Remembers every prepared statement it ran, with its values."""
-
-    ran: list[tuple[Statement, tuple[Any, ...]]]
-
-    def run(self, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
-        self.ran.append((statement, values))
-        return super().run(statement, *values)
-
-    def count(self, statement: Statement, *values: Any) -> int:
-        self.ran.append((statement, values))
-        return super().count(statement, *values)
-
-    def explain(self, statement: Statement, values: tuple[Any, ...]) -> dict[str, Any]:
-        """The plan of a statement as it really ran, undone."""
-        places = f"({', '.join(['%s'] * len(values))})" if values else ""
-        self.command("BEGIN")
-        with self.connection.cursor() as cursor:
-            # What the batch wrote is there already, so writes of it are done to no effect, by the same plan.
-            cursor.execute("SET CONSTRAINTS ALL DEFERRED")
-            cursor.execute(
-                f'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "{statement.name}" {places}', values or None
-            )
-            row = cursor.fetchone()
-        self.command("ROLLBACK")
-        assert row is not None
-        plan: dict[str, Any] = row[0][0]["Plan"]
-        return plan
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Progress on real Postgres: registration, assignments of one moment, watermarks that only rise."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import psycopg2
 import pytest
@@ -28,17 +28,8 @@ PLACE = ("payments", 0)
 
 
 @pytest.fixture
-def session(database_url: str) -> Iterator[Session]:
-    opened = Session(database_url, application_name="test")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Session]:
-    opened = Session(database_url, application_name="other test")
-    yield opened
-    opened.close()
+def other(make_session: Callable[[], Session]) -> Session:
+    return make_session()
 
 
 def _insert_lane(session: Session, queue: str, epoch: int, applied: int) -> None:

@@ -10,7 +10,9 @@ import tasks.page
 import tasks.relay
 from db.relay import WaitingRow
 from tests.mutants import mutated
-from tests.unit.relay_simulation import Broken, Outbox, Postgres, Shell, World
+from tests.unit.relay_services import Outbox
+from tests.unit.relay_simulation import Shell, World
+from tests.unit.relay_surroundings import Broken, Postgres
 
 SEEDS = 400
 MUTANT_SEEDS = 400
