@@ -199,11 +199,11 @@ def test_mutants_that_forget_bookkeeping_are_caught(
     ]
     check(session, [[event] for event in deleted + merged])
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.store.rows.write_tombstones", lambda *_: None)
+        patched.setattr("tasks.row_store.rows.write_tombstones", lambda *_: None)
         with pytest.raises(Apart):
             check(session, [[event] for event in deleted])
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.store.FIELD_VERSIONS", "forgotten")
+        patched.setattr("tasks.row_store.FIELD_VERSIONS", "forgotten")
         patched.setattr("db.rows.FIELD_VERSIONS", "forgotten")
         with pytest.raises(Apart):
             check(session, [[event] for event in merged])

@@ -1,7 +1,7 @@
 """Batches, rebuild turns that end anywhere, redrives and swaps in any order: all generations agree."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -151,9 +151,7 @@ def test_the_play_catches(
 ) -> None:
     monkeypatch.setattr(place, instead)
     with pytest.raises(AssertionError):
-        for seed in range(12):
-            play(bench, seed, factor=1 + 9 * (seed % 2), swaps=seed % 2 == 0)
-            bench.reset()
+        play_all(bench, range(12))
 
 
 def play(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
@@ -177,6 +175,13 @@ def play(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
             assert bench.rows(number) == want, f"seed {seed}, generation {number}"
     finally:
         course.close()
+
+
+def play_all(bench: Bench, seeds: Iterable[int]) -> None:
+    """One after the other, each from nothing; with swaps, or with old and new code, in turns."""
+    for seed in seeds:
+        play(bench, seed, factor=1 + 9 * (seed % 2), swaps=seed % 2 == 0)
+        bench.reset()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -11,8 +11,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from db.migrate import VERSION_TABLE, create_user_tables, current_revision, newest_revision, upgrade
+from db.migrate import (
+    VERSION_TABLE,
+    create_projections,
+    create_user_tables,
+    current_revision,
+    newest_revision,
+    upgrade,
+)
 from db.schema import DEAD_LETTER_STATES, EFFECT_STATES, OUTCOMES, SCHEMA, metadata
+from db.tables import TableRefused, is_projection
+from shop.tables import billing_line_items
 from shop.tables import metadata as shop_metadata
 from tasks.folded import Outcome
 
@@ -122,8 +131,12 @@ def test_an_empty_database_has_no_revision(connection: Connection) -> None:
     assert current_revision(connection.engine.url.render_as_string(hide_password=False)) is None
 
 
+# A projection is a view over a table of another name.
+PLAIN_TABLES = {name for name, table in shop_metadata.tables.items() if not is_projection(table)}
+
+
 def test_users_tables_are_created_once(database_url: str) -> None:
-    assert create_user_tables(database_url, [shop_metadata]) == sorted(shop_metadata.tables)
+    assert create_user_tables(database_url, [shop_metadata]) == sorted(PLAIN_TABLES)
     assert create_user_tables(database_url, [shop_metadata]) == []
 
 
@@ -132,4 +145,31 @@ def test_a_users_table_beside_an_existing_one_is_added(database_url: str) -> Non
     only = MetaData()
     one.to_metadata(only)
     assert create_user_tables(database_url, [only]) == [one.name]
-    assert create_user_tables(database_url, [shop_metadata]) == sorted(set(shop_metadata.tables) - {one.name})
+    assert create_user_tables(database_url, [shop_metadata]) == sorted(PLAIN_TABLES - {one.name})
+
+
+def test_a_projection_is_a_view_over_its_first_generation_made_once(
+    database_url: str, connection: Connection
+) -> None:
+    name = billing_line_items.name
+    made = [create_projections(database_url, {name: billing_line_items}, {name: 2}) for _ in range(2)]
+    assert made == [[name], []]
+    relations = text(
+        "SELECT relname, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    assert [tuple(row) for row in connection.execute(relations)] == [
+        (name, "v"),
+        (f"{name}_g1", "r"),
+        (f"{name}_g1_account_id_idx", "i"),
+        (f"{name}_g1_pkey", "i"),
+    ]
+    generations = text("SELECT generation, state, revision, has_been_live FROM sluice.generations")
+    assert [tuple(row) for row in connection.execute(generations)] == [(1, "live", 2, True)]
+
+
+def test_a_projection_does_not_take_a_name_that_is_taken(database_url: str, connection: Connection) -> None:
+    name = billing_line_items.name
+    connection.execute(text(f"CREATE TABLE public.{name} (x int)"))
+    connection.commit()
+    with pytest.raises(TableRefused, match=f"public.{name} is there already and is no projection's view"):
+        create_projections(database_url, {name: billing_line_items}, {name: 1})

@@ -12,6 +12,7 @@ from db.migrate import create_user_tables
 from db.progress import TopicStart, register_topic
 from db.session import Session
 from db.status import QueueState, read_progress
+from db.tables import is_projection
 from ops.reaching import ServiceFailed, reaching_services
 from shop.tables import metadata as shop_metadata
 
@@ -67,7 +68,8 @@ def test_what_is_registered_is_read(session: Session) -> None:
 
 def test_users_columns_are_read_without_dropped_ones(session: Session, database_url: str) -> None:
     create_user_tables(database_url, [shop_metadata])
-    declared = {t.name: frozenset(c.name for c in t.columns) for t in shop_metadata.sorted_tables}
+    tables = [table for table in shop_metadata.sorted_tables if not is_projection(table)]
+    declared = {t.name: frozenset(c.name for c in t.columns) for t in tables}
     assert read_user_columns(session) == declared
     session.command("ALTER TABLE orders DROP COLUMN version")
     session.command("ALTER TABLE users RENAME TO people")

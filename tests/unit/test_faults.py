@@ -56,6 +56,8 @@ def test_kill_is_sigkill() -> None:
 
 def test_every_point_stands_once_in_the_code() -> None:
     code = "".join(
-        p.read_text() for folder in ("bridge", "tasks", "worker") for p in (PROJECT / folder).rglob("*.py")
+        p.read_text()
+        for folder in ("bridge", "ops", "tasks", "worker")
+        for p in (PROJECT / folder).rglob("*.py")
     )
     assert {point: code.count(f'faults.reach("{point}")') for point in POINTS} == dict.fromkeys(POINTS, 1)
