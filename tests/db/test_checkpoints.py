@@ -82,6 +82,17 @@ def test_an_event_dropped_since_stays_out(bench: Bench, fixed: Bench) -> None:
     assert bench.rows(number) == {}
 
 
+def test_a_lane_whose_last_record_is_far_below_the_watermark_is_in_lockstep(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 9)")
+    number = bench.begin(checkpoint=bench.checkpoint("monday"))
+    assert bench.rebuild(number)
+    changes.require_lockstep(bench.session, "totals", number)
+    bench.live(thing_set(9, "a", 2))
+    assert bench.rows(number) == bench.rows() == {"a": (2, 2)}
+    changes.require_lockstep(bench.session, "totals", number)
+
+
 def test_a_letter_that_is_forgotten_is_refused(bench: Bench, fixed: Bench) -> None:
     bench.live(poison(0, "k", 2))
     move_watermark(bench)

@@ -79,6 +79,36 @@ def test_rebuilt_fed_swapped_and_swapped_back(bench: Bench, opened: Any) -> None
     assert bench.look("SELECT to_regclass('public.totals_g2')") == [(None,)]
 
 
+def test_grants_on_the_view_and_views_over_it_stay(bench: Bench, opened: Any) -> None:
+    bench.live(thing_set(0, "a", 5))
+    bench.looking.command(
+        "GRANT SELECT ON public.totals TO PUBLIC;"
+        "CREATE VIEW public.sums AS SELECT sum(amount) AS amount FROM public.totals"
+    )
+    fixed = opened(bench.with_code(registry(2, 10)))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    fixed.swap(number)
+    assert bench.look("SELECT amount FROM public.sums") == [(50,)]
+    granted = "SELECT privilege_type FROM information_schema.table_privileges WHERE grantee = 'PUBLIC'"
+    assert bench.look(f"{granted} AND table_name = 'totals'") == [("SELECT",)]
+
+
+def test_a_long_look_of_a_reader_delays_a_swap_and_nobody_else(bench: Bench, opened: Any) -> None:
+    bench.live(thing_set(0, "a", 5))
+    fixed = opened(bench.with_code(registry(2, 10)))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    reader = opened(bench.with_code(bench.registry))
+    reader.session.command("BEGIN; SELECT FROM public.totals")
+    with pytest.raises(changes.Held, match="the view totals, is in somebody's hand"):
+        fixed.swap(number)
+    assert fixed.live(thing_set(1, "a", 6)) is not None
+    reader.session.command("COMMIT")
+    fixed.swap(number)
+    assert bench.rows() == {"a": (60, 2)}
+
+
 def test_what_live_did_not_apply_is_passed_over_and_counted(bench: Bench) -> None:
     bench.live(
         thing_set(0, "a", 5),

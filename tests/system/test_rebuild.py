@@ -1,7 +1,5 @@
 """A rebuild on real services, with faults: the new generation equals the oracle, and nothing left."""
 
-import pytest
-
 from db.rows import RowStatements, read_all_rows
 from db.tables import generation_name
 from ops.trial.deployment import Deployment
@@ -94,23 +92,20 @@ def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDe
     assert [one["state"] for one in sluice(deployment, "status", PROJECTION)] == ["live"]
 
 
-@pytest.mark.parametrize("point", ["rebuild.before_commit:3", "rebuild.committed:3"])
-def test_a_rebuild_worker_killed_in_a_chunk_costs_nothing(
-    make_deployment: MakeDeployment, point: str
-) -> None:
+def test_rebuild_workers_killed_in_a_chunk_cost_nothing(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment)
-    doomed = deployment.run.start_rebuilds(faults=f"{point}:kill")
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
-    deployment.produce(payments(OLD, 500))
-    wait_killed(deployment, doomed, point)
-    deployment.run.start_rebuilds(name="next")
+    for turn, point in enumerate(("rebuild.before_commit:3", "rebuild.committed:3")):
+        doomed = deployment.run.start_rebuilds(name="doomed", faults=f"{point}:kill")
+        deployment.produce(payments(OLD + turn * 250, 250))
+        wait_killed(deployment, doomed, point)
+    deployment.run.start_rebuilds()
     wait_ready(deployment, 2)
     deployment.wait_settled()
     assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 500)}
 
 
-@pytest.mark.parametrize("point", ["swap.before", "swap.before_commit", "swap.committed"])
-def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeployment, point: str) -> None:
+def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment)
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
@@ -118,17 +113,19 @@ def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeploymen
     sluice(deployment, "diff", PROJECTION)
     sluice(deployment, "approve", PROJECTION, *WHY, "--yes")
     words = ("swap", PROJECTION, *WHY, "--yes")
-    assert sluice_fails(deployment, *words, faults=f"{point}:1:kill")[0] == -9
-    deployment.produce(payments(OLD, 200))
-    deployment.wait_settled()
-    states = {one["generation"]: one["state"] for one in sluice(deployment, "status", PROJECTION)}
-    if point == "swap.committed":
-        assert states == {1: "retired", 2: "live"}
-        assert "none is ready" in sluice_fails(deployment, *words)[1]
-    else:
-        assert states == {1: "live", 2: "ready"}
-        sluice(deployment, *words)
-    assert deployment.rows(billing_line_items) == {f"pay-{n}": right_line(n) for n in range(OLD + 200)}
+    for turn, (point, states) in enumerate(
+        (
+            ("swap.before", {1: "live", 2: "ready"}),
+            ("swap.before_commit", {1: "live", 2: "ready"}),
+            ("swap.committed", {1: "retired", 2: "live"}),
+        )
+    ):
+        assert sluice_fails(deployment, *words, faults=f"{point}:1:kill")[0] == -9
+        deployment.produce(payments(OLD + turn * 100, 100))
+        deployment.wait_settled()
+        assert {one["generation"]: one["state"] for one in sluice(deployment, "status", PROJECTION)} == states
+    assert "none is ready" in sluice_fails(deployment, *words)[1]
+    assert deployment.rows(billing_line_items) == {f"pay-{n}": right_line(n) for n in range(OLD + 300)}
     assert_as_the_oracle_says(deployment)
 
 
