@@ -9,6 +9,7 @@ from db.progress import Place
 from tasks.wire import Record
 
 MAX_RECORDS = 2_000  # of one read
+CONSUME_SECONDS = 0.05  # what the client is asked to wait for a full answer
 QUEUED_KIB = 16 * 1024  # what the client reads ahead
 _POSITION_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 
@@ -47,19 +48,20 @@ class PartitionReader:
     def read(self, timeout_seconds: float) -> list[Record]:
         """The next records, [] if none come in time or the log ends here. Raises LogIncomplete."""
         records: list[Record] = []
+        at_end = False
         deadline = time.monotonic() + timeout_seconds
-        while not records and (left := deadline - time.monotonic()) > 0:
+        while not records and not at_end and (left := deadline - time.monotonic()) > 0:
             message: Any
-            for message in self._consumer.consume(MAX_RECORDS, min(left, 0.05)):
+            for message in self._consumer.consume(MAX_RECORDS, min(left, CONSUME_SECONDS)):
                 error = message.error()
                 if error is None:
                     headers = message.headers() or []
                     stamp = message.timestamp()[1]
                     records.append(Record(message.offset(), stamp, message.key(), message.value(), headers))
                 elif error.code() == KafkaError._PARTITION_EOF:
+                    # What was the end then; records may have come since, and follow in this very answer.
+                    at_end = True
                     self.read_through = max(self.read_through, message.offset() - 1)
-                    if not records:
-                        return []
                 elif error.code() in _POSITION_LOST:
                     topic, partition = self._place
                     raise LogIncomplete(

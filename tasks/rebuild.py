@@ -112,7 +112,11 @@ class _Turn:
                     generation_lanes.note_ready(self._session, self._projection, self._generation)
                     return True
                 if self._reader is None:
-                    self._reader = open_reader(min(lane.applied for lane in behind) + 1)
+                    first = min(lane.applied for lane in behind) + 1
+                    self._reader = open_reader(first)
+                    for lane in self._lanes.values():
+                        # It may lie further back than any that is behind: live is slower there.
+                        lane.skipped = lane.applied + 1 < first
                 self._read(standing, behind)
                 for lane in behind:
                     self._take(standing, lane, ends_at)
@@ -135,11 +139,14 @@ class _Turn:
             log.info("rebuild left to workers of its revision", table=found.fed.table, revision=mine)
             return None
         for queue, (live, applied) in found.lanes.items():
-            lane = self._lanes.setdefault(queue, RebuiltLane(queue, applied, live))
+            if queue not in self._lanes:
+                # Records of it may have gone by, if there is a reader.
+                self._lanes[queue] = RebuiltLane(queue, applied, live, skipped=True)
+            lane = self._lanes[queue]
             lane.live = live
             if applied > lane.applied:
                 lane.move(applied)
-        if any(lane.skipped and lane.is_behind for lane in self._lanes.values()):
+        if self._reader is not None and any(one.skipped and one.is_behind for one in self._lanes.values()):
             # It fell out of step, by code of another revision or by a lock that was not to be had.
             self._close_reader()
         return found

@@ -1,6 +1,6 @@
 """The small application with a projection, and the means to rebuild it without Kafka: the log is a list."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -12,12 +12,13 @@ from db.checkpoints import Checkpoint, read_checkpoints
 from db.migrate import create_projections
 from db.tables import projection_table
 from ops.rebuild import changes
+from tasks import partition_reader
 from tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
 from tasks.apply import Applied
 from tasks.handlers import Registry, collect_modules
-from tasks.partition_reader import MAX_RECORDS
 from tasks.rebuild import _Turn
 from tasks.redrive import Redriver
+from tasks.routing import queue_name, shard_of
 from tasks.wire import Record
 from tests.db import applying
 from tests.db.applying import TOPIC, Thing, made, slice_of, things
@@ -74,15 +75,19 @@ def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: An
 
 
 class ListReader:
-    """A partition that is a list."""
+    """A partition that is a list; `meanwhile` is what happens before each read."""
 
-    def __init__(self, log: list[Record], offset: int) -> None:
+    def __init__(self, log: list[Record], offset: int, meanwhile: Callable[[], None]) -> None:
         self._log = log
+        self._meanwhile = meanwhile
         self.read_through = offset - 1
 
     def read(self, timeout_seconds: float) -> list[Record]:
         """As PartitionReader."""
-        found = [record for record in self._log if record.offset > self.read_through][:MAX_RECORDS]
+        self._meanwhile()
+        found = [record for record in self._log if record.offset > self.read_through][
+            : partition_reader.MAX_RECORDS
+        ]
         if found:
             self.read_through = found[-1].offset
         return found
@@ -109,12 +114,32 @@ class Bench(applying.Bench):
         self.log += records
         return self.catch_up()
 
-    def catch_up(self) -> Applied | None:
-        """Live applies what of the log it has not applied yet."""
-        rows = self.look("SELECT applied_offset FROM sluice.lane_progress")
-        applied = rows[0][0] if rows else -1
-        left = [record for record in self.log if record.offset > applied]
-        return self.apply(slice_of(left, applied)) if left else None
+    def catch_up(self, queues: Sequence[str] | None = None) -> Applied | None:
+        """Live applies what of the log it has not applied yet; of these queues, or of all."""
+        done = None
+        for queue in queues or self.queues():
+            rows = self.look(f"SELECT applied_offset FROM sluice.lane_progress WHERE queue = '{queue}'")
+            applied = rows[0][0] if rows else -1
+            left = [r for r in self.log if r.offset > applied and self.queue_of(r) == queue]
+            if left:
+                done = self.applier.apply(queue, [slice_of(left, applied)])
+        return done
+
+    def queues(self) -> list[str]:
+        """All of them."""
+        return [queue for (queue,) in self.look("SELECT queue FROM sluice.queues ORDER BY queue")]
+
+    def queue_of(self, record: Record) -> str:
+        """Where the bridge would send it."""
+        return queue_name("thing", shard_of(record.key, len(self.queues())))
+
+    def add_queues(self, shards: int) -> None:
+        """So many, before anything is applied."""
+        self.looking.command(
+            f"UPDATE sluice.entities SET shards = {shards};"
+            "INSERT INTO sluice.queues (queue, entity)"
+            f" SELECT 'thing.' || n, 'thing' FROM generate_series(1, {shards - 1}) AS n"
+        )
 
     def live_from_here(self, *records: Record) -> Applied | None:
         """The log's next records, where those before were never read."""
@@ -131,10 +156,10 @@ class Bench(applying.Bench):
         changes.make_checkpoint(self.session, "totals", name, DECISION)
         return next(one for one in read_checkpoints(self.session, "totals") if one.checkpoint == name)
 
-    def rebuild(self, generation: int, *, seconds: float = 20.0) -> bool:
+    def rebuild(self, generation: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """One turn."""
         turn = _Turn(self.session, self.registry, "totals", generation, PLACE)
-        return turn.run(lambda offset: ListReader(self.log, offset), seconds)  # type: ignore[arg-type, return-value]
+        return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
 
     def redrive(self, key: str = "k") -> None:
         """All letters of an entity."""

@@ -248,6 +248,25 @@ def test_old_code_never_feeds_the_new_generation(bench: Bench, opened: Any) -> N
     assert bench.rows(number) == {"a": (30, 3)}
 
 
+def test_a_lane_that_falls_behind_while_another_is_read_is_read_from_its_own_place(
+    bench: Bench, opened: Any
+) -> None:
+    bench.add_queues(2)
+    lanes = bench.queues()
+    slow, fast = (next(k for k in "abcdefgh" if bench.queue_of(thing_set(0, k)) == lane) for lane in lanes)
+    fixed = opened(bench.with_code(registry(2, 10)))
+    bench.live(thing_set(0, slow, 1), thing_set(1, fast, 1))
+    bench.log += [thing_set(2, slow, 2), thing_set(3, fast, 2)]
+    bench.catch_up(lanes[1:])
+    number = fixed.begin()
+    assert fixed.rebuild(number), "live has not applied offset 2"
+    # Code of the other revision does not feed it: the fast lane is behind, and is read from offset 4 on.
+    bench.log.append(thing_set(4, fast, 3))
+    bench.catch_up(lanes[1:])
+    assert fixed.rebuild(number, meanwhile=lambda: bench.catch_up(lanes[:1]) and None)
+    assert bench.rows(number) == {slow: (20, 2), fast: (30, 3)}
+
+
 def test_a_generation_that_postgres_refuses_is_failed_and_live_does_not_notice(
     bench: Bench, opened: Any
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from db.generation_lanes import FOLDED
 from ops.decisions import NotDone
 from ops.rebuild import changes
-from tasks import chunks, feeding, rebuild
+from tasks import chunks, feeding, partition_reader, rebuild
 from tasks.faults import faults
 from tasks.wire import Record
 from tests.db.applying import thing_set
@@ -17,7 +17,7 @@ from tests.mutants import mutated
 
 STEPS = 45
 KEYS = ("a", "b", "c", "d")
-SEEDS = range(8)
+SEEDS = range(6)
 POINTS = ("rebuild.before_commit", "rebuild.committed", "apply.before_commit", "apply.committed",
           "redrive.before_commit", "redrive.committed", "swap.before_commit", "swap.committed")  # fmt: skip
 
@@ -27,9 +27,11 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     create(database_url)
     # So that a partition of some dozen records takes many chunks, and most meet live in their middle.
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
+    monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
     monkeypatch.setattr(rebuild.RebuiltLane, "__init__", _small(rebuild.RebuiltLane.__init__))
     monkeypatch.setattr("tasks.faults.FaultInjected", Killed)
     made = Bench(database_url)
+    made.add_queues(3)
     yield made
     faults.arm("")
     made.close()
@@ -59,6 +61,7 @@ class Play:
             bench.with_code(registry(2, factor, mended=True)),
         ]
         self.swaps = swaps
+        self.queues = bench.queues()
         self.generations: list[int] = []
 
     def run(self) -> None:
@@ -89,7 +92,7 @@ class Play:
         who = self.random.choice([self.old, self.new])
         for _ in range(self.random.randint(1, 8)):
             self.old.log.append(self.event(len(self.old.log)))
-        who.catch_up()
+        who.catch_up(self.random.choices(self.queues, k=self.random.randint(1, 3)))
 
     def event(self, offset: int) -> Record:
         """The next record of the log."""
@@ -103,7 +106,13 @@ class Play:
     def turn(self) -> None:
         """A rebuild worker of either deployment is called for any generation."""
         if self.generations:
-            self.random.choice([self.old, self.new]).rebuild(self.random.choice(self.generations))
+            who = self.random.choice([self.old, self.new])
+            who.rebuild(self.random.choice(self.generations), self.meanwhile)
+
+    def meanwhile(self) -> None:
+        """Live goes on while a turn reads."""
+        if self.random.random() < 0.3:
+            self.batch()
 
     def redrive(self) -> None:
         """By either deployment, after poison was made harmless."""
@@ -171,7 +180,7 @@ def play(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
                 key: seen for key, (_, seen) in bench.rows(live).items()
             }
             assert all(amount % factor == 0 for amount, _ in want.values())
-        for number in course.generations:
+        for number in bench.states() if swaps else course.generations:
             assert bench.rows(number) == want, f"seed {seed}, generation {number}"
     finally:
         course.close()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from db.projections import read_generations
+from db.rows import RowStatements, read_all_rows
+from db.tables import generation_name
 from ops.trial.deployment import Deployment
 from ops.trial.readers import Readers
 from shop.before_the_fix import WRONG_TAX_PERCENT
@@ -107,3 +109,31 @@ def readers(deployment: Deployment, old_lines: int) -> Readers:
             "right": {f"pay-{n}": right_line(n)["tax_cents"] for n in range(old_lines)},
         },
     )
+
+
+def lines_of(deployment: Deployment, generation: int) -> dict[str, dict[str, object]]:
+    """Rows of a generation's own table."""
+    statements = RowStatements(billing_line_items, generation_name(PROJECTION, generation))
+    return dict(read_all_rows(deployment.session, statements))
+
+
+def start_live(deployment: Deployment) -> None:
+    """A bridge, two workers, the relay's worker, and a beat."""
+    deployment.run.start_bridge()
+    queues = deployment.queues()
+    deployment.run.start_worker(queues[::2])
+    deployment.run.start_worker(queues[1::2])
+    deployment.run.start_relay()
+    deployment.run.start_beat()
+
+
+def with_old_lines(make_deployment: MakeDeployment, count: int) -> Deployment:
+    """Lines with the wrong tax; the fix is deployed, and events flow."""
+    deployment = deploy_wrong(make_deployment)
+    start_live(deployment)
+    deployment.produce(payments(0, count))
+    deployment.wait_settled(timeout_seconds=60 + count / 1_000)
+    deployment.run.stop_all()
+    deploy_fix(deployment)
+    start_live(deployment)
+    return deployment

@@ -1,7 +1,5 @@
 """A rebuild on real services, with faults: the new generation equals the oracle, and nothing left."""
 
-from db.rows import RowStatements, read_all_rows
-from db.tables import generation_name
 from ops.trial.deployment import Deployment
 from ops.trial.local_run import RunningProcess
 from shop.tables import billing_line_items
@@ -9,51 +7,23 @@ from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says
 from tests.system.rebuilding import (
     PROJECTION,
-    deploy_fix,
-    deploy_wrong,
+    lines_of,
     payments,
     readers,
     right_line,
     sluice,
     sluice_fails,
     wait_ready,
+    with_old_lines,
     wrong_line,
 )
 
-OLD = 2_000
+OLD = 2_000  # lines with the wrong tax
 WHY = ("--reason", "the tax was wrong")
 
 
-def lines_of(deployment: Deployment, generation: int) -> dict[str, dict[str, object]]:
-    """Rows of a generation's own table."""
-    statements = RowStatements(billing_line_items, generation_name(PROJECTION, generation))
-    return dict(read_all_rows(deployment.session, statements))
-
-
-def start_live(deployment: Deployment) -> None:
-    """A bridge, two workers, the relay's worker, and a beat."""
-    deployment.run.start_bridge()
-    queues = deployment.queues()
-    deployment.run.start_worker(queues[::2])
-    deployment.run.start_worker(queues[1::2])
-    deployment.run.start_relay()
-    deployment.run.start_beat()
-
-
-def with_old_lines(make_deployment: MakeDeployment) -> Deployment:
-    """Lines with the wrong tax; the fix is deployed, and events flow."""
-    deployment = deploy_wrong(make_deployment)
-    start_live(deployment)
-    deployment.produce(payments(0, OLD))
-    deployment.wait_settled()
-    deployment.run.stop_all()
-    deploy_fix(deployment)
-    start_live(deployment)
-    return deployment
-
-
 def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDeployment) -> None:
-    deployment = with_old_lines(make_deployment)
+    deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()
     deployment.run.start_rebuilds()
     with readers(deployment, 200) as looking:
@@ -93,7 +63,7 @@ def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDe
 
 
 def test_rebuild_workers_killed_in_a_chunk_cost_nothing(make_deployment: MakeDeployment) -> None:
-    deployment = with_old_lines(make_deployment)
+    deployment = with_old_lines(make_deployment, OLD)
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     for turn, point in enumerate(("rebuild.before_commit:3", "rebuild.committed:3")):
         doomed = deployment.run.start_rebuilds(name="doomed", faults=f"{point}:kill")
@@ -106,7 +76,7 @@ def test_rebuild_workers_killed_in_a_chunk_cost_nothing(make_deployment: MakeDep
 
 
 def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeployment) -> None:
-    deployment = with_old_lines(make_deployment)
+    deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     wait_ready(deployment, 2)
@@ -130,7 +100,7 @@ def test_a_swap_killed_anywhere_is_done_or_is_not(make_deployment: MakeDeploymen
 
 
 def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployment) -> None:
-    deployment = with_old_lines(make_deployment)
+    deployment = with_old_lines(make_deployment, OLD)
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     wait_ready(deployment, 2)

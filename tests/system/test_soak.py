@@ -2,8 +2,10 @@
 
 import os
 import random
+import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +14,7 @@ from ops.trial.deployment import Deployment
 from ops.trial.providers import Providers
 from ops.trial.storm import Storm, mixed_events
 from shop.generate import generate
+from tests.system import rebuilding
 from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says
 from tests.system.test_kills import play_bridges_in_turns
@@ -20,6 +23,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 EVENTS_PER_TURN = 1_000
 CAPTURES_PER_TURN = 10
+LIVE_RATE = 1_000  # events a second beside a rebuild
 
 
 @pytest.fixture
@@ -82,3 +86,66 @@ def _assert_calls_add_up(deployment: Deployment, providers: Providers, captures:
     print(f"captures {states}, e-mails {unknown}, {len(mails)} of {orders} sent")
     assert len(mails) >= unknown["succeeded"]
     assert len(mails) <= orders
+
+
+def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> None:
+    count = int(os.environ.get("SOAK_EVENTS", "300000"))
+    deployment = rebuilding.with_old_lines(make_deployment, count)
+    for number in (1, 2):
+        deployment.run.start_rebuilds(name=f"rebuild-{number}")
+    why = ("--reason", "the tax was wrong")
+    with rebuilding.readers(deployment, 200) as looking, LivePayments(deployment, count) as live:
+        time.sleep(5)
+        began = time.monotonic()
+        rebuilding.sluice(deployment, "start", rebuilding.PROJECTION, *why, "--no-wait")
+        rebuilding.wait_ready(deployment, 2, timeout_seconds=1_200)
+        took = time.monotonic() - began
+        report = rebuilding.sluice(deployment, "diff", rebuilding.PROJECTION)
+        assert report["rows"]["differing"] == count
+        assert report["rows"]["only_live"] == report["rows"]["only_new"] == 0, report["rows"]
+        rebuilding.sluice(deployment, "approve", rebuilding.PROJECTION, *why, "--yes")
+        rebuilding.sluice(deployment, "swap", rebuilding.PROJECTION, *why, "--yes")
+        time.sleep(5)
+        rebuilding.sluice(deployment, "swap", rebuilding.PROJECTION, "--back", *why, "--yes")
+        time.sleep(5)
+    deployment.wait_settled(timeout_seconds=300)
+    print(
+        f"{count} events rebuilt in {took:.0f} s beside {live.sent} live ones; most live events unapplied at"
+        f" once: {live.most_behind}; readers looked {looking.looks} times"
+    )
+    assert looking.seen == ["wrong", "right", "wrong"]
+    everything = range(count + live.sent)
+    right, wrong = rebuilding.right_line, rebuilding.wrong_line
+    assert rebuilding.lines_of(deployment, 2) == {f"pay-{n}": right(n) for n in everything}
+    assert rebuilding.lines_of(deployment, 1) == {
+        f"pay-{n}": wrong(n) if n < count else right(n) for n in everything
+    }
+
+
+class LivePayments:
+    """A thousand payments a second, for as long as the `with` block lasts; how far behind live ever was."""
+
+    def __init__(self, deployment: Deployment, first: int) -> None:
+        self._deployment, self._first = deployment, first
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self.sent = self.most_behind = 0
+
+    def __enter__(self) -> "LivePayments":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        # Connections of its own: those of the deployment are the test's.
+        mine = replace(self._deployment)
+        began = time.monotonic()
+        while not self._over.wait(0.1):
+            due = int((time.monotonic() - began) * LIVE_RATE) - self.sent
+            self.sent += mine.produce(rebuilding.payments(self._first + self.sent, due))
+            behind = self._first + self.sent - sum(mine.outcomes("payments").values())
+            self.most_behind = max(self.most_behind, behind)
+        mine.close()
