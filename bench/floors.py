@@ -9,8 +9,8 @@ from bench.contenders import (
     FOLD_RELAYED,
     NAIVE,
     SLUICE_2,
-    SLUICE_2_CONFLUENT,
-    SLUICE_2_CONFLUENT_RELAYED,
+    SLUICE_2_KAFKA_PYTHON,
+    SLUICE_2_KAFKA_PYTHON_RELAYED,
     SLUICE_2_RELAYED,
 )
 from bench.drain import Drain
@@ -21,7 +21,7 @@ from bench.postgres_cost import PostgresCost
 from bench.relaying import RelayRate, VisibleLatency
 
 # The contenders written by hand have two processes as well.
-TWO_WORKERS = (SLUICE_2.name, SLUICE_2_CONFLUENT.name)
+TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 MEMORY_MARGIN = 1.5  # Python's objects beside the raw bytes that a bridge counts
 
 
@@ -83,7 +83,7 @@ FAULT_FLOORS = {
 
 def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
     """From the log to the log: beside the same fold written by hand, with the same relay."""
-    for name in (SLUICE_2_RELAYED.name, SLUICE_2_CONFLUENT_RELAYED.name):
+    for name in (SLUICE_2_RELAYED.name, SLUICE_2_KAFKA_PYTHON_RELAYED.name):
         yield from _ratio_floor(drains, name, FOLD_RELAYED.name, 0.6)
 
 
