@@ -72,7 +72,7 @@ def sluice(name: str, workers: int, **environment: str) -> Contender:
 
 SLUICE_1 = sluice("sluice, 1 worker", 1)
 SLUICE_2 = sluice("sluice, 2 workers", 2)
-SLUICE_2_CONFLUENT = sluice("sluice, 2 workers, confluent", 2, SLUICE_KAFKA_CLIENT="confluent")
+SLUICE_2_KAFKA_PYTHON = sluice("sluice, 2 workers, kafka-python", 2, SLUICE_KAFKA_CLIENT="kafka-python")
 FOLD = Contender(
     "by hand, same fold ×2",
     handwritten_fold.GUARANTEE,
@@ -105,10 +105,12 @@ NAIVE = Contender(
     max_events=NAIVE_EVENTS,
 )
 SLUICE_2_RELAYED = replace(SLUICE_2, name="sluice, 2 workers, relay", relays=True)
-SLUICE_2_CONFLUENT_RELAYED = replace(SLUICE_2_CONFLUENT, name="sluice, 2 confluent, relay", relays=True)
+SLUICE_2_KAFKA_PYTHON_RELAYED = replace(
+    SLUICE_2_KAFKA_PYTHON, name="sluice, 2 kafka-python, relay", relays=True
+)
 FOLD_RELAYED = replace(FOLD, name="by hand, same fold ×2, relay", relays=True)
-RELAYED = (SLUICE_2_RELAYED, SLUICE_2_CONFLUENT_RELAYED, FOLD_RELAYED)
-CONTENDERS = (SLUICE_1, SLUICE_2, SLUICE_2_CONFLUENT, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
+RELAYED = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED, FOLD_RELAYED)
+CONTENDERS = (SLUICE_1, SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
 
 
 class BenchRun(LocalRun):

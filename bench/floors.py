@@ -9,8 +9,8 @@ from bench.contenders import (
     FOLD_RELAYED,
     NAIVE,
     SLUICE_2,
-    SLUICE_2_CONFLUENT,
-    SLUICE_2_CONFLUENT_RELAYED,
+    SLUICE_2_KAFKA_PYTHON,
+    SLUICE_2_KAFKA_PYTHON_RELAYED,
     SLUICE_2_RELAYED,
 )
 from bench.drain import Drain
@@ -22,7 +22,7 @@ from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
 
 # The contenders written by hand have two processes as well.
-TWO_WORKERS = (SLUICE_2.name, SLUICE_2_CONFLUENT.name)
+TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # live lag stays bounded, beside two rebuild workers on the same cores
 MEMORY_MARGIN = 1.5  # Python's objects beside the raw bytes that a bridge counts
 
@@ -85,7 +85,7 @@ FAULT_FLOORS = {
 
 def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
     """From the log to the log: beside the same fold written by hand, with the same relay."""
-    for name in (SLUICE_2_RELAYED.name, SLUICE_2_CONFLUENT_RELAYED.name):
+    for name in (SLUICE_2_RELAYED.name, SLUICE_2_KAFKA_PYTHON_RELAYED.name):
         yield from _ratio_floor(drains, name, FOLD_RELAYED.name, 0.6)
 
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bench.commits import read_event_times
-from bench.contenders import FOLD, SLUICE_2, SLUICE_2_CONFLUENT, Contender
+from bench.contenders import FOLD, SLUICE_2, SLUICE_2_KAFKA_PYTHON, Contender
 from bench.events import BenchEvent, generate_events
 from bench.figures import percentile
 from bench.ground import Ground, Site
 from bench.pace import scheduled_at
 
 RATES = (1_000, 5_000)
-CONTENDERS = (SLUICE_2, SLUICE_2_CONFLUENT, FOLD)
+CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD)
 WARM_UP_SECONDS = 3  # left out: first connections, first plans, empty tables
 HEAD_START_SECONDS = 3.0  # for the sender to make its events
 PATIENCE_SECONDS = 120.0

@@ -8,7 +8,7 @@ from kafka import KafkaProducer
 
 from bench.app import TOPIC, change_account
 from bench.commits import read_event_times
-from bench.contenders import SLUICE_2_CONFLUENT_RELAYED, SLUICE_2_RELAYED, Contender
+from bench.contenders import SLUICE_2_KAFKA_PYTHON_RELAYED, SLUICE_2_RELAYED, Contender
 from bench.figures import percentile
 from bench.ground import MICROSECONDS, Ground, Site
 from bench.latency import RATES, WARM_UP_SECONDS, send_and_wait
@@ -65,7 +65,7 @@ class RelayRate:
 def measure_visible(ground: Ground, *, seconds: int, seed: int) -> Iterator[VisibleLatency]:
     """Sluice with its relay at every rate, for so long after the warm-up."""
     for rate in RATES:
-        for contender in (SLUICE_2_RELAYED, SLUICE_2_CONFLUENT_RELAYED):
+        for contender in (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED):
             yield _measure_visible(ground, contender, rate, seconds, seed)
 
 

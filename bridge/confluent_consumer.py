@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeAlias
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from bridge.assignment import LogRange
 from bridge.consumer import (
@@ -23,14 +23,27 @@ from bridge.consumer import (
     LogTruncated,
     TopicFacts,
 )
+from bridge.topic_watch import TopicWatch
 from db.progress import Place
 from tasks.wire import Record
 
 REQUEST_TIMEOUT_SECONDS = 5.0
-TOPICS_AGE_SECONDS = 5.0  # this client's consumer tells no topic ids; asking takes a round trip
+
+# librdkafka reads on in a topic created anew, at its old position, and says nothing. But its fetch from the
+# deleted one fails first, and the next comes so much later. Facts younger than that, when records are handed
+# over, were asked for after the failure: they tell of the new topic, or of none.
+FETCH_ERROR_BACKOFF_MS = 1_000
+FACTS_AGE_SECONDS = 0.8
 
 # The partition stands nowhere: seek it again.
 _POSITION_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+_START_AND_END = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+# It is not there, or none of those asked about is.
+_NO_PARTITION = frozenset(
+    {KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT}
+)
+
+_Answers: TypeAlias = dict[TopicPartition, Future[Any]]
 
 
 class ConfluentConsumer:
@@ -39,19 +52,28 @@ class ConfluentConsumer:
     def __init__(
         self, bootstrap_servers: str, *, group: str, instance: str | None, topics: Sequence[str]
     ) -> None:
-        """Joins the group with the first polls. Raises ConsumerBroken if the settings are refused."""
+        """Joins the group with the first polls. Raises ConsumerBroken if no broker answers."""
         self._topics = tuple(topics)
-        self._facts: dict[str, TopicFacts] = {}
-        self._facts_until = float("-inf")
+        self._doubted_at = float("-inf")  # facts from before may be of another topic
         self._changes: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
-        servers = {"bootstrap.servers": bootstrap_servers}
+        both: dict[str, str | int | float] = {
+            "bootstrap.servers": bootstrap_servers,
+            "topic.metadata.refresh.interval.ms": METADATA_MAX_AGE_MS,
+            # The default of 10 s would outlast a broker's restart.
+            "reconnect.backoff.max.ms": 1_000,
+            # Every try to connect would be a line, and no JSON; that Kafka is away is said once, elsewhere.
+            "log_level": 2,
+        }
         with _translated():
-            self._admin = AdminClient({**servers, "log_level": 2})
+            self._admin = AdminClient(both)
+            self._watch = TopicWatch(self._admin, self._topics)
+            # Before anything is known, a topic that is gone and a broker that is away look the same.
+            self._watch.ask_now()
             self._consumer = Consumer(
                 {
-                    **servers,
+                    **both,
                     "client.id": "sluice-bridge",
                     "group.id": group,
                     **({} if instance is None else {"group.instance.id": instance}),
@@ -66,18 +88,18 @@ class ConfluentConsumer:
                     "fetch.min.bytes": FETCH_MIN_BYTES,
                     "fetch.wait.max.ms": FETCH_MAX_WAIT_MS,
                     "fetch.max.bytes": FETCH_MAX_BYTES,
-                    # Read ahead of the bridge's own bounds.
+                    "fetch.error.backoff.ms": FETCH_ERROR_BACKOFF_MS,
+                    # Read ahead of the bridge's own bounds. Where that is full the client waits, by default
+                    # for a second: a backlog was read at 12 MB/s instead of 100.
                     "queued.max.messages.kbytes": FETCH_MAX_BYTES // 1024,
+                    "fetch.queue.backoff.ms": FETCH_MAX_WAIT_MS,
                     "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
                     "session.timeout.ms": SESSION_TIMEOUT_MS,
                     "heartbeat.interval.ms": HEARTBEAT_INTERVAL_MS,
-                    "topic.metadata.refresh.interval.ms": METADATA_MAX_AGE_MS,
-                    "reconnect.backoff.max.ms": 1_000,
-                    "log_level": 3,
                 }
             )
             self._consumer.subscribe(
-                list(self._topics), on_assign=self._note, on_revoke=self._note, on_lost=self._note
+                list(self._topics), on_assign=self._note_assigned, on_revoke=self._note, on_lost=self._note
             )
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
@@ -104,6 +126,7 @@ class ConfluentConsumer:
             else:
                 polled[place] = [record]
                 self._ends.pop(place, None)
+        self._look_at_topics(records_came=bool(polled))
         return polled
 
     def take_changes(self) -> frozenset[Place]:
@@ -150,22 +173,17 @@ class ConfluentConsumer:
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         """See Consumer."""
+        wanted = [TopicPartition(*place) for place in places]
+        if not wanted:
+            return {}
         with _translated():
-            return {
-                place: LogRange(
-                    *self._consumer.get_watermark_offsets(
-                        TopicPartition(*place), timeout=REQUEST_TIMEOUT_SECONDS
-                    )
-                )
-                for place in places
-            }
+            asked = [self._ask_offsets(wanted, spec) for spec in _START_AND_END]
+            starts, ends = map(_offsets, asked)
+        return {place: LogRange(starts[place], ends[place]) for place in starts.keys() & ends.keys()}
 
     def topics(self) -> Mapping[str, TopicFacts]:
-        """See Consumer. As of some seconds ago at most."""
-        if time.monotonic() >= self._facts_until:
-            self._facts = self._describe()
-            self._facts_until = time.monotonic() + TOPICS_AGE_SECONDS
-        return self._facts
+        """See Consumer. Asked after the newest assignment, and a moment ago if records came."""
+        return self._watch.facts
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """See Consumer."""
@@ -178,6 +196,10 @@ class ConfluentConsumer:
         """See Consumer."""
         with _translated():
             self._consumer.close()
+
+    def _note_assigned(self, consumer: Any, partitions: Iterable[TopicPartition]) -> None:
+        self._note(consumer, partitions)
+        self._doubted_at = time.monotonic()
 
     def _note(self, _: Any, partitions: Iterable[TopicPartition]) -> None:
         for partition in partitions:
@@ -193,38 +215,46 @@ class ConfluentConsumer:
             self._ends[place] = message.offset()
         elif error.code() in _POSITION_LOST:
             self._changes.add(place)
+            self._doubted_at = time.monotonic()
         elif error.code() == KafkaError._LOG_TRUNCATION:
             raise LogTruncated(f"{place[0]}[{place[1]}]: {error.str()}")
         elif error.fatal():
             raise ConsumerBroken(error.str())
 
-    def _describe(self) -> dict[str, TopicFacts]:
-        found = {}
+    def _look_at_topics(self, *, records_came: bool) -> None:
         with _translated():
-            futures = self._admin.describe_topics(
-                TopicCollection(list(self._topics)), request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
-        for topic, future in futures.items():
-            try:
-                description = future.result(REQUEST_TIMEOUT_SECONDS)
-            except (KafkaException, TimeoutError) as error:
-                code = error.args[0].code() if isinstance(error, KafkaException) else None
-                if code != KafkaError.UNKNOWN_TOPIC_OR_PART and topic in self._facts:
-                    found[topic] = self._facts[topic]
-                continue
-            high, low = (
-                description.topic_id.get_most_significant_bits(),
-                description.topic_id.get_least_significant_bits(),
-            )
-            # Written as the other client writes it: changing the client is no new topic.
-            topic_id = UUID(int=(high % 2**64 << 64) | low % 2**64)
-            found[topic] = TopicFacts(str(topic_id), len(description.partitions))
-        return found
+            self._watch.look()
+            oldest = time.monotonic() - FACTS_AGE_SECONDS if records_came else float("-inf")
+            if self._watch.known_at < max(oldest, self._doubted_at):
+                self._watch.ask_now()
+        gone = set(self._topics) - self._watch.facts.keys()
+        if gone:
+            # What comes back is a new topic, perhaps before its id is known.
+            self._changes.update(place for place in self.assignment() if place[0] in gone)
+
+    def _ask_offsets(self, wanted: Iterable[TopicPartition], spec: OffsetSpec) -> _Answers:
+        return self._admin.list_offsets(
+            dict.fromkeys(wanted, spec),
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=REQUEST_TIMEOUT_SECONDS,
+        )
+
+
+def _offsets(answers: _Answers) -> dict[Place, int]:
+    """Without partitions that are not there. Raises KafkaException or TimeoutError."""
+    found = {}
+    for place, future in answers.items():
+        try:
+            found[place.topic, place.partition] = future.result(REQUEST_TIMEOUT_SECONDS + 1).offset
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_PARTITION:
+                raise
+    return found
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (KafkaException, RuntimeError) as error:
+    except (KafkaException, RuntimeError, TimeoutError) as error:
         raise ConsumerBroken(f"{type(error).__name__}: {error}") from error

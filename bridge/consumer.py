@@ -67,10 +67,13 @@ class Consumer(Protocol):
         """The partitions paused now."""
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        """What the logs hold now; blocks for a round trip, at most some seconds."""
+        """What the logs hold now, without partitions that are not there; blocks for a round trip or two."""
 
     def topics(self) -> Mapping[str, TopicFacts]:
-        """The subscribed topics that exist, as of the newest metadata; cheap."""
+        """The subscribed topics that exist, no older than the newest assignment; cheap.
+
+        Of one that was created anew the new id is told before its records are, or with them.
+        """
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """Tells Kafka, for lag tools only; neither waits nor fails."""

@@ -38,7 +38,12 @@ class Starting:
         Raises BridgeStopped, StoreAway or ConsumerBroken; nothing is half started then.
         """
         facts = consumer.topics()
-        new = [p for p in consumer.assignment() - self._holdings.partitions.keys() if p[0] in facts]
+        # The group still has the old partitions of a topic created anew with fewer ones.
+        new = [
+            (topic, number)
+            for topic, number in consumer.assignment() - self._holdings.partitions.keys()
+            if topic in facts and number < facts[topic].partitions
+        ]
         if not new:
             return
         assignments = self._store.read_assignments(new)
@@ -100,6 +105,8 @@ class Starting:
         declared = self._topics[topic]
         # All partitions at once: later ones start at 0, whatever `start` says.
         starts = find_starts(consumer, declared, range(facts.partitions))
+        if len(starts) < facts.partitions:
+            return
         entity = declared.entity
         self._store.register_topic(TopicStart(topic, facts.topic_id, entity.name, entity.shards, starts))
         log.info("topic registered", topic=topic, start=declared.start, partitions=facts.partitions)

@@ -23,7 +23,7 @@ class Settings(BaseModel):
     kafka_bootstrap_servers: str = Field(description="host:port[,host:port]")
     handlers: str = Field("shop.handlers", description="modules with handlers, comma separated")
     group: str = Field("sluice", description="Kafka consumer group of the bridges")
-    kafka_client: Literal["kafka-python", "confluent"] = "kafka-python"
+    kafka_client: Literal["confluent", "kafka-python"] = "confluent"
     bridge_memory_mib: int = Field(
         256, ge=8, description="unapplied records held by one bridge, all partitions"
     )

@@ -2,13 +2,17 @@
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
+from bridge.assignment import LogRange
 from bridge.confluent_consumer import ConfluentConsumer
-from bridge.consumer import MAX_POLL_RECORDS, Consumer
+from bridge.consumer import MAX_POLL_RECORDS, Consumer, ConsumerBroken, LogTruncated
 from bridge.kafka_python_consumer import KafkaPythonConsumer
 from db.progress import Place
 from ops.stack import Stack
@@ -17,6 +21,7 @@ from tests.waiting import wait_until
 
 POLL_SECONDS = 0.05
 MANY = 3 * MAX_POLL_RECORDS  # more than one poll returns of what one fetch brought
+CLIENTS: tuple[type[ConfluentConsumer | KafkaPythonConsumer], ...] = (ConfluentConsumer, KafkaPythonConsumer)
 _numbers = itertools.count(1)
 
 
@@ -24,13 +29,12 @@ _numbers = itertools.count(1)
 def topic(kafka: Stack) -> str:
     """Two partitions, empty."""
     name = f"consumed-{os.getpid()}-{next(_numbers)}"
-    admin = KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())
-    admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
-    admin.close()
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
+        admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
     return name
 
 
-@pytest.fixture(params=[KafkaPythonConsumer, ConfluentConsumer])
+@pytest.fixture(params=CLIENTS)
 def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterator[Consumer]:
     """A member that has both partitions and stands at their beginnings."""
     made: Consumer = request.param(
@@ -46,6 +50,7 @@ def consumer(request: pytest.FixtureRequest, kafka: Stack, topic: str) -> Iterat
         made.seek(place, 0)
     made.take_changes()
     yield made
+    made.close()
     made.close()
 
 
@@ -134,3 +139,87 @@ def test_the_position_is_at_the_end_once_all_is_polled(
     ranges = consumer.log_ranges([place])
     assert (ranges[place].start, ranges[place].end) == (0, 10)
     assert consumer.topics()[topic].partitions == 2
+
+
+def test_a_position_beyond_the_log_is_a_change(
+    consumer: Consumer, producer: KafkaProducer, topic: str
+) -> None:
+    place = (topic, 0)
+    _produce(producer, topic, 0, 10)
+    consumer.seek(place, 1_000)
+
+    def changed() -> bool:
+        assert not consumer.poll(POLL_SECONDS)
+        return place in consumer.take_changes()
+
+    wait_until(changed, timeout_seconds=30, what="the lost position is noted")
+
+
+def test_a_partition_that_is_not_there_has_no_range(consumer: Consumer, topic: str) -> None:
+    assert consumer.log_ranges([(topic, 0), (topic, 2)]) == {(topic, 0): LogRange(0, 0)}
+    assert consumer.log_ranges([(topic, 2)]) == {}
+    assert consumer.log_ranges([]) == {}
+
+
+@pytest.mark.parametrize("gap_seconds", [0, 1.5])
+def test_a_topic_created_anew_is_told_before_its_records(
+    consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str, gap_seconds: float
+) -> None:
+    """By its new id, or as a log that lost what was read, which stops the bridge as well."""
+    place = (topic, 0)
+    _produce(producer, topic, 0, 10)
+    _poll_until(consumer, {}, place, 10)
+    old = consumer.topics()[topic].topic_id
+    held = True
+
+    def recreate() -> None:
+        with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
+            admin.delete_topics([topic])
+            time.sleep(gap_seconds)
+            admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}})
+        # So many that the old position lies amid them.
+        _produce(producer, topic, 0, 100)
+
+    def told() -> bool:
+        nonlocal held
+        try:
+            polled = consumer.poll(POLL_SECONDS)
+        except LogTruncated:
+            return True
+        changes, facts = consumer.take_changes(), consumer.topics()
+        known = facts[topic].topic_id if topic in facts else None
+        # As the bridge does: what changed is let go, and held again as soon as its topic is there.
+        held = (held and place not in changes) or known == old
+        if known not in (None, old):
+            return True
+        assert not (held and place in polled), "its records pass for those of the old one"
+        return False
+
+    with ThreadPoolExecutor() as pool:
+        recreating = pool.submit(recreate)
+        wait_until(told, timeout_seconds=30, what="the topic has its new id")
+        recreating.result()
+
+
+def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None:
+    """So the client of a deployment may be changed bridge by bridge."""
+    members: list[Consumer] = [
+        client(kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance=f"m-{n}", topics=[topic])
+        for n, client in enumerate(CLIENTS)
+    ]
+    first, second = members
+
+    def shared() -> bool:
+        for member in members:
+            member.poll(POLL_SECONDS)
+        return sorted(map(len, (first.assignment(), second.assignment()))) == [1, 1]
+
+    with closing(first), closing(second):
+        wait_until(shared, timeout_seconds=30, what="each has a partition")
+        assert first.assignment() | second.assignment() == {(topic, 0), (topic, 1)}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_without_a_broker_there_is_no_consumer(client: type[ConfluentConsumer | KafkaPythonConsumer]) -> None:
+    with pytest.raises(ConsumerBroken):
+        client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"])

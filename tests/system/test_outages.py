@@ -1,11 +1,15 @@
-"""Redis and Postgres killed, wiped, restarted and moved back: nothing lost, nothing doubled."""
+"""Redis, Postgres and Kafka killed, wiped, restarted and moved back: nothing lost, nothing doubled."""
 
 import shutil
+import time
 from pathlib import Path
 
 from redis import Redis
 
+from bridge.starting import GONE_AFTER_SECONDS
 from ops.stack import Stack
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import RunningProcess
 from ops.trial.storm import mixed_events
 from shop.generate import OutgoingRecord, generate
 from tests.system.conftest import MakeDeployment
@@ -103,6 +107,42 @@ def test_postgres_moved_back_to_an_older_copy_under_a_living_bridge(
     deployment.wait_settled(timeout_seconds=120)
     assert_as_the_oracle_says(deployment)
     assert bridge.exit_code is None
+
+
+def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
+    make_deployment: MakeDeployment, stack: Stack
+) -> None:
+    deployment = make_deployment()
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=9))
+    deployment.wait_settled()
+    deployment.close()
+    stack.stop("kafka", signal="kill")
+    _wait_longer_than_a_topic_may_be_missing(deployment, bridge)
+    stack.start("kafka")
+    deployment.produce(mixed_events(EVENTS, seed=10))
+    deployment.wait_settled(timeout_seconds=120)
+    deployment.close()
+    stack.stop("kafka")
+    bridge.kill()
+    bridge = deployment.run.start_bridge()
+    _wait_longer_than_a_topic_may_be_missing(deployment, bridge)
+    stack.start("kafka")
+    deployment.produce(mixed_events(EVENTS, seed=11))
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+
+
+def _wait_longer_than_a_topic_may_be_missing(deployment: Deployment, bridge: RunningProcess) -> None:
+    """A broker that is away is no topic that is gone, for which the bridge would stop."""
+    until = time.monotonic() + 1.5 * GONE_AFTER_SECONDS
+    deployment.wait_until(
+        lambda: bridge.exit_code is not None or time.monotonic() >= until,
+        timeout_seconds=3 * GONE_AFTER_SECONDS,
+        what="the outage ends",
+    )
+    assert bridge.exit_code is None, bridge.tail()
 
 
 def test_the_doorbell_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> None:

@@ -52,7 +52,7 @@ REFUSED = [
     (
         "no client",
         {"SLUICE_KAFKA_CLIENT": "carrier pigeon"},
-        "SLUICE_KAFKA_CLIENT.*'kafka-python' or 'confluent'",
+        "SLUICE_KAFKA_CLIENT.*'confluent' or 'kafka-python'",
     ),
 ]
 

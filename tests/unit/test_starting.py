@@ -1,0 +1,51 @@
+"""What the bridge does before a partition's first record."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bridge.assignment import LogRange
+from bridge.consumer import TopicFacts
+from bridge.holdings import Holdings
+from bridge.starting import Starting
+from db.progress import Assignment, Place, TopicStart
+from tasks.api import Entity, Topic
+
+TOPIC = Topic("clicks", entity=Entity("click"), start="latest")
+
+
+class _Kafka:
+    """A consumer that has all three partitions of the topic; of some it knows what the log holds."""
+
+    def __init__(self) -> None:
+        self.ranges = {("clicks", 0): LogRange(0, 10), ("clicks", 2): LogRange(3, 30)}
+
+    def assignment(self) -> frozenset[Place]:
+        return frozenset(("clicks", number) for number in range(3))
+
+    def topics(self) -> dict[str, TopicFacts]:
+        return {"clicks": TopicFacts("id", 3)}
+
+    def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
+        return {place: self.ranges[place] for place in places if place in self.ranges}
+
+
+class _Postgres:
+    def __init__(self) -> None:
+        self.registered: list[TopicStart] = []
+
+    def read_assignments(self, _: Iterable[Place]) -> dict[Place, Assignment]:
+        return {}
+
+    def register_topic(self, start: TopicStart) -> None:
+        self.registered.append(start)
+
+
+def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
+    kafka: Any = _Kafka()
+    postgres: Any = _Postgres()
+    starting = Starting(postgres, Holdings(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC})
+    starting.start_new(kafka)
+    assert not postgres.registered, "one registered later would start at 0, and not at its end"
+    kafka.ranges["clicks", 1] = LogRange(0, 20)
+    starting.start_new(kafka)
+    assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
