@@ -38,6 +38,8 @@ class PartitionReader:
                 "isolation.level": "read_committed",
                 "allow.auto.create.topics": False,
                 "queued.max.messages.kbytes": QUEUED_KIB,
+                # Where that is full the client waits, by default for a second.
+                "fetch.queue.backoff.ms": 10,
                 "fetch.wait.max.ms": 100,
                 "reconnect.backoff.max.ms": 1_000,
                 "log_level": 3,
