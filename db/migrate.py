@@ -1,5 +1,6 @@
 """Brings a database to the declared tables: Sluice's by migrations, users' by creating what is missing."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -48,7 +49,8 @@ def create_projections(
 ) -> list[str]:
     """Every projection has a live generation and the view over it; returns those that were made.
 
-    May run twice. Raises TableRefused where something else has the view's name.
+    May run twice. A view that shows a generation already is taken as it is. Raises TableRefused where
+    something else has the view's name.
     """
     made = []
     with _locked(database_url) as connection:
@@ -56,27 +58,47 @@ def create_projections(
         for name, projection in sorted(tables.items()):
             if name in known:
                 continue
-            if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(name)}) is not None:
-                raise TableRefused(
-                    f"projection {name}: {qualified(name)} is there already and is no projection's view:"
-                    " rename it, or the projection"
-                )
-            first_generation(projection).create(connection)
-            columns = [column.name for column in projection.columns]
-            connection.execute(text(view_text(name, columns, 1)))
+            live = _generation_shown(connection, name)
+            if live is None:
+                live = 1
+                first_generation(projection).create(connection)
+                columns = [column.name for column in projection.columns]
+                connection.execute(text(view_text(name, columns, live)))
+            values = {"projection": name, "generation": live, "revision": revisions[name]}
             connection.execute(
-                text("INSERT INTO sluice.projections VALUES (:projection, 1, 1)"), {"projection": name}
+                text("INSERT INTO sluice.projections VALUES (:projection, :generation, :generation)"), values
             )
             connection.execute(
                 text(
                     "INSERT INTO sluice.generations"
                     " (projection, generation, state, revision, has_been_live, live_at)"
-                    " VALUES (:projection, 1, 'live', :revision, true, now())"
+                    " VALUES (:projection, :generation, 'live', :revision, true, now())"
                 ),
-                {"projection": name, "revision": revisions[name]},
+                values,
             )
             made.append(name)
     return made
+
+
+def _generation_shown(connection: Connection, projection: str) -> int | None:
+    """The generation that a view of this name shows; None: there is nothing of this name.
+
+    It is there, without a row of ours, if schema `sluice` was lost. Raises TableRefused for anything else.
+    """
+    if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
+        return None
+    usage = text(
+        "SELECT table_name FROM information_schema.view_table_usage"
+        " WHERE view_schema = 'public' AND view_name = :projection"
+    )
+    sources = list(connection.scalars(usage, {"projection": projection}))
+    shown = re.fullmatch(rf"{re.escape(projection)}_g(\d+)", sources[0]) if len(sources) == 1 else None
+    if shown is None:
+        raise TableRefused(
+            f"projection {projection}: {qualified(projection)} is there already and is no projection's view:"
+            " rename it, or the projection"
+        )
+    return int(shown[1])
 
 
 def newest_revision() -> str | None:

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from db.errors import DeploymentBroken
+from db.tables import TableRefused
 from ops.audit.cli import audit_app
 from ops.decisions import NotDone
 from ops.dlq.cli import dlq_app
@@ -36,7 +37,16 @@ from tasks.settings import SettingsError
 VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
 FAILED_EXIT_CODE = 2
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
-EXPECTED = (HandlersRefused, StackError, SendRefused, SendFailed, ServiceFailed, NotDone, DeploymentBroken)
+EXPECTED = (
+    HandlersRefused,
+    TableRefused,
+    StackError,
+    SendRefused,
+    SendFailed,
+    ServiceFailed,
+    NotDone,
+    DeploymentBroken,
+)
 
 
 class OneSentence(TyperGroup):

@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from db import generation_lanes, projections
+from db import generation_deaths, generation_lanes, projections
 from db.errors import DeploymentBroken, ErrorKind, RowsChanged, classify, needs_new_connection
-from db.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationDeath, GenerationStep
+from db.generation_deaths import GenerationDeath
+from db.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
 from db.progress import Place
 from db.projections import NO_PROJECTIONS, Fed, Standing
 from db.session import Session
 from tasks.api import Effect
 from tasks.fold import fold
-from tasks.folded import Memory, Outcome, Settled
+from tasks.folded import TAKEN, Memory, Settled
 from tasks.handlers import Registry
 from tasks.plan import HandlerRun, Planned, part_of
 from tasks.printable import MAX_ERROR_CHARACTERS, printable
@@ -21,9 +22,6 @@ from tasks.row_store import RowStore
 from tasks.settling import CHECK_CONSTRAINTS
 
 log = structlog.get_logger("sluice.feeding")
-
-TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
-"""Outcomes of events that live applied, whatever came of it: every generation applies these, no others."""
 
 
 class Feeder:
@@ -129,7 +127,7 @@ class Feeder:
         table = self._registry.projection_tables[fed.projection]
         taken = [part_of(s.planned, table) for s in settled if s.outcome in TAKEN and not s.known]
         deaths = apply_to_generation(self._session, fed, taken)
-        generation_lanes.insert_deaths(self._session, fed.projection, fed.generation, deaths)
+        generation_deaths.insert_deaths(self._session, fed.projection, fed.generation, deaths)
         generation_lanes.advance_generation(self._session, fed.projection, fed.generation, queue, steps)
 
 

@@ -28,6 +28,10 @@ class Outcome(Enum):
     IGNORED = "ignored"
 
 
+TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
+"""Outcomes of events that live applied, whatever came of it: every generation applies these, no others."""
+
+
 class Conflict(Exception):
     """The event contradicts what is there: same identity or version, other content."""
 

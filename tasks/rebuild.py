@@ -2,28 +2,34 @@
 
 import random
 import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
-from db import generation_lanes, guard, identities, projections
+from db import (
+    generation_deaths,
+    generation_lanes,
+    guard,
+    identities,
+    lockstep,
+    projections,
+    rebuilt_partitions,
+)
 from db.errors import DeploymentBroken, ErrorKind, classify, needs_new_connection
-from db.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep, PartitionStanding
+from db.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
 from db.progress import Place
+from db.rebuilt_partitions import PartitionStanding
 from db.session import Session
-from tasks.api import Call, Effect, Emit, Increment, Topic
-from tasks.chunks import CHUNK_RECORDS, FEWEST_RECORDS, Chunk, adapted, next_chunk
-from tasks.decode import Decoded, decode
+from tasks.chunks import FEWEST_RECORDS, Chunk, adapted, next_chunk
+from tasks.decode import decode
 from tasks.faults import faults
-from tasks.feeding import TAKEN, apply_to_generation
+from tasks.feeding import apply_to_generation
 from tasks.handlers import Registry
 from tasks.partition_reader import LogIncomplete, PartitionReader
-from tasks.plan import HandlerRun, plan_projection
+from tasks.plan import plan_projection
 from tasks.printable import MAX_ERROR_CHARACTERS, printable
+from tasks.rebuilt import RebuiltLane, judge_record, refusal
 from tasks.routing import queue_name, shard_of
 from tasks.tries import Step, Tries
 from tasks.wire import Record
@@ -34,30 +40,6 @@ TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
 READ_SECONDS = 0.2
 BUFFERED_RECORDS = 10_000  # of all lanes of the partition
 FED_STATES = frozenset({"building", "ready", "retired"})
-_TAKEN = frozenset(outcome.value for outcome in TAKEN)
-
-
-@dataclass
-class RebuiltLane:
-    """One lane of the partition: its records that wait, and how far it and live are."""
-
-    queue: str
-    applied: int
-    live: int
-    records: list[Record] = field(default_factory=list)
-    most: int = CHUNK_RECORDS
-    skipped: bool = False
-    """Records were read that it did not need then."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether live has applied more."""
-        return self.applied < self.live
-
-    def move(self, applied: int) -> None:
-        """So far it was applied: what waits is what lies beyond."""
-        self.applied = applied
-        del self.records[: bisect_right(self.records, applied, key=_offset)]
 
 
 class Rebuilder:
@@ -74,14 +56,14 @@ class Rebuilder:
         Does nothing where another one is at it, or this code is of another revision.
         """
         what = f"{projection} {generation} {place[0]}"
-        if not generation_lanes.try_rebuild(self._session, what, place[1]):
+        if not rebuilt_partitions.try_rebuild(self._session, what, place[1]):
             return False
         try:
             return _Turn(self._session, self._registry, projection, generation, place).run(
                 lambda offset: PartitionReader(self._bootstrap_servers, place, offset), seconds
             )
         finally:
-            generation_lanes.end_rebuild(self._session, what, place[1])
+            rebuilt_partitions.end_rebuild(self._session, what, place[1])
 
 
 class _Turn:
@@ -109,7 +91,7 @@ class _Turn:
                     return False
                 behind = [lane for lane in self._lanes.values() if lane.is_behind]
                 if not behind:
-                    generation_lanes.note_ready(self._session, self._projection, self._generation)
+                    lockstep.note_ready(self._session, self._projection, self._generation)
                     return True
                 if self._reader is None:
                     first = min(lane.applied for lane in behind) + 1
@@ -129,7 +111,7 @@ class _Turn:
 
     def _look(self) -> PartitionStanding | None:
         """How things stand; None: it is not ours to go on."""
-        found = generation_lanes.read_partition(
+        found = rebuilt_partitions.read_partition(
             self._session, self._projection, self._generation, *self._place
         )
         mine = self._registry.revisions.get(self._projection)
@@ -265,44 +247,12 @@ class _Turn:
             if became == FOLDED:
                 assert self._table is not None
                 taken.append(plan_projection(self._registry, self._table, one))
-        refuse = _refusal(topic if standing.is_compacted else None)
+        refuse = refusal(topic if standing.is_compacted else None)
         deaths = apply_to_generation(self._session, standing.fed, taken, refuse)
-        generation_lanes.insert_deaths(self._session, self._projection, self._generation, deaths)
+        generation_deaths.insert_deaths(self._session, self._projection, self._generation, deaths)
         return counts
 
     def _fail(self, error: Exception) -> None:
         reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
         if projections.fail_generation(self._session, self._projection, self._generation, reason):
             log.error("generation failed", projection=self._projection, reason=reason)
-
-
-def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:
-    """Whether a generation folds a record, or why it passes it over: live did not apply it either. Pure.
-
-    `known` is what is remembered of its identity: (data hash, outcome, topic id, partition, offset).
-    """
-    if known is None:
-        return "unknown"
-    data_hash, outcome, *place = known
-    if place != [decoded.topic_id, decoded.partition, decoded.record.offset]:
-        return "duplicate" if data_hash == decoded.data_hash else "conflict"
-    return FOLDED if outcome in _TAKEN else str(outcome)
-
-
-def _refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
-    def refuse(run: HandlerRun, effect: Effect) -> None:
-        if isinstance(effect, Emit | Call):
-            raise DeploymentBroken(
-                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which repeats nothing"
-            )
-        if compacted is not None and isinstance(effect, Increment):
-            raise DeploymentBroken(
-                f"{run.entry.name} yielded an Increment for a record of {compacted.name}, which is compacted:"
-                " earlier ones may be gone; start from a checkpoint, or project without Increment"
-            )
-
-    return refuse
-
-
-def _offset(record: Record) -> int:
-    return record.offset

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from db.errors import ErrorKind, classify, needs_new_connection
-from db.generation_lanes import read_lagging
+from db.lockstep import read_lagging
 from db.progress import Place
 from db.queues import read_queue_names
 from db.self_check import read_troubles

@@ -9,7 +9,7 @@ from db.checkpoints import MAX_NAME_BYTES, read_checkpoints
 from db.projections import read_standing
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.printing import as_json
-from ops.rebuild import changes
+from ops.rebuild.checkpoints import drop_checkpoint, make_checkpoint
 from ops.rebuild.choosing import Projection, reached
 from ops.stack.cli import AsJson
 
@@ -43,9 +43,9 @@ def checkpoint(
             raise NotDone(f"{projection} has a checkpoint {name} already: take another name, or --drop it")
         if not dry_run and drop:
             require_meant(f"Checkpoint {name} of {projection} is dropped.", yes=yes)
-            changes.drop_checkpoint(session, projection, name, decide("rebuild checkpoint --drop", reason))
+            drop_checkpoint(session, projection, name, decide("rebuild checkpoint --drop", reason))
         elif not dry_run:
-            changes.make_checkpoint(session, projection, name, decide("rebuild checkpoint", reason))
+            make_checkpoint(session, projection, name, decide("rebuild checkpoint", reason))
     if as_json_:
         typer.echo(as_json({"dry_run": dry_run, "projection": projection, "checkpoint": name, "drop": drop}))
     else:

@@ -13,8 +13,9 @@ from db.reports import Report, read_newest_report
 from db.session import Session
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.printing import as_json, table_of
-from ops.rebuild import changes
+from ops.rebuild import reporting
 from ops.rebuild.choosing import Number, Patience, Projection, reached, require_declared
+from ops.rebuild.holding import require_generation
 from ops.rebuild.patience import until_possible
 from ops.stack.cli import AsJson
 from tasks.handlers import Registry
@@ -35,7 +36,7 @@ def diff(
     """
     with reached() as (session, registry, _):
         require_declared(registry, projection)
-        found = changes.require_generation(
+        found = require_generation(
             session, projection, generation, COMPARABLE, "only one that is ready can be compared"
         )
         report = until_possible(lambda: _compare(session, registry, found), patience)
@@ -55,7 +56,7 @@ def approve(
 ) -> None:
     """Say that the differences of the last report are wanted. Without it a swap is refused."""
     with reached() as (session, _, _):
-        found = changes.require_generation(
+        found = require_generation(
             session, projection, generation, COMPARABLE, "only one that is ready can be approved"
         )
         report = read_newest_report(session, projection, found.generation)
@@ -66,7 +67,7 @@ def approve(
         said = f"generation {found.generation} differs from {report.against} in {report.differing:,} rows"
         if not dry_run:
             require_meant(f"{said}; that is wanted.", yes=yes)
-            changes.approve(session, report, decide("rebuild approve", reason))
+            reporting.approve(session, report, decide("rebuild approve", reason))
     if as_json_:
         typer.echo(as_json({"dry_run": dry_run, "report": report.id, "differing": report.differing}))
     else:
@@ -83,7 +84,7 @@ def _compare(session: Session, registry: Registry, found: Generation) -> Report:
         def say(so_far: Comparison) -> None:
             progress.update(bar, completed=so_far.rows.total())
 
-        return changes.compare(session, registry, found, say=say)
+        return reporting.compare(session, registry, found, say=say)
 
 
 def _document(report: Report) -> dict[str, Any]:

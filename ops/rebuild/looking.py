@@ -7,7 +7,9 @@ import typer
 from rich.console import Console
 
 from db.checkpoints import read_checkpoints
-from db.generation_lanes import FOLDED, read_deaths, read_lane_states, read_passed
+from db.generation_deaths import read_deaths
+from db.generation_lanes import FOLDED, read_passed
+from db.lockstep import read_lane_states
 from db.projections import Generation, read_generations
 from db.reports import read_newest_report
 from db.session import Session

@@ -6,6 +6,7 @@ from ops.decisions import DryRun, Reason, decide
 from ops.printing import as_json
 from ops.rebuild import changes
 from ops.rebuild.choosing import Number, Projection, reached
+from ops.rebuild.holding import require_generation
 from ops.rebuild.starting import Rate
 from ops.stack.cli import AsJson
 
@@ -47,9 +48,7 @@ def _set(
 ) -> None:
     with reached() as (session, _, _):
         states = ("building",) if generation is None else REBUILT
-        found = changes.require_generation(
-            session, projection, generation, states, "nothing is rebuilt in it"
-        )
+        found = require_generation(session, projection, generation, states, "nothing is rebuilt in it")
         if not dry_run:
             decision = decide(f"rebuild {'pause' if paused else 'resume'}", reason)
             kept = found.rate if paused else rate

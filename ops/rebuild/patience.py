@@ -7,8 +7,8 @@ from typing import TypeVar
 import typer
 
 from ops.decisions import NotDone
-from ops.rebuild.changes import Behind, Held
 from ops.rebuild.choosing import RETRY_SECONDS
+from ops.rebuild.holding import Behind, Held
 
 T = TypeVar("T")
 SAY_SECONDS = 2.0

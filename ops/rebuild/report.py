@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from db.comparing import KINDS, Comparison
-from db.generation_lanes import FOLDED, GenerationDeath
+from db.generation_deaths import GenerationDeath
+from db.generation_lanes import FOLDED
 
 
 def report_document(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from db.generation_lanes import read_lagging
+from db.lockstep import read_lagging
 from db.session import Session
 from ops.decisions import DryRun, NotDone, Reason, decide
 from ops.printing import as_json

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from db.generation_lanes import read_deaths
+from db.generation_deaths import read_deaths
 from db.generation_tables import read_table
 from db.projections import Generation, read_generations, read_standing
 from db.reports import read_newest_report
@@ -13,6 +13,7 @@ from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.printing import as_json
 from ops.rebuild import changes
 from ops.rebuild.choosing import Number, Patience, Projection, reached, require_declared
+from ops.rebuild.holding import require_generation
 from ops.rebuild.patience import PATIENCE_SECONDS, until_possible
 from ops.rebuild.preflight import swap_refusals, table_refusals
 from ops.stack.cli import AsJson
@@ -97,7 +98,7 @@ def _end(
 ) -> None:
     with reached() as (session, _, _):
         what = f"to {verb} it it must be {' or '.join(states)}"
-        found = changes.require_generation(session, projection, generation, states, what)
+        found = require_generation(session, projection, generation, states, what)
         rows = read_table(session, found.table).estimated_rows
         said = f"generation {found.generation} of {projection}, {found.state}, some {rows:,} rows"
         if not dry_run:
@@ -112,7 +113,7 @@ def _end(
 
 def _to_be_live(session: Session, projection: str, generation: int | None, *, back: bool) -> Generation:
     if not back:
-        return changes.require_generation(
+        return require_generation(
             session, projection, generation, ("ready",), "only one that is ready can be swapped in"
         )
     retired = [one for one in read_generations(session, projection) if one.state == "retired"]
@@ -120,7 +121,7 @@ def _to_be_live(session: Session, projection: str, generation: int | None, *, ba
         # The one that readers saw last.
         newest = max(retired, key=lambda one: (one.live_at is not None, one.live_at))
         generation = newest.generation
-    return changes.require_generation(
+    return require_generation(
         session, projection, generation, ("retired",), "only one that was live before can come back"
     )
 

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from db.generation_lanes import LaneState, read_lane_states, read_passed
+from db.generation_lanes import read_passed
+from db.lockstep import LaneState, read_lane_states
 from db.projections import read_generations
 from db.session import Session
 from ops.decisions import NotDone

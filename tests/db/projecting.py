@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import pytest
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
 
 from db.audit import Decision
@@ -12,6 +13,7 @@ from db.checkpoints import Checkpoint, read_checkpoints
 from db.migrate import create_projections
 from db.tables import projection_table
 from ops.rebuild import changes
+from ops.rebuild.checkpoints import make_checkpoint
 from tasks import partition_reader
 from tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
 from tasks.apply import Applied
@@ -153,7 +155,7 @@ class Bench(applying.Bench):
 
     def checkpoint(self, name: str) -> Checkpoint:
         """The live generation, kept as it is now."""
-        changes.make_checkpoint(self.session, "totals", name, DECISION)
+        make_checkpoint(self.session, "totals", name, DECISION)
         return next(one for one in read_checkpoints(self.session, "totals") if one.checkpoint == name)
 
     def rebuild(self, generation: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
@@ -221,3 +223,25 @@ def create(database_url: str) -> None:
 def poison(offset: int, key: str = "k", amount: int = 1) -> Record:
     """An event that dies until the handler for it is mended."""
     return made(offset, "thing.set", key, amount=amount, name=f"{offset:040}")
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create(database_url)
+    made = Bench(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Bench], Bench]]:
+    """Closes other deployments of a bench."""
+    benches: list[Bench] = []
+
+    def keep(one: Bench) -> Bench:
+        benches.append(one)
+        return one
+
+    yield keep
+    for one in benches:
+        one.close()

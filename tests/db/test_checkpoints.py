@@ -5,17 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from ops.decisions import NotDone
-from ops.rebuild import changes
+from ops.rebuild.checkpoints import drop_checkpoint
+from ops.rebuild.holding import require_lockstep
+from tests.db import projecting
 from tests.db.applying import thing_set
-from tests.db.projecting import DECISION, Bench, create, poison, registry
+from tests.db.projecting import DECISION, Bench, poison, registry
 
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    create(database_url)
-    made = Bench(database_url)
-    yield made
-    made.close()
+bench = projecting.bench
 
 
 @pytest.fixture
@@ -87,10 +83,10 @@ def test_a_lane_whose_last_record_is_far_below_the_watermark_is_in_lockstep(benc
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 9)")
     number = bench.begin(checkpoint=bench.checkpoint("monday"))
     assert bench.rebuild(number)
-    changes.require_lockstep(bench.session, "totals", number)
+    require_lockstep(bench.session, "totals", number)
     bench.live(thing_set(9, "a", 2))
     assert bench.rows(number) == bench.rows() == {"a": (2, 2)}
-    changes.require_lockstep(bench.session, "totals", number)
+    require_lockstep(bench.session, "totals", number)
 
 
 def test_a_letter_that_is_forgotten_is_refused(bench: Bench, fixed: Bench) -> None:
@@ -107,8 +103,8 @@ def test_a_name_is_taken_once_and_dropped(bench: Bench) -> None:
     bench.checkpoint("monday")
     with pytest.raises(NotDone, match="there is a checkpoint monday already"):
         bench.checkpoint("monday")
-    changes.drop_checkpoint(bench.session, "totals", "monday", DECISION)
+    drop_checkpoint(bench.session, "totals", "monday", DECISION)
     assert bench.look("SELECT to_regclass('public.totals_at_monday')") == [(None,)]
     with pytest.raises(NotDone, match="totals has no checkpoint monday"):
-        changes.drop_checkpoint(bench.session, "totals", "monday", DECISION)
+        drop_checkpoint(bench.session, "totals", "monday", DECISION)
     bench.checkpoint("monday")

@@ -17,7 +17,7 @@ from db import comparing
 from db.comparing import ONE_SNAPSHOT, Comparer, Comparison
 from db.session import Session
 from db.tables import projection_table
-from ops.rebuild import changes
+from ops.rebuild import reporting
 from tests.db.applying import thing_set
 from tests.db.projecting import Bench, create, registry
 
@@ -121,7 +121,7 @@ def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch)
             thing_set(offset, f"k{rng.randrange(30):02}", offset), thing_set(offset + 1, f"n{offset}", 1)
         )
 
-    report = changes.compare(bench.session, bench.registry, bench.generation(number), say=an_event_comes)
+    report = reporting.compare(bench.session, bench.registry, bench.generation(number), say=an_event_comes)
     assert bench.rows(1) != bench.rows(number)
     bench.close()
     other.close()
@@ -133,5 +133,5 @@ def test_both_are_read_at_one_cut(database_url: str, monkeypatch: pytest.MonkeyP
 
 
 def test_two_snapshots_are_caught(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "ONE_SNAPSHOT", "")
+    monkeypatch.setattr(reporting, "ONE_SNAPSHOT", "")
     assert report_while_events_come(database_url, monkeypatch) > 0, "the mutant reports no difference"

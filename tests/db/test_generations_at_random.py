@@ -7,9 +7,10 @@ import pytest
 
 from db.generation_lanes import FOLDED
 from ops.decisions import NotDone
-from ops.rebuild import changes
-from tasks import chunks, feeding, partition_reader, rebuild
+from ops.rebuild.holding import Behind
+from tasks import chunks, feeding, partition_reader
 from tasks.faults import faults
+from tasks.rebuilt import RebuiltLane
 from tasks.wire import Record
 from tests.db.applying import thing_set
 from tests.db.projecting import Bench, create, poison, registry
@@ -28,7 +29,7 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     # So that a partition of some dozen records takes many chunks, and most meet live in their middle.
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
     monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
-    monkeypatch.setattr(rebuild.RebuiltLane, "__init__", _small(rebuild.RebuiltLane.__init__))
+    monkeypatch.setattr(RebuiltLane, "__init__", _small(RebuiltLane.__init__))
     monkeypatch.setattr("tasks.faults.FaultInjected", Killed)
     made = Bench(database_url)
     made.add_queues(3)
@@ -42,8 +43,8 @@ class Killed(BaseException):
 
 
 def _small(plain: Callable[..., None]) -> Callable[..., None]:
-    def make(self: object, *arguments: object) -> None:
-        plain(self, *arguments)
+    def make(self: object, *arguments: object, **named: object) -> None:
+        plain(self, *arguments, **named)
         self.most = 3  # type: ignore[attr-defined]
 
     return make
@@ -76,7 +77,7 @@ class Play:
             except Killed:
                 for one in (self.old, self.new, *self.mended):
                     one.session.close()
-            except (changes.Behind, NotDone, feeding.NotThisRevision):
+            except (Behind, NotDone, feeding.NotThisRevision):
                 pass
         faults.arm("")
         self.mended[1].catch_up()
@@ -150,7 +151,7 @@ MUTANTS: list[tuple[str, str, object]] = [
     ("fed by code of any revision", "db.projections.Fed.takes", lambda *_: True),
     ("what live did not apply is folded", "tasks.rebuild.judge_record", lambda *_: FOLDED),
     ("swapped in without lockstep", "ops.rebuild.changes.require_lockstep", lambda *_: None),
-    ("the old one does not know where it is", "db.generation_lanes.follow_live", lambda *_: None),
+    ("the old one does not know where it is", "db.lockstep.follow_live", lambda *_: None),
 ]
 
 

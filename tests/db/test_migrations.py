@@ -167,6 +167,18 @@ def test_a_projection_is_a_view_over_its_first_generation_made_once(
     assert [tuple(row) for row in connection.execute(generations)] == [(1, "live", 2, True)]
 
 
+def test_a_projection_whose_rows_were_lost_goes_on_with_the_generation_it_shows(database_url: str) -> None:
+    name = billing_line_items.name
+    create_projections(database_url, {name: billing_line_items}, {name: 1})
+    with create_engine(database_url, poolclass=NullPool).begin() as lost:
+        lost.execute(text(f"ALTER TABLE public.{name}_g1 RENAME TO {name}_g7"))
+        lost.execute(text("TRUNCATE sluice.projections, sluice.generations CASCADE"))
+    assert create_projections(database_url, {name: billing_line_items}, {name: 1}) == [name]
+    with create_engine(database_url, poolclass=NullPool).begin() as found:
+        rows = found.execute(text("SELECT live_generation, newest_generation FROM sluice.projections"))
+        assert [tuple(row) for row in rows] == [(7, 7)]
+
+
 def test_a_projection_does_not_take_a_name_that_is_taken(database_url: str, connection: Connection) -> None:
     name = billing_line_items.name
     connection.execute(text(f"CREATE TABLE public.{name} (x int)"))

@@ -104,6 +104,9 @@ def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployme
     deployment.run.start_rebuilds()
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     wait_ready(deployment, 2)
+    # From here on only workers that are to be killed, one after the other: none takes another's batches.
+    for worker in [process for process in deployment.run.processes if process.name == "worker"]:
+        worker.stop()
     for turn, point in enumerate(("apply.before_commit:2", "apply.committed:2", "apply.begun:2")):
         doomed = deployment.run.start_worker(deployment.queues(), name="doomed", faults=f"{point}:kill")
         bridge = next(p for p in reversed(deployment.run.processes) if p.name == "bridge")
@@ -112,6 +115,7 @@ def test_bridge_and_workers_killed_while_they_feed(make_deployment: MakeDeployme
         deployment.run.start_bridge()
         deployment.produce(payments(OLD + 1_500 + turn * 500, 500))
         wait_killed(deployment, doomed, point)
+    deployment.run.start_worker(deployment.queues(), name="next")
     deployment.wait_settled()
     wait_ready(deployment, 2)
     assert lines_of(deployment, 2) == {f"pay-{n}": right_line(n) for n in range(OLD + 3_000)}

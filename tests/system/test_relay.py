@@ -46,10 +46,13 @@ def test_a_relay_killed_at_any_point_costs_nothing(make_deployment: MakeDeployme
     doomed = deployment.run.start_relay(faults=f"{point}:kill")
     deployment.run.start_beat()
     orders = generate("orders", count=ORDERS, seed=1)
+    produced = 0
 
     def is_killed() -> bool:
-        # A few at a time: all at once could be one page.
-        deployment.produce(islice(orders, 50))
+        nonlocal produced
+        # A few at a time, the next when these are applied and sent: all at once could be one page.
+        if sum(deployment.outcomes().values()) >= produced and not read_outgoing(deployment.session):
+            produced += deployment.produce(islice(orders, 50))
         return doomed.exit_code == -9
 
     deployment.wait_until(is_killed, timeout_seconds=60, what=f"killed at {point}")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.checkpoints import CheckpointLane
-from db.generation_lanes import LaneState
 from db.generation_tables import TableFacts
+from db.lockstep import LaneState
 from ops.rebuild.preflight import (
     Source,
     compacted,

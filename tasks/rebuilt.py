@@ -1,0 +1,74 @@
+"""What a rebuild holds of a lane, which records it takes, and which effects it never does. Pure."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from db.errors import DeploymentBroken
+from db.generation_lanes import FOLDED
+from tasks.api import Call, Effect, Emit, Increment, Topic
+from tasks.chunks import CHUNK_RECORDS
+from tasks.decode import Decoded
+from tasks.folded import TAKEN
+from tasks.plan import HandlerRun
+from tasks.wire import Record
+
+_TAKEN = frozenset(outcome.value for outcome in TAKEN)
+
+
+@dataclass
+class RebuiltLane:
+    """One lane of the partition: its records that wait, and how far it and live are."""
+
+    queue: str
+    applied: int
+    live: int
+    records: list[Record] = field(default_factory=list)
+    most: int = CHUNK_RECORDS
+    skipped: bool = False
+    """Records were read that it did not need then."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether live has applied more."""
+        return self.applied < self.live
+
+    def move(self, applied: int) -> None:
+        """So far it was applied: what waits is what lies beyond."""
+        self.applied = applied
+        del self.records[: bisect_right(self.records, applied, key=_offset)]
+
+
+def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:
+    """Whether a generation folds a record, or why it passes it over: live did not apply it either. Pure.
+
+    `known` is what is remembered of its identity: (data hash, outcome, topic id, partition, offset).
+    """
+    if known is None:
+        return "unknown"
+    data_hash, outcome, *place = known
+    if place != [decoded.topic_id, decoded.partition, decoded.record.offset]:
+        return "duplicate" if data_hash == decoded.data_hash else "conflict"
+    return FOLDED if outcome in _TAKEN else str(outcome)
+
+
+def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
+    """Raises for what a rebuild must not do, whatever its handlers yield: once more, behind type and fold."""
+
+    def refuse(run: HandlerRun, effect: Effect) -> None:
+        if isinstance(effect, Emit | Call):
+            raise DeploymentBroken(
+                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which repeats nothing"
+            )
+        if compacted is not None and isinstance(effect, Increment):
+            raise DeploymentBroken(
+                f"{run.entry.name} yielded an Increment for a record of {compacted.name}, which is compacted:"
+                " earlier ones may be gone; start from a checkpoint, or project without Increment"
+            )
+
+    return refuse
+
+
+def _offset(record: Record) -> int:
+    return record.offset
