@@ -19,20 +19,26 @@ class Chunk(NamedTuple):
 
 
 def next_chunk(
-    offsets: Sequence[int], *, live: int, read_through: int, most: int = CHUNK_RECORDS
+    offsets: Sequence[int],
+    *,
+    live: int,
+    read_through: int,
+    most: int = CHUNK_RECORDS,
+    is_full: bool = False,
 ) -> Chunk | None:
     """What to take of a lane that is behind live.
 
     `offsets` are its records that wait, ascending, `live` is how far live has applied the lane, and every
     record of the partition at or below `read_through` was read. A generation never passes live: what lies
-    beyond `live` waits. As long as more than a chunk is left below it, live cannot be met by accident.
+    beyond `live` waits. As long as something is left below it, live cannot be met by accident. `is_full`:
+    nothing more is read before something was taken.
     """
     due = bisect_right(offsets, live)
     if due > most:
         return Chunk(most, offsets[most - 1], locked=False)
     if read_through >= live:
         return Chunk(due, live, locked=True)
-    return None
+    return Chunk(due, offsets[due - 1], locked=False) if is_full and due else None
 
 
 def adapted(most: int, records: int, seconds: float) -> int:

@@ -38,7 +38,7 @@ log = structlog.get_logger("sluice.rebuild")
 
 TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
 READ_SECONDS = 0.2
-BUFFERED_RECORDS = 10_000  # of all lanes of the partition
+BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one read may come on top
 FED_STATES = frozenset({"building", "ready", "retired"})
 
 
@@ -128,6 +128,9 @@ class _Turn:
             lane.live = live
             if applied > lane.applied:
                 lane.move(applied)
+            if not lane.is_behind:
+                # What was read beyond live is live's to feed; kept, it would fill the buffer for others.
+                lane.forget()
         if self._reader is not None and any(one.skipped and one.is_behind for one in self._lanes.values()):
             # It fell out of step, by code of another revision or by a lock that was not to be had.
             self._close_reader()
@@ -138,14 +141,14 @@ class _Turn:
             self._reader.close()
             self._reader = None
         for lane in self._lanes.values():
-            lane.records.clear()
+            lane.forget()
             lane.skipped = False
 
     def _read(self, standing: PartitionStanding, behind: Sequence[RebuiltLane]) -> None:
         assert self._reader is not None
         wanted = max(lane.live for lane in behind)
-        buffered = sum(len(lane.records) for lane in self._lanes.values())
-        while self._reader.read_through < wanted and buffered < BUFFERED_RECORDS:
+        buffered = self._buffered()
+        while self._reader.read_through < wanted and buffered < BUFFERED_BYTES:
             records = self._reader.read(READ_SECONDS)
             if not records:
                 return
@@ -156,8 +159,8 @@ class _Turn:
                     # In lockstep: live feeds it.
                     lane.skipped = True
                 elif record.offset > lane.applied:
-                    lane.records.append(record)
-                    buffered += 1
+                    lane.add(record)
+                    buffered += record.size_bytes()
 
     def _take(self, standing: PartitionStanding, lane: RebuiltLane, ends_at: float) -> None:
         """Chunks of one lane, as many as can be made of what was read."""
@@ -199,7 +202,16 @@ class _Turn:
     def _next(self, lane: RebuiltLane) -> Chunk | None:
         assert self._reader is not None
         offsets = [record.offset for record in lane.records]
-        return next_chunk(offsets, live=lane.live, read_through=self._reader.read_through, most=lane.most)
+        return next_chunk(
+            offsets,
+            live=lane.live,
+            read_through=self._reader.read_through,
+            most=lane.most,
+            is_full=self._buffered() >= BUFFERED_BYTES,
+        )
+
+    def _buffered(self) -> int:
+        return sum(lane.size_bytes for lane in self._lanes.values())
 
     def _apply(self, standing: PartitionStanding, lane: RebuiltLane, chunk: Chunk) -> int:
         """One chunk in one transaction; how many records it took."""

@@ -28,6 +28,8 @@ class RebuiltLane:
     most: int = CHUNK_RECORDS
     skipped: bool = False
     """Records were read that it did not need then."""
+    size_bytes: int = 0
+    """Of the records that wait."""
 
     @property
     def is_behind(self) -> bool:
@@ -37,7 +39,20 @@ class RebuiltLane:
     def move(self, applied: int) -> None:
         """So far it was applied: what waits is what lies beyond."""
         self.applied = applied
-        del self.records[: bisect_right(self.records, applied, key=_offset)]
+        done = bisect_right(self.records, applied, key=_offset)
+        self.size_bytes -= sum(record.size_bytes() for record in self.records[:done])
+        del self.records[:done]
+
+    def add(self, record: Record) -> None:
+        """The lane's next record."""
+        self.records.append(record)
+        self.size_bytes += record.size_bytes()
+
+    def forget(self) -> None:
+        """Nothing of it waits; what did must be read again, should the lane fall behind."""
+        self.skipped = self.skipped or bool(self.records)
+        self.records.clear()
+        self.size_bytes = 0
 
 
 def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:

@@ -53,7 +53,7 @@ def test_live_is_met_under_its_lock(bench: Bench, opened: Any, monkeypatch: pyte
 
 
 def test_passing_live_is_caught(bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def beyond(offsets: Sequence[int], *, live: int, read_through: int, most: int) -> chunks.Chunk | None:
+    def beyond(offsets: Sequence[int], *, live: int, read_through: int, **_: Any) -> chunks.Chunk | None:
         assert read_through >= live
         return chunks.Chunk(len(offsets), offsets[-1], locked=False) if offsets else None
 

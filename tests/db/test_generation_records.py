@@ -10,6 +10,7 @@ from ops.decisions import NotDone
 from ops.rebuild import changes
 from ops.rerouting.changes import accept_topic, reshard_entity
 from ops.rerouting.shards import Resharded
+from tasks import partition_reader, rebuild
 from tasks.feeding import NotThisRevision
 from tasks.redrive import Redriver
 from tests.db import projecting
@@ -159,6 +160,22 @@ def test_a_lane_that_falls_behind_while_another_is_read_is_read_from_its_own_pla
     bench.catch_up(lanes[1:])
     assert fixed.rebuild(number, meanwhile=lambda: bench.catch_up(lanes[:1]) and None)
     assert bench.rows(number) == {slow: (20, 2), fast: (30, 3)}
+
+
+def test_a_lane_that_live_does_not_apply_holds_up_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "BUFFERED_BYTES", 2_000)
+    monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
+    bench.add_queues(2)
+    lanes = bench.queues()
+    halted, running = (next(k for k in "abcdefgh" if bench.queue_of(thing_set(0, k)) == q) for q in lanes)
+    bench.live(thing_set(0, halted, 1))
+    bench.log += [thing_set(n, halted if n % 4 else running, n) for n in range(1, 200)]
+    bench.catch_up(lanes[1:])
+    number = bench.begin()
+    assert bench.rebuild(number)
+    assert bench.rows(number) == bench.rows() == {halted: (1, 1), running: (196, 49)}
 
 
 def test_an_increment_for_a_record_of_a_compacted_topic_fails_the_generation(bench: Bench) -> None:

@@ -25,13 +25,15 @@ from tasks.chunks import CHUNK_RECORDS, CHUNK_SECONDS, FEWEST_RECORDS, adapted, 
 offsets = st.lists(st.integers(0, 2_000), unique=True, max_size=600).map(sorted)
 
 
-@given(offsets, st.integers(-1, 2_100), st.integers(-1, 2_100), st.integers(1, 300))
+@given(offsets, st.integers(-1, 2_100), st.integers(0, 300), st.integers(1, 300), st.booleans())
 def test_a_chunk_never_passes_live_and_meets_it_under_the_lock_only(
-    waiting: Sequence[int], live: int, read_through: int, most: int
+    waiting: Sequence[int], live: int, read_on: int, most: int, is_full: bool
 ) -> None:
-    chunk = next_chunk(waiting, live=live, read_through=read_through, most=most)
+    read_through = max([-1, *waiting]) + read_on  # what waits was read
+    chunk = next_chunk(waiting, live=live, read_through=read_through, most=most, is_full=is_full)
     if chunk is None:
         assert read_through < live, "there is more to be read before it goes on"
+        assert not is_full or not waiting, "where nothing more can be read, something is taken"
         return
     assert chunk.records <= most
     assert chunk.reaches <= live
