@@ -12,8 +12,8 @@ CODE := bridge db ops shop tasks worker bench tests
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# Each has services of its own; they wait more than they work, so there is one more than two cores hold.
-SIDE_BY_SIDE := -n 3 --dist worksteal
+# Each has services of its own; who is done takes over from others. More than four would wait for the disk.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 SEED ?= random
 MINUTES ?= 10
