@@ -111,3 +111,25 @@ def test_a_handler_that_writes_a_projection_halts_the_queue(bench: Bench) -> Non
     bench.registry.handlers["thing.set"] = (replace(entry, function=meddle),)
     assert bench.live(thing_set(0, "a", 1)) is None
     assert "touches projection totals" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+
+
+@pytest.mark.parametrize("effect", [Emit("out", "k", "t", {}), Call("notify")], ids=["emit", "call"])
+def test_without_the_folds_check_something_leaves_and_a_rebuild_refuses_it_all_the_same(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch, effect: Any
+) -> None:
+    monkeypatch.setattr("tasks.fold._check_projects", lambda *_: None)
+
+    @projects("thing.set", into=totals, revision=2)
+    def talkative(event: Event[Thing]) -> Iterator[Any]:
+        yield effect
+
+    bench.live(thing_set(0, "a", 1))
+    before = bench.look(LEAVING)
+    fixed = opened(bench.with_code(registry(2, project=talkative)))
+    number = fixed.begin()
+    assert not fixed.rebuild(number)
+    assert "in a rebuild, which repeats nothing" in bench.generation(number).failed_reason
+    assert bench.look(LEAVING) == before
+    assert fixed.live(thing_set(1, "a", 2)) is not None
+    sent_by_the_handler_alone = [(before[0][0] + 1,), (before[1][0] + 1,)]
+    assert bench.look(LEAVING) != sent_by_the_handler_alone, "the mutant lets nothing leave"
