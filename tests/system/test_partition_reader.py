@@ -1,5 +1,6 @@
 """A partition read by itself: every record once, in order, while others come; and where the log is cut."""
 
+import functools
 import itertools
 import os
 import threading
@@ -11,8 +12,9 @@ from kafka.structs import TopicPartition
 
 from ops.stack import Stack
 from tasks.partition_reader import LogIncomplete, PartitionReader
+from tests.waiting import wait_until
 
-MANY = 5_000
+MANY = 700
 _numbers = itertools.count(1)
 
 
@@ -26,22 +28,27 @@ def topic(kafka: Stack) -> str:
     return name
 
 
-def produce(servers: str, topic: str, count: int, pause_seconds: float = 0.0) -> None:
-    """So many records, now and then with a pause in which a reader meets the end."""
+def produce(servers: str, topic: str, count: int, reader: PartitionReader | None = None) -> None:
+    """So many records; a reader meets the end again and again."""
     producer = KafkaProducer(bootstrap_servers=servers, acks="all")
     for number in range(count):
         producer.send(topic, key=b"k", value=b"%d" % number)
-        if pause_seconds and number % 7 == 0:
+        if reader is not None and number % 7 == 0:
             producer.flush()
-            time.sleep(pause_seconds)
+            there = functools.partial(_has_read, reader, number)
+            wait_until(there, timeout_seconds=30, what=f"record {number} is read")
     producer.close()
+
+
+def _has_read(reader: PartitionReader, offset: int) -> bool:
+    return reader.read_through >= offset
 
 
 def test_every_record_comes_once_while_others_come(kafka: Stack, topic: str) -> None:
     servers = kafka.kafka_bootstrap_servers()
-    producing = threading.Thread(target=produce, args=(servers, topic, MANY, 0.001))
-    producing.start()
     reader = PartitionReader(servers, (topic, 0), 0)
+    producing = threading.Thread(target=produce, args=(servers, topic, MANY, reader))
+    producing.start()
     found: list[int] = []
     deadline = time.monotonic() + 60
     while len(found) < MANY and time.monotonic() < deadline:

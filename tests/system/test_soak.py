@@ -18,6 +18,7 @@ from tests.system import rebuilding
 from tests.system.conftest import MakeDeployment
 from tests.system.load import assert_as_the_oracle_says
 from tests.system.test_kills import play_bridges_in_turns
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
@@ -95,7 +96,7 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
         deployment.run.start_rebuilds(name=f"rebuild-{number}")
     why = ("--reason", "the tax was wrong")
     with rebuilding.readers(deployment, 200) as looking, LivePayments(deployment, count) as live:
-        time.sleep(5)
+        live.wait_more()
         began = time.monotonic()
         rebuilding.sluice(deployment, "start", rebuilding.PROJECTION, *why, "--no-wait")
         rebuilding.wait_ready(deployment, 2, timeout_seconds=1_200)
@@ -105,9 +106,11 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
         assert report["rows"]["only_live"] == report["rows"]["only_new"] == 0, report["rows"]
         rebuilding.sluice(deployment, "approve", rebuilding.PROJECTION, *why, "--yes")
         rebuilding.sluice(deployment, "swap", rebuilding.PROJECTION, *why, "--yes")
-        time.sleep(5)
+        live.wait_more()
+        wait_until(lambda: looking.seen[-1] == "right", timeout_seconds=60, what="the new lines are read")
         rebuilding.sluice(deployment, "swap", rebuilding.PROJECTION, "--back", *why, "--yes")
-        time.sleep(5)
+        live.wait_more()
+        wait_until(lambda: looking.seen[-1] == "wrong", timeout_seconds=60, what="the old lines are read")
     deployment.wait_settled(timeout_seconds=300)
     print(
         f"{count} events rebuilt in {took:.0f} s beside {live.sent} live ones; most live events unapplied at"
@@ -138,6 +141,11 @@ class LivePayments:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+
+    def wait_more(self) -> None:
+        """Some seconds' payments more are sent."""
+        wanted = self.sent + 5 * LIVE_RATE
+        wait_until(lambda: self.sent >= wanted, timeout_seconds=120, what=f"{wanted} payments are sent")
 
     def _send(self) -> None:
         # Connections of its own: those of the deployment are the test's.

@@ -30,7 +30,7 @@ from tasks.api import (
 )
 from tasks.decode import Decoded, DecodeError
 from tasks.fold import fold
-from tasks.folded import Folded, Memory, Settled
+from tasks.folded import Folded, Memory, Outcome, Settled
 from tasks.handlers import Registry, collect_modules
 from tasks.plan import Planned, plan_event
 from tasks.rows import ABSENT
@@ -221,3 +221,8 @@ def splits(log: Sequence[Planned]) -> st.SearchStrategy[list[Sequence[Planned]]]
         lambda cuts: [0, *sorted(set(cuts)), len(log)]
     )
     return points.map(lambda cuts: [log[a:b] for a, b in itertools.pairwise(cuts)])
+
+
+def outcomes(result: Folded) -> list[Outcome | None]:
+    """Of its events, in order."""
+    return [settled.outcome for settled in result.settled]

@@ -12,7 +12,8 @@ from bridge.loop import Bridge
 from bridge.store import Progress
 from db.progress import Assignment, Place
 from tasks.guard import Judgement, judge
-from tests.unit.simulation import Broken, Shell, Store, World
+from tests.unit.simulated_services import Broken, Store
+from tests.unit.simulation import Shell, World
 
 SEEDS = 1_000
 MUTANT_SEEDS = 400
