@@ -58,12 +58,20 @@ class Session:
     """A connection to the primary. Not thread-safe; reconnects only when asked, never by itself."""
 
     def __init__(
-        self, database_url: str, *, application_name: str, plans: Mapping[str, str] = MappingProxyType({})
+        self,
+        database_url: str,
+        *,
+        application_name: str,
+        plans: Mapping[str, str] = MappingProxyType({}),
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice would be a gamble."""
+        """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice would be a gamble.
+
+        `settings`: what else of Postgres's the session needs.
+        """
         self._url = make_url(database_url)
         self._application_name = application_name
-        self._settings = {**SESSION_SETTINGS, **plans}
+        self._settings = {**SESSION_SETTINGS, **plans, **settings}
         self._connection: psycopg2.extensions.connection | None = None
         self._prepared: set[str] = set()
         self._deferred: list[str] = []

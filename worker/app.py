@@ -1,4 +1,4 @@
-"""The Celery application: `celery -A worker.app worker -P solo -Q payment.0,payment.1`."""
+"""The Celery application: `celery -A worker.app worker -P solo` has a share of the queues, `-Q` a list."""
 
 from functools import cache
 from typing import Any
@@ -11,6 +11,9 @@ from tasks.health import TOUCH_EVERY_SECONDS, touch_health
 from tasks.log import configure_logs
 from tasks.settings import read_settings
 from tasks.wire import APPLY_TASK, unpack
+from worker.activity import Activity
+from worker.consuming import CYCLE
+from worker.leases import LeaseStep
 from worker.process import WorkerProcess
 from worker.schedule import (
     EXPIRE_LEASES_TASK,
@@ -40,19 +43,27 @@ def create_app() -> Celery:
         beat_max_loop_interval=MAX_INTERVAL_SECONDS,
         sluice_health_file=settings.health_file,
     )
+    app.conf.broker_transport_options["queue_order_strategy"] = CYCLE
     # Beat's scheduler is given nothing but the application. Not in its conf: Flower shows that.
     app.sluice_settings = settings
+    app.sluice_activity = Activity()
+    app.sluice_shares_queues = False
     app.steps["worker"].add(HealthStep)
+    app.steps["consumer"].add(LeaseStep)
     process = WorkerProcess(settings, app)
 
     _define_tasks(app, process)
 
     # Queues are needed before the worker picks those of its -Q from them.
     @signals.celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]
-    def prepare(**_: Any) -> None:
+    def prepare(options: dict[str, Any], **_: Any) -> None:
         names = [*process.queue_names(), *SERVICE_QUEUES]
         app.conf.task_queues = [apply_queue(name) for name in names]
         app.amqp.queues = app.amqp.Queues(app.conf.task_queues)
+        if not options.get("queues"):
+            # Without a list none is consumed but those that a lease says.
+            app.sluice_shares_queues = True
+            app.amqp.queues.deselect(names)
 
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
     def set_up_logs(**_: Any) -> None:

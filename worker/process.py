@@ -68,7 +68,8 @@ class WorkerProcess:
 
     def apply(self, queue: str, slices: list[Slice]) -> None:
         """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
-        applied = self._applier.apply(queue, slices)
+        with self._app.sluice_activity.batch(queue, sum(len(piece.records) for piece in slices)):
+            applied = self._applier.apply(queue, slices)
         if applied is not None and applied.outgoing:
             self._kick.ring()
 

@@ -101,19 +101,17 @@ class LocalRun:
         return self._start(name, [sys.executable, "-m", "bridge"], faults)
 
     def start_worker(
-        self, queues: Iterable[str], *, name: str = "worker", pool: str = "solo", faults: str = ""
+        self,
+        queues: Iterable[str] | None = None,
+        *,
+        name: str = "worker",
+        pool: str = "solo",
+        faults: str = "",
     ) -> RunningProcess:
-        """A Celery worker on exactly these queues."""
-        options = [
-            "-P",
-            pool,
-            "-Q",
-            ",".join(queues),
-            "-n",
-            f"{name}@%h",
-            "--without-gossip",
-            "--without-mingle",
-        ]
+        """A Celery worker: with its share of the queues, or on exactly these."""
+        options = ["-P", pool, "-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
+        if queues is not None:
+            options += ["-Q", ",".join(queues)]
         return self._start(name, [*_celery("worker"), *options], faults)
 
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
