@@ -82,6 +82,8 @@ class LeaseKeeper:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(END_SECONDS)
+        else:
+            self._leave()
 
     def note_tick(self, consumed: View) -> None:
         """The loop came by, and consumes so much, having seen what was wanted at that version."""
