@@ -8,7 +8,7 @@ Built on attributes of kombu that are not public; tests/system/test_kombu.py pin
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import structlog
@@ -57,9 +57,8 @@ class Consuming:
         """Of which something may still be popped, or is in hand."""
         return frozenset(self._queues)
 
-    def adjust(self, wanted: Iterable[str]) -> None:
+    def adjust(self, wanted: AbstractSet[str]) -> None:
         """Takes what is wanted, leaves what is not. To be called again until `queues` is what is wanted."""
-        wanted = frozenset(wanted)
         self._cycle.left_out |= self._queues - wanted
         for queue in [queue for queue in self._cycle.left_out if self._is_quiet(queue)]:
             self._cancel(queue)

@@ -59,6 +59,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.app.amqp.queues.deselect(consuming.queues)
         if consumer.connection is None:
             # Nothing can be popped any more. What is held stays so for a while: the broker may be back soon.
+            log.info("queues left", queues=sorted(consuming.queues), why="the broker is away")
             self._keeper.note_tick(View(self._keeper.wanted.version, frozenset()))
             return
         self._drain(consumer, consuming)
@@ -87,21 +88,25 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             log.error("the thread of the leases ended: so does this worker")
             raise WorkerShutdown(1)
         wanted = keeper.wanted
-        before = consuming.queues
-        consuming.adjust(wanted.queues)
-        if taken := consuming.queues - before:
-            log.info("queues taken", queues=sorted(taken))
-        if given := before - consuming.queues:
-            log.info("queues given back", queues=sorted(given))
+        _adjust(consuming, wanted.queues)
         keeper.note_tick(View(wanted.version, consuming.queues))
 
     def _drain(self, consumer: Consumer, consuming: Consuming) -> None:
         """The loop goes round until the BRPOP under way has returned, and what it brought is applied."""
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
-            consuming.adjust(())
+            _adjust(consuming, frozenset())
             while consuming.queues and time.monotonic() < deadline:
                 consumer.hub.run_once()
-                consuming.adjust(())
+                _adjust(consuming, frozenset())
         except consumer.connection_errors as error:
             log.warning("not all queues could be given back in order", error=str(error))
+
+
+def _adjust(consuming: Consuming, wanted: frozenset[str]) -> None:
+    before = consuming.queues
+    consuming.adjust(wanted)
+    if given := before - consuming.queues:
+        log.info("queues left", queues=sorted(given), why="given back")
+    if taken := consuming.queues - before:
+        log.info("queues taken", queues=sorted(taken))

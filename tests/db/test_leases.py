@@ -94,7 +94,8 @@ def test_a_mutant_that_does_not_ask_what_the_loop_saw_is_caught(database_url: st
 def act_late(workers: Workers) -> set[str]:
     """Between what the first one's loop sees and what it does, its keeper changes its mind twice."""
     first, second = workers.join(), workers.join()
-    first.tick(), second.tick()
+    first.tick()
+    second.tick()
     first.keeper.run_once()
     first.look()
     second.keeper.run_once()
@@ -155,7 +156,8 @@ def test_a_loop_in_a_batch_is_trusted_for_longer(
 def test_queues_of_a_larger_number_of_shards_are_taken_too_and_retired_ones_shared_apart(
     workers: Workers, session: Session
 ) -> None:
-    workers.join(), workers.join()
+    workers.join()
+    workers.join()
     workers.turns()
     session.command("UPDATE sluice.entities SET shards = 4 WHERE entity = 'thing'")
     session.command("INSERT INTO sluice.queues (queue, entity) VALUES ('thing.9', 'thing')")
