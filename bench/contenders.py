@@ -39,14 +39,16 @@ class Contender:
     guarantee: str
     layout: Layout = Layout()
     schema: str | None = None
-    worker_queues: tuple[tuple[str, ...], ...] = ()
-    """The queues of each of Sluice's workers; there is a bridge, too, unless `peers` are given."""
+    workers: int = 0
+    """Sluice's, which share the queues; there is a bridge, too, unless `peers` are given."""
+    queues: tuple[str, ...] | None = None
+    """What each of the workers serves, where they do not share."""
     peers: tuple[tuple[str, ...], ...] = ()
     """Module and arguments of each process."""
     members: int = 1
     """How many processes of it are members of the consumer group."""
-    celery_workers: int = 0
-    """How many of them answer a ping by Celery."""
+    celery_peers: int = 0
+    """How many of the peers answer a ping by Celery."""
     relays: bool = False
     """Whether a relay and a beat run, too, and it is done only when all is in Kafka."""
     max_events: int | None = None
@@ -57,22 +59,27 @@ class Contender:
         """Whether it is Sluice."""
         return not self.peers
 
+    @property
+    def answering(self) -> int:
+        """How many processes answer a ping by Celery."""
+        return self.workers + self.celery_peers + self.relays
+
 
 def sluice(name: str, workers: int, **environment: str) -> Contender:
-    """Sluice with so many workers, each with queues of its own."""
-    queues = [f"{account.name}.{shard}" for shard in range(SHARDS)]
-    return Contender(
-        name,
-        SLUICE_GUARANTEE,
-        worker_queues=tuple(tuple(queues[n::workers]) for n in range(workers)),
-        celery_workers=workers,
-        environment=environment,
-    )
+    """Sluice with so many workers, which share the queues."""
+    return Contender(name, SLUICE_GUARANTEE, workers=workers, environment=environment)
 
 
 SLUICE_1 = sluice("sluice, 1 worker", 1)
 SLUICE_2 = sluice("sluice, 2 workers", 2)
 SLUICE_2_KAFKA_PYTHON = sluice("sluice, 2 workers, kafka-python", 2, SLUICE_KAFKA_CLIENT="kafka-python")
+SLUICE_4 = sluice("sluice, 4 workers", 4)
+SLUICE_2_ON_THE_SAME = replace(
+    SLUICE_2,
+    name="sluice, 2 workers on the same queues",
+    queues=tuple(f"{account.name}.{shard}" for shard in range(SHARDS)),
+)
+SCALED = (SLUICE_1, SLUICE_2, SLUICE_4, SLUICE_2_ON_THE_SAME)
 FOLD = Contender(
     "by hand, same fold ×2",
     handwritten_fold.GUARANTEE,
@@ -101,7 +108,7 @@ NAIVE = Contender(
     peer_layout(naive.SCHEMA),
     naive.SCHEMA,
     peers=(("bench.peers.naive", "worker"), ("bench.peers.naive", "feed")),
-    celery_workers=1,
+    celery_peers=1,
     max_events=NAIVE_EVENTS,
 )
 SLUICE_2_RELAYED = replace(SLUICE_2, name="sluice, 2 workers, relay", relays=True)
@@ -110,7 +117,7 @@ SLUICE_2_KAFKA_PYTHON_RELAYED = replace(
 )
 FOLD_RELAYED = replace(FOLD, name="by hand, same fold ×2, relay", relays=True)
 RELAYED = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED, FOLD_RELAYED)
-CONTENDERS = (SLUICE_1, SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
+CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD, HANDWRITTEN, FASTSTREAM, NAIVE)
 
 
 class BenchRun(LocalRun):
@@ -134,8 +141,8 @@ class BenchRun(LocalRun):
 
     def start_workers(self, contender: Contender) -> None:
         """Its workers alone."""
-        for number, queues in enumerate(contender.worker_queues, start=1):
-            self.start_worker(queues, name=f"worker-{number}")
+        for number in range(1, contender.workers + 1):
+            self.start_worker(contender.queues, name=f"worker-{number}")
 
     def group_pids(self) -> dict[str, list[int]]:
         """Pids of what was started here and runs, by kind: bridge, worker, peer, …"""

@@ -17,6 +17,7 @@ from bench.figures import first_after, largest_gap
 from bench.ground import Ground, Site
 from bench.latency import send_and_wait
 from bench.log import hidden_log
+from db.leases import read_workers
 from db.session import Statement
 from ops.trial.local_run import RunningProcess
 
@@ -74,21 +75,40 @@ def wipe_redis(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def kill_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """kill -9 of one of two workers; another one for its queues at once."""
+    """kill -9 of one of two workers: the other takes its queues."""
     with _drain_half_way(ground, events, seed) as harmed:
-        site, queues = harmed.site, SLUICE_2.worker_queues[0]
-        next(p for p in site.run.processes if p.name == "worker-1").kill()
-        killed_at = time.time()
-        new = site.run.start_worker(queues, name="worker-1")
-        ready_at = _wait_logged(site, new, "ready.")
-        _wait_drained(site, events)
-        resumed_at = first_after(read_queue_commit_times(site.session, queues), killed_at)
-        if resumed_at is None:
-            harmed.complaints.append("its queues never flowed again: too few events")
-        else:
-            harmed.figures["from kill, s"] = resumed_at - killed_at
-            harmed.figures["from first poll, s"] = max(0.0, resumed_at - ready_at)
+        worker, queues = _first_worker(harmed.site)
+        worker.kill()
+        _note_resumed(harmed, queues, time.time(), events)
     return Fault(name, harmed.figures, harmed.complaints)
+
+
+def stop_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
+    """SIGTERM to one of two workers, in the middle of a batch: it gives its queues to the other."""
+    with _drain_half_way(ground, events, seed) as harmed:
+        worker, queues = _first_worker(harmed.site)
+        told_at = time.time()
+        code = worker.stop()
+        harmed.figures["until it has ended, s"] = time.time() - told_at
+        if code != 0:
+            harmed.complaints.append(f"exit code {code}")
+        _note_resumed(harmed, queues, told_at, events)
+    return Fault(name, harmed.figures, harmed.complaints)
+
+
+def _first_worker(site: Site) -> tuple[RunningProcess, list[str]]:
+    """And the queues it holds."""
+    process = next(p for p in site.run.processes if p.name == "worker-1")
+    _, workers = read_workers(site.session)
+    return process, next(list(w.leases) for w in workers if w.process_id == process.pid)
+
+
+def _note_resumed(harmed: Harmed, queues: list[str], since: float, events: int) -> None:
+    """How long the last one of the queues stood still."""
+    _wait_drained(harmed.site, events)
+    session = harmed.site.session
+    resumed = [largest_gap(read_queue_commit_times(session, (queue,)), since).seconds for queue in queues]
+    harmed.figures["longest gap of its queues, s"] = max(resumed)
 
 
 def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
@@ -129,6 +149,7 @@ def send_poison(ground: Ground, name: str, _events: int, seed: int) -> Fault:
 FAULTS: dict[str, Callable[[Ground, str, int, int], Fault]] = {
     "Redis wiped": wipe_redis,
     "kill -9 of a worker": kill_worker,
+    "SIGTERM to a worker": stop_worker,
     "kill -9 of the bridge": kill_bridge,
     "a poison event": send_poison,
 }

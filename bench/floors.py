@@ -8,6 +8,7 @@ from bench.contenders import (
     FOLD,
     FOLD_RELAYED,
     NAIVE,
+    SLUICE_1,
     SLUICE_2,
     SLUICE_2_KAFKA_PYTHON,
     SLUICE_2_KAFKA_PYTHON_RELAYED,
@@ -48,6 +49,11 @@ def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
         yield at_least(f"{name}: events/s (smoke alarm)", 12_000, median(rates))
 
 
+def scaling_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
+    """What a second worker brings on two cores."""
+    yield from _ratio_floor(drains, SLUICE_2.name, SLUICE_1.name, 1.5)
+
+
 def _ratio_floor(drains: Sequence[Drain], name: str, base: str, floor: float) -> Iterator[Floor]:
     ratios = turn_ratios(drains, name, base)
     if ratios:
@@ -76,7 +82,9 @@ def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
 
 FAULT_FLOORS = {
     ("Redis wiped", "longest gap, s"): 1.0,
-    ("kill -9 of a worker", "from first poll, s"): 1.0,
+    ("kill -9 of a worker", "longest gap of its queues, s"): 3.0,
+    ("SIGTERM to a worker", "until it has ended, s"): 2.0,
+    ("SIGTERM to a worker", "longest gap of its queues, s"): 3.0,
     ("kill -9 of the bridge", "from kill to its first commit, s"): 5.0,
     ("kill -9 of the bridge", "rows that went back"): 0.0,
     ("a poison event", "longest wait of a neighbour, s"): 2.0,

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from bench.contenders import BenchRun, Contender
 from bench.cpu import read_times, spent_seconds
 from bench.log import PARTITIONS, is_group_settled, recreate_topic
 from bench.peers.schema import EMITTED_TOPIC, create_tables
+from db.leases import read_standing
 from db.session import Session, Statement
 from ops.init import initialise
 from ops.stack import Stack, StackUrls
@@ -130,7 +132,9 @@ class Site:
             timeout_seconds=UP_SECONDS,
             what=f"{contender.members} members of group {group} share the partitions",
         )
-        if contender.celery_workers or contender.relays:
+        if contender.queues is None and contender.workers:
+            wait(self._queues_are_shared, timeout_seconds=UP_SECONDS, what="the workers share the queues")
+        if contender.answering:
             wait(self._workers_answer, timeout_seconds=UP_SECONDS, what="the workers answer a ping")
         if contender.has_bridge:
             wait(self._bridge_started, timeout_seconds=UP_SECONDS, what="the bridge started its partitions")
@@ -168,8 +172,12 @@ class Site:
 
     def _workers_answer(self) -> bool:
         with Celery(broker=self.deployment.urls.redis_url) as app:
-            wanted = self.contender.celery_workers + self.contender.relays
-            return len(app.control.ping(timeout=PING_SECONDS)) >= wanted
+            return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.answering
+
+    def _queues_are_shared(self) -> bool:
+        held = Counter(lease.holder for lease in read_standing(self.session).leases)
+        counts = held.values()
+        return None not in held and len(held) == self.contender.workers and max(counts) - min(counts) <= 1
 
     def _bridge_started(self) -> bool:
         logs = [p.log.read_text() for p in self.run.processes if p.name == "bridge" and p.exit_code is None]

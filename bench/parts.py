@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from bench import floors, report
-from bench.contenders import CONTENDERS, FOLD_RELAYED, RELAYED
+from bench.contenders import CONTENDERS, FOLD_RELAYED, RELAYED, SCALED
 from bench.drain import Drain, drain_in_turns
 from bench.faults import play_faults
 from bench.floors import Floor
@@ -57,6 +57,17 @@ def drain(ground: Ground, options: Options, say: Say) -> Part:
     )
     tables = [report.drain_table("Drain of a log that is there", drains), report.cpu_table(drains)]
     return Part(tables, list(floors.drain_floors(drains)), {"drain": drains}, _complaints(drains))
+
+
+def workers(ground: Ground, options: Options, say: Say) -> Part:
+    """The same drain by one, two and four workers, and by two that do not share the queues."""
+    drains = list(
+        drain_in_turns(
+            ground, SCALED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
+        )
+    )
+    tables = [report.scaling_table(drains), report.cpu_table(drains)]
+    return Part(tables, list(floors.scaling_floors(drains)), {"workers": drains}, _complaints(drains))
 
 
 def latency(ground: Ground, options: Options, _say: Say) -> Part:
@@ -117,7 +128,7 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
 
 
 PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
-    part.__name__: part for part in (drain, latency, relay, visible, rebuild, faults, cost, memory)
+    part.__name__: part for part in (drain, workers, latency, relay, visible, rebuild, faults, cost, memory)
 }
 
 

@@ -6,7 +6,7 @@ from statistics import median
 
 from rich.table import Table
 
-from bench.contenders import FOLD, NAIVE
+from bench.contenders import FOLD, NAIVE, SLUICE_1
 from bench.drain import Drain
 from bench.faults import Fault
 from bench.figures import spread
@@ -35,6 +35,21 @@ def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> T
             f"{median(drain.events / drain.commits for drain in found):,.0f}",
             "yes" if not any(drain.complaints for drain in found) else "NO",
             found[0].guarantee,
+        )
+    return table
+
+
+def scaling_table(drains: Sequence[Drain]) -> Table:
+    """Events a second by the number of workers; the ratios round by round."""
+    title = "The same drain by so many workers"
+    table = _table(title, "who", "events/s min", "median", "max", "÷ 1 worker", "verified")
+    for name, found in _by_contender(drains).items():
+        rates = spread([drain.per_second for drain in found])
+        table.add_row(
+            name,
+            *(f"{rate:,.0f}" for rate in (rates.least, rates.middle, rates.most)),
+            _median_ratio(drains, name, SLUICE_1.name),
+            "yes" if not any(drain.complaints for drain in found) else "NO",
         )
     return table
 

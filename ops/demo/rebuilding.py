@@ -92,10 +92,10 @@ def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[V
 
 
 def _start(deployment: Deployment) -> None:
-    run, queues = deployment.run, deployment.queues()
+    run = deployment.run
     run.start_bridge()
-    run.start_worker(queues[::2], name="worker-1")
-    run.start_worker(queues[1::2], name="worker-2")
+    run.start_worker(name="worker-1")
+    run.start_worker(name="worker-2")
     run.start_relay(name="relay-1")
     run.start_beat(name="beat-1")
 

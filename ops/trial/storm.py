@@ -40,12 +40,12 @@ class Storm:
         self, deployment: Deployment, providers: Providers, stack: Stack, rng: random.Random
     ) -> None:
         self._rng, self._deployment, self._stack = rng, deployment, stack
-        run, queues = deployment.run, deployment.queues
+        run = deployment.run
         self._makers: dict[str, Callable[[], RunningProcess]] = {
             "bridge-1": lambda: run.start_bridge(name="bridge-1"),
             "bridge-2": lambda: run.start_bridge(name="bridge-2"),
-            "worker-a": lambda: run.start_worker(queues("payment", "balance"), name="worker-a"),
-            "worker-b": lambda: run.start_worker(queues("stock", "order", "user"), name="worker-b"),
+            "worker-a": lambda: run.start_worker(name="worker-a"),
+            "worker-b": lambda: run.start_worker(name="worker-b"),
             "relay-1": lambda: run.start_relay(name="relay-1"),
             "relay-2": lambda: run.start_relay(name="relay-2"),
             "beat-1": lambda: run.start_beat(name="beat-1"),
