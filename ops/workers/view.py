@@ -1,6 +1,7 @@
 """The workers that share the queues, for people and as JSON. Pure."""
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ def worker_table(sharing: Sharing) -> Table:
                 one.node,
                 one.process_id,
                 f"{say_age(_seconds(sharing.at, one.joined_at))} ago",
-                " ".join(f"{q} (retired)" if q in retired else q for q in _in_order(one.leases)) or None,
+                _say_queues(one.leases.keys(), retired),
                 _say_leases(sharing.at, one),
                 _say_busy(sharing.at, one),
                 _say_last(sharing.at, one),
@@ -47,7 +48,21 @@ def lines_below(sharing: Sharing) -> list[str]:
 
 def say_unheld(queues: Iterable[str]) -> str:
     """The line that names queues nobody holds."""
-    return f"queues without a worker: {' '.join(_in_order(queues))}"
+    return f"queues without a worker: {name_queues(queues)}"
+
+
+def name_queues(queues: Iterable[str]) -> str:
+    """In order, and briefly: payment.0 payment.2-5."""
+    runs: list[tuple[str, list[int]]] = []
+    for entity, number in sorted(map(_split, queues)):
+        if runs and runs[-1][0] == entity and runs[-1][1][-1] == number - 1:
+            runs[-1][1].append(number)
+        else:
+            runs.append((entity, [number]))
+    return " ".join(
+        f"{entity}.{run[0]}-{run[-1]}" if len(run) > 2 else " ".join(f"{entity}.{number}" for number in run)
+        for entity, run in runs
+    )
 
 
 def sharing_document(sharing: Sharing) -> dict[str, Any]:
@@ -89,8 +104,13 @@ def sharing_document(sharing: Sharing) -> dict[str, Any]:
 
 
 def _in_order(queues: Iterable[str]) -> list[str]:
-    # By entity type and number: payment.2 before payment.10.
-    return sorted(queues, key=lambda queue: (queue.rpartition(".")[0], int(queue.rpartition(".")[2])))
+    return sorted(queues, key=_split)
+
+
+def _split(queue: str) -> tuple[str, int]:
+    # So that payment.2 comes before payment.10.
+    entity, _, number = queue.rpartition(".")
+    return entity, int(number)
 
 
 def _retired(sharing: Sharing) -> frozenset[str]:
@@ -106,12 +126,19 @@ def _age(at: datetime, since: datetime | None) -> float | None:
     return None if since is None else _seconds(at, since)
 
 
+def _say_queues(queues: AbstractSet[str], retired: AbstractSet[str]) -> str | None:
+    parts = [name_queues(queues - retired)]
+    if queues & retired:
+        parts.append(f"(retired: {name_queues(queues & retired)})")
+    return " ".join(filter(None, parts)) or None
+
+
 def _say_leases(at: datetime, worker: Worker) -> str | None:
     ages = sorted(age for since in worker.leases.values() if (age := _age(at, since)) is not None)
     if not ages:
         return None
     youngest, oldest = say_age(ages[0]), say_age(ages[-1])
-    return youngest if youngest == oldest else f"{youngest}–{oldest}"
+    return youngest if youngest == oldest else f"{youngest}-{oldest}"
 
 
 def _say_busy(at: datetime, worker: Worker) -> str | None:

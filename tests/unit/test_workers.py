@@ -11,7 +11,7 @@ from rich.console import Console
 
 from db.leases import Lease, Sharing, Worker
 from ops.printing import as_json
-from ops.workers.view import NOT_SEEN, lines_below, sharing_document, worker_table
+from ops.workers.view import NOT_SEEN, lines_below, name_queues, sharing_document, worker_table
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -59,7 +59,7 @@ def test_a_worker_is_a_row_with_what_it_holds_and_does() -> None:
     headings, busy, idle = table(SHARING)
     assert headings == ["worker", "pid", "since", "queues", "leases", "busy", "last", "batch"]
     assert " ".join(busy) == (
-        "one@host 4711 2h ago order.2 order.3 order.10 (retired) 5s–10m order.2 for 3s"
+        "one@host 4711 2h ago order.2 order.3 (retired: order.10) 5s-10m order.2 for 3s"
         " order.10 4s ago: records 200, 46 ms"
     )
     assert " ".join(idle) == "two@host 4712 1s ago - - - -"
@@ -93,6 +93,19 @@ def test_below_it_stands_what_nobody_holds_and_who_is_not_seen(
     changed: dict[str, Any], lines: list[str]
 ) -> None:
     assert lines_below(replace(SHARING, **changed)) == lines
+
+
+@pytest.mark.parametrize(
+    ("queues", "named"),
+    [
+        (["payment.2", "order.0", "payment.10"], "order.0 payment.2 payment.10"),
+        (["a.3", "a.1", "a.2", "a.5", "a.6", "b.7"], "a.1-3 a.5 a.6 b.7"),
+        (["a.b.0", "a.b.1", "a.b.2", "a.3"], "a.3 a.b.0-2"),
+        ([], ""),
+    ],
+)
+def test_queues_are_named_briefly(queues: list[str], named: str) -> None:
+    assert name_queues(queues) == named
 
 
 def test_who_has_not_told_who_it_is_is_named_by_its_session() -> None:
