@@ -172,23 +172,49 @@ class Worker(NamedTuple):
     last_seconds: float | None
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """What operators see of the workers that share the queues, as of `at` on the database's clock."""
+
+    at: datetime
+    leases: tuple[Lease, ...]
+    workers: tuple[Worker, ...]
+
+    def holders(self) -> dict[str, str]:
+        """Queue → the node of the worker that holds its lease; without the queues that nobody holds."""
+        nodes = {worker.backend_pid: worker.node for worker in self.workers}
+        # Whoever took a lease tells a moment later who it is.
+        return {
+            lease.queue: nodes.get(lease.holder, f"session {lease.holder}")
+            for lease in self.leases
+            if lease.holder is not None
+        }
+
+    def unheld(self) -> list[str]:
+        """The queues that nobody holds, without those that are retired."""
+        return [lease.queue for lease in self.leases if lease.holder is None and not lease.retired]
+
+
+# The join, so that there is a time to be told where there is no worker.
 READ_TOLD = Statement(
     "read_told_workers",
     """
-    SELECT backend_pid, node, process_id, joined_at, told_at, leases, busy_queue, busy_since, last_queue,
-           last_at, last_records, last_seconds
-    FROM sluice.workers ORDER BY node, process_id
+    SELECT now_.at, w.backend_pid, w.node, w.process_id, w.joined_at, w.told_at, w.leases, w.busy_queue,
+           w.busy_since, w.last_queue, w.last_at, w.last_records, w.last_seconds
+    FROM (SELECT now() AS at) now_ LEFT JOIN sluice.workers w ON true
+    ORDER BY w.node, w.process_id
     """,
 )
 
 
-def read_workers(session: Session) -> tuple[Standing, list[Worker]]:
+def read_workers(session: Session) -> Sharing:
     """Who holds what, and what the members told."""
     standing = read_standing(session)
+    told = session.run(READ_TOLD)
     workers = []
-    for pid, node, process_id, joined_at, told_at, told, *doing in session.run(READ_TOLD):
+    for _, pid, node, process_id, joined_at, told_at, leases, *doing in told:
         if pid in standing.members:
             held = [lease.queue for lease in standing.leases if lease.holder == pid]
-            since = {q: datetime.fromisoformat(told[q]) if q in told else None for q in held}
+            since = {q: datetime.fromisoformat(leases[q]) if q in leases else None for q in held}
             workers.append(Worker(pid, node, process_id, joined_at, told_at, since, *doing))
-    return standing, workers
+    return Sharing(told[0][0], standing.leases, tuple(workers))

@@ -30,6 +30,7 @@ from ops.stack.cli import stack_app
 from ops.status.cli import status
 from ops.trace.cli import trace
 from ops.verify.cli import verify
+from ops.workers.cli import workers
 from tasks.faults import faults
 from tasks.handlers import HandlersRefused
 from tasks.settings import SettingsError
@@ -75,6 +76,7 @@ app.command()(init)
 app.add_typer(stack_app, name="stack")
 app.command()(send)
 app.command()(status)
+app.command()(workers)
 app.command()(doctor)
 for command in (pause, resume, accept, reshard):
     app.command()(command)

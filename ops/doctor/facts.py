@@ -51,6 +51,15 @@ class GenerationFacts:
 
 
 @dataclass(frozen=True)
+class SharingFacts:
+    """Of the workers that share the queues, whom Postgres knows by the leases they hold."""
+
+    workers: int = 0
+    leased: Set[str] = frozenset()
+    """The queues that one of them holds."""
+
+
+@dataclass(frozen=True)
 class PostgresFacts:
     """`registered` and `leaving` are None where Sluice's tables cannot be read.
 
@@ -63,11 +72,12 @@ class PostgresFacts:
     registered: Registered | None
     leaving: LeavingFacts | None = None
     generations: Sequence[GenerationFacts] = ()
+    sharing: SharingFacts = SharingFacts()
 
 
 @dataclass(frozen=True)
 class RedisFacts:
-    """`consumed` are the queues that workers answered for; None: no worker answered."""
+    """`consumed` are the queues that workers answered for, of either kind; None: no worker answered."""
 
     version: str
     eviction_policy: str

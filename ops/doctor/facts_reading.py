@@ -14,6 +14,7 @@ from sqlalchemy import Table
 from db.call_listing import count_open_calls
 from db.calls import EFFECTS_PAUSED
 from db.installation import read_registered, read_server, read_user_columns
+from db.leases import read_workers
 from db.migrate import current_revision, newest_revision
 from db.open_letters import count_parked
 from db.projections import Generation, read_generations
@@ -27,6 +28,7 @@ from ops.doctor.facts import (
     LeavingFacts,
     PostgresFacts,
     RedisFacts,
+    SharingFacts,
     TopicFacts,
 )
 from ops.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
@@ -86,12 +88,20 @@ def _postgres(url: str) -> PostgresFacts:
     with closing(Session(url, application_name="sluice doctor")) as session:
         registered = leaving = None
         generations: list[GenerationFacts] = []
+        sharing = SharingFacts()
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
             generations = [_generation(one) for one in read_generations(session)]
+            sharing = _sharing(session)
         columns = read_user_columns(session)
-        return PostgresFacts(read_server(session), revision, columns, registered, leaving, generations)
+        server = read_server(session)
+        return PostgresFacts(server, revision, columns, registered, leaving, generations, sharing)
+
+
+def _sharing(session: Session) -> SharingFacts:
+    found = read_workers(session)
+    return SharingFacts(len(found.workers), found.holders().keys())
 
 
 def _generation(one: Generation) -> GenerationFacts:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 
 from db.installation import Registered
-from ops.doctor.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, TopicFacts
+from ops.doctor.facts import DeclaredFacts, Facts, PostgresFacts, RedisFacts, SharingFacts, TopicFacts
 from ops.doctor.findings import Finding, Severity, error, warning
 from ops.doctor.rules_leaving import leaving_problems, retention_problems
 from ops.doctor.rules_rebuilding import projection_problems
 from ops.reaching import SETTING_OF
 from tasks.routing import queue_name
 
-OLDEST_POSTGRES = 12  # knows plan_cache_mode, which every worker's session sets
+OLDEST_POSTGRES = 14  # knows idle_session_timeout, with which a stopped worker loses its queues
 TESTED_POSTGRES = 15  # the oldest that the tests run on
 OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
 SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not outlast the log
@@ -25,6 +25,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _tables(facts.postgres, facts.declared)
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
+            found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)
@@ -157,14 +158,30 @@ def _redis(redis: RedisFacts) -> Iterator[Finding]:
 
 def _workers(facts: Facts) -> Iterator[Finding]:
     registered = facts.postgres.registered if facts.postgres else None
-    if facts.redis is None or registered is None:
+    if facts.postgres is None or facts.redis is None or registered is None:
         return
-    if facts.redis.consumed is None:
-        yield warning("No worker answered.", "Start workers, or ask again: one in a long batch is silent.")
-    elif lonely := sorted((registered.queues.keys() & _used_queues(registered)) - facts.redis.consumed):
+    sharing = facts.postgres.sharing
+    used = registered.queues.keys() & _used_queues(registered)
+    # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.
+    lonely = sorted(used - sharing.leased - (facts.redis.consumed or frozenset()))
+    if facts.redis.consumed is None and not sharing.leased:
         yield warning(
-            f"No worker said that it consumes {', '.join(lonely)}.",
-            "Start a worker with these queues after -Q; one in the middle of a long batch may not answer.",
+            "No worker answered.",
+            "Start one without -Q, or ask again: one with -Q in a long batch is silent.",
+        )
+    elif lonely:
+        yield warning(
+            f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
+            "Start a worker without -Q: it takes what nobody holds. One with -Q in a long batch is silent.",
+        )
+
+
+def _idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Finding]:
+    queues = len(registered.queues.keys() & _used_queues(registered))
+    if sharing.workers > max(1, queues):
+        yield warning(
+            f"{sharing.workers} workers share {queues} queues: some of them are idle.",
+            "Stop some, or let an entity type have more queues by `sluice reshard`.",
         )
 
 

@@ -12,6 +12,7 @@ from ops.stack.cli import AsJson
 from ops.status.figures import judge_status
 from ops.status.reading import read_status
 from ops.status.view import queue_table, topic_table
+from ops.workers.view import NOT_SEEN, say_unheld
 from tasks.handlers import collect_handlers
 from tasks.settings import read_settings
 
@@ -24,6 +25,7 @@ def status(as_json: AsJson = False) -> None:
 
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored.
     Call conflict: a call not made, since its key had other arguments before.
+    Worker: who holds the queue's lease; one with -Q holds none, see `sluice workers`.
     A table leaves out what nowhere occurred, --json does not.
     Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
     Events that failed: `sluice dlq ls`.
@@ -37,7 +39,10 @@ def status(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(asdict(found)))
     else:
         console = Console()
-        console.print(topic_table(found.topics), "", queue_table(found.queues))
+        console.print(topic_table(found.topics), "")
+        console.print(queue_table(found.queues, workers_known=found.queues_without_worker is not None))
+        if found.queues_without_worker:
+            typer.echo(f"\n{say_unheld(found.queues_without_worker)}; {NOT_SEEN}")
         for topic, reason in sorted(found.paused_topics.items()):
             typer.echo(f"\ntopic {topic} is paused: {reason}")
         if found.effects_paused is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bridge.assignment import LogRange
 from db.guard import COUNTERS
+from db.leases import Sharing
 from db.progress import Place
 from db.status import ProgressRead, QueueState
 
@@ -27,6 +28,7 @@ class Reading:
     effects_paused: str | None = None
     parked_entities: int | None = None
     paused_topics: Mapping[str, str] = field(default_factory=dict)
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class TopicStatus:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """A queue; `length` is that of its Redis list, in messages."""
+    """A queue; `length` is that of its Redis list, in messages. `worker` is the node that holds its lease."""
 
     queue: str
     entity: str
@@ -62,6 +64,7 @@ class QueueStatus:
     halted_reason: str | None
     halted_at: str | None
     counters: Mapping[str, int] | None
+    worker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Status:
 
     `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
     letter holds up, None where that is not known. `paused_topics` is why a topic is not read.
+    `queues_without_worker` are those whose lease nobody holds, None where that is not known.
     """
 
     topics: list[TopicStatus]
@@ -78,6 +82,7 @@ class Status:
     effects_paused: str | None = None
     parked_entities: int | None = None
     paused_topics: Mapping[str, str] = field(default_factory=dict)
+    queues_without_worker: list[str] | None = None
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -93,6 +98,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         reading.effects_paused,
         reading.parked_entities,
         dict(reading.paused_topics),
+        reading.sharing.unheld() if reading.sharing else None,
     )
 
 
@@ -153,6 +159,7 @@ def _queue(queue: str, state: QueueState, reading: Reading) -> QueueStatus:
         state.halted_reason,
         state.halted_at.isoformat() if state.halted_at else None,
         _counters(reading.progress, queue=queue),
+        reading.sharing.holders().get(queue) if reading.sharing else None,
     )
 
 

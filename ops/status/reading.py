@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from redis import Redis
 
 from db.calls import EFFECTS_PAUSED
+from db.leases import read_workers
 from db.open_letters import count_parked
 from db.session import Session
 from db.status import read_progress
@@ -36,6 +37,7 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)
         reading.paused_topics = read_paused_topics(session)
+        reading.sharing = read_workers(session)
     with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))

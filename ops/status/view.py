@@ -28,14 +28,16 @@ def topic_table(topics: Sequence[TopicStatus]) -> Table:
     return table
 
 
-def queue_table(queues: Sequence[QueueStatus]) -> Table:
-    """Per queue: the messages in its Redis list, the outcomes, and why it is halted."""
+def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
+    """Per queue: the messages in its Redis list, the outcomes, who holds its lease, and why it is halted."""
     counters = _to_show(queue.counters for queue in queues)
     table = _table("queue", "in Redis", *counters)
+    table.add_column("worker", overflow="fold")
     table.add_column("halted", overflow="fold")
     for queue in queues:
         halted = f"{queue.halted_reason} (since {queue.halted_at})" if queue.halted_reason else ""
-        table.add_row(queue.queue, _cell(queue.length), *_counts(queue.counters, counters), halted)
+        worker = queue.worker or ("-" if workers_known else UNKNOWN)
+        table.add_row(queue.queue, _cell(queue.length), *_counts(queue.counters, counters), worker, halted)
     return table
 
 

@@ -36,7 +36,18 @@ def test_the_version_is_that_of_the_project() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["init"], ["stack"], ["stack", "up"], ["send"], ["status"], ["doctor"], ["outbox"], ["effects"]],
+    [
+        [],
+        ["init"],
+        ["stack"],
+        ["stack", "up"],
+        ["send"],
+        ["status"],
+        ["workers"],
+        ["doctor"],
+        ["outbox"],
+        ["effects"],
+    ],
 )
 def test_every_command_explains_itself(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
@@ -44,7 +55,9 @@ def test_every_command_explains_itself(words: list[str]) -> None:
     assert "Usage:" in result.stdout
 
 
-@pytest.mark.parametrize("words", [["init"], ["send", "--generate", "users"], ["status"], ["doctor"]])
+@pytest.mark.parametrize(
+    "words", [["init"], ["send", "--generate", "users"], ["status"], ["workers"], ["doctor"]]
+)
 def test_missing_settings_are_one_sentence_that_says_what_to_do(words: list[str]) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
@@ -108,8 +121,9 @@ def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: s
     assert str(caught.value) == said
 
 
-def test_a_command_that_cannot_reach_a_service_says_so_in_one_sentence() -> None:
-    result = CliRunner().invoke(app, ["init"], env=URLS)
+@pytest.mark.parametrize("words", [["init"], ["workers"], ["workers", "--json"]])
+def test_a_command_that_cannot_reach_a_service_says_so_in_one_sentence(words: list[str]) -> None:
+    result = CliRunner().invoke(app, words, env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("sluice: Postgres (SLUICE_DATABASE_URL): ")
     assert "secret" not in result.stderr

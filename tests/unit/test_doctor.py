@@ -1,7 +1,7 @@
 """The rules of `sluice doctor`: each one fires alone, and none on a healthy installation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ops.doctor.facts import (
     LeavingFacts,
     PostgresFacts,
     RedisFacts,
+    SharingFacts,
     TopicFacts,
 )
 from ops.doctor.findings import Severity
@@ -83,6 +84,11 @@ def topic(**changed: Any) -> Facts:
     return replace(HEALTHY, kafka={"orders": replace(TOPIC, **changed)})
 
 
+def shared(leased: Iterable[str], *, workers: int = 1, consumed: frozenset[str] | None = None) -> Facts:
+    facts = SharingFacts(workers, frozenset(leased))
+    return replace(redis(consumed=consumed), postgres=replace(POSTGRES, sharing=facts))
+
+
 CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "standby": (
         replace(HEALTHY, postgres=None, unreachable={"Postgres": "session is read-only"}),
@@ -91,7 +97,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "unreachable": (replace(HEALTHY, kafka=None, unreachable={"Kafka": "refused"}), ERROR, "Kafka was not"),
     "faults": (declared(faults="apply.begun:1:kill"), ERROR, "apply.begun:1:kill"),
-    "Postgres too old": (server(version=11), ERROR, "Postgres 11 is too old"),
+    "Postgres too old": (server(version=13), ERROR, "Postgres 13 is too old"),
     "Postgres old": (server(version=14), WARNING, "Postgres 14"),
     "fsync": (server(fsync="off"), ERROR, "fsync"),
     "synchronous_commit": (server(synchronous_commit="off"), WARNING, "synchronous_commit"),
@@ -116,7 +122,8 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "eviction": (redis(eviction_policy="allkeys-lru"), ERROR, "allkeys-lru"),
     "no worker": (redis(consumed=None), WARNING, "No worker answered"),
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
-    "lonely queue": (redis(consumed=frozenset({"order.0"})), WARNING, "consumes order.1"),
+    "lonely queue": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker holds order.1, or"),
+    "idle workers": (shared(QUEUES, workers=3), WARNING, "3 workers share 2 queues"),
     "no topic": (replace(HEALTHY, kafka={}), ERROR, "no topic orders"),
     "retention": (topic(retention_ms=3_600_000), WARNING, "1.0 hours"),
     "topic id": (topic(topic_id="id-2"), ERROR, "in Kafka is id-2, in Postgres id-1"),
@@ -172,6 +179,11 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "queues that a re-routing left behind": registered(
         queues=dict.fromkeys(QUEUES) | {"order.2": "halted before it"}
     ),
+    "one worker holds a queue, the other was told the other": shared(
+        {"order.0"}, consumed=frozenset(QUEUES[1:])
+    ),
+    "all workers are in a batch": shared(QUEUES, workers=2),
+    "a worker beside those that share": shared((), consumed=frozenset(QUEUES)),
     "everything left": leaving(),
     "swapped yesterday": projected(LIVE, RETIRED),
     "being rebuilt": projected(replace(LIVE, revision=1), replace(LIVE, generation=2, state="building")),

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bridge.assignment import LogRange
 from db.guard import COUNTERS
+from db.leases import Lease, Sharing, Worker
 from db.status import ProgressRead, QueueState
 from ops.status.figures import Reading, TopicStatus, judge_status, unapplied
 from ops.status.view import queue_table, topic_table
@@ -31,6 +32,14 @@ PROGRESS = ProgressRead(
 )
 
 
+WORKER = Worker(71, "one@host", 1, HALTED_AT, HALTED_AT, {}, None, None, None, None, None, None)
+SHARING = Sharing(
+    HALTED_AT,
+    (Lease("order.0", False, 71), Lease("order.1", False, None), Lease("user.0", True, None)),
+    (WORKER,),
+)
+
+
 def reading() -> Reading:
     return Reading(
         declared_topics={"orders": "earliest", "users": "earliest"},
@@ -39,6 +48,7 @@ def reading() -> Reading:
         logs={("orders", 0): LogRange(10, 100), ("orders", 1): LogRange(0, 50), ("users", 0): LogRange(0, 0)},
         oldest_at={("orders", 0): 1_000.0},
         lengths={"order.0": 2, "order.1": 0, "user.0": 0},
+        sharing=SHARING,
     )
 
 
@@ -108,13 +118,25 @@ def test_the_oldest_of_all_partitions_counts() -> None:
     assert topic(of).oldest_unapplied_seconds == 17.5
 
 
+def test_a_queue_has_the_worker_that_holds_its_lease() -> None:
+    found = judge_status(reading(), now=0)
+    assert {one.queue: one.worker for one in found.queues} == {
+        "order.0": "one@host",
+        "order.1": None,
+        "user.0": None,
+    }
+    # No bridge sends to the queue that is retired.
+    assert found.queues_without_worker == ["order.1"]
+
+
 def test_without_postgres_the_log_is_shown_and_the_rest_is_unknown() -> None:
-    of = replace(reading(), progress=None, oldest_at={}, unreachable=["Postgres: gone"])
+    of = replace(reading(), progress=None, sharing=None, oldest_at={}, unreachable=["Postgres: gone"])
     found = judge_status(of, now=0)
     orders = topic(of)
     assert (orders.log_end, orders.watermark, orders.lag, orders.counters) == (150, None, None, None)
     assert [queue.queue for queue in found.queues] == ["order.0", "order.1", "user.0"]
     assert found.unreachable == ["Postgres: gone"]
+    assert ({queue.worker for queue in found.queues}, found.queues_without_worker) == ({None}, None)
     assert unapplied(of) == {}
 
 
@@ -138,6 +160,7 @@ def test_it_is_one_json_document() -> None:
         "effects_paused",
         "parked_entities",
         "paused_topics",
+        "queues_without_worker",
     ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,
@@ -151,7 +174,8 @@ def test_it_is_one_json_document() -> None:
 def test_the_tables_name_what_occurred() -> None:
     found = judge_status(replace(reading(), lengths=None), now=1_007.5)
     output = io.StringIO()
-    Console(file=output, width=200).print(topic_table(found.topics), queue_table(found.queues))
+    tables = topic_table(found.topics), queue_table(found.queues, workers_known=True)
+    Console(file=output, width=200).print(*tables)
     topics, queues = output.getvalue().split("queue ")
     assert topics.splitlines()[0].split() == [
         "topic",
@@ -167,5 +191,13 @@ def test_the_tables_name_what_occurred() -> None:
     ]
     assert topics.splitlines()[1].split() == ["orders", "150", "140", "10", "7.5", "s", "137", "2", "1"]
     assert topics.splitlines()[2].split() == ["users", "0", "none", "0", "-", "0", "0", "0"]
-    assert queues.splitlines()[1].split() == ["order.0", "?", "80", "2", "0", "0"]
+    assert queues.splitlines()[1].split() == ["order.0", "?", "80", "2", "0", "0", "one@host"]
+    assert queues.splitlines()[2].split()[:7] == ["order.1", "?", "62", "0", "1", "3", "-"]
     assert "no table orders (since 2026-01-02T03:04:05+00:00)" in queues
+
+
+def test_whose_worker_is_not_known_is_not_said_to_have_none() -> None:
+    output = io.StringIO()
+    found = judge_status(replace(reading(), progress=None, sharing=None), now=0)
+    Console(file=output, width=200).print(queue_table(found.queues, workers_known=False))
+    assert output.getvalue().splitlines()[1].split() == ["order.0", "2", "?", "?"]

@@ -1,0 +1,1 @@
+"""`sluice workers`: who serves which queue, among the workers that share them."""

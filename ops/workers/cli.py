@@ -1,0 +1,33 @@
+"""`sluice workers`: the command."""
+
+from contextlib import closing
+
+import typer
+from rich.console import Console
+
+from db.leases import read_workers
+from db.session import Session
+from ops.addresses import read_addresses
+from ops.printing import as_json
+from ops.stack.cli import AsJson
+from ops.workers.view import lines_below, sharing_document, worker_table
+from tasks.settings import read_settings
+
+
+def workers(as_json_: AsJson = False) -> None:
+    """Show the workers that share the queues: what each holds, since when, and what it does.
+
+    Leases: how long it holds its queues, from the youngest to the oldest; each queue's with --json.
+    Busy: the queue whose batch is in hand. What a worker tells of itself may be a second old.
+
+    A worker with -Q shares nothing and is not seen here: ask Flower, or `sluice doctor`.
+    """
+    url = read_addresses(read_settings()).database_url
+    with closing(Session(url, application_name="sluice workers")) as session:
+        found = read_workers(session)
+    if as_json_:
+        typer.echo(as_json(sharing_document(found)))
+        return
+    if found.workers:
+        Console().print(worker_table(found), "")
+    typer.echo("\n".join(lines_below(found)))
