@@ -99,7 +99,7 @@ def stop_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
 def _first_worker(site: Site) -> tuple[RunningProcess, list[str]]:
     """And the queues it holds."""
     process = next(p for p in site.run.processes if p.name == "worker-1")
-    _, workers = read_workers(site.session)
+    workers = read_workers(site.session).workers
     return process, next(list(w.leases) for w in workers if w.process_id == process.pid)
 
 

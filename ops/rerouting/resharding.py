@@ -129,7 +129,8 @@ def _lines(done: Resharded, unsettled: Unsettled, *, dry_run: bool) -> list[str]
     if done.moved:
         lines.append(f"parked entities in another queue: {done.moved}")
     if done.new_queues:
-        lines.append(f"start a worker with -Q {','.join(done.new_queues)}: running ones do not learn of them")
+        new = ",".join(done.new_queues)
+        lines.append(f"workers without -Q take the new queues; if yours have -Q, start one with -Q {new}")
     if done.unused_queues:
         lines.append(f"no longer used, kept for their counters: {', '.join(done.unused_queues)}")
     lines.append(f"declare shards={done.shards} in code: bridge and doctor report the difference until then")

@@ -34,11 +34,10 @@ def things(count: int, *, first: int = 0) -> list[OutgoingRecord]:
 
 def held(deployment: Deployment) -> Counter[str]:
     """Worker → how many queues it holds; "nobody" among them."""
-    standing, workers = read_workers(deployment.session)
-    names = {worker.backend_pid: worker.node.partition("@")[0] for worker in workers}
-    names |= {pid: names.get(pid, "unnamed") for pid in standing.members}
-    counts = Counter(dict.fromkeys(names.values(), 0))
-    counts.update("nobody" if lease.holder is None else names[lease.holder] for lease in standing.leases)
+    sharing = read_workers(deployment.session)
+    counts = Counter(dict.fromkeys((worker.node for worker in sharing.workers), 0))
+    holders = sharing.holders()
+    counts.update(holders.get(lease.queue, "nobody") for lease in sharing.leases)
     return counts
 
 
