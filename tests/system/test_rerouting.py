@@ -86,7 +86,7 @@ def test_records_deleted_before_they_were_applied_are_given_up_once_accepted(
 def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
-    deployment.run.start_worker(deployment.queues("stock"))
+    deployment.run.start_worker(name="worker-first")
     events = generate("stock", count=100_000, seed=5, keys=40)
     deployment.produce(itertools.islice(events, 400))
     deployment.produce(
@@ -110,7 +110,7 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
         assert not read_paused_topics(deployment.session)
         assert _parked(deployment) == [(POISONED, queue_name("stock", shard_of(POISONED.encode(), 16)))]
         applied = deployment.outcomes()["applied"]
-        deployment.run.start_worker(done["new_queues"], name="worker-new")
+        deployment.run.start_worker(name="worker-new")
         deployment.wait_until(
             lambda: (
                 deployment.outcomes()["applied"] > applied + 400 and _queues_with(deployment, epoch=2) >= 12
