@@ -79,7 +79,7 @@ READ_STANDING = Statement(
     )
     SELECT pg_backend_pid(), (SELECT array_agg(pid) FROM held WHERE is_member),
            q.queue, substring(q.queue FROM '[0-9]+$')::int >= e.shards, h.pid
-    FROM sluice.queues q JOIN sluice.entities e USING (entity)
+    FROM d LEFT JOIN sluice.queues q ON true LEFT JOIN sluice.entities e USING (entity)
     LEFT JOIN held h ON h.objsubid = 1 AND h.key = {_KEY.format(queue="q.queue")}
     ORDER BY q.queue
     """,
@@ -89,8 +89,9 @@ READ_STANDING = Statement(
 def read_standing(session: Session) -> Standing:
     """All queues with their holders, and all members."""
     rows = session.run(READ_STANDING)
-    me, members = rows[0][:2] if rows else (-1, ())
-    return Standing(me, frozenset(members or ()), tuple(Lease(*row[2:]) for row in rows))
+    me, members = rows[0][:2]
+    leases = tuple(Lease(*row[2:]) for row in rows if row[2] is not None)
+    return Standing(me, frozenset(members or ()), leases)
 
 
 TRY_LEASE = Statement("try_lease", f"SELECT pg_try_advisory_lock({_KEY.format(queue='$1')})", ("text",))

@@ -123,9 +123,9 @@ class LeaseKeeper:
         except psycopg2.Error as error:
             self._leave()
             if self._backoff.note_failure(now):
-                log.warning("leases lost, until Postgres answers", error=str(error).strip())
-            if classify(error) is not ErrorKind.TRANSIENT:
-                log.error("leases refused: run `sluice init`", error=str(error).strip())
+                away = classify(error) is ErrorKind.TRANSIENT
+                say = "no leases until Postgres answers" if away else "no leases: run `sluice init`"
+                log.warning(say, error=str(error).strip())
             return
         if self._backoff.note_success():
             log.info("Postgres answers: queues are shared again")

@@ -40,6 +40,21 @@ def terminate(session: Session, member: Member) -> None:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (member.pid,))
 
 
+def test_a_worker_that_comes_before_there_are_queues_takes_them_when_they_come(
+    database_url: str, session: Session
+) -> None:
+    workers = Workers(database_url)
+    try:
+        early = workers.join()
+        workers.turns()
+        assert early.consumed == set()
+        register_entity(session, "thing", 8)
+        workers.turns()
+        assert early.consumed == QUEUES
+    finally:
+        workers.close()
+
+
 def test_one_worker_takes_all_and_gives_a_second_its_half(workers: Workers) -> None:
     first = workers.join()
     workers.turns()
