@@ -121,8 +121,8 @@ class WorkerProcess:
         """One line in the log of what waits for somebody."""
         with _Outages(self._maintenance_session, "self-check"):
             troubles = read_troubles(self._maintenance_session)
-            for_somebody = any(troubles[:5]) or troubles.effects_paused
-            (log.warning if for_somebody else log.info)("self-check", **troubles._asdict())
+            say = log.warning if troubles.are_for_somebody else log.info
+            say("self-check", **troubles._asdict())
 
     def close(self) -> None:
         """Ends the connections. May run twice."""
