@@ -13,7 +13,7 @@ COUNT_TO = 100_000
 
 
 class Troubles(NamedTuple):
-    """Counts of what waits for somebody, then of what waits by itself, each up to COUNT_TO; ages in seconds."""
+    """What waits for somebody, then what waits by itself, each counted up to COUNT_TO; ages in seconds."""
 
     halted_queues: int
     dead_letters: int
