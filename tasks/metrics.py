@@ -50,7 +50,10 @@ BRIDGE_PUBLISHED_MESSAGES = _counter(
     Exporter.BRIDGE, "bridge_published_messages", "messages", "messages put on Redis lists"
 )
 BRIDGE_PUBLISHED_RECORDS = _counter(
-    Exporter.BRIDGE, "bridge_published_records", "records", "records in these messages, each time they are sent"
+    Exporter.BRIDGE,
+    "bridge_published_records",
+    "records",
+    "records in these messages, each time they are sent",
 )
 BRIDGE_RESENT_LANES = _counter(
     Exporter.BRIDGE,
@@ -102,7 +105,11 @@ POSTGRES_UP = _gauge(
 
 KAFKA_UP = _gauge(Exporter.LEADER, "kafka_up", "", "whether Kafka answers; absent while Postgres does not")
 LAG_RECORDS = _gauge(
-    Exporter.LEADER, "lag_records", "records", "records between the watermarks and the ends of the log", "topic"
+    Exporter.LEADER,
+    "lag_records",
+    "records",
+    "records between the watermarks and the ends of the log",
+    "topic",
 )
 OLDEST_UNAPPLIED_SECONDS = _gauge(
     Exporter.LEADER,
@@ -113,7 +120,10 @@ OLDEST_UNAPPLIED_SECONDS = _gauge(
 )
 OUTBOX_RECORDS = _gauge(Exporter.LEADER, "outbox_records", "records", "outgoing events that are not sent")
 OUTBOX_OLDEST_SECONDS = _gauge(
-    Exporter.LEADER, "outbox_oldest_seconds", "seconds", "age of the oldest outgoing event that is not sent; 0: none"
+    Exporter.LEADER,
+    "outbox_oldest_seconds",
+    "seconds",
+    "age of the oldest outgoing event that is not sent; 0: none",
 )
 REFUSED_RECORDS = _gauge(
     Exporter.LEADER, "refused_records", "records", "outgoing events that Kafka refuses for good"

@@ -183,7 +183,6 @@ class LocalRun:
         self.processes.append(process)
         return process
 
-
     def _free_port(self) -> int:
         taken = {process.metrics_port for process in self.processes}
         return choose_ports(("metrics",), {}, taken)["metrics"]

@@ -10,7 +10,11 @@ from tasks import metrics
 from tasks.metrics import CATALOGUE, Metric
 
 ROOT = Path(__file__).parents[2]
-CODE = [path for folder in ("bridge", "db", "ops", "shop", "tasks", "worker") for path in (ROOT / folder).rglob("*.py")]
+CODE = [
+    path
+    for folder in ("bridge", "db", "ops", "shop", "tasks", "worker")
+    for path in (ROOT / folder).rglob("*.py")
+]
 DECLARING, MAKING = ROOT / "tasks/metrics.py", ROOT / "tasks/exposition.py"
 DECLARED = {name: value for name, value in vars(metrics).items() if isinstance(value, Metric)}
 ROW = re.compile(r"^\| `(sluice_\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
