@@ -166,15 +166,17 @@ class LocalRun:
     ) -> RunningProcess:
         number = sum(p.name == name for p in self.processes)
         log = self.folder / (f"{name}.log" if number == 0 else f"{name}-{number}.log")
-        health = {"SLUICE_HEALTH_FILE": str(self.folder / f"{name}.alive")}
+        own = {"SLUICE_HEALTH_FILE": str(self.folder / f"{name}.alive")}
         port = self._free_port() if self.with_metrics else 0
+        if port:
+            own["SLUICE_METRICS_PORT"] = str(port)
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self.environ(faults) | health | {"SLUICE_METRICS_PORT": str(port)} | dict(extra or {}),
+                env=self.environ(faults) | own | dict(extra or {}),
                 cwd=self.folder,
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
