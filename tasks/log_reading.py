@@ -60,10 +60,13 @@ class LogReader:
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
         """Place → Unix time of its first record from the offset on; those not found in time are missing."""
         found: dict[Place, float] = {}
+        placed: set[TopicPartition] = set()
         deadline = time.monotonic() + self._look_seconds
         while (left := offsets.keys() - found.keys()) and time.monotonic() < deadline:
             wanted = [TopicPartition(*place) for place in sorted(left)]
-            if set(wanted) != self._consumer.assignment():
+            if set(wanted) != placed:
+                # Not compared with what is assigned: that may be of an earlier call, and read by now.
+                placed = set(wanted)
                 self._consumer.assign(wanted)
                 for place in wanted:
                     self._consumer.seek(place, offsets[place.topic, place.partition])

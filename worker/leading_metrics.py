@@ -14,7 +14,7 @@ import psycopg2
 import structlog
 from kafka.errors import KafkaError
 
-from db.leases import Standing, read_standing
+from db.leases import Sharing, read_workers
 from db.progress import Place
 from db.self_check import Troubles, read_troubles
 from db.session import QUEUE_PLANS, Session
@@ -48,7 +48,7 @@ class Reading:
     """What was read. None: the service did not answer, or was not asked, since the other one did not."""
 
     troubles: Troubles | None = None
-    standing: Standing | None = None
+    sharing: Sharing | None = None
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
     """Topic → records; of topics that a bridge has registered."""
@@ -78,7 +78,7 @@ class LeaderReader:
             # Before the logs' ends: read the other way round, a watermark could be above its log.
             topics = read_topic_ids(self._session)
             reading.watermarks = read_positions(self._session)
-            reading.standing = read_standing(self._session)
+            reading.sharing = read_workers(self._session)
             reading.troubles = read_troubles(self._session)
         except psycopg2.Error as error:
             self._session.close()
@@ -163,9 +163,9 @@ class LeaderCollector(Collector):
 
 
 def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
-    troubles, standing = reading.troubles, reading.standing
+    troubles, sharing = reading.troubles, reading.sharing
     yield _one(metrics.POSTGRES_UP, troubles is not None)
-    if troubles is None or standing is None:
+    if troubles is None or sharing is None:
         return
     yield _one(metrics.HALTED_QUEUES, troubles.halted_queues)
     yield _one(metrics.OUTBOX_RECORDS, troubles.outgoing_records)
@@ -191,9 +191,8 @@ def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
             "uncertain": troubles.uncertain_calls,
         },
     )
-    yield _one(metrics.SHARING_WORKERS, len(standing.members))
-    unleased = [lease for lease in standing.leases if lease.holder is None and not lease.retired]
-    yield _one(metrics.UNLEASED_QUEUES, len(unleased))
+    yield _one(metrics.SHARING_WORKERS, len(sharing.workers))
+    yield _one(metrics.UNLEASED_QUEUES, len(sharing.unheld()))
     yield _one(metrics.KAFKA_UP, reading.lags is not None)
     if reading.lags is not None:
         yield _each(metrics.LAG_RECORDS, reading.lags)

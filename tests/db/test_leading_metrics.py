@@ -8,7 +8,7 @@ import structlog
 from kafka.errors import KafkaTimeoutError
 
 from db.calls import EFFECTS_PAUSED
-from db.leases import join_workers, try_lease
+from db.leases import Told, join_workers, tell_worker, try_lease
 from db.progress import Place, TopicStart, register_topic
 from db.session import Session
 from db.switches import clear_switch, set_switch
@@ -175,6 +175,7 @@ def test_leases(beat: Beat, make_session: Callable[[], Session]) -> None:
     register_topic(looking, TopicStart("t", "id", "e", 3, {0: 0}))
     for worker in (first, second):
         join_workers(worker)
+        tell_worker(worker, Told("w@host", 1, {}, *(None,) * 6))
     assert try_lease(first, "e.1")
     # Of an entity type that was re-routed nobody serves the queues that are left over.
     looking.command("INSERT INTO sluice.queues (queue, entity) VALUES ('e.3', 'e')")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ops.stack import Stack
 from ops.trial.deployment import Deployment
 from ops.trial.local_run import RunningProcess
 from shop.generate import generate
@@ -99,7 +100,12 @@ def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
     deployment.produce(generate("orders", count=ORDERS, seed=2))
     first = deployment.run.start_beat(name="first")
     found = wait_for(first, lambda s: s.get(("sluice_lag_records", (topic,))) == ORDERS, "the lag")
-    assert found["sluice_oldest_unapplied_seconds", (topic,)] > 0
+    age = found["sluice_oldest_unapplied_seconds", (topic,)]
+    assert age > 0
+    found = wait_for(
+        first, lambda s: s["sluice_oldest_unapplied_seconds", (topic,)] != age, "it is read once more"
+    )
+    assert found["sluice_oldest_unapplied_seconds", (topic,)] > age
 
     second = deployment.run.start_beat(name="second")
     assert ours(shown(second)) == {"sluice_beat_leads"}
@@ -108,6 +114,24 @@ def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
     found = wait_for(second, lambda s: s["sluice_beat_leads", ()] == 1, "it leads", seconds=10)
     assert found["sluice_lag_records", (topic,)] == ORDERS
     assert scrape(first.metrics_port) is None
+
+
+def test_a_server_that_is_gone_is_shown_within_a_scrape_s_time(
+    make_deployment: MakeDeployment, stack: Stack
+) -> None:
+    deployment = with_metrics(make_deployment)
+    beat = deployment.run.start_beat()
+    well = wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well")
+    stack.stop("kafka")
+    found = wait_for(beat, lambda s: s["sluice_kafka_up", ()] == 0, "Kafka is away")
+    assert ours(found) == ours(well)
+    deployment.close()
+    stack.stop("postgres", signal="immediate")
+    found = wait_for(beat, lambda s: s.get(("sluice_postgres_up", ())) == 0, "Postgres is away")
+    assert ours(found) == {"sluice_beat_leads", "sluice_postgres_up"}
+    stack.start("postgres")
+    stack.start("kafka")
+    wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well again")
 
 
 def test_a_worker_of_children_shows_itself_alone_and_they_do_not_keep_its_port(
