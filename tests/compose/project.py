@@ -19,6 +19,7 @@ CANDIDATES = (("docker", "compose"), ("docker-compose",), ("podman", "compose"))
 PROBE_SECONDS = 60.0  # an engine that starts with its first client
 COMMAND_SECONDS = 120.0
 UP_SECONDS = 1_200.0  # images are pulled, ours is built
+STOP_SECONDS = 10  # instead of what the file grants: the data go, too
 LOG_LINES = 60
 
 Health = Literal["healthy", "starting", "unhealthy", "done", "failed"]
@@ -130,7 +131,7 @@ class ComposeProject:
 
     def down(self) -> None:
         """Nothing of it is left but the images. It does not hear Ctrl-C."""
-        command = [*self._compose(), "down", "-v", "--remove-orphans"]
+        command = [*self._compose(), "down", "-v", "--remove-orphans", "-t", str(STOP_SECONDS)]
         self._run(command, timeout_seconds=COMMAND_SECONDS, own_session=True)
 
     def _compose(self) -> list[str]:
@@ -166,6 +167,8 @@ def brought_down(project: ComposeProject) -> Iterator[ComposeProject]:
     """The project, taken down at the end, whatever happens in between; logs are printed where it failed."""
     try:
         yield project
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         project.print_logs()
         raise

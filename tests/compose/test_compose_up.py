@@ -51,7 +51,7 @@ def project() -> ComposeProject:
     try:
         compose = find_compose()
     except NoEngine as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     ports = choose_ports(PORT_NAMES, {}, set())
     environment = {name: str(port) for name, port in ports.items()} | {"POSTGRES_PASSWORD": PASSWORD}
     return ComposeProject(compose, f"sluice-test-{os.getpid()}", environment)
