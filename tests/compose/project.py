@@ -145,14 +145,15 @@ class ComposeProject:
         return clean | dict(self.environment)
 
     def _run(self, command: list[str], *, timeout_seconds: float, own_session: bool = False) -> None:
-        subprocess.run(
+        done = subprocess.run(
             command,
             env=self._environ(),
             cwd=ROOT,
             timeout=timeout_seconds,
-            check=True,
+            check=False,
             start_new_session=own_session,
         )
+        assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}"
 
     def _output(self, command: list[str]) -> str:
         done = subprocess.run(
