@@ -49,7 +49,7 @@ check: install ## format, lint, types, layers and unit tests: under a minute
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit
 
-test: install broker-tools ## all tests but the soak, on real services that it starts and stops
+test: install broker-tools ## all tests but soak and compose-test, on real services that it starts and stops
 	$(BIN)/python -m pytest -q -m "not soak and not compose" $(SIDE_BY_SIDE)
 
 demo: install broker-tools ## the scenarios with their faults on real services, as a table
