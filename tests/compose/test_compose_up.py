@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -136,10 +137,10 @@ def wait_shared(deployment: Deployment, *, workers: int, timeout_seconds: float 
     """Until so many workers hold all queues, none of them more than its share."""
 
     def shared() -> bool:
-        standing, found = read_workers(deployment.session)
-        shares = sorted(len(worker.leases) for worker in found)
-        spread = len(shares) == workers == len(standing.members) and shares[-1] - shares[0] <= 1
-        return spread and sum(shares) == len(standing.leases)
+        found = read_workers(deployment.session)
+        shares = Counter(found.holders().values())
+        is_fair = len(shares) == workers and max(shares.values()) - min(shares.values()) <= 1
+        return is_fair and shares.total() == len(found.leases)
 
     wait_until(shared, timeout_seconds=timeout_seconds, what=f"{workers} workers share the queues")
 
@@ -148,7 +149,7 @@ def worker_at_work(project: ComposeProject, deployment: Deployment) -> Container
     """The container of a worker that is in the middle of a batch."""
 
     def busy() -> list[str]:
-        _, workers = read_workers(deployment.session)
+        workers = read_workers(deployment.session).workers
         return [worker.node.partition("@")[2] for worker in workers if worker.busy_queue]
 
     hostname = wait_until(busy, timeout_seconds=SHARED_SECONDS, what="a worker is at work")[0]
