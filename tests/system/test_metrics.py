@@ -1,7 +1,10 @@
 """Every process shows what it did; of several beats one shows what the whole installation waits for."""
 
+import os
+import signal
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from ops.stack import Stack
@@ -144,8 +147,26 @@ def test_a_worker_of_children_shows_itself_alone_and_they_do_not_keep_its_port(
         samples = shown(process)
         assert ours(samples) == set()
         assert samples["process_resident_memory_bytes", ()] > 0
+    wait_until(lambda: "ready." in effects.log.read_text(), timeout_seconds=UP_SECONDS, what="it is up")
+    parent = psutil.Process(effects.pid)
+    first = {child.pid for child in parent.children()}
+    os.kill(min(first), signal.SIGKILL)
+
+    def successors() -> list[psutil.Process]:
+        return [child for child in parent.children() if child.pid not in first]
+
+    # Forked while the endpoint is open, unlike the first ones.
+    [successor] = wait_until(successors, timeout_seconds=UP_SECONDS, what="another child")
+    wait_until(
+        lambda: not listens(successor, effects.metrics_port), timeout_seconds=UP_SECONDS, what="it lets go"
+    )
+    assert listens(parent, effects.metrics_port)
     assert effects.stop() == 0
     assert scrape(effects.metrics_port) is None
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections())
 
 
 def test_a_port_that_is_taken_is_said_at_start(make_deployment: MakeDeployment) -> None:

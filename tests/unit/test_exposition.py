@@ -16,6 +16,7 @@ from ops.stack.ports import choose_ports, is_free
 from tasks import metrics
 from tasks.apply import Applied
 from tasks.exposition import Collector, MetricsEndpoint, counter, gauge
+from tasks.metrics import CATALOGUE, Exporter
 from tasks.settings import Settings, SettingsError
 from tests.scraping import ours, scrape
 from tests.unit.bridging import PLACE, Queue, assignment, holding, record
@@ -140,6 +141,7 @@ def test_what_a_bridge_counts() -> None:
     holdings.take(PLACE, [record(offset) for offset in range(5)], 0)
     bridge.measure(holdings, postgres_up=True, redis_up=False)
     found = shown(bridge.collectors())
+    assert {name for name, *_ in found} == {m.name for m in CATALOGUE if m.exporter is Exporter.BRIDGE}
     resent = {key[1]: value for key, value in found.items() if key[0] == metrics.BRIDGE_RESENT_LANES.name}
     assert resent == {"overtaken": 0, "silent": 1, "stuck": 0, "halted": 0, "wiped": 2}
     assert found[metrics.BRIDGE_READ_RECORDS.name, "t"] == 3
