@@ -15,9 +15,11 @@ from bridge.doorbell import RedisDoorbell
 from bridge.holdings import Holdings
 from bridge.kafka_python_consumer import KafkaPythonConsumer
 from bridge.loop import Bridge
+from bridge.metrics import BridgeMetrics
 from bridge.starting import BridgeStopped
 from bridge.store import PostgresStore
 from db.session import Session
+from tasks.exposition import MetricsEndpoint
 from tasks.faults import faults
 from tasks.handlers import HandlersRefused, Registry, collect_handlers
 from tasks.health import TOUCH_EVERY_SECONDS, touch_health
@@ -37,6 +39,9 @@ def main() -> int:
         settings = read_settings()
         faults.arm(settings.faults)
         registry = collect_handlers(settings.handlers)
+        metrics = BridgeMetrics()
+        endpoint = MetricsEndpoint(settings)
+        endpoint.open(metrics.collectors())
     except (SettingsError, HandlersRefused, ValueError) as error:
         sys.stderr.write(f"bridge: {error}\n")
         return REFUSED_EXIT_CODE
@@ -58,6 +63,7 @@ def main() -> int:
         doorbell=doorbell,
         topics=registry.topics,
         holdings=Holdings(max_bytes=settings.bridge_memory_mib * MIB, max_span=settings.bridge_span_records),
+        metrics=metrics,
     )
     try:
         log.info("bridge started", topics=sorted(registry.topics))
@@ -72,6 +78,7 @@ def main() -> int:
     finally:
         store.close()
         doorbell.close()
+        endpoint.close()
     log.info("bridge ended")
     return 0
 

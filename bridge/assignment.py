@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from db.progress import Assignment
-
-
-@dataclass(frozen=True)
-class LogRange:
-    """The offsets a partition's log holds: from `start` on, up to before `end`."""
-
-    start: int
-    end: int
+from tasks.lag import LogRange
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from bridge.assignment import LogRange
 from bridge.consumer import (
     FETCH_MAX_BYTES,
     FETCH_MAX_WAIT_MS,
@@ -25,6 +24,7 @@ from bridge.consumer import (
 )
 from bridge.topic_watch import TopicWatch
 from db.progress import Place
+from tasks.lag import LogRange
 from tasks.wire import Record
 
 REQUEST_TIMEOUT_SECONDS = 5.0

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from bridge.assignment import LogRange
 from db.progress import Place
+from tasks.lag import LogRange
 from tasks.wire import Record
 
 # What both clients are told. Waiting for 64 kB or 10 ms: answers of 1 byte cost 0.4 core at 1,000 events/s.

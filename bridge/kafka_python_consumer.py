@@ -19,7 +19,6 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
-from bridge.assignment import LogRange
 from bridge.consumer import (
     FETCH_MAX_BYTES,
     FETCH_MAX_WAIT_MS,
@@ -34,6 +33,7 @@ from bridge.consumer import (
     TopicFacts,
 )
 from db.progress import Place
+from tasks.lag import LogRange
 from tasks.wire import Record
 
 CLOSE_TIMEOUT_MS = 5_000

@@ -8,6 +8,7 @@ import structlog
 from bridge.consumer import Consumer, ConsumerBroken, LogTruncated
 from bridge.doorbell import Doorbell
 from bridge.holdings import Holdings, Watermarks
+from bridge.metrics import BridgeMetrics
 from bridge.partitioner_check import PartitionerCheck
 from bridge.sending import Sending
 from bridge.starting import BridgeStopped, Starting
@@ -24,6 +25,7 @@ POLL_SECONDS = 0.010  # the gate's shortest wait
 PROGRESS_SECONDS = 0.1  # Postgres is asked this often; an applied message makes room for the next
 WATERMARK_SECONDS = 1.0  # what a restart reads again at most, against a row version per write
 COMMIT_SECONDS = 5.0  # for lag tools only
+MEASURE_SECONDS = 1.0  # for metrics, which nobody reads more often
 IDLE_SECONDS = 0.1  # between tries to make a consumer
 
 
@@ -38,6 +40,7 @@ class Bridge:
         doorbell: Doorbell,
         topics: Mapping[str, Topic],
         holdings: Holdings,
+        metrics: BridgeMetrics,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -47,15 +50,16 @@ class Bridge:
         self._clock = clock
         self._sleep = sleep
         self.holdings = holdings
+        self._metrics = metrics
         self._consumer: Consumer | None = None
         self._instance: int | None = None
         self._instance_is_sure = False
         self._starting = Starting(store, holdings, topics)
-        self._sending = Sending(doorbell, holdings)
+        self._sending = Sending(doorbell, holdings, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
-        self._settled_at = self._written_at = self._committed_at = -WATERMARK_SECONDS
+        self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
 
     def run(self, *, should_stop: Callable[[], bool], alive: Callable[[], None]) -> None:
         """Turns until told to stop. Raises BridgeStopped where going on would skip records."""
@@ -70,6 +74,7 @@ class Bridge:
     def run_once(self) -> None:
         """One turn; outages of Kafka, Redis and Postgres end it early and are left to the next ones."""
         now = self._clock()
+        self._measure(now)
         try:
             consumer = self._consumer or self._open_consumer(now)
             if consumer is None:
@@ -141,6 +146,8 @@ class Bridge:
 
     def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
         for place, records in polled.items():
+            if place in self.holdings.partitions:
+                self._metrics.note_read(place[0], len(records))
             self.holdings.take(place, records, now)
         if polled:
             place, records = next(iter(polled.items()))
@@ -210,7 +217,7 @@ class Bridge:
         for place, reason in lost.items():
             log.warning("partition starts anew", topic=place[0], partition=place[1], reason=reason)
             self.holdings.forget(place)
-        self._sending.log_resent(resent)
+        self._sending.note_resent(resent)
         halted, mended = self.holdings.note_halted(progress.halted)
         for queue in halted:
             log.warning("queue halted: its head is tried every few seconds", queue=queue)
@@ -239,6 +246,15 @@ class Bridge:
         if not self._instance_is_sure:
             log.warning("instance number taken by another bridge", instance=self._instance)
             self._drop_consumer()
+
+    def _measure(self, now: float) -> None:
+        if now - self._measured_at >= MEASURE_SECONDS:
+            self._measured_at = now
+            self._metrics.measure(
+                self.holdings,
+                postgres_up=not self._store_backoff.failing,
+                redis_up=not self._sending.redis_is_away,
+            )
 
     def _note_store_away(self, now: float, error: StoreAway) -> None:
         self._instance_is_sure = False

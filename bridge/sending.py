@@ -9,6 +9,7 @@ from bridge.dispatch import Resend
 from bridge.doorbell import Doorbell, DoorbellAway
 from bridge.holdings import Holdings
 from bridge.lanes import Lane
+from bridge.metrics import BridgeMetrics
 from tasks.backoff import Backoff
 from tasks.faults import faults
 
@@ -20,9 +21,10 @@ SENTINEL_SECONDS = 0.2  # a wiped Redis is noticed this soon, also while no list
 class Sending:
     """The part of the bridge's turn that talks to Redis."""
 
-    def __init__(self, doorbell: Doorbell, holdings: Holdings) -> None:
+    def __init__(self, doorbell: Doorbell, holdings: Holdings, metrics: BridgeMetrics) -> None:
         self._doorbell = doorbell
         self._holdings = holdings
+        self._metrics = metrics
         self._backoff = Backoff()
         self._sentinel: str | None = None
         self._probed_at = -SENTINEL_SECONDS
@@ -40,8 +42,14 @@ class Sending:
         if self._backoff.note_success():
             log.info("Redis is back")
 
-    def log_resent(self, resent: Mapping[Lane, Resend]) -> None:
-        """One line per reason, not per lane: a wiped Redis has them all."""
+    @property
+    def redis_is_away(self) -> bool:
+        """Whether Redis did not answer when it was last asked."""
+        return self._backoff.failing
+
+    def note_resent(self, resent: Mapping[Lane, Resend]) -> None:
+        """Counts, and logs one line per reason, not per lane: an outage has them all."""
+        self._metrics.note_resent(resent.values())
         for reason, lanes in Counter(resent.values()).items():
             log.info("sent again", reason=reason.value, lanes=lanes)
 
@@ -52,7 +60,9 @@ class Sending:
         probe = self._doorbell.probe(queues)
         self._probed_at = now
         if self._sentinel not in (None, probe.sentinel):
-            log.warning("Redis was wiped", lanes=self._holdings.rewind_all())
+            lanes = self._holdings.rewind_all()
+            self._metrics.note_resent([Resend.WIPED] * lanes)
+            log.warning("Redis was wiped", lanes=lanes)
         self._sentinel = probe.sentinel
         return probe.lengths
 
@@ -60,13 +70,14 @@ class Sending:
         published = 0
         for queue in self._holdings.queues.values():
             list_is_empty = lengths.get(queue.name) == 0
-            self.log_resent(queue.resend_still(now, list_is_empty=list_is_empty))
+            self.note_resent(queue.resend_still(now, list_is_empty=list_is_empty))
             while queue.is_due(now, list_is_empty=list_is_empty):
                 if published:
                     faults.reach("bridge.half_published")
                 batch = queue.cut()
                 self._doorbell.publish(batch.queue, batch.slices)
                 queue.note_sent(batch, now)
+                self._metrics.note_published(batch.slices)
                 published += 1
                 list_is_empty = False
         if published:

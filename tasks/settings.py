@@ -41,6 +41,8 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
     health_file: str = Field("", description="file that a healthy process touches every few seconds")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="where the metrics are served")
+    metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
     stack_cache: str = Field("", description="where the local stack keeps Kafka's jars")
 
     @field_validator("database_url")

@@ -6,6 +6,7 @@ from typing import Any
 from celery import Celery, bootsteps, signals
 
 from tasks.broker import EFFECT_TASK, REBUILD_TASK, RELAY_TASK, SERVICE_QUEUES, apply_queue, make_celery
+from tasks.exposition import MetricsEndpoint
 from tasks.faults import faults
 from tasks.health import TOUCH_EVERY_SECONDS, touch_health
 from tasks.log import configure_logs
@@ -14,6 +15,7 @@ from tasks.wire import APPLY_TASK, unpack
 from worker.activity import Activity
 from worker.consuming import CYCLE
 from worker.leases import LeaseStep
+from worker.metrics import MetricsStep, WorkerMetrics
 from worker.process import WorkerProcess
 from worker.schedule import (
     EXPIRE_LEASES_TASK,
@@ -48,7 +50,9 @@ def create_app() -> Celery:
     app.sluice_settings = settings
     app.sluice_activity = Activity()
     app.sluice_shares_queues = False
-    app.steps["worker"].add(HealthStep)
+    app.sluice_metrics = WorkerMetrics()
+    app.sluice_endpoint = MetricsEndpoint(settings)
+    app.steps["worker"].update((HealthStep, MetricsStep))
     app.steps["consumer"].add(LeaseStep)
     process = WorkerProcess(settings, app)
 
@@ -68,6 +72,10 @@ def create_app() -> Celery:
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
     def set_up_logs(**_: Any) -> None:
         configure_logs(log_format=settings.log_format, level=settings.log_level, process="celery")
+
+    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def forget_endpoint(**_: Any) -> None:
+        app.sluice_endpoint.forget()
 
     @signals.worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
     def close(**_: Any) -> None:

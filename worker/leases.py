@@ -46,6 +46,8 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._keeper is None:
             self._keeper = self._make_keeper(consumer)
             self._keeper.start()
+            keeper = self._keeper
+            consumer.app.sluice_metrics.watch_leases(lambda: len(keeper.wanted.queues))
         self._consuming = Consuming(consumer)
         self._tick()
         consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)

@@ -28,6 +28,7 @@ from tasks.relay import Relay
 from tasks.retention import purge, read_topic_configs
 from tasks.settings import Settings
 from tasks.wire import Slice
+from worker.metrics import WorkerMetrics
 from worker.visit import Visit
 
 log = structlog.get_logger("sluice.worker")
@@ -42,6 +43,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings, app: Celery) -> None:
         self._settings = settings
         self._app = app
+        self._metrics: WorkerMetrics = app.sluice_metrics
         self._sessions: list[Session] = []
 
     @cached_property
@@ -70,12 +72,14 @@ class WorkerProcess:
         """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
         with self._app.sluice_activity.batch(queue, sum(len(piece.records) for piece in slices)):
             applied = self._applier.apply(queue, slices)
+        self._metrics.note_batch(applied, self._app.sluice_activity.last.seconds)
         if applied is not None and applied.outgoing:
             self._kick.ring()
 
     def relay(self) -> None:
         """One visit of the relay: dispatches calls that are due, publishes the outbox."""
         with _Outages(self._relay_session, "relay"):
+            self._metrics.note_visit()
             Visit(self._kick, send=self._send, dispatch=self._dispatch).run()
 
     def run_effect(self, effect_key: str) -> None:
@@ -121,8 +125,8 @@ class WorkerProcess:
         """One line in the log of what waits for somebody."""
         with _Outages(self._maintenance_session, "self-check"):
             troubles = read_troubles(self._maintenance_session)
-            for_somebody = any(troubles[:5]) or troubles.effects_paused
-            (log.warning if for_somebody else log.info)("self-check", **troubles._asdict())
+            say = log.warning if troubles.are_for_somebody else log.info
+            say("self-check", **troubles._asdict())
 
     def close(self) -> None:
         """Ends the connections. May run twice."""
@@ -157,7 +161,9 @@ class WorkerProcess:
         return Relay(self._relay_session, producer, source=self._settings.source)
 
     def _send(self) -> int:
-        return self._relay.run_once().sent
+        sent = self._relay.run_once().sent
+        self._metrics.note_sent(sent)
+        return sent
 
     def _dispatch(self) -> None:
         # Records are sent whatever becomes of calls.

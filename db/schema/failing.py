@@ -53,6 +53,13 @@ dead_letters = Table(
     one_of("state", DEAD_LETTER_STATES),
 )
 Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
+# Those that are open are counted every few seconds, however many are done.
+Index(
+    "dead_letters_open_idx",
+    dead_letters.c.state,
+    dead_letters.c.outcome,
+    postgresql_where=text("state IN ('dead', 'waiting')"),
+)
 
 parked_entities = Table(
     "parked_entities",

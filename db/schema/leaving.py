@@ -107,6 +107,12 @@ Index(
     _effects.id,
     postgresql_where=text("state <> 'succeeded'"),
 )
+# Those that wait for somebody are counted every few seconds, however many are pending.
+Index(
+    "executed_side_effects_ended_idx",
+    _effects.state,
+    postgresql_where=text("state IN ('failed', 'uncertain')"),
+)
 Index(
     "executed_side_effects_settled_idx",
     _effects.settled_at,

@@ -31,12 +31,12 @@ from ops.doctor.facts import (
     SharingFacts,
     TopicFacts,
 )
-from ops.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from ops.reaching import ServiceFailed, ServiceTitle, reaching_services
 from ops.stack import StackUrls
 from ops.status.reading import REDIS_TIMEOUT_SECONDS
 from tasks.broker import make_celery
 from tasks.handlers import Registry
+from tasks.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from tasks.settings import Settings
 
 T = TypeVar("T")

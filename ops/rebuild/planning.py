@@ -14,7 +14,6 @@ from db.projections import read_standing
 from db.session import Session
 from db.tables import generation_name
 from ops.decisions import NotDone
-from ops.log_reading import LogReader
 from ops.printing import as_json, table_of
 from ops.rebuild.choosing import Projection, reached, require_declared
 from ops.rebuild.preflight import (
@@ -28,6 +27,7 @@ from ops.rebuild.preflight import (
 from ops.stack import StackUrls
 from ops.stack.cli import AsJson
 from tasks.handlers import Registry
+from tasks.log_reading import LogReader
 from tasks.retention import read_topic_configs
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.assignment import LogRange
+from tasks.lag import LogRange
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
-from bridge.assignment import LogRange
 from db.audit import Decision, insert_audits
 from db.projections import fail_all_fed, read_standing
 from db.rerouting import (
@@ -30,6 +29,7 @@ from ops.printing import as_json
 from ops.rerouting.acceptance import Acceptance, judge_acceptance
 from ops.rerouting.settled import is_settled
 from ops.rerouting.shards import Resharded, parked_moves, plan_reshard, require_other_shards
+from tasks.lag import LogRange
 from tasks.routing import queue_name
 from tasks.settings import read_settings
 

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bridge.assignment import LogRange
 from db.guard import COUNTERS
 from db.leases import Sharing
 from db.progress import Place
 from db.status import ProgressRead, QueueState
+from tasks.lag import LogRange, find_unapplied, lag_records
 
 
 @dataclass
@@ -104,24 +104,18 @@ def judge_status(reading: Reading, *, now: float) -> Status:
 
 def unapplied(reading: Reading) -> dict[Place, int]:
     """The partitions with records that have no outcome → the offset to look for the first of them."""
-    found = {}
-    for place, log in (reading.logs or {}).items():
-        lag = _lag(place, log, reading)
-        if lag:
-            found[place] = max(log.start, log.end - lag)
-    return found
+    logs = reading.logs or {}
+    return find_unapplied(logs, {place: _lag(place, log, reading) or 0 for place, log in logs.items()})
 
 
 def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
     progress = reading.progress
     if progress is None:
         return None
-    watermark = progress.watermarks.get(place)
-    if watermark is None:
-        # No bridge has started it. One that starts a new topic at its end applies nothing of what is there.
-        new = place[0] not in progress.topics
-        watermark = log.end if new and reading.declared_topics.get(place[0]) == "latest" else log.start
-    return max(0, log.end - watermark)
+    # A bridge that starts a new topic at its end applies nothing of what is there.
+    new = place[0] not in progress.topics
+    at_end = new and reading.declared_topics.get(place[0]) == "latest"
+    return lag_records(log, progress.watermarks.get(place), begins_at_end=at_end)
 
 
 def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:

@@ -11,11 +11,11 @@ from db.open_letters import count_parked
 from db.session import Session
 from db.status import read_progress
 from db.switches import read_paused_topics, read_switch
-from ops.log_reading import LogReader
 from ops.reaching import ServiceFailed, reaching_services
 from ops.stack import StackUrls
 from ops.status.figures import Reading, unapplied
 from tasks.handlers import Registry
+from tasks.log_reading import LogReader
 from tasks.routing import queue_name
 
 REDIS_TIMEOUT_SECONDS = 5

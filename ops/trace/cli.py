@@ -9,7 +9,6 @@ from db.progress import read_assignments
 from db.session import Session
 from db.tracing import read_traced
 from ops.decisions import NotDone
-from ops.log_reading import LogReader
 from ops.printing import as_json, documents, field_lines
 from ops.stack.cli import AsJson
 from ops.trace.following import Trace
@@ -17,6 +16,7 @@ from ops.trace.following import trace as follow
 from tasks.api import Topic
 from tasks.handlers import Registry, collect_handlers
 from tasks.identity import event_identity
+from tasks.log_reading import LogReader
 from tasks.settings import read_settings
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ops.stack import StackUrls
+from ops.stack.ports import choose_ports
 from tasks.broker import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 from tasks.settings import PREFIX
 
@@ -26,6 +27,8 @@ class RunningProcess:
     name: str
     popen: subprocess.Popen[bytes]
     log: Path
+    metrics_port: int = 0
+    """Where it serves its metrics; 0: nowhere."""
 
     @property
     def pid(self) -> int:
@@ -72,6 +75,8 @@ class LocalRun:
     group: str = "sluice"
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: Path | None = None
+    with_metrics: bool = False
+    """Whether processes started from now on serve their metrics."""
     processes: list[RunningProcess] = field(default_factory=list)
 
     def __enter__(self) -> "LocalRun":
@@ -161,21 +166,28 @@ class LocalRun:
     ) -> RunningProcess:
         number = sum(p.name == name for p in self.processes)
         log = self.folder / (f"{name}.log" if number == 0 else f"{name}-{number}.log")
-        health = {"SLUICE_HEALTH_FILE": str(self.folder / f"{name}.alive")}
+        own = {"SLUICE_HEALTH_FILE": str(self.folder / f"{name}.alive")}
+        port = self._free_port() if self.with_metrics else 0
+        if port:
+            own["SLUICE_METRICS_PORT"] = str(port)
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self.environ(faults) | health | dict(extra or {}),
+                env=self.environ(faults) | own | dict(extra or {}),
                 cwd=self.folder,
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
-        process = RunningProcess(name, popen, log)
+        process = RunningProcess(name, popen, log, port)
         self.processes.append(process)
         return process
+
+    def _free_port(self) -> int:
+        taken = {process.metrics_port for process in self.processes}
+        return choose_ports(("metrics",), {}, taken)["metrics"]
 
 
 def _celery(command: str) -> list[str]:

@@ -9,8 +9,8 @@ from kafka.errors import KafkaTimeoutError
 
 from db.lane_totals import PartitionTotals
 from db.progress import Place
-from ops.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from ops.verify.verdict import LogFacts, end_to_count, has_outcome
+from tasks.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 
 POLL_MS = 500
 PATIENCE_SECONDS = 30.0  # without a step forward

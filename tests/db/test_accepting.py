@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from bridge.assignment import LogRange
 from db.rerouting import TopicRouting, read_topic_routing
 from db.session import Session
 from ops.decisions import NotDone
 from ops.rerouting import changes
 from ops.rerouting.changes import accept_topic
+from tasks.lag import LogRange
 from tests.db import rerouting
 from tests.db.applying import TOPIC, TOPIC_ID, Bench, made, slice_of, thing_set
 from tests.db.rerouting import OTHER, WHO, in_hand, lanes

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from bridge.assignment import LogRange
 from db.rerouting import TopicRouting
 from ops.decisions import NotDone
 from ops.rebuild import changes
@@ -12,6 +11,7 @@ from ops.rerouting.changes import accept_topic, reshard_entity
 from ops.rerouting.shards import Resharded
 from tasks import partition_reader, rebuild
 from tasks.feeding import NotThisRevision
+from tasks.lag import LogRange
 from tasks.redrive import Redriver
 from tests.db import projecting
 from tests.db.applying import TOPIC, TOPIC_ID, made, thing_set

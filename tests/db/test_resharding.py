@@ -3,13 +3,14 @@
 import pytest
 
 import db.rerouting
-from bridge.assignment import LogRange, Start, judge_assignment
+from bridge.assignment import Start, judge_assignment
 from db.progress import read_assignments
 from db.rerouting import Unsettled
 from db.session import Session
 from ops.rerouting import changes
 from ops.rerouting.changes import reshard_entity
 from ops.rerouting.shards import Resharded
+from tasks.lag import LogRange
 from tasks.routing import queue_name, shard_of
 from tests.db import rerouting
 from tests.db.applying import TOPIC, Bench, made, slice_of, thing_set

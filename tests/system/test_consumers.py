@@ -10,12 +10,12 @@ from contextlib import closing
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from bridge.assignment import LogRange
 from bridge.confluent_consumer import ConfluentConsumer
 from bridge.consumer import MAX_POLL_RECORDS, Consumer, ConsumerBroken, LogTruncated
 from bridge.kafka_python_consumer import KafkaPythonConsumer
 from db.progress import Place
 from ops.stack import Stack
+from tasks.lag import LogRange
 from tasks.wire import Record
 from tests.waiting import wait_until
 

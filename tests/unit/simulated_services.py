@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.assignment import LogRange
 from bridge.consumer import TopicFacts
 from bridge.doorbell import DoorbellAway, Probe
 from bridge.holdings import Holdings, Watermarks
 from bridge.store import Progress, StoreAway
 from db.progress import Assignment, Place, TopicStart
 from tasks.api import Entity, Topic
+from tasks.lag import LogRange
 from tasks.wire import Record, Slice
 
 if TYPE_CHECKING:

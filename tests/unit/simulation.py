@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from bridge.loop import Bridge
+from bridge.metrics import BridgeMetrics
 from db.progress import Place
 from tasks.guard import Judgement, first_unapplied, judge
 from tasks.routing import queue_name, shard_of
@@ -268,6 +269,7 @@ class World:
             topics=TOPICS,
             # Small: partitions are paused and resumed all the time.
             holdings=WatchedHoldings(store, max_bytes=20_000, max_span=120),
+            metrics=BridgeMetrics(),
             clock=lambda: self.now,
             sleep=lambda _: None,
         )

@@ -147,6 +147,14 @@ def test_the_settings_are_accepted() -> None:
 
 
 @each_of_ours
+def test_metrics_are_served_to_the_other_containers_alone(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    assert environment[PREFIX + "METRICS_HOST"] == "0.0.0.0"
+    assert environment[PREFIX + "METRICS_PORT"] == "9464"
+    assert not any("9464" in port for port in SERVICES[name].get("ports", ()))
+
+
+@each_of_ours
 def test_the_command_exists(name: str) -> None:
     match SERVICES[name]["command"]:
         case ["sluice", *words]:

@@ -17,6 +17,7 @@ OURS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "docs/operating.md",
+    ROOT / "docs/metrics.md",
     ROOT / "docs/debezium.md",
     ROOT / "docs/rebuilding.md",
     *sorted((ROOT / "docs/adr").glob("*.md")),

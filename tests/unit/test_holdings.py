@@ -2,12 +2,13 @@
 
 import pytest
 
-from bridge.assignment import LogRange, LoudStop, NeedsRows, Start, judge_assignment
+from bridge.assignment import LoudStop, NeedsRows, Start, judge_assignment
 from bridge.lanes import size_bytes
 from bridge.partitioner import expected_partition
 from bridge.partitioner_check import SUSPICIOUS_SAMPLES, PartitionerCheck
 from db.progress import Assignment, Place
 from tasks.backoff import Backoff
+from tasks.lag import LogRange
 from tasks.routing import shard_of
 from tests.unit.bridging import PLACE, assignment, claims, holding, record
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from bridge.assignment import LogRange
 from db.rerouting import Unsettled
 from ops.decisions import NotDone
 from ops.rerouting.acceptance import PartitionChange, acceptance_lines, judge_acceptance
 from ops.rerouting.settled import advice, is_settled, unsettled_text
 from ops.rerouting.shards import parked_moves, plan_reshard, require_other_shards
+from tasks.lag import LogRange
 from tasks.routing import queue_name, shard_of
 
 

@@ -49,6 +49,8 @@ REFUSED = [
         {"SLUICE_BRIDGE_MEMORY_MIB": "1"},
         "SLUICE_BRIDGE_MEMORY_MIB: .*greater than or equal to 8",
     ),
+    ("no port", {"SLUICE_METRICS_PORT": "65536"}, "SLUICE_METRICS_PORT: .*less than or equal to 65535"),
+    ("no host", {"SLUICE_METRICS_HOST": ""}, "SLUICE_METRICS_HOST: .*at least 1 character"),
     (
         "no client",
         {"SLUICE_KAFKA_CLIENT": "carrier pigeon"},

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from bridge.assignment import LogRange
 from bridge.consumer import TopicFacts
 from bridge.holdings import Holdings
 from bridge.starting import Starting
 from db.progress import Assignment, Place, TopicStart
 from tasks.api import Entity, Topic
+from tasks.lag import LogRange
 
 TOPIC = Topic("clicks", entity=Entity("click"), start="latest")
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from bridge.assignment import LogRange
 from db.guard import COUNTERS
 from db.leases import Lease, Sharing, Worker
 from db.status import ProgressRead, QueueState
 from ops.status.figures import Reading, TopicStatus, judge_status, unapplied
 from ops.status.view import queue_table, topic_table
+from tasks.lag import LogRange
 
 HALTED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PROGRESS = ProgressRead(

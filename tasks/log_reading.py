@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
 
-from bridge.assignment import LogRange
 from db.progress import Place
+from tasks.lag import LogRange
 from tasks.wire import Record
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
@@ -20,8 +20,16 @@ LOOK_SECONDS = 5.0
 class LogReader:
     """A consumer that only looks, at committed records as the bridge sees them. Close it."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        bootstrap_timeout_ms: int = BOOTSTRAP_TIMEOUT_MS,
+        request_timeout_ms: int = REQUEST_TIMEOUT_MS,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
         """Raises KafkaError if no broker answers."""
+        self._look_seconds = look_seconds
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap_servers.split(","),
             client_id="sluice-status",
@@ -32,8 +40,8 @@ class LogReader:
             # Where records were deleted before they were applied, the first one left is the oldest.
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=FETCH_BYTES,
-            bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            bootstrap_timeout_ms=bootstrap_timeout_ms,
+            request_timeout_ms=request_timeout_ms,
         )
 
     def read_ranges(self, topics: Iterable[str]) -> dict[Place, LogRange]:
@@ -52,10 +60,13 @@ class LogReader:
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
         """Place → Unix time of its first record from the offset on; those not found in time are missing."""
         found: dict[Place, float] = {}
-        deadline = time.monotonic() + LOOK_SECONDS
+        placed: set[TopicPartition] = set()
+        deadline = time.monotonic() + self._look_seconds
         while (left := offsets.keys() - found.keys()) and time.monotonic() < deadline:
             wanted = [TopicPartition(*place) for place in sorted(left)]
-            if set(wanted) != self._consumer.assignment():
+            if set(wanted) != placed:
+                # Not compared with what is assigned: that may be of an earlier call, and read by now.
+                placed = set(wanted)
                 self._consumer.assign(wanted)
                 for place in wanted:
                     self._consumer.seek(place, offsets[place.topic, place.partition])
@@ -73,7 +84,7 @@ class LogReader:
             return None
         self._consumer.assign([wanted])
         self._consumer.seek(wanted, offset)
-        deadline = time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + self._look_seconds
         while time.monotonic() < deadline:
             for found in self._consumer.poll(timeout_ms=POLL_MS).get(wanted, ()):
                 if found.offset != offset:

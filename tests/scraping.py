@@ -1,0 +1,31 @@
+"""What a process shows at its metrics endpoint."""
+
+from collections.abc import Iterable
+
+import urllib3
+from prometheus_client.parser import text_string_to_metric_families
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+"""(name, values of its labels in the order of their names) → value."""
+
+ANSWER_SECONDS = 10.0  # as long as Prometheus waits
+
+
+def scrape(port: int) -> Samples | None:
+    """All samples; None: nobody listens yet, or any more."""
+    try:
+        with urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False) as http:
+            response = http.request("GET", f"http://127.0.0.1:{port}/metrics")
+    except urllib3.exceptions.HTTPError:
+        return None
+    assert response.status == 200, response.data
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(response.data.decode())
+        for sample in family.samples
+    }
+
+
+def ours(samples: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
+    """Names of Sluice's own metrics among them."""
+    return {name for name, _ in samples if name.startswith("sluice_")}

@@ -1,0 +1,226 @@
+"""What the beat that leads shows of the whole installation: read from Postgres and Kafka when somebody asks.
+
+Of several beats one leads, so each figure is shown once. The session is its own, since another thread asks,
+and everything is bounded: Prometheus waits for ten seconds at most.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import psycopg2
+import structlog
+from kafka.errors import KafkaError
+
+from db.leases import Sharing, read_workers
+from db.progress import Place
+from db.self_check import Troubles, read_troubles
+from db.session import QUEUE_PLANS, Session
+from db.totals import read_positions, read_topic_ids
+from tasks import metrics
+from tasks.backoff import Backoff
+from tasks.exposition import Collector, GaugeMetricFamily, gauge_family
+from tasks.lag import find_unapplied, lag_records
+from tasks.log_reading import LogReader
+from tasks.metrics import Metric
+from tasks.settings import Settings
+
+log = structlog.get_logger("sluice.beat")
+
+READ_SECONDS = 5.0  # how old what is shown may be: two that scrape cost one reading
+STATEMENT_TIMEOUT = "2s"
+KAFKA_TIMEOUT_MS = 2_000
+LOOK_SECONDS = 2.0  # for the oldest records, which are fetched
+
+
+class Lead(Enum):
+    """What a beat knows of its own part."""
+
+    LEADS = "leads"
+    FOLLOWS = "another one leads"
+    UNKNOWN = "Postgres does not answer"
+
+
+@dataclass
+class Reading:
+    """What was read. None: the service did not answer, or was not asked, since the other one did not."""
+
+    troubles: Troubles | None = None
+    sharing: Sharing | None = None
+    watermarks: Mapping[Place, int] = field(default_factory=dict)
+    lags: Mapping[str, int] | None = None
+    """Topic → records; of topics that a bridge has registered."""
+    oldest_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Topic → age of its first unapplied record; missing if it could not be found in time."""
+
+
+class LeaderReader:
+    """Holds a session and a consumer for as long as they work. Not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers = settings.kafka_bootstrap_servers
+        self._session = Session(
+            settings.database_url.get_secret_value(),
+            application_name="sluice metrics",
+            plans=QUEUE_PLANS,
+            settings={"statement_timeout": STATEMENT_TIMEOUT},
+        )
+        self._logs: LogReader | None = None
+        # For what is news alone: how often it is tried, those decide who ask.
+        self._postgres, self._kafka = Backoff(), Backoff()
+
+    def read(self) -> Reading:
+        """All of it; what fails is left out, and begun anew the next time."""
+        reading = Reading()
+        try:
+            # Before the logs' ends: read the other way round, a watermark could be above its log.
+            topics = read_topic_ids(self._session)
+            reading.watermarks = read_positions(self._session)
+            reading.sharing = read_workers(self._session)
+            reading.troubles = read_troubles(self._session)
+        except psycopg2.Error as error:
+            self._session.close()
+            if self._postgres.note_failure(0):
+                log.warning("no metrics of what waits: Postgres does not say", error=str(error).strip())
+            return Reading()
+        self._postgres.note_success()
+        try:
+            self._read_logs(reading, topics)
+        except KafkaError as error:
+            self._close_logs()
+            if self._kafka.note_failure(0):
+                log.warning("no metrics of the lag: Kafka does not say", error=str(error))
+            return reading
+        self._kafka.note_success()
+        return reading
+
+    def close(self) -> None:
+        """Ends the connections; the next reading opens them again. May run twice."""
+        self._session.close()
+        self._close_logs()
+
+    def _read_logs(self, reading: Reading, topics: Iterable[str]) -> None:
+        if self._logs is None:
+            self._logs = LogReader(
+                self._servers,
+                bootstrap_timeout_ms=KAFKA_TIMEOUT_MS,
+                request_timeout_ms=KAFKA_TIMEOUT_MS,
+                look_seconds=LOOK_SECONDS,
+            )
+        logs = self._logs.read_ranges(sorted(topics))
+        lags = {place: lag_records(log, reading.watermarks.get(place)) for place, log in logs.items()}
+        found_at = self._logs.read_times(find_unapplied(logs, lags))
+        reading.lags, reading.oldest_seconds = _by_topic(lags, found_at, now=time.time())
+
+    def _close_logs(self) -> None:
+        logs, self._logs = self._logs, None
+        if logs is not None:
+            logs.close()
+
+
+class LeaderCollector(Collector):
+    """Reads at most every READ_SECONDS, whoever asks; nothing while another beat leads."""
+
+    def __init__(
+        self,
+        reader: LeaderReader,
+        *,
+        lead: Callable[[], Lead],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reader = reader
+        self._lead = lead
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._reading: Reading | None = None
+        self._read_at = 0.0
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """What is shown now."""
+        lead = self._lead()
+        yield _one(metrics.BEAT_LEADS, lead is Lead.LEADS)
+        if lead is Lead.UNKNOWN:
+            yield _one(metrics.POSTGRES_UP, False)
+        if lead is Lead.LEADS:
+            yield from _families(self._latest())
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the connections, and forgets. May run twice."""
+        with self._lock:
+            self._reading = None
+            self._reader.close()
+
+    def _latest(self) -> Reading:
+        with self._lock:
+            if self._reading is None or self._clock() - self._read_at >= READ_SECONDS:
+                self._reading = self._reader.read()
+                self._read_at = self._clock()
+            return self._reading
+
+
+def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
+    troubles, sharing = reading.troubles, reading.sharing
+    yield _one(metrics.POSTGRES_UP, troubles is not None)
+    if troubles is None or sharing is None:
+        return
+    yield _one(metrics.HALTED_QUEUES, troubles.halted_queues)
+    yield _one(metrics.OUTBOX_RECORDS, troubles.outgoing_records)
+    yield _one(metrics.OUTBOX_OLDEST_SECONDS, troubles.oldest_outgoing_seconds)
+    yield _one(metrics.REFUSED_RECORDS, troubles.refused_records)
+    yield _one(metrics.PARKED_ENTITIES, troubles.parked_entities)
+    yield _one(metrics.CALLS_PAUSED, troubles.effects_paused)
+    yield _one(metrics.OLDEST_DUE_CALL_SECONDS, troubles.oldest_due_call_seconds)
+    yield _each(
+        metrics.DEAD_LETTERS,
+        {
+            "dead": troubles.dead_letters,
+            "conflict": troubles.conflicts,
+            "waiting": troubles.waiting_letters,
+        },
+    )
+    yield _each(
+        metrics.CALLS,
+        {
+            "pending": troubles.pending_calls,
+            "running": troubles.running_calls,
+            "failed": troubles.failed_calls,
+            "uncertain": troubles.uncertain_calls,
+        },
+    )
+    yield _one(metrics.SHARING_WORKERS, len(sharing.workers))
+    yield _one(metrics.UNLEASED_QUEUES, len(sharing.unheld()))
+    yield _one(metrics.KAFKA_UP, reading.lags is not None)
+    if reading.lags is not None:
+        yield _each(metrics.LAG_RECORDS, reading.lags)
+        yield _each(metrics.OLDEST_UNAPPLIED_SECONDS, reading.oldest_seconds)
+
+
+def _one(metric: Metric, value: float) -> GaugeMetricFamily:
+    family = gauge_family(metric)
+    family.add_metric((), value)
+    return family
+
+
+def _each(metric: Metric, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = gauge_family(metric)
+    for label, value in values.items():
+        family.add_metric((label,), value)
+    return family
+
+
+def _by_topic(
+    lags: Mapping[Place, int], found_at: Mapping[Place, float], *, now: float
+) -> tuple[dict[str, int], dict[str, float]]:
+    lag: dict[str, int] = {}
+    ages: dict[str, float] = {}
+    for topic in sorted({topic for topic, _ in lags}):
+        lag[topic] = sum(records for place, records in lags.items() if place[0] == topic)
+        found = [now - at for place, at in found_at.items() if place[0] == topic]
+        if found or not lag[topic]:
+            # A producer's clock may be ahead of ours.
+            ages[topic] = max([0.0, *found])
+    return lag, ages
