@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from confluent_kafka.admin import AdminClient
 
 from db.leases import read_workers
 from ops.stack import StackUrls
+from ops.stack.kafka_broker import LOG_NOTHING
 from ops.stack.ports import LOOPBACK, choose_ports
 from ops.trial.deployment import Deployment
 from ops.trial.local_run import LocalRun
@@ -68,6 +70,7 @@ def test_it_scales_and_a_killed_worker_costs_nothing(project: ComposeProject, tm
         timed("healthy after that", lambda: wait_healthy(project))
         assert (count_of(project, "worker"), count_of(project, "bridge")) == (3, 2)
         timed("3 workers share the queues", lambda: wait_shared(deployment, workers=3))
+        timed("2 bridges share the partitions", lambda: wait_read(deployment, bridges=2))
 
         with flowing_events(deployment):
             timed("events are applied", lambda: wait_applied(deployment, FLOWING))
@@ -79,6 +82,9 @@ def test_it_scales_and_a_killed_worker_costs_nothing(project: ComposeProject, tm
             say("its queues are others', after the order to kill", time.monotonic() - begin)
             more = sum(deployment.outcomes().values()) + FLOWING
             timed("more events are applied", lambda: wait_applied(deployment, more))
+            timed("down to 1 worker and 1 bridge", lambda: project.up(worker=1, bridge=1))
+            timed("it has all queues", lambda: wait_shared(deployment, workers=1))
+            timed("it has all partitions", lambda: wait_read(deployment, bridges=1))
         timed("every event has its outcome", lambda: settle(deployment))
         complaints = deployment.complaints(deployment.tables())
         assert not complaints, "\n".join(complaints[:20])
@@ -143,6 +149,21 @@ def wait_shared(deployment: Deployment, *, workers: int, timeout_seconds: float 
         return is_fair and shares.total() == len(found.leases)
 
     wait_until(shared, timeout_seconds=timeout_seconds, what=f"{workers} workers share the queues")
+
+
+def wait_read(deployment: Deployment, *, bridges: int) -> None:
+    """Until so many members of the bridges' group have partitions."""
+    servers = deployment.urls.kafka_bootstrap_servers
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": LOG_NOTHING})
+    group = deployment.run.group
+
+    def read() -> bool:
+        members = admin.describe_consumer_groups([group])[group].result().members
+        return sum(bool(member.assignment.topic_partitions) for member in members) == bridges
+
+    wait_until(
+        read, timeout_seconds=SHARED_SECONDS, what=f"{bridges} bridges read", poll_seconds=LOOK_SECONDS
+    )
 
 
 def worker_at_work(project: ComposeProject, deployment: Deployment) -> Container:
