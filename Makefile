@@ -1,7 +1,7 @@
 # What everybody types. Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo soak bench lock clean broker-tools
+.PHONY: help install check test demo soak compose-test bench lock clean broker-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +19,7 @@ SEED ?= random
 MINUTES ?= 10
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with the locked dependencies and the command sluice
 
@@ -49,14 +49,17 @@ check: install ## format, lint, types, layers and unit tests: under a minute
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit
 
-test: install broker-tools ## all tests but the soak, on real services that it starts and stops
-	$(BIN)/python -m pytest -q -m "not soak" $(SIDE_BY_SIDE)
+test: install broker-tools ## all tests but soak and compose-test, on real services that it starts and stops
+	$(BIN)/python -m pytest -q -m "not soak and not compose" $(SIDE_BY_SIDE)
 
 demo: install broker-tools ## the scenarios with their faults on real services, as a table
 	$(BIN)/python -m ops.demo
 
 soak: install broker-tools ## faults at random: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak
+
+compose-test: install ## docker-compose.yml in a container engine: up, scaled, a worker killed, down
+	$(BIN)/python -m pytest -q -s -m compose tests/compose
 
 bench: install broker-tools ## throughput and latency, with the baselines beside it
 	$(BIN)/python -u -m bench

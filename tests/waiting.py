@@ -9,7 +9,9 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], T], *, timeout_seconds: float, what: str) -> T:
+def wait_until(
+    condition: Callable[[], T], *, timeout_seconds: float, what: str, poll_seconds: float = POLL_SECONDS
+) -> T:
     """The condition's first true value. Fails the test after the deadline, naming what was waited for."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -18,4 +20,4 @@ def wait_until(condition: Callable[[], T], *, timeout_seconds: float, what: str)
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_seconds} s: {what} (last value: {value!r})")
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.broker import SERVICE_QUEUES
 from tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,6 @@ COMPOSE = ROOT / "docker-compose.yml"
 OUR_IMAGE = re.compile(r"sluice:\d+\.\d+\.\d+")
 PINNED = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?(-\w+)*")
 ONE_SHOT = {"migrate"}
-NOT_ENTITIES = {"relay", "maint", "effects", "rebuild"}
 
 
 def with_defaults(text: str) -> str:
@@ -26,7 +26,7 @@ def with_defaults(text: str) -> str:
 
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(with_defaults(COMPOSE.read_text()))["services"]
-OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
+OURS = sorted(name for name, service in SERVICES.items() if OUR_IMAGE.fullmatch(service["image"]))
 every_service = pytest.mark.parametrize("name", sorted(SERVICES))
 each_of_ours = pytest.mark.parametrize("name", OURS)
 
@@ -98,14 +98,19 @@ def test_images_are_pinned_and_ports_stay_on_this_machine(name: str) -> None:
     assert SERVICES[name].get("network_mode") is None
 
 
-def test_no_service_has_a_name_that_keeps_it_from_scaling() -> None:
-    assert [name for name in SERVICES if "container_name" in SERVICES[name]] == []
+def test_no_service_has_a_name_or_a_port_that_keeps_it_from_scaling() -> None:
+    assert [name for name in SERVICES if {"container_name", "hostname"} & set(SERVICES[name])] == []
+    assert [name for name in OURS if "ports" in SERVICES[name]] == ["flower"]
+
+
+def test_the_one_image_is_built_once_by_what_all_others_wait_for() -> None:
+    assert [name for name in SERVICES if "build" in SERVICES[name]] == ["migrate"]
+    assert {SERVICES[name]["pull_policy"] for name in OURS} == {"never"}
 
 
 @each_of_ours
 def test_ours_are_one_image_without_rights(name: str) -> None:
     service = SERVICES[name]
-    assert OUR_IMAGE.fullmatch(service["image"])
     assert service["image"] == SERVICES["worker"]["image"]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
@@ -197,11 +202,8 @@ def assert_celery_knows(subcommand: str, arguments: list[str]) -> None:
     assert set(options) <= known
 
 
-def test_the_workers_take_every_queue_of_the_shop_and_no_other() -> None:
-    from tasks.handlers import collect_handlers
-
-    entities = collect_handlers(Settings.model_fields["handlers"].default).entities.values()
-    shards = {f"{entity.name}.{shard}" for entity in entities for shard in range(entity.shards)}
-    assert sorted(queues_of("worker")) == sorted(shards)
-    others = [queue for name in OURS if name != "worker" for queue in queues_of(name)]
-    assert sorted(others) == sorted(NOT_ENTITIES)
+def test_a_worker_shares_the_entities_queues_and_the_others_name_theirs() -> None:
+    assert queues_of("worker") == []
+    assert "solo" in SERVICES["worker"]["command"]
+    named = [queue for name in OURS for queue in queues_of(name)]
+    assert sorted(named) == sorted(SERVICE_QUEUES)

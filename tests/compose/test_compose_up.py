@@ -1,0 +1,219 @@
+"""The compose file as its users meet it: up, scaled, events to their rows, a worker killed, down."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from confluent_kafka.admin import AdminClient
+
+from db.leases import read_workers
+from ops.stack import StackUrls
+from ops.stack.kafka_broker import LOG_NOTHING
+from ops.stack.ports import LOOPBACK, choose_ports
+from ops.trial.deployment import Deployment
+from ops.trial.local_run import LocalRun
+from ops.trial.storm import mixed_events
+from tasks.handlers import collect_handlers
+from tests.compose.project import (
+    COMPOSE_FILE,
+    ComposeProject,
+    Container,
+    NoEngine,
+    brought_down,
+    find_compose,
+)
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1_800)]
+
+PORT_NAMES = ("KAFKA_PORT", "POSTGRES_PORT", "REDIS_PORT", "FLOWER_PORT")
+PASSWORD = "for-this-test-alone"
+HANDLERS = "shop.handlers"
+SERVICES = set(yaml.safe_load(COMPOSE_FILE.read_text())["services"])
+
+HEALTHY_SECONDS = 180.0  # Kafka may recover its logs, all of ours import at once
+LOOK_SECONDS = 1.0  # between two looks at the containers: each starts a program
+SHARED_SECONDS = 30.0
+TAKEN_OVER_SECONDS = 10.0  # a session that ends says so; one whose machine is gone, after 5
+APPLIED_SECONDS = 120.0
+
+BATCH = 100  # events
+PAUSE_SECONDS = 0.1  # between two batches: at most 1,000 events a second
+FLOWING = 2_000  # events applied before something is done to the workers
+
+
+@pytest.fixture(scope="module")
+def project() -> ComposeProject:
+    """Not up yet: that is the test's."""
+    try:
+        compose = find_compose()
+    except NoEngine as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    ports = choose_ports(PORT_NAMES, {}, set())
+    environment = {name: str(port) for name, port in ports.items()} | {"POSTGRES_PASSWORD": PASSWORD}
+    return ComposeProject(compose, f"sluice-test-{os.getpid()}", environment)
+
+
+def test_it_scales_and_a_killed_worker_costs_nothing(project: ComposeProject, tmp_path: Path) -> None:
+    with brought_down(project), closing(deployment_of(project, tmp_path)) as deployment:
+        timed("up, with the image built", lambda: project.up("--build"))
+        timed("healthy after that", lambda: wait_healthy(project))
+        assert {one.service for one in project.containers()} == SERVICES
+
+        timed("up with 3 workers and 2 bridges", lambda: project.up(worker=3, bridge=2))
+        timed("healthy after that", lambda: wait_healthy(project))
+        assert (count_of(project, "worker"), count_of(project, "bridge")) == (3, 2)
+        timed("3 workers share the queues", lambda: wait_shared(deployment, workers=3))
+        timed("2 bridges share the partitions", lambda: wait_read(deployment, bridges=2))
+
+        with flowing_events(deployment):
+            timed("events are applied", lambda: wait_applied(deployment, FLOWING))
+            victim = worker_at_work(project, deployment)
+            begin = time.monotonic()
+            project.kill(victim)
+            say("killed", time.monotonic() - begin)
+            wait_shared(deployment, workers=2, timeout_seconds=TAKEN_OVER_SECONDS)
+            say("its queues are others', after the order to kill", time.monotonic() - begin)
+            more = sum(deployment.outcomes().values()) + FLOWING
+            timed("more events are applied", lambda: wait_applied(deployment, more))
+            timed("down to 1 worker and 1 bridge", lambda: project.up(worker=1, bridge=1))
+            timed("it has all queues", lambda: wait_shared(deployment, workers=1))
+            timed("it has all partitions", lambda: wait_read(deployment, bridges=1))
+        timed("every event has its outcome", lambda: settle(deployment))
+        complaints = deployment.complaints(deployment.tables())
+        assert not complaints, "\n".join(complaints[:20])
+        records = sum(deployment.outcomes().values())
+        print(f"{records} records, as the oracle says", flush=True)
+
+
+def timed(what: str, act: Callable[[], None]) -> None:
+    """Does it, and says how long it took."""
+    begin = time.monotonic()
+    act()
+    say(what, time.monotonic() - begin)
+
+
+def say(what: str, seconds: float) -> None:
+    """A line of the report."""
+    print(f"{seconds:6.1f} s  {what}", flush=True)
+
+
+def deployment_of(project: ComposeProject, folder: Path) -> Deployment:
+    """The same as seen from this machine, through the published ports."""
+    port = {name: f"{LOOPBACK}:{project.environment[name]}" for name in PORT_NAMES}
+    urls = StackUrls(
+        database_url=f"postgresql+psycopg2://sluice:{PASSWORD}@{port['POSTGRES_PORT']}/sluice",
+        redis_url=f"redis://{port['REDIS_PORT']}/0",
+        kafka_bootstrap_servers=port["KAFKA_PORT"],
+    )
+    return Deployment(urls, collect_handlers(HANDLERS), LocalRun(urls, folder, handlers=HANDLERS))
+
+
+def wait_healthy(project: ComposeProject) -> None:
+    """Until every container is healthy, and what was to run once has ended well. Says what it waits for."""
+    told = ""
+
+    def healthy() -> bool:
+        nonlocal told
+        states = {one.name: one.health for one in project.containers()}
+        waiting = {name: health for name, health in states.items() if health not in ("healthy", "done")}
+        if (text := ", ".join(f"{name} {health}" for name, health in waiting.items())) != told:
+            told = text
+            print(f"waiting for: {text or 'nothing more'}", flush=True)
+        assert "failed" not in waiting.values(), text
+        return not waiting
+
+    wait_until(healthy, timeout_seconds=HEALTHY_SECONDS, what="all is healthy", poll_seconds=LOOK_SECONDS)
+    ended = {one.service for one in project.containers() if one.health == "done"}
+    assert ended <= {"migrate"}
+
+
+def count_of(project: ComposeProject, service: str) -> int:
+    """How many containers the service has."""
+    return sum(one.service == service for one in project.containers())
+
+
+def wait_shared(deployment: Deployment, *, workers: int, timeout_seconds: float = SHARED_SECONDS) -> None:
+    """Until so many workers hold all queues, none of them more than its share."""
+
+    def shared() -> bool:
+        found = read_workers(deployment.session)
+        shares = Counter(found.holders().values())
+        is_fair = len(shares) == workers and max(shares.values()) - min(shares.values()) <= 1
+        return is_fair and shares.total() == len(found.leases)
+
+    wait_until(shared, timeout_seconds=timeout_seconds, what=f"{workers} workers share the queues")
+
+
+def wait_read(deployment: Deployment, *, bridges: int) -> None:
+    """Until so many members of the bridges' group have partitions."""
+    servers = deployment.urls.kafka_bootstrap_servers
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": LOG_NOTHING})
+    group = deployment.run.group
+
+    def read() -> bool:
+        members = admin.describe_consumer_groups([group])[group].result().members
+        return sum(bool(member.assignment.topic_partitions) for member in members) == bridges
+
+    wait_until(
+        read, timeout_seconds=SHARED_SECONDS, what=f"{bridges} bridges read", poll_seconds=LOOK_SECONDS
+    )
+
+
+def worker_at_work(project: ComposeProject, deployment: Deployment) -> Container:
+    """The container of a worker that is in the middle of a batch."""
+
+    def busy() -> list[str]:
+        workers = read_workers(deployment.session).workers
+        return [worker.node.partition("@")[2] for worker in workers if worker.busy_queue]
+
+    hostname = wait_until(busy, timeout_seconds=SHARED_SECONDS, what="a worker is at work")[0]
+    [found] = [one for one in project.containers() if one.hostname == hostname]
+    assert found.service == "worker"
+    return found
+
+
+@contextmanager
+def flowing_events(deployment: Deployment) -> Iterator[None]:
+    """Events of all kinds, for as long as the `with` block lasts. What went wrong in producing is raised."""
+    over = threading.Event()
+    errors: list[Exception] = []
+
+    def produce() -> None:
+        seed = 0
+        try:
+            while not over.wait(PAUSE_SECONDS):
+                seed += 1
+                deployment.produce(mixed_events(BATCH, seed=seed))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert not errors, errors
+
+
+def wait_applied(deployment: Deployment, count: int) -> None:
+    """Until so many records have their outcome."""
+    wait_until(
+        lambda: sum(deployment.outcomes().values()) >= count,
+        timeout_seconds=APPLIED_SECONDS,
+        what=f"{count} records have their outcome",
+    )
+
+
+def settle(deployment: Deployment) -> None:
+    """Until all records have their outcome, and all that came of them is sent."""
+    deployment.wait_settled(timeout_seconds=APPLIED_SECONDS)
+    deployment.wait_sent(timeout_seconds=APPLIED_SECONDS)
