@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench.floors import Floor
 from bench.ground import Ground
+from bench.latency import warm_servers
 from bench.parts import PARTS, Options
 from bench.report import floor_table
 from ops.stack import Stack, StackError
@@ -48,6 +49,8 @@ def main(
         console.print(f"  {line}", style="dim", highlight=False)
 
     with _ground(console) as ground:
+        say("warming the servers")
+        warm_servers(ground)
         for name in chosen:
             part = PARTS[name](ground, options, say)
             console.print(*part.tables)
