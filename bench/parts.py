@@ -16,7 +16,7 @@ from bench.latency import measure_latencies
 from bench.memory import measure_memory
 from bench.postgres_cost import measure_in_turns
 from bench.rebuilding import measure_rebuild
-from bench.relaying import measure_rates, measure_visible
+from bench.relaying import measure_rates, measure_visible, middle_of_rounds
 from tasks.settings import Settings
 
 BRIDGE_BUDGET_MIB = int(Settings.model_fields["bridge_memory_mib"].default)
@@ -96,8 +96,9 @@ def relay(ground: Ground, options: Options, say: Say) -> Part:
 
 def visible(ground: Ground, options: Options, _say: Say) -> Part:
     """Until the record is in Kafka."""
-    found = list(measure_visible(ground, seconds=options.seconds, seed=options.seed))
-    return Part([report.visible_table(found)], list(floors.visible_floors(found)), {"visible": found})
+    found = list(measure_visible(ground, seconds=options.seconds, rounds=options.rounds, seed=options.seed))
+    middle = middle_of_rounds(found)
+    return Part([report.visible_table(middle)], list(floors.visible_floors(middle)), {"visible": found})
 
 
 def rebuild(ground: Ground, options: Options, say: Say) -> Part:

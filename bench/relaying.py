@@ -1,8 +1,9 @@
 """What leaves: how long until an event is in Kafka, and how much one relay sends at what cost."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from statistics import median
 
 from kafka import KafkaProducer
 
@@ -39,7 +40,7 @@ FROM generate_series(1, {RELAYED_ROWS}) AS n
 
 @dataclass(frozen=True)
 class VisibleLatency:
-    """One contender at one rate, in milliseconds."""
+    """One contender at one rate in one round, in milliseconds."""
 
     contender: str
     rate: int
@@ -62,11 +63,32 @@ class RelayRate:
     cpu_us: float
 
 
-def measure_visible(ground: Ground, *, seconds: int, seed: int) -> Iterator[VisibleLatency]:
-    """Sluice with its relay at every rate, for so long after the warm-up."""
+def middle_of_rounds(latencies: Iterable[VisibleLatency]) -> list[VisibleLatency]:
+    """Per contender and rate the median of each figure: one stall of the machine is a percent of a round."""
+    rounds: dict[tuple[str, int], list[VisibleLatency]] = {}
+    for one in latencies:
+        rounds.setdefault((one.contender, one.rate), []).append(one)
+    return [
+        VisibleLatency(
+            contender,
+            rate,
+            sum(one.events for one in found),
+            *(
+                median(getattr(one, figure) for one in found)
+                for figure in ("commit_p50_ms", "commit_p99_ms", "event_p50_ms", "event_p99_ms")
+            ),
+        )
+        for (contender, rate), found in rounds.items()
+    ]
+
+
+def measure_visible(ground: Ground, *, seconds: int, rounds: int, seed: int) -> Iterator[VisibleLatency]:
+    """Sluice with its relay at every rate, for so long after the warm-up; each round begins with another."""
+    contenders = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED)
     for rate in RATES:
-        for contender in (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED):
-            yield _measure_visible(ground, contender, rate, seconds, seed)
+        for turn in range(rounds):
+            for contender in contenders if turn % 2 else contenders[::-1]:
+                yield _measure_visible(ground, contender, rate, seconds, seed)
 
 
 def _measure_visible(

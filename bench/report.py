@@ -113,7 +113,7 @@ def memory_table(memory: Memory) -> Table:
 def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
     """To the record in Kafka, in milliseconds."""
     table = _table(
-        "Until the record is in Kafka, open loop, ms", "who", "events/s", "events",
+        "Until the record is in Kafka, open loop, ms, the median of the rounds", "who", "events/s", "events",
         "commit p50", "commit p99", "event p50", "event p99",
     )  # fmt: skip
     for one in latencies:

@@ -40,11 +40,11 @@ class View(NamedTuple):
     queues: frozenset[str]
 
 
-def is_responsive(*, now: float, ticked_at: float, busy_since: float | None) -> bool:
-    """Whether the loop can be trusted with queues."""
+def is_responsive(*, now: float, seen_at: float, busy_since: float | None) -> bool:
+    """Whether the loop can be trusted with queues. `seen_at`: when it last ticked, or ended a batch."""
     if busy_since is not None:
         return now - busy_since < STUCK_SECONDS
-    return now - ticked_at < SILENT_SECONDS
+    return now - seen_at < SILENT_SECONDS
 
 
 @dataclass
@@ -112,8 +112,10 @@ class LeaseKeeper:
         now = self.clock()
         if not self._backoff.allows(now):
             return
-        busy = self.activity.busy
-        if not is_responsive(now=now, ticked_at=self._ticked_at, busy_since=busy and busy[1]):
+        # Busy first: a batch that ends in between was seen, one way or the other.
+        busy, last = self.activity.busy, self.activity.last
+        seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
+        if not is_responsive(now=now, seen_at=seen_at, busy_since=busy and busy[1]):
             if self._joined:
                 log.warning("the loop stands still, or has no broker: queues are left to others")
                 self._leave()

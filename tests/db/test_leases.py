@@ -151,6 +151,16 @@ def test_a_worker_whose_loop_stands_still_leaves_its_queues_to_others(workers: W
     assert shares(workers) == [4, 4]
 
 
+def test_a_worker_whose_long_batch_has_just_ended_keeps_its_queues(workers: Workers) -> None:
+    first = workers.join()
+    workers.turns()
+    with first.keeper.activity.batch("thing.0", 200):
+        first.clock.now += 10 * SILENT_SECONDS
+        first.keeper.run_once()
+    first.keeper.run_once()
+    assert first.keeper.wanted.queues == QUEUES, "its loop had no time to come by"
+
+
 @pytest.mark.parametrize(
     ("silent_seconds", "busy_seconds", "responsive"),
     [
@@ -165,7 +175,7 @@ def test_a_loop_in_a_batch_is_trusted_for_longer(
     silent_seconds: float, busy_seconds: float | None, responsive: bool
 ) -> None:
     busy_since = None if busy_seconds is None else 100 - busy_seconds
-    assert is_responsive(now=100, ticked_at=100 - silent_seconds, busy_since=busy_since) is responsive
+    assert is_responsive(now=100, seen_at=100 - silent_seconds, busy_since=busy_since) is responsive
 
 
 def test_queues_of_a_larger_number_of_shards_are_taken_too_and_retired_ones_shared_apart(

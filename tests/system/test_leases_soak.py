@@ -15,7 +15,7 @@ from ops.trial.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.handovers import Span, handovers, overlap_seconds, read_spans
 from tests.system.load import assert_as_the_oracle_says
-from tests.system.test_leases import APP, things
+from tests.system.test_leases import APP, start_workers, things, wait_held
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
@@ -94,6 +94,26 @@ def changes(rng: random.Random) -> Iterator[str]:
         left[chosen] -= 1
         count += 1 if chosen == "join" else -1
         yield chosen
+
+
+def test_how_soon_eight_queues_are_shared(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(APP)
+    *_, last = start_workers(deployment, 4)
+    started = time.monotonic()
+    deployment.wait_until(lambda: "ready." in last.log.read_text(), timeout_seconds=60, what="the last is up")
+    ready = time.monotonic()
+    wait_held(deployment, 2, 2, 2, 2)
+    shared = time.monotonic()
+    assert last.stop() == 0
+    wait_held(deployment, 2, 3, 3)
+    stopped = time.monotonic()
+    deployment.run.processes[0].kill()
+    wait_held(deployment, 4, 4)
+    killed = time.monotonic()
+    print(
+        f"last of four: up after {ready - started:.1f} s, all shared {shared - ready:.1f} s later; told to"
+        f" stop: its queues held by others after {stopped - shared:.1f} s; kill -9: {killed - stopped:.1f} s"
+    )
 
 
 def test_workers_are_killed_and_join_under_load(make_deployment: MakeDeployment) -> None:
