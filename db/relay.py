@@ -118,7 +118,7 @@ def read_page(
         text_array(without_topics),
         limit,
     )
-    return [WaitingRow(*row) for row in rows]
+    return list(map(WaitingRow._make, rows))
 
 
 # With the bounds: planned while the table was empty, the ids alone are looked for among all rows that the

@@ -6,7 +6,7 @@ import msgspec
 
 from db.relay import WaitingRow
 
-_SAME_IN_ALL = (("ce_specversion", b"1.0"), ("content-type", b"application/json"))
+_SAME_IN_ALL = (("ce_specversion", "1.0"), ("content-type", "application/json"))
 _SET_HERE = frozenset(
     {"ce_specversion", "content-type", "ce_id", "ce_type", "ce_source", "ce_subject", "ce_version"}
 )
@@ -14,7 +14,7 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class OutgoingRecord(NamedTuple):
-    """What is produced. The same row gives the same record, byte for byte."""
+    """What is produced. The same row gives the same record, byte for byte; texts are sent as UTF-8."""
 
     topic: str
     key: bytes | None
@@ -31,16 +31,16 @@ def outgoing_record(row: WaitingRow, source: bytes) -> OutgoingRecord:
     key = None if row.key is None else row.key.encode()
     headers: list[tuple[str, str | bytes | None]] = [
         *_SAME_IN_ALL,
-        ("ce_id", row.event_id.encode()),
-        ("ce_type", row.type.encode()),
+        ("ce_id", row.event_id),
+        ("ce_type", row.type),
         ("ce_source", source),
     ]
     if key is not None:
         headers.append(("ce_subject", key))
     if row.version is not None:
-        headers.append(("ce_version", row.version.encode()))
+        headers.append(("ce_version", row.version))
     if row.headers != "{}":
         for name, value in _read_headers(row.headers).items():
             if name not in _SET_HERE:
-                headers.append((name, value.encode()))
+                headers.append((name, value))
     return OutgoingRecord(row.topic, key, bytes(row.payload), headers)

@@ -79,7 +79,9 @@ class ConfluentProducer:
                 record.topic,
                 record.value,
                 record.key,
-                on_delivery=lambda error, _: delivered(*self._judge(error)),
+                on_delivery=lambda error, _: (
+                    delivered(Delivery.ACKNOWLEDGED, "") if error is None else delivered(*self._judge(error))
+                ),
                 headers=record.headers,
             )
         except (KafkaException, BufferError) as problem:

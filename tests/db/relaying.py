@@ -64,8 +64,8 @@ class Broker:
 
 def number_of(record: OutgoingRecord) -> int:
     value = dict(record.headers)["ce_id"]
-    assert isinstance(value, bytes)
-    return UUID(value.decode()).int
+    assert isinstance(value, str)
+    return UUID(value).int
 
 
 class Bench:

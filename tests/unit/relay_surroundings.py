@@ -141,5 +141,5 @@ def place_of(row: WaitingRow) -> Place:
 def event_id(record: OutgoingRecord) -> UUID:
     """The id of a record's event."""
     value = dict(record.headers)["ce_id"]
-    assert isinstance(value, bytes)
-    return UUID(value.decode())
+    assert isinstance(value, str)
+    return UUID(value)
