@@ -185,7 +185,7 @@ RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_VISITS}
         (["effects"], False, set()),
         (["rebuild"], False, set()),
     ],
-    ids=str,
+    ids=["named", "shared", "relay", "relay and named", "effects", "rebuild"],
 )
 def test_a_worker_shows_what_its_queues_bring(
     queues: list[str], shares: bool, wanted: set[metrics.Metric]
