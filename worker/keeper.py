@@ -26,6 +26,7 @@ from worker.sharing import decide_moves
 log = structlog.get_logger("sluice.leases")
 
 TURN_SECONDS = 0.5  # how soon a worker that came or went is noticed, against a statement of Postgres
+SHORT_SECONDS = 0.1  # the same for one that waits for what others are giving back
 TELL_SECONDS = 1.0  # how old what `sluice workers` shows may be, against a row version per telling
 # A loop that neither works nor ticks has no broker, or stands still; then its queues are better with others.
 SILENT_SECONDS = 3.0
@@ -64,6 +65,7 @@ class LeaseKeeper:
         self._taken_at: dict[str, float] = {}
         self._unwanted_at: dict[str, int] = {}
         self._joined = False
+        self._is_short = False
         self._ticked_at = float("-inf")
         self._told: Told | None = None
         self._told_at = float("-inf")
@@ -102,7 +104,7 @@ class LeaseKeeper:
         try:
             while not self._stopping:
                 self.run_once()
-                self._wake.wait(TURN_SECONDS)
+                self._wake.wait(SHORT_SECONDS if self._is_short else TURN_SECONDS)
                 self._wake.clear()
         finally:
             self._leave()
@@ -138,6 +140,7 @@ class LeaseKeeper:
             self._joined = True
         self._give_back()
         moves = decide_moves(read_standing(self.session), self.wanted.queues, self._shuffled)
+        self._is_short = moves.is_short
         taken: list[str] = []
         for queues, count in moves.tries:
             left = count
@@ -162,7 +165,7 @@ class LeaseKeeper:
 
     def _leave(self) -> None:
         self.session.close()
-        self._joined = False
+        self._joined = self._is_short = False
         self._taken_at.clear()
         self._unwanted_at.clear()
         self._told = None

@@ -45,6 +45,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """After every connect: what is held is consumed again, once the keeper says that it is still held."""
         if self._keeper is None:
             self._keeper = self._make_keeper(consumer)
+            self._keeper.note_tick(self._keeper.wanted)  # else it would not trust this loop yet
             self._keeper.start()
             keeper = self._keeper
             consumer.app.sluice_metrics.watch_leases(lambda: len(keeper.wanted.queues))

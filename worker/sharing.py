@@ -17,6 +17,8 @@ class Moves(NamedTuple):
 
     give: tuple[str, ...]
     tries: tuple[tuple[tuple[str, ...], int], ...]
+    is_short: bool
+    """Whether it has less than its share: others have more, and will give it back in a moment."""
 
 
 def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
@@ -36,6 +38,7 @@ def decide_moves(
     """
     give: list[str] = []
     tries = []
+    is_short = False
     for retired in (False, True):
         leases = [lease for lease in standing.leases if lease.retired is retired]
         held = Counter(dict.fromkeys(standing.members, 0))
@@ -45,9 +48,11 @@ def decide_moves(
         share = fair_share(held, standing.me, len(leases))
         if len(mine) > share:
             give += _spread(shuffled(mine))[share:]
-        elif free and len(mine) < share:
-            tries.append((tuple(_spread(shuffled(free), mine)), share - len(mine)))
-    return Moves(tuple(give), tuple(tries))
+        elif len(mine) < share:
+            is_short = True
+            if free:
+                tries.append((tuple(_spread(shuffled(free), mine)), share - len(mine)))
+    return Moves(tuple(give), tuple(tries), is_short)
 
 
 def _spread(queues: Iterable[str], held: Iterable[str] = ()) -> list[str]:
