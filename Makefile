@@ -47,7 +47,7 @@ check: install ## format, lint, types, layers and unit tests: under a minute
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(wildcard $(CODE))
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q tests/unit $(SIDE_BY_SIDE)
 
 test: install broker-tools ## all tests but soak and compose-test, on real services that it starts and stops
 	$(BIN)/python -m pytest -q -m "not soak and not compose" $(SIDE_BY_SIDE)
