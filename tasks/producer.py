@@ -99,9 +99,7 @@ class ConfluentProducer:
         if client is not None:
             client.purge()
 
-    def _judge(self, error: KafkaError | None) -> tuple[Delivery, str]:
-        if error is None:
-            return Delivery.ACKNOWLEDGED, ""
+    def _judge(self, error: KafkaError) -> tuple[Delivery, str]:
         if error.fatal() or error.code() == KafkaError._FATAL:
             # This client takes nothing any more; with idempotence a broker that lost state is enough.
             self._is_broken = True

@@ -3,10 +3,8 @@
 import os
 import random
 import statistics
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -14,7 +12,7 @@ from ops.trial.deployment import Deployment
 from ops.trial.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.handovers import Span, handovers, overlap_seconds, read_spans
-from tests.system.load import assert_as_the_oracle_says
+from tests.system.load import SteadyLoad, assert_as_the_oracle_says
 from tests.system.test_leases import APP, start_workers, things, wait_held
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
@@ -22,32 +20,6 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 LEAST, MOST = 3, 6
 KILLS, STOPS = 12, 6
 RATE = 500  # events a second, all the while
-
-
-class Load:
-    """Events at a steady rate, for as long as the `with` block lasts."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._send)
-        self.sent = 0
-
-    def __enter__(self) -> "Load":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _send(self) -> None:
-        mine = replace(self._deployment)  # connections of its own
-        began = time.monotonic()
-        while not self._over.wait(0.1):
-            due = int((time.monotonic() - began) * RATE) - self.sent
-            self.sent += mine.produce(things(due, first=self.sent))
-        mine.close()
 
 
 class Crew:
@@ -129,7 +101,7 @@ def test_workers_are_killed_and_join_under_load(make_deployment: MakeDeployment)
         crew.join()
     planned = list(changes(rng))
     began = time.monotonic()
-    with Load(deployment) as load:
+    with SteadyLoad(deployment, lambda count, first: things(count, first=first), rate=RATE) as load:
         for number, change in enumerate(planned, start=1):
             due = began + 60 * minutes * number / (len(planned) + 1)
             deployment.wait_until(

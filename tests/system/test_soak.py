@@ -2,10 +2,8 @@
 
 import os
 import random
-import threading
 import time
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
@@ -16,7 +14,7 @@ from ops.trial.storm import Storm, mixed_events
 from shop.generate import generate
 from tests.system import rebuilding
 from tests.system.conftest import MakeDeployment
-from tests.system.load import assert_as_the_oracle_says
+from tests.system.load import SteadyLoad, assert_as_the_oracle_says
 from tests.system.test_kills import play_bridges_in_turns
 from tests.waiting import wait_until
 
@@ -95,8 +93,9 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
     for number in (1, 2):
         deployment.run.start_rebuilds(name=f"rebuild-{number}")
     why = ("--reason", "the tax was wrong")
-    with rebuilding.readers(deployment, 200) as looking, LivePayments(deployment, count) as live:
-        live.wait_more()
+    live = LivePayments(deployment, count)
+    with rebuilding.readers(deployment, 200) as looking, live:
+        live.wait_more(5)
         began = time.monotonic()
         rebuilding.sluice(deployment, "start", rebuilding.PROJECTION, *why, "--no-wait")
         rebuilding.wait_ready(deployment, 2, timeout_seconds=1_200)
@@ -106,10 +105,10 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
         assert report["rows"]["only_live"] == report["rows"]["only_new"] == 0, report["rows"]
         rebuilding.sluice(deployment, "approve", rebuilding.PROJECTION, *why, "--yes")
         rebuilding.sluice(deployment, "swap", rebuilding.PROJECTION, *why, "--yes")
-        live.wait_more()
+        live.wait_more(5)
         wait_until(lambda: looking.seen[-1] == "right", timeout_seconds=60, what="the new lines are read")
         rebuilding.sluice(deployment, "swap", rebuilding.PROJECTION, "--back", *why, "--yes")
-        live.wait_more()
+        live.wait_more(5)
         wait_until(lambda: looking.seen[-1] == "wrong", timeout_seconds=60, what="the old lines are read")
     deployment.wait_settled(timeout_seconds=300)
     print(
@@ -125,35 +124,17 @@ def test_a_projection_is_rebuilt_under_load(make_deployment: MakeDeployment) -> 
     }
 
 
-class LivePayments:
-    """A thousand payments a second, for as long as the `with` block lasts; how far behind live ever was."""
+class LivePayments(SteadyLoad):
+    """A thousand payments a second; how far behind live ever was."""
 
     def __init__(self, deployment: Deployment, first: int) -> None:
-        self._deployment, self._first = deployment, first
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._send)
-        self.sent = self.most_behind = 0
+        super().__init__(
+            deployment, lambda count, sent: rebuilding.payments(first + sent, count), rate=LIVE_RATE
+        )
+        self._first = first
+        self.most_behind = 0
 
-    def __enter__(self) -> "LivePayments":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def wait_more(self) -> None:
-        """Some seconds' payments more are sent."""
-        wanted = self.sent + 5 * LIVE_RATE
-        wait_until(lambda: self.sent >= wanted, timeout_seconds=120, what=f"{wanted} payments are sent")
-
-    def _send(self) -> None:
-        # Connections of its own: those of the deployment are the test's.
-        mine = replace(self._deployment)
-        began = time.monotonic()
-        while not self._over.wait(0.1):
-            due = int((time.monotonic() - began) * LIVE_RATE) - self.sent
-            self.sent += mine.produce(rebuilding.payments(self._first + self.sent, due))
-            behind = self._first + self.sent - sum(mine.outcomes("payments").values())
-            self.most_behind = max(self.most_behind, behind)
-        mine.close()
+    def look(self, deployment: Deployment) -> None:
+        """How many live events are not applied."""
+        behind = self._first + self.sent - sum(deployment.outcomes("payments").values())
+        self.most_behind = max(self.most_behind, behind)
