@@ -6,7 +6,6 @@ import msgspec
 
 from db.relay import WaitingRow
 
-_SAME_IN_ALL = (("ce_specversion", "1.0"), ("content-type", "application/json"))
 _SET_HERE = frozenset(
     {"ce_specversion", "content-type", "ce_id", "ce_type", "ce_source", "ce_subject", "ce_version"}
 )
@@ -17,30 +16,31 @@ class OutgoingRecord(NamedTuple):
     """What is produced. The same row gives the same record, byte for byte; texts are sent as UTF-8."""
 
     topic: str
-    key: bytes | None
+    key: str | None
     value: bytes
-    headers: list[tuple[str, str | bytes | None]]
+    headers: dict[str, str | bytes | None]
 
 
-def outgoing_record(row: WaitingRow, source: bytes) -> OutgoingRecord:
+def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
     """The record of a row; `source` is the CloudEvents source of all that this installation emits.
 
     What the user wrote as `headers` comes along, but cannot pose as an attribute set here. `ce_time` and the
     trace context are among them: the fold took them from the event's cause.
     """
-    key = None if row.key is None else row.key.encode()
-    headers: list[tuple[str, str | bytes | None]] = [
-        *_SAME_IN_ALL,
-        ("ce_id", row.event_id),
-        ("ce_type", row.type),
-        ("ce_source", source),
-    ]
+    _, _, event_id, topic, key, type_, version, written, payload = row
+    headers: dict[str, str | bytes | None] = {
+        "ce_specversion": "1.0",
+        "content-type": "application/json",
+        "ce_id": event_id,
+        "ce_type": type_,
+        "ce_source": source,
+    }
     if key is not None:
-        headers.append(("ce_subject", key))
-    if row.version is not None:
-        headers.append(("ce_version", row.version))
-    if row.headers != "{}":
-        for name, value in _read_headers(row.headers).items():
+        headers["ce_subject"] = key
+    if version is not None:
+        headers["ce_version"] = version
+    if written != "{}":
+        for name, value in _read_headers(written).items():
             if name not in _SET_HERE:
-                headers.append((name, value))
-    return OutgoingRecord(row.topic, key, bytes(row.payload), headers)
+                headers[name] = value
+    return OutgoingRecord(topic, key, bytes(payload), headers)

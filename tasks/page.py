@@ -4,9 +4,10 @@ A producer may fail at one record and succeed at the next. If both were of one k
 there without the earlier one. So the second is handed over when the first is acknowledged, and not before.
 """
 
-from collections import deque
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable
 from enum import Enum
+from typing import TypeAlias
 
 from db.relay import WaitingRow
 
@@ -19,6 +20,10 @@ class Delivery(Enum):
     AWAY = "away"  # nobody knows; it stays and is sent again, with the same id
 
 
+Answer: TypeAlias = tuple[WaitingRow, Delivery, str]
+"""What became of a row's record, and the error if it was not acknowledged."""
+
+
 class Page:
     """The rows of one run. Hand over `heads`, and after each delivery what `settle` returns."""
 
@@ -29,26 +34,25 @@ class Page:
         """Topic → why something of it did not arrive."""
         self.heads: list[WaitingRow] = []
         """The first row of each (topic, key), and all rows without a key."""
-        self._behind: dict[tuple[str, str], deque[WaitingRow]] = {}
+        self._behind: defaultdict[tuple[str, str], deque[WaitingRow]] = defaultdict(deque)
+        begun: set[tuple[str, str]] = set()
         for row in rows:
             if row.key is None:
                 # No key, no order.
                 self.heads.append(row)
                 continue
             place = (row.topic, row.key)
-            behind = self._behind.get(place)
-            if behind is None:
-                self._behind[place] = deque()
-                self.heads.append(row)
+            if place in begun:
+                self._behind[place].append(row)
             else:
-                behind.append(row)
+                begun.add(place)
+                self.heads.append(row)
 
     def settle(self, row: WaitingRow, delivery: Delivery, error: str = "") -> WaitingRow | None:
         """Notes what became of a row; the row to hand over now, if there is one."""
         if delivery is Delivery.ACKNOWLEDGED:
             self.acknowledged.append(row)
-            behind = self._behind.get((row.topic, row.key)) if row.key is not None else None
-            if behind:
+            if row.key is not None and (behind := self._behind.get((row.topic, row.key))):
                 return behind.popleft()
         elif delivery is Delivery.REFUSED:
             self.refused.append((row, error))
@@ -62,16 +66,23 @@ class Page:
         return suspects
 
 
+def ids_by_queue(rows: Iterable[WaitingRow]) -> dict[str, list[int]]:
+    """Queue → ids of its rows, in the order they come in."""
+    ids: defaultdict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        ids[row.queue].append(row.id)
+    return ids
+
+
 def sent_through(
-    before: int, rows: Iterable[WaitingRow], acknowledged: Iterable[WaitingRow], lowest_refused: int | None
+    before: int, ids: Collection[int], acknowledged: Iterable[int], lowest_refused: int | None
 ) -> int:
     """The highest id of a queue at or below which nothing is left, after a page of its oldest rows.
 
-    `rows` are all rows of the page of that queue; `lowest_refused` is the lowest id refused there, which no
-    page shows. It may lie far above a page that was cut short: what is between them was not seen.
+    `ids` are all of the page of that queue; `lowest_refused` is the lowest id refused there, which no page
+    shows. It may lie far above a page that was cut short: what is between them was not seen.
     """
-    ids = {row.id for row in rows}
-    left = ids - {row.id for row in acknowledged}
+    left = set(ids).difference(acknowledged)
     if lowest_refused is not None:
         left.add(lowest_refused)
     return max(before, min([max(ids, default=before), *(number - 1 for number in left)]))

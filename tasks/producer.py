@@ -3,16 +3,15 @@
 `send()` of kafka-python costs 33 µs a record, of confluent-kafka 5: at thousands a second that decides.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Producer as Client
 
+from db.relay import WaitingRow
 from tasks.outgoing import OutgoingRecord
-from tasks.page import Delivery
-
-Delivered: TypeAlias = Callable[[Delivery, str], None]
+from tasks.page import Answer, Delivery
 
 # Above this nothing is tried any more: whoever waits for the answer holds locks meanwhile.
 DELIVERY_TIMEOUT_SECONDS = 2.5  # the client looks once a second: up to 3.5
@@ -33,14 +32,14 @@ _REFUSED = frozenset(
 class Producer(Protocol):
     """Hands records to Kafka. One thread uses it."""
 
-    def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
-        """`delivered` is called exactly once, within DELIVERY_TIMEOUT_SECONDS, by `poll` or by this."""
+    def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
+        """Hands over the record of a row. `poll` answers it exactly once, within DELIVERY_TIMEOUT_SECONDS."""
 
-    def poll(self, timeout_seconds: float) -> None:
-        """Calls what is to be called; returns after the first that was, or when the time is over."""
+    def poll(self, timeout_seconds: float) -> list[Answer]:
+        """The answers there are; waits for the first for so long."""
 
     def close(self) -> None:
-        """Gives up what is in flight; it may arrive all the same. May run twice."""
+        """Gives up what is in flight: it may arrive all the same, and is not answered. May run twice."""
 
 
 class ConfluentProducer:
@@ -66,12 +65,13 @@ class ConfluentProducer:
         }
         self._client: Client | None = None
         self._is_broken = False
+        self._answers: list[Answer] = []
 
-    def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
+    def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
         """See Producer."""
         if self._is_broken and self._client is not None and not len(self._client):
             # Not before its last answer is fetched: somebody waits for that.
-            self.close()
+            self._client, self._is_broken = None, False
         if self._client is None:
             self._client = Client(self._settings)
         try:
@@ -79,25 +79,37 @@ class ConfluentProducer:
                 record.topic,
                 record.value,
                 record.key,
-                on_delivery=lambda error, _: (
-                    delivered(Delivery.ACKNOWLEDGED, "") if error is None else delivered(*self._judge(error))
-                ),
+                on_delivery=partial(self._note, self._answers, row),
                 headers=record.headers,
             )
-        except (KafkaException, BufferError) as problem:
-            error = problem.args[0] if isinstance(problem, KafkaException) else None
-            delivered(*self._judge(error) if error else (Delivery.AWAY, str(problem)))
+        except BufferError as full:
+            self._answers.append((row, Delivery.AWAY, str(full)))
+        except KafkaException as problem:
+            self._note(self._answers, row, problem.args[0])
 
-    def poll(self, timeout_seconds: float) -> None:
+    def poll(self, timeout_seconds: float) -> list[Answer]:
         """See Producer."""
         if self._client is not None:
-            self._client.poll(timeout_seconds)
+            # A record that was not even taken is answered already.
+            self._client.poll(0 if self._answers else timeout_seconds)
+        answers = self._answers.copy()
+        self._answers.clear()
+        return answers
 
     def close(self) -> None:
         """See Producer."""
         client, self._client, self._is_broken = self._client, None, False
+        self._answers = []  # a new one: what the old client still says is nobody's any more
         if client is not None:
             client.purge()
+
+    def _note(
+        self, answers: list[Answer], row: WaitingRow, error: KafkaError | None, _message: object = None
+    ) -> None:
+        if error is None:
+            answers.append((row, Delivery.ACKNOWLEDGED, ""))
+        else:
+            answers.append((row, *self._judge(error)))
 
     def _judge(self, error: KafkaError) -> tuple[Delivery, str]:
         if error.fatal() or error.code() == KafkaError._FATAL:

@@ -7,9 +7,8 @@ transaction.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
@@ -19,7 +18,7 @@ from db.session import Session
 from tasks.backoff import Backoff
 from tasks.faults import faults
 from tasks.outgoing import outgoing_record
-from tasks.page import Delivery, Page, sent_through
+from tasks.page import Page, ids_by_queue, sent_through
 from tasks.producer import Producer
 
 log = structlog.get_logger("sluice.relay")
@@ -58,7 +57,7 @@ class Relay:
     ) -> None:
         self._session = session
         self._producer = producer
-        self._source = source.encode()
+        self._source = source
         self._clock = clock
         self._sent_through: dict[str, int] = {}
         self._hints_of: object = None
@@ -86,9 +85,17 @@ class Relay:
             page = Page(rows)
             self._flush(page)
             faults.reach("relay.acknowledged")
-            self._delete(page)
+            acknowledged = ids_by_queue(page.acknowledged)
+            self._delete(acknowledged)
+            self._list_refused(page)
             # Rows of topics that are away are in no page: where they begin is not known.
-            found = {} if away else self._find_sent_through(locked, page, rows)
+            read = {} if away else ids_by_queue(rows)
+            found = {
+                queue: sent_through(
+                    self._sent_through[queue], ids, acknowledged.get(queue, ()), locked[queue]
+                )
+                for queue, ids in read.items()
+            }
             self._save_hints(found)
         faults.reach("relay.deleted")
         self._sent_through.update(found)
@@ -101,22 +108,21 @@ class Relay:
         began = self._clock()
         in_flight = 0
 
-        def settle(row: WaitingRow, delivery: Delivery, error: str) -> None:
-            nonlocal in_flight
-            in_flight -= 1
-            following = page.settle(row, delivery, error)
-            if following is not None and self._clock() - began < HAND_SECONDS:
-                hand(following)
-
         def hand(row: WaitingRow) -> None:
             nonlocal in_flight
             in_flight += 1
-            self._producer.send(outgoing_record(row, self._source), partial(settle, row))
+            self._producer.send(row, outgoing_record(row, self._source))
             faults.reach("relay.handed")
 
         def wait() -> None:
+            nonlocal in_flight
             while in_flight and self._clock() - began < FLUSH_SECONDS:
-                self._producer.poll(POLL_SECONDS)
+                answers = self._producer.poll(POLL_SECONDS)
+                in_flight -= len(answers)
+                for answer in answers:
+                    following = page.settle(*answer)
+                    if following is not None and self._clock() - began < HAND_SECONDS:
+                        hand(following)
 
         try:
             for row in page.heads:
@@ -133,12 +139,11 @@ class Relay:
                 self._producer.close()
                 log.warning("producer replaced: records without an answer", records=in_flight)
 
-    def _delete(self, page: Page) -> None:
-        by_queue: defaultdict[str, list[int]] = defaultdict(list)
-        for row in page.acknowledged:
-            by_queue[row.queue].append(row.id)
-        for queue, ids in sorted(by_queue.items()):
+    def _delete(self, acknowledged: Mapping[str, Sequence[int]]) -> None:
+        for queue, ids in sorted(acknowledged.items()):
             outbox.delete_sent(self._session, queue, ids)
+
+    def _list_refused(self, page: Page) -> None:
         outbox.insert_refusals(self._session, page.refused)
         for row, error in page.refused:
             log.error(
@@ -149,20 +154,6 @@ class Relay:
                 key=row.key,
                 error=error,
             )
-
-    def _find_sent_through(
-        self, locked: dict[str, int | None], page: Page, rows: Iterable[WaitingRow]
-    ) -> dict[str, int]:
-        of_queue: defaultdict[str, list[WaitingRow]] = defaultdict(list)
-        for row in rows:
-            of_queue[row.queue].append(row)
-        acknowledged: defaultdict[str, list[WaitingRow]] = defaultdict(list)
-        for row in page.acknowledged:
-            acknowledged[row.queue].append(row)
-        return {
-            queue: sent_through(self._sent_through[queue], of, acknowledged[queue], locked[queue])
-            for queue, of in of_queue.items()
-        }
 
     def _refresh_hints(self) -> None:
         """Hints are facts about one server: after a reconnect it may be another one, with an older state."""
@@ -187,6 +178,8 @@ class Relay:
         for topic, error in page.away.items():
             if self._topics[topic].note_failure(now):
                 log.warning("topic does not take records: they wait", topic=topic, error=error)
+        if not self._topics:
+            return
         for topic in {row.topic for row in page.acknowledged} - page.away.keys():
             if topic in self._topics and self._topics[topic].note_success():
                 log.info("topic takes records again", topic=topic)

@@ -7,11 +7,12 @@ from uuid import UUID
 import pytest
 import structlog
 
+from db.relay import WaitingRow
 from db.session import QUEUE_PLANS, Session
+from tasks import page
 from tasks.faults import faults
 from tasks.outgoing import OutgoingRecord
 from tasks.page import Delivery
-from tasks.producer import Delivered
 from tasks.relay import Relay, Relayed
 from tests.db.recording import RecordingSession
 
@@ -31,26 +32,27 @@ class Broker:
         self.answer: Callable[[int, str, bool], Answer] = lambda number, topic, alone: ACKNOWLEDGED
         self.meanwhile: Callable[[], object] = lambda: None
         self.closed = 0
-        self._in_flight: list[tuple[OutgoingRecord, Delivered]] = []
+        self._in_flight: list[tuple[WaitingRow, OutgoingRecord]] = []
 
-    def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
-        self._in_flight.append((record, delivered))
+    def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
+        self._in_flight.append((row, record))
 
-    def poll(self, timeout_seconds: float) -> None:
+    def poll(self, timeout_seconds: float) -> list[page.Answer]:
         self.meanwhile()
         alone = len(self._in_flight) == 1
         in_flight, self._in_flight = self._in_flight, []
-        for record, delivered in in_flight:
+        answers: list[page.Answer] = []
+        for row, record in in_flight:
             answer = self.answer(number_of(record), record.topic, alone)
             if answer is None:
-                self._in_flight.append((record, delivered))
+                self._in_flight.append((row, record))
                 continue
             if answer is ACKNOWLEDGED:
-                key = None if record.key is None else record.key.decode()
-                self.log.append((record.topic, key, number_of(record)))
-            delivered(*answer)
+                self.log.append((record.topic, record.key, number_of(record)))
+            answers.append((row, *answer))
         if self._in_flight:
             self.now += timeout_seconds
+        return answers
 
     def close(self) -> None:
         self.closed += 1
@@ -63,9 +65,7 @@ class Broker:
 
 
 def number_of(record: OutgoingRecord) -> int:
-    value = dict(record.headers)["ce_id"]
-    assert isinstance(value, str)
-    return UUID(value).int
+    return UUID(str(record.headers["ce_id"])).int
 
 
 class Bench:

@@ -8,10 +8,10 @@ from statistics import median
 import pytest
 
 from bench.cpu import read_times
+from db.relay import WaitingRow
 from db.session import QUEUE_PLANS, Session
 from tasks.outgoing import OutgoingRecord
-from tasks.page import Delivery
-from tasks.producer import Delivered
+from tasks.page import Answer, Delivery
 from tasks.relay import Relay
 from tests.waiting import wait_until
 
@@ -30,11 +30,15 @@ FROM generate_series(1, {ROWS_PER_SECOND}) AS n
 class EverythingArrives:
     """A producer to a broker that acknowledges at once."""
 
-    def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
-        delivered(Delivery.ACKNOWLEDGED, "")
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
 
-    def poll(self, timeout_seconds: float) -> None:
-        return
+    def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
+        self.answers.append((row, Delivery.ACKNOWLEDGED, ""))
+
+    def poll(self, timeout_seconds: float) -> list[Answer]:
+        answers, self.answers = self.answers, []
+        return answers
 
     def close(self) -> None:
         return

@@ -6,8 +6,7 @@ from uuid import UUID
 
 from db.relay import WaitingRow
 from tasks.outgoing import OutgoingRecord
-from tasks.page import Delivery
-from tasks.producer import Delivered
+from tasks.page import Answer, Delivery
 from tests.unit.relay_surroundings import QUEUES, Broken, Postgres, Surroundings, copied, event_id, place_of
 
 
@@ -137,16 +136,22 @@ class Broker:
     def __init__(self, world: Surroundings, session: Outbox) -> None:
         self.world = world
         self.session = session
-        self.in_flight: list[tuple[OutgoingRecord, Delivered]] = []
+        self.in_flight: list[tuple[WaitingRow, OutgoingRecord]] = []
+        self.answers: list[Answer] = []
 
-    def send(self, record: OutgoingRecord, delivered: Delivered) -> None:
+    def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
         self.world.check_handed(self.session, record)
         if self.world.unlucky(0.01):
-            delivered(Delivery.AWAY, "simulated: not taken")
+            self.answers.append((row, Delivery.AWAY, "simulated: not taken"))
         else:
-            self.in_flight.append((record, delivered))
+            self.in_flight.append((row, record))
 
-    def poll(self, timeout_seconds: float) -> None:
+    def poll(self, timeout_seconds: float) -> list[Answer]:
+        self.answer_one(timeout_seconds)
+        answers, self.answers = self.answers, []
+        return answers
+
+    def answer_one(self, timeout_seconds: float) -> None:
         world, rng = self.world, self.world.rng
         world.now += rng.choice(world.poll_seconds) if world.chaos else 0.001
         world.meanwhile()
@@ -154,20 +159,21 @@ class Broker:
             world.now += timeout_seconds
             return
         alone = len(self.in_flight) == 1
-        record, delivered = self.in_flight.pop(rng.randrange(len(self.in_flight)))
+        row, record = self.in_flight.pop(rng.randrange(len(self.in_flight)))
         event = event_id(record)
         if event in world.poison or (not alone and world.unlucky(0.05)):
-            delivered(Delivery.REFUSED, "simulated")
+            self.answers.append((row, Delivery.REFUSED, "simulated"))
         elif world.unlucky(world.losses):
             # Arrived or not, or later: nobody knows.
             rng.choice((world.arrive, world.late.append, lambda _: None))(record)
-            delivered(Delivery.AWAY, "simulated")
+            self.answers.append((row, Delivery.AWAY, "simulated"))
         else:
             world.arrive(record)
             world.reach("acknowledgement on its way")
-            delivered(Delivery.ACKNOWLEDGED, "")
+            self.answers.append((row, Delivery.ACKNOWLEDGED, ""))
 
     def close(self) -> None:
-        for record, _ in self.in_flight:
+        for _, record in self.in_flight:
             self.world.rng.choice((self.world.late.append, lambda _: None))(record)
         self.in_flight.clear()
+        self.answers.clear()

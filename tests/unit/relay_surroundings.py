@@ -140,6 +140,4 @@ def place_of(row: WaitingRow) -> Place:
 
 def event_id(record: OutgoingRecord) -> UUID:
     """The id of a record's event."""
-    value = dict(record.headers)["ce_id"]
-    assert isinstance(value, str)
-    return UUID(value)
+    return UUID(str(record.headers["ce_id"]))

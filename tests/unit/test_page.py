@@ -118,12 +118,12 @@ def test_the_hint_is_the_highest_below_all_that_is_left(
     rows = [one for one in rows if one.id > before and one.id != lowest_refused]
     if lowest_refused is not None and lowest_refused <= before:
         lowest_refused = None
-    acknowledged = [one for one in rows if one.id in sent]
-    left = {one.id for one in rows} - sent | ({lowest_refused} - {None})
+    ids = [one.id for one in rows]
+    left = set(ids) - sent | ({lowest_refused} - {None})
     # Above the page nothing is known: it may have been cut short.
-    known = range(before, max([one.id for one in rows], default=before) + 1)
+    known = range(before, max(ids, default=before) + 1)
     highest = max(number for number in known if not any(one <= number for one in left if one is not None))
-    assert sent_through(before, rows, acknowledged, lowest_refused) == highest
+    assert sent_through(before, ids, [number for number in ids if number in sent], lowest_refused) == highest
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,7 @@ def test_the_hint_is_the_highest_below_all_that_is_left(
     ],
 )
 def test_hints(before: int, ids: list[int], sent: list[int], lowest_refused: int | None, hint: int) -> None:
-    rows, acknowledged = [row(number) for number in ids], [row(number) for number in sent]
-    assert sent_through(before, rows, acknowledged, lowest_refused) == hint
+    assert sent_through(before, ids, sent, lowest_refused) == hint
 
 
 @pytest.mark.parametrize(
@@ -171,11 +170,9 @@ def test_hints(before: int, ids: list[int], sent: list[int], lowest_refused: int
     ],
 )
 def test_a_row_is_a_cloud_event_in_binary_mode(sent: WaitingRow, headers: dict[str, str]) -> None:
-    record = outgoing_record(sent, b"here")
-    found = {name: value.decode() if isinstance(value, bytes) else value for name, value in record.headers}
-    assert found == {"ce_specversion": "1.0", "content-type": "application/json"} | headers
-    assert (record.topic, record.value) == ("t", b"{}")
-    assert record.key == (None if sent.key is None else sent.key.encode())
+    record = outgoing_record(sent, "here")
+    assert record.headers == {"ce_specversion": "1.0", "content-type": "application/json"} | headers
+    assert (record.topic, record.key, record.value) == ("t", sent.key, b"{}")
 
 
 _names: Sequence[str] = (
@@ -197,12 +194,11 @@ def test_a_users_header_never_poses_as_an_attribute_and_no_other_is_lost(
     headers: dict[str, str], key: str | None, with_version: bool
 ) -> None:
     made = row(1, key, headers=json.dumps(headers), version="3" if with_version else None)
-    record = outgoing_record(made, b"here")
-    plain = dict(outgoing_record(made._replace(headers="{}"), b"here").headers)
-    assert len({name for name, _ in record.headers}) == len(record.headers)
-    found = dict(record.headers)
+    record = outgoing_record(made, "here")
+    plain = outgoing_record(made._replace(headers="{}"), "here").headers
+    found = record.headers
     assert {name: found.get(name) for name in _names[:7]} == {name: plain.get(name) for name in _names[:7]}
     assert {name: value for name, value in found.items() if name not in _names[:7]} == {
         name: value for name, value in headers.items() if name not in _names[:7]
     }
-    assert outgoing_record(WaitingRow(*made), b"here") == record
+    assert outgoing_record(WaitingRow(*made), "here") == record
