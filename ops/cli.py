@@ -2,92 +2,83 @@
 
 import os
 import sys
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import Abort, Exit, TyperException
 
-from db.errors import DeploymentBroken
-from db.tables import TableRefused
-from ops.audit.cli import audit_app
-from ops.decisions import NotDone
-from ops.dlq.cli import dlq_app
-from ops.doctor.cli import doctor
-from ops.effects.cli import effects_app
-from ops.init_cli import init
-from ops.outbox.cli import outbox_app
-from ops.pausing.cli import pause, resume
-from ops.queue.cli import queue_app
-from ops.reaching import ServiceFailed, reaching_services
-from ops.rebuild.cli import rebuild_app
-from ops.rerouting.accepting import accept
-from ops.rerouting.resharding import reshard
-from ops.send.cli import send
-from ops.send.event_lines import SendRefused
-from ops.send.sending import SendFailed
-from ops.stack import StackError
-from ops.stack.cli import stack_app
-from ops.status.cli import status
-from ops.trace.cli import trace
-from ops.verify.cli import verify
-from ops.workers.cli import workers
 from tasks.faults import faults
-from tasks.handlers import HandlersRefused
-from tasks.settings import SettingsError
 
 VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
 FAILED_EXIT_CODE = 2
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
-EXPECTED = (
-    HandlersRefused,
-    TableRefused,
-    StackError,
-    SendRefused,
-    SendFailed,
-    ServiceFailed,
-    NotDone,
-    DeploymentBroken,
-)
+
+# In the order of the help. Each is imported when it is asked for: all of them take a second.
+COMMANDS = {
+    "init": "ops.init_cli:init",
+    "stack": "ops.stack.cli:stack_app",
+    "send": "ops.send.cli:send",
+    "status": "ops.status.cli:status",
+    "workers": "ops.workers.cli:workers",
+    "doctor": "ops.doctor.cli:doctor",
+    "pause": "ops.pausing.cli:pause",
+    "resume": "ops.pausing.cli:resume",
+    "accept": "ops.rerouting.accepting:accept",
+    "reshard": "ops.rerouting.resharding:reshard",
+    "verify": "ops.verify.cli:verify",
+    "trace": "ops.trace.cli:trace",
+    "outbox": "ops.outbox.cli:outbox_app",
+    "effects": "ops.effects.cli:effects_app",
+    "dlq": "ops.dlq.cli:dlq_app",
+    "rebuild": "ops.rebuild.cli:rebuild_app",
+    "audit": "ops.audit.cli:audit_app",
+    "queue": "ops.queue.cli:queue_app",
+}
 
 
-class OneSentence(TyperGroup):
-    """Commands whose expected errors are one sentence on stderr and exit code 2, never a traceback."""
+class Commands(TyperGroup):
+    """COMMANDS. Their expected errors are one sentence on stderr and exit code 2, never a traceback."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # their names, to list and to suggest
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """Imports the command; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False)
+            found.command(cmd_name)(function)
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         try:
-            with reaching_services():
-                return super().invoke(ctx)
-        except SettingsError as error:
-            _fail(f"{error}. {HINT}" if "Field required" in str(error) else str(error))
-        except EXPECTED as error:
-            _fail(str(error))
+            return super().invoke(ctx)
+        except (Exit, Abort, TyperException):
+            raise  # how a command ends, or that it was not understood
+        except Exception as error:
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            _fail(sentence)
 
 
 app = typer.Typer(
-    cls=OneSentence,
+    cls=Commands,
     name="sluice",
     help="Kafka events to Postgres state, effectively once. To begin: stack up, init, send, status.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(init)
-app.add_typer(stack_app, name="stack")
-app.command()(send)
-app.command()(status)
-app.command()(workers)
-app.command()(doctor)
-for command in (pause, resume, accept, reshard):
-    app.command()(command)
-app.command()(verify)
-app.command()(trace)
-app.add_typer(outbox_app, name="outbox")
-app.add_typer(effects_app, name="effects")
-app.add_typer(dlq_app, name="dlq")
-app.add_typer(rebuild_app, name="rebuild")
-app.add_typer(audit_app, name="audit")
-app.add_typer(queue_app, name="queue")
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,7 +103,29 @@ def prepare(
         _fail(str(error))
 
 
-def _fail(text: str) -> None:
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error that is expected; None of any other one."""
+    # Only where something failed: these modules are most of what a command need not import.
+    from db.errors import DeploymentBroken
+    from db.tables import TableRefused
+    from ops.decisions import NotDone
+    from ops.reaching import ServiceFailed, failed_service
+    from ops.send.event_lines import SendRefused
+    from ops.send.sending import SendFailed
+    from ops.stack import StackError
+    from tasks.handlers import HandlersRefused
+    from tasks.settings import SettingsError
+
+    refusals = (HandlersRefused, TableRefused, StackError, SendRefused, SendFailed, NotDone, DeploymentBroken)
+    if isinstance(error, SettingsError):
+        return f"{error}. {HINT}" if "Field required" in str(error) else str(error)
+    if isinstance(error, (ServiceFailed, *refusals)):
+        return str(error)
+    failed = failed_service(error)
+    return None if failed is None else str(failed)
+
+
+def _fail(text: str) -> NoReturn:
     typer.echo(f"sluice: {text}", err=True)
     raise typer.Exit(FAILED_EXIT_CODE)
 

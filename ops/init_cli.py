@@ -9,7 +9,7 @@ import typer
 
 from ops.addresses import read_addresses
 from ops.init import DEFAULT_PARTITIONS, Initialised, initialise
-from ops.stack.cli import AsJson
+from ops.printing import AsJson
 from tasks.handlers import collect_handlers
 from tasks.settings import read_settings
 

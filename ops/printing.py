@@ -1,10 +1,13 @@
-"""How commands print rows of Postgres: as one JSON document, or as lines and tables for people. Pure."""
+"""How commands print rows of Postgres: as one JSON document, or as lines and tables for people."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import typer
 from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def as_json(value: Any) -> str:

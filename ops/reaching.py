@@ -4,23 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
-import psycopg2
-from alembic.util import CommandError
-from kafka.errors import KafkaError
-from redis import RedisError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
 ServiceTitle: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
 
 SETTING_OF: dict[ServiceTitle, str] = {
     "Postgres": "SLUICE_DATABASE_URL",
     "Redis": "SLUICE_REDIS_URL",
     "Kafka": "SLUICE_KAFKA_BOOTSTRAP_SERVERS",
-}
-_ERRORS: dict[ServiceTitle, tuple[type[Exception], ...]] = {
-    "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
-    "Redis": (RedisError,),
-    "Kafka": (KafkaError,),
 }
 # Of the SQLSTATEs: a table, or the schema, is not there.
 _NO_TABLES = frozenset({"42P01", "3F000"})
@@ -41,13 +30,35 @@ def reaching_services() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for service, kinds in _ERRORS.items():
-            if isinstance(error, kinds):
-                raise ServiceFailed(service, _one_line(error)) from error
-        raise
+        failed = failed_service(error)
+        if failed is None:
+            raise
+        raise failed from error
+
+
+def failed_service(error: Exception) -> ServiceFailed | None:
+    """What an error of a service's client says; None if it is none."""
+    # Only where something failed: no command needs them all.
+    import psycopg2
+    from alembic.util import CommandError
+    from kafka.errors import KafkaError
+    from redis import RedisError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    kinds: dict[ServiceTitle, tuple[type[Exception], ...]] = {
+        "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
+        "Redis": (RedisError,),
+        "Kafka": (KafkaError,),
+    }
+    for service, classes in kinds.items():
+        if isinstance(error, classes):
+            return ServiceFailed(service, _one_line(error))
+    return None
 
 
 def _one_line(error: Exception) -> str:
+    from sqlalchemy.exc import DBAPIError
+
     # SQLAlchemy's own text goes on with the statement and its parameters.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if getattr(cause, "pgcode", None) in _NO_TABLES:

@@ -9,8 +9,7 @@ from rich.console import Console
 from db.audit_listing import read_audits
 from db.session import Session
 from ops.addresses import read_addresses
-from ops.printing import as_json, documents, table_of
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents, table_of
 from tasks.settings import read_settings
 
 audit_app = typer.Typer(help="What was decided by hand, by whom, and why.", no_args_is_help=True)

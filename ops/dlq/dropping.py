@@ -9,8 +9,7 @@ from ops.decisions import DryRun, Reason, Yes, decide, require_meant
 from ops.dlq.changes import BLOCKED_EXIT_CODE, EntityRedriven, drop_letter, redrive_rest, require_droppable
 from ops.dlq.choosing import Id, connected, redriving, require_letter
 from ops.dlq.view import entity_of, place_of, redriven_documents, redriven_lines
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 
 
 def drop(

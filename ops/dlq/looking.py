@@ -20,8 +20,7 @@ from ops.dlq.choosing import (
     require_letter,
 )
 from ops.dlq.view import count_table, letter_document, letter_table
-from ops.printing import as_json, documents, field_lines
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents, field_lines
 
 MOST_BEHIND = 10  # letters behind another one that are named
 

@@ -27,8 +27,7 @@ from ops.dlq.choosing import (
     require_letter,
 )
 from ops.dlq.view import redriven_documents, redriven_lines
-from ops.printing import as_json, documents
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents
 
 MOST_ENTITIES = 10_000  # of one run: run it again for the rest
 

@@ -6,8 +6,7 @@ from ops.decisions import DryRun, NotDone, Reason, decide
 from ops.dlq.changes import MOVED, is_conflict, resolve_letters
 from ops.dlq.choosing import Ids, connected, require_letter
 from ops.dlq.view import entity_of, place_of
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 
 LEFT_EXIT_CODE = 1
 

@@ -11,7 +11,7 @@ from ops.doctor.facts import Facts
 from ops.doctor.facts_reading import read_facts
 from ops.doctor.findings import Finding, Severity
 from ops.doctor.rules import find_problems
-from ops.stack.cli import AsJson
+from ops.printing import AsJson
 from tasks.handlers import collect_handlers
 from tasks.settings import read_settings
 

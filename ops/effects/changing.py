@@ -20,8 +20,7 @@ from ops.effects.choosing import (
     require_calls,
 )
 from ops.effects.view import change_document, change_lines
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 from tasks.call_states import CallState
 from tasks.effects import storable
 

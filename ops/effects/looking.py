@@ -12,8 +12,7 @@ from db.switches import read_switch
 from ops.ages import read_age
 from ops.effects.choosing import Key, connected, read_registry, require_call
 from ops.effects.view import call_table, conflict_table, count_documents, count_table, reasons_to_wait
-from ops.printing import as_json, documents, field_lines
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents, field_lines
 from tasks.call_states import CallState
 from tasks.effects import holding_effects
 

@@ -7,8 +7,7 @@ from db.calls import EFFECTS_PAUSED
 from db.switches import clear_switch, read_switch, set_switch
 from ops.decisions import DryRun, Reason, decide
 from ops.effects.choosing import connected
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 
 
 def pause(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:

@@ -13,8 +13,7 @@ from ops.addresses import read_addresses
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.outbox.changes import drop_event, fate, require_event, retry_all, retry_one
 from ops.outbox.view import event_document, refused_table, waiting_table
-from ops.printing import as_json, documents, field_lines
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents, field_lines
 from tasks.settings import read_settings
 
 outbox_app = typer.Typer(

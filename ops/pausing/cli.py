@@ -14,8 +14,7 @@ from ops.addresses import read_addresses
 from ops.decisions import DryRun, NotDone, Reason, decide
 from ops.pausing.entities import Resumed, park_by_hand, resume_entity
 from ops.pausing.topics import pause_topics, resume_topics, why_paused
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 from tasks.handlers import collect_handlers
 from tasks.redrive import Redriver
 from tasks.settings import read_settings

@@ -10,8 +10,7 @@ from db.audit import insert_audits
 from db.queue_admin import ListedQueue, lock_listed_queue, read_queues, resume_queue
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.effects.choosing import connected
-from ops.printing import as_json, documents, table_of
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents, table_of
 
 queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
 

@@ -8,10 +8,9 @@ import typer
 from db.checkpoints import MAX_NAME_BYTES, read_checkpoints
 from db.projections import read_standing
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.printing import as_json
+from ops.printing import AsJson, as_json
 from ops.rebuild.checkpoints import drop_checkpoint, make_checkpoint
 from ops.rebuild.choosing import Projection, reached
-from ops.stack.cli import AsJson
 
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_BYTES - 1}}}")
 

@@ -12,12 +12,11 @@ from db.projections import Generation
 from db.reports import Report, read_newest_report
 from db.session import Session
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.printing import as_json, table_of
+from ops.printing import AsJson, as_json, table_of
 from ops.rebuild import reporting
 from ops.rebuild.choosing import Number, Patience, Projection, reached, require_declared
 from ops.rebuild.holding import require_generation
 from ops.rebuild.patience import until_possible
-from ops.stack.cli import AsJson
 from tasks.handlers import Registry
 
 COMPARABLE = ("ready", "retired")

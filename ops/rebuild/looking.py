@@ -13,10 +13,9 @@ from db.lockstep import read_lane_states
 from db.projections import Generation, read_generations
 from db.reports import read_newest_report
 from db.session import Session
-from ops.printing import as_json, table_of
+from ops.printing import AsJson, as_json, table_of
 from ops.rebuild.choosing import reached
 from ops.rebuild.watching import reached_of
-from ops.stack.cli import AsJson
 
 MOST_DEATHS = 20
 

@@ -3,12 +3,11 @@
 import typer
 
 from ops.decisions import DryRun, Reason, decide
-from ops.printing import as_json
+from ops.printing import AsJson, as_json
 from ops.rebuild import changes
 from ops.rebuild.choosing import Number, Projection, reached
 from ops.rebuild.holding import require_generation
 from ops.rebuild.starting import Rate
-from ops.stack.cli import AsJson
 
 REBUILT = ("building", "ready", "retired")
 

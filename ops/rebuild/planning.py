@@ -14,7 +14,7 @@ from db.projections import read_standing
 from db.session import Session
 from db.tables import generation_name
 from ops.decisions import NotDone
-from ops.printing import as_json, table_of
+from ops.printing import AsJson, as_json, table_of
 from ops.rebuild.choosing import Projection, reached, require_declared
 from ops.rebuild.preflight import (
     Source,
@@ -25,7 +25,6 @@ from ops.rebuild.preflight import (
     table_refusals,
 )
 from ops.stack import StackUrls
-from ops.stack.cli import AsJson
 from tasks.handlers import Registry
 from tasks.log_reading import LogReader
 from tasks.retention import read_topic_configs

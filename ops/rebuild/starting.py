@@ -7,13 +7,12 @@ import typer
 from db.lockstep import read_lagging
 from db.session import Session
 from ops.decisions import DryRun, NotDone, Reason, decide
-from ops.printing import as_json
+from ops.printing import AsJson, as_json
 from ops.rebuild import changes
 from ops.rebuild.choosing import Projection, reached
 from ops.rebuild.patience import PATIENCE_SECONDS, until_possible
 from ops.rebuild.planning import FromCheckpoint, make_plan
 from ops.rebuild.watching import watch
-from ops.stack.cli import AsJson
 from tasks.broker import REBUILD_QUEUE, REBUILD_TASK, apply_queue, make_celery
 from tasks.settings import Settings, read_settings
 

@@ -10,13 +10,12 @@ from db.projections import Generation, read_generations, read_standing
 from db.reports import read_newest_report
 from db.session import Session
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.printing import as_json
+from ops.printing import AsJson, as_json
 from ops.rebuild import changes
 from ops.rebuild.choosing import Number, Patience, Projection, reached, require_declared
 from ops.rebuild.holding import require_generation
 from ops.rebuild.patience import PATIENCE_SECONDS, until_possible
 from ops.rebuild.preflight import swap_refusals, table_refusals
-from ops.stack.cli import AsJson
 from tasks.faults import faults
 from tasks.handlers import Registry
 

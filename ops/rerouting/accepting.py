@@ -10,10 +10,9 @@ from db.projections import read_standing
 from db.rerouting import TopicRouting, read_topic_routing, read_watermarks_of
 from ops.addresses import read_addresses
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.printing import as_json
+from ops.printing import AsJson, as_json
 from ops.rerouting.acceptance import acceptance_lines, judge_acceptance
 from ops.rerouting.changes import accept_topic, connected
-from ops.stack.cli import AsJson
 from tasks.lag import LogRange
 from tasks.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS, LogReader
 from tasks.settings import read_settings

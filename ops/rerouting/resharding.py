@@ -13,11 +13,10 @@ from db.rerouting import Unsettled, read_parked_of, read_topics_of, read_unsettl
 from db.session import Session
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.pausing.topics import topics_paused
-from ops.printing import as_json
+from ops.printing import AsJson, as_json
 from ops.rerouting.changes import connected, reshard_entity
 from ops.rerouting.settled import advice, is_settled, unsettled_text
 from ops.rerouting.shards import Resharded, parked_moves, plan_reshard, require_other_shards
-from ops.stack.cli import AsJson
 
 MOST_SHARDS = 1_024  # each is a queue with a row, a Redis list and a worker
 LOOK_SECONDS = 0.2

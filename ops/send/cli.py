@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from ops.addresses import read_addresses
+from ops.printing import AsJson
 from ops.send.event_lines import Outgoing, SendRefused, TopicUnknown, parse_lines
 from ops.send.sending import BOOTSTRAP_TIMEOUT_MS, Sender
-from ops.stack.cli import AsJson
 from shop.generate import KINDS, generate
 from tasks.settings import read_settings
 

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ops.printing import AsJson
 from ops.stack import ServiceStatus, Stack, StackError, StackUrls, external_urls
 
 ROOT = Path(".sluice/stack")
@@ -15,7 +16,6 @@ ROOT = Path(".sluice/stack")
 stack_app = typer.Typer(
     help="A Kafka, a Postgres and a Redis of your own, on free ports of this machine.", no_args_is_help=True
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 @stack_app.command()

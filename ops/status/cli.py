@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from ops.addresses import read_addresses
-from ops.stack.cli import AsJson
+from ops.printing import AsJson
 from ops.status.figures import judge_status
 from ops.status.reading import read_status
 from ops.status.view import queue_table, topic_table

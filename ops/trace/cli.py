@@ -9,8 +9,7 @@ from db.progress import read_assignments
 from db.session import Session
 from db.tracing import read_traced
 from ops.decisions import NotDone
-from ops.printing import as_json, documents, field_lines
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json, documents, field_lines
 from ops.trace.following import Trace
 from ops.trace.following import trace as follow
 from tasks.api import Topic

@@ -16,8 +16,7 @@ from db.progress import Place
 from db.session import Session
 from db.totals import read_call_states
 from ops.addresses import read_addresses
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 from ops.verify.counting import LogCounter
 from ops.verify.verdict import LogFacts, judge_partition
 from ops.verify.view import Verified, partition_table, summary_lines, verified_document

@@ -8,8 +8,7 @@ from rich.console import Console
 from db.leases import read_workers
 from db.session import Session
 from ops.addresses import read_addresses
-from ops.printing import as_json
-from ops.stack.cli import AsJson
+from ops.printing import AsJson, as_json
 from ops.workers.view import lines_below, sharing_document, worker_table
 from tasks.settings import read_settings
 

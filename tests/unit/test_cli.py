@@ -1,5 +1,8 @@
 """The command line where no service is needed: what it says, where, and with which exit code."""
 
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from redis import RedisError
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
-from ops.cli import VERSION, app
+from ops.cli import COMMANDS, VERSION, app
 from ops.init import Initialised
 from ops.init_cli import describe
 from ops.reaching import ServiceFailed, reaching_services
@@ -35,24 +38,36 @@ def test_the_version_is_that_of_the_project() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["init"],
-        ["stack"],
-        ["stack", "up"],
-        ["send"],
-        ["status"],
-        ["workers"],
-        ["doctor"],
-        ["outbox"],
-        ["effects"],
-    ],
+    "words", [[], *([name] for name in COMMANDS), ["stack", "up"], ["dlq", "ls"]], ids=" ".join
 )
 def test_every_command_explains_itself(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
-    assert "Usage:" in result.stdout
+    assert f"Usage: sluice {' '.join(words)}" in result.stdout
+
+
+def test_the_help_lists_every_command_with_what_it_does() -> None:
+    listed = CliRunner().invoke(app, ["--help"]).stdout
+    for name in COMMANDS:
+        assert re.search(rf"^\W*{name} +[A-Z]", listed, re.MULTILINE), name
+
+
+def test_an_unknown_command_is_said_with_what_was_meant() -> None:
+    result = CliRunner().invoke(app, ["statsu"])
+    assert result.exit_code == 2
+    assert "No such command 'statsu'" in result.stderr
+    assert "status" in result.stderr
+
+
+def test_a_command_imports_nothing_of_the_others() -> None:
+    """A second of every command, else: all that reads Kafka, migrates, or speaks to Celery."""
+    looked = "import sys, ops.cli; from ops.cli import app; app(sys.argv[1:], standalone_mode=False);"
+    said = f"{looked} print('loaded', *sorted({{'alembic', 'celery', 'kafka'}} & sys.modules.keys()))"
+    for words in (["--version"], ["audit", "ls", "--help"], ["stack", "--help"], ["dlq", "ls", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", said, *words], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "loaded", words
 
 
 @pytest.mark.parametrize(

@@ -183,8 +183,8 @@ def assert_sluice_knows(words: list[str]) -> None:
 
     command: Any = typer.main.get_command(app)
     for word in words:
-        assert word in command.commands
-        command = command.commands[word]
+        command = command.get_command(None, word)
+        assert command is not None
 
 
 def assert_celery_knows(subcommand: str, arguments: list[str]) -> None:

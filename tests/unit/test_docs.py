@@ -75,9 +75,9 @@ def test_commands_of_ours_exist(path: Path) -> None:
             if word.startswith("-"):
                 known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
                 assert word.partition("=")[0] in known, words
-            elif hasattr(command, "commands"):
-                assert word in command.commands, words
-                command = command.commands[word]
+            elif hasattr(command, "get_command"):
+                command = command.get_command(None, word)
+                assert command is not None, words
 
 
 def test_commands_are_found_in_the_documents() -> None:
