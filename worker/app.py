@@ -19,11 +19,9 @@ from worker.metrics import MetricsStep, WorkerMetrics
 from worker.process import WorkerProcess
 from worker.schedule import (
     EXPIRE_LEASES_TASK,
-    MAX_INTERVAL_SECONDS,
     PURGE_TASK,
     SELF_CHECK_TASK,
     START_REBUILDS_TASK,
-    SluiceScheduler,
 )
 
 
@@ -41,8 +39,7 @@ def create_app() -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        beat_scheduler=SluiceScheduler,
-        beat_max_loop_interval=MAX_INTERVAL_SECONDS,
+        beat_scheduler="worker.beat:SluiceScheduler",  # by name: workers import nothing of it
         sluice_health_file=settings.health_file,
     )
     app.conf.broker_transport_options["queue_order_strategy"] = CYCLE

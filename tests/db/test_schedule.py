@@ -13,7 +13,8 @@ from db.session import Session
 from tasks.broker import MAINTENANCE_QUEUE, RELAY_QUEUE, RELAY_TASK, apply_queue, make_celery
 from tasks.settings import read_settings
 from tests.waiting import wait_until
-from worker.schedule import EXPIRE_LEASES_TASK, MAX_INTERVAL_SECONDS, SCHEDULE, SluiceScheduler
+from worker.beat import MAX_INTERVAL_SECONDS, SluiceScheduler
+from worker.schedule import EXPIRE_LEASES_TASK, SCHEDULE
 
 ALL = sorted(entry["task"] for entry in SCHEDULE.values())
 
@@ -127,6 +128,6 @@ def test_without_postgres_nothing_is_scheduled_and_nothing_raised(
 def test_beats_that_ask_nobody_would_fail_the_tests_above(
     make_beat: MakeBeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.schedule.try_lead", lambda _: True)
+    monkeypatch.setattr("worker.beat.try_lead", lambda _: True)
     first, second = make_beat(), make_beat()
     assert turns(due(first)) == turns(due(second)) == ALL
