@@ -1,7 +1,7 @@
 # What everybody types. Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo soak compose-test bench lock clean broker-tools
+.PHONY: help install lint check test demo soak compose-test bench lock clean broker-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,11 +42,13 @@ broker-tools:
 	@test -n "$$SLUICE_KAFKA_BOOTSTRAP_SERVERS" || { command -v java >/dev/null && command -v mvn >/dev/null; } || { \
 		echo "Kafka needs a JDK ≥ 17 and Maven: install them (Debian: apt install default-jdk-headless maven), or run the services with docker-compose.yml and set SLUICE_DATABASE_URL, SLUICE_REDIS_URL and SLUICE_KAFKA_BOOTSTRAP_SERVERS" >&2; exit 1; }
 
-check: install ## format, lint, types, layers and unit tests: under a minute
+lint: install ## format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(wildcard $(CODE))
 	$(BIN)/lint-imports
+
+check: lint ## lint and the unit tests: about a minute
 	$(BIN)/python -m pytest -q tests/unit $(SIDE_BY_SIDE)
 
 test: install broker-tools ## all tests but soak and compose-test, on real services that it starts and stops
