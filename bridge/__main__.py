@@ -11,6 +11,7 @@ import structlog
 
 from bridge.consumer import Consumer
 from bridge.doorbell import RedisDoorbell
+from bridge.group_watch import GroupWatch
 from bridge.holdings import Holdings
 from bridge.loop import Bridge
 from bridge.metrics import BridgeMetrics
@@ -56,7 +57,8 @@ def main() -> int:
     )
     doorbell = RedisDoorbell(settings)
     bridge = Bridge(
-        make_consumer=lambda instance: _make_consumer(settings, registry, instance),
+        make_consumer=lambda name: _make_consumer(settings, registry, name),
+        find_unread=GroupWatch(settings.kafka_bootstrap_servers, settings.group).look,
         store=store,
         doorbell=doorbell,
         topics=registry.topics,
@@ -81,7 +83,7 @@ def main() -> int:
     return 0
 
 
-def _make_consumer(settings: Settings, registry: Registry, instance: int) -> Consumer:
+def _make_consumer(settings: Settings, registry: Registry, name: str) -> Consumer:
     # Imported when chosen: a client takes a tenth of the start.
     make: Callable[..., Consumer]
     if settings.kafka_client == "confluent":
@@ -92,7 +94,7 @@ def _make_consumer(settings: Settings, registry: Registry, instance: int) -> Con
         settings.kafka_bootstrap_servers,
         group=settings.group,
         # A static member that comes back gets its partitions at once, without a rebalance.
-        instance=f"bridge-{instance}",
+        instance=name,
         topics=sorted(registry.topics),
     )
 

@@ -1,11 +1,12 @@
 """The bridge's turn: poll, hold, start what is new, settle with Postgres, send what is due."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from bridge.consumer import Consumer, ConsumerBroken, LogTruncated
+from bridge.consumer import Consumer, ConsumerBroken, LogTruncated, TopicFacts
 from bridge.doorbell import Doorbell
 from bridge.holdings import Holdings, Watermarks
 from bridge.metrics import BridgeMetrics
@@ -13,6 +14,7 @@ from bridge.partitioner_check import PartitionerCheck
 from bridge.sending import Sending
 from bridge.starting import BridgeStopped, Starting
 from bridge.store import Progress, Store, StoreAway
+from bridge.unread import overdue
 from db.progress import Place
 from tasks.api import Topic
 from tasks.backoff import Backoff
@@ -27,15 +29,21 @@ WATERMARK_SECONDS = 1.0  # what a restart reads again at most, against a row ver
 COMMIT_SECONDS = 5.0  # for lag tools only
 MEASURE_SECONDS = 1.0  # for metrics, which nobody reads more often
 IDLE_SECONDS = 0.1  # between tries to make a consumer
+REJOIN_SECONDS = 120.0  # where that changes nothing, it would only stop all others again and again
 
 
 class Bridge:
-    """One member of the group. `make_consumer` gets the bridge's instance number."""
+    """One member of the group.
+
+    `make_consumer` gets its name in the group, after a restart the same one; `find_unread` gets the topics
+    that exist, and says which of their partitions no member has, for how many seconds.
+    """
 
     def __init__(
         self,
         *,
-        make_consumer: Callable[[int], Consumer],
+        make_consumer: Callable[[str], Consumer],
+        find_unread: Callable[[Mapping[str, TopicFacts]], Mapping[Place, float]],
         store: Store,
         doorbell: Doorbell,
         topics: Mapping[str, Topic],
@@ -45,6 +53,7 @@ class Bridge:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._make_consumer = make_consumer
+        self._find_unread = find_unread
         self._store = store
         self._topics = topics
         self._clock = clock
@@ -54,6 +63,8 @@ class Bridge:
         self._consumer: Consumer | None = None
         self._instance: int | None = None
         self._instance_is_sure = False
+        self._newcomer = ""
+        self._rejoined_at = float("-inf")
         self._starting = Starting(store, holdings, topics)
         self._sending = Sending(doorbell, holdings, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
@@ -83,6 +94,7 @@ class Bridge:
             self._read(consumer, now)
             self._start(consumer, now)
             self._bound(consumer)
+            self._rejoin_if_unread(consumer, now)
         except ConsumerBroken as error:
             log.warning("consumer replaced", error=str(error))
             self._drop_consumer()
@@ -110,9 +122,20 @@ class Bridge:
             return None
         self._note_store_back()
         self._instance_is_sure = True
-        self._consumer = self._make_consumer(self._instance)
+        self._consumer = self._make_consumer(f"bridge-{self._instance}{self._newcomer}")
         log.info("consumer opened", instance=self._instance)
         return self._consumer
+
+    def _rejoin_if_unread(self, consumer: Consumer, now: float) -> None:
+        """A member of a new name makes the group share out all there is; the old one's session runs out."""
+        if self._instance is None or now - self._rejoined_at < REJOIN_SECONDS:
+            return
+        places = overdue(self._find_unread(consumer.topics()), self._instance)
+        if places:
+            log.warning("partitions that no bridge reads: joining the group anew", partitions=_names(places))
+            self._newcomer = f"-{uuid.uuid4().hex[:8]}"
+            self._rejoined_at = now
+            self._drop_consumer()
 
     def _drop_consumer(self) -> None:
         for place in list(self.holdings.partitions):
