@@ -17,6 +17,7 @@ from worker.consuming import CYCLE
 from worker.leases import LeaseStep
 from worker.metrics import MetricsStep, WorkerMetrics
 from worker.process import WorkerProcess
+from worker.reconnecting import RECONNECTING
 from worker.schedule import (
     EXPIRE_LEASES_TASK,
     PURGE_TASK,
@@ -39,6 +40,7 @@ def create_app() -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        worker_consumer=RECONNECTING,
         beat_scheduler="worker.beat:SluiceScheduler",  # by name: workers import nothing of it
         sluice_health_file=settings.health_file,
     )

@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Iterator
 from types import MethodType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import Celery
@@ -14,9 +14,11 @@ from kombu.connection import Connection
 from kombu.messaging import Consumer
 from redis import Redis
 
+from ops.stack import Stack
 from tasks.broker import TRANSPORT_OPTIONS, apply_queue
 from tests.waiting import wait_until
 from worker.consuming import BRPOP_SECONDS, CYCLE, Consuming, LeaseCycle
+from worker.reconnecting import ReconnectingConsumer
 
 QUEUES = ("thing.0", "thing.1")
 # Their types say nothing.
@@ -189,3 +191,31 @@ def test_a_queue_that_nobody_declared_here_can_be_taken(loop: Loop) -> None:
     loop.consuming.adjust({"thing.9"})
     loop.publish("thing.9", 1)
     loop.until_came(1)
+
+
+def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
+    """Celery's consumer when its connection is gone, with a message in hand on each of two channels."""
+    loop.acknowledges = False
+    loop.consuming.adjust(set(QUEUES))
+    other, queue = loop.connection.channel(), cast("Any", apply_queue("other"))
+    queue.bind(other).declare()
+    loop.publish("thing.0", 1)
+    loop.publish("other", 2)
+    loop.until_came(1)
+    assert other.basic_get("other") is not None
+    loop.until_asked()
+    redis.stop("redis")
+    consumer = consumer_class.__new__(consumer_class)
+    consumer.app, consumer.connection = loop.app, loop.connection
+    loop.app.conf.worker_cancel_long_running_tasks_on_connection_loss = True  # else it warns of its default
+    consumer.on_connection_error_after_connected(ConnectionError("simulated"))
+    assert consumer.connection is None
+
+
+def test_a_broker_lost_with_messages_in_hand_does_not_end_the_worker(loop: Loop, redis: Stack) -> None:
+    lose_broker(ReconnectingConsumer, loop, redis)
+
+
+def test_it_would_end_celery_s_own_consumer(loop: Loop, redis: Stack) -> None:
+    with pytest.raises(AttributeError, match="hostname"):
+        lose_broker(CeleryConsumer, loop, redis)
