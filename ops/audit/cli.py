@@ -1,16 +1,13 @@
 """`sluice audit ls`: what operators decided by hand, and why. Changes nothing."""
 
-from contextlib import closing
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from db.audit_listing import read_audits
-from db.session import Session
-from ops.addresses import read_addresses
+from ops.connecting import connected
 from ops.printing import AsJson, as_json, documents, table_of
-from tasks.settings import read_settings
 
 audit_app = typer.Typer(help="What was decided by hand, by whom, and why.", no_args_is_help=True)
 
@@ -30,8 +27,7 @@ def ls(
     as_json_: AsJson = False,
 ) -> None:
     """Show decisions, newest first; their details with --json."""
-    url = read_addresses(read_settings()).database_url
-    with closing(Session(url, application_name="sluice audit")) as session:
+    with connected("sluice audit") as session:
         found = read_audits(session, verb=verb, subject=subject, limit=limit)
     if as_json_:
         typer.echo(as_json({"audit": documents(found)}))

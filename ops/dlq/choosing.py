@@ -42,14 +42,6 @@ OlderThan = Annotated[
 
 
 @contextmanager
-def connected() -> Iterator[Session]:
-    """A session to look and decide with, for one command."""
-    url = read_addresses(read_settings()).database_url
-    with closing(Session(url, application_name="sluice dlq")) as session:
-        yield session
-
-
-@contextmanager
 def redriving() -> Iterator[Redriver]:
     """What applies letters again, with the handlers of SLUICE_HANDLERS."""
     settings = read_settings()

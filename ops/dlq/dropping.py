@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from db.whole_letters import count_behind
+from ops.connecting import connected
 from ops.decisions import DryRun, Reason, Yes, decide, require_meant
 from ops.dlq.changes import BLOCKED_EXIT_CODE, EntityRedriven, drop_letter, redrive_rest, require_droppable
-from ops.dlq.choosing import Id, connected, redriving, require_letter
+from ops.dlq.choosing import Id, redriving, require_letter
 from ops.dlq.view import entity_of, place_of, redriven_documents, redriven_lines
 from ops.printing import AsJson, as_json
 
@@ -27,7 +28,7 @@ def drop(
     It will never be applied. Exit code 1 if one of those behind it failed, too.
     """
     done: list[EntityRedriven] = []
-    with connected() as session, redriving() as redriver:
+    with connected("sluice dlq") as session, redriving() as redriver:
         letter = require_letter(session, number)
         require_droppable(session, letter)
         behind = count_behind(session, letter)

@@ -7,6 +7,7 @@ import typer
 from db.letter_listing import Chosen
 from db.session import Session
 from db.whole_letters import WholeLetter, read_whole_letters
+from ops.connecting import connected
 from ops.dlq.choosing import (
     Entity,
     ErrorClass,
@@ -17,7 +18,6 @@ from ops.dlq.choosing import (
     State,
     Topic,
     Type,
-    connected,
     require_choice,
 )
 from ops.dlq.letter_lines import letter_line
@@ -45,7 +45,7 @@ def export(
     """
     filters = Chosen(None, topic, entity, key, type_, error, state.value if state else None, older_than)
     chosen = require_choice(ids, every, filters)
-    with connected() as session:
+    with connected("sluice dlq") as session:
         for letter in read_all(session, chosen):
             typer.echo(letter_line(letter))
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from db.letter_listing import Chosen, count_letters, read_letters
 from db.whole_letters import count_behind, read_behind
+from ops.connecting import connected
 from ops.dlq.choosing import (
     Entity,
     ErrorClass,
@@ -16,7 +17,6 @@ from ops.dlq.choosing import (
     OlderThan,
     Topic,
     Type,
-    connected,
     require_letter,
 )
 from ops.dlq.view import count_table, letter_document, letter_table
@@ -43,7 +43,7 @@ def ls(
     A conflict holds nothing up.
     """
     chosen = Chosen(None, topic, entity, key, type_, error, None, older_than)
-    with connected() as session:
+    with connected("sluice dlq") as session:
         counts = count_letters(session, chosen)
         letters = read_letters(session, chosen._replace(state=state.value), after=after, limit=limit)
     following = letters[-1].id if len(letters) == limit else None
@@ -64,7 +64,7 @@ def ls(
 
 def show(number: Id, as_json_: AsJson = False) -> None:
     """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
-    with connected() as session:
+    with connected("sluice dlq") as session:
         letter = require_letter(session, number)
         behind = count_behind(session, letter)
         document = letter_document(letter, behind, read_behind(session, letter, limit=MOST_BEHIND))

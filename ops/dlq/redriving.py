@@ -9,6 +9,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from db.letter_listing import Chosen
 from db.open_letters import OpenLetters, read_keyless, read_open_entities
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.dlq.changes import BLOCKED_EXIT_CODE, EntityRedriven, redrive_entity, redrive_keyless
 from ops.dlq.choosing import (
@@ -21,7 +22,6 @@ from ops.dlq.choosing import (
     State,
     Topic,
     Type,
-    connected,
     redriving,
     require_choice,
     require_letter,
@@ -61,7 +61,7 @@ def redrive(
     if every and state is None:
         # Where nothing is dead an operator let an entity wait: `sluice pause`, or `drop --no-redrive`.
         chosen = chosen._replace(state="dead")
-    with connected() as session, redriving() as redriver:
+    with connected("sluice dlq") as session, redriving() as redriver:
         for number in ids or ():
             require_letter(session, number)
         found = read_open_entities(session, chosen, limit=MOST_ENTITIES)

@@ -2,9 +2,10 @@
 
 import typer
 
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, decide
 from ops.dlq.changes import MOVED, is_conflict, resolve_letters
-from ops.dlq.choosing import Ids, connected, require_letter
+from ops.dlq.choosing import Ids, require_letter
 from ops.dlq.view import entity_of, place_of
 from ops.printing import AsJson, as_json
 
@@ -18,7 +19,7 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
     """
     if not ids:
         raise NotDone("name the conflicts by their IDs, as `sluice dlq ls` shows them")
-    with connected() as session:
+    with connected("sluice dlq") as session:
         letters = [require_letter(session, number) for number in dict.fromkeys(ids)]
         conflicts = [letter for letter in letters if is_conflict(letter)]
         if dry_run:

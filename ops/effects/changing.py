@@ -7,6 +7,7 @@ import msgspec
 import typer
 
 from db.call_listing import Chosen
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.effects.changes import CallChange, reconcile_call, retry_calls, settle_by_hand
 from ops.effects.choosing import (
@@ -14,7 +15,6 @@ from ops.effects.choosing import (
     Every,
     Key,
     Keys,
-    connected,
     read_registry,
     require_call,
     require_calls,
@@ -46,7 +46,7 @@ def reconcile(
     """
     effects = read_registry().effects
     decision = decide("effects reconcile", reason)
-    with connected() as session:
+    with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(UNCERTAIN.value, effect) if every else None)
         changes = []
         for listed in calls:
@@ -77,7 +77,7 @@ def retry(
     if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
         raise NotDone("with --all, and with it alone, say --state failed or --state uncertain")
     effects = read_registry().effects
-    with connected() as session:
+    with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
         doubtful = sum(call.state == UNCERTAIN.value for call in calls)
         if doubtful and not dry_run:
@@ -102,7 +102,7 @@ def settle(
     if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
         raise NotDone("settle --as succeeded, with a --response if you have one, or --as failed")
     answer = None if response is None else _read_response(response)
-    with connected() as session:
+    with connected("sluice effects") as session:
         call = require_call(session, key)
         if not dry_run and call.state == UNCERTAIN.value:
             require_meant(f"Sluice will take it that {key} {state.value}.", yes=yes)

@@ -1,14 +1,12 @@
 """What the commands of `sluice effects` begin with: a session, what is declared, the calls that are meant."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from db.call_listing import Chosen, WholeCall, read_all_calls, read_call
 from db.session import Session
-from ops.addresses import read_addresses
 from ops.decisions import NotDone
 from ops.effects.changes import AnyCall
 from tasks.handlers import Registry, collect_handlers
@@ -20,14 +18,6 @@ Keys = Annotated[
 ]
 Every = Annotated[bool, typer.Option("--all", help="Instead of KEYs.")]
 Effect = Annotated[str | None, typer.Option("--effect", help="With --all: of this effect alone.")]
-
-
-@contextmanager
-def connected() -> Iterator[Session]:
-    """A session for one command."""
-    url = read_addresses(read_settings()).database_url
-    with closing(Session(url, application_name="sluice effects")) as session:
-        yield session
 
 
 def read_registry() -> Registry:

@@ -10,7 +10,8 @@ from db.calls import EFFECTS_PAUSED
 from db.session import Session
 from db.switches import read_switch
 from ops.ages import read_age
-from ops.effects.choosing import Key, connected, read_registry, require_call
+from ops.connecting import connected
+from ops.effects.choosing import Key, read_registry, require_call
 from ops.effects.view import call_table, conflict_table, count_documents, count_table, reasons_to_wait
 from ops.printing import AsJson, as_json, documents, field_lines
 from tasks.call_states import CallState
@@ -35,7 +36,7 @@ def ls(
     as_json_: AsJson = False,
 ) -> None:
     """Show calls: how many there are per effect and state, then each, oldest first."""
-    with connected() as session:
+    with connected("sluice effects") as session:
         if conflicts:
             _ls_conflicts(session, effect, after, limit, as_json_=as_json_)
             return
@@ -60,7 +61,7 @@ def ls(
 def show(key: Key, as_json_: AsJson = False) -> None:
     """Show one call whole, and if it is pending, what it waits for."""
     registry = read_registry()
-    with connected() as session:
+    with connected("sluice effects") as session:
         call = require_call(session, key)
         waits_for = reasons_to_wait(
             call,

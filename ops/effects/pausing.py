@@ -5,8 +5,8 @@ import typer
 from db.audit import insert_audits
 from db.calls import EFFECTS_PAUSED
 from db.switches import clear_switch, read_switch, set_switch
+from ops.connecting import connected
 from ops.decisions import DryRun, Reason, decide
-from ops.effects.choosing import connected
 from ops.printing import AsJson, as_json
 
 
@@ -22,7 +22,7 @@ def resume(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) ->
 
 def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
     decision = decide("effects pause" if pausing else "effects resume", reason)
-    with connected() as session:
+    with connected("sluice effects") as session:
         if dry_run:
             changed = (read_switch(session, EFFECTS_PAUSED) is None) == pausing
         else:

@@ -1,20 +1,16 @@
 """`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from db.outbox_listing import read_refused, read_waiting
-from db.session import Session
-from ops.addresses import read_addresses
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.outbox.changes import drop_event, fate, require_event, retry_all, retry_one
 from ops.outbox.view import event_document, refused_table, waiting_table
 from ops.printing import AsJson, as_json, documents, field_lines
-from tasks.settings import read_settings
 
 outbox_app = typer.Typer(
     help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
@@ -37,7 +33,7 @@ def ls(
     A refused record holds back what its queue has behind it of its topic and key,
     and nothing else.
     """
-    with _connected() as session:
+    with connected("sluice outbox") as session:
         queues = [] if refused else read_waiting(session, topic)
         records = read_refused(session, topic, limit=limit)
     if as_json_:
@@ -58,7 +54,7 @@ def ls(
 @outbox_app.command()
 def show(queue: Queue, number: Number, as_json_: AsJson = False) -> None:
     """Show one outgoing event whole: headers, payload, and why it is refused if it is."""
-    with _connected() as session:
+    with connected("sluice outbox") as session:
         document = event_document(require_event(session, queue, number))
     typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
 
@@ -76,7 +72,7 @@ def retry(
     """Let the relay try refused records again, because the broker or the topic takes them now."""
     if every == (number is not None) or (topic is not None and not every):
         raise NotDone("name one record by QUEUE and ID, or all by --all, which --topic narrows down")
-    with _connected() as session:
+    with connected("sluice outbox") as session:
         if queue is not None and number is not None:
             tried = retry_one(session, queue, number, decide("outbox retry", reason), dry_run=dry_run)
         else:
@@ -107,7 +103,7 @@ def drop(
 
     Nobody will receive it. sluice.audit keeps it whole.
     """
-    with _connected() as session:
+    with connected("sluice outbox") as session:
         event = require_event(session, queue, number)
         if event.error is None and not even_if_waiting:
             raise NotDone(f"{queue} {number} is not refused: {fate(event)} (or say --even-if-waiting)")
@@ -118,10 +114,3 @@ def drop(
         typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))
     else:
         typer.echo(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")
-
-
-@contextmanager
-def _connected() -> Iterator[Session]:
-    url = read_addresses(read_settings()).database_url
-    with closing(Session(url, application_name="sluice outbox")) as session:
-        yield session

@@ -1,7 +1,5 @@
 """`sluice pause|resume`: of one topic, or of one entity."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,7 +8,7 @@ import typer
 from db.parking import load_parked
 from db.rerouting import read_topic_routing
 from db.session import BATCH_PLANS, Session
-from ops.addresses import read_addresses
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, decide
 from ops.pausing.entities import Resumed, park_by_hand, resume_entity
 from ops.pausing.topics import pause_topics, resume_topics, why_paused
@@ -44,7 +42,7 @@ def pause(
     """
     name = _named(topic, entity, key)
     decision = decide("pause", reason)
-    with _connected() as session:
+    with connected("sluice pause", plans=BATCH_PLANS) as session:
         if topic is not None:
             _require_known(session, topic)
             fresh = why_paused(session, topic) is None
@@ -77,7 +75,7 @@ def resume(
     name = _named(topic, entity, key)
     decision = decide("resume", reason)
     resumed: Resumed | None = None
-    with _connected() as session:
+    with connected("sluice pause", plans=BATCH_PLANS) as session:
         if topic is not None:
             fresh = why_paused(session, topic) is not None
             if not dry_run:
@@ -124,11 +122,3 @@ def _require_known(session: Session, topic: str) -> None:
     declared = collect_handlers(read_settings().handlers).topics
     if topic not in declared and read_topic_routing(session, topic) is None:
         raise NotDone(f"topic {topic} is declared by no module of SLUICE_HANDLERS, and was never read")
-
-
-@contextmanager
-def _connected() -> Iterator[Session]:
-    url = read_addresses(read_settings()).database_url
-    # As workers plan: what waits is applied as they apply it.
-    with closing(Session(url, application_name="sluice pause", plans=BATCH_PLANS)) as session:
-        yield session

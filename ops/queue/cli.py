@@ -8,8 +8,8 @@ from rich.console import Console
 
 from db.audit import insert_audits
 from db.queue_admin import ListedQueue, lock_listed_queue, read_queues, resume_queue
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
-from ops.effects.choosing import connected
 from ops.printing import AsJson, as_json, documents, table_of
 
 queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def ls(
     as_json_: AsJson = False,
 ) -> None:
     """Show queues: whether they are halted and why, and how many of the last events died."""
-    with connected() as session:
+    with connected("sluice queue") as session:
         found = [queue for queue in read_queues(session) if queue.halted_reason or not halted]
     if as_json_:
         typer.echo(as_json(documents(found)))
@@ -52,7 +52,7 @@ def resume(
     if accept_deaths and not dry_run:
         require_meant(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
     decision = decide("queue resume", reason)
-    with connected() as session, session.transaction():
+    with connected("sluice queue") as session, session.transaction():
         before = lock_listed_queue(session, queue)
         if before is None:
             raise NotDone(f"there is no queue {queue}; `sluice queue ls` lists them")

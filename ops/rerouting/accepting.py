@@ -9,10 +9,11 @@ from kafka import KafkaAdminClient
 from db.projections import read_standing
 from db.rerouting import TopicRouting, read_topic_routing, read_watermarks_of
 from ops.addresses import read_addresses
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.printing import AsJson, as_json
 from ops.rerouting.acceptance import acceptance_lines, judge_acceptance
-from ops.rerouting.changes import accept_topic, connected
+from ops.rerouting.changes import accept_topic
 from tasks.lag import LogRange
 from tasks.log_reading import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS, LogReader
 from tasks.settings import read_settings
@@ -31,7 +32,7 @@ def accept(
     --dry-run says per partition what that would come to.
     """
     servers = read_addresses(read_settings()).kafka_bootstrap_servers
-    with connected() as session:
+    with connected("sluice reroute") as session:
         routing = read_topic_routing(session, topic)
         if routing is None:
             raise NotDone(f"no bridge has read topic {topic} so far: there is nothing to accept")

@@ -1,7 +1,7 @@
 """Accepting and resharding in Postgres: each is one transaction under all queue locks of an entity type."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
@@ -23,7 +23,6 @@ from db.rerouting import (
     restart_topic,
 )
 from db.session import Session
-from ops.addresses import read_addresses
 from ops.decisions import NotDone
 from ops.printing import as_json
 from ops.rerouting.acceptance import Acceptance, judge_acceptance
@@ -31,15 +30,6 @@ from ops.rerouting.settled import is_settled
 from ops.rerouting.shards import Resharded, parked_moves, plan_reshard, require_other_shards
 from tasks.lag import LogRange
 from tasks.routing import queue_name
-from tasks.settings import read_settings
-
-
-@contextmanager
-def connected() -> Iterator[Session]:
-    """A session for one command."""
-    url = read_addresses(read_settings()).database_url
-    with closing(Session(url, application_name="sluice reroute")) as session:
-        yield session
 
 
 def accept_topic(

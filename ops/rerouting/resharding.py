@@ -11,10 +11,11 @@ from db.audit import Decision
 from db.progress import read_routing
 from db.rerouting import Unsettled, read_parked_of, read_topics_of, read_unsettled
 from db.session import Session
+from ops.connecting import connected
 from ops.decisions import DryRun, NotDone, Reason, Yes, decide, require_meant
 from ops.pausing.topics import topics_paused
 from ops.printing import AsJson, as_json
-from ops.rerouting.changes import connected, reshard_entity
+from ops.rerouting.changes import reshard_entity
 from ops.rerouting.settled import advice, is_settled, unsettled_text
 from ops.rerouting.shards import Resharded, parked_moves, plan_reshard, require_other_shards
 
@@ -46,7 +47,7 @@ def reshard(
     catches them, but duplicates may be counted twice, and outgoing events of one
     key may overtake each other.
     """
-    with connected() as session:
+    with connected("sluice reroute") as session:
         before = read_routing(session, entity)
         count = require_other_shards(entity, before[0] if before else None, shards)
         moved = len(parked_moves(read_parked_of(session, entity), entity, shards))

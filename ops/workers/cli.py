@@ -1,16 +1,12 @@
 """`sluice workers`: the command."""
 
-from contextlib import closing
-
 import typer
 from rich.console import Console
 
 from db.leases import read_workers
-from db.session import Session
-from ops.addresses import read_addresses
+from ops.connecting import connected
 from ops.printing import AsJson, as_json
 from ops.workers.view import lines_below, sharing_document, worker_table
-from tasks.settings import read_settings
 
 
 def workers(as_json_: AsJson = False) -> None:
@@ -21,8 +17,7 @@ def workers(as_json_: AsJson = False) -> None:
 
     A worker with -Q shares nothing and is not seen here: ask Flower, or `sluice doctor`.
     """
-    url = read_addresses(read_settings()).database_url
-    with closing(Session(url, application_name="sluice workers")) as session:
+    with connected("sluice workers") as session:
         found = read_workers(session)
     if as_json_:
         typer.echo(as_json(sharing_document(found)))
