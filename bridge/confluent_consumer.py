@@ -28,6 +28,7 @@ from tasks.lag import LogRange
 from tasks.wire import Record
 
 REQUEST_TIMEOUT_SECONDS = 5.0
+SOCKET_TIMEOUT_MS = 10_000  # a broker that vanished without a word would be waited for for a minute
 
 # librdkafka reads on in a topic created anew, at its old position, and says nothing. But its fetch from the
 # deleted one fails first, and the next comes so much later. Facts younger than that, when records are handed
@@ -61,6 +62,7 @@ class ConfluentConsumer:
         both: dict[str, str | int | float] = {
             "bootstrap.servers": bootstrap_servers,
             "topic.metadata.refresh.interval.ms": METADATA_MAX_AGE_MS,
+            "socket.timeout.ms": SOCKET_TIMEOUT_MS,
             # The default of 10 s would outlast a broker's restart.
             "reconnect.backoff.max.ms": 1_000,
             # Every try to connect would be a line, and no JSON; that Kafka is away is said once, elsewhere.

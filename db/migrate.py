@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateSchema
 from db.generation_tables import first_generation, view_text
 from db.naming import qualified
 from db.schema import SCHEMA
-from db.session import CONNECT_TIMEOUT_SECONDS
+from db.session import CONNECTION
 from db.tables import TableRefused, is_projection
 
 VERSION_TABLE = "alembic_version"
@@ -125,7 +125,7 @@ def _locked(database_url: str) -> Iterator[Connection]:
 @contextmanager
 def _connected(database_url: str) -> Iterator[Connection]:
     target = {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        **CONNECTION,
         "target_session_attrs": "read-write",
         "application_name": "sluice migrate",
         "options": "-c search_path=public -c timezone=UTC",

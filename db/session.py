@@ -18,6 +18,20 @@ SESSION_SETTINGS = {
     "timezone": "UTC",
     "default_transaction_isolation": "read committed",
     "search_path": "public",
+    # A client that vanished without a word holds its locks no longer than this: beat's, a bridge's number.
+    "tcp_keepalives_idle": "10s",
+    "tcp_keepalives_interval": "5s",
+    "tcp_keepalives_count": "3",
+}
+
+# And a server that did, or a network that swallows packets: else a worker would wait for its answer until the
+# kernel gives up, a quarter of an hour later. What the server's machine acknowledges may take its time.
+CONNECTION = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
 }
 
 # The planner takes an unnested document for 1 row and nests loops over it, quadratically; a table that
@@ -41,8 +55,6 @@ QUEUE_PLANS = {
     "enable_bitmapscan": "off",
     "jit": "off",
 }
-
-CONNECT_TIMEOUT_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ class Session:
         return self._connection
 
     def _connect(self) -> psycopg2.extensions.connection:
-        target: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **self._url.query}
+        target: dict[str, Any] = {**CONNECTION, **self._url.query}
         target |= self._url.translate_connect_args(username="user", database="dbname")
         target.setdefault("target_session_attrs", "read-write")
         options = " ".join(

@@ -15,6 +15,7 @@ from tasks.page import Answer, Delivery
 
 # Above this nothing is tried any more: whoever waits for the answer holds locks meanwhile.
 DELIVERY_TIMEOUT_SECONDS = 2.5  # the client looks once a second: up to 3.5
+SOCKET_TIMEOUT_MS = 10_000  # a broker that vanished without a word is not waited for any longer
 LINGER_MS = 1  # a page is handed over at once: its records need not wait for each other
 MAX_BYTES = 4 * 1024 * 1024  # the broker is to say what is too large, not the client
 
@@ -56,6 +57,7 @@ class ConfluentProducer:
             "linger.ms": LINGER_MS,
             "message.timeout.ms": int(DELIVERY_TIMEOUT_SECONDS * 1000),
             "message.max.bytes": MAX_BYTES,
+            "socket.timeout.ms": SOCKET_TIMEOUT_MS,
             "queue.buffering.max.messages": 100_000,
             "allow.auto.create.topics": False,
             # A topic that is missing is told at once, and tried again by the relay's own clock.
