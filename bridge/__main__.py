@@ -11,7 +11,6 @@ import structlog
 
 from bridge.consumer import Consumer
 from bridge.doorbell import RedisDoorbell
-from bridge.group_watch import GroupWatch
 from bridge.holdings import Holdings
 from bridge.loop import Bridge
 from bridge.metrics import BridgeMetrics
@@ -58,7 +57,6 @@ def main() -> int:
     doorbell = RedisDoorbell(settings)
     bridge = Bridge(
         make_consumer=lambda name: _make_consumer(settings, registry, name),
-        find_unread=GroupWatch(settings.kafka_bootstrap_servers, settings.group).look,
         store=store,
         doorbell=doorbell,
         topics=registry.topics,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from bridge.consumer import Consumer, ConsumerBroken, LogTruncated, TopicFacts
+from bridge.consumer import Consumer, ConsumerBroken, LogTruncated
 from bridge.doorbell import Doorbell
 from bridge.holdings import Holdings, Watermarks
 from bridge.metrics import BridgeMetrics
@@ -14,7 +14,7 @@ from bridge.partitioner_check import PartitionerCheck
 from bridge.sending import Sending
 from bridge.starting import BridgeStopped, Starting
 from bridge.store import Progress, Store, StoreAway
-from bridge.unread import overdue
+from bridge.unread import Unread
 from db.progress import Place
 from tasks.api import Topic
 from tasks.backoff import Backoff
@@ -29,21 +29,17 @@ WATERMARK_SECONDS = 1.0  # what a restart reads again at most, against a row ver
 COMMIT_SECONDS = 5.0  # for lag tools only
 MEASURE_SECONDS = 1.0  # for metrics, which nobody reads more often
 IDLE_SECONDS = 0.1  # between tries to make a consumer
+LOOK_SECONDS = 5.0  # partitions that nobody reads are looked for this often
 REJOIN_SECONDS = 120.0  # where that changes nothing, it would only stop all others again and again
 
 
 class Bridge:
-    """One member of the group.
-
-    `make_consumer` gets its name in the group, after a restart the same one; `find_unread` gets the topics
-    that exist, and says which of their partitions no member has, for how many seconds.
-    """
+    """One member of the group. `make_consumer` gets its name in it, after a restart the same one."""
 
     def __init__(
         self,
         *,
         make_consumer: Callable[[str], Consumer],
-        find_unread: Callable[[Mapping[str, TopicFacts]], Mapping[Place, float]],
         store: Store,
         doorbell: Doorbell,
         topics: Mapping[str, Topic],
@@ -53,7 +49,6 @@ class Bridge:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._make_consumer = make_consumer
-        self._find_unread = find_unread
         self._store = store
         self._topics = topics
         self._clock = clock
@@ -64,7 +59,8 @@ class Bridge:
         self._instance: int | None = None
         self._instance_is_sure = False
         self._newcomer = ""
-        self._rejoined_at = float("-inf")
+        self._unread = Unread()
+        self._looked_at = self._rejoined_at = float("-inf")
         self._starting = Starting(store, holdings, topics)
         self._sending = Sending(doorbell, holdings, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
@@ -128,10 +124,16 @@ class Bridge:
 
     def _rejoin_if_unread(self, consumer: Consumer, now: float) -> None:
         """A member of a new name makes the group share out all there is; the old one's session runs out."""
-        if self._instance is None or now - self._rejoined_at < REJOIN_SECONDS:
+        if now - self._looked_at < LOOK_SECONDS or not self._store_backoff.allows(now):
             return
-        places = overdue(self._find_unread(consumer.topics()), self._instance)
-        if places:
+        self._looked_at = now
+        try:
+            self._unread.note(self._starting.find_unread(consumer), now)
+        except StoreAway as error:
+            self._note_store_away(now, error)
+            return
+        places = [] if self._instance is None else self._unread.overdue(now, self._instance)
+        if places and now - self._rejoined_at >= REJOIN_SECONDS:
             log.warning("partitions that no bridge reads: joining the group anew", partitions=_names(places))
             self._newcomer = f"-{uuid.uuid4().hex[:8]}"
             self._rejoined_at = now

@@ -78,6 +78,19 @@ class Starting:
         for topic in sorted(unknown):
             self._register(consumer, topic, facts[topic])
 
+    def find_unread(self, consumer: Consumer) -> list[Place]:
+        """Partitions that are there, not assigned to this bridge, and without rows: nobody ever started them.
+
+        Raises StoreAway.
+        """
+        others = {
+            (topic, number)
+            for topic, known in consumer.topics().items()
+            for number in range(known.partitions)
+        } - consumer.assignment()
+        read = self._store.read_assignments(others)
+        return [place for place in others if place not in read or read[place].watermark is None]
+
     def find_recreated(self, facts: Mapping[str, TopicFacts]) -> list[Place]:
         """Started partitions whose topic has another id by now: what was polled may be of the new one."""
         return [

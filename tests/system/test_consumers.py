@@ -12,7 +12,6 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from bridge.confluent_consumer import ConfluentConsumer
 from bridge.consumer import MAX_POLL_RECORDS, Consumer, ConsumerBroken, LogTruncated
-from bridge.group_watch import GroupWatch
 from bridge.kafka_python_consumer import KafkaPythonConsumer
 from db.progress import Place
 from ops.stack import Stack
@@ -230,41 +229,3 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
 def test_without_a_broker_there_is_no_consumer(client: type[ConfluentConsumer | KafkaPythonConsumer]) -> None:
     with pytest.raises(ConsumerBroken):
         client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"])
-
-
-@pytest.mark.parametrize("client", CLIENTS)
-def test_partitions_added_while_a_static_member_restarts_are_told_of_and_a_newcomer_reads_them(
-    client: type[ConfluentConsumer | KafkaPythonConsumer], kafka: Stack, topic: str
-) -> None:
-    servers = kafka.kafka_bootstrap_servers()
-    places = {(topic, number) for number in range(4)}
-
-    def joined(name: str) -> Consumer:
-        member: Consumer = client(servers, group=f"group-{topic}", instance=name, topics=[topic])
-        wait_until(
-            lambda: member.poll(POLL_SECONDS) or member.assignment(),
-            timeout_seconds=30,
-            what=f"{name} has some",
-        )
-        return member
-
-    joined("bridge-0").close()
-    with closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
-        admin.create_partitions({topic: 4})
-    with closing(joined("bridge-0")) as member:
-        watch = GroupWatch(servers, f"group-{topic}")
-
-        def sees_what_is_nobodys() -> bool:
-            member.poll(POLL_SECONDS)
-            return set(watch.look(member.topics())) == {(topic, 2), (topic, 3)}
-
-        wait_until(sees_what_is_nobodys, timeout_seconds=60, what="two are nobody's")
-        assert member.assignment() == {(topic, 0), (topic, 1)}, "the group sees to it: no need to watch it"
-    # What the bridge does then: under another name.
-    with closing(joined("bridge-0-again")) as newcomer:
-
-        def has_all() -> bool:
-            newcomer.poll(POLL_SECONDS)
-            return newcomer.assignment() == places and not watch.look(newcomer.topics())
-
-        wait_until(has_all, timeout_seconds=60, what="the newcomer has all, and nothing is nobody's")

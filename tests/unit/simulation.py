@@ -264,7 +264,6 @@ class World:
         store = self.stores[number] = self.shell.store(self)
         return self.shell.bridge(
             make_consumer=lambda _: self.consumers[number],
-            find_unread=lambda _: {},
             store=store,
             doorbell=Doorbell(self),
             topics=TOPICS,

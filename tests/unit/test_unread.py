@@ -1,4 +1,4 @@
-"""Partitions that no member has: when a bridge sees to them, and that it does so once."""
+"""Partitions that no bridge has: when a bridge sees to them, and that it does so once."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -11,40 +11,25 @@ from hypothesis import strategies as st
 from bridge.consumer import TopicFacts
 from bridge.doorbell import DoorbellAway
 from bridge.holdings import Holdings
-from bridge.loop import REJOIN_SECONDS, Bridge
+from bridge.loop import LOOK_SECONDS, REJOIN_SECONDS, Bridge
 from bridge.metrics import BridgeMetrics
 from bridge.store import Progress
-from bridge.unread import UNREAD_SECONDS, Unread, overdue
-from db.progress import Place
+from bridge.unread import UNREAD_SECONDS, Unread
+from db.progress import Assignment, Place
+from tasks.lag import LogRange
 
 PLACES: list[Place] = [("t", 0), ("t", 1), ("u", 0)]
-FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
 
 
-@given(st.lists(st.none() | st.sets(st.sampled_from([*PLACES, ("t", 9), ("gone", 0)])), min_size=1))
-def test_what_was_in_nobodys_hands_in_every_answer_of_late_is_unread_since_the_first(
-    answers: list[set[Place] | None],
-) -> None:
+@given(st.lists(st.sets(st.sampled_from(PLACES)), min_size=1, max_size=150), st.integers(0, 2))
+def test_overdue_is_what_every_look_of_the_last_while_found(looks: list[set[Place]], instance: int) -> None:
     unread = Unread()
-    for now, held in enumerate(answers):
-        unread.note(FACTS, held, float(now))
-    newest = len(answers) - 1
-    for place in PLACES:
-        run = 0
-        for held in reversed(answers):
-            if held is None or place in held:
-                break
-            run += 1
-        found = unread.seconds(float(newest)).get(place)
-        assert found == (run - 1 if run else None)
-    assert unread.seconds(0.0).keys() <= set(PLACES)
-
-
-def test_of_several_bridges_the_one_with_the_lowest_number_is_first() -> None:
-    unread = {("t", 1): UNREAD_SECONDS, ("t", 0): 2 * UNREAD_SECONDS, ("u", 0): UNREAD_SECONDS - 1}
-    assert overdue(unread, 0) == [("t", 0), ("t", 1)]
-    assert overdue(unread, 1) == [("t", 0)]
-    assert overdue(unread, 2) == []
+    for now, found in enumerate(looks):
+        unread.note(found, float(now))
+    patience = int(UNREAD_SECONDS) * (1 + instance)
+    of_late = looks[-patience - 1 :]
+    always = set(PLACES).intersection(*of_late) if len(of_late) > patience else set()
+    assert unread.overdue(float(len(looks) - 1), instance) == sorted(always)
 
 
 class _Kafka:
@@ -59,10 +44,16 @@ class _Kafka:
         return frozenset()
 
     def assignment(self) -> frozenset[Place]:
-        return frozenset()
+        return frozenset([("t", 0)])
+
+    def log_ranges(self, _: Iterable[Place]) -> dict[Place, LogRange]:
+        return {}
+
+    def pause_exactly(self, _: Iterable[Place]) -> None:
+        return
 
     def topics(self) -> dict[str, TopicFacts]:
-        return {}
+        return {"t": TopicFacts("t-id", 2)}
 
     def paused(self) -> frozenset[Place]:
         return frozenset()
@@ -75,6 +66,13 @@ class _Kafka:
 
 
 class _Postgres:
+    """Knows partition 1 while it is `known`."""
+
+    known = True
+
+    def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
+        return {place: Assignment("t-id", "e", 1, 1, 1, 0, {}) for place in places if self.known}
+
     def claim_instance(self) -> int:
         return 0
 
@@ -102,18 +100,17 @@ def quiet() -> Iterator[None]:
 @pytest.mark.usefixtures("quiet")
 def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> None:
     now = [0.0]
-    unread: dict[Place, float] = {}
     opened: list[tuple[str, _Kafka]] = []
 
     def make(name: str) -> Any:
         opened.append((name, _Kafka()))
         return opened[-1][1]
 
-    store: Any = _Postgres()
+    postgres = _Postgres()
+    store: Any = postgres
     doorbell: Any = _NoRedis()
     bridge = Bridge(
         make_consumer=make,
-        find_unread=lambda _: unread,
         store=store,
         doorbell=doorbell,
         topics={},
@@ -124,19 +121,22 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
     )
 
     def turn_for(seconds: float) -> None:
-        for _ in range(2):
-            now[0] += seconds / 2
+        until = now[0] + seconds
+        while now[0] < until:
+            now[0] += 1.0
             bridge.run_once()
 
-    turn_for(5.0)
+    turn_for(2 * UNREAD_SECONDS)
     assert [name for name, _ in opened] == ["bridge-0"]
-    unread["t", 1] = UNREAD_SECONDS
-    turn_for(5.0)
+    postgres.known = False
+    turn_for(UNREAD_SECONDS - 5.0)
+    assert len(opened) == 1
+    turn_for(2 * LOOK_SECONDS + 5.0)
     (_, first), (name, second) = opened
     assert (first.closed, second.closed) == (True, False)
     assert name.startswith("bridge-0-")
-    turn_for(REJOIN_SECONDS - 10.0)
+    turn_for(REJOIN_SECONDS - 30.0)
     assert len(opened) == 2
-    turn_for(20.0)
+    turn_for(40.0)
     assert len(opened) == 3
     assert opened[2][0] not in ("bridge-0", name)
