@@ -22,4 +22,6 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
+            if self.connection is not None:
+                raise  # it was not in closing
             log.info("messages in hand were not put back: the broker is away", error=str(error))
