@@ -27,6 +27,7 @@ def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
     What the user wrote as `headers` comes along, but cannot pose as an attribute set here. `ce_time` and the
     trace context are among them: the fold took them from the event's cause.
     """
+    # By position: attribute by attribute costs more.
     _, _, event_id, topic, key, type_, version, written, payload = row
     headers: dict[str, str | bytes | None] = {
         "ce_specversion": "1.0",
