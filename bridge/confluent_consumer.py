@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -32,7 +33,8 @@ SOCKET_TIMEOUT_MS = 10_000  # a broker that vanished without a word would be wai
 
 # librdkafka reads on in a topic created anew, at its old position, and says nothing. But its fetch from the
 # deleted one fails first, and the next comes so much later. Facts younger than that, when records are handed
-# over, were asked for after the failure: they tell of the new topic, or of none.
+# over, were asked for after the failure: they tell of the new topic, or of none. Of a partition that was
+# paused no fetch failed: what comes first after a pause or a seek is handed over with facts asked for anew.
 FETCH_ERROR_BACKOFF_MS = 1_000
 FACTS_AGE_SECONDS = 0.8
 
@@ -56,6 +58,7 @@ class ConfluentConsumer:
         """Joins the group with the first polls. Raises ConsumerBroken if no broker answers."""
         self._topics = tuple(topics)
         self._doubted_at = float("-inf")  # facts from before may be of another topic
+        self._doubted: set[Place] = set()  # what comes of them next may be of another topic
         self._changes: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
@@ -128,7 +131,7 @@ class ConfluentConsumer:
             else:
                 polled[place] = [record]
                 self._ends.pop(place, None)
-        self._look_at_topics(records_came=bool(polled))
+        self._look_at_topics(polled.keys())
         return polled
 
     def take_changes(self) -> frozenset[Place]:
@@ -154,6 +157,7 @@ class ConfluentConsumer:
             # The pause outlives the assignment.
             self._consumer.resume([TopicPartition(*place)])
         self._paused.discard(place)
+        self._doubted.add(place)
 
     def position(self, place: Place) -> int | None:
         """See Consumer. Known at the end of the log only: the client's own forgets no seek."""
@@ -167,6 +171,7 @@ class ConfluentConsumer:
                 self._consumer.pause([TopicPartition(*place) for place in wanted - self._paused])
             if self._paused - wanted:
                 self._consumer.resume([TopicPartition(*place) for place in self._paused - wanted])
+        self._doubted |= self._paused - wanted
         self._paused = wanted
 
     def paused(self) -> frozenset[Place]:
@@ -223,16 +228,16 @@ class ConfluentConsumer:
         elif error.fatal():
             raise ConsumerBroken(error.str())
 
-    def _look_at_topics(self, *, records_came: bool) -> None:
+    def _look_at_topics(self, polled: AbstractSet[Place]) -> None:
+        now = time.monotonic()
+        if polled:
+            age = FACTS_AGE_SECONDS if self._doubted.isdisjoint(polled) else 0.0
+            self._doubted_at = max(self._doubted_at, now - age)
+            self._doubted -= polled
         with _translated():
             self._watch.look()
-            oldest = time.monotonic() - FACTS_AGE_SECONDS if records_came else float("-inf")
-            if self._watch.known_at < max(oldest, self._doubted_at):
+            if self._watch.known_at < self._doubted_at:
                 self._watch.ask_now()
-        gone = set(self._topics) - self._watch.facts.keys()
-        if gone:
-            # What comes back is a new topic, perhaps before its id is known.
-            self._changes.update(place for place in self.assignment() if place[0] in gone)
 
     def _ask_offsets(self, wanted: Iterable[TopicPartition], spec: OffsetSpec) -> _Answers:
         return self._admin.list_offsets(

@@ -72,7 +72,7 @@ class Consumer(Protocol):
     def topics(self) -> Mapping[str, TopicFacts]:
         """The subscribed topics that exist, no older than the newest assignment; cheap.
 
-        Of one that was created anew the new id is told before its records are, or with them.
+        So young, too, that what was polled is of the topic with this id, or of an earlier one.
         """
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:

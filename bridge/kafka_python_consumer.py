@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -38,6 +38,8 @@ from tasks.wire import Record
 
 CLOSE_TIMEOUT_MS = 5_000
 OFFSETS_TIMEOUT_MS = 10_000
+ANSWER_TIMEOUT_MS = 5_000
+RETRY_SECONDS = 0.1
 
 
 class KafkaPythonConsumer:
@@ -97,6 +99,8 @@ class KafkaPythonConsumer:
             except RetriableError:
                 time.sleep(timeout_seconds)
                 return {}
+            if polled:
+                self._look_at_topics()
         return {
             (place.topic, place.partition): [
                 # By position: attribute by attribute costs half as much again.
@@ -120,6 +124,30 @@ class KafkaPythonConsumer:
         fetcher = self._consumer._fetcher
         if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
             fetcher._next_partition_records = None
+
+    def _look_at_topics(self) -> None:
+        # kafka-python 3.0.12 fetches by name: what it reads of a topic created anew, at its old position,
+        # looks like the old one's. What has the old id after it was polled is of the old topic.
+        deadline = time.monotonic() + ANSWER_TIMEOUT_MS / 1000
+        while True:
+            try:
+                self._consumer._manager.run(self._refresh_metadata)
+                return
+            except RetriableError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    async def _refresh_metadata(self) -> None:
+        cluster = self._consumer._cluster
+        if cluster.metadata_refresh_in_progress:
+            # Asked for earlier, it must not be noted later.
+            with suppress(KafkaError):
+                await cluster.refresh_metadata()
+        request = self._consumer._manager.send(
+            cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS
+        )
+        cluster.update_metadata(await request)
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""

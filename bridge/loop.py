@@ -161,13 +161,12 @@ class Bridge:
 
     def _forget_changed(self, consumer: Consumer) -> None:
         changed, assigned = consumer.take_changes(), consumer.assignment()
+        changed |= self._starting.find_replaced(consumer.topics())
         left = [place for place in self.holdings.partitions if place in changed or place not in assigned]
         for place in left:
             self.holdings.forget(place)
         if left:
             log.info("partitions left", partitions=_names(left))
-        for place in self._starting.find_recreated(consumer.topics()):
-            self.holdings.forget(place)
 
     def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
         for place, records in polled.items():

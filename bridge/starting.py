@@ -91,13 +91,14 @@ class Starting:
         read = self._store.read_assignments(others)
         return [place for place in others if place not in read or read[place].watermark is None]
 
-    def find_recreated(self, facts: Mapping[str, TopicFacts]) -> list[Place]:
-        """Started partitions whose topic has another id by now: what was polled may be of the new one."""
-        return [
+    def find_replaced(self, facts: Mapping[str, TopicFacts]) -> frozenset[Place]:
+        """Started partitions whose topic is another one by now, or gone: what was polled may be of that."""
+        ids = {topic: known.topic_id for topic, known in facts.items()}
+        return frozenset(
             place
             for place, partition in self._holdings.partitions.items()
-            if place[0] in facts and facts[place[0]].topic_id != partition.assignment.topic_id
-        ]
+            if ids.get(place[0]) != partition.assignment.topic_id
+        )
 
     def watch_missing(self, consumer: Consumer, now: float) -> None:
         """Raises BridgeStopped if a topic is gone that was there; one that never was is waited for."""

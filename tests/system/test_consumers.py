@@ -1,5 +1,6 @@
 """What the bridge relies on in a Kafka client, whichever it is: on a real broker."""
 
+import functools
 import itertools
 import os
 import threading
@@ -21,6 +22,7 @@ from tests.waiting import wait_until
 
 POLL_SECONDS = 0.05
 GONE_SECONDS = 3.0  # longer than any fetch is put off after an error
+ROUNDS = 5  # one does not always meet the moment
 MANY = 3 * MAX_POLL_RECORDS  # more than one poll returns of what one fetch brought
 CLIENTS: tuple[type[ConfluentConsumer | KafkaPythonConsumer], ...] = (ConfluentConsumer, KafkaPythonConsumer)
 _numbers = itertools.count(1)
@@ -162,49 +164,66 @@ def test_a_partition_that_is_not_there_has_no_range(consumer: Consumer, topic: s
     assert consumer.log_ranges([]) == {}
 
 
+def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threading.Event | None) -> None:
+    """With so many records that positions up to 50 lie amid them. `missed` ends the time without it."""
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
+        admin.delete_topics([topic])
+        if missed is not None:
+            # Not every client notices while nothing is there.
+            missed.wait(GONE_SECONDS)
+        admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}})
+    _produce(producer, topic, 0, 100)
+
+
+def _is_told(consumer: Consumer, place: Place, old: str, missed: threading.Event | None = None) -> bool:
+    """Polls. Records with the old id beside them would be taken for the old topic's."""
+    try:
+        polled = consumer.poll(POLL_SECONDS)
+    except LogTruncated:
+        return True  # which stops the bridge as well
+    facts = consumer.topics().get(place[0])
+    if facts is None and missed is not None:
+        missed.set()
+    known = None if facts is None else facts.topic_id
+    assert not (known == old and place in polled), "its records pass for those of the old one"
+    return known not in (None, old)
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_topic_created_anew_is_told_before_its_records(
     consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str, at_once: bool
 ) -> None:
-    """By its new id, or as a log that lost what was read, which stops the bridge as well."""
     place = (topic, 0)
     _produce(producer, topic, 0, 10)
     _poll_until(consumer, {}, place, 10)
     old = consumer.topics()[topic].topic_id
-    held = True
-    missed = threading.Event()
-
-    def recreate() -> None:
-        with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
-            admin.delete_topics([topic])
-            if not at_once:
-                # Not every client notices while nothing is there.
-                missed.wait(GONE_SECONDS)
-            admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}})
-        # So many that the old position lies amid them.
-        _produce(producer, topic, 0, 100)
-
-    def told() -> bool:
-        nonlocal held
-        try:
-            polled = consumer.poll(POLL_SECONDS)
-        except LogTruncated:
-            return True
-        changes, facts = consumer.take_changes(), consumer.topics()
-        known = facts[topic].topic_id if topic in facts else None
-        if known is None:
-            missed.set()
-        # As the bridge does: what changed is let go, and held again as soon as its topic is there.
-        held = (held and place not in changes) or known == old
-        if known not in (None, old):
-            return True
-        assert not (held and place in polled), "its records pass for those of the old one"
-        return False
-
+    missed = None if at_once else threading.Event()
     with ThreadPoolExecutor() as pool:
-        recreating = pool.submit(recreate)
-        wait_until(told, timeout_seconds=30, what="the topic has its new id")
+        recreating = pool.submit(_recreate, kafka, producer, topic, missed)
+        wait_until(
+            lambda: _is_told(consumer, place, old, missed),
+            timeout_seconds=30,
+            what="the topic has its new id",
+        )
         recreating.result()
+
+
+def test_a_topic_created_anew_while_paused_is_told_before_its_records(
+    consumer: Consumer, producer: KafkaProducer, kafka: Stack, topic: str
+) -> None:
+    """No fetch of the partition fails meanwhile, but one of the other: the client goes by the new topic."""
+    place = (topic, 0)
+    for _ in range(ROUNDS):
+        old = consumer.topics()[topic].topic_id
+        consumer.seek(place, 10)
+        consumer.pause_exactly([place])
+        for _ in range(3):
+            assert not consumer.poll(POLL_SECONDS)
+        _recreate(kafka, producer, topic, None)
+        consumer.pause_exactly([])
+        wait_until(
+            functools.partial(_is_told, consumer, place, old), timeout_seconds=30, what="the topic's new id"
+        )
 
 
 def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None:
