@@ -72,7 +72,8 @@ class Consumer(Protocol):
     def topics(self) -> Mapping[str, TopicFacts]:
         """The subscribed topics that exist, no older than the newest assignment; cheap.
 
-        So young, too, that what was polled is of the topic with this id, or of an earlier one.
+        So young, too, that what was polled is of the topic with this id, or of an earlier one: with
+        confluent-kafka but for what docs/design.md section 4 leaves open.
         """
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:

@@ -139,15 +139,13 @@ class KafkaPythonConsumer:
             time.sleep(RETRY_SECONDS)
 
     async def _refresh_metadata(self) -> None:
-        cluster = self._consumer._cluster
+        cluster, manager = self._consumer._cluster, self._consumer._manager
         if cluster.metadata_refresh_in_progress:
-            # Asked for earlier, it must not be noted later.
+            # Asked for earlier, it must not be noted later. Its own timeout is half of MAX_POLL_INTERVAL_MS.
             with suppress(KafkaError):
-                await cluster.refresh_metadata()
-        request = self._consumer._manager.send(
-            cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS
-        )
-        cluster.update_metadata(await request)
+                await manager.wait_for(manager.call_soon(cluster.refresh_metadata), ANSWER_TIMEOUT_MS)
+        answer = await manager.send(cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS)
+        cluster.update_metadata(answer)
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""

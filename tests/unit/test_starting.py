@@ -1,7 +1,7 @@
 """What the bridge does before a partition's first record."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from bridge.consumer import TopicFacts
 from bridge.holdings import Holdings
@@ -49,3 +49,17 @@ def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
     kafka.ranges["clicks", 1] = LogRange(0, 20)
     starting.start_new(kafka)
     assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
+
+
+def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_gone() -> None:
+    holdings = Holdings(max_bytes=1_000, max_span=1_000)
+    starting = Starting(cast("Any", _Postgres()), holdings, {"clicks": TOPIC})
+    for place in [("clicks", 0), ("clicks", 1), ("views", 0)]:
+        holdings.start(place, Assignment("id", "click", 1, 1, 1, 0, {}), 0)
+    views = {"views": TopicFacts("id", 1)}
+    assert not starting.find_replaced({"clicks": TopicFacts("id", 3), **views})
+    assert starting.find_replaced({"clicks": TopicFacts("id-2", 3), **views}) == {
+        ("clicks", 0),
+        ("clicks", 1),
+    }
+    assert starting.find_replaced({"clicks": TopicFacts("id", 3)}) == {("views", 0)}
