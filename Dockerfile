@@ -15,13 +15,13 @@ WORKDIR /app
 # hash: so the project itself is not installed (that would fetch a build backend) but found by PYTHONPATH.
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r requirements.lock
-RUN printf '#!/usr/local/bin/python\nfrom ops.cli import app\n\napp()\n' > /usr/local/bin/sluice \
+RUN printf '#!/usr/local/bin/python\nfrom sluice.cli.main import app\n\napp()\n' > /usr/local/bin/sluice \
  && chmod 755 /usr/local/bin/sluice
 
 COPY bridge ./bridge
 COPY db ./db
-COPY ops ./ops
-COPY shop ./shop
+COPY sluice ./sluice
+COPY examples ./examples
 COPY tasks ./tasks
 COPY worker ./worker
 

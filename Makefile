@@ -6,7 +6,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := bridge db ops shop tasks worker bench tests
+CODE := sluice examples bench tests
 
 # Python 3.11 first: only for it there is a Redis server as a wheel.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -31,9 +31,8 @@ $(STAMP): requirements.lock
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing the locked dependencies into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -c 'import pathlib, sysconfig; \
-		pathlib.Path(sysconfig.get_path("purelib"), "sluice.pth").write_text(str(pathlib.Path.cwd()) + "\n")'
-	@printf '#!%s\nfrom ops.cli import app\n\napp()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/sluice
+	@ln -sfn "$(CURDIR)/sluice" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sluice"
+	@printf '#!%s\nfrom sluice.cli.main import app\n\napp()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/sluice
 	@chmod +x $(BIN)/sluice
 	@touch $@
 
@@ -45,7 +44,7 @@ broker-tools:
 lint: install ## format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(wildcard $(CODE))
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 check: lint ## lint and the unit tests: about a minute
@@ -55,7 +54,7 @@ test: install broker-tools ## all tests but soak and compose-test, on real servi
 	$(BIN)/python -m pytest -q -m "not soak and not compose" $(SIDE_BY_SIDE)
 
 demo: install broker-tools ## the scenarios with their faults on real services, as a table
-	$(BIN)/python -m ops.demo
+	$(BIN)/python -m tests.demo
 
 soak: install broker-tools ## faults at random: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak
@@ -71,6 +70,6 @@ lock: ## pin all dependencies again, with hashes (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean: ## stop the local stack, throw its data, the environment and the caches away
-	@if test -x $(BIN)/python; then $(BIN)/python -m ops.stack.cli down --wipe; fi
+	@if test -x $(BIN)/python; then $(BIN)/python -m sluice.cli.stack down --wipe; fi
 	rm -rf $(VENV) .sluice build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

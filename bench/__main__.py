@@ -15,7 +15,7 @@ from bench.ground import Ground
 from bench.latency import warm_servers
 from bench.parts import PARTS, Options
 from bench.report import floor_table
-from ops.stack import Stack, StackError
+from sluice.stack import Stack, StackError
 
 ROOT = Path(".sluice/bench").absolute()
 

@@ -6,8 +6,8 @@ import msgspec
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
 
 from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
-from db.tables import entity_table
-from tasks.api import Effect, Emit, Entity, Event, Topic, Upsert, handles
+from sluice.db.tables import entity_table
+from sluice.tasks.api import Effect, Emit, Entity, Event, Topic, Upsert, handles
 
 HANDLERS = "bench.app"
 TOPIC = "bench-events"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.contenders import Layout
 from bench.events import Expected
-from db.session import Session, Statement
+from sluice.db.connection import Session, Statement
 
 MICROSECONDS = 1_000_000
 _COMMITTED_AT = f"(extract(epoch FROM pg_xact_commit_timestamp(d.xmin)) * {MICROSECONDS})::bigint"

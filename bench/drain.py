@@ -9,7 +9,7 @@ from bench.events import Expected, generate_events
 from bench.ground import Ground, cpu_per_event
 from bench.log import hidden_log, read_append_times
 from bench.peers.schema import EMITTED_TOPIC
-from ops.trial.deployment import NotSettled
+from tests.harness.deployment import NotSettled
 
 # The naive one takes a minute for its few thousands; whoever does less than 2,000 a second of more is stuck.
 PATIENCE_SECONDS_PER_EVENT = 0.0005

@@ -17,9 +17,9 @@ from bench.figures import first_after, largest_gap
 from bench.ground import Ground, Site
 from bench.latency import send_and_wait
 from bench.log import hidden_log
-from db.leases import read_workers
-from db.session import Statement
-from ops.trial.local_run import RunningProcess
+from sluice.db.connection import Statement
+from sluice.db.delivery.leases import read_workers
+from tests.harness.local_run import RunningProcess
 
 HARM_AT_SHARE = 0.25  # of the events begun: late enough to flow, early enough to go on for long
 START_SECONDS = 60.0

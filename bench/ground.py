@@ -16,12 +16,13 @@ from bench.contenders import BenchRun, Contender
 from bench.cpu import read_times, spent_seconds
 from bench.log import PARTITIONS, is_group_settled, recreate_topic
 from bench.peers.schema import EMITTED_TOPIC, create_tables
-from db.leases import read_standing
-from db.session import Session, Statement
-from ops.init import initialise
-from ops.stack import Stack, StackUrls
-from ops.trial.deployment import Deployment
-from tasks.handlers import Registry, collect_handlers
+from sluice.admin.init import initialise
+from sluice.db.connection import Session, Statement
+from sluice.db.delivery.leases import read_standing
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
+from sluice.tasks.fold.registry import Registry, collect_handlers
+from tests.harness.deployment import Deployment
 
 TEMPLATE = "bench_template"
 UP_SECONDS = 60

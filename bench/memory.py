@@ -8,7 +8,7 @@ from bench.cpu import read_memory_mib
 from bench.events import SMALL_NOTE_CHARACTERS, generate_events
 from bench.ground import Ground, Site
 from bench.log import hidden_log, is_group_settled
-from ops.trial.local_run import RunningProcess
+from tests.harness.local_run import RunningProcess
 
 DRAINED_EVENTS = 100_000
 FIRST_SHARE = 0.2  # of them, after which the worker holds all that it will ever hold

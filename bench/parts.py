@@ -17,7 +17,7 @@ from bench.memory import measure_memory
 from bench.postgres_cost import measure_in_turns
 from bench.rebuilding import measure_rebuild
 from bench.relaying import measure_rates, measure_visible, middle_of_rounds
-from tasks.settings import Settings
+from sluice.runtime.settings import Settings
 
 BRIDGE_BUDGET_MIB = int(Settings.model_fields["bridge_memory_mib"].default)
 

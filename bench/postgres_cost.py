@@ -8,10 +8,11 @@ from bench.app import SHARDS, TOPIC, account
 from bench.contenders import SLUICE_1
 from bench.events import BenchEvent, generate_events
 from bench.ground import MICROSECONDS, Ground, Site
-from db.progress import TopicStart, register_topic
-from db.session import BATCH_PLANS, Session
-from tasks.apply import Applier
-from tasks.wire import Record, Slice
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.delivery.progress import TopicStart, register_topic
+from sluice.kafka_io.records import Record
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.events.wire import Slice
 
 BATCH_SIZES = (200, 500)
 EVENTS = 40_000

@@ -14,12 +14,12 @@ from bench.ground import Ground, Site
 from bench.latency import WARM_UP_SECONDS, send_and_wait
 from bench.log import hidden_log
 from bench.projected import HANDLERS, bench_balances
-from db.generation_tables import drop_table
-from db.migrate import create_projections
-from db.projections import read_generations
-from db.rows import RowStatements, read_all_rows
-from db.tables import generation_name
-from tasks.handlers import collect_handlers
+from sluice.db.apply.rows import RowStatements, read_all_rows
+from sluice.db.migrations.migrate import create_projections
+from sluice.db.projections.generation_tables import drop_table
+from sluice.db.projections.generations import read_generations
+from sluice.db.tables import generation_name
+from sluice.tasks.fold.registry import collect_handlers
 
 NAME = bench_balances.name
 LIVE_RATE = 1_000  # events a second

@@ -15,12 +15,12 @@ from bench.ground import MICROSECONDS, Ground, Site
 from bench.latency import RATES, WARM_UP_SECONDS, send_and_wait
 from bench.log import read_append_times
 from bench.peers.schema import EMITTED_TOPIC
-from db.session import QUEUE_PLANS, Session
-from tasks.collector import tune_collector
-from tasks.fold import derived_id
-from tasks.identity import event_identity
-from tasks.producer import ConfluentProducer
-from tasks.relay import Relay
+from sluice.db.connection import QUEUE_PLANS, Session
+from sluice.kafka_io.producer import ConfluentProducer
+from sluice.runtime.gc_tuning import tune_collector
+from sluice.tasks.events.identity import event_identity
+from sluice.tasks.fold.fold import derived_id
+from sluice.tasks.outbox.relay import Relay
 
 RELAYED_ROWS = 200_000
 PLAIN_RECORDS = 50_000  # of kafka-python's send(): it does some 15,000 a second

@@ -1,4 +1,4 @@
-"""`python -m bridge`: one bridge, until SIGTERM."""
+"""`python -m sluice.bridge`: one bridge, until SIGTERM."""
 
 import signal
 import sys
@@ -9,20 +9,20 @@ from types import FrameType
 import psycopg2
 import structlog
 
-from bridge.consumer import Consumer
-from bridge.doorbell import RedisDoorbell
-from bridge.holdings import Holdings
-from bridge.loop import Bridge
-from bridge.metrics import BridgeMetrics
-from bridge.starting import BridgeStopped
-from bridge.store import PostgresStore
-from db.session import Session
-from tasks.exposition import MetricsEndpoint
-from tasks.faults import faults
-from tasks.handlers import HandlersRefused, Registry, collect_handlers
-from tasks.health import TOUCH_EVERY_SECONDS, touch_health
-from tasks.log import configure_logs
-from tasks.settings import Settings, SettingsError, read_settings
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.loop import Bridge
+from sluice.bridge.partition_starter import BridgeStopped
+from sluice.bridge.progress_store import PostgresStore
+from sluice.bridge.publisher import RedisDoorbell
+from sluice.db.connection import Session
+from sluice.kafka_io.consumer import Consumer
+from sluice.runtime.exposition import MetricsEndpoint
+from sluice.runtime.fault_points import faults
+from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+from sluice.runtime.logs import configure_logs
+from sluice.runtime.settings import Settings, SettingsError, read_settings
+from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
 
 LOUD_STOP_EXIT_CODE = 3
 REFUSED_EXIT_CODE = 2
@@ -85,9 +85,9 @@ def _make_consumer(settings: Settings, registry: Registry, name: str) -> Consume
     # Imported when chosen: a client takes a tenth of the start.
     make: Callable[..., Consumer]
     if settings.kafka_client == "confluent":
-        from bridge.confluent_consumer import ConfluentConsumer as make
+        from sluice.kafka_io.confluent_consumer import ConfluentConsumer as make
     else:
-        from bridge.kafka_python_consumer import KafkaPythonConsumer as make
+        from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer as make
     return make(
         settings.kafka_bootstrap_servers,
         group=settings.group,

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from db.progress import Assignment
-from tasks.lag import LogRange
+from sluice.db.delivery.progress import Assignment
+from sluice.kafka_io.log_range import LogRange
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from tasks.wire import Record, Slice
+from sluice.kafka_io.records import Record
+from sluice.tasks.events.wire import Slice
 
 # Seconds a lane may stand still while its queue's list is empty: a batch is applied within tens of
 # milliseconds. Doubled while sending again helps nothing, so that an ill database gets no storm.

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from bridge.consumer import Consumer, ConsumerBroken, LogTruncated
-from bridge.doorbell import Doorbell
-from bridge.holdings import Holdings, Watermarks
-from bridge.metrics import BridgeMetrics
-from bridge.partitioner_check import PartitionerCheck
-from bridge.sending import Sending
-from bridge.starting import BridgeStopped, Starting
-from bridge.store import Progress, Store, StoreAway
-from bridge.unread import Unread
-from db.progress import Place
-from tasks.api import Topic
-from tasks.backoff import Backoff
-from tasks.faults import faults
-from tasks.wire import Record
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.inflight import Holdings, Watermarks
+from sluice.bridge.orphaned_partitions import Unread
+from sluice.bridge.partition_starter import BridgeStopped, Starting
+from sluice.bridge.partitioner import PartitionerCheck
+from sluice.bridge.progress_store import Progress, Store, StoreAway
+from sluice.bridge.publisher import Doorbell
+from sluice.bridge.send_loop import Sending
+from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
+from sluice.kafka_io.records import Record
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.fault_points import faults
+from sluice.runtime.place import Place
+from sluice.tasks.api import Topic
 
 log = structlog.get_logger("sluice.bridge")
 

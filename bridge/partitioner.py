@@ -1,4 +1,7 @@
-"""Which partition a record's producer should have chosen. Pure."""
+"""The partition that a record's producer should have chosen, and a sampled check of it. Pure."""
+
+from sluice.kafka_io.records import Record
+from sluice.runtime.place import Place
 
 
 def expected_partition(key: bytes, partitions: int) -> int:
@@ -20,3 +23,21 @@ def murmur2(data: bytes) -> int:
         h = (h ^ int.from_bytes(data[whole:], "little")) * m & mask
     h = (h ^ (h >> 13)) * m & mask
     return h ^ (h >> 15)
+
+
+SUSPICIOUS_SAMPLES = 20  # fewer may be left from before a raised partition count
+
+
+class PartitionerCheck:
+    """Counts samples that sit elsewhere, per topic, and speaks once."""
+
+    def __init__(self) -> None:
+        self._elsewhere: dict[str, int] = {}
+
+    def sample(self, place: Place, record: Record, partitions: int) -> bool:
+        """Whether this record makes its topic suspicious; True at most once per topic."""
+        topic, partition = place
+        if record.key is None or expected_partition(record.key, partitions) == partition:
+            return False
+        self._elsewhere[topic] = self._elsewhere.get(topic, 0) + 1
+        return self._elsewhere[topic] == SUSPICIOUS_SAMPLES

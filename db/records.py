@@ -4,6 +4,20 @@ from typing import NamedTuple
 from uuid import UUID
 
 
+class WaitingRow(NamedTuple):
+    """One outgoing event; `event_id` and `headers` (a JSON object) as text."""
+
+    queue: str
+    id: int
+    event_id: str
+    topic: str
+    key: str | None
+    type: str
+    version: str | None
+    headers: str
+    payload: memoryview
+
+
 class ProcessedRow(NamedTuple):
     """One row to remember; the table has the same names."""
 

@@ -22,7 +22,7 @@ from sqlalchemy.types import (
     Uuid,
 )
 
-from db.values import Coercer, ValueRefused, coercer
+from sluice.db.values import Coercer, ValueRefused, coercer
 
 Versions = Literal["integer", "timestamp"]
 

@@ -230,3 +230,11 @@ def _holds_nul(value: Any) -> bool:
     if type(value) is list:
         return any(map(_holds_nul, value))
     return type(value) is str and "\0" in value
+
+
+MAX_ERROR_CHARACTERS = 2_000  # of an error's text that is kept
+
+
+def printable(text: str) -> str:
+    """The text without NUL and lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

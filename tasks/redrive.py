@@ -10,23 +10,24 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from db import dead_letters, guard, identities, parking, progress
-from db.dead_letters import Letter
-from db.errors import DeploymentBroken, needs_new_connection
-from db.session import Session
-from tasks.api import Topic
-from tasks.decode import Decoded, decode
-from tasks.faults import faults
-from tasks.feeding import Feeder
-from tasks.folded import Outcome, Settled
-from tasks.handlers import Registry
-from tasks.plan import Planned, plan_event
-from tasks.printable import MAX_ERROR_CHARACTERS, printable
-from tasks.routing import queue_name, shard_of
-from tasks.settling import Settler
-from tasks.store import processed_row
-from tasks.tries import Step, Tries
-from tasks.wire import Record
+from sluice.db.apply import dead_letters, guard, identities, parking
+from sluice.db.apply.dead_letters import Letter
+from sluice.db.connection import Session
+from sluice.db.delivery import progress
+from sluice.db.errors import DeploymentBroken, needs_new_connection
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.kafka_io.records import Record
+from sluice.runtime.fault_points import faults
+from sluice.tasks.api import Topic
+from sluice.tasks.apply.batch_writer import Settler
+from sluice.tasks.apply.fold_io import processed_row
+from sluice.tasks.apply.generation_writer import Feeder
+from sluice.tasks.apply.retry_policy import Step, Tries
+from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.fold.fold_state import Outcome, Settled
+from sluice.tasks.fold.plan import Planned, plan_event
+from sluice.tasks.fold.registry import Registry
 
 log = structlog.get_logger("sluice.redrive")
 

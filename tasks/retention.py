@@ -11,9 +11,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from db import retention
-from db.session import Session
-from tasks.settings import Settings
+from sluice.db.admin import retention
+from sluice.db.connection import Session
+from sluice.runtime.settings import Settings
 
 log = structlog.get_logger("sluice.maintenance")
 

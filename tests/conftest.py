@@ -11,11 +11,12 @@ from pathlib import Path
 import psycopg2
 import pytest
 import redis as redis_client
+from hypothesis import settings
 from psycopg2 import sql
 from sqlalchemy.engine import make_url
 
-from ops.stack import Stack
-from ops.stack.redis_server import DATABASES
+from sluice.stack import Stack
+from sluice.stack.redis_server import DATABASES
 
 PROJECT = Path(__file__).resolve().parent.parent
 # A folder per session, named by its process: so the next session finds what a killed one left running.
@@ -23,6 +24,11 @@ SESSIONS = PROJECT / ".sluice" / "tests"
 TEMPLATE = "sluice_template"
 
 _numbers = itertools.count(1)
+
+
+# A busy machine is a normal machine: no example fails for having been slow.
+settings.register_profile("sluice", deadline=None)
+settings.load_profile("sluice")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,7 +90,7 @@ def kafka(stack: Stack) -> Stack:
 @pytest.fixture(scope="session")
 def template_database(postgres: Stack) -> str:
     """The name of a database with all migrations applied, to be copied and never to be connected to."""
-    from db.migrate import upgrade
+    from sluice.db.migrations.migrate import upgrade
 
     _administer(postgres, "CREATE DATABASE {}", TEMPLATE)
     upgrade(postgres.database_url(TEMPLATE))

@@ -6,14 +6,14 @@ import structlog
 from celery import Celery
 from celery.beat import Scheduler
 
-from db.errors import ErrorKind, classify
-from db.leader import try_lead
-from db.session import Session
-from tasks.exposition import MetricsEndpoint
-from tasks.health import touch_health
-from tasks.settings import SettingsError
-from worker.leading_metrics import Lead, LeaderCollector, LeaderReader
-from worker.schedule import SCHEDULE
+from sluice.db.connection import Session
+from sluice.db.delivery.leases import try_lead
+from sluice.db.errors import ErrorKind, classify
+from sluice.runtime.exposition import MetricsEndpoint
+from sluice.runtime.health import touch_health
+from sluice.runtime.settings import SettingsError
+from sluice.worker.leading_metrics import Lead, LeaderCollector, LeaderReader
+from sluice.worker.schedule import SCHEDULE
 
 log = structlog.get_logger("sluice.beat")
 

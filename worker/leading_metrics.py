@@ -14,18 +14,18 @@ import psycopg2
 import structlog
 from kafka.errors import KafkaError
 
-from db.leases import Sharing, read_workers
-from db.progress import Place
-from db.self_check import Troubles, read_troubles
-from db.session import QUEUE_PLANS, Session
-from db.totals import read_positions, read_topic_ids
-from tasks import metrics
-from tasks.backoff import Backoff
-from tasks.exposition import Collector, GaugeMetricFamily, gauge_family
-from tasks.lag import find_unapplied, lag_records
-from tasks.log_reading import LogReader
-from tasks.metrics import Metric
-from tasks.settings import Settings
+from sluice.db.admin.open_issues import Troubles, read_troubles
+from sluice.db.admin.totals import read_positions, read_topic_ids
+from sluice.db.connection import QUEUE_PLANS, Session
+from sluice.db.delivery.leases import Sharing, read_workers
+from sluice.kafka_io.log_range import find_unapplied, lag_records
+from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime import metrics
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.exposition import Collector, GaugeMetricFamily, gauge_family
+from sluice.runtime.metrics import Metric
+from sluice.runtime.place import Place
+from sluice.runtime.settings import Settings
 
 log = structlog.get_logger("sluice.beat")
 

@@ -5,7 +5,7 @@ from celery.worker.consumer import Consumer
 
 log = structlog.get_logger("sluice.worker")
 
-RECONNECTING = "worker.reconnecting:ReconnectingConsumer"
+RECONNECTING = "sluice.worker.reconnecting:ReconnectingConsumer"
 """For the setting `worker_consumer`."""
 
 

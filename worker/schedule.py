@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from tasks.broker import MAINTENANCE_QUEUE, RELAY_QUEUE, RELAY_TASK, apply_queue
-
-EXPIRE_LEASES_TASK = "sluice.expire_leases"
-PURGE_TASK = "sluice.purge"
-SELF_CHECK_TASK = "sluice.self_check"
-START_REBUILDS_TASK = "sluice.start_rebuilds"
+from sluice.runtime.celery_options import (
+    EXPIRE_LEASES_TASK,
+    MAINTENANCE_QUEUE,
+    PURGE_TASK,
+    RELAY_QUEUE,
+    RELAY_TASK,
+    SELF_CHECK_TASK,
+    START_REBUILDS_TASK,
+    apply_queue,
+)
 
 
 def _every(seconds: float, task: str, queue: str) -> dict[str, Any]:

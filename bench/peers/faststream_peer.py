@@ -10,7 +10,7 @@ from faststream.confluent import KafkaBroker
 from bench.peers.batch import Statements, write_batch
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.event import decode_event
-from db.session import BATCH_PLANS, Session
+from sluice.db.connection import BATCH_PLANS, Session
 
 SCHEMA = "bench_fast"
 GUARANTEE = (

@@ -10,7 +10,7 @@ from bench.peers.batch import Statements, write_batch
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.event import decode_event
 from bench.peers.group_poll import poll_group
-from db.session import BATCH_PLANS, Session
+from sluice.db.connection import BATCH_PLANS, Session
 
 SCHEMA = "bench_hand"
 GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"

@@ -15,15 +15,15 @@ from bench.app import HANDLERS
 from bench.peers.config import PeerConfig, read_config
 from bench.peers.group_poll import poll_group
 from bench.peers.handwritten import MAX_RECORDS
-from db.session import BATCH_PLANS, Session
-from tasks.collector import tune_collector
-from tasks.decode import decode
-from tasks.fold import fold
-from tasks.handlers import Registry, collect_handlers
-from tasks.plan import Planned, plan_event
-from tasks.settling import CHECK_CONSTRAINTS
-from tasks.store import Store
-from tasks.wire import Record
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.kafka_io.records import Record
+from sluice.runtime.gc_tuning import tune_collector
+from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
+from sluice.tasks.apply.fold_io import Store
+from sluice.tasks.events.decode import decode
+from sluice.tasks.fold.fold import fold
+from sluice.tasks.fold.plan import Planned, plan_event
+from sluice.tasks.fold.registry import Registry, collect_handlers
 
 GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"
 ENTITY = "account"

@@ -1,6 +1,6 @@
 """The tables of one peer, like Sluice's own and its users': rows by key and version, identities, outbox."""
 
-from db.session import Session
+from sluice.db.connection import Session
 
 EMITTED_TOPIC = "bench-out"
 EMITTED_TYPE = "bench.applied"

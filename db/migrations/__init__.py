@@ -1,1 +1,1 @@
-"""How the tables of `db.schema` came to be, one file per change."""
+"""How the tables of `sluice.db.schema` came to be, one file per change."""

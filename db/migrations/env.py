@@ -1,12 +1,12 @@
-"""Alembic's entry: runs the changes on the connection that `db.migrate` holds its lock on."""
+"""Alembic's entry: runs the changes on the connection on which `migrate` holds its lock."""
 
 from typing import cast
 
 from alembic import context
 from sqlalchemy import Connection
 
-from db.migrate import VERSION_TABLE
-from db.schema import SCHEMA, metadata
+from sluice.db.migrations.migrate import VERSION_TABLE
+from sluice.db.schema import SCHEMA, metadata
 
 context.configure(
     connection=cast(Connection, context.config.attributes["connection"]),
@@ -14,6 +14,6 @@ context.configure(
     version_table=VERSION_TABLE,
     version_table_schema=SCHEMA,
 )
-# Already in the transaction of `db.migrate`: all changes happen, or none.
+# Already in the transaction of `sluice.db.migrations.migrate`: all changes happen, or none.
 with context.begin_transaction():
     context.run_migrations()

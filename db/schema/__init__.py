@@ -1,7 +1,7 @@
 """The tables of Sluice, schema `sluice`: the declaration that the migrations add up to."""
 
-from db.schema import delivery, failing, leaving, operating, rebuilding
-from db.schema.declaring import (
+from sluice.db.schema import admin, dead_letters, outbox, progress, projections
+from sluice.db.schema.declarations import (
     DEAD_LETTER_STATES,
     EFFECT_STATES,
     GENERATION_STATES,
@@ -16,10 +16,10 @@ __all__ = [
     "GENERATION_STATES",
     "OUTCOMES",
     "SCHEMA",
-    "delivery",
-    "failing",
-    "leaving",
+    "admin",
+    "dead_letters",
     "metadata",
-    "operating",
-    "rebuilding",
+    "outbox",
+    "progress",
+    "projections",
 ]

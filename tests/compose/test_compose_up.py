@@ -12,14 +12,11 @@ import pytest
 import yaml
 from confluent_kafka.admin import AdminClient
 
-from db.leases import read_workers
-from ops.stack import StackUrls
-from ops.stack.kafka_broker import LOG_NOTHING
-from ops.stack.ports import LOOPBACK, choose_ports
-from ops.trial.deployment import Deployment
-from ops.trial.local_run import LocalRun
-from ops.trial.storm import mixed_events
-from tasks.handlers import collect_handlers
+from sluice.db.delivery.leases import read_workers
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack.kafka_broker import LOG_NOTHING
+from sluice.stack.ports import LOOPBACK, choose_ports
+from sluice.tasks.fold.registry import collect_handlers
 from tests.compose.project import (
     COMPOSE_FILE,
     ComposeProject,
@@ -28,13 +25,16 @@ from tests.compose.project import (
     brought_down,
     find_compose,
 )
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import LocalRun
+from tests.harness.storm import mixed_events
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1_800)]
 
 PORT_NAMES = ("KAFKA_PORT", "POSTGRES_PORT", "REDIS_PORT", "FLOWER_PORT")
 PASSWORD = "for-this-test-alone"
-HANDLERS = "shop.handlers"
+HANDLERS = "examples.shop.handlers"
 SERVICES = set(yaml.safe_load(COMPOSE_FILE.read_text())["services"])
 
 HEALTHY_SECONDS = 180.0  # Kafka may recover its logs, all of ours import at once

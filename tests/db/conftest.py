@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from db.session import Session
+from sluice.db.connection import Session
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ops.init import initialise
-from ops.stack import Stack, StackUrls
-from ops.trial.deployment import Deployment
-from ops.trial.local_run import LocalRun
-from ops.trial.providers import Providers
-from tasks.handlers import collect_handlers
+from sluice.admin.init import initialise
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
+from sluice.tasks.fold.registry import collect_handlers
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import LocalRun
+from tests.harness.providers import Providers
 
 _numbers = itertools.count(1)
 
@@ -35,7 +36,7 @@ def make_deployment(
     made: list[Deployment] = []
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def make(base: str = "shop.handlers", *, partitions: int = 4, **environment: str) -> Deployment:
+    def make(base: str = "examples.shop.handlers", *, partitions: int = 4, **environment: str) -> Deployment:
         suffix = f"-{os.getpid()}-{next(_numbers)}"
         module = f"app{suffix.replace('-', '_')}"
         (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix))

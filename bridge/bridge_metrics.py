@@ -1,0 +1,64 @@
+"""What one bridge counts, per poll and per message and never per record, and how much it holds."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.queue_buffer import Resend
+from sluice.runtime import metrics
+from sluice.runtime.exposition import Collector, counter, gauge
+from sluice.tasks.events.wire import Slice
+
+
+class BridgeMetrics:
+    """Written by the bridge's loop alone."""
+
+    def __init__(self) -> None:
+        self._read_records = counter(metrics.BRIDGE_READ_RECORDS)
+        self._published_messages = counter(metrics.BRIDGE_PUBLISHED_MESSAGES)
+        self._published_records = counter(metrics.BRIDGE_PUBLISHED_RECORDS)
+        self._resent_lanes = counter(metrics.BRIDGE_RESENT_LANES)
+        self._held_bytes = gauge(metrics.BRIDGE_HELD_BYTES)
+        self._span_records = gauge(metrics.BRIDGE_SPAN_RECORDS)
+        self._partitions = gauge(metrics.BRIDGE_PARTITIONS)
+        self._postgres_up = gauge(metrics.BRIDGE_POSTGRES_UP)
+        self._redis_up = gauge(metrics.BRIDGE_REDIS_UP)
+        for reason in Resend:
+            self._resent_lanes.labels(reason.name.lower())
+
+    def collectors(self) -> list[Collector]:
+        """All of them, to be served."""
+        return [
+            self._read_records,
+            self._published_messages,
+            self._published_records,
+            self._resent_lanes,
+            self._held_bytes,
+            self._span_records,
+            self._partitions,
+            self._postgres_up,
+            self._redis_up,
+        ]
+
+    def note_read(self, topic: str, records: int) -> None:
+        """So many records of a topic were taken."""
+        self._read_records.labels(topic).inc(records)
+
+    def note_published(self, slices: Sequence[Slice]) -> None:
+        """One message was published."""
+        self._published_messages.inc()
+        self._published_records.inc(sum(len(part.records) for part in slices))
+
+    def note_resent(self, reasons: Iterable[Resend]) -> None:
+        """Lanes will be sent again, one reason each."""
+        for reason, lanes in Counter(reasons).items():
+            self._resent_lanes.labels(reason.name.lower()).inc(lanes)
+
+    def measure(self, holdings: Holdings, *, postgres_up: bool, redis_up: bool) -> None:
+        """How things are now."""
+        partitions = holdings.partitions.values()
+        self._held_bytes.set(sum(partition.held_bytes for partition in partitions))
+        self._span_records.set(sum(part.position - part.lowest_unapplied() for part in partitions))
+        self._partitions.set(len(partitions))
+        self._postgres_up.set(postgres_up)
+        self._redis_up.set(redis_up)

@@ -1,0 +1,209 @@
+"""All that this bridge has read and Postgres has not applied, by partition and by queue. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from sluice.bridge.lanes import Lane, Origin
+from sluice.bridge.queue_buffer import QueueBuffer, Resend
+from sluice.db.delivery.progress import Assignment
+from sluice.kafka_io.records import Record
+from sluice.runtime.place import Place
+from sluice.tasks.events.routing import queue_name, shard_of
+
+# Keys whose lane is remembered per partition: hashing costs ten times as much as a look-up.
+REMEMBERED_KEYS = 10_000
+
+Watermarks: TypeAlias = dict[Place, tuple[int, int]]
+"""Partition → (epoch, watermark)."""
+
+
+class Partition:
+    """A started partition: its lanes as Postgres told them, and how far it was read."""
+
+    def __init__(self, place: Place, assignment: Assignment, watermark: int) -> None:
+        topic, number = place
+        self.assignment = assignment
+        self.lanes: dict[str, Lane] = {}
+        self.position = watermark
+        self.watermark = watermark
+        """The highest one known to stand in Postgres."""
+        self.held_bytes = 0
+        self._origin = Origin(topic, assignment.topic_id, number, assignment.epoch)
+        self._by_key: dict[bytes | None, str] = {}
+        for queue in assignment.applied:
+            self.lane(queue)
+
+    def lane(self, queue: str) -> Lane:
+        """The lane of a queue; without a row nothing of it is applied."""
+        if queue not in self.lanes:
+            self.lanes[queue] = Lane(self._origin, self.assignment.applied.get(queue, -1))
+        return self.lanes[queue]
+
+    def route(self, records: Iterable[Record]) -> dict[str, list[Record]]:
+        """The records by queue, in order."""
+        by_key, routed = self._by_key, dict[str, list[Record]]()
+        for record in records:
+            queue = by_key.get(record.key) or self._queue_of(record.key)
+            try:
+                routed[queue].append(record)
+            except KeyError:
+                routed[queue] = [record]
+        return routed
+
+    def lowest_unapplied(self) -> int:
+        """The watermark: every record below it has an outcome."""
+        offsets = (lane.first_unapplied() for lane in self.lanes.values())
+        return min((offset for offset in offsets if offset is not None), default=self.position)
+
+    def _queue_of(self, key: bytes | None) -> str:
+        if len(self._by_key) >= REMEMBERED_KEYS:
+            self._by_key.clear()
+        queue = queue_name(self.assignment.entity, shard_of(key, self.assignment.shards))
+        self._by_key[key] = queue
+        return queue
+
+    def why_lost(self, now: Assignment | None) -> str | None:
+        """Why what is held here no longer follows from Postgres: it was moved back, or re-routed."""
+        was = self.assignment
+        if now is None or now.watermark is None:
+            return "its rows are gone"
+        if now.topic_id != was.topic_id:
+            return "the topic has another id"
+        if (now.epoch, now.partition_epoch, now.shards) != (was.epoch, was.epoch, was.shards):
+            return "its entity type was re-routed"
+        if now.watermark < self.watermark:
+            return "the watermark fell"
+        # A lane that came back under the same epoch would have its hole skipped otherwise.
+        if any(now.applied.get(queue, -1) < lane.applied for queue, lane in self.lanes.items()):
+            return "a lane fell"
+        return None
+
+
+class Holdings:
+    """The started partitions and the queues their records go to.
+
+    `max_bytes` and `max_span` bound what is held, shared evenly by the partitions.
+    """
+
+    def __init__(self, *, max_bytes: int, max_span: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_span = max_span
+        self.partitions: dict[Place, Partition] = {}
+        self.queues: dict[str, QueueBuffer] = {}
+        self._paused_topics: frozenset[str] | None = None
+
+    def start(self, place: Place, assignment: Assignment, watermark: int) -> None:
+        """The partition's records are taken from now on; the consumer stands at its watermark."""
+        self.forget(place)
+        self.partitions[place] = Partition(place, assignment, watermark)
+
+    def forget(self, place: Place) -> None:
+        """Holds nothing of the partition any more; what was sent of it stays harmless. May run twice."""
+        partition = self.partitions.pop(place, None)
+        if partition is not None:
+            for queue, lane in partition.lanes.items():
+                self._buffer(queue).forget(lane)
+
+    def take(self, place: Place, records: list[Record], now: float) -> None:
+        """Holds the records that came next. Those of a partition that is not started are thrown away.
+
+        They were polled before the seek to its watermark: holding them would chain over a hole.
+        """
+        partition = self.partitions.get(place)
+        if partition is None or not records:
+            return
+        for queue, routed in partition.route(records).items():
+            lane = partition.lane(queue)
+            partition.held_bytes += lane.add(routed)
+            self._buffer(queue).note_added(lane, now)
+        partition.position = records[-1].offset + 1
+
+    def note_position(self, place: Place, position: int) -> None:
+        """The consumer came this far: past records that it does not show, like those of transactions.
+
+        Everything polled must have been taken before.
+        """
+        partition = self.partitions.get(place)
+        if partition is not None and position > partition.position:
+            partition.position = position
+
+    def settle(
+        self, read: Mapping[Place, Assignment], now: float
+    ) -> tuple[dict[Place, str], dict[Lane, Resend]]:
+        """Lets go of what Postgres says is applied.
+
+        Returns the partitions that are lost, which the caller forgets and starts as on assignment, and the
+        lanes that will be sent again.
+        """
+        lost: dict[Place, str] = {}
+        moved: dict[str, QueueBuffer] = {}
+        for place, partition in self.partitions.items():
+            reason = partition.why_lost(read.get(place))
+            if reason is not None:
+                lost[place] = reason
+                continue
+            partition.watermark = max(partition.watermark, read[place].watermark or 0)
+            for queue, applied in read[place].applied.items():
+                lane = partition.lane(queue)
+                if applied > lane.applied:
+                    moved[queue] = buffer = self._buffer(queue)
+                    partition.held_bytes -= lane.advance(applied, now)
+                    buffer.note_applied(lane)
+        resent: dict[Lane, Resend] = {}
+        for buffer in moved.values():
+            resent.update(buffer.resend_overtaken(now))
+        return lost, resent
+
+    def watermarks(self) -> Watermarks:
+        """The watermarks that are higher than those in Postgres, as of the last `settle`."""
+        found: Watermarks = {}
+        for place, partition in self.partitions.items():
+            watermark = partition.lowest_unapplied()
+            if watermark > partition.watermark:
+                found[place] = (partition.assignment.epoch, watermark)
+        return found
+
+    def note_halted(self, halted: frozenset[str]) -> tuple[list[str], list[str]]:
+        """Which queues are halted now; those that were not before, and those that no longer are."""
+        fresh = [name for name, buffer in self.queues.items() if name in halted and not buffer.halted]
+        mended = [name for name, buffer in self.queues.items() if name not in halted and buffer.halted]
+        for name, buffer in self.queues.items():
+            buffer.halted = name in halted
+        return fresh, mended
+
+    def note_paused(self, topics: frozenset[str]) -> tuple[list[str], list[str]]:
+        """Which topics an operator paused; those that were not before, and those that no longer are."""
+        before = self._paused_topics or frozenset()
+        self._paused_topics = topics
+        return sorted(topics - before), sorted(before - topics)
+
+    def paused_by_hand(self) -> frozenset[Place]:
+        """The partitions of paused topics; of all topics until Postgres said which ones are.
+
+        Else a bridge that starts would read a paused topic for a moment.
+        """
+        topics = self._paused_topics
+        return frozenset(place for place in self.partitions if topics is None or place[0] in topics)
+
+    def rewind_all(self) -> int:
+        """Everything in flight is unsent: Redis lost its lists. How many lanes that were."""
+        return sum(buffer.rewind_all() for buffer in self.queues.values())
+
+    def over_bounds(self, paused: frozenset[Place]) -> frozenset[Place]:
+        """The partitions that must not be read now, given those that are paused: those resume at half.
+
+        Computed from what is held, in every loop: a remembered flag outlives its reason in a rebalance.
+        """
+        share = max(len(self.partitions), 1)
+        found = set()
+        for place, partition in self.partitions.items():
+            factor = share * (2 if place in paused else 1)
+            span = partition.position - partition.lowest_unapplied()
+            if partition.held_bytes * factor > self._max_bytes or span * factor > self._max_span:
+                found.add(place)
+        return frozenset(found)
+
+    def _buffer(self, queue: str) -> QueueBuffer:
+        if queue not in self.queues:
+            self.queues[queue] = QueueBuffer(queue)
+        return self.queues[queue]

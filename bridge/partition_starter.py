@@ -1,0 +1,147 @@
+"""Starts assigned partitions from what Postgres says, and stops loudly where that would skip records."""
+
+from collections.abc import Iterable, Mapping
+from typing import assert_never
+
+import structlog
+
+from sluice.bridge.assignment import LoudStop, NeedsRows, Start, judge_assignment
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.progress_store import Store
+from sluice.db.delivery.progress import TopicStart
+from sluice.kafka_io.consumer import Consumer, TopicFacts
+from sluice.runtime.place import Place
+from sluice.tasks.api import Topic
+
+log = structlog.get_logger("sluice.bridge")
+
+# Metadata of a broker that just started may lack a topic for a moment.
+GONE_AFTER_SECONDS = 10.0
+
+
+class BridgeStopped(Exception):
+    """Going on would skip records; the message says what happened and what the operator can do."""
+
+
+class Starting:
+    """What is between an assignment and the first record held."""
+
+    def __init__(self, store: Store, holdings: Holdings, topics: Mapping[str, Topic]) -> None:
+        self._store = store
+        self._holdings = holdings
+        self._topics = topics
+        self._missing_since: dict[str, float] = {}
+        self._differing: set[str] = set()
+
+    def start_new(self, consumer: Consumer) -> None:
+        """Starts what is assigned and not started; one without rows gets them, and starts in the next turn.
+
+        Raises BridgeStopped, StoreAway or ConsumerBroken; nothing is half started then.
+        """
+        facts = consumer.topics()
+        # The group still has the old partitions of a topic created anew with fewer ones.
+        new = [
+            (topic, number)
+            for topic, number in consumer.assignment() - self._holdings.partitions.keys()
+            if topic in facts and number < facts[topic].partitions
+        ]
+        if not new:
+            return
+        assignments = self._store.read_assignments(new)
+        ranges = consumer.log_ranges(new)
+        unknown: set[str] = set()
+        started: list[str] = []
+        for place in sorted(new):
+            topic, partition = place
+            if place not in ranges:
+                continue
+            verdict = judge_assignment(
+                topic,
+                partition,
+                assignments.get(place),
+                topic_id=facts[topic].topic_id,
+                log=ranges[place],
+            )
+            match verdict:
+                case Start(assignment, watermark):
+                    consumer.seek(place, watermark)
+                    self._holdings.start(place, assignment, watermark)
+                    started.append(f"{topic}[{partition}] at {watermark}")
+                    self._compare_shards(assignment.entity, assignment.shards, topic)
+                case NeedsRows():
+                    unknown.add(topic)
+                case LoudStop(message):
+                    raise BridgeStopped(message)
+                case _:
+                    assert_never(verdict)
+        if started:
+            log.info("partitions started", partitions=started)
+        for topic in sorted(unknown):
+            self._register(consumer, topic, facts[topic])
+
+    def find_unread(self, consumer: Consumer) -> list[Place]:
+        """Partitions that are there, not assigned to this bridge, and without rows: nobody ever started them.
+
+        Raises StoreAway.
+        """
+        others = {
+            (topic, number)
+            for topic, known in consumer.topics().items()
+            for number in range(known.partitions)
+        } - consumer.assignment()
+        read = self._store.read_assignments(others)
+        return [place for place in others if place not in read or read[place].watermark is None]
+
+    def find_replaced(self, facts: Mapping[str, TopicFacts]) -> frozenset[Place]:
+        """Started partitions whose topic is another one by now, or gone: what was polled may be of that."""
+        ids = {topic: known.topic_id for topic, known in facts.items()}
+        return frozenset(
+            place
+            for place, partition in self._holdings.partitions.items()
+            if ids.get(place[0]) != partition.assignment.topic_id
+        )
+
+    def watch_missing(self, consumer: Consumer, now: float) -> None:
+        """Raises BridgeStopped if a topic is gone that was there; one that never was is waited for."""
+        facts = consumer.topics()
+        for topic in self._topics:
+            if topic in facts:
+                self._missing_since.pop(topic, None)
+            elif now - self._missing_since.setdefault(topic, now) >= GONE_AFTER_SECONDS:
+                if (topic, 0) in self._store.read_assignments([(topic, 0)]):
+                    raise BridgeStopped(
+                        f"Topic {topic} is gone: it was deleted, or these brokers never had it. Re-create it"
+                        f' and `sluice accept {topic} --reason "…"`, or remove it from the handlers.'
+                    )
+                log.warning("topic does not exist: waiting for it", topic=topic)
+                self._missing_since[topic] = now
+
+    def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> None:
+        declared = self._topics[topic]
+        # All partitions at once: later ones start at 0, whatever `start` says.
+        starts = find_starts(consumer, declared, range(facts.partitions))
+        if len(starts) < facts.partitions:
+            return
+        entity = declared.entity
+        self._store.register_topic(TopicStart(topic, facts.topic_id, entity.name, entity.shards, starts))
+        log.info("topic registered", topic=topic, start=declared.start, partitions=facts.partitions)
+
+    def _compare_shards(self, entity: str, shards: int, topic: str) -> None:
+        declared = self._topics[topic].entity.shards
+        if shards != declared and entity not in self._differing:
+            self._differing.add(entity)
+            log.warning(
+                "shards in code differ from those in Postgres, which count: sluice reshard changes them",
+                entity=entity,
+                declared=declared,
+                shards=shards,
+            )
+
+
+def find_starts(consumer: Consumer, topic: Topic, partitions: Iterable[int]) -> dict[int, int]:
+    """Where a topic seen for the first time starts, by partition. Raises ConsumerBroken."""
+    ranges = consumer.log_ranges((topic.name, partition) for partition in partitions)
+    return {
+        partition: log_range.start if topic.start == "earliest" else log_range.end
+        for (_, partition), log_range in ranges.items()
+    }

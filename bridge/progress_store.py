@@ -1,0 +1,105 @@
+"""What the bridge knows from Postgres and tells it, as the loop needs it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol, TypeVar
+
+from sluice.bridge.inflight import Watermarks
+from sluice.db.connection import Session
+from sluice.db.delivery import progress, switches
+from sluice.db.delivery.progress import Assignment, TopicStart
+from sluice.db.errors import ErrorKind, classify
+from sluice.runtime.place import Place
+
+T = TypeVar("T")
+
+
+class StoreAway(Exception):
+    """Postgres does not answer as it should, for now: try again later."""
+
+
+class Progress(NamedTuple):
+    """One snapshot: what Postgres says of partitions, the queues that are halted, the topics paused."""
+
+    partitions: Mapping[Place, Assignment]
+    halted: frozenset[str]
+    paused: frozenset[str]
+
+
+class Store(Protocol):
+    """Any method may raise StoreAway; then nothing was written, or nobody knows, and all may run again."""
+
+    def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
+        """What Postgres says of partitions, of one moment; those of unknown topics are missing."""
+
+    def register_topic(self, start: TopicStart) -> None:
+        """Gives a topic and its partitions rows; what is there stays."""
+
+    def read_progress(self, places: Iterable[Place]) -> Progress:
+        """What Postgres says now."""
+
+    def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
+        """Reads progress and writes what is decided from it, in one transaction of one snapshot."""
+
+    def claim_instance(self) -> int:
+        """The lowest number that no living bridge has; this one's until the connection ends."""
+
+    def keep_instance(self, instance: int) -> bool:
+        """Whether the number is still, or again, this bridge's."""
+
+
+class PostgresStore:
+    """See Store. Opens its connection when first asked, and a new one after every failure."""
+
+    def __init__(self, session: Session, group: str) -> None:
+        self._session = session
+        self._group = group
+
+    def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
+        """See Store."""
+        return self._tried(lambda: progress.read_assignments(self._session, places))
+
+    def register_topic(self, start: TopicStart) -> None:
+        """See Store."""
+        self._tried(lambda: progress.register_topic(self._session, start))
+
+    def read_progress(self, places: Iterable[Place]) -> Progress:
+        """See Store."""
+        return self._tried(lambda: self._read(places))
+
+    def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
+        """See Store."""
+
+        def settle() -> None:
+            with self._session.transaction(progress.ONE_SNAPSHOT):
+                progress.raise_watermarks(self._session, decide(self._read(places)))
+
+        self._tried(settle)
+
+    def claim_instance(self) -> int:
+        """See Store."""
+        return self._tried(lambda: progress.claim_instance(self._session, self._group))
+
+    def keep_instance(self, instance: int) -> bool:
+        """See Store."""
+        return self._tried(lambda: progress.try_instance(self._session, self._group, instance))
+
+    def close(self) -> None:
+        """Ends the connection. May run twice."""
+        self._session.close()
+
+    def _read(self, places: Iterable[Place]) -> Progress:
+        return Progress(
+            progress.read_assignments(self._session, places),
+            progress.read_halted(self._session),
+            frozenset(switches.read_paused_topics(self._session)),
+        )
+
+    def _tried(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except Exception as error:
+            if classify(error) is not ErrorKind.TRANSIENT:
+                raise
+            # Perhaps this server is no primary any more: the next try looks again.
+            self._session.close()
+            raise StoreAway(str(error).strip()) from error

@@ -1,0 +1,84 @@
+"""Publishes what is due, and has sent again what was lost."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import structlog
+
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.lanes import Lane
+from sluice.bridge.publisher import Doorbell, DoorbellAway
+from sluice.bridge.queue_buffer import Resend
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.fault_points import faults
+
+log = structlog.get_logger("sluice.bridge")
+
+SENTINEL_SECONDS = 0.2  # a wiped Redis is noticed this soon, also while no list length is asked for
+
+
+class Sending:
+    """The part of the bridge's turn that talks to Redis."""
+
+    def __init__(self, doorbell: Doorbell, holdings: Holdings, metrics: BridgeMetrics) -> None:
+        self._doorbell = doorbell
+        self._holdings = holdings
+        self._metrics = metrics
+        self._backoff = Backoff()
+        self._sentinel: str | None = None
+        self._probed_at = -SENTINEL_SECONDS
+
+    def send_due(self, now: float) -> None:
+        """Sends what the gate lets through. An outage of Redis leaves everything unsent."""
+        if not self._backoff.allows(now):
+            return
+        try:
+            self._publish(now, self._probe(now))
+        except DoorbellAway as error:
+            if self._backoff.note_failure(now):
+                log.warning("Redis is away: what is due stays unsent", error=str(error))
+            return
+        if self._backoff.note_success():
+            log.info("Redis is back")
+
+    @property
+    def redis_is_away(self) -> bool:
+        """Whether Redis did not answer when it was last asked."""
+        return self._backoff.failing
+
+    def note_resent(self, resent: Mapping[Lane, Resend]) -> None:
+        """Counts, and logs one line per reason, not per lane: an outage has them all."""
+        self._metrics.note_resent(resent.values())
+        for reason, lanes in Counter(resent.values()).items():
+            log.info("sent again", reason=reason.value, lanes=lanes)
+
+    def _probe(self, now: float) -> Mapping[str, int]:
+        queues = [q.name for q in self._holdings.queues.values() if q.needs_list_length(now)]
+        if not queues and now - self._probed_at < SENTINEL_SECONDS:
+            return {}
+        probe = self._doorbell.probe(queues)
+        self._probed_at = now
+        if self._sentinel not in (None, probe.sentinel):
+            lanes = self._holdings.rewind_all()
+            self._metrics.note_resent([Resend.WIPED] * lanes)
+            log.warning("Redis was wiped", lanes=lanes)
+        self._sentinel = probe.sentinel
+        return probe.lengths
+
+    def _publish(self, now: float, lengths: Mapping[str, int]) -> None:
+        published = 0
+        for queue in self._holdings.queues.values():
+            list_is_empty = lengths.get(queue.name) == 0
+            self.note_resent(queue.resend_still(now, list_is_empty=list_is_empty))
+            while queue.is_due(now, list_is_empty=list_is_empty):
+                if published:
+                    faults.reach("bridge.half_published")
+                batch = queue.cut()
+                self._doorbell.publish(batch.queue, batch.slices)
+                queue.note_sent(batch, now)
+                self._metrics.note_published(batch.slices)
+                published += 1
+                list_is_empty = False
+        if published:
+            faults.reach("bridge.published")

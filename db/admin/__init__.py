@@ -1,0 +1,1 @@
+"""SQL that operators read and decide by."""

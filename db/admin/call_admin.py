@@ -1,0 +1,248 @@
+"""The ledger of calls for operators: counts, lists, conflicts, releasing and settling calls."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sluice.db.admin.outbox_admin import LOOKING
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+
+PAGE_ROWS = 500
+
+
+class Chosen(NamedTuple):
+    """Which calls are meant; None: any. `older_than_seconds` is by when they were decided."""
+
+    state: str | None = None
+    effect: str | None = None
+    entity: str | None = None
+    entity_key: str | None = None
+    older_than_seconds: float | None = None
+
+
+class ListedCall(NamedTuple):
+    """A call without its args and answer. `tried` counts since it was last released."""
+
+    id: int
+    effect_key: str
+    effect: str
+    entity: str
+    entity_key: str | None
+    state: str
+    attempt: int
+    tried: int
+    error: str | None
+    due_at: datetime
+    age_seconds: float
+
+
+class WholeCall(NamedTuple):
+    """Everything the ledger knows of a call."""
+
+    id: int
+    effect_key: str
+    effect: str
+    entity: str
+    entity_key: str | None
+    state: str
+    attempt: int
+    tried: int
+    error: str | None
+    due_at: datetime
+    age_seconds: float
+    identity: UUID
+    explicit_once: bool
+    args: dict[str, Any] | None
+    response: Any
+    ended_unknown: bool
+    first_attempt_at: datetime | None
+    lease_until: datetime | None
+    dispatched_at: datetime | None
+    created_at: datetime
+    settled_at: datetime | None
+
+
+class CallConflict(NamedTuple):
+    """A call that was not made, as its key was taken with other args: those that count are `made_args`."""
+
+    id: int
+    effect_key: str
+    identity: UUID
+    args: dict[str, Any]
+    created_at: datetime
+    state: str | None
+    made_args: dict[str, Any] | None
+
+
+_LISTED = """id, effect_key, effect, entity, entity_key, state, attempt, tried, error, due_at,
+    extract(epoch FROM now() - created_at)::float8"""
+_WHOLE = f"""{_LISTED}, identity, explicit_once, args, response, ended_unknown, first_attempt_at, lease_until,
+    dispatched_at, created_at, settled_at"""
+# Chosen, in its order.
+_CHOSEN = """($1 IS NULL OR state = $1) AND ($2 IS NULL OR effect = $2) AND ($3 IS NULL OR entity = $3)
+    AND ($4 IS NULL OR entity_key = $4)
+    AND ($5 IS NULL OR created_at < now() - make_interval(secs => $5))"""
+_CHOSEN_TYPES = ("text", "text", "text", "text", "float8")
+
+COUNT_CALLS = Statement(
+    "count_calls",
+    f"""
+    SELECT effect, state, count(*) FROM sluice.executed_side_effects WHERE {_CHOSEN}
+    GROUP BY effect, state ORDER BY effect, state
+    """,
+    _CHOSEN_TYPES,
+)
+
+
+def count_calls(session: Session, chosen: Chosen) -> list[tuple[str, str, int]]:
+    """(effect, state, calls), of those with any."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [(effect, state, count) for effect, state, count in session.run(COUNT_CALLS, *chosen)]
+
+
+READ_CALLS = Statement(
+    "read_calls",
+    f"""
+    SELECT {_LISTED} FROM sluice.executed_side_effects WHERE {_CHOSEN} AND id > $6 ORDER BY id LIMIT $7
+    """,
+    (*_CHOSEN_TYPES, "bigint", "int"),
+)
+
+
+def read_calls(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedCall]:
+    """Calls by id, which rises as they are decided; those after `after`."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [ListedCall(*row) for row in session.run(READ_CALLS, *chosen, after, limit)]
+
+
+def read_all_calls(session: Session, chosen: Chosen) -> Iterator[ListedCall]:
+    """All of them, page by page; ends, since one that comes back later keeps its id."""
+    after = 0
+    while page := read_calls(session, chosen, after=after, limit=PAGE_ROWS):
+        yield from page
+        after = page[-1].id
+
+
+READ_CALL = Statement(
+    "read_call", f"SELECT {_WHOLE} FROM sluice.executed_side_effects WHERE effect_key = $1", ("text",)
+)
+
+
+def read_call(session: Session, effect_key: str) -> WholeCall | None:
+    """One call; None: there is none."""
+    rows = session.run(READ_CALL, effect_key)
+    return WholeCall(*rows[0]) if rows else None
+
+
+# As `db/sending/calls.py` decides that a call must wait; a test compares the two.
+# $2 are the effects that hold.
+READ_CALLS_BEFORE = Statement(
+    "read_calls_before",
+    """
+    SELECT b.effect_key, b.state
+    FROM sluice.executed_side_effects e
+    JOIN sluice.executed_side_effects b
+      ON b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect
+    WHERE e.effect_key = $1 AND b.state <> 'succeeded' AND b.id <> e.id
+      AND (b.state = 'running' OR b.id < e.id AND (b.state = 'pending' OR b.effect = ANY ($2)))
+    ORDER BY b.id LIMIT $3
+    """,
+    ("text", "text[]", "int"),
+)
+
+
+def read_calls_before(
+    session: Session, effect_key: str, holding: Iterable[str], *, limit: int
+) -> Sequence[tuple[str, str]]:
+    """(effect key, state) of calls of the same entity and effect that must end before this one begins."""
+    return [
+        (key, state) for key, state in session.run(READ_CALLS_BEFORE, effect_key, text_array(holding), limit)
+    ]
+
+
+READ_CALL_CONFLICTS = Statement(
+    "read_call_conflicts",
+    """
+    SELECT c.id, c.effect_key, c.identity, c.args, c.created_at, e.state, e.args
+    FROM sluice.call_conflicts c
+    LEFT JOIN sluice.executed_side_effects e ON e.effect_key = c.effect_key
+    WHERE ($1 IS NULL OR e.effect = $1) AND c.id > $2
+    ORDER BY c.id LIMIT $3
+    """,
+    ("text", "bigint", "int"),
+)
+
+
+def read_call_conflicts(
+    session: Session, effect: str | None, *, after: int, limit: int
+) -> list[CallConflict]:
+    """Calls that were not made because their key was taken with other args, by id."""
+    return [CallConflict(*row) for row in session.run(READ_CALL_CONFLICTS, effect, after, limit)]
+
+
+# Of those that are open alone: an index holds no others, however long the history is.
+COUNT_OPEN_CALLS = Statement(
+    "count_open_calls",
+    """
+    SELECT effect, count(*) FROM sluice.executed_side_effects
+    WHERE state <> 'succeeded' GROUP BY effect ORDER BY effect
+    """,
+)
+
+
+def count_open_calls(session: Session) -> dict[str, int]:
+    """Effect → its calls that have not succeeded."""
+    return dict(session.run(COUNT_OPEN_CALLS))
+
+
+# `attempt` stays: it tells the answer of an attempt begun before from that of the next one. The same attempt
+# must be there as was read: what somebody found out is said of that one.
+RELEASE_CALLS = Statement(
+    "release_calls",
+    """
+    UPDATE sluice.executed_side_effects e
+    SET state = 'pending', tried = 0, ended_unknown = false, first_attempt_at = NULL, lease_until = NULL,
+        due_at = now(), dispatched_at = NULL, settled_at = NULL
+    FROM unnest($1, $2, $3) AS d (effect_key, state, attempt)
+    WHERE e.effect_key = d.effect_key AND e.state = d.state AND e.attempt = d.attempt
+      AND e.state IN ('failed', 'uncertain')
+    RETURNING e.effect_key
+    """,
+    ("text[]", "text[]", "int[]"),
+)
+
+
+def release_calls(session: Session, calls: Sequence[ListedCall | WholeCall]) -> set[str]:
+    """failed or uncertain → pending, due now, as if never tried; the keys of those it happened to.
+
+    Not to one that has moved since it was read. May run twice: the second time to none.
+    """
+    rows = session.run(
+        RELEASE_CALLS,
+        text_array(call.effect_key for call in calls),
+        text_array(call.state for call in calls),
+        bare_array(call.attempt for call in calls),
+    )
+    return {key for (key,) in rows}
+
+
+SETTLE_CALL = Statement(
+    "settle_call",
+    """
+    UPDATE sluice.executed_side_effects
+    SET state = $3, response = $4::jsonb, error = $5, lease_until = NULL, settled_at = now()
+    WHERE effect_key = $1 AND attempt = $2 AND state = 'uncertain'
+    """,
+    ("text", "int", "text", "text", "text"),
+)
+
+
+def settle_call(
+    session: Session, call: WholeCall, *, state: str, response: str | None, error: str | None
+) -> bool:
+    """uncertain → succeeded or failed; whether it was still as it was read. `response` is JSON text."""
+    return session.count(SETTLE_CALL, call.effect_key, call.attempt, state, response, error) == 1

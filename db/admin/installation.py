@@ -1,0 +1,90 @@
+"""What `sluice doctor` reads of Postgres: the server's settings, users' columns, what is registered."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sluice.db.admin.status import read_queues
+from sluice.db.admin.totals import read_positions, read_topic_ids
+from sluice.db.connection import Session, Statement
+from sluice.db.delivery.progress import ONE_SNAPSHOT
+from sluice.db.delivery.switches import read_paused_topics
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """`version` is the major one; the others as this connection has them."""
+
+    version: int
+    fsync: str
+    synchronous_commit: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One snapshot of Sluice's own tables."""
+
+    shards: Mapping[str, int]
+    """Entity type → the shard count that counts."""
+    queues: Mapping[str, str | None]
+    """Queue → why it is halted, if it is."""
+    topic_ids: Mapping[str, str]
+    partitions: Mapping[str, int]
+    """Topic → how many partitions have a watermark."""
+    paused_topics: Mapping[str, str] = field(default_factory=dict)
+    """Topic → why an operator paused it."""
+
+
+READ_SERVER = Statement(
+    "read_server",
+    """
+    SELECT current_setting('server_version_num')::int / 10000, current_setting('fsync'),
+           current_setting('synchronous_commit')
+    """,
+)
+
+
+def read_server(session: Session) -> ServerSettings:
+    """The server's settings that decide whether a commit is one."""
+    return ServerSettings(*session.run(READ_SERVER)[0])
+
+
+READ_USER_COLUMNS = Statement(
+    "read_user_columns",
+    """
+    SELECT c.relname::text, a.attname::text
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+      AND a.attnum > 0 AND NOT a.attisdropped
+    """,
+)
+
+
+def read_user_columns(session: Session) -> dict[str, frozenset[str]]:
+    """Table of schema `public` → its columns."""
+    found: dict[str, set[str]] = {}
+    for table, column in session.run(READ_USER_COLUMNS):
+        found.setdefault(table, set()).add(column)
+    return {table: frozenset(columns) for table, columns in found.items()}
+
+
+READ_SHARDS = Statement("read_shards", "SELECT entity, shards FROM sluice.entities ORDER BY entity")
+
+
+def read_shards(session: Session) -> dict[str, int]:
+    """Entity type → the shard count that counts."""
+    return dict(session.run(READ_SHARDS))
+
+
+def read_registered(session: Session) -> Registered:
+    """Entity types, queues, topics and partitions that have rows, as of one moment."""
+    with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
+        partitions: dict[str, int] = {}
+        for topic, _ in read_positions(session):
+            partitions[topic] = partitions.get(topic, 0) + 1
+        return Registered(
+            shards=read_shards(session),
+            queues={name: state.halted_reason for name, state in read_queues(session).items()},
+            topic_ids=read_topic_ids(session),
+            partitions=partitions,
+            paused_topics=read_paused_topics(session),
+        )

@@ -1,0 +1,135 @@
+"""Dead letters for operators: lists, counts, and changes of letters that hold nothing up."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sluice.db.admin.outbox_admin import LOOKING
+from sluice.db.arrays import bare_array
+from sluice.db.connection import Session, Statement
+
+
+class Chosen(NamedTuple):
+    """Which letters are meant; None: any. `older_than_seconds` is by when they were listed first."""
+
+    ids: tuple[int, ...] | None = None
+    topic: str | None = None
+    entity: str | None = None
+    entity_key: str | None = None
+    type: str | None = None
+    error_class: str | None = None
+    state: str | None = None
+    older_than_seconds: float | None = None
+
+
+class LetterCount(NamedTuple):
+    """How many letters there are of one kind."""
+
+    topic: str
+    error_class: str
+    state: str
+    outcome: str
+    letters: int
+
+
+class ListedLetter(NamedTuple):
+    """A letter without its bytes. `behind` it so many of its entity wait; None of one that is not dead."""
+
+    id: int
+    topic: str
+    partition: int
+    offset: int
+    entity: str
+    entity_key: str | None
+    type: str | None
+    error_class: str
+    error_text: str
+    outcome: str
+    state: str
+    attempts: int
+    age_seconds: float
+    behind: int | None
+
+
+LISTED = """d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
+    d.error_text, d.outcome, d.state, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
+# Only of those at the head: a page of those that wait would walk each over all the others.
+_BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' THEN (
+        SELECT count(*) FROM sluice.dead_letters b
+        WHERE b.entity = d.entity AND b.entity_key = d.entity_key AND b.id > d.id AND b.state = 'waiting'
+    ) END"""
+# Chosen, in its order.
+CHOSEN = """($1 IS NULL OR d.id = ANY ($1)) AND ($2 IS NULL OR d.topic = $2)
+    AND ($3 IS NULL OR d.entity = $3) AND ($4 IS NULL OR d.entity_key = $4)
+    AND ($5 IS NULL OR d.type = $5) AND ($6 IS NULL OR d.error_class = $6)
+    AND ($7 IS NULL OR d.state = $7)
+    AND ($8 IS NULL OR d.created_at < now() - make_interval(secs => $8))"""
+CHOSEN_TYPES = ("bigint[]", "text", "text", "text", "text", "text", "text", "float8")
+
+COUNT_LETTERS = Statement(
+    "count_letters",
+    f"""
+    SELECT d.topic, d.error_class, d.state, d.outcome, count(*) FROM sluice.dead_letters d WHERE {CHOSEN}
+    GROUP BY d.topic, d.error_class, d.state, d.outcome ORDER BY d.topic, d.error_class, d.state, d.outcome
+    """,
+    CHOSEN_TYPES,
+)
+
+
+def count_letters(session: Session, chosen: Chosen) -> list[LetterCount]:
+    """Per topic, error class, state and outcome, of those with any."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [LetterCount(*row) for row in session.run(COUNT_LETTERS, *chosen_values(chosen))]
+
+
+READ_LETTERS = Statement(
+    "read_letters",
+    f"""
+    SELECT {LISTED}, {_BEHIND} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9
+    ORDER BY d.id LIMIT $10
+    """,
+    (*CHOSEN_TYPES, "bigint", "int"),
+)
+
+
+def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedLetter]:
+    """Letters by id, which rises as they are listed; those after `after`."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [ListedLetter(*row) for row in session.run(READ_LETTERS, *chosen_values(chosen), after, limit)]
+
+
+def chosen_values(chosen: Chosen) -> tuple[Any, ...]:
+    """The parameters of CHOSEN."""
+    return (None if chosen.ids is None else bare_array(chosen.ids), *chosen[1:])
+
+
+RESOLVE_CONFLICTS = Statement(
+    "resolve_conflicts",
+    """
+    UPDATE sluice.dead_letters SET state = 'done', settled_at = now()
+    WHERE id = ANY ($1) AND state = 'dead' AND outcome = 'conflict'
+    RETURNING id
+    """,
+    ("bigint[]",),
+)
+
+
+def resolve_conflicts(session: Session, ids: Sequence[int]) -> set[int]:
+    """Conflicts are marked as seen; the ids of those it happened to. May run twice: then to none."""
+    return {number for (number,) in session.run(RESOLVE_CONFLICTS, bare_array(ids))}
+
+
+DROP_KEYLESS = Statement(
+    "drop_keyless",
+    """
+    UPDATE sluice.dead_letters SET state = 'dropped', settled_at = now()
+    WHERE id = $1 AND state = 'dead' AND outcome = 'dead' AND entity_key IS NULL
+    """,
+    ("bigint",),
+)
+
+
+def drop_keyless(session: Session, letter_id: int) -> bool:
+    """A dead letter without an entity is given up; whether it was there to be. May run twice."""
+    return session.count(DROP_KEYLESS, letter_id) == 1

@@ -1,0 +1,84 @@
+"""What an operator should know of, in one statement that reads only what is open, and so much of it at most.
+
+Nothing here may take longer because history is long: a metrics endpoint asks every few seconds.
+"""
+
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+from sluice.db.sending.calls import EFFECTS_PAUSED
+
+# More is as bad as that many, and walking along an index that far takes some ten milliseconds.
+COUNT_TO = 100_000
+
+
+class Troubles(NamedTuple):
+    """What waits for somebody, then what waits by itself, each counted up to COUNT_TO; ages in seconds."""
+
+    halted_queues: int
+    dead_letters: int
+    conflicts: int
+    refused_records: int
+    uncertain_calls: int
+    failed_calls: int
+    waiting_letters: int
+    parked_entities: int
+    outgoing_records: int
+    pending_calls: int
+    running_calls: int
+    oldest_outgoing_seconds: float
+    oldest_due_call_seconds: float
+    effects_paused: bool
+
+    @property
+    def are_for_somebody(self) -> bool:
+        """Whether anything stays as it is until somebody sees to it."""
+        return any(self[:6]) or self.effects_paused
+
+
+def _count(rows: str) -> str:
+    return f"(SELECT count(*) FROM (SELECT FROM {rows} LIMIT $1) counted)"
+
+
+def _calls(state: str) -> str:
+    return _count(f"sluice.executed_side_effects WHERE state = '{state}'")
+
+
+# A queue's rows are walked from the hint on, like the relay does: below it lie only those that are sent.
+_WAITING = """
+    (SELECT queue FROM sluice.queues UNION SELECT queue FROM sluice.relay_progress) q
+    LEFT JOIN sluice.relay_progress r USING (queue)
+    CROSS JOIN LATERAL (
+        SELECT created_at FROM sluice.outbox_events w
+        WHERE w.queue = q.queue AND w.id > coalesce(r.sent_through, 0) ORDER BY w.id LIMIT {limit}
+    ) o
+"""
+
+READ_TROUBLES = Statement(
+    "read_troubles",
+    f"""
+    SELECT {_count("sluice.queues WHERE halted_reason IS NOT NULL")},
+           {_count("sluice.dead_letters WHERE state = 'dead' AND outcome = 'dead'")},
+           {_count("sluice.dead_letters WHERE state = 'dead' AND outcome = 'conflict'")},
+           {_count("sluice.outbox_refusals")},
+           {_calls("uncertain")},
+           {_calls("failed")},
+           {_count("sluice.dead_letters WHERE state = 'waiting'")},
+           {_count("sluice.parked_entities")},
+           {_count(_WAITING.format(limit="$1"))},
+           {_calls("pending")},
+           {_calls("running")},
+           -- The oldest of each queue by its id: an index walk, however much waits behind it.
+           (SELECT coalesce(max(extract(epoch FROM now() - o.created_at)), 0)::float8
+            FROM {_WAITING.format(limit="1")}),
+           (SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8
+            FROM sluice.executed_side_effects WHERE state = 'pending' AND due_at < now()),
+           EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
+    """,
+    ("bigint",),
+)
+
+
+def read_troubles(session: Session, *, count_to: int = COUNT_TO) -> Troubles:
+    """As of now."""
+    return Troubles(*session.run(READ_TROUBLES, count_to)[0])

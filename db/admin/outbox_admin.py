@@ -1,0 +1,205 @@
+"""The outbox for operators: what waits, what the broker refused, retrying or dropping it."""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sluice.db.connection import Session, Statement
+
+# A look at a table that nobody sends from may take longer than a worker's statement.
+LOOKING = "SET LOCAL statement_timeout = '60s'"
+
+
+class QueueWaiting(NamedTuple):
+    """A queue with rows that are not sent: how many, how many of them are refused, age of the oldest."""
+
+    queue: str
+    waiting: int
+    refused: int
+    oldest_seconds: float
+
+
+class RefusedRecord(NamedTuple):
+    """A record that the broker refuses; `behind` rows of its queue, topic and key wait for it."""
+
+    queue: str
+    id: int
+    topic: str
+    key: str | None
+    error: str
+    refused_at: datetime
+    refused_seconds: float
+    behind: int
+
+
+class OutgoingEvent(NamedTuple):
+    """One row of the outbox. `error` is None unless it is refused; `held_by` is a refused id it waits for."""
+
+    queue: str
+    id: int
+    event_id: UUID
+    topic: str
+    key: str | None
+    type: str
+    version: str | None
+    headers: dict[str, Any]
+    payload: memoryview
+    created_at: datetime
+    error: str | None
+    refused_at: datetime | None
+    held_by: int | None
+
+
+READ_WAITING = Statement(
+    "read_waiting",
+    """
+    SELECT o.queue, count(*), count(r.id), extract(epoch FROM now() - min(o.created_at))::float8
+    FROM sluice.outbox_events o
+    LEFT JOIN sluice.outbox_refusals r ON r.queue = o.queue AND r.id = o.id
+    WHERE $1 IS NULL OR o.topic = $1
+    GROUP BY o.queue ORDER BY o.queue
+    """,
+    ("text",),
+)
+
+
+def read_waiting(session: Session, topic: str | None) -> list[QueueWaiting]:
+    """Queues with rows that are not sent yet; of one topic or of all."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [QueueWaiting(*row) for row in session.run(READ_WAITING, topic)]
+
+
+READ_REFUSED = Statement(
+    "read_refused",
+    """
+    WITH refused AS (
+        SELECT queue, id, topic, key, error, refused_at FROM sluice.outbox_refusals
+        WHERE $1 IS NULL OR topic = $1 ORDER BY queue, id LIMIT $2
+    ), held AS (
+        -- One walk over the outbox for all of them.
+        SELECT o.queue, o.topic, o.key, count(*) AS behind
+        FROM sluice.outbox_events o
+        WHERE (o.queue, o.topic, o.key) IN (SELECT queue, topic, key FROM refused)
+          AND NOT EXISTS (SELECT FROM sluice.outbox_refusals r WHERE r.queue = o.queue AND r.id = o.id)
+        GROUP BY o.queue, o.topic, o.key
+    )
+    SELECT f.queue, f.id, f.topic, f.key, f.error, f.refused_at,
+           extract(epoch FROM now() - f.refused_at)::float8, coalesce(h.behind, 0)
+    FROM refused f LEFT JOIN held h ON h.queue = f.queue AND h.topic = f.topic AND h.key = f.key
+    ORDER BY f.queue, f.id
+    """,
+    ("text", "int"),
+)
+
+
+def read_refused(session: Session, topic: str | None, *, limit: int) -> list[RefusedRecord]:
+    """Records that the broker refuses, by queue and id; of one topic or of all."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [RefusedRecord(*row) for row in session.run(READ_REFUSED, topic, limit)]
+
+
+READ_OUTGOING_EVENT = Statement(
+    "read_outgoing_event",
+    """
+    SELECT o.queue, o.id, o.event_id, o.topic, o.key, o.type, o.version, o.headers, o.payload, o.created_at,
+           r.error, r.refused_at,
+           (SELECT min(b.id) FROM sluice.outbox_refusals b
+            WHERE b.queue = o.queue AND b.topic = o.topic AND b.key = o.key AND b.id <> o.id)
+    FROM sluice.outbox_events o
+    LEFT JOIN sluice.outbox_refusals r ON r.queue = o.queue AND r.id = o.id
+    WHERE o.queue = $1 AND o.id = $2
+    """,
+    ("text", "bigint"),
+)
+
+
+def read_outgoing_event(session: Session, queue: str, number: int) -> OutgoingEvent | None:
+    """One row whole; None: it was sent, or was never there."""
+    rows = session.run(READ_OUTGOING_EVENT, queue, number)
+    return OutgoingEvent(*rows[0]) if rows else None
+
+
+# The relay holds its lock over a flush of 5 s at most.
+RELAY_PATIENCE = "SET LOCAL statement_timeout = '8s'; SET LOCAL lock_timeout = '8s'"
+
+
+class Refusal(NamedTuple):
+    """A refusal that is no more."""
+
+    queue: str
+    id: int
+    topic: str
+    key: str | None
+    error: str
+
+
+DELETE_REFUSAL = Statement(
+    "delete_refusal",
+    "DELETE FROM sluice.outbox_refusals WHERE queue = $1 AND id = $2 RETURNING queue, id, topic, key, error",
+    ("text", "bigint"),
+)
+
+
+def delete_refusal(session: Session, queue: str, number: int) -> Refusal | None:
+    """The relay tries this record again; None: it was not refused. May run twice.
+
+    Needs no lock of the relay's: a hint never passes the lowest refused id that its transaction saw.
+    """
+    rows = session.run(DELETE_REFUSAL, queue, number)
+    return Refusal(*rows[0]) if rows else None
+
+
+# Without a limit: each one holds a key, so there are few.
+DELETE_REFUSALS = Statement(
+    "delete_refusals",
+    """
+    DELETE FROM sluice.outbox_refusals WHERE $1 IS NULL OR topic = $1 RETURNING queue, id, topic, key, error
+    """,
+    ("text",),
+)
+
+
+def delete_refusals(session: Session, topic: str | None) -> list[Refusal]:
+    """The relay tries all refused records again; of one topic or of all. May run twice."""
+    return sorted(Refusal(*row) for row in session.run(DELETE_REFUSALS, topic))
+
+
+LOCK_RELAY = Statement(
+    "lock_relay",
+    "SELECT pg_advisory_xact_lock(hashtext('sluice relay'), hashtext($1))",
+    ("text",),
+)
+
+
+def lock_relay(session: Session, queue: str) -> None:
+    """Until the transaction ends no relay has anything of this queue in hand.
+
+    Raises LockNotAvailable if one has it for longer than it ever should.
+    """
+    session.defer(RELAY_PATIENCE)
+    session.run(LOCK_RELAY, queue)
+
+
+# In one statement, so that what is deleted is what was judged.
+DELETE_OUTGOING_EVENT = Statement(
+    "delete_outgoing_event",
+    """
+    WITH refusal AS (
+        DELETE FROM sluice.outbox_refusals WHERE queue = $1 AND id = $2 RETURNING id
+    )
+    DELETE FROM sluice.outbox_events
+    WHERE queue = $1 AND id = $2 AND ($3 OR EXISTS (SELECT FROM refusal))
+    """,
+    ("text", "bigint", "bool"),
+)
+
+
+def delete_outgoing_event(session: Session, queue: str, number: int, *, even_if_waiting: bool) -> bool:
+    """The event and its refusal are gone and will never be sent; whether there was one to delete.
+
+    One that is not refused is deleted only with `even_if_waiting`. Under the relay's lock of the queue, in a
+    statement after it: else it may be on its way to the broker.
+    """
+    return session.count(DELETE_OUTGOING_EVENT, queue, number, even_if_waiting) == 1

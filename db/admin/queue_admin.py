@@ -1,0 +1,53 @@
+"""Queues as an operator sees them: whether they are halted, what died lately, and what he accepts."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+
+
+class ListedQueue(NamedTuple):
+    """One queue. `deaths` are among the last `tried` events that were tried."""
+
+    queue: str
+    halted_reason: str | None
+    halted_at: datetime | None
+    tried: int
+    deaths: int
+    accepted_deaths: int
+
+
+_LISTED = """queue, halted_reason, halted_at, length(recent_fates),
+    length(recent_fates) - length(replace(recent_fates, 'x', '')), accepted_deaths"""
+
+READ_QUEUES = Statement("list_queues", f"SELECT {_LISTED} FROM sluice.queues ORDER BY queue")
+LOCK_LISTED_QUEUE = Statement(
+    "lock_listed_queue", f"SELECT {_LISTED} FROM sluice.queues WHERE queue = $1 FOR UPDATE", ("text",)
+)
+
+
+def read_queues(session: Session) -> list[ListedQueue]:
+    """All of them, by name."""
+    return [ListedQueue(*row) for row in session.run(READ_QUEUES)]
+
+
+def lock_listed_queue(session: Session, queue: str) -> ListedQueue | None:
+    """One queue, locked until the transaction ends; None: there is no such."""
+    rows = session.run(LOCK_LISTED_QUEUE, queue)
+    return ListedQueue(*rows[0]) if rows else None
+
+
+RESUME_QUEUE = Statement(
+    "resume_queue",
+    """
+    UPDATE sluice.queues
+    SET halted_reason = NULL, halted_at = NULL, recent_fates = '', accepted_deaths = $2
+    WHERE queue = $1
+    """,
+    ("text", "int"),
+)
+
+
+def resume_queue(session: Session, queue: str, accepted_deaths: int) -> None:
+    """The queue runs, what died before is forgotten, and so many more may die. Under its lock."""
+    session.run(RESUME_QUEUE, queue, accepted_deaths)

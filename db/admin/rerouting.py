@@ -1,0 +1,230 @@
+"""Re-routing an entity type: its locks, its epoch, its shards, and what moves with them.
+
+Everything that changes here is changed under all queue locks of the entity type: a batch that is being
+applied ends before, and one that comes after finds another epoch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+
+# A batch may have a queue in hand for some seconds, and there are several queues.
+PATIENCE = "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"
+
+
+class TopicRouting(NamedTuple):
+    """A topic as Postgres knows it."""
+
+    topic_id: str
+    entity: str
+
+
+READ_TOPIC_ROUTING = Statement(
+    "read_topic_routing", "SELECT topic_id, entity FROM sluice.topics WHERE topic = $1", ("text",)
+)
+
+
+def read_topic_routing(session: Session, topic: str) -> TopicRouting | None:
+    """None: no bridge has ever read it."""
+    rows = session.run(READ_TOPIC_ROUTING, topic)
+    return TopicRouting(*rows[0]) if rows else None
+
+
+READ_TOPICS_OF = Statement(
+    "read_topics_of", "SELECT topic FROM sluice.topics WHERE entity = $1 ORDER BY topic", ("text",)
+)
+
+
+def read_topics_of(session: Session, entity: str) -> list[str]:
+    """The topics of an entity type that were ever read."""
+    return [topic for (topic,) in session.run(READ_TOPICS_OF, entity)]
+
+
+READ_WATERMARKS_OF = Statement(
+    "read_watermarks_of",
+    "SELECT partition, watermark FROM sluice.partition_progress WHERE topic = $1 ORDER BY partition",
+    ("text",),
+)
+
+
+def read_watermarks_of(session: Session, topic: str) -> dict[int, int]:
+    """Partition → watermark."""
+    return dict(session.run(READ_WATERMARKS_OF, topic))
+
+
+# First of all: whoever registers queues or re-routes waits here, and holds no queue meanwhile.
+LOCK_ROUTING = Statement(
+    "lock_routing", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
+)
+# In one order for everybody who takes more than one.
+LOCK_QUEUES = Statement(
+    "lock_queues",
+    "SELECT queue FROM sluice.queues WHERE entity = $1 ORDER BY queue FOR UPDATE",
+    ("text",),
+)
+
+
+def lock_routing(session: Session, entity: str) -> int | None:
+    """Takes all locks of an entity type, waiting for the batches that have them; its shard count.
+
+    None: there is no such entity type. Raises LockNotAvailable where a queue is in hand for too long.
+    """
+    session.command(PATIENCE)
+    rows = session.run(LOCK_ROUTING, entity)
+    session.run(LOCK_QUEUES, entity)
+    return int(rows[0][0]) if rows else None
+
+
+RAISE_EPOCH = Statement(
+    "raise_epoch",
+    "UPDATE sluice.entities SET epoch = epoch + 1, shards = $2 WHERE entity = $1 RETURNING epoch",
+    ("text", "int"),
+)
+RAISE_PARTITION_EPOCHS = Statement(
+    "raise_partition_epochs",
+    """
+    UPDATE sluice.partition_progress p SET epoch = $2
+    FROM sluice.topics t WHERE t.topic = p.topic AND t.entity = $1
+    """,
+    ("text", "int"),
+)
+
+
+def raise_epoch(session: Session, entity: str, shards: int) -> int:
+    """Lanes start anew from their watermarks; returns the new epoch. Under all locks; never twice."""
+    ((epoch,),) = session.run(RAISE_EPOCH, entity, shards)
+    session.run(RAISE_PARTITION_EPOCHS, entity, epoch)
+    return int(epoch)
+
+
+# Where the shards stay, what a lane has applied stays true. Carried over, its records do not come again: a
+# repeat of a repeat would be counted once more.
+CARRY_LANES = Statement(
+    "carry_lanes",
+    """
+    INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)
+    SELECT l.topic, l.partition, l.queue, $3, l.applied_offset
+    FROM sluice.lane_progress l JOIN sluice.topics t ON t.topic = l.topic
+    WHERE t.entity = $1 AND l.topic <> $2 AND l.epoch = $3 - 1
+    """,
+    ("text", "text", "int"),
+)
+
+
+def carry_lanes(session: Session, entity: str, *, without_topic: str, epoch: int) -> int:
+    """The lanes of all other topics go on under the new epoch where they were; how many. Under all locks."""
+    return session.count(CARRY_LANES, entity, without_topic, epoch)
+
+
+SET_TOPIC_ID = Statement(
+    "set_topic_id", "UPDATE sluice.topics SET topic_id = $2 WHERE topic = $1", ("text", "text")
+)
+DROP_PARTITIONS = Statement(
+    "drop_partitions",
+    "DELETE FROM sluice.partition_progress WHERE topic = $1 AND partition <> ALL ($2)",
+    ("text", "int[]"),
+)
+SET_WATERMARKS = Statement(
+    "set_watermarks",
+    """
+    INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)
+    SELECT $1, d.partition, $2, d.watermark FROM unnest($3, $4) AS d (partition, watermark)
+    ON CONFLICT (topic, partition) DO UPDATE SET epoch = excluded.epoch, watermark = excluded.watermark
+    """,
+    ("text", "int", "int[]", "bigint[]"),
+)
+
+
+def restart_topic(
+    session: Session, topic: str, topic_id: str, *, epoch: int, watermarks: Mapping[int, int]
+) -> None:
+    """The topic has this id and exactly these partitions, to be read from these offsets. Under all locks."""
+    numbers = sorted(watermarks)
+    session.run(SET_TOPIC_ID, topic, topic_id)
+    session.run(DROP_PARTITIONS, topic, bare_array(numbers))
+    session.run(SET_WATERMARKS, topic, epoch, bare_array(numbers), bare_array(watermarks[n] for n in numbers))
+
+
+class Unsettled(NamedTuple):
+    """What an entity type still has in hand: lanes with records read and not settled, outgoing events."""
+
+    lanes: int
+    outgoing: int
+    """MOST_COUNTED at most: a long outbox takes longer to count than a statement may."""
+    refused: int
+    """Of the outgoing events, those that the broker refuses: they never leave by themselves."""
+    halted: int
+    """Queues."""
+
+
+READ_UNSETTLED = Statement(
+    "read_unsettled",
+    """
+    WITH own AS (SELECT queue, halted_reason FROM sluice.queues WHERE entity = $1)
+    SELECT
+        (SELECT count(*)
+         FROM own
+         JOIN sluice.lane_progress l ON l.queue = own.queue
+         JOIN sluice.entities e ON e.entity = $1 AND e.epoch = l.epoch
+         LEFT JOIN sluice.partition_progress p ON p.topic = l.topic AND p.partition = l.partition
+         -- At the watermark, too: it is the lowest offset without an outcome.
+         WHERE l.applied_offset >= coalesce(p.watermark, 0)),
+        (SELECT count(*) FROM (
+            SELECT FROM sluice.outbox_events o WHERE o.queue IN (SELECT queue FROM own) LIMIT $2
+        ) waiting),
+        (SELECT count(*) FROM sluice.outbox_refusals r WHERE r.queue IN (SELECT queue FROM own)),
+        (SELECT count(*) FROM own WHERE halted_reason IS NOT NULL)
+    """,
+    ("text", "int"),
+)
+MOST_COUNTED = 100_000
+
+
+def read_unsettled(session: Session, entity: str) -> Unsettled:
+    """As of now; to be believed only under all locks."""
+    return Unsettled(*session.run(READ_UNSETTLED, entity, MOST_COUNTED)[0])
+
+
+INSERT_QUEUE_NAMES = Statement(
+    "insert_queue_names",
+    """
+    INSERT INTO sluice.queues (queue, entity) SELECT d.queue, $1 FROM unnest($2) AS d (queue)
+    ON CONFLICT (queue) DO NOTHING
+    """,
+    ("text", "text[]"),
+)
+
+
+def insert_queues(session: Session, entity: str, queues: Sequence[str]) -> None:
+    """These queues have rows afterwards; those that were there keep theirs. May run twice."""
+    session.run(INSERT_QUEUE_NAMES, entity, text_array(queues))
+
+
+READ_PARKED_OF = Statement(
+    "read_parked_of",
+    "SELECT key, queue FROM sluice.parked_entities WHERE entity = $1 ORDER BY key",
+    ("text",),
+)
+
+
+def read_parked_of(session: Session, entity: str) -> dict[str, str]:
+    """Key of a parked entity → the queue it is parked in."""
+    return dict(session.run(READ_PARKED_OF, entity))
+
+
+MOVE_PARKED = Statement(
+    "move_parked",
+    """
+    UPDATE sluice.parked_entities p SET queue = d.queue FROM unnest($2, $3) AS d (key, queue)
+    WHERE p.entity = $1 AND p.key = d.key
+    """,
+    ("text", "text[]", "text[]"),
+)
+
+
+def move_parked(session: Session, entity: str, queues: Mapping[str, str]) -> None:
+    """Parked entities are those of these queues, by key. Under all locks; may run twice."""
+    if queues:
+        session.run(MOVE_PARKED, entity, text_array(queues), text_array(queues.values()))

@@ -1,0 +1,90 @@
+"""What is thrown away with age, some rows at a time."""
+
+from sluice.db.connection import Session, Statement
+
+PURGE_IDENTITIES = Statement(
+    "purge_identities",
+    """
+    DELETE FROM sluice.processed_events
+    WHERE identity IN (
+        SELECT identity FROM sluice.processed_events
+        WHERE topic = $1 AND processed_at < now() - make_interval(secs => $2)
+          -- Somebody will want to apply these yet.
+          AND outcome NOT IN ('dead', 'waiting')
+        LIMIT $3
+    )
+    """,
+    ("text", "float8", "int"),
+)
+
+
+def purge_identities(session: Session, topic: str, older_than_seconds: float, limit: int) -> int:
+    """Forgets events of a topic that can no longer come again; how many. May run twice."""
+    return session.count(PURGE_IDENTITIES, topic, older_than_seconds, limit)
+
+
+# With an explicit `once` the key is a promise without end; what it was called with is not.
+EMPTY_CALLS = Statement(
+    "empty_calls",
+    """
+    UPDATE sluice.executed_side_effects SET args = NULL, response = NULL
+    WHERE effect_key IN (
+        SELECT effect_key FROM sluice.executed_side_effects
+        WHERE state = 'succeeded' AND args IS NOT NULL AND explicit_once
+          AND settled_at < now() - make_interval(secs => $1)
+        ORDER BY settled_at LIMIT $2
+    )
+    """,
+    ("float8", "int"),
+)
+PURGE_CALLS = Statement(
+    "purge_calls",
+    """
+    DELETE FROM sluice.executed_side_effects
+    WHERE effect_key IN (
+        SELECT effect_key FROM sluice.executed_side_effects
+        WHERE state = 'succeeded' AND args IS NOT NULL AND NOT explicit_once
+          AND settled_at < now() - make_interval(secs => $1)
+        ORDER BY settled_at LIMIT $2
+    )
+    """,
+    ("float8", "int"),
+)
+
+
+def purge_calls(session: Session, older_than_seconds: float, limit: int) -> int:
+    """Forgets calls that succeeded; of those with an explicit `once` all but the key. May run twice."""
+    return session.count(EMPTY_CALLS, older_than_seconds, limit) + session.count(
+        PURGE_CALLS, older_than_seconds, limit
+    )
+
+
+PURGE_DEAD_LETTERS = Statement(
+    "purge_dead_letters",
+    """
+    DELETE FROM sluice.dead_letters
+    WHERE id IN (
+        SELECT id FROM sluice.dead_letters
+        WHERE state IN ('done', 'dropped') AND settled_at < now() - make_interval(secs => $1)
+        ORDER BY id LIMIT $2
+    )
+    """,
+    ("float8", "int"),
+)
+
+
+def purge_dead_letters(session: Session, older_than_seconds: float, limit: int) -> int:
+    """Forgets dead letters that are done; how many. May run twice."""
+    return session.count(PURGE_DEAD_LETTERS, older_than_seconds, limit)
+
+
+READ_OLDEST_PARKED = Statement(
+    "read_oldest_parked",
+    "SELECT coalesce(extract(epoch FROM now() - min(parked_at)), 0)::float8 FROM sluice.parked_entities",
+)
+
+
+def read_oldest_parked_seconds(session: Session) -> float:
+    """How long the entity that waits longest has been parked; 0 if none is."""
+    ((seconds,),) = session.run(READ_OLDEST_PARKED)
+    return float(seconds)

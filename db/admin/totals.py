@@ -1,0 +1,129 @@
+"""What checkers read: watermarks, topic ids, counters summed over epochs and per partition."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sluice.db.apply.guard import COUNTERS
+from sluice.db.connection import Session, Statement
+from sluice.db.delivery.progress import ONE_SNAPSHOT
+from sluice.db.schema import OUTCOMES
+from sluice.runtime.place import Place
+
+READ_POSITIONS = Statement(
+    "read_positions", "SELECT topic, partition, watermark FROM sluice.partition_progress"
+)
+
+
+def read_positions(session: Session) -> dict[tuple[str, int], int]:
+    """(topic, partition) → watermark."""
+    return {(topic, partition): mark for topic, partition, mark in session.run(READ_POSITIONS)}
+
+
+READ_TOPIC_IDS = Statement("read_topic_ids", "SELECT topic, topic_id FROM sluice.topics")
+
+
+def read_topic_ids(session: Session) -> dict[str, str]:
+    """topic → Kafka's id of it."""
+    return dict(session.run(READ_TOPIC_IDS))
+
+
+READ_OUTGOING = Statement(
+    "read_outgoing", "SELECT topic, key, event_id FROM sluice.outbox_events ORDER BY queue, id"
+)
+
+
+def read_outgoing(session: Session) -> list[tuple[Any, ...]]:
+    """(topic, key, event id) of every outgoing event that waits, per queue in order."""
+    return session.run(READ_OUTGOING)
+
+
+READ_EFFECT_KEYS = Statement("read_effect_keys", "SELECT effect_key FROM sluice.executed_side_effects")
+
+
+def read_effect_keys(session: Session) -> set[str]:
+    """The keys of all calls, whatever their state."""
+    return {key for (key,) in session.run(READ_EFFECT_KEYS)}
+
+
+READ_CALL_STATES = Statement(
+    "read_call_states",
+    "SELECT effect, state, count(*) FROM sluice.executed_side_effects GROUP BY effect, state ORDER BY 1, 2",
+)
+
+
+def read_call_states(session: Session) -> list[tuple[str, str, int]]:
+    """(effect, state, calls)."""
+    return [(effect, state, count) for effect, state, count in session.run(READ_CALL_STATES)]
+
+
+_SUMS = ", ".join(f"sum({name})::bigint" for name in COUNTERS)
+
+READ_TOTALS = Statement(
+    "read_totals", f"SELECT topic, {_SUMS} FROM sluice.lane_progress GROUP BY topic ORDER BY topic"
+)
+
+
+def read_totals(session: Session) -> list[tuple[str, str, int]]:
+    """(topic, outcome, records), over all epochs; call conflicts, which are no outcome, left out."""
+    return [
+        (topic, name, count)
+        for topic, *counts in session.run(READ_TOTALS)
+        for name, count in zip(COUNTERS, counts, strict=True)
+        if name in OUTCOMES
+    ]
+
+
+@dataclass
+class PartitionTotals:
+    """One partition as Postgres has it. `counted` is the sum of its outcomes, over all epochs."""
+
+    entity: str
+    shards: int
+    watermark: int
+    counted: int = 0
+    applied: dict[str, int] = field(default_factory=dict)
+    """Queue → applied offset, of the lanes of the current epoch."""
+    read_again: bool = False
+    """Whether lanes of an older epoch were ahead of the watermark: their records come once more."""
+
+
+READ_PARTITIONS = Statement(
+    "read_partitions",
+    """
+    SELECT p.topic, p.partition, t.entity, e.shards, p.watermark
+    FROM sluice.partition_progress p
+    JOIN sluice.topics t ON t.topic = p.topic
+    JOIN sluice.entities e ON e.entity = t.entity
+    ORDER BY p.topic, p.partition
+    """,
+)
+READ_LANE_TOTALS = Statement(
+    "read_lane_totals",
+    f"""
+    SELECT l.topic, l.partition, l.queue, l.applied_offset, l.epoch = e.epoch, ({" + ".join(OUTCOMES)})
+    FROM sluice.lane_progress l
+    JOIN sluice.topics t ON t.topic = l.topic
+    JOIN sluice.entities e ON e.entity = t.entity
+    ORDER BY l.topic, l.partition, l.queue, l.epoch
+    """,
+)
+
+
+def read_partition_totals(session: Session) -> Mapping[Place, PartitionTotals]:
+    """All partitions that a bridge has begun, as of one moment."""
+    with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
+        found = {
+            (topic, partition): PartitionTotals(*state)
+            for topic, partition, *state in session.run(READ_PARTITIONS)
+        }
+        for topic, partition, queue, offset, current, counted in session.run(READ_LANE_TOTALS):
+            totals = found.get((topic, partition))
+            if totals is None:
+                continue
+            totals.counted += counted
+            if current:
+                totals.applied[queue] = offset
+            elif offset >= totals.watermark:
+                totals.read_again = True
+        return found

@@ -1,0 +1,101 @@
+"""One dead letter whole, and what waits behind it."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.admin.letters import CHOSEN, CHOSEN_TYPES, LISTED, Chosen, chosen_values
+from sluice.db.admin.outbox_admin import LOOKING
+from sluice.db.connection import Session, Statement
+
+
+class WholeLetter(NamedTuple):
+    """Everything that is known of a letter; `headers` are pairs of a name and a value in hex."""
+
+    id: int
+    topic: str
+    partition: int
+    offset: int
+    entity: str
+    entity_key: str | None
+    type: str | None
+    error_class: str
+    error_text: str
+    outcome: str
+    state: str
+    attempts: int
+    age_seconds: float
+    topic_id: str
+    queue: str
+    identity: UUID
+    event_id: str | None
+    source: str | None
+    timestamp_ms: int
+    created_at: datetime
+    settled_at: datetime | None
+    headers: list[tuple[str, str | None]]
+    key: memoryview | None
+    value: memoryview | None
+    parked: str | None
+
+
+class WaitingLetter(NamedTuple):
+    """A letter that waits behind another one of its entity."""
+
+    id: int
+    topic: str
+    partition: int
+    offset: int
+    type: str | None
+
+
+_WHOLE = f"""{LISTED}, d.topic_id, d.queue, d.identity, d.event_id, d.source, d.timestamp_ms, d.created_at,
+    d.settled_at, d.headers, d.key, d.value,
+    (SELECT p.reason FROM sluice.parked_entities p WHERE p.entity = d.entity AND p.key = d.entity_key)"""
+READ_WHOLE_LETTERS = Statement(
+    "read_whole_letters",
+    f"SELECT {_WHOLE} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9 ORDER BY d.id LIMIT $10",
+    (*CHOSEN_TYPES, "bigint", "int"),
+)
+
+
+def read_whole_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[WholeLetter]:
+    """Letters whole, by id; those after `after`. Each may hold megabytes: ask for few."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [
+            WholeLetter(*row) for row in session.run(READ_WHOLE_LETTERS, *chosen_values(chosen), after, limit)
+        ]
+
+
+READ_BEHIND = Statement(
+    "read_behind",
+    """
+    SELECT id, topic, partition, "offset", type FROM sluice.dead_letters
+    WHERE entity = $1 AND entity_key = $2 AND id > $3 AND state = 'waiting'
+    ORDER BY id LIMIT $4
+    """,
+    ("text", "text", "bigint", "int"),
+)
+
+
+def read_behind(session: Session, letter: WholeLetter, *, limit: int) -> list[WaitingLetter]:
+    """The first of those that come after a letter of their entity, and wait."""
+    rows = session.run(READ_BEHIND, letter.entity, letter.entity_key, letter.id, limit)
+    return [WaitingLetter(*row) for row in rows]
+
+
+COUNT_BEHIND = Statement(
+    "count_behind",
+    """
+    SELECT count(*) FROM sluice.dead_letters
+    WHERE entity = $1 AND entity_key = $2 AND id > $3 AND state = 'waiting'
+    """,
+    ("text", "text", "bigint"),
+)
+
+
+def count_behind(session: Session, letter: WholeLetter) -> int:
+    """How many those are."""
+    ((count,),) = session.run(COUNT_BEHIND, letter.entity, letter.entity_key, letter.id)
+    return int(count)

@@ -1,0 +1,132 @@
+"""`dead_letters`: records that could not be applied, whole, with the reason."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+from sluice.db.records import DeadLetterRow
+
+# The same record again (another epoch) is listed once. Ids rise in the order of the records.
+INSERT_DEAD_LETTERS = Statement(
+    "insert_dead_letters",
+    """
+    INSERT INTO sluice.dead_letters
+        (queue, entity, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key,
+         identity, event_id, type, source, outcome, error_class, error_text, state)
+    SELECT $1, $2, d.topic, d.topic_id, d.partition, d."offset", d.timestamp_ms,
+           decode(d.key, 'hex'), decode(d.value, 'hex'), d.headers::jsonb, d.entity_key, d.identity,
+           d.event_id, d.type, d.source, d.outcome, d.error_class, d.error_text,
+           CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
+    FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) WITH ORDINALITY
+         AS d (topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key, identity,
+               event_id, type, source, outcome, error_class, error_text, n)
+    ON CONFLICT (topic_id, partition, "offset") DO NOTHING
+    """,
+    (
+        "text",
+        "text",
+        *("text[]", "text[]", "int[]", "bigint[]", "bigint[]", "text[]", "text[]", "text[]", "text[]"),
+        *("uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]"),
+    ),
+)
+
+_BARE = frozenset({"partition", "offset", "timestamp_ms", "identity"})
+
+
+def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequence[DeadLetterRow]) -> None:
+    """Lists records as dead or conflicting, in this order. Under the queue's lock; may run twice."""
+    if not rows:
+        return
+    columns = zip(DeadLetterRow._fields, zip(*rows, strict=True), strict=True)
+    arrays = [(bare_array if name in _BARE else text_array)(values) for name, values in columns]
+    session.run(INSERT_DEAD_LETTERS, queue, entity, *arrays)
+
+
+class Letter(NamedTuple):
+    """One record that was not applied, as Kafka held it; `headers` as JSON text, values in hex."""
+
+    id: int
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: str
+    identity: UUID
+    outcome: str
+    state: str
+
+
+# Conflicts are listed beside these: nothing waits behind them.
+LOCK_LETTERS = Statement(
+    "lock_letters",
+    """
+    SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
+           outcome, state
+    FROM sluice.dead_letters
+    WHERE entity = $1 AND entity_key = $2 AND state IN ('dead', 'waiting') AND outcome <> 'conflict'
+    ORDER BY id LIMIT $3 FOR UPDATE
+    """,
+    ("text", "text", "int"),
+)
+LOCK_LETTER = Statement(
+    "lock_letter",
+    """
+    SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
+           outcome, state
+    FROM sluice.dead_letters WHERE id = $1 FOR UPDATE
+    """,
+    ("bigint",),
+)
+
+
+def lock_letters(session: Session, entity: str, key: str, limit: int) -> list[Letter]:
+    """What of an entity is dead or waits, oldest first. Under the queue's lock."""
+    return [_letter(row) for row in session.run(LOCK_LETTERS, entity, key, limit)]
+
+
+def lock_letter(session: Session, letter_id: int) -> Letter | None:
+    """One letter. Under the queue's lock."""
+    rows = session.run(LOCK_LETTER, letter_id)
+    return _letter(rows[0]) if rows else None
+
+
+def _letter(row: Sequence[Any]) -> Letter:
+    found = Letter(*row)
+    key, value = (None if part is None else bytes(part) for part in (found.key, found.value))
+    return found._replace(key=key, value=value)
+
+
+FINISH_LETTERS = Statement(
+    "finish_letters",
+    """
+    UPDATE sluice.dead_letters SET state = $2, settled_at = now()
+    WHERE id = ANY ($1) AND state IN ('dead', 'waiting')
+    """,
+    ("bigint[]", "text"),
+)
+
+
+def finish_letters(session: Session, ids: Sequence[int], state: str) -> int:
+    """dead or waiting → done or dropped; how many. Under the queue's lock; may run twice."""
+    return session.count(FINISH_LETTERS, bare_array(ids), state) if ids else 0
+
+
+FAIL_LETTER = Statement(
+    "fail_letter",
+    """
+    UPDATE sluice.dead_letters
+    SET state = 'dead', outcome = $2, error_class = $3, error_text = $4, attempts = attempts + 1
+    WHERE id = $1
+    """,
+    ("bigint", "text", "text", "text"),
+)
+
+
+def fail_letter(session: Session, letter_id: int, outcome: str, error_class: str, error_text: str) -> None:
+    """It died again, or conflicts: with this reason. Under the queue's lock."""
+    session.run(FAIL_LETTER, letter_id, outcome, error_class, error_text)

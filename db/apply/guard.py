@@ -1,0 +1,161 @@
+"""The delivery guard's rows: the queue's lock, what its lanes have applied, and their counters."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+from sluice.db.schema import OUTCOMES
+
+COUNTERS = (*OUTCOMES, "call_conflict")
+
+
+class QueueRow(NamedTuple):
+    """The locked queue: why it is halted (None: it is not), the fates of its last 200 tried events."""
+
+    halted_reason: str | None
+    recent_fates: str
+    accepted_deaths: int
+
+
+class Lanes(NamedTuple):
+    """The epoch of the queue's entity type (None: no such queue), and what its lanes of it have applied."""
+
+    epoch: int | None
+    applied: Mapping[tuple[str, int], int]
+
+
+class LaneStep(NamedTuple):
+    """How far a lane came in this transaction, and how many records of each outcome it counted."""
+
+    topic: str
+    partition: int
+    applied_offset: int
+    counts: Mapping[str, int]
+
+
+LOCK_QUEUE = Statement(
+    "lock_queue",
+    "SELECT halted_reason, recent_fates, accepted_deaths FROM sluice.queues WHERE queue = $1 FOR UPDATE",
+    ("text",),
+)
+
+
+def lock_queue(session: Session, queue: str) -> QueueRow | None:
+    """Takes THE lock of a queue, until the transaction ends. None: there is no such row."""
+    rows = session.run(LOCK_QUEUE, queue)
+    return QueueRow(*rows[0]) if rows else None
+
+
+# A statement of its own, after the lock: a snapshot taken together with the lock is older than it.
+READ_LANES = Statement(
+    "read_lanes",
+    """
+    SELECT e.epoch, l.topic, l.partition, l.applied_offset
+    FROM sluice.queues q
+    JOIN sluice.entities e ON e.entity = q.entity
+    LEFT JOIN sluice.lane_progress l ON l.queue = q.queue AND l.epoch = e.epoch AND l.queue = $1
+    WHERE q.queue = $1
+    """,
+    ("text",),
+)
+
+
+def read_lanes(session: Session, queue: str) -> Lanes:
+    """The current epoch and the lanes of that epoch only: those of older ones are for their counters."""
+    rows = session.run(READ_LANES, queue)
+    applied = {(topic, partition): offset for _, topic, partition, offset in rows if topic is not None}
+    return Lanes(rows[0][0] if rows else None, applied)
+
+
+_COUNTER_LIST = ", ".join(COUNTERS)
+_COUNTER_ARRAYS = ", ".join(f"${6 + i}" for i in range(len(COUNTERS)))
+_COUNTER_SUMS = ", ".join(f"{name} = l.{name} + excluded.{name}" for name in COUNTERS)
+
+ADVANCE_LANES = Statement(
+    "advance_lanes",
+    f"""
+    INSERT INTO sluice.lane_progress AS l
+        (topic, partition, queue, epoch, applied_offset, {_COUNTER_LIST})
+    SELECT d.topic, d.partition, $1, $2, d.applied_offset, {_COUNTER_LIST}
+    FROM unnest($3, $4, $5, {_COUNTER_ARRAYS}) AS d (topic, partition, applied_offset, {_COUNTER_LIST})
+    ORDER BY d.topic, d.partition
+    ON CONFLICT (topic, partition, queue, epoch) DO UPDATE SET
+        applied_offset = excluded.applied_offset, {_COUNTER_SUMS}
+    """,
+    ("text", "int", "text[]", "int[]", "bigint[]", *["bigint[]"] * len(COUNTERS)),
+)
+
+
+def advance_lanes(session: Session, queue: str, epoch: int, steps: Sequence[LaneStep]) -> None:
+    """Writes how far lanes came and adds to their counters. Under the queue's lock; never twice."""
+    session.run(
+        ADVANCE_LANES,
+        queue,
+        epoch,
+        text_array(step.topic for step in steps),
+        bare_array(step.partition for step in steps),
+        bare_array(step.applied_offset for step in steps),
+        *(bare_array(step.counts.get(name, 0) for step in steps) for name in COUNTERS),
+    )
+
+
+HALT_QUEUE = Statement(
+    "halt_queue",
+    """
+    UPDATE sluice.queues SET halted_reason = $2, halted_at = now()
+    WHERE queue = $1 AND halted_reason IS DISTINCT FROM $2
+    """,
+    ("text", "text"),
+)
+
+
+def halt_queue(session: Session, queue: str, reason: str) -> bool:
+    """Marks a queue as halted; whether that is news. May run twice."""
+    return session.count(HALT_QUEUE, queue, reason) == 1
+
+
+UPDATE_QUEUE = Statement(
+    "update_queue",
+    """
+    UPDATE sluice.queues SET halted_reason = NULL, halted_at = NULL, recent_fates = $2, accepted_deaths = $3
+    WHERE queue = $1
+    """,
+    ("text", "text", "int"),
+)
+
+
+def update_queue(session: Session, queue: str, *, recent_fates: str, accepted_deaths: int) -> None:
+    """After a batch that was applied: the queue runs, with these fates. Under the queue's lock."""
+    session.run(UPDATE_QUEUE, queue, recent_fates, accepted_deaths)
+
+
+def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:
+    """So many records of a partition have another outcome now than the one they were counted by.
+
+    Taken off the lanes that counted them, newest epoch first: the sums stay those of the records.
+    """
+    if before not in OUTCOMES or after not in OUTCOMES:
+        raise ValueError(f"no outcomes: {before}, {after}")
+    session.run(_move_counts(before, after), topic, partition, count)
+
+
+@cache
+def _move_counts(before: str, after: str) -> Statement:
+    return Statement(
+        f"move_counts_{before}_{after}",
+        f"""
+        WITH counted AS (
+            SELECT queue, epoch, {before} AS n,
+                   sum({before}) OVER (ORDER BY epoch DESC, queue) - {before} AS earlier
+            FROM sluice.lane_progress WHERE topic = $1 AND partition = $2 AND {before} > 0
+        ), moved AS (
+            SELECT queue, epoch, least(n, $3 - earlier) AS n FROM counted WHERE earlier < $3
+        )
+        UPDATE sluice.lane_progress l SET {before} = l.{before} - m.n, {after} = l.{after} + m.n
+        FROM moved m
+        WHERE l.topic = $1 AND l.partition = $2 AND l.queue = m.queue AND l.epoch = m.epoch
+        """,
+        ("text", "int", "bigint"),
+    )

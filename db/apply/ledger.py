@@ -1,0 +1,76 @@
+"""`executed_side_effects`: calls to make, as rows of the transaction that decided them."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+from sluice.db.errors import RowsChanged
+from sluice.db.records import LedgerRow
+
+LOAD_EFFECTS = Statement(
+    "load_effects",
+    "SELECT effect_key, fingerprint FROM sluice.executed_side_effects WHERE effect_key = ANY ($1)",
+    ("text[]",),
+)
+
+
+def load_effects(session: Session, effect_keys: Sequence[str]) -> dict[str, UUID]:
+    """Fingerprints of the effect keys that are taken."""
+    return dict(session.run(LOAD_EFFECTS, text_array(effect_keys)))
+
+
+INSERT_EFFECTS = Statement(
+    "insert_effects",
+    """
+    INSERT INTO sluice.executed_side_effects
+        (entity, effect_key, effect, identity, entity_key, args, fingerprint, explicit_once)
+    SELECT $1, d.effect_key, d.effect, d.identity, d.entity_key, d.args::jsonb, d.fingerprint, d.explicit_once
+    FROM unnest($2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY
+         AS d (effect_key, effect, identity, entity_key, args, fingerprint, explicit_once, n)
+    ON CONFLICT (effect_key) DO NOTHING
+    """,
+    ("text", "text[]", "text[]", "uuid[]", "text[]", "text[]", "uuid[]", "bool[]"),
+)
+
+
+def insert_effects(session: Session, entity: str, rows: Sequence[LedgerRow]) -> None:
+    """Writes calls to make. Raises RowsChanged if a key was taken meanwhile, by another queue."""
+    if not rows:
+        return
+    keys, effects, identities, entity_keys, args, fingerprints, once = zip(*rows, strict=True)
+    inserted = session.count(
+        INSERT_EFFECTS,
+        entity,
+        text_array(keys),
+        text_array(effects),
+        bare_array(identities),
+        text_array(entity_keys),
+        text_array(args),
+        bare_array(fingerprints),
+        bare_array(once),
+    )
+    if inserted != len(rows):
+        raise RowsChanged(f"{len(rows) - inserted} effect keys were taken meanwhile")
+
+
+INSERT_CALL_CONFLICTS = Statement(
+    "insert_call_conflicts",
+    """
+    INSERT INTO sluice.call_conflicts (effect_key, identity, args)
+    SELECT d.effect_key, d.identity, d.args::jsonb
+    FROM unnest($1, $2, $3) WITH ORDINALITY AS d (effect_key, identity, args, n)
+    """,
+    ("text[]", "uuid[]", "text[]"),
+)
+
+
+def insert_call_conflicts(session: Session, rows: Sequence[LedgerRow]) -> None:
+    """Lists calls that were not made because their key was taken with other args."""
+    if rows:
+        session.run(
+            INSERT_CALL_CONFLICTS,
+            text_array(row.effect_key for row in rows),
+            bare_array(row.identity for row in rows),
+            text_array(row.args for row in rows),
+        )

@@ -1,0 +1,209 @@
+"""Users' rows: locked and loaded by key, written back as one JSON document per table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from sqlalchemy import Table
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+from sluice.db.errors import RowsChanged
+from sluice.db.identifiers import qualified, quoted
+from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
+
+Document = Mapping[str, Any]
+"""One row as column → value."""
+
+
+@dataclass(frozen=True)
+class RowStatements:
+    """The statements of one declared table. Names come from its metadata, quoted; values are bound.
+
+    `stored_as` is the table that holds the rows, where that is another one: a projection's generation.
+    """
+
+    table: Table
+    stored_as: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The table that holds the rows, unquoted."""
+        return self.stored_as or self.table.name
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """All columns in declared order: the shape of a loaded row."""
+        return tuple(column.name for column in self.table.columns)
+
+    @cached_property
+    def target(self) -> str:
+        """The quoted name."""
+        return qualified(self.name)
+
+    @cached_property
+    def key(self) -> str:
+        """The quoted key column."""
+        return str(quoted(shape_of(self.table).key))
+
+    @cached_property
+    def load(self) -> Statement:
+        """Locks and reads rows by key, in key order, so that no two transactions wait in a circle."""
+        columns = ", ".join(quoted(name) for name in self.columns)
+        return self._named(
+            "load",
+            f"SELECT {columns} FROM {self.target} WHERE {self.key} = ANY ($1) ORDER BY {self.key} FOR UPDATE",
+            ("text[]",),
+        )
+
+    @cached_property
+    def update(self) -> Statement:
+        """Rewrites rows that the fold changed. The keys are given twice: they make the index scan."""
+        names = [quoted(name) for name in self.columns if quoted(name) != self.key]
+        return self._named(
+            "update",
+            f"""
+            UPDATE {self.target} t SET {", ".join(f"{name} = d.{name}" for name in names)}
+            FROM json_populate_recordset(NULL::{self.target}, $1) d
+            WHERE t.{self.key} = d.{self.key} AND t.{self.key} = ANY ($2)
+            """,
+            ("json", "text[]"),
+        )
+
+    @cached_property
+    def insert(self) -> Statement:
+        """Adds rows that were absent. With the conflict target: another unique index must raise."""
+        names = ", ".join(quoted(name) for name in self.columns)
+        return self._named(
+            "insert",
+            f"""
+            INSERT INTO {self.target} ({names})
+            SELECT {names} FROM json_populate_recordset(NULL::{self.target}, $1)
+            ON CONFLICT ({self.key}) DO NOTHING
+            """,
+            ("json",),
+        )
+
+    @cached_property
+    def delete(self) -> Statement:
+        """Removes rows by key."""
+        return self._named("delete", f"DELETE FROM {self.target} WHERE {self.key} = ANY ($1)", ("text[]",))
+
+    def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
+        # Postgres cuts names at 63 bytes: two long table names must not share a statement.
+        mark = blake2b(self.name.encode(), digest_size=6).hexdigest()
+        return Statement(f"{verb}_{self.name[:32]}_{mark}", text, types)
+
+
+def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Locks the rows of these keys and returns them, column → value; absent ones are not in the list."""
+    loaded = session.run(statements.load, text_array(keys))
+    return [dict(zip(statements.columns, row, strict=True)) for row in loaded]
+
+
+def read_version(session: Session, statements: RowStatements, key: str) -> tuple[bool, int | None]:
+    """Whether there is a row, and its version, without a lock: for whoever only looks."""
+    text = f"SELECT {VERSION} FROM {statements.target} WHERE {statements.key} = $1"
+    rows = session.run(Statement(f"version_{statements.load.name}", text, ("text",)), key)
+    return bool(rows), rows[0][0] if rows else None
+
+
+def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str, dict[str, Any]]]:
+    """Every row without its bookkeeping, by key: for checkers, not for the hot path."""
+    shape = shape_of(statements.table)
+    names = [shape.key, *shape.row_columns]
+    columns = ", ".join(quoted(name) for name in names)
+    text = f"SELECT {columns} FROM {statements.target} ORDER BY {statements.key}"
+    rows = session.run(Statement(f"all_{blake2b(text.encode(), digest_size=16).hexdigest()}", text))
+    return [(row[0], dict(zip(names[1:], map(readable, row[1:]), strict=True))) for row in rows]
+
+
+def readable(value: Any) -> Any:
+    """A value as the fold keeps it, from what psycopg2 gives."""
+    return bytes(value) if type(value) is memoryview else value
+
+
+def update_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
+    """Rewrites loaded rows. Raises RowsChanged."""
+    keys = text_array(document[shape_of(statements.table).key] for document in documents)
+    _expect(session.count(statements.update, _encode(documents), keys), documents, statements)
+
+
+def insert_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
+    """Adds rows that were absent when loaded. Raises RowsChanged if one is there by now."""
+    _expect(session.count(statements.insert, _encode(documents)), documents, statements)
+
+
+def delete_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> None:
+    """Removes loaded rows. Raises RowsChanged."""
+    _expect(session.count(statements.delete, text_array(keys)), keys, statements)
+
+
+LOCK_ABSENT = Statement(
+    "lock_absent", "SELECT pg_advisory_xact_lock(k) FROM unnest($1) AS d (k)", ("bigint[]",)
+)
+
+
+def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
+    """Locks keys that have no row to lock, until the transaction ends.
+
+    Without it one queue deletes a key and another writes it at an older version, and both see nothing.
+    """
+    names = (f"{table}\0{key}".encode() for key in keys)
+    numbers = (int.from_bytes(blake2b(n, digest_size=8).digest(), "big", signed=True) for n in names)
+    session.run(LOCK_ABSENT, bare_array(sorted(numbers)))
+
+
+LOAD_TOMBSTONES = Statement(
+    "load_tombstones",
+    "SELECT key, version FROM sluice.tombstones WHERE table_name = $1 AND key = ANY ($2)",
+    ("text", "text[]"),
+)
+
+
+def load_tombstones(session: Session, table: str, keys: Sequence[str]) -> dict[str, int]:
+    """Versions of the newest Delete of these keys."""
+    return dict(session.run(LOAD_TOMBSTONES, table, text_array(keys)))
+
+
+WRITE_TOMBSTONES = Statement(
+    "write_tombstones",
+    """
+    INSERT INTO sluice.tombstones (table_name, key, version)
+    SELECT $1, d.key, d.version FROM unnest($2, $3) AS d (key, version)
+    ON CONFLICT (table_name, key) DO UPDATE SET version = excluded.version
+    """,
+    ("text", "text[]", "bigint[]"),
+)
+
+
+def write_tombstones(session: Session, table: str, versions: Mapping[str, int]) -> None:
+    """Keeps the versions of Deletes. Under the rows' or the keys' locks; may run twice."""
+    if versions:
+        session.run(WRITE_TOMBSTONES, table, text_array(versions), bare_array(versions.values()))
+
+
+def document(table: Table, key: str, values: Document, bookkeeping: Document) -> Document:
+    """One row for `update_rows` and `insert_rows`, its values as JSON can carry them."""
+    shape = shape_of(table)
+    made = {name: _jsonable(value) for name, value in values.items()}
+    made |= {shape.key: key, VERSION: bookkeeping[VERSION], INSERTED_HASH: bookkeeping[INSERTED_HASH]}
+    if shape.merged:
+        made[FIELD_VERSIONS] = bookkeeping[FIELD_VERSIONS]
+    return made
+
+
+def _jsonable(value: Any) -> Any:
+    return f"\\x{value.hex()}" if type(value) is bytes else value
+
+
+def _encode(documents: Sequence[Document]) -> str:
+    return msgspec.json.encode(documents).decode()
+
+
+def _expect(count: int, wanted: Sequence[Any], statements: RowStatements) -> None:
+    if count != len(wanted):
+        raise RowsChanged(f"{statements.name}: wrote {count} rows where the fold foresaw {len(wanted)}")

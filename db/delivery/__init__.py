@@ -1,0 +1,1 @@
+"""SQL of the bridge and of queue leases: progress, queues, switches."""

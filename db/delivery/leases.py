@@ -1,0 +1,230 @@
+"""Which worker serves which queue: session locks in Postgres, which end with the session that holds them.
+
+For speed alone: whoever applies without a lease waits for the queue's row lock, and is as right.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+
+LEASE_SETTINGS = {
+    # A worker that is stopped, or whose machine is gone, loses its queues after that: it asks twice a second.
+    "idle_session_timeout": "5s",
+    "tcp_keepalives_idle": "3s",
+    "tcp_keepalives_interval": "1s",
+    "tcp_keepalives_count": "3",
+}
+
+# Members hold one lock together. A queue's own lock has a key of 64 bits: two queues that shared one would
+# have to be served by the same worker.
+_MEMBER = "hashtext('sluice worker'), 0"
+_KEY = "hashtextextended('sluice lease ' || {queue}, 0)"
+_OURS = "l.locktype = 'advisory' AND l.granted AND l.database = d.oid"
+_IS_MEMBER = f"{_OURS} AND l.objsubid = 2 AND l.objid = 0 AND l.classid::bigint = d.member"
+_HERE = """
+    SELECT oid, hashtext('sluice worker')::bigint & 4294967295 AS member
+    FROM pg_database WHERE datname = current_database()
+"""
+
+
+class Lease(NamedTuple):
+    """A queue, and the process id of the Postgres session that holds its lease (None: nobody does).
+
+    No bridge sends to a queue that is retired: it was one before its entity type was re-routed.
+    """
+
+    queue: str
+    retired: bool
+    holder: int | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Who takes part and who holds what, at one moment. `me` is the asking session's process id."""
+
+    me: int
+    members: frozenset[int]
+    leases: tuple[Lease, ...]
+
+
+JOIN_WORKERS = Statement("join_workers", f"SELECT pg_try_advisory_lock_shared({_MEMBER})")
+
+FORGET_WORKERS = Statement(
+    "forget_workers",
+    f"""
+    DELETE FROM sluice.workers w
+    WHERE NOT EXISTS (SELECT FROM pg_locks l, ({_HERE}) d WHERE {_IS_MEMBER} AND l.pid = w.backend_pid)
+    """,
+)
+
+
+def join_workers(session: Session) -> None:
+    """The session takes part in the sharing, until it ends. Once per session; forgets those that ended."""
+    session.run(JOIN_WORKERS)
+    session.run(FORGET_WORKERS)
+
+
+# MATERIALIZED: the view of all locks is read once, not once per queue.
+READ_STANDING = Statement(
+    "read_standing_leases",
+    f"""
+    WITH d AS ({_HERE}), held AS MATERIALIZED (
+        SELECT l.pid, (l.classid::bigint << 32) | l.objid::bigint AS key, l.objsubid,
+               {_IS_MEMBER} AS is_member
+        FROM pg_locks l, d WHERE {_OURS}
+    )
+    SELECT pg_backend_pid(), (SELECT array_agg(pid) FROM held WHERE is_member),
+           q.queue, substring(q.queue FROM '[0-9]+$')::int >= e.shards, h.pid
+    FROM d LEFT JOIN sluice.queues q ON true LEFT JOIN sluice.entities e USING (entity)
+    LEFT JOIN held h ON h.objsubid = 1 AND h.key = {_KEY.format(queue="q.queue")}
+    ORDER BY q.queue
+    """,
+)
+
+
+def read_standing(session: Session) -> Standing:
+    """All queues with their holders, and all members."""
+    rows = session.run(READ_STANDING)
+    me, members = rows[0][:2]
+    leases = tuple(Lease(*row[2:]) for row in rows if row[2] is not None)
+    return Standing(me, frozenset(members or ()), leases)
+
+
+TRY_LEASE = Statement("try_lease", f"SELECT pg_try_advisory_lock({_KEY.format(queue='$1')})", ("text",))
+
+
+def try_lease(session: Session, queue: str) -> bool:
+    """Whether the session holds the queue's lease from now on. Not twice: it would have to be ended twice."""
+    ((taken,),) = session.run(TRY_LEASE, queue)
+    return bool(taken)
+
+
+END_LEASE = Statement("end_lease", f"SELECT pg_advisory_unlock({_KEY.format(queue='$1')})", ("text",))
+
+
+def end_lease(session: Session, queue: str) -> None:
+    """Others may take the queue. Only what `try_lease` gave."""
+    session.run(END_LEASE, queue)
+
+
+class Told(NamedTuple):
+    """What a worker says of itself. Ages in seconds until now; None: nothing is done, or was done yet."""
+
+    node: str
+    process_id: int
+    leases: Mapping[str, float]
+    """Queue → age of its lease."""
+    busy_queue: str | None
+    busy_age: float | None
+    last_queue: str | None
+    last_age: float | None
+    last_records: int | None
+    last_seconds: float | None
+
+
+_AGO = "now() - {age} * interval '1 second'"
+
+TELL_WORKER = Statement(
+    "tell_worker",
+    f"""
+    INSERT INTO sluice.workers AS w
+        (backend_pid, node, process_id, leases, busy_queue, busy_since, last_queue, last_at, last_records,
+         last_seconds)
+    SELECT pg_backend_pid(), $1, $2,
+           (SELECT coalesce(jsonb_object_agg(k.key, {_AGO.format(age="k.value::float8")}), '{{}}')
+            FROM jsonb_each_text($3) k),
+           $4, {_AGO.format(age="$5")}, $6, {_AGO.format(age="$7")}, $8, $9
+    ON CONFLICT (backend_pid) DO UPDATE SET
+        node = excluded.node, process_id = excluded.process_id, leases = excluded.leases,
+        busy_queue = excluded.busy_queue, busy_since = excluded.busy_since, last_queue = excluded.last_queue,
+        last_at = excluded.last_at, last_records = excluded.last_records,
+        last_seconds = excluded.last_seconds, told_at = now(),
+        joined_at = CASE WHEN (w.node, w.process_id) = (excluded.node, excluded.process_id) THEN w.joined_at
+                    ELSE excluded.joined_at END
+    """,
+    ("text", "int", "jsonb", "text", "float8", "text", "float8", "int", "float8"),
+)
+
+
+def tell_worker(session: Session, told: Told) -> None:
+    """The row of this session says so. May run any number of times; nobody decides by it."""
+    session.run(TELL_WORKER, told.node, told.process_id, json.dumps(told.leases), *told[3:])
+
+
+class Worker(NamedTuple):
+    """A member as operators see it. What it told of itself may be a second old; the leases are true."""
+
+    backend_pid: int
+    node: str
+    process_id: int
+    joined_at: datetime
+    told_at: datetime
+    leases: Mapping[str, datetime | None]
+    """Queue → since when; None: not told yet."""
+    busy_queue: str | None
+    busy_since: datetime | None
+    last_queue: str | None
+    last_at: datetime | None
+    last_records: int | None
+    last_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What operators see of the workers that share the queues, as of `at` on the database's clock."""
+
+    at: datetime
+    leases: tuple[Lease, ...]
+    workers: tuple[Worker, ...]
+
+    def holders(self) -> dict[str, str]:
+        """Queue → the node of the worker that holds its lease; without the queues that nobody holds."""
+        nodes = {worker.backend_pid: worker.node for worker in self.workers}
+        # Whoever took a lease tells a moment later who it is.
+        return {
+            lease.queue: nodes.get(lease.holder, f"session {lease.holder}")
+            for lease in self.leases
+            if lease.holder is not None
+        }
+
+    def unheld(self) -> list[str]:
+        """The queues that nobody holds, without those that are retired."""
+        return [lease.queue for lease in self.leases if lease.holder is None and not lease.retired]
+
+
+# The join, so that there is a time to be told where there is no worker.
+READ_TOLD = Statement(
+    "read_told_workers",
+    """
+    SELECT now_.at, w.backend_pid, w.node, w.process_id, w.joined_at, w.told_at, w.leases, w.busy_queue,
+           w.busy_since, w.last_queue, w.last_at, w.last_records, w.last_seconds
+    FROM (SELECT now() AS at) now_ LEFT JOIN sluice.workers w ON true
+    ORDER BY w.node, w.process_id
+    """,
+)
+
+
+def read_workers(session: Session) -> Sharing:
+    """Who holds what, and what the members told."""
+    standing = read_standing(session)
+    told = session.run(READ_TOLD)
+    workers = []
+    for _, pid, node, process_id, joined_at, told_at, leases, *doing in told:
+        if pid in standing.members:
+            held = [lease.queue for lease in standing.leases if lease.holder == pid]
+            since = {q: datetime.fromisoformat(leases[q]) if q in leases else None for q in held}
+            workers.append(Worker(pid, node, process_id, joined_at, told_at, since, *doing))
+    return Sharing(told[0][0], standing.leases, tuple(workers))
+
+
+TRY_LEAD = Statement("try_lead", "SELECT pg_try_advisory_lock(hashtext('sluice beat'), 0)")
+
+
+def try_lead(session: Session) -> bool:
+    """Whether this session leads from now on, until it ends. May run any number of times."""
+    ((leads,),) = session.run(TRY_LEAD)
+    return bool(leads)

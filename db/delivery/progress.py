@@ -1,0 +1,254 @@
+"""What the bridge reads and writes: topics seen, lanes applied, watermarks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+from sluice.runtime.place import Place
+
+# The write below must judge the same state that was read: after a failover in between, it would lift the
+# watermark of the older state over records that are unapplied there.
+ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What Postgres says of a partition, in one snapshot. `watermark` is None before it has a row."""
+
+    topic_id: str
+    entity: str
+    epoch: int
+    shards: int
+    partition_epoch: int | None
+    watermark: int | None
+    applied: Mapping[str, int] = field(default_factory=dict)
+    """Queue → applied offset, of the lanes of the current epoch only."""
+
+
+@dataclass(frozen=True)
+class TopicStart:
+    """A topic seen for the first time: its id, its entity type with the shards to begin with, its starts."""
+
+    topic: str
+    topic_id: str
+    entity: str
+    shards: int
+    starts: Mapping[int, int]
+    """Partition → offset of the first record that counts."""
+
+
+READ_ASSIGNMENTS = Statement(
+    "read_assignments",
+    """
+    SELECT t.topic, a.partition, t.topic_id, t.entity, e.epoch, e.shards, p.epoch, p.watermark,
+           l.queue, l.applied_offset
+    FROM unnest($1, $2) AS a (topic, partition)
+    JOIN sluice.topics t ON t.topic = a.topic
+    JOIN sluice.entities e ON e.entity = t.entity
+    LEFT JOIN sluice.partition_progress p ON p.topic = a.topic AND p.partition = a.partition
+    -- Rows of older epochs stay for their counters: other records were theirs.
+    LEFT JOIN sluice.lane_progress l
+        ON l.topic = a.topic AND l.partition = a.partition AND l.epoch = e.epoch
+    """,
+    ("text[]", "int[]"),
+)
+
+
+def read_assignments(session: Session, places: Iterable[Place]) -> dict[Place, Assignment]:
+    """What Postgres says of partitions, in ONE statement; those of topics without a row are missing.
+
+    Several statements would see several states: a watermark from before a failover with lanes from after
+    it makes a hole.
+    """
+    wanted = list(places)
+    rows = session.run(
+        READ_ASSIGNMENTS, text_array(topic for topic, _ in wanted), bare_array(number for _, number in wanted)
+    )
+    found: dict[Place, Assignment] = {}
+    applied: dict[Place, dict[str, int]] = {}
+    for topic, partition, topic_id, entity, epoch, shards, own_epoch, watermark, queue, offset in rows:
+        place = (topic, partition)
+        lanes = applied.setdefault(place, {})
+        if queue is not None:
+            lanes[queue] = offset
+        if place not in found:
+            found[place] = Assignment(topic_id, entity, epoch, shards, own_epoch, watermark, lanes)
+    return found
+
+
+READ_REACH = Statement(
+    "read_reach",
+    """
+    SELECT p.topic, p.partition, greatest(p.watermark - 1, max(l.applied_offset))
+    FROM sluice.partition_progress p
+    LEFT JOIN sluice.lane_progress l
+        ON l.topic = p.topic AND l.partition = p.partition AND l.epoch = p.epoch
+    GROUP BY p.topic, p.partition, p.watermark
+    """,
+)
+
+
+def read_reach(session: Session) -> dict[Place, int]:
+    """Partition → offset of the last record that has its outcome; others below it may lack theirs."""
+    return {(topic, partition): offset for topic, partition, offset in session.run(READ_REACH)}
+
+
+READ_EPOCHS = Statement("read_epochs", "SELECT entity, epoch FROM sluice.entities")
+
+
+def read_epochs(session: Session) -> dict[str, int]:
+    """Entity type → epoch."""
+    return dict(session.run(READ_EPOCHS))
+
+
+READ_HALTED = Statement("read_halted", "SELECT queue FROM sluice.queues WHERE halted_reason IS NOT NULL")
+
+
+def read_halted(session: Session) -> frozenset[str]:
+    """The queues that are halted."""
+    return frozenset(queue for (queue,) in session.run(READ_HALTED))
+
+
+RAISE_WATERMARKS = Statement(
+    "raise_watermarks",
+    """
+    UPDATE sluice.partition_progress p SET watermark = d.watermark
+    FROM unnest($1, $2, $3, $4) AS d (topic, partition, epoch, watermark)
+    WHERE p.topic = d.topic AND p.partition = d.partition
+      -- Of another epoch, or of a bridge that lost the partition and does not know it yet.
+      AND p.epoch = d.epoch AND p.watermark < d.watermark
+    """,
+    ("text[]", "int[]", "int[]", "bigint[]"),
+)
+
+
+def raise_watermarks(session: Session, watermarks: Mapping[Place, tuple[int, int]]) -> None:
+    """Writes (epoch, watermark) of partitions: only upward, only under that epoch. May run twice."""
+    if not watermarks:
+        return
+    # In one order for all bridges: they could wait for each other.
+    places = sorted(watermarks)
+    session.run(
+        RAISE_WATERMARKS,
+        text_array(topic for topic, _ in places),
+        bare_array(partition for _, partition in places),
+        bare_array(watermarks[place][0] for place in places),
+        bare_array(watermarks[place][1] for place in places),
+    )
+
+
+READ_ROUTING = Statement(
+    "read_routing", "SELECT shards, epoch FROM sluice.entities WHERE entity = $1", ("text",)
+)
+
+
+def read_routing(session: Session, entity: str) -> tuple[int, int] | None:
+    """(shards, epoch) of an entity type; None: there is no such."""
+    rows = session.run(READ_ROUTING, entity)
+    return (int(rows[0][0]), int(rows[0][1])) if rows else None
+
+
+INSERT_ENTITY = Statement(
+    "insert_entity",
+    "INSERT INTO sluice.entities (entity, shards) VALUES ($1, $2) ON CONFLICT (entity) DO NOTHING",
+    ("text", "int"),
+)
+# Orders registrations and re-routings of an entity type: a row of the old epoch would never be served.
+LOCK_ENTITY = Statement(
+    "lock_entity", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
+)
+# Named as `sluice.tasks.events.routing.queue_name` does; a test compares them.
+INSERT_QUEUES = Statement(
+    "insert_queues",
+    """
+    INSERT INTO sluice.queues (queue, entity)
+    SELECT e.entity || '.' || n, e.entity
+    FROM sluice.entities e, generate_series(0, e.shards - 1) AS n
+    WHERE e.entity = $1
+    ON CONFLICT (queue) DO NOTHING
+    """,
+    ("text",),
+)
+INSERT_TOPIC = Statement(
+    "insert_topic",
+    "INSERT INTO sluice.topics (topic, topic_id, entity) VALUES ($1, $2, $3) ON CONFLICT (topic) DO NOTHING",
+    ("text", "text", "text"),
+)
+INSERT_PARTITIONS = Statement(
+    "insert_partitions",
+    """
+    INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)
+    SELECT t.topic, d.partition, e.epoch, d.watermark
+    FROM unnest($2, $3) AS d (partition, watermark)
+    JOIN sluice.topics t ON t.topic = $1
+    JOIN sluice.entities e ON e.entity = t.entity
+    ON CONFLICT (topic, partition) DO NOTHING
+    """,
+    ("text", "int[]", "bigint[]"),
+)
+
+
+def register_entity(session: Session, entity: str, shards: int) -> int:
+    """An entity type and its queues have rows afterwards; returns the shard count that counts.
+
+    That is `shards` only when it is first seen. May run any number of times.
+    """
+    with session.transaction():
+        return _register_entity(session, entity, shards)
+
+
+def register_topic(session: Session, start: TopicStart) -> None:
+    """A topic, its entity type, queues and partitions have rows afterwards. What was there stays.
+
+    `starts` count for a topic without a row only: a partition that appears later starts at 0, so that
+    none of its records is passed over. Any number of bridges may do this at once; the first one decides.
+    """
+    with session.transaction():
+        _register_entity(session, start.entity, start.shards)
+        first_seen = session.count(INSERT_TOPIC, start.topic, start.topic_id, start.entity) == 1
+        numbers: Sequence[int] = sorted(start.starts)
+        session.run(
+            INSERT_PARTITIONS,
+            start.topic,
+            bare_array(numbers),
+            bare_array(start.starts[number] if first_seen else 0 for number in numbers),
+        )
+
+
+def _register_entity(session: Session, entity: str, shards: int) -> int:
+    session.run(INSERT_ENTITY, entity, shards)
+    (found,) = session.run(LOCK_ENTITY, entity)
+    session.run(INSERT_QUEUES, entity)
+    return int(found[0])
+
+
+# Session locks, so that they end with the process: a bridge killed and restarted is its own successor, as
+# Kafka's group sees it, and no other bridge's.
+TRY_INSTANCE = Statement(
+    "try_instance",
+    "SELECT pg_try_advisory_lock(hashtext('sluice bridge ' || $1), $2)",
+    ("text", "int"),
+)
+
+
+def try_instance(session: Session, group: str, instance: int) -> bool:
+    """Whether this session holds the number now. May run any number of times."""
+    ((held,),) = session.run(TRY_INSTANCE, group, instance)
+    return bool(held)
+
+
+def claim_instance(session: Session, group: str) -> int:
+    """The lowest number no other session of the group holds; held until this session ends."""
+    instance = 0
+    while not try_instance(session, group, instance):
+        instance += 1
+    return instance
+
+
+READ_QUEUE_NAMES = Statement("read_queue_names", "SELECT queue FROM sluice.queues ORDER BY queue")
+
+
+def read_queue_names(session: Session) -> list[str]:
+    """All queues of all entity types."""
+    return [queue for (queue,) in session.run(READ_QUEUE_NAMES)]

@@ -1,0 +1,45 @@
+"""`switches`: what operators turned on, and why. A row is a switch that is on."""
+
+from sluice.db.connection import Session, Statement
+
+READ_SWITCH = Statement("read_switch", "SELECT reason FROM sluice.switches WHERE name = $1", ("text",))
+SET_SWITCH = Statement(
+    "set_switch",
+    """
+    INSERT INTO sluice.switches (name, actor, reason) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING
+    """,
+    ("text", "text", "text"),
+)
+CLEAR_SWITCH = Statement("clear_switch", "DELETE FROM sluice.switches WHERE name = $1", ("text",))
+
+
+def read_switch(session: Session, name: str) -> str | None:
+    """Why it is on; None: it is off."""
+    rows = session.run(READ_SWITCH, name)
+    return str(rows[0][0]) if rows else None
+
+
+def set_switch(session: Session, name: str, *, actor: str, reason: str) -> bool:
+    """Turns it on; whether that is news. May run twice."""
+    return session.count(SET_SWITCH, name, actor, reason) == 1
+
+
+def clear_switch(session: Session, name: str) -> bool:
+    """Turns it off; whether that is news. May run twice."""
+    return session.count(CLEAR_SWITCH, name) == 1
+
+
+# One row per topic, named so; `TOPIC_PAUSED` is what stands before the topic's name.
+TOPIC_PAUSED = "topic paused "
+READ_PAUSED_TOPICS = Statement(
+    "read_paused_topics",
+    f"""
+    SELECT substr(name, {len(TOPIC_PAUSED) + 1}), reason FROM sluice.switches
+    WHERE starts_with(name, '{TOPIC_PAUSED}')
+    """,
+)
+
+
+def read_paused_topics(session: Session) -> dict[str, str]:
+    """Topic → why nothing of it is read."""
+    return dict(session.run(READ_PAUSED_TOPICS))

@@ -1,0 +1,146 @@
+"""Brings a database to the declared tables: Sluice's by migrations, users' by creating what is missing."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, Table, create_engine, func, select, text
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
+
+from sluice.db.connection import CONNECTION
+from sluice.db.identifiers import qualified
+from sluice.db.projections.generation_tables import first_generation, view_text
+from sluice.db.schema import SCHEMA
+from sluice.db.tables import TableRefused, is_projection
+
+VERSION_TABLE = "alembic_version"
+# Any number nobody else takes; the letters "sluice" in ASCII.
+LOCK = 0x736C75696365
+# A change of a table that is in use waits in front of every worker: better to fail and be tried again.
+LOCK_TIMEOUT = "5s"
+
+
+def upgrade(database_url: str) -> None:
+    """All migrations are applied, in one transaction. May run twice, and twice at once."""
+    with _locked(database_url) as connection:
+        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
+    """Missing tables exist, in schema `public`; returns their names. Changes no table. May run twice."""
+    with _locked(database_url) as connection:
+        before = _tables(connection)
+        for metadata in metadatas:
+            plain = [table for table in metadata.sorted_tables if not is_projection(table)]
+            metadata.create_all(connection, tables=plain, checkfirst=True)
+        return sorted(_tables(connection) - before)
+
+
+def create_projections(
+    database_url: str, tables: Mapping[str, Table], revisions: Mapping[str, int]
+) -> list[str]:
+    """Every projection has a live generation and the view over it; returns those that were made.
+
+    May run twice. A view that shows a generation already is taken as it is. Raises TableRefused where
+    something else has the view's name.
+    """
+    made = []
+    with _locked(database_url) as connection:
+        known = set(connection.scalars(text("SELECT projection FROM sluice.projections")))
+        for name, projection in sorted(tables.items()):
+            if name in known:
+                continue
+            live = _generation_shown(connection, name)
+            if live is None:
+                live = 1
+                first_generation(projection).create(connection)
+                columns = [column.name for column in projection.columns]
+                connection.execute(text(view_text(name, columns, live)))
+            values = {"projection": name, "generation": live, "revision": revisions[name]}
+            connection.execute(
+                text("INSERT INTO sluice.projections VALUES (:projection, :generation, :generation)"), values
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO sluice.generations"
+                    " (projection, generation, state, revision, has_been_live, live_at)"
+                    " VALUES (:projection, :generation, 'live', :revision, true, now())"
+                ),
+                values,
+            )
+            made.append(name)
+    return made
+
+
+def _generation_shown(connection: Connection, projection: str) -> int | None:
+    """The generation that a view of this name shows; None: there is nothing of this name.
+
+    It is there, without a row of ours, if schema `sluice` was lost. Raises TableRefused for anything else.
+    """
+    if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
+        return None
+    usage = text(
+        "SELECT table_name FROM information_schema.view_table_usage"
+        " WHERE view_schema = 'public' AND view_name = :projection"
+    )
+    sources = list(connection.scalars(usage, {"projection": projection}))
+    shown = re.fullmatch(rf"{re.escape(projection)}_g(\d+)", sources[0]) if len(sources) == 1 else None
+    if shown is None:
+        raise TableRefused(
+            f"projection {projection}: {qualified(projection)} is there already and is no projection's view:"
+            " rename it, or the projection"
+        )
+    return int(shown[1])
+
+
+def newest_revision() -> str | None:
+    """The revision that this code is written for."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def current_revision(database_url: str) -> str | None:
+    """The revision the database is at; None before the first migration."""
+    with _connected(database_url) as connection:
+        options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
+        return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+@contextmanager
+def _locked(database_url: str) -> Iterator[Connection]:
+    with _connected(database_url) as connection:
+        # Waits for another migration before the timeout counts.
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        yield connection
+
+
+@contextmanager
+def _connected(database_url: str) -> Iterator[Connection]:
+    target = {
+        **CONNECTION,
+        "target_session_attrs": "read-write",
+        "application_name": "sluice migrate",
+        "options": "-c search_path=public -c timezone=UTC",
+    }
+    engine = create_engine(database_url, poolclass=NullPool, connect_args=target)
+    with engine.begin() as connection:
+        yield connection
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "db:migrations")
+    return config
+
+
+def _tables(connection: Connection) -> set[str]:
+    names = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+    return set(names.scalars())

@@ -1,0 +1,1 @@
+"""SQL of projections, their generations and their comparison."""

@@ -1,0 +1,136 @@
+"""`generation_lanes`: how far the generations that are not live are, and what they passed over."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sluice.db.arrays import bare_array, text_array
+from sluice.db.connection import Session, Statement
+from sluice.runtime.place import Place
+
+FOLDED = "folded"
+PASSED = ("duplicate", "dead", "waiting", "conflict", "unknown")
+"""Why a record is passed over: live did not apply it either."""
+
+NOTHING_APPLIED = -1
+
+
+class GenerationStep(NamedTuple):
+    """How far a lane of a generation came, and what became of its records: `folded` or one of PASSED."""
+
+    topic: str
+    partition: int
+    applied_offset: int
+    counts: Mapping[str, int]
+
+
+READ_FED_LANES = Statement(
+    "read_fed_lanes",
+    """
+    SELECT projection, generation, topic, partition, applied_offset FROM sluice.generation_lanes
+    WHERE queue = $1
+    """,
+    ("text",),
+)
+
+
+def read_fed_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
+    """(projection, generation) → how far its lanes of one queue are. A lane without a row: nothing applied.
+
+    Under the queue's lock it says who is in lockstep: only under that lock a lane gets there.
+    """
+    found: dict[tuple[str, int], dict[Place, int]] = {}
+    for projection, generation, topic, partition, offset in session.run(READ_FED_LANES, queue):
+        found.setdefault((projection, generation), {})[topic, partition] = offset
+    return found
+
+
+_COUNTERS = (FOLDED, *(f"passed_{why}" for why in PASSED))
+_LIST = ", ".join(_COUNTERS)
+_ARRAYS = ", ".join(f"${7 + i}" for i in range(len(_COUNTERS)))
+_SUMS = ", ".join(f"{name} = l.{name} + excluded.{name}" for name in _COUNTERS)
+
+ADVANCE_GENERATION = Statement(
+    "advance_generation",
+    f"""
+    INSERT INTO sluice.generation_lanes AS l
+        (projection, generation, queue, topic, partition, applied_offset, {_LIST})
+    SELECT $1, $2, $3, d.topic, d.partition, d.applied_offset, {_LIST}
+    FROM unnest($4, $5, $6, {_ARRAYS}) AS d (topic, partition, applied_offset, {_LIST})
+    ORDER BY d.topic, d.partition
+    ON CONFLICT (projection, generation, topic, partition, queue) DO UPDATE SET
+        applied_offset = excluded.applied_offset, {_SUMS}
+    """,
+    ("text", "int", "text", "text[]", "int[]", "bigint[]", *["bigint[]"] * len(_COUNTERS)),
+)
+
+
+def advance_generation(
+    session: Session, projection: str, generation: int, queue: str, steps: Sequence[GenerationStep]
+) -> None:
+    """Writes how far lanes came. Under the queue's lock, or that of the lane; never twice."""
+    session.run(
+        ADVANCE_GENERATION,
+        projection,
+        generation,
+        queue,
+        text_array(step.topic for step in steps),
+        bare_array(step.partition for step in steps),
+        bare_array(step.applied_offset for step in steps),
+        bare_array(step.counts.get(FOLDED, 0) for step in steps),
+        *(bare_array(step.counts.get(why, 0) for step in steps) for why in PASSED),
+    )
+
+
+MAKE_LANES = Statement(
+    "make_generation_lanes",
+    """
+    INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
+    SELECT g.projection, g.generation, d.topic, d.partition, $3, -1
+    FROM unnest($4, $5) AS d (topic, partition)
+    JOIN sluice.generations g ON g.projection = $1 AND g.generation = $2
+    ORDER BY d.topic, d.partition
+    ON CONFLICT DO NOTHING
+    """,
+    ("text", "int", "text", "text[]", "int[]"),
+)
+LOCK_LANES = Statement(
+    "lock_generation_lanes",
+    """
+    SELECT l.topic, l.partition, l.applied_offset
+    FROM sluice.generation_lanes l
+    WHERE l.projection = $1 AND l.generation = $2 AND l.queue = $3
+      AND l.topic = ANY ($4) AND l.partition = ANY ($5)
+    ORDER BY l.topic, l.partition
+    FOR UPDATE
+    """,
+    ("text", "int", "text", "text[]", "int[]"),
+)
+
+
+def lock_lanes(
+    session: Session, projection: str, generation: int, queue: str, places: Sequence[Place]
+) -> dict[Place, int]:
+    """Locks lanes of a generation, at least these, and says how far each is; {}: there is no such generation.
+
+    Who applies anything to a lane that is behind live holds its row: a chunk of the rebuild, or a redrive.
+    """
+    arrays = text_array(topic for topic, _ in places), bare_array(number for _, number in places)
+    session.run(MAKE_LANES, projection, generation, queue, *arrays)
+    rows = session.run(LOCK_LANES, projection, generation, queue, *arrays)
+    return {(topic, partition): offset for topic, partition, offset in rows}
+
+
+READ_PASSED = Statement(
+    "read_passed",
+    f"""
+    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint" for name in _COUNTERS)}
+    FROM sluice.generation_lanes WHERE projection = $1 AND generation = $2
+    """,
+    ("text", "int"),
+)
+
+
+def read_passed(session: Session, projection: str, generation: int) -> dict[str, int]:
+    """Records per what became of them: `folded`, and each of PASSED."""
+    (row,) = session.run(READ_PASSED, projection, generation)
+    return dict(zip((FOLDED, *PASSED), row, strict=True))

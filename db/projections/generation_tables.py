@@ -1,0 +1,160 @@
+"""The tables of generations and the view over the live one: made, looked at, replaced, dropped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import MetaData, Table
+from sqlalchemy.sql import quoted_name
+
+from sluice.db.connection import Session, Statement
+from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
+from sluice.db.tables import generation_name
+
+
+def first_generation(projection: Table) -> Table:
+    """Generation 1 as a table to be created, with the projection's columns, constraints and indexes."""
+    table = projection.to_metadata(MetaData(), name=generation_name(projection.name, 1))
+    for index in table.indexes:
+        # As Postgres names them: an index's name is one in its schema, and the next generation has its own.
+        columns = "_".join(column.name for column in index.columns)
+        index.name = quoted_name(f"{table.name}_{columns}_idx", None)
+    return table
+
+
+def view_text(projection: str, columns: Sequence[str], generation: int) -> str:
+    """The statement that makes readers see a generation. Grants on the view, and views over it, stay."""
+    names = ", ".join(quoted(name) for name in columns)
+    source = qualified(generation_name(projection, generation))
+    return f"CREATE OR REPLACE VIEW {qualified(projection)} AS SELECT {names} FROM {source}"
+
+
+def make_like(session: Session, table: str, model: str) -> None:
+    """An empty table with the columns, defaults, constraints and indexes of another one."""
+    session.command(f"CREATE TABLE {qualified(table)} (LIKE {qualified(model)} INCLUDING ALL)")
+
+
+def fill_from(session: Session, table: str, source: str) -> None:
+    """Copies all rows of a table with the same columns."""
+    session.command(f"INSERT INTO {qualified(table)} SELECT * FROM {qualified(source)}")
+
+
+COPY_TOMBSTONES = Statement(
+    "copy_tombstones",
+    """
+    INSERT INTO sluice.tombstones (table_name, key, version)
+    SELECT $2, key, version FROM sluice.tombstones WHERE table_name = $1
+    """,
+    ("text", "text"),
+)
+
+
+def copy_tombstones(session: Session, source: str, table: str) -> None:
+    """The deleted keys of a copied table are deleted in the copy, too."""
+    session.run(COPY_TOMBSTONES, source, table)
+
+
+def drop_table(session: Session, table: str) -> None:
+    """Drops it, if it is there. Raises what Postgres raises where a view depends on it."""
+    session.command(f"DROP TABLE IF EXISTS {qualified(table)}")
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What stands about a table or view of users. `kind`: "table", "view", something else, or None."""
+
+    kind: str | None
+    owner: str | None
+    columns: Mapping[str, str]
+    """Name → type, in order."""
+    triggers: Sequence[str]
+    readers: Sequence[str]
+    """Views, rules and foreign keys of others that name it."""
+    estimated_rows: int
+    bytes: int
+
+
+# As pg_depend has it: a view depends on what its rewrite rule names.
+READ_TABLE = Statement(
+    "read_table_facts",
+    """
+    SELECT c.oid::bigint, CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' ELSE 'something else' END,
+           pg_get_userbyid(c.relowner), greatest(c.reltuples, 0)::bigint, pg_total_relation_size(c.oid)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = $2
+    """,
+    ("text", "text"),
+)
+READ_COLUMNS = Statement(
+    "read_table_columns",
+    """
+    SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+    WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+    """,
+    ("bigint",),
+)
+READ_TRIGGERS = Statement(
+    "read_table_triggers",
+    "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal ORDER BY tgname",
+    ("bigint",),
+)
+READ_READERS = Statement(
+    "read_table_readers",
+    """
+    SELECT DISTINCT v.oid::regclass::text
+    FROM pg_depend d
+    JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    JOIN pg_class v ON v.oid = r.ev_class
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND v.oid <> $1::oid
+    UNION
+    SELECT conrelid::regclass || ' (foreign key ' || conname || ')' FROM pg_constraint
+    WHERE confrelid = $1::oid AND conrelid <> $1::oid
+    ORDER BY 1
+    """,
+    ("bigint",),
+)
+
+
+def read_table(session: Session, table: str) -> TableFacts:
+    """What is there under a name in users' schema."""
+    rows = session.run(READ_TABLE, USERS_SCHEMA, table)
+    if not rows:
+        return TableFacts(None, None, {}, (), (), 0, 0)
+    oid, kind, owner, estimated_rows, size = rows[0]
+    return TableFacts(
+        kind,
+        owner,
+        dict(session.run(READ_COLUMNS, oid)),
+        [name for (name,) in session.run(READ_TRIGGERS, oid)],
+        [name for (name,) in session.run(READ_READERS, oid)],
+        estimated_rows,
+        size,
+    )
+
+
+READ_LEFT_OVER = Statement(
+    "read_left_over",
+    """
+    SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN sluice.projections p ON p.projection = $2
+    WHERE n.nspname = $1 AND c.relkind = 'r'
+      AND c.relname = ANY (SELECT $2 || '_g' || i FROM generate_series(1, p.newest_generation) AS i)
+      AND c.relname <> ALL (
+          SELECT $2 || '_g' || g.generation FROM sluice.generations g WHERE g.projection = $2
+      )
+    ORDER BY c.relname
+    """,
+    ("text", "text"),
+)
+
+
+def read_left_over(session: Session, projection: str) -> list[str]:
+    """Tables of generations that were begun and never came to be, or were dropped half way."""
+    return [name for (name,) in session.run(READ_LEFT_OVER, USERS_SCHEMA, projection)]
+
+
+LOCK_ALL_QUEUES = Statement("lock_all_queues", "SELECT queue FROM sluice.queues ORDER BY queue FOR UPDATE")
+
+
+def lock_all_queues(session: Session) -> None:
+    """Takes the locks of all queues: nothing is applied until this transaction ends."""
+    session.run(LOCK_ALL_QUEUES)

@@ -1,0 +1,73 @@
+"""Events that failed, and the entities behind them."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.schema.declarations import DEAD_LETTER_STATES, metadata, now_column, one_of
+from sluice.db.schema.progress import queues
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    # Drawn under the queue's lock: the order in which an entity's letters are redriven.
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", JSONB, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("entity_key", Text),
+    Column("identity", Uuid, nullable=False),
+    Column("event_id", Text),
+    Column("type", Text),
+    Column("source", Text),
+    Column("outcome", Text, nullable=False),
+    Column("error_class", Text, nullable=False),
+    Column("error_text", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("1")),
+    Column("state", Text, nullable=False, server_default="dead"),
+    now_column("created_at"),
+    Column("settled_at", DateTime(timezone=True)),
+    UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
+    one_of("outcome", ("dead", "conflict", "waiting")),
+    one_of("state", DEAD_LETTER_STATES),
+)
+Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
+# Those that are open are counted every few seconds, however many are done.
+Index(
+    "dead_letters_open_idx",
+    dead_letters.c.state,
+    dead_letters.c.outcome,
+    postgresql_where=text("state IN ('dead', 'waiting')"),
+)
+
+parked_entities = Table(
+    "parked_entities",
+    metadata,
+    Column("entity", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("queue", Text, ForeignKey(queues.c.queue), nullable=False),
+    Column("reason", Text, nullable=False),
+    now_column("parked_at"),
+    PrimaryKeyConstraint("entity", "key"),
+)

@@ -1,0 +1,130 @@
+"""What leaves: outgoing events and calls."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.schema.declarations import EFFECT_STATES, metadata, now_column, one_of
+
+outbox_ids = Sequence("outbox_ids", metadata=metadata)
+
+outbox_events = Table(
+    "outbox_events",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("id", BigInteger, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("key", Text),
+    Column("type", Text, nullable=False),
+    Column("version", Text),
+    Column("headers", JSONB, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    now_column("created_at"),
+    PrimaryKeyConstraint("queue", "id"),
+)
+
+relay_progress = Table(
+    "relay_progress",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("sent_through", BigInteger, nullable=False),
+)
+
+# Records that the broker refuses for good, by themselves: each holds back its (topic, key) in its
+# queue, and nothing else.
+# No foreign key: its trigger would run for every row that the relay deletes.
+outbox_refusals = Table(
+    "outbox_refusals",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("id", BigInteger, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("key", Text),
+    Column("error", Text, nullable=False),
+    now_column("refused_at"),
+    PrimaryKeyConstraint("queue", "id"),
+)
+Index("outbox_refusals_held_idx", outbox_refusals.c.topic, outbox_refusals.c.key)
+
+executed_side_effects = Table(
+    "executed_side_effects",
+    metadata,
+    Column("effect_key", Text, primary_key=True),
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("effect", Text, nullable=False),
+    Column("identity", Uuid, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("entity_key", Text),
+    # NULL once its time is over: only the key is kept.
+    Column("args", JSONB),
+    Column("fingerprint", Uuid, nullable=False),
+    Column("explicit_once", Boolean, nullable=False),
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
+    Column("lease_until", DateTime(timezone=True)),
+    now_column("due_at"),
+    Column("dispatched_at", DateTime(timezone=True)),
+    Column("first_attempt_at", DateTime(timezone=True)),
+    Column("response", JSONB),
+    Column("error", Text),
+    now_column("created_at"),
+    # Whether an attempt ended so that nobody knows what the provider did.
+    Column("ended_unknown", Boolean, nullable=False, server_default=text("false")),
+    # Attempts since it was last released; `attempt` rises for good and tells whose answer counts.
+    Column("tried", SmallInteger, nullable=False, server_default=text("0")),
+    Column("settled_at", DateTime(timezone=True)),
+    one_of("state", EFFECT_STATES),
+)
+_effects = executed_side_effects.c
+Index(
+    "executed_side_effects_due_idx",
+    _effects.due_at,
+    _effects.id,
+    postgresql_where=text("state = 'pending'"),
+)
+Index("executed_side_effects_lease_idx", _effects.lease_until, postgresql_where=text("state = 'running'"))
+# Which calls of an entity come before another.
+Index(
+    "executed_side_effects_open_idx",
+    _effects.entity,
+    _effects.entity_key,
+    _effects.effect,
+    _effects.id,
+    postgresql_where=text("state <> 'succeeded'"),
+)
+# Those that wait for somebody are counted every few seconds, however many are pending.
+Index(
+    "executed_side_effects_ended_idx",
+    _effects.state,
+    postgresql_where=text("state IN ('failed', 'uncertain')"),
+)
+Index(
+    "executed_side_effects_settled_idx",
+    _effects.settled_at,
+    postgresql_where=text("state = 'succeeded' AND args IS NOT NULL"),
+)
+
+call_conflicts = Table(
+    "call_conflicts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("effect_key", Text, nullable=False),
+    Column("identity", Uuid, nullable=False),
+    Column("args", JSONB, nullable=False),
+    now_column("created_at"),
+)

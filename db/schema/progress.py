@@ -1,0 +1,105 @@
+"""The delivery guard's tables, and what is remembered of events."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+from sluice.db.schema.declarations import OUTCOMES, metadata, now_column, one_of
+
+entities = Table(
+    "entities",
+    metadata,
+    Column("entity", Text, primary_key=True),
+    Column("shards", Integer, CheckConstraint("shards > 0", name="shards_positive"), nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=text("1")),
+)
+
+topics = Table(
+    "topics",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("topic_id", Text, nullable=False),
+    Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
+)
+
+# THE lock: whoever applies anything of a queue holds its row.
+queues = Table(
+    "queues",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
+    Column("halted_reason", Text),
+    Column("halted_at", DateTime(timezone=True)),
+    # One letter per event tried, newest last: "." lived, "x" died. What the death share is judged by.
+    Column("recent_fates", Text, nullable=False, server_default=""),
+    Column("accepted_deaths", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("length(recent_fates) <= 200", name="recent_fates_bounded"),
+)
+
+partition_progress = Table(
+    "partition_progress",
+    metadata,
+    Column("topic", Text, ForeignKey(topics.c.topic), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("watermark", BigInteger, nullable=False),
+    PrimaryKeyConstraint("topic", "partition"),
+    # Rewritten every second or so per partition: room for HOT updates.
+    postgresql_with={"fillfactor": "50"},
+)
+
+lane_progress = Table(
+    "lane_progress",
+    metadata,
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("queue", Text, ForeignKey(queues.c.queue), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("applied_offset", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in OUTCOMES),
+    Column("call_conflict", BigInteger, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("topic", "partition", "queue", "epoch"),
+    # Rewritten by every batch: room for HOT updates.
+    postgresql_with={"fillfactor": "30"},
+)
+
+# A worker reads the lanes of one queue.
+Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
+
+processed_events = Table(
+    "processed_events",
+    metadata,
+    Column("identity", Uuid, primary_key=True),
+    Column("event_id", Text),
+    Column("data_hash", Uuid, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    now_column("processed_at"),
+    one_of("outcome", OUTCOMES),
+)
+
+# Old ones are purged by age. They lie in order of age: ranges of pages will do, and cost an insert nothing.
+Index("processed_events_age_idx", processed_events.c.processed_at, postgresql_using="brin")
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("table_name", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version", BigInteger),
+    PrimaryKeyConstraint("table_name", "key"),
+)

@@ -1,0 +1,131 @@
+"""Projections, their generations, and how far each of these is."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.schema.declarations import GENERATION_STATES, metadata, now_column, one_of
+
+projections = Table(
+    "projections",
+    metadata,
+    Column("projection", Text, primary_key=True),
+    # The one that readers see: written by the live transaction itself.
+    Column("live_generation", Integer, nullable=False),
+    # Of the newest one ever made: a number is never used twice.
+    Column("newest_generation", Integer, nullable=False),
+)
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("projection", Text, ForeignKey(projections.c.projection), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    # Then it is fed by whatever code runs.
+    Column("has_been_live", Boolean, nullable=False, server_default=text("false")),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("rate", Integer),
+    # With a rate: when the next chunk may begin.
+    Column("paced_until", DateTime(timezone=True)),
+    Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("failed_reason", Text),
+    now_column("created_at"),
+    Column("ready_at", DateTime(timezone=True)),
+    Column("live_at", DateTime(timezone=True)),
+    PrimaryKeyConstraint("projection", "generation"),
+    one_of("state", GENERATION_STATES),
+)
+
+_of_generation = ("projection", "generation")
+
+
+def _generation_key(name: str) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        _of_generation, [generations.c.projection, generations.c.generation], name=name, ondelete="CASCADE"
+    )
+
+
+# Of the generations that are not live; how far the live one is, `lane_progress` says.
+generation_lanes = Table(
+    "generation_lanes",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("applied_offset", BigInteger, nullable=False),
+    # Folded, and passed over because live did not apply them either.
+    Column("folded", BigInteger, nullable=False, server_default=text("0")),
+    Column("passed_duplicate", BigInteger, nullable=False, server_default=text("0")),
+    Column("passed_dead", BigInteger, nullable=False, server_default=text("0")),
+    Column("passed_waiting", BigInteger, nullable=False, server_default=text("0")),
+    Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
+    Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
+    _generation_key("generation_lanes_generation_fkey"),
+    # Rewritten by every chunk: room for HOT updates.
+    postgresql_with={"fillfactor": "30"},
+)
+
+# Events that live applied and this generation could not.
+generation_deaths = Table(
+    "generation_deaths",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("key", Text),
+    Column("error_class", Text, nullable=False),
+    Column("error_text", Text, nullable=False),
+    now_column("died_at"),
+    PrimaryKeyConstraint("projection", "generation", "topic", "partition", "offset"),
+    _generation_key("generation_deaths_generation_fkey"),
+)
+
+generation_reports = Table(
+    "generation_reports",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    # The live one it was compared with.
+    Column("against", Integer, nullable=False),
+    now_column("made_at"),
+    Column("differing", BigInteger, nullable=False),
+    Column("report", JSONB, nullable=False),
+    Column("approved_by", Text),
+    Column("approved_at", DateTime(timezone=True)),
+    _generation_key("generation_reports_generation_fkey"),
+)
+
+# A copy of a generation as it was at one cut; its rows are in a table of their own.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("checkpoint", Text, primary_key=True),
+    Column("projection", Text, ForeignKey(projections.c.projection), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    now_column("made_at"),
+    # [topic, partition, queue, epoch, applied offset] of every lane.
+    Column("lanes", JSONB, nullable=False),
+    # [topic id, partition, offset] of events that were dead or waiting: it lacks them.
+    Column("open_letters", JSONB, nullable=False),
+)

@@ -1,0 +1,216 @@
+"""The ledger while calls are made: dispatched, claimed, answered, and taken back from the dead.
+
+One row per call; its states are those of design §9. Each statement says from which states it leads.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.arrays import text_array
+from sluice.db.connection import Session, Statement
+
+EFFECTS_PAUSED = "effects paused"
+"""The switch that stops all calls."""
+
+
+class CallRow(NamedTuple):
+    """One call. `now` is Postgres's time as of the statement that read it; `args` is JSON text."""
+
+    effect_key: str
+    id: int
+    effect: str
+    identity: UUID
+    entity: str
+    entity_key: str | None
+    args: str | None
+    explicit_once: bool
+    state: str
+    attempt: int
+    """Rises with every attempt, for good: it tells a late answer from that of the attempt that counts."""
+    tried: int
+    """Attempts since the call was last released."""
+    ended_unknown: bool
+    first_attempt_at: datetime | None
+    lease_until: datetime | None
+    due_at: datetime
+    now: datetime
+
+
+_COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, explicit_once, state, attempt,
+    tried, ended_unknown, first_attempt_at, lease_until, due_at, now()"""
+
+# Whether another call of the same entity and effect must end first: $2 are the effects that hold.
+_BEHIND_ANOTHER = """
+    EXISTS (
+        SELECT FROM sluice.executed_side_effects b
+        WHERE b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect
+          AND b.state <> 'succeeded' AND b.id <> e.id
+          AND (
+              b.state = 'running'
+              OR b.id < e.id AND (b.state = 'pending' OR b.effect = ANY ($2))
+          )
+    )
+"""
+
+DISPATCH_CALLS = Statement(
+    "dispatch_calls",
+    f"""
+    WITH due AS MATERIALIZED (
+        SELECT e.effect_key
+        FROM sluice.executed_side_effects e
+        WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = ANY ($1)
+          -- Again after a while: the message may be lost.
+          AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
+          AND NOT {_BEHIND_ANOTHER}
+          AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
+        ORDER BY e.due_at, e.id
+        LIMIT $4
+        FOR UPDATE SKIP LOCKED
+    ), told AS (
+        UPDATE sluice.executed_side_effects e SET dispatched_at = now()
+        FROM due WHERE e.effect_key = due.effect_key
+        RETURNING e.effect_key, e.effect, e.due_at, e.id
+    )
+    SELECT effect_key, effect FROM told ORDER BY due_at, id
+    """,
+    ("text[]", "text[]", "float8", "int"),
+)
+
+
+def dispatch_calls(
+    session: Session,
+    effects: Iterable[str],
+    holding: Iterable[str],
+    *,
+    again_after_seconds: float,
+    limit: int,
+) -> list[tuple[str, str]]:
+    """Marks calls of these effects as dispatched, oldest due first: (effect key, effect). May run twice."""
+    if limit <= 0:
+        return []
+    values = (text_array(effects), text_array(holding), again_after_seconds, limit)
+    return [(key, effect) for key, effect in session.run(DISPATCH_CALLS, *values)]
+
+
+LOCK_CALL = Statement(
+    "lock_call",
+    f"SELECT {_COLUMNS} FROM sluice.executed_side_effects WHERE effect_key = $1 FOR UPDATE",
+    ("text",),
+)
+
+
+def lock_call(session: Session, effect_key: str) -> CallRow | None:
+    """One call, locked until the transaction ends; None: there is none."""
+    rows = session.run(LOCK_CALL, effect_key)
+    return CallRow(*rows[0]) if rows else None
+
+
+# The lock in a statement of its own: what is read together with it is older than it.
+LOCK_ORDER = Statement(
+    "lock_order",
+    "SELECT pg_advisory_xact_lock(hashtext('sluice call'), hashtext($1))",
+    ("text",),
+)
+IS_CALL_HELD = Statement(
+    "is_call_held",
+    f"""
+    SELECT {_BEHIND_ANOTHER}, EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
+    FROM sluice.executed_side_effects e WHERE e.effect_key = $1
+    """,
+    ("text", "text[]"),
+)
+
+
+def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple[bool, bool]:
+    """Until the transaction ends nobody else begins a call of this entity and effect.
+
+    Returns whether another one must end first, and whether all calls are paused.
+    """
+    if call.entity_key is not None:
+        session.run(LOCK_ORDER, f"{call.entity} {call.effect} {call.entity_key}")
+    ((behind, paused),) = session.run(IS_CALL_HELD, call.effect_key, text_array(holding))
+    return bool(behind), bool(paused)
+
+
+BEGIN_ATTEMPT = Statement(
+    "begin_attempt",
+    """
+    UPDATE sluice.executed_side_effects
+    SET state = 'running', attempt = attempt + 1, tried = tried + 1, error = NULL,
+        lease_until = now() + make_interval(secs => $2), first_attempt_at = coalesce(first_attempt_at, now())
+    WHERE effect_key = $1 AND state = 'pending'
+    """,
+    ("text", "float8"),
+)
+
+
+def begin_attempt(session: Session, effect_key: str, lease_seconds: float) -> None:
+    """pending → running. Under the call's lock; never twice."""
+    session.run(BEGIN_ATTEMPT, effect_key, lease_seconds)
+
+
+# A success is a fact about the key: whoever learns of it may say so, however late, in whatever state.
+STORE_SUCCESS = Statement(
+    "store_success",
+    """
+    UPDATE sluice.executed_side_effects
+    SET state = 'succeeded', response = $2::jsonb, error = NULL, lease_until = NULL, settled_at = now()
+    WHERE effect_key = $1 AND state <> 'succeeded'
+    """,
+    ("text", "text"),
+)
+
+
+def store_success(session: Session, effect_key: str, response: str) -> bool:
+    """Any state → succeeded; whether that is news. `response` is JSON text. May run twice."""
+    return session.count(STORE_SUCCESS, effect_key, response) == 1
+
+
+STORE_FAILURE = Statement(
+    "store_failure",
+    """
+    UPDATE sluice.executed_side_effects
+    SET state = $3, error = $4, ended_unknown = ended_unknown OR $5, lease_until = NULL, dispatched_at = NULL,
+        due_at = now() + make_interval(secs => $6),
+        settled_at = CASE $3 WHEN 'pending' THEN NULL ELSE now() END
+    WHERE effect_key = $1 AND attempt = $2 AND state = $7
+    """,
+    ("text", "int", "text", "text", "bool", "float8", "text"),
+)
+
+
+def store_failure(
+    session: Session,
+    effect_key: str,
+    attempt: int,
+    *,
+    from_state: str,
+    state: str,
+    error: str,
+    ended_unknown: bool,
+    due_in_seconds: float,
+) -> bool:
+    """`from_state` → pending, failed or uncertain; whether it was still this attempt's to say.
+
+    Of an older attempt, or of one whose lease was ended meanwhile, nothing changes.
+    """
+    values = (effect_key, attempt, state, error, ended_unknown, due_in_seconds, from_state)
+    return session.count(STORE_FAILURE, *values) == 1
+
+
+LOCK_EXPIRED = Statement(
+    "lock_expired",
+    f"""
+    SELECT {_COLUMNS} FROM sluice.executed_side_effects
+    WHERE state = 'running' AND lease_until < now()
+    ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+    """,
+    ("int",),
+)
+
+
+def lock_expired(session: Session, limit: int) -> list[CallRow]:
+    """Calls whose attempt was never answered, oldest first, locked until the transaction ends."""
+    return [CallRow(*row) for row in session.run(LOCK_EXPIRED, limit)]

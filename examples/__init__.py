@@ -1,0 +1,1 @@
+"""Applications that show how Sluice is used."""

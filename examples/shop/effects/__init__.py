@@ -1,0 +1,6 @@
+"""The shop's side effects, and how to find out afterwards whether one happened."""
+
+from examples.shop.effects.captures import capture_payment, find_capture
+from examples.shop.effects.emails import find_email, send_email
+
+__all__ = ["capture_payment", "find_capture", "find_email", "send_email"]

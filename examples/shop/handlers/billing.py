@@ -1,0 +1,27 @@
+"""Scenario 5: a payment as accounting sees it. It was computed wrongly once, and is at revision 2."""
+
+from collections.abc import Iterator
+
+from examples.shop.handlers.payments import PaymentReceived
+from examples.shop.tables import billing_line_items
+from sluice.tasks.api import Event, Insert, ProjectionEffect, projects
+
+TAX_PERCENT = 19
+
+
+def line_item(payment: PaymentReceived, tax_percent: int) -> dict[str, int | str]:
+    """The columns of a payment's line: its amount is gross, and the tax in it is rounded half up."""
+    gross_cents = payment.amount_cents
+    tax_cents = (2 * gross_cents * tax_percent + 100 + tax_percent) // (2 * (100 + tax_percent))
+    return {
+        "account_id": payment.account_id,
+        "net_cents": gross_cents - tax_cents,
+        "tax_cents": tax_cents,
+        "gross_cents": gross_cents,
+    }
+
+
+@projects("payment.received", into=billing_line_items, revision=2)
+def bill_payment(event: Event[PaymentReceived]) -> Iterator[ProjectionEffect]:
+    """One line per payment."""
+    yield Insert(billing_line_items, event.key, dict(line_item(event.data, TAX_PERCENT)))

@@ -1,0 +1,22 @@
+"""Scenario 6: an approved payment is captured once, however often the event is delivered or replayed."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from examples.shop.tables import captures
+from sluice.tasks.api import Call, Effect, Event, Insert, handles
+
+
+class PaymentApproved(msgspec.Struct, frozen=True):
+    """Data of `payment.approved`."""
+
+    amount_cents: int
+
+
+@handles("payment.approved")
+def capture_approved(event: Event[PaymentApproved]) -> Iterator[Effect]:
+    """The decision to capture, once per payment, and the call. A second approval changes neither."""
+    amount_cents = event.data.amount_cents
+    yield Insert(captures, event.key, {"amount_cents": amount_cents})
+    yield Call("capture_payment", once=event.key, args={"reference": event.key, "amount_cents": amount_cents})

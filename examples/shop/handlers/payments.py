@@ -1,0 +1,24 @@
+"""Scenario 1a: a payment becomes one row, however often it is delivered."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from examples.shop.tables import transactions
+from sluice.tasks.api import Effect, Event, Insert, handles
+
+
+class PaymentReceived(msgspec.Struct, frozen=True):
+    """Data of `payment.received`."""
+
+    account_id: str
+    amount_cents: int
+
+
+@handles("payment.received")
+def receive_payment(event: Event[PaymentReceived]) -> Iterator[Effect]:
+    """The row of the payment, once."""
+    payment = event.data
+    yield Insert(
+        transactions, event.key, {"account_id": payment.account_id, "amount_cents": payment.amount_cents}
+    )

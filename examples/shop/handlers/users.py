@@ -1,0 +1,40 @@
+"""Scenario 4: changes of different fields never undo each other, whatever order they arrive in."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from examples.shop.tables import users
+from sluice.tasks.api import Delete, Effect, Event, Merge, Upsert, handles
+
+
+class UserChanged(msgspec.Struct, frozen=True):
+    """Data of `user.changed`: the fields that changed."""
+
+    email: str | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class UserReplaced(msgspec.Struct, frozen=True):
+    """Data of `user.replaced`: the whole user."""
+
+    email: str | None
+    name: str | None
+
+
+@handles("user.changed")
+def change_user(event: Event[UserChanged]) -> Iterator[Effect]:
+    """Each field by its own version."""
+    yield Merge(users, event.key, msgspec.to_builtins(event.data))
+
+
+@handles("user.replaced")
+def replace_user(event: Event[UserReplaced]) -> Iterator[Effect]:
+    """The whole row by its version: an older one is dropped as stale."""
+    yield Upsert(users, event.key, msgspec.to_builtins(event.data))
+
+
+@handles("user.deleted")
+def delete_user(event: Event[dict[str, object]]) -> Iterator[Effect]:
+    """The row goes; in the order of arrival where the tombstone has no version."""
+    yield Delete(users, event.key, version=event.version)

@@ -1,0 +1,36 @@
+"""The mail server's other door, HTTP: what it accepted, and its faults.
+
+`GET /messages?message_id=…` answers `{"messages": […], "in_process": bool}`; in process means that a message
+of that id has come and is not decided yet. `GET` and `PUT /faults` are those of `outside/faults.py`; their
+subject is the first recipient.
+"""
+
+from examples.shop.mail.messages import Mailbag
+from examples.shop.outside.faults import FaultPlan
+from examples.shop.outside.json_http import JsonHandler, JsonServer
+
+
+class ControlServer(JsonServer):
+    """Listens from its making on."""
+
+    def __init__(self, address: tuple[str, int], mailbag: Mailbag, faults: FaultPlan) -> None:
+        """Raises OSError if the address is taken."""
+        self.mailbag, self.faults = mailbag, faults
+        super().__init__(address, ControlHandler)
+
+
+class ControlHandler(JsonHandler):
+    """One request."""
+
+    server: ControlServer
+
+    def do_GET(self) -> None:
+        """`/messages` and `/faults`."""
+        match self.route:
+            case "/messages":
+                found, more = self.server.mailbag.find(message_id=self.query.get("message_id"))
+                self.answer(200, {"messages": found, "in_process": more})
+            case "/faults":
+                self.get_faults()
+            case _:
+                self.answer_unknown()

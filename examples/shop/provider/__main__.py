@@ -1,0 +1,39 @@
+"""`python -m examples.shop.provider`: the payment provider; prints `{"port": …}` when it listens.
+
+There is nothing to tidy at its end: all it ever told is in its journal, and a kill -9 is as good as a stop.
+"""
+
+import argparse
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from examples.shop.outside.journal import Journal
+from examples.shop.provider.book import Book
+from examples.shop.provider.lines import Line
+from examples.shop.provider.server import ProviderServer
+
+DAY_SECONDS = 86_400.0  # how long Stripe remembers a key at least
+
+
+def main() -> None:
+    """Serves until a signal."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.shop.provider", description="a payment provider for tests"
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--log", type=Path, required=True, help="journal, JSON lines; its state at the start")
+    parser.add_argument("--key-lifetime-seconds", type=float, default=DAY_SECONDS)
+    options = parser.parse_args()
+    journal: Journal[Line] = Journal(options.log, Line)
+    book = Book(timedelta(seconds=options.key_lifetime_seconds))
+    server = ProviderServer((options.host, options.port), book, journal)
+    sys.stdout.write(json.dumps({"port": server.server_port}) + "\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

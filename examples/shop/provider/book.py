@@ -1,0 +1,106 @@
+"""What the provider knows: its captures, and for each idempotency key the request and its answer. No I/O.
+
+The rules are those of the IETF draft draft-ietf-httpapi-idempotency-key-header (400 without a key, 422 for a
+key that comes with another request, 409 while the first is in process) and of Stripe's "Idempotent requests"
+(an answer is kept once execution has begun, whatever it is, a 500 too; a request that was not valid, or met
+another in process, keeps nothing; keys may be forgotten after 24 hours).
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from examples.shop.provider.lines import Answer, Capture, CaptureRequest, KeysForgotten, Line, Request
+
+CARD_LIMIT_CENTS = 1_000_000  # 10,000.00: every card declines more, so that a refusal can be provoked
+
+
+@dataclass
+class _Key:
+    request: CaptureRequest
+    first_at: datetime
+    answer: Answer | None = None  # None: in process
+
+
+@dataclass
+class Book:
+    """State of the provider; every call says what time it is. Not for several threads at once."""
+
+    key_lifetime: timedelta
+    captures: list[Capture] = field(default_factory=list)
+    received: Counter[str] = field(default_factory=Counter)
+    """Key → requests received and not yet answered: what may still happen."""
+    _keys: dict[str, _Key] = field(default_factory=dict)
+
+    def begin(self, key: str, request: CaptureRequest, now: datetime) -> tuple[Answer, bool] | None:
+        """None: the key is taken, execute and `finish`. Else the answer, and whether it is one of before."""
+        known = self._keys.get(key)
+        if known is None or (known.answer is not None and now - known.first_at > self.key_lifetime):
+            self._keys[key] = _Key(request, now)
+            return None
+        if known.request != request:
+            return error_answer(422, "key_reused", "this key came with another request"), False
+        if known.answer is None:
+            return error_answer(409, "in_process", "a request with this key is in process"), False
+        return known.answer, True
+
+    def finish(self, key: str, answer: Answer) -> None:
+        """From now on the key gives this answer."""
+        self._keys[key].answer = answer
+
+    def abandon(self, key: str) -> None:
+        """The request died before it acted: its key is free again."""
+        del self._keys[key]
+
+    def next_capture(self, key: str, request: CaptureRequest, now: datetime) -> Capture:
+        """The capture to write down, and then to `add`."""
+        number = len(self.captures) + 1
+        return Capture(now, f"cap_{number}", key, request.reference, request.amount_cents)
+
+    def add(self, capture: Capture) -> None:
+        """It has happened."""
+        self.captures.append(capture)
+
+    def forget_keys(self) -> None:
+        """No key is known any more, but those in process. What was captured stays captured."""
+        self._keys = {key: known for key, known in self._keys.items() if known.answer is None}
+
+    def find(self, *, reference: str | None, key: str | None) -> list[Capture]:
+        """Captures of a payment, of a key, or of both; oldest first. Forgotten keys are found, too."""
+        return [c for c in self.captures if reference in (None, c.reference) and key in (None, c.key)]
+
+    def restore(self, lines: Iterable[Line]) -> None:
+        """The state that these lines left. A capture without its request's line: killed before the answer."""
+        for line in lines:
+            match line:
+                case Capture():
+                    self.add(line)
+                    request = CaptureRequest(line.reference, line.amount_cents)
+                    self._keys[line.key] = _Key(request, line.at, captured_answer(line))
+                case Request(key=str(key), request=CaptureRequest() as asked, stored=Answer() as answer):
+                    self._keys[key] = _Key(asked, line.at, answer)
+                case Request():
+                    pass
+                case KeysForgotten():
+                    self.forget_keys()
+
+
+def captured_answer(capture: Capture) -> Answer:
+    """201 and the capture."""
+    return Answer(201, capture_body(capture))
+
+
+def capture_body(capture: Capture) -> dict[str, object]:
+    """A capture as its readers see it."""
+    return {
+        "capture_id": capture.capture_id,
+        "reference": capture.reference,
+        "amount_cents": capture.amount_cents,
+        "captured_at": capture.at.isoformat(),
+    }
+
+
+def error_answer(status: int, code: str, message: str) -> Answer:
+    """`{"error": {"code": …, "message": …}}`."""
+    return Answer(status, {"error": {"code": code, "message": message}})

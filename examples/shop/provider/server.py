@@ -1,0 +1,76 @@
+"""The provider's interface: captures, their idempotency keys, and what is asked of it for tests.
+
+`POST /captures` takes a CaptureRequest and an `Idempotency-Key`; see `book.py` for the rules and
+their sources. `GET /captures?reference=…&key=…` says what really happened:
+`{"captures": […], "in_process": bool}`; in process: a request of that key is still being dealt with.
+`GET` and `PUT /faults` are those of `outside/faults.py`, their subject is the reference; `DELETE /keys`
+forgets all keys now.
+"""
+
+from examples.shop.outside.faults import FaultPlan
+from examples.shop.outside.journal import Journal
+from examples.shop.outside.json_http import JsonHandler, JsonServer
+from examples.shop.provider.book import Book, capture_body
+from examples.shop.provider.desk import MOMENTS, Desk
+from examples.shop.provider.lines import Line
+
+REPLAYED = "Idempotent-Replayed"  # the header by which Stripe marks an answer of before
+
+
+class ProviderServer(JsonServer):
+    """Listens from its making on; the state is what the journal holds."""
+
+    def __init__(self, address: tuple[str, int], book: Book, journal: Journal[Line]) -> None:
+        """Restores the book. Raises OSError if the address is taken."""
+        book.restore(journal.lines())
+        self.faults = FaultPlan(MOMENTS)
+        self.desk = Desk(book, journal, self.faults)
+        super().__init__(address, ProviderHandler)
+
+
+class ProviderHandler(JsonHandler):
+    """One request."""
+
+    server: ProviderServer
+
+    def do_POST(self) -> None:
+        """`/captures`."""
+        body = self.read_body()
+        if body is None:
+            return
+        if self.route != "/captures":
+            self.answer_unknown()
+            return
+        reply = self.server.desk.answer(_read_key(self.headers.get("Idempotency-Key")), body)
+        if reply.answer is None:
+            self.drop()
+        else:
+            headers = {REPLAYED: "true"} if reply.replayed else {}
+            self.answer(reply.answer.status, reply.answer.body, headers)
+
+    def do_GET(self) -> None:
+        """`/captures` and `/faults`."""
+        match self.route:
+            case "/captures":
+                query = self.query
+                found, more = self.server.desk.find(reference=query.get("reference"), key=query.get("key"))
+                self.answer(200, {"captures": [capture_body(c) for c in found], "in_process": more})
+            case "/faults":
+                self.get_faults()
+            case _:
+                self.answer_unknown()
+
+    def do_DELETE(self) -> None:
+        """`/keys`."""
+        if self.route == "/keys":
+            self.server.desk.forget_keys()
+            self.answer(200, {})
+        else:
+            self.answer_unknown()
+
+
+def _read_key(value: str | None) -> str | None:
+    """The draft writes the key as a quoted string, Stripe bare: both are one key. Empty is none."""
+    if value is not None and len(value) > 1 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    return value or None

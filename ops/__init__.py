@@ -1,1 +1,0 @@
-"""The operator's side: the command line and the local stack."""

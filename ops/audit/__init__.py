@@ -1,1 +1,0 @@
-"""`sluice audit`: what was decided by hand."""

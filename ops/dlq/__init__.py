@@ -1,1 +1,0 @@
-"""`sluice dlq`: events that could not be applied, and what waits behind them."""

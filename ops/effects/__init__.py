@@ -1,1 +1,0 @@
-"""`sluice effects`: calls that did not succeed, or not yet."""

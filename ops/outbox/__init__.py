@@ -1,1 +1,0 @@
-"""`sluice outbox`: outgoing events that wait, or were refused."""

@@ -1,1 +1,0 @@
-"""`sluice pause` and `sluice resume`: a topic that is not read, an entity that waits."""

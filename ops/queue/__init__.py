@@ -1,1 +1,0 @@
-"""`sluice queue`: queues that are halted, and how they go on."""

@@ -1,1 +1,0 @@
-"""`sluice send`: events from a file or the shop's generator."""

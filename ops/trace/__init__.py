@@ -1,1 +1,0 @@
-"""`sluice trace`: what became of one event."""

@@ -1,1 +1,0 @@
-"""`sluice workers`: who serves which queue, among the workers that share them."""

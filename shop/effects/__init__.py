@@ -1,6 +1,0 @@
-"""The shop's side effects, and how to find out afterwards whether one happened."""
-
-from shop.effects.captures import capture_payment, find_capture
-from shop.effects.emails import find_email, send_email
-
-__all__ = ["capture_payment", "find_capture", "find_email", "send_email"]

@@ -1,0 +1,1 @@
+"""Kafka events to Postgres state, effectively once, with Celery workers doing the work."""

@@ -1,0 +1,1 @@
+"""What an operator decides and reads, without a terminal: the services behind the command line."""

@@ -1,0 +1,109 @@
+"""What `sluice doctor` judges: facts about one installation, as they were read. Pure."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from sluice.admin.service_errors import ServiceTitle
+from sluice.db.admin.installation import Registered, ServerSettings
+
+
+@dataclass(frozen=True)
+class DeclaredFacts:
+    """What the code and the environment of this process say."""
+
+    topics: Set[str]
+    shards: Mapping[str, int]
+    """Entity type → shard count."""
+    columns: Mapping[str, Set[str]]
+    """Users' table → its columns."""
+    faults: str
+    newest_revision: str | None
+    effects: Set[str] = frozenset()
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    """Projection → the revision of the code that fills it."""
+    keep_identities_days: int = 30
+
+
+@dataclass(frozen=True)
+class LeavingFacts:
+    """What leaves, or does not get in, and waits for somebody."""
+
+    refused_records: int = 0
+    uncertain_calls: int = 0
+    failed_calls: int = 0
+    effects_paused: str | None = None
+    """Why, if they are."""
+    open_calls: Mapping[str, int] = field(default_factory=dict)
+    """Effect → calls that have not succeeded."""
+    parked_entities: int = 0
+
+
+@dataclass(frozen=True)
+class GenerationFacts:
+    """One generation of a projection. `idle_days` are those since it was begun, or was last live."""
+
+    projection: str
+    generation: int
+    state: str
+    revision: int
+    failed_reason: str | None
+    idle_days: float
+
+
+@dataclass(frozen=True)
+class SharingFacts:
+    """Of the workers that share the queues, whom Postgres knows by the leases they hold."""
+
+    workers: int = 0
+    leased: Set[str] = frozenset()
+    """The queues that one of them holds."""
+
+
+@dataclass(frozen=True)
+class PostgresFacts:
+    """`registered` and `leaving` are None where Sluice's tables cannot be read.
+
+    Then there is no migration, or one of another version.
+    """
+
+    server: ServerSettings
+    revision: str | None
+    columns: Mapping[str, Set[str]]
+    registered: Registered | None
+    leaving: LeavingFacts | None = None
+    generations: Sequence[GenerationFacts] = ()
+    sharing: SharingFacts = SharingFacts()
+
+
+@dataclass(frozen=True)
+class RedisFacts:
+    """`consumed` are the queues that workers answered for, of either kind; None: no worker answered."""
+
+    version: str
+    eviction_policy: str
+    consumed: Set[str] | None
+
+
+@dataclass(frozen=True)
+class TopicFacts:
+    """One topic as Kafka has it. `retention_ms` is −1 where records are kept for ever."""
+
+    topic_id: str
+    partitions: int
+    replicas: int
+    min_insync_replicas: int
+    cleanup_policy: str
+    retention_ms: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of each service None if it could not be reached; then `unreachable` says why."""
+
+    declared: DeclaredFacts
+    postgres: PostgresFacts | None
+    redis: RedisFacts | None
+    kafka: Mapping[str, TopicFacts] | None
+    """The declared and registered topics that exist."""
+    unreachable: Mapping[ServiceTitle, str]
+    """Service → reason."""

@@ -1,0 +1,166 @@
+"""Reads the facts that `sluice doctor` judges; a service that fails is noted, and the others are read."""
+
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
+from redis import Redis
+from sqlalchemy import Table
+
+from sluice.admin.doctor.facts import (
+    DeclaredFacts,
+    Facts,
+    GenerationFacts,
+    LeavingFacts,
+    PostgresFacts,
+    RedisFacts,
+    SharingFacts,
+    TopicFacts,
+)
+from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
+from sluice.admin.status.status_reading import REDIS_TIMEOUT_SECONDS
+from sluice.db.admin.call_admin import count_open_calls
+from sluice.db.admin.installation import read_registered, read_server, read_user_columns
+from sluice.db.admin.open_issues import read_troubles
+from sluice.db.admin.open_letters import count_parked
+from sluice.db.connection import Session
+from sluice.db.delivery.leases import read_workers
+from sluice.db.delivery.switches import read_switch
+from sluice.db.migrations.migrate import current_revision, newest_revision
+from sluice.db.projections.generations import Generation, read_generations
+from sluice.db.sending.calls import EFFECTS_PAUSED
+from sluice.kafka_io.log_reader import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
+from sluice.runtime.celery_options import make_celery
+from sluice.runtime.service_urls import StackUrls
+from sluice.runtime.settings import Settings
+from sluice.tasks.fold.registry import Registry
+
+T = TypeVar("T")
+
+INSPECT_SECONDS = 2.0  # a worker answers between two batches
+TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
+
+
+def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts:
+    """All of it, now."""
+    unreachable: dict[ServiceTitle, str] = {}
+
+    def tried(read: Callable[[], T]) -> T | None:
+        try:
+            with reaching_services():
+                return read()
+        except ServiceFailed as failed:
+            unreachable[failed.service] = failed.reason
+            return None
+
+    postgres = tried(lambda: _postgres(urls.database_url))
+    registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
+    topics = sorted({*registry.topics, *registered})
+    return Facts(
+        _declared(settings, registry),
+        postgres,
+        tried(lambda: _redis(settings, urls.redis_url)),
+        tried(lambda: _kafka(urls.kafka_bootstrap_servers, topics)),
+        unreachable,
+    )
+
+
+def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
+    tables: Iterable[Table] = (table for metadata in registry.metadatas for table in metadata.sorted_tables)
+    return DeclaredFacts(
+        topics=frozenset(registry.topics),
+        shards={entity.name: entity.shards for entity in registry.entities.values()},
+        columns={table.name: frozenset(column.name for column in table.columns) for table in tables},
+        faults=settings.faults,
+        newest_revision=newest_revision(),
+        effects=frozenset(registry.effects),
+        revisions=registry.revisions,
+        keep_identities_days=settings.keep_identities_days,
+    )
+
+
+def _postgres(url: str) -> PostgresFacts:
+    revision = current_revision(url)
+    with closing(Session(url, application_name="sluice doctor")) as session:
+        registered = leaving = None
+        generations: list[GenerationFacts] = []
+        sharing = SharingFacts()
+        with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
+            registered = read_registered(session)
+            leaving = _leaving(session)
+            generations = [_generation(one) for one in read_generations(session)]
+            sharing = _sharing(session)
+        columns = read_user_columns(session)
+        server = read_server(session)
+        return PostgresFacts(server, revision, columns, registered, leaving, generations, sharing)
+
+
+def _sharing(session: Session) -> SharingFacts:
+    found = read_workers(session)
+    return SharingFacts(len(found.workers), found.holders().keys())
+
+
+def _generation(one: Generation) -> GenerationFacts:
+    idle = datetime.now(UTC) - max(one.created_at, one.live_at or one.created_at)
+    days = idle / timedelta(days=1)
+    return GenerationFacts(one.projection, one.generation, one.state, one.revision, one.failed_reason, days)
+
+
+def _leaving(session: Session) -> LeavingFacts:
+    troubles = read_troubles(session)
+    return LeavingFacts(
+        refused_records=troubles.refused_records,
+        uncertain_calls=troubles.uncertain_calls,
+        failed_calls=troubles.failed_calls,
+        effects_paused=read_switch(session, EFFECTS_PAUSED),
+        open_calls=count_open_calls(session),
+        parked_entities=count_parked(session),
+    )
+
+
+def _redis(settings: Settings, url: str) -> RedisFacts:
+    limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
+    with Redis.from_url(url, decode_responses=True, **limits) as redis:
+        # INFO, since a managed Redis refuses CONFIG.
+        information: Any = redis.info()
+    return RedisFacts(information["redis_version"], information["maxmemory_policy"], _consumed(settings))
+
+
+def _consumed(settings: Settings) -> frozenset[str] | None:
+    with make_celery(settings) as app:
+        answers = app.control.inspect(timeout=INSPECT_SECONDS).active_queues()
+    if answers is None:
+        return None
+    return frozenset(queue["name"] for queues in answers.values() for queue in queues)
+
+
+def _kafka(servers: str, topics: list[str]) -> dict[str, TopicFacts]:
+    admin = KafkaAdminClient(
+        bootstrap_servers=servers.split(","),
+        bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
+    with closing(admin):
+        described = [topic for topic in admin.describe_topics(topics) if topic["partitions"]]
+        asked = [
+            ConfigResource(ConfigResourceType.TOPIC, topic["name"], dict.fromkeys(TOPIC_SETTINGS))
+            for topic in described
+        ]
+        found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+    return {topic["name"]: _topic(topic, found.get(topic["name"], {})) for topic in described}
+
+
+def _topic(described: Any, settings: Any) -> TopicFacts:
+    policy, retention, insync = (settings[name]["value"] for name in TOPIC_SETTINGS)
+    return TopicFacts(
+        topic_id=str(described["topic_id"]),
+        partitions=len(described["partitions"]),
+        replicas=min(len(part["replica_nodes"]) for part in described["partitions"]),
+        min_insync_replicas=int(insync),
+        cleanup_policy=policy,
+        retention_ms=int(retention),
+    )

@@ -1,0 +1,221 @@
+"""`sluice doctor`: what is wrong with an installation, and what to do. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from sluice.admin.doctor.facts import (
+    DeclaredFacts,
+    Facts,
+    PostgresFacts,
+    RedisFacts,
+    SharingFacts,
+    TopicFacts,
+)
+from sluice.admin.doctor.findings import Finding, Severity, error, warning
+from sluice.admin.doctor.rules_outbox import leaving_problems, retention_problems
+from sluice.admin.doctor.rules_projections import projection_problems
+from sluice.admin.service_errors import SETTING_OF
+from sluice.db.admin.installation import Registered
+from sluice.tasks.events.routing import queue_name
+
+OLDEST_POSTGRES = 14  # knows idle_session_timeout, with which a stopped worker loses its queues
+TESTED_POSTGRES = 15  # the oldest that the tests run on
+OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
+SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not outlast the log
+
+
+def find_problems(facts: Facts) -> list[Finding]:
+    """Every rule's findings, errors first. Of a service that was not reached nothing else is said."""
+    found = [*_unreachable(facts), *_environment(facts.declared)]
+    if facts.postgres is not None:
+        found += _server(facts.postgres)
+        found += _migrations(facts.postgres, facts.declared)
+        found += _tables(facts.postgres, facts.declared)
+        if facts.postgres.registered is not None:
+            found += _registered(facts.postgres.registered, facts.declared)
+            found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
+        if facts.postgres.leaving is not None:
+            found += leaving_problems(facts.postgres.leaving, facts.declared)
+            found += projection_problems(facts.postgres.generations, facts.declared)
+    if facts.redis is not None:
+        found += _redis(facts.redis)
+        found += _workers(facts)
+    if facts.kafka is not None:
+        found += _topics(facts.kafka, facts.declared)
+        found += retention_problems(facts.kafka, facts.declared)
+        if facts.postgres is not None and facts.postgres.registered is not None:
+            found += _log(facts.kafka, facts.postgres.registered)
+    return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
+
+
+def _unreachable(facts: Facts) -> Iterator[Finding]:
+    for service, reason in facts.unreachable.items():
+        if service == "Postgres" and "read-only" in reason:
+            yield error(
+                f"Postgres can only be read: {reason}.",
+                "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
+            )
+        else:
+            yield error(
+                f"{service} was not reached: {reason}.",
+                f"Start it, or correct {SETTING_OF[service]}.",
+            )
+
+
+def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
+    if declared.faults:
+        yield error(
+            f"SLUICE_FAULTS arms faults: {declared.faults}.",
+            "Unset it, and start again what was started with it: it kills processes on purpose.",
+        )
+
+
+def _server(postgres: PostgresFacts) -> Iterator[Finding]:
+    server = postgres.server
+    if server.version < OLDEST_POSTGRES:
+        yield error(f"Postgres {server.version} is too old.", f"Use {TESTED_POSTGRES} or newer.")
+    elif server.version < TESTED_POSTGRES:
+        yield warning(
+            f"Postgres {server.version} is older than any that Sluice is tested with.",
+            f"Plan to move to {TESTED_POSTGRES} or newer.",
+        )
+    if server.fsync == "off":
+        yield error(
+            "Postgres runs with fsync off: a crash can destroy the only truth.",
+            "Set fsync = on and restart it.",
+        )
+    if server.synchronous_commit == "off":
+        yield warning(
+            "Postgres runs with synchronous_commit off: a crash can take back commits, but not the events"
+            " and calls that followed them.",
+            "Set synchronous_commit = on for this database.",
+        )
+
+
+def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    if postgres.revision is None:
+        yield error("The database has none of Sluice's tables.", "Run `sluice init`.")
+    elif postgres.revision != declared.newest_revision:
+        yield error(
+            f"The database is at migration {postgres.revision}, this code is at {declared.newest_revision}.",
+            "Run `sluice init`; if the database is the newer one, deploy the code that made it.",
+        )
+    elif postgres.registered is None:
+        yield error(
+            "Tables of Sluice are missing although all migrations were applied.",
+            "Restore the database from a backup: somebody changed schema sluice by hand.",
+        )
+
+
+def _tables(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    for table, columns in sorted(declared.columns.items()):
+        if table not in postgres.columns:
+            yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
+        elif lacking := sorted(columns - postgres.columns[table]):
+            yield error(
+                f"Table {table} lacks {', '.join(lacking)}.",
+                "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
+            )
+
+
+def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Finding]:
+    for entity, shards in sorted(declared.shards.items()):
+        if entity not in registered.shards:
+            yield error(f"Entity type {entity} is not registered.", "Run `sluice init`.")
+        elif shards != registered.shards[entity]:
+            yield warning(
+                f"Entity type {entity} has {shards} shards in code and {registered.shards[entity]} in"
+                " Postgres, which count.",
+                f"Declare shards={registered.shards[entity]}: the code's number counts at first sight only.",
+            )
+    for entity, shards in sorted(registered.shards.items()):
+        names = [queue_name(entity, shard) for shard in range(shards)]
+        if missing := [name for name in names if name not in registered.queues]:
+            yield error(f"Queues without a row: {', '.join(missing)}.", "Run `sluice init`.")
+    used = _used_queues(registered)
+    for queue, reason in sorted(registered.queues.items()):
+        if reason is not None and queue in used:
+            yield error(
+                f"Queue {queue} is halted: {reason}",
+                "Correct the deployment; the queue is tried again every few seconds and then goes on.",
+            )
+    for topic, why in sorted(registered.paused_topics.items()):
+        yield warning(
+            f"Topic {topic} is paused: {why}",
+            "Nothing of it is read until `sluice resume --topic`; a reshard that was killed leaves one so.",
+        )
+
+
+def _used_queues(registered: Registered) -> frozenset[str]:
+    """Those that records go to. A re-routing to fewer shards leaves rows behind, for their counters."""
+    return frozenset(
+        queue_name(entity, shard) for entity, shards in registered.shards.items() for shard in range(shards)
+    )
+
+
+def _redis(redis: RedisFacts) -> Iterator[Finding]:
+    numbers = tuple(int(part) for part in redis.version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_REDIS:
+        yield error(f"Redis {redis.version} is too old.", "Use 6.2 or newer.")
+    if redis.eviction_policy != "noeviction":
+        yield error(
+            f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
+            "CONFIG SET maxmemory-policy noeviction, and the same in its configuration.",
+        )
+
+
+def _workers(facts: Facts) -> Iterator[Finding]:
+    registered = facts.postgres.registered if facts.postgres else None
+    if facts.postgres is None or facts.redis is None or registered is None:
+        return
+    sharing = facts.postgres.sharing
+    used = registered.queues.keys() & _used_queues(registered)
+    # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.
+    lonely = sorted(used - sharing.leased - (facts.redis.consumed or frozenset()))
+    if facts.redis.consumed is None and not sharing.leased:
+        yield warning(
+            "No worker answered.",
+            "Start one without -Q, or ask again: one with -Q in a long batch is silent.",
+        )
+    elif lonely:
+        yield warning(
+            f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
+            "Start a worker without -Q: it takes what nobody holds. One with -Q in a long batch is silent.",
+        )
+
+
+def _idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Finding]:
+    queues = len(registered.queues.keys() & _used_queues(registered))
+    if sharing.workers > max(1, queues):
+        yield warning(
+            f"{sharing.workers} workers share {queues} queues: some of them are idle.",
+            "Stop some, or let an entity type have more queues by `sluice reshard`.",
+        )
+
+
+def _topics(kafka: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
+    for missing in sorted(declared.topics - kafka.keys()):
+        yield error(f"Kafka has no topic {missing}.", "Run `sluice init`, or look at the cluster's address.")
+    for name, topic in sorted(kafka.items()):
+        if "delete" in topic.cleanup_policy and 0 <= topic.retention_ms < SHORTEST_RETENTION_MS:
+            yield warning(
+                f"Topic {name} keeps records for {topic.retention_ms / 3_600_000:.1f} hours: after a longer"
+                " outage some are gone before they were applied.",
+                "Raise its retention.ms above a day, and above the age of your oldest backup.",
+            )
+
+
+def _log(kafka: Mapping[str, TopicFacts], registered: Registered) -> Iterator[Finding]:
+    for name, topic in sorted(kafka.items()):
+        known = registered.topic_ids.get(name)
+        if known is not None and known != topic.topic_id:
+            yield error(
+                f"Topic {name} is not the one that was read so far: its id in Kafka is {topic.topic_id}, in"
+                f" Postgres {known}.",
+                "Look whether it was created again or this is another cluster; the bridge stops until then.",
+            )
+        if topic.partitions < registered.partitions.get(name, 0):
+            yield error(
+                f"Topic {name} has {topic.partitions} partitions in Kafka and"
+                f" {registered.partitions[name]} in Postgres.",
+                "Look at the cluster's address: a topic cannot lose partitions.",
+            )

@@ -1,0 +1,59 @@
+"""The rules of `sluice doctor` about what leaves: outgoing events and calls. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from sluice.admin.doctor.facts import DeclaredFacts, LeavingFacts, TopicFacts
+from sluice.admin.doctor.findings import Finding, warning
+
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    """What waits for an operator."""
+    if leaving.effects_paused is not None:
+        yield warning(
+            f"All calls are paused: {leaving.effects_paused}.",
+            "`sluice effects resume` once the reason is gone.",
+        )
+    if leaving.parked_entities:
+        yield warning(
+            f"Parked entities: {leaving.parked_entities}; an event of each failed, or it was paused by hand.",
+            "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`. Or `sluice resume --entity`.",
+        )
+    if leaving.refused_records:
+        yield warning(
+            f"Outgoing records that the broker refuses: {leaving.refused_records}; each holds back its key.",
+            "See `sluice outbox ls --refused`, then `sluice outbox retry` or `sluice outbox drop` each.",
+        )
+    if leaving.uncertain_calls:
+        yield warning(
+            f"Calls of which nobody knows whether they were made: {leaving.uncertain_calls}.",
+            "Ask the provider by `sluice effects reconcile --all`, or settle them by hand.",
+        )
+    if leaving.failed_calls:
+        yield warning(
+            f"Calls that failed for good: {leaving.failed_calls}.",
+            "Look at them by `sluice effects ls --state failed`, and at `sluice effects retry`.",
+        )
+    for effect, calls in sorted(leaving.open_calls.items()):
+        if effect not in declared.effects:
+            yield warning(
+                f"Effect {effect} has {calls} calls that have not succeeded, and no module declares it.",
+                "Name its module in SLUICE_HANDLERS: until then nobody makes them.",
+            )
+
+
+def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
+    """Where a setting does not count because Kafka keeps records for longer."""
+    longer = {
+        name: topic.retention_ms / DAY_MS
+        for name, topic in sorted(topics.items())
+        if topic.cleanup_policy == "delete" and topic.retention_ms > declared.keep_identities_days * DAY_MS
+    }
+    if longer:
+        named = ", ".join(f"{name} {days:.0f}" for name, days in longer.items())
+        yield warning(
+            f"SLUICE_KEEP_IDENTITIES_DAYS is {declared.keep_identities_days}, but topics keep records for"
+            f" longer (days: {named}): the longer time counts.",
+            "Raise the setting if that is meant, or lower retention.ms: known events take room until then.",
+        )

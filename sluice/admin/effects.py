@@ -1,0 +1,140 @@
+"""What becomes of calls by an operator's decision, each with its row in `audit`.
+
+Nothing here calls a provider but to ask. A worker may store an answer meanwhile: then that one counts.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sluice.admin.documents import as_json
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.call_admin import PAGE_ROWS, ListedCall, WholeCall, release_calls, settle_call
+from sluice.db.connection import Session
+from sluice.db.sending.calls import store_success
+from sluice.tasks.api import EffectCall
+from sluice.tasks.effects.call_states import CallState
+from sluice.tasks.effects.executor import storable
+from sluice.tasks.fold.registry import EffectEntry
+
+AnyCall: TypeAlias = ListedCall | WholeCall
+Effects: TypeAlias = Mapping[str, EffectEntry]
+
+RETRIED_FROM = (CallState.FAILED.value, CallState.UNCERTAIN.value)
+MOVED = "it moved meanwhile: look again"
+
+
+@dataclass(frozen=True)
+class CallChange:
+    """What became of one call. `after` is None where it stays as it was; `said` is why, or what follows."""
+
+    effect_key: str
+    before: str | None
+    after: str | None
+    said: str
+
+
+def retry_calls(
+    session: Session, calls: Sequence[AnyCall], effects: Effects, decision: Decision, *, dry_run: bool
+) -> Iterator[CallChange]:
+    """failed or uncertain → pending, as if never tried; in transactions of PAGE_ROWS. May run twice."""
+    fitting = []
+    for call in calls:
+        if call.state not in RETRIED_FROM:
+            yield _left(call, f"only {' and '.join(RETRIED_FROM)} calls are tried again")
+        elif call.effect not in effects:
+            yield _left(call, f"no module of SLUICE_HANDLERS declares effect {call.effect}")
+        else:
+            fitting.append(call)
+    for first in range(0, len(fitting), PAGE_ROWS):
+        page = fitting[first : first + PAGE_ROWS]
+        released = {call.effect_key for call in page} if dry_run else _release(session, page, decision)
+        for call in page:
+            doubtful = call.state == CallState.UNCERTAIN.value
+            yield (
+                _became(call, CallState.PENDING, "it may be done twice" if doubtful else "it is due now")
+                if call.effect_key in released
+                else _left(call, MOVED)
+            )
+
+
+def reconcile_call(
+    session: Session, call: WholeCall, effects: Effects, decision: Decision, *, dry_run: bool
+) -> CallChange:
+    """Asks the provider what became of an uncertain call, and stores what it says. May run twice."""
+    entry = effects.get(call.effect)
+    if call.state != CallState.UNCERTAIN.value:
+        return _left(call, "only of an uncertain call there is something to find out")
+    if entry is None:
+        return _left(call, f"no module of SLUICE_HANDLERS declares effect {call.effect}")
+    if entry.declaration.reconcile is None:
+        return _left(call, f"effect {call.effect} has no reconcile function: `sluice effects settle` it")
+    try:
+        answer = entry.declaration.reconcile(EffectCall(call.effect_key, call.args or {}, call.attempt))
+    # A user's function: whatever it raises says that it does not know.
+    except Exception as error:
+        return _left(call, f"not known: {type(error).__name__}: {error}")
+    if answer is None:
+        said = "it was certainly not made: it is due now"
+        if dry_run or _release(session, [call], decision):
+            return _became(call, CallState.PENDING, said)
+        return _left(call, MOVED)
+    if not dry_run:
+        with session.transaction():
+            # A fact about the key, also if somebody has released the call meanwhile.
+            if not store_success(session, call.effect_key, storable(answer)):
+                return _left(call, MOVED)
+            _audit(session, decision, [call], CallState.SUCCEEDED)
+    return _became(call, CallState.SUCCEEDED, f"the provider has it: {storable(answer)}")
+
+
+def settle_by_hand(
+    session: Session,
+    call: WholeCall,
+    state: CallState,
+    response: str | None,
+    decision: Decision,
+    *,
+    dry_run: bool,
+) -> CallChange:
+    """uncertain → succeeded or failed, as the operator knows. `response` is JSON text. May run twice."""
+    if call.state != CallState.UNCERTAIN.value:
+        return _left(call, "only an uncertain call is settled by hand")
+    if not dry_run:
+        error = None if state is CallState.SUCCEEDED else f"settled by {decision.actor}: {decision.reason}"
+        with session.transaction():
+            if not settle_call(session, call, state=state.value, response=response, error=error):
+                return _left(call, MOVED)
+            _audit(session, decision, [call], state)
+    return _became(call, state, decision.reason)
+
+
+def _release(session: Session, calls: Sequence[AnyCall], decision: Decision) -> set[str]:
+    with session.transaction():
+        released = release_calls(session, calls)
+        _audit(session, decision, (c for c in calls if c.effect_key in released), CallState.PENDING)
+    return released
+
+
+def _audit(session: Session, decision: Decision, calls: Iterable[AnyCall], state: CallState) -> None:
+    insert_audits(
+        session,
+        decision,
+        [
+            (
+                call.effect_key,
+                as_json(
+                    {"from": call.state, "to": state.value, "attempt": call.attempt, "error": call.error}
+                ),
+            )
+            for call in calls
+        ],
+    )
+
+
+def _left(call: AnyCall, said: str) -> CallChange:
+    return CallChange(call.effect_key, call.state, None, said)
+
+
+def _became(call: AnyCall, state: CallState, said: str) -> CallChange:
+    return CallChange(call.effect_key, call.state, state.value, said)

@@ -1,0 +1,58 @@
+"""Makes a deployment ready: migrations, users' tables, Kafka topics, entity types and their queues."""
+
+from dataclasses import dataclass, field
+
+from kafka import KafkaAdminClient
+
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import register_entity
+from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
+from sluice.runtime.service_urls import StackUrls
+from sluice.tasks.fold.registry import Registry
+
+DEFAULT_PARTITIONS = 12  # of new topics: room for as many bridges; cannot be lowered later
+
+
+@dataclass
+class Initialised:
+    """What was missing and was made."""
+
+    tables: list[str] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)
+    shards: dict[str, int] = field(default_factory=dict)
+    """Entity type → the shard count that counts, as Postgres has it."""
+    projections: list[str] = field(default_factory=list)
+
+
+def initialise(
+    urls: StackUrls, registry: Registry, *, partitions: int = DEFAULT_PARTITIONS, replication_factor: int = 1
+) -> Initialised:
+    """Everything a bridge and workers need is there afterwards. May run any number of times."""
+    made = Initialised()
+    upgrade(urls.database_url)
+    made.tables = create_user_tables(urls.database_url, registry.metadatas)
+    made.projections = create_projections(urls.database_url, registry.projection_tables, registry.revisions)
+    made.topics = create_topics(urls.kafka_bootstrap_servers, registry, partitions, replication_factor)
+    session = Session(urls.database_url, application_name="sluice init")
+    try:
+        for entity in registry.entities.values():
+            made.shards[entity.name] = register_entity(session, entity.name, entity.shards)
+    finally:
+        session.close()
+    return made
+
+
+def create_topics(
+    bootstrap_servers: str, registry: Registry, partitions: int, replication_factor: int
+) -> list[str]:
+    """Creates the topics that Kafka lacks and waits until they can be used; returns their names."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(","))
+    try:
+        wanted = registry.topics.keys() | registry.outgoing_topics
+        missing = sorted(wanted - set(admin.list_topics()))
+        if missing:
+            shape = {"num_partitions": partitions, "replication_factor": replication_factor}
+            admin.create_topics(dict.fromkeys(missing, shape), wait_for_metadata=True)
+        return missing
+    finally:
+        admin.close()

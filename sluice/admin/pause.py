@@ -1,0 +1,110 @@
+"""Pausing topics (a switch in Postgres) and entities (parked by hand), and resuming both."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import typer
+
+from sluice.admin.decisions import NotDone
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.apply.guard import lock_queue
+from sluice.db.apply.parking import load_parked, park_entities
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import read_routing
+from sluice.db.delivery.switches import (
+    TOPIC_PAUSED,
+    clear_switch,
+    read_paused_topics,
+    read_switch,
+    set_switch,
+)
+from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.redrive import Redriver
+
+
+def pause_topics(session: Session, topics: Sequence[str], decision: Decision) -> list[str]:
+    """Bridges read nothing more of these topics within 0.1 s; those for which that is news."""
+    with session.transaction():
+        fresh = [
+            topic
+            for topic in topics
+            if set_switch(session, TOPIC_PAUSED + topic, actor=decision.actor, reason=decision.reason)
+        ]
+        insert_audits(session, decision, [(f"topic {topic}", '{"paused": true}') for topic in fresh])
+    return fresh
+
+
+def resume_topics(session: Session, topics: Sequence[str], decision: Decision) -> list[str]:
+    """Bridges read these topics on; those for which that is news."""
+    with session.transaction():
+        fresh = [topic for topic in topics if clear_switch(session, TOPIC_PAUSED + topic)]
+        insert_audits(session, decision, [(f"topic {topic}", '{"paused": false}') for topic in fresh])
+    return fresh
+
+
+def why_paused(session: Session, topic: str) -> str | None:
+    """The reason; None: it is not paused."""
+    return read_switch(session, TOPIC_PAUSED + topic)
+
+
+@contextmanager
+def topics_paused(session: Session, topics: Sequence[str], decision: Decision) -> Iterator[None]:
+    """Within it these topics are paused; those that were before stay so afterwards, whatever happens."""
+    before = read_paused_topics(session)
+    ours = [topic for topic in topics if topic not in before]
+    try:
+        # Within the `try`: what an interrupt leaves unknown is resumed, too.
+        pause_topics(session, ours, decision)
+        yield
+    finally:
+        try:
+            resume_topics(session, ours, decision)
+        except Exception:
+            typer.echo(f"sluice: still paused: {', '.join(ours)}; `sluice resume --topic …`", err=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What resuming an entity came to."""
+
+    unparked: bool
+    outcomes: dict[str, int]
+    blocked_by: str | None
+    """Why the one at its head died, if it did: the rest waits on."""
+
+
+def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *, dry_run: bool) -> bool:
+    """What comes of this entity waits from now on; whether that is news. Raises NotDone."""
+    with session.transaction():
+        before = read_routing(session, entity)
+        if before is None:
+            raise NotDone(f"there is no entity type {entity}")
+        queue = queue_name(entity, shard_of(key.encode(), before[0]))
+        if lock_queue(session, queue) is None:
+            raise NotDone(f"queue {queue} has no row: run `sluice init`")
+        if read_routing(session, entity) != before:
+            raise NotDone(f"entity type {entity} was re-routed meanwhile: try again")
+        # One that is parked keeps the reason of the death at its head.
+        fresh = not load_parked(session, entity, [key])
+        if fresh and not dry_run:
+            park_entities(session, entity, queue, [(key, f"by hand, {decision.actor}: {decision.reason}")])
+            insert_audits(session, decision, [(f"{entity} {key}", '{"paused": true}')])
+    return fresh
+
+
+def resume_entity(session: Session, redriver: Redriver, entity: str, key: str, decision: Decision) -> Resumed:
+    """What waits is applied, in order, until nothing does or one dies. Raises NotDone if it is not parked."""
+    if not load_parked(session, entity, [key]):
+        raise NotDone(f"{entity} {key} is not paused")
+    with session.transaction():
+        insert_audits(session, decision, [(f"{entity} {key}", '{"paused": false}')])
+    outcomes: dict[str, int] = {}
+    while True:
+        step = redriver.redrive_once(entity, key)
+        for outcome, count in step.outcomes.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+        # Nothing tried and nothing unparked: somebody else redrives it, or did.
+        if step.unparked or step.blocked_by is not None or not step.outcomes:
+            return Resumed(step.unparked, outcomes, step.blocked_by)

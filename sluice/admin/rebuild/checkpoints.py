@@ -1,0 +1,85 @@
+"""Checkpoints made and dropped, and what a generation that begins at one lacks of late events."""
+
+from psycopg2.errors import UniqueViolation
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.documents import as_json
+from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, patiently
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.apply.dead_letters import lock_letter
+from sluice.db.apply.identities import load_outcomes
+from sluice.db.connection import Session
+from sluice.db.projections import generation_deaths, generation_tables, generations
+from sluice.db.projections.checkpoints import (
+    Checkpoint,
+    checkpoint_table,
+    delete_checkpoint,
+    insert_checkpoint,
+    read_letters_since,
+)
+from sluice.db.projections.comparison import ONE_SNAPSHOT
+from sluice.db.projections.generation_lanes import FOLDED
+from sluice.db.projections.generations import Fed
+from sluice.db.tables import generation_name
+from sluice.tasks.apply.generation_writer import apply_to_generation
+from sluice.tasks.fold.plan import plan_projection
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.rebuild.rebuild_lane import judge_record
+from sluice.tasks.redrive import decode_letter
+
+
+def take_late_letters(
+    session: Session, registry: Registry, projection: str, number: int, checkpoint: Checkpoint
+) -> None:
+    """Events that were dead or waiting at the checkpoint, and were applied since: nobody comes by them again.
+
+    They come before all that is read from the log: what came after them of their entities waited then.
+    """
+    since = read_letters_since(session, checkpoint.checkpoint)
+    forgotten = [one for one in since if one.state is None]
+    if forgotten:
+        raise NotDone(
+            f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint} and are no"
+            " longer listed: what became of them is not known. Take a newer one, or begin without"
+        )
+    done = [one.letter_id for one in since if one.state == "done" and one.letter_id is not None]
+    letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
+    decoded = [decode_letter(registry, letter) for letter in letters]
+    outcomes = load_outcomes(session, [one.identity for one in decoded])
+    events = [
+        plan_projection(registry, registry.projection_tables[projection], one)
+        for one in decoded
+        if judge_record(one, outcomes.get(one.identity)) == FOLDED
+    ]
+    fed = Fed(projection, number, "building", registry.revisions[projection], has_been_live=False)
+    deaths = apply_to_generation(session, fed, events)
+    generation_deaths.insert_deaths(session, projection, number, deaths)
+
+
+def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
+    """The live generation is copied as it is at one cut, with where live is. Raises NotDone."""
+    with patiently(projection), session.transaction(ONE_SNAPSHOT):
+        session.command(COPY_PATIENCE)
+        live = generations.read_standing(session)
+        number = live.live[projection]
+        try:
+            insert_checkpoint(session, checkpoint, projection, number, live.live_revisions[projection])
+        except UniqueViolation as error:
+            raise NotDone(f"there is a checkpoint {checkpoint} already: take another name") from error
+        table, source = checkpoint_table(projection, checkpoint), generation_name(projection, number)
+        generation_tables.make_like(session, table, source)
+        generation_tables.fill_from(session, table, source)
+        generation_tables.copy_tombstones(session, source, table)
+        details = {"checkpoint": checkpoint, "generation": number}
+        insert_audits(session, decision, [(projection, as_json(details))])
+
+
+def drop_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
+    """The checkpoint and its rows are gone. Raises NotDone if there is none of this name."""
+    with patiently(projection), session.transaction():
+        if not delete_checkpoint(session, checkpoint, projection):
+            raise NotDone(f"{projection} has no checkpoint {checkpoint}")
+        table = checkpoint_table(projection, checkpoint)
+        generation_tables.drop_table(session, table)
+        generations.delete_tombstones(session, table)
+        insert_audits(session, decision, [(projection, as_json({"dropped": checkpoint}))])

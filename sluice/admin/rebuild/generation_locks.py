@@ -1,0 +1,83 @@
+"""What every change of generations needs: the one meant, the locks, lockstep; or a sentence why not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
+
+from sluice.admin.decisions import NotDone
+from sluice.db.connection import Session
+from sluice.db.projections import generation_tables, generations
+from sluice.db.projections.generation_lag import read_lane_states
+from sluice.db.projections.generations import Generation
+
+# Copies and comparisons of whole tables take as long as they take.
+COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
+# Live traffic stands still while all queues are locked: rather try again than wait for the last one long.
+LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
+
+
+class Behind(Exception):
+    """Lanes of the generation are behind live just now: it may be otherwise in a moment."""
+
+
+class Held(NotDone):
+    """Somebody holds a lock that is needed: it may be otherwise in a moment. Nothing was changed."""
+
+
+def require_generation(
+    session: Session, projection: str, generation: int | None, states: tuple[str, ...], what: str
+) -> Generation:
+    """The generation, or the only one in one of these states. Raises NotDone."""
+    found = generations.read_generations(session, projection)
+    if not found:
+        raise NotDone(f"there is no projection {projection}: `sluice rebuild status` lists them")
+    if generation is not None:
+        named = [one for one in found if one.generation == generation]
+        if not named:
+            raise NotDone(f"{projection} has no generation {generation}")
+        if named[0].state not in states:
+            raise NotDone(f"generation {generation} of {projection} is {named[0].state}: {what}")
+        return named[0]
+    fitting = [one for one in found if one.state in states]
+    if len(fitting) != 1:
+        numbers = ", ".join(f"{one.generation} is {one.state}" for one in found)
+        raise NotDone(
+            f"{projection}: {what}; {'none' if not fitting else 'more than one'} is"
+            f" {' or '.join(states)} ({numbers}): name it by --generation"
+        )
+    return fitting[0]
+
+
+def lock_all(session: Session) -> None:
+    """Takes the locks of all queues, or raises what `patiently` translates."""
+    session.command(LOCK_PATIENCE)
+    generation_tables.lock_all_queues(session)
+
+
+def require_lockstep(session: Session, projection: str, generation: int) -> None:
+    """Raises Behind unless every lane is where live is.
+
+    From a checkpoint on a lane may stand higher: at the watermark, below which live has nothing left.
+    """
+    lanes = [
+        lane for lane in read_lane_states(session, projection, generation) if lane.generation < lane.live
+    ]
+    if lanes:
+        first = lanes[0]
+        raise Behind(
+            f"{len(lanes)} lanes of generation {generation} are behind live, the first is"
+            f" {first.topic}[{first.partition}] in {first.queue}: {first.generation} of {first.live}"
+        )
+
+
+@contextmanager
+def patiently(projection: str) -> Iterator[None]:
+    """Raises Held where somebody holds a lock for too long, NotDone where something depends on a table."""
+    try:
+        yield
+    except DependentObjectsStillExist as error:
+        detail = str(error.diag.message_detail or error).splitlines()[0]
+        raise NotDone(f"{projection}: {detail}; make it read the view {projection} instead") from error
+    except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
+        raise Held(f"a queue, or the view {projection}, is in somebody's hand for too long") from error

@@ -1,0 +1,112 @@
+"""What a rebuild would read, and what stands in its way."""
+
+from contextlib import closing
+from dataclasses import dataclass
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.rebuild.preflight import (
+    Source,
+    checkpoint_refusals,
+    compacted,
+    first_offsets,
+    source_refusals,
+    table_refusals,
+)
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import read_epochs, read_reach
+from sluice.db.projections.checkpoints import Checkpoint, read_checkpoints
+from sluice.db.projections.generation_tables import TableFacts, read_table
+from sluice.db.projections.generations import read_standing
+from sluice.db.tables import generation_name
+from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.service_urls import StackUrls
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.retention import read_topic_configs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, and why not."""
+
+    projection: str
+    live: int
+    revision: int
+    live_revision: int
+    table: TableFacts
+    checkpoint: Checkpoint | None
+    sources: list[Source]
+    compacted_topics: list[str]
+    refusals: list[str]
+
+    @property
+    def records(self) -> int:
+        """Of all partitions."""
+        return sum(source.records for source in self.sources)
+
+
+def make_plan(
+    session: Session, registry: Registry, urls: StackUrls, projection: str, from_checkpoint: str | None
+) -> Plan:
+    """Looks at Postgres and Kafka. Raises NotDone for what is no projection, or no checkpoint of it."""
+    revision = require_declared(registry, projection)
+    standing = read_standing(session)
+    if projection not in standing.live:
+        raise NotDone(f"projection {projection} has no row: run `sluice init`")
+    live = standing.live[projection]
+    reach = read_reach(session)
+    topics = sorted({topic for topic, _ in reach})
+    with closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
+        ranges = reader.read_ranges(topics)
+    checkpoint = _require_checkpoint(session, projection, from_checkpoint) if from_checkpoint else None
+    firsts = first_offsets(checkpoint.lanes if checkpoint else ())
+    sources = [
+        Source(
+            topic,
+            number,
+            there.start if there else None,
+            there.end if there else None,
+            through,
+            firsts.get((topic, number), 0),
+        )
+        for (topic, number), through in sorted(reach.items())
+        for there in [ranges.get((topic, number))]
+    ]
+    columns = [column.name for column in registry.projection_tables[projection].columns]
+    table = read_table(session, generation_name(projection, live))
+    refusals = [
+        *table_refusals(projection, live, columns, table, read_table(session, projection)),
+        *source_refusals(sources, list(registry.topics), topics),
+    ]
+    if checkpoint is not None:
+        refusals += checkpoint_refusals(
+            checkpoint, columns, read_table(session, checkpoint.table), read_epochs(session)
+        )
+    configs = read_topic_configs(urls.kafka_bootstrap_servers, topics) if topics else {}
+    return Plan(
+        projection,
+        live,
+        revision,
+        standing.live_revisions[projection],
+        table,
+        checkpoint,
+        sources,
+        compacted(configs),
+        refusals,
+    )
+
+
+def _require_checkpoint(session: Session, projection: str, name: str) -> Checkpoint:
+    known = read_checkpoints(session, projection)
+    found = [one for one in known if one.checkpoint == name]
+    if not found:
+        names = ", ".join(one.checkpoint for one in known) or "none"
+        raise NotDone(f"{projection} has no checkpoint {name}; there are: {names}")
+    return found[0]
+
+
+def require_declared(registry: Registry, projection: str) -> int:
+    """The revision of the code that fills the projection. Raises NotDone."""
+    if projection not in registry.revisions:
+        known = ", ".join(sorted(registry.revisions)) or "none"
+        raise NotDone(f"no module of SLUICE_HANDLERS projects into {projection}; they declare: {known}")
+    return registry.revisions[projection]

@@ -1,0 +1,146 @@
+"""Why a generation cannot be begun, or not be swapped in: all reasons at once, each with what to do. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sluice.db.projections.checkpoints import Checkpoint, CheckpointLane
+from sluice.db.projections.generation_tables import TableFacts
+from sluice.db.tables import generation_name
+from sluice.runtime.place import Place
+
+
+@dataclass(frozen=True)
+class Source:
+    """A partition that is read: where its log begins and ends, how far live is, and where reading starts."""
+
+    topic: str
+    partition: int
+    log_start: int | None
+    """None: the topic is not in Kafka."""
+    log_end: int | None
+    live_through: int
+    """Offset of the last record that live has applied of it; -1: none."""
+    first: int = 0
+
+    @property
+    def records(self) -> int:
+        """How many are read before the generation meets live, if no more come."""
+        return max(0, self.live_through + 1 - max(self.first, self.log_start or 0))
+
+
+def table_refusals(
+    projection: str, live: int, columns: Sequence[str], table: TableFacts, view: TableFacts
+) -> Iterator[str]:
+    """What stands in the way at the live generation's table, or at the view over it."""
+    name = generation_name(projection, live)
+    if table.kind != "table":
+        yield f"{name} is no table: the live generation's rows are gone"
+        return
+    if view.kind != "view":
+        yield f"{projection} is {'no view any more' if view.kind else 'gone'}: readers cannot be swapped over"
+        return
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        yield (
+            f"column {', '.join(missing)} is declared and not in {name}: add it there as nullable, to every"
+            " generation, then begin"
+        )
+    left = [column for column in table.columns if column not in columns]
+    if left:
+        yield f"column {', '.join(left)} of {name} is declared no more: drop it there, or declare it"
+    shown = list(view.columns)
+    if not missing and not left and shown != list(columns):
+        yield (
+            f"the view {projection} shows {', '.join(shown)}, the code declares {', '.join(columns)}: replace"
+            " the view by one of these columns, in this order"
+        )
+    if table.triggers:
+        yield (
+            f"{name} has the trigger {', '.join(table.triggers)}, which a rebuild would set off for every"
+            " row again: drop it"
+        )
+    direct = [reader for reader in table.readers if reader != projection]
+    if direct:
+        yield (
+            f"{', '.join(direct)} reads {name} itself and would go on reading it after a swap: make it read"
+            f" the view {projection}"
+        )
+    if table.owner != view.owner:
+        yield (
+            f"the view {projection} belongs to {view.owner}, {name} to {table.owner}: readers of the view"
+            " would lack the right to read the next generation; give both to one role"
+        )
+
+
+def source_refusals(
+    sources: Sequence[Source], declared: Sequence[str], known: Sequence[str]
+) -> Iterator[str]:
+    """What stands in the way in Kafka, or between the code and what Postgres knows of it."""
+    for topic in sorted(set(known) - set(declared)):
+        yield f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it"
+    gone = sorted({source.topic for source in sources if source.log_start is None})
+    for topic in gone:
+        yield f"topic {topic} is not in Kafka any more: what live applied of it cannot be read again"
+    for source in sources:
+        start = source.log_start or 0
+        if start > source.first and source.live_through >= source.first:
+            yield (
+                f"{source.topic}[{source.partition}] begins at offset {start}: records before it are"
+                " deleted; begin from a checkpoint that reaches there (--from)"
+            )
+
+
+def first_offsets(lanes: Iterable[CheckpointLane]) -> dict[Place, int]:
+    """Partition → the first offset of it that is read from a checkpoint on."""
+    found: dict[Place, int] = {}
+    for lane in lanes:
+        place = (lane.topic, lane.partition)
+        found[place] = min(found.get(place, lane.applied_offset + 1), lane.applied_offset + 1)
+    return found
+
+
+def checkpoint_refusals(
+    checkpoint: Checkpoint, columns: Sequence[str], table: TableFacts, epochs: Mapping[str, int]
+) -> Iterator[str]:
+    """Why nothing can begin at a checkpoint."""
+    rerouted = sorted(
+        {
+            lane.queue.rpartition(".")[0]
+            for lane in checkpoint.lanes
+            if epochs.get(lane.queue.rpartition(".")[0]) != lane.epoch
+        }
+    )
+    if rerouted:
+        yield (
+            f"entity type {', '.join(rerouted)} was re-routed, or a topic of it accepted, since checkpoint"
+            f" {checkpoint.checkpoint}: where its lanes were says nothing of those of today; take a new one"
+        )
+    if list(table.columns) != list(columns):
+        yield (
+            f"checkpoint {checkpoint.checkpoint} has the columns {', '.join(table.columns)}, the code"
+            f" declares {', '.join(columns)}: add what is missing to {checkpoint.table}, as nullable"
+        )
+
+
+def swap_refusals(
+    *,
+    differing: int | None,
+    against: int | None,
+    live: int,
+    approved: bool,
+    deaths: int,
+) -> Iterator[str]:
+    """Why a generation that was never live cannot be swapped in. `differing` is None without a report."""
+    if differing is None:
+        yield "it was never compared with the live one: `sluice rebuild diff`"
+    elif against != live:
+        yield f"it was compared with generation {against}, and {live} is live: `sluice rebuild diff` again"
+    elif differing and not approved:
+        yield f"it differs in {differing} rows and nobody approved that: look, then `sluice rebuild approve`"
+    if deaths:
+        yield f"{deaths} events that live applied died in it: correct the code, with a new revision"
+
+
+def compacted(configs: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Topics whose log no longer holds every record."""
+    return sorted(t for t, config in configs.items() if "compact" in config.get("cleanup.policy", ""))

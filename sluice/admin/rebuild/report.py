@@ -1,0 +1,84 @@
+"""Compares a generation with the live one and stores the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sluice.admin.documents import as_json
+from sluice.admin.rebuild.generation_locks import require_lockstep
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.connection import Session
+from sluice.db.projections import generation_deaths, generation_lanes, generation_reports, generations
+from sluice.db.projections.comparison import KINDS, ONE_SNAPSHOT, PATIENCE, Comparer, Comparison
+from sluice.db.projections.generation_deaths import GenerationDeath
+from sluice.db.projections.generation_lanes import FOLDED
+from sluice.db.projections.generations import Generation
+from sluice.db.tables import generation_name
+from sluice.tasks.fold.registry import Registry
+
+
+def report_document(
+    found: Comparison, passed: Mapping[str, int], deaths: tuple[int, Sequence[GenerationDeath]]
+) -> dict[str, Any]:
+    """What is stored, and printed with --json: counts, columns, samples, and what the generation left out."""
+    return {
+        "rows": {kind: found.rows[kind] for kind in ("same", *KINDS)},
+        "columns": {
+            name: {"differing": found.differing[name], **_sums(found, name)}
+            for name in found.differing.keys() | found.sums.keys()
+        },
+        "samples": found.samples,
+        "folded": passed[FOLDED],
+        "passed_over": {why: count for why, count in passed.items() if why != FOLDED},
+        "died_in_generation": {"count": deaths[0], "first": [death._asdict() for death in deaths[1]]},
+    }
+
+
+def _sums(found: Comparison, name: str) -> dict[str, str]:
+    if name not in found.sums:
+        return {}
+    live, new = found.sums[name]
+    return {"sum_live": f"{live:f}", "sum_new": f"{new:f}"}
+
+
+SHOWN_DEATHS = 20
+
+
+def compare(
+    session: Session,
+    registry: Registry,
+    generation: Generation,
+    *,
+    say: Callable[[Comparison], None] = lambda _: None,
+) -> generation_reports.Report:
+    """Compares with the live generation at one cut, and stores what was found. Raises Behind."""
+    projection = generation.projection
+    with session.transaction(ONE_SNAPSHOT):
+        session.command(PATIENCE)
+        live = generations.read_standing(session).live[projection]
+        require_lockstep(session, projection, generation.generation)
+        comparer = Comparer(
+            session,
+            registry.projection_tables[projection],
+            generation_name(projection, live),
+            generation.table,
+        )
+        found = Comparison()
+        for found in comparer.run():
+            say(found)
+        passed = generation_lanes.read_passed(session, projection, generation.generation)
+        deaths = generation_deaths.read_deaths(session, projection, generation.generation, SHOWN_DEATHS)
+        document = report_document(found, passed, deaths)
+    generation_reports.insert_report(
+        session, projection, generation.generation, live, found.differences, as_json(document)
+    )
+    stored = generation_reports.read_newest_report(session, projection, generation.generation)
+    assert stored is not None
+    return stored
+
+
+def approve(session: Session, report: generation_reports.Report, decision: Decision) -> None:
+    """The differences are wanted. May run twice."""
+    with session.transaction():
+        if generation_reports.approve_report(session, report.id, decision.actor):
+            details = {"generation": report.generation, "report": report.id, "differing": report.differing}
+            insert_audits(session, decision, [(report.projection, as_json(details))])

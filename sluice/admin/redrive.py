@@ -1,0 +1,155 @@
+"""What becomes of dead letters by an operator's decision, each with its row in `audit`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.documents import as_json
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.letters import drop_keyless, resolve_conflicts
+from sluice.db.admin.open_letters import OpenLetters, read_head
+from sluice.db.admin.whole_letters import WholeLetter
+from sluice.db.connection import Session
+from sluice.db.errors import ErrorKind, classify
+from sluice.tasks.redrive import Redriven, Redriver
+
+BLOCKED_EXIT_CODE = 1
+MOVED = "it moved meanwhile: look again"
+
+
+@dataclass
+class EntityRedriven:
+    """What became of one entity's letters, or of one letter whose record names no entity.
+
+    `blocked_by` is why the one at its head died again.
+    """
+
+    entity: str
+    key: str | None
+    letter_id: int | None = None
+    outcomes: Counter[str] = field(default_factory=Counter)
+    blocked_by: str | None = None
+    unparked: bool = False
+
+    @property
+    def name(self) -> str:
+        """Whose they are, for people."""
+        return f"{self.entity}/{self.key}" if self.letter_id is None else f"{self.entity}, {self.letter_id}"
+
+    def add(self, once: Redriven) -> None:
+        """What one more transaction came to."""
+        self.outcomes.update(once.outcomes)
+        self.blocked_by, self.unparked = once.blocked_by, once.unparked
+
+
+def redrive_entity(
+    session: Session,
+    redriver: Redriver,
+    letters: OpenLetters,
+    decision: Decision,
+    *,
+    tried: Callable[[int], object] = lambda _: None,
+) -> EntityRedriven:
+    """Redrives until nothing is left or one dies again. Its row in `audit` is there before it begins.
+
+    `tried` is called with how many letters each transaction tried. May be killed anywhere, and run again.
+    Raises NotDone for a broken deployment.
+    """
+    details = as_json({"dead": letters.dead, "waiting": letters.waiting})
+    with session.transaction():
+        insert_audits(session, decision, [(f"{letters.entity}/{letters.entity_key}", details)])
+    return redrive_rest(redriver, letters.entity, letters.entity_key, tried=tried)
+
+
+def redrive_rest(
+    redriver: Redriver, entity: str, key: str, *, tried: Callable[[int], object] = lambda _: None
+) -> EntityRedriven:
+    """As `redrive_entity`, without a row in `audit`: for what follows from a decision that has one."""
+    redriven = EntityRedriven(entity, key)
+    while True:
+        with _told_if_broken(redriven):
+            once = redriver.redrive_once(entity, key)
+        redriven.add(once)
+        tried(once.outcomes.total())
+        # Of an entity that was not parked nothing is unparked: then nothing left is the end.
+        if once.blocked_by or once.unparked or not once.outcomes:
+            return redriven
+
+
+def redrive_keyless(
+    session: Session, redriver: Redriver, entity: str, letter_id: int, decision: Decision
+) -> EntityRedriven:
+    """One letter whose record names no entity, as `redrive_entity`."""
+    with session.transaction():
+        insert_audits(session, decision, [(str(letter_id), as_json({"dead": 1, "waiting": 0}))])
+    redriven = EntityRedriven(entity, None, letter_id)
+    with _told_if_broken(redriven):
+        redriven.add(redriver.redrive_letter(entity, letter_id))
+    return redriven
+
+
+def require_droppable(session: Session, letter: WholeLetter) -> None:
+    """Raises NotDone unless the letter is dead, and the first of its entity."""
+    if letter.outcome == "conflict":
+        raise NotDone(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
+    if letter.state not in ("dead", "waiting"):
+        raise NotDone(f"{letter.id} is {letter.state}: there is nothing to drop")
+    if letter.entity_key is not None:
+        head = read_head(session, letter.entity, letter.entity_key)
+        if head != letter.id:
+            raise NotDone(f"{letter.id} waits behind {head}: only the first of its entity can be dropped")
+
+
+def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision) -> None:
+    """The letter is given up for good. Raises NotDone if it is no longer the first of its entity."""
+    subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
+    if letter.entity_key is None:
+        with session.transaction():
+            if not drop_keyless(session, letter.id):
+                raise NotDone(f"{letter.id}: {MOVED}")
+            insert_audits(session, decision, [subject])
+        return
+    # Before it: the drop has a transaction of its own, and must not be without its reason.
+    with session.transaction():
+        insert_audits(session, decision, [subject])
+    if not redriver.drop(letter.entity, letter.entity_key, letter.id):
+        with session.transaction():
+            insert_audits(session, decision, [(subject[0], as_json({"not_done": MOVED}))])
+        raise NotDone(f"{letter.id}: {MOVED}")
+
+
+def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: Decision) -> set[int]:
+    """Conflicts are marked as seen; the ids of those it happened to. May run twice: then to none."""
+    with session.transaction():
+        resolved = resolve_conflicts(session, [letter.id for letter in letters])
+        insert_audits(
+            session,
+            decision,
+            [
+                (str(one.id), as_json({"record": [one.topic, one.partition, one.offset]}))
+                for one in letters
+                if one.id in resolved
+            ],
+        )
+    return resolved
+
+
+def is_conflict(letter: WholeLetter) -> bool:
+    """Whether it is a conflict that nobody has marked as seen."""
+    return letter.outcome == "conflict" and letter.state == "dead"
+
+
+@contextmanager
+def _told_if_broken(redriven: EntityRedriven) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if classify(error) is ErrorKind.BROKEN:
+            raise NotDone(f"{redriven.name}: the deployment is broken: {_one_line(error)}") from error
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__

@@ -1,0 +1,97 @@
+"""Produces records, keyed by murmur2 like every Java producer, and waits until Kafka has them."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from sluice.admin.event_lines import LineRefused, Outgoing
+
+# The broker's limit decides what is too large, not this side's.
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+# The producer itself would take any number of records into memory.
+MAX_UNACKNOWLEDGED_BYTES = 16 * 1024 * 1024
+RECORD_OVERHEAD_BYTES = 1_024  # of an unacknowledged record in Python, roughly
+BOOTSTRAP_TIMEOUT_MS = 5_000
+# What is not acknowledged by then is reported instead of waited for.
+DELIVERY_TIMEOUT_MS = 30_000
+LINGER_MS = 5
+
+
+class SendFailed(RuntimeError):
+    """Kafka did not take a record; the message says why, and how many it took."""
+
+
+class Sender:
+    """One producer and what was acknowledged to it. Close it."""
+
+    def __init__(self, bootstrap_servers: str, *, sent_one: Callable[[], object] = lambda: None) -> None:
+        """`sent_one` is called once per record handed over. Raises KafkaError if no broker answers."""
+        self.acknowledged: Counter[str] = Counter()
+        """Topic → records. Written by the producer's thread alone."""
+        self._errors: list[BaseException] = []
+        self._unacknowledged_bytes = 0
+        self._sent_one = sent_one
+        self._producer = KafkaProducer(
+            bootstrap_servers=bootstrap_servers.split(","),
+            client_id="sluice-send",
+            acks="all",
+            linger_ms=LINGER_MS,
+            max_request_size=MAX_REQUEST_BYTES,
+            delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
+            request_timeout_ms=DELIVERY_TIMEOUT_MS // 2,
+            max_block_ms=DELIVERY_TIMEOUT_MS,
+            bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+        )
+
+    def send_all(self, records: Iterable[Outgoing], *, per_second: float | None = None) -> None:
+        """Every record is acknowledged when this returns.
+
+        Raises SendFailed, or LineRefused from `records` once what came before it is acknowledged.
+        """
+        began = time.monotonic()
+        try:
+            for number, record in enumerate(records):
+                if per_second is not None:
+                    time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+                self._send(record)
+        except LineRefused as refused:
+            self._settle()
+            acknowledged = self.acknowledged.total()
+            raise LineRefused(refused.number, refused.reason, acknowledged=acknowledged) from refused
+        self._settle()
+
+    def close(self) -> None:
+        """Ends the connections. May run twice."""
+        self._producer.close(timeout=DELIVERY_TIMEOUT_MS / 1000)
+
+    def _send(self, record: Outgoing) -> None:
+        size = RECORD_OVERHEAD_BYTES + len(record.key or b"") + len(record.value or b"")
+        if self._errors or self._unacknowledged_bytes + size > MAX_UNACKNOWLEDGED_BYTES:
+            self._settle()
+        self._unacknowledged_bytes += size
+        try:
+            future = self._producer.send(
+                record.topic, key=record.key, value=record.value, headers=record.headers
+            )
+        except KafkaError as error:
+            self._errors.append(error)
+            return
+        future.add_callback(lambda _: self.acknowledged.update([record.topic]))
+        future.add_errback(self._errors.append)
+        self._sent_one()
+
+    def _settle(self) -> None:
+        """Waits for what was handed over. Raises SendFailed if anything of it failed."""
+        try:
+            self._producer.flush(timeout=DELIVERY_TIMEOUT_MS / 1000)
+        except KafkaError as error:
+            self._errors.append(error)
+        self._unacknowledged_bytes = 0
+        if self._errors:
+            raise SendFailed(
+                f"Kafka did not take every record: {self._errors[0]}; "
+                f"{self.acknowledged.total()} were acknowledged"
+            )

@@ -1,0 +1,175 @@
+"""What `sluice status` says: how far each topic and queue is, from what was read of the services. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sluice.db.admin.status import ProgressRead, QueueState
+from sluice.db.apply.guard import COUNTERS
+from sluice.db.delivery.leases import Sharing
+from sluice.kafka_io.log_range import LogRange, find_unapplied, lag_records
+from sluice.runtime.place import Place
+
+
+@dataclass
+class Reading:
+    """What each service said; None of one that could not be reached."""
+
+    declared_topics: Mapping[str, str]
+    """Topic → where it starts when it is seen first: "earliest" or "latest"."""
+    declared_queues: Mapping[str, str]
+    """Queue → its entity type."""
+    progress: ProgressRead | None = None
+    logs: Mapping[Place, LogRange] | None = None
+    oldest_at: Mapping[Place, float] = field(default_factory=dict)
+    """Unix time of the first unapplied record, of partitions that have one."""
+    lengths: Mapping[str, int] | None = None
+    unreachable: list[str] = field(default_factory=list)
+    effects_paused: str | None = None
+    parked_entities: int | None = None
+    paused_topics: Mapping[str, str] = field(default_factory=dict)
+    sharing: Sharing | None = None
+
+
+@dataclass(frozen=True)
+class PartitionStatus:
+    """One partition; `lag` is in records, None where it cannot be known."""
+
+    partition: int
+    log_end: int | None
+    watermark: int | None
+    lag: int | None
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """A topic; `log_end`, `watermark` and `lag` are sums over its partitions."""
+
+    topic: str
+    log_end: int | None
+    watermark: int | None
+    lag: int | None
+    oldest_unapplied_seconds: float | None
+    counters: Mapping[str, int] | None
+    partitions: list[PartitionStatus]
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """A queue; `length` is that of its Redis list, in messages. `worker` is the node that holds its lease."""
+
+    queue: str
+    entity: str
+    length: int | None
+    halted_reason: str | None
+    halted_at: str | None
+    counters: Mapping[str, int] | None
+    worker: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """All of it. `unreachable` has one sentence per service that did not answer.
+
+    `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
+    letter holds up, None where that is not known. `paused_topics` is why a topic is not read.
+    `queues_without_worker` are those whose lease nobody holds, None where that is not known.
+    """
+
+    topics: list[TopicStatus]
+    queues: list[QueueStatus]
+    unreachable: list[str]
+    effects_paused: str | None = None
+    parked_entities: int | None = None
+    paused_topics: Mapping[str, str] = field(default_factory=dict)
+    queues_without_worker: list[str] | None = None
+
+
+def judge_status(reading: Reading, *, now: float) -> Status:
+    """What is to be said; `now` is Unix time."""
+    progress = reading.progress
+    topics = sorted(set(reading.declared_topics) | (progress.topics if progress else set()))
+    declared = {name: QueueState(entity) for name, entity in reading.declared_queues.items()}
+    queues = declared | dict(progress.queues if progress else {})
+    return Status(
+        [_topic(name, reading, now) for name in topics],
+        [_queue(name, state, reading) for name, state in sorted(queues.items())],
+        list(reading.unreachable),
+        reading.effects_paused,
+        reading.parked_entities,
+        dict(reading.paused_topics),
+        reading.sharing.unheld() if reading.sharing else None,
+    )
+
+
+def unapplied(reading: Reading) -> dict[Place, int]:
+    """The partitions with records that have no outcome → the offset to look for the first of them."""
+    logs = reading.logs or {}
+    return find_unapplied(logs, {place: _lag(place, log, reading) or 0 for place, log in logs.items()})
+
+
+def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
+    progress = reading.progress
+    if progress is None:
+        return None
+    # A bridge that starts a new topic at its end applies nothing of what is there.
+    new = place[0] not in progress.topics
+    at_end = new and reading.declared_topics.get(place[0]) == "latest"
+    return lag_records(log, progress.watermarks.get(place), begins_at_end=at_end)
+
+
+def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
+    logs, progress = reading.logs or {}, reading.progress
+    watermarks = progress.watermarks if progress else {}
+    partitions = []
+    for place in sorted(place for place in {*logs, *watermarks} if place[0] == topic):
+        log = logs.get(place)
+        partitions.append(
+            PartitionStatus(
+                place[1],
+                log.end if log else None,
+                watermarks.get(place),
+                _lag(place, log, reading) if log else None,
+            )
+        )
+    ages = [now - at for place, at in reading.oldest_at.items() if place[0] == topic]
+    return TopicStatus(
+        topic,
+        _sum(part.log_end for part in partitions),
+        _sum(part.watermark for part in partitions),
+        _sum(part.lag for part in partitions),
+        # A producer's clock may be ahead of ours.
+        max(0.0, *ages) if ages else None,
+        _counters(progress, topic=topic),
+        partitions,
+    )
+
+
+def _queue(queue: str, state: QueueState, reading: Reading) -> QueueStatus:
+    return QueueStatus(
+        queue,
+        state.entity,
+        None if reading.lengths is None else reading.lengths.get(queue, 0),
+        state.halted_reason,
+        state.halted_at.isoformat() if state.halted_at else None,
+        _counters(reading.progress, queue=queue),
+        reading.sharing.holders().get(queue) if reading.sharing else None,
+    )
+
+
+def _counters(
+    progress: ProgressRead | None, *, topic: str | None = None, queue: str | None = None
+) -> dict[str, int] | None:
+    if progress is None:
+        return None
+    total = Counter(dict.fromkeys(COUNTERS, 0))
+    for (of_topic, of_queue), counts in progress.counters.items():
+        if topic in (None, of_topic) and queue in (None, of_queue):
+            total.update(counts)
+    return dict(total)
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum of those that are known; None if none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None

@@ -1,0 +1,66 @@
+"""Reads what `sluice status` needs; a service that fails is noted, and the others are read all the same."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from redis import Redis
+
+from sluice.admin.service_errors import ServiceFailed, reaching_services
+from sluice.admin.status.figures import Reading, unapplied
+from sluice.db.admin.open_letters import count_parked
+from sluice.db.admin.status import read_progress
+from sluice.db.connection import Session
+from sluice.db.delivery.leases import read_workers
+from sluice.db.delivery.switches import read_paused_topics, read_switch
+from sluice.db.sending.calls import EFFECTS_PAUSED
+from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.service_urls import StackUrls
+from sluice.tasks.events.routing import queue_name
+from sluice.tasks.fold.registry import Registry
+
+REDIS_TIMEOUT_SECONDS = 5
+
+
+def read_status(urls: StackUrls, registry: Registry) -> Reading:
+    """What each service says now."""
+    reading = Reading(
+        {topic.name: topic.start for topic in registry.topics.values()},
+        {
+            queue_name(entity.name, shard): entity.name
+            for entity in registry.entities.values()
+            for shard in range(entity.shards)
+        },
+    )
+    # Before the logs' ends: read the other way round, a watermark could be above its log.
+    with _noted(reading), closing(Session(urls.database_url, application_name="sluice status")) as session:
+        reading.progress = read_progress(session)
+        reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
+        reading.parked_entities = count_parked(session)
+        reading.paused_topics = read_paused_topics(session)
+        reading.sharing = read_workers(session)
+    with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
+        topics = reading.progress.topics if reading.progress else frozenset()
+        reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))
+        reading.oldest_at = reader.read_times(unapplied(reading))
+    with _noted(reading):
+        queues = reading.progress.queues if reading.progress else {}
+        reading.lengths = read_lengths(urls.redis_url, sorted({*reading.declared_queues, *queues}))
+    return reading
+
+
+def read_lengths(redis_url: str, queues: list[str]) -> dict[str, int]:
+    """Queue → messages that wait in its Redis list. Raises RedisError."""
+    limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
+    with Redis.from_url(redis_url, **limits) as redis, redis.pipeline(transaction=False) as pipe:
+        for queue in queues:
+            pipe.llen(queue)
+        return dict(zip(queues, pipe.execute(), strict=True))
+
+
+@contextmanager
+def _noted(reading: Reading) -> Iterator[None]:
+    try:
+        with reaching_services():
+            yield
+    except ServiceFailed as failed:
+        reading.unreachable.append(str(failed))

@@ -1,0 +1,105 @@
+"""Follows one event from its record to all that came of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sluice.db.admin import tracing
+from sluice.db.admin.tracing import TracedCall, TracedEvent, TracedLetter
+from sluice.db.apply.rows import RowStatements, read_version
+from sluice.db.arrays import text_array
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import read_routing
+from sluice.kafka_io.records import Record
+from sluice.tasks.api import Emit, Topic
+from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.fold.fold import derived_id, effect_key
+from sluice.tasks.fold.plan import Planned, called_effects, plan_event, touched_rows
+from sluice.tasks.fold.registry import Registry
+
+
+@dataclass
+class Trace:
+    """One event. What a handler yields only after reading a row is not among `emitted` and `calls`."""
+
+    topic: str
+    partition: int
+    offset: int
+    identity: UUID
+    event_id: str | None
+    type: str | None
+    entity: str
+    key: str | None
+    queue: str
+    outcome: str | None
+    """Of the record that counts under the identity; None: nothing is known of it."""
+    processed_at: str | None
+    repeats: str | None
+    """The record that this one repeats, or contradicts."""
+    error: str | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that its handlers touch, as they are now: table, key, and the version in them."""
+    emitted: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[TracedCall] = field(default_factory=list)
+    letter: TracedLetter | None = None
+
+
+def trace(
+    session: Session, registry: Registry, topic: Topic, topic_id: str, partition: int, record: Record
+) -> Trace:
+    """What became of the record. Reads only; may run any number of times."""
+    decoded = decode(topic, topic_id, partition, record)
+    planned = plan_event(registry, topic, decoded)
+    known = tracing.read_traced(session, decoded.identity)
+    shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
+    queue = queue_name(topic.entity.name, shard_of(record.key if decoded.entity_key else None, shards))
+    error = decoded.error or planned.error
+    found = Trace(
+        topic.name,
+        partition,
+        record.offset,
+        decoded.identity,
+        decoded.event_id,
+        decoded.type,
+        topic.entity.name,
+        decoded.entity_key,
+        queue,
+        known.outcome if known else None,
+        known.processed_at.isoformat() if known else None,
+        _repeated(decoded, known),
+        None if error is None else f"{type(error).__name__}: {error}",
+    )
+    found.letter = tracing.read_traced_letter(session, topic_id, partition, record.offset)
+    if planned.error is None and decoded.error is None:
+        _follow(session, planned, found)
+    return found
+
+
+def _follow(session: Session, planned: Planned, found: Trace) -> None:
+    for table, key in dict.fromkeys(touched_rows(planned)):
+        there, version = read_version(session, RowStatements(table), key)
+        found.rows.append({"table": str(table.name), "key": key, "there": there, "version": version})
+    emits = list(_emits(planned))
+    waiting = tracing.read_waiting_emits(session, found.queue, [event_id for event_id, _ in emits])
+    applied = found.outcome == "applied"
+    for event_id, emit in emits:
+        state = "waits in the outbox" if event_id in waiting else "sent" if applied else "not written"
+        found.emitted.append({"event_id": event_id, "topic": emit.topic, "type": emit.type, "state": state})
+    keys = [effect_key(run, planned.decoded, n, call) for run, n, call in called_effects(planned)]
+    found.calls = tracing.read_traced_calls(session, text_array(keys)) if keys else []
+
+
+def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
+    for run in planned.runs:
+        for ordinal, effect in enumerate(run.effects, start=1):
+            if isinstance(effect, Emit):
+                yield derived_id(planned.decoded.identity, run.entry.name, ordinal), effect
+
+
+def _repeated(decoded: Decoded, known: TracedEvent | None) -> str | None:
+    here = (decoded.topic_id, decoded.partition, decoded.record.offset)
+    if known is None or (known.topic_id, known.partition, known.offset) == here:
+        return None
+    return f"{known.topic}:{known.partition}:{known.offset}"

@@ -1,0 +1,39 @@
+"""`sluice audit ls`: what operators decided by hand, and why. Changes nothing."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sluice.admin.connection import connected
+from sluice.admin.documents import as_json, documents
+from sluice.cli.printing import AsJson, table_of
+from sluice.db.admin.audit import read_audits
+
+audit_app = typer.Typer(help="What was decided by hand, by whom, and why.", no_args_is_help=True)
+
+
+@audit_app.callback()
+def group() -> None:
+    """What was decided by hand, by whom, and why."""
+
+
+@audit_app.command()
+def ls(
+    verb: Annotated[
+        str | None, typer.Option("--verb", help='A command, as in "dlq drop", or a group, as in dlq.')
+    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="What it was done to.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
+    as_json_: AsJson = False,
+) -> None:
+    """Show decisions, newest first; their details with --json."""
+    with connected("sluice audit") as session:
+        found = read_audits(session, verb=verb, subject=subject, limit=limit)
+    if as_json_:
+        typer.echo(as_json({"audit": documents(found)}))
+    elif found:
+        rows = ((f"{one.at:%F %T} UTC", one.actor, one.verb, one.subject, one.reason) for one in found)
+        Console().print(table_of(("at", "actor", "verb", "subject", "reason"), rows))
+    else:
+        typer.echo("nothing was decided by hand")

@@ -1,0 +1,58 @@
+"""`sluice doctor`: the command."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from sluice.admin.doctor.facts import Facts
+from sluice.admin.doctor.facts_reading import read_facts
+from sluice.admin.doctor.findings import Finding, Severity
+from sluice.admin.doctor.rules import find_problems
+from sluice.cli.printing import AsJson
+from sluice.runtime.service_urls import read_addresses
+from sluice.runtime.settings import read_settings
+from sluice.tasks.fold.registry import collect_handlers
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is wrong with this installation, and what to do about it. Changes nothing.
+
+    Looks at the connections, the migrations, your tables, queues and topics,
+    at settings that are not safe, at queues that are halted or that no worker serves,
+    and at outgoing events and calls that wait for you.
+
+    Exit code 1 if there is an error; warnings alone give 0.
+    """
+    settings = read_settings()
+    registry = collect_handlers(settings.handlers)
+    facts = read_facts(settings, read_addresses(settings), registry)
+    findings = find_problems(facts)
+    if as_json:
+        typer.echo(json.dumps(as_document(facts, findings)))
+    else:
+        typer.echo("\n".join(as_lines(facts, findings)))
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        raise typer.Exit(1)
+
+
+def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
+    """For --json: the findings, and what is information only."""
+    return {
+        "findings": [asdict(finding) | {"severity": finding.severity.value} for finding in findings],
+        "postgres": asdict(facts.postgres.server) if facts.postgres else None,
+        "redis": {"version": facts.redis.version} if facts.redis else None,
+        "topics": {name: asdict(topic) for name, topic in facts.kafka.items()} if facts.kafka else {},
+    }
+
+
+def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
+    """For people."""
+    lines = [f"{one.severity.value}: {one.problem}\n    {one.advice}" for one in findings]
+    for name, topic in sorted((facts.kafka or {}).items()):
+        lines.append(
+            f"topic {name}: partitions {topic.partitions}, replicas {topic.replicas},"
+            f" min.insync.replicas {topic.min_insync_replicas}, cleanup.policy {topic.cleanup_policy}"
+        )
+    return [*lines, "no problem found"] if not findings else lines

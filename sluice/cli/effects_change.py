@@ -1,0 +1,157 @@
+"""`sluice effects reconcile|retry|settle|pause|resume`: what an operator does with calls."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from sluice.admin.connection import connected
+from sluice.admin.decisions import NotDone, decide
+from sluice.admin.documents import as_json
+from sluice.admin.effects import CallChange, reconcile_call, retry_calls, settle_by_hand
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.effects_options import Effect, Every, Key, Keys, read_registry, require_call, require_calls
+from sluice.cli.effects_tables import change_document, change_lines
+from sluice.cli.printing import AsJson
+from sluice.db.admin.audit import insert_audits
+from sluice.db.admin.call_admin import Chosen
+from sluice.db.delivery.switches import clear_switch, read_switch, set_switch
+from sluice.db.sending.calls import EFFECTS_PAUSED
+from sluice.tasks.effects.call_states import CallState
+from sluice.tasks.effects.executor import storable
+
+LEFT_EXIT_CODE = 1
+UNCERTAIN, FAILED, SUCCEEDED = CallState.UNCERTAIN, CallState.FAILED, CallState.SUCCEEDED
+
+
+def reconcile(
+    reason: Reason,
+    keys: Keys = None,
+    every: Every = False,
+    effect: Effect = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Ask the provider what became of uncertain calls, by the effect's own `reconcile` function.
+
+    Its answer: the call succeeded. None: it was certainly not made, and is
+    pending again. It raises: nobody knows yet, and the call stays uncertain.
+
+    With --dry-run the provider is asked and nothing is stored.
+    Exit code 1 if a call was left as it was.
+    """
+    effects = read_registry().effects
+    decision = decide("effects reconcile", reason)
+    with connected("sluice effects") as session:
+        calls = require_calls(session, keys, Chosen(UNCERTAIN.value, effect) if every else None)
+        changes = []
+        for listed in calls:
+            call = require_call(session, listed.effect_key)
+            changes.append(reconcile_call(session, call, effects, decision, dry_run=dry_run))
+    _report(changes, dry_run=dry_run, as_json_=as_json_)
+
+
+def retry(
+    reason: Reason,
+    keys: Keys = None,
+    every: Every = False,
+    state: Annotated[
+        CallState | None, typer.Option("--state", metavar="failed|uncertain", help="Goes with --all.")
+    ] = None,
+    effect: Effect = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Make failed or uncertain calls again, as if they had never been tried.
+
+    An uncertain call may have been made: then it is done twice, unless the
+    provider knows its key. Ask first: `sluice effects reconcile`.
+
+    Exit code 1 if a call was left as it was.
+    """
+    if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
+        raise NotDone("with --all, and with it alone, say --state failed or --state uncertain")
+    effects = read_registry().effects
+    with connected("sluice effects") as session:
+        calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
+        doubtful = sum(call.state == UNCERTAIN.value for call in calls)
+        if doubtful and not dry_run:
+            require_meant(f"{doubtful} of {len(calls)} calls are uncertain: they may be done twice.", yes=yes)
+        decision = decide("effects retry", reason)
+        changes = list(retry_calls(session, calls, effects, decision, dry_run=dry_run))
+    _report(changes, dry_run=dry_run, as_json_=as_json_)
+
+
+def settle(
+    key: Key,
+    reason: Reason,
+    state: Annotated[CallState, typer.Option("--as", metavar="succeeded|failed")],
+    response: Annotated[
+        str | None, typer.Option("--response", metavar="JSON", help="What the provider answered.")
+    ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Say by hand how an uncertain call ended, as you found out elsewhere. It is not made again by itself."""
+    if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
+        raise NotDone("settle --as succeeded, with a --response if you have one, or --as failed")
+    answer = None if response is None else _read_response(response)
+    with connected("sluice effects") as session:
+        call = require_call(session, key)
+        if not dry_run and call.state == UNCERTAIN.value:
+            require_meant(f"Sluice will take it that {key} {state.value}.", yes=yes)
+        decision = decide("effects settle", reason)
+        change = settle_by_hand(session, call, state, answer, decision, dry_run=dry_run)
+    _report([change], dry_run=dry_run, as_json_=as_json_)
+
+
+def _read_response(text: str) -> str:
+    try:
+        return storable(msgspec.json.decode(text))
+    except msgspec.DecodeError as error:
+        raise NotDone(f"--response is no JSON: {error}") from error
+
+
+def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> None:
+    if as_json_:
+        typer.echo(as_json(change_document(changes, dry_run=dry_run)))
+    else:
+        typer.echo("\n".join(change_lines(changes, dry_run=dry_run)) or "no such call")
+    if any(change.after is None for change in changes):
+        raise typer.Exit(LEFT_EXIT_CODE)
+
+
+def pause(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
+    """Stop all calls of all effects until `resume`. A call that is running ends; nothing is lost."""
+    _turn(True, reason, dry_run=dry_run, as_json_=as_json_)
+
+
+def resume(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
+    """Let calls go on: what is due is made within seconds."""
+    _turn(False, reason, dry_run=dry_run, as_json_=as_json_)
+
+
+def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
+    decision = decide("effects pause" if pausing else "effects resume", reason)
+    with connected("sluice effects") as session:
+        if dry_run:
+            changed = (read_switch(session, EFFECTS_PAUSED) is None) == pausing
+        else:
+            with session.transaction():
+                changed = (
+                    set_switch(session, EFFECTS_PAUSED, actor=decision.actor, reason=reason)
+                    if pausing
+                    else clear_switch(session, EFFECTS_PAUSED)
+                )
+                insert_audits(session, decision, [("all effects", "{}")] if changed else [])
+        paused = read_switch(session, EFFECTS_PAUSED)
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "changed": changed, "paused": paused}))
+    elif not changed:
+        typer.echo(f"calls are paused already: {paused}" if pausing else "calls are not paused")
+    else:
+        would = "would be" if dry_run else "are"
+        typer.echo(f"all calls {would} paused: {reason}" if pausing else f"calls {would} resumed")

@@ -1,0 +1,85 @@
+"""Calls for people and as JSON: counts, rows, one whole with what it waits for. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from sluice.admin.effects import CallChange
+from sluice.cli.ages import say_age
+from sluice.cli.printing import table_of
+from sluice.db.admin.call_admin import CallConflict, ListedCall, WholeCall
+from sluice.tasks.effects.call_states import CallState
+
+
+def count_documents(counts: Iterable[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """(effect, state, calls) as JSON objects."""
+    return [{"effect": effect, "state": state, "calls": calls} for effect, state, calls in counts]
+
+
+def count_table(counts: Sequence[tuple[str, str, int]]) -> Table:
+    """Per effect, a column for each state that occurs."""
+    by_effect: dict[str, dict[str, int]] = {}
+    for effect, state, calls in counts:
+        by_effect.setdefault(effect, {})[state] = calls
+    states = [state.value for state in CallState if any(state.value in row for row in by_effect.values())]
+    return table_of(
+        ("effect", *states),
+        ((effect, *(row.get(state, 0) for state in states)) for effect, row in by_effect.items()),
+    )
+
+
+def call_table(calls: Iterable[ListedCall]) -> Table:
+    """Per call: its key, whose it is, how far it is, and what went wrong last."""
+    return table_of(
+        ("key", "effect", "entity", "state", "attempt", "age", "error"),
+        (
+            (
+                one.effect_key,
+                one.effect,
+                one.entity if one.entity_key is None else f"{one.entity}/{one.entity_key}",
+                one.state,
+                one.attempt,
+                say_age(one.age_seconds),
+                one.error,
+            )
+            for one in calls
+        ),
+    )
+
+
+def conflict_table(conflicts: Iterable[CallConflict]) -> Table:
+    """Per conflict: the key, what was asked for and not done, and what counts."""
+    return table_of(
+        ("id", "key", "not called with", "called with", "state"),
+        ((one.id, one.effect_key, one.args, one.made_args, one.state) for one in conflicts),
+    )
+
+
+def reasons_to_wait(
+    call: WholeCall, *, before: Sequence[tuple[str, str]], paused: str | None, declared: bool
+) -> list[str]:
+    """Why a pending call is not made now, one sentence each; nothing for one in another state."""
+    if call.state != CallState.PENDING.value:
+        return []
+    return [
+        *([f"all calls are paused: {paused}"] if paused is not None else []),
+        *([] if declared else [f"no module of SLUICE_HANDLERS declares effect {call.effect}"]),
+        *(f"{key} must end first: it is {state}" for key, state in before),
+    ]
+
+
+def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:
+    """What became of each call, or would."""
+    would = "would become " if dry_run else ""
+    return [
+        f"{one.effect_key}: {one.before or 'not there'}"
+        + (f" → {would}{one.after}" if one.after else ", left as it is")
+        + f": {one.said}"
+        for one in changes
+    ]
+
+
+def change_document(changes: Sequence[CallChange], *, dry_run: bool) -> Mapping[str, Any]:
+    """For --json; `after` is null where a call was left as it was."""
+    return {"dry_run": dry_run, "calls": changes}

@@ -1,0 +1,134 @@
+"""`sluice`: the operator's command line, and how it says what went wrong."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import Abort, Exit, TyperException
+
+from sluice.runtime.fault_points import faults
+
+VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
+FAILED_EXIT_CODE = 2
+HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
+
+# In the order of the help. Each is imported when it is asked for: all of them take a second.
+COMMANDS = {
+    "init": "sluice.cli.init:init",
+    "stack": "sluice.cli.stack:stack_app",
+    "send": "sluice.cli.send:send",
+    "status": "sluice.cli.status:status",
+    "workers": "sluice.cli.workers:workers",
+    "doctor": "sluice.cli.doctor:doctor",
+    "pause": "sluice.cli.pause:pause",
+    "resume": "sluice.cli.pause:resume",
+    "accept": "sluice.cli.reroute:accept",
+    "reshard": "sluice.cli.reroute:reshard",
+    "verify": "sluice.cli.verify:verify",
+    "trace": "sluice.cli.trace:trace",
+    "outbox": "sluice.cli.outbox:outbox_app",
+    "effects": "sluice.cli.effects:effects_app",
+    "dlq": "sluice.cli.dlq:dlq_app",
+    "rebuild": "sluice.cli.rebuild.rebuild:rebuild_app",
+    "audit": "sluice.cli.audit:audit_app",
+    "queue": "sluice.cli.queue:queue_app",
+}
+
+
+class Commands(TyperGroup):
+    """COMMANDS. Their expected errors are one sentence on stderr and exit code 2, never a traceback."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # their names, to list and to suggest
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """Imports the command; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False)
+            found.command(cmd_name)(function)
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except (Exit, Abort, TyperException):
+            raise  # how a command ends, or that it was not understood
+        except Exception as error:
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            _fail(sentence)
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="sluice",
+    help="Kafka events to Postgres state, effectively once. To begin: stack up, init, send, status.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sluice {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def prepare(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Say the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Before every command."""
+    # Handlers are found from where one stands, as `python -m sluice.bridge` and `celery -A` find them.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        faults.arm(os.environ.get("SLUICE_FAULTS", ""))
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error that is expected; None of any other one."""
+    # Only where something failed: these modules are most of what a command need not import.
+    from sluice.admin.decisions import NotDone
+    from sluice.admin.event_lines import SendRefused
+    from sluice.admin.sender import SendFailed
+    from sluice.admin.service_errors import ServiceFailed, failed_service
+    from sluice.db.errors import DeploymentBroken
+    from sluice.db.tables import TableRefused
+    from sluice.runtime.settings import SettingsError
+    from sluice.stack import StackError
+    from sluice.tasks.fold.registry import HandlersRefused
+
+    refusals = (HandlersRefused, TableRefused, StackError, SendRefused, SendFailed, NotDone, DeploymentBroken)
+    if isinstance(error, SettingsError):
+        return f"{error}. {HINT}" if "Field required" in str(error) else str(error)
+    if isinstance(error, (ServiceFailed, *refusals)):
+        return str(error)
+    failed = failed_service(error)
+    return None if failed is None else str(failed)
+
+
+def _fail(text: str) -> NoReturn:
+    typer.echo(f"sluice: {text}", err=True)
+    raise typer.Exit(FAILED_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    app()

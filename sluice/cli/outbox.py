@@ -1,0 +1,118 @@
+"""`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sluice.admin.connection import connected
+from sluice.admin.decisions import NotDone, decide
+from sluice.admin.documents import as_json, documents
+from sluice.admin.outbox import drop_event, fate, require_event, retry_all, retry_one
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.outbox_tables import event_document, refused_table, waiting_table
+from sluice.cli.printing import AsJson, field_lines
+from sluice.db.admin.outbox_admin import read_refused, read_waiting
+
+outbox_app = typer.Typer(
+    help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
+    no_args_is_help=True,
+)
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="As `sluice outbox ls` names it.")]
+Number = Annotated[int, typer.Argument(metavar="ID", help="As `sluice outbox ls` names it.")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Of this topic alone.")]
+
+
+@outbox_app.command()
+def ls(
+    refused: Annotated[bool, typer.Option("--refused", help="Only what the broker refused.")] = False,
+    topic: Topic = None,
+    limit: Annotated[int, typer.Option(min=1, help="Refused records at most.")] = 50,
+    as_json_: AsJson = False,
+) -> None:
+    """Show per queue what waits and how old it is, and each record that the broker refused.
+
+    A refused record holds back what its queue has behind it of its topic and key,
+    and nothing else.
+    """
+    with connected("sluice outbox") as session:
+        queues = [] if refused else read_waiting(session, topic)
+        records = read_refused(session, topic, limit=limit)
+    if as_json_:
+        shown = {"refused": documents(records)} | ({} if refused else {"waiting": documents(queues)})
+        typer.echo(as_json(shown))
+        return
+    console = Console()
+    if queues:
+        console.print(waiting_table(queues), "")
+    elif not refused:
+        typer.echo("nothing waits")
+    if records:
+        console.print(refused_table(records))
+    else:
+        typer.echo("no record is refused")
+
+
+@outbox_app.command()
+def show(queue: Queue, number: Number, as_json_: AsJson = False) -> None:
+    """Show one outgoing event whole: headers, payload, and why it is refused if it is."""
+    with connected("sluice outbox") as session:
+        document = event_document(require_event(session, queue, number))
+    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+
+
+@outbox_app.command()
+def retry(
+    reason: Reason,
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
+    number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All refused records.")] = False,
+    topic: Topic = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Let the relay try refused records again, because the broker or the topic takes them now."""
+    if every == (number is not None) or (topic is not None and not every):
+        raise NotDone("name one record by QUEUE and ID, or all by --all, which --topic narrows down")
+    with connected("sluice outbox") as session:
+        if queue is not None and number is not None:
+            tried = retry_one(session, queue, number, decide("outbox retry", reason), dry_run=dry_run)
+        else:
+            tried = retry_all(session, topic, decide("outbox retry", reason), dry_run=dry_run)
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "retried": documents(tried)}))
+        return
+    for one in tried:
+        verb = "would be tried" if dry_run else "is tried"
+        typer.echo(f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again: was {one.error}")
+    if not tried:
+        typer.echo("no record is refused")
+
+
+@outbox_app.command()
+def drop(
+    reason: Reason,
+    queue: Queue,
+    number: Number,
+    even_if_waiting: Annotated[
+        bool, typer.Option("--even-if-waiting", help="Also an event that is not refused.")
+    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Delete a refused outgoing event for ever; those behind it flow.
+
+    Nobody will receive it. sluice.audit keeps it whole.
+    """
+    with connected("sluice outbox") as session:
+        event = require_event(session, queue, number)
+        if event.error is None and not even_if_waiting:
+            raise NotDone(f"{queue} {number} is not refused: {fate(event)} (or say --even-if-waiting)")
+        if not dry_run:
+            require_meant(f"Event {event.event_id} for topic {event.topic} will never be sent.", yes=yes)
+            drop_event(session, event, decide("outbox drop", reason), even_if_waiting=even_if_waiting)
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))
+    else:
+        typer.echo(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")

@@ -1,0 +1,125 @@
+"""`sluice pause|resume`: of one topic, or of one entity."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sluice.admin.connection import connected
+from sluice.admin.decisions import NotDone, decide
+from sluice.admin.documents import as_json
+from sluice.admin.pause import Resumed, park_by_hand, pause_topics, resume_entity, resume_topics, why_paused
+from sluice.cli.confirmation import DryRun, Reason
+from sluice.cli.printing import AsJson
+from sluice.db.admin.rerouting import read_topic_routing
+from sluice.db.apply.parking import load_parked
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.runtime.settings import read_settings
+from sluice.tasks.fold.registry import collect_handlers
+from sluice.tasks.redrive import Redriver
+
+BLOCKED_EXIT_CODE = 1
+Topic = Annotated[
+    str | None, typer.Option("--topic", metavar="TOPIC", help="A topic: nothing of it is read.")
+]
+Entity = Annotated[
+    str | None, typer.Option("--entity", metavar="ENTITY", help="An entity type; goes with KEY.")
+]
+Key = Annotated[str | None, typer.Argument(metavar="[KEY]", help="The entity: its record key.")]
+
+
+def pause(
+    reason: Reason,
+    key: Key = None,
+    topic: Topic = None,
+    entity: Entity = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Stop reading a topic, or let one entity wait, until `resume`. Nothing is lost.
+
+    A topic: what bridges hold of it is still applied, then nothing more.
+    An entity: its events are recorded as waiting; all others flow.
+    """
+    name = _named(topic, entity, key)
+    decision = decide("pause", reason)
+    with connected("sluice pause", plans=BATCH_PLANS) as session:
+        if topic is not None:
+            _require_known(session, topic)
+            fresh = why_paused(session, topic) is None
+            if not dry_run:
+                fresh = pause_topics(session, [topic], decision) == [topic]
+        else:
+            assert entity is not None
+            assert key is not None
+            fresh = park_by_hand(session, entity, key, decision, dry_run=dry_run)
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "paused": name, "changed": fresh}))
+    elif fresh:
+        typer.echo(f"{name} {'would be' if dry_run else 'is'} paused: {reason}")
+    else:
+        typer.echo(f"{name} is paused already")
+
+
+def resume(
+    reason: Reason,
+    key: Key = None,
+    topic: Topic = None,
+    entity: Entity = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Read a paused topic on, or apply what waits of an entity, in order, and let it flow again.
+
+    Exit code 1 if an event of the entity died: it stays at the head, the rest waits.
+    """
+    name = _named(topic, entity, key)
+    decision = decide("resume", reason)
+    resumed: Resumed | None = None
+    with connected("sluice pause", plans=BATCH_PLANS) as session:
+        if topic is not None:
+            fresh = why_paused(session, topic) is not None
+            if not dry_run:
+                fresh = resume_topics(session, [topic], decision) == [topic]
+        else:
+            assert entity is not None
+            assert key is not None
+            fresh = bool(load_parked(session, entity, [key]))
+            if fresh and not dry_run:
+                redriver = Redriver(session, collect_handlers(read_settings().handlers))
+                resumed = resume_entity(session, redriver, entity, key, decision)
+    if as_json_:
+        applied = None if resumed is None else asdict(resumed)
+        typer.echo(as_json({"dry_run": dry_run, "resumed": name, "changed": fresh, "redriven": applied}))
+    else:
+        typer.echo(_said(name, fresh, resumed, dry_run=dry_run))
+    if resumed is not None and not resumed.unparked:
+        raise typer.Exit(BLOCKED_EXIT_CODE)
+
+
+def _said(name: str, fresh: bool, resumed: Resumed | None, *, dry_run: bool) -> str:
+    if not fresh:
+        return f"{name} is not paused"
+    if dry_run:
+        return f"{name} would be resumed"
+    if resumed is None:
+        return f"{name} is resumed"
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(resumed.outcomes.items()))
+    waited = f" of what waited: {counts}" if counts else " nothing waited"
+    if resumed.unparked:
+        return f"{name} is resumed;{waited}"
+    return f"{name} stays paused, its head died: {resumed.blocked_by};{waited}"
+
+
+def _named(topic: str | None, entity: str | None, key: str | None) -> str:
+    if topic is not None and entity is None and key is None:
+        return f"topic {topic}"
+    if topic is None and entity is not None and key is not None:
+        return f"{entity} {key}"
+    raise NotDone("say --topic TOPIC, or --entity ENTITY KEY")
+
+
+def _require_known(session: Session, topic: str) -> None:
+    declared = collect_handlers(read_settings().handlers).topics
+    if topic not in declared and read_topic_routing(session, topic) is None:
+        raise NotDone(f"topic {topic} is declared by no module of SLUICE_HANDLERS, and was never read")

@@ -1,0 +1,73 @@
+"""`sluice queue ls|resume`."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from sluice.admin.connection import connected
+from sluice.admin.decisions import NotDone, decide
+from sluice.admin.documents import as_json, documents
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.printing import AsJson, table_of
+from sluice.db.admin.audit import insert_audits
+from sluice.db.admin.queue_admin import ListedQueue, lock_listed_queue, read_queues, resume_queue
+
+queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
+
+
+@queue_app.command()
+def ls(
+    halted: Annotated[bool, typer.Option("--halted", help="Only those that are halted.")] = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Show queues: whether they are halted and why, and how many of the last events died."""
+    with connected("sluice queue") as session:
+        found = [queue for queue in read_queues(session) if queue.halted_reason or not halted]
+    if as_json_:
+        typer.echo(as_json(documents(found)))
+        return
+    if not found:
+        typer.echo("no queue is halted" if halted else "no queue has a row: run `sluice init`")
+        return
+    headings = ("queue", "halted", "since", "died", "of the last", "deaths accepted")
+    Console().print(table_of(headings, [_cells(queue) for queue in found]))
+
+
+@queue_app.command()
+def resume(
+    queue: Annotated[str, typer.Argument(help="As in payment.3.")],
+    reason: Reason,
+    accept_deaths: Annotated[
+        int, typer.Option("--accept-deaths", min=0, help="So many events more may die without a halt.")
+    ] = 0,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Let a queue go on at once that halted because events died in numbers.
+
+    A queue halted by a broken deployment goes on by itself once that is mended; resuming it before only halts
+    it again. With --accept-deaths events that really are all bad become dead letters.
+    """
+    if accept_deaths and not dry_run:
+        require_meant(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
+    decision = decide("queue resume", reason)
+    with connected("sluice queue") as session, session.transaction():
+        before = lock_listed_queue(session, queue)
+        if before is None:
+            raise NotDone(f"there is no queue {queue}; `sluice queue ls` lists them")
+        if not dry_run:
+            resume_queue(session, queue, accept_deaths)
+            details = {"halted_reason": before.halted_reason, "accepted_deaths": accept_deaths}
+            insert_audits(session, decision, [(queue, msgspec.json.encode(details).decode())])
+    document = before._asdict() | {"accepts": accept_deaths, "dry_run": dry_run}
+    verb = "would go on" if dry_run else "goes on"
+    was = before.halted_reason or "it was not halted"
+    typer.echo(as_json(document) if as_json_ else f"{queue} {verb} ({was}); deaths accepted: {accept_deaths}")
+
+
+def _cells(queue: ListedQueue) -> tuple[object, ...]:
+    since = None if queue.halted_at is None else queue.halted_at.isoformat(timespec="seconds")
+    return queue.queue, queue.halted_reason, since, queue.deaths, queue.tried, queue.accepted_deaths

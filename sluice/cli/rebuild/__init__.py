@@ -1,0 +1,1 @@
+"""`sluice rebuild`: its commands."""

@@ -1,0 +1,81 @@
+"""`sluice stack`: the local services, by hand."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sluice.cli.printing import AsJson
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import ServiceStatus, Stack, StackError
+from sluice.stack.external_urls import external_urls
+
+ROOT = Path(".sluice/stack")
+
+stack_app = typer.Typer(
+    help="A Kafka, a Postgres and a Redis of your own, on free ports of this machine.", no_args_is_help=True
+)
+
+
+@stack_app.command()
+def up(as_json: AsJson = False) -> None:
+    """Start what does not run, repair what was killed, and say how to reach it."""
+    try:
+        urls = external_urls(os.environ)
+        if urls is None:
+            urls = Stack(ROOT, report=_say).up()
+        else:
+            _say("the environment names the services: nothing started")
+    except StackError as error:
+        _fail(error)
+    typer.echo(json.dumps(asdict(urls)) if as_json else _exports(urls))
+
+
+@stack_app.command()
+def down(
+    wipe: Annotated[bool, typer.Option("--wipe", help="Throw the data away, too.")] = False,
+) -> None:
+    """Stop the services of this stack; their data stay unless --wipe is given."""
+    try:
+        Stack(ROOT, report=_say).down(wipe=wipe)
+    except StackError as error:
+        _fail(error)
+
+
+@stack_app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say which services run, and where. Exit code 1 unless all do."""
+    found = Stack(ROOT).status()
+    if as_json:
+        typer.echo(json.dumps([asdict(service) for service in found], default=str))
+    else:
+        typer.echo("\n".join(_line(service) for service in found))
+    if any(service.state != "running" for service in found):
+        raise typer.Exit(1)
+
+
+def _exports(urls: StackUrls) -> str:
+    return "\n".join(f"export {name}={value}" for name, value in urls.environ().items())
+
+
+def _line(service: ServiceStatus) -> str:
+    where = f"port {service.port}, pid {service.pid}, data {service.data_dir}" if service.pid else ""
+    return f"{service.name:<9} {service.state:<8} {where}".rstrip()
+
+
+def _say(line: str) -> None:
+    # Not on stdout, which `eval "$(sluice stack up)"` reads.
+    typer.echo(line, err=True)
+
+
+def _fail(error: StackError) -> NoReturn:
+    typer.echo(f"sluice stack: {error}", err=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    # For `make clean`, which must work when the rest of the command line does not.
+    stack_app()

@@ -1,0 +1,1 @@
+"""Everything that talks to Kafka: the consumers and their protocol, the producer, readers of a log."""

@@ -1,0 +1,83 @@
+"""What the bridge asks of a Kafka client, so that the client can be another one."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.records import Record
+from sluice.runtime.place import Place
+
+# What both clients are told. Waiting for 64 kB or 10 ms: answers of 1 byte cost 0.4 core at 1,000 events/s.
+FETCH_MIN_BYTES = 64 * 1024
+FETCH_MAX_WAIT_MS = 10
+FETCH_MAX_BYTES = 8 * 1024 * 1024  # what one poll may add to the memory before it is bounded again
+MAX_POLL_RECORDS = 2_000
+SESSION_TIMEOUT_MS = 6_000  # the shortest that brokers allow by default: a dead bridge is missed soon
+HEARTBEAT_INTERVAL_MS = 2_000
+MAX_POLL_INTERVAL_MS = 60_000  # above every time-out of one turn of the loop
+METADATA_MAX_AGE_MS = 30_000  # new partitions and topics are seen this soon
+
+
+class ConsumerBroken(Exception):
+    """An error the client does not recover from: close it and make a new one."""
+
+
+class LogTruncated(Exception):
+    """The log lost records that were read: nothing read or applied since can be trusted."""
+
+
+@dataclass(frozen=True)
+class TopicFacts:
+    """A topic as the client knows it now."""
+
+    topic_id: str
+    partitions: int
+
+
+class Consumer(Protocol):
+    """One member of the bridges' group; owned by one thread.
+
+    Nothing here decides: changes of the assignment are noted for `take_changes` and acted on by the loop.
+    Any method may raise ConsumerBroken. Positions never reset by themselves.
+    """
+
+    def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
+        """The next records, in offset order per partition; {} when the time is over.
+
+        May hold records of partitions that were not seeked since they were assigned.
+        """
+
+    def take_changes(self) -> frozenset[Place]:
+        """Partitions that came, went, or lost their position since the last call."""
+
+    def assignment(self) -> frozenset[Place]:
+        """The partitions this member has now."""
+
+    def seek(self, place: Place, offset: int) -> None:
+        """The next poll reads from here; nothing polled before counts any more."""
+
+    def position(self, place: Place) -> int | None:
+        """Offset after the last record polled or passed over; None if it is not known."""
+
+    def pause_exactly(self, places: Iterable[Place]) -> None:
+        """These assigned partitions are paused, all others are not."""
+
+    def paused(self) -> frozenset[Place]:
+        """The partitions paused now."""
+
+    def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
+        """What the logs hold now, without partitions that are not there; blocks for a round trip or two."""
+
+    def topics(self) -> Mapping[str, TopicFacts]:
+        """The subscribed topics that exist, no older than the newest assignment; cheap.
+
+        So young, too, that what was polled is of the topic with this id, or of an earlier one: with
+        confluent-kafka but for what docs/design.md section 4 leaves open.
+        """
+
+    def commit(self, watermarks: Mapping[Place, int]) -> None:
+        """Tells Kafka, for lag tools only; neither waits nor fails."""
+
+    def close(self) -> None:
+        """Leaves the group if it is a dynamic member. May run twice."""

@@ -1,0 +1,76 @@
+"""What the topics are by now, asked of Kafka all the while: confluent-kafka's consumer does not tell."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+from uuid import UUID
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from sluice.kafka_io.consumer import TopicFacts
+
+log = structlog.get_logger("sluice.bridge")
+
+ASK_EVERY_SECONDS = 0.5  # of five topics with 12 partitions a question costs 1 ms of CPU
+ANSWER_TIMEOUT_SECONDS = 5.0
+
+
+class TopicWatch:
+    """Owned by one thread. Without an answer what was known stays: that is no sign of a topic gone."""
+
+    def __init__(self, admin: AdminClient, topics: Sequence[str]) -> None:
+        self._admin = admin
+        self._topics = TopicCollection(list(topics))
+        self._asked: dict[str, Future[Any]] = {}
+        self._asked_at = float("-inf")
+        self._is_away = False  # for the log alone
+        self.facts: Mapping[str, TopicFacts] = {}
+        """The topics that exist."""
+        self.known_at = float("-inf")
+        """When Kafka was asked for these facts, by the monotonic clock: they are no older."""
+
+    def look(self) -> None:
+        """Takes an answer that has come, and asks again when it is time. Waits for nothing."""
+        if self._asked and all(future.done() for future in self._asked.values()):
+            try:
+                self._take()
+            except (KafkaException, TimeoutError) as error:
+                if not self._is_away:
+                    self._is_away = True
+                    log.warning("Kafka does not answer: nothing new is read", error=str(error))
+        if not self._asked and time.monotonic() >= self._asked_at + ASK_EVERY_SECONDS:
+            self._ask()
+
+    def ask_now(self) -> None:
+        """Asks, and waits for the answer. Raises KafkaException or TimeoutError if there is none."""
+        self._ask()
+        self._take()
+
+    def _ask(self) -> None:
+        self._asked_at = time.monotonic()
+        self._asked = self._admin.describe_topics(self._topics, request_timeout=ANSWER_TIMEOUT_SECONDS)
+
+    def _take(self) -> None:
+        asked, self._asked = self._asked, {}
+        found = {}
+        for topic, future in asked.items():
+            try:
+                description = future.result(ANSWER_TIMEOUT_SECONDS + 1)  # the client's own error says more
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                continue
+            found[topic] = TopicFacts(_uuid(description.topic_id), len(description.partitions))
+        self.facts, self.known_at = found, self._asked_at
+        if self._is_away:
+            self._is_away = False
+            log.info("Kafka answers again")
+
+
+def _uuid(topic_id: Any) -> str:
+    """As the other client writes it: changing the client is no new topic."""
+    high, low = topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
+    return str(UUID(int=(high % 2**64 << 64) | low % 2**64))

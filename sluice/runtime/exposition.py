@@ -1,0 +1,94 @@
+"""Metrics made from the catalogue, and the endpoint where Prometheus reads those of this process."""
+
+import os
+import threading
+from collections.abc import Iterable
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sluice.runtime.metrics import Metric
+from sluice.runtime.settings import Settings, SettingsError
+
+__all__ = ["Collector", "Counter", "Gauge", "GaugeMetricFamily", "Histogram", "MetricsEndpoint"]
+
+
+def counter(metric: Metric) -> Counter:
+    """A counter that nobody shows yet."""
+    assert metric.kind == "counter"
+    return Counter(metric.name, metric.meaning, metric.labels, registry=None)
+
+
+def gauge(metric: Metric) -> Gauge:
+    """A gauge that nobody shows yet."""
+    assert metric.kind == "gauge"
+    return Gauge(metric.name, metric.meaning, metric.labels, registry=None)
+
+
+def histogram(metric: Metric) -> Histogram:
+    """A histogram that nobody shows yet."""
+    assert metric.kind == "histogram"
+    return Histogram(metric.name, metric.meaning, metric.labels, buckets=metric.buckets, registry=None)
+
+
+def gauge_family(metric: Metric) -> GaugeMetricFamily:
+    """A gauge's values at one moment, for a collector that reads when it is asked."""
+    assert metric.kind == "gauge"
+    return GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+
+
+class MetricsEndpoint:
+    """One HTTP server with threads of its own; none without SLUICE_METRICS_PORT."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens nothing: a process that forks does so first."""
+        self._host, self._port = settings.metrics_host, settings.metrics_port
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+        self._owner = 0
+
+    def open(self, collectors: Iterable[Collector]) -> None:
+        """Serves these and what is known of every Python process. Once. Raises SettingsError."""
+        if not self._port:
+            return
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series per counter that says when this process began
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        for collector in collectors:
+            registry.register(collector)
+        self._owner = os.getpid()
+        try:
+            self._server, self._thread = start_http_server(self._port, addr=self._host, registry=registry)
+        except OSError as error:
+            raise SettingsError(
+                f"SLUICE_METRICS_PORT: no metrics on {self._host}:{self._port}: {error.strerror}. Each"
+                " process on one machine needs a port of its own: set another one, or 0 for none."
+            ) from error
+
+    def close(self) -> None:
+        """Ends the server. May run twice."""
+        server, self._server = self._server, None
+        if server is not None and self._thread is not None:
+            server.shutdown()
+            self._thread.join()
+            server.server_close()
+
+    def forget(self) -> None:
+        """In a child process: lets go of the port, which would else outlive the parent. May run twice."""
+        if self._server is not None and self._owner != os.getpid():
+            self._server.socket.close()
+            self._server = None

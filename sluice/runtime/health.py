@@ -1,0 +1,33 @@
+"""The health file, which a healthy process touches; `python -m sluice.runtime.health` checks it."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+DEFAULT_HEALTH_FILE = "/tmp/sluice-alive"
+TOUCH_EVERY_SECONDS = 5.0
+STALE_AFTER_SECONDS = 30.0  # a solo worker runs no timers during a batch, which has 20 seconds of patience
+
+
+def touch_health(health_file: str) -> None:
+    """Tells that the calling loop came by. May run any number of times."""
+    Path(health_file or DEFAULT_HEALTH_FILE).touch()
+
+
+def is_healthy(health_file: Path, now: float) -> bool:
+    """Whether the file was touched within the last STALE_AFTER_SECONDS; `now` in seconds since 1970."""
+    try:
+        return now - health_file.stat().st_mtime < STALE_AFTER_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def main() -> int:
+    """The exit code."""
+    path = os.environ.get("SLUICE_HEALTH_FILE") or DEFAULT_HEALTH_FILE
+    return 0 if is_healthy(Path(path), time.time()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

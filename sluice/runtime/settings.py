@@ -1,0 +1,72 @@
+"""Settings: read once per process from the environment into one frozen, validated object."""
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+PREFIX = "SLUICE_"
+
+
+class SettingsError(ValueError):
+    """The environment is not one Sluice can start with; the message says which name and what to do."""
+
+
+class Settings(BaseModel):
+    """What differs between deployments. Units are in the names; secrets are never printed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
+    redis_url: SecretStr = Field(description="redis://host:port/0")
+    kafka_bootstrap_servers: str = Field(description="host:port[,host:port]")
+    handlers: str = Field("examples.shop.handlers", description="modules with handlers, comma separated")
+    group: str = Field("sluice", description="Kafka consumer group of the bridges")
+    kafka_client: Literal["confluent", "kafka-python"] = "confluent"
+    bridge_memory_mib: int = Field(
+        256, ge=8, description="unapplied records held by one bridge, all partitions"
+    )
+    bridge_span_records: int = Field(
+        200_000, ge=1_000, description="position − watermark, over all partitions"
+    )
+    source: str = Field(
+        "sluice", min_length=1, max_length=255, description="CloudEvents source of what is emitted"
+    )
+    keep_identities_days: int = Field(30, ge=1, description="known events, at least; longer with the topic")
+    keep_effects_days: int = Field(90, ge=1, description="calls that succeeded")
+    keep_dead_letters_days: int = Field(90, ge=1, description="dead letters that are done")
+    visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message returns")
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
+    health_file: str = Field("", description="file that a healthy process touches every few seconds")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="where the metrics are served")
+    metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
+    stack_cache: str = Field("", description="where the local stack keeps Kafka's jars")
+
+    @field_validator("database_url")
+    @classmethod
+    def _driver_is_named(cls, url: SecretStr) -> SecretStr:
+        scheme = url.get_secret_value().partition("://")[0]
+        if scheme != "postgresql+psycopg2":
+            # SQLAlchemy 2.1 reads the bare scheme as psycopg 3, which is not installed here.
+            raise ValueError(f"starts with {scheme!r}; write postgresql+psycopg2://…")
+        return url
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process. Raises SettingsError: one sentence per wrong, missing or unknown name."""
+    environ = os.environ if environ is None else environ
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    given = {field: environ[name] for name, field in known.items() if name in environ}
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        # Never str(error): it would print the values.
+        raise SettingsError(
+            "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        ) from None

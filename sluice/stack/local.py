@@ -1,0 +1,107 @@
+"""The local stack: a real Kafka, Postgres and Redis that belong to one folder."""
+
+import os
+import shutil
+from pathlib import Path
+
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack.kafka_broker import KafkaBroker
+from sluice.stack.kafka_jars import cache_folder
+from sluice.stack.ports import LOOPBACK
+from sluice.stack.postgres_server import DATABASE, SUPERUSER, PostgresServer
+from sluice.stack.redis_server import RedisServer
+from sluice.stack.runner import Runner
+from sluice.stack.service import Report, Service, ServiceName, ServiceStatus, StackError, StopSignal
+from sluice.stack.stack_state import StackState
+
+SLOWEST_FIRST: tuple[ServiceName, ...] = ("kafka", "postgres", "redis")
+
+
+def say_nothing(_: str) -> None:
+    """A report for nobody."""
+
+
+class Stack:
+    """The services under `root`. Any number of objects and processes may act on one root: a lock orders them.
+
+    `report` hears what is being done, a line each. `cache` is where Kafka's jars are kept.
+    """
+
+    def __init__(self, root: Path, *, report: Report = say_nothing, cache: Path | None = None) -> None:
+        self.root = root.absolute()
+        self._report = report
+        self._state = StackState(self.root)
+        services: tuple[Service, ...] = (
+            KafkaBroker(cache_folder(os.environ) if cache is None else cache),
+            PostgresServer(),
+            RedisServer(),
+        )
+        self._runners = {s.name: Runner(s, self.root / s.name, self._state, report) for s in services}
+
+    def up(self) -> StackUrls:
+        """All three services answer afterwards. May run any number of times; repairs what was killed.
+
+        Raises StackError with what to install, or with the log of what would not start.
+        """
+        with self._state.locked(self._report):
+            for name in SLOWEST_FIRST:
+                self._runners[name].begin()
+            for name in SLOWEST_FIRST:
+                self._runners[name].finish()
+        return self.urls()
+
+    def start(self, name: ServiceName, *, wipe: bool = False) -> None:
+        """This service answers afterwards; with `wipe` it loses its data first. May run twice."""
+        with self._state.locked(self._report):
+            if wipe:
+                self._runners[name].end("kill")
+                self._runners[name].discard_data()
+            self._runners[name].begin()
+            self._runners[name].finish()
+
+    def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
+        """This service has ended afterwards; its data and ports stay. May run twice."""
+        with self._state.locked(self._report):
+            self._runners[name].end(signal)
+
+    def down(self, *, wipe: bool = False) -> None:
+        """Ends the processes this stack started, and no others; with `wipe` their data go too."""
+        if not self.root.exists():
+            return
+        with self._state.locked(self._report):
+            for name in SLOWEST_FIRST:
+                self._runners[name].end("term")
+            if wipe:
+                for name in SLOWEST_FIRST:
+                    self._runners[name].discard_data()
+                shutil.rmtree(self.root)
+
+    def status(self) -> list[ServiceStatus]:
+        """What is running now. Changes nothing and takes no lock."""
+        return [self._runners[name].status() for name in SLOWEST_FIRST]
+
+    def urls(self) -> StackUrls:
+        """Where the services are, or were when they last ran. Raises StackError before the first `up`."""
+        return StackUrls(self.database_url(), self.redis_url(), self.kafka_bootstrap_servers())
+
+    def database_url(self, database: str = DATABASE) -> str:
+        """A database of the stack's Postgres. Raises StackError before its first start."""
+        return f"postgresql+psycopg2://{SUPERUSER}@{LOOPBACK}:{self._port('postgres')}/{database}"
+
+    def redis_url(self, number: int = 0) -> str:
+        """A database of the stack's Redis. Raises StackError before its first start."""
+        return f"redis://{LOOPBACK}:{self._port('redis')}/{number}"
+
+    def kafka_bootstrap_servers(self) -> str:
+        """The stack's broker. Raises StackError before its first start."""
+        return f"{LOOPBACK}:{self._port('kafka')}"
+
+    def data_dir(self, name: ServiceName) -> Path:
+        """The data folder. Copy or replace it while the service is stopped; `start` mends its owner."""
+        return self._runners[name].place().data
+
+    def _port(self, name: ServiceName) -> int:
+        ports = self._runners[name].place().ports
+        if not ports:
+            raise StackError(f"{name} was never started here: run `sluice stack up`")
+        return ports[self._runners[name].service.port_names[0]]

@@ -1,0 +1,49 @@
+"""Free ports of the loopback address."""
+
+import random
+import socket
+from functools import partial
+
+from sluice.stack.processes import wait_for
+
+LOOPBACK = "127.0.0.1"
+
+# Below the ranges from which systems take the ports of outgoing connections (Linux 32768, macOS 49152):
+# a port of ours would else be taken by any client while its service is restarted.
+FIRST_PORT, LAST_PORT = 20_000, 32_000
+
+# A killed process counts as dead when its first thread is; the last one may hold the port a little longer.
+RELEASE_TIMEOUT_SECONDS = 3
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on it now."""
+    with socket.socket() as probe:
+        # As servers do: connections of the last server that are still closing do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody accepts connections on it now."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def choose_ports(names: tuple[str, ...], wished: dict[str, int], taken: set[int]) -> dict[str, int]:
+    """A free port per name: the wished one if it is free soon, else any outside `taken`."""
+    chosen: dict[str, int] = {}
+    for name in names:
+        port = wished.get(name, 0)
+        if port:
+            wait_for(partial(is_free, port), timeout_seconds=RELEASE_TIMEOUT_SECONDS)
+        while not port or port in taken or not is_free(port):
+            port = random.randrange(FIRST_PORT, LAST_PORT)
+        chosen[name] = port
+        taken = taken | {port}
+    return chosen

@@ -1,0 +1,119 @@
+"""A Postgres for tests and demos: honest about durability, roomy about connections."""
+
+import os
+import subprocess
+from pathlib import Path
+from signal import Signals
+
+import psycopg2
+from psycopg2 import sql
+
+from sluice.stack.ports import LOOPBACK
+from sluice.stack.postgres_files import (
+    Programs,
+    can_reach,
+    find_programs,
+    give_to,
+    reachable_folder,
+    reachable_programs,
+    server_user,
+)
+from sluice.stack.processes import group_of
+from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
+from sluice.stack.whole import made_whole
+
+SUPERUSER = "sluice"
+DATABASE = "sluice"
+ANSWER_TIMEOUT_SECONDS = 2
+INITDB_TIMEOUT_SECONDS = 120
+
+SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    # A socket file needs a short path that the server's user may write: TCP needs neither.
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "synchronous_commit": "on",
+    "max_wal_size": "4GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class PostgresServer:
+    """One Postgres with the superuser and the database `sluice`, trusting the loopback address."""
+
+    name: ServiceName = "postgres"
+    port_names: tuple[str, ...] = ("postgres",)
+    ready_timeout_seconds = 60.0
+    silence_timeout_seconds = 15.0
+
+    def choose_data(self, home: Path) -> Path:
+        user = server_user()
+        if user is None or can_reach(user, home):
+            return home / "data"
+        return reachable_folder(user) / "data"
+
+    def prepare(self, place: Place, report: Report) -> None:
+        user = server_user()
+        if not place.data.is_dir():
+            report("creating Postgres' data")
+            with made_whole(place.data) as part:
+                self._init(place, part, user)
+        give_to(user, place.data)
+
+    def _init(self, place: Place, part: Path, user: str | None) -> None:
+        give_to(user, part)
+        initdb = str(self._programs(place).bin / "initdb")
+        # The C locale sorts alike on every machine, and is the fastest.
+        options = ["-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        done = subprocess.run(
+            [initdb, "-D", str(part), *options],
+            capture_output=True,
+            text=True,
+            timeout=INITDB_TIMEOUT_SECONDS,
+            cwd="/",
+            check=False,
+            user=user,
+            group=None if user is None else group_of(user),
+            extra_groups=None if user is None else [],
+        )
+        if done.returncode:
+            raise StackError(f"Postgres' data could not be created:\n{done.stdout}{done.stderr}")
+
+    def _programs(self, place: Place) -> Programs:
+        stamp = place.data / "PG_VERSION"
+        version = int(stamp.read_text()) if stamp.exists() else None
+        return reachable_programs(find_programs(version), server_user(), place.data.parent)
+
+    def launch(self, place: Place) -> Launch:
+        settings = {**SETTINGS, "port": str(place.ports["postgres"])}
+        options = (text for name, value in settings.items() for text in ("-c", f"{name}={value}"))
+        server = str(self._programs(place).bin / "postgres")
+        return Launch((server, "-D", str(place.data), *options), os.environ, server_user())
+
+    def answers(self, place: Place) -> bool:
+        try:
+            create_database(place.ports["postgres"], DATABASE)
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def stop_signal(self, how: StopSignal) -> Signals:
+        # A "smart" shutdown (SIGTERM) would wait for clients that never leave.
+        return {"term": Signals.SIGINT, "immediate": Signals.SIGQUIT, "kill": Signals.SIGKILL}[how]
+
+
+def create_database(port: int, name: str) -> None:
+    """Makes sure the database is there. Raises psycopg2.OperationalError if the server does not answer."""
+    connection = psycopg2.connect(
+        host=LOOPBACK, port=port, user=SUPERUSER, dbname="postgres", connect_timeout=ANSWER_TIMEOUT_SECONDS
+    )
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+            if cursor.fetchone() is None:
+                cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    finally:
+        connection.close()

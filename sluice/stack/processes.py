@@ -1,0 +1,123 @@
+"""Processes that outlive us, and how to know them again: by pid and start time, never by pid alone."""
+
+import os
+import pwd
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sluice.stack.service import Launch
+
+POLL_SECONDS = 0.05
+
+# The child waits for a line before it becomes the server. If we die before its pid is on disk, it reads
+# end-of-file and ends: there is no moment at which a server runs that no state file knows of.
+WAIT_FOR_GO = 'read -r go || exit 1; exec "$@" </dev/null'
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process of this machine. `started` tells it from a later one with the same pid."""
+
+    pid: int
+    started: str
+
+
+def start_detached(launch: Launch, log: Path, *, record: Callable[[ProcessId], None]) -> ProcessId:
+    """Starts a server in a session of its own, its output appended to `log`; it survives our end.
+
+    `record` is called before the server runs; if it raises, the server never does.
+    """
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", WAIT_FOR_GO, "sh", *launch.argv],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(launch.environ),
+            cwd="/",
+            user=launch.user,
+            group=None if launch.user is None else group_of(launch.user),
+            extra_groups=None if launch.user is None else [],
+            start_new_session=True,
+        )
+    assert child.stdin is not None
+    # It may outlive this object: nothing for Popen to warn about. `is_alive` collects it when it ends.
+    child.returncode = 0
+    with child.stdin as go:
+        process = ProcessId(child.pid, start_time(child.pid) or "")
+        record(process)
+        go.write(b"go\n")
+    return process
+
+
+def group_of(user: str) -> int:
+    """The primary group of a user."""
+    return pwd.getpwnam(user).pw_gid
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether exactly this process still runs; a zombie does not."""
+    try:
+        collected, _ = os.waitpid(process.pid, os.WNOHANG)
+    except ChildProcessError:
+        collected = process.pid  # Another command started it: collecting it is not ours to do.
+    # A child not yet collectable may look dead while its last threads still hold its ports and files.
+    return start_time(process.pid, even_dying=collected == 0) == process.started
+
+
+def send_signal(process: ProcessId, number: signal.Signals) -> None:
+    """Signals this process, and no later one that got its pid. A dead process is no error."""
+    if is_alive(process):
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            return
+
+
+def stop_process(process: ProcessId, number: signal.Signals, *, timeout_seconds: float) -> None:
+    """Signals the process and waits for its end; after the timeout it is killed."""
+    send_signal(process, number)
+    if not wait_for(lambda: not is_alive(process), timeout_seconds=timeout_seconds):
+        send_signal(process, signal.SIGKILL)
+        wait_for(lambda: not is_alive(process), timeout_seconds=timeout_seconds)
+
+
+def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:
+    """Whether the condition became true in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def start_time(pid: int, *, even_dying: bool = False) -> str | None:
+    """A text that no other process with this pid ever has; None if there is no such living process.
+
+    With `even_dying`, one that has ended but was not collected yet counts, too.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else _start_time_from_ps(pid)
+    # The second field is the name in parentheses and may hold anything, also spaces and parentheses.
+    fields = stat.rpartition(")")[2].split()
+    state, started_ticks = fields[0], fields[19]
+    if state in ("Z", "X") and not even_dying:
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{started_ticks}"
+
+
+def _start_time_from_ps(pid: int) -> str | None:
+    """The same on systems without /proc (macOS)."""
+    answer = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    state, _, started = answer.stdout.strip().partition(" ")
+    return None if answer.returncode or not state or state.startswith("Z") else started.strip()

@@ -1,0 +1,149 @@
+"""One service's life: begun, waited for, ended; and begun again when it was found broken."""
+
+import shutil
+import time
+from pathlib import Path
+
+from sluice.stack.ports import choose_ports
+from sluice.stack.processes import POLL_SECONDS, ProcessId, is_alive, start_detached, stop_process, wait_for
+from sluice.stack.service import Place, Report, Service, ServiceStatus, StackError, StopSignal, log_tail
+from sluice.stack.stack_state import ServiceRecord, StackState
+
+# An orderly end takes Kafka up to ten seconds on a busy machine.
+STOP_TIMEOUT_SECONDS = 30
+# A port may be taken between our look and the server's, and the last backends of a killed Postgres hold
+# its memory until their statement ends: a start that fails is tried again after these pauses.
+RETRY_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
+PROGRESS_EVERY_SECONDS = 5
+
+
+class Runner:
+    """Acts on one service of one stack. Only under the stack's lock, but for `status` and `place`."""
+
+    def __init__(self, service: Service, home: Path, state: StackState, report: Report) -> None:
+        self.service = service
+        self._home = home
+        self._state = state
+        self._report = report
+
+    @property
+    def record(self) -> ServiceRecord:
+        """What the state file knows of the service now."""
+        return self._state.read(self.service.name)
+
+    def place(self) -> Place:
+        """Where the service lives, as recorded; before its first start without ports."""
+        record = self.record
+        return Place(self._home, record.data or self._home / "data", self._home / "server.log", record.ports)
+
+    def status(self) -> ServiceStatus:
+        """What is true now."""
+        process, place = self.record.process, self.place()
+        pid = process.pid if process is not None and is_alive(process) else None
+        return ServiceStatus(
+            name=self.service.name,
+            state="stopped" if pid is None else "running" if self.service.answers(place) else "silent",
+            pid=pid,
+            port=place.ports.get(self.service.port_names[0]),
+            data_dir=place.data,
+            log_path=place.log,
+        )
+
+    def begin(self) -> None:
+        """A process of the service lives afterwards, though it may not answer yet."""
+        process = self.record.process
+        if process is None or not is_alive(process) or not self._wakes(process):
+            self._launch()
+
+    def finish(self) -> None:
+        """The service answers afterwards. Raises StackError with the end of its log."""
+        for pause_seconds in RETRY_PAUSES_SECONDS:
+            if self._await_answer():
+                return
+            self._report(f"{self.service.name} ended while starting; trying again")
+            time.sleep(pause_seconds)
+            self._launch()
+        if not self._await_answer():
+            raise StackError(f"{self.service.name} ends while starting; {self._log()}")
+
+    def end(self, how: StopSignal) -> None:
+        """No process of the service lives afterwards. May run twice."""
+        process = self.record.process
+        if process is not None and is_alive(process):
+            self._report(f"stopping {self.service.name}")
+            stop_process(process, self.service.stop_signal(how), timeout_seconds=STOP_TIMEOUT_SECONDS)
+
+    def discard_data(self) -> None:
+        """The data are gone afterwards; the service must not run."""
+        record, data = self.record, self.place().data
+        shutil.rmtree(data, ignore_errors=True)
+        if record.data is not None and not data.is_relative_to(self._home):
+            # A folder made for this service alone, where its user can reach it.
+            shutil.rmtree(data.parent, ignore_errors=True)
+            record.data = None
+            self._state.write(self.service.name, record)
+
+    def _wakes(self, process: ProcessId) -> bool:
+        """Whether the living process answers soon; if not, it is ended."""
+        place = self.place()
+        if self.service.answers(place):
+            return True
+        self._report(f"{self.service.name} (pid {process.pid}) runs but does not answer yet")
+        wait_for(
+            lambda: self.service.answers(place) or not is_alive(process),
+            timeout_seconds=self.service.silence_timeout_seconds,
+        )
+        if is_alive(process) and self.service.answers(place):
+            return True
+        self.end("kill")
+        return False
+
+    def _launch(self) -> None:
+        service, record = self.service, self.record
+        self._home.mkdir(parents=True, exist_ok=True)
+        discard_parts(self._home)
+        taken = self._state.ports_of_others(service.name)
+        record.data = record.data or service.choose_data(self._home)
+        record.ports = choose_ports(service.port_names, record.ports, taken)
+        record.process = None
+        self._state.write(service.name, record)
+        place = self.place()
+        service.prepare(place, self._report)
+        self._report(f"starting {service.name} on port {record.ports[service.port_names[0]]}")
+
+        def remember(process: ProcessId) -> None:
+            record.process = process
+            self._state.write(service.name, record)
+
+        start_detached(service.launch(place), place.log, record=remember)
+
+    def _await_answer(self) -> bool:
+        """True when it answers, False when its process has ended. Raises StackError at the deadline."""
+        place, process = self.place(), self.record.process
+        if process is None:
+            return False
+        started = reported = time.monotonic()
+        while not self.service.answers(place):
+            if not is_alive(process):
+                return False
+            now = time.monotonic()
+            if now - started > self.service.ready_timeout_seconds:
+                raise StackError(
+                    f"{self.service.name} did not answer in {now - started:.0f} s; {self._log()}"
+                )
+            if now - reported > PROGRESS_EVERY_SECONDS:
+                reported = now
+                self._report(f"waiting for {self.service.name} ({now - started:.0f} s)")
+            time.sleep(POLL_SECONDS)
+        # If it has ended, somebody else took the port first and answered in its place.
+        return is_alive(process)
+
+    def _log(self) -> str:
+        path = self.place().log
+        return f"its log {path} ends:\n{log_tail(path)}"
+
+
+def discard_parts(home: Path) -> None:
+    """Removes what a killed `made_whole` left; nobody else makes anything here while we hold the lock."""
+    for part in home.glob(".*.part"):
+        shutil.rmtree(part, ignore_errors=True)

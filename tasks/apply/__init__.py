@@ -1,0 +1,1 @@
+"""One batch of a queue, applied in one transaction."""

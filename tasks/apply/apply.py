@@ -1,0 +1,214 @@
+"""Applies one batch of a queue: deduplicated, folded, written and accounted for in ONE transaction."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from sluice.db.apply import guard
+from sluice.db.connection import Session
+from sluice.db.errors import DeploymentBroken, needs_new_connection
+from sluice.db.values import printable
+from sluice.runtime.fault_points import faults
+from sluice.tasks.apply.batch_writer import Settler
+from sluice.tasks.apply.circuit_breaker import DIED, LIVED, Verdict, judge_fates
+from sluice.tasks.apply.generation_writer import Feeder
+from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
+from sluice.tasks.apply.retry_policy import Step, Tries
+from sluice.tasks.events.decode import decode
+from sluice.tasks.events.wire import Slice
+from sluice.tasks.fold.fold_state import Outcome, Settled
+from sluice.tasks.fold.plan import Planned, plan_event
+from sluice.tasks.fold.registry import Registry
+
+log = structlog.get_logger("sluice.apply")
+
+MAX_REASON_CHARACTERS = 500  # of an error's text in `queues.halted_reason`
+_LIVED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is left of a message after the judgement without the lock; records are planned once."""
+
+    queue: str
+    slices: list[Slice]
+    planned: dict[tuple[str, int, int], Planned] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a batch came to: records per outcome, and slices per judgement under the lock."""
+
+    outcomes: Counter[str]
+    judgements: Counter[str]
+    outgoing: int = 0
+    """Rows for others: events and calls that wait now."""
+
+
+class Applier:
+    """Applies batches over one session, one at a time. `apply` may run any number of times per batch."""
+
+    def __init__(self, session: Session, registry: Registry) -> None:
+        self._session = session
+        self._registry = registry
+        self._feeder = Feeder(session, registry)
+
+    def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
+        """Applies what fits of the slices; None where it gave up or halted the queue: the bridge sends again.
+
+        Returns normally in every case but a bug of ours: a message may always be acknowledged.
+        """
+        tries, started = Tries(), time.monotonic()
+        batch: Batch | None = None
+        while True:
+            try:
+                if batch is None:
+                    batch = self._prepare(queue, slices)
+                return self._attempt(batch, singly=tries.singly)
+            except Exception as error:
+                step = tries.after(error, elapsed_seconds=time.monotonic() - started)
+                if needs_new_connection(error):
+                    # Nobody knows what is left of it, nor, after a lost COMMIT, what it did: the guard does.
+                    self._session.close()
+                if step is Step.HALT:
+                    self._halt(queue, error)
+                    return None
+                if step is Step.GIVE_UP:
+                    log.warning("batch given up", queue=queue, error=str(error), attempts=tries.attempts)
+                    return None
+                log.info("batch tried again", queue=queue, error=str(error)[:200], step=step.value)
+                time.sleep(tries.pause_seconds(random.random()))
+
+    def _prepare(self, queue: str, slices: Sequence[Slice]) -> Batch:
+        """Drops what is applied, without the lock, so that a storm of repeats costs no decoding."""
+        lanes = guard.read_lanes(self._session, queue)
+        batch = Batch(queue, [])
+        for piece in slices:
+            applied = lanes.applied.get((piece.topic, piece.partition), -1)
+            if piece.epoch == lanes.epoch and piece.last <= applied:
+                continue
+            batch.slices.append(piece)
+            # A topic unknown to this code is a broken deployment only if its slice is next in line.
+            topic = self._registry.topics.get(piece.topic)
+            if topic is None or piece.epoch != lanes.epoch:
+                continue
+            for record in piece.records[first_unapplied([r.offset for r in piece.records], applied) :]:
+                decoded = decode(topic, piece.topic_id, piece.partition, record)
+                place = (piece.topic, piece.partition, record.offset)
+                batch.planned[place] = plan_event(self._registry, topic, decoded)
+        return batch
+
+    def _attempt(self, batch: Batch, *, singly: bool) -> Applied:
+        judgements: Counter[str] = Counter()
+        if not batch.slices:
+            return Applied(Counter(), judgements)
+        with self._session.transaction():
+            row = guard.lock_queue(self._session, batch.queue)
+            if row is None:
+                raise DeploymentBroken(f"queue {batch.queue} has no row: run `sluice init`")
+            faults.reach("apply.begun")
+            lanes = guard.read_lanes(self._session, batch.queue)
+            applied = dict(lanes.applied)
+            events: list[Planned] = []
+            for piece in batch.slices:
+                lane = (piece.topic, piece.partition)
+                before = applied.get(lane, -1)
+                judgement = judge(
+                    epoch=piece.epoch,
+                    prev=piece.prev,
+                    last=piece.last,
+                    current_epoch=lanes.epoch,
+                    applied_offset=before,
+                )
+                judgements[judgement.value] += 1
+                if judgement is Judgement.NEXT:
+                    events += self._events(batch, piece, before)
+                    applied[lane] = piece.last
+            if not events:
+                return Applied(Counter(), judgements)
+            standing = self._feeder.read_standing()
+            settler = Settler(
+                self._session,
+                self._registry,
+                queue=batch.queue,
+                entity=batch.queue.rpartition(".")[0],
+                generations=standing.live,
+            )
+            settled = settler.settle(events, singly=singly)
+            verdict = self._judge_deaths(row, settled)
+            steps = _steps(settled, applied)
+            assert lanes.epoch is not None
+            guard.advance_lanes(self._session, batch.queue, lanes.epoch, steps)
+            if row != guard.QueueRow(None, verdict.recent_fates, verdict.accepted_deaths):
+                guard.update_queue(
+                    self._session,
+                    batch.queue,
+                    recent_fates=verdict.recent_fates,
+                    accepted_deaths=verdict.accepted_deaths,
+                )
+            moved = {(step.topic, step.partition): step.applied_offset for step in steps}
+            self._feeder.feed(standing, batch.queue, lanes.applied, moved, settled)
+            faults.reach("apply.before_commit")
+        faults.reach("apply.committed")
+        if row.halted_reason is not None:
+            log.warning("queue goes on", queue=batch.queue, was_halted_for=row.halted_reason)
+        outcomes = Counter(s.outcome.value for s in settled if s.outcome)
+        return Applied(outcomes, judgements, sum(s.outgoing for s in settled))
+
+    def _events(self, batch: Batch, piece: Slice, applied_offset: int) -> list[Planned]:
+        if piece.topic not in self._registry.topics:
+            raise DeploymentBroken(f"topic {piece.topic} is declared by no module of SLUICE_HANDLERS")
+        unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied_offset) :]
+        return [self._planned(batch, piece, record.offset) for record in unapplied]
+
+    def _planned(self, batch: Batch, piece: Slice, offset: int) -> Planned:
+        place = (piece.topic, piece.partition, offset)
+        if place not in batch.planned:
+            # Postgres was moved back, or re-routed, between the judgements: rare, and worth no cleverness.
+            record = next(r for r in piece.records if r.offset == offset)
+            topic = self._registry.topics[piece.topic]
+            decoded = decode(topic, piece.topic_id, piece.partition, record)
+            batch.planned[place] = plan_event(self._registry, topic, decoded)
+        return batch.planned[place]
+
+    def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[Settled]) -> Verdict:
+        tried = (s for s in settled if not s.known and (s.outcome in _LIVED or self._counts_as_death(s)))
+        fates = "".join(DIED if s.outcome is Outcome.DEAD else LIVED for s in tried)
+        verdict = judge_fates(row.recent_fates, fates, row.accepted_deaths)
+        if verdict.halts:
+            last = next(s.error for s in reversed(settled) if s.outcome is Outcome.DEAD)
+            deaths = verdict.recent_fates.count(DIED)
+            raise DeploymentBroken(
+                f"{deaths} of the last {len(verdict.recent_fates)} events died,"
+                f" lately of {type(last).__name__}: {last}"
+            )
+        return verdict
+
+    def _counts_as_death(self, settled: Settled) -> bool:
+        topic = self._registry.topics[settled.planned.decoded.topic]
+        return settled.outcome is Outcome.DEAD and topic.on_failure != "skip"
+
+    def _halt(self, queue: str, error: Exception) -> None:
+        reason = printable(f"{type(error).__name__}: {error}")[:MAX_REASON_CHARACTERS]
+        try:
+            if guard.halt_queue(self._session, queue, reason):
+                log.error("queue halted", queue=queue, reason=reason)
+        except Exception as second:
+            # Not marked, so not slowed down: the bridge sends the batch again, and it is tried again.
+            log.error("queue could not be halted", queue=queue, reason=reason, error=str(second))
+            self._session.close()
+
+
+def _steps(settled: Sequence[Settled], applied: dict[tuple[str, int], int]) -> list[guard.LaneStep]:
+    counts: dict[tuple[str, int], Counter[str]] = {}
+    for one in settled:
+        decoded = one.planned.decoded
+        count = counts.setdefault((decoded.topic, decoded.partition), Counter())
+        if one.outcome is not None:
+            count[one.outcome.value] += 1
+        count["call_conflict"] += one.call_conflicts
+    return [guard.LaneStep(*lane, applied[lane], count) for lane, count in counts.items()]

@@ -1,0 +1,129 @@
+"""Between the live fold and Postgres: identities, effects, letters and rows, loaded and written back."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+
+from sluice.db.apply import dead_letters, identities, ledger, outbox, parking
+from sluice.db.connection import Session
+from sluice.db.records import DeadLetterRow, ProcessedRow
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.tasks.apply.row_store import RowStore
+from sluice.tasks.fold.fold import effect_key
+from sluice.tasks.fold.fold_state import Folded, Known, Memory, Outcome, Settled
+from sluice.tasks.fold.plan import Planned, called_effects
+from sluice.tasks.fold.registry import Registry
+
+
+class Store:
+    """The shell around one fold: `load`, then the fold, then `write_back`, in one transaction."""
+
+    def __init__(
+        self,
+        session: Session,
+        registry: Registry,
+        entity: str,
+        generations: Mapping[str, int],
+        redriving: bool = False,
+    ) -> None:
+        """`entity` is the entity type of all events, `generations` the live ones; the rest: `Settler`."""
+        self._session = session
+        self._entity = entity
+        self._redriving = redriving
+        self._effects = frozenset(registry.effects)
+        self._rows = RowStore(session, generations)
+
+    def load(self, events: Sequence[Planned]) -> Memory:
+        """Identities, effect keys and locked rows that these events are known to need."""
+        memory = Memory(self._rows.load_row, self._load_effect, self._effects)
+        wanted = list({planned.decoded.identity for planned in events})
+        own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
+        for identity, *where in identities.load_identities(self._session, wanted):
+            known = Known(*where)
+            # Its own row says that it died or waits. That is what is to change.
+            if own.get(identity) != known[1:]:
+                memory.identities[identity] = known
+        if not self._redriving:
+            of = {p.decoded.entity_key for p in events if p.decoded.entity_key is not None}
+            memory.parked = parking.load_parked(self._session, self._entity, sorted(of))
+        fresh = [planned for planned in events if planned.decoded.identity not in memory.identities]
+        self._load_effects(fresh, memory)
+        memory.rows = self._rows.load(fresh)
+        return memory
+
+    def write_back(self, queue: str, memory: Memory, folded: Folded) -> None:
+        """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
+
+        Of redriven events it writes no letters and no identities.
+        """
+        self._rows.write(memory.rows)
+        outbox.insert_outbox(self._session, queue, folded.emits)
+        ledger.insert_effects(self._session, self._entity, folded.calls)
+        ledger.insert_call_conflicts(self._session, folded.call_conflicts)
+        if self._redriving:
+            return
+        letters = [_letter(settled) for settled in folded.settled if settled.error is not None]
+        dead_letters.insert_dead_letters(self._session, queue, self._entity, letters)
+        reasons = [(key, printable(reason)[:MAX_ERROR_CHARACTERS]) for key, reason in folded.parked]
+        parking.park_entities(self._session, self._entity, queue, reasons)
+        new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
+        identities.insert_identities(self._session, new)
+
+    def _load_effects(self, events: Sequence[Planned], memory: Memory) -> None:
+        keys = {
+            effect_key(run, planned.decoded, ordinal, call)
+            for planned in events
+            for run, ordinal, call in called_effects(planned)
+        }
+        if keys:
+            memory.effect_keys.update(dict.fromkeys(keys))
+            memory.effect_keys.update(ledger.load_effects(self._session, sorted(keys)))
+
+    def _load_effect(self, key: str) -> UUID | None:
+        return ledger.load_effects(self._session, [key]).get(key)
+
+
+def _place(planned: Planned) -> tuple[str, int, int]:
+    decoded = planned.decoded
+    return decoded.topic_id, decoded.partition, decoded.record.offset
+
+
+def processed_row(settled: Settled, outcome: Outcome) -> ProcessedRow:
+    """What is remembered of an event."""
+    decoded = settled.planned.decoded
+    return ProcessedRow(
+        decoded.identity,
+        decoded.event_id,
+        decoded.data_hash,
+        outcome.value,
+        decoded.topic,
+        decoded.topic_id,
+        decoded.partition,
+        decoded.record.offset,
+    )
+
+
+def _letter(settled: Settled) -> DeadLetterRow:
+    decoded, outcome, error = settled.planned.decoded, settled.outcome, settled.error
+    assert outcome is not None
+    record = decoded.record
+    headers = [(printable(name), None if value is None else value.hex()) for name, value in record.headers]
+    return DeadLetterRow(
+        decoded.topic,
+        decoded.topic_id,
+        decoded.partition,
+        record.offset,
+        record.timestamp_ms,
+        None if record.key is None else record.key.hex(),
+        None if record.value is None else record.value.hex(),
+        msgspec.json.encode(headers).decode(),
+        decoded.entity_key,
+        decoded.identity,
+        decoded.event_id,
+        decoded.type,
+        decoded.source,
+        outcome.value,
+        type(error).__name__,
+        printable(str(error))[:MAX_ERROR_CHARACTERS],
+    )

@@ -1,0 +1,1 @@
+"""Side effects: calls to providers, made outside of every transaction."""

@@ -1,0 +1,106 @@
+"""What becomes of a call: whether an attempt may begin, and what follows from how it ended. Pure.
+
+`pending → running → succeeded | failed | uncertain`; `uncertain → pending | succeeded | failed` by somebody
+who found out. Nothing here is certain of what a provider did unless the provider said so.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from sluice.tasks.api import EffectDeclaration
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 600.0
+LEASE_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
+
+
+class CallState(Enum):
+    """The states of a call; those of the ledger's rows."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+
+
+class Ending(Enum):
+    """How an attempt ended without success."""
+
+    NOT_SENT = "not sent"  # nothing left this machine
+    REFUSED = "refused"  # the provider said no, for good
+    UNKNOWN = "unknown"  # perhaps it was done
+
+
+class Claim(Enum):
+    """What a process that was told of a call does with it."""
+
+    RUN = "run"
+    LEAVE = "leave"  # not now, or not any more: it is dispatched again if it must be
+    GIVE_UP = "give up"  # nobody may try it again by itself
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the ledger knows of a call. Times are aware; `now` is Postgres's."""
+
+    state: CallState
+    tried: int
+    """Attempts begun since it was last released, this one included once it runs."""
+    ended_unknown: bool
+    first_attempt_at: datetime | None
+    due_at: datetime
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Fate:
+    """The state that follows, and when it is due again if that is pending."""
+
+    state: CallState
+    due_in_seconds: float = 0.0
+    ended_unknown: bool = False
+    """Whether this attempt ended so that nobody knows what the provider did."""
+
+
+def judge_claim(call: Tried, policy: EffectDeclaration, *, behind: bool, paused: bool) -> Claim:
+    """Whether an attempt begins now. `behind`: another call of the same entity and effect must end first."""
+    if call.state is not CallState.PENDING or call.due_at > call.now or behind or paused:
+        return Claim.LEAVE
+    if call.ended_unknown and _key_is_forgotten(call, policy):
+        return Claim.GIVE_UP
+    return Claim.RUN
+
+
+def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
+    """Whether the provider may have forgotten the key before an attempt that begins now is over.
+
+    Repeated after that, a call that was done is done once more. An attempt that never left this machine left
+    no key behind; so this is asked only if one ended unknown.
+    """
+    if policy.on_unknown == "ask" or policy.key_lifetime_seconds is None or call.first_attempt_at is None:
+        return True
+    honoured_until = call.first_attempt_at + timedelta(seconds=policy.key_lifetime_seconds)
+    return call.now + timedelta(seconds=policy.timeout_seconds) >= honoured_until
+
+
+def judge_ending(call: Tried, policy: EffectDeclaration | None, ending: Ending, *, jitter: float) -> Fate:
+    """What follows an attempt without success; `jitter` is drawn from [0, 1).
+
+    Without a policy, because this code does not declare the effect, nothing is tried again.
+    """
+    unknown = ending is Ending.UNKNOWN
+    doubtful = call.ended_unknown or unknown
+    given_up = CallState.UNCERTAIN if doubtful else CallState.FAILED
+    if ending is Ending.REFUSED or policy is None or call.tried >= policy.attempts:
+        return Fate(given_up, ended_unknown=unknown)
+    if unknown and policy.on_unknown == "ask":
+        return Fate(CallState.UNCERTAIN, ended_unknown=True)
+    return Fate(CallState.PENDING, pause_seconds(call.tried, jitter), unknown)
+
+
+def pause_seconds(tried: int, jitter: float) -> float:
+    """Before the attempt after `tried` of them: 1 s doubling up to 10 minutes, up to half of it chance."""
+    least: float = min(LONGEST_PAUSE_SECONDS / 2, FIRST_PAUSE_SECONDS * 2 ** max(0, min(tried, 20) - 1))
+    return least * (1 + jitter)

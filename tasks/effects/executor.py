@@ -1,0 +1,209 @@
+"""Makes one call of a side effect: claims it, calls with no transaction open, stores the answer.
+
+A process that dies in between leaves a lease that ends. What its provider did then nobody knows; the effect's
+declaration says whether the call is repeated under its key or somebody is asked.
+"""
+
+import random
+import reprlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, assert_never
+
+import msgspec
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.errors import ErrorKind, classify, needs_new_connection
+from sluice.db.sending import calls
+from sluice.db.sending.calls import CallRow
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.runtime.fault_points import faults
+from sluice.tasks.api import EffectCall, NotSent, Refused
+from sluice.tasks.effects.call_states import (
+    LEASE_MARGIN_SECONDS,
+    CallState,
+    Claim,
+    Ending,
+    Fate,
+    Tried,
+    judge_claim,
+    judge_ending,
+)
+from sluice.tasks.fold.registry import EffectEntry, Registry
+
+log = structlog.get_logger("sluice.effects")
+
+T = TypeVar("T")
+
+# An answer is worth waiting for Postgres as long as the lease lasts; after it the answer of a success still
+# counts, so it is tried to the end of this.
+STORE_PATIENCE_SECONDS = 20.0
+STORE_PAUSE_SECONDS = 0.5
+EXPIRED_ROWS = 100  # of one transaction
+
+
+class CallTimedOut(BaseException):
+    """The effect's time is over. No Exception: a provider's client must not take it for one of its own."""
+
+
+class Executor:
+    """Runs calls, one at a time, over one session. The clock is that of storing alone."""
+
+    def __init__(self, session: Session, registry: Registry) -> None:
+        self._session = session
+        self._registry = registry
+        self._holding = holding_effects(registry)
+
+    def run(self, effect_key: str) -> None:
+        """The call is made if it is due. May run any number of times, anywhere, also at once.
+
+        Raises what Postgres raises when it is claimed: nothing was called then.
+        """
+        row = self._claim(effect_key)
+        if row is None:
+            return
+        faults.reach("effect.claimed")
+        entry = self._registry.effects[row.effect]
+        try:
+            answer = _call(entry, row)
+        except NotSent as error:
+            self._fail(row, entry, Ending.NOT_SENT, error)
+        except Refused as error:
+            self._fail(row, entry, Ending.REFUSED, error)
+        except CallTimedOut as error:
+            self._fail(row, entry, Ending.UNKNOWN, error)
+        except Exception as error:
+            self._fail(row, entry, Ending.UNKNOWN, error)
+        else:
+            faults.reach("effect.answered")
+            self._stored(lambda: calls.store_success(self._session, row.effect_key, storable(answer)))
+            faults.reach("effect.stored")
+            log.info("call succeeded", effect=row.effect, key=row.effect_key, attempt=row.attempt)
+
+    def _claim(self, effect_key: str) -> CallRow | None:
+        """Marks the attempt as running and commits. Returns the call as it is then; None: it is not made."""
+        session = self._session
+        with session.transaction():
+            row = calls.lock_call(session, effect_key)
+            entry = None if row is None else self._registry.effects.get(row.effect)
+            if row is None or entry is None:
+                return None
+            policy = entry.declaration
+            behind, paused = calls.lock_order(session, row, self._holding)
+            match judge_claim(_tried(row), policy, behind=behind, paused=paused):
+                case Claim.RUN:
+                    calls.begin_attempt(session, effect_key, policy.timeout_seconds + LEASE_MARGIN_SECONDS)
+                case Claim.LEAVE:
+                    return None
+                case Claim.GIVE_UP:
+                    error = "the provider may have forgotten the key of an attempt whose outcome is unknown"
+                    _store_fate(session, row, Fate(CallState.UNCERTAIN), error)
+                    log.warning("call uncertain", effect=row.effect, key=effect_key, reason=error)
+                    return None
+                case unreachable:
+                    assert_never(unreachable)
+        return row._replace(state="running", attempt=row.attempt + 1, tried=row.tried + 1)
+
+    def _fail(self, row: CallRow, entry: EffectEntry, ending: Ending, error: BaseException) -> None:
+        fate = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
+        text = printable(f"{ending.value}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
+        counted = self._stored(lambda: _store_fate(self._session, row, fate, text))
+        log.warning(
+            "call not made" if ending is Ending.NOT_SENT else "call failed",
+            effect=row.effect,
+            key=row.effect_key,
+            attempt=row.attempt,
+            error=text,
+            state=fate.state.value if counted else "as another one left it",
+        )
+
+    def _stored(self, store: Callable[[], T]) -> T:
+        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
+        while True:
+            try:
+                return store()
+            except Exception as error:
+                if needs_new_connection(error):
+                    self._session.close()
+                if classify(error) is not ErrorKind.TRANSIENT or time.monotonic() > deadline:
+                    raise
+                time.sleep(STORE_PAUSE_SECONDS)
+
+
+def expire_leases(session: Session, registry: Registry) -> int:
+    """Attempts that were never answered have ended, with an unknown outcome; how many. May run twice."""
+    with session.transaction():
+        expired = calls.lock_expired(session, EXPIRED_ROWS)
+        for row in expired:
+            entry = registry.effects.get(row.effect)
+            policy = None if entry is None else entry.declaration
+            fate = judge_ending(_tried(row), policy, Ending.UNKNOWN, jitter=random.random())
+            error = "the process that made the call never told what became of it"
+            _store_fate(session, row, fate, error)
+            log.warning("lease ended", effect=row.effect, key=row.effect_key, state=fate.state.value)
+    return len(expired)
+
+
+def holding_effects(registry: Registry) -> list[str]:
+    """Effects of which a failed or uncertain call holds back later ones of its entity."""
+    return sorted(name for name, entry in registry.effects.items() if entry.declaration.holds)
+
+
+def storable(answer: Any) -> str:
+    """The answer as JSON text. The call was made: what cannot be kept of its answer must not undo that."""
+    try:
+        return printable(msgspec.json.encode(answer).decode()).replace("\\u0000", "\\ufffd")
+    except Exception:
+        # Also what is nested too deep, and objects whose own methods raise: reprlib's ends in every case.
+        return msgspec.json.encode({"repr": printable(reprlib.repr(answer))}).decode()
+
+
+def effect_call(row: CallRow) -> EffectCall:
+    """What an effect function gets."""
+    return EffectCall(row.effect_key, msgspec.json.decode(row.args or "{}"), row.attempt)
+
+
+def _call(entry: EffectEntry, row: CallRow) -> Any:
+    with _time_limit(entry.declaration.timeout_seconds):
+        return entry.function(effect_call(row))
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupts what runs within, in this thread, which must be the main one.
+
+    Not Celery's soft limit: that could end the transaction that stores the answer.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise CallTimedOut(f"no answer within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _store_fate(session: Session, row: CallRow, fate: Fate, error: str) -> bool:
+    return calls.store_failure(
+        session,
+        row.effect_key,
+        row.attempt,
+        from_state=row.state,
+        state=fate.state.value,
+        error=error,
+        ended_unknown=fate.ended_unknown,
+        due_in_seconds=fate.due_in_seconds,
+    )
+
+
+def _tried(row: CallRow) -> Tried:
+    return Tried(
+        CallState(row.state), row.tried, row.ended_unknown, row.first_attempt_at, row.due_at, row.now
+    )

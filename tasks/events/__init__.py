@@ -1,0 +1,1 @@
+"""From a Kafka record to an event: decoding, identity, routing."""

@@ -1,0 +1,234 @@
+"""From a Kafka record to an event: CloudEvents 1.0 (binary, structured), plain JSON, tombstones."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from sluice.kafka_io.records import Headers, Record
+from sluice.tasks.api import Event, FieldNames, JsonObject, Topic, Version
+from sluice.tasks.events.envelope import (
+    MAX_SOURCE_CHARACTERS,
+    optional_text,
+    parse_time,
+    parse_version,
+    parse_version_text,
+    readable_text,
+    require_text,
+)
+from sluice.tasks.events.identity import event_identity, hash_content, hash_raw, read_key, record_identity
+from sluice.tasks.events.payload import convert_data
+from sluice.tasks.events.strict_json import DecodeError, canonical, parse_object, peek_object, require_object
+
+__all__ = ["DecodeError", "Decoded", "convert_data", "decode"]
+
+Attributes: TypeAlias = Mapping[str, bytes | None]
+
+_SPECVERSION = "1.0"
+_CLOUD_PREFIX = "ce_"
+_CONTENT_TYPE = "content-type"
+_ANY_CLOUD_TYPE = b"application/cloudevents"
+_JSON_CLOUD_TYPE = b"application/cloudevents+json"
+_NO_ATTRIBUTES: Attributes = {}
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """A record and what it means. Either `event` (data as generic JSON) or `error` is there.
+
+    `event_id`, `type` and `source` hold what could still be read of an undecodable record.
+    `entity_key` is None where the record key names no entity.
+    """
+
+    record: Record
+    topic: str
+    topic_id: str
+    partition: int
+    entity_key: str | None
+    identity: UUID
+    data_hash: UUID
+    event: Event[Any] | None
+    error: DecodeError | None
+    event_id: str | None
+    type: str | None
+    source: str | None
+
+
+class _Envelope(NamedTuple):
+    id: str | None
+    type: str
+    source: str | None
+    version: Version | None
+    time: datetime | None
+    data: JsonObject
+
+
+def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decoded:
+    """Judges one record. Never raises for anything a producer can send; the same input, the same result."""
+    try:
+        attributes = _cloud_attributes(record.headers) if record.headers else _NO_ATTRIBUTES
+        envelope = _open(topic, record.value, attributes)
+    except DecodeError as error:
+        return _undecodable(topic, topic_id, partition, record, error)
+    id_, type_, source, version, time, data = envelope
+    key = read_key(record.key)
+    if id_ is None:
+        identity = record_identity(topic_id, partition, record.offset)
+    else:
+        identity = event_identity(topic.name, source, record.key, id_)
+    content = hash_content(type_, version, canonical(data))
+    headers = _other_headers(record.headers) if record.headers else ()
+    event = Event(id_, type_, key, version, time, data, topic.name, partition, record.offset, headers)
+    return Decoded(
+        record, topic.name, topic_id, partition, key, identity, content, event, None, id_, type_, source
+    )
+
+
+def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelope:
+    if value is None:
+        return _tombstone(topic, attributes)
+    if len(value) > topic.max_bytes:
+        raise DecodeError(f"a value of {len(value)} bytes, the topic's limit is {topic.max_bytes}")
+    body = parse_object(value)
+    if _is_structured(attributes):
+        return _structured(body)
+    if "ce_specversion" in attributes:
+        return _binary(body, attributes)
+    return _plain(topic.fields, body)
+
+
+def _plain(fields: FieldNames, body: JsonObject) -> _Envelope:
+    return _Envelope(
+        optional_text(fields.event_id, body.get(fields.event_id)),
+        require_text(fields.type, body.get(fields.type)),
+        None,
+        parse_version(fields.version, body.get(fields.version)),
+        parse_time(fields.occurred_at, body.get(fields.occurred_at)),
+        require_object(fields.data, body[fields.data]) if fields.data in body else body,
+    )
+
+
+def _structured(body: JsonObject) -> _Envelope:
+    _check_specversion(body.get("specversion"))
+    if "data" not in body:
+        raise DecodeError("data is missing (data_base64 is not supported)")
+    return _Envelope(
+        require_text("id", body.get("id")),
+        require_text("type", body.get("type")),
+        require_text("source", body.get("source"), MAX_SOURCE_CHARACTERS),
+        parse_version_text("version", body.get("version")),
+        parse_time("time", body.get("time")),
+        require_object("data", body["data"]),
+    )
+
+
+def _binary(body: JsonObject, attributes: Attributes) -> _Envelope:
+    _check_specversion(_header_text(attributes, "ce_specversion"))
+    return _Envelope(
+        require_text("ce_id", _header_text(attributes, "ce_id")),
+        require_text("ce_type", _header_text(attributes, "ce_type")),
+        require_text("ce_source", _header_text(attributes, "ce_source"), MAX_SOURCE_CHARACTERS),
+        parse_version_text("ce_version", _header_text(attributes, "ce_version")),
+        parse_time("ce_time", _header_text(attributes, "ce_time")),
+        body,
+    )
+
+
+def _tombstone(topic: Topic, attributes: Attributes) -> _Envelope:
+    # A null value has no room for an envelope, and tools that write one set no headers: none is required.
+    if "ce_specversion" in attributes:
+        _check_specversion(_header_text(attributes, "ce_specversion"))
+    return _Envelope(
+        optional_text("ce_id", _header_text(attributes, "ce_id")),
+        _tombstone_type(topic),
+        optional_text("ce_source", _header_text(attributes, "ce_source"), MAX_SOURCE_CHARACTERS),
+        parse_version_text("ce_version", _header_text(attributes, "ce_version")),
+        parse_time("ce_time", _header_text(attributes, "ce_time")),
+        {},
+    )
+
+
+def _tombstone_type(topic: Topic) -> str:
+    return topic.tombstone_type or f"{topic.entity.name}.deleted"
+
+
+def _check_specversion(value: object) -> None:
+    if value != _SPECVERSION:
+        raise DecodeError(f"CloudEvents specversion must be {_SPECVERSION}, found {value!r:.80}")
+
+
+def _is_structured(attributes: Attributes) -> bool:
+    content_type = (attributes.get(_CONTENT_TYPE) or b"").lower()
+    if not content_type.startswith(_ANY_CLOUD_TYPE):
+        return False
+    if content_type.partition(b";")[0].strip() != _JSON_CLOUD_TYPE:
+        raise DecodeError(f"content-type {content_type!r:.80} is not supported, only {_JSON_CLOUD_TYPE!r}")
+    return True
+
+
+def _cloud_attributes(headers: Headers) -> Attributes:
+    """Headers of CloudEvents, and the content type, by their names in small letters."""
+    found: dict[str, bytes | None] = {}
+    for written_name, value in headers:
+        name = written_name.lower()
+        if (name.startswith(_CLOUD_PREFIX) or name == _CONTENT_TYPE) and found.setdefault(
+            name, value
+        ) != value:
+            raise DecodeError(f"the header {name!r:.80} is there twice, with two values")
+    return found
+
+
+def _other_headers(headers: Headers) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple([(name, value) for name, value in headers if not name.lower().startswith(_CLOUD_PREFIX)])
+
+
+def _header_text(attributes: Attributes, name: str) -> str | None:
+    value = attributes.get(name)
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        raise DecodeError(f"the header {name} is not UTF-8") from None
+
+
+def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, error: DecodeError) -> Decoded:
+    # By its place, not by an id that may be half read: it must not make a good event a duplicate.
+    identity = record_identity(topic_id, partition, record.offset)
+    id_, type_, source = _peek(topic, record)
+    return Decoded(
+        record,
+        topic.name,
+        topic_id,
+        partition,
+        read_key(record.key),
+        identity,
+        hash_raw(record.value),
+        None,
+        error,
+        readable_text(id_),
+        readable_text(type_),
+        readable_text(source, MAX_SOURCE_CHARACTERS),
+    )
+
+
+def _peek(topic: Topic, record: Record) -> tuple[object, object, object]:
+    """Id, type and source as they stand in a record that is refused, unchecked."""
+    try:
+        attributes = _cloud_attributes(record.headers)
+        structured = _is_structured(attributes)
+    except DecodeError:
+        return None, None, None
+    if record.value is None or (not structured and "ce_specversion" in attributes):
+        type_ = _tombstone_type(topic) if record.value is None else _peek_header(attributes, "ce_type")
+        return _peek_header(attributes, "ce_id"), type_, _peek_header(attributes, "ce_source")
+    body = peek_object(record.value) if len(record.value) <= topic.max_bytes else {}
+    if structured:
+        return body.get("id"), body.get("type"), body.get("source")
+    return body.get(topic.fields.event_id), body.get(topic.fields.type), None
+
+
+def _peek_header(attributes: Attributes, name: str) -> str | None:
+    try:
+        return _header_text(attributes, name)
+    except DecodeError:
+        return None

@@ -1,0 +1,93 @@
+"""What an envelope says about its event: texts, versions and times, each checked, none coerced."""
+
+import re
+from datetime import UTC, datetime
+
+import msgspec
+
+from sluice.tasks.api import Version
+from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER, DecodeError
+
+MAX_CHARACTERS = 255
+"""Ids, keys and types: they are indexed, shown in lists and carried in headers."""
+
+MAX_SOURCE_CHARACTERS = 2_048
+"""A CloudEvents source is a URI, often a whole URL, and in no index: the usual bound of URLs."""
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_RFC_3339 = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+_MICROSECOND_CHARACTERS = 7  # a point and six digits
+
+
+def require_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str:
+    """A string of 1 to `limit` characters without NUL. Null is missing. Raises DecodeError."""
+    if type(value) is not str:
+        if value is None:
+            raise DecodeError(f"{name} is missing")
+        raise DecodeError(f"{name} must be a string")
+    if not value:
+        raise DecodeError(f"{name} is empty")
+    if len(value) > limit:
+        raise DecodeError(f"{name} has {len(value)} characters, the limit is {limit}")
+    if "\0" in value:
+        raise DecodeError(f"{name} holds the character NUL")
+    return value
+
+
+def optional_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str | None:
+    """As `require_text`, but it may be missing or null."""
+    return None if value is None else require_text(name, value, limit)
+
+
+def readable_text(value: object, limit: int = MAX_CHARACTERS) -> str | None:
+    """The text if it is valid, else None: for listing a record that is refused anyway."""
+    try:
+        return optional_text("", value, limit)
+    except DecodeError:
+        return None
+
+
+def parse_version(name: str, value: object) -> Version | None:
+    """An integer, or an RFC 3339 text as UTC. Finer than microseconds is refused: two would become one."""
+    if value is None or type(value) is int:
+        return value
+    if type(value) is not str:
+        raise DecodeError(f"{name} must be an integer or an RFC 3339 timestamp")
+    return _parse_timestamp(name, value, exact=True)
+
+
+def parse_version_text(name: str, value: object) -> Version | None:
+    """As `parse_version`, but text may be an integer: CloudEvents attributes are texts in transit."""
+    if type(value) is str and _INTEGER.fullmatch(value):
+        number = int(value)
+        if not MIN_INTEGER <= number <= MAX_INTEGER:
+            raise DecodeError(f"{name} does not fit 64 bits")
+        return number
+    return parse_version(name, value)
+
+
+def parse_time(name: str, value: object) -> datetime | None:
+    """An RFC 3339 text as UTC, cut to microseconds: it decides nothing, and many clocks tell nanoseconds."""
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise DecodeError(f"{name} must be an RFC 3339 timestamp")
+    return _parse_timestamp(name, value, exact=False)
+
+
+def _parse_timestamp(name: str, text: str, *, exact: bool) -> datetime:
+    # The pattern keeps out what msgspec lets pass: no offset, a space for T, an offset without colon,
+    # and more than six digits, which it rounds (up to the next second, even the next year).
+    match = _RFC_3339.fullmatch(text)
+    if match is None:
+        raise DecodeError(f"{name} must be an RFC 3339 timestamp with an offset")
+    start, fraction, offset = match.groups()
+    if fraction is not None and len(fraction) > _MICROSECOND_CHARACTERS:
+        if exact and fraction[_MICROSECOND_CHARACTERS:].strip("0"):
+            raise DecodeError(f"{name} is finer than microseconds")
+        text = start + fraction[:_MICROSECOND_CHARACTERS] + offset
+    try:
+        moment = msgspec.convert(text, datetime)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        raise DecodeError(f"{name} is no point in time of the years 1 to 9999") from None

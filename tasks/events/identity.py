@@ -1,0 +1,64 @@
+"""What "the same event", "the same content" and "the same entity" mean: hashes and the readable key."""
+
+from hashlib import blake2b
+from struct import Struct
+from uuid import UUID
+
+import msgspec
+
+from sluice.tasks.api import Version
+from sluice.tasks.events.envelope import MAX_CHARACTERS
+
+# One tag per kind: no two kinds can have the same input.
+_EVENT = b"E"
+_RECORD = b"R"
+_CONTENT = b"C"
+_RAW = b"V"
+
+_length = Struct(">q").pack
+
+_NULL = _length(-1)
+"""Stands for the length of what is not there: null is not empty."""
+
+# From bytes, msgspec makes a UUID in a fifth of the time of uuid.UUID(); 16 bytes in msgpack's framing.
+_to_uuid = msgspec.msgpack.Decoder(UUID).decode
+_BIN_16 = b"\xc4\x10"
+
+
+def event_identity(topic: str, source: str | None, key: bytes | None, event_id: str) -> UUID:
+    """The identity of an event that has an id."""
+    return _hash(_EVENT, topic.encode(), None if source is None else source.encode(), key, event_id.encode())
+
+
+def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
+    """The identity of a record without (readable) event id: its place, so only redeliveries are seen."""
+    return _hash(_RECORD, topic_id.encode(), b"%d" % partition, b"%d" % offset)
+
+
+def hash_content(type_: str, version: Version | None, canonical_data: bytes) -> UUID:
+    """What two events with one identity must share; neither headers nor times, which a retry changes."""
+    return _hash(_CONTENT, type_.encode(), None if version is None else str(version).encode(), canonical_data)
+
+
+def hash_raw(value: bytes | None) -> UUID:
+    """The content of a record that cannot be decoded."""
+    return _hash(_RAW, value)
+
+
+def read_key(key: bytes | None) -> str | None:
+    """The entity key a record key spells; None (no entity) if null, not UTF-8, with NUL or too long."""
+    if key is None:
+        return None
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if len(text) > MAX_CHARACTERS or "\0" in text else text
+
+
+def _hash(tag: bytes, *parts: bytes | None) -> UUID:
+    # Without the lengths ("ab", "c") and ("a", "bc") would be one event, and one of them lost.
+    text = tag
+    for part in parts:
+        text += _NULL if part is None else _length(len(part)) + part
+    return _to_uuid(_BIN_16 + blake2b(text, digest_size=16).digest())

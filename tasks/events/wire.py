@@ -1,0 +1,38 @@
+"""What one Celery message carries from the bridge to the task `apply`: slices of lanes, as raw bytes."""
+
+from typing import Any, NamedTuple
+
+from sluice.kafka_io.records import Record
+
+
+class Slice(NamedTuple):
+    """The claim: the lane's records in (prev, last] are exactly these.
+
+    A fact about the log, so it may be sent by anyone, any number of times. `records` is never empty and
+    rises by offset; `prev` is the offset of the lane's last record before them, as its sender knows it.
+    """
+
+    topic: str
+    topic_id: str
+    partition: int
+    epoch: int
+    prev: int
+    records: list[Record]
+
+    @property
+    def last(self) -> int:
+        """Offset of the newest record."""
+        return self.records[-1].offset
+
+
+def pack(slices: list[Slice]) -> list[list[object]]:
+    """Plain lists for msgpack."""
+    return [[*s[:5], [list(r) for r in s.records]] for s in slices]
+
+
+def unpack(packed: list[Any]) -> list[Slice]:
+    """The slices `pack` was given. Raises TypeError or ValueError for anything else."""
+    return [
+        Slice(topic, topic_id, partition, epoch, prev, [Record(*record) for record in records])
+        for topic, topic_id, partition, epoch, prev, records in packed
+    ]

@@ -1,0 +1,1 @@
+"""Handlers and their effects, folded in memory. Pure."""

@@ -1,0 +1,240 @@
+"""The fold: events in record order against rows in memory. Pure; the same code is the oracle of the tests."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Table
+
+from sluice.db.errors import DeploymentBroken
+from sluice.db.records import LedgerRow, OutboxRow
+from sluice.db.tables import Shape, TableRefused, shape_of
+from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
+from sluice.tasks.events.decode import Decoded
+from sluice.tasks.fold.emitting import outbox_row, trace_of
+from sluice.tasks.fold.fold_state import Conflict, Folded, Known, Memory, Outcome, Settled, Waiting
+from sluice.tasks.fold.plan import HandlerRun, Planned
+from sluice.tasks.fold.row_writes import checked_key, view, written
+from sluice.tasks.fold.versioned_row import Fate, Row
+
+# Several handlers of one event, several writes of one handler: the first of these that occurs.
+_WORST_FIRST = (
+    Outcome.DEAD,
+    Outcome.CONFLICT,
+    Outcome.APPLIED,
+    Outcome.STALE,
+    Outcome.DUPLICATE,
+    Outcome.IGNORED,
+)
+_BY_FATE = {
+    Fate.APPLIED: Outcome.APPLIED,
+    Fate.STALE: Outcome.STALE,
+    Fate.DUPLICATE: Outcome.DUPLICATE,
+    Fate.CONFLICT: Outcome.CONFLICT,
+}
+
+
+def fold(events: Iterable[Planned], memory: Memory) -> Folded:
+    """Settles each event in turn; an event's own fault is its outcome.
+
+    Raises DeploymentBroken, and what loading raised: a lost connection must not bury the event that met it.
+    """
+    folded = Folded()
+    for planned in events:
+        try:
+            folded.settled.append(_settle(planned, memory, folded))
+        except _Died as died:
+            folded.bury(planned, died.error, memory)
+    return folded
+
+
+def effect_key(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> str:
+    """The idempotency key of a call: effect and `once`, or effect and where it came from."""
+    once = call.once or derived_id(decoded.identity, run.entry.name, ordinal).hex
+    return f"{call.effect}:{once}"
+
+
+def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
+    """The same id whenever the same event is folded again."""
+    source = identity.bytes + ordinal.to_bytes(4, "big") + handler.encode()
+    return UUID(bytes=blake2b(source, digest_size=16).digest())
+
+
+def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
+    decoded = planned.decoded
+    record = decoded.record
+    here = Known(decoded.data_hash, decoded.topic_id, decoded.partition, record.offset)
+    known = memory.identities.get(decoded.identity)
+    if known == here:
+        return Settled(planned, None, known=True)
+    if known is not None and known.data_hash == here.data_hash:
+        return Settled(planned, Outcome.DUPLICATE, known=True)
+    if known is not None:
+        text = f"event id seen before at {known.partition}:{known.offset} with other type, version or data"
+        return Settled(planned, Outcome.CONFLICT, Conflict(text), known=True)
+    memory.identities[decoded.identity] = here
+    if planned.ignored:
+        return Settled(planned, Outcome.IGNORED)
+    if decoded.entity_key in memory.parked:
+        return Settled(planned, Outcome.WAITING, Waiting("its entity is parked"))
+    error = decoded.error or planned.error
+    if error is not None:
+        raise _Died(error)
+    scratch = _Scratch(planned, memory)
+    try:
+        outcome = scratch.run_handlers()
+    except DeploymentBroken:
+        raise
+    except Conflict as conflict:
+        return Settled(planned, Outcome.CONFLICT, conflict)
+    except ImportError as missing:
+        raise DeploymentBroken(f"a handler cannot import {missing.name}: {missing}") from missing
+    except TableRefused as refused:
+        raise DeploymentBroken(str(refused)) from refused
+    except Exception as fault:
+        if fault is memory.failure:
+            raise
+        raise _Died(fault) from fault
+    memory.rows.update(scratch.rows)
+    memory.effect_keys.update({call.effect_key: call.fingerprint for call in scratch.calls})
+    folded.emits += scratch.emits
+    folded.calls += scratch.calls
+    folded.call_conflicts += scratch.call_conflicts
+    outgoing = len(scratch.emits) + len(scratch.calls)
+    return Settled(planned, outcome, call_conflicts=len(scratch.call_conflicts), outgoing=outgoing)
+
+
+class _Died(Exception):
+    """The event's own fault."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Ended(Exception):
+    """The gate rule: the first write that does not take effect ends its handler."""
+
+
+class _Scratch:
+    """What one event would do; taken over only if nothing in it dies or conflicts."""
+
+    def __init__(self, planned: Planned, memory: Memory) -> None:
+        self.decoded = planned.decoded
+        self.runs: Sequence[HandlerRun] = planned.runs
+        self.memory = memory
+        self.rows: dict[tuple[Table, str], Row] = {}
+        self.emits: list[OutboxRow] = []
+        self.calls: list[LedgerRow] = []
+        self.call_conflicts: list[LedgerRow] = []
+        self.fates: set[Outcome] = set()
+        self.ordinal = 0
+
+    def run_handlers(self) -> Outcome:
+        """All handlers of the event, one decision. Raises what kills it, or Conflict."""
+        for run in self.runs:
+            self.ordinal = 0
+            effects = run.play()
+            try:
+                answer = None
+                while True:
+                    answer = self.apply(run, effects.send(answer))
+            except (StopIteration, _Ended):
+                effects.close()
+        return next((outcome for outcome in _WORST_FIRST if outcome in self.fates), Outcome.IGNORED)
+
+    def apply(self, run: HandlerRun, effect: Effect) -> Any:
+        """One effect; returns the row for a Read."""
+        self.ordinal += 1
+        if self.memory.refuse is not None:
+            self.memory.refuse(run, effect)
+        if run.into is not None:
+            _check_projects(run, run.into, effect)
+        match effect:
+            case Emit():
+                self.fates.add(Outcome.APPLIED)
+                event_id = derived_id(self.decoded.identity, run.entry.name, self.ordinal)
+                trace = dict(trace_of(run.event.headers))
+                self.emits.append(outbox_row(effect, event_id, run.event.time, trace))
+            case Call():
+                self.fates.add(Outcome.APPLIED)
+                self.call(run, effect)
+            case Read(table, key):
+                shape = _own_shape(run, table)
+                return view(shape, checked_key(table, key), self.row(table, checked_key(table, key)))
+            case Insert() | Upsert() | Merge() | Increment() | Delete():
+                self.write(run, effect)
+            case _:
+                # mypy sees that no effect is left; a handler may still yield what is none.
+                raise DeploymentBroken(f"{run.entry.name} yielded {effect!r}, which is no effect")
+        return None
+
+    def row(self, table: Table, key: str) -> Row:
+        """The row as this event sees it."""
+        return self.rows.get((table, key)) or self.memory.row(table, key)
+
+    def write(self, run: HandlerRun, write: Insert | Upsert | Merge | Increment | Delete) -> None:
+        """One write. Raises _Ended where it took no effect, Conflict where it contradicts the row."""
+        table = write.table
+        key = checked_key(table, write.key)
+        shape = _own_shape(run, table)
+        fate, after = written(shape, self.row(table, key), write, run.event)
+        if fate is None:
+            assert isinstance(write, Increment)
+            self.fates.add(Outcome.APPLIED)
+            for instead in write.otherwise:
+                self.apply(run, instead)
+            raise _Ended
+        if fate is Fate.CONFLICT:
+            raise Conflict(
+                f"{type(write).__name__} of {table.name} {key!r}: same version or id, other values"
+            )
+        self.fates.add(_BY_FATE[fate])
+        if fate is not Fate.APPLIED:
+            raise _Ended
+        self.rows[table, key] = after
+
+    def call(self, run: HandlerRun, call: Call) -> None:
+        """One ledger row, unless its key is there: then no call, and other args are a call conflict."""
+        if call.effect not in self.memory.effects:
+            raise DeploymentBroken(f"{run.entry.name} calls effect {call.effect!r}, declared by no module")
+        args = msgspec.json.encode(call.args, order="sorted")
+        fingerprint = UUID(bytes=blake2b(args, digest_size=16).digest())
+        name = effect_key(run, self.decoded, self.ordinal, call)
+        made = LedgerRow(
+            name,
+            call.effect,
+            self.decoded.identity,
+            self.decoded.entity_key,
+            args.decode(),
+            fingerprint,
+            call.once is not None,
+        )
+        mine = next((other.fingerprint for other in self.calls if other.effect_key == name), None)
+        known = mine or self.memory.fingerprint(name)
+        if known is None:
+            self.calls.append(made)
+        elif known != fingerprint:
+            self.call_conflicts.append(made)
+
+
+def _check_projects(run: HandlerRun, into: Table, effect: Effect) -> None:
+    """A projection handler writes and reads its table, and nothing else: else a rebuild would repeat it."""
+    if isinstance(effect, Emit | Call):
+        raise DeploymentBroken(
+            f"{run.entry.name} projects into {into.name} and yielded a {type(effect).__name__}:"
+            " a rebuild would repeat it; yield it from a handler of its own"
+        )
+    if getattr(effect, "table", into) is not into:
+        raise DeploymentBroken(f"{run.entry.name} projects into {into.name} and yielded {effect!r:.200}")
+
+
+def _own_shape(run: HandlerRun, table: Table) -> Shape:
+    shape = shape_of(table)
+    if shape.projection and run.into is not table:
+        raise DeploymentBroken(
+            f"{run.entry.name} touches projection {table.name}: only its own @projects handlers may"
+        )
+    return shape

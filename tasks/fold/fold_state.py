@@ -1,0 +1,123 @@
+"""What a fold knows, and what it comes to: rows and identities in memory, outcomes, rows to write. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Table
+
+from sluice.db.records import LedgerRow, OutboxRow
+from sluice.tasks.api import Effect
+from sluice.tasks.fold.plan import HandlerRun, Planned
+from sluice.tasks.fold.versioned_row import Row
+
+T = TypeVar("T")
+
+
+class Outcome(Enum):
+    """What became of a record: exactly one each."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    CONFLICT = "conflict"
+    WAITING = "waiting"
+    DEAD = "dead"
+    IGNORED = "ignored"
+
+
+TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
+"""Outcomes of events that live applied, whatever came of it: every generation applies these, no others."""
+
+
+class Conflict(Exception):
+    """The event contradicts what is there: same identity or version, other content."""
+
+
+class Waiting(Exception):
+    """The event waits behind a dead letter of its entity."""
+
+
+class Known(NamedTuple):
+    """Where and with what an identity was first seen."""
+
+    data_hash: UUID
+    topic_id: str
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Settled:
+    """One record with its outcome; None where the very same record was settled before: counted then."""
+
+    planned: Planned
+    outcome: Outcome | None
+    error: Exception | None = None
+    known: bool = False
+    """Its identity has a row already, so it gets none."""
+    call_conflicts: int = 0
+    outgoing: int = 0
+    """Rows for others that it wrote: events and calls."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the fold knows and makes: rows, identities and effect keys, loaded when first asked for."""
+
+    load_row: Callable[[Table, str], Row]
+    load_effect: Callable[[str], UUID | None]
+    effects: frozenset[str]
+    """Names of the declared effects."""
+    refuse: Callable[[HandlerRun, Effect], None] | None = None
+    """Raises for an effect that must not be here: a rebuild says so once more."""
+    rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
+    identities: dict[UUID, Known] = field(default_factory=dict)
+    effect_keys: dict[str, UUID | None] = field(default_factory=dict)
+    parked: set[str] = field(default_factory=set)
+    """Keys of parked entities, of the one entity type that is folded."""
+    failure: Exception | None = None
+    """What loading met: the database's fault, never that of the event which asked."""
+
+    def row(self, table: Table, key: str) -> Row:
+        """The row as of now."""
+        place = (table, key)
+        if place not in self.rows:
+            self.rows[place] = self._load(lambda: self.load_row(table, key))
+        return self.rows[place]
+
+    def fingerprint(self, effect_key: str) -> UUID | None:
+        """The fingerprint under an effect key, None if it is free."""
+        if effect_key not in self.effect_keys:
+            self.effect_keys[effect_key] = self._load(lambda: self.load_effect(effect_key))
+        return self.effect_keys[effect_key]
+
+    def _load(self, load: Callable[[], T]) -> T:
+        try:
+            return load()
+        except Exception as failure:
+            self.failure = failure
+            raise
+
+
+@dataclass(slots=True)
+class Folded:
+    """What a sequence of events comes to; the rows are in the memory it was folded into."""
+
+    settled: list[Settled] = field(default_factory=list)
+    emits: list[OutboxRow] = field(default_factory=list)
+    calls: list[LedgerRow] = field(default_factory=list)
+    call_conflicts: list[LedgerRow] = field(default_factory=list)
+    parked: list[tuple[str, str]] = field(default_factory=list)
+    """Entities that were parked: key and reason."""
+
+    def bury(self, planned: Planned, error: Exception, memory: Memory) -> Settled:
+        """The event is dead; its entity is parked if it has one and the topic says so."""
+        key = planned.decoded.entity_key
+        if key is not None and planned.parks:
+            memory.parked.add(key)
+            self.parked.append((key, f"{type(error).__name__}: {error}"))
+        self.settled.append(Settled(planned, Outcome.DEAD, error))
+        return self.settled[-1]

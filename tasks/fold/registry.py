@@ -1,0 +1,189 @@
+"""Collects handlers, effects and topics from the user's modules, and refuses at start what cannot work."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+from sqlalchemy import MetaData, Table
+
+from sluice.db.tables import TableRefused, shape_of
+from sluice.tasks.api import MARK, EffectDeclaration, Entity, Event, Handler, Handles, Projects, Topic
+
+E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
+FIRST_REVISION = 1
+MAX_ENTITY_NAME = 64  # characters: it is the beginning of every queue's name
+
+
+class HandlersRefused(ValueError):
+    """The handlers cannot be served; the message says which place to change."""
+
+
+@dataclass(frozen=True)
+class HandlerEntry:
+    """One collected handler. `data_type` is X of its parameter `Event[X]`; Any where it names none."""
+
+    name: str
+    types: tuple[str, ...]
+    function: Handler
+    data_type: Any
+
+
+@dataclass(frozen=True)
+class ProjectionEntry:
+    """One collected projection handler."""
+
+    name: str
+    types: tuple[str, ...]
+    function: Handler
+    data_type: Any
+    into: Table
+    revision: int
+
+
+AnyEntry: TypeAlias = HandlerEntry | ProjectionEntry
+
+
+@dataclass(frozen=True)
+class EffectEntry:
+    """One collected effect function."""
+
+    declaration: EffectDeclaration
+    function: Callable[..., Any]
+
+
+@dataclass
+class Registry:
+    """All that the modules named in SLUICE_HANDLERS declare."""
+
+    topics: dict[str, Topic] = field(default_factory=dict)
+    entities: dict[str, Entity] = field(default_factory=dict)
+    handlers: dict[str, tuple[HandlerEntry, ...]] = field(default_factory=dict)
+    """Event type → its handlers, in the order of their names."""
+    projections: dict[str, tuple[ProjectionEntry, ...]] = field(default_factory=dict)
+    """Event type → the projection handlers it has, in the order of their names."""
+    projection_tables: dict[str, Table] = field(default_factory=dict)
+    """Projection → its table, and below the revision of the code that fills it."""
+    revisions: dict[str, int] = field(default_factory=dict)
+    effects: dict[str, EffectEntry] = field(default_factory=dict)
+    outgoing_topics: set[str] = field(default_factory=set)
+    """Topics that handlers emit to, as far as the modules say so."""
+    metadatas: list[MetaData] = field(default_factory=list)
+    """Of all tables that the modules of the handlers know."""
+
+
+def collect_handlers(names: str) -> Registry:
+    """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused."""
+    modules = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            modules.append(importlib.import_module(name))
+        except ImportError as error:
+            raise HandlersRefused(f"SLUICE_HANDLERS: module {name} cannot be imported: {error}") from error
+    if not modules:
+        raise HandlersRefused("SLUICE_HANDLERS names no module")
+    return collect_modules(modules)
+
+
+def collect_modules(modules: Iterable[ModuleType]) -> Registry:
+    """What modules declare; a thing imported by several of them counts once. Raises HandlersRefused."""
+    registry = Registry()
+    seen: set[int] = set()
+    for module in modules:
+        for topic in getattr(module, "topics", ()):
+            _add_topic(registry, topic, module.__name__)
+        registry.outgoing_topics |= set(getattr(module, "outgoing_topics", ()))
+        for thing in vars(module).values():
+            if id(thing) in seen or not callable(thing):
+                continue
+            seen.add(id(thing))
+            for declaration in getattr(thing, MARK, ()):
+                _add_function(registry, thing, declaration)
+    if not registry.topics:
+        raise HandlersRefused("no module of SLUICE_HANDLERS has `topics = (Topic(...), …)`")
+    return registry
+
+
+def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
+    if registry.topics.get(topic.name, topic) != topic:
+        raise HandlersRefused(f"topic {topic.name} is declared twice, differently (again in {place})")
+    entity = topic.entity
+    if registry.entities.get(entity.name, entity) != entity:
+        raise HandlersRefused(f"entity {entity.name} is declared with two shard counts (again in {place})")
+    if entity.shards < 1 or not entity.name or len(entity.name) > MAX_ENTITY_NAME or "." in entity.name:
+        raise HandlersRefused(
+            f"entity {entity.name!r} in {place}: 1 to 64 characters without '.', shards ≥ 1"
+        )
+    registry.topics[topic.name] = topic
+    registry.entities[entity.name] = entity
+
+
+def _add_function(registry: Registry, function: Any, declaration: object) -> None:
+    name = f"{function.__module__}.{function.__qualname__}"
+    # A handler names its tables as globals of its module: so they are found without being listed.
+    for thing in function.__globals__.values():
+        if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
+            registry.metadatas.append(thing.metadata)
+    match declaration:
+        case Handles(types):
+            entry = HandlerEntry(name, types, function, _data_type(function, name))
+            for kind in _distinct(types, name):
+                registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
+        case Projects(types, into, revision):
+            _add_projection(registry, into, revision, name)
+            projection = ProjectionEntry(name, types, function, _data_type(function, name), into, revision)
+            for kind in _distinct(types, name):
+                registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
+        case EffectDeclaration(name=effect):
+            other = registry.effects.get(effect)
+            if other is not None and other.function is not function:
+                raise HandlersRefused(
+                    f"effect {effect} is declared twice: {other.function.__qualname__} and {name}"
+                )
+            registry.effects[effect] = EffectEntry(declaration, function)
+
+
+def _add_projection(registry: Registry, into: Table, revision: int, name: str) -> None:
+    try:
+        shape = shape_of(into)
+    except TableRefused as error:
+        raise HandlersRefused(f"{name}: {error}") from error
+    if not shape.projection:
+        raise HandlersRefused(f"{name}: into={into.name}, which was not made by projection_table(...)")
+    if registry.projection_tables.setdefault(into.name, into) is not into:
+        raise HandlersRefused(f"two tables are called {into.name} (again in {name})")
+    if revision < FIRST_REVISION:
+        raise HandlersRefused(f"{name}: revision {revision}; revisions begin at {FIRST_REVISION}")
+    known = registry.revisions.setdefault(into.name, revision)
+    if known != revision:
+        raise HandlersRefused(
+            f"{name}: revision {revision} of {into.name}, another of its handlers has {known}:"
+            " they fill one table, so they have one revision"
+        )
+
+
+def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
+    if any(other.name == entry.name for other in entries):
+        raise HandlersRefused(f"two handlers are called {entry.name}: a name gives emitted events their ids")
+    return tuple(sorted((*entries, entry), key=lambda e: e.name))
+
+
+def _distinct(types: tuple[str, ...], name: str) -> tuple[str, ...]:
+    if not types or len(set(types)) != len(types):
+        raise HandlersRefused(f"{name}: name each event type once, at least one")
+    return types
+
+
+def _data_type(function: Any, name: str) -> Any:
+    if not inspect.isgeneratorfunction(function):
+        raise HandlersRefused(f"{name} is no generator function: a handler yields its effects")
+    parameters = list(inspect.signature(function).parameters)
+    if len(parameters) != 1:
+        raise HandlersRefused(f"{name} takes {len(parameters)} parameters; a handler takes one event")
+    try:
+        hint = get_type_hints(function).get(parameters[0], Any)
+    except NameError as error:
+        raise HandlersRefused(f"{name}: its annotation cannot be read: {error}") from error
+    return get_args(hint)[0] if get_origin(hint) is Event else Any

@@ -1,0 +1,228 @@
+"""Last-writer-wins rows in memory: what each versioned write does to a row. Pure; the oracle of the tests.
+
+A row has a base version: that of its newest Insert, Upsert or Delete, which write all fields. A field that
+was merged later has a version of its own, above the base. None is older than every version. So the writes
+of different versions commute, in any order of arrival.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from hashlib import blake2b
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from sluice.db.errors import DeploymentBroken
+from sluice.db.tables import Shape
+from sluice.db.values import ValueRefused, add_exactly
+
+
+class Fate(Enum):
+    """What became of one write; anything but APPLIED leaves the row as it was."""
+
+    APPLIED = "applied"
+    STALE = "stale"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+
+
+class Row(NamedTuple):
+    """One row as of now, with its tombstone. Never changed: every write makes a new one.
+
+    `values` holds every column but the key and the bookkeeping, None for an absent row; `tombstone` is the
+    version of the newest Delete. A present row whose base equals it was cut down by that Delete.
+    """
+
+    values: Mapping[str, Any] | None = None
+    version: int | None = None
+    field_versions: Mapping[str, int] = {}
+    inserted_hash: UUID | None = None
+    tombstone: int | None = None
+
+
+ABSENT = Row()
+
+
+def insert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[Fate, Row]:
+    """The row exists once. Without a version it goes in unless the row was deleted or written in full."""
+    fields = full_fields(shape, values)
+    content = _content_hash(fields)
+    if row.inserted_hash is not None:
+        return (Fate.DUPLICATE if row.inserted_hash == content else Fate.CONFLICT), row
+    base = row.tombstone if row.values is None else row.version
+    if base is not None and (version is None or version <= base):
+        return Fate.STALE, row
+    if version is not None and _contradicts(shape, row, fields, version):
+        return Fate.CONFLICT, row
+    return Fate.APPLIED, _written(shape, row, fields, version, content)
+
+
+def upsert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[Fate, Row]:
+    """The newest version of the whole row wins; `version=None`: arrival order decides."""
+    fields = full_fields(shape, values)
+    base = row.tombstone if row.values is None else row.version
+    if version is None:
+        # Every field, also those with a version of their own: later is newer.
+        return Fate.APPLIED, Row(
+            {**_counters(shape, row), **fields}, base, row.field_versions, row.inserted_hash, row.tombstone
+        )
+    if base is not None and version < base:
+        return Fate.STALE, row
+    if version == base and shape.versions == "integer":
+        if row.values is None or version == row.tombstone:
+            return Fate.STALE, row  # the Delete of this version wins
+        return _compare(row, fields, frozenset(row.field_versions)), row
+    if _contradicts(shape, row, fields, version):
+        return Fate.CONFLICT, row
+    return Fate.APPLIED, _written(shape, row, fields, version, row.inserted_hash)
+
+
+def merge(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[Fate, Row]:
+    """The newest version wins per field; a field without a version of its own has the base's."""
+    if not shape.merged:
+        raise DeploymentBroken(f"Merge into table {shape.name}, declared without merged=True")
+    fields = _coerced(shape, values)
+    absent = row.values is None
+    base = row.tombstone if absent else row.version
+    current = {**shape.defaults} if row.values is None else dict(row.values)
+    own = dict(row.field_versions)
+    fates = set()
+    for name, value in fields.items():
+        fate = _merge_field(shape, row, name, value, version, own.get(name, base))
+        fates.add(fate)
+        if fate is Fate.APPLIED:
+            current[name] = value
+            if version is not None:
+                own[name] = version
+    if Fate.CONFLICT in fates:
+        return Fate.CONFLICT, row
+    if Fate.APPLIED in fates:
+        return Fate.APPLIED, Row(current, base, own, row.inserted_hash, row.tombstone)
+    return (Fate.STALE if Fate.STALE in fates or not fates else Fate.DUPLICATE), row
+
+
+def delete(shape: Shape, row: Row, version: int | None) -> tuple[Fate, Row]:
+    """The row goes; its version stays as the tombstone. Fields newer than it are left alone, with the row."""
+    if not shape.deletable:
+        raise DeploymentBroken(f"Delete from table {shape.name}, declared without deletable=True")
+    base = row.tombstone if row.values is None else row.version
+    if version is None:
+        known = [v for v in (base, row.tombstone, *row.field_versions.values()) if v is not None]
+        return Fate.APPLIED, Row(tombstone=max(known, default=None))
+    if base is not None and version < base:
+        return Fate.STALE, row
+    if version == base == row.tombstone and (row.values is None or shape.versions == "integer"):
+        return Fate.DUPLICATE, row
+    newer = {name: own for name, own in row.field_versions.items() if own > version}
+    if row.values is None or not newer:
+        return Fate.APPLIED, Row(tombstone=version)
+    kept = {**shape.defaults, **{name: row.values[name] for name in newer}}
+    return Fate.APPLIED, Row(kept, version, newer, None, version)
+
+
+def increment(
+    shape: Shape, row: Row, deltas: Mapping[str, Any], floor: int | None
+) -> tuple[Fate | None, Row]:
+    """Adds to counters; None instead of a fate: a result would be below `floor`, and nothing was done."""
+    unknown = sorted(set(deltas) - shape.counters)
+    if unknown:
+        raise DeploymentBroken(f"Increment of {shape.name}.{unknown[0]}, not declared in counters=")
+    if row.values is None and row.tombstone is not None:
+        return Fate.STALE, row
+    if row.values is None:
+        _check_required(shape, shape.defaults)
+    current = shape.defaults if row.values is None else row.values
+    results = {
+        name: shape.coercers[name](add_exactly(current[name], delta))
+        for name, delta in _numbers(shape, deltas)
+    }
+    if floor is not None and any(result < floor for result in results.values()):
+        return None, row
+    return Fate.APPLIED, row._replace(values={**current, **results})
+
+
+def full_fields(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of the table: the given ones checked, the others at their default. Raises ValueRefused."""
+    given = _coerced(shape, values)
+    if len(given) == len(shape.fields):
+        return given
+    fields = {name: given[name] if name in given else shape.defaults[name] for name in shape.fields}
+    _check_required(shape, fields)
+    return fields
+
+
+def _check_required(shape: Shape, values: Mapping[str, Any]) -> None:
+    for name in shape.required:
+        if values.get(name, 0) is None:
+            raise ValueRefused(f"{shape.name}.{name} must not be null")
+
+
+def _coerced(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
+    coercers, required = shape.coercers, shape.required
+    fields = {}
+    for name, value in values.items():
+        if name not in shape.fields:
+            raise DeploymentBroken(f"{shape.name}.{name} is no column that a handler may write this way")
+        try:
+            fields[name] = coercers[name](value)
+        except ValueRefused as error:
+            raise ValueRefused(f"{shape.name}.{name}: {error}") from None
+        if value is None and name in required:
+            raise ValueRefused(f"{shape.name}.{name} must not be null")
+    return fields
+
+
+def _numbers(shape: Shape, deltas: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    numbers = [(name, shape.coercers[name](delta)) for name, delta in deltas.items()]
+    if any(delta is None for _, delta in numbers):
+        raise ValueRefused(f"Increment of {shape.name} by null")
+    return numbers
+
+
+def _counters(shape: Shape, row: Row) -> Mapping[str, Any]:
+    source = shape.defaults if row.values is None else row.values
+    return {name: source[name] for name in shape.counters}
+
+
+def _written(
+    shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None, content: UUID | None
+) -> Row:
+    """The row after a whole-row write at `version`: fields that are newer stay, with their versions."""
+    if row.values is None:
+        return Row({**_counters(shape, row), **fields}, version, {}, content, row.tombstone)
+    newer = {name: own for name, own in row.field_versions.items() if version is None or own > version}
+    kept = {name: row.values[name] for name in newer}
+    return Row({**_counters(shape, row), **fields, **kept}, version, newer, content, row.tombstone)
+
+
+def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int) -> bool:
+    """Whether a field was merged at this very version with another value; clocks are too coarse to say."""
+    return shape.versions == "integer" and any(
+        own == version and (row.values or {})[name] != fields[name]
+        for name, own in row.field_versions.items()
+    )
+
+
+def _compare(row: Row, fields: Mapping[str, Any], besides: frozenset[str]) -> Fate:
+    values = row.values or {}
+    same = all(values[name] == value for name, value in fields.items() if name not in besides)
+    return Fate.DUPLICATE if same else Fate.CONFLICT
+
+
+def _merge_field(
+    shape: Shape, row: Row, name: str, value: Any, version: int | None, known: int | None
+) -> Fate:
+    if version is None or known is None or version > known:
+        return Fate.APPLIED
+    if version < known:
+        return Fate.STALE
+    if shape.versions == "timestamp":
+        return Fate.APPLIED  # clocks are coarse: the later arrival wins
+    if name not in row.field_versions and known == row.tombstone:
+        return Fate.STALE  # the Delete of this version wins
+    return Fate.DUPLICATE if (row.values or {})[name] == value else Fate.CONFLICT
+
+
+def _content_hash(fields: Mapping[str, Any]) -> UUID:
+    return UUID(bytes=blake2b(msgspec.json.encode(fields, order="sorted"), digest_size=16).digest())

@@ -1,0 +1,1 @@
+"""Outgoing events: from the outbox to Kafka."""

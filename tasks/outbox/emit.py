@@ -1,0 +1,62 @@
+"""Outgoing events from a transaction of your own: a web application's rows and its events are one decision.
+
+    with engine.begin() as connection:
+        connection.execute(orders.insert(), {"order_id": "order-99", "total_cents": 25_000})
+        emit(connection, [Emit("order-events", key="order-99", type="order.created", data={"total": 25_000})])
+
+Nothing is sent if the transaction rolls back. The relay sends what was committed, within about a second.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection
+
+from sluice.db.sending.emit import insert_emitted
+from sluice.tasks.api import Emit, Rejected
+from sluice.tasks.events.envelope import optional_text, require_text
+from sluice.tasks.events.strict_json import DecodeError
+from sluice.tasks.fold.emitting import outbox_row
+
+QUEUES_PER_STREAM = 16  # transactions that run at once seldom meet at one lock
+_STREAM = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app") -> list[UUID]:
+    """Writes events to the outbox in the connection's open transaction; returns their ids, in order.
+
+    Events of one key and `stream` are sent in the order in which their transactions commit, and within one in
+    the order given. Call it once per transaction, late, with all events: it takes a lock per key's queue, in
+    a fixed order, and holds it until you commit. Called twice, two transactions may deadlock; Postgres then
+    ends one of them.
+
+    Raises Rejected for an event that could never be sent, ValueError for a stream's name.
+    Running it twice emits twice.
+    """
+    if not _STREAM.fullmatch(stream):
+        raise ValueError(f"stream {stream!r}: a lower-case letter, then letters, digits, - and _, at most 64")
+    now = datetime.now(UTC)
+    rows = []
+    for event in events:
+        _require_sendable(event)
+        rows.append((queue_of(stream, event.key), outbox_row(event, uuid4(), now, {})))
+    insert_emitted(connection, rows)
+    return [row.event_id for _, row in rows]
+
+
+def queue_of(stream: str, key: str | None) -> str:
+    """The queue of a key; an event without one has the empty key's."""
+    digest = blake2b((key or "").encode(), digest_size=8).digest()
+    return f"emit.{stream}.{int.from_bytes(digest, 'big') % QUEUES_PER_STREAM}"
+
+
+def _require_sendable(event: Emit) -> None:
+    try:
+        require_text("topic", event.topic)
+        require_text("type", event.type)
+        optional_text("key", event.key)
+    except DecodeError as error:
+        raise Rejected(f"event for topic {event.topic!r}: {error}") from error

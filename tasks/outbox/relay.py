@@ -1,0 +1,185 @@
+"""Publishes the outbox: what waits is sent in order, and deleted when the broker has acknowledged it.
+
+At least once: a relay that dies between the acknowledgement and its COMMIT sends the same rows again, with
+the same ids. Several relays at once do no harm: a queue is one's at a time, by a lock that ends with the
+transaction.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.records import WaitingRow
+from sluice.db.sending import relay as outbox
+from sluice.kafka_io.producer import Producer
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.fault_points import faults
+from sluice.tasks.outbox.outbox_page import Page, ids_by_queue, sent_through
+from sluice.tasks.outbox.outgoing_record import outgoing_record
+
+log = structlog.get_logger("sluice.relay")
+
+PAGE_ROWS = 2_000  # of all queues together: some milliseconds of sending, so that locks are short
+LEAST_PAGE_ROWS = 100  # of one queue, however many there are
+# The locks are held over the flush. Records are handed over for HAND_SECONDS and answered within the
+# producer's time-out; what is unanswered at FLUSH_SECONDS is given up. Below the 10 s that Postgres allows.
+HAND_SECONDS = 1.0
+FLUSH_SECONDS = 5.0
+POLL_SECONDS = 0.1
+HINT_SECONDS = 5.0  # how often hints are written and read again
+MAX_AWAY_SECONDS = 10.0  # a topic that does not answer is tried this often at least
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """What one run came to, in records."""
+
+    sent: int = 0
+    refused: int = 0
+    left: int = 0
+    """They stay, and are in one of the next pages."""
+
+
+class Relay:
+    """One relay: its hints and its patience with topics. `run_once` may run any number of times, anywhere."""
+
+    def __init__(
+        self,
+        session: Session,
+        producer: Producer[WaitingRow],
+        *,
+        source: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._producer = producer
+        self._source = source
+        self._clock = clock
+        self._sent_through: dict[str, int] = {}
+        self._hints_of: object = None
+        self._hints_read_at = self._hints_saved_at = float("-inf")
+        self._topics: defaultdict[str, Backoff] = defaultdict(lambda: Backoff(max_seconds=MAX_AWAY_SECONDS))
+
+    def run_once(self) -> Relayed:
+        """One page, in one transaction. Raises what Postgres raises; then the rows are sent again."""
+        self._refresh_hints()
+        now = self._clock()
+        away = [topic for topic, backoff in self._topics.items() if not backoff.allows(now)]
+        with self._session.transaction():
+            locked = outbox.lock_waiting(self._session, self._sent_through)
+            if not locked:
+                return Relayed()
+            rows = outbox.read_page(
+                self._session,
+                {queue: self._sent_through[queue] for queue in locked},
+                without_topics=away,
+                limit=max(LEAST_PAGE_ROWS, PAGE_ROWS // len(locked)),
+            )
+            if not rows:
+                return Relayed()
+            faults.reach("relay.claimed")
+            page = Page(rows)
+            self._flush(page)
+            faults.reach("relay.acknowledged")
+            acknowledged = ids_by_queue(page.acknowledged)
+            self._delete(acknowledged)
+            self._list_refused(page)
+            # Rows of topics that are away are in no page: where they begin is not known.
+            read = {} if away else ids_by_queue(rows)
+            found = {
+                queue: sent_through(
+                    self._sent_through[queue], ids, acknowledged.get(queue, ()), locked[queue]
+                )
+                for queue, ids in read.items()
+            }
+            self._save_hints(found)
+        faults.reach("relay.deleted")
+        self._sent_through.update(found)
+        self._note_topics(page)
+        sent, refused = len(page.acknowledged), len(page.refused)
+        return Relayed(sent, refused, len(rows) - sent - refused)
+
+    def _flush(self, page: Page) -> None:
+        """Hands over what may be in flight and waits for all answers, for FLUSH_SECONDS at most."""
+        began = self._clock()
+        in_flight = 0
+
+        def hand(row: WaitingRow) -> None:
+            nonlocal in_flight
+            in_flight += 1
+            self._producer.send(row, outgoing_record(row, self._source))
+            faults.reach("relay.handed")
+
+        def wait() -> None:
+            nonlocal in_flight
+            while in_flight and self._clock() - began < FLUSH_SECONDS:
+                answers = self._producer.poll(POLL_SECONDS)
+                in_flight -= len(answers)
+                for answer in answers:
+                    following = page.settle(*answer)
+                    if following is not None and self._clock() - began < HAND_SECONDS:
+                        hand(following)
+
+        try:
+            for row in page.heads:
+                hand(row)
+            wait()
+            for row in page.take_refused():
+                if self._clock() - began >= HAND_SECONDS:
+                    break  # It is not known yet to be refused for good: the next run begins with it.
+                hand(row)
+                wait()
+        finally:
+            if in_flight:
+                # What is given up must not be sent behind what comes next, nor be its company.
+                self._producer.close()
+                log.warning("producer replaced: records without an answer", records=in_flight)
+
+    def _delete(self, acknowledged: Mapping[str, Sequence[int]]) -> None:
+        for queue, ids in sorted(acknowledged.items()):
+            outbox.delete_sent(self._session, queue, ids)
+
+    def _list_refused(self, page: Page) -> None:
+        outbox.insert_refusals(self._session, page.refused)
+        for row, error in page.refused:
+            log.error(
+                "record refused for good: it holds its key until `sluice outbox retry` or `drop`",
+                queue=row.queue,
+                id=row.id,
+                topic=row.topic,
+                key=row.key,
+                error=error,
+            )
+
+    def _refresh_hints(self) -> None:
+        """Hints are facts about one server: after a reconnect it may be another one, with an older state."""
+        connection, now = self._session.connection, self._clock()
+        if connection is not self._hints_of:
+            self._sent_through, self._hints_of = {}, None
+        elif now - self._hints_read_at < HINT_SECONDS:
+            return
+        for queue, saved in outbox.read_sent_through(self._session).items():
+            self._sent_through[queue] = max(saved, self._sent_through.get(queue, 0))
+        # Only now: after a failure it is read again, else no queue would be known until the next time.
+        self._hints_of, self._hints_read_at = connection, now
+
+    def _save_hints(self, found: dict[str, int]) -> None:
+        now = self._clock()
+        if found and now - self._hints_saved_at >= HINT_SECONDS:
+            outbox.save_sent_through(self._session, found)
+            self._hints_saved_at = now
+
+    def _note_topics(self, page: Page) -> None:
+        now = self._clock()
+        for topic, error in page.away.items():
+            if self._topics[topic].note_failure(now):
+                log.warning("topic does not take records: they wait", topic=topic, error=error)
+        if not self._topics:
+            return
+        for topic in {row.topic for row in page.acknowledged} - page.away.keys():
+            if topic in self._topics and self._topics[topic].note_success():
+                log.info("topic takes records again", topic=topic)

@@ -1,0 +1,61 @@
+"""Calls the relay as soon as there is something to send; without a call it comes once a second by itself."""
+
+from typing import Any
+
+import redis
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from sluice.runtime.celery_options import RELAY_QUEUE, RELAY_TASK, TRANSPORT_OPTIONS, apply_queue
+from sluice.runtime.settings import Settings
+
+log = structlog.get_logger("sluice.kick")
+
+KICK_KEY = "sluice:relay-kick"
+# A call that was lost holds back others for so long.
+KICK_MS = 1_000
+
+
+class Kick:
+    """The relay's bell, for those who ring it and for the one who comes."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self._app = app
+        self._queue = apply_queue(RELAY_QUEUE)
+        self._redis: Any = redis.Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            socket_timeout=TRANSPORT_OPTIONS["socket_timeout"],
+            socket_connect_timeout=TRANSPORT_OPTIONS["socket_connect_timeout"],
+        )
+
+    def ring(self) -> None:
+        """The relay comes soon, if it can be told. Never raises what Redis raises; may run often."""
+        try:
+            if self._redis.set(KICK_KEY, 1, nx=True, px=KICK_MS):
+                self._app.send_task(RELAY_TASK, queue=self._queue, retry=False, ignore_result=True)
+        except (OperationalError, redis.RedisError, OSError) as error:
+            # Beat calls it anyway.
+            log.debug("relay not called", error=str(error))
+
+    def hold(self, milliseconds: int) -> None:
+        """The relay is there: nobody need call it, for so long at most."""
+        try:
+            self._redis.set(KICK_KEY, 1, px=milliseconds)
+        except (redis.RedisError, OSError) as error:
+            log.debug("bell not held", error=str(error))
+
+    def release(self) -> None:
+        """The relay is about to leave: what is committed from now on calls it again."""
+        try:
+            self._redis.delete(KICK_KEY)
+        except (redis.RedisError, OSError) as error:
+            log.debug("bell not released", error=str(error))
+
+    def count_waiting(self, queue: str) -> int:
+        """Messages on a queue's list."""
+        return int(self._redis.llen(queue))
+
+    def close(self) -> None:
+        """Ends the connection. May run twice."""
+        self._redis.close()

@@ -1,0 +1,1 @@
+"""Rebuilding generations of projections from the log."""

@@ -1,0 +1,269 @@
+"""Rebuilds one partition of a projection's generation from the log, up to where live is, in small chunks."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from sluice.db.apply import guard, identities
+from sluice.db.connection import Session
+from sluice.db.errors import DeploymentBroken, ErrorKind, classify, needs_new_connection
+from sluice.db.projections import (
+    generation_deaths,
+    generation_lag,
+    generation_lanes,
+    generations,
+    rebuilt_partitions,
+)
+from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
+from sluice.db.projections.rebuilt_partitions import PartitionStanding
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+from sluice.kafka_io.records import Record
+from sluice.runtime.fault_points import faults
+from sluice.runtime.place import Place
+from sluice.tasks.apply.generation_writer import apply_to_generation
+from sluice.tasks.apply.retry_policy import Step, Tries
+from sluice.tasks.events.decode import decode
+from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.fold.plan import plan_projection
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.rebuild.chunks import FEWEST_RECORDS, Chunk, adapted, next_chunk
+from sluice.tasks.rebuild.rebuild_lane import RebuiltLane, judge_record, refusal
+
+log = structlog.get_logger("sluice.rebuild")
+
+TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
+READ_SECONDS = 0.2
+BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one read may come on top
+FED_STATES = frozenset({"building", "ready", "retired"})
+
+
+class Rebuilder:
+    """Rebuilds over one session. `run` may run any number of times, at once, and be killed anywhere."""
+
+    def __init__(self, session: Session, registry: Registry, bootstrap_servers: str) -> None:
+        self._session = session
+        self._registry = registry
+        self._bootstrap_servers = bootstrap_servers
+
+    def run(self, projection: str, generation: int, place: Place, *, seconds: float = TURN_SECONDS) -> bool:
+        """One turn; whether the partition's lanes have all met live. Marks a generation that cannot go on.
+
+        Does nothing where another one is at it, or this code is of another revision.
+        """
+        what = f"{projection} {generation} {place[0]}"
+        if not rebuilt_partitions.try_rebuild(self._session, what, place[1]):
+            return False
+        try:
+            return _Turn(self._session, self._registry, projection, generation, place).run(
+                lambda offset: PartitionReader(self._bootstrap_servers, place, offset), seconds
+            )
+        finally:
+            rebuilt_partitions.end_rebuild(self._session, what, place[1])
+
+
+class _Turn:
+    """One turn at one partition."""
+
+    def __init__(
+        self, session: Session, registry: Registry, projection: str, generation: int, place: Place
+    ) -> None:
+        self._session = session
+        self._registry = registry
+        self._projection = projection
+        self._generation = generation
+        self._place = place
+        self._table = registry.projection_tables.get(projection)
+        self._lanes: dict[str, RebuiltLane] = {}
+        self._reader: PartitionReader | None = None
+
+    def run(self, open_reader: Callable[[int], PartitionReader], seconds: float) -> bool:
+        """Goes on until all lanes met live (then True), the time is over, or somebody says stop."""
+        ends_at = time.monotonic() + seconds
+        try:
+            while time.monotonic() < ends_at:
+                standing = self._look()
+                if standing is None:
+                    return False
+                behind = [lane for lane in self._lanes.values() if lane.is_behind]
+                if not behind:
+                    generation_lag.note_ready(self._session, self._projection, self._generation)
+                    return True
+                if self._reader is None:
+                    first = min(lane.applied for lane in behind) + 1
+                    self._reader = open_reader(first)
+                    for lane in self._lanes.values():
+                        # It may lie further back than any that is behind: live is slower there.
+                        lane.skipped = lane.applied + 1 < first
+                self._read(standing, behind)
+                for lane in behind:
+                    self._take(standing, lane, ends_at)
+            return False
+        except (LogIncomplete, DeploymentBroken) as error:
+            self._fail(error)
+            return False
+        finally:
+            self._close_reader()
+
+    def _look(self) -> PartitionStanding | None:
+        """How things stand; None: it is not ours to go on."""
+        found = rebuilt_partitions.read_partition(
+            self._session, self._projection, self._generation, *self._place
+        )
+        mine = self._registry.revisions.get(self._projection)
+        if found is None or found.is_live or found.paused or found.fed.state not in FED_STATES:
+            return None
+        if self._table is None or not found.fed.takes(mine) or self._place[0] not in self._registry.topics:
+            log.info("rebuild left to workers of its revision", table=found.fed.table, revision=mine)
+            return None
+        for queue, (live, applied) in found.lanes.items():
+            if queue not in self._lanes:
+                # Records of it may have gone by, if there is a reader.
+                self._lanes[queue] = RebuiltLane(queue, applied, live, skipped=True)
+            lane = self._lanes[queue]
+            lane.live = live
+            if applied > lane.applied:
+                lane.move(applied)
+            if not lane.is_behind:
+                # What was read beyond live is live's to feed; kept, it would fill the buffer for others.
+                lane.forget()
+        if self._reader is not None and any(one.skipped and one.is_behind for one in self._lanes.values()):
+            # It fell out of step, by code of another revision or by a lock that was not to be had.
+            self._close_reader()
+        return found
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        for lane in self._lanes.values():
+            lane.forget()
+            lane.skipped = False
+
+    def _read(self, standing: PartitionStanding, behind: Sequence[RebuiltLane]) -> None:
+        assert self._reader is not None
+        wanted = max(lane.live for lane in behind)
+        buffered = self._buffered()
+        while self._reader.read_through < wanted and buffered < BUFFERED_BYTES:
+            records = self._reader.read(READ_SECONDS)
+            if not records:
+                return
+            for record in records:
+                queue = queue_name(standing.entity, shard_of(record.key, standing.shards))
+                lane = self._lanes.setdefault(queue, RebuiltLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
+                if not lane.is_behind:
+                    # In lockstep: live feeds it.
+                    lane.skipped = True
+                elif record.offset > lane.applied:
+                    lane.add(record)
+                    buffered += record.size_bytes()
+
+    def _take(self, standing: PartitionStanding, lane: RebuiltLane, ends_at: float) -> None:
+        """Chunks of one lane, as many as can be made of what was read."""
+        while lane.is_behind and time.monotonic() < ends_at:
+            chunk = self._next(lane)
+            if chunk is None:
+                return
+            taken = self._tried(standing, lane, chunk)
+            if standing.is_paced:
+                pause = generations.take_pace(self._session, self._projection, self._generation, taken)
+                time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
+
+    def _tried(self, standing: PartitionStanding, lane: RebuiltLane, chunk: Chunk) -> int:
+        """One chunk, again and again where that may help; how many records it took."""
+        tries, started = Tries(), time.monotonic()
+        while True:
+            began = time.monotonic()
+            try:
+                taken = self._apply(standing, lane, chunk)
+            except Exception as error:
+                step = tries.after(error, elapsed_seconds=time.monotonic() - started)
+                if needs_new_connection(error):
+                    # With it goes the lock that makes this turn the only one.
+                    self._session.close()
+                    raise
+                if step is Step.GIVE_UP:
+                    raise
+                if step is Step.HALT or classify(error) is ErrorKind.REJECTED:
+                    raise DeploymentBroken(f"{type(error).__name__}: {error}") from error
+                if step is Step.SINGLY:
+                    # Somebody keeps writing to these rows: smaller steps meet him less.
+                    lane.most = FEWEST_RECORDS
+                    return 0
+                time.sleep(tries.pause_seconds(random.random()))
+            else:
+                lane.most = adapted(lane.most, taken, time.monotonic() - began)
+                return taken
+
+    def _next(self, lane: RebuiltLane) -> Chunk | None:
+        assert self._reader is not None
+        offsets = [record.offset for record in lane.records]
+        return next_chunk(
+            offsets,
+            live=lane.live,
+            read_through=self._reader.read_through,
+            most=lane.most,
+            is_full=self._buffered() >= BUFFERED_BYTES,
+        )
+
+    def _buffered(self) -> int:
+        return sum(lane.size_bytes for lane in self._lanes.values())
+
+    def _apply(self, standing: PartitionStanding, lane: RebuiltLane, chunk: Chunk) -> int:
+        """One chunk in one transaction; how many records it took."""
+        with self._session.transaction():
+            if chunk.locked and guard.lock_queue(self._session, lane.queue) is None:
+                raise DeploymentBroken(f"queue {lane.queue} has no row: run `sluice init`")
+            held = generation_lanes.lock_lanes(
+                self._session, self._projection, self._generation, lane.queue, [self._place]
+            )
+            if held.get(self._place) != lane.applied:
+                # Somebody else moved it, or the generation is gone: the next look tells.
+                lane.move(held.get(self._place, lane.applied))
+                lane.live = NOTHING_APPLIED
+                return 0
+            if chunk.locked:
+                lanes = guard.read_lanes(self._session, lane.queue)
+                if lanes.epoch != standing.epoch:
+                    lane.live = NOTHING_APPLIED
+                    return 0
+                lane.live = lanes.applied.get(self._place, NOTHING_APPLIED)
+                again = self._next(lane)
+                if again is None:
+                    return 0
+                chunk = again
+            records = lane.records[: chunk.records]
+            counts = self._fold(standing, records)
+            step = GenerationStep(*self._place, chunk.reaches, counts)
+            generation_lanes.advance_generation(
+                self._session, self._projection, self._generation, lane.queue, [step]
+            )
+            faults.reach("rebuild.before_commit")
+        faults.reach("rebuild.committed")
+        lane.move(chunk.reaches)
+        return len(records)
+
+    def _fold(self, standing: PartitionStanding, records: Sequence[Record]) -> Counter[str]:
+        topic = self._registry.topics[self._place[0]]
+        decoded = [decode(topic, standing.topic_id, self._place[1], record) for record in records]
+        outcomes = identities.load_outcomes(self._session, [one.identity for one in decoded])
+        counts: Counter[str] = Counter()
+        taken = []
+        for one in decoded:
+            became = judge_record(one, outcomes.get(one.identity))
+            counts[became] += 1
+            if became == FOLDED:
+                assert self._table is not None
+                taken.append(plan_projection(self._registry, self._table, one))
+        refuse = refusal(topic if standing.is_compacted else None)
+        deaths = apply_to_generation(self._session, standing.fed, taken, refuse)
+        generation_deaths.insert_deaths(self._session, self._projection, self._generation, deaths)
+        return counts
+
+    def _fail(self, error: Exception) -> None:
+        reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
+        if generations.fail_generation(self._session, self._projection, self._generation, reason):
+            log.error("generation failed", projection=self._projection, reason=reason)

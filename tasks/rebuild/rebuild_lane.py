@@ -1,0 +1,89 @@
+"""What a rebuild holds of a lane, which records it takes, and which effects it never does. Pure."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sluice.db.errors import DeploymentBroken
+from sluice.db.projections.generation_lanes import FOLDED
+from sluice.kafka_io.records import Record
+from sluice.tasks.api import Call, Effect, Emit, Increment, Topic
+from sluice.tasks.events.decode import Decoded
+from sluice.tasks.fold.fold_state import TAKEN
+from sluice.tasks.fold.plan import HandlerRun
+from sluice.tasks.rebuild.chunks import CHUNK_RECORDS
+
+_TAKEN = frozenset(outcome.value for outcome in TAKEN)
+
+
+@dataclass
+class RebuiltLane:
+    """One lane of the partition: its records that wait, and how far it and live are."""
+
+    queue: str
+    applied: int
+    live: int
+    records: list[Record] = field(default_factory=list)
+    most: int = CHUNK_RECORDS
+    skipped: bool = False
+    """Records were read that it did not need then."""
+    size_bytes: int = 0
+    """Of the records that wait."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether live has applied more."""
+        return self.applied < self.live
+
+    def move(self, applied: int) -> None:
+        """So far it was applied: what waits is what lies beyond."""
+        self.applied = applied
+        done = bisect_right(self.records, applied, key=_offset)
+        self.size_bytes -= sum(record.size_bytes() for record in self.records[:done])
+        del self.records[:done]
+
+    def add(self, record: Record) -> None:
+        """The lane's next record."""
+        self.records.append(record)
+        self.size_bytes += record.size_bytes()
+
+    def forget(self) -> None:
+        """Nothing of it waits; what did must be read again, should the lane fall behind."""
+        self.skipped = self.skipped or bool(self.records)
+        self.records.clear()
+        self.size_bytes = 0
+
+
+def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:
+    """Whether a generation folds a record, or why it passes it over: live did not apply it either. Pure.
+
+    `known` is what is remembered of its identity: (data hash, outcome, topic id, partition, offset).
+    """
+    if known is None:
+        return "unknown"
+    data_hash, outcome, *place = known
+    if place != [decoded.topic_id, decoded.partition, decoded.record.offset]:
+        return "duplicate" if data_hash == decoded.data_hash else "conflict"
+    return FOLDED if outcome in _TAKEN else str(outcome)
+
+
+def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
+    """Raises for what a rebuild must not do, whatever its handlers yield: once more, behind type and fold."""
+
+    def refuse(run: HandlerRun, effect: Effect) -> None:
+        if isinstance(effect, Emit | Call):
+            raise DeploymentBroken(
+                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which repeats nothing"
+            )
+        if compacted is not None and isinstance(effect, Increment):
+            raise DeploymentBroken(
+                f"{run.entry.name} yielded an Increment for a record of {compacted.name}, which is compacted:"
+                " earlier ones may be gone; start from a checkpoint, or project without Increment"
+            )
+
+    return refuse
+
+
+def _offset(record: Record) -> int:
+    return record.offset

@@ -1,0 +1,58 @@
+"""A topic to accept, an entity type to reshard, and a batch that has a queue in hand meanwhile."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sluice.db.admin.audit import Decision
+from sluice.db.connection import Session
+from tests.db.tasks.applying import TOPIC, Bench, create_tables, registry
+from tests.waiting import wait_until
+
+WHO = Decision("somebody", "accept", "why")
+OTHER = "other-things"
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    """Topic `things` and another one of the entity type, and a topic of another entity type."""
+    create_tables(database_url)
+    topics = {TOPIC: replace(registry().topics[TOPIC], ignores=("thing.viewed",))}
+    bench = Bench(database_url, replace(registry(), topics=topics))
+    bench.look(f"""
+        INSERT INTO sluice.entities (entity, shards) VALUES ('alien', 1);
+        INSERT INTO sluice.queues (queue, entity) VALUES ('alien.0', 'alien');
+        INSERT INTO sluice.topics VALUES ('{OTHER}', 'id-2', 'thing'), ('aliens', 'id-3', 'alien');
+        INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark) VALUES
+            ('{TOPIC}', 0, 1, 0), ('{TOPIC}', 7, 1, 3), ('{OTHER}', 0, 1, 4), ('aliens', 0, 1, 5);
+        INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset, applied)
+        VALUES ('{OTHER}', 0, 'thing.0', 1, 3, 4)""")
+    yield bench
+    bench.close()
+
+
+def lanes(bench: Bench, epoch: int) -> list[tuple[Any, ...]]:
+    return bench.look(
+        "SELECT topic, partition, queue, applied_offset, applied FROM sluice.lane_progress"
+        f" WHERE epoch = {epoch} ORDER BY 1, 2, 3"
+    )
+
+
+@contextmanager
+def in_hand(bench: Bench, database_url: str, work: str, action: Callable[[], object]) -> Iterator[None]:
+    """`action` is begun while a batch has the queue in hand, which then does `work` and commits."""
+    holder = Session(database_url, application_name="a batch")
+    holder.command("BEGIN; SELECT FROM sluice.queues WHERE queue = 'thing.0' FOR UPDATE")
+    waiting = threading.Thread(target=action)
+    waiting.start()
+    wait_until(
+        lambda: bench.look("SELECT 1 FROM pg_locks WHERE NOT granted"), timeout_seconds=5, what="it waits"
+    )
+    holder.command(f"{work}; COMMIT")
+    holder.close()
+    waiting.join(timeout=20)
+    yield

@@ -1,0 +1,146 @@
+"""Accepting a topic on a real Postgres: it starts anew under all queue locks, everything else goes on."""
+
+from typing import Any
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.reroute import routing_changes
+from sluice.admin.reroute.routing_changes import accept_topic
+from sluice.db.admin.rerouting import TopicRouting, read_topic_routing
+from sluice.db.connection import Session
+from sluice.kafka_io.log_range import LogRange
+from tests.db.admin import rerouting
+from tests.db.admin.rerouting import OTHER, WHO, in_hand, lanes
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, Bench, made, slice_of, thing_set
+
+LOGS = {0: LogRange(0, 100)}
+
+bench = rerouting.bench
+
+
+def accept(session: Session, topic_id: str = TOPIC_ID, logs: dict[int, LogRange] = LOGS) -> int:
+    before = read_topic_routing(session, TOPIC)
+    assert before is not None
+    return accept_topic(session, TOPIC, before, TopicRouting(topic_id, "thing"), logs, WHO)[1]
+
+
+def partitions(bench: Bench) -> list[tuple[Any, ...]]:
+    return bench.look(
+        "SELECT topic, partition, epoch, watermark FROM sluice.partition_progress ORDER BY 1, 2"
+    )
+
+
+def test_accepting_starts_the_topic_anew_and_nothing_else(bench: Bench, session: Session) -> None:
+    bench.apply(slice_of([thing_set(0), thing_set(1)]))
+    assert accept(session, "id-new", {0: LogRange(20, 100), 1: LogRange(0, 0)}) == 2
+    assert partitions(bench) == [
+        ("aliens", 0, 1, 5),
+        (OTHER, 0, 2, 4),
+        (TOPIC, 0, 2, 20),
+        (TOPIC, 1, 2, 0),
+    ]
+    assert read_topic_routing(session, TOPIC) == ("id-new", "thing")
+    assert bench.look("SELECT entity, epoch, shards FROM sluice.entities ORDER BY 1") == [
+        ("alien", 1, 1),
+        ("thing", 2, 1),
+    ]
+    assert lanes(bench, 1) == [(OTHER, 0, "thing.0", 3, 4), (TOPIC, 0, "thing.0", 1, 2)], "counters are kept"
+    assert lanes(bench, 2) == [(OTHER, 0, "thing.0", 3, 0)], "the other topic goes on where it was"
+    ((verb, subject, reason, details),) = bench.look(
+        "SELECT verb, subject, reason, details FROM sluice.audit"
+    )
+    assert (verb, subject, reason) == ("accept", TOPIC, "why")
+    assert (details["topic_id_before"], details["topic_id"], details["epoch"]) == (TOPIC_ID, "id-new", 2)
+
+
+def test_a_slice_of_the_old_epoch_does_nothing(bench: Bench, session: Session) -> None:
+    bench.apply(slice_of([thing_set(0, amount=1)]))
+    accept(session, "id-new")
+    late = bench.apply(slice_of([thing_set(1, amount=2)], prev=0))
+    assert late is not None
+    assert dict(late.judgements) == {"rerouted": 1}
+    assert bench.amounts() == {"k": 1}
+    fresh = slice_of([thing_set(0, amount=3, event_id="f", version=9)], epoch=2)
+    bench.apply(fresh._replace(topic_id="id-new"))
+    assert bench.amounts() == {"k": 3}
+
+
+def test_every_outcome_read_again_changes_nothing_but_counts_of_repeats(
+    bench: Bench, session: Session
+) -> None:
+    records = [
+        thing_set(0, amount=1, version=5),
+        thing_set(1, amount=1, version=5, event_id="e0"),
+        thing_set(2, amount=1, version=3),
+        thing_set(3, amount=8, version=5, event_id="e0"),
+        thing_set(4, amount=8, version=5),
+        made(5, "thing.broken", "bad"),
+        thing_set(6, "bad"),
+        made(7, "thing.viewed"),
+    ]
+    bench.apply(slice_of(records))
+    outcomes = {
+        "applied": 5,
+        "duplicate": 1,
+        "stale": 1,
+        "conflict": 2,
+        "waiting": 1,
+        "dead": 1,
+        "ignored": 1,
+    }
+    assert bench.outcomes() == outcomes | {"applied": 1}
+    before = everything(bench)
+    accept(session)
+    bench.apply(slice_of(records, epoch=2))
+    assert everything(bench) == before
+    # A repeat has no row of its own by which it would be known as the very same record.
+    counted = bench.look(f"SELECT * FROM sluice.lane_progress WHERE epoch = 2 AND topic = '{TOPIC}'")
+    assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0)]
+
+
+def claim_another_topic_goes_on(bench: Bench, session: Session) -> None:
+    """What was applied of it does not come again."""
+    bench.apply(slice_of([thing_set(0), thing_set(1, event_id="e0", version=0)]))
+    before = bench.outcomes()
+    old = read_topic_routing(session, OTHER)
+    assert old is not None
+    accept_topic(session, OTHER, old, old, LOGS, WHO)
+    judged = bench.apply(slice_of([thing_set(0), thing_set(1, event_id="e0", version=0)], epoch=2))
+    assert judged is not None
+    assert not judged.outcomes
+    assert bench.outcomes() == before
+
+
+def test_another_topic_of_the_entity_type_goes_on_where_it_was(bench: Bench, session: Session) -> None:
+    claim_another_topic_goes_on(bench, session)
+
+
+def test_lanes_of_other_topics_must_be_carried(
+    bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing_changes, "carry_lanes", lambda *_, **__: 0)
+    with pytest.raises(AssertionError):
+        claim_another_topic_goes_on(bench, session)
+
+
+def test_accepting_waits_for_the_batch_in_hand(bench: Bench, session: Session, database_url: str) -> None:
+    work = f"UPDATE sluice.lane_progress SET applied_offset = 50 WHERE topic = '{OTHER}'"
+    with in_hand(bench, database_url, work, lambda: accept(session)):
+        assert lanes(bench, 2) == [(OTHER, 0, "thing.0", 50, 0)]
+
+
+def test_of_two_who_accept_one_is_told(bench: Bench, session: Session) -> None:
+    before = read_topic_routing(session, TOPIC)
+    assert before is not None
+    accept(session, "id-new")
+    with pytest.raises(NotDone, match="look again"):
+        accept_topic(session, TOPIC, before, TopicRouting("id-newer", "thing"), LOGS, WHO)
+    assert bench.look("SELECT epoch FROM sluice.entities WHERE entity = 'thing'") == [(2,)]
+
+
+def everything(bench: Bench) -> list[list[tuple[Any, ...]]]:
+    """All that a batch may write but progress."""
+    names = ("dead_letters", "processed_events", "outbox_events", "executed_side_effects", "parked_entities")
+    tables = ["public.things", *(f"sluice.{name}" for name in names)]
+    return [bench.look(f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables]

@@ -1,0 +1,95 @@
+"""What `sluice dlq` asks of Postgres: which letters are listed, which are open, and which it settles."""
+
+import json
+
+import pytest
+
+from sluice.db.admin.letters import Chosen, count_letters, drop_keyless, read_letters, resolve_conflicts
+from sluice.db.admin.open_letters import (
+    OpenLetters,
+    count_parked,
+    read_head,
+    read_keyless,
+    read_open_entities,
+)
+from sluice.db.admin.whole_letters import count_behind, read_behind, read_whole_letters
+from sluice.db.connection import Session
+from tests.db.tasks import applying, failing
+from tests.db.tasks.applying import TOPIC, Bench
+from tests.db.tasks.failing import fill
+
+bench, session = applying.bench, failing.session
+
+
+def test_letters_are_counted_and_listed_by_what_is_chosen(bench: Bench, session: Session) -> None:
+    fill(bench)
+    bench.look("UPDATE sluice.dead_letters SET created_at = now() - interval '1 hour' WHERE id = 4")
+
+    def ids(chosen: Chosen, after: int = 0, limit: int = 10) -> list[int]:
+        found = [letter.id for letter in read_letters(session, chosen, after=after, limit=limit)]
+        whole = [letter.id for letter in read_whole_letters(session, chosen, after=after, limit=limit)]
+        assert found == whole
+        return found
+
+    assert ids(Chosen()) == [1, 2, 3, 4, 5, 6]
+    assert ids(Chosen(), after=2, limit=2) == [3, 4]
+    assert ids(Chosen(ids=(6, 2))) == [2, 6]
+    assert ids(Chosen(state="waiting")) == [2, 3]
+    assert ids(Chosen(topic=TOPIC, entity="thing", entity_key="other")) == [4]
+    assert ids(Chosen(error_class="CheckViolation")) == [1, 4]
+    assert ids(Chosen(type="thing.set", state="dead")) == [1, 4, 5, 6]
+    assert ids(Chosen(older_than_seconds=60)) == [4]
+    for nothing in (Chosen(topic="x"), Chosen(entity="x"), Chosen(type="x"), Chosen(ids=(99,))):
+        assert ids(nothing) == []
+    counts = {
+        (one.error_class, one.state, one.outcome): one.letters for one in count_letters(session, Chosen())
+    }
+    assert counts["CheckViolation", "dead", "dead"] == 2
+    assert sum(counts.values()) == 6
+    assert count_parked(session) == 2
+
+
+def test_what_waits_behind_a_letter_is_known(bench: Bench, session: Session) -> None:
+    fill(bench)
+    behind = {one.id: one.behind for one in read_letters(session, Chosen(), after=0, limit=10)}
+    assert behind == {1: 2, 2: None, 3: None, 4: 0, 5: None, 6: 0}
+    [first] = read_whole_letters(session, Chosen(ids=(1,)), after=0, limit=1)
+    assert [one.id for one in read_behind(session, first, limit=1)] == [2]
+    assert count_behind(session, first) == 2
+    assert first.parked is not None
+    assert json.loads(bytes(first.value or b""))["data"] == {"amount": -1}
+    assert (read_head(session, "thing", "k"), read_head(session, "thing", "c")) == (1, None)
+    # A conflict or a settled letter of the entity is not its head, and has nothing behind it.
+    bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 1")
+    assert read_head(session, "thing", "k") == 2
+    assert read_letters(session, Chosen(ids=(1,)), after=0, limit=1)[0].behind is None
+
+
+def test_the_entities_of_the_chosen_letters_come_with_all_that_is_open_of_them(
+    bench: Bench, session: Session
+) -> None:
+    fill(bench)
+    everything = read_open_entities(session, Chosen(), limit=10)
+    assert everything == [
+        OpenLetters("thing", "k", 1, 2),
+        OpenLetters("thing", "other", 1, 0),
+    ]
+    assert read_open_entities(session, Chosen(ids=(3,)), limit=10) == everything[:1]
+    assert read_open_entities(session, Chosen(ids=(5,)), limit=10) == []
+    assert read_open_entities(session, Chosen(), limit=1) == everything[:1]
+    assert read_keyless(session, Chosen(), limit=10) == [(6, "thing")]
+    assert read_keyless(session, Chosen(ids=(1, 5)), limit=10) == []
+
+
+@pytest.mark.parametrize("state", ["dead", "waiting", "dropped", "done"])
+@pytest.mark.parametrize("outcome", ["dead", "waiting", "conflict"])
+def test_only_open_conflicts_are_resolved_and_only_dead_keyless_letters_dropped(
+    bench: Bench, session: Session, outcome: str, state: str
+) -> None:
+    fill(bench)
+    bench.look(f"UPDATE sluice.dead_letters SET state = '{state}', outcome = '{outcome}'")
+    open_conflict = outcome == "conflict" and state == "dead"
+    assert resolve_conflicts(session, [1, 5]) == ({1, 5} if open_conflict else set())
+    assert resolve_conflicts(session, [1, 5]) == set()
+    assert drop_keyless(session, 6) == (outcome == state == "dead")
+    assert not drop_keyless(session, 4), "it has an entity"

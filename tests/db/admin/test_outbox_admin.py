@@ -1,0 +1,222 @@
+"""What an operator sees of the outbox and does to it, on real Postgres, beside a relay that is at work."""
+
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.outbox import drop_event, require_event, retry_all, retry_one
+from sluice.db.admin import outbox_admin
+from sluice.db.admin.audit import Decision
+from sluice.db.admin.outbox_admin import (
+    QueueWaiting,
+    delete_outgoing_event,
+    delete_refusals,
+    lock_relay,
+    read_outgoing_event,
+    read_refused,
+    read_waiting,
+)
+from sluice.db.connection import SESSION_SETTINGS, Session
+from sluice.db.sending.relay import lock_waiting, read_page, read_sent_through
+from sluice.tasks.outbox.relay import FLUSH_SECONDS
+from tests.db.admin.leaving import insert_event, rows
+from tests.waiting import wait_until
+
+DECISION = Decision("ann@host", "outbox drop", "because")
+
+
+@pytest.fixture
+def session(make_session: Callable[[], Session]) -> Session:
+    session = make_session()
+    session.command("INSERT INTO sluice.entities (entity, shards) VALUES ('order', 2)")
+    session.command(
+        "INSERT INTO sluice.queues (queue, entity) VALUES ('order.0', 'order'), ('order.1', 'order')"
+    )
+    return session
+
+
+def page(session: Session) -> list[tuple[str, int]]:
+    """What a relay would take now."""
+    with session.transaction():
+        hints = read_sent_through(session)
+        locked = lock_waiting(session, hints)
+        found = read_page(session, {queue: hints[queue] for queue in locked}, without_topics=[], limit=100)
+    return [(row.queue, row.id) for row in found]
+
+
+def audits(session: Session) -> list[tuple[Any, ...]]:
+    return rows(session, "SELECT actor, verb, subject, reason, details FROM sluice.audit ORDER BY id")
+
+
+def test_what_waits_is_counted_per_queue_and_refused_ones_name_what_they_hold(session: Session) -> None:
+    insert_event(session, 1, refused="too large")
+    insert_event(session, 2)
+    insert_event(session, 3, key="other")
+    insert_event(session, 4, queue="order.1")  # the same topic and key, of another queue: not held
+    insert_event(session, 5, queue="order.1", topic="more", key=None, refused="bad")
+    insert_event(session, 6, queue="order.1", topic="more", key=None)
+    waiting = [one._replace(oldest_seconds=0.0) for one in read_waiting(session, None)]
+    assert waiting == [QueueWaiting("order.0", 3, 1, 0.0), QueueWaiting("order.1", 3, 1, 0.0)]
+    assert [one.waiting for one in read_waiting(session, "more")] == [2]
+    refused = read_refused(session, None, limit=10)
+    assert [(one.queue, one.id, one.key, one.error, one.behind) for one in refused] == [
+        ("order.0", 1, "k", "too large", 1),
+        ("order.1", 5, None, "bad", 0),
+    ]
+    assert [one.id for one in read_refused(session, "more", limit=10)] == [5]
+    assert len(read_refused(session, None, limit=1)) == 1
+    # As the relay sees it.
+    assert page(session) == [("order.0", 3), ("order.1", 4), ("order.1", 6)]
+
+
+def test_an_event_is_shown_with_what_holds_it(session: Session) -> None:
+    insert_event(session, 1, refused="too large")
+    insert_event(session, 2)
+    event = read_outgoing_event(session, "order.0", 2)
+    assert event is not None
+    assert (event.error, event.held_by, event.headers, bytes(event.payload)) == (
+        None,
+        1,
+        {"a": "1"},
+        b"{}",
+    )
+    first = read_outgoing_event(session, "order.0", 1)
+    assert first is not None
+    assert (first.error, first.held_by) == ("too large", None)
+    insert_event(session, 4, queue="order.1")
+    assert require_event(session, "order.1", 4).held_by is None
+    assert read_outgoing_event(session, "order.0", 9) is None
+
+
+def test_a_refused_record_is_tried_again_with_those_behind_it(session: Session) -> None:
+    insert_event(session, 1, refused="too large")
+    insert_event(session, 2)
+    tried = DECISION._replace(verb="outbox retry")
+    assert [one.id for one in retry_one(session, "order.0", 1, tried, dry_run=True)] == [1]
+    assert page(session) == []
+    assert [one.id for one in retry_one(session, "order.0", 1, tried, dry_run=False)] == [1]
+    assert page(session) == [("order.0", 1), ("order.0", 2)]
+    details = {"queue": "order.0", "id": 1, "topic": "out", "key": "k", "error": "too large"}
+    assert audits(session) == [("ann@host", "outbox retry", "order.0/1", "because", details)]
+    with pytest.raises(NotDone, match=r"is not refused: it will be sent$"):
+        retry_one(session, "order.0", 1, tried, dry_run=False)
+    assert len(audits(session)) == 1
+
+
+def test_what_is_behind_a_refused_record_is_said_to_wait_for_it(session: Session) -> None:
+    insert_event(session, 1, refused="too large")
+    insert_event(session, 2)
+    for dry_run in (True, False):
+        with pytest.raises(NotDone, match=r"sent once order\.0 1, which holds its key, is sent or dropped"):
+            retry_one(session, "order.0", 2, DECISION, dry_run=dry_run)
+
+
+def test_all_refused_records_of_a_topic_are_tried_again(session: Session) -> None:
+    for number, topic in ((1, "out"), (2, "more"), (3, "out")):
+        insert_event(session, number, topic=topic, key=f"k{number}", refused="bad")
+    assert [one.id for one in retry_all(session, "out", DECISION, dry_run=True)] == [1, 3]
+    assert [one.id for one in retry_all(session, "out", DECISION, dry_run=False)] == [1, 3]
+    assert [one.id for one in read_refused(session, None, limit=10)] == [2]
+    assert [one.id for one in delete_refusals(session, None)] == [2]
+    assert [subject for _, _, subject, _, _ in audits(session)] == ["order.0/1", "order.0/3"]
+
+
+def test_a_dropped_event_is_gone_and_those_behind_it_flow(session: Session) -> None:
+    insert_event(session, 1, refused="too large", payload=b"\x00\xff")
+    insert_event(session, 2)
+    drop_event(session, require_event(session, "order.0", 1), DECISION, even_if_waiting=False)
+    assert page(session) == [("order.0", 2)]
+    assert rows(session, "SELECT count(*) FROM sluice.outbox_refusals") == [(0,)]
+    [(_, verb, subject, _, details)] = audits(session)
+    assert (verb, subject, details["payload_base64"], details["error"]) == (
+        "outbox drop",
+        "order.0/1",
+        "AP8=",
+        "too large",
+    )
+
+
+def test_an_event_that_is_not_refused_is_dropped_only_if_that_is_said(session: Session) -> None:
+    insert_event(session, 1)
+    event = require_event(session, "order.0", 1)
+    with pytest.raises(NotDone, match="meanwhile"):
+        drop_event(session, event, DECISION, even_if_waiting=False)
+    assert page(session) == [("order.0", 1)]
+    assert audits(session) == []
+    drop_event(session, event, DECISION, even_if_waiting=True)
+    assert page(session) == []
+
+
+def test_a_record_that_was_taken_up_again_meanwhile_is_not_dropped(session: Session) -> None:
+    insert_event(session, 1, refused="too large")
+    event = require_event(session, "order.0", 1)
+    retry_one(session, "order.0", 1, DECISION, dry_run=False)
+    with pytest.raises(NotDone, match="meanwhile"):
+        drop_event(session, event, DECISION, even_if_waiting=False)
+    assert page(session) == [("order.0", 1)]
+
+
+def test_a_drop_waits_for_the_relay_that_has_the_queue_in_hand(
+    session: Session, make_session: Callable[[], Session]
+) -> None:
+    insert_event(session, 1)
+    relay, operator = make_session(), make_session()
+    dropped: list[bool] = []
+
+    def drop() -> None:
+        with operator.transaction():
+            lock_relay(operator, "order.0")
+            dropped.append(delete_outgoing_event(operator, "order.0", 1, even_if_waiting=True))
+
+    with relay.transaction():
+        assert lock_waiting(relay, {"order.0": 0}) == {"order.0": None}
+        thread = Thread(target=drop)
+        thread.start()
+        wait_until(
+            lambda: rows(session, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)],
+            timeout_seconds=5,
+            what="the drop waits",
+        )
+        # The relay has handed the record to the broker: it is acknowledged and deleted.
+        relay.command("DELETE FROM sluice.outbox_events WHERE id = 1")
+    thread.join()
+    assert dropped == [False]
+
+
+def test_a_drop_waits_for_longer_than_a_relay_holds_its_lock(session: Session) -> None:
+    with session.transaction():
+        lock_relay(session, "order.0")
+        [(lock,)] = rows(session, "SELECT extract(epoch FROM current_setting('lock_timeout')::interval)")
+        [(whole,)] = rows(
+            session, "SELECT extract(epoch FROM current_setting('statement_timeout')::interval)"
+        )
+    assert min(lock, whole) > FLUSH_SECONDS
+    assert rows(session, "SHOW lock_timeout") == [(SESSION_SETTINGS["lock_timeout"],)]
+
+
+def test_a_drop_does_not_wait_for_ever(
+    session: Session, make_session: Callable[[], Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_admin, "RELAY_PATIENCE", "SET LOCAL lock_timeout = '50ms'")
+    insert_event(session, 1, refused="bad")
+    relay = make_session()
+    event = require_event(session, "order.0", 1)
+    with relay.transaction():
+        lock_relay(relay, "order.0")
+        with pytest.raises(NotDone, match=r"has queue order\.0 in hand"):
+            drop_event(session, event, DECISION, even_if_waiting=False)
+    drop_event(session, event, DECISION, even_if_waiting=False)
+
+
+def test_while_a_drop_is_under_way_no_relay_takes_the_queue(
+    session: Session, make_session: Callable[[], Session]
+) -> None:
+    insert_event(session, 1)
+    relay = make_session()
+    with session.transaction():
+        lock_relay(session, "order.0")
+        with relay.transaction():
+            assert lock_waiting(relay, {"order.0": 0}) == {}

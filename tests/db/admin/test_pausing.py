@@ -1,0 +1,110 @@
+"""Pausing on a real Postgres: topics by a switch, entities by parking them; resuming applies what waited."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.pause import park_by_hand, pause_topics, resume_entity, resume_topics, topics_paused
+from sluice.bridge.progress_store import PostgresStore
+from sluice.db.admin.audit import Decision
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.delivery.switches import read_paused_topics
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks.applying import Bench, create_tables, made, slice_of, thing_set
+
+WHO = Decision("somebody", "pause", "why")
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    bench = Bench(database_url)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def session(database_url: str) -> Iterator[Session]:
+    opened = Session(database_url, application_name="test pause", plans=BATCH_PLANS)
+    yield opened
+    opened.close()
+
+
+def audited(bench: Bench) -> list[tuple[object, ...]]:
+    return bench.look("SELECT subject, details FROM sluice.audit ORDER BY id")
+
+
+def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) -> None:
+    store = PostgresStore(session, "sluice")
+    assert store.read_progress([]).paused == frozenset()
+    assert pause_topics(session, ["a", "b"], WHO) == ["a", "b"]
+    assert pause_topics(session, ["b", "c"], WHO) == ["c"], "a second time is no news"
+    bench.look("INSERT INTO sluice.switches (name, actor, reason) VALUES ('effects paused', 'x', 'y')")
+    assert store.read_progress([]).paused == {"a", "b", "c"}
+    assert read_paused_topics(session)["a"] == "why"
+    assert resume_topics(session, ["a", "x"], WHO) == ["a"]
+    assert store.read_progress([]).paused == {"b", "c"}
+    assert audited(bench) == [
+        ("topic a", {"paused": True}),
+        ("topic b", {"paused": True}),
+        ("topic c", {"paused": True}),
+        ("topic a", {"paused": False}),
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, NotDone])
+def test_what_was_paused_for_a_while_is_resumed_whatever_happens(
+    bench: Bench, session: Session, error: type[BaseException]
+) -> None:
+    def interrupted() -> None:
+        with topics_paused(session, ["a", "by another"], WHO):
+            assert set(read_paused_topics(session)) == {"a", "by another"}
+            raise error
+
+    pause_topics(session, ["by another"], WHO)
+    with pytest.raises(error):
+        interrupted()
+    assert set(read_paused_topics(session)) == {"by another"}
+
+
+def test_an_entity_waits_and_goes_on_in_order(bench: Bench, session: Session) -> None:
+    assert park_by_hand(session, "thing", "k", WHO, dry_run=True)
+    assert park_by_hand(session, "thing", "k", WHO, dry_run=False)
+    assert not park_by_hand(session, "thing", "k", WHO, dry_run=False)
+    bench.apply(slice_of([thing_set(0, amount=1), thing_set(1, "other"), thing_set(2, amount=3)]))
+    assert bench.outcomes() == {"applied": 1, "waiting": 2}
+    resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+    assert (resumed.unparked, resumed.outcomes) == (True, {"applied": 2})
+    assert bench.amounts() == {"k": 3, "other": 1}
+    assert bench.outcomes() == {"applied": 3}
+    assert audited(bench) == [("thing k", {"paused": True}), ("thing k", {"paused": False})]
+
+
+def test_an_entity_for_which_nothing_waited_is_resumed(bench: Bench, session: Session) -> None:
+    park_by_hand(session, "thing", "k", WHO, dry_run=False)
+    resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+    assert (resumed.unparked, resumed.outcomes) == (True, {})
+    with pytest.raises(NotDone, match="not paused"):
+        resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+
+
+def test_an_event_that_dies_keeps_its_entity_paused(bench: Bench, session: Session) -> None:
+    park_by_hand(session, "thing", "k", WHO, dry_run=False)
+    bench.apply(slice_of([thing_set(0), made(1, "thing.broken"), thing_set(2)]))
+    resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+    assert not resumed.unparked
+    assert "a fault in the handler" in (resumed.blocked_by or "")
+    assert bench.outcomes() == {"applied": 1, "dead": 1, "waiting": 1}
+
+
+def test_the_reason_of_a_death_is_kept(bench: Bench, session: Session) -> None:
+    bench.apply(slice_of([made(0, "thing.broken")]))
+    assert not park_by_hand(session, "thing", "k", WHO, dry_run=False)
+    ((reason,),) = bench.look("SELECT reason FROM sluice.parked_entities")
+    assert "a fault in the handler" in str(reason)
+
+
+def test_what_is_not_there_is_not_paused(session: Session, bench: Bench) -> None:
+    with pytest.raises(NotDone, match="no entity type alien"):
+        park_by_hand(session, "alien", "k", WHO, dry_run=False)

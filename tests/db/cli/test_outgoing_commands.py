@@ -1,0 +1,79 @@
+"""What `sluice outbox` and `sluice effects` print for people, from a real database."""
+
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+from sluice.cli.main import app
+from sluice.db.connection import Session
+from tests.db.admin.leaving import insert_call, insert_event
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command, which must succeed; what it printed."""
+    monkeypatch.setenv("COLUMNS", "200")
+    environ = {
+        "SLUICE_DATABASE_URL": database_url,
+        "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
+        "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    }
+
+    def run(*words: str, exit_code: int = 0) -> str:
+        result = CliRunner().invoke(app, words, env=environ)
+        assert result.exit_code == exit_code, result.output
+        return result.output
+
+    return run
+
+
+def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
+    assert run("outbox", "ls") == "nothing waits\nno record is refused\n"
+    insert_event(session, 1, refused="too large", payload=b'{"n": 1}')
+    insert_event(session, 2)
+    lines = [line.split() for line in run("outbox", "ls").splitlines()]
+    assert lines[1][:3] == ["order.0", "2", "1"]
+    assert lines[-1][:4] == ["order.0", "1", "out", "k"]
+    assert lines[-1][-2:] == ["too", "large"]
+    assert "refused" not in run("outbox", "ls", "--refused").splitlines()[0]
+    shown = run("outbox", "show", "order.0", "1")
+    assert 'payload: {"n":1}\n' in shown
+    assert "error: too large\n" in shown
+    assert "nothing with id 9 waits in queue order.0" in run("outbox", "show", "order.0", "9", exit_code=2)
+    retry = ("outbox", "retry", "order.0", "1", "--reason", "r")
+    assert "would be tried again: was too large" in run(*retry, "--dry-run")
+    assert "is tried again: was too large" in run(*retry)
+    assert run("outbox", "retry", "--all", "--reason", "r") == "no record is refused\n"
+    drop = ("outbox", "drop", "order.0", "2", "--even-if-waiting", "--reason", "r")
+    assert "would be dropped" in run(*drop, "--dry-run")
+    assert "is dropped" in run(*drop, "--yes")
+
+
+def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
+    assert run("effects", "ls") == "no such call\n"
+    assert run("effects", "reconcile", "--all", "--reason", "r") == "no such call\n"
+    for number in range(3):
+        insert_call(session, f"k{number}", "failed", effect="send_email", error="no such mailbox")
+    insert_call(session, "waits", effect="send_email")
+    insert_call(session, "in front", "running", effect="send_email")
+    listed = run("effects", "ls", "--limit", "2")
+    assert listed.splitlines()[0].split() == ["effect", "pending", "running", "failed"]
+    assert "no such mailbox" in listed
+    assert "there may be more: --after 2" in listed
+    assert "k2" in run("effects", "ls", "--limit", "2", "--after", "2", "--older-than", "0s")
+    assert 'waits for: ["in front must end first: it is running"]' in run("effects", "show", "waits")
+    assert "there is no call none" in run("effects", "show", "none", exit_code=2)
+    assert run("effects", "ls", "--conflicts") == "no key was taken with other args\n"
+    retry = ("effects", "retry", "k0", "k1", "--reason", "r")
+    assert "k0: failed → would become pending: it is due now" in run(*retry, "--dry-run")
+    assert "k1: failed → pending: it is due now" in run(*retry)
+    assert "k1: pending, left as it is: only failed and uncertain" in run(*retry, exit_code=1)
+    assert run("effects", "pause", "--reason", "why", "--dry-run") == "all calls would be paused: why\n"
+    assert run("effects", "resume", "--reason", "why") == "calls are not paused\n"
+    assert run("effects", "pause", "--reason", "why") == "all calls are paused: why\n"
+    assert run("effects", "pause", "--reason", "again") == "calls are paused already: why\n"
+    assert run("effects", "ls").startswith("all calls are paused: why\n")
+    assert run("effects", "resume", "--reason", "why") == "calls are resumed\n"

@@ -1,0 +1,78 @@
+"""The SQL of docs/debezium.md on a real Postgres: what a connector is handed, and the relay is not."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from sluice.db.apply.outbox import insert_outbox
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.records import OutboxRow
+from sluice.db.sending.relay import read_sent_through
+from sluice.stack import Stack
+from tests.db.admin.leaving import rows
+
+PAGE = (Path(__file__).parents[3] / "docs/debezium.md").read_text()
+WATCH, PUBLISH, FORGET, BACK = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+# As Debezium asks: the plugin's own format, of which the first byte of a message is its kind.
+CHANGES = """
+    SELECT data FROM pg_logical_slot_get_binary_changes(
+        'sluice_outbox', NULL, NULL, 'proto_version', '1', 'publication_names', 'sluice_outbox')
+"""
+
+
+@pytest.fixture
+def session(postgres: Stack, database_url: str) -> Iterator[Session]:
+    """Of a server that was restarted with `wal_level = logical`, and is as it was afterwards."""
+    opened = Session(database_url, application_name="test", plans=BATCH_PLANS)
+    opened.command("ALTER SYSTEM SET wal_level = logical")
+    _restart(postgres, opened)
+    try:
+        yield opened
+    finally:
+        opened.command("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        opened.command("ALTER SYSTEM RESET wal_level")
+        _restart(postgres, opened)
+        opened.close()
+
+
+def _restart(postgres: Stack, session: Session) -> None:
+    session.close()
+    postgres.stop("postgres")
+    postgres.start("postgres")
+
+
+def emitted(key: str, payload: str) -> OutboxRow:
+    return OutboxRow(uuid4(), "out", key, "made", None, "{}", payload)
+
+
+def inserts(session: Session) -> list[bytes]:
+    """The inserts that a connector is handed since it last asked, in order."""
+    return [data for data in (bytes(row[0]) for row in rows(session, CHANGES)) if data[:1] == b"I"]
+
+
+def test_a_connector_is_handed_every_committed_event_in_order_and_the_relay_none(session: Session) -> None:
+    session.command(PUBLISH)
+    session.command("SELECT pg_create_logical_replication_slot('sluice_outbox', 'pgoutput')")
+    session.command(FORGET)
+    for number in range(3):
+        with session.transaction():
+            insert_outbox(session, "order.0", [emitted("k", f'"{number}-{n}"') for n in range(2)])
+    session.command("BEGIN")
+    insert_outbox(session, "order.0", [emitted("k", '"never"')])
+    session.roll_back()
+    assert rows(session, "SELECT * FROM sluice.outbox_events") == []
+    assert read_sent_through(session) == {}
+    # A payload as pgoutput writes bytea: in hex.
+    found = [re.findall(r"\\x([0-9a-f]+)", data.decode("latin-1"))[0] for data in inserts(session)]
+    assert [bytes.fromhex(payload).decode() for payload in found] == [
+        f'"{number}-{n}"' for number in range(3) for n in range(2)
+    ]
+    [(slot, active, status, _)] = rows(session, WATCH)
+    assert (slot, active, status) == ("sluice_outbox", False, "reserved")
+
+    session.command(BACK)
+    insert_outbox(session, "order.0", [emitted("k", "1")])
+    assert rows(session, "SELECT count(*) FROM sluice.outbox_events") == [(1,)]

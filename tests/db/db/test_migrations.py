@@ -1,0 +1,187 @@
+"""The migrations add up to the declared tables, whatever runs them, and however often."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, MetaData, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from examples.shop.tables import billing_line_items
+from examples.shop.tables import metadata as shop_metadata
+from sluice.db.migrations.migrate import (
+    VERSION_TABLE,
+    create_projections,
+    create_user_tables,
+    current_revision,
+    newest_revision,
+    upgrade,
+)
+from sluice.db.schema import DEAD_LETTER_STATES, EFFECT_STATES, OUTCOMES, SCHEMA, metadata
+from sluice.db.tables import TableRefused, is_projection
+from sluice.tasks.fold.fold_state import Outcome
+
+# Everything a table is made of, as Postgres says it: what autogenerate compares leaves out half of it.
+CATALOGUE = (
+    """
+    SELECT c.relkind::text, c.relname, c.reloptions FROM pg_class c
+    WHERE c.relnamespace = 'sluice'::regnamespace ORDER BY c.relname
+    """,
+    """
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text,
+           pg_get_expr(d.adbin, d.adrelid)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'sluice'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+    ORDER BY c.relname, a.attnum
+    """,
+    """
+    SELECT c.relname, k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
+    JOIN pg_class c ON c.oid = k.conrelid
+    WHERE c.relnamespace = 'sluice'::regnamespace ORDER BY c.relname, k.conname
+    """,
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'sluice' ORDER BY indexname",
+    "SELECT sequencename, data_type::text FROM pg_sequences WHERE schemaname = 'sluice' ORDER BY 1",
+)
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """In a transaction that is rolled back."""
+    # A user named like the schema would have it as the default schema, which Alembic calls None.
+    search_path = {"options": "-c search_path=public"}
+    engine = create_engine(database_url, poolclass=NullPool, connect_args=search_path)
+    with engine.connect() as opened:
+        yield opened
+
+
+def catalogue(connection: Connection) -> list[list[tuple[object, ...]]]:
+    """What is in schema sluice, without Alembic's own table."""
+    found = [[tuple(row) for row in connection.execute(text(query))] for query in CATALOGUE]
+    return [[row for row in rows if not any(VERSION_TABLE in str(cell) for cell in row)] for rows in found]
+
+
+def test_migrations_make_exactly_the_declared_tables(connection: Connection) -> None:
+    migrated = catalogue(connection)
+    connection.execute(text("DROP SCHEMA sluice CASCADE"))
+    connection.execute(text("CREATE SCHEMA sluice"))
+    metadata.create_all(connection)
+    declared = catalogue(connection)
+    assert migrated == declared
+    assert len(migrated[1]) == sum(len(table.columns) for table in metadata.tables.values())
+
+
+def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
+    options = {
+        "include_schemas": True,
+        "include_name": lambda name, kind, _: kind != "schema" or name == SCHEMA,
+        "version_table": VERSION_TABLE,
+        "version_table_schema": SCHEMA,
+        "compare_server_default": True,
+    }
+    assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values"),
+    [
+        ("processed_events", "outcome", OUTCOMES),
+        ("executed_side_effects", "state", EFFECT_STATES),
+        ("dead_letters", "state", DEAD_LETTER_STATES),
+    ],
+)
+def test_states_are_those_the_database_admits(
+    connection: Connection, table: str, column: str, values: tuple[str, ...]
+) -> None:
+    query = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name"
+    definition = connection.execute(text(query), {"name": f"{table}_{column}_known"}).scalar_one()
+    assert sorted(re.findall(r"'(\w+)'::text", definition)) == sorted(values)
+
+
+@pytest.mark.parametrize(("enum", "values"), [(Outcome, OUTCOMES)])
+def test_enums_are_the_declared_states(enum: type[Enum], values: tuple[str, ...]) -> None:
+    assert sorted(member.value for member in enum) == sorted(values)
+
+
+def test_running_twice_changes_nothing(database_url: str, connection: Connection) -> None:
+    before = catalogue(connection)
+    connection.rollback()
+    upgrade(database_url)
+    assert catalogue(connection) == before
+    connection.rollback()
+    assert current_revision(database_url) == newest_revision()
+
+
+def test_several_at_once_wait_for_each_other(database_url: str, connection: Connection) -> None:
+    connection.execute(text("DROP SCHEMA sluice CASCADE"))
+    connection.commit()
+    with ThreadPoolExecutor(3) as pool:
+        for migration in [pool.submit(upgrade, database_url) for _ in range(3)]:
+            migration.result(timeout=60)
+    assert current_revision(database_url) == newest_revision()
+
+
+def test_an_empty_database_has_no_revision(connection: Connection) -> None:
+    connection.execute(text("DROP SCHEMA sluice CASCADE"))
+    connection.commit()
+    assert current_revision(connection.engine.url.render_as_string(hide_password=False)) is None
+
+
+# A projection is a view over a table of another name.
+PLAIN_TABLES = {name for name, table in shop_metadata.tables.items() if not is_projection(table)}
+
+
+def test_users_tables_are_created_once(database_url: str) -> None:
+    assert create_user_tables(database_url, [shop_metadata]) == sorted(PLAIN_TABLES)
+    assert create_user_tables(database_url, [shop_metadata]) == []
+
+
+def test_a_users_table_beside_an_existing_one_is_added(database_url: str) -> None:
+    one = next(iter(shop_metadata.tables.values()))
+    only = MetaData()
+    one.to_metadata(only)
+    assert create_user_tables(database_url, [only]) == [one.name]
+    assert create_user_tables(database_url, [shop_metadata]) == sorted(PLAIN_TABLES - {one.name})
+
+
+def test_a_projection_is_a_view_over_its_first_generation_made_once(
+    database_url: str, connection: Connection
+) -> None:
+    name = billing_line_items.name
+    made = [create_projections(database_url, {name: billing_line_items}, {name: 2}) for _ in range(2)]
+    assert made == [[name], []]
+    relations = text(
+        "SELECT relname, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    assert [tuple(row) for row in connection.execute(relations)] == [
+        (name, "v"),
+        (f"{name}_g1", "r"),
+        (f"{name}_g1_account_id_idx", "i"),
+        (f"{name}_g1_pkey", "i"),
+    ]
+    generations = text("SELECT generation, state, revision, has_been_live FROM sluice.generations")
+    assert [tuple(row) for row in connection.execute(generations)] == [(1, "live", 2, True)]
+
+
+def test_a_projection_whose_rows_were_lost_goes_on_with_the_generation_it_shows(database_url: str) -> None:
+    name = billing_line_items.name
+    create_projections(database_url, {name: billing_line_items}, {name: 1})
+    with create_engine(database_url, poolclass=NullPool).begin() as lost:
+        lost.execute(text(f"ALTER TABLE public.{name}_g1 RENAME TO {name}_g7"))
+        lost.execute(text("TRUNCATE sluice.projections, sluice.generations CASCADE"))
+    assert create_projections(database_url, {name: billing_line_items}, {name: 1}) == [name]
+    with create_engine(database_url, poolclass=NullPool).begin() as found:
+        rows = found.execute(text("SELECT live_generation, newest_generation FROM sluice.projections"))
+        assert [tuple(row) for row in rows] == [(7, 7)]
+
+
+def test_a_projection_does_not_take_a_name_that_is_taken(database_url: str, connection: Connection) -> None:
+    name = billing_line_items.name
+    connection.execute(text(f"CREATE TABLE public.{name} (x int)"))
+    connection.commit()
+    with pytest.raises(TableRefused, match=f"public.{name} is there already and is no projection's view"):
+        create_projections(database_url, {name: billing_line_items}, {name: 1})

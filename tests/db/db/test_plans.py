@@ -1,0 +1,92 @@
+"""The plans of the hot statements: no nested loop, no scan of a whole table, no dearer in larger batches."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from sluice.db.connection import BATCH_PLANS, Statement
+from sluice.tasks.apply.apply import Applier
+from tests.db.tasks.applying import QUEUE, Bench, create_tables, slice_of, thing_set
+from tests.db.tasks.recording import RecordingSession
+
+KEYS = 5_000
+SMALL, LARGE = 50, 500
+FORBIDDEN = {"Nested Loop", "Merge Join", "Seq Scan"}
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    bench = Bench(database_url)
+    _use_recording_session(bench, BATCH_PLANS)
+    yield bench
+    bench.close()
+
+
+def _use_recording_session(bench: Bench, plans: Mapping[str, str]) -> None:
+    bench.session.close()
+    session = RecordingSession(bench.database_url, application_name="test plans", plans=plans)
+    session.ran = []
+    bench.session, bench.applier = session, Applier(session, bench.registry)
+
+
+def test_no_hot_plan_nests_loops_or_reads_a_whole_table(bench: Bench) -> None:
+    last = _fill(bench)
+    for statement, values in _ran_by_one_batch(bench, last, SMALL):
+        nodes = {node["Node Type"] for node in _nodes(bench.session.explain(statement, values))}  # type: ignore[attr-defined]
+        assert not nodes & FORBIDDEN, f"{statement.name}: {nodes & FORBIDDEN}"
+
+
+def test_a_session_without_the_hot_settings_would_fail_the_test_above(bench: Bench) -> None:
+    last = _fill(bench)
+    _use_recording_session(bench, {})
+    ran = _ran_by_one_batch(bench, last, SMALL)
+    nodes = {
+        node["Node Type"]
+        for statement, values in ran
+        for node in _nodes(bench.session.explain(statement, values))  # type: ignore[attr-defined]
+    }
+    assert nodes & FORBIDDEN
+
+
+def test_pages_touched_per_event_do_not_grow_with_the_batch(bench: Bench) -> None:
+    last = _fill(bench)
+    small = _pages(bench, _ran_by_one_batch(bench, last, SMALL)) / SMALL
+    large = _pages(bench, _ran_by_one_batch(bench, last + SMALL, LARGE)) / LARGE
+    assert large <= small, f"{small:.1f} pages per event at {SMALL}, {large:.1f} at {LARGE}"
+
+
+def _fill(bench: Bench) -> int:
+    """Applies one event per key; the last offset."""
+    for first in range(0, KEYS, LARGE):
+        records = [thing_set(n, f"key-{n}") for n in range(first, first + LARGE)]
+        assert bench.apply(slice_of(records, prev=first - 1)) is not None
+    return KEYS - 1
+
+
+def _ran_by_one_batch(bench: Bench, last: int, size: int) -> list[tuple[Statement, tuple[Any, ...]]]:
+    session = bench.session
+    assert isinstance(session, RecordingSession)
+    session.ran.clear()
+    # Old rows and new ones, so that both ways of writing are there.
+    records = [
+        thing_set(last + 1 + n, f"key-{n * 7 % KEYS}" if n % 2 else f"new-{last + n}") for n in range(size)
+    ]
+    applied = bench.applier.apply(QUEUE, [slice_of(records, prev=last)])
+    assert applied is not None
+    assert applied.outcomes["applied"] == size
+    names = {statement.name.rpartition("_")[0] for statement, _ in session.ran}
+    assert {"update_things", "insert_things", "load_things"} <= names
+    return list(session.ran)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+def _pages(bench: Bench, ran: list[tuple[Statement, tuple[Any, ...]]]) -> int:
+    plans = [bench.session.explain(statement, values) for statement, values in ran]  # type: ignore[attr-defined]
+    return sum(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans)

@@ -1,0 +1,150 @@
+"""Progress on real Postgres: registration, assignments of one moment, watermarks that only rise."""
+
+from collections.abc import Callable
+
+import psycopg2
+import pytest
+
+from sluice.bridge.progress_store import PostgresStore, StoreAway
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import (
+    ONE_SNAPSHOT,
+    Assignment,
+    TopicStart,
+    claim_instance,
+    raise_watermarks,
+    read_assignments,
+    read_halted,
+    register_entity,
+    register_topic,
+    try_instance,
+)
+from sluice.db.errors import ErrorKind, classify
+from sluice.tasks.events.routing import queue_name
+from tests.waiting import wait_until
+
+START = TopicStart("payments", "id-1", "payment", 4, {0: 10, 1: 20})
+PLACE = ("payments", 0)
+
+
+@pytest.fixture
+def other(make_session: Callable[[], Session]) -> Session:
+    return make_session()
+
+
+def _insert_lane(session: Session, queue: str, epoch: int, applied: int) -> None:
+    session.command(
+        "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
+        f" VALUES ('payments', 0, '{queue}', {epoch}, {applied})"
+    )
+
+
+def _reroute(session: Session, epoch: int) -> None:
+    session.command(f"UPDATE sluice.entities SET epoch = {epoch}")
+    session.command(f"UPDATE sluice.partition_progress SET epoch = {epoch}")
+
+
+def test_a_topic_seen_first_gets_all_its_rows(session: Session) -> None:
+    assert read_assignments(session, [PLACE]) == {}
+    register_topic(session, START)
+    read = read_assignments(session, [PLACE, ("payments", 1), ("payments", 7), ("other", 0)])
+    assert read == {
+        PLACE: Assignment("id-1", "payment", 1, 4, 1, 10),
+        ("payments", 1): Assignment("id-1", "payment", 1, 4, 1, 20),
+        ("payments", 7): Assignment("id-1", "payment", 1, 4, None, None),
+    }
+
+
+def test_queues_are_named_as_the_bridge_names_them(session: Session) -> None:
+    register_topic(session, START)
+    with session.connection.cursor() as cursor:
+        cursor.execute("SELECT queue FROM sluice.queues ORDER BY queue")
+        assert cursor.fetchall() == [(queue_name("payment", shard),) for shard in range(4)]
+
+
+def test_the_first_registration_decides(session: Session) -> None:
+    register_topic(session, START)
+    register_topic(session, TopicStart("payments", "id-2", "payment", 9, {0: 99, 1: 99}))
+    assert read_assignments(session, [PLACE])[PLACE] == Assignment("id-1", "payment", 1, 4, 1, 10)
+    assert register_entity(session, "payment", 9) == 4
+
+
+def test_a_partition_that_appears_later_starts_at_zero(session: Session) -> None:
+    register_topic(session, START)
+    register_topic(session, TopicStart("payments", "id-1", "payment", 4, {0: 50, 1: 50, 2: 50}))
+    read = read_assignments(session, [PLACE, ("payments", 2)])
+    assert (read[PLACE].watermark, read["payments", 2].watermark) == (10, 0)
+
+
+def test_lanes_of_older_epochs_are_not_read(session: Session) -> None:
+    register_topic(session, START)
+    _insert_lane(session, "payment.0", 1, 100)
+    _insert_lane(session, "payment.1", 1, 90)
+    assert read_assignments(session, [PLACE])[PLACE].applied == {"payment.0": 100, "payment.1": 90}
+    _reroute(session, 2)
+    _insert_lane(session, "payment.1", 2, 30)
+    assert read_assignments(session, [PLACE])[PLACE].applied == {"payment.1": 30}
+
+
+def test_watermarks_only_rise_and_only_under_their_epoch(session: Session) -> None:
+    register_topic(session, START)
+    for epoch, watermark, expected in [(1, 15, 15), (1, 12, 15), (2, 40, 15), (0, 40, 15), (1, 16, 16)]:
+        raise_watermarks(session, {PLACE: (epoch, watermark), ("unknown", 3): (1, 1)})
+        assert read_assignments(session, [PLACE])[PLACE].watermark == expected
+
+
+def test_a_rerouting_in_between_undoes_the_write(session: Session, other: Session) -> None:
+    register_topic(session, START)
+
+    def write() -> None:
+        with session.transaction(ONE_SNAPSHOT):
+            read_assignments(session, [PLACE])
+            _reroute(other, 2)
+            raise_watermarks(session, {PLACE: (1, 99)})
+
+    with pytest.raises(psycopg2.Error) as caught:
+        write()
+    assert classify(caught.value) is ErrorKind.TRANSIENT
+    assert read_assignments(session, [PLACE])[PLACE].watermark == 10
+
+
+def test_halted_queues_are_read(session: Session) -> None:
+    register_topic(session, START)
+    assert read_halted(session) == frozenset()
+    session.command("UPDATE sluice.queues SET halted_reason = 'no table' WHERE queue = 'payment.2'")
+    assert read_halted(session) == {"payment.2"}
+
+
+def test_an_instance_number_ends_with_its_session(session: Session, other: Session) -> None:
+    assert claim_instance(session, "sluice") == 0
+    assert claim_instance(session, "sluice") == 0
+    assert claim_instance(other, "sluice") == 1
+    assert not try_instance(other, "sluice", 0)
+    assert claim_instance(other, "another group") == 0
+    session.close()
+    wait_until(lambda: try_instance(other, "sluice", 0), timeout_seconds=10, what="the number is free again")
+
+
+def test_the_store_says_when_postgres_is_away_and_opens_a_new_connection(session: Session) -> None:
+    store = PostgresStore(session, "sluice")
+    store.register_topic(START)
+    # As a server that stops does: the connection ends under the client.
+    with pytest.raises(psycopg2.Error):
+        session.command("SELECT pg_terminate_backend(pg_backend_pid())")
+    session.connection.close()
+    assert store.read_progress([PLACE]).partitions[PLACE].watermark == 10
+    gone = PostgresStore(
+        Session("postgresql+psycopg2://nobody@127.0.0.1:1/none", application_name="test"), "sluice"
+    )
+    with pytest.raises(StoreAway):
+        gone.read_progress([PLACE])
+
+
+def test_a_decision_that_fails_writes_nothing(session: Session) -> None:
+    store = PostgresStore(session, "sluice")
+    store.register_topic(START)
+    store.settle_progress([PLACE], lambda progress: {PLACE: (1, progress.partitions[PLACE].watermark or 0)})
+    with pytest.raises(ZeroDivisionError):
+        store.settle_progress([PLACE], lambda _: {PLACE: (1, 1 // 0)})
+    store.settle_progress([PLACE], lambda _: {PLACE: (1, 11)})
+    assert store.read_assignments([PLACE])[PLACE].watermark == 11

@@ -1,0 +1,161 @@
+"""A small application and the means to apply slices of it, without Kafka or Celery."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, String, create_engine, text
+
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.tables import entity_table
+from sluice.kafka_io.records import Record
+from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Topic, Upsert, effect, handles
+from sluice.tasks.apply.apply import Applied, Applier
+from sluice.tasks.events.wire import Slice
+from sluice.tasks.fold.registry import Registry, collect_modules
+
+TOPIC, TOPIC_ID, QUEUE = "things", "id-of-things", "thing.0"
+
+metadata = MetaData()
+things = entity_table(
+    "things",
+    metadata,
+    Column("thing_id", String(64), primary_key=True),
+    Column("amount", BigInteger, CheckConstraint("amount >= 0", name="amount_not_negative"), nullable=False),
+    Column("name", String(32), unique=True),
+)
+parts = entity_table(
+    "parts",
+    metadata,
+    Column("part_id", String(64), primary_key=True),
+    Column(
+        "thing_id",
+        String(64),
+        ForeignKey("things.thing_id", deferrable=True, initially="DEFERRED", name="part_of_thing"),
+        nullable=False,
+    ),
+)
+
+
+class Thing(msgspec.Struct, frozen=True):
+    """Data of `thing.set`."""
+
+    amount: int
+    name: str | None = None
+
+
+@handles("thing.set")
+def set_thing(event: Event[Thing]) -> Iterator[Effect]:
+    """A row by version, an outgoing event, a call."""
+    yield Upsert(things, event.key, {"amount": event.data.amount, "name": event.data.name})
+    yield Emit("things-out", key=event.key, type="thing.seen", data={"amount": event.data.amount})
+    yield Call("notify", args={"amount": event.data.amount})
+
+
+@handles("part.added")
+def add_part(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """A row that needs another one by the time of COMMIT."""
+    yield Insert(parts, event.key, {"thing_id": event.data["thing_id"]})
+
+
+@handles("thing.broken")
+def break_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """A handler with a fault."""
+    if event.type == "thing.broken":
+        raise RuntimeError("a fault in the handler")
+    yield Insert(parts, event.key, {})
+
+
+@effect("notify", on_unknown="ask")
+def notify(call: Any) -> dict[str, Any]:
+    """Declared, never called here."""
+    return {}
+
+
+def registry() -> Registry:
+    """The application, collected."""
+    module = ModuleType("applying")
+    vars(module).update(
+        set_thing=set_thing, add_part=add_part, break_thing=break_thing, notify=notify, things=things
+    )
+    module.topics = (Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
+    return collect_modules([module])
+
+
+def create_tables(database_url: str) -> None:
+    """The application's tables and the rows that `sluice init` would write."""
+    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO sluice.entities (entity, shards) VALUES ('thing', 1)"))
+        connection.execute(text(f"INSERT INTO sluice.topics VALUES ('{TOPIC}', '{TOPIC_ID}', 'thing')"))
+        connection.execute(text(f"INSERT INTO sluice.queues (queue, entity) VALUES ('{QUEUE}', 'thing')"))
+    engine.dispose()
+
+
+def made(offset: int, kind: str, key: str = "k", *, event_id: str | None = None, **fields: Any) -> Record:
+    """A record; its version is its offset unless another is given."""
+    version = fields.pop("version", offset)
+    value = {"event_id": event_id or f"e{offset}", "type": kind, "version": version, "data": fields}
+    return Record(offset, 1_700_000_000_000, key.encode(), json.dumps(value).encode(), [])
+
+
+def thing_set(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Record:
+    """`thing.set`."""
+    return made(offset, "thing.set", key, amount=amount, **more)
+
+
+def slice_of(records: list[Record], prev: int = -1, *, epoch: int = 1) -> Slice:
+    """The claim that these are the lane's records after `prev`."""
+    return Slice(TOPIC, TOPIC_ID, 0, epoch, prev, records)
+
+
+@dataclass
+class Bench:
+    """An applier on a database, and a look at what it did."""
+
+    database_url: str
+    registry: Registry = field(default_factory=registry)
+
+    def __post_init__(self) -> None:
+        self.session = Session(self.database_url, application_name="test apply", plans=BATCH_PLANS)
+        self.applier = Applier(self.session, self.registry)
+        self.looking = Session(self.database_url, application_name="test look")
+
+    def apply(self, *slices: Slice) -> Applied | None:
+        """Applies one message."""
+        return self.applier.apply(QUEUE, slices)
+
+    def look(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of any query."""
+        with self.looking.connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+    def amounts(self) -> dict[str, int]:
+        """thing → amount."""
+        return dict(self.look("SELECT thing_id, amount FROM public.things"))
+
+    def outcomes(self) -> dict[str, int]:
+        """Counters of the lane that are not zero."""
+        names = ("applied", "duplicate", "stale", "conflict", "waiting", "dead", "ignored", "call_conflict")
+        found = self.look(f"SELECT {', '.join(names)} FROM sluice.lane_progress")
+        return {name: count for row in found for name, count in zip(names, row, strict=True) if count}
+
+    def close(self) -> None:
+        """Ends both connections."""
+        self.session.close()
+        self.looking.close()
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    """A bench whose database has the application's tables."""
+    create_tables(database_url)
+    made = Bench(database_url)
+    yield made
+    made.close()

@@ -1,0 +1,101 @@
+"""Dead letters of every kind, made for tests, and an operator's means to look at them and change them."""
+
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sluice.cli.main import app
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.kafka_io.records import Record
+from sluice.tasks.api import Entity, Topic
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks import applying
+from tests.db.tasks.applying import TOPIC, Bench, slice_of, thing_set
+
+WHY = ("--reason", "test")
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def session(bench: Bench) -> Session:
+    return bench.looking
+
+
+@pytest.fixture
+def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
+    opened = Session(database_url, application_name="test redrive", plans=BATCH_PLANS)
+    yield Redriver(opened, bench.registry)
+    opened.close()
+
+
+@pytest.fixture
+def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `sluice …` in this process; what it printed."""
+    module = ModuleType("applying_things")
+    for name in ("set_thing", "add_part", "break_thing", "notify", "things"):
+        setattr(module, name, getattr(applying, name))
+    module.topics = (Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "applying_things", module)
+    monkeypatch.setenv("COLUMNS", "250")
+    environ = {
+        "SLUICE_DATABASE_URL": database_url,
+        "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
+        "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "SLUICE_HANDLERS": "applying_things",
+    }
+
+    def run(*words: str, exit_code: int = 0) -> str:
+        result = CliRunner().invoke(app, words, env=environ)
+        assert result.exit_code == exit_code, result.output
+        return result.output
+
+    return run
+
+
+def refused(offset: int, key: str = "k") -> Record:
+    """Postgres refuses it until `allow`."""
+    return thing_set(offset, key, amount=-1)
+
+
+def allow(bench: Bench) -> None:
+    """What a deployment that fixes the cause does."""
+    bench.look("ALTER TABLE things DROP CONSTRAINT amount_not_negative")
+
+
+def keyless(offset: int) -> Record:
+    """A record that names no entity, and is refused."""
+    record = refused(offset)
+    return Record(record.offset, record.timestamp_ms, None, record.value, record.headers)
+
+
+def fill(bench: Bench) -> None:
+    """1 dead (k), 2 and 3 waiting behind it, 4 dead (other), 5 a conflict, 6 dead without an entity.
+
+    Of those that wait 2 is good and 3 would be refused, too: constraints judge what a batch comes to.
+    """
+    bench.apply(slice_of([refused(0)]))
+    bench.apply(slice_of([thing_set(1, amount=5), thing_set(2, amount=-2)], prev=0))
+    bench.apply(slice_of([refused(3, "other")], prev=2))
+    # The same identity, other data.
+    bench.apply(slice_of([thing_set(4, "c", amount=1), thing_set(5, "c", amount=2, event_id="e4")], prev=3))
+    bench.apply(slice_of([keyless(6)], prev=5))
+    assert bench.look("SELECT id, outcome, entity_key FROM sluice.dead_letters ORDER BY id") == [
+        (1, "dead", "k"),
+        (2, "waiting", "k"),
+        (3, "waiting", "k"),
+        (4, "dead", "other"),
+        (5, "conflict", "c"),
+        (6, "dead", None),
+    ]
+
+
+def states(bench: Bench) -> dict[int, str]:
+    return dict(bench.look("SELECT id, state FROM sluice.dead_letters ORDER BY id"))
+
+
+def audits(bench: Bench) -> list[tuple[Any, ...]]:
+    return bench.look("SELECT verb, subject, reason FROM sluice.audit ORDER BY id")

@@ -1,0 +1,247 @@
+"""The small application with a projection, and the means to rebuild it without Kafka: the log is a list."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
+
+from sluice.admin.rebuild import generation_changes
+from sluice.admin.rebuild.checkpoints import make_checkpoint
+from sluice.db.admin.audit import Decision
+from sluice.db.migrations.migrate import create_projections
+from sluice.db.projections.checkpoints import Checkpoint, read_checkpoints
+from sluice.db.tables import projection_table
+from sluice.kafka_io import partition_reader
+from sluice.kafka_io.records import Record
+from sluice.tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
+from sluice.tasks.apply.apply import Applied
+from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.fold.registry import Registry, collect_modules
+from sluice.tasks.rebuild.rebuild import _Turn
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks import applying
+from tests.db.tasks.applying import TOPIC, Thing, made, slice_of, things
+
+PLACE = (TOPIC, 0)
+DECISION = Decision("tester", "rebuild", "a test")
+
+totals = projection_table(
+    "totals",
+    MetaData(),
+    Column("thing_id", String(64), primary_key=True),
+    Column(
+        "amount",
+        BigInteger,
+        CheckConstraint("amount < 1000000", name="amount_small"),
+        nullable=False,
+        default=0,
+    ),
+    Column("seen", BigInteger, nullable=False, default=0),
+    counters=("seen",),
+)
+
+
+@handles("thing.set")
+def set_shortened(event: Event[Thing]) -> Iterator[Effect]:
+    """As `set_thing`, mended: a long name is cut."""
+    yield Upsert(
+        things, event.key, {"amount": event.data.amount, "name": (event.data.name or "")[:32] or None}
+    )
+
+
+def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: Any) -> Registry:
+    """The application whose projection is of this revision: an amount times the factor, and a counter.
+
+    `mended`: a poison event no longer dies.
+    """
+
+    @projects("thing.set", into=totals, revision=revision)
+    def project(event: Event[Thing]) -> Iterator[ProjectionEffect]:
+        yield Increment(totals, event.key, {"seen": 1})
+        yield Upsert(totals, event.key, {"amount": event.data.amount * factor})
+
+    module = ModuleType("projecting")
+    vars(module).update({"project": project, **more})
+    plain = applying.registry()
+    module.topics = tuple(plain.topics.values())  # type: ignore[attr-defined]
+    both = collect_modules([module])
+    both.handlers, both.effects, both.metadatas = plain.handlers, plain.effects, plain.metadatas
+    if mended:
+        forgiving = ModuleType("forgiving")
+        vars(forgiving).update({"topics": module.topics, "set_shortened": set_shortened})
+        both.handlers["thing.set"] = collect_modules([forgiving]).handlers["thing.set"]
+    return both
+
+
+class ListReader:
+    """A partition that is a list; `meanwhile` is what happens before each read."""
+
+    def __init__(self, log: list[Record], offset: int, meanwhile: Callable[[], None]) -> None:
+        self._log = log
+        self._meanwhile = meanwhile
+        self.read_through = offset - 1
+
+    def read(self, timeout_seconds: float) -> list[Record]:
+        """As PartitionReader."""
+        self._meanwhile()
+        found = [record for record in self._log if record.offset > self.read_through][
+            : partition_reader.MAX_RECORDS
+        ]
+        if found:
+            self.read_through = found[-1].offset
+        return found
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass
+class Bench(applying.Bench):
+    """An applier of one revision, and whatever else is needed to rebuild; one log, one queue."""
+
+    registry: Registry = field(default_factory=lambda: registry(1))
+    log: list[Record] = field(default_factory=list)
+
+    def with_code(self, code: Registry) -> "Bench":
+        """The same database and log, seen by another deployment's processes."""
+        other = Bench(self.database_url, code)
+        other.log = self.log
+        return other
+
+    def live(self, *records: Record) -> Applied | None:
+        """These are the log's next records, and are applied."""
+        self.log += records
+        return self.catch_up()
+
+    def catch_up(self, queues: Sequence[str] | None = None) -> Applied | None:
+        """Live applies what of the log it has not applied yet; of these queues, or of all."""
+        done = None
+        for queue in queues or self.queues():
+            rows = self.look(f"SELECT applied_offset FROM sluice.lane_progress WHERE queue = '{queue}'")
+            applied = rows[0][0] if rows else -1
+            left = [r for r in self.log if r.offset > applied and self.queue_of(r) == queue]
+            if left:
+                done = self.applier.apply(queue, [slice_of(left, applied)])
+        return done
+
+    def queues(self) -> list[str]:
+        """All of them."""
+        return [queue for (queue,) in self.look("SELECT queue FROM sluice.queues ORDER BY queue")]
+
+    def queue_of(self, record: Record) -> str:
+        """Where the bridge would send it."""
+        return queue_name("thing", shard_of(record.key, len(self.queues())))
+
+    def add_queues(self, shards: int) -> None:
+        """So many, before anything is applied."""
+        self.looking.command(
+            f"UPDATE sluice.entities SET shards = {shards};"
+            "INSERT INTO sluice.queues (queue, entity)"
+            f" SELECT 'thing.' || n, 'thing' FROM generate_series(1, {shards - 1}) AS n"
+        )
+
+    def live_from_here(self, *records: Record) -> Applied | None:
+        """The log's next records, where those before were never read."""
+        self.log += records
+        return self.apply(slice_of(list(records)))
+
+    def begin(self, **more: Any) -> int:
+        """A generation by this code."""
+        options: dict[str, Any] = {"rate": None, "compacted_topics": [], "decision": DECISION}
+        return generation_changes.begin(self.session, self.registry, "totals", **{**options, **more})
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The live generation, kept as it is now."""
+        make_checkpoint(self.session, "totals", name, DECISION)
+        return next(one for one in read_checkpoints(self.session, "totals") if one.checkpoint == name)
+
+    def rebuild(self, generation: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
+        """One turn."""
+        turn = _Turn(self.session, self.registry, "totals", generation, PLACE)
+        return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
+
+    def redrive(self, key: str = "k") -> None:
+        """All letters of an entity."""
+        with_letters = Redriver(self.session, self.registry)
+        while not (done := with_letters.redrive_once("thing", key)).unparked:
+            if done.blocked_by or not done.outcomes:
+                return
+
+    def generation(self, number: int) -> Any:
+        """Its row."""
+        from sluice.db.projections.generations import read_generations
+
+        return next(g for g in read_generations(self.session, "totals") if g.generation == number)
+
+    def swap(self, number: int) -> int:
+        """Readers see it."""
+        return generation_changes.swap(self.session, self.registry, self.generation(number), DECISION)
+
+    def rows(self, number: int | None = None) -> dict[str, tuple[int, int]]:
+        """thing → (amount, seen), of a generation or as readers see it."""
+        table = "totals" if number is None else f"totals_g{number}"
+        return {
+            key: (amount, seen)
+            for key, amount, seen in self.look(f"SELECT thing_id, amount, seen FROM public.{table}")
+        }
+
+    def reset(self) -> None:
+        """Everything as before the first event."""
+        self.session.close()
+        self.looking.command("CREATE OR REPLACE VIEW public.totals AS SELECT * FROM public.totals_g1")
+        for number in self.states():
+            if number > 1:
+                self.looking.command(f"DROP TABLE public.totals_g{number}")
+        self.looking.command(
+            """
+            TRUNCATE public.things, public.totals_g1, sluice.processed_events, sluice.lane_progress,
+                sluice.outbox_events, sluice.executed_side_effects, sluice.dead_letters,
+                sluice.parked_entities, sluice.tombstones, sluice.generations CASCADE;
+            UPDATE sluice.projections SET live_generation = 1, newest_generation = 1;
+            INSERT INTO sluice.generations (projection, generation, state, revision, has_been_live)
+            VALUES ('totals', 1, 'live', 1, true);
+            UPDATE sluice.queues SET halted_reason = NULL, recent_fates = ''
+            """
+        )
+        self.log.clear()
+
+    def states(self) -> dict[int, str]:
+        """Generation → state."""
+        return dict(self.look("SELECT generation, state FROM sluice.generations"))
+
+
+def create(database_url: str) -> None:
+    """The application's tables, its projection, and the rows of `sluice init`."""
+    applying.create_tables(database_url)
+    code = registry(1)
+    create_projections(database_url, code.projection_tables, code.revisions)
+
+
+def poison(offset: int, key: str = "k", amount: int = 1) -> Record:
+    """An event that dies until the handler for it is mended."""
+    return made(offset, "thing.set", key, amount=amount, name=f"{offset:040}")
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create(database_url)
+    made = Bench(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Bench], Bench]]:
+    """Closes other deployments of a bench."""
+    benches: list[Bench] = []
+
+    def keep(one: Bench) -> Bench:
+        benches.append(one)
+        return one
+
+    yield keep
+    for one in benches:
+        one.close()

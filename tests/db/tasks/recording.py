@@ -1,0 +1,35 @@
+"""A session that remembers what it ran, and says by which plan."""
+
+from typing import Any
+
+from sluice.db.connection import Session, Statement
+
+
+class RecordingSession(Session):
+    """Remembers every prepared statement it ran, with its values."""
+
+    ran: list[tuple[Statement, tuple[Any, ...]]]
+
+    def run(self, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
+        self.ran.append((statement, values))
+        return super().run(statement, *values)
+
+    def count(self, statement: Statement, *values: Any) -> int:
+        self.ran.append((statement, values))
+        return super().count(statement, *values)
+
+    def explain(self, statement: Statement, values: tuple[Any, ...]) -> dict[str, Any]:
+        """The plan of a statement as it really ran, undone."""
+        places = f"({', '.join(['%s'] * len(values))})" if values else ""
+        self.command("BEGIN")
+        with self.connection.cursor() as cursor:
+            # What the batch wrote is there already, so writes of it are done to no effect, by the same plan.
+            cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+            cursor.execute(
+                f'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "{statement.name}" {places}', values or None
+            )
+            row = cursor.fetchone()
+        self.command("ROLLBACK")
+        assert row is not None
+        plan: dict[str, Any] = row[0][0]["Plan"]
+        return plan

@@ -1,0 +1,110 @@
+"""A generation kept as it was: the log before it may be gone, and nothing that came late is missing."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.rebuild.checkpoints import drop_checkpoint
+from sluice.admin.rebuild.generation_locks import require_lockstep
+from tests.db.tasks import projecting
+from tests.db.tasks.applying import thing_set
+from tests.db.tasks.projecting import DECISION, Bench, poison, registry
+
+bench = projecting.bench
+
+
+@pytest.fixture
+def fixed(bench: Bench) -> Iterator[Bench]:
+    """A deployment whose amounts are ten times as large, and which stands poison."""
+    made = bench.with_code(registry(2, 10, mended=True))
+    yield made
+    made.close()
+
+
+def move_watermark(bench: Bench) -> None:
+    """As a bridge does."""
+    bench.looking.command(
+        f"INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, {len(bench.log)})"
+        " ON CONFLICT (topic, partition) DO UPDATE SET watermark = excluded.watermark"
+    )
+
+
+def test_what_came_before_stays_and_what_came_after_is_computed_anew(bench: Bench, fixed: Bench) -> None:
+    bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
+    move_watermark(bench)
+    kept = bench.checkpoint("monday")
+    bench.live(thing_set(2, "b", 3), thing_set(3, "c", 4))
+    del bench.log[:2]  # retention
+    number = fixed.begin(checkpoint=kept)
+    assert fixed.rebuild(number)
+    assert bench.rows(number) == {"a": (1, 1), "b": (30, 2), "c": (40, 1)}
+    assert bench.rows() == {"a": (1, 1), "b": (3, 2), "c": (4, 1)}
+    fixed.live(thing_set(4, "a", 5))
+    assert bench.rows(number)["a"] == (50, 2)
+
+
+@pytest.mark.parametrize("redriven", ["before it begins", "while it is built", "when it is ready"])
+def test_an_event_dead_at_the_checkpoint_and_redriven_since_is_in_it_once(
+    bench: Bench, fixed: Bench, redriven: str
+) -> None:
+    bench.live(thing_set(0, "k", 1), poison(1, "k", 2), thing_set(2, "k", 3))
+    move_watermark(bench)
+    kept = bench.checkpoint("monday")
+    bench.live(thing_set(3, "k", 4))
+    if redriven == "before it begins":
+        fixed.redrive()
+        fixed.live(thing_set(4, "k", 5))
+    number = fixed.begin(checkpoint=kept)
+    if redriven == "while it is built":
+        fixed.redrive()
+        fixed.live(thing_set(4, "k", 5))
+    assert fixed.rebuild(number)
+    if redriven == "when it is ready":
+        fixed.redrive()
+        fixed.live(thing_set(4, "k", 5))
+    assert fixed.rebuild(number)
+    assert bench.rows(number) == {"k": (50, 5)}
+    assert bench.rows() == {"k": (50, 5)}
+
+
+def test_an_event_dropped_since_stays_out(bench: Bench, fixed: Bench) -> None:
+    bench.live(poison(0, "k", 2))
+    move_watermark(bench)
+    kept = bench.checkpoint("monday")
+    bench.looking.command("UPDATE sluice.dead_letters SET state = 'dropped'")
+    number = fixed.begin(checkpoint=kept)
+    assert fixed.rebuild(number)
+    assert bench.rows(number) == {}
+
+
+def test_a_lane_whose_last_record_is_far_below_the_watermark_is_in_lockstep(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 9)")
+    number = bench.begin(checkpoint=bench.checkpoint("monday"))
+    assert bench.rebuild(number)
+    require_lockstep(bench.session, "totals", number)
+    bench.live(thing_set(9, "a", 2))
+    assert bench.rows(number) == bench.rows() == {"a": (2, 2)}
+    require_lockstep(bench.session, "totals", number)
+
+
+def test_a_letter_that_is_forgotten_is_refused(bench: Bench, fixed: Bench) -> None:
+    bench.live(poison(0, "k", 2))
+    move_watermark(bench)
+    kept = bench.checkpoint("monday")
+    bench.looking.command("DELETE FROM sluice.dead_letters")
+    with pytest.raises(NotDone, match="1 events were dead or waiting at checkpoint monday"):
+        fixed.begin(checkpoint=kept)
+    assert bench.states() == {1: "live"}
+
+
+def test_a_name_is_taken_once_and_dropped(bench: Bench) -> None:
+    bench.checkpoint("monday")
+    with pytest.raises(NotDone, match="there is a checkpoint monday already"):
+        bench.checkpoint("monday")
+    drop_checkpoint(bench.session, "totals", "monday", DECISION)
+    assert bench.look("SELECT to_regclass('public.totals_at_monday')") == [(None,)]
+    with pytest.raises(NotDone, match="totals has no checkpoint monday"):
+        drop_checkpoint(bench.session, "totals", "monday", DECISION)
+    bench.checkpoint("monday")

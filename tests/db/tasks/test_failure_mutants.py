@@ -1,0 +1,116 @@
+"""Nobody is left waiting and nothing dies of an outage; and the mutants that break it."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.db import errors
+from sluice.db.apply import guard, parking
+from sluice.db.apply.guard import QueueRow
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks.applying import QUEUE, Bench, create_tables, made, slice_of, thing_set
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    bench = Bench(database_url)
+    yield bench
+    bench.close()
+
+
+def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Unparks, and before that is committed another event of the entity comes; whether it is left waiting."""
+    bench.apply(slice_of([made(0, "thing.broken", amount=1)]))
+    bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
+    applying = threading.Thread(target=lambda: bench.apply(slice_of([thing_set(1, amount=5)], prev=0)))
+    unpark = parking.unpark_if_clear
+
+    def unpark_slowly(session: Session, entity: str, key: str) -> bool:
+        unparked = unpark(session, entity, key)
+        applying.start()
+        wait_until(
+            lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+            timeout_seconds=10,
+            what="the event waits for the queue, or is through",
+        )
+        return unparked
+
+    monkeypatch.setattr(parking, "unpark_if_clear", unpark_slowly)
+    session = Session(bench.database_url, application_name="test redrive", plans=BATCH_PLANS)
+    assert Redriver(session, bench.registry).redrive_once("thing", "k").unparked
+    session.close()
+    applying.join(timeout=20)
+    return bool(bench.look("SELECT id FROM sluice.dead_letters WHERE state = 'waiting'"))
+
+
+def test_an_event_that_comes_while_its_entity_is_unparked_is_applied(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not redrive_while_an_event_comes(bench, monkeypatch)
+    assert bench.amounts() == {"k": 5}
+
+
+def test_unparking_without_the_lock_is_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_queue = guard.lock_queue
+
+    def not_for_redrives(session: Session, queue: str) -> QueueRow | None:
+        if threading.current_thread() is threading.main_thread() and bench.session is not session:
+            return QueueRow(None, "", 0)
+        return lock_queue(session, queue)
+
+    monkeypatch.setattr(guard, "lock_queue", not_for_redrives)
+    assert redrive_while_an_event_comes(bench, monkeypatch), "the mutant leaves nobody waiting"
+
+
+def deaths_of_a_locked_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Somebody holds the row for longer than the lock time-out; how many events died of that."""
+    monkeypatch.setattr("sluice.tasks.apply.retry_policy.PATIENCE_SECONDS", 3.0)
+    bench.apply(slice_of([thing_set(0)]))
+    holder = Session(bench.database_url, application_name="holds a row")
+    holder.command("BEGIN; SELECT FROM public.things FOR UPDATE")
+    Applier(bench.session, bench.registry).apply(QUEUE, [slice_of([thing_set(1, amount=5)], prev=0)])
+    holder.command("COMMIT")
+    holder.close()
+    return len(bench.look("SELECT id FROM sluice.dead_letters"))
+
+
+def test_nothing_dies_of_a_lock_that_somebody_holds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deaths_of_a_locked_row(bench, monkeypatch) == 0
+    bench.apply(slice_of([thing_set(1, amount=5)], prev=0))
+    assert bench.amounts() == {"k": 5}
+
+
+def test_dead_letters_for_transient_errors_are_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_TRANSIENT_CODES", errors._TRANSIENT_CODES - {"55P03"})
+    monkeypatch.setattr(errors, "_REJECTED_CODES", errors._REJECTED_CODES | {"55P03"})
+    assert deaths_of_a_locked_row(bench, monkeypatch) == 1
+
+
+def test_a_deadlock_with_somebody_else_costs_nothing(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.apply(slice_of([thing_set(0, "k1"), thing_set(1, "k2")]))
+    other = Session(bench.database_url, application_name="the other one")
+    other.command("BEGIN; SELECT FROM public.things WHERE thing_id = 'k2' FOR UPDATE")
+    batch = slice_of([thing_set(2, "k1", amount=5), thing_set(3, "k2", amount=6)], prev=1)
+    applying = threading.Thread(target=lambda: bench.apply(batch))
+    applying.start()
+    wait_until(
+        lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted"),
+        timeout_seconds=10,
+        what="the batch has the one row and waits for the other",
+    )
+    # Postgres ends the one that has waited longer: the batch, which is tried again.
+    other.command("SELECT FROM public.things WHERE thing_id = 'k1' FOR UPDATE")
+    other.command("COMMIT")
+    other.close()
+    applying.join(timeout=20)
+    wait_until(lambda: bench.amounts() == {"k1": 5, "k2": 6}, timeout_seconds=10, what="it is applied")
+    assert bench.outcomes() == {"applied": 4}
+    assert "deadlock detected" in capsys.readouterr().out, "there was none: this test shows nothing"
+    assert not bench.look("SELECT id FROM sluice.dead_letters")

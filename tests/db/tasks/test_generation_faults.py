@@ -1,0 +1,135 @@
+"""What a generation does wrong is its own failure; a projection that does more than write is a broken one."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.rebuild.generation_locks import require_generation
+from sluice.tasks.api import Call, Effect, Emit, Event, Upsert, handles, projects
+from tests.db.tasks import projecting
+from tests.db.tasks.applying import Thing, thing_set, things
+from tests.db.tasks.projecting import Bench, registry, totals
+
+LEAVING = """
+SELECT count(*) FROM sluice.outbox_events UNION ALL SELECT count(*) FROM sluice.executed_side_effects
+"""
+
+
+bench = projecting.bench
+opened = projecting.opened
+
+
+def test_a_generation_that_postgres_refuses_is_failed_and_live_does_not_notice(
+    bench: Bench, opened: Any
+) -> None:
+    fixed = opened(bench.with_code(registry(2, 1_000)))
+    bench.live(thing_set(0, "a", 1))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    # 1,000 times this is above what the table takes; in the live generation as well, by this code.
+    assert bench.live(thing_set(1, "a", 5_000)) is not None
+    assert not fixed.rebuild(number)
+    assert bench.states()[number] == "failed"
+    assert "amount_small" in bench.generation(number).failed_reason
+    assert bench.rows() == {"a": (5_000, 2)}
+    bench.live(thing_set(2, "a", 6))
+    assert bench.rows() == {"a": (6, 3)}
+
+
+def test_a_retired_generation_that_fails_while_it_is_fed_stops_nothing(bench: Bench, opened: Any) -> None:
+    fixed = opened(bench.with_code(registry(2, 10)))
+    bench.live(thing_set(0, "a", 1))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    fixed.swap(number)
+    bench.look("ALTER TABLE totals_g1 ADD CHECK (amount < 100)")
+    fixed.looking.connection.commit()
+    fixed.live(thing_set(1, "a", 50))
+    assert bench.rows() == {"a": (500, 2)}
+    assert bench.states() == {1: "failed", number: "live"}
+    assert bench.outcomes() == {"applied": 2}
+    with pytest.raises(NotDone, match="generation 1 of totals is failed"):
+        require_generation(bench.session, "totals", 1, ("retired",), "it was not live before")
+
+
+def test_an_event_that_dies_in_the_generation_alone_is_remembered(bench: Bench, opened: Any) -> None:
+    @projects("thing.set", into=totals, revision=2)
+    def fussy(event: Event[Thing]) -> Iterator[Upsert]:
+        if event.data.amount == 2:
+            raise ValueError("two")
+        yield Upsert(totals, event.key, {"amount": event.data.amount})
+
+    fixed = opened(bench.with_code(registry(2, project=fussy)))
+    bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2), thing_set(2, "c", 3))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    assert set(bench.rows(number)) == {"a", "c"}
+    assert bench.look('SELECT "offset", key, error_class, error_text FROM sluice.generation_deaths') == [
+        (1, "b", "ValueError", "two")
+    ]
+
+
+@pytest.mark.parametrize("effect", [Emit("out", "k", "t", {}), Call("notify")], ids=["emit", "call"])
+def test_a_projection_that_emits_or_calls_is_refused_and_nothing_leaves(
+    bench: Bench, opened: Any, effect: Any
+) -> None:
+    @projects("thing.set", into=totals, revision=2)
+    def talkative(event: Event[Thing]) -> Iterator[Any]:
+        yield Upsert(totals, event.key, {"amount": event.data.amount})
+        yield effect
+
+    bench.live(thing_set(0, "a", 1))
+    before = bench.look(LEAVING)
+    fixed = opened(bench.with_code(registry(2, project=talkative)))
+    number = fixed.begin()
+    assert not fixed.rebuild(number)
+    assert bench.states()[number] == "failed"
+    assert type(effect).__name__ in bench.generation(number).failed_reason
+    assert fixed.live(thing_set(1, "a", 2)) is None, "the live queue halts: the deployment is wrong"
+    assert "a rebuild would repeat it" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+    assert bench.look(LEAVING) == before
+
+
+def test_a_projection_handler_that_writes_elsewhere_halts_the_queue(bench: Bench, opened: Any) -> None:
+    @projects("thing.set", into=totals, revision=2)
+    def stray(event: Event[Thing]) -> Iterator[Any]:
+        yield Upsert(things, event.key, {"amount": 1})
+
+    assert opened(bench.with_code(registry(2, project=stray))).live(thing_set(0, "a", 1)) is None
+    assert "projects into totals and yielded" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+
+
+def test_a_handler_that_writes_a_projection_halts_the_queue(bench: Bench) -> None:
+    @handles("thing.set")
+    def meddle(event: Event[Thing]) -> Iterator[Effect]:
+        yield Upsert(totals, event.key, {"amount": 1})
+
+    [entry] = bench.registry.handlers["thing.set"]
+    bench.registry.handlers["thing.set"] = (replace(entry, function=meddle),)
+    assert bench.live(thing_set(0, "a", 1)) is None
+    assert "touches projection totals" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+
+
+@pytest.mark.parametrize("effect", [Emit("out", "k", "t", {}), Call("notify")], ids=["emit", "call"])
+def test_without_the_folds_check_something_leaves_and_a_rebuild_refuses_it_all_the_same(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch, effect: Any
+) -> None:
+    monkeypatch.setattr("sluice.tasks.fold.fold._check_projects", lambda *_: None)
+
+    @projects("thing.set", into=totals, revision=2)
+    def talkative(event: Event[Thing]) -> Iterator[Any]:
+        yield effect
+
+    bench.live(thing_set(0, "a", 1))
+    before = bench.look(LEAVING)
+    fixed = opened(bench.with_code(registry(2, project=talkative)))
+    number = fixed.begin()
+    assert not fixed.rebuild(number)
+    assert "in a rebuild, which repeats nothing" in bench.generation(number).failed_reason
+    assert bench.look(LEAVING) == before
+    assert fixed.live(thing_set(1, "a", 2)) is not None
+    sent_by_the_handler_alone = [(before[0][0] + 1,), (before[1][0] + 1,)]
+    assert bench.look(LEAVING) != sent_by_the_handler_alone, "the mutant lets nothing leave"

@@ -1,0 +1,120 @@
+"""Live goes on while a generation meets it, and while readers are swapped over: the locks, and mutants."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from sluice.admin.rebuild import generation_changes
+from sluice.admin.rebuild.generation_locks import Held
+from sluice.db.projections import generations
+from sluice.tasks.apply import generation_writer
+from sluice.tasks.rebuild import chunks, rebuild
+from tests.db.tasks import projecting
+from tests.db.tasks.applying import thing_set
+from tests.db.tasks.projecting import Bench, registry
+from tests.waiting import wait_until
+
+bench = projecting.bench
+opened = projecting.opened
+
+
+def rebuild_while_an_event_comes(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Live applies the next event while a chunk is folded; the generation's rows afterwards."""
+    bench.live(thing_set(0, "a", 1))
+    bench.log.append(thing_set(1, "b", 2))
+    number = bench.begin()
+    applying = threading.Thread(target=other.catch_up)
+    fold = generation_writer.apply_to_generation
+
+    def fold_slowly(*arguments: Any) -> Any:
+        if applying.ident is None:
+            applying.start()
+            wait_until(
+                lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+                timeout_seconds=10,
+                what="the event waits for the queue, or is through",
+            )
+        return fold(*arguments)
+
+    monkeypatch.setattr(rebuild, "apply_to_generation", fold_slowly)
+    bench.rebuild(number)
+    applying.join(timeout=20)
+    assert bench.rebuild(number)
+    assert bench.rows() == {"a": (1, 1), "b": (2, 1)}
+    return bench.rows(number)
+
+
+def test_live_is_met_under_its_lock(bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = opened(bench.with_code(bench.registry))
+    assert rebuild_while_an_event_comes(bench, other, monkeypatch) == bench.rows()
+
+
+def test_passing_live_is_caught(bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def beyond(offsets: Sequence[int], *, live: int, read_through: int, **_: Any) -> chunks.Chunk | None:
+        assert read_through >= live
+        return chunks.Chunk(len(offsets), offsets[-1], locked=False) if offsets else None
+
+    monkeypatch.setattr(rebuild, "next_chunk", beyond)
+    other = opened(bench.with_code(bench.registry))
+    assert rebuild_while_an_event_comes(bench, other, monkeypatch) == {"a": (1, 1)}, (
+        "the mutant loses nothing"
+    )
+
+
+def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Between the look at the lanes and the swap an event is applied; whether readers miss it afterwards."""
+    bench.live(thing_set(0, "a", 1))
+    number = bench.begin()
+    assert bench.rebuild(number)
+    bench.log.append(thing_set(1, "a", 2))
+    applying = threading.Thread(target=other.catch_up)
+    set_live = generations.set_live
+
+    def set_live_slowly(*arguments: Any) -> None:
+        applying.start()
+        wait_until(
+            lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+            timeout_seconds=10,
+            what="the event waits for the queue, or is through",
+        )
+        set_live(*arguments)
+
+    monkeypatch.setattr(generations, "set_live", set_live_slowly)
+    bench.swap(number)
+    applying.join(timeout=20)
+    bench.live(thing_set(2, "a", 3))
+    return bench.rows() != {"a": (3, 3)}
+
+
+def test_nothing_is_applied_while_readers_are_swapped_over(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By code that may not feed the new one: whatever it applied before the swap would be missing after it.
+    assert not swap_while_an_event_comes(bench, opened(bench.with_code(registry(2))), monkeypatch)
+
+
+def test_a_swap_without_the_locks_is_caught(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation_changes, "lock_all", lambda _session: None)
+    other = opened(bench.with_code(registry(2)))
+    assert swap_while_an_event_comes(bench, other, monkeypatch), "the mutant loses nothing"
+
+
+def test_a_long_look_of_a_reader_delays_a_swap_and_nobody_else(bench: Bench, opened: Any) -> None:
+    bench.live(thing_set(0, "a", 5))
+    fixed = opened(bench.with_code(registry(2, 10)))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    reader = opened(bench.with_code(bench.registry))
+    reader.session.command("BEGIN; SELECT FROM public.totals")
+    with pytest.raises(Held, match="the view totals, is in somebody's hand"):
+        fixed.swap(number)
+    assert fixed.live(thing_set(1, "a", 6)) is not None
+    reader.session.command("COMMIT")
+    fixed.swap(number)
+    assert bench.rows() == {"a": (60, 2)}

@@ -1,0 +1,214 @@
+"""Batches, rebuild turns that end anywhere, redrives and swaps in any order: all generations agree."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.rebuild.generation_locks import Behind
+from sluice.db.projections.generation_lanes import FOLDED
+from sluice.kafka_io import partition_reader
+from sluice.kafka_io.records import Record
+from sluice.runtime.fault_points import faults
+from sluice.tasks.apply import generation_writer
+from sluice.tasks.rebuild import chunks
+from sluice.tasks.rebuild.rebuild_lane import RebuiltLane
+from tests.db.tasks.applying import thing_set
+from tests.db.tasks.projecting import Bench, create, poison, registry
+from tests.mutants import mutated
+
+STEPS = 45
+KEYS = ("a", "b", "c", "d")
+SEEDS = range(6)
+POINTS = ("rebuild.before_commit", "rebuild.committed", "apply.before_commit", "apply.committed",
+          "redrive.before_commit", "redrive.committed", "swap.before_commit", "swap.committed")  # fmt: skip
+
+
+@pytest.fixture
+def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    create(database_url)
+    # So that a partition of some dozen records takes many chunks, and most meet live in their middle.
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
+    monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
+    monkeypatch.setattr(RebuiltLane, "__init__", _small(RebuiltLane.__init__))
+    monkeypatch.setattr("sluice.runtime.fault_points.FaultInjected", Killed)
+    made = Bench(database_url)
+    made.add_queues(3)
+    yield made
+    faults.arm("")
+    made.close()
+
+
+class Killed(BaseException):
+    """What nobody catches: the process is gone, and its connection with it."""
+
+
+def _small(plain: Callable[..., None]) -> Callable[..., None]:
+    def make(self: object, *arguments: object, **named: object) -> None:
+        plain(self, *arguments, **named)
+        self.most = 3  # type: ignore[attr-defined]
+
+    return make
+
+
+class Play:
+    """One seeded course of events. Old and new code differ by a factor; `mended` both stand poison."""
+
+    def __init__(self, bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
+        self.random = random.Random(seed)
+        self.old = bench
+        self.new = bench.with_code(registry(2, factor))
+        self.mended = [
+            bench.with_code(registry(1, 1, mended=True)),
+            bench.with_code(registry(2, factor, mended=True)),
+        ]
+        self.swaps = swaps
+        self.queues = bench.queues()
+        self.generations: list[int] = []
+
+    def run(self) -> None:
+        """All steps; then everything that is left to do, without faults."""
+        steps = [self.batch, self.batch, self.batch, self.turn, self.turn, self.redrive, self.begin]
+        steps += [self.swap] * self.swaps
+        for _ in range(STEPS):
+            point = self.random.choice(POINTS)
+            faults.arm(f"{point}:{self.random.randint(1, 3)}:raise" if self.random.random() < 0.4 else "")
+            try:
+                self.random.choice(steps)()
+            except Killed:
+                for one in (self.old, self.new, *self.mended):
+                    one.session.close()
+            except (Behind, NotDone, generation_writer.NotThisRevision):
+                pass
+        faults.arm("")
+        self.mended[1].catch_up()
+        for generation in self.fed():
+            assert self.mended[1].rebuild(generation), self.old.states()
+        for key in KEYS:
+            self.mended[1].redrive(key)
+        for generation in self.fed():
+            assert self.mended[1].rebuild(generation), self.old.states()
+
+    def batch(self) -> None:
+        """Some events, now and then a repeat or a poison one, applied by either code."""
+        who = self.random.choice([self.old, self.new])
+        for _ in range(self.random.randint(1, 8)):
+            self.old.log.append(self.event(len(self.old.log)))
+        who.catch_up(self.random.choices(self.queues, k=self.random.randint(1, 3)))
+
+    def event(self, offset: int) -> Record:
+        """The next record of the log."""
+        key = self.random.choice(KEYS)
+        if self.random.random() < 0.1:
+            return poison(offset, key, offset)
+        if offset and self.random.random() < 0.1:
+            return self.old.log[self.random.randrange(offset)]._replace(offset=offset)
+        return thing_set(offset, key, offset)
+
+    def turn(self) -> None:
+        """A rebuild worker of either deployment is called for any generation."""
+        if self.generations:
+            who = self.random.choice([self.old, self.new])
+            who.rebuild(self.random.choice(self.generations), self.meanwhile)
+
+    def meanwhile(self) -> None:
+        """Live goes on while a turn reads."""
+        if self.random.random() < 0.3:
+            self.batch()
+
+    def redrive(self) -> None:
+        """By either deployment, after poison was made harmless."""
+        self.random.choice(self.mended).redrive(self.random.choice(KEYS))
+
+    def begin(self) -> None:
+        """Another generation, of the new code."""
+        if len(self.generations) < 3:
+            self.generations.append(self.new.begin())
+
+    def swap(self) -> None:
+        """To any of them, or back."""
+        self.new.swap(self.random.choice([1, *self.generations]))
+
+    def fed(self) -> list[int]:
+        """Generations that are not live and not failed."""
+        return [
+            number for number, state in self.old.states().items() if state in ("building", "ready", "retired")
+        ]
+
+    def close(self) -> None:
+        """Ends what it opened."""
+        for one in (self.new, *self.mended):
+            one.close()
+
+
+def _mutant_feeder() -> type[generation_writer.Feeder]:
+    was = ">= before.get(lane, NOTHING_APPLIED)"
+    return mutated(generation_writer, was, ">= NOTHING_APPLIED").Feeder  # type: ignore[no-any-return]
+
+
+MUTANTS: list[tuple[str, str, object]] = [
+    ("fed whether it is in lockstep or not", "sluice.tasks.apply.apply.Feeder", _mutant_feeder()),
+    ("not fed what is redriven", "sluice.tasks.redrive.Feeder.feed_redriven", lambda *_: None),
+    ("fed by code of any revision", "sluice.db.projections.generations.Fed.takes", lambda *_: True),
+    ("what live did not apply is folded", "sluice.tasks.rebuild.rebuild.judge_record", lambda *_: FOLDED),
+    (
+        "swapped in without lockstep",
+        "sluice.admin.rebuild.generation_changes.require_lockstep",
+        lambda *_: None,
+    ),
+    (
+        "the old one does not know where it is",
+        "sluice.db.projections.generation_lag.follow_live",
+        lambda *_: None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "instead"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
+def test_the_play_catches(
+    database_url: str, bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, instead: object
+) -> None:
+    monkeypatch.setattr(place, instead)
+    with pytest.raises(AssertionError):
+        play_all(bench, range(12))
+
+
+def play(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
+    """Raises AssertionError where a generation does not hold what it must."""
+    course = Play(bench, seed, factor=factor, swaps=swaps)
+    try:
+        course.run()
+        live = next(number for number, state in bench.states().items() if state == "live")
+        assert "failed" not in bench.states().values()
+        want = bench.rows(live)
+        if not swaps:
+            # What the new code makes of everything, whichever code live ran by.
+            third = course.mended[1].begin()
+            assert course.mended[1].rebuild(third)
+            want = bench.rows(third)
+            assert {key: seen for key, (_, seen) in want.items()} == {
+                key: seen for key, (_, seen) in bench.rows(live).items()
+            }
+            assert all(amount % factor == 0 for amount, _ in want.values())
+        for number in bench.states() if swaps else course.generations:
+            assert bench.rows(number) == want, f"seed {seed}, generation {number}"
+    finally:
+        course.close()
+
+
+def play_all(bench: Bench, seeds: Iterable[int]) -> None:
+    """One after the other, each from nothing; with swaps, or with old and new code, in turns."""
+    for seed in seeds:
+        play(bench, seed, factor=1 + 9 * (seed % 2), swaps=seed % 2 == 0)
+        bench.reset()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_code_and_swaps(bench: Bench, seed: int) -> None:
+    play(bench, seed, factor=1, swaps=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_rolling_deployment(bench: Bench, seed: int) -> None:
+    play(bench, seed, factor=10, swaps=False)

@@ -1,0 +1,281 @@
+"""Dead letters applied again on a real Postgres: in order, once, under the queue's lock, killed anywhere."""
+
+import inspect
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.kafka_io.records import Record
+from sluice.runtime.fault_points import FaultInjected, faults
+from sluice.tasks import redrive
+from sluice.tasks.api import Effect, Event, Upsert
+from sluice.tasks.apply import fold_io
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.redrive import LETTERS, Redriver
+from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, slice_of, thing_set, things
+from tests.mutants import mutated
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    bench = Bench(database_url)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
+    session = Session(database_url, application_name="test redrive", plans=BATCH_PLANS)
+    yield Redriver(session, bench.registry)
+    session.close()
+
+
+def broken(offset: int, key: str = "k", amount: int = 1) -> Record:
+    """Its handler has a fault, until `mend`."""
+    return made(offset, "thing.broken", key, amount=amount)
+
+
+def mend(bench: Bench) -> None:
+    """What a deployment that mends the handler does."""
+    bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
+
+
+def states(bench: Bench) -> list[tuple[object, ...]]:
+    return bench.look('SELECT "offset", state, outcome FROM sluice.dead_letters ORDER BY id')
+
+
+def parked(bench: Bench) -> list[tuple[object, ...]]:
+    return bench.look("SELECT key FROM sluice.parked_entities ORDER BY key")
+
+
+def remembered(bench: Bench) -> list[tuple[object, ...]]:
+    return bench.look('SELECT "offset", outcome FROM sluice.processed_events ORDER BY 1')
+
+
+def test_a_death_parks_and_those_behind_wait_while_others_flow(bench: Bench) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, "other", amount=6)]))
+    bench.apply(slice_of([thing_set(3, amount=7)], prev=2))
+    assert bench.amounts() == {"other": 6}
+    assert bench.outcomes() == {"dead": 1, "waiting": 2, "applied": 1}
+    assert states(bench) == [(0, "dead", "dead"), (1, "waiting", "waiting"), (3, "waiting", "waiting")]
+    assert parked(bench) == [("k",)]
+
+
+def test_redriven_after_the_fix_all_are_applied_in_order_and_counted_once(
+    bench: Bench, redriver: Redriver
+) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
+    mend(bench)
+    redriven = redriver.redrive_once("thing", "k")
+    assert dict(redriven.outcomes) == {"applied": 3}
+    assert redriven.unparked
+    assert bench.amounts() == {"k": 7}
+    assert bench.outcomes() == {"applied": 3}, "the counters no longer add up"
+    assert remembered(bench) == [(0, "applied"), (1, "applied"), (2, "applied")]
+    assert {state for _, state, _ in states(bench)} == {"done"}
+    assert parked(bench) == []
+    assert len(bench.look("SELECT id FROM sluice.outbox_events")) == 3
+    bench.apply(slice_of([thing_set(3, amount=9)], prev=2))
+    assert bench.amounts() == {"k": 9}
+
+
+def test_what_postgres_refuses_alone_is_redriven_once_it_is_allowed(bench: Bench, redriver: Redriver) -> None:
+    bench.apply(slice_of([thing_set(0, amount=-1)]))
+    bench.apply(slice_of([thing_set(1, "other", amount=6)], prev=0))
+    assert redriver.redrive_once("thing", "k").blocked_by is not None
+    assert parked(bench) == [("k",)]
+    bench.look("ALTER TABLE things DROP CONSTRAINT amount_not_negative")
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.amounts() == {"k": -1, "other": 6}
+    assert bench.outcomes() == {"applied": 2}
+
+
+def test_redriven_twice_nothing_happens_twice(bench: Bench, redriver: Redriver) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    mend(bench)
+    redriver.redrive_once("thing", "k")
+    again = redriver.redrive_once("thing", "k")
+    assert not again.outcomes
+    assert bench.outcomes() == {"applied": 2}
+    assert len(bench.look("SELECT id FROM sluice.outbox_events")) == 2
+
+
+def test_what_dies_again_stays_at_the_head(bench: Bench, redriver: Redriver) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    redriven = redriver.redrive_once("thing", "k")
+    assert redriven.blocked_by is not None
+    assert "a fault in the handler" in redriven.blocked_by
+    assert states(bench) == [(0, "dead", "dead"), (1, "waiting", "waiting")]
+    assert bench.look("SELECT attempts FROM sluice.dead_letters ORDER BY id") == [(2,), (1,)]
+    assert parked(bench) == [("k",)]
+    assert bench.outcomes() == {"dead": 1, "waiting": 1}
+
+
+def test_one_behind_that_dies_becomes_the_head(bench: Bench, redriver: Redriver) -> None:
+    bench.apply(slice_of([broken(0), broken(1), thing_set(2, amount=5)]))
+    (head,) = bench.look('SELECT id FROM sluice.dead_letters WHERE "offset" = 0')
+    assert redriver.drop("thing", "k", head[0])
+    assert not redriver.drop("thing", "k", head[0]), "it is dropped already"
+    redriven = redriver.redrive_once("thing", "k")
+    assert redriven.blocked_by is not None
+    assert states(bench) == [(0, "dropped", "dead"), (1, "dead", "dead"), (2, "waiting", "waiting")]
+    assert bench.outcomes() == {"dead": 2, "waiting": 1}
+    mend(bench)
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.outcomes() == {"dead": 1, "applied": 2}
+
+
+def test_more_than_one_transaction_holds_are_redriven_in_turns(bench: Bench, redriver: Redriver) -> None:
+    count = LETTERS + 10
+    bench.apply(slice_of([broken(0)]))
+    bench.apply(slice_of([thing_set(n, amount=n) for n in range(1, count)], prev=0))
+    mend(bench)
+    first = redriver.redrive_once("thing", "k")
+    assert not first.unparked
+    # Live traffic comes in between, and waits behind what is left.
+    bench.apply(slice_of([thing_set(count, amount=count)], prev=count - 1))
+    assert bench.outcomes()["waiting"] == 11
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.amounts() == {"k": count}
+    assert bench.outcomes() == {"applied": count + 1}
+
+
+@pytest.mark.parametrize("point", ["redrive.before_commit", "redrive.committed"])
+def test_a_redrive_that_ends_anywhere_is_taken_up_again(bench: Bench, redriver: Redriver, point: str) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    mend(bench)
+    faults.arm(f"{point}:1:raise")
+    try:
+        with pytest.raises(FaultInjected):
+            redriver.redrive_once("thing", "k")
+    finally:
+        faults.arm("")
+    redriver.redrive_once("thing", "k")
+    assert bench.amounts() == {"k": 5}
+    assert bench.outcomes() == {"applied": 2}
+    assert len(bench.look("SELECT id FROM sluice.outbox_events")) == 2
+
+
+def test_a_redrive_waits_for_the_queue(bench: Bench, redriver: Redriver, database_url: str) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    mend(bench)
+    holder = Session(database_url, application_name="holds the queue")
+    holder.command(f"BEGIN; SELECT FROM sluice.queues WHERE queue = '{QUEUE}' FOR UPDATE")
+    redriving = threading.Thread(target=redriver.redrive_once, args=("thing", "k"))
+    redriving.start()
+    wait_until(
+        lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted"), timeout_seconds=5, what="it waits"
+    )
+    assert states(bench)[0] == (0, "dead", "dead")
+    holder.command("COMMIT")
+    holder.close()
+    redriving.join(timeout=20)
+    assert bench.amounts() == {"k": 5}
+
+
+def test_one_that_can_be_decoded_now_gets_its_identity(
+    bench: Bench, redriver: Redriver, database_url: str
+) -> None:
+    bench.look("UPDATE sluice.queues SET accepted_deaths = 0")
+    undecodable = made(0, "thing.set", amount="1")
+    bench.apply(slice_of([undecodable]))
+    bench.look("""UPDATE sluice.dead_letters SET value = convert_to('{"event_id":"e0","type":"thing.set",
+        "version":0,"data":{"amount":3}}', 'UTF8'), identity = gen_random_uuid()""")
+    bench.look("UPDATE sluice.processed_events e SET identity = (SELECT identity FROM sluice.dead_letters)")
+    assert dict(redriver.redrive_once("thing", "k").outcomes) == {"applied": 1}
+    assert bench.amounts() == {"k": 3}
+    assert len(remembered(bench)) == 2, "the place's row, and now the event's"
+    # The same event again, from a producer's retry.
+    bench.apply(slice_of([thing_set(1, amount=3, event_id="e0", version=0)], prev=0))
+    assert bench.outcomes() == {"applied": 1, "duplicate": 1}
+
+
+def test_the_parking_of_one_batch_is_seen_by_the_next_applier(bench: Bench, database_url: str) -> None:
+    bench.apply(slice_of([broken(0)]))
+    session = Session(database_url, application_name="another worker", plans=BATCH_PLANS)
+    applied = Applier(session, bench.registry).apply(QUEUE, [slice_of([thing_set(1)], prev=0)])
+    session.close()
+    assert applied is not None
+    assert dict(applied.outcomes) == {"waiting": 1}
+    assert bench.look("SELECT topic FROM sluice.dead_letters") == [(TOPIC,)] * 2
+
+
+def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, redriver: Redriver) -> None:
+    keyless = broken(0)._replace(key=b"\xff")
+    bench.apply(slice_of([keyless, thing_set(1, amount=5)]))
+    assert parked(bench) == []
+    assert bench.amounts() == {"k": 5}
+    ((letter_id,),) = bench.look("SELECT id FROM sluice.dead_letters")
+    assert redriver.redrive_letter("thing", letter_id).blocked_by is not None
+    assert bench.outcomes() == {"dead": 1, "applied": 1}
+
+    def write_fixed(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+        yield Upsert(things, "fixed", {"amount": event.data["amount"], "name": None})
+
+    (entry,) = bench.registry.handlers["thing.broken"]
+    bench.registry.handlers["thing.broken"] = (replace(entry, function=write_fixed),)
+    assert dict(redriver.redrive_letter("thing", letter_id).outcomes) == {"applied": 1}
+    assert not redriver.redrive_letter("thing", letter_id).outcomes, "it is done"
+    assert bench.outcomes() == {"applied": 2}
+
+
+def play(bench: Bench, redriver: Redriver) -> None:
+    """Blocked, then mended, then live traffic: what each mutant below gets wrong somewhere."""
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    assert redriver.redrive_once("thing", "k").blocked_by is not None
+    assert parked(bench) == [("k",)]
+    bench.apply(slice_of([thing_set(2, amount=7)], prev=1))
+    mend(bench)
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.amounts() == {"k": 7}
+    assert bench.outcomes() == {"applied": 3}
+    assert remembered(bench) == [(0, "applied"), (1, "applied"), (2, "applied")]
+    bench.apply(slice_of([thing_set(3, amount=9)], prev=2))
+    assert bench.amounts() == {"k": 9}
+
+
+def test_blocked_then_mended_all_is_as_if_it_had_never_died(bench: Bench, redriver: Redriver) -> None:
+    play(bench, redriver)
+
+
+REDRIVE_MUTANTS = {
+    "unparked whatever is left": (
+        "redriven.unparked = parking.unpark_if_clear(self._session, entity, key)",
+        "redriven.unparked = self._session.command("
+        "f\"DELETE FROM sluice.parked_entities WHERE key = '{key}'\") is None",
+        "if redriven.blocked_by is None:",
+        "if True:",
+    ),
+    "counters left as they were": ("        self._recount(letters, settled)\n", ""),
+    "outcomes left as they were": ("        self._remember(letters, settled)\n", ""),
+    "letters left open": ('dead_letters.finish_letters(self._session, [letter.id], "done")', "pass"),
+}
+
+
+@pytest.mark.parametrize("changes", REDRIVE_MUTANTS.values(), ids=REDRIVE_MUTANTS)
+def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, ...]) -> None:
+    module = mutated(redrive, *changes[:2])
+    for old, new in zip(changes[2::2], changes[3::2], strict=True):
+        source = inspect.getsource(redrive).replace(changes[0], changes[1]).replace(old, new)
+        exec(compile(source, "mutant", "exec"), vars(module))
+    session = Session(database_url, application_name="test mutant", plans=BATCH_PLANS)
+    try:
+        with pytest.raises(AssertionError):
+            play(bench, module.Redriver(session, bench.registry))
+    finally:
+        session.close()
+
+
+def test_the_play_catches_a_redrive_that_consults_its_own_identity(
+    bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant = mutated(fold_io, "if own.get(identity) != known[1:]:", "if True:")
+    monkeypatch.setattr("sluice.tasks.apply.batch_writer.Store", mutant.Store)
+    with pytest.raises(AssertionError):
+        play(bench, redriver)

@@ -1,0 +1,176 @@
+"""What is forgotten with age on a real Postgres, and what never is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sluice.db.admin import retention
+from sluice.runtime.settings import Settings, read_settings
+from sluice.tasks.api import Call, Effect, Event, handles
+from sluice.tasks.retention import MOST_SECONDS, purge
+from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, registry, slice_of, thing_set
+
+OLD = "now() - interval '40 days'"
+WEEK = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000)}
+FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1"}
+
+
+@handles("thing.welcomed")
+def welcome(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """A call that is made once in all eternity."""
+    yield Call("notify", once=f"welcome:{event.key}", args={"text": event.data["text"]})
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    application = registry()
+    [entry] = application.handlers["thing.set"]
+    name = f"{welcome.__module__}.{welcome.__qualname__}"
+    application.handlers["thing.welcomed"] = (
+        type(entry)(name, ("thing.welcomed",), welcome, dict[str, Any]),
+    )
+    bench = Bench(database_url, application)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return read_settings(
+        {
+            "SLUICE_DATABASE_URL": database_url,
+            "SLUICE_REDIS_URL": "redis://nowhere",
+            "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "nowhere",
+            "SLUICE_KEEP_IDENTITIES_DAYS": "30",
+            "SLUICE_KEEP_EFFECTS_DAYS": "30",
+            "SLUICE_KEEP_DEAD_LETTERS_DAYS": "30",
+        }
+    )
+
+
+def run_purge(bench: Bench, settings: Settings, config: dict[str, str] = WEEK) -> dict[str, int]:
+    return purge(bench.looking, settings, {TOPIC: config})
+
+
+def age(bench: Bench, table: str, *columns: str) -> None:
+    bench.look(f"UPDATE sluice.{table} SET {', '.join(f'{column} = {OLD}' for column in columns)}")
+
+
+def identities(bench: Bench) -> list[tuple[Any, ...]]:
+    return bench.look('SELECT event_id, outcome FROM sluice.processed_events ORDER BY "offset"')
+
+
+def test_old_identities_go_and_those_that_somebody_will_apply_stay(bench: Bench, settings: Settings) -> None:
+    bench.apply(slice_of([thing_set(0), made(1, "thing.broken", "p"), thing_set(2, "p")]))
+    bench.look("UPDATE sluice.processed_events SET outcome = 'waiting' WHERE event_id = 'e2'")
+    age(bench, "processed_events", "processed_at")
+    bench.apply(slice_of([thing_set(3)], prev=2))
+    assert run_purge(bench, settings) == {f"identities of {TOPIC}": 1}
+    assert identities(bench) == [("e1", "dead"), ("e2", "waiting"), ("e3", "applied")]
+    assert run_purge(bench, settings) == {}
+
+
+@pytest.mark.parametrize("config", [FOR_EVER, {**WEEK, "retention.ms": str(2**63 - 1)}, {}])
+def test_a_topic_kept_for_ever_keeps_its_identities_and_the_rest_is_purged_all_the_same(
+    bench: Bench, settings: Settings, config: dict[str, str]
+) -> None:
+    bench.apply(slice_of([thing_set(0)]))
+    age(bench, "processed_events", "processed_at")
+    finish_calls(bench)
+    assert run_purge(bench, settings, config) == {"calls": 1}
+    assert identities(bench) == [("e0", "applied")]
+    # So its repeat is known, though the call is not remembered any more.
+    bench.apply(slice_of([thing_set(1, event_id="e0", version=0)], prev=0))
+    assert bench.outcomes() == {"applied": 1, "duplicate": 1}
+    assert calls(bench) == []
+
+
+def test_while_an_entity_is_parked_identities_last_longer(bench: Bench, settings: Settings) -> None:
+    bench.apply(slice_of([thing_set(0)]))
+    bench.look(f"INSERT INTO sluice.parked_entities VALUES ('thing', 'p', '{QUEUE}', 'why')")
+    age(bench, "processed_events", "processed_at")
+    age(bench, "parked_entities", "parked_at")
+    assert retention.read_oldest_parked_seconds(bench.looking) == pytest.approx(40 * 86_400, abs=60)
+    assert run_purge(bench, settings) == {}
+    bench.look("DELETE FROM sluice.parked_entities")
+    assert retention.read_oldest_parked_seconds(bench.looking) == 0
+    assert run_purge(bench, settings) == {f"identities of {TOPIC}": 1}
+
+
+def calls(bench: Bench) -> list[tuple[Any, ...]]:
+    return bench.look("SELECT state, args, response FROM sluice.executed_side_effects ORDER BY id")
+
+
+def finish_calls(bench: Bench) -> None:
+    """They succeeded long ago."""
+    bench.look(
+        f"UPDATE sluice.executed_side_effects SET state = 'succeeded', response = '1', settled_at = {OLD}"
+    )
+
+
+def test_a_call_with_an_explicit_once_keeps_its_key_and_fingerprint_for_ever(
+    bench: Bench, settings: Settings
+) -> None:
+    bench.apply(slice_of([made(0, "thing.welcomed", text="hello")]))
+    finish_calls(bench)
+    fingerprint = bench.look("SELECT effect_key, fingerprint FROM sluice.executed_side_effects")
+    assert run_purge(bench, settings) == {"calls": 1}
+    assert calls(bench) == [("succeeded", None, None)]
+    assert bench.look("SELECT effect_key, fingerprint FROM sluice.executed_side_effects") == fingerprint
+    assert run_purge(bench, settings) == {}
+    # Asked for again, by other events: with the same text nothing, with another one a conflict.
+    bench.apply(slice_of([made(1, "thing.welcomed", text="hello"), made(2, "thing.welcomed", text="ho")], 0))
+    assert calls(bench) == [("succeeded", None, None)]
+    assert bench.outcomes() == {"applied": 3, "call_conflict": 1}
+
+
+def test_a_call_without_once_is_made_again_only_when_its_event_is_forgotten_too(
+    bench: Bench, settings: Settings
+) -> None:
+    bench.apply(slice_of([thing_set(0)]))
+    age(bench, "processed_events", "processed_at")
+    finish_calls(bench)
+    # Its key is that of the event: whichever of the two is kept, a repeat calls nobody.
+    repeat = thing_set(1, event_id="e0", version=0)
+    bench.look("DELETE FROM sluice.processed_events")
+    bench.apply(slice_of([repeat], prev=0))
+    assert calls(bench) == [("succeeded", {"amount": 1}, 1)]
+    assert run_purge(bench, settings) == {"calls": 1}
+    bench.apply(slice_of([repeat._replace(offset=2)], prev=1))
+    assert calls(bench) == []
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "failed", "uncertain"])
+def test_a_call_that_is_not_done_is_never_forgotten(bench: Bench, settings: Settings, state: str) -> None:
+    bench.apply(slice_of([thing_set(0)]))
+    bench.look(f"UPDATE sluice.executed_side_effects SET state = '{state}', settled_at = {OLD}")
+    assert run_purge(bench, settings) == {}
+    assert len(calls(bench)) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "goes"), [("dead", False), ("waiting", False), ("done", True), ("dropped", True)]
+)
+@pytest.mark.parametrize("is_old", [True, False])
+def test_dead_letters_go_when_they_are_done_and_old(
+    bench: Bench, settings: Settings, state: str, goes: bool, is_old: bool
+) -> None:
+    bench.apply(slice_of([made(0, "thing.broken")]))
+    bench.look(f"UPDATE sluice.dead_letters SET state = '{state}', settled_at = {OLD if is_old else 'now()'}")
+    assert run_purge(bench, settings) == ({"dead letters": 1} if goes and is_old else {})
+
+
+def test_a_purge_ends_in_time_and_the_next_one_goes_on(
+    bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluice.tasks.retention.ROWS", 10)
+    bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(25)]))
+    age(bench, "processed_events", "processed_at")
+    # The time is over with the second look at the clock after the beginning.
+    times = iter([0.0, 1.0, MOST_SECONDS, MOST_SECONDS, MOST_SECONDS])
+    gone = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
+    assert gone == {f"identities of {TOPIC}": 10}
+    assert run_purge(bench, settings) == {f"identities of {TOPIC}": 15}
+    assert bench.look(f"SELECT count(*) FROM sluice.outbox_events WHERE queue = '{QUEUE}'") == [(25,)]

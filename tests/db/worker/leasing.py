@@ -1,0 +1,97 @@
+"""Workers that share queues on a real Postgres, a turn at a time: the keeper as it is, the loop by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from sluice.db.connection import Session
+from sluice.db.delivery.leases import LEASE_SETTINGS
+from sluice.worker.activity import Activity
+from sluice.worker.lease_thread import LeaseKeeper, View
+
+
+class Clock:
+    """Stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Member:
+    """One worker. `consumed` is what its loop may pop; what is `in_hand` it does not leave yet."""
+
+    keeper: LeaseKeeper
+    clock: Clock
+    consumed: set[str] = field(default_factory=set)
+    in_hand: set[str] = field(default_factory=set)
+    seen: View = field(default_factory=lambda: View(0, frozenset()))
+
+    def look(self) -> None:
+        """The first half of a tick: what is wanted is read."""
+        self.seen = self.keeper.wanted
+
+    def act(self) -> None:
+        """The other half, however late: the loop does so, and says so. See `LeaseStep`."""
+        self.consumed &= self.seen.queues | self.in_hand
+        self.consumed |= self.seen.queues
+        self.keeper.note_tick(View(self.seen.version, frozenset(self.consumed)))
+
+    def tick(self) -> None:
+        """The loop comes by."""
+        self.look()
+        self.act()
+
+    def turn(self) -> None:
+        """Loop, keeper, loop."""
+        self.clock.now += 1
+        self.tick()
+        self.keeper.run_once()
+        self.tick()
+
+    @property
+    def pid(self) -> int:
+        """Of its session in Postgres."""
+        return int(self.keeper.session.connection.info.backend_pid)
+
+    def leave(self) -> None:
+        """Gives everything back, as at the end of a worker."""
+        self.consumed.clear()
+        self.keeper.stop()
+
+
+class Workers:
+    """Makes members; closes what they leave open."""
+
+    def __init__(self, database_url: str, keeper: Callable[..., LeaseKeeper] = LeaseKeeper) -> None:
+        self._url = database_url
+        self._keeper = keeper
+        self.members: list[Member] = []
+
+    def join(self) -> Member:
+        """One more; it has had no turn yet."""
+        number, clock = len(self.members), Clock()
+        keeper = self._keeper(
+            Session(self._url, application_name=f"test leases {number}", settings=LEASE_SETTINGS),
+            node=f"worker-{number}@test",
+            activity=Activity(clock),
+            wanted_changed=lambda: None,
+            rng=Random(number),
+            clock=clock,
+        )
+        self.members.append(Member(keeper, clock))
+        return self.members[-1]
+
+    def turns(self, count: int = 6) -> None:
+        """Everybody's, again and again."""
+        for _ in range(count):
+            for member in self.members:
+                member.turn()
+
+    def close(self) -> None:
+        """Ends all sessions."""
+        for member in self.members:
+            member.keeper.session.close()

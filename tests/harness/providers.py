@@ -1,0 +1,93 @@
+"""The payment provider and the mail server, started, harmed and read by tests and the demo."""
+
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from examples.shop.effects.addresses import MAIL_LOG_URL, PROVIDER_URL, SMTP_URL
+from examples.shop.mail.messages import Message
+from examples.shop.provider.lines import Capture, Line, Request
+from tests.harness.provider_process import ProviderProcess
+
+
+class PaymentProvider(ProviderProcess):
+    """`examples.shop.provider`."""
+
+    def __init__(self, folder: Path, *, key_lifetime_seconds: float = 86_400) -> None:
+        super().__init__(
+            "examples.shop.provider", folder, ["--key-lifetime-seconds", str(key_lifetime_seconds)]
+        )
+
+    def forget_keys(self) -> None:
+        """All idempotency keys, now."""
+        self.control("DELETE", "/keys")
+
+    def captures(self) -> list[Capture]:
+        """What it really captured, from its journal: also while it is dead."""
+        return [line for line in self._lines() if isinstance(line, Capture)]
+
+    def requests(self) -> list[Request]:
+        """Every request for a capture and how it was answered, in the order of the answers."""
+        return [line for line in self._lines() if isinstance(line, Request)]
+
+    def _lines(self) -> list[Line]:
+        return [msgspec.json.decode(line, type=Line) for line in _whole_lines(self.journal)]
+
+
+class MailServer(ProviderProcess):
+    """`examples.shop.mail`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("examples.shop.mail", folder)
+
+    @property
+    def control_url(self) -> str:
+        """Where `/faults` and `/messages` are."""
+        return f"http://127.0.0.1:{self.port('control_port')}"
+
+    def messages(self) -> list[Message]:
+        """What it really accepted, from its journal: also while it is dead."""
+        return [msgspec.json.decode(line, type=Message) for line in _whole_lines(self.journal)]
+
+
+class Providers:
+    """Both, for as long as the `with` block lasts."""
+
+    def __init__(self, folder: Path, *, key_lifetime_seconds: float = 86_400) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.payments = PaymentProvider(folder, key_lifetime_seconds=key_lifetime_seconds)
+        self.mail = MailServer(folder)
+
+    def __enter__(self) -> "Providers":
+        try:
+            self.payments.start()
+            self.mail.start()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ends both."""
+        self.payments.end()
+        self.mail.end()
+
+    def environ(self) -> dict[str, str]:
+        """What the processes that make calls need in their environment."""
+        return {
+            PROVIDER_URL: self.payments.control_url,
+            SMTP_URL: f"smtp://127.0.0.1:{self.mail.port()}",
+            MAIL_LOG_URL: self.mail.control_url,
+        }
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    # The last one may be under way.
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1].splitlines()

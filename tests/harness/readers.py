@@ -1,0 +1,43 @@
+"""Somebody who reads all the while: what he saw, each time it changed."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from sluice.db.connection import Session
+
+
+class Readers:
+    """Runs one query again and again, in a thread, for as long as the `with` block lasts."""
+
+    def __init__(self, database_url: str, query: str, known: Mapping[str, Mapping[str, Any]]) -> None:
+        """`query` gives (key, value); `known` are the answers that have a name."""
+        self._database_url = database_url
+        self._query = query
+        self._known = known
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self.seen: list[str] = []
+        """Names of the answers, each time it was another one; what has no name is told in part."""
+        self.looks = 0
+
+    def __enter__(self) -> "Readers":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        session = Session(self._database_url, application_name="reader")
+        while not self._over.is_set():
+            with session.connection.cursor() as cursor:
+                cursor.execute(self._query)
+                found = dict(cursor.fetchall())
+            names = [name for name, rows in self._known.items() if rows == found]
+            what = names[0] if names else f"something else: {str(found)[:300]}"
+            self.looks += 1
+            if not self.seen or self.seen[-1] != what:
+                self.seen.append(what)
+        session.close()

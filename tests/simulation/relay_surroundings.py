@@ -1,0 +1,143 @@
+"""What relays are surrounded by in their simulation: Postgres, the log, chance; and what must hold of it."""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+from sluice.db.records import WaitingRow
+from sluice.kafka_io.records import OutgoingRecord
+
+QUEUES = ("a.0", "a.1")
+
+Place: TypeAlias = tuple[str, str, str]
+
+
+class Broken(AssertionError):
+    """A promise was broken; the message says which, and in which world."""
+
+
+class Crash(Exception):
+    """The process of a relay ends here."""
+
+
+@dataclass
+class Postgres:
+    """Its committed state: copied for a snapshot, replaced to move it back."""
+
+    rows: dict[tuple[str, int], WaitingRow] = field(default_factory=dict)
+    refusals: dict[tuple[str, int], WaitingRow] = field(default_factory=dict)
+    hints: dict[str, int] = field(default_factory=dict)
+    last_id: int = 0
+    committed: list[WaitingRow] = field(default_factory=list)
+    """Every row that this state, or one before it, ever held."""
+
+
+class Holder(Protocol):
+    """A session: the locks it holds, and of which server."""
+
+    held: set[str]
+    server: Postgres | None
+
+
+class Surroundings(ABC):
+    """Everything around the relays, from one seed; what happens to it, and when, is the world's."""
+
+    sessions: Sequence[Holder]
+    crashes: float
+    """How likely a process ends at a fault point."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = Random(seed)
+        self.now = 0.0
+        self.chaos = True
+        self.pg = Postgres()
+        self.log: list[UUID] = []
+        self.late: list[OutgoingRecord] = []
+        self.poison: set[UUID] = set()
+        self.rows: dict[UUID, WaitingRow] = {}
+        """Every row ever committed, in whatever state of Postgres."""
+        self.losses = self.rng.choice((0.0, 0.02, 0.1))
+        self.silence = self.rng.choice((0.0, 0.02, 0.2))
+        self.refuses = self.rng.choice((0.0, 0.05, 0.3))
+        self.poll_seconds = self.rng.choice(((0.001,), (0.001, 0.01, 0.1), (0.01, 0.3)))
+
+    @abstractmethod
+    def meanwhile(self) -> None:
+        """What may happen between two steps of a relay: anything but its own doing."""
+
+    def arrive(self, record: OutgoingRecord) -> None:
+        self.log.append(event_id(record))
+
+    def reach(self, name: str) -> None:
+        """A fault point: the process may end here."""
+        if self.unlucky(self.crashes):
+            raise Crash(name)
+
+    def unlucky(self, chance: float) -> bool:
+        """Never in the quiet at the end."""
+        return self.chaos and self.rng.random() < chance
+
+    def check_handed(self, session: Holder, record: OutgoingRecord) -> None:
+        """Under its lock a relay never sends what another one has sent and deleted."""
+        row = self.rows[event_id(record)]
+        is_locked = session.server is self.pg and row.queue in session.held
+        if is_locked and (row.queue, row.id) not in self.pg.rows:
+            raise Broken(f"{self}: {row.queue} {row.id} is sent again under the lock")
+
+    def check_hints(self, pg: Postgres) -> None:
+        """No hint passes a row that is left."""
+        for queue, number in pg.rows:
+            if number <= pg.hints.get(queue, 0):
+                raise Broken(f"{self}: the saved hint of {queue} passes {number}")
+
+    def check_log(self) -> None:
+        """All that was committed has arrived, of a key first in its order; nothing else has."""
+        first: dict[UUID, int] = {}
+        for position, event in enumerate(self.log):
+            first.setdefault(event, position)
+        if strangers := first.keys() - self.rows.keys():
+            raise Broken(f"{self}: sent, but never committed: {strangers}")
+        of_key: defaultdict[Place, list[int]] = defaultdict(list)
+        for row in self.pg.committed:
+            event = UUID(row.event_id)
+            if event not in first:
+                raise Broken(f"{self}: {row.queue} {row.id} was never sent")
+            if row.key is not None:
+                of_key[place_of(row)].append(first[event])
+        for place, positions in of_key.items():
+            if positions != sorted(positions):
+                raise Broken(f"{self}: {place} is out of order: {positions}")
+
+    def is_free(self, row: WaitingRow) -> bool:
+        """Whether nothing but the relay keeps a row from leaving: a refused one holds its key only."""
+        stuck = [
+            other
+            for place, other in self.pg.rows.items()
+            if UUID(other.event_id) in self.poison or place in self.pg.refusals
+        ]
+        return row not in stuck and not any(
+            other.id < row.id and row.key is not None and place_of(other) == place_of(row) for other in stuck
+        )
+
+    def __str__(self) -> str:
+        return f"seed {self.seed} at {self.now:.3f} s"
+
+
+def copied(pg: Postgres) -> Postgres:
+    """Rows themselves never change."""
+    return Postgres(dict(pg.rows), dict(pg.refusals), dict(pg.hints), pg.last_id, list(pg.committed))
+
+
+def place_of(row: WaitingRow) -> Place:
+    """Within which order holds."""
+    return row.queue, row.topic, row.key or ""
+
+
+def event_id(record: OutgoingRecord) -> UUID:
+    """The id of a record's event."""
+    return UUID(str(record.headers["ce_id"]))

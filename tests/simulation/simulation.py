@@ -1,0 +1,276 @@
+"""A world in one thread: the real loop of two bridges, a log, and everything around them that can go wrong.
+
+Kafka, Postgres and Redis are simulated; `Bridge`, its pure parts and the judgement are the real ones. What
+is checked is checked at once, against the log: every applied slice must be exactly the lane's next records,
+and every record below a watermark must be applied.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from random import Random
+
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.loop import Bridge
+from sluice.kafka_io.records import Record
+from sluice.runtime.place import Place
+from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
+from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.events.wire import Slice
+from tests.simulation.simulated_services import (
+    PACES,
+    PLACES,
+    QUIET_TURNS,
+    TOPICS,
+    Broken,
+    Consumer,
+    Crash,
+    Doorbell,
+    Postgres,
+    Store,
+    WatchedHoldings,
+)
+
+
+@dataclass(frozen=True)
+class Shell:
+    """The parts a mutant replaces."""
+
+    bridge: type[Bridge] = Bridge
+    store: type[Store] = Store
+    judge: Callable[..., Judgement] = judge
+
+
+class World:
+    """Everything, from one seed."""
+
+    def __init__(self, seed: int, shell: Shell) -> None:
+        self.seed = seed
+        self.rng = Random(seed)
+        self.shell = shell
+        self.now = 0.0
+        self.chaos = True
+        self.pg = Postgres()
+        self.older: list[Postgres] = []
+        self.log: dict[Place, list[Record]] = {place: [] for place in PLACES}
+        self.ends: dict[Place, int] = dict.fromkeys(PLACES, 0)
+        self.committed: dict[Place, int] = {}
+        self.lists: dict[str, list[tuple[str, list[Slice]]]] = {}
+        self.sent: list[tuple[str, list[Slice]]] = []
+        self.sentinel = 0
+        self.epochs = 1
+        self.shards_of = {1: 2}
+        self.happenings: tuple[Callable[[], None], ...] = (
+            lambda: self.turn(self.rng.randrange(2)),
+            self.work,
+            self.produce,
+            self.surface,
+            self.lose_message,
+            self.rebalance,
+            lambda: self.crash(self.rng.randrange(2)),
+            self.wipe,
+            self.remember,
+            self.move_back,
+            self.reroute,
+            self.halt_or_mend,
+            self.pause_or_resume,
+        )
+        # Each world has its own mixture, in which some things never happen: others get time to unfold.
+        moods = [1.0] * 3 + self.rng.choices((0.0, 0.2, 1.0, 2.0), k=10)
+        self.weights = [
+            mood * weight
+            for mood, weight in zip(moods, (60, 40, 14, 6, 4, 3, 1.5, 1, 4, 2, 2, 1, 1), strict=True)
+        ]
+        self.steps = self.rng.choice(PACES)
+        self.consumers = [Consumer(self), Consumer(self)]
+        self.stores: dict[int, Store] = {}
+        self.bridges = [self._new_bridge(0), self._new_bridge(1)]
+        self.rebalance()
+
+    def play(self, turns: int) -> None:
+        """Chaos for so many turns, then quiet until everything is applied. Raises Broken."""
+        for _ in range(turns):
+            self.event()
+        self.chaos = False
+        self.pg.halted.clear()
+        self.pg.paused = False
+        for place in PLACES:
+            for consumer in self.consumers:
+                consumer.lose(place)
+            self.rng.choice(self.consumers).gain(place)
+        for _ in range(QUIET_TURNS):
+            self.turn(self.rng.randrange(2))
+            self.work()
+            if all(self.pg.watermarks.get(place) == self.end(place) for place in PLACES):
+                break
+        else:
+            raise Broken(f"{self}: not settled: {self.pg.watermarks} of {self.ends}")
+        for place in PLACES:
+            if self.pg.applied[place] != {record.offset for record in self.log[place]}:
+                raise Broken(f"{self}: {place} is settled, but not all of it is applied")
+
+    def event(self) -> None:
+        """The next thing that happens."""
+        self.rng.choices(self.happenings, self.weights)[0]()
+
+    def meanwhile(self) -> None:
+        """What may happen between two statements of a bridge: anything but its own doing."""
+        if self.unlucky(0.5):
+            self.rng.choices(self.happenings[1:], self.weights[1:])[0]()
+
+    def turn(self, number: int) -> None:
+        """One turn of a bridge's loop."""
+        self.now += self.rng.choice(self.steps if self.chaos else (0.05, 0.3))
+        store = self.stores[number]
+        store.paused_turns = store.paused_turns + 1 if store.paused else 0
+        try:
+            self.bridges[number].run_once()
+        except Crash:
+            self.crash(number)
+
+    def work(self) -> None:
+        """A worker takes a message: mostly the oldest one."""
+        waiting = [messages for messages in self.lists.values() if messages]
+        if waiting:
+            messages = self.rng.choice(waiting)
+            self.apply(*messages.pop(self.rng.randrange(len(messages)) if self.unlucky(0.2) else 0))
+
+    def apply(self, queue: str, slices: list[Slice]) -> None:
+        """The apply transaction, or what of it concerns the guard."""
+        if queue in self.pg.halted or self.unlucky(0.05):
+            return
+        for part in slices:
+            place = (part.topic, part.partition)
+            lane = (place, queue, part.epoch)
+            applied = self.pg.lanes.get(lane, -1)
+            epoch = self.pg.epoch if self.pg.registered else None
+            judgement = self.shell.judge(
+                epoch=part.epoch, prev=part.prev, last=part.last, current_epoch=epoch, applied_offset=applied
+            )
+            if judgement is Judgement.NEXT:
+                offsets = [record.offset for record in part.records]
+                self.check_slice(place, queue, applied, offsets[first_unapplied(offsets, applied) :])
+                self.pg.lanes[lane] = part.last
+
+    def check_slice(self, place: Place, queue: str, applied: int, offsets: list[int]) -> None:
+        """The slice holds exactly the lane's next records, none of which was applied in this epoch."""
+        epoch = self.pg.epoch
+        start = self.pg.epoch_starts[place, epoch]
+        expected = [
+            record.offset
+            for record in self.log[place]
+            if max(start, applied + 1) <= record.offset <= offsets[-1]
+            and queue_name("e", shard_of(record.key, self.shards_of[epoch])) == queue
+        ]
+        if offsets != expected:
+            raise Broken(
+                f"{self}: {place} {queue} after {applied}: applied {offsets}, the log has {expected}"
+            )
+        self.pg.applied[place].update(offsets)
+
+    def check_watermark(self, place: Place) -> None:
+        """Every record below the watermark is applied."""
+        watermark = self.pg.watermarks[place]
+        for record in self.log[place]:
+            if record.offset < watermark and record.offset not in self.pg.applied[place]:
+                raise Broken(f"{self}: {place} has watermark {watermark}, but {record.offset} is not applied")
+
+    def produce(self) -> None:
+        """Records with holes between them, as compaction and transactions leave."""
+        place = self.rng.choice(PLACES)
+        for _ in range(self.rng.randrange(1, 8)):
+            offset = self.ends[place] + self.rng.choice((0, 0, 0, 1, 5))
+            self.log[place].append(Record(offset, 0, b"key-%d" % self.rng.randrange(12), b"v", []))
+            self.ends[place] = offset + 1
+        self.ends[place] += self.rng.choice((0, 0, 2))
+
+    def surface(self) -> None:
+        """A message comes again that was sent at any time before."""
+        if self.sent:
+            self.apply(*self.rng.choice(self.sent))
+
+    def lose_message(self) -> None:
+        waiting = [messages for messages in self.lists.values() if messages]
+        if waiting:
+            messages = self.rng.choice(waiting)
+            del messages[self.rng.randrange(len(messages))]
+
+    def wipe(self) -> None:
+        self.lists.clear()
+        self.sentinel += 1
+
+    def rebalance(self) -> None:
+        """A partition goes to one bridge; the other may not know yet."""
+        place = self.rng.choice(PLACES)
+        new, old = self.rng.sample(self.consumers, 2)
+        new.gain(place)
+        if not self.unlucky(0.3):
+            old.lose(place)
+
+    def crash(self, number: int) -> None:
+        """A bridge loses its memory and starts anew; its partitions come back to it."""
+        places = list(self.consumers[number].positions)
+        self.consumers[number] = Consumer(self)
+        self.bridges[number] = self._new_bridge(number)
+        for place in places:
+            self.consumers[number].gain(place)
+
+    def remember(self) -> None:
+        self.older.append(deepcopy(self.pg))
+
+    def move_back(self) -> None:
+        """Postgres is another, older one from now on."""
+        if self.older:
+            self.older = self.older[: self.rng.randrange(len(self.older)) + 1]
+            self.pg = deepcopy(self.older[-1])
+
+    def reroute(self) -> None:
+        """Another shard count. Half of the time forced: not all of what was read has its outcome."""
+        drained = all(
+            self.pg.watermarks.get(place, 0) > max([-1, *self.pg.assignment(place).applied.values()])
+            for place in PLACES
+        )
+        if not self.pg.registered or not (drained or self.unlucky(0.5)):
+            return
+        self.epochs += 1
+        self.pg.epoch, self.pg.shards = self.epochs, self.rng.choice((1, 2, 3))
+        self.shards_of[self.epochs] = self.pg.shards
+        for place, watermark in self.pg.watermarks.items():
+            self.pg.epoch_starts[place, self.epochs] = watermark
+
+    def halt_or_mend(self) -> None:
+        if self.pg.halted:
+            self.pg.halted.clear()
+        else:
+            self.pg.halted.add(queue_name("e", self.rng.randrange(self.pg.shards)))
+
+    def pause_or_resume(self) -> None:
+        self.pg.paused = not self.pg.paused
+
+    def crash_perhaps(self) -> None:
+        if self.unlucky(0.005):
+            raise Crash
+
+    def unlucky(self, chance: float) -> bool:
+        """Never in the quiet at the end."""
+        return self.chaos and self.rng.random() < chance
+
+    def end(self, place: Place) -> int:
+        return self.ends[place]
+
+    def __str__(self) -> str:
+        return f"seed {self.seed} at {self.now:.3f} s"
+
+    def _new_bridge(self, number: int) -> Bridge:
+        store = self.stores[number] = self.shell.store(self)
+        return self.shell.bridge(
+            make_consumer=lambda _: self.consumers[number],
+            store=store,
+            doorbell=Doorbell(self),
+            topics=TOPICS,
+            # Small: partitions are paused and resumed all the time.
+            holdings=WatchedHoldings(store, max_bytes=20_000, max_span=120),
+            metrics=BridgeMetrics(),
+            clock=lambda: self.now,
+            sleep=lambda _: None,
+        )

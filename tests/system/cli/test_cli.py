@@ -1,0 +1,269 @@
+"""The command line on real services: each command as a process of its own, judged by what it prints."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from examples.shop.generate import generate
+from sluice.bridge.partitioner import expected_partition
+from sluice.db.apply.guard import COUNTERS
+from tests.harness.deployment import Deployment
+from tests.harness.oracle import read_log
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+TIMEOUT_SECONDS = 60
+DEAD = "127.0.0.1:1"  # where nobody listens
+
+
+def sluice(
+    deployment: Deployment, *words: str, given: bytes | None = None, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """One command of this deployment, ended. `given` comes through a pipe."""
+    return subprocess.run(
+        [sys.executable, "-m", "sluice.cli.main", *words],
+        input=given,
+        stdin=subprocess.DEVNULL if given is None else None,
+        capture_output=True,
+        env=deployment.run.environ() | dict(environ or {}),
+        cwd=deployment.run.folder,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
+def document(done: subprocess.CompletedProcess[bytes]) -> Any:
+    """Its standard output, which must be one JSON document."""
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+def errors(deployment: Deployment) -> list[str]:
+    """The problems that `doctor` finds; its exit code must agree."""
+    done = sluice(deployment, "doctor", "--json")
+    found = [one["problem"] for one in document(done)["findings"] if one["severity"] == "error"]
+    assert done.returncode == (1 if found else 0)
+    return found
+
+
+def line(key: str | None, value: object, **more: object) -> str:
+    return json.dumps({"key": key, "value": value, **more})
+
+
+def test_init_makes_what_is_missing_and_the_second_time_nothing(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    module, suffix = deployment.run.handlers, deployment.topic_suffix
+    source = (deployment.run.folder / f"{module}.py").read_text()
+    (deployment.run.folder / f"{module}_new.py").write_text(source.replace(suffix, f"{suffix}-new"))
+    environ = {"SLUICE_HANDLERS": f"{module}_new"}
+    deployment.session.command("DROP TABLE public.users")
+    deployment.session.command("DELETE FROM sluice.queues WHERE queue = 'order.3'")
+    topics = sorted(f"{topic}-new" for topic in deployment.registry.topics)
+
+    first = document(sluice(deployment, "init", "--partitions", "3", "--json", environ=environ))
+    assert (first["tables"], first["topics"]) == (["users"], topics)
+    assert first["shards"] == first["declared_shards"]
+    second = sluice(deployment, "init", environ=environ)
+    assert second.returncode == 0
+    assert b"tables made: none were missing\ntopics made: none were missing" in second.stdout
+    assert "order.3" in deployment.queues("order")
+    log = read_log(deployment.urls.kafka_bootstrap_servers, topics)
+    assert {number for _, number in log} == {0, 1, 2}
+    assert errors(deployment) == []
+
+
+def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    payments, orders, users = (name + deployment.topic_suffix for name in ("payments", "orders", "users"))
+    user = {"event_id": "u-1", "type": "user.changed", "version": 1, "data": {"name": "Ann"}}
+    cloud = {"ce_specversion": "1.0", "ce_id": "c-1", "ce_type": "user.changed", "ce_source": "test"}
+    events = deployment.run.folder / "events.jsonl"
+    events.write_text(
+        "\n".join(
+            [
+                *(line(made.key, made.value) for made in generate("orders", count=50, seed=1)),
+                line("ann", user, topic=users),
+                line("bob", {"email": "b@example.org"}, topic=users, headers={**cloud, "ce_version": "1"}),
+                "",
+                line("ann", user, topic=users),
+                line("nobody", "no event at all"),
+            ]
+        )
+    )
+    sent = document(sluice(deployment, "send", str(events), "--topic", orders, "--json"))
+    assert sent == {"acknowledged": 54, "topics": {orders: 51, users: 3}}
+    made = ["send", "--generate", "payments", "--count", "300", "--seed", "5", "--topic", payments]
+    assert f"300 events acknowledged: 300 to {payments}" in sluice(deployment, *made).stdout.decode()
+    assert document(sluice(deployment, *made, "--json"))["acknowledged"] == 300
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+    done = sluice(deployment, "status", "--json")
+    assert done.returncode == 0
+    status = document(done)
+    topics = {topic["topic"]: topic for topic in status["topics"]}
+    assert set(topics) == set(deployment.registry.topics)
+    for name, topic in topics.items():
+        assert {k: v for k, v in topic["counters"].items() if v} == dict(
+            deployment.outcomes(name.removesuffix(deployment.topic_suffix))
+        )
+        assert topic["log_end"] == sum(part["log_end"] for part in topic["partitions"])
+        assert (topic["lag"], topic["oldest_unapplied_seconds"]) == (0, None)
+    assert topics[payments]["counters"] == dict.fromkeys(COUNTERS, 0) | {"applied": 300, "duplicate": 300}
+    assert topics[users]["counters"] == dict.fromkeys(COUNTERS, 0) | {"applied": 2, "duplicate": 1}
+    assert topics[orders]["counters"] == dict.fromkeys(COUNTERS, 0) | {"applied": 50, "dead": 1}
+    assert [queue["queue"] for queue in status["queues"]] == sorted(deployment.queues())
+    assert sum(queue["counters"]["duplicate"] for queue in status["queues"]) == 301
+    assert {queue["length"] for queue in status["queues"]} == {0}
+    log = read_log(deployment.urls.kafka_bootstrap_servers, [payments])
+    assert all(expected_partition(r.key or b"", 4) == n for (_, n), records in log.items() for r in records)
+
+
+def test_what_waits_has_the_age_of_its_oldest_record(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    users = "users" + deployment.topic_suffix
+    made = ("send", "--generate", "users", "--topic", users)
+    assert sluice(deployment, *made, "--count", "40").returncode == 0
+    log = read_log(deployment.urls.kafka_bootstrap_servers, [users])
+    oldest = min(record.timestamp_ms for records in log.values() for record in records) / 1000
+    assert sluice(deployment, *made, "--count", "20", "--rate", "20").returncode == 0
+    before = time.time()
+    [topic] = [
+        topic
+        for topic in document(sluice(deployment, "status", "--json"))["topics"]
+        if topic["topic"] == users
+    ]
+    assert before - oldest <= topic["oldest_unapplied_seconds"] <= time.time() - oldest
+    assert (topic["log_end"], topic["watermark"], topic["lag"]) == (60, None, 60)
+
+
+def test_a_file_with_a_bad_line_sends_nothing_and_a_pipe_what_came_before_it(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment()
+    users = "users" + deployment.topic_suffix
+    good = line("ann", {"event_id": "u-1", "type": "user.changed", "version": 1, "data": {}})
+    for bad, reason in (('{"key": "bob"}', "`value`"), (line("b", 1, topic="none"), "no topic none")):
+        text = f"{good}\n\n{bad}\n{good}\n"
+        events = deployment.run.folder / "events.jsonl"
+        events.write_text(text)
+        refused = sluice(deployment, "send", str(events), "--topic", users)
+        assert (refused.returncode, refused.stdout) == (2, b"")
+        assert "line 3: " in refused.stderr.decode()
+        assert reason in refused.stderr.decode()
+        assert b"nothing was produced" in refused.stderr
+        assert produced(deployment, users) == 0
+    piped = sluice(deployment, "send", "-", "--topic", users, given=text.encode())
+    assert piped.returncode == 2
+    assert b"line 3: " in piped.stderr
+    assert b"1 before it were acknowledged" in piped.stderr
+    assert produced(deployment, users) == 1
+
+
+def produced(deployment: Deployment, topic: str) -> int:
+    return sum(map(len, read_log(deployment.urls.kafka_bootstrap_servers, [topic]).values()))
+
+
+def test_a_record_that_kafka_refuses_is_reported(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    users = "users" + deployment.topic_suffix
+    text = f"{line('ann', 1)}\n{line('bob', 'x' * 2_000_000)}\n"
+    done = sluice(deployment, "send", "-", "--topic", users, given=text.encode())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Kafka did not take every record" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert f"{produced(deployment, users)} were acknowledged" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("SLUICE_DATABASE_URL", f"postgresql+psycopg2://me@{DEAD}/none"),
+        ("SLUICE_REDIS_URL", f"redis://{DEAD}/0"),
+        ("SLUICE_KAFKA_BOOTSTRAP_SERVERS", DEAD),
+    ],
+)
+def test_with_one_service_away_the_others_are_shown(
+    make_deployment: MakeDeployment, name: str, url: str
+) -> None:
+    deployment = make_deployment()
+    users = "users" + deployment.topic_suffix
+    assert sluice(deployment, "send", "--generate", "users", "--count", "5", "--topic", users).returncode == 0
+    status = sluice(deployment, "status", "--json", environ={name: url})
+    said = document(status)
+    assert status.returncode == 1
+    [sentence] = said["unreachable"]
+    assert name in sentence
+    [warned] = status.stderr.decode().splitlines()
+    assert sentence in warned
+    [topic] = [topic for topic in said["topics"] if topic["topic"] == users]
+    assert topic["log_end"] == (None if "KAFKA" in name else 5)
+    assert (topic["counters"] is None) == ("DATABASE" in name)
+    assert {queue["length"] for queue in said["queues"]} == ({None} if "REDIS" in name else {0})
+    assert sluice(deployment, "status", environ={name: url}).returncode == 1
+
+    doctor = sluice(deployment, "doctor", "--json", environ={name: url})
+    problems = [one for one in document(doctor)["findings"] if one["severity"] == "error"]
+    assert doctor.returncode == 1
+    assert len(problems) == 1
+    assert name in problems[0]["advice"]
+
+
+def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    users = "users" + deployment.topic_suffix
+    deployment.produce(generate("users", count=20, seed=1))
+    deployment.wait_settled()
+    healthy = document(sluice(deployment, "doctor", "--json"))
+    assert healthy["findings"] == []
+    assert healthy["topics"][users]["partitions"] == 4
+
+    session = deployment.session
+    session.command("ALTER TABLE public.users RENAME TO people")
+    assert errors(deployment) == ["Table users is missing in schema public."]
+    session.command("ALTER TABLE public.people RENAME TO users")
+
+    session.command("ALTER TABLE public.users RENAME COLUMN name TO called")
+    assert errors(deployment) == ["Table users lacks name."]
+    session.command("ALTER TABLE public.users RENAME COLUMN called TO name")
+
+    session.command("DELETE FROM sluice.queues WHERE queue = 'balance.2'")
+    assert errors(deployment) == ["Queues without a row: balance.2."]
+    assert sluice(deployment, "init").returncode == 0
+
+    session.command(f"UPDATE sluice.topics SET topic_id = 'another' WHERE topic = '{users}'")
+    [problem] = errors(deployment)
+    assert f"{users} is not the one" in problem
+    assert "another" in problem
+
+
+def test_doctor_finds_a_redis_that_evicts(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    policy = deployment.redis.config_get("maxmemory-policy")
+    try:
+        deployment.redis.config_set("maxmemory-policy", "allkeys-lru")
+        assert errors(deployment) == ["Redis evicts keys: its maxmemory-policy is allkeys-lru."]
+    finally:
+        deployment.redis.config_set("maxmemory-policy", "noeviction")
+    assert policy == deployment.redis.config_get("maxmemory-policy")
+    assert errors(deployment) == []
+
+
+def test_doctor_before_init_says_to_run_it(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.session.command("DROP SCHEMA sluice CASCADE")
+    assert errors(deployment) == ["The database has none of Sluice's tables."]
+    status = sluice(deployment, "status", "--json")
+    assert status.returncode == 1
+    assert "run `sluice init`" in document(status)["unreachable"][0]
+    assert sluice(deployment, "init").returncode == 0
+    assert errors(deployment) == []

@@ -1,0 +1,155 @@
+"""Redis, Postgres and Kafka killed, wiped, restarted and moved back: nothing lost, nothing doubled."""
+
+import shutil
+import time
+from pathlib import Path
+
+from redis import Redis
+
+from examples.shop.generate import OutgoingRecord, generate
+from sluice.bridge.partition_starter import GONE_AFTER_SECONDS
+from sluice.stack import Stack
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import RunningProcess
+from tests.harness.storm import mixed_events
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+EVENTS = 4_000
+
+
+def test_redis_killed_and_restarted_empty_under_load(make_deployment: MakeDeployment, stack: Stack) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=1))
+    deployment.wait_until(
+        lambda: sum(deployment.outcomes().values()) > 0, timeout_seconds=60, what="events are applied"
+    )
+    stack.stop("redis", signal="kill")
+    deployment.produce(mixed_events(EVENTS, seed=2))
+    stack.start("redis", wipe=True)
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+
+
+def test_redis_wiped_with_batches_waiting(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.produce(mixed_events(EVENTS, seed=3))
+    queues = deployment.queues()
+    deployment.wait_until(
+        lambda: any(deployment.redis.llen(queue) for queue in queues),
+        timeout_seconds=60,
+        what="batches wait in Redis",
+    )
+    deployment.redis.flushdb()
+    deployment.run.start_worker(queues)
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def test_one_lanes_message_removed_while_others_of_its_queue_flow(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    queue = "payment.0"
+    payments = list(generate("payments", count=3_000, seed=4))
+    deployment.produce(payments[:1_000])
+    deployment.wait_until(
+        lambda: deployment.redis.llen(queue) > 0, timeout_seconds=60, what="a batch waits in Redis"
+    )
+    assert deployment.redis.lpop(queue) is not None
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(payments[1_000:])
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def test_postgres_stopped_at_once_and_restarted_under_load(
+    make_deployment: MakeDeployment, stack: Stack
+) -> None:
+    deployment = make_deployment()
+    bridge = deployment.run.start_bridge()
+    worker = deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=5))
+    deployment.wait_until(
+        lambda: sum(deployment.outcomes().values()) > 0, timeout_seconds=60, what="events are applied"
+    )
+    stack.stop("postgres", signal="immediate")
+    deployment.session.close()
+    deployment.produce(mixed_events(EVENTS, seed=6))
+    stack.start("postgres")
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+    assert (bridge.exit_code, worker.exit_code) == (None, None)
+
+
+def test_postgres_moved_back_to_an_older_copy_under_a_living_bridge(
+    make_deployment: MakeDeployment, stack: Stack, tmp_path: Path
+) -> None:
+    deployment = make_deployment()
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=7))
+    deployment.wait_settled()
+    data, older = stack.data_dir("postgres"), tmp_path / "older"
+    stack.stop("postgres")
+    shutil.copytree(data, older, symlinks=True)
+    stack.start("postgres")
+    deployment.session.close()
+    deployment.produce(mixed_events(EVENTS, seed=8))
+    deployment.wait_settled()
+    stack.stop("postgres", signal="immediate")
+    shutil.rmtree(data)
+    shutil.copytree(older, data, symlinks=True)
+    stack.start("postgres")
+    deployment.session.close()
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+    assert bridge.exit_code is None
+
+
+def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
+    make_deployment: MakeDeployment, stack: Stack
+) -> None:
+    deployment = make_deployment()
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce(mixed_events(EVENTS, seed=9))
+    deployment.wait_settled()
+    deployment.close()
+    stack.stop("kafka", signal="kill")
+    _wait_longer_than_a_topic_may_be_missing(deployment, bridge)
+    stack.start("kafka")
+    deployment.produce(mixed_events(EVENTS, seed=10))
+    deployment.wait_settled(timeout_seconds=120)
+    deployment.close()
+    stack.stop("kafka")
+    bridge.kill()
+    bridge = deployment.run.start_bridge()
+    _wait_longer_than_a_topic_may_be_missing(deployment, bridge)
+    stack.start("kafka")
+    deployment.produce(mixed_events(EVENTS, seed=11))
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+
+
+def _wait_longer_than_a_topic_may_be_missing(deployment: Deployment, bridge: RunningProcess) -> None:
+    """A broker that is away is no topic that is gone, for which the bridge would stop."""
+    until = time.monotonic() + 1.5 * GONE_AFTER_SECONDS
+    deployment.wait_until(
+        lambda: bridge.exit_code is not None or time.monotonic() >= until,
+        timeout_seconds=3 * GONE_AFTER_SECONDS,
+        what="the outage ends",
+    )
+    assert bridge.exit_code is None, bridge.tail()
+
+
+def test_the_doorbell_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    deployment.produce([OutgoingRecord("users", "u", {"type": "user.changed", "version": 1, "data": {}})])
+    deployment.wait_settled()
+    with Redis.from_url(deployment.urls.redis_url) as redis:
+        assert not any(redis.llen(queue) for queue in deployment.queues())

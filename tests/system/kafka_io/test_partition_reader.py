@@ -1,0 +1,84 @@
+"""A partition read by itself: every record once, in order, while others come; and where the log is cut."""
+
+import functools
+import itertools
+import os
+import threading
+import time
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.structs import TopicPartition
+
+from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+from sluice.stack import Stack
+from tests.waiting import wait_until
+
+MANY = 700
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def topic(kafka: Stack) -> str:
+    """One partition, empty."""
+    name = f"read-{os.getpid()}-{next(_numbers)}"
+    admin = KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())
+    admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+    admin.close()
+    return name
+
+
+def produce(servers: str, topic: str, count: int, reader: PartitionReader | None = None) -> None:
+    """So many records; a reader meets the end again and again."""
+    producer = KafkaProducer(bootstrap_servers=servers, acks="all")
+    for number in range(count):
+        producer.send(topic, key=b"k", value=b"%d" % number)
+        if reader is not None and number % 7 == 0:
+            producer.flush()
+            there = functools.partial(_has_read, reader, number)
+            wait_until(there, timeout_seconds=30, what=f"record {number} is read")
+    producer.close()
+
+
+def _has_read(reader: PartitionReader, offset: int) -> bool:
+    return reader.read_through >= offset
+
+
+def test_every_record_comes_once_while_others_come(kafka: Stack, topic: str) -> None:
+    servers = kafka.kafka_bootstrap_servers()
+    reader = PartitionReader(servers, (topic, 0), 0)
+    producing = threading.Thread(target=produce, args=(servers, topic, MANY, reader))
+    producing.start()
+    found: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(found) < MANY and time.monotonic() < deadline:
+        found += [record.offset for record in reader.read(0.2)]
+        assert reader.read_through == (found[-1] if found else -1), "what is said to be read was returned"
+    producing.join()
+    reader.close()
+    assert found == list(range(MANY))
+
+
+def test_it_begins_anywhere_and_says_where_the_log_ends(kafka: Stack, topic: str) -> None:
+    servers = kafka.kafka_bootstrap_servers()
+    produce(servers, topic, 10)
+    reader = PartitionReader(servers, (topic, 0), 7)
+    found: list[bytes | None] = []
+    while len(found) < 3:
+        found += [record.value for record in reader.read(5)]
+    assert found == [b"7", b"8", b"9"]
+    assert reader.read(1) == []
+    assert reader.read_through == 9
+    reader.close()
+
+
+def test_a_log_that_begins_later_is_said_to_be_incomplete(kafka: Stack, topic: str) -> None:
+    servers = kafka.kafka_bootstrap_servers()
+    produce(servers, topic, 10)
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    admin.delete_records({TopicPartition(topic, 0): 5})
+    admin.close()
+    reader = PartitionReader(servers, (topic, 0), 3)
+    with pytest.raises(LogIncomplete, match=r"no longer holds the records after offset 2"):
+        reader.read(30)
+    reader.close()

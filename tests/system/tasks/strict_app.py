@@ -1,0 +1,50 @@
+"""The application of the bad inputs: every kind of constraint, and data that is checked."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import msgspec
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, Numeric, String
+
+from sluice.db.tables import entity_table
+from sluice.tasks.api import Effect, Entity, Event, Insert, Topic, Upsert, handles
+
+metadata = MetaData()
+strict_things = entity_table(
+    "strict_things",
+    metadata,
+    Column("thing_id", String(64), primary_key=True),
+    Column("amount", BigInteger, CheckConstraint("amount >= 0", name="amount_not_negative"), nullable=False),
+    Column("name", String(8), unique=True),
+    Column("price", Numeric(12, 2)),
+    Column("parent", String(64), ForeignKey("strict_things.thing_id", name="parent_exists")),
+    Column(
+        "later",
+        String(64),
+        ForeignKey("strict_things.thing_id", name="later_exists", deferrable=True, initially="DEFERRED"),
+    ),
+)
+
+topics = (Topic("strict-things", entity=Entity("strict", shards=2)),)
+
+
+class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Data of `thing.set`."""
+
+    amount: int
+    name: str | None = None
+    price: Decimal | None = None
+    parent: str | None = None
+    later: str | None = None
+
+
+@handles("thing.set")
+def set_thing(event: Event[Thing]) -> Iterator[Effect]:
+    """A row by version."""
+    yield Upsert(strict_things, event.key, msgspec.structs.asdict(event.data))
+
+
+@handles("thing.made")
+def make_thing(event: Event[Thing]) -> Iterator[Effect]:
+    """A row, once; needs no version."""
+    yield Insert(strict_things, event.key, msgspec.structs.asdict(event.data))

@@ -1,0 +1,171 @@
+"""What is committed is sent: relays killed anywhere, several at once, Kafka away, records refused."""
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from uuid import UUID
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from sqlalchemy import Engine, create_engine
+
+from examples.shop.generate import generate
+from sluice.db.admin.totals import read_outgoing
+from sluice.stack import Stack
+from sluice.tasks.api import Emit
+from sluice.tasks.outbox.emit import emit
+from tests.harness.deployment import Deployment
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+from tests.waiting import wait_until
+
+ORDERS = 1_500
+TOPIC = "order-events"
+
+
+def start_flow(deployment: Deployment) -> None:
+    """Orders are applied and their events wait."""
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues("order"))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    made = create_engine(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.mark.parametrize(
+    "point", ["relay.claimed:2", "relay.handed:150", "relay.acknowledged:2", "relay.deleted:2"]
+)
+def test_a_relay_killed_at_any_point_costs_nothing(make_deployment: MakeDeployment, point: str) -> None:
+    deployment = make_deployment()
+    start_flow(deployment)
+    doomed = deployment.run.start_relay(faults=f"{point}:kill")
+    deployment.run.start_beat()
+    orders = generate("orders", count=ORDERS, seed=1)
+    produced = 0
+
+    def is_killed() -> bool:
+        nonlocal produced
+        # A few at a time, the next when these are applied and sent: all at once could be one page.
+        if sum(deployment.outcomes().values()) >= produced and not read_outgoing(deployment.session):
+            produced += deployment.produce(islice(orders, 50))
+        return doomed.exit_code == -9
+
+    deployment.wait_until(is_killed, timeout_seconds=60, what=f"killed at {point}")
+    deployment.produce(orders)
+    deployment.run.start_relay()
+    deployment.wait_settled()
+    deployment.wait_sent()
+    assert len(deployment.sent()) == ORDERS
+    assert_as_the_oracle_says(deployment)
+
+
+def test_three_relays_and_two_beats_at_once_do_no_harm(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    start_flow(deployment)
+    for number in (1, 2, 3):
+        deployment.run.start_relay(name=f"relay-{number}")
+    beats = [deployment.run.start_beat(name=f"beat-{number}") for number in (1, 2)]
+    deployment.produce(generate("orders", count=ORDERS, seed=2))
+    deployment.wait_settled()
+    deployment.wait_sent()
+    assert len(deployment.sent()) == ORDERS
+    assert_as_the_oracle_says(deployment)
+    leaders = [beat for beat in beats if "this beat leads" in beat.log.read_text()]
+    assert len(leaders) == 1, "two beats lead, or none"
+
+
+def test_a_beat_takes_over_from_one_that_was_killed(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    first = deployment.run.start_beat(name="first")
+    wait_until(lambda: "this beat leads" in first.log.read_text(), timeout_seconds=30, what="one leads")
+    second = deployment.run.start_beat(name="second")
+    wait_until(lambda: "Starting" in second.log.read_text(), timeout_seconds=30, what="the second is up")
+    assert "this beat leads" not in second.log.read_text()
+    first.kill()
+    wait_until(lambda: "this beat leads" in second.log.read_text(), timeout_seconds=10, what="it takes over")
+
+
+def test_without_a_kick_beat_has_it_sent(make_deployment: MakeDeployment, engine: Engine) -> None:
+    deployment = make_deployment()
+    deployment.run.start_relay()
+    deployment.run.start_beat()
+    with engine.begin() as connection:
+        ids = emit(connection, [Emit(TOPIC, f"k{n}", "order.created", n) for n in range(100)])
+    deployment.wait_sent()
+    assert sorted(event_id for _, _, event_id in deployment.sent()) == sorted(ids)
+
+
+def test_without_a_beat_a_kick_has_it_sent(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    start_flow(deployment)
+    deployment.run.start_relay()
+    deployment.produce(generate("orders", count=100, seed=3))
+    deployment.wait_settled()
+    deployment.wait_sent()
+    assert len(deployment.sent()) == 100
+
+
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.soak)])
+def test_rows_wait_while_kafka_is_away(
+    make_deployment: MakeDeployment, engine: Engine, stack: Stack, seconds: float
+) -> None:
+    deployment = make_deployment()
+    relay = deployment.run.start_relay()
+    deployment.run.start_beat()
+    wait_until(lambda: "ready." in relay.log.read_text(), timeout_seconds=60, what="the relay is up")
+    stack.stop("kafka")
+    sent: list[tuple[str | None, UUID]] = []
+    for first in range(0, 500, 50):
+        with engine.begin() as connection:
+            events = [Emit(TOPIC, f"k{n % 40}", "order.created", n) for n in range(first, first + 50)]
+            sent += zip((event.key for event in events), emit(connection, events), strict=True)
+    wait_until(lambda: "they wait" in relay.log.read_text(), timeout_seconds=60, what="the relay says so")
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, timeout_seconds=seconds + 1, what="the outage ends")
+    assert len(read_outgoing(deployment.session)) == 500
+    stack.start("kafka")
+    deployment.wait_sent(timeout_seconds=120)
+    found = deployment.sent()
+    for key in {key for key, _ in sent}:
+        wanted = [event_id for of, event_id in sent if of == key]
+        assert [event_id for _, of, event_id in found if of == key] == wanted, key
+    assert relay.exit_code is None
+
+
+def test_a_record_that_the_broker_refuses_holds_its_key_alone(
+    make_deployment: MakeDeployment, engine: Engine
+) -> None:
+    deployment = make_deployment()
+    servers = deployment.urls.kafka_bootstrap_servers
+    topic = f"small{deployment.topic_suffix}"
+    deployment.registry.outgoing_topics.add(topic)
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    shape = {"num_partitions": 2, "replication_factor": 1, "configs": {"max.message.bytes": "2000"}}
+    admin.create_topics({topic: shape}, wait_for_metadata=True)
+    # First in the page, and in the company of all others.
+    events = [Emit(topic, "held", "x", "y" * 5_000), Emit(topic, "held", "x", "behind it")]
+    events += [Emit(topic, f"k{n}", "x", n) for n in range(300)]
+    with engine.begin() as connection:
+        ids = emit(connection, events)
+    relay = deployment.run.start_relay()
+    deployment.run.start_beat()
+    deployment.wait_until(
+        lambda: len(read_outgoing(deployment.session)) == 2, timeout_seconds=60, what="all others are sent"
+    )
+    assert [event_id for _, _, event_id in read_outgoing(deployment.session)] == ids[:2]
+    wait_until(lambda: "refused for good" in relay.log.read_text(), timeout_seconds=10, what="it is said")
+    with engine.begin() as connection:
+        refused = connection.exec_driver_sql("SELECT topic, key FROM sluice.outbox_refusals").all()
+    assert [tuple(row) for row in refused] == [(topic, "held")]
+    # It may be taken by now; whoever knows that says so.
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "100000"})])
+    admin.close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM sluice.outbox_refusals")
+    deployment.wait_sent()
+    assert [event_id for _, key, event_id in deployment.sent() if key == "held"] == ids[:2]

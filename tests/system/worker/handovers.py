@@ -1,0 +1,71 @@
+"""Who popped from which queue, and when: as the workers' logs and the kills say."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
+
+from tests.harness.local_run import RunningProcess
+
+
+class Span(NamedTuple):
+    """One worker popped from one queue, from one Unix time to another."""
+
+    queue: str
+    worker: str
+    began: float
+    ended: float
+
+
+@dataclass
+class Handover:
+    """Of one queue from one worker to the next; negative seconds: both popped."""
+
+    queue: str
+    seconds: float
+
+
+def read_spans(worker: RunningProcess, *, ended_at: float) -> list[Span]:
+    """From a worker's log. `ended_at`: when it was killed, or now."""
+    name = f"{worker.name}-{worker.pid}"
+    return list(spans_of(worker.log.read_text().splitlines(), name, ended_at))
+
+
+def spans_of(lines: Iterable[str], worker: str, ended_at: float) -> Iterator[Span]:
+    """What a log's lines say; other lines than those of leases are passed over."""
+    began: dict[str, float] = {}
+    for line in lines:
+        if not line.startswith("{"):
+            continue
+        entry = json.loads(line)
+        if entry["event"] not in ("queues taken", "queues left"):
+            continue
+        at = datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")).timestamp()
+        for queue in entry["queues"]:
+            if entry["event"] == "queues taken":
+                began[queue] = at
+            elif queue in began:
+                yield Span(queue, worker, began.pop(queue), at)
+    for queue, at in began.items():
+        yield Span(queue, worker, at, ended_at)
+
+
+def handovers(spans: Iterable[Span]) -> list[Handover]:
+    """From each span of a queue to the next one of another worker's."""
+    by_queue: Mapping[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        by_queue[span.queue].append(span)
+    return [
+        Handover(queue, after.began - before.ended)
+        for queue, of_queue in by_queue.items()
+        for before, after in pairwise(sorted(of_queue, key=lambda span: span.began))
+        if before.worker != after.worker
+    ]
+
+
+def overlap_seconds(spans: Iterable[Span]) -> float:
+    """How long, summed over queues, two workers popped from one queue."""
+    return sum(max(0.0, -handover.seconds) for handover in handovers(spans))

@@ -1,0 +1,32 @@
+"""One entity type with eight queues, to be shared out."""
+
+from collections.abc import Iterator
+
+import msgspec
+from sqlalchemy import BigInteger, Column, MetaData, Text
+
+from sluice.db.tables import entity_table
+from sluice.tasks.api import Effect, Entity, Event, Topic, Upsert, handles
+
+metadata = MetaData()
+shared_things = entity_table(
+    "shared_things",
+    metadata,
+    Column("thing_id", Text, primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("seen", BigInteger, nullable=False),
+)
+
+topics = (Topic("shared-things", entity=Entity("thing", shards=8)),)
+
+
+class Thing(msgspec.Struct, frozen=True):
+    """Data of `thing.counted`."""
+
+    amount: int
+
+
+@handles("thing.counted")
+def count_thing(event: Event[Thing]) -> Iterator[Effect]:
+    """The newest by version."""
+    yield Upsert(shared_things, event.key, {"amount": event.data.amount, "seen": event.offset})

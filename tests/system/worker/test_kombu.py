@@ -1,0 +1,224 @@
+"""What `queue_subscription` builds on: attributes of kombu that are not public, and what Redis then holds."""
+
+import base64
+import json
+from collections.abc import Iterator
+from types import MethodType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from celery import Celery
+from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu.asynchronous import Hub, set_event_loop
+from kombu.connection import Connection
+from kombu.messaging import Consumer
+from redis import Redis
+
+from sluice.runtime.celery_options import TRANSPORT_OPTIONS, apply_queue
+from sluice.stack import Stack
+from sluice.worker.queue_subscription import BRPOP_SECONDS, CYCLE, Consuming, LeaseCycle
+from sluice.worker.reconnecting import ReconnectingConsumer
+from tests.waiting import wait_until
+
+QUEUES = ("thing.0", "thing.1")
+# Their types say nothing.
+connect: Any = Connection
+make_consumer: Any = Consumer
+
+
+class Loop:
+    """Celery's consumer and its hub, as far as `Consuming` knows them; notes and acknowledges what comes."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = Redis.from_url(url)
+        options = {**TRANSPORT_OPTIONS, "queue_order_strategy": CYCLE}
+        self.connection: Any = connect(url, transport_options=options)
+        self.app = Celery("loop", broker=url)
+        self.app.amqp.queues = self.app.amqp.Queues([apply_queue(name) for name in QUEUES])
+        self.app.amqp.queues.deselect(QUEUES)
+        self.hub: Any = Hub()  # type: ignore[no-untyped-call]
+        set_event_loop(self.hub)
+        self.connection.transport.register_with_event_loop(self.connection.connection, self.hub)
+        self.channel: Any = self.connection.default_channel
+        self.came: list[Any] = []
+        self.held: list[Any] = []
+        self.acknowledges = True
+        task_consumer = make_consumer(self.channel, [], callbacks=[self._note])
+        self.celery = SimpleNamespace(task_consumer=task_consumer, app=self.app)
+        for method in ("add_task_queue", "cancel_task_queue"):
+            setattr(self.celery, method, MethodType(getattr(CeleryConsumer, method), self.celery))
+        self.consuming = Consuming(self.celery)
+
+    def _note(self, body: Any, message: Any) -> None:
+        self.came.append(body)
+        if self.acknowledges:
+            message.ack()
+        else:
+            self.held.append(message)
+
+    def publish(self, queue: str, *bodies: int) -> None:
+        """By a connection of its own, as the bridge does."""
+        with connect(self.connection.as_uri()) as connection:
+            producer = connection.Producer()
+            for body in bodies:
+                producer.publish(body, routing_key=queue, exchange=apply_queue(queue).exchange)
+
+    def until_asked(self) -> None:
+        """A BRPOP is under way."""
+        self._turns(lambda: bool(self.channel._in_poll), "a BRPOP is under way")
+
+    def until_came(self, *bodies: int) -> None:
+        """These, and no others, in this order."""
+        self._turns(lambda: len(self.came) >= len(bodies), f"{bodies} came")
+        assert self.came == list(bodies)
+
+    def until_quiet(self, queue: str) -> None:
+        """It is given back."""
+
+        def given() -> bool:
+            self.consuming.adjust(set(QUEUES) - {queue})
+            return queue not in self.consuming.queues
+
+        self._turns(given, f"{queue} is given back")
+
+    def waiting(self, queue: str) -> list[int]:
+        """What is in the list, what comes next first."""
+        return [body_of(raw) for raw in reversed(self.redis.lrange(queue, 0, -1))]
+
+    def close(self) -> None:
+        """Without waiting for a BRPOP under way."""
+        self.connection.close()
+        self.hub.close()
+        self.redis.close()
+
+    def _turns(self, condition: Any, what: str) -> None:
+        def turn() -> bool:
+            self.hub.run_once()
+            return bool(condition())
+
+        wait_until(turn, timeout_seconds=10, what=what)
+
+
+def body_of(raw: bytes | str) -> int:
+    return int(json.loads(base64.b64decode(json.loads(raw)["body"])))
+
+
+@pytest.fixture
+def loop(redis_url: str) -> Iterator[Loop]:
+    made = Loop(redis_url)
+    yield made
+    made.close()
+
+
+def test_the_attributes_are_there_and_mean_what_they_are_taken_for(loop: Loop) -> None:
+    channel = loop.channel
+    assert isinstance(channel._queue_cycle, LeaseCycle)
+    assert channel.brpop_timeout == BRPOP_SECONDS
+    assert not channel._in_poll
+    loop.consuming.adjust(set(QUEUES))
+    loop.until_asked()
+    assert channel._queue_cycle.named == set(QUEUES)
+    loop.acknowledges = False
+    loop.publish("thing.0", 1)
+    loop.until_came(1)
+    ((tag, message),) = channel.qos._delivered.items()
+    assert message.delivery_info["routing_key"] == "thing.0"
+    assert loop.redis.hkeys(channel.unacked_key) == [tag.encode()]
+    assert loop.redis.zrange(channel.unacked_index_key, 0, -1) == [tag.encode()]
+    message.ack()
+    assert channel.qos._dirty == {tag}
+    assert loop.redis.hlen(channel.unacked_key) == 0
+
+
+def test_a_queue_is_given_back_with_every_message_in_its_place(loop: Loop) -> None:
+    loop.consuming.adjust(set(QUEUES))
+    loop.until_asked()
+    loop.consuming.adjust({"thing.1"})
+    assert "thing.0" in loop.consuming.queues, "a BRPOP that names it is under way"
+    loop.publish("thing.0", 1, 2, 3)
+    loop.until_came(1)
+    loop.until_quiet("thing.0")
+    assert loop.waiting("thing.0") == [2, 3]
+    loop.publish("thing.1", 4)
+    loop.until_came(1, 4)
+    assert loop.waiting("thing.0") == [2, 3]
+
+
+def test_cancelled_at_once_a_queue_would_lose_its_order(loop: Loop) -> None:
+    loop.consuming.adjust(set(QUEUES))
+    loop.until_asked()
+    loop.celery.cancel_task_queue("thing.0")
+    loop.publish("thing.0", 1, 2, 3)
+    wait_until(lambda: loop.redis.llen("thing.0") < 3, timeout_seconds=10, what="one is popped")
+    loop.publish("thing.1", 4)
+    loop.until_came(4)
+    assert loop.waiting("thing.0") == [2, 3, 1], "the reason why a queue is left out first"
+
+
+def test_a_queue_is_not_given_back_with_a_message_in_hand(loop: Loop) -> None:
+    loop.acknowledges = False
+    loop.consuming.adjust(set(QUEUES))
+    loop.publish("thing.0", 1)
+    loop.until_came(1)
+    loop.publish("thing.1", 2)
+    loop.consuming.adjust({"thing.1"})
+    loop.until_came(1, 2)
+    assert "thing.0" in loop.consuming.queues
+    loop.held[0].ack()
+    loop.until_quiet("thing.0")
+
+
+def test_what_a_dead_worker_took_comes_first_again_in_its_order(loop: Loop, redis_url: str) -> None:
+    dead = Loop(redis_url)
+    dead.acknowledges = False
+    dead.consuming.adjust(set(QUEUES))
+    dead.publish("thing.0", 1, 2, 3)
+    dead.publish("thing.1", 4)
+    wait_until(lambda: dead.hub.run_once() or len(dead.came) == 4, timeout_seconds=10, what="all are taken")
+    dead.publish("thing.0", 5)
+    order = [body for body in dead.came if body != 4]
+    # As after kill -9: nobody restores what it had.
+    dead.channel.qos._delivered.clear()
+    dead.channel.do_restore = False
+    set_event_loop(loop.hub)
+    loop.consuming.adjust({"thing.0"})
+    assert loop.waiting("thing.0") == [*order, 5]
+    assert loop.waiting("thing.1") == [], "not this one's to take"
+    dead.close()
+
+
+def test_a_queue_that_nobody_declared_here_can_be_taken(loop: Loop) -> None:
+    loop.consuming.adjust({"thing.9"})
+    loop.publish("thing.9", 1)
+    loop.until_came(1)
+
+
+def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
+    """Celery's consumer when its connection is gone, with a message in hand on each of two channels."""
+    loop.acknowledges = False
+    loop.channel.brpop_timeout = 60  # it is under way when Redis ends, and has not just returned
+    loop.consuming.adjust(set(QUEUES))
+    other, queue = loop.connection.channel(), cast("Any", apply_queue("other"))
+    queue.bind(other).declare()
+    loop.publish("thing.0", 1)
+    loop.publish("other", 2)
+    loop.until_came(1)
+    assert other.basic_get("other") is not None
+    loop.until_asked()
+    redis.stop("redis", signal="kill")
+    consumer = consumer_class.__new__(consumer_class)
+    consumer.app, consumer.connection = loop.app, loop.connection
+    # What it does next is not looked at, and wants a whole consumer.
+    loop.app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
+    loop.app.conf.worker_enable_prefetch_count_reduction = False
+    consumer.on_connection_error_after_connected(ConnectionError("simulated"))
+    assert consumer.connection is None
+
+
+def test_a_broker_lost_with_messages_in_hand_does_not_end_the_worker(loop: Loop, redis: Stack) -> None:
+    lose_broker(ReconnectingConsumer, loop, redis)
+
+
+def test_it_would_end_celery_s_own_consumer(loop: Loop, redis: Stack) -> None:
+    with pytest.raises(AttributeError, match="hostname"):
+        lose_broker(CeleryConsumer, loop, redis)

@@ -1,0 +1,169 @@
+"""Workers that share queues: they come, go, are killed and lose their connections, and all of it flows."""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from examples.shop.generate import OutgoingRecord
+from sluice.db.delivery.leases import read_workers
+from sluice.stack import Stack
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import RunningProcess
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.worker.handovers import overlap_seconds, read_spans
+
+APP = "tests.system.worker.sharing_app"
+EVENTS = 2_000
+
+
+def things(count: int, *, first: int = 0) -> list[OutgoingRecord]:
+    """Of fifty keys; the version rises, so that order shows."""
+    return [
+        OutgoingRecord(
+            "shared-things",
+            f"thing-{number % 50}",
+            {"type": "thing.counted", "id": f"e-{number}", "version": number, "data": {"amount": number}},
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def held(deployment: Deployment) -> Counter[str]:
+    """Worker → how many queues it holds; "nobody" among them."""
+    sharing = read_workers(deployment.session)
+    counts = Counter(dict.fromkeys((worker.node for worker in sharing.workers), 0))
+    holders = sharing.holders()
+    counts.update(holders.get(lease.queue, "nobody") for lease in sharing.leases)
+    return counts
+
+
+def wait_held(deployment: Deployment, *counts: int) -> None:
+    """Until the workers hold so many each, in any order, and nobody holds none."""
+    deployment.wait_until(
+        lambda: sorted(held(deployment).values()) == sorted(counts),
+        timeout_seconds=60,
+        what=f"shares of {counts}",
+    )
+
+
+def start_workers(deployment: Deployment, count: int) -> list[RunningProcess]:
+    return [deployment.run.start_worker(name=f"worker-{number}") for number in range(count)]
+
+
+def test_workers_share_the_queues_and_what_one_leaves_the_others_take(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment(APP)
+    deployment.run.start_bridge()
+    workers = start_workers(deployment, 4)
+    wait_held(deployment, 2, 2, 2, 2)
+    deployment.produce(things(EVENTS))
+    assert workers.pop().stop() == 0
+    wait_held(deployment, 2, 3, 3)
+    workers.pop().kill()
+    wait_held(deployment, 4, 4)
+    deployment.produce(things(EVENTS, first=EVENTS))
+    deployment.run.start_worker(name="newcomer")
+    wait_held(deployment, 2, 3, 3)
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def test_what_a_worker_killed_in_a_batch_held_flows_on_at_another(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(APP)
+    doomed = deployment.run.start_worker(name="doomed", faults="apply.before_commit:2:kill")
+    wait_held(deployment, 8)
+    deployment.run.start_worker(name="other")
+    wait_held(deployment, 4, 4)
+    deployment.run.start_bridge()
+    deployment.produce(things(EVENTS))
+    deployment.wait_until(lambda: doomed.exit_code == -9, timeout_seconds=60, what="it is killed")
+    wait_held(deployment, 8)
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def end_lease_sessions(deployment: Deployment, _: Stack) -> None:
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name = 'sluice leases' AND datname = current_database()"
+        )
+        assert cursor.fetchone() == (2,)
+
+
+def cut_redis_connections(deployment: Deployment, _: Stack) -> None:
+    deployment.redis.client_kill_filter(_type="normal", skipme=True)
+
+
+def restart_redis(deployment: Deployment, stack: Stack) -> None:
+    stack.stop("redis", signal="kill")
+    stack.start("redis", wipe=True)
+
+
+def restart_postgres(deployment: Deployment, stack: Stack) -> None:
+    stack.stop("postgres", signal="immediate")
+    deployment.session.close()
+    stack.start("postgres")
+
+
+@pytest.mark.parametrize("harm", [end_lease_sessions, cut_redis_connections, restart_redis, restart_postgres])
+def test_connections_and_servers_come_back_and_all_flows_without_a_restart_of_workers(
+    make_deployment: MakeDeployment, stack: Stack, harm: Callable[[Deployment, Stack], None]
+) -> None:
+    deployment = make_deployment(APP)
+    deployment.run.start_bridge()
+    workers = start_workers(deployment, 2)
+    wait_held(deployment, 4, 4)
+    deployment.produce(things(EVENTS))
+    harm(deployment, stack)
+    deployment.produce(things(EVENTS, first=EVENTS))
+    deployment.wait_settled(timeout_seconds=120)
+    wait_held(deployment, 4, 4)
+    assert_as_the_oracle_says(deployment)
+    assert [worker.exit_code for worker in workers] == [None, None]
+
+
+def test_a_stopped_worker_loses_its_queues_and_woken_takes_its_share_again(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment(APP)
+    deployment.run.start_bridge()
+    asleep, _ = start_workers(deployment, 2)
+    wait_held(deployment, 4, 4)
+    asleep.signal(signal.SIGSTOP)
+    deployment.produce(things(EVENTS))
+    wait_held(deployment, 8)
+    deployment.wait_settled(timeout_seconds=120)
+    asleep.signal(signal.SIGCONT)
+    wait_held(deployment, 4, 4)
+    deployment.produce(things(EVENTS, first=EVENTS))
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+
+
+def test_with_the_leases_broken_two_workers_pop_from_the_same_queues_and_are_as_right(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment("tests.system.worker.broken_leases_app")
+    deployment.run.start_bridge()
+    workers = start_workers(deployment, 2)
+    wait_held(deployment, 0, 0, 8)
+    deployment.produce(things(2 * EVENTS))
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
+    spans = [span for worker in workers for span in read_spans(worker, ended_at=time.time())]
+    assert {span.queue for span in spans if span.worker == spans[0].worker} == set(deployment.queues())
+    assert overlap_seconds(spans) > 0
+
+
+def test_without_a_list_of_queues_another_pool_than_solo_is_refused(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(APP)
+    refused = deployment.run.start_worker(pool="prefork")
+    deployment.wait_until(lambda: refused.exit_code is not None, timeout_seconds=60, what="it ends")
+    assert refused.exit_code != 0
+    assert "-P solo" in refused.tail()

@@ -1,0 +1,182 @@
+"""Every process shows what it did; of several beats one shows what the whole installation waits for."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from examples.shop.generate import generate
+from sluice.stack import Stack
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import RunningProcess
+from tests.scraping import Samples, ours, scrape
+from tests.system.conftest import MakeDeployment
+from tests.waiting import wait_until
+
+ORDERS = 300
+UP_SECONDS = 60.0
+
+
+def shown(process: RunningProcess) -> Samples:
+    """What it shows, once it serves anything."""
+    return wait_for(process, lambda _: True, "it serves")
+
+
+def total(samples: Samples, name: str) -> float:
+    return sum(value for (of, _), value in samples.items() if of == name)
+
+
+def wait_for(
+    process: RunningProcess, condition: Callable[[Samples], bool], what: str, seconds: float = UP_SECONDS
+) -> Samples:
+    """The first samples for which it holds."""
+
+    def look() -> Samples | None:
+        samples = scrape(process.metrics_port)
+        return samples if samples is not None and condition(samples) else None
+
+    return wait_until(look, timeout_seconds=seconds, what=f"{process.name}: {what}") or {}
+
+
+def with_metrics(make_deployment: MakeDeployment) -> Deployment:
+    deployment = make_deployment()
+    deployment.run.with_metrics = True
+    return deployment
+
+
+@pytest.mark.parametrize("shares_queues", [False, True], ids=["queues named", "queues shared"])
+def test_the_counters_add_up_to_what_was_sent(make_deployment: MakeDeployment, shares_queues: bool) -> None:
+    deployment = with_metrics(make_deployment)
+    queues = deployment.queues()
+    bridge = deployment.run.start_bridge()
+    worker = deployment.run.start_worker(None if shares_queues else queues)
+    relay = deployment.run.start_relay()
+    beat = deployment.run.start_beat()
+    deployment.produce(generate("orders", count=ORDERS, seed=1))
+    deployment.wait_settled()
+    deployment.wait_sent()
+
+    read = shown(bridge)
+    assert total(read, "sluice_bridge_read_records_total") == ORDERS
+    assert total(read, "sluice_bridge_published_records_total") >= ORDERS
+    assert 0 < total(read, "sluice_bridge_published_messages_total") <= ORDERS
+    read = wait_for(bridge, lambda s: not s["sluice_bridge_held_bytes", ()], "nothing is held")
+    assert read["sluice_bridge_span_records", ()] == 0
+    assert read["sluice_bridge_partitions", ()] == 4 * len(deployment.registry.topics)
+    assert read["sluice_bridge_postgres_up", ()] == read["sluice_bridge_redis_up", ()] == 1
+
+    applied = shown(worker)
+    assert applied["sluice_worker_records_total", ("applied",)] == ORDERS
+    assert total(applied, "sluice_worker_records_total") == ORDERS
+    assert total(applied, "sluice_worker_given_up_batches_total") == 0
+    assert 0 < applied["sluice_worker_batch_seconds_count", ()] <= ORDERS
+    assert applied.get(("sluice_worker_leased_queues", ())) == (len(queues) if shares_queues else None)
+
+    sent = shown(relay)
+    assert total(sent, "sluice_relay_sent_records_total") == ORDERS
+    assert total(sent, "sluice_relay_visits_total") > 0
+
+    def is_settled(samples: Samples) -> bool:
+        return samples.get(("sluice_lag_records", (f"orders{deployment.topic_suffix}",))) == 0
+
+    whole = wait_for(beat, is_settled, "no lag")
+    assert total(whole, "sluice_oldest_unapplied_seconds") == total(whole, "sluice_lag_records") == 0
+    assert (
+        whole["sluice_beat_leads", ()] == whole["sluice_postgres_up", ()] == whole["sluice_kafka_up", ()] == 1
+    )
+    assert whole["sluice_calls", ("pending",)] == ORDERS
+    assert whole["sluice_sharing_workers", ()] == (1 if shares_queues else 0)
+    assert whole["sluice_unleased_queues", ()] == (0 if shares_queues else len(queues))
+    for samples in (read, applied, sent, whole):
+        assert samples["process_resident_memory_bytes", ()] > 0
+
+
+def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = with_metrics(make_deployment)
+    topic = f"orders{deployment.topic_suffix}"
+    bridge = deployment.run.start_bridge()
+    wait_for(bridge, lambda s: s["sluice_bridge_partitions", ()] > 0, "partitions are started")
+    deployment.produce(generate("orders", count=ORDERS, seed=2))
+    first = deployment.run.start_beat(name="first")
+    found = wait_for(first, lambda s: s.get(("sluice_lag_records", (topic,))) == ORDERS, "the lag")
+    age = found["sluice_oldest_unapplied_seconds", (topic,)]
+    assert age > 0
+    found = wait_for(
+        first, lambda s: s["sluice_oldest_unapplied_seconds", (topic,)] != age, "it is read once more"
+    )
+    assert found["sluice_oldest_unapplied_seconds", (topic,)] > age
+
+    second = deployment.run.start_beat(name="second")
+    assert ours(shown(second)) == {"sluice_beat_leads"}
+    assert shown(second)["sluice_beat_leads", ()] == 0
+    first.kill()
+    found = wait_for(second, lambda s: s["sluice_beat_leads", ()] == 1, "it leads", seconds=10)
+    assert found["sluice_lag_records", (topic,)] == ORDERS
+    assert scrape(first.metrics_port) is None
+
+
+def test_a_server_that_is_gone_is_shown_within_a_scrape_s_time(
+    make_deployment: MakeDeployment, stack: Stack
+) -> None:
+    deployment = with_metrics(make_deployment)
+    beat = deployment.run.start_beat()
+    well = wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well")
+    stack.stop("kafka")
+    found = wait_for(beat, lambda s: s["sluice_kafka_up", ()] == 0, "Kafka is away")
+    assert ours(found) == ours(well)
+    deployment.close()
+    stack.stop("postgres", signal="immediate")
+    found = wait_for(beat, lambda s: s.get(("sluice_postgres_up", ())) == 0, "Postgres is away")
+    assert ours(found) == {"sluice_beat_leads", "sluice_postgres_up"}
+    stack.start("postgres")
+    stack.start("kafka")
+    wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well again")
+
+
+def test_a_worker_of_children_shows_itself_alone_and_they_do_not_keep_its_port(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = with_metrics(make_deployment)
+    effects = deployment.run.start_effects()
+    rebuild = deployment.run.start_rebuilds()
+    for process in (effects, rebuild):
+        samples = shown(process)
+        assert ours(samples) == set()
+        assert samples["process_resident_memory_bytes", ()] > 0
+    wait_until(lambda: "ready." in effects.log.read_text(), timeout_seconds=UP_SECONDS, what="it is up")
+    parent = psutil.Process(effects.pid)
+    first = {child.pid for child in parent.children()}
+    os.kill(min(first), signal.SIGKILL)
+
+    def successors() -> list[psutil.Process]:
+        return [child for child in parent.children() if child.pid not in first]
+
+    # Forked while the endpoint is open, unlike the first ones.
+    [successor] = wait_until(successors, timeout_seconds=UP_SECONDS, what="another child")
+    wait_until(
+        lambda: not listens(successor, effects.metrics_port), timeout_seconds=UP_SECONDS, what="it lets go"
+    )
+    assert listens(parent, effects.metrics_port)
+    assert effects.stop() == 0
+    assert scrape(effects.metrics_port) is None
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections())
+
+
+def test_a_port_that_is_taken_is_said_at_start(make_deployment: MakeDeployment) -> None:
+    deployment = with_metrics(make_deployment)
+    holder = deployment.run.start_rebuilds()
+    shown(holder)
+    deployment.run.with_metrics = False
+    deployment.run.environment = {"SLUICE_METRICS_PORT": str(holder.metrics_port)}
+    for start in (deployment.run.start_bridge, deployment.run.start_beat, deployment.run.start_relay):
+        refused = start()
+        assert refused.popen.wait(UP_SECONDS) != 0
+        assert "SLUICE_METRICS_PORT" in refused.tail()
+        assert "needs a port of its own" in refused.tail()

@@ -1,0 +1,116 @@
+"""What accepting and resharding would do, computed from what Postgres and Kafka say."""
+
+import pytest
+
+from sluice.admin.decisions import NotDone
+from sluice.admin.reroute.acceptance import PartitionChange, acceptance_lines, judge_acceptance
+from sluice.admin.reroute.reshard_plan import (
+    advice,
+    is_settled,
+    parked_moves,
+    plan_reshard,
+    require_other_shards,
+    unsettled_text,
+)
+from sluice.db.admin.rerouting import Unsettled
+from sluice.kafka_io.log_range import LogRange
+from sluice.tasks.events.routing import queue_name, shard_of
+
+
+@pytest.mark.parametrize(
+    ("before", "log", "recreated", "expected"),
+    [
+        (5, LogRange(8, 20), False, PartitionChange(0, 5, 8, 3, 0)),
+        (12, LogRange(8, 20), False, PartitionChange(0, 12, 8, 0, 4)),
+        (8, LogRange(8, 20), False, PartitionChange(0, 8, 8, 0, 0)),
+        (30, LogRange(0, 20), False, PartitionChange(0, 30, 0, 0, 20)),
+        (30, LogRange(0, 20), True, PartitionChange(0, 30, 0, None, 0)),
+        (None, LogRange(3, 9), False, PartitionChange(0, None, 3, 0, 0)),
+        (7, None, True, PartitionChange(0, 7, None, None, 0)),
+    ],
+    ids=[
+        "records are lost",
+        "records come again",
+        "nothing happens",
+        "the log is shorter than what was read",
+        "another topic",
+        "a new partition",
+        "a partition that is gone",
+    ],
+)
+def test_each_partition_starts_at_its_log(
+    before: int | None, log: LogRange | None, recreated: bool, expected: PartitionChange
+) -> None:
+    found = judge_acceptance(
+        "t",
+        "e",
+        topic_ids=("old", "new" if recreated else "old"),
+        watermarks={} if before is None else {0: before},
+        logs={} if log is None else {0: log},
+    )
+    assert found.partitions == (expected,)
+    assert found.recreated is recreated
+    assert found.watermarks() == ({} if log is None else {0: log.start})
+
+
+def test_it_is_said_what_is_lost_and_what_comes_again() -> None:
+    found = judge_acceptance(
+        "t",
+        "e",
+        topic_ids=("i", "i"),
+        watermarks={0: 5, 1: 9},
+        logs={0: LogRange(8, 9), 1: LogRange(2, 9), 2: LogRange(0, 0)},
+    )
+    lines = "\n".join(acceptance_lines(found))
+    assert "partition 0: watermark 5 → 8, up to 3 records will never be applied" in lines
+    assert "partition 1: watermark 9 → 2, up to 7 records are read again" in lines
+    assert "partition 2: new, read from 0" in lines
+    assert "as long as its identity is kept" in lines
+    assert "re-created" not in lines
+
+
+def test_of_another_topic_it_is_said_that_nobody_knows_what_is_lost() -> None:
+    found = judge_acceptance(
+        "t", "e", topic_ids=("old", "new"), watermarks={0: 5, 1: 2}, logs={0: LogRange(0, 3)}
+    )
+    lines = "\n".join(acceptance_lines(found))
+    assert "old → new: it was re-created" in lines
+    assert "partition 1: gone, its watermark 2 is removed" in lines
+    assert "never be applied" not in lines
+    assert "was not applied is lost" in lines
+
+
+@pytest.mark.parametrize(
+    ("found", "settled", "text", "hint"),
+    [
+        (Unsettled(0, 0, 0, 0), True, "everything is settled", ""),
+        (Unsettled(2, 0, 0, 0), False, "2 lanes have records in hand", "every queue has a worker"),
+        (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 of its queues are halted"),
+        (Unsettled(0, 3, 0, 0), False, "3 outgoing events wait", "relay,maint"),
+        (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing events are refused"),
+    ],
+)
+def test_what_is_missing_is_named(found: Unsettled, settled: bool, text: str, hint: str) -> None:
+    assert is_settled(found) is settled
+    assert text in unsettled_text(found)
+    assert hint in advice(found)
+
+
+def test_the_plan_names_queues_that_are_new_and_those_left() -> None:
+    more, fewer = plan_reshard("e", 1, 3, 2, 0), plan_reshard("e", 3, 1, 2, 0)
+    assert (more.new_queues, more.unused_queues) == (("e.1", "e.2"), ())
+    assert (fewer.new_queues, fewer.unused_queues) == ((), ("e.1", "e.2"))
+
+
+def test_a_parked_entity_moves_to_the_queue_its_records_go_to() -> None:
+    keys = [f"k{n}" for n in range(40)]
+    parked = {key: queue_name("e", shard_of(key.encode(), 4)) for key in keys}
+    moves = parked_moves(parked, "e", 3)
+    assert {**parked, **moves} == {key: queue_name("e", shard_of(key.encode(), 3)) for key in keys}
+    assert all(parked[key] != queue for key, queue in moves.items())
+
+
+@pytest.mark.parametrize(("before", "said"), [(None, "there is no entity type e"), (4, "4 shards already")])
+def test_what_makes_no_sense_is_refused(before: int | None, said: str) -> None:
+    with pytest.raises(NotDone, match=said):
+        require_other_shards("e", before, 4)

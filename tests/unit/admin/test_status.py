@@ -1,0 +1,203 @@
+"""The arithmetic of `sluice status`, and what becomes of it where a service did not answer."""
+
+import io
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from sluice.admin.status.figures import Reading, TopicStatus, judge_status, unapplied
+from sluice.cli.status_tables import queue_table, topic_table
+from sluice.db.admin.status import ProgressRead, QueueState
+from sluice.db.apply.guard import COUNTERS
+from sluice.db.delivery.leases import Lease, Sharing, Worker
+from sluice.kafka_io.log_range import LogRange
+
+HALTED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PROGRESS = ProgressRead(
+    topics=frozenset({"orders", "users"}),
+    watermarks={("orders", 0): 90, ("orders", 1): 50},
+    queues={
+        "order.0": QueueState("order"),
+        "order.1": QueueState("order", "no table orders", HALTED_AT),
+        "user.0": QueueState("user"),
+    },
+    counters={
+        ("orders", "order.0"): dict.fromkeys(COUNTERS, 0) | {"applied": 80, "stale": 2},
+        ("orders", "order.1"): dict.fromkeys(COUNTERS, 0) | {"applied": 57, "dead": 1},
+        ("commands", "order.1"): dict.fromkeys(COUNTERS, 0) | {"applied": 5, "call_conflict": 3},
+    },
+)
+
+
+WORKER = Worker(71, "one@host", 1, HALTED_AT, HALTED_AT, {}, None, None, None, None, None, None)
+SHARING = Sharing(
+    HALTED_AT,
+    (Lease("order.0", False, 71), Lease("order.1", False, None), Lease("user.0", True, None)),
+    (WORKER,),
+)
+
+
+def reading() -> Reading:
+    return Reading(
+        declared_topics={"orders": "earliest", "users": "earliest"},
+        declared_queues={"order.0": "order", "order.1": "order", "user.0": "user"},
+        progress=PROGRESS,
+        logs={("orders", 0): LogRange(10, 100), ("orders", 1): LogRange(0, 50), ("users", 0): LogRange(0, 0)},
+        oldest_at={("orders", 0): 1_000.0},
+        lengths={"order.0": 2, "order.1": 0, "user.0": 0},
+        sharing=SHARING,
+    )
+
+
+def topic(of: Reading, name: str = "orders", now: float = 1_007.5) -> TopicStatus:
+    [found] = [one for one in judge_status(of, now=now).topics if one.topic == name]
+    return found
+
+
+def test_a_topic_is_the_sum_of_its_partitions() -> None:
+    orders = topic(reading())
+    assert (orders.log_end, orders.watermark, orders.lag) == (150, 140, 10)
+    assert orders.oldest_unapplied_seconds == 7.5
+    assert [(part.partition, part.lag) for part in orders.partitions] == [(0, 10), (1, 0)]
+    assert orders.counters is not None
+    assert {k: v for k, v in orders.counters.items() if v} == {"applied": 137, "stale": 2, "dead": 1}
+    assert tuple(orders.counters) == COUNTERS
+
+
+def test_a_queue_sums_the_topics_of_its_entity_type() -> None:
+    queues = {queue.queue: queue for queue in judge_status(reading(), now=0).queues}
+    assert set(queues) == {"order.0", "order.1", "user.0"}
+    halted = queues["order.1"]
+    assert (halted.halted_reason, halted.halted_at) == ("no table orders", "2026-01-02T03:04:05+00:00")
+    assert halted.counters is not None
+    assert (halted.counters["applied"], halted.counters["call_conflict"]) == (62, 3)
+    assert (queues["order.0"].length, queues["order.0"].halted_reason) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("watermark", "log", "lag", "look_at"),
+    [
+        (90, LogRange(0, 100), 10, 90),
+        (100, LogRange(0, 100), 0, None),
+        (101, LogRange(0, 100), 0, None),  # of a log that was cut: never less than nothing
+        (5, LogRange(20, 100), 95, 20),  # deleted before they were applied: the first one left
+        (0, LogRange(0, 0), 0, None),
+    ],
+)
+def test_lag_is_what_lies_between_watermark_and_end(
+    watermark: int, log: LogRange, lag: int, look_at: int | None
+) -> None:
+    of = replace(reading(), progress=replace(PROGRESS, watermarks={("orders", 0): watermark}))
+    of.logs = {("orders", 0): log}
+    assert topic(of).lag == lag
+    assert unapplied(of) == ({} if look_at is None else {("orders", 0): look_at})
+
+
+@pytest.mark.parametrize(
+    ("start", "known", "lag"),
+    [("earliest", False, 40), ("latest", False, 0), ("latest", True, 40), ("earliest", True, 40)],
+)
+def test_what_no_bridge_has_begun_waits_from_where_one_would_begin(start: str, known: bool, lag: int) -> None:
+    topics = frozenset({"orders"} if known else ())
+    of = replace(reading(), progress=replace(PROGRESS, topics=topics, watermarks={}))
+    of.declared_topics, of.logs = {"orders": start}, {("orders", 0): LogRange(10, 50)}
+    assert (topic(of).watermark, topic(of).lag) == (None, lag)
+
+
+def test_nothing_unapplied_has_no_age_and_a_clock_ahead_none_below_zero() -> None:
+    assert topic(reading(), "users").oldest_unapplied_seconds is None
+    assert topic(reading(), now=999.0).oldest_unapplied_seconds == 0.0
+
+
+def test_the_oldest_of_all_partitions_counts() -> None:
+    of = reading()
+    of.oldest_at = {("orders", 0): 1_000.0, ("orders", 1): 990.0, ("users", 0): 1.0}
+    assert topic(of).oldest_unapplied_seconds == 17.5
+
+
+def test_a_queue_has_the_worker_that_holds_its_lease() -> None:
+    found = judge_status(reading(), now=0)
+    assert {one.queue: one.worker for one in found.queues} == {
+        "order.0": "one@host",
+        "order.1": None,
+        "user.0": None,
+    }
+    # No bridge sends to the queue that is retired.
+    assert found.queues_without_worker == ["order.1"]
+
+
+def test_without_postgres_the_log_is_shown_and_the_rest_is_unknown() -> None:
+    of = replace(reading(), progress=None, sharing=None, oldest_at={}, unreachable=["Postgres: gone"])
+    found = judge_status(of, now=0)
+    orders = topic(of)
+    assert (orders.log_end, orders.watermark, orders.lag, orders.counters) == (150, None, None, None)
+    assert [queue.queue for queue in found.queues] == ["order.0", "order.1", "user.0"]
+    assert found.unreachable == ["Postgres: gone"]
+    assert ({queue.worker for queue in found.queues}, found.queues_without_worker) == ({None}, None)
+    assert unapplied(of) == {}
+
+
+def test_without_kafka_the_watermark_is_shown_and_the_lag_is_unknown() -> None:
+    orders = topic(replace(reading(), logs=None, oldest_at={}))
+    assert (orders.log_end, orders.watermark, orders.lag) == (None, 140, None)
+
+
+def test_without_redis_only_the_lengths_are_unknown() -> None:
+    found = judge_status(replace(reading(), lengths=None), now=0)
+    assert {queue.length for queue in found.queues} == {None}
+
+
+def test_it_is_one_json_document() -> None:
+    found = judge_status(reading(), now=1_007.5)
+    document = json.loads(json.dumps(asdict(found)))
+    assert list(document) == [
+        "topics",
+        "queues",
+        "unreachable",
+        "effects_paused",
+        "parked_entities",
+        "paused_topics",
+        "queues_without_worker",
+    ]
+    assert document["topics"][0]["partitions"][0] == {
+        "partition": 0,
+        "log_end": 100,
+        "watermark": 90,
+        "lag": 10,
+    }
+    assert document["topics"][0]["counters"]["applied"] == 137
+
+
+def test_the_tables_name_what_occurred() -> None:
+    found = judge_status(replace(reading(), lengths=None), now=1_007.5)
+    output = io.StringIO()
+    tables = topic_table(found.topics), queue_table(found.queues, workers_known=True)
+    Console(file=output, width=200).print(*tables)
+    topics, queues = output.getvalue().split("queue ")
+    assert topics.splitlines()[0].split() == [
+        "topic",
+        "log",
+        "end",
+        "watermark",
+        "lag",
+        "oldest",
+        "unapplied",
+        "applied",
+        "stale",
+        "dead",
+    ]
+    assert topics.splitlines()[1].split() == ["orders", "150", "140", "10", "7.5", "s", "137", "2", "1"]
+    assert topics.splitlines()[2].split() == ["users", "0", "none", "0", "-", "0", "0", "0"]
+    assert queues.splitlines()[1].split() == ["order.0", "?", "80", "2", "0", "0", "one@host"]
+    assert queues.splitlines()[2].split()[:7] == ["order.1", "?", "62", "0", "1", "3", "-"]
+    assert "no table orders (since 2026-01-02T03:04:05+00:00)" in queues
+
+
+def test_whose_worker_is_not_known_is_not_said_to_have_none() -> None:
+    output = io.StringIO()
+    found = judge_status(replace(reading(), progress=None, sharing=None), now=0)
+    Console(file=output, width=200).print(queue_table(found.queues, workers_known=False))
+    assert output.getvalue().splitlines()[1].split() == ["order.0", "2", "?", "?"]

@@ -1,0 +1,152 @@
+"""What `sluice verify` makes of a log and of counters."""
+
+import io
+import json
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from sluice.admin.documents import as_json
+from sluice.admin.verify import partition_verdict
+from sluice.admin.verify.partition_verdict import (
+    LogFacts,
+    Verdict,
+    end_to_count,
+    has_outcome,
+    judge_partition,
+)
+from sluice.admin.verify.verified import Verified
+from sluice.cli.verify_tables import partition_table, summary_lines, verified_document
+from sluice.db.admin.letters import LetterCount
+from sluice.db.admin.outbox_admin import QueueWaiting
+from sluice.db.admin.totals import PartitionTotals
+from sluice.tasks.events.routing import queue_name, shard_of
+from tests.mutants import mutated
+
+
+def key_of(queue: str) -> bytes:
+    """A record key whose queue it is."""
+    keys = (str(number).encode() for number in range(1_000))
+    return next(key for key in keys if queue_name("order", shard_of(key, 4)) == queue)
+
+
+@pytest.mark.parametrize(
+    ("log", "counted", "from_the_end", "verdict", "said"),
+    [
+        (LogFacts(0, 5), 5, False, Verdict.EQUAL, ""),
+        (LogFacts(0, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
+        (LogFacts(0, 5), 6, False, Verdict.MISMATCH, "1 outcomes more than records"),
+        (LogFacts(7, 5), 12, False, Verdict.UNCOUNTABLE, "records below 7 are deleted"),
+        # What is still there must have been counted, whatever is gone.
+        (LogFacts(7, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
+        (LogFacts(0, 5, compacted=True), 9, False, Verdict.UNCOUNTABLE, "the topic is compacted"),
+        (LogFacts(0, 5, compacted=True), 4, False, Verdict.MISMATCH, "1 records"),
+        (LogFacts(0, 5), 4, True, Verdict.UNCOUNTABLE, "begun at its end"),
+        (LogFacts(0, 5), 6, True, Verdict.MISMATCH, "1 outcomes more than records"),
+        (None, 6, False, Verdict.UNCOUNTABLE, "Kafka has no such partition"),
+    ],
+)
+def test_a_partition_is_judged(
+    log: LogFacts | None, counted: int, from_the_end: bool, verdict: Verdict, said: str
+) -> None:
+    totals = PartitionTotals("order", 4, 10, counted)
+    found = judge_partition("orders", 0, totals, log, from_the_end=from_the_end, rerouted=False)
+    assert found.verdict is verdict
+    assert said in found.said
+    assert bool(found.said) == bool(said)
+
+
+def test_outcomes_of_a_log_that_is_no_more_are_no_mismatch() -> None:
+    totals, log = PartitionTotals("order", 4, 10, 7), LogFacts(0, 5)
+    accepted = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=True)
+    assert (accepted.verdict, "by an accept" in accepted.said) == (Verdict.UNCOUNTABLE, True)
+    totals.read_again = True
+    again = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=False)
+    assert (again.verdict, "read again" in again.said) == (Verdict.UNCOUNTABLE, True)
+    # A record in the log that nobody counted is one, whatever happened before.
+    uncounted = judge_partition("orders", 0, totals, LogFacts(0, 8), from_the_end=False, rerouted=True)
+    assert uncounted.verdict is Verdict.MISMATCH
+
+
+def test_a_lane_ahead_of_the_watermark_counts_and_others_do_not() -> None:
+    totals = PartitionTotals("order", 4, 10, 0, {"order.0": 14, "order.1": 11, "order.2": 9})
+    ahead, behind, none = key_of("order.0"), key_of("order.2"), key_of("order.3")
+    assert has_outcome(totals, 9, none)
+    assert has_outcome(totals, 14, ahead)
+    assert not has_outcome(totals, 15, ahead)
+    assert not has_outcome(totals, 12, key_of("order.1"))
+    assert not has_outcome(totals, 10, behind)
+    assert not has_outcome(totals, 10, none)
+    assert end_to_count(totals) == 15
+    assert end_to_count(PartitionTotals("order", 4, 10)) == 10
+
+
+def test_it_is_one_document_and_a_table_with_a_verdict() -> None:
+    good = judge_partition(
+        "orders", 0, PartitionTotals("order", 4, 5, 5), LogFacts(0, 5), from_the_end=False, rerouted=False
+    )
+    bad = judge_partition(
+        "orders", 1, PartitionTotals("order", 4, 5, 6), LogFacts(0, 5), from_the_end=False, rerouted=False
+    )
+    letters = [
+        LetterCount("orders", "NoHandler", "dead", "dead", 2),
+        LetterCount("orders", "Conflict", "dead", "conflict", 1),
+        LetterCount("orders", "NoHandler", "done", "dead", 9),
+    ]
+    outbox = [QueueWaiting("order.0", 3, 1, 125.0)]
+    found = Verified([good, bad], letters, 1, outbox, [("notify", "failed", 4)])
+    document = json.loads(as_json(verified_document(found)))
+    assert (document["ok"], document["parked_entities"]) == (False, 1)
+    assert [one["verdict"] for one in document["partitions"]] == ["equal", "mismatch"]
+    assert summary_lines(found) == [
+        "dead letters: 1 conflict, 2 dead",
+        "parked entities: 1",
+        "outgoing events: 3 wait, the oldest for 2m, 1 refused",
+        "calls: notify 4 failed",
+        "partitions whose counters differ from the log: 1",
+    ]
+    assert summary_lines(Verified([good], [], 0, [], []))[-1] == "counters and log agree"
+    output = io.StringIO()
+    Console(file=output, width=200).print(partition_table([good, bad]))
+    assert output.getvalue().splitlines()[1].split() == ["orders", "0", "5", "5", "5", "equal", "-"]
+
+
+def tells_all(module: ModuleType) -> bool:
+    """Whether a module counts just what is applied, and calls nothing a mismatch or equal that is not."""
+    totals = PartitionTotals("order", 4, 10, 12, {"order.0": 14, "order.1": 9})
+    counted = [
+        (offset, queue)
+        for offset in range(20)
+        for queue in ("order.0", "order.1", "order.2")
+        if module.has_outcome(totals, offset, key_of(queue))
+    ]
+    expected = [(offset, queue) for offset in range(10) for queue in ("order.0", "order.1", "order.2")]
+    expected += [(offset, "order.0") for offset in range(10, 15)]
+    judged = [
+        module.judge_partition("orders", 0, totals, log, from_the_end=latest, rerouted=False).verdict.value
+        for log in (LogFacts(0, 11), LogFacts(0, 12), LogFacts(0, 13), LogFacts(3, 11), LogFacts(3, 13))
+        for latest in (False, True)
+    ]
+    unknown = Verdict.UNCOUNTABLE.value
+    wrong, right = Verdict.MISMATCH.value, Verdict.EQUAL.value
+    wanted = [wrong, wrong, right, right, wrong, unknown, unknown, unknown, wrong, unknown]
+    return counted == expected and judged == wanted and module.end_to_count(totals) == 15
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("if offset < totals.watermark:", "if offset <= totals.watermark:"),
+        ("return offset <= totals.applied.get(queue, -1)", "return offset < totals.applied.get(queue, -1)"),
+        ("return offset <= totals.applied.get(queue, -1)", "return False"),
+        ("return offset <= totals.applied.get(queue, -1)", "return offset <= max(totals.applied.values())"),
+        ("(offset + 1 for offset in totals.applied.values())", "(o for o in totals.applied.values())"),
+        ("log.records < totals.counted and fewer:", "fewer:"),
+        ("log.records > totals.counted and more:", "more:"),
+        ("if log.start > 0 else []", "if log.start >= 0 else []"),
+    ],
+)
+def test_a_verdict_that_is_not_true_is_noticed(old: str, new: str) -> None:
+    assert tells_all(partition_verdict)
+    assert not tells_all(mutated(partition_verdict, old, new))

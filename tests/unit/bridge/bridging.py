@@ -1,0 +1,53 @@
+"""Records, assignments and a queue with its lanes, for tests of what the bridge decides."""
+
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.lanes import Lane, Origin
+from sluice.bridge.queue_buffer import Batch, QueueBuffer, Resend
+from sluice.db.delivery.progress import Assignment
+from sluice.kafka_io.records import Record
+from sluice.runtime.place import Place
+
+PLACE: Place = ("t", 0)
+ORIGIN = Origin("t", "id", 0, 1)
+
+
+def record(offset: int, value: bytes = b"v", key: bytes = b"k") -> Record:
+    return Record(offset, 0, key, value, [])
+
+
+def assignment(watermark: int = 0, epoch: int = 1, shards: int = 1, **applied: int) -> Assignment:
+    lanes = {f"e.{name[1:]}": offset for name, offset in applied.items()}
+    return Assignment("id", "e", epoch, shards, epoch, watermark, lanes)
+
+
+class Queue:
+    """One queue with lanes of several partitions, driven by hand."""
+
+    def __init__(self, lanes: int = 1) -> None:
+        self.buffer = QueueBuffer("e.0")
+        self.lanes = [Lane(Origin("t", "id", n, 1), -1) for n in range(lanes)]
+
+    def add(self, lane: int, offsets: range, now: float = 0.0, value: bytes = b"v") -> None:
+        self.lanes[lane].add([record(offset, value) for offset in offsets])
+        self.buffer.note_added(self.lanes[lane], now)
+
+    def send(self, now: float) -> Batch:
+        batch = self.buffer.cut()
+        self.buffer.note_sent(batch, now)
+        return batch
+
+    def apply(self, lane: int, offset: int, now: float) -> dict[Lane, Resend]:
+        self.lanes[lane].advance(offset, now)
+        self.buffer.note_applied(self.lanes[lane])
+        return self.buffer.resend_overtaken(now)
+
+
+def claims(batch: Batch) -> list[tuple[int, int, int]]:
+    return [(part.partition, part.prev, part.last) for part in batch.slices]
+
+
+def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_span: int = 10**9) -> Holdings:
+    holdings = Holdings(max_bytes=max_bytes, max_span=max_span)
+    for place, given_assignment in assignments.items():
+        holdings.start(place, given_assignment, given_assignment.watermark or 0)
+    return holdings

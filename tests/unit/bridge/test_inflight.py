@@ -1,0 +1,143 @@
+"""What a bridge holds of its partitions: watermarks, pauses, and what becomes of an assignment."""
+
+import pytest
+
+from sluice.bridge.assignment import LoudStop, NeedsRows, Start, judge_assignment
+from sluice.bridge.lanes import size_bytes
+from sluice.bridge.partitioner import SUSPICIOUS_SAMPLES, PartitionerCheck, expected_partition
+from sluice.db.delivery.progress import Assignment
+from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.place import Place
+from sluice.tasks.events.routing import shard_of
+from tests.unit.bridge.bridging import PLACE, assignment, claims, holding, record
+
+
+def test_records_at_or_below_the_applied_offset_are_passed_over() -> None:
+    holdings = holding({PLACE: assignment(watermark=3, e0=5)})
+    holdings.take(PLACE, [record(n) for n in range(3, 8)], 0.0)
+    assert claims(holdings.queues["e.0"].cut()) == [(0, 5, 7)]
+
+
+def test_records_of_a_partition_that_is_not_started_are_thrown_away() -> None:
+    holdings = holding({})
+    holdings.take(PLACE, [record(7)], 0.0)
+    assert not holdings.queues
+    holdings.start(PLACE, assignment(), 0)
+    holdings.take(PLACE, [record(7)], 0.0)
+    holdings.forget(PLACE)
+    assert not holdings.queues["e.0"].is_due(9.0, list_is_empty=True)
+
+
+def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:
+    holdings = holding({PLACE: assignment(shards=2)})
+    keys = {shard: key for key in (b"%d" % n for n in range(20)) for shard in [shard_of(key, 2)]}
+    holdings.take(PLACE, [record(0, key=keys[0]), record(2, key=keys[1]), record(4, key=keys[0])], 0.0)
+    assert holdings.watermarks() == {}
+    for applied, watermark in [({"e0": 0}, 2), ({"e0": 4}, 2), ({"e0": 4, "e1": 2}, 5)]:
+        holdings.settle({PLACE: assignment(shards=2, **applied)}, 0.0)
+        assert holdings.watermarks() == {PLACE: (1, watermark)}
+    holdings.note_position(PLACE, 9)
+    holdings.note_position(PLACE, 7)
+    assert holdings.watermarks() == {PLACE: (1, 9)}
+    assert holdings.partitions[PLACE].held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (None, "its rows are gone"),
+        (assignment(watermark=4, e0=6), "a lane fell"),
+        (assignment(watermark=4), "a lane fell"),
+        (assignment(watermark=3, e0=7), "the watermark fell"),
+        (assignment(watermark=4, epoch=2), "its entity type was re-routed"),
+        (assignment(watermark=4, shards=2, e0=7), "its entity type was re-routed"),
+        (Assignment("id-2", "e", 1, 1, 1, 4, {"e.0": 7}), "the topic has another id"),
+        (assignment(watermark=4, e0=7), None),
+        (assignment(watermark=5, e0=8, e1=1), None),
+    ],
+)
+def test_a_partition_whose_state_in_postgres_was_moved_is_lost(
+    read: Assignment | None, reason: str | None
+) -> None:
+    holdings = holding({PLACE: assignment(watermark=4, e0=7)})
+    lost, _ = holdings.settle({} if read is None else {PLACE: read}, 0.0)
+    assert lost == ({PLACE: reason} if reason else {})
+
+
+@pytest.mark.parametrize(
+    ("log", "read", "verdict"),
+    [
+        (LogRange(0, 10), None, NeedsRows),
+        (LogRange(0, 10), Assignment("id", "e", 1, 1, None, None), NeedsRows),
+        (LogRange(0, 10), assignment(watermark=4, e0=7), Start),
+        (LogRange(4, 8), assignment(watermark=4, e0=7), Start),
+        (LogRange(4, 4), assignment(watermark=4), Start),
+        (LogRange(5, 10), assignment(watermark=4), LoudStop),
+        (LogRange(0, 3), assignment(watermark=4), LoudStop),
+        (LogRange(0, 7), assignment(watermark=4, e0=7), LoudStop),
+        (LogRange(0, 10), Assignment("id-2", "e", 1, 1, 1, 4), LoudStop),
+        (LogRange(0, 10), Assignment("id-2", "e", 1, 1, None, None), LoudStop),
+        (LogRange(0, 10), Assignment("id", "e", 2, 1, 1, 4), LoudStop),
+    ],
+)
+def test_assignments_are_judged(log: LogRange, read: Assignment | None, verdict: type) -> None:
+    found = judge_assignment("t", 0, read, topic_id="id", log=log)
+    assert type(found) is verdict
+    if isinstance(found, LoudStop):
+        assert found.message.startswith(("Topic t ", "t[0]"))
+
+
+@pytest.mark.parametrize("bound", ["bytes", "span"])
+def test_a_partition_over_its_share_is_paused_and_resumes_at_half(bound: str) -> None:
+    places: list[Place] = [("t", 0), ("t", 1)]
+    limit = 2 * 100 * (size_bytes(record(0)) if bound == "bytes" else 1)
+    holdings = holding(
+        {place: assignment() for place in places},
+        **({"max_bytes": limit} if bound == "bytes" else {"max_span": limit}),
+    )
+
+    def over(paused: set[Place]) -> set[Place]:
+        return set(holdings.over_bounds(frozenset(paused)))
+
+    holdings.take(places[0], [record(n) for n in range(100)], 0.0)
+    assert over(set()) == set()
+    holdings.take(places[0], [record(100)], 0.0)
+    assert over(set()) == {places[0]}
+    for applied, paused in [(49, {places[0]}), (50, set())]:
+        holdings.settle({place: assignment() for place in places} | {places[0]: assignment(e0=applied)}, 0.0)
+        assert over({places[0]}) == paused
+    # A rebalance gives this one the whole budget.
+    holdings.take(places[0], [record(n) for n in range(101, 200)], 0.0)
+    assert over(set()) == {places[0]}
+    holdings.forget(places[1])
+    assert over(set()) == set()
+
+
+def test_halts_are_reported_once() -> None:
+    holdings = holding({PLACE: assignment()})
+    holdings.take(PLACE, [record(0)], 0.0)
+    halted = frozenset({"e.0", "another.0"})
+    assert holdings.note_halted(halted) == (["e.0"], [])
+    assert holdings.note_halted(halted) == ([], [])
+    assert holdings.note_halted(frozenset()) == ([], ["e.0"])
+
+
+def test_backoff_doubles_to_a_bound_and_forgets() -> None:
+    backoff, now, waits = Backoff(), 100.0, []
+    for _ in range(7):
+        backoff.note_failure(now)
+        assert not backoff.allows(now)
+        waits.append(next(n / 10 for n in range(100) if backoff.allows(now + n / 10 + 1e-9)))
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert backoff.note_success()
+    assert not backoff.note_success()
+    assert backoff.note_failure(now)
+
+
+def test_a_foreign_partitioner_is_reported_once_per_topic() -> None:
+    check, key = PartitionerCheck(), b"key"
+    right = expected_partition(key, 4)
+    assert not any(check.sample(("t", right), record(n, key=key), 4) for n in range(100))
+    wrong = [check.sample(("t", (right + 1) % 4), record(n, key=key), 4) for n in range(100)]
+    assert [n for n, said in enumerate(wrong) if said] == [SUSPICIOUS_SAMPLES - 1]

@@ -1,0 +1,48 @@
+"""Lanes: slices chain from what is applied to what is held."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.bridge.lanes import Lane, size_bytes
+from sluice.bridge.queue_buffer import FULL_BYTES
+from sluice.kafka_io.records import Record
+from tests.unit.bridge.bridging import ORIGIN, record
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=40),
+    st.lists(st.sampled_from(["add", "send", "apply", "rewind"]), max_size=40),
+)
+def test_slices_always_chain_from_what_is_applied_to_what_is_held(gaps: list[int], steps: list[str]) -> None:
+    """Whatever happened before: sent and unsent together are the lane's unapplied records, in order."""
+    lane, log, offset = Lane(ORIGIN, -1), list[int](), 0
+    for number, step in enumerate(steps):
+        if step == "add":
+            offset += 1 + (gaps[number % len(gaps)] if gaps else 0)
+            log.append(offset)
+            lane.add([record(offset)])
+        elif step == "send" and lane.unsent:
+            records, used = lane.head(2, FULL_BYTES)
+            part = lane.slice_of(records)
+            assert [o for o in log if part.prev < o <= part.last] == [r.offset for r in part.records]
+            lane.note_sent(len(records), used, 0.0)
+        elif step == "apply" and lane.sent:
+            lane.advance(lane.sent[0].offset, 0.0)
+        elif step == "rewind":
+            lane.rewind()
+        assert [r.offset for r in lane.held()] == [o for o in log if o > lane.applied]
+        assert lane.unsent_bytes == sum(size_bytes(r) for r in lane.unsent)
+
+
+def test_sizes_are_those_of_the_wire() -> None:
+    for r in [Record(1, 0, None, None, []), Record(1, 0, b"k", b"value", [("a", b"b"), ("c", None)])]:
+        assert size_bytes(r) == r.size_bytes()
+
+
+def test_a_lane_that_another_bridge_advanced_goes_on_behind_it() -> None:
+    lane = Lane(ORIGIN, 5)
+    lane.add([record(n) for n in (4, 5, 6, 9)])
+    lane.advance(6, 0.0)
+    assert lane.slice_of([record(9)]).prev == 6
+    lane.add([record(10)])
+    assert [r.offset for r in lane.held()] == [9, 10]

@@ -1,0 +1,143 @@
+"""Partitions that no bridge has: when a bridge sees to them, and that it does so once."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.loop import LOOK_SECONDS, REJOIN_SECONDS, Bridge
+from sluice.bridge.orphaned_partitions import UNREAD_SECONDS, Unread
+from sluice.bridge.progress_store import Progress
+from sluice.bridge.publisher import DoorbellAway
+from sluice.db.delivery.progress import Assignment
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.place import Place
+
+PLACES: list[Place] = [("t", 0), ("t", 1), ("u", 0)]
+
+
+@given(st.lists(st.sets(st.sampled_from(PLACES)), min_size=1, max_size=150), st.integers(0, 2))
+def test_overdue_is_what_every_look_of_the_last_while_found(looks: list[set[Place]], instance: int) -> None:
+    unread = Unread()
+    for now, found in enumerate(looks):
+        unread.note(found, float(now))
+    patience = int(UNREAD_SECONDS) * (1 + instance)
+    of_late = looks[-patience - 1 :]
+    always = set(PLACES).intersection(*of_late) if len(of_late) > patience else set()
+    assert unread.overdue(float(len(looks) - 1), instance) == sorted(always)
+
+
+class _Kafka:
+    """A member with nothing to read."""
+
+    closed = False
+
+    def poll(self, _: float) -> dict[Place, list[Any]]:
+        return {}
+
+    def take_changes(self) -> frozenset[Place]:
+        return frozenset()
+
+    def assignment(self) -> frozenset[Place]:
+        return frozenset([("t", 0)])
+
+    def log_ranges(self, _: Iterable[Place]) -> dict[Place, LogRange]:
+        return {}
+
+    def pause_exactly(self, _: Iterable[Place]) -> None:
+        return
+
+    def topics(self) -> dict[str, TopicFacts]:
+        return {"t": TopicFacts("t-id", 2)}
+
+    def paused(self) -> frozenset[Place]:
+        return frozenset()
+
+    def commit(self, _: Mapping[Place, int]) -> None:
+        return
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class _Postgres:
+    """Knows partition 1 while it is `known`."""
+
+    known = True
+
+    def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
+        return {place: Assignment("t-id", "e", 1, 1, 1, 0, {}) for place in places if self.known}
+
+    def claim_instance(self) -> int:
+        return 0
+
+    def keep_instance(self, _: int) -> bool:
+        return True
+
+    def read_progress(self, _: Iterable[Place]) -> Progress:
+        return Progress({}, frozenset(), frozenset())
+
+    def settle_progress(self, places: Iterable[Place], decide: Any) -> None:
+        decide(self.read_progress(places))
+
+
+class _NoRedis:
+    def probe(self, _: Iterable[str]) -> Any:
+        raise DoorbellAway("none here")
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> None:
+    now = [0.0]
+    opened: list[tuple[str, _Kafka]] = []
+
+    def make(name: str) -> Any:
+        opened.append((name, _Kafka()))
+        return opened[-1][1]
+
+    postgres = _Postgres()
+    store: Any = postgres
+    doorbell: Any = _NoRedis()
+    bridge = Bridge(
+        make_consumer=make,
+        store=store,
+        doorbell=doorbell,
+        topics={},
+        holdings=Holdings(max_bytes=1_000, max_span=1_000),
+        metrics=BridgeMetrics(),
+        clock=lambda: now[0],
+        sleep=lambda _: None,
+    )
+
+    def turn_for(seconds: float) -> None:
+        until = now[0] + seconds
+        while now[0] < until:
+            now[0] += 1.0
+            bridge.run_once()
+
+    turn_for(2 * UNREAD_SECONDS)
+    assert [name for name, _ in opened] == ["bridge-0"]
+    postgres.known = False
+    turn_for(UNREAD_SECONDS - 5.0)
+    assert len(opened) == 1
+    turn_for(2 * LOOK_SECONDS + 5.0)
+    (_, first), (name, second) = opened
+    assert (first.closed, second.closed) == (True, False)
+    assert name.startswith("bridge-0-")
+    turn_for(REJOIN_SECONDS - 30.0)
+    assert len(opened) == 2
+    turn_for(40.0)
+    assert len(opened) == 3
+    assert opened[2][0] not in ("bridge-0", name)

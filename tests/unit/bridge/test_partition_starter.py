@@ -1,0 +1,66 @@
+"""What the bridge does before a partition's first record."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from sluice.bridge.inflight import Holdings
+from sluice.bridge.partition_starter import Starting
+from sluice.db.delivery.progress import Assignment, TopicStart
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.place import Place
+from sluice.tasks.api import Entity, Topic
+
+TOPIC = Topic("clicks", entity=Entity("click"), start="latest")
+
+
+class _Kafka:
+    """A consumer that has all three partitions of the topic; of some it knows what the log holds."""
+
+    def __init__(self) -> None:
+        self.ranges = {("clicks", 0): LogRange(0, 10), ("clicks", 2): LogRange(3, 30)}
+
+    def assignment(self) -> frozenset[Place]:
+        return frozenset(("clicks", number) for number in range(3))
+
+    def topics(self) -> dict[str, TopicFacts]:
+        return {"clicks": TopicFacts("id", 3)}
+
+    def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
+        return {place: self.ranges[place] for place in places if place in self.ranges}
+
+
+class _Postgres:
+    def __init__(self) -> None:
+        self.registered: list[TopicStart] = []
+
+    def read_assignments(self, _: Iterable[Place]) -> dict[Place, Assignment]:
+        return {}
+
+    def register_topic(self, start: TopicStart) -> None:
+        self.registered.append(start)
+
+
+def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
+    kafka: Any = _Kafka()
+    postgres: Any = _Postgres()
+    starting = Starting(postgres, Holdings(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC})
+    starting.start_new(kafka)
+    assert not postgres.registered, "one registered later would start at 0, and not at its end"
+    kafka.ranges["clicks", 1] = LogRange(0, 20)
+    starting.start_new(kafka)
+    assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
+
+
+def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_gone() -> None:
+    holdings = Holdings(max_bytes=1_000, max_span=1_000)
+    starting = Starting(cast("Any", _Postgres()), holdings, {"clicks": TOPIC})
+    for place in [("clicks", 0), ("clicks", 1), ("views", 0)]:
+        holdings.start(place, Assignment("id", "click", 1, 1, 1, 0, {}), 0)
+    views = {"views": TopicFacts("id", 1)}
+    assert not starting.find_replaced({"clicks": TopicFacts("id", 3), **views})
+    assert starting.find_replaced({"clicks": TopicFacts("id-2", 3), **views}) == {
+        ("clicks", 0),
+        ("clicks", 1),
+    }
+    assert starting.find_replaced({"clicks": TopicFacts("id", 3)}) == {("views", 0)}

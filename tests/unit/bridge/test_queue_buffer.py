@@ -1,0 +1,129 @@
+"""When a queue's records are sent, and when they are sent again."""
+
+import pytest
+
+from sluice.bridge.queue_buffer import FULL_BYTES, FULL_RECORDS, MAX_MESSAGES, Resend
+from tests.unit.bridge.bridging import PLACE, Queue, assignment, claims, holding, record
+
+
+@pytest.mark.parametrize(
+    ("records", "age_seconds", "list_is_empty", "due"),
+    [
+        (0, 9.0, True, False),
+        (1, 0.009, True, False),
+        (1, 0.010, True, True),
+        (1, 0.249, False, False),
+        (1, 0.250, False, True),
+        (FULL_RECORDS - 1, 0.0, True, False),
+        (FULL_RECORDS, 0.0, False, True),
+    ],
+)
+def test_the_gate(records: int, age_seconds: float, list_is_empty: bool, due: bool) -> None:
+    queue = Queue()
+    queue.add(0, range(records))
+    assert queue.buffer.is_due(age_seconds, list_is_empty=list_is_empty) is due
+
+
+def test_bytes_fill_a_message_too_and_a_larger_record_goes_alone() -> None:
+    queue = Queue()
+    queue.add(0, range(3), value=b"x" * (FULL_BYTES // 2))
+    assert queue.buffer.is_due(0.0, list_is_empty=False)
+    assert claims(queue.send(0.0)) == [(0, -1, 0)]
+    queue = Queue(lanes=2)
+    queue.add(0, range(1))
+    queue.add(0, range(1, 2), value=b"x" * (FULL_BYTES + 1))
+    queue.add(0, range(2, 4))
+    assert [claims(queue.send(0.0)) for _ in range(3)] == [[(0, -1, 0)], [(0, 0, 1)], [(0, 1, 3)]]
+
+
+def test_a_message_takes_the_lanes_in_turns() -> None:
+    queue = Queue(lanes=3)
+    queue.add(0, range(FULL_RECORDS + 50))
+    queue.add(1, range(100))
+    queue.add(2, range(100))
+    assert claims(queue.send(0.0)) == [(0, -1, FULL_RECORDS - 1)]
+    assert claims(queue.send(0.0)) == [(1, -1, 99), (2, -1, 99)]
+    assert claims(queue.send(0.0)) == [(0, FULL_RECORDS - 1, FULL_RECORDS + 49)]
+
+
+def test_few_messages_of_a_queue_are_unapplied() -> None:
+    queue = Queue()
+    for n in range(MAX_MESSAGES):
+        queue.add(0, range(n, n + 1))
+        queue.send(0.0)
+    queue.add(0, range(50, 51 + FULL_RECORDS))
+    assert not queue.buffer.is_due(9.0, list_is_empty=True)
+    queue.apply(0, 0, 9.0)
+    assert queue.buffer.unapplied_messages == MAX_MESSAGES - 1
+    assert queue.buffer.is_due(9.0, list_is_empty=True)
+
+
+def test_an_overtaken_lane_is_sent_again_and_no_other() -> None:
+    queue = Queue(lanes=3)
+    for lane in range(3):
+        queue.add(lane, range(2))
+    queue.send(0.0)  # message 1: all lanes
+    queue.add(1, range(2, 4))
+    queue.send(0.0)  # message 2: lane 1
+    queue.add(2, range(2, 4))
+    queue.send(0.0)  # message 3: lane 2
+    # Message 1 was lost for lane 1 and 2; message 2 was a gap; nothing is known of message 3.
+    assert queue.apply(0, 1, 0.1) == dict.fromkeys(queue.lanes[1:], Resend.OVERTAKEN)
+    assert claims(queue.send(0.1)) == [(1, -1, 3), (2, -1, 3)]
+    assert queue.buffer.unapplied_messages == 1
+
+
+def test_a_silent_lane_is_sent_again_with_growing_patience() -> None:
+    queue = Queue()
+    queue.add(0, range(2))
+    now, waits = 0.0, []
+    for _ in range(8):
+        queue.send(now)
+        assert not queue.buffer.resend_still(now + 59.9, list_is_empty=False)
+        wait = 0.5
+        while not queue.buffer.resend_still(now + wait, list_is_empty=True):
+            wait += 0.5
+        waits.append(wait)
+        now += wait
+        assert queue.buffer.is_due(now, list_is_empty=False)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    queue.send(now)
+    queue.apply(0, 0, now)
+    assert queue.buffer.resend_still(now + 1, list_is_empty=True) == {queue.lanes[0]: Resend.SILENT}
+
+
+def test_a_stuck_lane_is_sent_again_although_the_list_is_never_empty() -> None:
+    queue = Queue(lanes=2)
+    queue.add(0, range(2))
+    queue.add(1, range(2))
+    queue.send(0.0)
+    assert not queue.buffer.resend_still(31.0, list_is_empty=False)
+    # An earlier message of another bridge advanced the other lane, not as far as ours.
+    queue.apply(1, 0, 31.0)
+    assert queue.buffer.resend_still(31.0, list_is_empty=False) == {queue.lanes[0]: Resend.STUCK}
+
+
+def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
+    queue = Queue()
+    queue.add(0, range(3 * FULL_RECORDS))
+    queue.send(0.0)
+    queue.send(0.0)
+    queue.buffer.halted = True
+    assert not queue.buffer.resend_still(4.9, list_is_empty=True)
+    assert not queue.buffer.is_due(4.9, list_is_empty=True)
+    # While its list is not empty nobody would try the head anyway.
+    assert not queue.buffer.resend_still(5.0, list_is_empty=False)
+    assert queue.buffer.resend_still(5.0, list_is_empty=True) == {queue.lanes[0]: Resend.HALTED}
+    assert queue.buffer.is_due(5.0, list_is_empty=True)
+    assert claims(queue.send(5.0)) == [(0, -1, FULL_RECORDS - 1)]
+    assert not queue.buffer.is_due(9.9, list_is_empty=True)
+
+
+def test_a_wiped_redis_makes_everything_unsent() -> None:
+    holdings = holding({PLACE: assignment()})
+    holdings.take(PLACE, [record(n) for n in range(5)], 0.0)
+    (queue,) = holdings.queues.values()
+    queue.note_sent(queue.cut(), 0.0)
+    assert holdings.rewind_all() == 1
+    assert queue.is_due(0.0, list_is_empty=False)
+    assert claims(queue.cut()) == [(0, -1, 4)]

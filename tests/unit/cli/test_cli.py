@@ -1,0 +1,160 @@
+"""The command line where no service is needed: what it says, where, and with which exit code."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import psycopg2
+import pytest
+from kafka.errors import KafkaTimeoutError
+from redis import RedisError
+from sqlalchemy.exc import OperationalError
+from typer.testing import CliRunner
+
+from sluice.admin.init import Initialised
+from sluice.admin.service_errors import ServiceFailed, reaching_services
+from sluice.cli.init import describe
+from sluice.cli.main import COMMANDS, VERSION, app
+
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+URLS = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@127.0.0.1:1/none",
+    "SLUICE_REDIS_URL": "redis://:secret@127.0.0.1:1/0",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in URLS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert tomllib.loads(PYPROJECT.read_text())["project"]["version"] == VERSION
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"sluice {VERSION}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [[], *([name] for name in COMMANDS), ["stack", "up"], ["dlq", "ls"]], ids=" ".join
+)
+def test_every_command_explains_itself(words: list[str]) -> None:
+    result = CliRunner().invoke(app, [*words, "--help"])
+    assert result.exit_code == 0
+    assert f"Usage: sluice {' '.join(words)}" in result.stdout
+
+
+def test_the_help_lists_every_command_with_what_it_does() -> None:
+    listed = CliRunner().invoke(app, ["--help"]).stdout
+    for name in COMMANDS:
+        assert re.search(rf"^\W*{name} +[A-Z]", listed, re.MULTILINE), name
+
+
+def test_an_unknown_command_is_said_with_what_was_meant() -> None:
+    result = CliRunner().invoke(app, ["statsu"])
+    assert result.exit_code == 2
+    assert "No such command 'statsu'" in result.stderr
+    assert "status" in result.stderr
+
+
+def test_a_command_imports_nothing_of_the_others() -> None:
+    """A second of every command, else: all that reads Kafka, migrates, or speaks to Celery."""
+    looked = "import sys; from sluice.cli.main import app; app(sys.argv[1:], standalone_mode=False);"
+    said = f"{looked} print('loaded', *sorted({{'alembic', 'celery', 'kafka'}} & sys.modules.keys()))"
+    for words in (["--version"], ["audit", "ls", "--help"], ["stack", "--help"], ["dlq", "ls", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", said, *words], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "loaded", words
+
+
+@pytest.mark.parametrize(
+    "words", [["init"], ["send", "--generate", "users"], ["status"], ["workers"], ["doctor"]]
+)
+def test_missing_settings_are_one_sentence_that_says_what_to_do(words: list[str]) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "SLUICE_DATABASE_URL" in result.stderr
+    assert 'eval "$(sluice stack up)"' in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"SLUICE_HANDLERS": "no.such.module"}, "no.such.module cannot be imported"),
+        ({"SLUICE_REDIS_URL": "http://x"}, "SLUICE_REDIS_URL"),
+        ({"SLUICE_KAFKA_BOOTSTRAP_SERVERS": "x"}, "'x' is not host:port"),
+        ({"SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@host:port/x"}, "SLUICE_DATABASE_URL"),
+        ({"SLUICE_DATABSE_URL": "x"}, "unknown settings SLUICE_DATABSE_URL"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_sentence(changed: dict[str, str], said: str) -> None:
+    result = CliRunner().invoke(app, ["status"], env=URLS | changed)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "secret" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--generate", "nope"], "nope is no kind of event; there are balances"),
+        ([], "give a FILE"),
+        (["-", "--generate", "users"], "one of both"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["send", *words], env=URLS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            psycopg2.OperationalError("refused\n\tis it up?\n"),
+            "Postgres (SLUICE_DATABASE_URL): refused; is it up?",
+        ),
+        (
+            OperationalError("SELECT 1", {"p": "secret"}, Exception("away")),
+            "Postgres (SLUICE_DATABASE_URL): away",
+        ),
+        (RedisError("gone."), "Redis (SLUICE_REDIS_URL): gone"),
+        (KafkaTimeoutError("late"), "Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS): KafkaTimeoutError: late"),
+        (RedisError(), "Redis (SLUICE_REDIS_URL): RedisError"),
+    ],
+)
+def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: str) -> None:
+    with pytest.raises(ServiceFailed) as caught, reaching_services():
+        raise error
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("words", [["init"], ["workers"], ["workers", "--json"]])
+def test_a_command_that_cannot_reach_a_service_says_so_in_one_sentence(words: list[str]) -> None:
+    result = CliRunner().invoke(app, words, env=URLS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("sluice: Postgres (SLUICE_DATABASE_URL): ")
+    assert "secret" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_mistake_of_ours_stays_a_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), reaching_services():
+        _ = 1 // 0
+
+
+def test_init_says_what_was_made_and_which_shard_count_counts() -> None:
+    made = Initialised(["orders"], [], {"order": 4, "user": 4})
+    assert describe(made, {"order": 8, "user": 4}) == [
+        "tables made: orders",
+        "topics made: none were missing",
+        "entity types: order (4 queues), user (4 queues)",
+        "order: the code says 8 shards, but 4 count, as Postgres has them",
+    ]

@@ -1,0 +1,217 @@
+"""`sluice dlq` where no service is needed: what is refused, and what is printed and exported."""
+
+import base64
+import io
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sluice.admin.documents import as_json
+from sluice.admin.event_lines import LineRefused, Outgoing, parse_lines
+from sluice.admin.redrive import EntityRedriven
+from sluice.cli import letter_lines
+from sluice.cli.dlq_tables import (
+    count_table,
+    letter_document,
+    letter_table,
+    redriven_documents,
+    redriven_lines,
+)
+from sluice.cli.letter_lines import letter_line
+from sluice.cli.main import app
+from sluice.cli.printing import field_lines
+from sluice.db.admin.letters import LetterCount, ListedLetter
+from sluice.db.admin.whole_letters import WaitingLetter, WholeLetter
+from tests.mutants import mutated
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+URLS = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@127.0.0.1:1/none",
+    "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+}
+LISTED = ListedLetter(
+    3, "orders", 1, 7, "order", "o-1", "order.placed", "CheckViolation", "no", "dead", "dead", 2, 7_300.0, 4
+)
+WHOLE = WholeLetter(
+    *LISTED[:-1],
+    "id",
+    "order.0",
+    UUID(int=7),
+    "e-1",
+    None,
+    1,
+    NOW,
+    None,
+    [],
+    memoryview(b"o-1"),
+    memoryview(b"{}"),
+    None,
+)
+
+
+def whole(
+    key: bytes | None = b"k",
+    value: bytes | None = b"{}",
+    headers: list[tuple[str, bytes | None]] | None = None,
+) -> WholeLetter:
+    return WHOLE._replace(
+        key=None if key is None else memoryview(key),
+        value=None if value is None else memoryview(value),
+        headers=[(name, None if part is None else part.hex()) for name, part in headers or []],
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["redrive", "--reason", "r"], "name the letters by their IDs, or all by --all"),
+        (["redrive", "1", "--all", "--reason", "r"], "name the letters"),
+        (["redrive", "1", "--topic", "t", "--reason", "r"], "name the letters"),
+        (["export"], "name the letters"),
+        (["export", "1", "--older-than", "2h"], "name the letters"),
+        (["resolve", "--reason", "r"], "name the conflicts"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["dlq", *words], env=URLS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["redrive", "1"], ["drop", "1"], ["resolve", "1"]], ids=" ".join)
+def test_nothing_is_changed_without_a_reason(words: list[str]) -> None:
+    for given in ([], ["--reason", " "]):
+        result = CliRunner().invoke(app, ["dlq", *words, *given], env=URLS)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--reason" in result.stderr
+    result = CliRunner().invoke(app, ["dlq", *words, "--reason", "r"], env=URLS)
+    assert "SLUICE_DATABASE_URL" in result.stderr
+
+
+SENDABLE = [
+    whole(),
+    whole(value=None),
+    whole(key=None),
+    whole(key="ключ".encode(), value='{"n": 1.10, "n": "é"}'.encode(), headers=[("ce_id", b"1"), ("b", b"")]),
+    whole(value=b"[1, true, null]"),
+    whole(value=b'"text"'),
+]
+
+
+@pytest.mark.parametrize("letter", SENDABLE)
+def test_a_line_is_read_back_as_the_very_record(letter: WholeLetter) -> None:
+    line = letter_line(letter)
+    assert "\n" not in line
+    [read] = parse_lines([line.encode()], topic=None, known_topics={"orders"})
+    key, value = (None if part is None else bytes(part) for part in (letter.key, letter.value))
+    headers = [(name, bytes.fromhex(part or "")) for name, part in letter.headers]
+    assert read == Outgoing("orders", key, value, headers)
+
+
+def test_json_of_several_lines_becomes_one() -> None:
+    line = letter_line(whole(value=b' {\r\n "a": "x\\ny"\n}\n'))
+    [read] = parse_lines([line.encode()], topic=None, known_topics={"orders"})
+    assert "\n" not in line
+    assert json.loads(read.value or b"") == {"a": "x\ny"}
+
+
+RAW = [
+    whole(value=b"\xff{"),
+    whole(value=b'"\xff"'),
+    whole(value=b""),
+    whole(value=b"{"),
+    whole(value=b"\xef\xbb\xbf{}"),
+    whole(value=b"[" * 100_000 + b"]" * 100_000),
+    whole(key=b"\xff"),
+    whole(headers=[("a", b"\xff")]),
+    whole(headers=[("a", b"1"), ("a", b"2")]),
+    whole(headers=[("a", None)]),
+    # `null` in a line is a tombstone, which this record was not.
+    whole(value=b"null"),
+    whole(value=b" null "),
+    whole(key=None, value=None),
+]
+
+
+@pytest.mark.parametrize("letter", RAW, ids=range(len(RAW)))
+def test_what_a_line_cannot_say_is_raw_and_never_sent(letter: WholeLetter) -> None:
+    line = letter_line(letter)
+    document = json.loads(line)
+    for name, raw in (("key", letter.key), ("value", letter.value)):
+        found = document[f"{name}_base64"]
+        assert found == (None if raw is None else base64.b64encode(raw).decode())
+    assert [(name, part) for name, part in document["headers_base64"]] == [
+        (name, None if part is None else base64.b64encode(bytes.fromhex(part)).decode())
+        for name, part in letter.headers
+    ]
+    with pytest.raises(LineRefused):
+        list(parse_lines([line.encode()], topic=None, known_topics={"orders"}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('if raw == b"null" or (key is None and raw is None):', "if False:"),
+        ("if len(texts) < len(headers) or any(part is None for _, part in headers):", "if False:"),
+        ("    msgspec.json.decode(value)\n", "    pass\n"),
+    ],
+)
+def test_a_line_that_says_too_much_is_noticed(old: str, new: str) -> None:
+    module = mutated(letter_lines, old, new)
+
+    def is_raw(letter: WholeLetter) -> bool:
+        try:
+            return "value_base64" in module.letter_line(letter)
+        except UnicodeDecodeError:
+            return False
+
+    assert not all(is_raw(letter) for letter in RAW)
+
+
+def test_a_letter_is_shown_as_text_and_json_or_as_base64() -> None:
+    letter = whole(b"o-1", b'{"n":1}', [("a", b"1"), ("b", b"\xff"), ("c", None)])
+    document = json.loads(as_json(letter_document(letter, 1, [WaitingLetter(4, "orders", 1, 8, None)])))
+    assert (document["key"], document["value"]) == ("o-1", {"n": 1})
+    assert document["headers"] == [{"a": "1"}, {"b_base64": "/w=="}, {"c": None}]
+    assert document["behind_first"] == [{"id": 4, "record": "orders:1:8", "type": None}]
+    assert "error class: CheckViolation" in field_lines(letter_document(letter, 0, []))
+    raw = letter_document(whole(b"\xff", b"\xff{"), 0, [])
+    assert (raw["key_base64"], raw["value_base64"]) == ("/w==", "/3s=")
+    assert letter_document(whole(None, None), 0, [])["value"] is None
+
+
+def test_the_tables_name_conflicts_and_what_waits() -> None:
+    output = io.StringIO()
+    conflict = LISTED._replace(outcome="conflict", entity_key=None, type=None, behind=None)
+    counts = [LetterCount("orders", "Conflict", "dead", "conflict", 2)]
+    Console(file=output, width=200).print(count_table(counts), letter_table([LISTED, conflict]))
+    assert [line.split() for line in output.getvalue().splitlines()] == [
+        ["topic", "error", "state", "letters"],
+        ["orders", "Conflict", "dead", "(conflict)", "2"],
+        ["id", "record", "entity", "type", "state", "attempts", "age", "behind", "error"],
+        ["3", "orders:1:7", "order/o-1", "order.placed", "dead", "2", "2h", "4", "CheckViolation:", "no"],
+        ["3", "orders:1:7", "order", "-", "dead", "(conflict)", "2", "2h", "-", "CheckViolation:", "no"],
+    ]
+
+
+def test_what_became_of_entities_is_said() -> None:
+    done = [
+        EntityRedriven("order", "a", outcomes=Counter(applied=3, stale=1), unparked=True),
+        EntityRedriven("order", "b", outcomes=Counter(dead=1), blocked_by="orders:0:1 CheckViolation: no"),
+        EntityRedriven("order", "c"),
+        EntityRedriven("order", None, 7, Counter(applied=1)),
+    ]
+    assert redriven_lines(done) == [
+        "order/a: 3 applied, 1 stale; unparked",
+        "order/b: 1 dead; blocked by orders:0:1 CheckViolation: no",
+        "order/c: nothing",
+        "order, 7: 1 applied",
+    ]
+    assert json.loads(as_json(redriven_documents(done)))[1]["blocked_by"] == "orders:0:1 CheckViolation: no"

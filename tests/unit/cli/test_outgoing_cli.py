@@ -1,0 +1,226 @@
+"""`sluice outbox` and `sluice effects` where no service is needed: what is refused, asked and printed."""
+
+import getpass
+import io
+import json
+import sys
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sluice.admin.decisions import NotDone, decide
+from sluice.admin.documents import as_json
+from sluice.admin.effects import CallChange
+from sluice.cli.ages import read_age, say_age
+from sluice.cli.confirmation import require_meant
+from sluice.cli.effects_tables import (
+    call_table,
+    change_document,
+    change_lines,
+    conflict_table,
+    count_table,
+    reasons_to_wait,
+)
+from sluice.cli.main import app
+from sluice.cli.outbox_tables import event_document, refused_table, waiting_table
+from sluice.cli.printing import field_lines
+from sluice.db.admin.call_admin import CallConflict, ListedCall, WholeCall
+from sluice.db.admin.outbox_admin import OutgoingEvent, QueueWaiting, RefusedRecord
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ID = UUID(int=7)
+URLS = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@127.0.0.1:1/none",
+    "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+}
+LISTED = ListedCall(3, "notify:o-1", "notify", "order", "o-1", "pending", 2, 1, "cut off", NOW, 7_300.0)
+WHOLE = WholeCall(*LISTED, ID, True, {"to": "ann"}, None, True, NOW, None, None, NOW, None)
+EVENT = OutgoingEvent(
+    "order.0", 5, ID, "out", "o-1", "made", None, {"a": "1"}, memoryview(b'{"n":1}'), NOW, None, None, None
+)
+
+
+def shown(*tables: object) -> list[list[str]]:
+    output = io.StringIO()
+    Console(file=output, width=200).print(*tables)
+    return [line.split() for line in output.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5_400), ("3d", 259_200), ("0s", 0)]
+)
+def test_an_age_is_read(text: str, seconds: float) -> None:
+    assert read_age(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "10 m", "10w", "1e3s", "१s"])
+def test_what_is_no_age_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="90s or 2h"):
+        read_age(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (7_199, "119m"), (172_800, "2d")]
+)
+def test_an_age_is_said(seconds: float, text: str) -> None:
+    assert say_age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["outbox", "retry", "--reason", "r"], "name one record by QUEUE and ID, or all by --all"),
+        (["outbox", "retry", "order.0", "--reason", "r"], "name one record"),
+        (["outbox", "retry", "order.0", "1", "--all", "--reason", "r"], "name one record"),
+        (["outbox", "retry", "order.0", "1", "--topic", "t", "--reason", "r"], "name one record"),
+        (["effects", "retry", "--all", "--reason", "r"], "--state failed or --state uncertain"),
+        (["effects", "retry", "--all", "--state", "running", "--reason", "r"], "--state failed"),
+        (["effects", "retry", "k", "--state", "failed", "--reason", "r"], "--state failed"),
+        (["effects", "retry", "--reason", "r"], "name the calls by their KEYs, or all by --all"),
+        (["effects", "reconcile", "--reason", "r"], "name the calls"),
+        (["effects", "reconcile", "k", "--all", "--reason", "r"], "name the calls"),
+        (["effects", "settle", "k", "--as", "pending", "--reason", "r"], "--as succeeded"),
+        (
+            ["effects", "settle", "k", "--as", "failed", "--response", "{}", "--reason", "r"],
+            "--as succeeded",
+        ),
+        (["effects", "settle", "k", "--as", "succeeded", "--response", "{", "--reason", "r"], "is no JSON"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, words, env=URLS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+CHANGING = [
+    ["outbox", "retry", "--all"],
+    ["outbox", "drop", "order.0", "1"],
+    ["effects", "reconcile", "--all"],
+    ["effects", "retry", "k"],
+    ["effects", "settle", "k", "--as", "failed"],
+    ["effects", "pause"],
+    ["effects", "resume"],
+]
+
+
+@pytest.mark.parametrize("words", CHANGING, ids=" ".join)
+def test_nothing_is_changed_without_a_reason(words: list[str]) -> None:
+    for given in ([], ["--reason", " "]):
+        result = CliRunner().invoke(app, [*words, *given], env=URLS)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--reason" in result.stderr
+    # With one, all that is wrong is that nobody listens.
+    result = CliRunner().invoke(app, [*words, "--reason", "r"], env=URLS)
+    assert "SLUICE_DATABASE_URL" in result.stderr
+
+
+def test_without_a_terminal_a_dangerous_command_needs_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(NotDone, match=r"It may be done twice\. There is no terminal to ask at: say --yes"):
+        require_meant("It may be done twice.", yes=False)
+    require_meant("It may be done twice.", yes=True)
+
+
+@pytest.mark.parametrize("means_it", [True, False])
+def test_at_a_terminal_it_is_asked(monkeypatch: pytest.MonkeyPatch, means_it: bool) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    asked: list[str] = []
+
+    def confirm(question: str, *, err: bool) -> bool:
+        assert err
+        asked.append(question)
+        return means_it
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(typer, "confirm", confirm)
+    if means_it:
+        require_meant("Sure?", yes=False)
+    else:
+        with pytest.raises(NotDone, match="nothing was changed"):
+            require_meant("Sure?", yes=False)
+    assert asked == ["Sure?"]
+
+
+def test_the_actor_is_who_runs_the_command() -> None:
+    actor, verb, reason = decide("effects retry", "because")
+    assert actor.startswith(f"{getpass.getuser()}@")
+    assert (verb, reason) == ("effects retry", "because")
+
+
+def test_a_payload_is_shown_as_json_or_as_base64() -> None:
+    document = json.loads(as_json(event_document(EVENT)))
+    assert (document["payload"], document["event_id"], document["created_at"]) == (
+        {"n": 1},
+        str(ID),
+        "2026-01-02T03:04:05Z",
+    )
+    for raw in (b"\xff\x00", b'"\xff"', b""):
+        document = event_document(EVENT._replace(payload=memoryview(raw)))
+        assert "payload" not in document
+        assert set(document) > {"payload_base64"}
+    assert event_document(EVENT._replace(payload=memoryview(b"\xff")))["payload_base64"] == "/w=="
+    lines = field_lines(event_document(EVENT))
+    assert 'payload: {"n":1}' in lines
+    assert not any(line.startswith("error") for line in lines)
+
+
+def test_the_tables_of_the_outbox_name_what_is_held() -> None:
+    waiting = waiting_table([QueueWaiting("order.0", 3, 1, 125.0)])
+    refused = refused_table([RefusedRecord("order.0", 5, "out", None, "too large", NOW, 7_300.0, 2)])
+    assert shown(waiting, refused) == [
+        ["queue", "waiting", "refused", "oldest"],
+        ["order.0", "3", "1", "2m"],
+        ["queue", "id", "topic", "key", "since", "behind", "error"],
+        ["order.0", "5", "out", "-", "2h", "2", "too", "large"],
+    ]
+
+
+def test_the_tables_of_calls_name_the_states_that_occur() -> None:
+    counts = [("capture", "succeeded", 9), ("notify", "pending", 2), ("notify", "failed", 1)]
+    assert shown(count_table(counts), call_table([LISTED, LISTED._replace(entity_key=None, error=None)])) == [
+        ["effect", "pending", "succeeded", "failed"],
+        ["capture", "0", "9", "0"],
+        ["notify", "2", "0", "1"],
+        ["key", "effect", "entity", "state", "attempt", "age", "error"],
+        ["notify:o-1", "notify", "order/o-1", "pending", "2", "2h", "cut", "off"],
+        ["notify:o-1", "notify", "order", "pending", "2", "2h", "-"],
+    ]
+    conflict = CallConflict(1, "notify:o-1", ID, {"to": "bob"}, NOW, None, None)
+    assert shown(conflict_table([conflict]))[1] == ["1", "notify:o-1", "{'to':", "'bob'}", "-", "-"]
+
+
+def test_a_pending_call_says_what_it_waits_for() -> None:
+    before = [("notify:o-0", "running")]
+    assert reasons_to_wait(WHOLE, before=before, paused="provider down", declared=False) == [
+        "all calls are paused: provider down",
+        "no module of SLUICE_HANDLERS declares effect notify",
+        "notify:o-0 must end first: it is running",
+    ]
+    assert reasons_to_wait(WHOLE, before=[], paused=None, declared=True) == []
+    done = WHOLE._replace(state="succeeded")
+    assert reasons_to_wait(done, before=before, paused="x", declared=False) == []
+
+
+def test_changes_are_said_and_printed() -> None:
+    changes = [CallChange("a", "failed", "pending", "it is due now"), CallChange("b", "running", None, "no")]
+    assert change_lines(changes, dry_run=True) == [
+        "a: failed → would become pending: it is due now",
+        "b: running, left as it is: no",
+    ]
+    assert json.loads(as_json(change_document(changes, dry_run=False))) == {
+        "dry_run": False,
+        "calls": [
+            {"effect_key": "a", "before": "failed", "after": "pending", "said": "it is due now"},
+            {"effect_key": "b", "before": "running", "after": None, "said": "no"},
+        ],
+    }

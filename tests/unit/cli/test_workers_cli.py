@@ -1,0 +1,152 @@
+"""What `sluice workers` says of the workers that share the queues."""
+
+import io
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from sluice.admin.documents import as_json
+from sluice.cli.workers_tables import NOT_SEEN, lines_below, name_queues, sharing_document, worker_table
+from sluice.db.delivery.leases import Lease, Sharing, Worker
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+BUSY = Worker(
+    backend_pid=71,
+    node="one@host",
+    process_id=4711,
+    joined_at=ago(7_300),
+    told_at=ago(0.5),
+    leases={"order.10": ago(600), "order.2": ago(5), "order.3": None},
+    busy_queue="order.2",
+    busy_since=ago(3),
+    last_queue="order.10",
+    last_at=ago(4),
+    last_records=200,
+    last_seconds=0.0456,
+)
+IDLE = Worker(72, "two@host", 4712, ago(1), ago(-0.1), {}, None, None, None, None, None, None)
+SHARING = Sharing(
+    NOW,
+    (
+        Lease("order.0", False, None),
+        Lease("order.10", True, 71),
+        Lease("order.11", True, None),
+        Lease("order.2", False, 71),
+        Lease("order.3", False, 71),
+        Lease("order.4", False, 73),
+    ),
+    (BUSY, IDLE),
+)
+
+
+def table(sharing: Sharing) -> list[list[str]]:
+    output = io.StringIO()
+    Console(file=output, width=250).print(worker_table(sharing))
+    return [line.split() for line in output.getvalue().splitlines()]
+
+
+def test_a_worker_is_a_row_with_what_it_holds_and_does() -> None:
+    headings, busy, idle = table(SHARING)
+    assert headings == ["worker", "pid", "since", "queues", "leases", "busy", "last", "batch"]
+    assert " ".join(busy) == (
+        "one@host 4711 2h ago order.2 order.3 (retired: order.10) 5s-10m order.2 for 3s"
+        " order.10 4s ago: records 200, 46 ms"
+    )
+    assert " ".join(idle) == "two@host 4712 1s ago - - - -"
+
+
+def test_leases_of_one_age_and_those_not_told_yet() -> None:
+    young = replace(SHARING, workers=(BUSY._replace(leases={"order.2": ago(5), "order.3": ago(5.2)}),))
+    assert table(young)[1][6] == "5s"
+    untold = replace(SHARING, workers=(BUSY._replace(leases={"order.2": None}),))
+    assert table(untold)[1][5] == "-"
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        ({}, ["queues without a worker: order.0", NOT_SEEN]),
+        ({"leases": SHARING.leases[1:]}, [NOT_SEEN]),
+        (
+            {"workers": (), "leases": (Lease("order.10", False, None), Lease("order.9", False, None))},
+            [
+                "no worker shares the queues: start one by `celery -A sluice.runtime.app worker -P solo`",
+                "queues without a worker: order.9 order.10",
+                NOT_SEEN,
+            ],
+        ),
+        ({"workers": (), "leases": ()}, ["no queue has a row: run `sluice init`"]),
+    ],
+    ids=["a queue is free", "all are held", "nobody is there", "nothing is there"],
+)
+def test_below_it_stands_what_nobody_holds_and_who_is_not_seen(
+    changed: dict[str, Any], lines: list[str]
+) -> None:
+    assert lines_below(replace(SHARING, **changed)) == lines
+
+
+@pytest.mark.parametrize(
+    ("queues", "named"),
+    [
+        (["payment.2", "order.0", "payment.10"], "order.0 payment.2 payment.10"),
+        (["a.3", "a.1", "a.2", "a.5", "a.6", "b.7"], "a.1-3 a.5 a.6 b.7"),
+        (["a.b.0", "a.b.1", "a.b.2", "a.3"], "a.3 a.b.0-2"),
+        ([], ""),
+    ],
+)
+def test_queues_are_named_briefly(queues: list[str], named: str) -> None:
+    assert name_queues(queues) == named
+
+
+def test_who_has_not_told_who_it_is_is_named_by_its_session() -> None:
+    assert SHARING.holders() == {
+        "order.10": "one@host",
+        "order.2": "one@host",
+        "order.3": "one@host",
+        "order.4": "session 73",
+    }
+
+
+def test_the_document_has_everything_with_ages_by_the_databases_clock() -> None:
+    document = msgspec.json.decode(as_json(sharing_document(SHARING)))
+    assert document["at"] == "2026-01-02T03:04:05Z"
+    assert document["queues_without_worker"] == ["order.0"]
+    busy, idle = document["workers"]
+    assert busy == {
+        "node": "one@host",
+        "process_id": 4711,
+        "backend_pid": 71,
+        "joined_at": "2026-01-02T01:02:25Z",
+        "told_at": "2026-01-02T03:04:04.500000Z",
+        "queues": [
+            {"queue": "order.2", "retired": False, "since": "2026-01-02T03:04:00Z", "seconds": 5.0},
+            {"queue": "order.3", "retired": False, "since": None, "seconds": None},
+            {"queue": "order.10", "retired": True, "since": "2026-01-02T02:54:05Z", "seconds": 600.0},
+        ],
+        "busy": {"queue": "order.2", "since": "2026-01-02T03:04:02Z", "seconds": 3.0},
+        "last_batch": {
+            "queue": "order.10",
+            "ended_at": "2026-01-02T03:04:01Z",
+            "seconds_ago": 4.0,
+            "records": 200,
+            "took_ms": 46,
+        },
+    }
+    assert (idle["queues"], idle["busy"], idle["last_batch"]) == ([], None, None)
+
+
+def test_what_was_told_meanwhile_is_no_time_ago() -> None:
+    ahead = BUSY._replace(joined_at=ago(-2), last_at=ago(-1), busy_since=ago(-1))
+    [worker] = sharing_document(replace(SHARING, workers=(ahead,)))["workers"]
+    assert (worker["busy"]["seconds"], worker["last_batch"]["seconds_ago"]) == (0, 0)
+    assert "0s ago" in " ".join(table(replace(SHARING, workers=(ahead,)))[1])

@@ -1,0 +1,130 @@
+"""The mail server: what it accepts, its faults and kill -9, on the real server."""
+
+import smtplib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.shop.outside.faults import Fault
+from tests.harness.providers import MailServer
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailServer]:
+    server = MailServer(tmp_path_factory.mktemp("mail"))
+    server.start()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def mail(shared: MailServer) -> MailServer:
+    shared.set_faults()
+    return shared
+
+
+def send(mail: MailServer, name: str, *, to: str = "ann@example.org", seconds: float = 10) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "shop@example.org", to, f"About {name}"
+    message["Message-ID"], message["X-Idempotency-Key"] = f"<{name}@test>", f"key:{name}"
+    message.set_content("Text.")
+    with smtplib.SMTP("127.0.0.1", mail.port(), local_hostname="test", timeout=seconds) as server:
+        server.send_message(message)
+
+
+def accepted(mail: MailServer, name: str) -> int:
+    """How often the server says that it accepted the message; its journal must say the same."""
+    told = mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")
+    assert not told["in_process"]
+    count = sum(message.message_id == f"<{name}@test>" for message in mail.messages())
+    assert len(told["messages"]) == count
+    return count
+
+
+def test_an_accepted_message_is_one_line(mail: MailServer) -> None:
+    send(mail, "plain")
+    [message] = [m for m in mail.messages() if m.message_id == "<plain@test>"]
+    assert (message.to, message.subject, message.key) == (("ann@example.org",), "About plain", "key:plain")
+    assert message.at.tzinfo is not None
+
+
+def test_a_repeat_is_a_second_message(mail: MailServer) -> None:
+    for _ in range(2):
+        send(mail, "twice")
+    assert accepted(mail, "twice") == 2
+
+
+def test_a_recipient_of_the_refusing_domain_is_refused(mail: MailServer) -> None:
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        send(mail, "refused", to="bob@refused.example")
+    assert refused.value.recipients["bob@refused.example"][0] == 550
+    assert accepted(mail, "refused") == 0
+
+
+@pytest.mark.parametrize(("status", "told"), [(None, 451), (452, 452), (554, 554)])
+def test_a_message_that_is_not_accepted_is_not_written(
+    mail: MailServer, status: int | None, told: int
+) -> None:
+    mail.set_faults(Fault("before", "error", 1, status=status))
+    with pytest.raises(smtplib.SMTPDataError) as refused:
+        send(mail, f"error-{told}")
+    assert refused.value.smtp_code == told
+    assert accepted(mail, f"error-{told}") == 0
+
+
+@pytest.mark.parametrize(("moment", "count"), [("before", 0), ("after", 1)])
+def test_a_connection_dropped_after_data_leaves_what_had_happened(
+    mail: MailServer, moment: Any, count: int
+) -> None:
+    mail.set_faults(Fault(moment, "drop", 1, matching="ann@example.org"))
+    with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError)):
+        send(mail, f"drop-{moment}")
+    assert accepted(mail, f"drop-{moment}") == count
+    send(mail, f"drop-{moment}")
+    assert accepted(mail, f"drop-{moment}") == count + 1
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_client_that_hangs_up_takes_nothing_back(mail: MailServer, moment: Any) -> None:
+    name = f"late-{moment}"
+    mail.set_faults(Fault(moment, "delay", 1, seconds=0.3))
+    with pytest.raises(OSError, match=r"timed out|unexpectedly closed"):
+        send(mail, name, seconds=0.1)
+    if moment == "before":
+        assert mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")["in_process"]
+    wait_until(
+        lambda: any(m.message_id == f"<{name}@test>" for m in mail.messages()),
+        timeout_seconds=5,
+        what="it is accepted nevertheless",
+    )
+
+
+def test_a_moment_that_it_has_not_is_refused(mail: MailServer) -> None:
+    with pytest.raises(ValueError, match="no moment 'during'"):
+        mail.set_faults(Fault("during", "drop", 1))
+    with pytest.raises(ValueError, match="404"):
+        mail.control("GET", "/elsewhere")
+
+
+def test_after_kill_9_its_messages_are_as_before(tmp_path: Path) -> None:
+    mail = MailServer(tmp_path)
+    mail.start()
+    try:
+        send(mail, "kept")
+        mail.set_faults(Fault("before", "delay", 1, seconds=30))
+        with ThreadPoolExecutor() as pool:
+            unanswered = pool.submit(send, mail, "lost")
+            wait_until(lambda: not mail.faults_left(), timeout_seconds=5, what="a message is in process")
+            mail.process.kill()
+            with pytest.raises(smtplib.SMTPServerDisconnected):
+                unanswered.result()
+        mail.start()
+        assert accepted(mail, "kept") == 1
+        assert accepted(mail, "lost") == 0
+    finally:
+        mail.end()

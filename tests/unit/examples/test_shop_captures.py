@@ -1,0 +1,119 @@
+"""Captures at the payment provider: what each answer means, and what reconciling finds."""
+
+from typing import Any
+
+import pytest
+import urllib3
+
+from examples.shop.effects import capture_payment, find_capture
+from examples.shop.effects.addresses import PROVIDER_URL
+from examples.shop.effects.captures import NOT_FINAL, NotAnswered
+from examples.shop.effects.looking import CannotKnow
+from examples.shop.outside.faults import Fault
+from examples.shop.provider.book import CARD_LIMIT_CENTS
+from sluice.tasks.api import NotSent, Refused
+from tests.harness.providers import Providers
+from tests.unit.examples import calling_outside
+from tests.unit.examples.calling_outside import answering, capture_call, captures_of, listener
+
+impatient = calling_outside.impatient
+outside = calling_outside.outside
+started = calling_outside.started
+
+
+# Captures
+
+
+def test_a_capture_is_made_once_per_key(outside: Providers) -> None:
+    call = capture_call("pay-once")
+    assert find_capture(call) is None
+    first = capture_payment(call)
+    assert first["reference"] == "pay-once"
+    assert first["amount_cents"] == 500
+    assert capture_payment(call) == first == find_capture(call)
+    assert captures_of(outside, "pay-once") == 1
+
+
+def test_a_declined_card_and_an_amount_that_is_none_are_refused(outside: Providers) -> None:
+    with pytest.raises(Refused, match=r"402.*card_declined"):
+        capture_payment(capture_call("pay-dear", CARD_LIMIT_CENTS + 1))
+    with pytest.raises(Refused, match=r"422.*invalid"):
+        capture_payment(capture_call("pay-nothing", 0))
+    assert find_capture(capture_call("pay-dear", CARD_LIMIT_CENTS + 1)) is None
+
+
+def test_a_key_that_came_with_another_amount_is_refused(outside: Providers) -> None:
+    capture_payment(capture_call("pay-two", 1))
+    with pytest.raises(Refused, match=r"422.*key_reused"):
+        capture_payment(capture_call("pay-two", 2))
+
+
+@pytest.mark.parametrize(("moment", "captures"), [("before", 0), ("during", 0), ("after", 1)])
+def test_a_dropped_capture_is_unknown_and_reconciling_knows(
+    outside: Providers, moment: Any, captures: int
+) -> None:
+    call = capture_call(f"pay-drop-{moment}")
+    outside.payments.set_faults(Fault(moment, "drop", 1))
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        capture_payment(call)
+    assert (find_capture(call) is not None) == (captures == 1)
+    capture_payment(call)
+    assert captures_of(outside, f"pay-drop-{moment}") == 1
+
+
+def test_a_stored_failure_is_unknown_and_reconciling_knows(outside: Providers) -> None:
+    outside.payments.set_faults(
+        Fault("after", "error", 1, matching="pay-made"), Fault("during", "error", 1, matching="pay-not-made")
+    )
+    for payment in ("pay-made", "pay-not-made"):
+        for _ in range(2):
+            with pytest.raises(NotAnswered, match="500"):
+                capture_payment(capture_call(payment))
+    assert find_capture(capture_call("pay-made")) is not None
+    assert find_capture(capture_call("pay-not-made")) is None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_capture_that_is_late_is_unknown_and_while_in_process_nobody_can_know(outside: Providers) -> None:
+    call = capture_call("pay-late")
+    outside.payments.set_faults(Fault("during", "delay", 1, seconds=1))
+    with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+        capture_payment(call)
+    with pytest.raises(NotAnswered, match="409"):
+        capture_payment(call)
+    with pytest.raises(CannotKnow, match="in process"):
+        find_capture(call)
+
+
+@pytest.mark.parametrize("status", sorted({*NOT_FINAL, 500, 502, 503, 504}))
+def test_answers_that_settle_nothing_are_unknown(outside: Providers, status: int) -> None:
+    call = capture_call(f"pay-{status}")
+    outside.payments.set_faults(Fault("before", "error", 1, status=status))
+    with pytest.raises(NotAnswered, match=str(status)):
+        capture_payment(call)
+    assert capture_payment(call) == find_capture(call)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_other_answers_of_the_4xx_are_final(outside: Providers, status: int) -> None:
+    outside.payments.set_faults(Fault("before", "error", 1, status=status))
+    with pytest.raises(Refused, match=str(status)):
+        capture_payment(capture_call(f"pay-{status}"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.0 307 Elsewhere\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.0 201 Created\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.0 201 Created\r\nContent-Length: 1\r\n\r\n{",
+        b"garbage\r\n\r\n",
+    ],
+    ids=["moved", "cut short", "not JSON", "not HTTP"],
+)
+def test_an_answer_that_is_not_understood_is_unknown(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    with listener(answering(answer)) as port:
+        monkeypatch.setenv(PROVIDER_URL, f"http://127.0.0.1:{port}")
+        with pytest.raises(Exception) as unknown:  # noqa: PT011 - any class but these two is unknown
+            capture_payment(capture_call("pay-x"))
+    assert not isinstance(unknown.value, NotSent | Refused)

@@ -1,0 +1,121 @@
+"""What the producer makes of its client's answers, without a broker."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from sluice.db.records import WaitingRow
+from sluice.kafka_io import producer as producer_module
+from sluice.kafka_io.producer import ConfluentProducer
+from sluice.kafka_io.records import Delivery, OutgoingRecord
+
+ROW = WaitingRow("q.0", 1, "", "t", "k", "made", None, "{}", memoryview(b"{}"))
+RECORD = OutgoingRecord("t", "k", b"{}", {})
+
+
+class ScriptedClient:
+    """Answers with the next of `answers`: an exception is raised by produce, the rest is told by poll."""
+
+    made: list["ScriptedClient"]
+    answers: list[Any]
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.reports: list[Callable[[], None]] = []
+        self.purged = False
+        ScriptedClient.made.append(self)
+
+    def produce(self, *record: Any, on_delivery: Callable[[Any, Any], None], headers: Any) -> None:
+        answer = ScriptedClient.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        self.reports.append(lambda: on_delivery(answer, None))
+
+    def poll(self, timeout_seconds: float) -> None:
+        if self.reports:
+            self.reports.pop(0)()
+
+    def purge(self) -> None:
+        self.purged = True
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+
+@pytest.fixture
+def producer(monkeypatch: pytest.MonkeyPatch) -> ConfluentProducer[WaitingRow]:
+    ScriptedClient.made = []
+    monkeypatch.setattr(producer_module, "Client", ScriptedClient)
+    return ConfluentProducer[WaitingRow]("nowhere:1")
+
+
+@pytest.fixture
+def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery]]:
+    """Sends one record per answer, polling after each, and returns what became of them."""
+
+    def play(*answers: Any, polls: int = 1) -> list[Delivery]:
+        ScriptedClient.answers = list(answers)
+        found: list[Delivery] = []
+        for _ in answers:
+            producer.send(ROW, RECORD)
+            for _ in range(polls):
+                found.extend(delivery for row, delivery, _ in producer.poll(0.0) if row is ROW)
+        return found
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("answer", "delivery"),
+    [
+        (None, Delivery.ACKNOWLEDGED),
+        (KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), Delivery.REFUSED),
+        (KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)), Delivery.REFUSED),
+        (KafkaError(KafkaError.INVALID_RECORD), Delivery.REFUSED),
+        (KafkaError(KafkaError._MSG_TIMED_OUT), Delivery.AWAY),
+        (KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), Delivery.AWAY),
+        (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Delivery.AWAY),
+        (KafkaException(KafkaError(KafkaError._FATAL)), Delivery.AWAY),
+        (BufferError("queue full"), Delivery.AWAY),
+    ],
+)
+def test_every_answer_is_told_once(
+    told: Callable[..., list[Delivery]], answer: Any, delivery: Delivery
+) -> None:
+    assert told(answer, polls=3) == [delivery]
+
+
+@pytest.mark.parametrize(
+    "fatal",
+    [
+        KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "lost state", True),
+        KafkaException(KafkaError(KafkaError._FATAL)),
+    ],
+)
+def test_after_a_fatal_error_the_next_record_goes_to_a_new_client(
+    told: Callable[..., list[Delivery]], fatal: Any
+) -> None:
+    assert told(fatal, None, None) == [Delivery.AWAY, Delivery.ACKNOWLEDGED, Delivery.ACKNOWLEDGED]
+    assert len(ScriptedClient.made) == 2
+
+
+def test_a_broken_client_is_kept_until_its_last_answer(told: Callable[..., list[Delivery]]) -> None:
+    # One is under way when the next meets the fatal error, and another one comes before it was answered.
+    fatal = KafkaException(KafkaError(KafkaError._FATAL))
+    assert told(None, fatal, fatal, polls=0) == []
+    assert told(fatal) == [Delivery.AWAY, Delivery.AWAY, Delivery.AWAY, Delivery.ACKNOWLEDGED]
+    assert len(ScriptedClient.made) == 1
+    assert told(None) == [Delivery.ACKNOWLEDGED]
+    assert len(ScriptedClient.made) == 2
+
+
+def test_what_a_closed_client_still_says_is_nobodys(
+    producer: ConfluentProducer[WaitingRow], told: Callable[..., list[Delivery]]
+) -> None:
+    told(None, BufferError("queue full"), polls=0)
+    (given_up,) = ScriptedClient.made
+    producer.close()
+    given_up.poll(0.0)
+    assert given_up.purged
+    assert told(KafkaError(KafkaError._MSG_TIMED_OUT)) == [Delivery.AWAY]

@@ -1,0 +1,209 @@
+"""The compose file is valid, and all that it names exists: services, commands, queues, settings, health."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sluice.runtime.celery_options import SERVICE_QUEUES
+from sluice.runtime.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[3]
+COMPOSE = ROOT / "docker-compose.yml"
+OUR_IMAGE = re.compile(r"sluice:\d+\.\d+\.\d+")
+PINNED = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?(-\w+)*")
+ONE_SHOT = {"migrate"}
+
+
+def with_defaults(text: str) -> str:
+    """Compose's `${NAME:-default}` for somebody who set nothing."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(with_defaults(COMPOSE.read_text()))["services"]
+OURS = sorted(name for name, service in SERVICES.items() if OUR_IMAGE.fullmatch(service["image"]))
+every_service = pytest.mark.parametrize("name", sorted(SERVICES))
+each_of_ours = pytest.mark.parametrize("name", OURS)
+
+
+def queues_of(name: str) -> list[str]:
+    command = SERVICES[name].get("command", [])
+    return command[command.index("-Q") + 1].split(",") if "-Q" in command else []
+
+
+def test_the_file_follows_the_compose_specification() -> None:
+    check = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(COMPOSE),
+    ]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_services_are_those_of_the_design() -> None:
+    assert set(SERVICES) - set(OURS) == {"kafka", "postgres", "redis"}
+    workers = {"worker", "worker-relay", "worker-effects", "worker-rebuild"}
+    assert set(OURS) == {"migrate", "bridge", "beat", "flower"} | workers
+
+
+@every_service
+def test_what_is_waited_for_exists_and_can_come(name: str) -> None:
+    for target, how in SERVICES[name].get("depends_on", {}).items():
+        assert target in SERVICES
+        assert how["condition"] == (
+            "service_completed_successfully" if target in ONE_SHOT else "service_healthy"
+        )
+
+
+@each_of_ours
+def test_ours_wait_for_the_migrations_and_the_servers(name: str) -> None:
+    wanted = {"kafka", "postgres", "redis"} | (set() if name in ONE_SHOT else ONE_SHOT)
+    assert set(SERVICES[name]["depends_on"]) == wanted
+
+
+@every_service
+def test_every_service_tells_its_health(name: str) -> None:
+    health = SERVICES[name]["healthcheck"]
+    assert health["test"][0] in ("CMD", "CMD-SHELL")
+    assert {"interval", "timeout", "retries"} <= set(health)
+    assert not health.get("disable")
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n not in ONE_SHOT and n != "flower"])
+def test_the_health_of_a_process_is_its_own_loop(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "python", "-m", "sluice.runtime.health"]
+    assert runs_as_module("sluice.runtime.health")
+
+
+@every_service
+def test_only_a_one_shot_is_not_started_again(name: str) -> None:
+    assert SERVICES[name]["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
+    assert "stop_grace_period" in SERVICES[name]
+
+
+@every_service
+def test_images_are_pinned_and_ports_stay_on_this_machine(name: str) -> None:
+    assert PINNED.fullmatch(SERVICES[name]["image"])
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
+    assert not SERVICES[name].get("privileged")
+    assert SERVICES[name].get("network_mode") is None
+
+
+def test_no_service_has_a_name_or_a_port_that_keeps_it_from_scaling() -> None:
+    assert [name for name in SERVICES if {"container_name", "hostname"} & set(SERVICES[name])] == []
+    assert [name for name in OURS if "ports" in SERVICES[name]] == ["flower"]
+
+
+def test_the_one_image_is_built_once_by_what_all_others_wait_for() -> None:
+    assert [name for name in SERVICES if "build" in SERVICES[name]] == ["migrate"]
+    assert {SERVICES[name]["pull_policy"] for name in OURS} == {"never"}
+
+
+@each_of_ours
+def test_ours_are_one_image_without_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["image"] == SERVICES["worker"]["image"]
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "user" not in service
+
+
+def test_the_image_runs_as_a_user_and_installs_only_what_is_hashed() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    base = re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE)
+    assert len(base) == 1
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base[0])
+    assert re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE)[-1] == "10001:10001"
+    installs = re.findall(r"pip install .*", dockerfile)
+    assert installs
+    assert all("--require-hashes" in line for line in installs)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for copied in re.findall(r"^COPY (\S+) ", dockerfile, re.MULTILINE):
+        assert (ROOT / copied).exists()
+        assert f"!{copied}" in ignored
+
+
+@each_of_ours
+def test_settings_are_known(name: str) -> None:
+    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    given = {key for key in SERVICES[name]["environment"] if key.startswith(PREFIX)}
+    required = {PREFIX + n.upper() for n, field in Settings.model_fields.items() if field.is_required()}
+    assert required <= given <= known
+
+
+def test_the_settings_are_accepted() -> None:
+    Settings.model_validate(
+        {k.removeprefix(PREFIX).lower(): v for k, v in SERVICES["worker"]["environment"].items()}
+    )
+
+
+@each_of_ours
+def test_metrics_are_served_to_the_other_containers_alone(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    assert environment[PREFIX + "METRICS_HOST"] == "0.0.0.0"
+    assert environment[PREFIX + "METRICS_PORT"] == "9464"
+    assert not any("9464" in port for port in SERVICES[name].get("ports", ()))
+
+
+@each_of_ours
+def test_the_command_exists(name: str) -> None:
+    match SERVICES[name]["command"]:
+        case ["sluice", *words]:
+            assert_sluice_knows(words)
+        case ["python", "-m", module]:
+            assert runs_as_module(module)
+        case ["celery", "-A", app, subcommand, *arguments]:
+            assert importlib.util.find_spec(app) is not None
+            assert_celery_knows(subcommand, arguments)
+        case other:
+            pytest.fail(f"not a command of ours: {other}")
+
+
+def runs_as_module(name: str) -> bool:
+    """Whether `python -m name` finds something to run."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        return spec is not None
+    return importlib.util.find_spec(f"{name}.__main__") is not None
+
+
+def assert_sluice_knows(words: list[str]) -> None:
+    import typer.main
+
+    from sluice.cli.main import app
+
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = command.get_command(None, word)
+        assert command is not None
+
+
+def assert_celery_knows(subcommand: str, arguments: list[str]) -> None:
+    from celery.bin.celery import celery
+
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
+    assert subcommand in celery.commands
+    if subcommand == "flower":
+        import flower.options  # noqa: F401 - defines them
+        import tornado.options
+
+        known = {f"--{name}" for name in tornado.options.options}
+    else:
+        known = {o for parameter in celery.commands[subcommand].params for o in parameter.opts}
+    assert set(options) <= known
+
+
+def test_a_worker_shares_the_entities_queues_and_the_others_name_theirs() -> None:
+    assert queues_of("worker") == []
+    assert "solo" in SERVICES["worker"]["command"]
+    named = [queue for name in OURS for queue in queues_of(name)]
+    assert sorted(named) == sorted(SERVICE_QUEUES)

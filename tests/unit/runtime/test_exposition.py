@@ -1,0 +1,195 @@
+"""The endpoint: opened once, where it was said, let go of by children; and what bridge and worker count."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.queue_buffer import Resend
+from sluice.db.schema import OUTCOMES
+from sluice.runtime import metrics
+from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge
+from sluice.runtime.metrics import CATALOGUE, Exporter
+from sluice.runtime.settings import Settings, SettingsError
+from sluice.stack.ports import choose_ports, is_free
+from sluice.tasks.apply.apply import Applied
+from sluice.worker.worker_metrics import WorkerMetrics
+from tests.scraping import ours, scrape
+from tests.unit.bridge.bridging import PLACE, Queue, assignment, holding, record
+
+HOST = "127.0.0.1"
+SERVING = """
+import sys
+from prometheus_client import REGISTRY
+import sluice.bridge.__main__, sluice.runtime.app, sluice.worker.leading_metrics
+import threading
+assert threading.active_count() == 1
+assert not [name for name in REGISTRY._names_to_collectors if name.startswith("sluice_")]
+"""
+
+
+def settings(port: int) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": "postgresql+psycopg2://nowhere",
+            "redis_url": "redis://nowhere",
+            "kafka_bootstrap_servers": "nowhere",
+            "metrics_port": port,
+        }
+    )
+
+
+@pytest.fixture
+def port() -> int:
+    return choose_ports(("metrics",), {}, set())["metrics"]
+
+
+@pytest.fixture
+def endpoint(port: int) -> Iterator[MetricsEndpoint]:
+    made = MetricsEndpoint(settings(port))
+    yield made
+    made.close()
+
+
+def shown(collectors: list[Collector]) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for collector in collectors
+        for family in collector.collect()
+        for sample in family.samples
+        if not sample.name.endswith(("_bucket", "_created"))
+    }
+
+
+def test_it_serves_what_it_is_given_and_the_process_until_it_is_closed(
+    endpoint: MetricsEndpoint, port: int
+) -> None:
+    visits = counter(metrics.RELAY_VISITS)
+    visits.inc(3)
+    endpoint.open([visits])
+    samples = scrape(port) or {}
+    assert ours(samples) == {"sluice_relay_visits_total"}
+    assert samples["sluice_relay_visits_total", ()] == 3
+    assert samples["process_resident_memory_bytes", ()] > 0
+    assert ("python_gc_collections_total", ("0",)) in samples
+    endpoint.close()
+    endpoint.close()
+    assert scrape(port) is None
+    assert is_free(port)
+
+
+def test_without_a_port_nothing_is_opened() -> None:
+    endpoint = MetricsEndpoint(settings(0))
+    endpoint.open([counter(metrics.RELAY_VISITS)])
+    endpoint.forget()
+    endpoint.close()
+
+
+def test_a_port_that_is_taken_is_refused_and_says_what_to_do(endpoint: MetricsEndpoint, port: int) -> None:
+    with socket.create_server((HOST, port)):
+        with pytest.raises(SettingsError, match=rf"SLUICE_METRICS_PORT.*{HOST}:{port}.*in use.*of its own"):
+            endpoint.open([])
+        endpoint.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_child_lets_go_of_the_port_and_the_parent_keeps_it(
+    endpoint: MetricsEndpoint, port: int, forgets: bool
+) -> None:
+    endpoint.open([])
+    endpoint.forget()
+    assert scrape(port), "the process that opened it does not forget it"
+    ours_end, childs_end = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        ours_end.close()
+        if forgets:
+            endpoint.forget()
+        childs_end.send(b"ready")
+        childs_end.recv(1)
+        os._exit(0)
+    with ours_end:
+        childs_end.close()
+        assert ours_end.recv(5) == b"ready"
+        endpoint.close()
+        assert is_free(port) == forgets
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_importing_the_processes_starts_nothing_and_registers_nothing() -> None:
+    subprocess.run([sys.executable, "-c", SERVING], check=True, timeout=60)
+
+
+def test_a_kind_is_made_as_it_is_declared() -> None:
+    with pytest.raises(AssertionError):
+        gauge(metrics.RELAY_VISITS)
+
+
+def test_what_a_bridge_counts() -> None:
+    bridge, queue = BridgeMetrics(), Queue()
+    queue.add(0, range(3))
+    bridge.note_read("t", 3)
+    bridge.note_published(queue.send(0).slices)
+    bridge.note_resent([Resend.WIPED, Resend.WIPED, Resend.SILENT])
+    holdings = holding({PLACE: assignment()})
+    holdings.take(PLACE, [record(offset) for offset in range(5)], 0)
+    bridge.measure(holdings, postgres_up=True, redis_up=False)
+    found = shown(bridge.collectors())
+    assert {name for name, *_ in found} == {m.name for m in CATALOGUE if m.exporter is Exporter.BRIDGE}
+    resent = {key[1]: value for key, value in found.items() if key[0] == metrics.BRIDGE_RESENT_LANES.name}
+    assert resent == {"overtaken": 0, "silent": 1, "stuck": 0, "halted": 0, "wiped": 2}
+    assert found[metrics.BRIDGE_READ_RECORDS.name, "t"] == 3
+    one_value = {key[0]: value for key, value in found.items() if len(key) == 1}
+    assert one_value == {
+        metrics.BRIDGE_PUBLISHED_MESSAGES.name: 1,
+        metrics.BRIDGE_PUBLISHED_RECORDS.name: 3,
+        metrics.BRIDGE_HELD_BYTES.name: holdings.partitions[PLACE].held_bytes,
+        metrics.BRIDGE_SPAN_RECORDS.name: 5,
+        metrics.BRIDGE_PARTITIONS.name: 1,
+        metrics.BRIDGE_POSTGRES_UP.name: 1,
+        metrics.BRIDGE_REDIS_UP.name: 0,
+    }
+
+
+def test_what_a_worker_counts() -> None:
+    worker = WorkerMetrics()
+    worker.note_batch(Applied(Counter(applied=5, dead=1), Counter()), 0.25)
+    worker.note_batch(None, 20.0)
+    worker.watch_leases(lambda: 4)
+    found = shown(worker.collectors((), shares_queues=True))
+    outcomes = {key[1]: value for key, value in found.items() if key[0] == metrics.WORKER_RECORDS.name}
+    assert outcomes == dict.fromkeys(OUTCOMES, 0) | {"applied": 5, "dead": 1}
+    batches = metrics.WORKER_BATCH_SECONDS.name
+    assert (found[(f"{batches}_count",)], found[(f"{batches}_sum",)]) == (2, 20.25)
+    assert found[(metrics.WORKER_GIVEN_UP_BATCHES.name,)] == 1
+    assert found[(metrics.WORKER_LEASED_QUEUES.name,)] == 4
+
+
+BATCHES = {metrics.WORKER_BATCH_SECONDS, metrics.WORKER_RECORDS, metrics.WORKER_GIVEN_UP_BATCHES}
+RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_VISITS}
+
+
+@pytest.mark.parametrize(
+    ("queues", "shares", "wanted"),
+    [
+        (["order.0", "order.1"], False, BATCHES),
+        ([], True, BATCHES | {metrics.WORKER_LEASED_QUEUES}),
+        (["relay", "maint"], False, RELAY),
+        (["relay", "order.0"], False, RELAY | BATCHES),
+        (["effects"], False, set()),
+        (["rebuild"], False, set()),
+    ],
+    ids=["named", "shared", "relay", "relay and named", "effects", "rebuild"],
+)
+def test_a_worker_shows_what_its_queues_bring(
+    queues: list[str], shares: bool, wanted: set[metrics.Metric]
+) -> None:
+    collectors = WorkerMetrics().collectors(queues, shares_queues=shares)
+    names = {family.name for collector in collectors for family in collector.collect()}
+    assert names == {metric.name.removesuffix("_total") for metric in wanted}

@@ -1,0 +1,76 @@
+"""Settings: one sentence for each wrong, missing or unknown name, and never a secret."""
+
+import pytest
+from pydantic import ValidationError
+
+from sluice.runtime.settings import SettingsError, read_settings
+
+SECRET = "hunter2"
+ENVIRON = {
+    "SLUICE_DATABASE_URL": f"postgresql+psycopg2://me:{SECRET}@db/sluice",
+    "SLUICE_REDIS_URL": f"redis://:{SECRET}@cache/0",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "log:9092",
+}
+
+
+def test_defaults_and_given_values() -> None:
+    settings = read_settings(
+        {**ENVIRON, "SLUICE_GROUP": "other", "PATH": "/bin", "SLUICE_BRIDGE_MEMORY_MIB": "64"}
+    )
+    assert settings.database_url.get_secret_value() == ENVIRON["SLUICE_DATABASE_URL"]
+    assert (settings.group, settings.bridge_memory_mib, settings.handlers) == (
+        "other",
+        64,
+        "examples.shop.handlers",
+    )
+
+
+def test_settings_cannot_be_changed_and_print_no_secret() -> None:
+    settings = read_settings(ENVIRON)
+    assert SECRET not in repr(settings) + str(settings)
+    with pytest.raises(ValidationError):
+        settings.group = "x"
+
+
+def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_GROUP", "of the process")
+    assert read_settings(ENVIRON).group == "sluice"
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().group == "of the process"
+
+
+REFUSED = [
+    ("unknown", {"SLUICE_GRUOP": "x"}, "unknown settings SLUICE_GRUOP; known are .*SLUICE_GROUP"),
+    (
+        "bare scheme",
+        {"SLUICE_DATABASE_URL": f"postgresql://me:{SECRET}@db/x"},
+        r"SLUICE_DATABASE_URL.*write postgresql\+psycopg2://",
+    ),
+    ("no number", {"SLUICE_BRIDGE_MEMORY_MIB": "many"}, "SLUICE_BRIDGE_MEMORY_MIB"),
+    (
+        "too small",
+        {"SLUICE_BRIDGE_MEMORY_MIB": "1"},
+        "SLUICE_BRIDGE_MEMORY_MIB: .*greater than or equal to 8",
+    ),
+    ("no port", {"SLUICE_METRICS_PORT": "65536"}, "SLUICE_METRICS_PORT: .*less than or equal to 65535"),
+    ("no host", {"SLUICE_METRICS_HOST": ""}, "SLUICE_METRICS_HOST: .*at least 1 character"),
+    (
+        "no client",
+        {"SLUICE_KAFKA_CLIENT": "carrier pigeon"},
+        "SLUICE_KAFKA_CLIENT.*'confluent' or 'kafka-python'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_refused(wrong: dict[str, str], text: str) -> None:
+    with pytest.raises(SettingsError, match=text) as refused:
+        read_settings({**ENVIRON, **wrong})
+    assert SECRET not in str(refused.value)
+
+
+def test_all_that_is_missing_is_named() -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({})
+    assert all(name in str(refused.value) for name in ENVIRON)

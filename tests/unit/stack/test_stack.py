@@ -1,0 +1,161 @@
+"""The stack's decisions that need no server: configuration, ports, folders, who a process is."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import StackError
+from sluice.stack.external_urls import external_urls
+from sluice.stack.kafka_broker import new_cluster_id, server_properties
+from sluice.stack.kafka_jars import cache_folder
+from sluice.stack.ports import LOOPBACK, choose_ports
+from sluice.stack.postgres_files import can_reach
+from sluice.stack.processes import ProcessId, is_alive, send_signal, start_time
+from sluice.stack.service import log_tail
+from sluice.stack.stack_state import ServiceRecord, StackState
+from sluice.stack.whole import made_whole
+from tests.waiting import wait_until
+
+URLS = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://me@db/sluice",
+    "SLUICE_REDIS_URL": "redis://cache/0",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "log:9092",
+}
+
+
+def test_an_environment_that_names_all_services_is_used() -> None:
+    assert external_urls(URLS) == StackUrls(*URLS.values())
+    assert StackUrls(*URLS.values()).environ() == URLS
+
+
+@pytest.mark.parametrize("environ", [{}, dict.fromkeys(URLS, "")])
+def test_an_environment_that_names_none_asks_for_a_stack(environ: dict[str, str]) -> None:
+    assert external_urls(environ) is None
+
+
+@pytest.mark.parametrize("missing", URLS)
+def test_an_environment_that_names_some_is_refused_with_the_missing_name(missing: str) -> None:
+    with pytest.raises(StackError, match=f"not {missing}"):
+        external_urls({name: url for name, url in URLS.items() if name != missing})
+
+
+def test_the_broker_listens_on_the_loopback_address_alone_and_creates_no_topic_by_accident() -> None:
+    text = server_properties(broker_port=20001, controller_port=20002, data=Path("/data"))
+    settings = dict(line.split("=", 1) for line in text.splitlines())
+    assert settings["listeners"] == "PLAINTEXT://127.0.0.1:20001,CONTROLLER://127.0.0.1:20002"
+    assert settings["controller.quorum.bootstrap.servers"] == "127.0.0.1:20002"
+    assert settings["log.dirs"] == "/data"
+    assert settings["auto.create.topics.enable"] == "false"
+    assert settings["offsets.topic.replication.factor"] == "1"
+
+
+def test_cluster_ids_are_no_command_line_options() -> None:
+    ids = {new_cluster_id() for _ in range(500)}
+    assert len(ids) == 500
+    assert all(len(one) == 22 and not one.startswith("-") for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"SLUICE_STACK_CACHE": "/srv/jars"}, "/srv/jars"),
+        ({"XDG_CACHE_HOME": "/home/me/.c"}, "/home/me/.c/sluice"),
+        ({}, str(Path.home() / ".cache/sluice")),
+    ],
+)
+def test_the_cache_is_where_the_environment_says(environ: dict[str, str], folder: str) -> None:
+    assert cache_folder(environ) == Path(folder)
+
+
+def test_ports_stay_unless_somebody_took_them() -> None:
+    first = choose_ports(("a", "b"), {}, set())
+    assert choose_ports(("a", "b"), first, set()) == first
+    with socket.socket() as intruder:
+        intruder.bind((LOOPBACK, first["a"]))
+        intruder.listen()
+        second = choose_ports(("a", "b"), first, set())
+    assert second["a"] != first["a"]
+    assert second["b"] == first["b"]
+
+
+def test_a_port_of_another_service_is_not_chosen() -> None:
+    wished = choose_ports(("a",), {}, set())
+    assert choose_ports(("a",), wished, {wished["a"]}) != wished
+
+
+def test_a_folder_is_there_completely_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    with contextlib.suppress(ZeroDivisionError), made_whole(target) as part:
+        (part / "half").touch()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with made_whole(target) as part:
+        (part / "whole").touch()
+    assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+def test_of_two_makers_the_first_wins(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    with made_whole(target) as late:
+        (late / "late").touch()
+        with made_whole(target) as early:
+            (early / "early").touch()
+    assert [path.name for path in target.iterdir()] == ["early"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_process_is_known_by_its_start_and_not_by_its_pid_alone() -> None:
+    me = os.getpid()
+    started = start_time(me)
+    assert started is not None
+    assert is_alive(ProcessId(me, started))
+    earlier = ProcessId(me, "an earlier process with this pid")
+    assert not is_alive(earlier)
+    send_signal(earlier, signal.SIGKILL)  # Would end this test session.
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    started = start_time(child.pid)
+    assert started is not None
+    child.stdin.close()
+    wait_until(lambda: start_time(child.pid) is None, timeout_seconds=10, what="the child has ended")
+    child.wait()
+
+
+def test_the_state_survives_a_round_trip_and_knows_the_ports_of_others(tmp_path: Path) -> None:
+    state = StackState(tmp_path)
+    record = ServiceRecord(tmp_path / "data", {"redis": 20001}, ProcessId(1, "then"))
+    with state.locked(lambda _: None):
+        state.write("redis", record)
+        state.write("kafka", ServiceRecord())
+    assert StackState(tmp_path).read("redis") == record
+    assert state.read("postgres") == ServiceRecord()
+    assert state.ports_of_others("kafka") == {20001}
+    assert state.ports_of_others("redis") == set()
+
+
+def test_a_log_is_quoted_by_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert "no log" in log_tail(log)
+    log.write_text("".join(f"line {n}\n" for n in range(100)))
+    assert log_tail(log).splitlines()[-1] == "line 99"
+    assert len(log_tail(log).splitlines()) == 15
+
+
+def test_a_folder_behind_a_closed_one_cannot_be_reached(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "inside").mkdir(parents=True)
+    closed.chmod(0o700)
+    assert can_reach(None, closed / "inside")
+    if os.geteuid() == 0:
+        assert not can_reach("nobody", closed / "inside" / "not there yet")
+    assert can_reach("nobody", Path("/usr"))

@@ -1,0 +1,228 @@
+"""Events that carry their own effects, so that Hypothesis can write the handlers too."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from sqlalchemy import Table
+
+from sluice.kafka_io.records import Record
+from sluice.tasks.api import (
+    EVENT,
+    Call,
+    Delete,
+    Effect,
+    Emit,
+    Entity,
+    Event,
+    Increment,
+    Insert,
+    Merge,
+    Read,
+    Rejected,
+    Topic,
+    Upsert,
+    effect,
+    handles,
+)
+from sluice.tasks.events.decode import Decoded, DecodeError
+from sluice.tasks.fold.fold import fold
+from sluice.tasks.fold.fold_state import Folded, Memory, Outcome, Settled
+from sluice.tasks.fold.plan import Planned, plan_event
+from sluice.tasks.fold.registry import Registry, collect_modules
+from sluice.tasks.fold.versioned_row import ABSENT
+from tests.unit.tasks.strategies import EVERY_TYPE, MERGED, PLAIN, every_type_values, few_values
+
+TOPIC, TOPIC_ID = "scripts", "id-of-scripts"
+INTEGER, TIMESTAMP = MERGED["integer"], MERGED["timestamp"]
+
+
+def _played(script: Sequence[Any]) -> Iterator[Effect]:
+    """Yields what the script holds; raises its exceptions; tells what it read."""
+    for number, step in enumerate(script):
+        if isinstance(step, Exception):
+            raise step
+        row = yield step
+        if isinstance(step, Read):
+            yield Emit("seen", key=None, type=f"row.{number}", data=row)
+
+
+@handles("script", "script.twice")
+def first(event: Event[Any]) -> Iterator[Effect]:
+    """Plays data["first"]."""
+    yield from _played(event.data["first"])
+
+
+@handles("script.twice")
+def second(event: Event[Any]) -> Iterator[Effect]:
+    """Plays data["second"]."""
+    yield from _played(event.data["second"])
+
+
+@effect("notify", on_unknown="ask")
+def notify(call: Any) -> dict[str, Any]:
+    """Declared, never called here."""
+    return {}
+
+
+def _registry() -> Registry:
+    module = ModuleType("scripted")
+    vars(module).update(first=first, second=second, notify=notify)
+    # Its events have one entity: if a death parked it, all the rest would wait.
+    topic = Topic(TOPIC, entity=Entity("script"), ignores=("script.ignored",), on_failure="skip")
+    vars(module)["topics"] = (topic,)
+    return collect_modules([module])
+
+
+REGISTRY = _registry()
+
+
+def scripted(
+    offset: int,
+    *script: Any,
+    second: Sequence[Any] = (),
+    type: str | None = None,
+    version: int | datetime | None = None,
+    identity: int | None = None,
+    content: int = 0,
+    error: DecodeError | None = None,
+) -> Planned:
+    """One event at an offset. `identity` and `content` say what it repeats; by default nothing."""
+    type = type or ("script.twice" if second else "script")
+    id_ = UUID(int=1_000 + offset if identity is None else identity)
+    data = {"first": script, "second": second}
+    time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=offset)
+    event = Event(str(id_), type, "entity", version, time, data, TOPIC, 0, offset)
+    decoded = Decoded(
+        record=Record(offset, 0, b"entity", b"raw", [("h", b"\xff")]),
+        topic=TOPIC,
+        topic_id=TOPIC_ID,
+        partition=0,
+        entity_key="entity",
+        identity=id_,
+        data_hash=UUID(int=content),
+        event=None if error else event,
+        error=error,
+        event_id=str(id_),
+        type=type,
+        source=None,
+    )
+    return plan_event(REGISTRY, REGISTRY.topics[TOPIC], decoded)
+
+
+def fresh_memory() -> Memory:
+    """A memory over nothing."""
+    return Memory(lambda _table, _key: ABSENT, lambda _key: None, frozenset(REGISTRY.effects))
+
+
+def folded(*events: Planned, memory: Memory | None = None) -> tuple[Memory, Folded]:
+    """The events folded into a memory, by default over nothing."""
+    memory = memory or fresh_memory()
+    return memory, fold(events, memory)
+
+
+def results(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
+    """What became of each record, comparable."""
+    return [
+        (s.planned.decoded.record.offset, s.outcome, repr(s.error), s.known, s.call_conflicts)
+        for s in settled
+    ]
+
+
+_keys = st.sampled_from(("k", "é\"'\\{},NULL"))
+_integers = st.integers(1, 4)
+_moments = _integers.map(lambda n: datetime(2026, 1, 1, microsecond=n, tzinfo=UTC))
+
+
+def _writes(table: Table, values: st.SearchStrategy[Mapping[str, Any]]) -> st.SearchStrategy[Any]:
+    moments: st.SearchStrategy[Any] = _moments if table is TIMESTAMP else _integers
+    versions = st.sampled_from((*(moments,) * 8, st.just(EVENT), st.just(None))).flatmap(lambda one: one)
+    whole = st.builds(Insert, st.just(table), _keys, values) | st.builds(
+        Upsert, st.just(table), _keys, values, versions
+    )
+    if table is PLAIN:
+        return whole
+    return (
+        whole
+        | st.builds(Merge, st.just(table), _keys, values, versions)
+        | st.builds(Delete, st.just(table), _keys, versions)
+    )
+
+
+_tables = st.sampled_from((INTEGER, TIMESTAMP, PLAIN))
+_emits = st.builds(
+    Emit, st.just("out"), _keys | st.none(), st.just("told"), every_type_values, st.none() | st.integers(0, 9)
+)
+_calls = st.builds(
+    Call,
+    st.just("notify"),
+    st.none() | st.sampled_from(("a", "b")),
+    st.sampled_from(({}, {"x": 1}, {"x": 'é"\\'})),
+)
+_increments = st.builds(
+    Increment,
+    _tables,
+    _keys,
+    st.fixed_dictionaries({"count": st.integers(-3, 3)}),
+    st.none() | st.just(0),
+    st.lists(_emits | _calls | _writes(PLAIN, few_values), max_size=2).map(tuple),
+)
+_steps = st.one_of(
+    _writes(INTEGER, few_values),
+    _writes(TIMESTAMP, few_values),
+    _writes(PLAIN, few_values),
+    _writes(EVERY_TYPE, every_type_values),
+    _writes(EVERY_TYPE, every_type_values),
+    _increments,
+    st.builds(Read, _tables | st.just(EVERY_TYPE), _keys),
+    _emits,
+    _calls,
+)
+_scripts = st.lists(_steps, min_size=1, max_size=4)
+_faults = st.sampled_from((Rejected("refused"), RuntimeError("a fault")))
+_types = st.sampled_from((*(None,) * 20, "script.ignored", "unknown"))
+_errors = st.sampled_from((*(None,) * 20, DecodeError("unreadable")))
+_seldom = st.sampled_from((*(False,) * 15, True))
+
+
+@st.composite
+def event_logs(draw: st.DrawFn, max_size: int = 8) -> list[Planned]:
+    """Events of every kind in offset order, with repeats of ids, of contents and of whole records."""
+    log: list[Planned] = []
+    for offset in range(draw(st.integers(2, max_size))):
+        if draw(_seldom) and log:
+            log.append(draw(st.sampled_from(log)))
+            continue
+        script = draw(_scripts)
+        if draw(_seldom):
+            script.append(draw(_faults))
+        log.append(
+            scripted(
+                offset,
+                *script,
+                second=draw(_scripts) if draw(st.booleans()) else (),
+                type=draw(_types),
+                version=draw(_integers | _integers | _moments | st.none()),
+                identity=draw(st.integers(0, 60)),
+                content=draw(st.sampled_from((0, 0, 0, 1))),
+                error=draw(_errors),
+            )
+        )
+    return log
+
+
+def splits(log: Sequence[Planned]) -> st.SearchStrategy[list[Sequence[Planned]]]:
+    """The log cut into batches at any points."""
+    points = st.lists(st.integers(0, len(log)), max_size=4).map(
+        lambda cuts: [0, *sorted(set(cuts)), len(log)]
+    )
+    return points.map(lambda cuts: [log[a:b] for a, b in itertools.pairwise(cuts)])
+
+
+def outcomes(result: Folded) -> list[Outcome | None]:
+    """Of its events, in order."""
+    return [settled.outcome for settled in result.settled]

@@ -1,0 +1,145 @@
+"""Hypothesis strategies for the tables, writes and values that several tests share."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import JSON, JSONB
+
+from sluice.db.tables import Versions, entity_table
+
+metadata = MetaData()
+
+
+def _fields() -> tuple[Column[Any], ...]:
+    return (
+        Column("id", String(255), primary_key=True),
+        Column("a", String(20)),
+        Column("b", Integer, nullable=False, default=7),
+        Column("count", Integer, nullable=False, default=0),
+    )
+
+
+# Everything a table can be, once per kind of version.
+MERGED: dict[Versions, Table] = {
+    versions: entity_table(
+        f"merged_{versions}",
+        metadata,
+        *_fields(),
+        versions=versions,
+        merged=True,
+        deletable=True,
+        counters=("count",),
+    )
+    for versions in ("integer", "timestamp")
+}
+PLAIN = entity_table("plain", metadata, *_fields(), counters=("count",))
+"""Neither merged nor deletable."""
+
+EVERY_TYPE = entity_table(
+    "every type",
+    metadata,
+    Column("The key", String(255), primary_key=True),
+    Column("Quoted name", Text),
+    Column("short", String(5)),
+    Column("small", SmallInteger),
+    Column("integer", Integer),
+    Column("big", BigInteger),
+    Column("money", Numeric(12, 2)),
+    Column("number", Numeric),
+    Column("float", Float),
+    Column("yes", Boolean),
+    Column("at", DateTime(timezone=True)),
+    Column("day", Date),
+    Column("uuid", Uuid),
+    Column("bytes", LargeBinary),
+    Column("json", JSON),
+    Column("jsonb", JSONB),
+    Column("mood", Enum("glad", "sad", "it's complicated", name="mood")),
+    merged=True,
+    deletable=True,
+)
+
+AWKWARD_TEXTS = (
+    "",
+    " ",
+    "NULL",
+    "null",
+    "{}",
+    "{a,b}",
+    '"',
+    "'",
+    "\\",
+    '\\"',
+    "a\nb\t",
+    "é漢🎉",
+    "\\x00",
+    "%s",
+    "$1",
+    ":x",
+)
+
+texts = st.sampled_from(AWKWARD_TEXTS) | st.text(
+    st.characters(exclude_characters="\0", codec="utf-8"), max_size=12
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+_offsets = st.integers(-14, 14).map(lambda hours: timezone(timedelta(hours=hours)))
+_moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=_offsets | st.just(UTC))  # noqa: DTZ001
+# A second 02:30 of an autumn night is a question of local zones, never of UTC.
+datetimes = _moments.map(lambda moment: moment.replace(fold=0))
+
+_OF_EVERY_TYPE: dict[str, st.SearchStrategy[Any]] = {
+    "Quoted name": texts,
+    "short": texts.filter(lambda text: len(text) <= 5),
+    "small": st.integers(-(2**15), 2**15 - 1),
+    "integer": st.integers(-(2**31), 2**31 - 1),
+    "big": st.integers(-(2**63), 2**63 - 1),
+    "money": st.decimals(Decimal("-9999999999.99"), Decimal("9999999999.99"), places=2) | st.integers(-9, 9),
+    "number": st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**40), max_value=10**40),
+    "float": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
+    "yes": st.booleans(),
+    "at": datetimes,
+    "day": st.dates(date(1, 1, 1), date(9999, 12, 31)),
+    "uuid": st.uuids(),
+    "bytes": st.binary(max_size=8),
+    "json": json_values,
+    "jsonb": json_values,
+    "mood": st.sampled_from(("glad", "sad", "it's complicated")),
+}
+every_type_values: st.SearchStrategy[Mapping[str, Any]] = st.fixed_dictionaries(
+    {}, optional={name: st.none() | of for name, of in _OF_EVERY_TYPE.items()}
+)
+"""Some columns of EVERY_TYPE."""
+
+few_values: st.SearchStrategy[Mapping[str, Any]] = st.fixed_dictionaries(
+    {}, optional={"a": st.sampled_from((None, "x", "y")), "b": st.integers(0, 2)}
+)
+"""Some columns of MERGED and PLAIN: few enough to meet again."""

@@ -1,0 +1,220 @@
+"""The fold, decision by decision."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from msgspec.structs import replace as changed
+from sqlalchemy import Column, MetaData, String, Table
+
+from sluice.db.errors import DeploymentBroken
+from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Rejected, Upsert
+from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
+from sluice.tasks.fold.fold_state import Memory, Outcome
+from tests.unit.tasks.scripted import INTEGER, TIMESTAMP, folded, fresh_memory, outcomes, scripted
+from tests.unit.tasks.strategies import PLAIN
+
+APPLIED, STALE, DUPLICATE = Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE
+CONFLICT, DEAD, IGNORED = Outcome.CONFLICT, Outcome.DEAD, Outcome.IGNORED
+TOLD = Emit("out", key="k", type="told", data={"n": 1})
+NOTIFY = Call("notify", once="n", args={"n": 1})
+A1, A2, OTHER_A2 = (
+    Upsert(INTEGER, "k", {"a": "one"}, 1),
+    Upsert(INTEGER, "k", {"a": "two"}, 2),
+    Upsert(INTEGER, "k", {"a": "zwei"}, 2),
+)
+ELSEWHERE = Upsert(INTEGER, "other", {"a": "x"}, 1)
+
+
+def present(memory: Memory) -> dict[str, Any]:
+    return {key: dict(row.values) for (_, key), row in memory.rows.items() if row.values is not None}
+
+
+# What comes first, the event judged, its outcome, how many emits and calls it makes
+DECISIONS: list[tuple[str, list[Any], dict[str, Any], Outcome, int]] = [
+    ("no effect", [], {}, IGNORED, 0),
+    ("an emit alone", [], {"first": [TOLD]}, APPLIED, 1),
+    ("a read alone is followed by what it saw", [], {"first": [Read(INTEGER, "k")]}, APPLIED, 1),
+    ("a stale write ends its handler", [A2], {"first": [A1, TOLD, NOTIFY]}, STALE, 0),
+    ("a duplicate write ends its handler", [A2], {"first": [A2, TOLD]}, DUPLICATE, 0),
+    ("what was written before the gate stays", [A2], {"first": [TOLD, A1, NOTIFY]}, APPLIED, 1),
+    ("a fault behind the gate never happens", [A2], {"first": [A1, RuntimeError("x")]}, STALE, 0),
+    ("a conflict undoes everything", [A2], {"first": [TOLD, NOTIFY, ELSEWHERE, OTHER_A2]}, CONFLICT, 0),
+    ("a fault undoes everything", [A2], {"first": [TOLD, NOTIFY, ELSEWHERE, RuntimeError("x")]}, DEAD, 0),
+    ("a rejection undoes everything", [A2], {"first": [TOLD, ELSEWHERE, Rejected("x")]}, DEAD, 0),
+    ("a refused value is a death", [], {"first": [TOLD, Upsert(INTEGER, "k", {"b": "x"}, 1)]}, DEAD, 0),
+    ("an emit that is no JSON is a death", [], {"first": [Emit("t", None, "x", object())]}, DEAD, 0),
+    ("an emit over the limit is a death",
+        [], {"first": [Emit("t", None, "x", "x" * MAX_EMIT_BYTES)]}, DEAD, 0),
+    ("an emit with a header that is no text is a death",
+        [], {"first": [Emit("t", None, "x", 1, headers={"n": 1})]}, DEAD, 0),  # type: ignore[dict-item]
+    ("no key", [], {"first": [Upsert(INTEGER, None, {}, 1)]}, DEAD, 0),
+    ("a key too long", [], {"first": [Upsert(INTEGER, "k" * 256, {}, 1)]}, DEAD, 0),
+    ("no version where one is needed", [], {"first": [Upsert(INTEGER, "k", {})]}, DEAD, 0),
+    ("no version where none is needed", [], {"first": [Insert(INTEGER, "k", {})]}, APPLIED, 0),
+    ("version=None needs none", [], {"first": [Upsert(INTEGER, "k", {}, None)]}, APPLIED, 0),
+    ("a version of the other kind", [], {"first": [Upsert(TIMESTAMP, "k", {}, 1)]}, DEAD, 0),
+    ("a version of the other kind, inserted",
+        [], {"first": [Insert(TIMESTAMP, "k", {})], "version": 1}, DEAD, 0),
+    ("a version over 64 bits", [], {"first": [Upsert(INTEGER, "k", {}, 2**63)]}, DEAD, 0),
+    ("below the floor",
+        [], {"first": [Increment(PLAIN, "k", {"count": -1}, 0, (TOLD, NOTIFY)), ELSEWHERE]}, APPLIED, 2),
+    ("stale below the floor",
+        [A2], {"first": [Increment(PLAIN, "k", {"count": -1}, 0, (A1, TOLD))]}, APPLIED, 0),
+    ("two handlers: a fault in the second undoes the first",
+        [], {"first": [TOLD, A1], "second": [RuntimeError("x")]}, DEAD, 0),
+    ("two handlers: a conflict in the second undoes the first",
+        [A2], {"first": [TOLD], "second": [OTHER_A2]}, CONFLICT, 0),
+    ("two handlers: death is worse than conflict",
+        [A2], {"first": [RuntimeError("x")], "second": [OTHER_A2]}, DEAD, 0),
+    ("two handlers: the gate ends one of them", [A2], {"first": [A1, TOLD], "second": [TOLD]}, APPLIED, 1),
+    ("two handlers: stale is worse than duplicate", [A2], {"first": [A2], "second": [A1]}, STALE, 0),
+    ("two handlers: the second sees the first's rows", [], {"first": [A1], "second": [A1]}, APPLIED, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "outcome", "made"), [c[1:] for c in DECISIONS], ids=[c[0] for c in DECISIONS]
+)
+def test_decision(before: list[Any], event: dict[str, Any], outcome: Outcome, made: int) -> None:
+    event = dict(event)
+    first = event.pop("first", [])
+    earlier = [scripted(i, write) for i, write in enumerate(before)]
+    memory, result = folded(*earlier, scripted(50, *first, **event))
+    assert outcomes(result)[-1] is outcome
+    assert len(result.emits) + len(result.calls) == made
+    assert (result.settled[-1].error is None) == (outcome not in (DEAD, CONFLICT))
+    if outcome in (CONFLICT, DEAD):
+        assert present(memory) == present(folded(*earlier)[0])
+
+
+def test_a_conflict_says_of_what() -> None:
+    _, result = folded(scripted(0, A2), scripted(1, OTHER_A2))
+    assert "Upsert of merged_integer 'k': same version" in str(result.settled[1].error)
+
+
+def test_the_same_identity_again_changes_nothing() -> None:
+    once, twice = scripted(0, TOLD, identity=1), scripted(1, TOLD, A1, identity=1)
+    memory, result = folded(once, twice)
+    assert outcomes(result) == [APPLIED, DUPLICATE]
+    assert [settled.known for settled in result.settled] == [False, True]
+    assert len(result.emits) == 1
+    assert memory.rows == {}
+
+
+def test_other_data_under_a_known_identity_is_a_conflict() -> None:
+    _, result = folded(scripted(0, TOLD, identity=1), scripted(1, TOLD, identity=1, content=2))
+    assert outcomes(result) == [APPLIED, CONFLICT]
+    assert "seen before at 0:0" in str(result.settled[1].error)
+
+
+def test_the_very_same_record_again_is_not_counted_again() -> None:
+    record = scripted(0, TOLD)
+    memory, result = folded(record, record)
+    assert outcomes(result) == [APPLIED, None]
+    assert outcomes(folded(record, memory=memory)[1]) == [None]
+
+
+@pytest.mark.parametrize("script", [[RuntimeError("x")], []])
+def test_what_died_or_was_ignored_is_known_too(script: list[Any]) -> None:
+    kind = None if script else "script.ignored"
+    _, result = folded(scripted(0, *script, type=kind, identity=1), scripted(1, TOLD, type=kind, identity=1))
+    assert outcomes(result) == [DEAD if script else IGNORED, DUPLICATE]
+
+
+def test_a_type_without_handler_is_ignored_only_where_the_topic_says_so() -> None:
+    _, result = folded(scripted(0, type="script.ignored"), scripted(1, type="script.unknown"))
+    assert outcomes(result) == [IGNORED, DEAD]
+    assert "no handler for type 'script.unknown'" in str(result.settled[1].error)
+
+
+def test_a_read_sees_earlier_events_of_the_batch_and_the_events_own_writes() -> None:
+    _, result = folded(
+        scripted(0, Read(INTEGER, "k")),
+        scripted(1, A1),
+        scripted(2, Read(INTEGER, "k"), A2, Read(INTEGER, "k")),
+    )
+    rows = [msgspec.json.decode(emit.payload) for emit in result.emits]
+    seen = {"id": "k", "b": 7, "count": 0}
+    assert rows == [None, {**seen, "a": "one", "version": 1}, {**seen, "a": "two", "version": 2}]
+
+
+def test_a_handler_that_reads_runs_to_its_end_with_the_rows() -> None:
+    memory, result = folded(scripted(0, TOLD, Read(INTEGER, "k"), A1, second=[Read(PLAIN, "k"), TOLD]))
+    assert outcomes(result) == [APPLIED]
+    assert [emit.type for emit in result.emits] == ["told", "row.1", "row.0", "told"]
+    assert present(memory) == {"k": {"a": "one", "b": 7, "count": 0}}
+
+
+def test_the_same_call_again_is_not_made_and_with_other_args_is_a_call_conflict() -> None:
+    other = changed(NOTIFY, args={"n": 2})
+    _, result = folded(
+        scripted(0, NOTIFY), scripted(1, NOTIFY), scripted(2, other, TOLD), scripted(3, NOTIFY, other)
+    )
+    assert outcomes(result) == [APPLIED] * 4
+    assert [call.effect_key for call in result.calls] == ["notify:n"]
+    assert [call.effect_key for call in result.call_conflicts] == ["notify:n"] * 2
+    assert [settled.call_conflicts for settled in result.settled] == [0, 0, 1, 1]
+    assert len(result.emits) == 1, "the event is applied, only the call is not made"
+
+
+def test_calls_without_once_are_one_per_event_handler_and_place() -> None:
+    call = Call("notify", args={})
+    _, result = folded(scripted(0, call, call, second=[call]), scripted(1, call))
+    assert len({call.effect_key for call in result.calls}) == 4
+    assert not any(call.explicit_once for call in result.calls)
+
+
+def test_an_undone_call_leaves_its_key_free() -> None:
+    _, result = folded(scripted(0, NOTIFY, RuntimeError("x")), scripted(1, NOTIFY))
+    assert [call.identity for call in result.calls] == [UUID(int=1_001)]
+
+
+def test_an_emitted_event_carries_the_time_and_the_trace_of_its_cause() -> None:
+    planned = scripted(0, changed(TOLD, headers={"x": "y"}, version=3))
+    run = planned.runs[0]
+    run.event = changed(run.event, headers=(("traceparent", b"00-aa"), ("other", b"x"), ("tracestate", None)))
+    emit = folded(planned)[1].emits[0]
+    headers = {"traceparent": "00-aa", "ce_time": "2026-01-01T00:00:00+00:00", "x": "y"}
+    assert msgspec.json.decode(emit.headers) == headers
+    assert (emit.key, emit.version, emit.payload) == ("k", "3", '{"n":1}')
+
+
+ALIEN = Table("alien", MetaData(), Column("id", String, primary_key=True))
+BROKEN: list[tuple[str, Any, str]] = [
+    ("an undeclared effect", Call("unheard"), "effect 'unheard', declared by no module"),
+    ("no effect at all", "nonsense", "yielded 'nonsense', which is no effect"),
+    ("an unknown column", Upsert(INTEGER, "k", {"z": 1}, 1), "merged_integer.z"),
+    ("a merge into a plain table", Merge(PLAIN, "k", {"a": "x"}, 1), "merged=True"),
+    ("a delete from a plain table", Delete(PLAIN, "k", 1), "deletable=True"),
+    ("a table of somebody else", Insert(ALIEN, "k", {}), "alien was not made by entity_table"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("effect", "text"), [c[1:] for c in BROKEN], ids=[c[0] for c in BROKEN])
+def test_a_broken_deployment_is_nobodys_death(effect: Effect, text: str) -> None:
+    with pytest.raises(DeploymentBroken, match=text):
+        folded(scripted(0, effect))
+
+
+def test_a_missing_import_in_a_handler_breaks_the_deployment() -> None:
+    with pytest.raises(DeploymentBroken, match="cannot import nowhere"):
+        scripted(0, ImportError("no", name="nowhere"))
+    with pytest.raises(DeploymentBroken, match="cannot import nowhere"):
+        folded(scripted(0, Read(PLAIN, "k"), ImportError("no", name="nowhere")))
+
+
+def _fail(*_: object) -> Any:
+    raise ConnectionError("lost")
+
+
+@pytest.mark.parametrize(
+    ("broken", "script"),
+    [({"load_row": _fail}, [Read(INTEGER, "k")]), ({"load_effect": _fail}, [NOTIFY])],
+    ids=["row", "effect key"],
+)
+def test_a_connection_lost_while_loading_buries_no_event(broken: dict[str, Any], script: list[Any]) -> None:
+    with pytest.raises(ConnectionError):
+        folded(scripted(0, *script), memory=replace(fresh_memory(), **broken))

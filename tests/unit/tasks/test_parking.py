@@ -1,0 +1,72 @@
+"""A death parks its entity: what comes later of it waits, and only that."""
+
+import pytest
+from msgspec.structs import replace as changed
+
+from sluice.tasks.api import Upsert
+from sluice.tasks.events.decode import DecodeError
+from sluice.tasks.fold.fold import fold
+from sluice.tasks.fold.fold_state import Memory, Outcome
+from sluice.tasks.fold.plan import Planned
+from tests.unit.tasks.scripted import INTEGER, fresh_memory, scripted
+
+APPLIED, CONFLICT, DEAD = Outcome.APPLIED, Outcome.CONFLICT, Outcome.DEAD
+DUPLICATE, IGNORED, WAITING = Outcome.DUPLICATE, Outcome.IGNORED, Outcome.WAITING
+BROKEN = RuntimeError("x")
+
+
+def of(key: str | None, planned: Planned, *, parks: bool = True) -> Planned:
+    """The event as one of another entity, whose topic parks or not."""
+    planned.decoded, planned.parks = changed(planned.decoded, entity_key=key), parks
+    return planned
+
+
+def write(offset: int, key: str | None, **more: object) -> Planned:
+    return of(key, scripted(offset, Upsert(INTEGER, f"row-{key}", {"a": str(offset)}, offset), **more))  # type: ignore[arg-type]
+
+
+def death(offset: int, key: str | None, *, parks: bool = True) -> Planned:
+    return of(key, scripted(offset, BROKEN), parks=parks)
+
+
+@pytest.mark.parametrize(
+    ("events", "outcomes"),
+    [
+        ([death(0, "a"), write(1, "a"), write(2, "a")], [DEAD, WAITING, WAITING]),
+        ([death(0, "a"), write(1, "b")], [DEAD, APPLIED]),
+        ([write(0, "a"), death(1, "a"), write(2, "a")], [APPLIED, DEAD, WAITING]),
+        # One that would die waits like any other.
+        ([death(0, "a"), death(1, "a")], [DEAD, WAITING]),
+        ([death(0, "a", parks=False), write(1, "a")], [DEAD, APPLIED]),
+        # No entity, no parking.
+        ([death(0, None), write(1, None)], [DEAD, APPLIED]),
+        ([of("a", scripted(0, error=DecodeError("x"))), write(1, "a")], [DEAD, WAITING]),
+        ([death(0, "a"), of("a", scripted(1, type="script.ignored"))], [DEAD, IGNORED]),
+        # A repeat of the dead one, or of one that waits, is a repeat.
+        ([death(0, "a"), of("a", scripted(1, BROKEN, identity=1_000))], [DEAD, DUPLICATE]),
+        ([death(0, "a"), write(1, "a"), write(2, "a", identity=1_001)], [DEAD, WAITING, DUPLICATE]),
+        # A conflict is listed, and parks nothing.
+        (
+            [write(0, "a"), write(1, "a", identity=1_000, content=9), write(2, "a")],
+            [APPLIED, CONFLICT, APPLIED],
+        ),
+    ],
+)
+def test_what_waits_behind_a_death(events: list[Planned], outcomes: list[Outcome]) -> None:
+    assert [settled.outcome for settled in fold(events, fresh_memory()).settled] == outcomes
+
+
+def test_a_parked_entity_stays_parked_in_the_next_batch() -> None:
+    memory = fresh_memory()
+    memory.parked.add("a")
+    result = fold([write(0, "a"), write(1, "b")], memory)
+    assert [settled.outcome for settled in result.settled] == [WAITING, APPLIED]
+    assert not result.parked, "it was parked before"
+
+
+def test_waiting_changes_nothing_and_keeps_the_reason() -> None:
+    memory: Memory = fresh_memory()
+    result = fold([death(0, "a"), write(1, "a")], memory)
+    assert not memory.rows
+    assert result.parked == [("a", "RuntimeError: x")]
+    assert type(result.settled[1].error).__name__ == "Waiting"

@@ -1,0 +1,65 @@
+"""Typed data: never coerced, and handed on untouched where a handler wants none."""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from sluice.tasks.api import JsonObject
+from sluice.tasks.events.decode import DecodeError, convert_data
+
+
+class Line(msgspec.Struct, frozen=True, rename="camel"):
+    """A part with an exact amount, under another name."""
+
+    unit_price: Decimal
+
+
+class Amounts(msgspec.Struct, frozen=True):
+    """What a handler may declare."""
+
+    cents: int
+    rate: float = 0.0
+    price: Decimal | None = None
+    note: str | None = None
+    lines: tuple[Line, ...] = ()
+    by_year: dict[int, Decimal] = {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"cents": 1.5},
+        {"cents": 1.0},
+        {"cents": True},
+        {"cents": "1"},
+        {"cents": None},
+        {"cents": 1, "note": 2},
+        {"cents": 1, "rate": "0.5"},
+        {"cents": 1, "price": 2.5},
+        {"cents": 1, "price": "NaN"},
+        {"cents": 1, "price": "-Infinity"},
+        {"cents": 1, "price": True},
+        {"cents": 1, "lines": [{"unitPrice": "1"}, {"unitPrice": 1.0}]},
+        {"cents": 1, "by_year": {"2024": 0.1}},
+        [],
+        None,
+    ],
+)
+def test_data_is_never_coerced(data: object) -> None:
+    with pytest.raises(DecodeError, match="invalid data"):
+        convert_data(data, Amounts)
+
+
+def test_data_that_fits_is_converted() -> None:
+    data = {"cents": 1, "rate": 0.5, "price": "2.50", "lines": [{"unitPrice": 3}], "by_year": {"2024": "1"}}
+    expected = Amounts(1, 0.5, Decimal("2.50"), None, (Line(Decimal(3)),), {2024: Decimal(1)})
+    assert convert_data(data | {"unknown": 0.1}, Amounts) == expected
+
+
+@pytest.mark.parametrize("kind", [Any, dict, JsonObject, dict[str, Any]])
+def test_generic_data_is_handed_on(kind: Any) -> None:
+    data = {"cents": 0.1}
+    assert convert_data(data, kind) is data

@@ -1,0 +1,155 @@
+"""What a rebuild decides from data: chunks, fates, pace, refusals, how far it is."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.admin.rebuild.preflight import (
+    Source,
+    compacted,
+    first_offsets,
+    source_refusals,
+    swap_refusals,
+    table_refusals,
+)
+from sluice.admin.rebuild.progress import reached_of
+from sluice.db.projections.checkpoints import CheckpointLane
+from sluice.db.projections.generation_lag import LaneState
+from sluice.db.projections.generation_tables import TableFacts
+from sluice.tasks.rebuild.chunks import CHUNK_RECORDS, CHUNK_SECONDS, FEWEST_RECORDS, adapted, next_chunk
+
+offsets = st.lists(st.integers(0, 2_000), unique=True, max_size=600).map(sorted)
+
+
+@given(offsets, st.integers(-1, 2_100), st.integers(0, 300), st.integers(1, 300), st.booleans())
+def test_a_chunk_never_passes_live_and_meets_it_under_the_lock_only(
+    waiting: Sequence[int], live: int, read_on: int, most: int, is_full: bool
+) -> None:
+    read_through = max([-1, *waiting]) + read_on  # what waits was read
+    chunk = next_chunk(waiting, live=live, read_through=read_through, most=most, is_full=is_full)
+    if chunk is None:
+        assert read_through < live, "there is more to be read before it goes on"
+        assert not is_full or not waiting, "where nothing more can be read, something is taken"
+        return
+    assert chunk.records <= most
+    assert chunk.reaches <= live
+    assert chunk.locked == (chunk.reaches == live)
+    assert bisect_right(waiting, chunk.reaches) == chunk.records, "what it reaches is what it takes"
+    if chunk.locked:
+        assert read_through >= live, "whatever lies below was read"
+
+
+@given(offsets, st.integers(0, 2_000))
+def test_chunks_follow_each_other_until_live_is_met(log: list[int], live: int) -> None:
+    applied, waiting, taken = -1, list(log), []
+    while applied < live:
+        chunk = next_chunk(waiting, live=live, read_through=3_000)
+        assert chunk is not None
+        taken += waiting[: chunk.records]
+        del waiting[: chunk.records]
+        applied = chunk.reaches
+    assert taken == [offset for offset in log if offset <= live]
+
+
+@given(st.integers(FEWEST_RECORDS, CHUNK_RECORDS), st.integers(0, CHUNK_RECORDS), st.floats(0, 10))
+def test_a_slow_chunk_is_followed_by_a_smaller_one(most: int, records: int, seconds: float) -> None:
+    after = adapted(most, records, seconds)
+    assert FEWEST_RECORDS <= after <= CHUNK_RECORDS
+    assert (after <= most) if seconds > CHUNK_SECONDS else (after >= most)
+
+
+def test_how_far_it_is_counts_lanes_of_a_partition_as_parts_of_it() -> None:
+    lanes = [
+        LaneState("t", 0, "q.0", 99, 99),
+        LaneState("t", 0, "q.1", 99, -1),
+        LaneState("t", 1, "q.0", 9, 9),
+    ]
+    reached = reached_of(lanes)
+    assert (reached.done, reached.total) == (60, 110)
+    assert (reached.lagging_lanes, reached.lagging_partitions) == (1, 1)
+
+
+COLUMNS = ("id", "amount", "version")
+TABLE = TableFacts("table", "sluice", dict.fromkeys(COLUMNS, "text"), (), ("totals",), 10, 100)
+VIEW = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), ("report",), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "view", "said"),
+    [
+        (TABLE, VIEW, None),
+        (replace(TABLE, kind=None), VIEW, "totals_g3 is no table"),
+        (TABLE, replace(VIEW, kind=None), "totals is gone"),
+        (TABLE, replace(VIEW, kind="table"), "totals is no view any more"),
+        (replace(TABLE, columns={"id": "text", "version": "text"}), VIEW, "column amount is declared and"),
+        (replace(TABLE, columns={**TABLE.columns, "old": "text"}), VIEW, "column old of totals_g3 is"),
+        (TABLE, replace(VIEW, columns={"id": "text"}), "the view totals shows id, the code declares"),
+        (replace(TABLE, triggers=("t",)), VIEW, "has the trigger t"),
+        (replace(TABLE, readers=("totals", "sales")), VIEW, "sales reads totals_g3 itself"),
+        (TABLE, replace(VIEW, owner="else"), "belongs to else"),
+    ],
+)  # fmt: skip
+def test_what_stands_in_the_way_at_the_table(table: TableFacts, view: TableFacts, said: str | None) -> None:
+    found = list(table_refusals("totals", 3, COLUMNS, table, view))
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Source("a", 0, 0, 10, 9), None),
+        (Source("a", 0, 5, 10, 9), "a[0] begins at offset 5"),
+        (Source("a", 0, 5, 10, 9, first=5), None),
+        (Source("a", 0, 7, 10, 9, first=5), "begin from a checkpoint that reaches there"),
+        (Source("a", 0, 5, 5, -1), None),
+        (Source("a", 0, None, None, 9), "topic a is not in Kafka any more"),
+    ],
+)
+def test_what_stands_in_the_way_in_kafka(source: Source, said: str | None) -> None:
+    found = list(source_refusals([source], ["a"], ["a"]))
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_a_topic_the_code_forgot_is_refused() -> None:
+    assert "topic b was applied and is declared by no module" in next(source_refusals([], ["a"], ["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("differing", "against", "approved", "deaths", "said"),
+    [
+        (0, 1, False, 0, None),
+        (5, 1, True, 0, None),
+        (None, None, False, 0, "never compared"),
+        (5, 1, False, 0, "differs in 5 rows and nobody approved"),
+        (0, 2, True, 0, "compared with generation 2, and 1 is live"),
+        (0, 1, False, 3, "3 events that live applied died in it"),
+    ],
+)
+def test_what_stands_in_the_way_of_a_swap(
+    differing: int | None, against: int | None, approved: bool, deaths: int, said: str | None
+) -> None:
+    found = list(
+        swap_refusals(differing=differing, against=against, live=1, approved=approved, deaths=deaths)
+    )
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_reading_begins_at_the_lane_that_is_furthest_behind() -> None:
+    lanes = [
+        CheckpointLane("t", 0, "q.0", 1, 7),
+        CheckpointLane("t", 0, "q.1", 1, 4),
+        CheckpointLane("t", 1, "q.0", 1, -1),
+    ]
+    assert first_offsets(lanes) == {("t", 0): 5, ("t", 1): 0}
+
+
+def test_a_topic_that_is_compacted_and_deleted_from_is_compacted() -> None:
+    configs = {"a": {"cleanup.policy": "delete"}, "b": {"cleanup.policy": "compact,delete"}, "c": {}}
+    assert compacted(configs) == ["b"]

@@ -1,0 +1,175 @@
+"""Handlers are collected at start; what cannot work is refused with its place."""
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, MetaData, String, Table
+
+from examples.shop import tables
+from sluice.db.tables import entity_table, projection_table
+from sluice.tasks.api import Effect, Entity, Event, ProjectionEffect, Topic, effect, handles, projects
+from sluice.tasks.fold.registry import HandlersRefused, collect_handlers, collect_modules
+
+THING = Entity("thing", 2)
+TOPICS = (Topic("things", entity=THING),)
+view = projection_table("view", MetaData(), Column("id", String, primary_key=True))
+entities = entity_table("entities", MetaData(), Column("id", String, primary_key=True))
+plain = Table("plain", MetaData(), Column("id", String, primary_key=True))
+
+
+class Thing:
+    """Data of an event."""
+
+
+@handles("thing.b", "thing.a")
+def on_thing(event: Event[Thing]) -> Iterator[Effect]:
+    yield from ()
+
+
+@handles("thing.a")
+def also_on_thing(event: Event[Any]) -> Iterator[Effect]:
+    yield from ()
+
+
+@handles("thing.c")
+@projects("thing.a", into=view, revision=3)
+def project_thing(event) -> Iterator[ProjectionEffect]:  # type: ignore[no-untyped-def]
+    yield from ()
+
+
+@effect("notify", on_unknown="ask", timeout_seconds=3)
+def notify(call: Any) -> dict[str, Any]:
+    return {}
+
+
+def module(name: str = "made_up", **things: Any) -> ModuleType:
+    made = ModuleType(name)
+    vars(made).update({"topics": TOPICS, **things})
+    return made
+
+
+def test_what_modules_declare_is_collected() -> None:
+    registry = collect_modules(
+        [
+            module(on_thing=on_thing, notify=notify, other=project_thing),
+            module(also=also_on_thing, on_thing=on_thing),
+        ]
+    )
+    assert registry.topics == {"things": TOPICS[0]}
+    assert registry.entities == {"thing": THING}
+    assert {kind: [e.function for e in entries] for kind, entries in registry.handlers.items()} == {
+        "thing.a": [also_on_thing, on_thing],  # by their names
+        "thing.b": [on_thing],
+        "thing.c": [project_thing],
+    }
+    assert registry.handlers["thing.b"][0].name == f"{__name__}.on_thing"
+    [projection] = registry.projections["thing.a"]
+    assert (projection.function, projection.into, projection.revision) == (project_thing, view, 3)
+    assert registry.effects["notify"].declaration.timeout_seconds == 3
+
+
+def test_the_type_of_the_data_is_taken_from_the_annotation() -> None:
+    handlers = collect_modules([module(a=on_thing, b=also_on_thing, c=project_thing)]).handlers
+    assert handlers["thing.b"][0].data_type is Thing
+    assert {entry.data_type for entry in handlers["thing.a"]} == {Any, Thing}
+    assert handlers["thing.c"][0].data_type is Any
+
+
+def test_modules_are_named_in_one_setting() -> None:
+    registry = collect_handlers(" examples.shop.handlers , examples.shop.effects,")
+    assert "order.placed" in registry.handlers
+    assert tables.metadata in registry.metadatas
+
+
+def test_importing_registers_nothing() -> None:
+    with pytest.raises(HandlersRefused, match="no module of SLUICE_HANDLERS has `topics"):
+        collect_modules([ModuleType("empty")])
+
+
+def not_a_generator(event: Event[Any]) -> list[Effect]:
+    return []
+
+
+def of_two(event: Event[Any], more: int) -> Iterator[Effect]:
+    yield from ()
+
+
+def of_unknown(event: "Event[Nowhere]") -> Iterator[Effect]:  # type: ignore[name-defined] # noqa: F821
+    yield from ()
+
+
+def twin(event: Event[Any]) -> Iterator[ProjectionEffect]:
+    yield from ()
+
+
+def other_twin(event: Event[Any]) -> Iterator[Effect]:
+    yield from ()
+
+
+other_twin.__qualname__ = "twin"
+
+
+def _other_notify() -> Callable[..., Any]:
+    @effect("notify", on_unknown="ask")
+    def elsewhere(call: Any) -> dict[str, Any]:
+        return {}
+
+    return elsewhere
+
+
+def topics(*given: Topic) -> ModuleType:
+    return module(topics=given)
+
+
+REFUSED: list[tuple[str, Callable[[], Any], str]] = [
+    ("no module", lambda: collect_handlers(" , "), "SLUICE_HANDLERS names no module"),
+    ("a module that is not there",
+     lambda: collect_handlers("shop.nowhere"), "module shop.nowhere cannot be imported"),
+    ("no generator",
+     lambda: handles("a")(not_a_generator), r"test_registry\.not_a_generator is no generator function"),
+    ("two parameters", lambda: handles("a")(of_two), r"of_two takes 2 parameters"),
+    ("an annotation that is nowhere",
+     lambda: handles("a")(of_unknown), "of_unknown: its annotation cannot be read"),
+    ("no type", lambda: handles()(twin), "twin: name each event type once, at least one"),
+    ("a type twice", lambda: handles("a", "a")(twin), "twin: name each event type once"),
+    ("one name twice",
+     lambda: module(a=handles("a")(twin), b=handles("a")(other_twin)), r"two handlers are called .*\.twin"),
+    ("a projection into a plain table",
+     lambda: projects("a", into=plain, revision=1)(twin), "table plain was not made by"),
+    ("a projection into an entity's table",
+     lambda: projects("a", into=entities, revision=1)(twin), "into=entities, which was not made by"),
+    ("a projection of two revisions",
+     lambda: module(a=project_thing, b=projects("a", into=view, revision=4)(twin)),
+     "revision [34] of view, another of its handlers has [34]"),
+    ("a revision below the first",
+     lambda: projects("a", into=view, revision=0)(twin), "revisions begin at 1"),
+    ("an effect twice",
+     lambda: module(a=notify, b=_other_notify()), "effect notify is declared twice: notify and .*elsewhere"),
+    ("a topic twice, differently",
+     lambda: topics(*TOPICS, Topic("things", entity=Entity("x"))), "topic things is declared twice.*made_up"),
+    ("an entity with two shard counts",
+     lambda: topics(*TOPICS, Topic("t", entity=Entity("thing", 9))), "two shard counts.*made_up"),
+    ("an entity with a dot", lambda: topics(Topic("t", entity=Entity("a.b"))), "entity 'a.b' in made_up"),
+    ("an entity without name", lambda: topics(Topic("t", entity=Entity(""))), "entity '' in made_up"),
+    ("an entity name too long", lambda: topics(Topic("t", entity=Entity("x" * 65))), "1 to 64 characters"),
+    ("no shards", lambda: topics(Topic("t", entity=Entity("x", 0))), "shards ≥ 1"),
+]  # fmt: skip
+
+
+def _module_of(made: Any) -> ModuleType:
+    return made if isinstance(made, ModuleType) else module(made=made)
+
+
+@pytest.mark.parametrize(("make", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_refused_with_its_place(make: Callable[[], Any], text: str, request: pytest.FixtureRequest) -> None:
+    marked = (not_a_generator, of_two, of_unknown, twin, other_twin)
+    request.addfinalizer(lambda: [vars(function).pop("__sluice__", None) for function in marked])
+    with pytest.raises(HandlersRefused, match=text):
+        collect_modules([_module_of(make())])
+
+
+def test_an_effect_that_retries_says_how_long_its_key_lives() -> None:
+    with pytest.raises(ValueError, match="effect pay: on_unknown='retry' needs key_lifetime="):
+        effect("pay", on_unknown="retry")

@@ -1,0 +1,54 @@
+"""What follows a failed attempt: each kind of error leads to its step, and every road ends."""
+
+import psycopg2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.db.errors import DeploymentBroken, RowsChanged
+from sluice.tasks.apply.retry_policy import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Step, Tries
+from tests.unit.db.test_errors import Answer
+
+AGAIN, SINGLY, HALT, GIVE_UP = Step.AGAIN, Step.SINGLY, Step.HALT, Step.GIVE_UP
+LOST = psycopg2.OperationalError("server closed the connection")
+CHANGED, DEADLOCK = RowsChanged("somebody else wrote"), Answer("40P01")
+CANCELED, STALE_PLAN, UNIQUE, MISSING = Answer("57014"), Answer("0A000"), Answer("23505"), Answer("42P01")
+
+CASES: list[tuple[str, list[Exception], list[Step]]] = [
+    ("a lost connection", [LOST] * 9, [AGAIN] * 9),
+    ("a deadlock", [DEADLOCK], [AGAIN]),
+    ("rows changed five times", [CHANGED] * 6, [AGAIN] * 4 + [SINGLY] * 2),
+    ("canceled twice", [CANCELED, CANCELED], [AGAIN, SINGLY]),
+    ("a stale plan once", [STALE_PLAN], [AGAIN]),
+    ("a stale plan twice", [STALE_PLAN, STALE_PLAN], [AGAIN, HALT]),
+    ("stale plans of both kinds", [STALE_PLAN, Answer("26000")], [AGAIN, HALT]),
+    ("a refusal", [UNIQUE], [SINGLY]),
+    ("a refusal that is no event's", [UNIQUE, UNIQUE], [SINGLY, HALT]),
+    ("a lost connection event by event", [UNIQUE, LOST], [SINGLY, AGAIN]),
+    ("a missing table", [MISSING], [HALT]),
+    ("a broken deployment", [DeploymentBroken("undeclared")], [HALT]),
+    ("a bug", [KeyError("x")], [HALT]),
+]
+
+
+@pytest.mark.parametrize(("errors", "steps"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_steps(errors: list[Exception], steps: list[Step]) -> None:
+    tries = Tries()
+    assert [tries.after(error, elapsed_seconds=0) for error in errors] == steps
+    assert tries.singly == (SINGLY in steps)
+
+
+@pytest.mark.parametrize("error", [LOST, DEADLOCK, CHANGED, CANCELED, STALE_PLAN, UNIQUE], ids=repr)
+def test_patience_ends(error: Exception) -> None:
+    assert Tries().after(error, elapsed_seconds=PATIENCE_SECONDS + 1) is GIVE_UP
+
+
+def test_what_is_broken_halts_however_late() -> None:
+    assert Tries().after(MISSING, elapsed_seconds=PATIENCE_SECONDS + 1) is HALT
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_pauses_are_bounded_and_jittered(attempts: int, jitter: float) -> None:
+    tries = Tries(attempts=attempts)
+    assert 0 < tries.pause_seconds(0) <= tries.pause_seconds(jitter) <= LONGEST_PAUSE_SECONDS
+    assert tries.pause_seconds(0) <= Tries(attempts=attempts + 1).pause_seconds(0)

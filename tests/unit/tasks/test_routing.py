@@ -1,0 +1,40 @@
+"""Routing: stable shards, and Kafka's own partitioner as the reference for the sampled check."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.partitioner.default import murmur2 as kafka_murmur2
+
+from sluice.bridge.partitioner import expected_partition, murmur2
+from sluice.tasks.events.routing import queue_name, shard_of
+
+
+@given(st.binary(max_size=64))
+def test_murmur2_is_that_of_kafkas_clients(key: bytes) -> None:
+    assert murmur2(key) == kafka_murmur2(key) & 0xFFFFFFFF
+
+
+@given(st.binary(max_size=64), st.integers(1, 500))
+def test_a_partition_is_in_range(key: bytes, partitions: int) -> None:
+    assert 0 <= expected_partition(key, partitions) < partitions
+
+
+@pytest.mark.parametrize(
+    ("key", "shards", "shard"),
+    # Written down: another hash would send running entities to other queues without a re-routing.
+    [(b"acc-42", 16, 9), (b"order-99", 16, 12), (b"", 7, 0), (None, 7, 0), ("ключ".encode(), 16, 0)],
+)
+def test_shards_never_change(key: bytes | None, shards: int, shard: int) -> None:
+    assert shard_of(key, shards) == shard
+
+
+def test_shards_do_not_follow_partitions() -> None:
+    """Of the keys of one Kafka partition, every shard gets its part."""
+    keys = [b"key-%d" % n for n in range(4_000)]
+    of_one = [key for key in keys if expected_partition(key, 4) == 0]
+    counts = [sum(shard_of(key, 4) == shard for key in of_one) for shard in range(4)]
+    assert min(counts) > len(of_one) / 8
+
+
+def test_queue_names() -> None:
+    assert queue_name("payment", 3) == "payment.3"

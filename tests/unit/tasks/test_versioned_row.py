@@ -1,0 +1,232 @@
+"""Each write against each kind of row: its fate, and the row afterwards."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from sluice.db.errors import DeploymentBroken
+from sluice.db.tables import Shape, shape_of
+from sluice.db.values import ValueRefused
+from sluice.tasks.fold import versioned_row
+from sluice.tasks.fold.versioned_row import ABSENT, Fate, Row
+from tests.unit.tasks.strategies import MERGED, PLAIN
+
+INT, TIME = shape_of(MERGED["integer"]), shape_of(MERGED["timestamp"])
+
+
+def U(version: int | None, **values: Any) -> tuple[Any, ...]:
+    return (versioned_row.upsert, values, version)
+
+
+def M(version: int | None, **values: Any) -> tuple[Any, ...]:
+    return (versioned_row.merge, values, version)
+
+
+def I(version: int | None, **values: Any) -> tuple[Any, ...]:  # noqa: E743
+    return (versioned_row.insert, values, version)
+
+
+def D(version: int | None) -> tuple[Any, ...]:
+    return (versioned_row.delete, version)
+
+
+def INC(count: int, floor: int | None = None) -> tuple[Any, ...]:
+    return (versioned_row.increment, {"count": count}, floor)
+
+
+A, S, DUP, C = Fate.APPLIED, Fate.STALE, Fate.DUPLICATE, Fate.CONFLICT
+GONE = None
+
+# name, kind of versions, writes, fate of each, the row's (a, b, count) afterwards
+CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[Fate | None], Any]] = [
+    ("upsert newer wins", INT, [U(1, a="x"), U(2, a="y")], [A, A], ("y", 7, 0)),
+    ("upsert older is stale", INT, [U(2, a="x"), U(1, a="y")], [A, S], ("x", 7, 0)),
+    ("upsert same version, same values", INT, [U(2, a="x"), U(2, a="x")], [A, DUP], ("x", 7, 0)),
+    ("upsert same version, other values", INT, [U(2, a="x"), U(2, a="y")], [A, C], ("x", 7, 0)),
+    ("upsert same time: the later arrival", TIME, [U(2, a="x"), U(2, a="y")], [A, A], ("y", 7, 0)),
+    ("unlisted columns take their default", INT, [U(1, a="x", b=1), U(2)], [A, A], (None, 7, 0)),
+    ("upsert without version: arrival decides", INT,
+        [U(9, a="x"), U(None, a="y"), U(8)], [A, A, S], ("y", 7, 0)),
+    ("upsert leaves newer fields alone", INT, [M(3, a="x"), U(2, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("upsert repeated below a merged field", INT,
+        [U(2, a="y"), M(3, a="x"), U(2, a="y")], [A, A, DUP], ("x", 7, 0)),
+    ("upsert at a merged field's version, same", INT, [M(2, a="x"), U(2, a="x", b=1)], [A, A], ("x", 1, 0)),
+    ("upsert at a merged field's version, other", INT, [M(2, a="x"), U(2, a="y")], [A, C], ("x", 7, 0)),
+    ("upsert keeps counters", INT, [INC(5), U(2, a="y")], [A, A], ("y", 7, 5)),
+    ("merges of different fields", INT, [M(2, a="x"), M(1, b=1)], [A, A], ("x", 1, 0)),
+    ("merge of an older field is stale", INT, [M(2, a="x"), M(1, a="y")], [A, S], ("x", 7, 0)),
+    ("merge: one field newer is enough", INT, [M(2, a="x"), M(1, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("merge same version, same value", INT, [M(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
+    ("merge same version, other value", INT, [M(2, a="x"), M(2, a="y")], [A, C], ("x", 7, 0)),
+    ("merge: one field conflicts, none is written", INT,
+        [M(2, a="x"), M(2, a="y", b=1)], [A, C], ("x", 7, 0)),
+    ("merge same version, other field", INT, [M(2, a="x"), M(2, b=1)], [A, A], ("x", 1, 0)),
+    ("merge at the base, same value", INT, [U(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
+    ("merge at the base, other value", INT, [U(2, a="x"), M(2, a="y")], [A, C], ("x", 7, 0)),
+    ("merge same time: the later arrival", TIME, [M(2, a="x"), M(2, a="y")], [A, A], ("y", 7, 0)),
+    ("merge below the base is stale", INT, [U(2, a="x"), M(1, b=1)], [A, S], ("x", 7, 0)),
+    ("merge of nothing", INT, [M(2)], [S], GONE),
+    ("merge without version: arrival decides", INT,
+        [M(9, a="x"), M(None, a="y"), M(8, a="z")], [A, A, S], ("y", 7, 0)),
+    ("insert twice, same values", INT, [I(None, a="x"), I(None, a="x")], [A, DUP], ("x", 7, 0)),
+    ("insert twice, the default spelt out", INT,
+        [I(None, a="x"), I(None, a="x", b=7)], [A, DUP], ("x", 7, 0)),
+    ("insert twice, other values", INT, [I(None, a="x"), I(None, a="y")], [A, C], ("x", 7, 0)),
+    ("insert again after newer writes", INT,
+        [I(1, a="x"), U(2, a="y"), I(1, a="x")], [A, A, DUP], ("y", 7, 0)),
+    ("insert below the base is stale", INT, [U(2, a="x"), I(1, a="y")], [A, S], ("x", 7, 0)),
+    ("insert at the base is stale", INT, [U(2, a="x"), I(2, a="x")], [A, S], ("x", 7, 0)),
+    ("insert without version onto a written row", INT, [U(2, a="x"), I(None, a="y")], [A, S], ("x", 7, 0)),
+    ("insert above the base acts as upsert", INT,
+        [U(2, a="x"), I(3, a="y"), I(3, a="y")], [A, A, DUP], ("y", 7, 0)),
+    ("insert leaves newer fields alone", INT, [M(3, a="x"), I(2, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("insert at a merged field's version, other", INT, [M(2, a="x"), I(2, a="y")], [A, C], ("x", 7, 0)),
+    ("insert without version leaves merged fields", INT,
+        [M(3, a="x"), I(None, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("insert keeps counters", INT, [INC(5), I(None, a="y")], [A, A], ("y", 7, 5)),
+    ("insert below a tombstone", INT, [D(3), I(2, a="x"), I(None, a="x")], [A, S, S], GONE),
+    ("insert above a tombstone", INT, [D(3), I(4, a="x")], [A, A], ("x", 7, 0)),
+    ("insert after a delete: the hash went too", INT,
+        [I(1, a="x"), D(2), I(3, a="y")], [A, A, A], ("y", 7, 0)),
+    ("delete newer", INT, [U(1, a="x"), D(2)], [A, A], GONE),
+    ("delete older is stale", INT, [U(2, a="x"), D(1)], [A, S], ("x", 7, 0)),
+    ("delete of an absent row is remembered", INT, [D(2), U(1), M(1, a="x")], [A, S, S], GONE),
+    ("delete twice", INT, [D(2), D(2), D(1)], [A, DUP, S], GONE),
+    ("delete wins at the same version", INT,
+        [U(2, a="x"), D(2), U(2, a="x"), M(2, a="x")], [A, A, S, S], GONE),
+    ("delete first wins at the same version", INT, [D(2), U(2), M(2, a="x")], [A, S, S], GONE),
+    ("delete wins over a merge of its version", INT,
+        [M(2, a="x"), M(3, b=1), D(2), M(2, a="x")], [A, A, A, S], (None, 1, 0)),
+    ("delete wins, a newer field stays", INT, [M(3, b=1), D(2), U(2, a="x")], [A, A, S], (None, 1, 0)),
+    ("delete twice below a newer field", INT, [M(3, b=1), D(2), D(2)], [A, A, DUP], (None, 1, 0)),
+    ("delete same time: the later arrival", TIME, [U(2, a="x"), D(2), U(2, a="x")], [A, A, A], ("x", 7, 0)),
+    ("delete without version", INT,
+        [U(5, a="x"), M(7, b=1), D(None), U(7), U(8)], [A, A, A, S, A], (None, 7, 0)),
+    ("delete resets counters", INT, [INC(5), D(2), U(3)], [A, A, A], (None, 7, 0)),
+    ("delete resets counters of a row that stays", INT, [INC(5), M(3, b=1), D(2)], [A, A, A], (None, 1, 0)),
+    ("increment from the defaults", INT, [INC(5), INC(-2)], [A, A], (None, 7, 3)),
+    ("increment of a deleted row is stale", INT, [INC(5), D(1), INC(1)], [A, A, S], GONE),
+    ("increment touches no version", INT, [U(2, a="x"), INC(1), U(2, a="x")], [A, A, DUP], ("x", 7, 1)),
+    ("increment to the floor", INT, [INC(5), INC(-5, 0)], [A, A], (None, 7, 0)),
+    ("increment below the floor changes nothing", INT, [INC(5), INC(-6, 0)], [A, None], (None, 7, 5)),
+    ("increment of an absent row below the floor", INT, [INC(-1, 0)], [None], GONE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "fates", "values"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_effect(shape: Shape, steps: list[tuple[Any, ...]], fates: list[Fate | None], values: Any) -> None:
+    row, met = ABSENT, []
+    for function, *arguments in steps:
+        before = row
+        fate, row = function(shape, row, *arguments)
+        met.append(fate)
+        assert fate is Fate.APPLIED or row is before, "only what was applied makes another row"
+    assert met == fates
+    assert (None if row.values is None else tuple(row.values[name] for name in ("a", "b", "count"))) == values
+
+
+def test_bookkeeping_of_a_merged_row() -> None:
+    _, row = versioned_row.upsert(INT, ABSENT, {"a": "x"}, 2)
+    _, row = versioned_row.merge(INT, row, {"b": 1}, 4)
+    assert (row.version, row.field_versions) == (2, {"b": 4})
+    _, row = versioned_row.upsert(INT, row, {"a": "y"}, 4)
+    assert (row.version, row.field_versions) == (2, {"b": 4}), "b would be 7 at the same version: a conflict"
+    _, row = versioned_row.upsert(INT, row, {"a": "y"}, 5)
+    assert (row.version, row.field_versions) == (5, {}), "versions at or below the base are not kept"
+    _, row = versioned_row.delete(INT, row, 6)
+    assert row == Row(tombstone=6)
+    _, row = versioned_row.merge(INT, row, {"a": "z"}, 7)
+    assert row == Row({"a": "z", "b": 7, "count": 0}, 6, {"a": 7}, None, 6), "base: the tombstone's"
+
+
+def test_insert_keeps_a_hash_of_its_values() -> None:
+    _, row = versioned_row.insert(INT, ABSENT, {"a": "x"}, None)
+    assert isinstance(row.inserted_hash, UUID)
+    assert row.version is None
+    assert versioned_row.upsert(INT, row, {"a": "y"}, 1)[1].inserted_hash == row.inserted_hash
+
+
+REFUSED: list[tuple[str, Callable[[], object], type[Exception], str]] = [
+    (
+        "null in a NOT NULL column",
+        lambda: versioned_row.upsert(INT, ABSENT, {"b": None}, 1),
+        ValueRefused,
+        "merged_integer.b must not be null",
+    ),
+    (
+        "null merged into a NOT NULL column",
+        lambda: versioned_row.merge(INT, ABSENT, {"b": None}, 1),
+        ValueRefused,
+        "must not be null",
+    ),
+    (
+        "a value of another type",
+        lambda: versioned_row.insert(INT, ABSENT, {"b": "1"}, 1),
+        ValueRefused,
+        "merged_integer.b: str '1' is no integer",
+    ),
+    (
+        "a counter out of range",
+        lambda: versioned_row.increment(INT, Row({"a": "", "b": 0, "count": 2**31 - 1}), {"count": 1}, None),
+        ValueRefused,
+        "outside",
+    ),
+    (
+        "an increment by null",
+        lambda: versioned_row.increment(INT, ABSENT, {"count": None}, None),
+        ValueRefused,
+        "by null",
+    ),
+    (
+        "an unknown column",
+        lambda: versioned_row.upsert(INT, ABSENT, {"z": 1}, 1),
+        DeploymentBroken,
+        "merged_integer.z",
+    ),
+    (
+        "the key as a value",
+        lambda: versioned_row.upsert(INT, ABSENT, {"id": "k"}, 1),
+        DeploymentBroken,
+        "merged_integer.id",
+    ),
+    (
+        "bookkeeping as a value",
+        lambda: versioned_row.merge(INT, ABSENT, {"version": 3}, 1),
+        DeploymentBroken,
+        "version",
+    ),
+    (
+        "a counter written",
+        lambda: versioned_row.upsert(INT, ABSENT, {"count": 1}, 1),
+        DeploymentBroken,
+        "count",
+    ),
+    (
+        "a field incremented",
+        lambda: versioned_row.increment(INT, ABSENT, {"b": 1}, None),
+        DeploymentBroken,
+        "counters",
+    ),
+    (
+        "a merge into a plain table",
+        lambda: versioned_row.merge(shape_of(PLAIN), ABSENT, {"b": 1}, 1),
+        DeploymentBroken,
+        "merged=True",
+    ),
+    (
+        "a delete from a plain table",
+        lambda: versioned_row.delete(shape_of(PLAIN), ABSENT, 1),
+        DeploymentBroken,
+        "deletable=True",
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "kind", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_refused(act: Callable[[], object], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        act()

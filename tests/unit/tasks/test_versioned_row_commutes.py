@@ -1,0 +1,127 @@
+"""Writes of different versions end in one row in any order; and the mutants that this catches."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
+
+from sluice.db.tables import Shape, Versions, shape_of
+from sluice.tasks.fold import versioned_row
+from sluice.tasks.fold.versioned_row import ABSENT, Fate, Row
+from tests.unit.tasks.strategies import MERGED, few_values
+
+VERSIONS: tuple[Versions, ...] = ("integer", "timestamp")
+SHAPES = {versions: shape_of(MERGED[versions]) for versions in VERSIONS}
+INT = SHAPES["integer"]
+
+Upserter = Callable[[Shape, Row, Mapping[str, Any], int | None], tuple[Fate, Row]]
+
+
+class Write(NamedTuple):
+    """One versioned write: `values` is None for a Delete."""
+
+    verb: str
+    version: int
+    values: Mapping[str, Any]
+
+
+def write(version: int) -> st.SearchStrategy[Write]:
+    return st.builds(Write, st.sampled_from(("upsert", "merge", "delete")), st.just(version), few_values)
+
+
+def writes(count: int) -> st.SearchStrategy[list[Write]]:
+    """Writes of different versions, and what was there before them."""
+    versions = st.permutations(range(count))
+    return versions.flatmap(lambda numbers: st.tuples(*map(write, numbers)).map(list))
+
+
+def played(
+    shape: Shape, sequence: tuple[Write, ...] | list[Write], upsert: Upserter = versioned_row.upsert
+) -> tuple[list[Fate], Row]:
+    row, fates = ABSENT, []
+    for one in sequence:
+        if one.verb == "upsert":
+            fate, row = upsert(shape, row, one.values, one.version)
+        elif one.verb == "merge":
+            fate, row = versioned_row.merge(shape, row, one.values, one.version)
+        else:
+            fate, row = versioned_row.delete(shape, row, one.version)
+        fates.append(fate)
+    return fates, row
+
+
+def observable(row: Row) -> tuple[Any, ...]:
+    """What a later write can tell apart.
+
+    Of an absent row only the tombstone; of a present one the tombstone only where its base equals it.
+    """
+    if row.values is None:
+        return (None, row.tombstone)
+    cut = row.tombstone is not None and row.tombstone == row.version
+    return (dict(row.values), row.version, dict(row.field_versions), cut)
+
+
+def orders(written: list[Write]) -> Iterator[tuple[Write, ...]]:
+    """Every order of arrival; then every order with one write repeated, anywhere after itself."""
+    yield from permutations(written)
+    for order in permutations(written):
+        for i, again in enumerate(order):
+            for place in range(i + 1, len(order) + 1):
+                yield (*order[:place], again, *order[place:])
+
+
+def endings(
+    shape: Shape, written: list[Write], upsert: Upserter = versioned_row.upsert
+) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for order in orders(written):
+        ending = observable(played(shape, order, upsert)[1])
+        if ending not in found:
+            found.append(ending)
+    return found
+
+
+@pytest.mark.parametrize("versions", VERSIONS)
+@pytest.mark.parametrize("count", [2, 3])
+def test_writes_of_different_versions_end_in_one_row_in_any_order(versions: Versions, count: int) -> None:
+    @settings(max_examples=250, deadline=None, print_blob=True)
+    @given(writes(count))
+    def holds(written: list[Write]) -> None:
+        assert len(endings(SHAPES[versions], written)) == 1
+
+    holds()
+
+
+@settings(max_examples=40, deadline=None, print_blob=True)
+@given(writes(4))
+def test_four_writes_still_end_in_one_row(written: list[Write]) -> None:
+    first, *others = (observable(played(INT, order)[1]) for order in permutations(written))
+    assert all(other == first for other in others)
+
+
+def forgetful_upsert(
+    shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
+) -> tuple[Fate, Row]:
+    """A mutant: overwrites merged fields whatever their versions."""
+    return versioned_row.upsert(shape, row._replace(field_versions={}), values, version)
+
+
+def credulous_upsert(
+    shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
+) -> tuple[Fate, Row]:
+    """A mutant: does not look at the tombstone."""
+    return versioned_row.upsert(
+        shape, row._replace(tombstone=None) if row.values is None else row, values, version
+    )
+
+
+@pytest.mark.parametrize("mutant", [forgetful_upsert, credulous_upsert])
+def test_the_property_catches_a_wrong_upsert(mutant: Upserter) -> None:
+    quiet = settings(
+        max_examples=300, deadline=None, database=None, derandomize=True, phases=[Phase.generate]
+    )
+    caught = find(writes(2), lambda written: len(endings(INT, written, mutant)) > 1, settings=quiet)
+    assert len(endings(INT, caught)) == 1

@@ -1,0 +1,147 @@
+"""Whoever comes and goes, the queues end up shared out evenly, and only what must move moves."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.db.delivery.leases import Lease, Standing
+from sluice.worker import lease_assignor
+from sluice.worker.lease_assignor import Moves, decide_moves, fair_share
+
+QUEUES = [f"{entity}.{shard}" for entity in ("order", "payment", "stock") for shard in range(4)]
+SETTLED = 12  # turns of each: more than anything needs
+
+
+@dataclass
+class World:
+    """Queues, workers by process id, and the locks; a worker's turn happens at once."""
+
+    rng: Random
+    queues: list[str]
+    retired: frozenset[str] = frozenset()
+    workers: set[int] = field(default_factory=set)
+    holders: dict[str, int] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+
+    def join(self) -> None:
+        self.workers.add(max(self.workers, default=0) + 1)
+
+    def leave(self, worker: int) -> None:
+        self.workers.discard(worker)
+        self.holders = {queue: holder for queue, holder in self.holders.items() if holder != worker}
+
+    def moves(self, worker: int) -> Moves:
+        leases = tuple(Lease(q, q in self.retired, self.holders.get(q)) for q in self.queues)
+        wanted = {q for q, holder in self.holders.items() if holder == worker}
+        shuffle = self.rng.sample
+        standing = Standing(worker, frozenset(self.workers), leases)
+        return decide_moves(standing, wanted, lambda queues: shuffle(list(queues), len(queues)))
+
+    def turn(self, worker: int) -> int:
+        moves, changes = self.moves(worker), 0
+        for queues, count in moves.tries:
+            for queue in [queue for queue in queues if queue not in self.holders][:count]:
+                self.holders[queue] = worker
+                self.moved.append(queue)
+                changes += 1
+        for queue in moves.give:
+            del self.holders[queue]
+            changes += 1
+        return changes
+
+    def settle(self) -> int:
+        """Turns in random orders; how many changes the last round made."""
+        changes = 0
+        for _ in range(SETTLED):
+            changes = sum(
+                self.turn(worker) for worker in self.rng.sample(sorted(self.workers), len(self.workers))
+            )
+        return changes
+
+    def shares(self, queues: list[str]) -> Counter[int]:
+        counts = Counter(dict.fromkeys(self.workers, 0))
+        counts.update(self.holders[queue] for queue in queues)
+        return counts
+
+
+@given(st.dictionaries(st.integers(1, 99), st.integers(0, 40), min_size=1, max_size=9), st.integers(0, 60))
+def test_the_shares_add_up_and_differ_by_one_at_most(held: dict[int, int], queues: int) -> None:
+    shares = [fair_share(held, member, queues) for member in held]
+    assert sum(shares) == queues
+    assert max(shares) - min(shares) <= 1
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 12), st.data())
+def test_after_any_joins_and_leaves_all_queues_are_held_evenly(
+    rng: Random, count: int, data: st.DataObject
+) -> None:
+    queues = QUEUES[:count]
+    world = World(rng, queues, retired=frozenset(data.draw(st.sets(st.sampled_from(queues)))))
+    world.join()
+    for _ in range(data.draw(st.integers(0, 12))):
+        if len(world.workers) > 1 and rng.random() < 0.4:
+            world.leave(rng.choice(sorted(world.workers)))
+        else:
+            world.join()
+        world.turn(rng.choice(sorted(world.workers)))
+    assert world.settle() == 0
+    for group in (queues, sorted(world.retired), sorted(set(queues) - world.retired)):
+        assert set(group) <= world.holders.keys()
+    for group in (sorted(world.retired), sorted(set(queues) - world.retired)):
+        shares = world.shares(group).values()
+        assert max(shares) - min(shares) <= 1, world.holders
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 8))
+def test_one_that_joins_moves_its_own_share_and_nothing_else(rng: Random, workers: int) -> None:
+    world = World(rng, QUEUES)
+    for _ in range(workers):
+        world.join()
+    world.settle()
+    world.moved.clear()
+    world.join()
+    newcomer = max(world.workers)
+    world.settle()
+    assert len(world.moved) == world.shares(QUEUES)[newcomer]
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 8))
+def test_one_that_leaves_moves_what_it_held_and_nothing_else(rng: Random, workers: int) -> None:
+    world = World(rng, QUEUES)
+    for _ in range(workers):
+        world.join()
+    world.settle()
+    leaver = rng.choice(sorted(world.workers))
+    held = {queue for queue, holder in world.holders.items() if holder == leaver}
+    world.moved.clear()
+    world.leave(leaver)
+    world.settle()
+    assert sorted(world.moved) == sorted(held)
+
+
+@given(st.randoms(use_true_random=False))
+def test_two_workers_share_every_entity_type_evenly(rng: Random) -> None:
+    world = World(rng, QUEUES)
+    for _ in range(2):
+        world.join()
+        world.settle()
+    for entity in ("order", "payment", "stock"):
+        assert set(world.shares([q for q in QUEUES if q.startswith(entity)]).values()) == {2}
+
+
+def test_a_queue_that_its_holder_is_giving_back_is_nobodys_to_take() -> None:
+    leases = (Lease("order.0", False, 1), Lease("order.1", False, 2))
+    moves = decide_moves(Standing(1, frozenset({1, 2}), leases), set(), list)
+    assert moves == Moves((), (), is_short=True)
+
+
+def test_a_mutant_whose_larger_share_goes_by_number_alone_moves_more_than_it_must() -> None:
+    from tests.mutants import mutated
+
+    mutant = mutated(lease_assignor, "(-held[member], member)", "member")
+    held = {1: 1, 2: 2}  # of three queues: the second has the larger share already
+    assert [fair_share(held, member, 3) for member in held] == [1, 2]
+    assert [mutant.fair_share(held, member, 3) for member in held] == [2, 1]

@@ -1,0 +1,194 @@
+"""The thread that holds this worker's leases: Postgres on one side, on the other what the loop consumes.
+
+The two sides exchange two values, each replaced whole: `wanted`, which queues the loop is to consume, and
+`consumed`, which it does. A lock is let go only when the loop has seen that its queue is not wanted any more,
+and does not consume it: so nobody takes a queue of which this worker still may pop something.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+import psycopg2
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.delivery.leases import Told, end_lease, join_workers, read_standing, tell_worker, try_lease
+from sluice.db.errors import ErrorKind, classify
+from sluice.runtime.backoff import Backoff
+from sluice.worker.activity import Activity
+from sluice.worker.lease_assignor import decide_moves
+
+log = structlog.get_logger("sluice.leases")
+
+TURN_SECONDS = 0.5  # how soon a worker that came or went is noticed, against a statement of Postgres
+SHORT_SECONDS = 0.1  # the same for one that waits for what others are giving back
+TELL_SECONDS = 1.0  # how old what `sluice workers` shows may be, against a row version per telling
+# A loop that neither works nor ticks has no broker, or stands still; then its queues are better with others.
+SILENT_SECONDS = 3.0
+STUCK_SECONDS = 60.0  # in one batch, which gives up by itself after 20
+END_SECONDS = 5.0  # for the thread, when the worker ends: a statement may be under way
+
+
+class View(NamedTuple):
+    """Queues, as of the version of what is wanted."""
+
+    version: int
+    queues: frozenset[str]
+
+
+def is_responsive(*, now: float, seen_at: float, busy_since: float | None) -> bool:
+    """Whether the loop can be trusted with queues. `seen_at`: when it last ticked, or ended a batch."""
+    if busy_since is not None:
+        return now - busy_since < STUCK_SECONDS
+    return now - seen_at < SILENT_SECONDS
+
+
+@dataclass
+class LeaseKeeper:
+    """Made by the loop's thread; `run` is another one's. `wanted_changed` must be safe to call from there."""
+
+    session: Session
+    node: str
+    activity: Activity
+    wanted_changed: Callable[[], None]
+    rng: Random = field(default_factory=Random)
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self.wanted = View(0, frozenset())
+        self._consumed = View(0, frozenset())
+        self._taken_at: dict[str, float] = {}
+        self._unwanted_at: dict[str, int] = {}
+        self._joined = False
+        self._is_short = False
+        self._ticked_at = float("-inf")
+        self._told: Told | None = None
+        self._told_at = float("-inf")
+        self._backoff = Backoff()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self.run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the session, and with it every lease. The loop consumes nothing any more. May run twice."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(END_SECONDS)
+        else:
+            self._leave()
+
+    def note_tick(self, consumed: View) -> None:
+        """The loop came by, and consumes so much, having seen what was wanted at that version."""
+        self._ticked_at = self.clock()
+        changed, self._consumed = consumed != self._consumed, consumed
+        if changed:
+            self._wake.set()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread ended, by itself: a bug, with which no worker should go on."""
+        return not self._thread.is_alive()
+
+    def run(self) -> None:
+        """Turns until stopped. Holds nothing afterwards, however it ends."""
+        try:
+            while not self._stopping:
+                self.run_once()
+                self._wake.wait(SHORT_SECONDS if self._is_short else TURN_SECONDS)
+                self._wake.clear()
+        finally:
+            self._leave()
+
+    def run_once(self) -> None:
+        """One turn. Whatever fails, the session is gone and with it all leases; the next turns begin anew."""
+        now = self.clock()
+        if not self._backoff.allows(now):
+            return
+        # Busy first: a batch that ends in between was seen, one way or the other.
+        busy, last = self.activity.busy, self.activity.last
+        seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
+        if not is_responsive(now=now, seen_at=seen_at, busy_since=busy and busy[1]):
+            if self._joined:
+                log.warning("the loop stands still, or has no broker: queues are left to others")
+                self._leave()
+            return
+        try:
+            self._turn(now)
+        except psycopg2.Error as error:
+            self._leave()
+            if self._backoff.note_failure(now):
+                away = classify(error) is ErrorKind.TRANSIENT
+                say = "no leases until Postgres answers" if away else "no leases: run `sluice init`"
+                log.warning(say, error=str(error).strip())
+            return
+        if self._backoff.note_success():
+            log.info("Postgres answers: queues are shared again")
+
+    def _turn(self, now: float) -> None:
+        if not self._joined:
+            join_workers(self.session)
+            self._joined = True
+        self._give_back()
+        moves = decide_moves(read_standing(self.session), self.wanted.queues, self._shuffled)
+        self._is_short = moves.is_short
+        taken: list[str] = []
+        for queues, count in moves.tries:
+            left = count
+            for queue in queues:
+                # One that is not given back yet is not free, either.
+                if left and queue not in self._taken_at and try_lease(self.session, queue):
+                    taken.append(queue)
+                    self._taken_at[queue] = now
+                    left -= 1
+        if taken or moves.give:
+            self._want((self.wanted.queues | set(taken)) - set(moves.give))
+            for queue in moves.give:
+                self._unwanted_at[queue] = self.wanted.version
+        self._tell(now)
+
+    def _give_back(self) -> None:
+        consumed = self._consumed
+        for queue, version in list(self._unwanted_at.items()):
+            if consumed.version >= version and queue not in consumed.queues:
+                end_lease(self.session, queue)
+                del self._unwanted_at[queue], self._taken_at[queue]
+
+    def _leave(self) -> None:
+        self.session.close()
+        self._joined = self._is_short = False
+        self._taken_at.clear()
+        self._unwanted_at.clear()
+        self._told = None
+        if self.wanted.queues:
+            self._want(frozenset())
+
+    def _want(self, queues: frozenset[str]) -> None:
+        self.wanted = View(self.wanted.version + 1, queues)
+        self.wanted_changed()
+
+    def _tell(self, now: float) -> None:
+        busy, last = self.activity.busy, self.activity.last
+        told = Told(
+            self.node,
+            os.getpid(),
+            {queue: now - at for queue, at in self._taken_at.items()},
+            *((busy[0], now - busy[1]) if busy else (None, None)),
+            *((last.queue, now - last.ended_at, last.records, last.seconds) if last else (None,) * 4),
+        )
+        is_news = self._told is None or self._told.leases.keys() != told.leases.keys()
+        if is_news or now - self._told_at >= TELL_SECONDS:
+            tell_worker(self.session, told)
+            self._told, self._told_at = told, now
+
+    def _shuffled(self, queues: Sequence[str]) -> list[str]:
+        return self.rng.sample(list(queues), len(queues))

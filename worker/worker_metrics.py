@@ -1,0 +1,92 @@
+"""What one worker counts, and the step of Celery's worker that serves it."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from celery import bootsteps
+from celery.concurrency import prefork
+
+from sluice.db.schema import OUTCOMES
+from sluice.runtime import metrics
+from sluice.runtime.celery_options import RELAY_QUEUE, SERVICE_QUEUES
+from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge, histogram
+from sluice.runtime.settings import SettingsError
+from sluice.tasks.apply.apply import Applied
+
+
+class WorkerMetrics:
+    """Written by the worker's loop alone; per batch and per visit, never per record."""
+
+    def __init__(self) -> None:
+        self._batch_seconds = histogram(metrics.WORKER_BATCH_SECONDS)
+        self._records = counter(metrics.WORKER_RECORDS)
+        # Kept: to look one up costs as much as to count.
+        self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
+        self._given_up_batches = counter(metrics.WORKER_GIVEN_UP_BATCHES)
+        self._leased_queues = gauge(metrics.WORKER_LEASED_QUEUES)
+        self._sent_records = counter(metrics.RELAY_SENT_RECORDS)
+        self._visits = counter(metrics.RELAY_VISITS)
+
+    def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
+        """Those that a worker on these queues writes: nobody should look at the others' zeros."""
+        found: list[Collector] = []
+        if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
+            found += [self._batch_seconds, self._records, self._given_up_batches]
+        if shares_queues:
+            found.append(self._leased_queues)
+        if RELAY_QUEUE in queues:
+            found += [self._sent_records, self._visits]
+        return found
+
+    def note_batch(self, applied: Applied | None, seconds: float) -> None:
+        """A batch is done."""
+        self._batch_seconds.observe(seconds)
+        if applied is None:
+            self._given_up_batches.inc()
+            return
+        for outcome, records in applied.outcomes.items():
+            self._records_of[outcome].inc(records)
+
+    def note_sent(self, records: int) -> None:
+        """The relay sent so many."""
+        if records:
+            self._sent_records.inc(records)
+
+    def note_visit(self) -> None:
+        """The relay came."""
+        self._visits.inc()
+
+    def watch_leases(self, count_queues: Callable[[], int]) -> None:
+        """How many queues are held is asked when somebody looks; by another thread."""
+        self._leased_queues.set_function(count_queues)
+
+
+class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Serves them from the worker's own process, after its children were forked.
+
+    What children of a prefork pool count stays theirs: of such a worker only the process itself is shown.
+    """
+
+    requires = frozenset({"celery.worker.components:Pool"})
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._endpoint: MetricsEndpoint = parent.app.sluice_endpoint
+
+    def start(self, parent: Any) -> None:
+        """Raises SystemExit if the port cannot be had."""
+        app = parent.app
+        shown: list[Collector] = []
+        if not isinstance(parent.pool, prefork.TaskPool):
+            queues = app.amqp.queues.consume_from
+            shown = app.sluice_metrics.collectors(queues, shares_queues=app.sluice_shares_queues)
+        try:
+            self._endpoint.open(shown)
+        except SettingsError as error:
+            raise SystemExit(str(error)) from error
+
+    def stop(self, _: Any) -> None:
+        """At the end."""
+        self._endpoint.close()
+
+    terminate = stop

@@ -1,0 +1,233 @@
+"""What one worker process holds, made when it is first needed: after the fork, where there is one."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import RedisError
+
+from sluice.db.admin.open_issues import read_troubles
+from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
+from sluice.db.delivery.progress import read_queue_names
+from sluice.db.errors import ErrorKind, classify, needs_new_connection
+from sluice.db.projections.generation_lag import read_lagging
+from sluice.db.records import WaitingRow
+from sluice.kafka_io.producer import ConfluentProducer
+from sluice.runtime.celery_options import EFFECT_TASK, EFFECTS_QUEUE, REBUILD_QUEUE, REBUILD_TASK, apply_queue
+from sluice.runtime.gc_tuning import tune_collector
+from sluice.runtime.place import Place
+from sluice.runtime.settings import Settings
+from sluice.tasks.api import EffectDeclaration
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.effects.dispatcher import Dispatcher
+from sluice.tasks.effects.executor import Executor, expire_leases
+from sluice.tasks.events.wire import Slice
+from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
+from sluice.tasks.outbox.relay import Relay
+from sluice.tasks.outbox.relay_wakeup import Kick
+from sluice.tasks.rebuild.rebuild import Rebuilder
+from sluice.tasks.retention import purge, read_topic_configs
+from sluice.worker.relay_loop import Visit
+from sluice.worker.worker_metrics import WorkerMetrics
+
+log = structlog.get_logger("sluice.worker")
+
+# Beyond the call's own time-out, which interrupts Python but not every C library: the process is ended.
+HARD_LIMIT_SECONDS = 25.0
+
+
+class WorkerProcess:
+    """Handlers, sessions and what works with them. It serves few kinds of tasks, and opens what they need."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self._settings = settings
+        self._app = app
+        self._metrics: WorkerMetrics = app.sluice_metrics
+        self._sessions: list[Session] = []
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The handlers, collected at start. Ends the process if they cannot be served."""
+        try:
+            return collect_handlers(self._settings.handlers)
+        except HandlersRefused as error:
+            log.error("handlers refused", reason=str(error))
+            raise SystemExit(f"Handlers refused: {error}") from error
+
+    def queue_names(self) -> list[str]:
+        """The queues there are: as Postgres says, which alone knows of re-routings."""
+        declared = {f"{e.name}.{n}" for e in self.registry.entities.values() for n in range(e.shards)}
+        session = Session(self._url, application_name="sluice worker")
+        try:
+            return sorted(declared | set(read_queue_names(session)))
+        except Exception as error:
+            # Postgres may come up after its workers; the declared queues serve until the next start.
+            log.warning("queues not read from Postgres", error=str(error))
+            return sorted(declared)
+        finally:
+            session.close()
+
+    def apply(self, queue: str, slices: list[Slice]) -> None:
+        """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
+        with self._app.sluice_activity.batch(queue, sum(len(piece.records) for piece in slices)):
+            applied = self._applier.apply(queue, slices)
+        self._metrics.note_batch(applied, self._app.sluice_activity.last.seconds)
+        if applied is not None and applied.outgoing:
+            self._kick.ring()
+
+    def relay(self) -> None:
+        """One visit of the relay: dispatches calls that are due, publishes the outbox."""
+        with _Outages(self._relay_session, "relay"):
+            self._metrics.note_visit()
+            Visit(self._kick, send=self._send, dispatch=self._dispatch).run()
+
+    def run_effect(self, effect_key: str) -> None:
+        """One call, if it is due."""
+        with _Outages(self._effects_session, "effect"):
+            self._executor.run(effect_key)
+
+    def rebuild(self, projection: str, generation: int, place: Place) -> None:
+        """One turn of a rebuild at one partition."""
+        with _Outages(self._rebuild_session, "rebuild"):
+            self._rebuilder.run(projection, generation, place)
+
+    def start_rebuilds(self) -> None:
+        """Tells the rebuild workers what lags, once they have nothing else to do.
+
+        No turn calls its successor: two calls for one partition would become two for ever.
+        """
+        with _Outages(self._maintenance_session, "rebuilds"):
+            lagging = read_lagging(self._maintenance_session)
+            if lagging and self._kick.count_waiting(REBUILD_QUEUE) == 0:
+                for what in lagging:
+                    self._app.send_task(
+                        REBUILD_TASK,
+                        args=list(what),
+                        queue=apply_queue(REBUILD_QUEUE),
+                        retry=False,
+                        ignore_result=True,
+                    )
+
+    def expire_leases(self) -> None:
+        """Calls that were never answered."""
+        with _Outages(self._maintenance_session, "leases"):
+            expire_leases(self._maintenance_session, self.registry)
+
+    def purge(self) -> None:
+        """What is old enough is forgotten."""
+        configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
+        with _Outages(self._maintenance_session, "purge"):
+            gone = purge(self._maintenance_session, self._settings, configs)
+            log.info("purged", **{kind.replace(" ", "_"): count for kind, count in gone.items()})
+
+    def check_self(self) -> None:
+        """One line in the log of what waits for somebody."""
+        with _Outages(self._maintenance_session, "self-check"):
+            troubles = read_troubles(self._maintenance_session)
+            say = log.warning if troubles.are_for_somebody else log.info
+            say("self-check", **troubles._asdict())
+
+    def close(self) -> None:
+        """Ends the connections. May run twice."""
+        for session in self._sessions:
+            session.close()
+
+    @property
+    def _url(self) -> str:
+        return self._settings.database_url.get_secret_value()
+
+    def _open(self, name: str, plans: Mapping[str, str]) -> Session:
+        session = Session(self._url, application_name=f"sluice {name}", plans=plans)
+        self._sessions.append(session)
+        tune_collector()
+        return session
+
+    @cached_property
+    def _applier(self) -> Applier:
+        return Applier(self._open("worker", BATCH_PLANS), self.registry)
+
+    @cached_property
+    def _kick(self) -> Kick:
+        return Kick(self._settings, self._app)
+
+    @cached_property
+    def _relay_session(self) -> Session:
+        return self._open("relay", QUEUE_PLANS)
+
+    @cached_property
+    def _relay(self) -> Relay:
+        producer: ConfluentProducer[WaitingRow] = ConfluentProducer(self._settings.kafka_bootstrap_servers)
+        return Relay(self._relay_session, producer, source=self._settings.source)
+
+    def _send(self) -> int:
+        sent = self._relay.run_once().sent
+        self._metrics.note_sent(sent)
+        return sent
+
+    def _dispatch(self) -> None:
+        # Records are sent whatever becomes of calls.
+        with _Outages(self._relay_session, "dispatch"):
+            self._dispatcher.run_once()
+
+    @cached_property
+    def _dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self._relay_session,
+            self.registry,
+            publish=self._publish_call,
+            count_waiting=lambda: self._kick.count_waiting(EFFECTS_QUEUE),
+        )
+
+    @cached_property
+    def _effects_session(self) -> Session:
+        return self._open("effects", QUEUE_PLANS)
+
+    @cached_property
+    def _executor(self) -> Executor:
+        return Executor(self._effects_session, self.registry)
+
+    @cached_property
+    def _rebuild_session(self) -> Session:
+        return self._open("rebuild", BATCH_PLANS)
+
+    @cached_property
+    def _rebuilder(self) -> Rebuilder:
+        return Rebuilder(self._rebuild_session, self.registry, self._settings.kafka_bootstrap_servers)
+
+    @cached_property
+    def _maintenance_session(self) -> Session:
+        return self._open("maintenance", QUEUE_PLANS)
+
+    def _publish_call(self, effect_key: str, declaration: EffectDeclaration) -> None:
+        self._app.send_task(
+            EFFECT_TASK,
+            args=[effect_key],
+            queue=apply_queue(EFFECTS_QUEUE),
+            time_limit=declaration.timeout_seconds + HARD_LIMIT_SECONDS,
+            retry=False,
+            ignore_result=True,
+        )
+
+
+class _Outages:
+    """Postgres or Redis away: said once here; beat, or the lease, has the work done again."""
+
+    def __init__(self, session: Session, what: str) -> None:
+        self._session = session
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if needs_new_connection(error):
+            self._session.close()
+        away = isinstance(error, RedisError | OperationalError | OSError)
+        if not away and classify(error) is not ErrorKind.TRANSIENT:
+            return False
+        log.warning("given up for now", what=self._what, error=str(error).strip())
+        return True
