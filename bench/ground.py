@@ -18,7 +18,7 @@ from bench.log import PARTITIONS, is_group_settled, recreate_topic
 from bench.peers.schema import EMITTED_TOPIC, create_tables
 from sluice.admin.init import initialise
 from sluice.db.connection import Session, Statement
-from sluice.db.delivery.leases import read_standing
+from sluice.db.delivery.leases import read_lease_snapshot
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import Registry, collect_handlers
@@ -176,7 +176,7 @@ class Site:
             return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.answering
 
     def _queues_are_shared(self) -> bool:
-        held = Counter(lease.holder for lease in read_standing(self.session).leases)
+        held = Counter(lease.holder for lease in read_lease_snapshot(self.session).leases)
         counts = held.values()
         return None not in held and len(held) == self.contender.workers and max(counts) - min(counts) <= 1
 

@@ -17,7 +17,7 @@ from bench.log import read_append_times
 from bench.peers.schema import EMITTED_TOPIC
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.kafka_io.producer import ConfluentProducer
-from sluice.runtime.gc_tuning import tune_collector
+from sluice.runtime.gc_tuning import tune_gc
 from sluice.tasks.events.identity import event_identity
 from sluice.tasks.fold.fold import derived_id
 from sluice.tasks.outbox.relay import Relay
@@ -122,7 +122,7 @@ def _measure_visible(
 
 def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
     """One relay on a full outbox, and beside it in turns the plain `send()` of kafka-python."""
-    tune_collector()  # as in a worker
+    tune_gc()  # as in a worker
     for turn in range(rounds):
         for measure in (_relay_rate, _plain_rate) if turn % 2 == 0 else (_plain_rate, _relay_rate):
             with ground.site(SLUICE_2_RELAYED) as site:

@@ -10,11 +10,11 @@ import psycopg2
 import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.inflight import Holdings
+from sluice.bridge.inflight import Inflight
 from sluice.bridge.loop import Bridge
 from sluice.bridge.partition_starter import BridgeStopped
-from sluice.bridge.progress_store import PostgresStore
-from sluice.bridge.publisher import RedisDoorbell
+from sluice.bridge.progress_store import PostgresProgressStore
+from sluice.bridge.publisher import RedisPublisher
 from sluice.db.connection import Session
 from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.exposition import MetricsEndpoint
@@ -51,16 +51,16 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note_stop)
-    store = PostgresStore(
+    store = PostgresProgressStore(
         Session(settings.database_url.get_secret_value(), application_name="sluice bridge"), settings.group
     )
-    doorbell = RedisDoorbell(settings)
+    publisher = RedisPublisher(settings)
     bridge = Bridge(
         make_consumer=lambda name: _make_consumer(settings, registry, name),
         store=store,
-        doorbell=doorbell,
+        publisher=publisher,
         topics=registry.topics,
-        holdings=Holdings(max_bytes=settings.bridge_memory_mib * MIB, max_span=settings.bridge_span_records),
+        inflight=Inflight(max_bytes=settings.bridge_memory_mib * MIB, max_span=settings.bridge_span_records),
         metrics=metrics,
     )
     try:
@@ -75,7 +75,7 @@ def main() -> int:
         return REFUSED_EXIT_CODE
     finally:
         store.close()
-        doorbell.close()
+        publisher.close()
         endpoint.close()
     log.info("bridge ended")
     return 0

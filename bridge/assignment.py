@@ -27,12 +27,12 @@ class LoudStop:
     message: str
 
 
-Verdict: TypeAlias = Start | NeedsRows | LoudStop
+AssignmentVerdict: TypeAlias = Start | NeedsRows | LoudStop
 
 
 def judge_assignment(
     topic: str, partition: int, assignment: Assignment | None, *, topic_id: str, log: LogRange
-) -> Verdict:
+) -> AssignmentVerdict:
     """Judges what Postgres says of a partition against what Kafka says of it."""
     if assignment is None:
         return NeedsRows()

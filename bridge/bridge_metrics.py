@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sluice.bridge.inflight import Holdings
+from sluice.bridge.inflight import Inflight
 from sluice.bridge.queue_buffer import Resend
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, counter, gauge
@@ -54,9 +54,9 @@ class BridgeMetrics:
         for reason, lanes in Counter(reasons).items():
             self._resent_lanes.labels(reason.name.lower()).inc(lanes)
 
-    def measure(self, holdings: Holdings, *, postgres_up: bool, redis_up: bool) -> None:
+    def measure(self, inflight: Inflight, *, postgres_up: bool, redis_up: bool) -> None:
         """How things are now."""
-        partitions = holdings.partitions.values()
+        partitions = inflight.partitions.values()
         self._held_bytes.set(sum(partition.held_bytes for partition in partitions))
         self._span_records.set(sum(part.position - part.lowest_unapplied() for part in partitions))
         self._partitions.set(len(partitions))

@@ -79,7 +79,7 @@ class Partition:
         return None
 
 
-class Holdings:
+class Inflight:
     """The started partitions and the queues their records go to.
 
     `max_bytes` and `max_span` bound what is held, shared evenly by the partitions.

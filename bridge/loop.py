@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.inflight import Holdings, Watermarks
-from sluice.bridge.orphaned_partitions import Unread
-from sluice.bridge.partition_starter import BridgeStopped, Starting
+from sluice.bridge.inflight import Inflight, Watermarks
+from sluice.bridge.orphaned_partitions import OrphanedPartitions
+from sluice.bridge.partition_starter import BridgeStopped, PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
-from sluice.bridge.progress_store import Progress, Store, StoreAway
-from sluice.bridge.publisher import Doorbell
-from sluice.bridge.send_loop import Sending
+from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
+from sluice.bridge.publisher import Publisher
+from sluice.bridge.send_loop import SendLoop
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
 from sluice.kafka_io.records import Record
 from sluice.runtime.backoff import Backoff
@@ -40,10 +40,10 @@ class Bridge:
         self,
         *,
         make_consumer: Callable[[str], Consumer],
-        store: Store,
-        doorbell: Doorbell,
+        store: ProgressStore,
+        publisher: Publisher,
         topics: Mapping[str, Topic],
-        holdings: Holdings,
+        inflight: Inflight,
         metrics: BridgeMetrics,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -53,16 +53,16 @@ class Bridge:
         self._topics = topics
         self._clock = clock
         self._sleep = sleep
-        self.holdings = holdings
+        self.inflight = inflight
         self._metrics = metrics
         self._consumer: Consumer | None = None
         self._instance: int | None = None
         self._instance_is_sure = False
         self._newcomer = ""
-        self._unread = Unread()
+        self._orphaned = OrphanedPartitions()
         self._looked_at = self._rejoined_at = float("-inf")
-        self._starting = Starting(store, holdings, topics)
-        self._sending = Sending(doorbell, holdings, metrics)
+        self._starter = PartitionStarter(store, inflight, topics)
+        self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
@@ -102,7 +102,7 @@ class Bridge:
                 ' with its tables; then `sluice accept TOPIC --reason "…"`, or start the bridge again.'
             ) from error
         self._settle(now)
-        self._sending.send_due(now)
+        self._send_loop.send_due(now)
 
     def close(self) -> None:
         """Closes the consumer and forgets what is held. May run twice."""
@@ -113,7 +113,7 @@ class Bridge:
             return None
         try:
             self._instance = self._store.claim_instance()
-        except StoreAway as error:
+        except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
             return None
         self._note_store_back()
@@ -128,11 +128,11 @@ class Bridge:
             return
         self._looked_at = now
         try:
-            self._unread.note(self._starting.find_unread(consumer), now)
-        except StoreAway as error:
+            self._orphaned.note(self._starter.find_unread(consumer), now)
+        except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
             return
-        places = [] if self._instance is None else self._unread.overdue(now, self._instance)
+        places = [] if self._instance is None else self._orphaned.overdue(now, self._instance)
         if places and now - self._rejoined_at >= REJOIN_SECONDS:
             log.warning("partitions that no bridge reads: joining the group anew", partitions=_names(places))
             self._newcomer = f"-{uuid.uuid4().hex[:8]}"
@@ -140,8 +140,8 @@ class Bridge:
             self._drop_consumer()
 
     def _drop_consumer(self) -> None:
-        for place in list(self.holdings.partitions):
-            self.holdings.forget(place)
+        for place in list(self.inflight.partitions):
+            self.inflight.forget(place)
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             try:
@@ -157,22 +157,22 @@ class Bridge:
         self._forget_changed(consumer)
         self._take(consumer, polled, now)
         for place, position in positions.items():
-            self.holdings.note_position(place, position)
+            self.inflight.note_position(place, position)
 
     def _forget_changed(self, consumer: Consumer) -> None:
         changed, assigned = consumer.take_changes(), consumer.assignment()
-        changed |= self._starting.find_replaced(consumer.topics())
-        left = [place for place in self.holdings.partitions if place in changed or place not in assigned]
+        changed |= self._starter.find_replaced(consumer.topics())
+        left = [place for place in self.inflight.partitions if place in changed or place not in assigned]
         for place in left:
-            self.holdings.forget(place)
+            self.inflight.forget(place)
         if left:
             log.info("partitions left", partitions=_names(left))
 
     def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
         for place, records in polled.items():
-            if place in self.holdings.partitions:
+            if place in self.inflight.partitions:
                 self._metrics.note_read(place[0], len(records))
-            self.holdings.take(place, records, now)
+            self.inflight.take(place, records, now)
         if polled:
             place, records = next(iter(polled.items()))
             facts = consumer.topics().get(place[0])
@@ -184,25 +184,25 @@ class Bridge:
                 )
 
     def _positions(self, consumer: Consumer) -> dict[Place, int]:
-        found = {place: consumer.position(place) for place in self.holdings.partitions}
+        found = {place: consumer.position(place) for place in self.inflight.partitions}
         return {place: position for place, position in found.items() if position is not None}
 
     def _start(self, consumer: Consumer, now: float) -> None:
         if not self._store_backoff.allows(now):
             return
         try:
-            self._starting.watch_missing(consumer, now)
-            self._starting.start_new(consumer)
-        except StoreAway as error:
+            self._starter.watch_missing(consumer, now)
+            self._starter.start_new(consumer)
+        except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
 
     def _bound(self, consumer: Consumer) -> None:
         before = consumer.paused()
         # What is polled of partitions that are not started yet would be thrown away.
-        unstarted = consumer.assignment() - self.holdings.partitions.keys()
-        by_hand = self.holdings.paused_by_hand()
+        unstarted = consumer.assignment() - self.inflight.partitions.keys()
+        by_hand = self.inflight.paused_by_hand()
         # One that is paused by hand alone need not fall to half its bound.
-        over = self.holdings.over_bounds(before - by_hand)
+        over = self.inflight.over_bounds(before - by_hand)
         wanted = over | unstarted | by_hand
         if wanted != before:
             consumer.pause_exactly(wanted)
@@ -216,7 +216,7 @@ class Bridge:
     def _settle(self, now: float, *, last: bool = False) -> None:
         if not last and (now - self._settled_at < PROGRESS_SECONDS or not self._store_backoff.allows(now)):
             return
-        places = list(self.holdings.partitions)
+        places = list(self.inflight.partitions)
         self._settled_at = now
         try:
             if last or self._is_write_due(now):
@@ -226,7 +226,7 @@ class Bridge:
             else:
                 self._apply(self._store.read_progress(places), now)
             self._keep_instance()
-        except StoreAway as error:
+        except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
             return
         self._note_store_back()
@@ -234,20 +234,20 @@ class Bridge:
 
     def _decide(self, progress: Progress, now: float) -> Watermarks:
         self._apply(progress, now)
-        return self.holdings.watermarks()
+        return self.inflight.watermarks()
 
     def _apply(self, progress: Progress, now: float) -> None:
-        lost, resent = self.holdings.settle(progress.partitions, now)
+        lost, resent = self.inflight.settle(progress.partitions, now)
         for place, reason in lost.items():
             log.warning("partition starts anew", topic=place[0], partition=place[1], reason=reason)
-            self.holdings.forget(place)
-        self._sending.note_resent(resent)
-        halted, mended = self.holdings.note_halted(progress.halted)
+            self.inflight.forget(place)
+        self._send_loop.note_resent(resent)
+        halted, mended = self.inflight.note_halted(progress.halted)
         for queue in halted:
             log.warning("queue halted: its head is tried every few seconds", queue=queue)
         for queue in mended:
             log.info("queue runs again", queue=queue)
-        paused, resumed = self.holdings.note_paused(progress.paused)
+        paused, resumed = self.inflight.note_paused(progress.paused)
         for topic in paused:
             log.warning("topic paused by an operator: nothing of it is read", topic=topic)
         for topic in resumed:
@@ -256,7 +256,7 @@ class Bridge:
     def _commit(self, now: float) -> None:
         if self._consumer is not None and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
-            partitions = self.holdings.partitions.items()
+            partitions = self.inflight.partitions.items()
             try:
                 self._consumer.commit({place: partition.watermark for place, partition in partitions})
             except ConsumerBroken as error:
@@ -275,12 +275,12 @@ class Bridge:
         if now - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = now
             self._metrics.measure(
-                self.holdings,
+                self.inflight,
                 postgres_up=not self._store_backoff.failing,
-                redis_up=not self._sending.redis_is_away,
+                redis_up=not self._send_loop.redis_is_away,
             )
 
-    def _note_store_away(self, now: float, error: StoreAway) -> None:
+    def _note_store_away(self, now: float, error: ProgressStoreUnavailable) -> None:
         self._instance_is_sure = False
         if self._store_backoff.note_failure(now):
             log.warning("Postgres is away: going on with what is held", error=str(error))

@@ -11,10 +11,10 @@ from sluice.runtime.place import Place
 
 # For so long although the group's leader has looked at the topics meanwhile (every METADATA_MAX_AGE_MS) and
 # could have shared them out: it will not see to them any more.
-UNREAD_SECONDS = METADATA_MAX_AGE_MS / 1_000 + 15.0
+ORPHANED_SECONDS = METADATA_MAX_AGE_MS / 1_000 + 15.0
 
 
-class Unread:
+class OrphanedPartitions:
     """Since when partitions have been nobody's."""
 
     def __init__(self) -> None:
@@ -26,5 +26,5 @@ class Unread:
 
     def overdue(self, now: float, instance: int) -> list[Place]:
         """Those that this bridge should see to: of several the one with the lowest number is the first."""
-        patience = UNREAD_SECONDS * (1 + instance)
+        patience = ORPHANED_SECONDS * (1 + instance)
         return sorted(place for place, since in self._since.items() if now - since >= patience)

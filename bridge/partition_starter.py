@@ -6,8 +6,8 @@ from typing import assert_never
 import structlog
 
 from sluice.bridge.assignment import LoudStop, NeedsRows, Start, judge_assignment
-from sluice.bridge.inflight import Holdings
-from sluice.bridge.progress_store import Store
+from sluice.bridge.inflight import Inflight
+from sluice.bridge.progress_store import ProgressStore
 from sluice.db.delivery.progress import TopicStart
 from sluice.kafka_io.consumer import Consumer, TopicFacts
 from sluice.runtime.place import Place
@@ -23,12 +23,12 @@ class BridgeStopped(Exception):
     """Going on would skip records; the message says what happened and what the operator can do."""
 
 
-class Starting:
+class PartitionStarter:
     """What is between an assignment and the first record held."""
 
-    def __init__(self, store: Store, holdings: Holdings, topics: Mapping[str, Topic]) -> None:
+    def __init__(self, store: ProgressStore, inflight: Inflight, topics: Mapping[str, Topic]) -> None:
         self._store = store
-        self._holdings = holdings
+        self._inflight = inflight
         self._topics = topics
         self._missing_since: dict[str, float] = {}
         self._differing: set[str] = set()
@@ -36,13 +36,13 @@ class Starting:
     def start_new(self, consumer: Consumer) -> None:
         """Starts what is assigned and not started; one without rows gets them, and starts in the next turn.
 
-        Raises BridgeStopped, StoreAway or ConsumerBroken; nothing is half started then.
+        Raises BridgeStopped, ProgressStoreUnavailable or ConsumerBroken; nothing is half started then.
         """
         facts = consumer.topics()
         # The group still has the old partitions of a topic created anew with fewer ones.
         new = [
             (topic, number)
-            for topic, number in consumer.assignment() - self._holdings.partitions.keys()
+            for topic, number in consumer.assignment() - self._inflight.partitions.keys()
             if topic in facts and number < facts[topic].partitions
         ]
         if not new:
@@ -65,7 +65,7 @@ class Starting:
             match verdict:
                 case Start(assignment, watermark):
                     consumer.seek(place, watermark)
-                    self._holdings.start(place, assignment, watermark)
+                    self._inflight.start(place, assignment, watermark)
                     started.append(f"{topic}[{partition}] at {watermark}")
                     self._compare_shards(assignment.entity, assignment.shards, topic)
                 case NeedsRows():
@@ -82,7 +82,7 @@ class Starting:
     def find_unread(self, consumer: Consumer) -> list[Place]:
         """Partitions that are there, not assigned to this bridge, and without rows: nobody ever started them.
 
-        Raises StoreAway.
+        Raises ProgressStoreUnavailable.
         """
         others = {
             (topic, number)
@@ -97,7 +97,7 @@ class Starting:
         ids = {topic: known.topic_id for topic, known in facts.items()}
         return frozenset(
             place
-            for place, partition in self._holdings.partitions.items()
+            for place, partition in self._inflight.partitions.items()
             if ids.get(place[0]) != partition.assignment.topic_id
         )
 

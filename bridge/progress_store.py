@@ -13,7 +13,7 @@ from sluice.runtime.place import Place
 T = TypeVar("T")
 
 
-class StoreAway(Exception):
+class ProgressStoreUnavailable(Exception):
     """Postgres does not answer as it should, for now: try again later."""
 
 
@@ -25,8 +25,8 @@ class Progress(NamedTuple):
     paused: frozenset[str]
 
 
-class Store(Protocol):
-    """Any method may raise StoreAway; then nothing was written, or nobody knows, and all may run again."""
+class ProgressStore(Protocol):
+    """Idempotent methods; each may raise ProgressStoreUnavailable, its outcome being unknown then."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         """What Postgres says of partitions, of one moment; those of unknown topics are missing."""
@@ -47,27 +47,27 @@ class Store(Protocol):
         """Whether the number is still, or again, this bridge's."""
 
 
-class PostgresStore:
-    """See Store. Opens its connection when first asked, and a new one after every failure."""
+class PostgresProgressStore:
+    """See ProgressStore. Opens its connection when first asked, and a new one after every failure."""
 
     def __init__(self, session: Session, group: str) -> None:
         self._session = session
         self._group = group
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
-        """See Store."""
+        """See ProgressStore."""
         return self._tried(lambda: progress.read_assignments(self._session, places))
 
     def register_topic(self, start: TopicStart) -> None:
-        """See Store."""
+        """See ProgressStore."""
         self._tried(lambda: progress.register_topic(self._session, start))
 
     def read_progress(self, places: Iterable[Place]) -> Progress:
-        """See Store."""
+        """See ProgressStore."""
         return self._tried(lambda: self._read(places))
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
-        """See Store."""
+        """See ProgressStore."""
 
         def settle() -> None:
             with self._session.transaction(progress.ONE_SNAPSHOT):
@@ -76,11 +76,11 @@ class PostgresStore:
         self._tried(settle)
 
     def claim_instance(self) -> int:
-        """See Store."""
+        """See ProgressStore."""
         return self._tried(lambda: progress.claim_instance(self._session, self._group))
 
     def keep_instance(self, instance: int) -> bool:
-        """See Store."""
+        """See ProgressStore."""
         return self._tried(lambda: progress.try_instance(self._session, self._group, instance))
 
     def close(self) -> None:
@@ -102,4 +102,4 @@ class PostgresStore:
                 raise
             # Perhaps this server is no primary any more: the next try looks again.
             self._session.close()
-            raise StoreAway(str(error).strip()) from error
+            raise ProgressStoreUnavailable(str(error).strip()) from error

@@ -15,7 +15,7 @@ SENTINEL_KEY = "sluice:sentinel"
 """Holds a random value for as long as Redis keeps what it was told; the bridges share it."""
 
 
-class DoorbellAway(Exception):
+class PublisherUnavailable(Exception):
     """Redis does not answer, for now: what was to be published stays unsent."""
 
 
@@ -26,8 +26,8 @@ class Probe(NamedTuple):
     sentinel: str
 
 
-class Doorbell(Protocol):
-    """Any method may raise DoorbellAway. After a failed publish nobody knows whether it arrived."""
+class Publisher(Protocol):
+    """Any method may raise PublisherUnavailable. After a failed publish nobody knows whether it arrived."""
 
     def publish(self, queue: str, slices: list[Slice]) -> None:
         """Puts one message on the queue's list; bounded in time, never tried again in here."""
@@ -36,8 +36,8 @@ class Doorbell(Protocol):
         """One round trip. Makes a sentinel where there is none: its value differs from every earlier one."""
 
 
-class RedisDoorbell:
-    """See Doorbell. Holds one producer open; makes a new one after a failure."""
+class RedisPublisher:
+    """See Publisher. Holds one producer open; makes a new one after a failure."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery(settings)
@@ -51,7 +51,7 @@ class RedisDoorbell:
         self._queues: dict[str, Any] = {}
 
     def publish(self, queue: str, slices: list[Slice]) -> None:
-        """See Doorbell."""
+        """See Publisher."""
         if queue not in self._queues:
             self._queues[queue] = apply_queue(queue)
         records = sum(len(part.records) for part in slices)
@@ -71,10 +71,10 @@ class RedisDoorbell:
             )
         except (OperationalError, redis.RedisError, OSError) as error:
             self._drop_producer()
-            raise DoorbellAway(str(error)) from error
+            raise PublisherUnavailable(str(error)) from error
 
     def probe(self, queues: Sequence[str]) -> Probe:
-        """See Doorbell."""
+        """See Publisher."""
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 pipe.set(SENTINEL_KEY, secrets.token_hex(16), nx=True)
@@ -83,7 +83,7 @@ class RedisDoorbell:
                     pipe.llen(queue)
                 _, sentinel, *lengths = pipe.execute()
         except (redis.RedisError, OSError) as error:
-            raise DoorbellAway(str(error)) from error
+            raise PublisherUnavailable(str(error)) from error
         return Probe(dict(zip(queues, lengths, strict=True)), sentinel or "")
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class Resend(Enum):
 
 
 @dataclass(frozen=True)
-class Batch:
+class OutgoingBatch:
     """One message to publish. Nothing has changed until `note_sent`: a failed publish leaves it unsent."""
 
     queue: str
@@ -96,7 +96,7 @@ class QueueBuffer:
         age = now - self._oldest_at
         return age >= PATIENT_SECONDS or (list_is_empty and age >= EAGER_SECONDS)
 
-    def cut(self) -> Batch:
+    def cut(self) -> OutgoingBatch:
         """The next message: up to 200 records or 512 KiB, lanes in turns; a larger record goes alone."""
         records, room = FULL_RECORDS, FULL_BYTES
         parts: list[tuple[Lane, Slice, int]] = []
@@ -109,9 +109,9 @@ class QueueBuffer:
             records, room = records - len(taken), room - used
             if records <= 0 or room <= 0 or len(taken) < len(lane.unsent):
                 break
-        return Batch(self.name, tuple(parts))
+        return OutgoingBatch(self.name, tuple(parts))
 
-    def note_sent(self, batch: Batch, now: float) -> None:
+    def note_sent(self, batch: OutgoingBatch, now: float) -> None:
         """The batch, just cut, is in flight."""
         for lane, part, used in batch.parts:
             lane.note_sent(len(part.records), used, now)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.inflight import Holdings
+from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
-from sluice.bridge.publisher import Doorbell, DoorbellAway
+from sluice.bridge.publisher import Publisher, PublisherUnavailable
 from sluice.bridge.queue_buffer import Resend
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
@@ -18,12 +18,12 @@ log = structlog.get_logger("sluice.bridge")
 SENTINEL_SECONDS = 0.2  # a wiped Redis is noticed this soon, also while no list length is asked for
 
 
-class Sending:
+class SendLoop:
     """The part of the bridge's turn that talks to Redis."""
 
-    def __init__(self, doorbell: Doorbell, holdings: Holdings, metrics: BridgeMetrics) -> None:
-        self._doorbell = doorbell
-        self._holdings = holdings
+    def __init__(self, publisher: Publisher, inflight: Inflight, metrics: BridgeMetrics) -> None:
+        self._publisher = publisher
+        self._inflight = inflight
         self._metrics = metrics
         self._backoff = Backoff()
         self._sentinel: str | None = None
@@ -35,7 +35,7 @@ class Sending:
             return
         try:
             self._publish(now, self._probe(now))
-        except DoorbellAway as error:
+        except PublisherUnavailable as error:
             if self._backoff.note_failure(now):
                 log.warning("Redis is away: what is due stays unsent", error=str(error))
             return
@@ -54,13 +54,13 @@ class Sending:
             log.info("sent again", reason=reason.value, lanes=lanes)
 
     def _probe(self, now: float) -> Mapping[str, int]:
-        queues = [q.name for q in self._holdings.queues.values() if q.needs_list_length(now)]
+        queues = [q.name for q in self._inflight.queues.values() if q.needs_list_length(now)]
         if not queues and now - self._probed_at < SENTINEL_SECONDS:
             return {}
-        probe = self._doorbell.probe(queues)
+        probe = self._publisher.probe(queues)
         self._probed_at = now
         if self._sentinel not in (None, probe.sentinel):
-            lanes = self._holdings.rewind_all()
+            lanes = self._inflight.rewind_all()
             self._metrics.note_resent([Resend.WIPED] * lanes)
             log.warning("Redis was wiped", lanes=lanes)
         self._sentinel = probe.sentinel
@@ -68,14 +68,14 @@ class Sending:
 
     def _publish(self, now: float, lengths: Mapping[str, int]) -> None:
         published = 0
-        for queue in self._holdings.queues.values():
+        for queue in self._inflight.queues.values():
             list_is_empty = lengths.get(queue.name) == 0
             self.note_resent(queue.resend_still(now, list_is_empty=list_is_empty))
             while queue.is_due(now, list_is_empty=list_is_empty):
                 if published:
                     faults.reach("bridge.half_published")
                 batch = queue.cut()
-                self._doorbell.publish(batch.queue, batch.slices)
+                self._publisher.publish(batch.queue, batch.slices)
                 queue.note_sent(batch, now)
                 self._metrics.note_published(batch.slices)
                 published += 1

@@ -19,13 +19,13 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import faults
 from sluice.tasks.api import Topic
-from sluice.tasks.apply.batch_writer import Settler
+from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.fold_io import processed_row
-from sluice.tasks.apply.generation_writer import Feeder
+from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.routing import queue_name, shard_of
-from sluice.tasks.fold.fold_state import Outcome, Settled
+from sluice.tasks.fold.fold_state import EventResult, Outcome
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
@@ -58,7 +58,7 @@ class Redriver:
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
-        self._feeder = Feeder(session, registry)
+        self._generation_writer = GenerationWriter(session, registry)
 
     def redrive_once(self, entity: str, key: str) -> Redriven:
         """The entity's oldest letters, in one transaction. May run often, and be killed anywhere.
@@ -112,13 +112,13 @@ class Redriver:
         self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
     ) -> None:
         events = [plan_letter(self._registry, letter) for letter in letters]
-        standing = self._feeder.read_standing()
-        settler = Settler(
+        snapshot = self._generation_writer.read_projection_snapshot()
+        settler = BatchWriter(
             self._session,
             self._registry,
             queue=queue,
             entity=entity,
-            generations=standing.live,
+            generations=snapshot.live,
             redriving=True,
         )
         settled = settler.settle(events, singly=singly)
@@ -127,7 +127,7 @@ class Redriver:
         self._remember(letters, settled)
         self._recount(letters, settled)
         was = [letter.outcome for letter in letters]
-        self._feeder.feed_redriven(standing, queue, list(zip(settled, was, strict=True)))
+        self._generation_writer.sync_redriven(snapshot, queue, list(zip(settled, was, strict=True)))
 
     def _lock(self, entity: str, key: str) -> str:
         """Takes the lock of the entity's queue; its name."""
@@ -141,7 +141,7 @@ class Redriver:
             raise Rerouted(f"{entity} was re-routed")
         return queue
 
-    def _note(self, letter: Letter, settled: Settled, redriven: Redriven) -> None:
+    def _note(self, letter: Letter, settled: EventResult, redriven: Redriven) -> None:
         assert settled.outcome is not None
         if settled.outcome is Outcome.WAITING:
             return
@@ -154,7 +154,7 @@ class Redriver:
         if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
             redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"
 
-    def _remember(self, letters: Sequence[Letter], settled: Sequence[Settled]) -> None:
+    def _remember(self, letters: Sequence[Letter], settled: Sequence[EventResult]) -> None:
         changed, new = [], []
         for letter, one in zip(letters, settled, strict=True):
             if one.outcome in (None, Outcome.WAITING):
@@ -168,7 +168,7 @@ class Redriver:
         identities.update_outcomes(self._session, changed)
         identities.insert_identities(self._session, new)
 
-    def _recount(self, letters: Sequence[Letter], settled: Sequence[Settled]) -> None:
+    def _recount(self, letters: Sequence[Letter], settled: Sequence[EventResult]) -> None:
         moves: Counter[tuple[str, int, str, str]] = Counter()
         for letter, one in zip(letters, settled, strict=True):
             if one.outcome is not None and one.outcome.value != letter.outcome:

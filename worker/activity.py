@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Batch:
+class FinishedBatch:
     """A batch that is done; times as the clock says."""
 
     queue: str
@@ -23,7 +23,7 @@ class Activity:
         self.clock = clock
         self.busy: tuple[str, float] | None = None
         """The queue whose batch is in hand, and since when."""
-        self.last: Batch | None = None
+        self.last: FinishedBatch | None = None
 
     @contextmanager
     def batch(self, queue: str, records: int) -> Iterator[None]:
@@ -34,5 +34,5 @@ class Activity:
             yield
         finally:
             ended = self.clock()
-            self.last = Batch(queue, ended, records, ended - began)
+            self.last = FinishedBatch(queue, ended, records, ended - began)
             self.busy = None

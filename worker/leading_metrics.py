@@ -14,7 +14,7 @@ import psycopg2
 import structlog
 from kafka.errors import KafkaError
 
-from sluice.db.admin.open_issues import Troubles, read_troubles
+from sluice.db.admin.open_issues import OpenIssues, read_open_issues
 from sluice.db.admin.totals import read_positions, read_topic_ids
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.delivery.leases import Sharing, read_workers
@@ -47,7 +47,7 @@ class Lead(Enum):
 class Reading:
     """What was read. None: the service did not answer, or was not asked, since the other one did not."""
 
-    troubles: Troubles | None = None
+    open_issues: OpenIssues | None = None
     sharing: Sharing | None = None
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
@@ -79,7 +79,7 @@ class LeaderReader:
             topics = read_topic_ids(self._session)
             reading.watermarks = read_positions(self._session)
             reading.sharing = read_workers(self._session)
-            reading.troubles = read_troubles(self._session)
+            reading.open_issues = read_open_issues(self._session)
         except psycopg2.Error as error:
             self._session.close()
             if self._postgres.note_failure(0):
@@ -163,32 +163,32 @@ class LeaderCollector(Collector):
 
 
 def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
-    troubles, sharing = reading.troubles, reading.sharing
-    yield _one(metrics.POSTGRES_UP, troubles is not None)
-    if troubles is None or sharing is None:
+    open_issues, sharing = reading.open_issues, reading.sharing
+    yield _one(metrics.POSTGRES_UP, open_issues is not None)
+    if open_issues is None or sharing is None:
         return
-    yield _one(metrics.HALTED_QUEUES, troubles.halted_queues)
-    yield _one(metrics.OUTBOX_RECORDS, troubles.outgoing_records)
-    yield _one(metrics.OUTBOX_OLDEST_SECONDS, troubles.oldest_outgoing_seconds)
-    yield _one(metrics.REFUSED_RECORDS, troubles.refused_records)
-    yield _one(metrics.PARKED_ENTITIES, troubles.parked_entities)
-    yield _one(metrics.CALLS_PAUSED, troubles.effects_paused)
-    yield _one(metrics.OLDEST_DUE_CALL_SECONDS, troubles.oldest_due_call_seconds)
+    yield _one(metrics.HALTED_QUEUES, open_issues.halted_queues)
+    yield _one(metrics.OUTBOX_RECORDS, open_issues.outgoing_records)
+    yield _one(metrics.OUTBOX_OLDEST_SECONDS, open_issues.oldest_outgoing_seconds)
+    yield _one(metrics.REFUSED_RECORDS, open_issues.refused_records)
+    yield _one(metrics.PARKED_ENTITIES, open_issues.parked_entities)
+    yield _one(metrics.CALLS_PAUSED, open_issues.effects_paused)
+    yield _one(metrics.OLDEST_DUE_CALL_SECONDS, open_issues.oldest_due_call_seconds)
     yield _each(
         metrics.DEAD_LETTERS,
         {
-            "dead": troubles.dead_letters,
-            "conflict": troubles.conflicts,
-            "waiting": troubles.waiting_letters,
+            "dead": open_issues.dead_letters,
+            "conflict": open_issues.conflicts,
+            "waiting": open_issues.waiting_letters,
         },
     )
     yield _each(
         metrics.CALLS,
         {
-            "pending": troubles.pending_calls,
-            "running": troubles.running_calls,
-            "failed": troubles.failed_calls,
-            "uncertain": troubles.uncertain_calls,
+            "pending": open_issues.pending_calls,
+            "running": open_issues.running_calls,
+            "failed": open_issues.failed_calls,
+            "uncertain": open_issues.uncertain_calls,
         },
     )
     yield _one(metrics.SHARING_WORKERS, len(sharing.workers))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from sluice.db.delivery.leases import Standing
+from sluice.db.delivery.leases import LeaseSnapshot
 
 
 class Moves(NamedTuple):
@@ -29,7 +29,7 @@ def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
 
 
 def decide_moves(
-    standing: Standing, wanted: AbstractSet[str], shuffled: Callable[[Sequence[str]], list[str]]
+    snapshot: LeaseSnapshot, wanted: AbstractSet[str], shuffled: Callable[[Sequence[str]], list[str]]
 ) -> Moves:
     """What this worker changes. `wanted`: what it holds and is not giving back already.
 
@@ -40,12 +40,12 @@ def decide_moves(
     tries = []
     is_short = False
     for retired in (False, True):
-        leases = [lease for lease in standing.leases if lease.retired is retired]
-        held = Counter(dict.fromkeys(standing.members, 0))
-        held.update(lease.holder for lease in leases if lease.holder in standing.members)
+        leases = [lease for lease in snapshot.leases if lease.retired is retired]
+        held = Counter(dict.fromkeys(snapshot.members, 0))
+        held.update(lease.holder for lease in leases if lease.holder in snapshot.members)
         mine = [lease.queue for lease in leases if lease.queue in wanted]
         free = [lease.queue for lease in leases if lease.holder is None]
-        share = fair_share(held, standing.me, len(leases))
+        share = fair_share(held, snapshot.me, len(leases))
         if len(mine) > share:
             give += _spread(shuffled(mine))[share:]
         elif len(mine) < share:

@@ -11,8 +11,8 @@ from celery.worker.consumer import Consumer
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import LEASE_SETTINGS
-from sluice.worker.lease_thread import LeaseKeeper, View
-from sluice.worker.queue_subscription import Consuming
+from sluice.worker.lease_thread import LeaseThread, View
+from sluice.worker.queue_subscription import QueueSubscription
 
 log = structlog.get_logger("sluice.leases")
 
@@ -21,14 +21,14 @@ DRAIN_SECONDS = 5.0  # at the end: Redis may not answer
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Consumes the queues that the keeper holds; included only where no list of queues was given."""
+    """Consumes the queues that the lease thread holds; included only where no list of queues was given."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Consumer, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._keeper: LeaseKeeper | None = None
-        self._consuming: Consuming | None = None
+        self._lease_thread: LeaseThread | None = None
+        self._consuming: QueueSubscription | None = None
 
     def include_if(self, consumer: Consumer) -> bool:
         """See above. Raises SystemExit for a pool that would apply several batches of a queue at once."""
@@ -42,41 +42,41 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return True
 
     def start(self, consumer: Consumer) -> None:
-        """After every connect: what is held is consumed again, once the keeper says that it is still held."""
-        if self._keeper is None:
-            self._keeper = self._make_keeper(consumer)
-            self._keeper.note_tick(self._keeper.wanted)  # else it would not trust this loop yet
-            self._keeper.start()
-            keeper = self._keeper
-            consumer.app.sluice_metrics.watch_leases(lambda: len(keeper.wanted.queues))
-        self._consuming = Consuming(consumer)
+        """After every connect: what is held is consumed again, once the lease thread says so."""
+        if self._lease_thread is None:
+            self._lease_thread = self._make_lease_thread(consumer)
+            self._lease_thread.note_tick(self._lease_thread.wanted)  # else it would not trust this loop yet
+            self._lease_thread.start()
+            lease_thread = self._lease_thread
+            consumer.app.sluice_metrics.watch_leases(lambda: len(lease_thread.wanted.queues))
+        self._consuming = QueueSubscription(consumer)
         self._tick()
         consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def stop(self, consumer: Consumer) -> None:
         """At the end, and when the broker is lost."""
         consuming, self._consuming = self._consuming, None
-        if self._keeper is None or consuming is None:
+        if self._lease_thread is None or consuming is None:
             return
         # What the next connection would begin to consume by itself.
         consumer.app.amqp.queues.deselect(consuming.queues)
         if consumer.connection is None:
             # Nothing can be popped any more. What is held stays so for a while: the broker may be back soon.
             log.info("queues left", queues=sorted(consuming.queues), why="the broker is away")
-            self._keeper.note_tick(View(self._keeper.wanted.version, frozenset()))
+            self._lease_thread.note_tick(View(self._lease_thread.wanted.version, frozenset()))
             return
         self._drain(consumer, consuming)
-        self._keeper.stop()
+        self._lease_thread.stop()
 
     def terminate(self, _: Consumer) -> None:
         """At once; what was popped comes back when the queue is taken by another."""
         self._consuming = None
-        if self._keeper is not None:
-            self._keeper.stop()
+        if self._lease_thread is not None:
+            self._lease_thread.stop()
 
-    def _make_keeper(self, consumer: Consumer) -> LeaseKeeper:
+    def _make_lease_thread(self, consumer: Consumer) -> LeaseThread:
         url = consumer.app.sluice_settings.database_url.get_secret_value()
-        return LeaseKeeper(
+        return LeaseThread(
             Session(url, application_name="sluice leases", settings=LEASE_SETTINGS),
             node=consumer.hostname,
             activity=consumer.app.sluice_activity,
@@ -84,17 +84,17 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
 
     def _tick(self) -> None:
-        keeper, consuming = self._keeper, self._consuming
-        if keeper is None or consuming is None:
+        lease_thread, consuming = self._lease_thread, self._consuming
+        if lease_thread is None or consuming is None:
             return
-        if keeper.has_ended:
+        if lease_thread.has_ended:
             log.error("the thread of the leases ended: so does this worker")
             raise WorkerShutdown(1)
-        wanted = keeper.wanted
+        wanted = lease_thread.wanted
         _adjust(consuming, wanted.queues)
-        keeper.note_tick(View(wanted.version, consuming.queues))
+        lease_thread.note_tick(View(wanted.version, consuming.queues))
 
-    def _drain(self, consumer: Consumer, consuming: Consuming) -> None:
+    def _drain(self, consumer: Consumer, consuming: QueueSubscription) -> None:
         """The loop goes round until the BRPOP under way has returned, and what it brought is applied."""
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
@@ -106,7 +106,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             log.warning("not all queues could be given back in order", error=str(error))
 
 
-def _adjust(consuming: Consuming, wanted: frozenset[str]) -> None:
+def _adjust(consuming: QueueSubscription, wanted: frozenset[str]) -> None:
     before = consuming.queues
     consuming.adjust(wanted)
     if given := before - consuming.queues:

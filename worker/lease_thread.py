@@ -17,7 +17,14 @@ import psycopg2
 import structlog
 
 from sluice.db.connection import Session
-from sluice.db.delivery.leases import Told, end_lease, join_workers, read_standing, tell_worker, try_lease
+from sluice.db.delivery.leases import (
+    Heartbeat,
+    end_lease,
+    join_workers,
+    read_lease_snapshot,
+    try_lease,
+    write_heartbeat,
+)
 from sluice.db.errors import ErrorKind, classify
 from sluice.runtime.backoff import Backoff
 from sluice.worker.activity import Activity
@@ -27,7 +34,7 @@ log = structlog.get_logger("sluice.leases")
 
 TURN_SECONDS = 0.5  # how soon a worker that came or went is noticed, against a statement of Postgres
 SHORT_SECONDS = 0.1  # the same for one that waits for what others are giving back
-TELL_SECONDS = 1.0  # how old what `sluice workers` shows may be, against a row version per telling
+HEARTBEAT_SECONDS = 1.0  # how old what `sluice workers` shows may be, against a row version per telling
 # A loop that neither works nor ticks has no broker, or stands still; then its queues are better with others.
 SILENT_SECONDS = 3.0
 STUCK_SECONDS = 60.0  # in one batch, which gives up by itself after 20
@@ -49,7 +56,7 @@ def is_responsive(*, now: float, seen_at: float, busy_since: float | None) -> bo
 
 
 @dataclass
-class LeaseKeeper:
+class LeaseThread:
     """Made by the loop's thread; `run` is another one's. `wanted_changed` must be safe to call from there."""
 
     session: Session
@@ -67,8 +74,8 @@ class LeaseKeeper:
         self._joined = False
         self._is_short = False
         self._ticked_at = float("-inf")
-        self._told: Told | None = None
-        self._told_at = float("-inf")
+        self._heartbeat: Heartbeat | None = None
+        self._heartbeat_at = float("-inf")
         self._backoff = Backoff()
         self._wake = threading.Event()
         self._stopping = False
@@ -139,7 +146,7 @@ class LeaseKeeper:
             join_workers(self.session)
             self._joined = True
         self._give_back()
-        moves = decide_moves(read_standing(self.session), self.wanted.queues, self._shuffled)
+        moves = decide_moves(read_lease_snapshot(self.session), self.wanted.queues, self._shuffled)
         self._is_short = moves.is_short
         taken: list[str] = []
         for queues, count in moves.tries:
@@ -168,7 +175,7 @@ class LeaseKeeper:
         self._joined = self._is_short = False
         self._taken_at.clear()
         self._unwanted_at.clear()
-        self._told = None
+        self._heartbeat = None
         if self.wanted.queues:
             self._want(frozenset())
 
@@ -178,17 +185,17 @@ class LeaseKeeper:
 
     def _tell(self, now: float) -> None:
         busy, last = self.activity.busy, self.activity.last
-        told = Told(
+        heartbeat = Heartbeat(
             self.node,
             os.getpid(),
             {queue: now - at for queue, at in self._taken_at.items()},
             *((busy[0], now - busy[1]) if busy else (None, None)),
             *((last.queue, now - last.ended_at, last.records, last.seconds) if last else (None,) * 4),
         )
-        is_news = self._told is None or self._told.leases.keys() != told.leases.keys()
-        if is_news or now - self._told_at >= TELL_SECONDS:
-            tell_worker(self.session, told)
-            self._told, self._told_at = told, now
+        is_news = self._heartbeat is None or self._heartbeat.leases.keys() != heartbeat.leases.keys()
+        if is_news or now - self._heartbeat_at >= HEARTBEAT_SECONDS:
+            write_heartbeat(self.session, heartbeat)
+            self._heartbeat, self._heartbeat_at = heartbeat, now
 
     def _shuffled(self, queues: Sequence[str]) -> list[str]:
         return self.rng.sample(list(queues), len(queues))

@@ -42,7 +42,7 @@ class LeaseCycle(round_robin_cycle):
         return queues
 
 
-class Consuming:
+class QueueSubscription:
     """The consumption of one connection; each reconnect makes a new one."""
 
     def __init__(self, consumer: Consumer) -> None:

@@ -13,13 +13,15 @@ LINGER_SECONDS = 0.05  # without anything to send: some batches' time at 100 com
 LOOK_SECONDS = 0.008  # between two looks: half of it is what a record waits, each costs a millisecond of CPU
 DISPATCH_SECONDS = 0.05  # calls may wait that much longer than records: a provider takes longer anyway
 FULL_RECORDS = 1_000  # sent at one look: there is more, and no time to lose
-HOLD_MS = int((STAY_SECONDS + 1) * 1_000)  # the bell of a relay that died in its visit; beat comes meanwhile
+HOLD_MS = int(
+    (STAY_SECONDS + 1) * 1_000
+)  # the key of a relay that died in its run expires; beat starts another meanwhile
 
 
-class Bell(Protocol):
-    """What those who commit ring, and the relay holds while it is there."""
+class Wakeup(Protocol):
+    """What those who commit notify, and the relay holds while it is there."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Calls the relay, unless it was called or is there."""
 
     def hold(self, milliseconds: int) -> None:
@@ -29,19 +31,19 @@ class Bell(Protocol):
         """From now on ringing calls."""
 
 
-class Visit:
+class RelayLoop:
     """`send` publishes a page and says how many records it sent; `dispatch` tells of calls that are due."""
 
     def __init__(
         self,
-        bell: Bell,
+        wakeup: Wakeup,
         *,
         send: Callable[[], int],
         dispatch: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._bell = bell
+        self._wakeup = wakeup
         self._send = send
         self._dispatch = dispatch
         self._clock = clock
@@ -49,16 +51,16 @@ class Visit:
 
     def run(self) -> None:
         """Sends what is there and what comes meanwhile; ends by itself. Raises what it was given raises."""
-        self._bell.hold(HOLD_MS)
+        self._wakeup.hold(HOLD_MS)
         try:
             self._stay()
         finally:
-            self._bell.release()
-        # The last look comes after the release: who committed before it found the bell held and left, who
+            self._wakeup.release()
+        # The last look comes after the release: who committed before it found the wakeup held and left, who
         # commits after it rings.
         self._dispatch()
         if self._send():
-            self._bell.ring()
+            self._wakeup.notify()
 
     def _stay(self) -> None:
         began_at = sent_at = self._clock()

@@ -22,27 +22,27 @@ class WorkerMetrics:
         self._records = counter(metrics.WORKER_RECORDS)
         # Kept: to look one up costs as much as to count.
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
-        self._given_up_batches = counter(metrics.WORKER_GIVEN_UP_BATCHES)
+        self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
         self._leased_queues = gauge(metrics.WORKER_LEASED_QUEUES)
         self._sent_records = counter(metrics.RELAY_SENT_RECORDS)
-        self._visits = counter(metrics.RELAY_VISITS)
+        self._runs = counter(metrics.RELAY_RUNS)
 
     def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
         """Those that a worker on these queues writes: nobody should look at the others' zeros."""
         found: list[Collector] = []
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
-            found += [self._batch_seconds, self._records, self._given_up_batches]
+            found += [self._batch_seconds, self._records, self._aborted_batches]
         if shares_queues:
             found.append(self._leased_queues)
         if RELAY_QUEUE in queues:
-            found += [self._sent_records, self._visits]
+            found += [self._sent_records, self._runs]
         return found
 
     def note_batch(self, applied: Applied | None, seconds: float) -> None:
         """A batch is done."""
         self._batch_seconds.observe(seconds)
         if applied is None:
-            self._given_up_batches.inc()
+            self._aborted_batches.inc()
             return
         for outcome, records in applied.outcomes.items():
             self._records_of[outcome].inc(records)
@@ -52,9 +52,9 @@ class WorkerMetrics:
         if records:
             self._sent_records.inc(records)
 
-    def note_visit(self) -> None:
+    def note_run(self) -> None:
         """The relay came."""
-        self._visits.inc()
+        self._runs.inc()
 
     def watch_leases(self, count_queues: Callable[[], int]) -> None:
         """How many queues are held is asked when somebody looks; by another thread."""

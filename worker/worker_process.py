@@ -8,7 +8,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
-from sluice.db.admin.open_issues import read_troubles
+from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery.progress import read_queue_names
 from sluice.db.errors import ErrorKind, classify, needs_new_connection
@@ -16,20 +16,20 @@ from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.runtime.celery_options import EFFECT_TASK, EFFECTS_QUEUE, REBUILD_QUEUE, REBUILD_TASK, apply_queue
-from sluice.runtime.gc_tuning import tune_collector
+from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings
 from sluice.tasks.api import EffectDeclaration
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.effects.dispatcher import Dispatcher
-from sluice.tasks.effects.executor import Executor, expire_leases
+from sluice.tasks.effects.executor import Executor, expire_claims
 from sluice.tasks.events.wire import Slice
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
 from sluice.tasks.outbox.relay import Relay
-from sluice.tasks.outbox.relay_wakeup import Kick
+from sluice.tasks.outbox.relay_wakeup import RelayWakeup
 from sluice.tasks.rebuild.rebuild import Rebuilder
 from sluice.tasks.retention import purge, read_topic_configs
-from sluice.worker.relay_loop import Visit
+from sluice.worker.relay_loop import RelayLoop
 from sluice.worker.worker_metrics import WorkerMetrics
 
 log = structlog.get_logger("sluice.worker")
@@ -75,13 +75,13 @@ class WorkerProcess:
             applied = self._applier.apply(queue, slices)
         self._metrics.note_batch(applied, self._app.sluice_activity.last.seconds)
         if applied is not None and applied.outgoing:
-            self._kick.ring()
+            self._wakeup.notify()
 
     def relay(self) -> None:
         """One visit of the relay: dispatches calls that are due, publishes the outbox."""
         with _Outages(self._relay_session, "relay"):
-            self._metrics.note_visit()
-            Visit(self._kick, send=self._send, dispatch=self._dispatch).run()
+            self._metrics.note_run()
+            RelayLoop(self._wakeup, send=self._send, dispatch=self._dispatch).run()
 
     def run_effect(self, effect_key: str) -> None:
         """One call, if it is due."""
@@ -100,7 +100,7 @@ class WorkerProcess:
         """
         with _Outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
-            if lagging and self._kick.count_waiting(REBUILD_QUEUE) == 0:
+            if lagging and self._wakeup.count_waiting(REBUILD_QUEUE) == 0:
                 for what in lagging:
                     self._app.send_task(
                         REBUILD_TASK,
@@ -110,10 +110,10 @@ class WorkerProcess:
                         ignore_result=True,
                     )
 
-    def expire_leases(self) -> None:
+    def expire_claims(self) -> None:
         """Calls that were never answered."""
         with _Outages(self._maintenance_session, "leases"):
-            expire_leases(self._maintenance_session, self.registry)
+            expire_claims(self._maintenance_session, self.registry)
 
     def purge(self) -> None:
         """What is old enough is forgotten."""
@@ -125,9 +125,9 @@ class WorkerProcess:
     def check_self(self) -> None:
         """One line in the log of what waits for somebody."""
         with _Outages(self._maintenance_session, "self-check"):
-            troubles = read_troubles(self._maintenance_session)
-            say = log.warning if troubles.are_for_somebody else log.info
-            say("self-check", **troubles._asdict())
+            open_issues = read_open_issues(self._maintenance_session)
+            say = log.warning if open_issues.are_for_somebody else log.info
+            say("self-check", **open_issues._asdict())
 
     def close(self) -> None:
         """Ends the connections. May run twice."""
@@ -141,7 +141,7 @@ class WorkerProcess:
     def _open(self, name: str, plans: Mapping[str, str]) -> Session:
         session = Session(self._url, application_name=f"sluice {name}", plans=plans)
         self._sessions.append(session)
-        tune_collector()
+        tune_gc()
         return session
 
     @cached_property
@@ -149,8 +149,8 @@ class WorkerProcess:
         return Applier(self._open("worker", BATCH_PLANS), self.registry)
 
     @cached_property
-    def _kick(self) -> Kick:
-        return Kick(self._settings, self._app)
+    def _wakeup(self) -> RelayWakeup:
+        return RelayWakeup(self._settings, self._app)
 
     @cached_property
     def _relay_session(self) -> Session:
@@ -177,7 +177,7 @@ class WorkerProcess:
             self._relay_session,
             self.registry,
             publish=self._publish_call,
-            count_waiting=lambda: self._kick.count_waiting(EFFECTS_QUEUE),
+            count_waiting=lambda: self._wakeup.count_waiting(EFFECTS_QUEUE),
         )
 
     @cached_property

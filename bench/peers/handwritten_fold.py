@@ -17,9 +17,9 @@ from bench.peers.group_poll import poll_group
 from bench.peers.handwritten import MAX_RECORDS
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.kafka_io.records import Record
-from sluice.runtime.gc_tuning import tune_collector
+from sluice.runtime.gc_tuning import tune_gc
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
-from sluice.tasks.apply.fold_io import Store
+from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.plan import Planned, plan_event
@@ -61,7 +61,7 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
     session = Session(config.database_url, application_name="bench_fold", plans=BATCH_PLANS)
     session.command(KNOW_QUEUE)
     # As Sluice's worker does.
-    tune_collector()
+    tune_gc()
     try:
         while not stopped.is_set():
             run_once(consumer, session, registry)
@@ -80,7 +80,7 @@ def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> i
     ]
     if planned:
         with session.transaction():
-            store = Store(session, registry, ENTITY, {})
+            store = FoldIO(session, registry, ENTITY, {})
             memory = store.load(planned)
             folded = fold(planned, memory)
             store.write_back(QUEUE, memory, folded)

@@ -58,7 +58,7 @@ class WholeCall(NamedTuple):
     response: Any
     ended_unknown: bool
     first_attempt_at: datetime | None
-    lease_until: datetime | None
+    claimed_until: datetime | None
     dispatched_at: datetime | None
     created_at: datetime
     settled_at: datetime | None
@@ -78,8 +78,8 @@ class CallConflict(NamedTuple):
 
 _LISTED = """id, effect_key, effect, entity, entity_key, state, attempt, tried, error, due_at,
     extract(epoch FROM now() - created_at)::float8"""
-_WHOLE = f"""{_LISTED}, identity, explicit_once, args, response, ended_unknown, first_attempt_at, lease_until,
-    dispatched_at, created_at, settled_at"""
+_WHOLE = f"""{_LISTED}, identity, explicit_once, args, response, ended_unknown, first_attempt_at,
+    claimed_until, dispatched_at, created_at, settled_at"""
 # Chosen, in its order.
 _CHOSEN = """($1 IS NULL OR state = $1) AND ($2 IS NULL OR effect = $2) AND ($3 IS NULL OR entity = $3)
     AND ($4 IS NULL OR entity_key = $4)
@@ -205,7 +205,7 @@ RELEASE_CALLS = Statement(
     "release_calls",
     """
     UPDATE sluice.executed_side_effects e
-    SET state = 'pending', tried = 0, ended_unknown = false, first_attempt_at = NULL, lease_until = NULL,
+    SET state = 'pending', tried = 0, ended_unknown = false, first_attempt_at = NULL, claimed_until = NULL,
         due_at = now(), dispatched_at = NULL, settled_at = NULL
     FROM unnest($1, $2, $3) AS d (effect_key, state, attempt)
     WHERE e.effect_key = d.effect_key AND e.state = d.state AND e.attempt = d.attempt
@@ -234,7 +234,7 @@ SETTLE_CALL = Statement(
     "settle_call",
     """
     UPDATE sluice.executed_side_effects
-    SET state = $3, response = $4::jsonb, error = $5, lease_until = NULL, settled_at = now()
+    SET state = $3, response = $4::jsonb, error = $5, claimed_until = NULL, settled_at = now()
     WHERE effect_key = $1 AND attempt = $2 AND state = 'uncertain'
     """,
     ("text", "int", "text", "text", "text"),

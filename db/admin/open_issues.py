@@ -12,7 +12,7 @@ from sluice.db.sending.calls import EFFECTS_PAUSED
 COUNT_TO = 100_000
 
 
-class Troubles(NamedTuple):
+class OpenIssues(NamedTuple):
     """What waits for somebody, then what waits by itself, each counted up to COUNT_TO; ages in seconds."""
 
     halted_queues: int
@@ -54,8 +54,8 @@ _WAITING = """
     ) o
 """
 
-READ_TROUBLES = Statement(
-    "read_troubles",
+READ_OPEN_ISSUES = Statement(
+    "read_open_issues",
     f"""
     SELECT {_count("sluice.queues WHERE halted_reason IS NOT NULL")},
            {_count("sluice.dead_letters WHERE state = 'dead' AND outcome = 'dead'")},
@@ -79,6 +79,6 @@ READ_TROUBLES = Statement(
 )
 
 
-def read_troubles(session: Session, *, count_to: int = COUNT_TO) -> Troubles:
+def read_open_issues(session: Session, *, count_to: int = COUNT_TO) -> OpenIssues:
     """As of now."""
-    return Troubles(*session.run(READ_TROUBLES, count_to)[0])
+    return OpenIssues(*session.run(READ_OPEN_ISSUES, count_to)[0])

@@ -17,8 +17,8 @@ class ListedQueue(NamedTuple):
     accepted_deaths: int
 
 
-_LISTED = """queue, halted_reason, halted_at, length(recent_fates),
-    length(recent_fates) - length(replace(recent_fates, 'x', '')), accepted_deaths"""
+_LISTED = """queue, halted_reason, halted_at, length(failure_window),
+    length(failure_window) - length(replace(failure_window, 'x', '')), accepted_deaths"""
 
 READ_QUEUES = Statement("list_queues", f"SELECT {_LISTED} FROM sluice.queues ORDER BY queue")
 LOCK_LISTED_QUEUE = Statement(
@@ -41,7 +41,7 @@ RESUME_QUEUE = Statement(
     "resume_queue",
     """
     UPDATE sluice.queues
-    SET halted_reason = NULL, halted_at = NULL, recent_fates = '', accepted_deaths = $2
+    SET halted_reason = NULL, halted_at = NULL, failure_window = '', accepted_deaths = $2
     WHERE queue = $1
     """,
     ("text", "int"),

@@ -12,10 +12,10 @@ COUNTERS = (*OUTCOMES, "call_conflict")
 
 
 class QueueRow(NamedTuple):
-    """The locked queue: why it is halted (None: it is not), the fates of its last 200 tried events."""
+    """The locked queue: why it is halted (None: it is not), the results of its last 200 tried events."""
 
     halted_reason: str | None
-    recent_fates: str
+    failure_window: str
     accepted_deaths: int
 
 
@@ -37,7 +37,7 @@ class LaneStep(NamedTuple):
 
 LOCK_QUEUE = Statement(
     "lock_queue",
-    "SELECT halted_reason, recent_fates, accepted_deaths FROM sluice.queues WHERE queue = $1 FOR UPDATE",
+    "SELECT halted_reason, failure_window, accepted_deaths FROM sluice.queues WHERE queue = $1 FOR UPDATE",
     ("text",),
 )
 
@@ -119,16 +119,16 @@ def halt_queue(session: Session, queue: str, reason: str) -> bool:
 UPDATE_QUEUE = Statement(
     "update_queue",
     """
-    UPDATE sluice.queues SET halted_reason = NULL, halted_at = NULL, recent_fates = $2, accepted_deaths = $3
+    UPDATE sluice.queues SET halted_reason = NULL, halted_at = NULL, failure_window = $2, accepted_deaths = $3
     WHERE queue = $1
     """,
     ("text", "text", "int"),
 )
 
 
-def update_queue(session: Session, queue: str, *, recent_fates: str, accepted_deaths: int) -> None:
-    """After a batch that was applied: the queue runs, with these fates. Under the queue's lock."""
-    session.run(UPDATE_QUEUE, queue, recent_fates, accepted_deaths)
+def update_queue(session: Session, queue: str, *, failure_window: str, accepted_deaths: int) -> None:
+    """After a batch that was applied: the queue runs, with these results. Under the queue's lock."""
+    session.run(UPDATE_QUEUE, queue, failure_window, accepted_deaths)
 
 
 def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:

@@ -43,7 +43,7 @@ class Lease(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class LeaseSnapshot:
     """Who takes part and who holds what, at one moment. `me` is the asking session's process id."""
 
     me: int
@@ -69,7 +69,7 @@ def join_workers(session: Session) -> None:
 
 
 # MATERIALIZED: the view of all locks is read once, not once per queue.
-READ_STANDING = Statement(
+READ_LEASE_SNAPSHOT = Statement(
     "read_standing_leases",
     f"""
     WITH d AS ({_HERE}), held AS MATERIALIZED (
@@ -86,12 +86,12 @@ READ_STANDING = Statement(
 )
 
 
-def read_standing(session: Session) -> Standing:
+def read_lease_snapshot(session: Session) -> LeaseSnapshot:
     """All queues with their holders, and all members."""
-    rows = session.run(READ_STANDING)
+    rows = session.run(READ_LEASE_SNAPSHOT)
     me, members = rows[0][:2]
     leases = tuple(Lease(*row[2:]) for row in rows if row[2] is not None)
-    return Standing(me, frozenset(members or ()), leases)
+    return LeaseSnapshot(me, frozenset(members or ()), leases)
 
 
 TRY_LEASE = Statement("try_lease", f"SELECT pg_try_advisory_lock({_KEY.format(queue='$1')})", ("text",))
@@ -111,7 +111,7 @@ def end_lease(session: Session, queue: str) -> None:
     session.run(END_LEASE, queue)
 
 
-class Told(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a worker says of itself. Ages in seconds until now; None: nothing is done, or was done yet."""
 
     node: str
@@ -128,8 +128,8 @@ class Told(NamedTuple):
 
 _AGO = "now() - {age} * interval '1 second'"
 
-TELL_WORKER = Statement(
-    "tell_worker",
+WRITE_HEARTBEAT = Statement(
+    "write_heartbeat",
     f"""
     INSERT INTO sluice.workers AS w
         (backend_pid, node, process_id, leases, busy_queue, busy_since, last_queue, last_at, last_records,
@@ -142,7 +142,7 @@ TELL_WORKER = Statement(
         node = excluded.node, process_id = excluded.process_id, leases = excluded.leases,
         busy_queue = excluded.busy_queue, busy_since = excluded.busy_since, last_queue = excluded.last_queue,
         last_at = excluded.last_at, last_records = excluded.last_records,
-        last_seconds = excluded.last_seconds, told_at = now(),
+        last_seconds = excluded.last_seconds, heartbeat_at = now(),
         joined_at = CASE WHEN (w.node, w.process_id) = (excluded.node, excluded.process_id) THEN w.joined_at
                     ELSE excluded.joined_at END
     """,
@@ -150,21 +150,23 @@ TELL_WORKER = Statement(
 )
 
 
-def tell_worker(session: Session, told: Told) -> None:
+def write_heartbeat(session: Session, heartbeat: Heartbeat) -> None:
     """The row of this session says so. May run any number of times; nobody decides by it."""
-    session.run(TELL_WORKER, told.node, told.process_id, json.dumps(told.leases), *told[3:])
+    session.run(
+        WRITE_HEARTBEAT, heartbeat.node, heartbeat.process_id, json.dumps(heartbeat.leases), *heartbeat[3:]
+    )
 
 
 class Worker(NamedTuple):
-    """A member as operators see it. What it told of itself may be a second old; the leases are true."""
+    """A member as operators see it. Its heartbeat may be a second old; the leases are current."""
 
     backend_pid: int
     node: str
     process_id: int
     joined_at: datetime
-    told_at: datetime
+    heartbeat_at: datetime
     leases: Mapping[str, datetime | None]
-    """Queue → since when; None: not told yet."""
+    """Queue → since when; None before the first heartbeat."""
     busy_queue: str | None
     busy_since: datetime | None
     last_queue: str | None
@@ -196,11 +198,11 @@ class Sharing:
         return [lease.queue for lease in self.leases if lease.holder is None and not lease.retired]
 
 
-# The join, so that there is a time to be told where there is no worker.
-READ_TOLD = Statement(
+# The join: the time is returned even if there is no worker.
+READ_WORKERS = Statement(
     "read_told_workers",
     """
-    SELECT now_.at, w.backend_pid, w.node, w.process_id, w.joined_at, w.told_at, w.leases, w.busy_queue,
+    SELECT now_.at, w.backend_pid, w.node, w.process_id, w.joined_at, w.heartbeat_at, w.leases, w.busy_queue,
            w.busy_since, w.last_queue, w.last_at, w.last_records, w.last_seconds
     FROM (SELECT now() AS at) now_ LEFT JOIN sluice.workers w ON true
     ORDER BY w.node, w.process_id
@@ -209,16 +211,16 @@ READ_TOLD = Statement(
 
 
 def read_workers(session: Session) -> Sharing:
-    """Who holds what, and what the members told."""
-    standing = read_standing(session)
-    told = session.run(READ_TOLD)
+    """Returns all leases, and the last heartbeat of each member."""
+    snapshot = read_lease_snapshot(session)
+    rows = session.run(READ_WORKERS)
     workers = []
-    for _, pid, node, process_id, joined_at, told_at, leases, *doing in told:
-        if pid in standing.members:
-            held = [lease.queue for lease in standing.leases if lease.holder == pid]
+    for _, pid, node, process_id, joined_at, heartbeat_at, leases, *doing in rows:
+        if pid in snapshot.members:
+            held = [lease.queue for lease in snapshot.leases if lease.holder == pid]
             since = {q: datetime.fromisoformat(leases[q]) if q in leases else None for q in held}
-            workers.append(Worker(pid, node, process_id, joined_at, told_at, since, *doing))
-    return Sharing(told[0][0], standing.leases, tuple(workers))
+            workers.append(Worker(pid, node, process_id, joined_at, heartbeat_at, since, *doing))
+    return Sharing(rows[0][0], snapshot.leases, tuple(workers))
 
 
 TRY_LEAD = Statement("try_lead", "SELECT pg_try_advisory_lock(hashtext('sluice beat'), 0)")

@@ -14,6 +14,6 @@ context.configure(
     version_table=VERSION_TABLE,
     version_table_schema=SCHEMA,
 )
-# Already in the transaction of `sluice.db.migrations.migrate`: all changes happen, or none.
+# Already in the transaction of `migrate`: all changes happen, or none.
 with context.begin_transaction():
     context.run_migrations()

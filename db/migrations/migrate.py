@@ -137,7 +137,7 @@ def _connected(database_url: str) -> Iterator[Connection]:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", "db:migrations")
+    config.set_main_option("script_location", "sluice.db:migrations")
     return config
 
 

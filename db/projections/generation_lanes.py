@@ -23,8 +23,8 @@ class GenerationStep(NamedTuple):
     counts: Mapping[str, int]
 
 
-READ_FED_LANES = Statement(
-    "read_fed_lanes",
+READ_SYNCED_LANES = Statement(
+    "read_synced_lanes",
     """
     SELECT projection, generation, topic, partition, applied_offset FROM sluice.generation_lanes
     WHERE queue = $1
@@ -33,13 +33,13 @@ READ_FED_LANES = Statement(
 )
 
 
-def read_fed_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
+def read_synced_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
     """(projection, generation) → how far its lanes of one queue are. A lane without a row: nothing applied.
 
     Under the queue's lock it says who is in lockstep: only under that lock a lane gets there.
     """
     found: dict[tuple[str, int], dict[Place, int]] = {}
-    for projection, generation, topic, partition, offset in session.run(READ_FED_LANES, queue):
+    for projection, generation, topic, partition, offset in session.run(READ_SYNCED_LANES, queue):
         found.setdefault((projection, generation), {})[topic, partition] = offset
     return found
 

@@ -1,4 +1,4 @@
-"""`projections` and `generations`: which generation readers see, and which others are fed."""
+"""`projections` and `generations`: which generation readers see, and which others are kept in sync."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.tables import generation_name
 
 
-class Fed(NamedTuple):
+class SyncedGeneration(NamedTuple):
     """A generation that is not live and is kept up with it."""
 
     projection: str
@@ -29,19 +29,19 @@ class Fed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """All projections as of now: the live generation of each, and those that are fed, in a fixed order."""
+class ProjectionSnapshot:
+    """All projections as of now: the live generation of each, and those kept in sync, in a fixed order."""
 
     live: Mapping[str, int]
-    fed: Sequence[Fed]
+    synced: Sequence[SyncedGeneration]
     live_revisions: Mapping[str, int]
     """Projection → the revision that its live generation was begun with."""
 
 
-NO_PROJECTIONS = Standing({}, (), {})
+NO_PROJECTIONS = ProjectionSnapshot({}, (), {})
 
-READ_STANDING = Statement(
-    "read_standing",
+READ_PROJECTION_SNAPSHOT = Statement(
+    "read_projection_snapshot",
     """
     SELECT p.projection, p.live_generation, g.generation, g.state, g.revision, g.has_been_live
     FROM sluice.projections p
@@ -51,12 +51,12 @@ READ_STANDING = Statement(
 )
 
 
-def read_standing(session: Session) -> Standing:
+def read_projection_snapshot(session: Session) -> ProjectionSnapshot:
     """What counts until a queue's lock is let go, if it is held: a swap takes the locks of all queues."""
-    rows = session.run(READ_STANDING)
-    return Standing(
+    rows = session.run(READ_PROJECTION_SNAPSHOT)
+    return ProjectionSnapshot(
         {row[0]: row[1] for row in rows},
-        [Fed(row[0], *row[2:]) for row in rows if row[2] != row[1]],
+        [SyncedGeneration(row[0], *row[2:]) for row in rows if row[2] != row[1]],
         {row[0]: row[4] for row in rows if row[2] == row[1]},
     )
 
@@ -149,7 +149,7 @@ def begin_generation(
     rate: int | None,
     compacted_topics: str,
 ) -> None:
-    """It is `building` from now on, and fed where it is in lockstep. `compacted_topics`: a JSON array."""
+    """It is `building` from now on, and kept in sync. `compacted_topics`: a JSON array."""
     session.run(BEGIN_GENERATION, projection, generation, revision, rate, compacted_topics)
 
 
@@ -183,12 +183,12 @@ FAIL_GENERATION = Statement(
 
 
 def fail_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
-    """The generation is no longer fed, for this reason; whether that is news. Never the live one."""
+    """Marks the generation failed for this reason; returns True if its state changed. Never the live one."""
     return session.count(FAIL_GENERATION, projection, generation, reason) == 1
 
 
-FAIL_ALL_FED = Statement(
-    "fail_all_fed",
+DETACH_GENERATIONS = Statement(
+    "detach_generations",
     """
     UPDATE sluice.generations g SET state = 'failed', failed_reason = $1
     WHERE g.state IN ('building', 'ready', 'retired')
@@ -198,9 +198,9 @@ FAIL_ALL_FED = Statement(
 )
 
 
-def fail_all_fed(session: Session, reason: str) -> list[tuple[str, int]]:
-    """No generation but the live ones is fed any more; which were. Under queue locks; may run twice."""
-    return sorted((projection, number) for projection, number in session.run(FAIL_ALL_FED, reason))
+def detach_generations(session: Session, reason: str) -> list[tuple[str, int]]:
+    """Detaches all non-live generations and returns them. Requires the queue locks. Idempotent."""
+    return sorted((projection, number) for projection, number in session.run(DETACH_GENERATIONS, reason))
 
 
 SET_LIVE = Statement(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
-from sluice.db.projections.generations import Fed
+from sluice.db.projections.generations import SyncedGeneration
 
 
 class LaneOffsets(NamedTuple):
@@ -14,10 +14,10 @@ class LaneOffsets(NamedTuple):
     generation: int
 
 
-class PartitionStanding(NamedTuple):
+class PartitionSnapshot(NamedTuple):
     """What a rebuild of one partition has to know, in one snapshot."""
 
-    fed: Fed
+    synced: SyncedGeneration
     is_live: bool
     paused: bool
     is_paced: bool
@@ -51,14 +51,16 @@ READ_PARTITION = Statement(
 
 def read_partition(
     session: Session, projection: str, generation: int, topic: str, partition: int
-) -> PartitionStanding | None:
+) -> PartitionSnapshot | None:
     """None: there is no such generation, or no such topic."""
     rows = session.run(READ_PARTITION, projection, generation, topic, partition)
     if not rows:
         return None
     first = rows[0]
     lanes = {row[11]: LaneOffsets(*row[12:]) for row in rows if row[11] is not None}
-    return PartitionStanding._make([Fed(projection, generation, *first[:3]), *first[3:11], lanes])
+    return PartitionSnapshot._make(
+        [SyncedGeneration(projection, generation, *first[:3]), *first[3:11], lanes]
+    )
 
 
 TRY_REBUILD = Statement(

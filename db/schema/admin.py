@@ -44,7 +44,7 @@ workers = Table(
     Column("node", Text, nullable=False),
     Column("process_id", Integer, nullable=False),
     now_column("joined_at"),
-    now_column("told_at"),
+    now_column("heartbeat_at"),
     # Queue → since when.
     Column("leases", JSONB, nullable=False),
     Column("busy_queue", Text),

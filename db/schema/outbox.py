@@ -76,7 +76,7 @@ executed_side_effects = Table(
     Column("explicit_once", Boolean, nullable=False),
     Column("state", Text, nullable=False, server_default="pending"),
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
-    Column("lease_until", DateTime(timezone=True)),
+    Column("claimed_until", DateTime(timezone=True)),
     now_column("due_at"),
     Column("dispatched_at", DateTime(timezone=True)),
     Column("first_attempt_at", DateTime(timezone=True)),
@@ -97,7 +97,7 @@ Index(
     _effects.id,
     postgresql_where=text("state = 'pending'"),
 )
-Index("executed_side_effects_lease_idx", _effects.lease_until, postgresql_where=text("state = 'running'"))
+Index("executed_side_effects_claim_idx", _effects.claimed_until, postgresql_where=text("state = 'running'"))
 # Which calls of an entity come before another.
 Index(
     "executed_side_effects_open_idx",

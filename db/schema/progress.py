@@ -42,9 +42,9 @@ queues = Table(
     Column("halted_reason", Text),
     Column("halted_at", DateTime(timezone=True)),
     # One letter per event tried, newest last: "." lived, "x" died. What the death share is judged by.
-    Column("recent_fates", Text, nullable=False, server_default=""),
+    Column("failure_window", Text, nullable=False, server_default=""),
     Column("accepted_deaths", Integer, nullable=False, server_default=text("0")),
-    CheckConstraint("length(recent_fates) <= 200", name="recent_fates_bounded"),
+    CheckConstraint("length(failure_window) <= 200", name="failure_window_bounded"),
 )
 
 partition_progress = Table(

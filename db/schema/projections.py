@@ -35,7 +35,7 @@ generations = Table(
     Column("generation", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("revision", Integer, nullable=False),
-    # Then it is fed by whatever code runs.
+    # Then code of any revision keeps it in sync.
     Column("has_been_live", Boolean, nullable=False, server_default=text("false")),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("rate", Integer),

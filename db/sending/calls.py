@@ -33,13 +33,13 @@ class CallRow(NamedTuple):
     """Attempts since the call was last released."""
     ended_unknown: bool
     first_attempt_at: datetime | None
-    lease_until: datetime | None
+    claimed_until: datetime | None
     due_at: datetime
     now: datetime
 
 
 _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, explicit_once, state, attempt,
-    tried, ended_unknown, first_attempt_at, lease_until, due_at, now()"""
+    tried, ended_unknown, first_attempt_at, claimed_until, due_at, now()"""
 
 # Whether another call of the same entity and effect must end first: $2 are the effects that hold.
 _BEHIND_ANOTHER = """
@@ -139,16 +139,17 @@ BEGIN_ATTEMPT = Statement(
     """
     UPDATE sluice.executed_side_effects
     SET state = 'running', attempt = attempt + 1, tried = tried + 1, error = NULL,
-        lease_until = now() + make_interval(secs => $2), first_attempt_at = coalesce(first_attempt_at, now())
+        claimed_until = now() + make_interval(secs => $2),
+        first_attempt_at = coalesce(first_attempt_at, now())
     WHERE effect_key = $1 AND state = 'pending'
     """,
     ("text", "float8"),
 )
 
 
-def begin_attempt(session: Session, effect_key: str, lease_seconds: float) -> None:
+def begin_attempt(session: Session, effect_key: str, claim_seconds: float) -> None:
     """pending → running. Under the call's lock; never twice."""
-    session.run(BEGIN_ATTEMPT, effect_key, lease_seconds)
+    session.run(BEGIN_ATTEMPT, effect_key, claim_seconds)
 
 
 # A success is a fact about the key: whoever learns of it may say so, however late, in whatever state.
@@ -156,7 +157,7 @@ STORE_SUCCESS = Statement(
     "store_success",
     """
     UPDATE sluice.executed_side_effects
-    SET state = 'succeeded', response = $2::jsonb, error = NULL, lease_until = NULL, settled_at = now()
+    SET state = 'succeeded', response = $2::jsonb, error = NULL, claimed_until = NULL, settled_at = now()
     WHERE effect_key = $1 AND state <> 'succeeded'
     """,
     ("text", "text"),
@@ -172,8 +173,8 @@ STORE_FAILURE = Statement(
     "store_failure",
     """
     UPDATE sluice.executed_side_effects
-    SET state = $3, error = $4, ended_unknown = ended_unknown OR $5, lease_until = NULL, dispatched_at = NULL,
-        due_at = now() + make_interval(secs => $6),
+    SET state = $3, error = $4, ended_unknown = ended_unknown OR $5, claimed_until = NULL,
+        dispatched_at = NULL, due_at = now() + make_interval(secs => $6),
         settled_at = CASE $3 WHEN 'pending' THEN NULL ELSE now() END
     WHERE effect_key = $1 AND attempt = $2 AND state = $7
     """,
@@ -204,8 +205,8 @@ LOCK_EXPIRED = Statement(
     "lock_expired",
     f"""
     SELECT {_COLUMNS} FROM sluice.executed_side_effects
-    WHERE state = 'running' AND lease_until < now()
-    ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+    WHERE state = 'running' AND claimed_until < now()
+    ORDER BY claimed_until LIMIT $1 FOR UPDATE SKIP LOCKED
     """,
     ("int",),
 )

@@ -6,7 +6,7 @@ import socket
 from sluice.db.admin.audit import Decision
 
 
-class NotDone(RuntimeError):
+class OperationRefused(RuntimeError):
     """Nothing was changed; the message says why, and what to do instead."""
 
 

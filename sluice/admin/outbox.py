@@ -4,7 +4,7 @@ import base64
 
 from psycopg2.errors import LockNotAvailable, QueryCanceled
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.outbox_admin import (
@@ -25,7 +25,7 @@ MOST_REFUSED = 10_000  # that a dry run of --all lists
 def retry_one(
     session: Session, queue: str, number: int, decision: Decision, *, dry_run: bool
 ) -> list[Refusal]:
-    """The relay tries one record again. Raises NotDone if it is not refused."""
+    """The relay tries one record again. Raises OperationRefused if it is not refused."""
     event = require_event(session, queue, number)
     refusal = None
     if event.error is not None and dry_run:
@@ -35,7 +35,7 @@ def retry_one(
             refusal = delete_refusal(session, queue, number)
             _audit_retries(session, decision, [refusal] if refusal else [])
     if refusal is None:
-        raise NotDone(f"{queue} {number} is not refused: {fate(event)}")
+        raise OperationRefused(f"{queue} {number} is not refused: {fate(event)}")
     return [refusal]
 
 
@@ -55,7 +55,7 @@ def _audit_retries(session: Session, decision: Decision, refusals: list[Refusal]
 
 
 def drop_event(session: Session, event: OutgoingEvent, decision: Decision, *, even_if_waiting: bool) -> None:
-    """The event is gone for ever; `audit` keeps it. Raises NotDone if it was sent, or is in hand."""
+    """The event is gone for ever; `audit` keeps it. Raises OperationRefused if it was sent, or is in hand."""
     # Not as JSON: Postgres keeps no text with a NUL, which a payload may have.
     kept = event._asdict()
     kept["payload_base64"] = base64.b64encode(kept.pop("payload")).decode()
@@ -63,10 +63,12 @@ def drop_event(session: Session, event: OutgoingEvent, decision: Decision, *, ev
         with session.transaction():
             lock_relay(session, event.queue)
             if not delete_outgoing_event(session, event.queue, event.id, even_if_waiting=even_if_waiting):
-                raise NotDone(f"{event.queue} {event.id} was sent or taken up again meanwhile: look again")
+                raise OperationRefused(
+                    f"{event.queue} {event.id} was sent or taken up again meanwhile: look again"
+                )
             insert_audits(session, decision, [(f"{event.queue}/{event.id}", as_json(kept))])
     except (LockNotAvailable, QueryCanceled) as error:
-        raise NotDone(f"a relay has queue {event.queue} in hand for too long: try again") from error
+        raise OperationRefused(f"a relay has queue {event.queue} in hand for too long: try again") from error
 
 
 def fate(event: OutgoingEvent) -> str:
@@ -77,8 +79,10 @@ def fate(event: OutgoingEvent) -> str:
 
 
 def require_event(session: Session, queue: str, number: int) -> OutgoingEvent:
-    """The event whole. Raises NotDone if there is none."""
+    """The event whole. Raises OperationRefused if there is none."""
     event = read_outgoing_event(session, queue, number)
     if event is None:
-        raise NotDone(f"nothing with id {number} waits in queue {queue}: it was sent, or never there")
+        raise OperationRefused(
+            f"nothing with id {number} waits in queue {queue}: it was sent, or never there"
+        )
     return event

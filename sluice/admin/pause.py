@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import typer
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.apply.guard import lock_queue
 from sluice.db.apply.parking import load_parked, park_entities
@@ -76,16 +76,16 @@ class Resumed:
 
 
 def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *, dry_run: bool) -> bool:
-    """What comes of this entity waits from now on; whether that is news. Raises NotDone."""
+    """What comes of this entity waits from now on; whether that is news. Raises OperationRefused."""
     with session.transaction():
         before = read_routing(session, entity)
         if before is None:
-            raise NotDone(f"there is no entity type {entity}")
+            raise OperationRefused(f"there is no entity type {entity}")
         queue = queue_name(entity, shard_of(key.encode(), before[0]))
         if lock_queue(session, queue) is None:
-            raise NotDone(f"queue {queue} has no row: run `sluice init`")
+            raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
         if read_routing(session, entity) != before:
-            raise NotDone(f"entity type {entity} was re-routed meanwhile: try again")
+            raise OperationRefused(f"entity type {entity} was re-routed meanwhile: try again")
         # One that is parked keeps the reason of the death at its head.
         fresh = not load_parked(session, entity, [key])
         if fresh and not dry_run:
@@ -95,9 +95,9 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
 
 
 def resume_entity(session: Session, redriver: Redriver, entity: str, key: str, decision: Decision) -> Resumed:
-    """What waits is applied, in order, until nothing does or one dies. Raises NotDone if it is not parked."""
+    """Applies waiting events in order until one fails. Raises OperationRefused if it is not parked."""
     if not load_parked(session, entity, [key]):
-        raise NotDone(f"{entity} {key} is not paused")
+        raise OperationRefused(f"{entity} {key} is not paused")
     with session.transaction():
         insert_audits(session, decision, [(f"{entity} {key}", '{"paused": false}')])
     outcomes: dict[str, int] = {}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.letters import drop_keyless, resolve_conflicts
@@ -55,7 +55,7 @@ def redrive_entity(
     """Redrives until nothing is left or one dies again. Its row in `audit` is there before it begins.
 
     `tried` is called with how many letters each transaction tried. May be killed anywhere, and run again.
-    Raises NotDone for a broken deployment.
+    Raises OperationRefused for a broken deployment.
     """
     details = as_json({"dead": letters.dead, "waiting": letters.waiting})
     with session.transaction():
@@ -91,24 +91,26 @@ def redrive_keyless(
 
 
 def require_droppable(session: Session, letter: WholeLetter) -> None:
-    """Raises NotDone unless the letter is dead, and the first of its entity."""
+    """Raises OperationRefused unless the letter is dead, and the first of its entity."""
     if letter.outcome == "conflict":
-        raise NotDone(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
+        raise OperationRefused(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
     if letter.state not in ("dead", "waiting"):
-        raise NotDone(f"{letter.id} is {letter.state}: there is nothing to drop")
+        raise OperationRefused(f"{letter.id} is {letter.state}: there is nothing to drop")
     if letter.entity_key is not None:
         head = read_head(session, letter.entity, letter.entity_key)
         if head != letter.id:
-            raise NotDone(f"{letter.id} waits behind {head}: only the first of its entity can be dropped")
+            raise OperationRefused(
+                f"{letter.id} waits behind {head}: only the first of its entity can be dropped"
+            )
 
 
 def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision) -> None:
-    """The letter is given up for good. Raises NotDone if it is no longer the first of its entity."""
+    """The letter is given up for good. Raises OperationRefused if it is no longer the first of its entity."""
     subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
     if letter.entity_key is None:
         with session.transaction():
             if not drop_keyless(session, letter.id):
-                raise NotDone(f"{letter.id}: {MOVED}")
+                raise OperationRefused(f"{letter.id}: {MOVED}")
             insert_audits(session, decision, [subject])
         return
     # Before it: the drop has a transaction of its own, and must not be without its reason.
@@ -117,7 +119,7 @@ def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decis
     if not redriver.drop(letter.entity, letter.entity_key, letter.id):
         with session.transaction():
             insert_audits(session, decision, [(subject[0], as_json({"not_done": MOVED}))])
-        raise NotDone(f"{letter.id}: {MOVED}")
+        raise OperationRefused(f"{letter.id}: {MOVED}")
 
 
 def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: Decision) -> set[int]:
@@ -147,7 +149,9 @@ def _told_if_broken(redriven: EntityRedriven) -> Iterator[None]:
         yield
     except Exception as error:
         if classify(error) is ErrorKind.BROKEN:
-            raise NotDone(f"{redriven.name}: the deployment is broken: {_one_line(error)}") from error
+            raise OperationRefused(
+                f"{redriven.name}: the deployment is broken: {_one_line(error)}"
+            ) from error
         raise
 
 

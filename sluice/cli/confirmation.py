@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 
 
 def _given(reason: str) -> str:
@@ -21,12 +21,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
 
 
-def require_meant(question: str, *, yes: bool) -> None:
-    """Returns if the operator means it. Raises NotDone if not, or if there is nobody to ask."""
+def require_confirmation(question: str, *, yes: bool) -> None:
+    """Returns if the operator means it. Raises OperationRefused if not, or if there is nobody to ask."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise NotDone(f"{question} There is no terminal to ask at: say --yes if it is meant")
+        raise OperationRefused(f"{question} There is no terminal to ask at: say --yes if it is meant")
     # Not on stdout, which may be read as JSON.
     if not typer.confirm(question, err=True):
-        raise NotDone("nothing was changed")
+        raise OperationRefused("nothing was changed")

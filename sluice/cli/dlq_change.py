@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
 from sluice.admin.redrive import (
     BLOCKED_EXIT_CODE,
@@ -23,7 +23,7 @@ from sluice.admin.redrive import (
     require_droppable,
     resolve_letters,
 )
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.dlq_options import (
     Entity,
     ErrorClass,
@@ -86,7 +86,7 @@ def redrive(
         _say_plan(found, keyless, err=as_json_)
         done: list[EntityRedriven] = []
         if (found or keyless) and not dry_run:
-            require_meant("These are redriven.", yes=yes)
+            require_confirmation("These are redriven.", yes=yes)
             decision = decide("dlq redrive", reason)
             try:
                 with _progress(sum(one.dead + one.waiting for one in found) + len(keyless)) as tried:
@@ -95,7 +95,7 @@ def redrive(
                     for number, entity_type in keyless:
                         done.append(redrive_keyless(session, redriver, entity_type, number, decision))
                         tried(1)
-            except NotDone:
+            except OperationRefused:
                 # What came before the broken one is done all the same.
                 typer.echo("\n".join(redriven_lines(done)), nl=bool(done), err=as_json_)
                 raise
@@ -146,7 +146,7 @@ def drop(
         require_droppable(session, letter)
         behind = count_behind(session, letter)
         if not dry_run:
-            require_meant(f"{place_of(letter)} of {entity_of(letter)} will never be applied.", yes=yes)
+            require_confirmation(f"{place_of(letter)} of {entity_of(letter)} will never be applied.", yes=yes)
             drop_letter(session, redriver, letter, decide("dlq drop", reason))
             # With nothing behind it there is nothing to leave waiting: its entity is unparked.
             if letter.entity_key is not None and not (no_redrive and count_behind(session, letter)):
@@ -171,7 +171,7 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
     Only conflicts. Exit code 1 if a letter was left as it was.
     """
     if not ids:
-        raise NotDone("name the conflicts by their IDs, as `sluice dlq ls` shows them")
+        raise OperationRefused("name the conflicts by their IDs, as `sluice dlq ls` shows them")
     with connected("sluice dlq") as session:
         letters = [require_letter(session, number) for number in dict.fromkeys(ids)]
         conflicts = [letter for letter in letters if is_conflict(letter)]

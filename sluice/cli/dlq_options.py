@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.cli.ages import read_age
 from sluice.db.admin.letters import Chosen
 from sluice.db.admin.whole_letters import WholeLetter, read_whole_letters
@@ -53,15 +53,17 @@ def redriving() -> Iterator[Redriver]:
 
 
 def require_letter(session: Session, letter_id: int) -> WholeLetter:
-    """The letter whole. Raises NotDone if there is none."""
+    """The letter whole. Raises OperationRefused if there is none."""
     found = read_whole_letters(session, Chosen(ids=(letter_id,)), after=0, limit=1)
     if not found:
-        raise NotDone(f"there is no dead letter {letter_id}")
+        raise OperationRefused(f"there is no dead letter {letter_id}")
     return found[0]
 
 
 def require_choice(ids: Sequence[int] | None, every: bool, filters: Chosen) -> Chosen:
-    """The letters of these ids, or with --all those that the filters leave. Raises NotDone otherwise."""
+    """The letters with these ids, or with --all those that match the filters. Raises OperationRefused."""
     if bool(ids) == every or (ids and any(value is not None for value in filters)):
-        raise NotDone("name the letters by their IDs, or all by --all, which the other options narrow down")
+        raise OperationRefused(
+            "name the letters by their IDs, or all by --all, which the other options narrow down"
+        )
     return filters._replace(ids=tuple(ids)) if ids else filters

@@ -7,10 +7,10 @@ import msgspec
 import typer
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.effects import CallChange, reconcile_call, retry_calls, settle_by_hand
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.effects_options import Effect, Every, Key, Keys, read_registry, require_call, require_calls
 from sluice.cli.effects_tables import change_document, change_lines
 from sluice.cli.printing import AsJson
@@ -72,13 +72,15 @@ def retry(
     Exit code 1 if a call was left as it was.
     """
     if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
-        raise NotDone("with --all, and with it alone, say --state failed or --state uncertain")
+        raise OperationRefused("with --all, and with it alone, say --state failed or --state uncertain")
     effects = read_registry().effects
     with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
         doubtful = sum(call.state == UNCERTAIN.value for call in calls)
         if doubtful and not dry_run:
-            require_meant(f"{doubtful} of {len(calls)} calls are uncertain: they may be done twice.", yes=yes)
+            require_confirmation(
+                f"{doubtful} of {len(calls)} calls are uncertain: they may be done twice.", yes=yes
+            )
         decision = decide("effects retry", reason)
         changes = list(retry_calls(session, calls, effects, decision, dry_run=dry_run))
     _report(changes, dry_run=dry_run, as_json_=as_json_)
@@ -97,12 +99,12 @@ def settle(
 ) -> None:
     """Say by hand how an uncertain call ended, as you found out elsewhere. It is not made again by itself."""
     if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
-        raise NotDone("settle --as succeeded, with a --response if you have one, or --as failed")
+        raise OperationRefused("settle --as succeeded, with a --response if you have one, or --as failed")
     answer = None if response is None else _read_response(response)
     with connected("sluice effects") as session:
         call = require_call(session, key)
         if not dry_run and call.state == UNCERTAIN.value:
-            require_meant(f"Sluice will take it that {key} {state.value}.", yes=yes)
+            require_confirmation(f"Sluice will take it that {key} {state.value}.", yes=yes)
         decision = decide("effects settle", reason)
         change = settle_by_hand(session, call, state, answer, decision, dry_run=dry_run)
     _report([change], dry_run=dry_run, as_json_=as_json_)
@@ -112,7 +114,7 @@ def _read_response(text: str) -> str:
     try:
         return storable(msgspec.json.decode(text))
     except msgspec.DecodeError as error:
-        raise NotDone(f"--response is no JSON: {error}") from error
+        raise OperationRefused(f"--response is no JSON: {error}") from error
 
 
 def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.effects import AnyCall
 from sluice.db.admin.call_admin import Chosen, WholeCall, read_all_calls, read_call
 from sluice.db.connection import Session
@@ -26,17 +26,17 @@ def read_registry() -> Registry:
 
 
 def require_call(session: Session, key: str) -> WholeCall:
-    """The call whole. Raises NotDone if there is none."""
+    """The call whole. Raises OperationRefused if there is none."""
     call = read_call(session, key)
     if call is None:
-        raise NotDone(f"there is no call {key}")
+        raise OperationRefused(f"there is no call {key}")
     return call
 
 
 def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
-    """The calls of these keys, or all that are chosen. Raises NotDone, also for both or neither."""
+    """The calls of these keys, or all that are chosen. Raises OperationRefused, also for both or neither."""
     if bool(keys) == (chosen is not None):
-        raise NotDone("name the calls by their KEYs, or all by --all, one of both")
+        raise OperationRefused("name the calls by their KEYs, or all by --all, one of both")
     if chosen is not None:
         return list(read_all_calls(session, chosen))
     return [require_call(session, key) for key in dict.fromkeys(keys or ())]

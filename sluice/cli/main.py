@@ -106,7 +106,7 @@ def prepare(
 def _sentence(error: Exception) -> str | None:
     """What to say of an error that is expected; None of any other one."""
     # Only where something failed: these modules are most of what a command need not import.
-    from sluice.admin.decisions import NotDone
+    from sluice.admin.decisions import OperationRefused
     from sluice.admin.event_lines import SendRefused
     from sluice.admin.sender import SendFailed
     from sluice.admin.service_errors import ServiceFailed, failed_service
@@ -116,7 +116,15 @@ def _sentence(error: Exception) -> str | None:
     from sluice.stack import StackError
     from sluice.tasks.fold.registry import HandlersRefused
 
-    refusals = (HandlersRefused, TableRefused, StackError, SendRefused, SendFailed, NotDone, DeploymentBroken)
+    refusals = (
+        HandlersRefused,
+        TableRefused,
+        StackError,
+        SendRefused,
+        SendFailed,
+        OperationRefused,
+        DeploymentBroken,
+    )
     if isinstance(error, SettingsError):
         return f"{error}. {HINT}" if "Field required" in str(error) else str(error)
     if isinstance(error, (ServiceFailed, *refusals)):

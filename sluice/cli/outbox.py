@@ -6,10 +6,10 @@ import typer
 from rich.console import Console
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
 from sluice.admin.outbox import drop_event, fate, require_event, retry_all, retry_one
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.outbox_tables import event_document, refused_table, waiting_table
 from sluice.cli.printing import AsJson, field_lines
 from sluice.db.admin.outbox_admin import read_refused, read_waiting
@@ -73,7 +73,7 @@ def retry(
 ) -> None:
     """Let the relay try refused records again, because the broker or the topic takes them now."""
     if every == (number is not None) or (topic is not None and not every):
-        raise NotDone("name one record by QUEUE and ID, or all by --all, which --topic narrows down")
+        raise OperationRefused("name one record by QUEUE and ID, or all by --all, which --topic narrows down")
     with connected("sluice outbox") as session:
         if queue is not None and number is not None:
             tried = retry_one(session, queue, number, decide("outbox retry", reason), dry_run=dry_run)
@@ -108,9 +108,13 @@ def drop(
     with connected("sluice outbox") as session:
         event = require_event(session, queue, number)
         if event.error is None and not even_if_waiting:
-            raise NotDone(f"{queue} {number} is not refused: {fate(event)} (or say --even-if-waiting)")
+            raise OperationRefused(
+                f"{queue} {number} is not refused: {fate(event)} (or say --even-if-waiting)"
+            )
         if not dry_run:
-            require_meant(f"Event {event.event_id} for topic {event.topic} will never be sent.", yes=yes)
+            require_confirmation(
+                f"Event {event.event_id} for topic {event.topic} will never be sent.", yes=yes
+            )
             drop_event(session, event, decide("outbox drop", reason), even_if_waiting=even_if_waiting)
     if as_json_:
         typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))

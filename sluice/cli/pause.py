@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.pause import Resumed, park_by_hand, pause_topics, resume_entity, resume_topics, why_paused
 from sluice.cli.confirmation import DryRun, Reason
@@ -116,10 +116,12 @@ def _named(topic: str | None, entity: str | None, key: str | None) -> str:
         return f"topic {topic}"
     if topic is None and entity is not None and key is not None:
         return f"{entity} {key}"
-    raise NotDone("say --topic TOPIC, or --entity ENTITY KEY")
+    raise OperationRefused("say --topic TOPIC, or --entity ENTITY KEY")
 
 
 def _require_known(session: Session, topic: str) -> None:
     declared = collect_handlers(read_settings().handlers).topics
     if topic not in declared and read_topic_routing(session, topic) is None:
-        raise NotDone(f"topic {topic} is declared by no module of SLUICE_HANDLERS, and was never read")
+        raise OperationRefused(
+            f"topic {topic} is declared by no module of SLUICE_HANDLERS, and was never read"
+        )

@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson, table_of
 from sluice.db.admin.audit import insert_audits
 from sluice.db.admin.queue_admin import ListedQueue, lock_listed_queue, read_queues, resume_queue
@@ -52,12 +52,12 @@ def resume(
     it again. With --accept-deaths events that really are all bad become dead letters.
     """
     if accept_deaths and not dry_run:
-        require_meant(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
+        require_confirmation(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
     decision = decide("queue resume", reason)
     with connected("sluice queue") as session, session.transaction():
         before = lock_listed_queue(session, queue)
         if before is None:
-            raise NotDone(f"there is no queue {queue}; `sluice queue ls` lists them")
+            raise OperationRefused(f"there is no queue {queue}; `sluice queue ls` lists them")
         if not dry_run:
             resume_queue(session, queue, accept_deaths)
             details = {"halted_reason": before.halted_reason, "accepted_deaths": accept_deaths}

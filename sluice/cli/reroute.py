@@ -10,7 +10,7 @@ import typer
 from kafka import KafkaAdminClient
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.pause import topics_paused
 from sluice.admin.reroute.acceptance import acceptance_lines, judge_acceptance
@@ -24,7 +24,7 @@ from sluice.admin.reroute.reshard_plan import (
     unsettled_text,
 )
 from sluice.admin.reroute.routing_changes import accept_topic, reshard_entity
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.rerouting import (
@@ -38,7 +38,7 @@ from sluice.db.admin.rerouting import (
 )
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_routing
-from sluice.db.projections.generations import read_standing
+from sluice.db.projections.generations import read_projection_snapshot
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS, LogReader
 from sluice.runtime.service_urls import read_addresses
@@ -61,7 +61,7 @@ def accept(
     with connected("sluice reroute") as session:
         routing = read_topic_routing(session, topic)
         if routing is None:
-            raise NotDone(f"no bridge has read topic {topic} so far: there is nothing to accept")
+            raise OperationRefused(f"no bridge has read topic {topic} so far: there is nothing to accept")
         topic_id, logs = read_topic(servers, topic)
         found = judge_acceptance(
             topic,
@@ -72,13 +72,13 @@ def accept(
         )
         if not as_json_:
             typer.echo("\n".join(acceptance_lines(found)))
-        fed = read_standing(session).fed
-        if fed and not as_json_:
-            names = ", ".join(f"generation {one.generation} of {one.projection}" for one in fed)
+        synced = read_projection_snapshot(session).synced
+        if synced and not as_json_:
+            names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
             typer.echo(f"can no longer be compared or come back, and is failed then: {names}")
         epoch = None
         if not dry_run:
-            require_meant(f"Topic {topic} will be read from its log's beginning.", yes=yes)
+            require_confirmation(f"Topic {topic} will be read from its log's beginning.", yes=yes)
             wanted = TopicRouting(topic_id, routing.entity)
             decision = decide("accept", reason)
             found, epoch = accept_topic(session, topic, routing, wanted, logs, decision)
@@ -91,7 +91,7 @@ def accept(
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
-    """A topic's id and what its partitions hold. Raises NotDone if Kafka has no such topic."""
+    """A topic's id and what its partitions hold. Raises OperationRefused if Kafka has no such topic."""
     admin = KafkaAdminClient(
         bootstrap_servers=bootstrap_servers.split(","),
         bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
@@ -101,7 +101,7 @@ def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRa
     with closing(admin):
         described = [one for one in admin.describe_topics([topic]) if one["partitions"]]
     if not described:
-        raise NotDone(
+        raise OperationRefused(
             f"Kafka has no topic {topic}: create it first, or take it out of the handlers"
             " (and look whether SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
         )
@@ -145,7 +145,7 @@ def reshard(
         done = plan_reshard(entity, count, shards, None, moved)
         unsettled = read_unsettled(session, entity)
         if not dry_run:
-            require_meant(_question(done, unsettled, force=force), yes=yes)
+            require_confirmation(_question(done, unsettled, force=force), yes=yes)
             decision = decide("reshard", reason)
             topics = read_topics_of(session, entity)
             with topics_paused(session, topics, decision):
@@ -178,14 +178,14 @@ class _Resharding:
         self._said_at = float("-inf")
 
     def run(self, patience_seconds: float) -> Resharded:
-        """Ends when it is done, or raises NotDone after so many seconds."""
+        """Ends when it is done, or raises OperationRefused after so many seconds."""
         until = self._clock() + patience_seconds
         while True:
             found = self.run_once()
             if isinstance(found, Resharded):
                 return found
             if self._clock() >= until:
-                raise NotDone(
+                raise OperationRefused(
                     f"after {patience_seconds:.0f} s {unsettled_text(found)}: nothing was changed."
                     f" {advice(found)}. Or say --force"
                 )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json, documents
 from sluice.admin.trace import Trace
 from sluice.admin.trace import trace as follow
@@ -45,14 +45,14 @@ def trace(
             topic, partition, offset = _find(session, registry, what, key, event_id, source)
         assignment = read_assignments(session, [(topic.name, partition)]).get((topic.name, partition))
         if assignment is None:
-            raise NotDone(f"no bridge has begun topic {topic.name}: nothing of it was applied")
+            raise OperationRefused(f"no bridge has begun topic {topic.name}: nothing of it was applied")
         reader = LogReader(settings.kafka_bootstrap_servers)
         try:
             record = reader.read_record((topic.name, partition), offset)
         finally:
             reader.close()
         if record is None:
-            raise NotDone(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
+            raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
         found = follow(session, registry, topic, assignment.topic_id, partition, record)
     finally:
         session.close()
@@ -62,7 +62,7 @@ def trace(
 def _parse_place(registry: Registry, what: str) -> tuple[Topic, int, int]:
     name, *place = what.rsplit(":", 2)
     if len(place) != 2 or not all(part.isdigit() for part in place):
-        raise NotDone("name a record as TOPIC:PARTITION:OFFSET, or give TOPIC, KEY and EVENT_ID")
+        raise OperationRefused("name a record as TOPIC:PARTITION:OFFSET, or give TOPIC, KEY and EVENT_ID")
     return _declared(registry, name), int(place[0]), int(place[1])
 
 
@@ -72,7 +72,7 @@ def _find(
     topic = _declared(registry, name)
     known = read_traced(session, event_identity(name, source, key.encode(), event_id))
     if known is None:
-        raise NotDone(
+        raise OperationRefused(
             f"no event {event_id} of key {key} is known of topic {name}: it was not applied yet, its identity"
             " is forgotten by now, or it has a CloudEvents source (--source)"
         )
@@ -81,7 +81,7 @@ def _find(
 
 def _declared(registry: Registry, name: str) -> Topic:
     if name not in registry.topics:
-        raise NotDone(
+        raise OperationRefused(
             f"topic {name} is declared by no module; there are {', '.join(sorted(registry.topics))}"
         )
     return registry.topics[name]

@@ -78,7 +78,7 @@ def sharing_document(sharing: Sharing) -> dict[str, Any]:
                 "process_id": one.process_id,
                 "backend_pid": one.backend_pid,
                 "joined_at": one.joined_at,
-                "told_at": one.told_at,
+                "heartbeat_at": one.heartbeat_at,
                 "queues": [
                     {
                         "queue": queue,

@@ -8,7 +8,7 @@ from celery import Celery, bootsteps, signals
 from sluice.runtime.celery_options import (
     APPLY_TASK,
     EFFECT_TASK,
-    EXPIRE_LEASES_TASK,
+    EXPIRE_CLAIMS_TASK,
     PURGE_TASK,
     REBUILD_TASK,
     RELAY_TASK,
@@ -113,9 +113,9 @@ def _define_tasks(app: Celery, process: WorkerProcess) -> None:
     def start_rebuilds() -> None:
         process.start_rebuilds()
 
-    @app.task(name=EXPIRE_LEASES_TASK, **early)  # type: ignore[untyped-decorator]
-    def expire_leases() -> None:
-        process.expire_leases()
+    @app.task(name=EXPIRE_CLAIMS_TASK, **early)  # type: ignore[untyped-decorator]
+    def expire_claims() -> None:
+        process.expire_claims()
 
     @app.task(name=PURGE_TASK, **early)  # type: ignore[untyped-decorator]
     def purge() -> None:

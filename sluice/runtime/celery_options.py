@@ -11,7 +11,7 @@ APPLY_TASK = "sluice.apply"
 """Name of the Celery task: arguments (queue, slices as made by `pack`)."""
 
 
-EXPIRE_LEASES_TASK = "sluice.expire_leases"
+EXPIRE_CLAIMS_TASK = "sluice.expire_claims"
 
 
 PURGE_TASK = "sluice.purge"
@@ -23,7 +23,7 @@ SELF_CHECK_TASK = "sluice.self_check"
 START_REBUILDS_TASK = "sluice.start_rebuilds"
 
 
-RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maint", "effects", "rebuild"
+RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maintenance", "effects", "rebuild"
 SERVICE_QUEUES = (RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE)
 
 RELAY_TASK = "sluice.relay"

@@ -8,7 +8,7 @@ YOUNG_OBJECTS = 50_000
 GENERATIONS = 20
 
 
-def tune_collector() -> None:
+def tune_gc() -> None:
     """What is there stays for good, and the rest is looked at seldom. May run twice."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, GENERATIONS, GENERATIONS)

@@ -83,9 +83,9 @@ WORKER_BATCH_SECONDS = Metric(
 WORKER_RECORDS = _counter(
     Exporter.WORKER, "worker_records", "records", "records that got their outcome here", "outcome"
 )
-WORKER_GIVEN_UP_BATCHES = _counter(
+WORKER_ABORTED_BATCHES = _counter(
     Exporter.WORKER,
-    "worker_given_up_batches",
+    "worker_aborted_batches",
     "batches",
     "batches left to be sent again: Postgres did not answer in time, or their queue is halted",
 )
@@ -96,7 +96,7 @@ WORKER_LEASED_QUEUES = _gauge(
 RELAY_SENT_RECORDS = _counter(
     Exporter.RELAY, "relay_sent_records", "records", "outgoing events that Kafka acknowledged"
 )
-RELAY_VISITS = _counter(Exporter.RELAY, "relay_visits", "visits", "times the relay was called and came")
+RELAY_RUNS = _counter(Exporter.RELAY, "relay_runs", "runs", "relay runs")
 
 BEAT_LEADS = _gauge(Exporter.BEAT, "beat_leads", "", "whether this beat is the one that schedules")
 POSTGRES_UP = _gauge(

@@ -13,21 +13,21 @@ from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, needs_new_connection
 from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
-from sluice.tasks.apply.batch_writer import Settler
-from sluice.tasks.apply.circuit_breaker import DIED, LIVED, Verdict, judge_fates
-from sluice.tasks.apply.generation_writer import Feeder
+from sluice.tasks.apply.batch_writer import BatchWriter
+from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
+from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import decode
 from sluice.tasks.events.wire import Slice
-from sluice.tasks.fold.fold_state import Outcome, Settled
+from sluice.tasks.fold.fold_state import EventResult, Outcome
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
 log = structlog.get_logger("sluice.apply")
 
 MAX_REASON_CHARACTERS = 500  # of an error's text in `queues.halted_reason`
-_LIVED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
+_SUCCEEDED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Applier:
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
-        self._feeder = Feeder(session, registry)
+        self._generation_writer = GenerationWriter(session, registry)
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
         """Applies what fits of the slices; None where it gave up or halted the queue: the bridge sends again.
@@ -130,28 +130,28 @@ class Applier:
                     applied[lane] = piece.last
             if not events:
                 return Applied(Counter(), judgements)
-            standing = self._feeder.read_standing()
-            settler = Settler(
+            snapshot = self._generation_writer.read_projection_snapshot()
+            settler = BatchWriter(
                 self._session,
                 self._registry,
                 queue=batch.queue,
                 entity=batch.queue.rpartition(".")[0],
-                generations=standing.live,
+                generations=snapshot.live,
             )
             settled = settler.settle(events, singly=singly)
             verdict = self._judge_deaths(row, settled)
             steps = _steps(settled, applied)
             assert lanes.epoch is not None
             guard.advance_lanes(self._session, batch.queue, lanes.epoch, steps)
-            if row != guard.QueueRow(None, verdict.recent_fates, verdict.accepted_deaths):
+            if row != guard.QueueRow(None, verdict.failure_window, verdict.accepted_deaths):
                 guard.update_queue(
                     self._session,
                     batch.queue,
-                    recent_fates=verdict.recent_fates,
+                    failure_window=verdict.failure_window,
                     accepted_deaths=verdict.accepted_deaths,
                 )
             moved = {(step.topic, step.partition): step.applied_offset for step in steps}
-            self._feeder.feed(standing, batch.queue, lanes.applied, moved, settled)
+            self._generation_writer.sync(snapshot, batch.queue, lanes.applied, moved, settled)
             faults.reach("apply.before_commit")
         faults.reach("apply.committed")
         if row.halted_reason is not None:
@@ -175,20 +175,20 @@ class Applier:
             batch.planned[place] = plan_event(self._registry, topic, decoded)
         return batch.planned[place]
 
-    def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[Settled]) -> Verdict:
-        tried = (s for s in settled if not s.known and (s.outcome in _LIVED or self._counts_as_death(s)))
-        fates = "".join(DIED if s.outcome is Outcome.DEAD else LIVED for s in tried)
-        verdict = judge_fates(row.recent_fates, fates, row.accepted_deaths)
+    def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[EventResult]) -> BreakerState:
+        tried = (s for s in settled if not s.known and (s.outcome in _SUCCEEDED or self._counts_as_death(s)))
+        results = "".join(FAILED if s.outcome is Outcome.DEAD else SUCCEEDED for s in tried)
+        verdict = judge_batch(row.failure_window, results, row.accepted_deaths)
         if verdict.halts:
             last = next(s.error for s in reversed(settled) if s.outcome is Outcome.DEAD)
-            deaths = verdict.recent_fates.count(DIED)
+            deaths = verdict.failure_window.count(FAILED)
             raise DeploymentBroken(
-                f"{deaths} of the last {len(verdict.recent_fates)} events died,"
+                f"{deaths} of the last {len(verdict.failure_window)} events died,"
                 f" lately of {type(last).__name__}: {last}"
             )
         return verdict
 
-    def _counts_as_death(self, settled: Settled) -> bool:
+    def _counts_as_death(self, settled: EventResult) -> bool:
         topic = self._registry.topics[settled.planned.decoded.topic]
         return settled.outcome is Outcome.DEAD and topic.on_failure != "skip"
 
@@ -203,7 +203,7 @@ class Applier:
             self._session.close()
 
 
-def _steps(settled: Sequence[Settled], applied: dict[tuple[str, int], int]) -> list[guard.LaneStep]:
+def _steps(settled: Sequence[EventResult], applied: dict[tuple[str, int], int]) -> list[guard.LaneStep]:
     counts: dict[tuple[str, int], Counter[str]] = {}
     for one in settled:
         decoded = one.planned.decoded

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from sluice.db.connection import Session
 from sluice.db.errors import QUERY_CANCELED, ErrorKind, classify, sqlstate
-from sluice.tasks.apply.fold_io import Store
+from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import Folded, Outcome, Settled
+from sluice.tasks.fold.fold_state import EventResult, FoldResult, Outcome
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.registry import Registry
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
 
 
-class Settler:
+class BatchWriter:
     """Settles events of one queue, whose lock the caller holds."""
 
     def __init__(
@@ -38,11 +38,11 @@ class Settler:
         self._generations = generations
         self._redriving = redriving
 
-    def settle(self, events: Sequence[Planned], *, singly: bool) -> list[Settled]:
+    def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
         """What became of the events, written. Raises what Postgres refuses, unless they go singly."""
         return self._settle_singly(events) if singly else self._settle(events)
 
-    def _settle(self, events: Sequence[Planned]) -> list[Settled]:
+    def _settle(self, events: Sequence[Planned]) -> list[EventResult]:
         store = self._store()
         memory = store.load(events)
         folded = fold(events, memory)
@@ -50,12 +50,12 @@ class Settler:
         self._session.defer(CHECK_CONSTRAINTS)
         return folded.settled
 
-    def _settle_singly(self, events: Sequence[Planned]) -> list[Settled]:
+    def _settle_singly(self, events: Sequence[Planned]) -> list[EventResult]:
         """Event by event, each in a savepoint: what Postgres refuses is that event's death."""
-        settled: list[Settled] = []
+        settled: list[EventResult] = []
         for event in events:
             if self._redriving and settled and _blocks(settled[-1]):
-                settled.append(Settled(event, Outcome.WAITING))
+                settled.append(EventResult(event, Outcome.WAITING))
                 continue
             self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
             try:
@@ -69,19 +69,19 @@ class Settler:
             settled += one
         return settled
 
-    def _bury(self, event: Planned, error: Exception) -> list[Settled]:
+    def _bury(self, event: Planned, error: Exception) -> list[EventResult]:
         store = self._store()
         memory = store.load([])
-        dead = Folded()
+        dead = FoldResult()
         dead.bury(event, error, memory)
         store.write_back(self._queue, memory, dead)
         return dead.settled
 
-    def _store(self) -> Store:
-        return Store(self._session, self._registry, self._entity, self._generations, self._redriving)
+    def _store(self) -> FoldIO:
+        return FoldIO(self._session, self._registry, self._entity, self._generations, self._redriving)
 
 
-def _blocks(settled: Settled) -> bool:
+def _blocks(settled: EventResult) -> bool:
     """Whether those behind it in its entity wait."""
     died = settled.outcome is Outcome.DEAD and settled.planned.parks
     return settled.outcome is Outcome.WAITING or died

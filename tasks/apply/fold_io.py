@@ -11,12 +11,12 @@ from sluice.db.records import DeadLetterRow, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.tasks.apply.row_store import RowStore
 from sluice.tasks.fold.fold import effect_key
-from sluice.tasks.fold.fold_state import Folded, Known, Memory, Outcome, Settled
+from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState, Outcome
 from sluice.tasks.fold.plan import Planned, called_effects
 from sluice.tasks.fold.registry import Registry
 
 
-class Store:
+class FoldIO:
     """The shell around one fold: `load`, then the fold, then `write_back`, in one transaction."""
 
     def __init__(
@@ -27,20 +27,20 @@ class Store:
         generations: Mapping[str, int],
         redriving: bool = False,
     ) -> None:
-        """`entity` is the entity type of all events, `generations` the live ones; the rest: `Settler`."""
+        """`entity` is the entity type of all events, `generations` the live ones; the rest: `BatchWriter`."""
         self._session = session
         self._entity = entity
         self._redriving = redriving
         self._effects = frozenset(registry.effects)
         self._rows = RowStore(session, generations)
 
-    def load(self, events: Sequence[Planned]) -> Memory:
+    def load(self, events: Sequence[Planned]) -> FoldState:
         """Identities, effect keys and locked rows that these events are known to need."""
-        memory = Memory(self._rows.load_row, self._load_effect, self._effects)
+        memory = FoldState(self._rows.load_row, self._load_effect, self._effects)
         wanted = list({planned.decoded.identity for planned in events})
         own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
         for identity, *where in identities.load_identities(self._session, wanted):
-            known = Known(*where)
+            known = FirstSeen(*where)
             # Its own row says that it died or waits. That is what is to change.
             if own.get(identity) != known[1:]:
                 memory.identities[identity] = known
@@ -52,7 +52,7 @@ class Store:
         memory.rows = self._rows.load(fresh)
         return memory
 
-    def write_back(self, queue: str, memory: Memory, folded: Folded) -> None:
+    def write_back(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
         """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
 
         Of redriven events it writes no letters and no identities.
@@ -70,7 +70,7 @@ class Store:
         new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
         identities.insert_identities(self._session, new)
 
-    def _load_effects(self, events: Sequence[Planned], memory: Memory) -> None:
+    def _load_effects(self, events: Sequence[Planned], memory: FoldState) -> None:
         keys = {
             effect_key(run, planned.decoded, ordinal, call)
             for planned in events
@@ -89,7 +89,7 @@ def _place(planned: Planned) -> tuple[str, int, int]:
     return decoded.topic_id, decoded.partition, decoded.record.offset
 
 
-def processed_row(settled: Settled, outcome: Outcome) -> ProcessedRow:
+def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
     """What is remembered of an event."""
     decoded = settled.planned.decoded
     return ProcessedRow(
@@ -104,7 +104,7 @@ def processed_row(settled: Settled, outcome: Outcome) -> ProcessedRow:
     )
 
 
-def _letter(settled: Settled) -> DeadLetterRow:
+def _letter(settled: EventResult) -> DeadLetterRow:
     decoded, outcome, error = settled.planned.decoded, settled.outcome, settled.error
     assert outcome is not None
     record = decoded.record

@@ -12,7 +12,7 @@ from sluice.tasks.api import EffectDeclaration
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 600.0
-LEASE_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
+CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
 
 
 class CallState(Enum):
@@ -55,7 +55,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Fate:
+class NextState:
     """The state that follows, and when it is due again if that is pending."""
 
     state: CallState
@@ -85,7 +85,9 @@ def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
     return call.now + timedelta(seconds=policy.timeout_seconds) >= honoured_until
 
 
-def judge_ending(call: Tried, policy: EffectDeclaration | None, ending: Ending, *, jitter: float) -> Fate:
+def judge_ending(
+    call: Tried, policy: EffectDeclaration | None, ending: Ending, *, jitter: float
+) -> NextState:
     """What follows an attempt without success; `jitter` is drawn from [0, 1).
 
     Without a policy, because this code does not declare the effect, nothing is tried again.
@@ -94,10 +96,10 @@ def judge_ending(call: Tried, policy: EffectDeclaration | None, ending: Ending, 
     doubtful = call.ended_unknown or unknown
     given_up = CallState.UNCERTAIN if doubtful else CallState.FAILED
     if ending is Ending.REFUSED or policy is None or call.tried >= policy.attempts:
-        return Fate(given_up, ended_unknown=unknown)
+        return NextState(given_up, ended_unknown=unknown)
     if unknown and policy.on_unknown == "ask":
-        return Fate(CallState.UNCERTAIN, ended_unknown=True)
-    return Fate(CallState.PENDING, pause_seconds(call.tried, jitter), unknown)
+        return NextState(CallState.UNCERTAIN, ended_unknown=True)
+    return NextState(CallState.PENDING, pause_seconds(call.tried, jitter), unknown)
 
 
 def pause_seconds(tried: int, jitter: float) -> float:

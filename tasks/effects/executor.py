@@ -23,11 +23,11 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.fault_points import faults
 from sluice.tasks.api import EffectCall, NotSent, Refused
 from sluice.tasks.effects.call_states import (
-    LEASE_MARGIN_SECONDS,
+    CLAIM_MARGIN_SECONDS,
     CallState,
     Claim,
     Ending,
-    Fate,
+    NextState,
     Tried,
     judge_claim,
     judge_ending,
@@ -95,12 +95,12 @@ class Executor:
             behind, paused = calls.lock_order(session, row, self._holding)
             match judge_claim(_tried(row), policy, behind=behind, paused=paused):
                 case Claim.RUN:
-                    calls.begin_attempt(session, effect_key, policy.timeout_seconds + LEASE_MARGIN_SECONDS)
+                    calls.begin_attempt(session, effect_key, policy.timeout_seconds + CLAIM_MARGIN_SECONDS)
                 case Claim.LEAVE:
                     return None
                 case Claim.GIVE_UP:
                     error = "the provider may have forgotten the key of an attempt whose outcome is unknown"
-                    _store_fate(session, row, Fate(CallState.UNCERTAIN), error)
+                    _store_next_state(session, row, NextState(CallState.UNCERTAIN), error)
                     log.warning("call uncertain", effect=row.effect, key=effect_key, reason=error)
                     return None
                 case unreachable:
@@ -108,16 +108,16 @@ class Executor:
         return row._replace(state="running", attempt=row.attempt + 1, tried=row.tried + 1)
 
     def _fail(self, row: CallRow, entry: EffectEntry, ending: Ending, error: BaseException) -> None:
-        fate = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
+        following = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
         text = printable(f"{ending.value}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
-        counted = self._stored(lambda: _store_fate(self._session, row, fate, text))
+        counted = self._stored(lambda: _store_next_state(self._session, row, following, text))
         log.warning(
             "call not made" if ending is Ending.NOT_SENT else "call failed",
             effect=row.effect,
             key=row.effect_key,
             attempt=row.attempt,
             error=text,
-            state=fate.state.value if counted else "as another one left it",
+            state=following.state.value if counted else "as another one left it",
         )
 
     def _stored(self, store: Callable[[], T]) -> T:
@@ -133,17 +133,17 @@ class Executor:
                 time.sleep(STORE_PAUSE_SECONDS)
 
 
-def expire_leases(session: Session, registry: Registry) -> int:
+def expire_claims(session: Session, registry: Registry) -> int:
     """Attempts that were never answered have ended, with an unknown outcome; how many. May run twice."""
     with session.transaction():
         expired = calls.lock_expired(session, EXPIRED_ROWS)
         for row in expired:
             entry = registry.effects.get(row.effect)
             policy = None if entry is None else entry.declaration
-            fate = judge_ending(_tried(row), policy, Ending.UNKNOWN, jitter=random.random())
+            following = judge_ending(_tried(row), policy, Ending.UNKNOWN, jitter=random.random())
             error = "the process that made the call never told what became of it"
-            _store_fate(session, row, fate, error)
-            log.warning("lease ended", effect=row.effect, key=row.effect_key, state=fate.state.value)
+            _store_next_state(session, row, following, error)
+            log.warning("lease ended", effect=row.effect, key=row.effect_key, state=following.state.value)
     return len(expired)
 
 
@@ -190,16 +190,16 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _store_fate(session: Session, row: CallRow, fate: Fate, error: str) -> bool:
+def _store_next_state(session: Session, row: CallRow, following: NextState, error: str) -> bool:
     return calls.store_failure(
         session,
         row.effect_key,
         row.attempt,
         from_state=row.state,
-        state=fate.state.value,
+        state=following.state.value,
         error=error,
-        ended_unknown=fate.ended_unknown,
-        due_in_seconds=fate.due_in_seconds,
+        ended_unknown=following.ended_unknown,
+        due_in_seconds=following.due_in_seconds,
     )
 
 

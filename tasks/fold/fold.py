@@ -14,10 +14,18 @@ from sluice.db.tables import Shape, TableRefused, shape_of
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.emitting import outbox_row, trace_of
-from sluice.tasks.fold.fold_state import Conflict, Folded, Known, Memory, Outcome, Settled, Waiting
+from sluice.tasks.fold.fold_state import (
+    Conflict,
+    EventResult,
+    FirstSeen,
+    FoldResult,
+    FoldState,
+    Outcome,
+    Waiting,
+)
 from sluice.tasks.fold.plan import HandlerRun, Planned
-from sluice.tasks.fold.row_writes import checked_key, view, written
-from sluice.tasks.fold.versioned_row import Fate, Row
+from sluice.tasks.fold.row_writes import apply_write, checked_key, view
+from sluice.tasks.fold.versioned_row import Row, WriteResult
 
 # Several handlers of one event, several writes of one handler: the first of these that occurs.
 _WORST_FIRST = (
@@ -28,20 +36,20 @@ _WORST_FIRST = (
     Outcome.DUPLICATE,
     Outcome.IGNORED,
 )
-_BY_FATE = {
-    Fate.APPLIED: Outcome.APPLIED,
-    Fate.STALE: Outcome.STALE,
-    Fate.DUPLICATE: Outcome.DUPLICATE,
-    Fate.CONFLICT: Outcome.CONFLICT,
+_BY_RESULT = {
+    WriteResult.APPLIED: Outcome.APPLIED,
+    WriteResult.STALE: Outcome.STALE,
+    WriteResult.DUPLICATE: Outcome.DUPLICATE,
+    WriteResult.CONFLICT: Outcome.CONFLICT,
 }
 
 
-def fold(events: Iterable[Planned], memory: Memory) -> Folded:
+def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
     """Settles each event in turn; an event's own fault is its outcome.
 
     Raises DeploymentBroken, and what loading raised: a lost connection must not bury the event that met it.
     """
-    folded = Folded()
+    folded = FoldResult()
     for planned in events:
         try:
             folded.settled.append(_settle(planned, memory, folded))
@@ -62,23 +70,23 @@ def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
     return UUID(bytes=blake2b(source, digest_size=16).digest())
 
 
-def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
+def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventResult:
     decoded = planned.decoded
     record = decoded.record
-    here = Known(decoded.data_hash, decoded.topic_id, decoded.partition, record.offset)
+    here = FirstSeen(decoded.data_hash, decoded.topic_id, decoded.partition, record.offset)
     known = memory.identities.get(decoded.identity)
     if known == here:
-        return Settled(planned, None, known=True)
+        return EventResult(planned, None, known=True)
     if known is not None and known.data_hash == here.data_hash:
-        return Settled(planned, Outcome.DUPLICATE, known=True)
+        return EventResult(planned, Outcome.DUPLICATE, known=True)
     if known is not None:
         text = f"event id seen before at {known.partition}:{known.offset} with other type, version or data"
-        return Settled(planned, Outcome.CONFLICT, Conflict(text), known=True)
+        return EventResult(planned, Outcome.CONFLICT, Conflict(text), known=True)
     memory.identities[decoded.identity] = here
     if planned.ignored:
-        return Settled(planned, Outcome.IGNORED)
+        return EventResult(planned, Outcome.IGNORED)
     if decoded.entity_key in memory.parked:
-        return Settled(planned, Outcome.WAITING, Waiting("its entity is parked"))
+        return EventResult(planned, Outcome.WAITING, Waiting("its entity is parked"))
     error = decoded.error or planned.error
     if error is not None:
         raise _Died(error)
@@ -88,7 +96,7 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
     except DeploymentBroken:
         raise
     except Conflict as conflict:
-        return Settled(planned, Outcome.CONFLICT, conflict)
+        return EventResult(planned, Outcome.CONFLICT, conflict)
     except ImportError as missing:
         raise DeploymentBroken(f"a handler cannot import {missing.name}: {missing}") from missing
     except TableRefused as refused:
@@ -103,7 +111,7 @@ def _settle(planned: Planned, memory: Memory, folded: Folded) -> Settled:
     folded.calls += scratch.calls
     folded.call_conflicts += scratch.call_conflicts
     outgoing = len(scratch.emits) + len(scratch.calls)
-    return Settled(planned, outcome, call_conflicts=len(scratch.call_conflicts), outgoing=outgoing)
+    return EventResult(planned, outcome, call_conflicts=len(scratch.call_conflicts), outgoing=outgoing)
 
 
 class _Died(Exception):
@@ -121,7 +129,7 @@ class _Ended(Exception):
 class _Scratch:
     """What one event would do; taken over only if nothing in it dies or conflicts."""
 
-    def __init__(self, planned: Planned, memory: Memory) -> None:
+    def __init__(self, planned: Planned, memory: FoldState) -> None:
         self.decoded = planned.decoded
         self.runs: Sequence[HandlerRun] = planned.runs
         self.memory = memory
@@ -129,21 +137,21 @@ class _Scratch:
         self.emits: list[OutboxRow] = []
         self.calls: list[LedgerRow] = []
         self.call_conflicts: list[LedgerRow] = []
-        self.fates: set[Outcome] = set()
+        self.results: set[Outcome] = set()
         self.ordinal = 0
 
     def run_handlers(self) -> Outcome:
         """All handlers of the event, one decision. Raises what kills it, or Conflict."""
         for run in self.runs:
             self.ordinal = 0
-            effects = run.play()
+            effects = run.iter_effects()
             try:
                 answer = None
                 while True:
                     answer = self.apply(run, effects.send(answer))
             except (StopIteration, _Ended):
                 effects.close()
-        return next((outcome for outcome in _WORST_FIRST if outcome in self.fates), Outcome.IGNORED)
+        return next((outcome for outcome in _WORST_FIRST if outcome in self.results), Outcome.IGNORED)
 
     def apply(self, run: HandlerRun, effect: Effect) -> Any:
         """One effect; returns the row for a Read."""
@@ -154,12 +162,12 @@ class _Scratch:
             _check_projects(run, run.into, effect)
         match effect:
             case Emit():
-                self.fates.add(Outcome.APPLIED)
+                self.results.add(Outcome.APPLIED)
                 event_id = derived_id(self.decoded.identity, run.entry.name, self.ordinal)
                 trace = dict(trace_of(run.event.headers))
                 self.emits.append(outbox_row(effect, event_id, run.event.time, trace))
             case Call():
-                self.fates.add(Outcome.APPLIED)
+                self.results.add(Outcome.APPLIED)
                 self.call(run, effect)
             case Read(table, key):
                 shape = _own_shape(run, table)
@@ -180,19 +188,19 @@ class _Scratch:
         table = write.table
         key = checked_key(table, write.key)
         shape = _own_shape(run, table)
-        fate, after = written(shape, self.row(table, key), write, run.event)
-        if fate is None:
+        result, after = apply_write(shape, self.row(table, key), write, run.event)
+        if result is None:
             assert isinstance(write, Increment)
-            self.fates.add(Outcome.APPLIED)
+            self.results.add(Outcome.APPLIED)
             for instead in write.otherwise:
                 self.apply(run, instead)
             raise _Ended
-        if fate is Fate.CONFLICT:
+        if result is WriteResult.CONFLICT:
             raise Conflict(
                 f"{type(write).__name__} of {table.name} {key!r}: same version or id, other values"
             )
-        self.fates.add(_BY_FATE[fate])
-        if fate is not Fate.APPLIED:
+        self.results.add(_BY_RESULT[result])
+        if result is not WriteResult.APPLIED:
             raise _Ended
         self.rows[table, key] = after
 

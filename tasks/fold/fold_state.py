@@ -40,7 +40,7 @@ class Waiting(Exception):
     """The event waits behind a dead letter of its entity."""
 
 
-class Known(NamedTuple):
+class FirstSeen(NamedTuple):
     """Where and with what an identity was first seen."""
 
     data_hash: UUID
@@ -50,7 +50,7 @@ class Known(NamedTuple):
 
 
 @dataclass(slots=True)
-class Settled:
+class EventResult:
     """One record with its outcome; None where the very same record was settled before: counted then."""
 
     planned: Planned
@@ -64,7 +64,7 @@ class Settled:
 
 
 @dataclass(slots=True)
-class Memory:
+class FoldState:
     """What the fold knows and makes: rows, identities and effect keys, loaded when first asked for."""
 
     load_row: Callable[[Table, str], Row]
@@ -74,7 +74,7 @@ class Memory:
     refuse: Callable[[HandlerRun, Effect], None] | None = None
     """Raises for an effect that must not be here: a rebuild says so once more."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
-    identities: dict[UUID, Known] = field(default_factory=dict)
+    identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
     """Keys of parked entities, of the one entity type that is folded."""
@@ -103,21 +103,21 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Folded:
+class FoldResult:
     """What a sequence of events comes to; the rows are in the memory it was folded into."""
 
-    settled: list[Settled] = field(default_factory=list)
+    settled: list[EventResult] = field(default_factory=list)
     emits: list[OutboxRow] = field(default_factory=list)
     calls: list[LedgerRow] = field(default_factory=list)
     call_conflicts: list[LedgerRow] = field(default_factory=list)
     parked: list[tuple[str, str]] = field(default_factory=list)
     """Entities that were parked: key and reason."""
 
-    def bury(self, planned: Planned, error: Exception, memory: Memory) -> Settled:
+    def bury(self, planned: Planned, error: Exception, memory: FoldState) -> EventResult:
         """The event is dead; its entity is parked if it has one and the topic says so."""
         key = planned.decoded.entity_key
         if key is not None and planned.parks:
             memory.parked.add(key)
             self.parked.append((key, f"{type(error).__name__}: {error}"))
-        self.settled.append(Settled(planned, Outcome.DEAD, error))
+        self.settled.append(EventResult(planned, Outcome.DEAD, error))
         return self.settled[-1]

@@ -31,7 +31,7 @@ class HandlerRun:
         """The projection that this handler fills: all that it may touch. None: it fills none."""
         return self.entry.into if isinstance(self.entry, ProjectionEntry) else None
 
-    def play(self) -> Generator[Effect, Any, None]:
+    def iter_effects(self) -> Generator[Effect, Any, None]:
         """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
         if self.reads:
             yield from self.entry.function(self.event)

@@ -19,16 +19,16 @@ from sluice.tasks.api import (
     WriteVersion,
 )
 from sluice.tasks.fold import versioned_row
-from sluice.tasks.fold.versioned_row import Fate, Row
+from sluice.tasks.fold.versioned_row import Row, WriteResult
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def written(
+def apply_write(
     shape: Shape, row: Row, write: Insert | Upsert | Merge | Increment | Delete, event: Event[Any]
-) -> tuple[Fate | None, Row]:
-    """The fate of a write against the row as it is, and the row after it; none: below an Increment's floor.
+) -> tuple[WriteResult | None, Row]:
+    """The result of a write against the row as it is, and the row after it; none: below an Increment's floor.
 
     Raises Rejected for a version that is missing or of the other kind.
     """
@@ -52,7 +52,7 @@ def _resolved(shape: Shape, version: WriteVersion, event: Event[Any]) -> int | N
         return None
     if isinstance(version, EventVersion):
         if event.version is None:
-            raise Rejected(f"the event has no version, and {shape.name} is written by version")
+            raise Rejected(f"the event has no version, and {shape.name} is apply_write by version")
         version = event.version
     return _number(shape, version)
 

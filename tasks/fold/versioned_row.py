@@ -18,7 +18,7 @@ from sluice.db.tables import Shape
 from sluice.db.values import ValueRefused, add_exactly
 
 
-class Fate(Enum):
+class WriteResult(Enum):
     """What became of one write; anything but APPLIED leaves the row as it was."""
 
     APPLIED = "applied"
@@ -44,41 +44,41 @@ class Row(NamedTuple):
 ABSENT = Row()
 
 
-def insert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[Fate, Row]:
+def insert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
     """The row exists once. Without a version it goes in unless the row was deleted or written in full."""
     fields = full_fields(shape, values)
     content = _content_hash(fields)
     if row.inserted_hash is not None:
-        return (Fate.DUPLICATE if row.inserted_hash == content else Fate.CONFLICT), row
+        return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
     base = row.tombstone if row.values is None else row.version
     if base is not None and (version is None or version <= base):
-        return Fate.STALE, row
+        return WriteResult.STALE, row
     if version is not None and _contradicts(shape, row, fields, version):
-        return Fate.CONFLICT, row
-    return Fate.APPLIED, _written(shape, row, fields, version, content)
+        return WriteResult.CONFLICT, row
+    return WriteResult.APPLIED, _written(shape, row, fields, version, content)
 
 
-def upsert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[Fate, Row]:
+def upsert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
     """The newest version of the whole row wins; `version=None`: arrival order decides."""
     fields = full_fields(shape, values)
     base = row.tombstone if row.values is None else row.version
     if version is None:
         # Every field, also those with a version of their own: later is newer.
-        return Fate.APPLIED, Row(
+        return WriteResult.APPLIED, Row(
             {**_counters(shape, row), **fields}, base, row.field_versions, row.inserted_hash, row.tombstone
         )
     if base is not None and version < base:
-        return Fate.STALE, row
+        return WriteResult.STALE, row
     if version == base and shape.versions == "integer":
         if row.values is None or version == row.tombstone:
-            return Fate.STALE, row  # the Delete of this version wins
+            return WriteResult.STALE, row  # the Delete of this version wins
         return _compare(row, fields, frozenset(row.field_versions)), row
     if _contradicts(shape, row, fields, version):
-        return Fate.CONFLICT, row
-    return Fate.APPLIED, _written(shape, row, fields, version, row.inserted_hash)
+        return WriteResult.CONFLICT, row
+    return WriteResult.APPLIED, _written(shape, row, fields, version, row.inserted_hash)
 
 
-def merge(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[Fate, Row]:
+def merge(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
     """The newest version wins per field; a field without a version of its own has the base's."""
     if not shape.merged:
         raise DeploymentBroken(f"Merge into table {shape.name}, declared without merged=True")
@@ -87,49 +87,49 @@ def merge(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
     base = row.tombstone if absent else row.version
     current = {**shape.defaults} if row.values is None else dict(row.values)
     own = dict(row.field_versions)
-    fates = set()
+    results = set()
     for name, value in fields.items():
-        fate = _merge_field(shape, row, name, value, version, own.get(name, base))
-        fates.add(fate)
-        if fate is Fate.APPLIED:
+        result = _merge_field(shape, row, name, value, version, own.get(name, base))
+        results.add(result)
+        if result is WriteResult.APPLIED:
             current[name] = value
             if version is not None:
                 own[name] = version
-    if Fate.CONFLICT in fates:
-        return Fate.CONFLICT, row
-    if Fate.APPLIED in fates:
-        return Fate.APPLIED, Row(current, base, own, row.inserted_hash, row.tombstone)
-    return (Fate.STALE if Fate.STALE in fates or not fates else Fate.DUPLICATE), row
+    if WriteResult.CONFLICT in results:
+        return WriteResult.CONFLICT, row
+    if WriteResult.APPLIED in results:
+        return WriteResult.APPLIED, Row(current, base, own, row.inserted_hash, row.tombstone)
+    return (WriteResult.STALE if WriteResult.STALE in results or not results else WriteResult.DUPLICATE), row
 
 
-def delete(shape: Shape, row: Row, version: int | None) -> tuple[Fate, Row]:
+def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Row]:
     """The row goes; its version stays as the tombstone. Fields newer than it are left alone, with the row."""
     if not shape.deletable:
         raise DeploymentBroken(f"Delete from table {shape.name}, declared without deletable=True")
     base = row.tombstone if row.values is None else row.version
     if version is None:
         known = [v for v in (base, row.tombstone, *row.field_versions.values()) if v is not None]
-        return Fate.APPLIED, Row(tombstone=max(known, default=None))
+        return WriteResult.APPLIED, Row(tombstone=max(known, default=None))
     if base is not None and version < base:
-        return Fate.STALE, row
+        return WriteResult.STALE, row
     if version == base == row.tombstone and (row.values is None or shape.versions == "integer"):
-        return Fate.DUPLICATE, row
+        return WriteResult.DUPLICATE, row
     newer = {name: own for name, own in row.field_versions.items() if own > version}
     if row.values is None or not newer:
-        return Fate.APPLIED, Row(tombstone=version)
+        return WriteResult.APPLIED, Row(tombstone=version)
     kept = {**shape.defaults, **{name: row.values[name] for name in newer}}
-    return Fate.APPLIED, Row(kept, version, newer, None, version)
+    return WriteResult.APPLIED, Row(kept, version, newer, None, version)
 
 
 def increment(
     shape: Shape, row: Row, deltas: Mapping[str, Any], floor: int | None
-) -> tuple[Fate | None, Row]:
-    """Adds to counters; None instead of a fate: a result would be below `floor`, and nothing was done."""
+) -> tuple[WriteResult | None, Row]:
+    """Adds to counters; None instead of a result: a result would be below `floor`, and nothing was done."""
     unknown = sorted(set(deltas) - shape.counters)
     if unknown:
         raise DeploymentBroken(f"Increment of {shape.name}.{unknown[0]}, not declared in counters=")
     if row.values is None and row.tombstone is not None:
-        return Fate.STALE, row
+        return WriteResult.STALE, row
     if row.values is None:
         _check_required(shape, shape.defaults)
     current = shape.defaults if row.values is None else row.values
@@ -139,7 +139,7 @@ def increment(
     }
     if floor is not None and any(result < floor for result in results.values()):
         return None, row
-    return Fate.APPLIED, row._replace(values={**current, **results})
+    return WriteResult.APPLIED, row._replace(values={**current, **results})
 
 
 def full_fields(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,24 +204,24 @@ def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int
     )
 
 
-def _compare(row: Row, fields: Mapping[str, Any], besides: frozenset[str]) -> Fate:
+def _compare(row: Row, fields: Mapping[str, Any], besides: frozenset[str]) -> WriteResult:
     values = row.values or {}
     same = all(values[name] == value for name, value in fields.items() if name not in besides)
-    return Fate.DUPLICATE if same else Fate.CONFLICT
+    return WriteResult.DUPLICATE if same else WriteResult.CONFLICT
 
 
 def _merge_field(
     shape: Shape, row: Row, name: str, value: Any, version: int | None, known: int | None
-) -> Fate:
+) -> WriteResult:
     if version is None or known is None or version > known:
-        return Fate.APPLIED
+        return WriteResult.APPLIED
     if version < known:
-        return Fate.STALE
+        return WriteResult.STALE
     if shape.versions == "timestamp":
-        return Fate.APPLIED  # clocks are coarse: the later arrival wins
+        return WriteResult.APPLIED  # clocks are coarse: the later arrival wins
     if name not in row.field_versions and known == row.tombstone:
-        return Fate.STALE  # the Delete of this version wins
-    return Fate.DUPLICATE if (row.values or {})[name] == value else Fate.CONFLICT
+        return WriteResult.STALE  # the Delete of this version wins
+    return WriteResult.DUPLICATE if (row.values or {})[name] == value else WriteResult.CONFLICT
 
 
 def _content_hash(fields: Mapping[str, Any]) -> UUID:

@@ -11,7 +11,7 @@ from sluice.db.records import WaitingRow
 from sluice.kafka_io.records import Delivery
 
 
-class Page:
+class OutboxPage:
     """The rows of one run. Hand over `heads`, and after each delivery what `settle` returns."""
 
     def __init__(self, rows: Iterable[WaitingRow]) -> None:

@@ -18,7 +18,7 @@ from sluice.db.sending import relay as outbox
 from sluice.kafka_io.producer import Producer
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
-from sluice.tasks.outbox.outbox_page import Page, ids_by_queue, sent_through
+from sluice.tasks.outbox.outbox_page import OutboxPage, ids_by_queue, sent_through
 from sluice.tasks.outbox.outgoing_record import outgoing_record
 
 log = structlog.get_logger("sluice.relay")
@@ -82,7 +82,7 @@ class Relay:
             if not rows:
                 return Relayed()
             faults.reach("relay.claimed")
-            page = Page(rows)
+            page = OutboxPage(rows)
             self._flush(page)
             faults.reach("relay.acknowledged")
             acknowledged = ids_by_queue(page.acknowledged)
@@ -103,7 +103,7 @@ class Relay:
         sent, refused = len(page.acknowledged), len(page.refused)
         return Relayed(sent, refused, len(rows) - sent - refused)
 
-    def _flush(self, page: Page) -> None:
+    def _flush(self, page: OutboxPage) -> None:
         """Hands over what may be in flight and waits for all answers, for FLUSH_SECONDS at most."""
         began = self._clock()
         in_flight = 0
@@ -143,7 +143,7 @@ class Relay:
         for queue, ids in sorted(acknowledged.items()):
             outbox.delete_sent(self._session, queue, ids)
 
-    def _list_refused(self, page: Page) -> None:
+    def _list_refused(self, page: OutboxPage) -> None:
         outbox.insert_refusals(self._session, page.refused)
         for row, error in page.refused:
             log.error(
@@ -173,7 +173,7 @@ class Relay:
             outbox.save_sent_through(self._session, found)
             self._hints_saved_at = now
 
-    def _note_topics(self, page: Page) -> None:
+    def _note_topics(self, page: OutboxPage) -> None:
         now = self._clock()
         for topic, error in page.away.items():
             if self._topics[topic].note_failure(now):

@@ -10,15 +10,15 @@ from kombu.exceptions import OperationalError
 from sluice.runtime.celery_options import RELAY_QUEUE, RELAY_TASK, TRANSPORT_OPTIONS, apply_queue
 from sluice.runtime.settings import Settings
 
-log = structlog.get_logger("sluice.kick")
+log = structlog.get_logger("sluice.relay_wakeup")
 
-KICK_KEY = "sluice:relay-kick"
+WAKEUP_KEY = "sluice:relay-wakeup"
 # A call that was lost holds back others for so long.
-KICK_MS = 1_000
+WAKEUP_MS = 1_000
 
 
-class Kick:
-    """The relay's bell, for those who ring it and for the one who comes."""
+class RelayWakeup:
+    """The key in Redis by which workers wake the relay once per batch of commits."""
 
     def __init__(self, settings: Settings, app: Celery) -> None:
         self._app = app
@@ -29,10 +29,10 @@ class Kick:
             socket_connect_timeout=TRANSPORT_OPTIONS["socket_connect_timeout"],
         )
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """The relay comes soon, if it can be told. Never raises what Redis raises; may run often."""
         try:
-            if self._redis.set(KICK_KEY, 1, nx=True, px=KICK_MS):
+            if self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
                 self._app.send_task(RELAY_TASK, queue=self._queue, retry=False, ignore_result=True)
         except (OperationalError, redis.RedisError, OSError) as error:
             # Beat calls it anyway.
@@ -41,16 +41,16 @@ class Kick:
     def hold(self, milliseconds: int) -> None:
         """The relay is there: nobody need call it, for so long at most."""
         try:
-            self._redis.set(KICK_KEY, 1, px=milliseconds)
+            self._redis.set(WAKEUP_KEY, 1, px=milliseconds)
         except (redis.RedisError, OSError) as error:
-            log.debug("bell not held", error=str(error))
+            log.debug("wakeup not held", error=str(error))
 
     def release(self) -> None:
         """The relay is about to leave: what is committed from now on calls it again."""
         try:
-            self._redis.delete(KICK_KEY)
+            self._redis.delete(WAKEUP_KEY)
         except (redis.RedisError, OSError) as error:
-            log.debug("bell not released", error=str(error))
+            log.debug("wakeup not released", error=str(error))
 
     def count_waiting(self, queue: str) -> int:
         """Messages on a queue's list."""

@@ -18,7 +18,7 @@ from sluice.db.projections import (
     rebuilt_partitions,
 )
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
-from sluice.db.projections.rebuilt_partitions import PartitionStanding
+from sluice.db.projections.rebuilt_partitions import PartitionSnapshot
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
 from sluice.kafka_io.records import Record
@@ -38,7 +38,7 @@ log = structlog.get_logger("sluice.rebuild")
 TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
 READ_SECONDS = 0.2
 BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one read may come on top
-FED_STATES = frozenset({"building", "ready", "retired"})
+SYNCED_STATES = frozenset({"building", "ready", "retired"})
 
 
 class Rebuilder:
@@ -85,8 +85,8 @@ class _Turn:
         ends_at = time.monotonic() + seconds
         try:
             while time.monotonic() < ends_at:
-                standing = self._look()
-                if standing is None:
+                snapshot = self._look()
+                if snapshot is None:
                     return False
                 behind = [lane for lane in self._lanes.values() if lane.is_behind]
                 if not behind:
@@ -98,9 +98,9 @@ class _Turn:
                     for lane in self._lanes.values():
                         # It may lie further back than any that is behind: live is slower there.
                         lane.skipped = lane.applied + 1 < first
-                self._read(standing, behind)
+                self._read(snapshot, behind)
                 for lane in behind:
-                    self._take(standing, lane, ends_at)
+                    self._take(snapshot, lane, ends_at)
             return False
         except (LogIncomplete, DeploymentBroken) as error:
             self._fail(error)
@@ -108,16 +108,16 @@ class _Turn:
         finally:
             self._close_reader()
 
-    def _look(self) -> PartitionStanding | None:
+    def _look(self) -> PartitionSnapshot | None:
         """How things stand; None: it is not ours to go on."""
         found = rebuilt_partitions.read_partition(
             self._session, self._projection, self._generation, *self._place
         )
         mine = self._registry.revisions.get(self._projection)
-        if found is None or found.is_live or found.paused or found.fed.state not in FED_STATES:
+        if found is None or found.is_live or found.paused or found.synced.state not in SYNCED_STATES:
             return None
-        if self._table is None or not found.fed.takes(mine) or self._place[0] not in self._registry.topics:
-            log.info("rebuild left to workers of its revision", table=found.fed.table, revision=mine)
+        if self._table is None or not found.synced.takes(mine) or self._place[0] not in self._registry.topics:
+            log.info("rebuild left to workers of its revision", table=found.synced.table, revision=mine)
             return None
         for queue, (live, applied) in found.lanes.items():
             if queue not in self._lanes:
@@ -143,7 +143,7 @@ class _Turn:
             lane.forget()
             lane.skipped = False
 
-    def _read(self, standing: PartitionStanding, behind: Sequence[RebuiltLane]) -> None:
+    def _read(self, snapshot: PartitionSnapshot, behind: Sequence[RebuiltLane]) -> None:
         assert self._reader is not None
         wanted = max(lane.live for lane in behind)
         buffered = self._buffered()
@@ -152,7 +152,7 @@ class _Turn:
             if not records:
                 return
             for record in records:
-                queue = queue_name(standing.entity, shard_of(record.key, standing.shards))
+                queue = queue_name(snapshot.entity, shard_of(record.key, snapshot.shards))
                 lane = self._lanes.setdefault(queue, RebuiltLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
                 if not lane.is_behind:
                     # In lockstep: live feeds it.
@@ -161,24 +161,24 @@ class _Turn:
                     lane.add(record)
                     buffered += record.size_bytes()
 
-    def _take(self, standing: PartitionStanding, lane: RebuiltLane, ends_at: float) -> None:
+    def _take(self, snapshot: PartitionSnapshot, lane: RebuiltLane, ends_at: float) -> None:
         """Chunks of one lane, as many as can be made of what was read."""
         while lane.is_behind and time.monotonic() < ends_at:
             chunk = self._next(lane)
             if chunk is None:
                 return
-            taken = self._tried(standing, lane, chunk)
-            if standing.is_paced:
+            taken = self._tried(snapshot, lane, chunk)
+            if snapshot.is_paced:
                 pause = generations.take_pace(self._session, self._projection, self._generation, taken)
                 time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
 
-    def _tried(self, standing: PartitionStanding, lane: RebuiltLane, chunk: Chunk) -> int:
+    def _tried(self, snapshot: PartitionSnapshot, lane: RebuiltLane, chunk: Chunk) -> int:
         """One chunk, again and again where that may help; how many records it took."""
         tries, started = Tries(), time.monotonic()
         while True:
             began = time.monotonic()
             try:
-                taken = self._apply(standing, lane, chunk)
+                taken = self._apply(snapshot, lane, chunk)
             except Exception as error:
                 step = tries.after(error, elapsed_seconds=time.monotonic() - started)
                 if needs_new_connection(error):
@@ -212,7 +212,7 @@ class _Turn:
     def _buffered(self) -> int:
         return sum(lane.size_bytes for lane in self._lanes.values())
 
-    def _apply(self, standing: PartitionStanding, lane: RebuiltLane, chunk: Chunk) -> int:
+    def _apply(self, snapshot: PartitionSnapshot, lane: RebuiltLane, chunk: Chunk) -> int:
         """One chunk in one transaction; how many records it took."""
         with self._session.transaction():
             if chunk.locked and guard.lock_queue(self._session, lane.queue) is None:
@@ -227,7 +227,7 @@ class _Turn:
                 return 0
             if chunk.locked:
                 lanes = guard.read_lanes(self._session, lane.queue)
-                if lanes.epoch != standing.epoch:
+                if lanes.epoch != snapshot.epoch:
                     lane.live = NOTHING_APPLIED
                     return 0
                 lane.live = lanes.applied.get(self._place, NOTHING_APPLIED)
@@ -236,7 +236,7 @@ class _Turn:
                     return 0
                 chunk = again
             records = lane.records[: chunk.records]
-            counts = self._fold(standing, records)
+            counts = self._fold(snapshot, records)
             step = GenerationStep(*self._place, chunk.reaches, counts)
             generation_lanes.advance_generation(
                 self._session, self._projection, self._generation, lane.queue, [step]
@@ -246,9 +246,9 @@ class _Turn:
         lane.move(chunk.reaches)
         return len(records)
 
-    def _fold(self, standing: PartitionStanding, records: Sequence[Record]) -> Counter[str]:
+    def _fold(self, snapshot: PartitionSnapshot, records: Sequence[Record]) -> Counter[str]:
         topic = self._registry.topics[self._place[0]]
-        decoded = [decode(topic, standing.topic_id, self._place[1], record) for record in records]
+        decoded = [decode(topic, snapshot.topic_id, self._place[1], record) for record in records]
         outcomes = identities.load_outcomes(self._session, [one.identity for one in decoded])
         counts: Counter[str] = Counter()
         taken = []
@@ -258,8 +258,8 @@ class _Turn:
             if became == FOLDED:
                 assert self._table is not None
                 taken.append(plan_projection(self._registry, self._table, one))
-        refuse = refusal(topic if standing.is_compacted else None)
-        deaths = apply_to_generation(self._session, standing.fed, taken, refuse)
+        refuse = refusal(topic if snapshot.is_compacted else None)
+        deaths = apply_to_generation(self._session, snapshot.synced, taken, refuse)
         generation_deaths.insert_deaths(self._session, self._projection, self._generation, deaths)
         return counts
 

@@ -13,7 +13,7 @@ from tests.demo.outgoing import play_3, play_6
 from tests.demo.rebuilding import play_5
 from tests.demo.scenarios import INCOMING, look_at_all
 from tests.demo.storming import play_7
-from tests.demo.verdict import Verdict, verdict_table
+from tests.demo.verdict import ScenarioResult, result_table
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import LocalRun
 from tests.harness.providers import Providers
@@ -30,7 +30,7 @@ def main() -> int:
     stack = Stack(ROOT / "stack", report=lambda line: console.print(f"  {line}", style="dim"))
     stack.down(wipe=True)
     shutil.rmtree(ROOT / "run", ignore_errors=True)
-    verdicts: list[Verdict] = []
+    verdicts: list[ScenarioResult] = []
     try:
         console.print("Starting Kafka, Postgres and Redis")
         urls = stack.up()
@@ -56,7 +56,7 @@ def main() -> int:
         return 2
     finally:
         stack.down(wipe=True)
-    console.print(verdict_table(verdicts))
+    console.print(result_table(verdicts))
     return 0 if all(verdict.ok for verdict in verdicts) else 1
 
 

@@ -11,7 +11,7 @@ from examples.shop.outside.faults import Fault
 from sluice.db.admin.totals import read_outgoing
 from sluice.stack import Stack
 from tests.demo.scenarios import FAULT_DEADLINE_SECONDS, Say
-from tests.demo.verdict import Verdict
+from tests.demo.verdict import ScenarioResult
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import RunningProcess
 from tests.harness.providers import Providers
@@ -20,7 +20,7 @@ ORDERS, CAPTURES = 200, 60
 LOST_MAILS = ("cust-1@example.org", "cust-2@example.org")
 
 
-def play_3(deployment: Deployment, stack: Stack, say: Say) -> Iterator[Verdict]:
+def play_3(deployment: Deployment, stack: Stack, say: Say) -> Iterator[ScenarioResult]:
     """The dual write: an order and its event are one decision, whoever is away or killed."""
     run = deployment.run
     say("3: Kafka is stopped before the rows are committed")
@@ -49,14 +49,14 @@ def play_3(deployment: Deployment, stack: Stack, say: Say) -> Iterator[Verdict]:
     deployment.wait_settled()
     deployment.wait_sent()
     created = [event_id for topic, _, event_id in deployment.sent() if topic == "order-events"]
-    yield Verdict("3", "orders", ORDERS, len(deployment.rows(tables.orders)))
-    yield Verdict("3", "their order.created, each at least once, one id each", ORDERS, len(created))
-    yield Verdict(
+    yield ScenarioResult("3", "orders", ORDERS, len(deployment.rows(tables.orders)))
+    yield ScenarioResult("3", "their order.created, each at least once, one id each", ORDERS, len(created))
+    yield ScenarioResult(
         "3", "of two beats one beats", 1, sum("this beat leads" in b.log.read_text() for b in beats)
     )
 
 
-def play_6(deployment: Deployment, providers: Providers, say: Say) -> Iterator[Verdict]:
+def play_6(deployment: Deployment, providers: Providers, say: Say) -> Iterator[ScenarioResult]:
     """Side effects: one capture per payment, and e-mails nobody knows of are asked about."""
     say("6: the effect worker is killed before the call, with the request under way, after the answer")
     payments, run = providers.payments, deployment.run
@@ -90,31 +90,33 @@ def play_6(deployment: Deployment, providers: Providers, say: Say) -> Iterator[V
         Fault("before", "error", times=3),
     )
     deployment.session.command(
-        "UPDATE sluice.executed_side_effects SET lease_until = now() WHERE state = 'running'"
+        "UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'"
     )
     run.start_effects()
     deployment.wait_called()
     captured = Counter(capture.reference for capture in payments.captures())
-    yield Verdict("6", "captures, by payment", {1: CAPTURES}, _histogram(captured[r] for r in references))
+    yield ScenarioResult(
+        "6", "captures, by payment", {1: CAPTURES}, _histogram(captured[r] for r in references)
+    )
     states = deployment.calls("capture_payment")
-    yield Verdict("6", "captures, as the ledger knows them", {"succeeded": CAPTURES}, dict(states))
+    yield ScenarioResult("6", "captures, as the ledger knows them", {"succeeded": CAPTURES}, dict(states))
     yield from _reconcile(deployment, providers, say)
 
 
-def _reconcile(deployment: Deployment, providers: Providers, say: Say) -> Iterator[Verdict]:
+def _reconcile(deployment: Deployment, providers: Providers, say: Say) -> Iterator[ScenarioResult]:
     """An e-mail server knows no keys: what was cut off is not repeated, but asked about."""
     say("6: e-mails that were cut off, before or after the server had them: nobody knows which; it is asked")
     orders = len(deployment.rows(tables.orders))
     states, sent = deployment.calls("send_email"), _mails_per_order(providers)
-    yield Verdict("6", "orders with two e-mails", 0, sum(count > 1 for count in sent.values()))
+    yield ScenarioResult("6", "orders with two e-mails", 0, sum(count > 1 for count in sent.values()))
     unlisted = max(0, orders - len(sent) - states["uncertain"])
-    yield Verdict("6", "orders without one, and not listed as uncertain", 0, unlisted)
-    yield Verdict(
+    yield ScenarioResult("6", "orders without one, and not listed as uncertain", 0, unlisted)
+    yield ScenarioResult(
         "6", "cut off on purpose, or their worker killed: uncertain", True, states["uncertain"] >= 2
     )
     deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "the demo asks the mail log")
     deployment.wait_called()
-    yield Verdict(
+    yield ScenarioResult(
         "6",
         "e-mails per order after reconciling",
         {1: orders},
@@ -126,13 +128,15 @@ def _mails_per_order(providers: Providers) -> Counter[str | None]:
     return Counter(message.key for message in providers.mail.messages())
 
 
-def _killed(deployment: Deployment, scenario: str, doomed: RunningProcess, harm: str) -> Verdict:
+def _killed(deployment: Deployment, scenario: str, doomed: RunningProcess, harm: str) -> ScenarioResult:
     deployment.wait_until(
         lambda: doomed.exit_code is not None,
         timeout_seconds=FAULT_DEADLINE_SECONDS,
         what=f"the fault point kills the {doomed.name}",
     )
-    return Verdict(scenario, f"kill -9 of the {doomed.name.partition('-')[0]} {harm}", -9, doomed.exit_code)
+    return ScenarioResult(
+        scenario, f"kill -9 of the {doomed.name.partition('-')[0]} {harm}", -9, doomed.exit_code
+    )
 
 
 def _histogram(counts: Iterable[int]) -> dict[int, int]:

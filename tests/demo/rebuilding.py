@@ -14,7 +14,7 @@ from sluice.db.admin.totals import read_effect_keys
 from sluice.db.projections.generations import read_generations
 from sluice.tasks.fold.registry import collect_handlers
 from tests.demo.scenarios import FAULT_DEADLINE_SECONDS, PAYMENTS, Say
-from tests.demo.verdict import Verdict
+from tests.demo.verdict import ScenarioResult
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import RunningProcess
 from tests.harness.providers import Providers
@@ -27,7 +27,7 @@ READ = 100  # lines that somebody reads all the while
 WHY = ("--reason", "the tax was wrong")
 
 
-def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[Verdict]:
+def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[ScenarioResult]:
     """The fix is deployed, the projection rebuilt while payments come, compared, swapped, swapped back."""
     say("5: the corrected tax is deployed: from now on new payments have it, the old lines do not")
     deployment.run.stop_all()
@@ -60,12 +60,12 @@ def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[V
         )
         deployment.wait_settled()
         refused = _refused(deployment, "swap", "--yes", *WHY)
-        yield Verdict("5", "a swap without a report", True, "it was never compared" in refused)
+        yield ScenarioResult("5", "a swap without a report", True, "it was never compared" in refused)
         report = _rebuild(deployment, "diff")
-        yield Verdict(
+        yield ScenarioResult(
             "5", "rows the report lists: those the fix changes", changed, report["rows"]["differing"]
         )
-        yield Verdict(
+        yield ScenarioResult(
             "5", "rows that only one of both has", 0, report["rows"]["only_live"] + report["rows"]["only_new"]
         )
         say("5: approved, swapped, swapped back, and swapped again")
@@ -78,15 +78,15 @@ def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[V
                 what="the reader has looked",
             )
     seen = ["wrong", "right", "wrong", "right"]
-    yield Verdict(
+    yield ScenarioResult(
         "5", f"what a reader saw of {READ} old lines, in {readers.looks:,} looks", seen, readers.seen
     )
     lines = deployment.rows(tables.billing_line_items)
     everything = {p.key: _line(p, TAX_PERCENT) for p in [*old, *_later_payments()]}
-    yield Verdict(
+    yield ScenarioResult(
         "5", "every line has the right tax, also those written meanwhile", True, lines == everything
     )
-    yield Verdict(
+    yield ScenarioResult(
         "6", "captures, calls and events, before the rebuild and after", left, _left(deployment, providers)
     )
 
@@ -140,10 +140,10 @@ def _live(deployment: Deployment) -> int:
     return next(one.generation for one in read_generations(deployment.session, NAME) if one.state == "live")
 
 
-def _killed(deployment: Deployment, doomed: RunningProcess) -> Verdict:
+def _killed(deployment: Deployment, doomed: RunningProcess) -> ScenarioResult:
     deployment.wait_until(
         lambda: doomed.exit_code is not None,
         timeout_seconds=FAULT_DEADLINE_SECONDS,
         what="the fault point kills the rebuild worker",
     )
-    return Verdict("5", "kill -9 of the rebuild worker in the middle of a chunk", -9, doomed.exit_code)
+    return ScenarioResult("5", "kill -9 of the rebuild worker in the middle of a chunk", -9, doomed.exit_code)

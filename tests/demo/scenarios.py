@@ -7,7 +7,7 @@ from typing import Any
 from examples.shop import tables
 from examples.shop.generate import OutgoingRecord, event, generate
 from sluice.db.admin.totals import read_totals
-from tests.demo.verdict import Verdict
+from tests.demo.verdict import ScenarioResult
 from tests.harness.deployment import Deployment
 
 Say = Callable[[str], None]
@@ -18,7 +18,7 @@ FAULT_DEADLINE_SECONDS = 60
 LOAD_TOPICS = ("payments", "stock-updates")
 
 
-def play_1a(deployment: Deployment, say: Say) -> Iterator[Verdict]:
+def play_1a(deployment: Deployment, say: Say) -> Iterator[ScenarioResult]:
     """Duplicate delivery: one row per payment, whoever is killed."""
     payments = list(generate("payments", count=PAYMENTS, seed=1))
     repeats = random.Random(1).sample(payments, SENT_TWICE)
@@ -33,7 +33,7 @@ def play_1a(deployment: Deployment, say: Say) -> Iterator[Verdict]:
             timeout_seconds=FAULT_DEADLINE_SECONDS,
             what=f"the fault point kills the {process.name}",
         )
-        yield Verdict("1a", f"kill -9 of the {process.name}", -9, process.exit_code)
+        yield ScenarioResult("1a", f"kill -9 of the {process.name}", -9, process.exit_code)
     run.start_worker(deployment.queues("payment"))
     run.start_bridge()
     deployment.produce(repeats + payments[PAYMENTS // 2 :])
@@ -41,8 +41,8 @@ def play_1a(deployment: Deployment, say: Say) -> Iterator[Verdict]:
     deployment.redis.flushall()
     deployment.wait_settled()
     outcomes = deployment.outcomes("payments")
-    yield Verdict("1a", "all payments", PAYMENTS, len(deployment.rows(tables.transactions)))
-    yield Verdict(
+    yield ScenarioResult("1a", "all payments", PAYMENTS, len(deployment.rows(tables.transactions)))
+    yield ScenarioResult(
         "1a",
         f"{SENT_TWICE} sent twice, Redis wiped",
         {"applied": PAYMENTS, "duplicate": SENT_TWICE},
@@ -50,7 +50,7 @@ def play_1a(deployment: Deployment, say: Say) -> Iterator[Verdict]:
     )
 
 
-def play_1b(deployment: Deployment, say: Say) -> Iterator[Verdict]:
+def play_1b(deployment: Deployment, say: Say) -> Iterator[ScenarioResult]:
     """A late event and its repeats: the newer balance stands."""
     say("1b: the balance of 10:00:00 after the one of 10:00:05, and twice")
     newer, older = _balance("10:00:05", 170_000, "b-2"), _balance("10:00:00", 150_000, "b-1")
@@ -59,12 +59,12 @@ def play_1b(deployment: Deployment, say: Say) -> Iterator[Verdict]:
     deployment.produce([newer, older, older, other_id])
     deployment.wait_settled()
     found = deployment.rows(tables.account_balances)["acc-42"]["balance_cents"]
-    yield Verdict("1b", "late event, same event twice, again under another id", 170_000, found)
+    yield ScenarioResult("1b", "late event, same event twice, again under another id", 170_000, found)
     wanted = {"applied": 1, "stale": 2, "duplicate": 1}
-    yield Verdict("1b", "counted", wanted, dict(deployment.outcomes("balances")))
+    yield ScenarioResult("1b", "counted", wanted, dict(deployment.outcomes("balances")))
 
 
-def play_2(deployment: Deployment, say: Say) -> Iterator[Verdict]:
+def play_2(deployment: Deployment, say: Say) -> Iterator[ScenarioResult]:
     """Two workers on one queue: never a lost update, never below the floor."""
     say("2: two workers consume the same queues, on purpose")
     queues = deployment.queues("stock")
@@ -72,21 +72,23 @@ def play_2(deployment: Deployment, say: Say) -> Iterator[Verdict]:
     deployment.produce([_stock("stock.received", 100), _stock("stock.sold", 3), _stock("stock.sold", 5)])
     deployment.wait_settled()
     found = deployment.rows(tables.stock)["product-42"]["on_hand"]
-    yield Verdict("2", "two workers on one queue: 100 − 3 − 5", 92, found)
+    yield ScenarioResult("2", "two workers on one queue: 100 − 3 − 5", 92, found)
     deployment.produce(generate("stock", count=SALES, seed=2, keys=20))
     deployment.wait_settled()
-    yield Verdict("2", f"{SALES} sales, two workers on one queue", [], deployment.complaints([tables.stock]))
+    yield ScenarioResult(
+        "2", f"{SALES} sales, two workers on one queue", [], deployment.complaints([tables.stock])
+    )
     for twin in twins:
         twin.stop()
     deployment.run.start_worker(queues, name="worker-stock")
     deployment.produce(generate("stock", count=SALES, seed=3, keys=20))
     deployment.wait_settled()
-    yield Verdict("2", f"{SALES} more, properly routed", [], deployment.complaints([tables.stock]))
+    yield ScenarioResult("2", f"{SALES} more, properly routed", [], deployment.complaints([tables.stock]))
     lowest = min(row["on_hand"] for row in deployment.rows(tables.stock).values())
-    yield Verdict("2", "never below zero", True, lowest >= 0)
+    yield ScenarioResult("2", "never below zero", True, lowest >= 0)
 
 
-def play_4(deployment: Deployment, say: Say) -> Iterator[Verdict]:
+def play_4(deployment: Deployment, say: Say) -> Iterator[ScenarioResult]:
     """Changes out of order: per field both stand, of whole rows the newer one."""
     say("4: version 42 before version 41")
     deployment.produce(
@@ -101,20 +103,22 @@ def play_4(deployment: Deployment, say: Say) -> Iterator[Verdict]:
     deployment.wait_settled()
     users = deployment.rows(tables.users)
     both = {"name": "Grace", "email": "grace@example.org"}
-    yield Verdict("4", "42 before 41, other fields", both, users["user-7"])
+    yield ScenarioResult("4", "42 before 41, other fields", both, users["user-7"])
     newer = {"name": "New", "email": "new@example.org"}
-    yield Verdict("4", "42 before 41, whole rows", newer, users["user-8"])
+    yield ScenarioResult("4", "42 before 41, whole rows", newer, users["user-8"])
     wanted = {"applied": 3, "stale": 1, "conflict": 1}
-    yield Verdict("4", "same version, other content: listed", wanted, dict(deployment.outcomes("users")))
+    yield ScenarioResult(
+        "4", "same version, other content: listed", wanted, dict(deployment.outcomes("users"))
+    )
 
 
-def look_at_all(deployment: Deployment, say: Say) -> Iterator[Verdict]:
+def look_at_all(deployment: Deployment, say: Say) -> Iterator[ScenarioResult]:
     """What all scenarios left, beside the fold of the log."""
     say("all: tables, outgoing events, calls and counters beside the fold of the log")
     expectation = deployment.expectation()
-    yield Verdict("all", "everything beside the fold", [], deployment.complaints(deployment.tables()))
+    yield ScenarioResult("all", "everything beside the fold", [], deployment.complaints(deployment.tables()))
     counted = sum(count for _, _, count in read_totals(deployment.session))
-    yield Verdict("all", "every record has one outcome", expectation.records, counted)
+    yield ScenarioResult("all", "every record has one outcome", expectation.records, counted)
 
 
 def _balance(time: str, cents: int, event_id: str) -> OutgoingRecord:

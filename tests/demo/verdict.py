@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScenarioResult:
     """One line of the demo's table."""
 
     scenario: str
@@ -22,7 +22,7 @@ class Verdict:
         return bool(self.expected == self.found)
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+def result_table(verdicts: Sequence[ScenarioResult]) -> Table:
     """The lines as a table for the terminal."""
     table = Table(title="The scenarios, and what became of them", show_lines=True)
     for column in ("scenario", "done to it", "expected", "found", "ok"):

@@ -15,7 +15,7 @@ from sluice.db.connection import Session
 from sluice.kafka_io.records import Record
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import Folded, Memory
+from sluice.tasks.fold.fold_state import FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.fold.versioned_row import ABSENT, Row
@@ -30,7 +30,7 @@ class Expectation:
     rows: Mapping[tuple[Table, str], Row]
     outcomes: Counter[str]
     records: int
-    folded: Folded = field(repr=False)
+    folded: FoldResult = field(repr=False)
 
     def tables(self) -> set[Table]:
         """Tables that any event touched."""
@@ -72,14 +72,14 @@ def expect(
     registry: Registry, log: Mapping[tuple[str, int], Sequence[Record]], topic_ids: Mapping[str, str]
 ) -> Expectation:
     """Folds the log. Order between partitions does not matter: no entity is on two of them."""
-    memory = Memory(lambda _table, _key: ABSENT, lambda _key: None, frozenset(registry.effects))
+    memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None, frozenset(registry.effects))
     by_entity: defaultdict[str, list[Planned]] = defaultdict(list)
     for (name, number), records in sorted(log.items()):
         topic = registry.topics[name]
         by_entity[topic.entity.name] += [
             plan_event(registry, topic, decode(topic, topic_ids[name], number, record)) for record in records
         ]
-    folded = Folded()
+    folded = FoldResult()
     for _, planned in sorted(by_entity.items()):
         # Keys are those of one entity type.
         memory.parked = set()

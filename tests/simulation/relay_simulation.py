@@ -1,6 +1,6 @@
 """A world in one thread: several relays on one outbox, and everything around them that can go wrong.
 
-Postgres and Kafka are simulated; `Relay` and `Page` are the real ones. What must hold at every step is
+Postgres and Kafka are simulated; `Relay` and `OutboxPage` are the real ones. What must hold at every step is
 checked at once; what must hold in the end is checked when all is quiet.
 """
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sluice.bridge.inflight import Holdings, Watermarks
-from sluice.bridge.progress_store import Progress, StoreAway
-from sluice.bridge.publisher import DoorbellAway, Probe
+from sluice.bridge.inflight import Inflight, Watermarks
+from sluice.bridge.progress_store import Progress, ProgressStoreUnavailable
+from sluice.bridge.publisher import Probe, PublisherUnavailable
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
@@ -66,7 +66,7 @@ class Postgres:
         )
 
 
-class Store:
+class ProgressStore:
     """Postgres as one bridge reaches it."""
 
     def __init__(self, world: "World") -> None:
@@ -100,7 +100,7 @@ class Store:
         self.world.meanwhile()
         # A failover ends the transaction; one snapshot cannot update what a re-routing updated.
         if self.world.pg is not pg or pg.epoch != epoch:
-            raise StoreAway("simulated: the transaction failed")
+            raise ProgressStoreUnavailable("simulated: the transaction failed")
         self._write(watermarks)
 
     def claim_instance(self) -> int:
@@ -130,13 +130,13 @@ class Store:
     def _reach(self) -> None:
         self.world.crash_perhaps()
         if self.world.unlucky(0.03):
-            raise StoreAway("simulated")
+            raise ProgressStoreUnavailable("simulated")
 
 
-class WatchedHoldings(Holdings):
+class WatchedHoldings(Inflight):
     """Holds nothing of a paused topic, from the turn after the one in which that was read."""
 
-    def __init__(self, store: Store, *, max_bytes: int, max_span: int) -> None:
+    def __init__(self, store: ProgressStore, *, max_bytes: int, max_span: int) -> None:
         super().__init__(max_bytes=max_bytes, max_span=max_span)
         self._store = store
 
@@ -148,7 +148,7 @@ class WatchedHoldings(Holdings):
         super().take(place, records, now)
 
 
-class Doorbell:
+class Publisher:
     """Redis as one bridge reaches it."""
 
     def __init__(self, world: "World") -> None:
@@ -158,18 +158,18 @@ class Doorbell:
         world = self.world
         world.crash_perhaps()
         if world.unlucky(0.03):
-            raise DoorbellAway("simulated: not arrived")
+            raise PublisherUnavailable("simulated: not arrived")
         world.sent.append((queue, slices))
         if not world.unlucky(0.08):
             world.lists.setdefault(queue, []).append((queue, slices))
         if world.unlucky(0.03):
-            raise DoorbellAway("simulated: arrived, but who knows")
+            raise PublisherUnavailable("simulated: arrived, but who knows")
         world.crash_perhaps()
 
     def probe(self, queues: Sequence[str]) -> Probe:
         world = self.world
         if world.unlucky(0.02):
-            raise DoorbellAway("simulated")
+            raise PublisherUnavailable("simulated")
         return Probe({queue: len(world.lists.get(queue, ())) for queue in queues}, str(world.sentinel))
 
 

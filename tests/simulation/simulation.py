@@ -25,9 +25,9 @@ from tests.simulation.simulated_services import (
     Broken,
     Consumer,
     Crash,
-    Doorbell,
     Postgres,
-    Store,
+    ProgressStore,
+    Publisher,
     WatchedHoldings,
 )
 
@@ -37,7 +37,7 @@ class Shell:
     """The parts a mutant replaces."""
 
     bridge: type[Bridge] = Bridge
-    store: type[Store] = Store
+    store: type[ProgressStore] = ProgressStore
     judge: Callable[..., Judgement] = judge
 
 
@@ -83,7 +83,7 @@ class World:
         ]
         self.steps = self.rng.choice(PACES)
         self.consumers = [Consumer(self), Consumer(self)]
-        self.stores: dict[int, Store] = {}
+        self.stores: dict[int, ProgressStore] = {}
         self.bridges = [self._new_bridge(0), self._new_bridge(1)]
         self.rebalance()
 
@@ -266,10 +266,10 @@ class World:
         return self.shell.bridge(
             make_consumer=lambda _: self.consumers[number],
             store=store,
-            doorbell=Doorbell(self),
+            publisher=Publisher(self),
             topics=TOPICS,
             # Small: partitions are paused and resumed all the time.
-            holdings=WatchedHoldings(store, max_bytes=20_000, max_span=120),
+            inflight=WatchedHoldings(store, max_bytes=20_000, max_span=120),
             metrics=BridgeMetrics(),
             clock=lambda: self.now,
             sleep=lambda _: None,

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import structlog
 
-from sluice.bridge.inflight import Holdings, Watermarks
+from sluice.bridge.inflight import Inflight, Watermarks
 from sluice.bridge.loop import Bridge
 from sluice.bridge.progress_store import Progress
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.place import Place
 from sluice.tasks.apply.guard import Judgement, judge
-from tests.simulation.simulated_services import Broken, Store
+from tests.simulation.simulated_services import Broken, ProgressStore
 from tests.simulation.simulation import Shell, World
 
 SEEDS = 1_000
@@ -35,7 +35,7 @@ def test_nothing_is_lost_reordered_or_applied_twice(block: int) -> None:
         World(seed, REAL).play(TURNS)
 
 
-class OlderEpochsRead(Store):
+class OlderEpochsRead(ProgressStore):
     """Lane rows are looked up without the epoch."""
 
     def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
@@ -47,7 +47,7 @@ class OlderEpochsRead(Store):
         return {p: pg.assignment(p, newest.get(p, {})) for p in places} if pg.registered else {}
 
 
-class TwoTransactions(Store):
+class TwoTransactions(ProgressStore):
     """Progress is read in one transaction, the watermark written in another."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
@@ -56,7 +56,7 @@ class TwoTransactions(Store):
         self._write(watermarks)
 
 
-class SeveralStatements(Store):
+class SeveralStatements(ProgressStore):
     """An assignment is read in several statements."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
@@ -125,22 +125,22 @@ def test_the_simulation_catches(shell: Shell) -> None:
 
 def test_the_simulation_catches_a_watermark_from_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
     # Written from the position while something is unapplied.
-    def watermarks(self: Holdings) -> Watermarks:
+    def watermarks(self: Inflight) -> Watermarks:
         return {p: (held.assignment.epoch, held.position) for p, held in self.partitions.items()}
 
-    monkeypatch.setattr(Holdings, "watermarks", watermarks)
+    monkeypatch.setattr(Inflight, "watermarks", watermarks)
     assert _first_broken(REAL), f"no seed of {MUTANT_SEEDS} shows it"
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["what is paused", "that nothing is known yet"])
 def test_the_simulation_catches_a_bridge_that_forgets(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    paused_by_hand = Holdings.paused_by_hand
+    paused_by_hand = Inflight.paused_by_hand
 
-    def forgetful(self: Holdings) -> frozenset[Place]:
+    def forgetful(self: Inflight) -> frozenset[Place]:
         unknown = self._paused_topics is None
         return frozenset() if unknown is not known else paused_by_hand(self)
 
-    monkeypatch.setattr(Holdings, "paused_by_hand", forgetful)
+    monkeypatch.setattr(Inflight, "paused_by_hand", forgetful)
     broken = _first_broken(REAL)
     assert broken is not None
     assert "although paused" in broken

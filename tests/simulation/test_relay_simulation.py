@@ -70,7 +70,7 @@ def relay_with_page(old: str, new: str) -> ModuleType:
     """The relay's module over a mutated page."""
     relay, page = mutated(relay_module, "class Relay:", "class Relay:"), mutated(outbox_page, old, new)
     vars(page).update(Delivery=Delivery)  # what the broker answers with
-    vars(relay).update(Page=page.Page, sent_through=page.sent_through)
+    vars(relay).update(OutboxPage=page.OutboxPage, sent_through=page.sent_through)
     return relay
 
 
@@ -127,7 +127,7 @@ def test_the_simulation_catches(shell: tuple[ModuleType, tuple[str, str]] | type
 
 
 def test_a_copy_that_is_not_changed_is_not_caught() -> None:
-    same = relay_with_page("class Page:", "class Page:")
+    same = relay_with_page("class OutboxPage:", "class OutboxPage:")
     assert first_broken(Shell(module=same), seeds=SEEDS // 8) is None
 
 

@@ -25,7 +25,7 @@ from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_se
 from sluice.admin.status.status_reading import REDIS_TIMEOUT_SECONDS
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.installation import read_registered, read_server, read_user_columns
-from sluice.db.admin.open_issues import read_troubles
+from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.admin.open_letters import count_parked
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import read_workers
@@ -111,11 +111,11 @@ def _generation(one: Generation) -> GenerationFacts:
 
 
 def _leaving(session: Session) -> LeavingFacts:
-    troubles = read_troubles(session)
+    open_issues = read_open_issues(session)
     return LeavingFacts(
-        refused_records=troubles.refused_records,
-        uncertain_calls=troubles.uncertain_calls,
-        failed_calls=troubles.failed_calls,
+        refused_records=open_issues.refused_records,
+        uncertain_calls=open_issues.uncertain_calls,
+        failed_calls=open_issues.failed_calls,
         effects_paused=read_switch(session, EFFECTS_PAUSED),
         open_calls=count_open_calls(session),
         parked_entities=count_parked(session),

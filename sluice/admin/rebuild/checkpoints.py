@@ -2,7 +2,7 @@
 
 from psycopg2.errors import UniqueViolation
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, patiently
 from sluice.db.admin.audit import Decision, insert_audits
@@ -19,7 +19,7 @@ from sluice.db.projections.checkpoints import (
 )
 from sluice.db.projections.comparison import ONE_SNAPSHOT
 from sluice.db.projections.generation_lanes import FOLDED
-from sluice.db.projections.generations import Fed
+from sluice.db.projections.generations import SyncedGeneration
 from sluice.db.tables import generation_name
 from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
@@ -38,7 +38,7 @@ def take_late_letters(
     since = read_letters_since(session, checkpoint.checkpoint)
     forgotten = [one for one in since if one.state is None]
     if forgotten:
-        raise NotDone(
+        raise OperationRefused(
             f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint} and are no"
             " longer listed: what became of them is not known. Take a newer one, or begin without"
         )
@@ -51,21 +51,25 @@ def take_late_letters(
         for one in decoded
         if judge_record(one, outcomes.get(one.identity)) == FOLDED
     ]
-    fed = Fed(projection, number, "building", registry.revisions[projection], has_been_live=False)
-    deaths = apply_to_generation(session, fed, events)
+    synced = SyncedGeneration(
+        projection, number, "building", registry.revisions[projection], has_been_live=False
+    )
+    deaths = apply_to_generation(session, synced, events)
     generation_deaths.insert_deaths(session, projection, number, deaths)
 
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
-    """The live generation is copied as it is at one cut, with where live is. Raises NotDone."""
+    """The live generation is copied as it is at one cut, with where live is. Raises OperationRefused."""
     with patiently(projection), session.transaction(ONE_SNAPSHOT):
         session.command(COPY_PATIENCE)
-        live = generations.read_standing(session)
+        live = generations.read_projection_snapshot(session)
         number = live.live[projection]
         try:
             insert_checkpoint(session, checkpoint, projection, number, live.live_revisions[projection])
         except UniqueViolation as error:
-            raise NotDone(f"there is a checkpoint {checkpoint} already: take another name") from error
+            raise OperationRefused(
+                f"there is a checkpoint {checkpoint} already: take another name"
+            ) from error
         table, source = checkpoint_table(projection, checkpoint), generation_name(projection, number)
         generation_tables.make_like(session, table, source)
         generation_tables.fill_from(session, table, source)
@@ -75,10 +79,10 @@ def make_checkpoint(session: Session, projection: str, checkpoint: str, decision
 
 
 def drop_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
-    """The checkpoint and its rows are gone. Raises NotDone if there is none of this name."""
+    """The checkpoint and its rows are gone. Raises OperationRefused if there is none of this name."""
     with patiently(projection), session.transaction():
         if not delete_checkpoint(session, checkpoint, projection):
-            raise NotDone(f"{projection} has no checkpoint {checkpoint}")
+            raise OperationRefused(f"{projection} has no checkpoint {checkpoint}")
         table = checkpoint_table(projection, checkpoint)
         generation_tables.drop_table(session, table)
         generations.delete_tombstones(session, table)

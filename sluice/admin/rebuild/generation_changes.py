@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild.checkpoints import take_late_letters
 from sluice.admin.rebuild.generation_locks import (
@@ -63,7 +63,7 @@ def _begin(
     with patiently(projection), session.transaction():
         live = generations.lock_projection(session, projection)
         if live is None:
-            raise NotDone(f"projection {projection} has no row: run `sluice init`")
+            raise OperationRefused(f"projection {projection} has no row: run `sluice init`")
         for table in generation_tables.read_left_over(session, projection):
             generation_tables.drop_table(session, table)
         number = generations.number_generation(session, projection)
@@ -108,11 +108,11 @@ def set_pace(
 
 
 def drop(session: Session, generation: Generation, decision: Decision) -> None:
-    """The generation, its rows and its reports are gone. Raises NotDone for the live one."""
+    """The generation, its rows and its reports are gone. Raises OperationRefused for the live one."""
     with patiently(generation.projection), session.transaction():
         lock_all(session)
         if generations.lock_projection(session, generation.projection) == generation.generation:
-            raise NotDone(f"generation {generation.generation} is live: readers see it")
+            raise OperationRefused(f"generation {generation.generation} is live: readers see it")
         generations.delete_generation(session, generation.projection, generation.generation)
         generation_tables.drop_table(session, generation.table)
         details = {"generation": generation.generation, "state": generation.state}
@@ -120,7 +120,7 @@ def drop(session: Session, generation: Generation, decision: Decision) -> None:
 
 
 def swap(session: Session, registry: Registry, generation: Generation, decision: Decision) -> int:
-    """Readers see this generation from now on; the one they saw before, which is fed from now on.
+    """Readers see this generation from now on; the one they saw before, which is kept in sync from now on.
 
     One short transaction under the locks of all queues. Raises Behind or Held: nothing has changed then. May
     run again after being killed anywhere.
@@ -132,7 +132,7 @@ def swap(session: Session, registry: Registry, generation: Generation, decision:
         lock_all(session)
         before = generations.lock_projection(session, projection)
         if before is None or before == generation.generation:
-            raise NotDone(f"generation {generation.generation} of {projection} is live already")
+            raise OperationRefused(f"generation {generation.generation} of {projection} is live already")
         # Under the locks: whatever was looked at before may be otherwise by now.
         now = require_generation(
             session, projection, generation.generation, ("ready", "retired"), "look again"

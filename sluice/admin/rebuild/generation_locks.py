@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.db.connection import Session
 from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.generation_lag import read_lane_states
@@ -21,28 +21,28 @@ class Behind(Exception):
     """Lanes of the generation are behind live just now: it may be otherwise in a moment."""
 
 
-class Held(NotDone):
+class Held(OperationRefused):
     """Somebody holds a lock that is needed: it may be otherwise in a moment. Nothing was changed."""
 
 
 def require_generation(
     session: Session, projection: str, generation: int | None, states: tuple[str, ...], what: str
 ) -> Generation:
-    """The generation, or the only one in one of these states. Raises NotDone."""
+    """The generation, or the only one in one of these states. Raises OperationRefused."""
     found = generations.read_generations(session, projection)
     if not found:
-        raise NotDone(f"there is no projection {projection}: `sluice rebuild status` lists them")
+        raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
     if generation is not None:
         named = [one for one in found if one.generation == generation]
         if not named:
-            raise NotDone(f"{projection} has no generation {generation}")
+            raise OperationRefused(f"{projection} has no generation {generation}")
         if named[0].state not in states:
-            raise NotDone(f"generation {generation} of {projection} is {named[0].state}: {what}")
+            raise OperationRefused(f"generation {generation} of {projection} is {named[0].state}: {what}")
         return named[0]
     fitting = [one for one in found if one.state in states]
     if len(fitting) != 1:
         numbers = ", ".join(f"{one.generation} is {one.state}" for one in found)
-        raise NotDone(
+        raise OperationRefused(
             f"{projection}: {what}; {'none' if not fitting else 'more than one'} is"
             f" {' or '.join(states)} ({numbers}): name it by --generation"
         )
@@ -73,11 +73,13 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
 
 @contextmanager
 def patiently(projection: str) -> Iterator[None]:
-    """Raises Held where somebody holds a lock for too long, NotDone where something depends on a table."""
+    """Raises Held if a lock is not released in time, OperationRefused if an object depends on a table."""
     try:
         yield
     except DependentObjectsStillExist as error:
         detail = str(error.diag.message_detail or error).splitlines()[0]
-        raise NotDone(f"{projection}: {detail}; make it read the view {projection} instead") from error
+        raise OperationRefused(
+            f"{projection}: {detail}; make it read the view {projection} instead"
+        ) from error
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
         raise Held(f"a queue, or the view {projection}, is in somebody's hand for too long") from error

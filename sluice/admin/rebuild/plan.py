@@ -3,7 +3,7 @@
 from contextlib import closing
 from dataclasses import dataclass
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.preflight import (
     Source,
     checkpoint_refusals,
@@ -16,7 +16,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_epochs, read_reach
 from sluice.db.projections.checkpoints import Checkpoint, read_checkpoints
 from sluice.db.projections.generation_tables import TableFacts, read_table
-from sluice.db.projections.generations import read_standing
+from sluice.db.projections.generations import read_projection_snapshot
 from sluice.db.tables import generation_name
 from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.service_urls import StackUrls
@@ -47,12 +47,12 @@ class Plan:
 def make_plan(
     session: Session, registry: Registry, urls: StackUrls, projection: str, from_checkpoint: str | None
 ) -> Plan:
-    """Looks at Postgres and Kafka. Raises NotDone for what is no projection, or no checkpoint of it."""
+    """Reads Postgres and Kafka. Raises OperationRefused for an unknown projection or checkpoint."""
     revision = require_declared(registry, projection)
-    standing = read_standing(session)
-    if projection not in standing.live:
-        raise NotDone(f"projection {projection} has no row: run `sluice init`")
-    live = standing.live[projection]
+    snapshot = read_projection_snapshot(session)
+    if projection not in snapshot.live:
+        raise OperationRefused(f"projection {projection} has no row: run `sluice init`")
+    live = snapshot.live[projection]
     reach = read_reach(session)
     topics = sorted({topic for topic, _ in reach})
     with closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
@@ -86,7 +86,7 @@ def make_plan(
         projection,
         live,
         revision,
-        standing.live_revisions[projection],
+        snapshot.live_revisions[projection],
         table,
         checkpoint,
         sources,
@@ -100,13 +100,15 @@ def _require_checkpoint(session: Session, projection: str, name: str) -> Checkpo
     found = [one for one in known if one.checkpoint == name]
     if not found:
         names = ", ".join(one.checkpoint for one in known) or "none"
-        raise NotDone(f"{projection} has no checkpoint {name}; there are: {names}")
+        raise OperationRefused(f"{projection} has no checkpoint {name}; there are: {names}")
     return found[0]
 
 
 def require_declared(registry: Registry, projection: str) -> int:
-    """The revision of the code that fills the projection. Raises NotDone."""
+    """The revision of the code that fills the projection. Raises OperationRefused."""
     if projection not in registry.revisions:
         known = ", ".join(sorted(registry.revisions)) or "none"
-        raise NotDone(f"no module of SLUICE_HANDLERS projects into {projection}; they declare: {known}")
+        raise OperationRefused(
+            f"no module of SLUICE_HANDLERS projects into {projection}; they declare: {known}"
+        )
     return registry.revisions[projection]

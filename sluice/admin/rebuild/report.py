@@ -54,7 +54,7 @@ def compare(
     projection = generation.projection
     with session.transaction(ONE_SNAPSHOT):
         session.command(PATIENCE)
-        live = generations.read_standing(session).live[projection]
+        live = generations.read_projection_snapshot(session).live[projection]
         require_lockstep(session, projection, generation.generation)
         comparer = Comparer(
             session,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.db.admin.rerouting import Unsettled
 from sluice.tasks.events.routing import queue_name, shard_of
 
@@ -23,11 +23,13 @@ class Resharded:
 
 
 def require_other_shards(entity: str, before: int | None, shards: int) -> int:
-    """The shard count as it is. Raises NotDone if there is none, or it is the one that is wanted."""
+    """The shard count as it is. Raises OperationRefused if there is none, or it is the one that is wanted."""
     if before is None:
-        raise NotDone(f"there is no entity type {entity}: `sluice init` makes what the handlers declare")
+        raise OperationRefused(
+            f"there is no entity type {entity}: `sluice init` makes what the handlers declare"
+        )
     if before == shards:
-        raise NotDone(f"entity type {entity} has {shards} shards already")
+        raise OperationRefused(f"entity type {entity} has {shards} shards already")
     return before
 
 
@@ -74,5 +76,5 @@ def advice(found: Unsettled) -> str:
     if found.refused:
         said.append(f"{found.refused} outgoing events are refused (`sluice outbox ls --refused`)")
     elif found.outgoing:
-        said.append("outgoing events leave while beat and a worker on relay,maint run")
+        said.append("outgoing events leave while beat and a worker on relay,maintenance run")
     return "; ".join(said)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.reroute.acceptance import Acceptance, judge_acceptance
 from sluice.admin.reroute.reshard_plan import (
@@ -32,7 +32,7 @@ from sluice.db.admin.rerouting import (
     restart_topic,
 )
 from sluice.db.connection import Session
-from sluice.db.projections.generations import fail_all_fed, read_standing
+from sluice.db.projections.generations import detach_generations, read_projection_snapshot
 from sluice.kafka_io.log_range import LogRange
 from sluice.tasks.events.routing import queue_name
 
@@ -47,13 +47,13 @@ def accept_topic(
 ) -> tuple[Acceptance, int]:
     """The topic has the wanted id and is read from the start of its logs; with the entity type's new epoch.
 
-    Lanes of the entity type's other topics go on where they are. Raises NotDone if somebody else changed
-    the topic meanwhile, or a batch has a queue in hand for too long.
+    Lanes of the entity type's other topics go on where they are. Raises OperationRefused if the
+    topic was changed meanwhile, or a batch holds a queue for too long.
     """
     with _patiently(before.entity), session.transaction():
         shards = lock_routing(session, before.entity)
         if shards is None or read_topic_routing(session, topic) != before:
-            raise NotDone(f"topic {topic} was changed by somebody else meanwhile: look again")
+            raise OperationRefused(f"topic {topic} was changed by somebody else meanwhile: look again")
         # As it is under the locks: a bridge may have gone on with other partitions.
         found = judge_acceptance(
             topic,
@@ -66,7 +66,9 @@ def accept_topic(
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
         # What they hold of the topic was read from another log, and where they are says nothing of this one.
-        ended = fail_all_fed(session, f"topic {topic} was accepted: it is read from its log's beginning")
+        ended = detach_generations(
+            session, f"topic {topic} was accepted: it is read from its log's beginning"
+        )
         details = {"epoch": epoch, "ended_generations": ended, **found.document()}
         insert_audits(session, decision, [(topic, as_json(details))])
     return found, epoch
@@ -77,17 +79,17 @@ def reshard_entity(
 ) -> Resharded | Unsettled:
     """The entity type has so many shards; or what is not settled yet, and nothing is changed.
 
-    Raises NotDone if there is no such entity type, it has so many shards already, or a batch has a queue in
-    hand for too long.
+    Raises OperationRefused if the entity type is unknown, if it has that many shards already, or if a batch
+    holds a queue for too long.
     """
     with _patiently(entity), session.transaction():
         before = require_other_shards(entity, lock_routing(session, entity), shards)
-        fed = read_standing(session).fed
-        if fed:
-            raise NotDone(
-                f"{', '.join(f'generation {one.generation} of {one.projection}' for one in fed)} is kept up"
-                f" with live, by lanes that end with a re-routing: `sluice rebuild drop {fed[0].projection}`"
-                " (or cancel) first"
+        synced = read_projection_snapshot(session).synced
+        if synced:
+            names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
+            raise OperationRefused(
+                f"{names} is kept up with live, by lanes that end with a re-routing: first run"
+                f" `sluice rebuild drop {synced[0].projection}` (or cancel)"
             )
         # Under the locks: a batch may have come between the waiting and here.
         unsettled = read_unsettled(session, entity)
@@ -108,7 +110,7 @@ def _patiently(entity: str) -> Iterator[None]:
     try:
         yield
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
-        raise NotDone(
+        raise OperationRefused(
             f"a queue of entity type {entity} was in somebody's hand for too long: nothing was changed,"
             " try again"
         ) from error

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import typer
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.generation_locks import Behind, Held
 from sluice.cli.rebuild.rebuild_options import RETRY_SECONDS
 
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def until_possible(attempt: Callable[[], T], patience_seconds: float) -> T:
-    """What the attempt comes to, once no lane is behind and no lock held. Raises NotDone after so long."""
+    """Returns the attempt's result once no lane lags and no lock is held. Raises OperationRefused."""
     until, said = time.monotonic() + patience_seconds, float("-inf")
     while True:
         try:
@@ -24,7 +24,7 @@ def until_possible(attempt: Callable[[], T], patience_seconds: float) -> T:
         except (Behind, Held) as why:
             now = time.monotonic()
             if now >= until:
-                raise NotDone(
+                raise OperationRefused(
                     f"after {patience_seconds:.0f} s {why}: nothing was changed. Do workers of its revision"
                     " run, on the entity types' queues and on `rebuild`?"
                 ) from why

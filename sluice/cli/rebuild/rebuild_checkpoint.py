@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild.checkpoints import drop_checkpoint, make_checkpoint
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson
 from sluice.cli.rebuild.rebuild_options import Projection, reached
 from sluice.db.projections.checkpoints import MAX_NAME_BYTES, read_checkpoints
-from sluice.db.projections.generations import read_standing
+from sluice.db.projections.generations import read_projection_snapshot
 
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_BYTES - 1}}}")
 
@@ -33,17 +33,21 @@ def checkpoint(
     the generation. Live traffic goes on.
     """
     if not _NAME.fullmatch(name):
-        raise NotDone(f"{name!r}: small letters, digits and _, {MAX_NAME_BYTES} at most, a letter first")
+        raise OperationRefused(
+            f"{name!r}: small letters, digits and _, {MAX_NAME_BYTES} at most, a letter first"
+        )
     with reached() as (session, _, _):
-        if projection not in read_standing(session).live:
-            raise NotDone(f"there is no projection {projection}: `sluice rebuild status` lists them")
+        if projection not in read_projection_snapshot(session).live:
+            raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
         there = name in {one.checkpoint for one in read_checkpoints(session, projection)}
         if drop and not there:
-            raise NotDone(f"{projection} has no checkpoint {name}")
+            raise OperationRefused(f"{projection} has no checkpoint {name}")
         if not drop and there:
-            raise NotDone(f"{projection} has a checkpoint {name} already: take another name, or --drop it")
+            raise OperationRefused(
+                f"{projection} has a checkpoint {name} already: take another name, or --drop it"
+            )
         if not dry_run and drop:
-            require_meant(f"Checkpoint {name} of {projection} is dropped.", yes=yes)
+            require_confirmation(f"Checkpoint {name} of {projection} is dropped.", yes=yes)
             drop_checkpoint(session, projection, name, decide("rebuild checkpoint --drop", reason))
         elif not dry_run:
             make_checkpoint(session, projection, name, decide("rebuild checkpoint", reason))

@@ -6,12 +6,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild import report as reporting
 from sluice.admin.rebuild.generation_locks import require_generation
 from sluice.admin.rebuild.plan import require_declared
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson, table_of
 from sluice.cli.rebuild.patience import until_possible
 from sluice.cli.rebuild.rebuild_options import Number, Patience, Projection, reached
@@ -63,12 +63,12 @@ def approve(
         )
         report = read_newest_report(session, projection, found.generation)
         if report is None:
-            raise NotDone(
+            raise OperationRefused(
                 f"generation {found.generation} was never compared: `sluice rebuild diff {projection}`"
             )
         said = f"generation {found.generation} differs from {report.against} in {report.differing:,} rows"
         if not dry_run:
-            require_meant(f"{said}; that is wanted.", yes=yes)
+            require_confirmation(f"{said}; that is wanted.", yes=yes)
             reporting.approve(session, report, decide("rebuild approve", reason))
     if as_json_:
         typer.echo(as_json({"dry_run": dry_run, "report": report.id, "differing": report.differing}))

@@ -21,7 +21,7 @@ def pause(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Let a rebuild stand still, after the chunk in hand. What is in lockstep is fed all the same."""
+    """Pause a rebuild after its current chunk. Lanes that do not lag are still kept in sync."""
     _set(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
 
 

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.progress import reached_of
 from sluice.db.connection import Session
 from sluice.db.projections.generation_lag import read_lane_states
@@ -19,7 +19,7 @@ WATCHED = frozenset({"building"})
 
 
 def watch(session: Session, projection: str, generation: int) -> None:
-    """Returns once the generation is ready. Raises NotDone if it fails or is paused meanwhile."""
+    """Returns once the generation is ready. Raises OperationRefused if it fails or is paused meanwhile."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -36,13 +36,13 @@ def watch(session: Session, projection: str, generation: int) -> None:
             now = time.monotonic()
             found = [one for one in read_generations(session, projection) if one.generation == generation]
             if not found:
-                raise NotDone(f"{name} was dropped meanwhile")
+                raise OperationRefused(f"{name} was dropped meanwhile")
             if found[0].state == "failed":
-                raise NotDone(f"{name} failed: {found[0].failed_reason}")
+                raise OperationRefused(f"{name} failed: {found[0].failed_reason}")
             if found[0].state not in WATCHED:
                 return
             if found[0].paused:
-                raise NotDone(f"{name} is paused: `sluice rebuild resume {projection}` goes on")
+                raise OperationRefused(f"{name} is paused: `sluice rebuild resume {projection}` goes on")
             reached = reached_of(read_lane_states(session, projection, generation))
             records = sum(read_passed(session, projection, generation).values())
             rate = (records - seen) / (now - began) if now > began else 0.0

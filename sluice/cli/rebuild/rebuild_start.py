@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.plan import make_plan
@@ -45,7 +45,7 @@ def start(
     with reached() as (session, registry, urls):
         plan = make_plan(session, registry, urls, projection, checkpoint)
         if plan.refusals:
-            raise NotDone("; ".join(plan.refusals))
+            raise OperationRefused("; ".join(plan.refusals))
         number = None
         if not dry_run:
             decision = decide("rebuild start", reason)

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.generation_locks import require_generation
 from sluice.admin.rebuild.plan import require_declared
 from sluice.admin.rebuild.preflight import swap_refusals, table_refusals
-from sluice.cli.confirmation import DryRun, Reason, Yes, require_meant
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson
 from sluice.cli.rebuild.patience import PATIENCE_SECONDS, until_possible
 from sluice.cli.rebuild.rebuild_options import Number, Patience, Projection, reached
@@ -18,7 +18,7 @@ from sluice.db.connection import Session
 from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_reports import read_newest_report
 from sluice.db.projections.generation_tables import read_table
-from sluice.db.projections.generations import Generation, read_generations, read_standing
+from sluice.db.projections.generations import Generation, read_generations, read_projection_snapshot
 from sluice.runtime.fault_points import faults
 from sluice.tasks.fold.registry import Registry
 
@@ -44,10 +44,10 @@ def swap(
         found = _to_be_live(session, projection, generation, back=back)
         refusals = _refusals(session, registry, found)
         if refusals:
-            raise NotDone(f"generation {found.generation} of {projection}: {'; '.join(refusals)}")
-        before = read_standing(session).live[projection]
+            raise OperationRefused(f"generation {found.generation} of {projection}: {'; '.join(refusals)}")
+        before = read_projection_snapshot(session).live[projection]
         if not dry_run:
-            require_meant(
+            require_confirmation(
                 f"Readers of {projection} go from generation {before} to {found.generation}.", yes=yes
             )
             decision = decide("rebuild swap", reason)
@@ -104,7 +104,7 @@ def _end(
         rows = read_table(session, found.table).estimated_rows
         said = f"generation {found.generation} of {projection}, {found.state}, some {rows:,} rows"
         if not dry_run:
-            require_meant(f"{said}: it is dropped.", yes=yes)
+            require_confirmation(f"{said}: it is dropped.", yes=yes)
             decision = decide(f"rebuild {verb}", reason)
             until_possible(lambda: generation_changes.drop(session, found, decision), PATIENCE_SECONDS)
     if as_json_:
@@ -130,7 +130,7 @@ def _to_be_live(session: Session, projection: str, generation: int | None, *, ba
 
 def _refusals(session: Session, registry: Registry, found: Generation) -> list[str]:
     projection = found.projection
-    live = read_standing(session).live[projection]
+    live = read_projection_snapshot(session).live[projection]
     columns = [column.name for column in registry.projection_tables[projection].columns]
     view = read_table(session, projection)
     refusals = list(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.reroute import routing_changes
 from sluice.admin.reroute.routing_changes import accept_topic
 from sluice.db.admin.rerouting import TopicRouting, read_topic_routing
@@ -134,7 +134,7 @@ def test_of_two_who_accept_one_is_told(bench: Bench, session: Session) -> None:
     before = read_topic_routing(session, TOPIC)
     assert before is not None
     accept(session, "id-new")
-    with pytest.raises(NotDone, match="look again"):
+    with pytest.raises(OperationRefused, match="look again"):
         accept_topic(session, TOPIC, before, TopicRouting("id-newer", "thing"), LOGS, WHO)
     assert bench.look("SELECT epoch FROM sluice.entities WHERE entity = 'thing'") == [(2,)]
 

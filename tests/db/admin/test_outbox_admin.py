@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.outbox import drop_event, require_event, retry_all, retry_one
 from sluice.db.admin import outbox_admin
 from sluice.db.admin.audit import Decision
@@ -101,7 +101,7 @@ def test_a_refused_record_is_tried_again_with_those_behind_it(session: Session) 
     assert page(session) == [("order.0", 1), ("order.0", 2)]
     details = {"queue": "order.0", "id": 1, "topic": "out", "key": "k", "error": "too large"}
     assert audits(session) == [("ann@host", "outbox retry", "order.0/1", "because", details)]
-    with pytest.raises(NotDone, match=r"is not refused: it will be sent$"):
+    with pytest.raises(OperationRefused, match=r"is not refused: it will be sent$"):
         retry_one(session, "order.0", 1, tried, dry_run=False)
     assert len(audits(session)) == 1
 
@@ -110,7 +110,9 @@ def test_what_is_behind_a_refused_record_is_said_to_wait_for_it(session: Session
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     for dry_run in (True, False):
-        with pytest.raises(NotDone, match=r"sent once order\.0 1, which holds its key, is sent or dropped"):
+        with pytest.raises(
+            OperationRefused, match=r"sent once order\.0 1, which holds its key, is sent or dropped"
+        ):
             retry_one(session, "order.0", 2, DECISION, dry_run=dry_run)
 
 
@@ -142,7 +144,7 @@ def test_a_dropped_event_is_gone_and_those_behind_it_flow(session: Session) -> N
 def test_an_event_that_is_not_refused_is_dropped_only_if_that_is_said(session: Session) -> None:
     insert_event(session, 1)
     event = require_event(session, "order.0", 1)
-    with pytest.raises(NotDone, match="meanwhile"):
+    with pytest.raises(OperationRefused, match="meanwhile"):
         drop_event(session, event, DECISION, even_if_waiting=False)
     assert page(session) == [("order.0", 1)]
     assert audits(session) == []
@@ -154,7 +156,7 @@ def test_a_record_that_was_taken_up_again_meanwhile_is_not_dropped(session: Sess
     insert_event(session, 1, refused="too large")
     event = require_event(session, "order.0", 1)
     retry_one(session, "order.0", 1, DECISION, dry_run=False)
-    with pytest.raises(NotDone, match="meanwhile"):
+    with pytest.raises(OperationRefused, match="meanwhile"):
         drop_event(session, event, DECISION, even_if_waiting=False)
     assert page(session) == [("order.0", 1)]
 
@@ -206,7 +208,7 @@ def test_a_drop_does_not_wait_for_ever(
     event = require_event(session, "order.0", 1)
     with relay.transaction():
         lock_relay(relay, "order.0")
-        with pytest.raises(NotDone, match=r"has queue order\.0 in hand"):
+        with pytest.raises(OperationRefused, match=r"has queue order\.0 in hand"):
             drop_event(session, event, DECISION, even_if_waiting=False)
     drop_event(session, event, DECISION, even_if_waiting=False)
 

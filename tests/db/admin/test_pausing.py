@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.pause import park_by_hand, pause_topics, resume_entity, resume_topics, topics_paused
-from sluice.bridge.progress_store import PostgresStore
+from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.db.admin.audit import Decision
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.delivery.switches import read_paused_topics
@@ -36,7 +36,7 @@ def audited(bench: Bench) -> list[tuple[object, ...]]:
 
 
 def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) -> None:
-    store = PostgresStore(session, "sluice")
+    store = PostgresProgressStore(session, "sluice")
     assert store.read_progress([]).paused == frozenset()
     assert pause_topics(session, ["a", "b"], WHO) == ["a", "b"]
     assert pause_topics(session, ["b", "c"], WHO) == ["c"], "a second time is no news"
@@ -53,7 +53,7 @@ def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) ->
     ]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, NotDone])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OperationRefused])
 def test_what_was_paused_for_a_while_is_resumed_whatever_happens(
     bench: Bench, session: Session, error: type[BaseException]
 ) -> None:
@@ -85,7 +85,7 @@ def test_an_entity_for_which_nothing_waited_is_resumed(bench: Bench, session: Se
     park_by_hand(session, "thing", "k", WHO, dry_run=False)
     resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
     assert (resumed.unparked, resumed.outcomes) == (True, {})
-    with pytest.raises(NotDone, match="not paused"):
+    with pytest.raises(OperationRefused, match="not paused"):
         resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
 
 
@@ -106,5 +106,5 @@ def test_the_reason_of_a_death_is_kept(bench: Bench, session: Session) -> None:
 
 
 def test_what_is_not_there_is_not_paused(session: Session, bench: Bench) -> None:
-    with pytest.raises(NotDone, match="no entity type alien"):
+    with pytest.raises(OperationRefused, match="no entity type alien"):
         park_by_hand(session, "alien", "k", WHO, dry_run=False)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.redrive import drop_letter, redrive_rest
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.letters import Chosen
@@ -102,7 +102,7 @@ def test_a_broken_deployment_is_one_sentence(bench: Bench, redriver: Redriver, r
     bench.look(
         "DELETE FROM sluice.lane_progress; DELETE FROM sluice.parked_entities; DELETE FROM sluice.queues"
     )
-    with pytest.raises(NotDone, match="run `sluice init`") as raised:
+    with pytest.raises(OperationRefused, match="run `sluice init`") as raised:
         redrive_rest(redriver, "thing", "k")
     assert isinstance(raised.value.__cause__, DeploymentBroken)
 
@@ -166,7 +166,7 @@ def test_a_drop_that_comes_too_late_says_so_and_is_kept_as_not_done(
     redrive_rest(redriver, "thing", "k")
     bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 6")
     for letter in letters:
-        with pytest.raises(NotDone, match="it moved meanwhile"):
+        with pytest.raises(OperationRefused, match="it moved meanwhile"):
             drop_letter(session, redriver, letter, Decision("ann", "dlq drop", "test"))
     assert states(bench)[1] == "done"
     found = bench.look("SELECT subject, details ? 'not_done' FROM sluice.audit ORDER BY id")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sluice.admin import redrive
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.db.admin import letters as letters_module
 from sluice.db.admin import open_letters
 from sluice.db.admin.audit import Decision
@@ -54,7 +54,7 @@ def refuses_what_waits(module: Any, bench: Bench, redriver: Redriver) -> bool:
     [letter] = read_whole_letters(bench.looking, Chosen(ids=(2,)), after=0, limit=1)
     try:
         module.require_droppable(bench.looking, letter)
-    except NotDone:
+    except OperationRefused:
         return True
     return False
 
@@ -66,7 +66,7 @@ def has_its_reason(module: Any, bench: Bench, redriver: Redriver) -> bool:
     )
     try:
         module.redrive_entity(bench.looking, redriver, letters, Decision("ann", "dlq redrive", "why"))
-    except NotDone:
+    except OperationRefused:
         return len(audits(bench)) == 1
     return False
 

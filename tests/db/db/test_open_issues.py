@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sluice.db.admin.open_issues import READ_TROUBLES, Troubles, read_troubles
+from sluice.db.admin.open_issues import READ_OPEN_ISSUES, OpenIssues, read_open_issues
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.delivery.switches import set_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
@@ -66,8 +66,8 @@ def make_troubles(bench: Bench) -> None:
 
 def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> None:
     make_troubles(bench)
-    found = read_troubles(session)
-    assert found._replace(oldest_outgoing_seconds=0, oldest_due_call_seconds=0) == Troubles(
+    found = read_open_issues(session)
+    assert found._replace(oldest_outgoing_seconds=0, oldest_due_call_seconds=0) == OpenIssues(
         halted_queues=1,
         dead_letters=3,
         conflicts=1,
@@ -89,14 +89,14 @@ def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> Non
 
 
 def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None:
-    found = read_troubles(session)
+    found = read_open_issues(session)
     assert set(found) == {0}
     assert not found.are_for_somebody
 
 
 @pytest.mark.parametrize("field", ["dead_letters", "refused_records", "failed_calls", "effects_paused"])
 def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session, field: str) -> None:
-    well = read_troubles(session)
+    well = read_open_issues(session)
     changed: dict[str, Any] = {field: 1}
     assert well._replace(**changed).are_for_somebody
     assert not well._replace(outgoing_records=9, pending_calls=9, waiting_letters=9).are_for_somebody
@@ -104,7 +104,7 @@ def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session
 
 def test_counting_ends_at_its_bound(bench: Bench, session: Session) -> None:
     make_troubles(bench)
-    found = read_troubles(session, count_to=2)
+    found = read_open_issues(session, count_to=2)
     assert (found.failed_calls, found.outgoing_records, found.dead_letters, found.conflicts) == (2, 2, 2, 1)
 
 
@@ -127,6 +127,6 @@ def test_an_index_less_would_fail_the_test_above(bench: Bench, session: Recordin
 
 
 def pages(session: RecordingSession) -> int:
-    read_troubles(session)
-    plan: dict[str, Any] = session.explain(READ_TROUBLES, (100_000,))
+    read_open_issues(session)
+    plan: dict[str, Any] = session.explain(READ_OPEN_ISSUES, (100_000,))
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import psycopg2
 import pytest
 
-from sluice.bridge.progress_store import PostgresStore, StoreAway
+from sluice.bridge.progress_store import PostgresProgressStore, ProgressStoreUnavailable
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import (
     ONE_SNAPSHOT,
@@ -126,22 +126,22 @@ def test_an_instance_number_ends_with_its_session(session: Session, other: Sessi
 
 
 def test_the_store_says_when_postgres_is_away_and_opens_a_new_connection(session: Session) -> None:
-    store = PostgresStore(session, "sluice")
+    store = PostgresProgressStore(session, "sluice")
     store.register_topic(START)
     # As a server that stops does: the connection ends under the client.
     with pytest.raises(psycopg2.Error):
         session.command("SELECT pg_terminate_backend(pg_backend_pid())")
     session.connection.close()
     assert store.read_progress([PLACE]).partitions[PLACE].watermark == 10
-    gone = PostgresStore(
+    gone = PostgresProgressStore(
         Session("postgresql+psycopg2://nobody@127.0.0.1:1/none", application_name="test"), "sluice"
     )
-    with pytest.raises(StoreAway):
+    with pytest.raises(ProgressStoreUnavailable):
         gone.read_progress([PLACE])
 
 
 def test_a_decision_that_fails_writes_nothing(session: Session) -> None:
-    store = PostgresStore(session, "sluice")
+    store = PostgresProgressStore(session, "sluice")
     store.register_topic(START)
     store.settle_progress([PLACE], lambda progress: {PLACE: (1, progress.partitions[PLACE].watermark or 0)})
     with pytest.raises(ZeroDivisionError):

@@ -69,10 +69,10 @@ class Bench:
     def expire(self, key: str) -> int:
         """Ends the lease of a call and looks for such ones."""
         self.look(
-            "UPDATE sluice.executed_side_effects SET lease_until = now() - interval '1 s'"
+            "UPDATE sluice.executed_side_effects SET claimed_until = now() - interval '1 s'"
             f" WHERE effect_key = '{key}'"
         )
-        return int(self.effects.expire_leases(self.open(), self.registry))
+        return int(self.effects.expire_claims(self.open(), self.registry))
 
     def state(self, key: str) -> str:
         return str(self.row(key, "state"))

@@ -203,7 +203,7 @@ class Bench(applying.Bench):
             UPDATE sluice.projections SET live_generation = 1, newest_generation = 1;
             INSERT INTO sluice.generations (projection, generation, state, revision, has_been_live)
             VALUES ('totals', 1, 'live', 1, true);
-            UPDATE sluice.queues SET halted_reason = NULL, recent_fates = ''
+            UPDATE sluice.queues SET halted_reason = NULL, failure_window = ''
             """
         )
         self.log.clear()

@@ -10,7 +10,7 @@ from sluice.db.apply import guard
 from sluice.db.errors import RowsChanged
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.tasks.apply import apply as apply_module
-from sluice.tasks.apply.fold_io import Store
+from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.apply.guard import judge
 from tests.db.tasks.applying import QUEUE, Bench, create_tables, made, slice_of, thing_set
 from tests.waiting import wait_until
@@ -157,7 +157,7 @@ def test_accepted_deaths_are_let_through(bench: Bench) -> None:
     bench.look("UPDATE sluice.queues SET accepted_deaths = 30")
     assert bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])) is not None
     assert bench.outcomes() == {"dead": 30}
-    assert bench.look("SELECT accepted_deaths, recent_fates FROM sluice.queues") == [(0, "")]
+    assert bench.look("SELECT accepted_deaths, failure_window FROM sluice.queues") == [(0, "")]
 
 
 def test_a_lost_connection_is_tried_again_in_place(bench: Bench) -> None:
@@ -188,15 +188,15 @@ def test_a_commit_nobody_heard_of_is_applied_once(bench: Bench, monkeypatch: pyt
 def test_a_row_that_somebody_else_wrote_meanwhile_starts_it_over(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_back = Store.write_back
+    write_back = FoldIO.write_back
     others = iter([True])
 
-    def write_after_another(store: Store, *args: object) -> None:
+    def write_after_another(store: FoldIO, *args: object) -> None:
         if next(others, False):
             bench.look("INSERT INTO public.things (thing_id, amount, version) VALUES ('k', 5, 99)")
         write_back(store, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "write_back", write_after_another)
+    monkeypatch.setattr(FoldIO, "write_back", write_after_another)
     assert bench.apply(slice_of([thing_set(0)])) is not None
     assert bench.amounts() == {"k": 5}
     assert bench.outcomes() == {"stale": 1}
@@ -207,10 +207,10 @@ def test_rows_that_change_for_ever_end_in_giving_up_with_nothing_done(
 ) -> None:
     monkeypatch.setattr("sluice.tasks.apply.retry_policy.PATIENCE_SECONDS", 0.5)
 
-    def never(store: Store, *args: object) -> None:
+    def never(store: FoldIO, *args: object) -> None:
         raise RowsChanged("for ever")
 
-    monkeypatch.setattr(Store, "write_back", never)
+    monkeypatch.setattr(FoldIO, "write_back", never)
     assert bench.apply(slice_of([thing_set(0)])) is None
     assert bench.outcomes() == {}
 

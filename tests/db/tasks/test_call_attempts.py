@@ -47,7 +47,7 @@ def test_how_an_attempt_ends_decides_the_state(
         bench.run("c", act)
         found.append(bench.state("c"))
     assert found == states
-    assert bench.row("c", "attempt, tried, ended_unknown, error, lease_until") == (
+    assert bench.row("c", "attempt, tried, ended_unknown, error, claimed_until") == (
         len(acts),
         len(acts),
         ended_unknown,

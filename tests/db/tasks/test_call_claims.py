@@ -26,7 +26,7 @@ def while_it_is_made_everybody_sees_it_running(bench: Bench) -> None:
     bench.add("c")
 
     def look(call: EffectCall) -> None:
-        seen.append(bench.row("c", "state, attempt, lease_until > now() + interval '30 s'"))
+        seen.append(bench.row("c", "state, attempt, claimed_until > now() + interval '30 s'"))
         assert activity(bench, "state LIKE 'idle in%'") == 0, "a transaction is open meanwhile"
 
     seen: list[Any] = []
@@ -47,7 +47,7 @@ def every_attempt_has_the_same_key(bench: Bench) -> None:
 def a_lease_that_lasts_is_left_alone(bench: Bench) -> None:
     bench.add("c")
     expired = []
-    bench.run("c", lambda _: expired.append(bench.effects.expire_leases(bench.open(), bench.registry)))
+    bench.run("c", lambda _: expired.append(bench.effects.expire_claims(bench.open(), bench.registry)))
     assert expired == [0]
     assert bench.row("c", "state, attempt") == ("succeeded", 1)
 
@@ -72,7 +72,7 @@ def a_failure_of_an_older_attempt_changes_nothing(bench: Bench) -> None:
         raise Refused("late")
 
     bench.run("c", late)
-    assert bench.row("c", "state, attempt, error, lease_until > now()") == ("running", 2, None, True)
+    assert bench.row("c", "state, attempt, error, claimed_until > now()") == ("running", 2, None, True)
 
 
 def two_calls_of_one_entity_claimed_at_once_are_made_one_by_one(bench: Bench) -> None:
@@ -151,7 +151,7 @@ def test_scenario(bench: Bench, scenario: Callable[[Bench], None]) -> None:
     scenario(bench)
 
 
-CLAIM = "calls.begin_attempt(session, effect_key, policy.timeout_seconds + LEASE_MARGIN_SECONDS)"
+CLAIM = "calls.begin_attempt(session, effect_key, policy.timeout_seconds + CLAIM_MARGIN_SECONDS)"
 ANY_ATTEMPT = "WHERE effect_key = $1 AND attempt = $2 AND state = $7"
 
 
@@ -177,8 +177,8 @@ ANY_ATTEMPT = "WHERE effect_key = $1 AND attempt = $2 AND state = $7"
         (
             a_lease_that_lasts_is_left_alone,
             calls_module,
-            "state = 'running' AND lease_until < now()",
-            "state = 'running' AND lease_until IS NOT NULL",
+            "state = 'running' AND claimed_until < now()",
+            "state = 'running' AND claimed_until IS NOT NULL",
         ),
         (a_failure_told_after_the_lease_changes_nothing, calls_module, ANY_ATTEMPT, "WHERE effect_key = $1"),
         (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.checkpoints import drop_checkpoint
 from sluice.admin.rebuild.generation_locks import require_lockstep
 from tests.db.tasks import projecting
@@ -94,17 +94,17 @@ def test_a_letter_that_is_forgotten_is_refused(bench: Bench, fixed: Bench) -> No
     move_watermark(bench)
     kept = bench.checkpoint("monday")
     bench.looking.command("DELETE FROM sluice.dead_letters")
-    with pytest.raises(NotDone, match="1 events were dead or waiting at checkpoint monday"):
+    with pytest.raises(OperationRefused, match="1 events were dead or waiting at checkpoint monday"):
         fixed.begin(checkpoint=kept)
     assert bench.states() == {1: "live"}
 
 
 def test_a_name_is_taken_once_and_dropped(bench: Bench) -> None:
     bench.checkpoint("monday")
-    with pytest.raises(NotDone, match="there is a checkpoint monday already"):
+    with pytest.raises(OperationRefused, match="there is a checkpoint monday already"):
         bench.checkpoint("monday")
     drop_checkpoint(bench.session, "totals", "monday", DECISION)
     assert bench.look("SELECT to_regclass('public.totals_at_monday')") == [(None,)]
-    with pytest.raises(NotDone, match="totals has no checkpoint monday"):
+    with pytest.raises(OperationRefused, match="totals has no checkpoint monday"):
         drop_checkpoint(bench.session, "totals", "monday", DECISION)
     bench.checkpoint("monday")

@@ -17,9 +17,9 @@ from sluice.db.connection import BATCH_PLANS, Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
 from sluice.tasks.api import Delete, Insert, Merge, Read, Upsert
-from sluice.tasks.apply.fold_io import Store
+from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import Folded, Known, Memory, Settled
+from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.versioned_row import Row
 from tests.unit.tasks.scripted import REGISTRY, event_logs, folded, results, scripted, splits
@@ -43,19 +43,19 @@ class Undo(Exception):
 
 
 class Apart(AssertionError):
-    """Memory and Postgres disagree."""
+    """FoldState and Postgres disagree."""
 
 
 def applied(
     session: Session, batches: Sequence[Sequence[Planned]], *, forgetful: bool = False
-) -> tuple[list[Settled], dict[str, Any]]:
+) -> tuple[list[EventResult], dict[str, Any]]:
     """The batches settled one after the other, and what they left; undone, so that the next starts anew."""
-    settled: list[Settled] = []
+    settled: list[EventResult] = []
     found: dict[str, Any] = {}
     try:
         with session.transaction():
             for batch in batches:
-                store = Store(session, REGISTRY, ENTITY, {})
+                store = FoldIO(session, REGISTRY, ENTITY, {})
                 memory = store.load(batch)
                 if forgetful:
                     memory.identities.clear()
@@ -102,7 +102,7 @@ def in_postgres(session: Session) -> dict[str, Any]:
     return found
 
 
-def in_memory(memory: Memory, folded: Folded) -> dict[str, Any]:
+def in_memory(memory: FoldState, folded: FoldResult) -> dict[str, Any]:
     """The same of a fold."""
     found: dict[str, Any] = {table.name: {} for table in metadata.sorted_tables}
     found["tombstones"] = {}
@@ -139,14 +139,14 @@ def _bookkeeping(row: Row) -> dict[str, Any]:
     return {VERSION: row.version, INSERTED_HASH: row.inserted_hash, FIELD_VERSIONS: fields}
 
 
-def _processed(settled: Settled) -> tuple[Any, ...]:
+def _processed(settled: EventResult) -> tuple[Any, ...]:
     d = settled.planned.decoded
     assert settled.outcome is not None
-    here = Known(d.data_hash, d.topic_id, d.partition, d.record.offset)
+    here = FirstSeen(d.data_hash, d.topic_id, d.partition, d.record.offset)
     return (d.identity, d.event_id, here.data_hash, settled.outcome.value, d.topic, *here[1:])
 
 
-def _letter(settled: Settled) -> tuple[Any, ...]:
+def _letter(settled: EventResult) -> tuple[Any, ...]:
     d = settled.planned.decoded
     assert settled.outcome is not None
     headers = [[name, None if value is None else value.hex()] for name, value in d.record.headers]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.generation_locks import require_generation
 from sluice.tasks.api import Call, Effect, Emit, Event, Upsert, handles, projects
 from tests.db.tasks import projecting
@@ -51,7 +51,7 @@ def test_a_retired_generation_that_fails_while_it_is_fed_stops_nothing(bench: Be
     assert bench.rows() == {"a": (500, 2)}
     assert bench.states() == {1: "failed", number: "live"}
     assert bench.outcomes() == {"applied": 2}
-    with pytest.raises(NotDone, match="generation 1 of totals is failed"):
+    with pytest.raises(OperationRefused, match="generation 1 of totals is failed"):
         require_generation(bench.session, "totals", 1, ("retired",), "it was not live before")
 
 

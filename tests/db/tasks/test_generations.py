@@ -1,10 +1,10 @@
-"""A generation beside the live one: rebuilt from the log, fed in lockstep, swapped in, and swapped back."""
+"""A generation beside the live one: rebuilt from the log, kept in sync, swapped in, and swapped back."""
 
 from typing import Any
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.generation_locks import Behind
 from tests.db.tasks import projecting
@@ -80,7 +80,7 @@ def test_old_code_never_feeds_the_new_generation(bench: Bench, opened: Any) -> N
 def test_a_swap_without_lockstep_is_refused(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
-    with pytest.raises(NotDone, match="is building"):
+    with pytest.raises(OperationRefused, match="is building"):
         bench.swap(number)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.generation_locks import Behind
 from sluice.db.projections.generation_lanes import FOLDED
 from sluice.kafka_io import partition_reader
@@ -79,15 +79,15 @@ class Play:
             except Killed:
                 for one in (self.old, self.new, *self.mended):
                     one.session.close()
-            except (Behind, NotDone, generation_writer.NotThisRevision):
+            except (Behind, OperationRefused, generation_writer.NotThisRevision):
                 pass
         faults.arm("")
         self.mended[1].catch_up()
-        for generation in self.fed():
+        for generation in self.synced():
             assert self.mended[1].rebuild(generation), self.old.states()
         for key in KEYS:
             self.mended[1].redrive(key)
-        for generation in self.fed():
+        for generation in self.synced():
             assert self.mended[1].rebuild(generation), self.old.states()
 
     def batch(self) -> None:
@@ -130,7 +130,7 @@ class Play:
         """To any of them, or back."""
         self.new.swap(self.random.choice([1, *self.generations]))
 
-    def fed(self) -> list[int]:
+    def synced(self) -> list[int]:
         """Generations that are not live and not failed."""
         return [
             number for number, state in self.old.states().items() if state in ("building", "ready", "retired")
@@ -142,15 +142,23 @@ class Play:
             one.close()
 
 
-def _mutant_feeder() -> type[generation_writer.Feeder]:
+def _mutant_writer() -> type[generation_writer.GenerationWriter]:
     was = ">= before.get(lane, NOTHING_APPLIED)"
-    return mutated(generation_writer, was, ">= NOTHING_APPLIED").Feeder  # type: ignore[no-any-return]
+    return mutated(generation_writer, was, ">= NOTHING_APPLIED").GenerationWriter  # type: ignore[no-any-return]
 
 
 MUTANTS: list[tuple[str, str, object]] = [
-    ("fed whether it is in lockstep or not", "sluice.tasks.apply.apply.Feeder", _mutant_feeder()),
-    ("not fed what is redriven", "sluice.tasks.redrive.Feeder.feed_redriven", lambda *_: None),
-    ("fed by code of any revision", "sluice.db.projections.generations.Fed.takes", lambda *_: True),
+    (
+        "kept in sync whether it lags or not",
+        "sluice.tasks.apply.apply.GenerationWriter",
+        _mutant_writer(),
+    ),
+    ("redriven events not written", "sluice.tasks.redrive.GenerationWriter.sync_redriven", lambda *_: None),
+    (
+        "kept in sync by code of any revision",
+        "sluice.db.projections.generations.SyncedGeneration.takes",
+        lambda *_: True,
+    ),
     ("what live did not apply is folded", "sluice.tasks.rebuild.rebuild.judge_record", lambda *_: FOLDED),
     (
         "swapped in without lockstep",

@@ -276,6 +276,6 @@ def test_the_play_catches_a_redrive_that_consults_its_own_identity(
     bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant = mutated(fold_io, "if own.get(identity) != known[1:]:", "if True:")
-    monkeypatch.setattr("sluice.tasks.apply.batch_writer.Store", mutant.Store)
+    monkeypatch.setattr("sluice.tasks.apply.batch_writer.FoldIO", mutant.FoldIO)
     with pytest.raises(AssertionError):
         play(bench, redriver)

@@ -1,4 +1,4 @@
-"""Workers that share queues on a real Postgres, a turn at a time: the keeper as it is, the loop by hand."""
+"""Workers that share queues on a real Postgres, a turn at a time: the real lease thread, a loop by hand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from random import Random
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import LEASE_SETTINGS
 from sluice.worker.activity import Activity
-from sluice.worker.lease_thread import LeaseKeeper, View
+from sluice.worker.lease_thread import LeaseThread, View
 
 
 class Clock:
-    """Stands still until told."""
+    """Stands still until set."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -24,7 +24,7 @@ class Clock:
 class Member:
     """One worker. `consumed` is what its loop may pop; what is `in_hand` it does not leave yet."""
 
-    keeper: LeaseKeeper
+    lease_thread: LeaseThread
     clock: Clock
     consumed: set[str] = field(default_factory=set)
     in_hand: set[str] = field(default_factory=set)
@@ -32,13 +32,13 @@ class Member:
 
     def look(self) -> None:
         """The first half of a tick: what is wanted is read."""
-        self.seen = self.keeper.wanted
+        self.seen = self.lease_thread.wanted
 
     def act(self) -> None:
         """The other half, however late: the loop does so, and says so. See `LeaseStep`."""
         self.consumed &= self.seen.queues | self.in_hand
         self.consumed |= self.seen.queues
-        self.keeper.note_tick(View(self.seen.version, frozenset(self.consumed)))
+        self.lease_thread.note_tick(View(self.seen.version, frozenset(self.consumed)))
 
     def tick(self) -> None:
         """The loop comes by."""
@@ -46,35 +46,35 @@ class Member:
         self.act()
 
     def turn(self) -> None:
-        """Loop, keeper, loop."""
+        """Loop, lease thread, loop."""
         self.clock.now += 1
         self.tick()
-        self.keeper.run_once()
+        self.lease_thread.run_once()
         self.tick()
 
     @property
     def pid(self) -> int:
         """Of its session in Postgres."""
-        return int(self.keeper.session.connection.info.backend_pid)
+        return int(self.lease_thread.session.connection.info.backend_pid)
 
     def leave(self) -> None:
         """Gives everything back, as at the end of a worker."""
         self.consumed.clear()
-        self.keeper.stop()
+        self.lease_thread.stop()
 
 
 class Workers:
     """Makes members; closes what they leave open."""
 
-    def __init__(self, database_url: str, keeper: Callable[..., LeaseKeeper] = LeaseKeeper) -> None:
+    def __init__(self, database_url: str, lease_thread: Callable[..., LeaseThread] = LeaseThread) -> None:
         self._url = database_url
-        self._keeper = keeper
+        self._lease_thread = lease_thread
         self.members: list[Member] = []
 
     def join(self) -> Member:
         """One more; it has had no turn yet."""
         number, clock = len(self.members), Clock()
-        keeper = self._keeper(
+        lease_thread = self._lease_thread(
             Session(self._url, application_name=f"test leases {number}", settings=LEASE_SETTINGS),
             node=f"worker-{number}@test",
             activity=Activity(clock),
@@ -82,7 +82,7 @@ class Workers:
             rng=Random(number),
             clock=clock,
         )
-        self.members.append(Member(keeper, clock))
+        self.members.append(Member(lease_thread, clock))
         return self.members[-1]
 
     def turns(self, count: int = 6) -> None:
@@ -94,4 +94,4 @@ class Workers:
     def close(self) -> None:
         """Ends all sessions."""
         for member in self.members:
-            member.keeper.session.close()
+            member.lease_thread.session.close()

@@ -8,7 +8,7 @@ import structlog
 from kafka.errors import KafkaTimeoutError
 
 from sluice.db.connection import Session
-from sluice.db.delivery.leases import Told, join_workers, tell_worker, try_lease
+from sluice.db.delivery.leases import Heartbeat, join_workers, try_lease, write_heartbeat
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import clear_switch, set_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
@@ -176,7 +176,7 @@ def test_leases(beat: Beat, make_session: Callable[[], Session]) -> None:
     register_topic(looking, TopicStart("t", "id", "e", 3, {0: 0}))
     for worker in (first, second):
         join_workers(worker)
-        tell_worker(worker, Told("w@host", 1, {}, *(None,) * 6))
+        write_heartbeat(worker, Heartbeat("w@host", 1, {}, *(None,) * 6))
     assert try_lease(first, "e.1")
     # Of an entity type that was re-routed nobody serves the queues that are left over.
     looking.command("INSERT INTO sluice.queues (queue, entity) VALUES ('e.3', 'e')")

@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from sluice.db.connection import Session
-from sluice.db.delivery.leases import read_standing
+from sluice.db.delivery.leases import read_lease_snapshot
 from sluice.db.delivery.progress import register_entity
-from sluice.worker import lease_thread as keeper_module
+from sluice.worker import lease_thread as lease_thread_module
 from sluice.worker.lease_thread import SILENT_SECONDS, STUCK_SECONDS, is_responsive
 from tests.db.worker.leasing import Member, Workers
 from tests.mutants import mutated
@@ -98,8 +98,8 @@ def test_a_loop_that_acts_late_on_what_it_saw_pops_nothing_of_what_others_have(w
 
 
 def test_a_mutant_that_does_not_ask_what_the_loop_saw_is_caught(database_url: str, queues: set[str]) -> None:
-    mutant = mutated(keeper_module, "consumed.version >= version and ", "")
-    workers = Workers(database_url, mutant.LeaseKeeper)
+    mutant = mutated(lease_thread_module, "consumed.version >= version and ", "")
+    workers = Workers(database_url, mutant.LeaseThread)
     try:
         assert len(act_late(workers)) == 4
     finally:
@@ -107,15 +107,15 @@ def test_a_mutant_that_does_not_ask_what_the_loop_saw_is_caught(database_url: st
 
 
 def act_late(workers: Workers) -> set[str]:
-    """Between what the first one's loop sees and what it does, its keeper changes its mind twice."""
+    """Between what the first one's loop sees and what it does, its lease thread changes its mind twice."""
     first, second = workers.join(), workers.join()
     first.tick()
     second.tick()
-    first.keeper.run_once()
+    first.lease_thread.run_once()
     first.look()
-    second.keeper.run_once()
+    second.lease_thread.run_once()
     for _ in range(2):
-        first.keeper.run_once()
+        first.lease_thread.run_once()
         second.turn()
     first.act()
     return first.consumed & second.consumed
@@ -139,8 +139,8 @@ def test_a_worker_whose_loop_stands_still_leaves_its_queues_to_others(workers: W
     first, second = workers.join(), workers.join()
     workers.turns()
     first.clock.now += SILENT_SECONDS + 1
-    first.keeper.run_once()
-    assert first.keeper.wanted.queues == frozenset()
+    first.lease_thread.run_once()
+    assert first.lease_thread.wanted.queues == frozenset()
 
     def all_taken() -> bool:
         second.turn()
@@ -154,11 +154,11 @@ def test_a_worker_whose_loop_stands_still_leaves_its_queues_to_others(workers: W
 def test_a_worker_whose_long_batch_has_just_ended_keeps_its_queues(workers: Workers) -> None:
     first = workers.join()
     workers.turns()
-    with first.keeper.activity.batch("thing.0", 200):
+    with first.lease_thread.activity.batch("thing.0", 200):
         first.clock.now += 10 * SILENT_SECONDS
-        first.keeper.run_once()
-    first.keeper.run_once()
-    assert first.keeper.wanted.queues == QUEUES, "its loop had no time to come by"
+        first.lease_thread.run_once()
+    first.lease_thread.run_once()
+    assert first.lease_thread.wanted.queues == QUEUES, "its loop had no time to come by"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_queues_of_a_larger_number_of_shards_are_taken_too_and_retired_ones_shar
 def test_a_stopped_worker_is_no_member_after_some_seconds(workers: Workers) -> None:
     member = workers.join()
     workers.turns()
-    with member.keeper.session.connection.cursor() as cursor:
+    with member.lease_thread.session.connection.cursor() as cursor:
         cursor.execute("SHOW idle_session_timeout")
         assert cursor.fetchone() == ("5s",)
 
@@ -218,10 +218,10 @@ def test_in_any_order_of_turns_no_queue_is_popped_by_two(
 def test_mutants_that_let_two_pop_one_queue_are_caught(
     database_url: str, session: Session, queues: set[str], old: str, new: str
 ) -> None:
-    mutant = mutated(keeper_module, old, new)
+    mutant = mutated(lease_thread_module, old, new)
     found: list[str] = []
     for seed in range(6):
-        workers = Workers(database_url, mutant.LeaseKeeper)
+        workers = Workers(database_url, mutant.LeaseThread)
         try:
             found += play(workers, session, Random(seed))
         finally:
@@ -242,7 +242,7 @@ def play(workers: Workers, session: Session, rng: Random) -> list[str]:
         if len(workers.members) > 1:
             chosen.append((1, lambda: workers.members.pop(rng.randrange(len(workers.members))).leave()))
         for member in workers.members:
-            chosen += [(8, member.look), (8, member.act), (8, member.keeper.run_once), (2, member.turn)]
+            chosen += [(8, member.look), (8, member.act), (8, member.lease_thread.run_once), (2, member.turn)]
             chosen.append((3, lambda member=member: _hold(member, rng)))  # type: ignore[misc]
         rng.choices([act for _, act in chosen], [weight for weight, _ in chosen])[0]()
         found += [f"step {step}: {queue}" for queue in _popped_twice(workers)]
@@ -250,7 +250,7 @@ def play(workers: Workers, session: Session, rng: Random) -> list[str]:
         member.in_hand = set()
     workers.turns(10)
     found += [f"at the end: {queue}" for queue in _popped_twice(workers)]
-    held = {lease.queue for lease in read_standing(session).leases if lease.holder is not None}
+    held = {lease.queue for lease in read_lease_snapshot(session).leases if lease.holder is not None}
     return found + [f"nobody holds {queue}" for queue in QUEUES - held]
 
 

@@ -11,7 +11,7 @@ from celery import Celery
 
 from sluice.db.connection import Session
 from sluice.runtime.celery_options import (
-    EXPIRE_LEASES_TASK,
+    EXPIRE_CLAIMS_TASK,
     MAINTENANCE_QUEUE,
     RELAY_QUEUE,
     RELAY_TASK,
@@ -87,7 +87,7 @@ def taken(app: Celery) -> list[str]:
 def test_what_is_due_goes_to_its_queue_once(make_beat: MakeBeat, tmp_path: Path) -> None:
     beat = make_beat()
     assert turns(due(beat)) == ALL
-    assert EXPIRE_LEASES_TASK in ALL
+    assert EXPIRE_CLAIMS_TASK in ALL
     assert 0 < beat.tick() <= MAX_INTERVAL_SECONDS
     assert turns(beat) == []
     assert (tmp_path / "alive").exists()

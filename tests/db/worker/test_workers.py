@@ -1,4 +1,4 @@
-"""What operators see of the workers that share the queues: the locks' truth, joined with what was told."""
+"""What operators see of the workers that share the queues: the locks' truth, joined with the heartbeats."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,24 +8,24 @@ import pytest
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import (
+    Heartbeat,
     Lease,
     Sharing,
-    Told,
     Worker,
     end_lease,
     join_workers,
     read_workers,
-    tell_worker,
     try_lease,
+    write_heartbeat,
 )
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.worker.activity import Activity
-from sluice.worker.lease_thread import LeaseKeeper, View
+from sluice.worker.lease_thread import LeaseThread, View
 from tests.waiting import wait_until
 
 MakeSession = Callable[[], Session]
 
-IDLE = Told("one@host", 11, {}, None, None, None, None, None, None)
+IDLE = Heartbeat("one@host", 11, {}, None, None, None, None, None, None)
 QUEUES = ["payment.0", "payment.1", "payment.2"]
 
 
@@ -35,12 +35,12 @@ def queues(session: Session) -> None:
     register_topic(session, TopicStart("payments", "id-1", "payment", 3, {0: 0}))
 
 
-def member(make_session: MakeSession, told: Told = IDLE) -> Session:
+def member(make_session: MakeSession, heartbeat: Heartbeat = IDLE) -> Session:
     """A session that takes part, holds what it says, and has said so."""
     joined = make_session()
     join_workers(joined)
-    assert all(try_lease(joined, queue) for queue in told.leases)
-    tell_worker(joined, told)
+    assert all(try_lease(joined, queue) for queue in heartbeat.leases)
+    write_heartbeat(joined, heartbeat)
     return joined
 
 
@@ -54,10 +54,10 @@ def backend_pid(session: Session) -> int:
 
 
 def test_who_holds_what_since_when_and_what_it_does(session: Session, make_session: MakeSession) -> None:
-    told = Told(
+    heartbeat = Heartbeat(
         "one@host", 11, {"payment.0": 600.0, "payment.2": 5.0}, "payment.2", 3.0, "payment.0", 4.0, 200, 0.05
     )
-    one = member(make_session, told)
+    one = member(make_session, heartbeat)
     two = member(make_session, IDLE._replace(node="two@host", process_id=12, leases={"payment.1": 0.0}))
 
     sharing = read_workers(session)
@@ -75,7 +75,7 @@ def test_who_holds_what_since_when_and_what_it_does(session: Session, make_sessi
     assert sharing.at - first.busy_since == pytest.approx(timedelta(seconds=3), abs=timedelta(seconds=2))
     assert sharing.at - first.last_at == pytest.approx(timedelta(seconds=4), abs=timedelta(seconds=2))
     assert (first.last_records, first.last_seconds) == (200, 0.05)
-    assert first.joined_at <= first.told_at <= sharing.at
+    assert first.joined_at <= first.heartbeat_at <= sharing.at
     assert (second.node, list(second.leases)) == ("two@host", ["payment.1"])
     assert second[7:] == (None,) * 5
 
@@ -107,10 +107,12 @@ def test_who_takes_part_since_when_survives_what_it_tells(
 ) -> None:
     one = member(make_session)
     [before] = read_workers(session).workers
-    tell_worker(one, IDLE._replace(last_queue="payment.0", last_age=0.0, last_records=7, last_seconds=0.1))
+    write_heartbeat(
+        one, IDLE._replace(last_queue="payment.0", last_age=0.0, last_records=7, last_seconds=0.1)
+    )
     [after] = read_workers(session).workers
     assert after.joined_at == before.joined_at
-    assert after.told_at > before.told_at
+    assert after.heartbeat_at > before.heartbeat_at
     assert (before.last_records, after.last_records) == (None, 7)
 
 
@@ -141,7 +143,7 @@ def rows(session: Session) -> set[int]:
 
 def test_a_session_that_is_no_member_has_told_for_nobody(session: Session, make_session: MakeSession) -> None:
     stranger = make_session()
-    tell_worker(stranger, IDLE)
+    write_heartbeat(stranger, IDLE)
     assert read_workers(session).workers == ()
     # It held a lease all the same.
     assert try_lease(stranger, "payment.1")
@@ -168,18 +170,20 @@ def test_a_retired_queue_is_seen_where_it_is_held_and_not_missed_where_not(
 def test_what_a_worker_does_is_what_its_keeper_tells(session: Session, make_session: MakeSession) -> None:
     now = 1_000.0
     activity = Activity(clock=lambda: now)
-    keeper = LeaseKeeper(make_session(), "one@host", activity, lambda: None, Random(1), clock=lambda: now)
-    keeper.note_tick(View(0, frozenset()))
-    keeper.run_once()
+    lease_thread = LeaseThread(
+        make_session(), "one@host", activity, lambda: None, Random(1), clock=lambda: now
+    )
+    lease_thread.note_tick(View(0, frozenset()))
+    lease_thread.run_once()
     assert read_workers(session).holders() == dict.fromkeys(QUEUES, "one@host")
     with activity.batch("payment.1", 50):
         now += 2
-        keeper.run_once()
+        lease_thread.run_once()
         [worker] = read_workers(session).workers
         assert (worker.busy_queue, worker.last_queue) == ("payment.1", None)
     now += 2
-    keeper.note_tick(View(1, frozenset(QUEUES)))
-    keeper.run_once()
+    lease_thread.note_tick(View(1, frozenset(QUEUES)))
+    lease_thread.run_once()
     [worker] = read_workers(session).workers
     assert (worker.busy_queue, worker.last_queue) == (None, "payment.1")
     assert (worker.last_records, worker.last_seconds) == (50, 2.0)

@@ -43,7 +43,7 @@ def assert_one_capture_each(providers: Providers, references: set[str]) -> None:
 def end_leases(deployment: Deployment) -> None:
     """As if their time was over: 40 seconds nobody wants to wait for."""
     deployment.session.command(
-        "UPDATE sluice.executed_side_effects SET lease_until = now() WHERE state = 'running'"
+        "UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'"
     )
 
 

@@ -16,7 +16,7 @@ from redis import Redis
 
 from sluice.runtime.celery_options import TRANSPORT_OPTIONS, apply_queue
 from sluice.stack import Stack
-from sluice.worker.queue_subscription import BRPOP_SECONDS, CYCLE, Consuming, LeaseCycle
+from sluice.worker.queue_subscription import BRPOP_SECONDS, CYCLE, LeaseCycle, QueueSubscription
 from sluice.worker.reconnecting import ReconnectingConsumer
 from tests.waiting import wait_until
 
@@ -27,7 +27,7 @@ make_consumer: Any = Consumer
 
 
 class Loop:
-    """Celery's consumer and its hub, as far as `Consuming` knows them; notes and acknowledges what comes."""
+    """Celery's consumer and its hub, as `QueueSubscription` uses them; acknowledges every message."""
 
     def __init__(self, url: str) -> None:
         self.redis = Redis.from_url(url)
@@ -47,7 +47,7 @@ class Loop:
         self.celery = SimpleNamespace(task_consumer=task_consumer, app=self.app)
         for method in ("add_task_queue", "cancel_task_queue"):
             setattr(self.celery, method, MethodType(getattr(CeleryConsumer, method), self.celery))
-        self.consuming = Consuming(self.celery)
+        self.consuming = QueueSubscription(self.celery)
 
     def _note(self, body: Any, message: Any) -> None:
         self.came.append(body)

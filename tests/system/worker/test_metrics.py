@@ -70,13 +70,13 @@ def test_the_counters_add_up_to_what_was_sent(make_deployment: MakeDeployment, s
     applied = shown(worker)
     assert applied["sluice_worker_records_total", ("applied",)] == ORDERS
     assert total(applied, "sluice_worker_records_total") == ORDERS
-    assert total(applied, "sluice_worker_given_up_batches_total") == 0
+    assert total(applied, "sluice_worker_aborted_batches_total") == 0
     assert 0 < applied["sluice_worker_batch_seconds_count", ()] <= ORDERS
     assert applied.get(("sluice_worker_leased_queues", ())) == (len(queues) if shares_queues else None)
 
     sent = shown(relay)
     assert total(sent, "sluice_relay_sent_records_total") == ORDERS
-    assert total(sent, "sluice_relay_visits_total") > 0
+    assert total(sent, "sluice_relay_runs_total") > 0
 
     def is_settled(samples: Samples) -> bool:
         return samples.get(("sluice_lag_records", (f"orders{deployment.topic_suffix}",))) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice.admin.decisions import NotDone
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.reroute.acceptance import PartitionChange, acceptance_lines, judge_acceptance
 from sluice.admin.reroute.reshard_plan import (
     advice,
@@ -86,7 +86,7 @@ def test_of_another_topic_it_is_said_that_nobody_knows_what_is_lost() -> None:
         (Unsettled(0, 0, 0, 0), True, "everything is settled", ""),
         (Unsettled(2, 0, 0, 0), False, "2 lanes have records in hand", "every queue has a worker"),
         (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 of its queues are halted"),
-        (Unsettled(0, 3, 0, 0), False, "3 outgoing events wait", "relay,maint"),
+        (Unsettled(0, 3, 0, 0), False, "3 outgoing events wait", "relay,maintenance"),
         (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing events are refused"),
     ],
 )
@@ -112,5 +112,5 @@ def test_a_parked_entity_moves_to_the_queue_its_records_go_to() -> None:
 
 @pytest.mark.parametrize(("before", "said"), [(None, "there is no entity type e"), (4, "4 shards already")])
 def test_what_makes_no_sense_is_refused(before: int | None, said: str) -> None:
-    with pytest.raises(NotDone, match=said):
+    with pytest.raises(OperationRefused, match=said):
         require_other_shards("e", before, 4)

@@ -1,8 +1,8 @@
 """Records, assignments and a queue with its lanes, for tests of what the bridge decides."""
 
-from sluice.bridge.inflight import Holdings
+from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane, Origin
-from sluice.bridge.queue_buffer import Batch, QueueBuffer, Resend
+from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.records import Record
 from sluice.runtime.place import Place
@@ -31,7 +31,7 @@ class Queue:
         self.lanes[lane].add([record(offset, value) for offset in offsets])
         self.buffer.note_added(self.lanes[lane], now)
 
-    def send(self, now: float) -> Batch:
+    def send(self, now: float) -> OutgoingBatch:
         batch = self.buffer.cut()
         self.buffer.note_sent(batch, now)
         return batch
@@ -42,12 +42,12 @@ class Queue:
         return self.buffer.resend_overtaken(now)
 
 
-def claims(batch: Batch) -> list[tuple[int, int, int]]:
+def claims(batch: OutgoingBatch) -> list[tuple[int, int, int]]:
     return [(part.partition, part.prev, part.last) for part in batch.slices]
 
 
-def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_span: int = 10**9) -> Holdings:
-    holdings = Holdings(max_bytes=max_bytes, max_span=max_span)
+def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_span: int = 10**9) -> Inflight:
+    inflight = Inflight(max_bytes=max_bytes, max_span=max_span)
     for place, given_assignment in assignments.items():
-        holdings.start(place, given_assignment, given_assignment.watermark or 0)
-    return holdings
+        inflight.start(place, given_assignment, given_assignment.watermark or 0)
+    return inflight

@@ -14,33 +14,33 @@ from tests.unit.bridge.bridging import PLACE, assignment, claims, holding, recor
 
 
 def test_records_at_or_below_the_applied_offset_are_passed_over() -> None:
-    holdings = holding({PLACE: assignment(watermark=3, e0=5)})
-    holdings.take(PLACE, [record(n) for n in range(3, 8)], 0.0)
-    assert claims(holdings.queues["e.0"].cut()) == [(0, 5, 7)]
+    inflight = holding({PLACE: assignment(watermark=3, e0=5)})
+    inflight.take(PLACE, [record(n) for n in range(3, 8)], 0.0)
+    assert claims(inflight.queues["e.0"].cut()) == [(0, 5, 7)]
 
 
 def test_records_of_a_partition_that_is_not_started_are_thrown_away() -> None:
-    holdings = holding({})
-    holdings.take(PLACE, [record(7)], 0.0)
-    assert not holdings.queues
-    holdings.start(PLACE, assignment(), 0)
-    holdings.take(PLACE, [record(7)], 0.0)
-    holdings.forget(PLACE)
-    assert not holdings.queues["e.0"].is_due(9.0, list_is_empty=True)
+    inflight = holding({})
+    inflight.take(PLACE, [record(7)], 0.0)
+    assert not inflight.queues
+    inflight.start(PLACE, assignment(), 0)
+    inflight.take(PLACE, [record(7)], 0.0)
+    inflight.forget(PLACE)
+    assert not inflight.queues["e.0"].is_due(9.0, list_is_empty=True)
 
 
 def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:
-    holdings = holding({PLACE: assignment(shards=2)})
+    inflight = holding({PLACE: assignment(shards=2)})
     keys = {shard: key for key in (b"%d" % n for n in range(20)) for shard in [shard_of(key, 2)]}
-    holdings.take(PLACE, [record(0, key=keys[0]), record(2, key=keys[1]), record(4, key=keys[0])], 0.0)
-    assert holdings.watermarks() == {}
+    inflight.take(PLACE, [record(0, key=keys[0]), record(2, key=keys[1]), record(4, key=keys[0])], 0.0)
+    assert inflight.watermarks() == {}
     for applied, watermark in [({"e0": 0}, 2), ({"e0": 4}, 2), ({"e0": 4, "e1": 2}, 5)]:
-        holdings.settle({PLACE: assignment(shards=2, **applied)}, 0.0)
-        assert holdings.watermarks() == {PLACE: (1, watermark)}
-    holdings.note_position(PLACE, 9)
-    holdings.note_position(PLACE, 7)
-    assert holdings.watermarks() == {PLACE: (1, 9)}
-    assert holdings.partitions[PLACE].held_bytes == 0
+        inflight.settle({PLACE: assignment(shards=2, **applied)}, 0.0)
+        assert inflight.watermarks() == {PLACE: (1, watermark)}
+    inflight.note_position(PLACE, 9)
+    inflight.note_position(PLACE, 7)
+    assert inflight.watermarks() == {PLACE: (1, 9)}
+    assert inflight.partitions[PLACE].held_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:
 def test_a_partition_whose_state_in_postgres_was_moved_is_lost(
     read: Assignment | None, reason: str | None
 ) -> None:
-    holdings = holding({PLACE: assignment(watermark=4, e0=7)})
-    lost, _ = holdings.settle({} if read is None else {PLACE: read}, 0.0)
+    inflight = holding({PLACE: assignment(watermark=4, e0=7)})
+    lost, _ = inflight.settle({} if read is None else {PLACE: read}, 0.0)
     assert lost == ({PLACE: reason} if reason else {})
 
 
@@ -92,35 +92,35 @@ def test_assignments_are_judged(log: LogRange, read: Assignment | None, verdict:
 def test_a_partition_over_its_share_is_paused_and_resumes_at_half(bound: str) -> None:
     places: list[Place] = [("t", 0), ("t", 1)]
     limit = 2 * 100 * (size_bytes(record(0)) if bound == "bytes" else 1)
-    holdings = holding(
+    inflight = holding(
         {place: assignment() for place in places},
         **({"max_bytes": limit} if bound == "bytes" else {"max_span": limit}),
     )
 
     def over(paused: set[Place]) -> set[Place]:
-        return set(holdings.over_bounds(frozenset(paused)))
+        return set(inflight.over_bounds(frozenset(paused)))
 
-    holdings.take(places[0], [record(n) for n in range(100)], 0.0)
+    inflight.take(places[0], [record(n) for n in range(100)], 0.0)
     assert over(set()) == set()
-    holdings.take(places[0], [record(100)], 0.0)
+    inflight.take(places[0], [record(100)], 0.0)
     assert over(set()) == {places[0]}
     for applied, paused in [(49, {places[0]}), (50, set())]:
-        holdings.settle({place: assignment() for place in places} | {places[0]: assignment(e0=applied)}, 0.0)
+        inflight.settle({place: assignment() for place in places} | {places[0]: assignment(e0=applied)}, 0.0)
         assert over({places[0]}) == paused
     # A rebalance gives this one the whole budget.
-    holdings.take(places[0], [record(n) for n in range(101, 200)], 0.0)
+    inflight.take(places[0], [record(n) for n in range(101, 200)], 0.0)
     assert over(set()) == {places[0]}
-    holdings.forget(places[1])
+    inflight.forget(places[1])
     assert over(set()) == set()
 
 
 def test_halts_are_reported_once() -> None:
-    holdings = holding({PLACE: assignment()})
-    holdings.take(PLACE, [record(0)], 0.0)
+    inflight = holding({PLACE: assignment()})
+    inflight.take(PLACE, [record(0)], 0.0)
     halted = frozenset({"e.0", "another.0"})
-    assert holdings.note_halted(halted) == (["e.0"], [])
-    assert holdings.note_halted(halted) == ([], [])
-    assert holdings.note_halted(frozenset()) == ([], ["e.0"])
+    assert inflight.note_halted(halted) == (["e.0"], [])
+    assert inflight.note_halted(halted) == ([], [])
+    assert inflight.note_halted(frozenset()) == ([], ["e.0"])
 
 
 def test_backoff_doubles_to_a_bound_and_forgets() -> None:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.inflight import Holdings
+from sluice.bridge.inflight import Inflight
 from sluice.bridge.loop import LOOK_SECONDS, REJOIN_SECONDS, Bridge
-from sluice.bridge.orphaned_partitions import UNREAD_SECONDS, Unread
+from sluice.bridge.orphaned_partitions import ORPHANED_SECONDS, OrphanedPartitions
 from sluice.bridge.progress_store import Progress
-from sluice.bridge.publisher import DoorbellAway
+from sluice.bridge.publisher import PublisherUnavailable
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
@@ -24,10 +24,10 @@ PLACES: list[Place] = [("t", 0), ("t", 1), ("u", 0)]
 
 @given(st.lists(st.sets(st.sampled_from(PLACES)), min_size=1, max_size=150), st.integers(0, 2))
 def test_overdue_is_what_every_look_of_the_last_while_found(looks: list[set[Place]], instance: int) -> None:
-    unread = Unread()
+    unread = OrphanedPartitions()
     for now, found in enumerate(looks):
         unread.note(found, float(now))
-    patience = int(UNREAD_SECONDS) * (1 + instance)
+    patience = int(ORPHANED_SECONDS) * (1 + instance)
     of_late = looks[-patience - 1 :]
     always = set(PLACES).intersection(*of_late) if len(of_late) > patience else set()
     assert unread.overdue(float(len(looks) - 1), instance) == sorted(always)
@@ -89,7 +89,7 @@ class _Postgres:
 
 class _NoRedis:
     def probe(self, _: Iterable[str]) -> Any:
-        raise DoorbellAway("none here")
+        raise PublisherUnavailable("none here")
 
 
 @pytest.fixture
@@ -109,13 +109,13 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
 
     postgres = _Postgres()
     store: Any = postgres
-    doorbell: Any = _NoRedis()
+    publisher: Any = _NoRedis()
     bridge = Bridge(
         make_consumer=make,
         store=store,
-        doorbell=doorbell,
+        publisher=publisher,
         topics={},
-        holdings=Holdings(max_bytes=1_000, max_span=1_000),
+        inflight=Inflight(max_bytes=1_000, max_span=1_000),
         metrics=BridgeMetrics(),
         clock=lambda: now[0],
         sleep=lambda _: None,
@@ -127,10 +127,10 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
             now[0] += 1.0
             bridge.run_once()
 
-    turn_for(2 * UNREAD_SECONDS)
+    turn_for(2 * ORPHANED_SECONDS)
     assert [name for name, _ in opened] == ["bridge-0"]
     postgres.known = False
-    turn_for(UNREAD_SECONDS - 5.0)
+    turn_for(ORPHANED_SECONDS - 5.0)
     assert len(opened) == 1
     turn_for(2 * LOOK_SECONDS + 5.0)
     (_, first), (name, second) = opened

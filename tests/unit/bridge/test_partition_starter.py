@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
-from sluice.bridge.inflight import Holdings
-from sluice.bridge.partition_starter import Starting
+from sluice.bridge.inflight import Inflight
+from sluice.bridge.partition_starter import PartitionStarter
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
@@ -44,7 +44,7 @@ class _Postgres:
 def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
     kafka: Any = _Kafka()
     postgres: Any = _Postgres()
-    starting = Starting(postgres, Holdings(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC})
+    starting = PartitionStarter(postgres, Inflight(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC})
     starting.start_new(kafka)
     assert not postgres.registered, "one registered later would start at 0, and not at its end"
     kafka.ranges["clicks", 1] = LogRange(0, 20)
@@ -53,10 +53,10 @@ def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
 
 
 def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_gone() -> None:
-    holdings = Holdings(max_bytes=1_000, max_span=1_000)
-    starting = Starting(cast("Any", _Postgres()), holdings, {"clicks": TOPIC})
+    inflight = Inflight(max_bytes=1_000, max_span=1_000)
+    starting = PartitionStarter(cast("Any", _Postgres()), inflight, {"clicks": TOPIC})
     for place in [("clicks", 0), ("clicks", 1), ("views", 0)]:
-        holdings.start(place, Assignment("id", "click", 1, 1, 1, 0, {}), 0)
+        inflight.start(place, Assignment("id", "click", 1, 1, 1, 0, {}), 0)
     views = {"views": TopicFacts("id", 1)}
     assert not starting.find_replaced({"clicks": TopicFacts("id", 3), **views})
     assert starting.find_replaced({"clicks": TopicFacts("id-2", 3), **views}) == {

@@ -120,10 +120,10 @@ def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
 
 
 def test_a_wiped_redis_makes_everything_unsent() -> None:
-    holdings = holding({PLACE: assignment()})
-    holdings.take(PLACE, [record(n) for n in range(5)], 0.0)
-    (queue,) = holdings.queues.values()
+    inflight = holding({PLACE: assignment()})
+    inflight.take(PLACE, [record(n) for n in range(5)], 0.0)
+    (queue,) = inflight.queues.values()
     queue.note_sent(queue.cut(), 0.0)
-    assert holdings.rewind_all() == 1
+    assert inflight.rewind_all() == 1
     assert queue.is_due(0.0, list_is_empty=False)
     assert claims(queue.cut()) == [(0, -1, 4)]

@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sluice.admin.decisions import NotDone, decide
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.effects import CallChange
 from sluice.cli.ages import read_age, say_age
-from sluice.cli.confirmation import require_meant
+from sluice.cli.confirmation import require_confirmation
 from sluice.cli.effects_tables import (
     call_table,
     change_document,
@@ -123,9 +123,11 @@ def test_nothing_is_changed_without_a_reason(words: list[str]) -> None:
 
 def test_without_a_terminal_a_dangerous_command_needs_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    with pytest.raises(NotDone, match=r"It may be done twice\. There is no terminal to ask at: say --yes"):
-        require_meant("It may be done twice.", yes=False)
-    require_meant("It may be done twice.", yes=True)
+    with pytest.raises(
+        OperationRefused, match=r"It may be done twice\. There is no terminal to ask at: say --yes"
+    ):
+        require_confirmation("It may be done twice.", yes=False)
+    require_confirmation("It may be done twice.", yes=True)
 
 
 @pytest.mark.parametrize("means_it", [True, False])
@@ -144,10 +146,10 @@ def test_at_a_terminal_it_is_asked(monkeypatch: pytest.MonkeyPatch, means_it: bo
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(typer, "confirm", confirm)
     if means_it:
-        require_meant("Sure?", yes=False)
+        require_confirmation("Sure?", yes=False)
     else:
-        with pytest.raises(NotDone, match="nothing was changed"):
-            require_meant("Sure?", yes=False)
+        with pytest.raises(OperationRefused, match="nothing was changed"):
+            require_confirmation("Sure?", yes=False)
     assert asked == ["Sure?"]
 
 

@@ -25,7 +25,7 @@ BUSY = Worker(
     node="one@host",
     process_id=4711,
     joined_at=ago(7_300),
-    told_at=ago(0.5),
+    heartbeat_at=ago(0.5),
     leases={"order.10": ago(600), "order.2": ago(5), "order.3": None},
     busy_queue="order.2",
     busy_since=ago(3),
@@ -127,7 +127,7 @@ def test_the_document_has_everything_with_ages_by_the_databases_clock() -> None:
         "process_id": 4711,
         "backend_pid": 71,
         "joined_at": "2026-01-02T01:02:25Z",
-        "told_at": "2026-01-02T03:04:04.500000Z",
+        "heartbeat_at": "2026-01-02T03:04:04.500000Z",
         "queues": [
             {"queue": "order.2", "retired": False, "since": "2026-01-02T03:04:00Z", "seconds": 5.0},
             {"queue": "order.3", "retired": False, "since": None, "seconds": None},

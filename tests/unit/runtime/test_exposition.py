@@ -69,12 +69,12 @@ def shown(collectors: list[Collector]) -> dict[tuple[str, ...], float]:
 def test_it_serves_what_it_is_given_and_the_process_until_it_is_closed(
     endpoint: MetricsEndpoint, port: int
 ) -> None:
-    visits = counter(metrics.RELAY_VISITS)
+    visits = counter(metrics.RELAY_RUNS)
     visits.inc(3)
     endpoint.open([visits])
     samples = scrape(port) or {}
-    assert ours(samples) == {"sluice_relay_visits_total"}
-    assert samples["sluice_relay_visits_total", ()] == 3
+    assert ours(samples) == {"sluice_relay_runs_total"}
+    assert samples["sluice_relay_runs_total", ()] == 3
     assert samples["process_resident_memory_bytes", ()] > 0
     assert ("python_gc_collections_total", ("0",)) in samples
     endpoint.close()
@@ -85,7 +85,7 @@ def test_it_serves_what_it_is_given_and_the_process_until_it_is_closed(
 
 def test_without_a_port_nothing_is_opened() -> None:
     endpoint = MetricsEndpoint(settings(0))
-    endpoint.open([counter(metrics.RELAY_VISITS)])
+    endpoint.open([counter(metrics.RELAY_RUNS)])
     endpoint.forget()
     endpoint.close()
 
@@ -128,7 +128,7 @@ def test_importing_the_processes_starts_nothing_and_registers_nothing() -> None:
 
 def test_a_kind_is_made_as_it_is_declared() -> None:
     with pytest.raises(AssertionError):
-        gauge(metrics.RELAY_VISITS)
+        gauge(metrics.RELAY_RUNS)
 
 
 def test_what_a_bridge_counts() -> None:
@@ -167,12 +167,12 @@ def test_what_a_worker_counts() -> None:
     assert outcomes == dict.fromkeys(OUTCOMES, 0) | {"applied": 5, "dead": 1}
     batches = metrics.WORKER_BATCH_SECONDS.name
     assert (found[(f"{batches}_count",)], found[(f"{batches}_sum",)]) == (2, 20.25)
-    assert found[(metrics.WORKER_GIVEN_UP_BATCHES.name,)] == 1
+    assert found[(metrics.WORKER_ABORTED_BATCHES.name,)] == 1
     assert found[(metrics.WORKER_LEASED_QUEUES.name,)] == 4
 
 
-BATCHES = {metrics.WORKER_BATCH_SECONDS, metrics.WORKER_RECORDS, metrics.WORKER_GIVEN_UP_BATCHES}
-RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_VISITS}
+BATCHES = {metrics.WORKER_BATCH_SECONDS, metrics.WORKER_RECORDS, metrics.WORKER_ABORTED_BATCHES}
+RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_VISITS}
     [
         (["order.0", "order.1"], False, BATCHES),
         ([], True, BATCHES | {metrics.WORKER_LEASED_QUEUES}),
-        (["relay", "maint"], False, RELAY),
+        (["relay", "maintenance"], False, RELAY),
         (["relay", "order.0"], False, RELAY | BATCHES),
         (["effects"], False, set()),
         (["rebuild"], False, set()),

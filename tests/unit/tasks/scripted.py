@@ -31,7 +31,7 @@ from sluice.tasks.api import (
 )
 from sluice.tasks.events.decode import Decoded, DecodeError
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import Folded, Memory, Outcome, Settled
+from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState, Outcome
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.fold.versioned_row import ABSENT
@@ -114,18 +114,18 @@ def scripted(
     return plan_event(REGISTRY, REGISTRY.topics[TOPIC], decoded)
 
 
-def fresh_memory() -> Memory:
+def fresh_memory() -> FoldState:
     """A memory over nothing."""
-    return Memory(lambda _table, _key: ABSENT, lambda _key: None, frozenset(REGISTRY.effects))
+    return FoldState(lambda _table, _key: ABSENT, lambda _key: None, frozenset(REGISTRY.effects))
 
 
-def folded(*events: Planned, memory: Memory | None = None) -> tuple[Memory, Folded]:
+def folded(*events: Planned, memory: FoldState | None = None) -> tuple[FoldState, FoldResult]:
     """The events folded into a memory, by default over nothing."""
     memory = memory or fresh_memory()
     return memory, fold(events, memory)
 
 
-def results(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
+def results(settled: Sequence[EventResult]) -> list[tuple[Any, ...]]:
     """What became of each record, comparable."""
     return [
         (s.planned.decoded.record.offset, s.outcome, repr(s.error), s.known, s.call_conflicts)
@@ -223,6 +223,6 @@ def splits(log: Sequence[Planned]) -> st.SearchStrategy[list[Sequence[Planned]]]
     return points.map(lambda cuts: [log[a:b] for a, b in itertools.pairwise(cuts)])
 
 
-def outcomes(result: Folded) -> list[Outcome | None]:
+def outcomes(result: FoldResult) -> list[Outcome | None]:
     """Of its events, in order."""
     return [settled.outcome for settled in result.settled]

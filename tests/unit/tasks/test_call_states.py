@@ -15,7 +15,7 @@ from sluice.tasks.effects.call_states import (
     CallState,
     Claim,
     Ending,
-    Fate,
+    NextState,
     Tried,
     judge_claim,
     judge_ending,
@@ -106,7 +106,7 @@ def test_what_follows_an_attempt_without_success(
 ) -> None:
     call = replace(DUE, state=CallState.RUNNING, tried=tried, ended_unknown=doubtful_before)
     due = pause_seconds(tried, 0.5) if state is PENDING else 0.0
-    assert judge_ending(call, policy, ending, jitter=0.5) == Fate(state, due, doubtful_now)
+    assert judge_ending(call, policy, ending, jitter=0.5) == NextState(state, due, doubtful_now)
 
 
 @pytest.mark.parametrize(
@@ -157,18 +157,18 @@ def test_no_chain_of_attempts_forgets_a_doubt(
         running = replace(
             call, state=CallState.RUNNING, tried=began, first_attempt_at=call.first_attempt_at or call.now
         )
-        fate = judge_ending(running, policy, ending, jitter=jitter)
+        following = judge_ending(running, policy, ending, jitter=jitter)
         unknown_before = unknown_before or ending is Ending.UNKNOWN
-        if fate.state is not CallState.PENDING:
-            assert fate.state is (UNCERTAIN if unknown_before else FAILED)
+        if following.state is not CallState.PENDING:
+            assert following.state is (UNCERTAIN if unknown_before else FAILED)
             break
         assert ending is not Ending.REFUSED
         assert began < policy.attempts
-        due_at = call.now + timedelta(seconds=fate.due_in_seconds)
+        due_at = call.now + timedelta(seconds=following.due_in_seconds)
         call = replace(
             running,
             state=PENDING,
-            ended_unknown=running.ended_unknown or fate.ended_unknown,
+            ended_unknown=running.ended_unknown or following.ended_unknown,
             due_at=due_at,
             now=due_at + timedelta(seconds=wait_seconds),
         )

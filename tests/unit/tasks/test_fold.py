@@ -12,7 +12,7 @@ from sqlalchemy import Column, MetaData, String, Table
 from sluice.db.errors import DeploymentBroken
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Rejected, Upsert
 from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
-from sluice.tasks.fold.fold_state import Memory, Outcome
+from sluice.tasks.fold.fold_state import FoldState, Outcome
 from tests.unit.tasks.scripted import INTEGER, TIMESTAMP, folded, fresh_memory, outcomes, scripted
 from tests.unit.tasks.strategies import PLAIN
 
@@ -28,7 +28,7 @@ A1, A2, OTHER_A2 = (
 ELSEWHERE = Upsert(INTEGER, "other", {"a": "x"}, 1)
 
 
-def present(memory: Memory) -> dict[str, Any]:
+def present(memory: FoldState) -> dict[str, Any]:
     return {key: dict(row.values) for (_, key), row in memory.rows.items() if row.values is not None}
 
 

@@ -16,7 +16,7 @@ from examples.shop.generate import KINDS, generate
 from sluice.kafka_io.records import Record
 from sluice.tasks.api import Increment
 from sluice.tasks.events.decode import decode
-from sluice.tasks.fold.fold_state import Folded, Known
+from sluice.tasks.fold.fold_state import FirstSeen, FoldResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import collect_modules
 from sluice.tasks.fold.versioned_row import ABSENT, Row
@@ -40,12 +40,12 @@ def _left(rows: dict[tuple[Table, str], Row], table: Table, key: str) -> Row:
 
 
 def in_batches(
-    batches: list[Any], known: Callable[[dict[UUID, Known]], dict[UUID, Known]] = dict
-) -> tuple[dict[tuple[Table, str], Row], Folded]:
+    batches: list[Any], known: Callable[[dict[UUID, FirstSeen]], dict[UUID, FirstSeen]] = dict
+) -> tuple[dict[tuple[Table, str], Row], FoldResult]:
     """Each batch folded into a memory of its own, over what the batches before it left."""
     rows: dict[tuple[Table, str], Row] = {}
-    identities: dict[UUID, Known] = {}
-    whole = Folded()
+    identities: dict[UUID, FirstSeen] = {}
+    whole = FoldResult()
     for batch in batches:
         made = {call.effect_key: call.fingerprint for call in whole.calls}
         memory = replace(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.records import Delivery
-from sluice.tasks.outbox.outbox_page import Page, sent_through
+from sluice.tasks.outbox.outbox_page import OutboxPage, sent_through
 from sluice.tasks.outbox.outgoing_record import outgoing_record
 from tests.unit.tasks.strategies import texts
 
@@ -32,7 +32,7 @@ def pages(draw: st.DrawFn) -> list[WaitingRow]:
     return [row(number, draw(keys), draw(topics)) for number in numbers]
 
 
-def handed_over(page: Page, data: st.DataObject) -> Iterator[tuple[WaitingRow, list[WaitingRow]]]:
+def handed_over(page: OutboxPage, data: st.DataObject) -> Iterator[tuple[WaitingRow, list[WaitingRow]]]:
     """Hands over and settles in any order until nothing is in flight; each row with those beside it."""
     waiting, in_flight = list(page.heads), list[WaitingRow]()
     while waiting or in_flight:
@@ -59,7 +59,7 @@ def test_of_one_key_never_two_are_in_flight_and_each_row_at_most_once(
     rows: list[WaitingRow], data: st.DataObject
 ) -> None:
     seen = set()
-    for handed, beside in handed_over(Page(rows), data):
+    for handed, beside in handed_over(OutboxPage(rows), data):
         assert handed.id not in seen
         seen.add(handed.id)
         if handed.key is not None:
@@ -70,7 +70,7 @@ def test_of_one_key_never_two_are_in_flight_and_each_row_at_most_once(
 def test_of_every_key_a_prefix_is_acknowledged_and_nothing_is_forgotten(
     rows: list[WaitingRow], data: st.DataObject
 ) -> None:
-    page = Page(rows)
+    page = OutboxPage(rows)
     handed = [one.id for one, _ in handed_over(page, data)]
     acknowledged = [one.id for one in page.acknowledged]
     refused = [one.id for one, _ in page.refused]
@@ -90,7 +90,7 @@ def test_of_every_key_a_prefix_is_acknowledged_and_nothing_is_forgotten(
 
 @given(pages())
 def test_if_all_is_acknowledged_all_is_sent(rows: list[WaitingRow]) -> None:
-    page = Page(rows)
+    page = OutboxPage(rows)
     waiting = list(page.heads)
     while waiting:
         following = page.settle(waiting.pop(), Delivery.ACKNOWLEDGED)
@@ -101,7 +101,7 @@ def test_if_all_is_acknowledged_all_is_sent(rows: list[WaitingRow]) -> None:
 
 def test_suspects_go_on_with_what_is_behind_them() -> None:
     first, second, other = row(1), row(2), row(3, "other")
-    page = Page([first, second, other])
+    page = OutboxPage([first, second, other])
     assert page.heads == [first, other]
     assert page.settle(first, Delivery.REFUSED, "company") is None
     assert page.settle(other, Delivery.REFUSED, "itself") is None

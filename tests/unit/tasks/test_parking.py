@@ -6,7 +6,7 @@ from msgspec.structs import replace as changed
 from sluice.tasks.api import Upsert
 from sluice.tasks.events.decode import DecodeError
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import Memory, Outcome
+from sluice.tasks.fold.fold_state import FoldState, Outcome
 from sluice.tasks.fold.plan import Planned
 from tests.unit.tasks.scripted import INTEGER, fresh_memory, scripted
 
@@ -65,7 +65,7 @@ def test_a_parked_entity_stays_parked_in_the_next_batch() -> None:
 
 
 def test_waiting_changes_nothing_and_keeps_the_reason() -> None:
-    memory: Memory = fresh_memory()
+    memory: FoldState = fresh_memory()
     result = fold([death(0, "a"), write(1, "a")], memory)
     assert not memory.rows
     assert result.parked == [("a", "RuntimeError: x")]

@@ -1,4 +1,4 @@
-"""Each write against each kind of row: its fate, and the row afterwards."""
+"""Each write against each kind of row: its result, and the row afterwards."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from sluice.db.errors import DeploymentBroken
 from sluice.db.tables import Shape, shape_of
 from sluice.db.values import ValueRefused
 from sluice.tasks.fold import versioned_row
-from sluice.tasks.fold.versioned_row import ABSENT, Fate, Row
+from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
 from tests.unit.tasks.strategies import MERGED, PLAIN
 
 INT, TIME = shape_of(MERGED["integer"]), shape_of(MERGED["timestamp"])
@@ -36,11 +36,11 @@ def INC(count: int, floor: int | None = None) -> tuple[Any, ...]:
     return (versioned_row.increment, {"count": count}, floor)
 
 
-A, S, DUP, C = Fate.APPLIED, Fate.STALE, Fate.DUPLICATE, Fate.CONFLICT
+A, S, DUP, C = WriteResult.APPLIED, WriteResult.STALE, WriteResult.DUPLICATE, WriteResult.CONFLICT
 GONE = None
 
-# name, kind of versions, writes, fate of each, the row's (a, b, count) afterwards
-CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[Fate | None], Any]] = [
+# name, kind of versions, writes, result of each, the row's (a, b, count) afterwards
+CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], Any]] = [
     ("upsert newer wins", INT, [U(1, a="x"), U(2, a="y")], [A, A], ("y", 7, 0)),
     ("upsert older is stale", INT, [U(2, a="x"), U(1, a="y")], [A, S], ("x", 7, 0)),
     ("upsert same version, same values", INT, [U(2, a="x"), U(2, a="x")], [A, DUP], ("x", 7, 0)),
@@ -116,16 +116,18 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[Fate | None], Any]] = 
 
 
 @pytest.mark.parametrize(
-    ("shape", "steps", "fates", "values"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+    ("shape", "steps", "results", "values"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_effect(shape: Shape, steps: list[tuple[Any, ...]], fates: list[Fate | None], values: Any) -> None:
+def test_effect(
+    shape: Shape, steps: list[tuple[Any, ...]], results: list[WriteResult | None], values: Any
+) -> None:
     row, met = ABSENT, []
     for function, *arguments in steps:
         before = row
-        fate, row = function(shape, row, *arguments)
-        met.append(fate)
-        assert fate is Fate.APPLIED or row is before, "only what was applied makes another row"
-    assert met == fates
+        result, row = function(shape, row, *arguments)
+        met.append(result)
+        assert result is WriteResult.APPLIED or row is before, "only what was applied makes another row"
+    assert met == results
     assert (None if row.values is None else tuple(row.values[name] for name in ("a", "b", "count"))) == values
 
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from sluice.db.tables import Shape, Versions, shape_of
 from sluice.tasks.fold import versioned_row
-from sluice.tasks.fold.versioned_row import ABSENT, Fate, Row
+from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
 from tests.unit.tasks.strategies import MERGED, few_values
 
 VERSIONS: tuple[Versions, ...] = ("integer", "timestamp")
 SHAPES = {versions: shape_of(MERGED[versions]) for versions in VERSIONS}
 INT = SHAPES["integer"]
 
-Upserter = Callable[[Shape, Row, Mapping[str, Any], int | None], tuple[Fate, Row]]
+Upserter = Callable[[Shape, Row, Mapping[str, Any], int | None], tuple[WriteResult, Row]]
 
 
 class Write(NamedTuple):
@@ -40,17 +40,17 @@ def writes(count: int) -> st.SearchStrategy[list[Write]]:
 
 def played(
     shape: Shape, sequence: tuple[Write, ...] | list[Write], upsert: Upserter = versioned_row.upsert
-) -> tuple[list[Fate], Row]:
-    row, fates = ABSENT, []
+) -> tuple[list[WriteResult], Row]:
+    row, results = ABSENT, []
     for one in sequence:
         if one.verb == "upsert":
-            fate, row = upsert(shape, row, one.values, one.version)
+            result, row = upsert(shape, row, one.values, one.version)
         elif one.verb == "merge":
-            fate, row = versioned_row.merge(shape, row, one.values, one.version)
+            result, row = versioned_row.merge(shape, row, one.values, one.version)
         else:
-            fate, row = versioned_row.delete(shape, row, one.version)
-        fates.append(fate)
-    return fates, row
+            result, row = versioned_row.delete(shape, row, one.version)
+        results.append(result)
+    return results, row
 
 
 def observable(row: Row) -> tuple[Any, ...]:
@@ -104,14 +104,14 @@ def test_four_writes_still_end_in_one_row(written: list[Write]) -> None:
 
 def forgetful_upsert(
     shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
-) -> tuple[Fate, Row]:
+) -> tuple[WriteResult, Row]:
     """A mutant: overwrites merged fields whatever their versions."""
     return versioned_row.upsert(shape, row._replace(field_versions={}), values, version)
 
 
 def credulous_upsert(
     shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
-) -> tuple[Fate, Row]:
+) -> tuple[WriteResult, Row]:
     """A mutant: does not look at the tombstone."""
     return versioned_row.upsert(
         shape, row._replace(tombstone=None) if row.values is None else row, values, version

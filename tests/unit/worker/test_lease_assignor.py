@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.db.delivery.leases import Lease, Standing
+from sluice.db.delivery.leases import Lease, LeaseSnapshot
 from sluice.worker import lease_assignor
 from sluice.worker.lease_assignor import Moves, decide_moves, fair_share
 
@@ -37,8 +37,8 @@ class World:
         leases = tuple(Lease(q, q in self.retired, self.holders.get(q)) for q in self.queues)
         wanted = {q for q, holder in self.holders.items() if holder == worker}
         shuffle = self.rng.sample
-        standing = Standing(worker, frozenset(self.workers), leases)
-        return decide_moves(standing, wanted, lambda queues: shuffle(list(queues), len(queues)))
+        snapshot = LeaseSnapshot(worker, frozenset(self.workers), leases)
+        return decide_moves(snapshot, wanted, lambda queues: shuffle(list(queues), len(queues)))
 
     def turn(self, worker: int) -> int:
         moves, changes = self.moves(worker), 0
@@ -134,7 +134,7 @@ def test_two_workers_share_every_entity_type_evenly(rng: Random) -> None:
 
 def test_a_queue_that_its_holder_is_giving_back_is_nobodys_to_take() -> None:
     leases = (Lease("order.0", False, 1), Lease("order.1", False, 2))
-    moves = decide_moves(Standing(1, frozenset({1, 2}), leases), set(), list)
+    moves = decide_moves(LeaseSnapshot(1, frozenset({1, 2}), leases), set(), list)
     assert moves == Moves((), (), is_short=True)
 
 

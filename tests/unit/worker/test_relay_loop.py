@@ -13,7 +13,7 @@ from sluice.worker.relay_loop import (
     LINGER_SECONDS,
     LOOK_SECONDS,
     STAY_SECONDS,
-    Visit,
+    RelayLoop,
 )
 from tests.mutants import mutated
 
@@ -21,7 +21,7 @@ STEPS = 40
 
 
 class World:
-    """One relay, and others who commit a record and ring at given steps: before any of the relay's doings."""
+    """One relay, and others that commit a record and notify it at given steps."""
 
     def __init__(self, commits: list[int]) -> None:
         self.commits = sorted(commits)
@@ -41,12 +41,12 @@ class World:
         self.step += 1
 
     def commit(self) -> None:
-        """A record, and then the bell: between the two the relay may do anything."""
+        """A record, and then the notification: between the two the relay may do anything."""
         self.waiting += 1
         if not self.held:
-            self.ring()
+            self.notify()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         if not self.held:
             self.held = True
             self.calls += 1
@@ -72,13 +72,13 @@ class World:
         self.doing()
         self.now += seconds
 
-    def visit(self, kind: type[Visit] = Visit) -> None:
+    def visit(self, kind: type[RelayLoop] = RelayLoop) -> None:
         """What follows a call."""
         self.calls -= 1
         kind(self, send=self.send, dispatch=self.dispatch, clock=lambda: self.now, sleep=self.sleep).run()
 
 
-def play(commits: list[int], kind: type[Visit] = Visit) -> World:
+def play(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
     """Visits as long as somebody calls; then nothing may wait."""
     world = World(commits)
     world.commit()
@@ -101,10 +101,10 @@ def test_whenever_others_commit_everything_is_sent(commits: list[int]) -> None:
 def test_a_last_look_before_the_release_would_lose_a_call() -> None:
     mutant = mutated(
         relay_loop,
-        "        self._dispatch()\n        if self._send():\n            self._bell.ring()\n",
+        "        self._dispatch()\n        if self._send():\n            self._wakeup.notify()\n",
         "",
     )
-    lost = [step for step in range(STEPS) if play([step], mutant.Visit).waiting]
+    lost = [step for step in range(STEPS) if play([step], mutant.RelayLoop).waiting]
     assert lost, "no moment shows it"
 
 
@@ -118,7 +118,7 @@ def test_a_last_look_before_the_release_would_lose_a_call() -> None:
 )
 def test_it_stays_while_something_comes_and_no_longer(sends: Callable[[float], int], seconds: float) -> None:
     world = World([])
-    visit = Visit(
+    visit = RelayLoop(
         world,
         send=lambda: sends(world.now),
         dispatch=world.dispatch,
@@ -134,7 +134,7 @@ def test_it_stays_while_something_comes_and_no_longer(sends: Callable[[float], i
 
 def test_behind_a_full_page_it_does_not_pause() -> None:
     world, pages = World([]), [FULL_RECORDS] * 5
-    visit = Visit(
+    visit = RelayLoop(
         world,
         send=lambda: pages.pop() if pages else 0,
         dispatch=world.dispatch,
@@ -152,5 +152,7 @@ def test_the_bell_is_released_whatever_happens() -> None:
         raise RuntimeError("Postgres is away")
 
     with pytest.raises(RuntimeError):
-        Visit(world, send=broken, dispatch=world.dispatch, clock=lambda: world.now, sleep=world.sleep).run()
+        RelayLoop(
+            world, send=broken, dispatch=world.dispatch, clock=lambda: world.now, sleep=world.sleep
+        ).run()
     assert not world.held
