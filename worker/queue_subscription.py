@@ -22,9 +22,6 @@ log = structlog.get_logger("sluice.leases")
 # A queue that is taken is popped from with the next BRPOP: an idle worker begins one this often.
 BRPOP_SECONDS = 0.25
 
-CYCLE = "sluice.worker.queue_subscription.LeaseCycle"
-"""For the transport option `queue_order_strategy`."""
-
 
 class LeaseCycle(round_robin_cycle):
     """The order in which a BRPOP names the queues; knows which are left out, and which the last one named."""

@@ -5,9 +5,6 @@ from celery.worker.consumer import Consumer
 
 log = structlog.get_logger("sluice.worker")
 
-RECONNECTING = "sluice.worker.reconnecting:ReconnectingConsumer"
-"""For the setting `worker_consumer`."""
-
 
 class ReconnectingConsumer(Consumer):  # type: ignore[misc]
     """Celery's own but for one thing; see below."""

@@ -7,28 +7,17 @@ from kombu.entity import Exchange, Queue
 
 from sluice.runtime.settings import Settings
 
-APPLY_TASK = "sluice.apply"
-"""Name of the Celery task: arguments (queue, slices as made by `pack`)."""
-
-
-EXPIRE_CLAIMS_TASK = "sluice.expire_claims"
-
-
-PURGE_TASK = "sluice.purge"
-
-
-SELF_CHECK_TASK = "sluice.self_check"
-
-
-START_REBUILDS_TASK = "sluice.start_rebuilds"
-
-
 RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maintenance", "effects", "rebuild"
 SERVICE_QUEUES = (RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE)
 
+APPLY_TASK = "sluice.apply"
 RELAY_TASK = "sluice.relay"
 EFFECT_TASK = "sluice.run_effect"
 REBUILD_TASK = "sluice.rebuild"
+START_REBUILDS_TASK = "sluice.start_rebuilds"
+EXPIRE_CLAIMS_TASK = "sluice.expire_claims"
+PURGE_TASK = "sluice.purge"
+SELF_CHECK_TASK = "sluice.self_check"
 
 EXCHANGE = Exchange("sluice", type="direct")  # type: ignore[no-untyped-call]
 

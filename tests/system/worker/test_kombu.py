@@ -14,9 +14,10 @@ from kombu.connection import Connection
 from kombu.messaging import Consumer
 from redis import Redis
 
+from sluice.runtime.app import QUEUE_ORDER
 from sluice.runtime.celery_options import TRANSPORT_OPTIONS, apply_queue
 from sluice.stack import Stack
-from sluice.worker.queue_subscription import BRPOP_SECONDS, CYCLE, LeaseCycle, QueueSubscription
+from sluice.worker.queue_subscription import BRPOP_SECONDS, LeaseCycle, QueueSubscription
 from sluice.worker.reconnecting import ReconnectingConsumer
 from tests.waiting import wait_until
 
@@ -31,7 +32,7 @@ class Loop:
 
     def __init__(self, url: str) -> None:
         self.redis = Redis.from_url(url)
-        options = {**TRANSPORT_OPTIONS, "queue_order_strategy": CYCLE}
+        options = {**TRANSPORT_OPTIONS, "queue_order_strategy": QUEUE_ORDER}
         self.connection: Any = connect(url, transport_options=options)
         self.app = Celery("loop", broker=url)
         self.app.amqp.queues = self.app.amqp.Queues([apply_queue(name) for name in QUEUES])

@@ -1,0 +1,101 @@
+"""The Celery tasks themselves: each hands its arguments to the services of the process that runs it."""
+
+from typing import Any, Protocol
+
+from celery import Task, shared_task
+
+from sluice.runtime import celery_options as names
+from sluice.runtime.place import Place
+from sluice.tasks.events.wire import Slice, unpack
+
+
+class TaskServices(Protocol):
+    """What a process that runs tasks provides, as `app.sluice_services`. Every method is idempotent."""
+
+    def apply(self, queue: str, slices: list[Slice]) -> None:
+        """Applies one batch. Returns normally for every outcome: the bridge reads it from Postgres."""
+
+    def relay(self) -> None:
+        """Dispatches due calls and publishes the outbox until nothing more comes."""
+
+    def run_effect(self, effect_key: str) -> None:
+        """Makes one call if it is due."""
+
+    def rebuild(self, projection: str, generation: int, place: Place) -> None:
+        """Rebuilds one partition of a generation for a limited time."""
+
+    def start_rebuilds(self) -> None:
+        """Publishes a rebuild task for every partition that lags."""
+
+    def expire_claims(self) -> None:
+        """Ends the attempts of calls whose claim has expired."""
+
+    def purge(self) -> None:
+        """Deletes what is older than its retention."""
+
+    def check_self(self) -> None:
+        """Logs the open issues."""
+
+
+class ServiceTask(Task):  # type: ignore[misc]
+    """A task with access to the services of its process."""
+
+    abstract = True
+
+    @property
+    def services(self) -> TaskServices:
+        """The services, which the worker sets at its start."""
+        services: TaskServices = self.app.sluice_services
+        return services
+
+
+# Only a batch is acknowledged late: for all else Postgres stores what is left to do, and beat calls again.
+_EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False, "ignore_result": True}
+
+
+@shared_task(name=names.APPLY_TASK, base=ServiceTask, bind=True, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
+def apply(task: ServiceTask, queue: str, packed: list[Any]) -> None:
+    """Applies the slices of one message from the bridge."""
+    task.services.apply(queue, unpack(packed))
+
+
+@shared_task(name=names.RELAY_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def relay(task: ServiceTask) -> None:
+    """Publishes the outbox."""
+    task.services.relay()
+
+
+@shared_task(name=names.EFFECT_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def run_effect(task: ServiceTask, effect_key: str) -> None:
+    """Makes one call of a side effect."""
+    task.services.run_effect(effect_key)
+
+
+@shared_task(name=names.REBUILD_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def rebuild(task: ServiceTask, projection: str, generation: int, topic: str, partition: int) -> None:
+    """Rebuilds one partition of a generation."""
+    task.services.rebuild(projection, generation, (topic, partition))
+
+
+@shared_task(name=names.START_REBUILDS_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def start_rebuilds(task: ServiceTask) -> None:
+    """Publishes the rebuild tasks."""
+    task.services.start_rebuilds()
+
+
+@shared_task(name=names.EXPIRE_CLAIMS_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def expire_claims(task: ServiceTask) -> None:
+    """Ends expired claims of calls."""
+    task.services.expire_claims()
+
+
+@shared_task(name=names.PURGE_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def purge(task: ServiceTask) -> None:
+    """Deletes old identities, calls and dead letters."""
+    task.services.purge()
+
+
+@shared_task(name=names.SELF_CHECK_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def check_self(task: ServiceTask) -> None:
+    """Logs what requires an operator."""
+    task.services.check_self()

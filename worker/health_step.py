@@ -1,0 +1,19 @@
+"""A step of Celery's worker that touches the health file."""
+
+from typing import Any
+
+from celery import bootsteps
+
+from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+
+
+class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Touches the health file from the worker's own loop."""
+
+    requires = frozenset({"celery.worker.components:Timer"})
+
+    def start(self, parent: Any) -> None:
+        """Touches at once, and every few seconds as long as timers run."""
+        health_file = parent.app.conf.sluice_health_file
+        touch_health(health_file)
+        parent.timer.call_repeatedly(TOUCH_EVERY_SECONDS, touch_health, (health_file,))
