@@ -6,8 +6,7 @@ import msgspec
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
 
 from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
-from sluice.db.tables import entity_table
-from sluice.tasks.api import Effect, Emit, Entity, Event, Topic, Upsert, handles
+from sluice import Effect, Emit, Entity, Event, Topic, Upsert, entity_table, handles
 
 HANDLERS = "bench.app"
 TOPIC = "bench-events"

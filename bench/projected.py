@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy import BigInteger, Column, MetaData, String
 
 from bench.app import EVENT_TYPE, AccountChanged, change_account, topics
-from sluice.db.tables import projection_table
-from sluice.tasks.api import Event, ProjectionEffect, Upsert, projects
+from sluice import Event, ProjectionEffect, Upsert, projection_table, projects
 
 __all__ = ["change_account", "project_account", "topics"]
 

@@ -1,6 +1,6 @@
 """All that a handler author imports: events, effects, topics, and the decorators that declare handlers."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -172,10 +172,15 @@ class Refused(Exception):
     """Raised by an effect function: the provider said no, for good."""
 
 
-Handler: TypeAlias = Callable[[Event[Any]], Iterator[Effect] | Iterable[Effect]]
+Handler: TypeAlias = Callable[[Event[Any]], Iterator[Effect]]
+"""A generator function: one event in, effects out. A Read is answered by the row or None."""
 ProjectionHandler: TypeAlias = Callable[[Event[Any]], Iterator[ProjectionEffect]]
-"""Yields neither Emit nor Call: a type checker says so before a rebuild would."""
+"""Yields neither Emit nor Call: a type checker reports it before a rebuild would."""
+EffectFunction: TypeAlias = Callable[[EffectCall], JsonObject | None]
+"""Makes one call outside of every transaction; returns the provider's answer, or None if it gives none."""
+H = TypeVar("H", bound=Handler)
 P = TypeVar("P", bound=ProjectionHandler)
+E = TypeVar("E", bound=EffectFunction)
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ def _mark(function: F, declaration: object) -> F:
     return function
 
 
-def handles(*types: str) -> Callable[[F], F]:
+def handles(*types: str) -> Callable[[H], H]:
     """Declares a handler for these event types: a generator, event in, effects out, pure."""
     return lambda function: _mark(function, Handles(types))
 
@@ -245,7 +250,7 @@ def effect(
     key_lifetime: float | None = None,
     holds: bool = False,
     reconcile: Reconcile | None = None,
-) -> Callable[[F], F]:
+) -> Callable[[E], E]:
     """Declares an effect function. `key_lifetime` (seconds the provider honours a key) goes with "retry".
 
     `reconcile` finds out what became of a call whose outcome is unknown (`sluice effects reconcile`).

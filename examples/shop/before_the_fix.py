@@ -20,7 +20,7 @@ from examples.shop.handlers import (
 from examples.shop.handlers.billing import line_item
 from examples.shop.handlers.payments import PaymentReceived
 from examples.shop.tables import billing_line_items
-from sluice.tasks.api import Event, Insert, ProjectionEffect, projects
+from sluice import Event, Insert, ProjectionEffect, projects
 
 __all__ = [
     "bill_payment_wrongly",

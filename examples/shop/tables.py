@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Integer, MetaData, String
 
-from sluice.db.tables import entity_table, projection_table
+from sluice import entity_table, projection_table
 
 metadata = MetaData()
 

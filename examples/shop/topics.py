@@ -1,6 +1,6 @@
 """The shop's topics and the entities their keys name."""
 
-from sluice.tasks.api import Entity, Topic
+from sluice import Entity, Topic
 
 payment = Entity("payment")
 balance = Entity("balance")

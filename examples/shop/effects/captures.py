@@ -7,7 +7,7 @@ import urllib3
 
 from examples.shop.effects.addresses import PROVIDER_URL, AddressMissing, read_address
 from examples.shop.effects.looking import look_up
-from sluice.tasks.api import EffectCall, JsonObject, NotSent, Refused, effect
+from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # together within the effect's own timeout
 

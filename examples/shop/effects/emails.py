@@ -12,7 +12,7 @@ import msgspec
 from examples.shop.effects.addresses import MAIL_LOG_URL, SMTP_URL, AddressMissing, read_address
 from examples.shop.effects.captures import provider_key
 from examples.shop.effects.looking import look_up
-from sluice.tasks.api import EffectCall, JsonObject, NotSent, Refused, effect
+from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
 TIMEOUT_SECONDS = 2.5  # for the connection and each reply: four fit into the effect's timeout
 HOSTNAME = "shop.example.org"  # given, or smtplib asks a name server, without any timeout

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from examples.shop.tables import account_balances
-from sluice.tasks.api import Effect, Event, Rejected, Upsert, handles
+from sluice import Effect, Event, Rejected, Upsert, handles
 
 
 class BalanceSet(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from examples.shop.handlers.payments import PaymentReceived
 from examples.shop.tables import billing_line_items
-from sluice.tasks.api import Event, Insert, ProjectionEffect, projects
+from sluice import Event, Insert, ProjectionEffect, projects
 
 TAX_PERCENT = 19
 

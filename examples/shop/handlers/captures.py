@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from examples.shop.tables import captures
-from sluice.tasks.api import Call, Effect, Event, Insert, handles
+from sluice import Call, Effect, Event, Insert, handles
 
 
 class PaymentApproved(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from examples.shop.tables import orders
-from sluice.tasks.api import Call, Effect, Emit, Event, Insert, handles
+from sluice import Call, Effect, Emit, Event, Insert, handles
 
 
 class OrderPlaced(msgspec.Struct, frozen=True):

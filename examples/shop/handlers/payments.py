@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from examples.shop.tables import transactions
-from sluice.tasks.api import Effect, Event, Insert, handles
+from sluice import Effect, Event, Insert, handles
 
 
 class PaymentReceived(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from examples.shop.tables import stock
-from sluice.tasks.api import Effect, Emit, Event, Increment, handles
+from sluice import Effect, Emit, Event, Increment, handles
 
 
 class Quantity(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from examples.shop.tables import users
-from sluice.tasks.api import Delete, Effect, Event, Merge, Upsert, handles
+from sluice import Delete, Effect, Event, Merge, Upsert, handles
 
 
 class UserChanged(msgspec.Struct, frozen=True):

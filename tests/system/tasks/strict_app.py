@@ -6,8 +6,7 @@ from decimal import Decimal
 import msgspec
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, Numeric, String
 
-from sluice.db.tables import entity_table
-from sluice.tasks.api import Effect, Entity, Event, Insert, Topic, Upsert, handles
+from sluice import Effect, Entity, Event, Insert, Topic, Upsert, entity_table, handles
 
 metadata = MetaData()
 strict_things = entity_table(

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import msgspec
 from sqlalchemy import BigInteger, Column, MetaData, Text
 
-from sluice.db.tables import entity_table
-from sluice.tasks.api import Effect, Entity, Event, Topic, Upsert, handles
+from sluice import Effect, Entity, Event, Topic, Upsert, entity_table, handles
 
 metadata = MetaData()
 shared_things = entity_table(

@@ -1,0 +1,101 @@
+"""What users import: the names, what their import loads, and that examples and documents use no others."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sluice
+
+ROOT = Path(__file__).parents[3]
+PUBLIC_MODULES = {"sluice", "sluice.tables", "sluice.outbox", "sluice.testing"}
+NAMES = [
+    "Event",
+    "handles",
+    "projects",
+    "effect",
+    "Insert",
+    "Upsert",
+    "Merge",
+    "Increment",
+    "Delete",
+    "Read",
+    "Emit",
+    "Call",
+    "Entity",
+    "Topic",
+    "Rejected",
+    "NotSent",
+    "Refused",
+    "EVENT",
+    "FieldNames",
+    "EffectCall",
+    "Effect",
+    "ProjectionEffect",
+    "JsonObject",
+    "Row",
+    "Version",
+    "TableRefused",
+    "entity_table",
+    "projection_table",
+]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+MAY_BE_LOADED = {"msgspec", "sluice", "sqlalchemy", "typing_extensions", "greenlet"}
+
+
+def test_the_names_are_these() -> None:
+    assert sorted(sluice.__all__) == sorted(NAMES)
+    assert all(hasattr(sluice, name) for name in NAMES)
+
+
+def test_importing_it_loads_sqlalchemy_msgspec_and_the_standard_library_alone() -> None:
+    # Without the site's own start-up modules, which every program of this environment loads.
+    program = (
+        "import sys; before = set(sys.modules); import sluice;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if not name.startswith(("_", "cython"))}
+    assert loaded - sys.stdlib_module_names <= MAY_BE_LOADED
+    assert {"sluice", "sqlalchemy", "msgspec"} <= loaded
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_import_the_public_modules_alone(path: Path) -> None:
+    assert imported_modules(path.read_text()) <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_import_the_public_modules_alone(path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    assert {module for block in blocks for module in imported_modules(block)} <= PUBLIC_MODULES
+
+
+def imported_modules(code: str) -> set[str]:
+    """The modules of Sluice that the code imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Import(names=names):
+                found |= {name.name for name in names}
+            case ast.ImportFrom(module=str(module)):
+                found.add(module)
+    return {name for name in found if name.partition(".")[0] == "sluice"}
+
+
+def test_the_check_of_imports_can_fail() -> None:
+    assert imported_modules("import sluice.tasks.api\nfrom sluice.db import tables") == {
+        "sluice.tasks.api",
+        "sluice.db",
+    }
+
+
+@pytest.mark.parametrize("folder", ["bridge", "db", "tasks", "worker"])
+def test_a_linked_folder_refuses_its_bare_name(folder: str) -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {folder}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"ImportError: import sluice.{folder}: the folder" in done.stderr
