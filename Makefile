@@ -1,7 +1,7 @@
 # What everybody types. Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint check test demo soak compose-test bench lock clean broker-tools
+.PHONY: help install lint check test demo soak compose-test bench wheel lock clean broker-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +23,7 @@ help: ## list these targets
 
 install: $(STAMP) ## make .venv with the locked dependencies and the command sluice
 
-# A path file instead of an editable install: that would need a build back end nobody has pinned.
+# The environment links the package alone: a path file or an editable install would put the whole clone on the path.
 $(STAMP): requirements.lock
 	@test -n "$(PYTHON)" || { echo "Sluice needs Python 3.11 or later: install it, or name it with make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
@@ -65,11 +65,16 @@ compose-test: install ## docker-compose.yml in a container engine: up, scaled, a
 bench: install broker-tools ## throughput and latency, with the baselines beside it
 	$(BIN)/python -u -m bench
 
+wheel: install ## build wheel and source distribution into dist/
+	rm -rf build *.egg-info
+	$(BIN)/python -m build --no-isolation --outdir dist
+	rm -rf build *.egg-info
+
 lock: ## pin all dependencies again, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean: ## stop the local stack, throw its data, the environment and the caches away
 	@if test -x $(BIN)/python; then $(BIN)/python -m sluice.cli.stack down --wipe; fi
-	rm -rf $(VENV) .sluice build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .sluice build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

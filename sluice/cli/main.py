@@ -1,7 +1,6 @@
 """`sluice`: the operator's command line, and how it says what went wrong."""
 
 import os
-import sys
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -9,9 +8,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
 
+from sluice import __version__
 from sluice.runtime.fault_points import faults
 
-VERSION = "0.1.0"  # of pyproject.toml, which an image does not hold
 FAILED_EXIT_CODE = 2
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
 
@@ -83,7 +82,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sluice {VERSION}")
+        typer.echo(f"sluice {__version__}")
         raise typer.Exit
 
 
@@ -94,9 +93,6 @@ def prepare(
     ] = False,
 ) -> None:
     """Before every command."""
-    # Handlers are found from where one stands, as `python -m sluice.bridge` and `celery -A` find them.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         faults.arm(os.environ.get("SLUICE_FAULTS", ""))
     except ValueError as error:

@@ -21,7 +21,7 @@ class Settings(BaseModel):
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
     redis_url: SecretStr = Field(description="redis://host:port/0")
     kafka_bootstrap_servers: str = Field(description="host:port[,host:port]")
-    handlers: str = Field("examples.shop.handlers", description="modules with handlers, comma separated")
+    handlers: str = Field("", description="modules with handlers, comma separated")
     group: str = Field("sluice", description="Kafka consumer group of the bridges")
     kafka_client: Literal["confluent", "kafka-python"] = "confluent"
     bridge_memory_mib: int = Field(

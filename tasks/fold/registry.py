@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -75,7 +77,12 @@ class Registry:
 
 
 def collect_handlers(names: str) -> Registry:
-    """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused."""
+    """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused.
+
+    The current directory comes first, whatever program imports them: `python -m` does so, a script does not.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     modules = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         try:
@@ -83,7 +90,9 @@ def collect_handlers(names: str) -> Registry:
         except ImportError as error:
             raise HandlersRefused(f"SLUICE_HANDLERS: module {name} cannot be imported: {error}") from error
     if not modules:
-        raise HandlersRefused("SLUICE_HANDLERS names no module")
+        raise HandlersRefused(
+            "SLUICE_HANDLERS is empty: name the modules of your handlers, separated by commas"
+        )
     return collect_modules(modules)
 
 

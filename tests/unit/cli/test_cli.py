@@ -13,10 +13,11 @@ from redis import RedisError
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
+from sluice import __version__
 from sluice.admin.init import Initialised
 from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.cli.init import describe
-from sluice.cli.main import COMMANDS, VERSION, app
+from sluice.cli.main import COMMANDS, app
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 URLS = {
@@ -33,8 +34,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_version_is_that_of_the_project() -> None:
-    assert tomllib.loads(PYPROJECT.read_text())["project"]["version"] == VERSION
-    assert CliRunner().invoke(app, ["--version"]).stdout == f"sluice {VERSION}\n"
+    declared = tomllib.loads(PYPROJECT.read_text())
+    assert declared["project"]["dynamic"] == ["version"]
+    assert declared["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sluice.__version__"}
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"sluice {__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def topics(*given: Topic) -> ModuleType:
 
 
 REFUSED: list[tuple[str, Callable[[], Any], str]] = [
-    ("no module", lambda: collect_handlers(" , "), "SLUICE_HANDLERS names no module"),
+    ("no module", lambda: collect_handlers(" , "), "SLUICE_HANDLERS is empty"),
     ("a module that is not there",
      lambda: collect_handlers("shop.nowhere"), "module shop.nowhere cannot be imported"),
     ("no generator",

@@ -1,0 +1,172 @@
+"""Installed in each way there is, beside a user's modules of the same names, Sluice applies an event.
+
+The dependencies are those of this environment: what is tried is Sluice's own installation, not the index.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[3]
+SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
+
+# Names that Sluice's own folders have, and that every Celery project may have.
+USERS_MODULES = ("tasks.py", "bridge.py", "db/__init__.py", "worker/__init__.py")
+HANDLERS = """
+from collections.abc import Iterator
+
+import bridge, db, tasks, worker
+from sqlalchemy import BigInteger, Column, MetaData, Text
+
+from sluice import Effect, Entity, Event, JsonObject, Topic, Upsert, entity_table, handles
+
+assert all(module.OF == "the user" for module in (bridge, db, tasks, worker))
+topics = (Topic("accounts-{suffix}", entity=Entity("account", shards=1)),)
+accounts = entity_table(
+    "accounts",
+    MetaData(),
+    Column("account_id", Text, primary_key=True),
+    Column("balance_cents", BigInteger, nullable=False),
+)
+
+
+@handles("balance.set")
+def set_balance(event: Event[JsonObject]) -> Iterator[Effect]:
+    yield Upsert(accounts, event.key, {{"balance_cents": event.data["balance_cents"]}})
+"""
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a wheel and a source distribution, as `make wheel` builds them."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    # A copy: the build leaves files beside the code, and other tests may build at the same time.
+    for name in ("LICENSE", "NOTICE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, source)
+    for name in ("bridge", "db", "sluice", "tasks", "worker"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(made), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    return made
+
+
+def make_environment(folder: Path, distribution: Path) -> Path:
+    """A fresh environment with Sluice from this distribution alone; its folder of programs."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = str(folder / "bin/python")
+    (site,) = folder.glob("lib/python*/site-packages")
+    # The dependencies and the build backend, found after what is installed here.
+    (site / "dependencies.pth").write_text(f"{SITE_PACKAGES}\n")
+    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--disable-pip-version-check", str(distribution)], check=True)
+    celery = folder / "bin/celery"
+    celery.write_text(f"#!{python}\nimport sys\nfrom celery.__main__ import main\nsys.exit(main())\n")
+    celery.chmod(0o755)
+    found = [python, "-c", "import sluice; print(sluice.__file__)"]
+    imported = subprocess.run(found, check=True, capture_output=True, text=True, cwd=folder).stdout
+    assert Path(imported.strip()).is_relative_to(site), (
+        "Sluice is found in this environment, not in the clone"
+    )
+    added = {path.name for path in site.iterdir()} - {"pip", "setuptools", "_distutils_hack"}
+    assert {name for name in added if not name.endswith((".dist-info", ".pth"))} == {"sluice"}
+    return folder / "bin"
+
+
+@pytest.mark.parametrize("layout", ["clone", "wheel", "image"])
+def test_an_event_is_applied_beside_modules_of_the_same_names(
+    layout: str, distributions: Path, kafka: Stack, redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    programs = Path(sys.executable).parent
+    if layout != "clone":
+        (wheel,) = distributions.glob("*.whl")
+        programs = make_environment(tmp_path / "environment", wheel)
+    project = tmp_path / "project"
+    for name in USERS_MODULES:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text('OF = "the user"\n')
+    if layout == "image":
+        # Where the image works: the examples lie beside the user's modules.
+        shutil.copytree(ROOT / "examples", project / "examples")
+    suffix = f"{layout}-{os.getpid()}"
+    (project / "accounting.py").write_text(HANDLERS.format(suffix=suffix))
+    urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+    environment.pop("PYTHONPATH", None)
+    environment |= urls.environ() | {
+        "PATH": f"{programs}{os.pathsep}{environment['PATH']}",
+        "SLUICE_HANDLERS": "accounting",
+        "SLUICE_GROUP": suffix,
+        "SLUICE_HEALTH_FILE": str(tmp_path / "alive"),
+    }
+    event = {"type": "balance.set", "event_id": "e-1", "version": 1, "data": {"balance_cents": 150_000}}
+    line = json.dumps({"key": "acc-42", "value": event, "topic": f"accounts-{suffix}"})
+
+    def run(*words: str, given: str = "") -> None:
+        done = subprocess.run(
+            words, env=environment, cwd=project, input=given, text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("sluice", "init", "--partitions", "1")
+    run("sluice", "send", "-", given=line)
+    run("sluice", "status")
+    python = str(programs / "python")
+    started = [
+        subprocess.Popen(command, env=environment, cwd=project, stderr=(tmp_path / f"{n}.log").open("w"))
+        for n, command in enumerate(
+            (
+                [python, "-m", "sluice.bridge"],
+                [str(programs / "celery"), "-A", "sluice.runtime.app", "worker", "-P", "solo"],
+            )
+        )
+    ]
+    try:
+        wait_until(lambda: rows(database_url) == [("acc-42", 150_000)], timeout_seconds=60, what="the row")
+    finally:
+        for process in started:
+            process.terminate()
+        codes = [process.wait() for process in started]
+    assert codes == [0, 0]
+
+
+def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path: Path) -> None:
+    (source,) = distributions.glob("*.tar.gz")
+    programs = make_environment(tmp_path / "environment", source)
+    said = subprocess.run([programs / "sluice", "--help"], check=True, capture_output=True, text=True)
+    assert "reshard" in said.stdout
+
+
+def test_the_wheel_holds_the_package_alone(distributions: Path) -> None:
+    (wheel,) = distributions.glob("sluice_kafka-*.whl")
+    listed = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", wheel], check=True, capture_output=True, text=True
+    )
+    names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"sluice", "sluice_kafka"}
+    assert "sluice/py.typed" in names
+    assert "sluice/db/migrations/script.py.mako" in names
+    assert not [name for name in names if "examples" in name or "tests" in name]
+
+
+def rows(database_url: str) -> list[tuple[str, int]]:
+    """What the handlers have written."""
+    url = make_url(database_url)
+    connection = psycopg2.connect(host=url.host, port=url.port, user=url.username, dbname=url.database)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT account_id, balance_cents FROM accounts")
+            return cursor.fetchall()
+    finally:
+        connection.close()
