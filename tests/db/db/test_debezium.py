@@ -1,4 +1,4 @@
-"""The SQL of docs/debezium.md on a real Postgres: what a connector is handed, and the relay is not."""
+"""The SQL of deploy/debezium on a real Postgres: what a connector is handed, and the relay is not."""
 
 import re
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ from sluice.db.sending.relay import read_sent_through
 from sluice.stack import Stack
 from tests.db.admin.leaving import rows
 
-PAGE = (Path(__file__).parents[3] / "docs/debezium.md").read_text()
-WATCH, PUBLISH, FORGET, BACK = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FOLDER = Path(__file__).parents[3] / "deploy/debezium"
+NAMES = ("watch_slot", "create_publication", "create_trigger", "drop_all")
+WATCH, PUBLISH, FORGET, BACK = ((FOLDER / f"{name}.sql").read_text() for name in NAMES)
 # As Debezium asks: the plugin's own format, of which the first byte of a message is its kind.
 CHANGES = """
     SELECT data FROM pg_logical_slot_get_binary_changes(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sluice.runtime import metrics
 from sluice.runtime.metrics import CATALOGUE, Metric
@@ -108,3 +109,14 @@ def test_the_documents_table_is_the_catalogue() -> None:
         for m in CATALOGUE
     ]
     assert listed == wanted
+
+
+def test_the_alert_rules_use_metrics_of_the_catalogue_and_their_labels() -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
+    labels = {metric.name: set(metric.labels) for metric in CATALOGUE}
+    assert len(rules) >= 8
+    for rule in rules:
+        used = set(re.findall(r"sluice_\w+", rule["expr"]))
+        assert used <= labels.keys(), rule["alert"]
+        shown = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        assert shown <= set().union(*(labels[name] for name in used)), rule["alert"]

@@ -1,0 +1,2 @@
+-- Step 0: once, before the connector starts. Requires wal_level = logical.
+CREATE PUBLICATION sluice_outbox FOR TABLE sluice.outbox_events WITH (publish = 'insert');
