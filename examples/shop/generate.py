@@ -1,7 +1,14 @@
-"""Makes the shop's events from a seed: the same arguments give the same records."""
+"""Makes the shop's events from a seed: the same arguments give the same records.
 
+`python -m examples.shop.generate KIND` prints them as the lines that `sluice send -` reads.
+"""
+
+import argparse
+import json
+import os
 import random
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -90,3 +97,57 @@ KINDS: dict[str, Callable[[random.Random, int, int], OutgoingRecord]] = {
     "orders": _order,
     "users": _user,
 }
+
+
+def lines(kind: str, *, count: int, seed: int, keys: int = 100, topic: str | None = None) -> Iterator[str]:
+    """Yields each record as one JSON object for `sluice send`. `topic` replaces the topic of the kind."""
+    for record in generate(kind, count=count, seed=seed, keys=keys):
+        yield json.dumps({"key": record.key, "value": record.value, "topic": topic or record.topic})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the lines to standard output. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        for line in lines(
+            options.kind, count=options.count, seed=options.seed, keys=options.keys, topic=options.topic
+        ):
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader needs no more lines. Python flushes standard output once more when it exits, and would
+        # report the closed pipe then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.shop.generate",
+        description="Print events of the shop, one JSON object per line, as `sluice send -` reads them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: python -m examples.shop.generate payments --count 1000 | sluice send -",
+    )
+    parser.add_argument(
+        "kind", metavar="KIND", choices=sorted(KINDS), help=f"One of {', '.join(sorted(KINDS))}."
+    )
+    parser.add_argument("--count", type=_positive, default=1000, help="Number of events (default: 1000).")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="The same seed makes the same events (default: 1)."
+    )
+    parser.add_argument(
+        "--keys", type=_positive, default=100, help="Approximate number of entities (default: 100)."
+    )
+    parser.add_argument("--topic", help="Topic of the events (default: the topic of their kind).")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError
 
 from sluice.admin.event_lines import LineRefused, Outgoing
@@ -95,3 +95,14 @@ class Sender:
                 f"Kafka did not take every record: {self._errors[0]}; "
                 f"{self.acknowledged.total()} were acknowledged"
             )
+
+
+def read_topics(bootstrap_servers: str) -> frozenset[str]:
+    """Returns the topics of the cluster, without Kafka's own. Raises KafkaError if no broker answers."""
+    admin = KafkaAdminClient(
+        bootstrap_servers=bootstrap_servers.split(","), bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS
+    )
+    try:
+        return frozenset(name for name in admin.list_topics() if not name.startswith("__"))
+    finally:
+        admin.close()

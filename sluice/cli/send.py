@@ -1,44 +1,30 @@
-"""`sluice send`: events into Kafka, from a file or from the shop's generator."""
+"""`sluice send`: sends events to Kafka from a file or a pipe."""
 
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from kafka import KafkaAdminClient
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from examples.shop.generate import KINDS, generate
-from sluice.admin.event_lines import Outgoing, SendRefused, TopicUnknown, parse_lines
-from sluice.admin.sender import BOOTSTRAP_TIMEOUT_MS, Sender
+from sluice.admin.event_lines import Outgoing, SendRefused, parse_lines
+from sluice.admin.sender import Sender, read_topics
 from sluice.cli.printing import AsJson
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 
-_KINDS = ", ".join(sorted(KINDS))
-
 
 def send(
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="Lines to send; `-` is the standard input.")
-    ] = None,
-    topic: Annotated[
-        str | None, typer.Option(help="Topic of lines that name none, and of generated events.")
-    ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--generate", metavar="KIND", help=f"Make events instead: {_KINDS}.")
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many to make.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same events again.")] = 1,
-    keys: Annotated[int, typer.Option(min=1, help="About how many entities the made events are of.")] = 100,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Lines to send; `-` is the standard input.")],
+    topic: Annotated[str | None, typer.Option(help="Topic of lines that name none.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Events per second at most.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send events to Kafka and wait until it has them.
+    """Send events to Kafka and wait until Kafka has acknowledged them.
 
     Each line of FILE is one JSON object:
 
@@ -50,27 +36,18 @@ def send(
     A file with a bad line is refused before anything is sent;
     a pipe is sent up to that line.
 
-    Example: sluice send --generate payments --count 1000
+    Example: sluice send events.jsonl --topic users
     """
-    if (file is None) == (kind is None):
-        raise SendRefused("give a FILE (`-` is the standard input) or --generate KIND, one of both")
-    if kind is not None and kind not in KINDS:
-        raise SendRefused(f"{kind} is no kind of event; there are {_KINDS}")
     servers = read_addresses(read_settings()).kafka_bootstrap_servers
-    known_topics = _read_topics(servers)
-    with ExitStack() as stack:
-        total: int | None = count
-        if kind is not None:
-            records = _made(kind, topic, count, seed, keys, known_topics)
-        else:
-            source = stack.enter_context(_opened(file or "-"))
-            total = None
-            if source.seekable():
-                begin = source.tell()
-                # All lines are judged before the first one is sent.
-                total = sum(1 for _ in parse_lines(source, topic=topic, known_topics=known_topics))
-                source.seek(begin)
-            records = parse_lines(source, topic=topic, known_topics=known_topics)
+    known_topics = read_topics(servers)
+    with _opened(file) as source:
+        total = None
+        if source.seekable():
+            begin = source.tell()
+            # All lines are parsed before the first one is sent.
+            total = sum(1 for _ in parse_lines(source, topic=topic, known_topics=known_topics))
+            source.seek(begin)
+        records = parse_lines(source, topic=topic, known_topics=known_topics)
         _send(servers, records, total=total, per_second=rate, as_json=as_json)
 
 
@@ -94,29 +71,14 @@ def _send(
         typer.echo(f"{sum(topics.values())} events acknowledged" + (f": {where}" if where else ""))
 
 
-def _made(
-    kind: str, topic: str | None, count: int, seed: int, keys: int, known_topics: frozenset[str]
-) -> Iterator[Outgoing]:
-    for record in generate(kind, count=count, seed=seed, keys=keys):
-        chosen = topic or record.topic
-        if chosen not in known_topics:
-            raise TopicUnknown(chosen, known_topics)
-        value = None if record.value is None else json.dumps(record.value).encode()
-        yield Outgoing(chosen, record.key.encode(), value, [])
-
-
-def _opened(file: str) -> BinaryIO:
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
     if file == "-":
-        return sys.stdin.buffer
+        yield sys.stdin.buffer
+        return
     try:
-        return Path(file).open("rb")
+        source = Path(file).open("rb")  # noqa: SIM115
     except OSError as error:
         raise SendRefused(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _read_topics(servers: str) -> frozenset[str]:
-    admin = KafkaAdminClient(bootstrap_servers=servers.split(","), bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS)
-    try:
-        return frozenset(name for name in admin.list_topics() if not name.startswith("__"))
-    finally:
-        admin.close()
+    with source:
+        yield source

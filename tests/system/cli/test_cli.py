@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from examples.shop.generate import generate
+from examples.shop.generate import generate, lines
 from sluice.bridge.partitioner import expected_partition
 from sluice.db.apply.guard import COUNTERS
 from tests.harness.deployment import Deployment
@@ -49,6 +49,11 @@ def errors(deployment: Deployment) -> list[str]:
     found = [one["problem"] for one in document(done)["findings"] if one["severity"] == "error"]
     assert done.returncode == (1 if found else 0)
     return found
+
+
+def generated(kind: str, **options: Any) -> bytes:
+    """The output of `python -m examples.shop.generate`, for a pipe."""
+    return "".join(f"{line}\n" for line in lines(kind, seed=1, **options)).encode()
 
 
 def line(key: str | None, value: object, **more: object) -> str:
@@ -99,9 +104,12 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
     )
     sent = document(sluice(deployment, "send", str(events), "--topic", orders, "--json"))
     assert sent == {"acknowledged": 54, "topics": {orders: 51, users: 3}}
-    made = ["send", "--generate", "payments", "--count", "300", "--seed", "5", "--topic", payments]
-    assert f"300 events acknowledged: 300 to {payments}" in sluice(deployment, *made).stdout.decode()
-    assert document(sluice(deployment, *made, "--json"))["acknowledged"] == 300
+    made = generated("payments", count=300, topic=payments)
+    assert (
+        f"300 events acknowledged: 300 to {payments}"
+        in sluice(deployment, "send", "-", given=made).stdout.decode()
+    )
+    assert document(sluice(deployment, "send", "-", "--json", given=made))["acknowledged"] == 300
     deployment.wait_settled()
     assert_as_the_oracle_says(deployment)
 
@@ -129,11 +137,11 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
 def test_what_waits_has_the_age_of_its_oldest_record(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     users = "users" + deployment.topic_suffix
-    made = ("send", "--generate", "users", "--topic", users)
-    assert sluice(deployment, *made, "--count", "40").returncode == 0
+    assert sluice(deployment, "send", "-", given=generated("users", count=40, topic=users)).returncode == 0
     log = read_log(deployment.urls.kafka_bootstrap_servers, [users])
     oldest = min(record.timestamp_ms for records in log.values() for record in records) / 1000
-    assert sluice(deployment, *made, "--count", "20", "--rate", "20").returncode == 0
+    slow = ("send", "-", "--rate", "20")
+    assert sluice(deployment, *slow, given=generated("users", count=20, topic=users)).returncode == 0
     before = time.time()
     [topic] = [
         topic
@@ -195,7 +203,7 @@ def test_with_one_service_away_the_others_are_shown(
 ) -> None:
     deployment = make_deployment()
     users = "users" + deployment.topic_suffix
-    assert sluice(deployment, "send", "--generate", "users", "--count", "5", "--topic", users).returncode == 0
+    assert sluice(deployment, "send", "-", given=generated("users", count=5, topic=users)).returncode == 0
     status = sluice(deployment, "status", "--json", environ={name: url})
     said = document(status)
     assert status.returncode == 1

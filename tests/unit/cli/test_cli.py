@@ -73,9 +73,7 @@ def test_a_command_imports_nothing_of_the_others() -> None:
         assert done.stdout.splitlines()[-1] == "loaded", words
 
 
-@pytest.mark.parametrize(
-    "words", [["init"], ["send", "--generate", "users"], ["status"], ["workers"], ["doctor"]]
-)
+@pytest.mark.parametrize("words", [["init"], ["send", "-"], ["status"], ["workers"], ["doctor"]])
 def test_missing_settings_are_one_sentence_that_says_what_to_do(words: list[str]) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
@@ -103,18 +101,11 @@ def test_settings_that_cannot_be_used_are_one_sentence(changed: dict[str, str], 
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--generate", "nope"], "nope is no kind of event; there are balances"),
-        ([], "give a FILE"),
-        (["-", "--generate", "users"], "one of both"),
-    ],
-)
-def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str], said: str) -> None:
+@pytest.mark.parametrize("words", [[], ["--generate", "users"]])
+def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["send", *words], env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert "Missing argument 'FILE'" in result.stderr or "No such option" in result.stderr
 
 
 @pytest.mark.parametrize(
