@@ -1,31 +1,45 @@
-"""How long a service that failed is left alone. Pure."""
+"""How long to wait after failures in a row. Pure."""
 
-FIRST_SECONDS = 0.1
+FIRST_SECONDS = 0.1  # a restart of a service takes seconds; a failed probe every 0.1 s costs little
 MAX_SECONDS = 2.0  # a service that is back should be used at once; a call that fails costs little
+
+_MAX_DOUBLINGS = 60  # more than any `longest_seconds / first_seconds`; keeps the power within a float
+
+
+def backoff_seconds(first_seconds: float, longest_seconds: float, attempt: int, jitter: float = 0.0) -> float:
+    """Returns the pause after the failed attempt number `attempt`, which counts from 1.
+
+    The pause doubles from `first_seconds` with every attempt, up to `longest_seconds`. `jitter`, drawn from
+    [0, 1), takes off up to half of it, so that processes that failed together do not retry together.
+    """
+    doublings = min(max(attempt - 1, 0), _MAX_DOUBLINGS)
+    return min(longest_seconds, first_seconds * 2.0**doublings) * (1 - jitter / 2)
 
 
 class Backoff:
-    """Doubles with every failure in a row."""
+    """Leaves a failing service alone for a time that doubles with every failure in a row."""
 
     def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
         self._max_seconds = max_seconds
-        self._delay = FIRST_SECONDS
+        self._failures = 0
         self._retry_at = 0.0
-        self.failing = False
+
+    @property
+    def failing(self) -> bool:
+        """Whether the newest attempt failed."""
+        return self._failures > 0
 
     def allows(self, now: float) -> bool:
         """Whether the service may be tried."""
         return now >= self._retry_at
 
     def note_failure(self, now: float) -> bool:
-        """It failed; whether that is news."""
-        news, self.failing = not self.failing, True
-        self._retry_at = now + self._delay
-        self._delay = min(2 * self._delay, self._max_seconds)
-        return news
+        """Counts a failure. Returns True if the service worked before."""
+        self._failures += 1
+        self._retry_at = now + backoff_seconds(FIRST_SECONDS, self._max_seconds, self._failures)
+        return self._failures == 1
 
     def note_success(self) -> bool:
-        """It answered; whether that is news."""
-        news, self.failing = self.failing, False
-        self._delay = FIRST_SECONDS
-        return news
+        """Forgets the failures. Returns True if there were any."""
+        was_failing, self._failures = self.failing, 0
+        return was_failing

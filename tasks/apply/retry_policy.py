@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sluice.db.errors import QUERY_CANCELED, STALE_PLAN, ErrorKind, RowsChanged, classify, sqlstate
+from sluice.runtime.backoff import backoff_seconds
 
 PATIENCE_SECONDS = 20.0  # then the task returns: the bridge still holds the batch, and sends it again
-FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within one transaction
+LONGEST_PAUSE_SECONDS = 2.0  # a restarted Postgres should be used at once, and the patience is short
 MAX_ROWS_CHANGED = 5  # somebody else keeps writing to these rows: smaller steps meet him less
 MAX_CANCELED = 2  # the batch is too slow as one: a single event may be the reason
 
@@ -30,9 +31,16 @@ class Tries:
     canceled: int = 0
     stale_plans: int = 0
     singly: bool = False
+    step: Step | None = None
+    """What followed the newest failure."""
+
+    def pause_after(self, error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
+        """Counts a failure. Returns the pause before the next attempt, None if there is to be none."""
+        self.step = self.after(error, elapsed_seconds=elapsed_seconds)
+        return self.pause_seconds(jitter) if self.step in (Step.AGAIN, Step.SINGLY) else None
 
     def after(self, error: Exception, *, elapsed_seconds: float) -> Step:
-        """Counts a failure and says what follows it."""
+        """Counts a failure. Returns what follows it."""
         self.attempts += 1
         code = sqlstate(error)
         self.rows_changed += isinstance(error, RowsChanged)
@@ -54,6 +62,5 @@ class Tries:
         return step
 
     def pause_seconds(self, jitter: float) -> float:
-        """How long to wait before the next attempt; `jitter` is drawn from [0, 1)."""
-        pause: float = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self.attempts, 10))
-        return pause * (0.5 + jitter / 2)
+        """Returns the pause before the next attempt; `jitter` is drawn from [0, 1)."""
+        return backoff_seconds(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, self.attempts, jitter)

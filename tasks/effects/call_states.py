@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+from sluice.runtime.backoff import backoff_seconds
 from sluice.tasks.api import EffectDeclaration
 
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 600.0
+FIRST_PAUSE_SECONDS = 2.0  # jitter takes off up to half: providers' short outages are over in a second or two
+LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
 CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
 
 
@@ -103,6 +104,5 @@ def judge_ending(
 
 
 def pause_seconds(tried: int, jitter: float) -> float:
-    """Before the attempt after `tried` of them: 1 s doubling up to 10 minutes, up to half of it chance."""
-    least: float = min(LONGEST_PAUSE_SECONDS / 2, FIRST_PAUSE_SECONDS * 2 ** max(0, min(tried, 20) - 1))
-    return least * (1 + jitter)
+    """Returns the pause before the attempt that follows `tried` others."""
+    return backoff_seconds(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, tried, jitter)

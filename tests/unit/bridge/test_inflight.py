@@ -7,7 +7,6 @@ from sluice.bridge.lanes import size_bytes
 from sluice.bridge.partitioner import SUSPICIOUS_SAMPLES, PartitionerCheck, expected_partition
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.log_range import LogRange
-from sluice.runtime.backoff import Backoff
 from sluice.runtime.place import Place
 from sluice.tasks.events.routing import shard_of
 from tests.unit.bridge.bridging import PLACE, assignment, claims, holding, record
@@ -121,18 +120,6 @@ def test_halts_are_reported_once() -> None:
     assert inflight.note_halted(halted) == (["e.0"], [])
     assert inflight.note_halted(halted) == ([], [])
     assert inflight.note_halted(frozenset()) == ([], ["e.0"])
-
-
-def test_backoff_doubles_to_a_bound_and_forgets() -> None:
-    backoff, now, waits = Backoff(), 100.0, []
-    for _ in range(7):
-        backoff.note_failure(now)
-        assert not backoff.allows(now)
-        waits.append(next(n / 10 for n in range(100) if backoff.allows(now + n / 10 + 1e-9)))
-    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    assert backoff.note_success()
-    assert not backoff.note_success()
-    assert backoff.note_failure(now)
 
 
 def test_a_foreign_partitioner_is_reported_once_per_topic() -> None:

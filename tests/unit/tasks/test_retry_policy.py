@@ -2,11 +2,9 @@
 
 import psycopg2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sluice.db.errors import DeploymentBroken, RowsChanged
-from sluice.tasks.apply.retry_policy import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Step, Tries
+from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries
 from tests.unit.db.test_errors import Answer
 
 AGAIN, SINGLY, HALT, GIVE_UP = Step.AGAIN, Step.SINGLY, Step.HALT, Step.GIVE_UP
@@ -47,8 +45,16 @@ def test_what_is_broken_halts_however_late() -> None:
     assert Tries().after(MISSING, elapsed_seconds=PATIENCE_SECONDS + 1) is HALT
 
 
-@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
-def test_pauses_are_bounded_and_jittered(attempts: int, jitter: float) -> None:
-    tries = Tries(attempts=attempts)
-    assert 0 < tries.pause_seconds(0) <= tries.pause_seconds(jitter) <= LONGEST_PAUSE_SECONDS
-    assert tries.pause_seconds(0) <= Tries(attempts=attempts + 1).pause_seconds(0)
+@pytest.mark.parametrize(
+    ("attempts", "jitter", "seconds"),
+    [(1, 0, 0.1), (1, 0.5, 0.075), (2, 0, 0.2), (5, 0, 1.6), (6, 0, 2), (10_000, 0, 2), (10_000, 1, 1)],
+)
+def test_the_pause_doubles_to_two_seconds(attempts: int, jitter: float, seconds: float) -> None:
+    assert Tries(attempts=attempts).pause_seconds(jitter) == pytest.approx(seconds)
+
+
+def test_only_further_attempts_have_a_pause() -> None:
+    assert Tries().pause_after(LOST, 0, 0) == 0.1
+    assert Tries().pause_after(UNIQUE, 0, 0) == 0.1
+    assert Tries().pause_after(LOST, PATIENCE_SECONDS + 1, 0.5) is None
+    assert Tries().pause_after(MISSING, 0, 0.5) is None
