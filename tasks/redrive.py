@@ -1,20 +1,17 @@
 """Applies a dead letter again, and what waits behind it, with the code as it is now."""
 
-import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
-import structlog
 
 from sluice.db.apply import dead_letters, guard, identities, parking
 from sluice.db.apply.dead_letters import Letter
 from sluice.db.connection import Session
 from sluice.db.delivery import progress
-from sluice.db.errors import DeploymentBroken, needs_new_connection
+from sluice.db.errors import DeploymentBroken
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import faults
@@ -22,14 +19,13 @@ from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.fold_io import processed_row
 from sluice.tasks.apply.generation_writer import GenerationWriter
-from sluice.tasks.apply.retry_policy import Step, Tries
+from sluice.tasks.apply.retry import retry
+from sluice.tasks.apply.retry_policy import Tries
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold_state import EventResult, Outcome
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
-
-log = structlog.get_logger("sluice.redrive")
 
 T = TypeVar("T")
 
@@ -66,7 +62,7 @@ class Redriver:
         Unparks the entity in the transaction that leaves nothing dead and nothing waiting. Raises
         DeploymentBroken, and what Postgres raises again and again.
         """
-        return self._tried(lambda singly: self._redrive(entity, key, singly=singly))
+        return self._retry(entity, lambda singly: self._redrive(entity, key, singly=singly))
 
     def redrive_letter(self, entity: str, letter_id: int) -> Redriven:
         """One letter whose record key names no entity. As `redrive_once`; nothing waits behind it."""
@@ -80,7 +76,7 @@ class Redriver:
                     self._settle(queue, entity, [letter], redriven, singly=singly)
             return redriven
 
-        return self._tried(attempt)
+        return self._retry(entity, attempt)
 
     def drop(self, entity: str, key: str, letter_id: int) -> bool:
         """The entity's head is given up for good; whether it was still the head. Then redrive the rest."""
@@ -94,7 +90,7 @@ class Redriver:
                 dead_letters.finish_letters(self._session, [letter_id], "dropped")
                 return True
 
-        return self._tried(attempt)
+        return self._retry(entity, attempt)
 
     def _redrive(self, entity: str, key: str, *, singly: bool) -> Redriven:
         redriven = Redriven()
@@ -176,21 +172,14 @@ class Redriver:
         for move, count in sorted(moves.items()):
             guard.move_counts(self._session, *move, count)
 
-    def _tried(self, attempt: Callable[[bool], T]) -> T:
-        tries, started = Tries(), time.monotonic()
-        while True:
-            try:
-                return attempt(tries.singly)
-            except Rerouted:
-                continue
-            except Exception as error:
-                step = tries.after(error, elapsed_seconds=time.monotonic() - started)
-                if needs_new_connection(error):
-                    self._session.close()
-                if step in (Step.HALT, Step.GIVE_UP):
-                    raise
-                log.info("redrive tried again", error=str(error)[:200], step=step.value)
-                time.sleep(tries.pause_seconds(random.random()))
+    def _retry(self, what: str, attempt: Callable[[bool], T]) -> T:
+        tries = Tries()
+
+        def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
+            # No failure: the next attempt reads the new routing.
+            return 0.0 if isinstance(error, Rerouted) else tries.pause_after(error, elapsed_seconds, jitter)
+
+        return retry(self._session, lambda: attempt(tries.singly), pause_after, what=what)
 
 
 def plan_letter(registry: Registry, letter: Letter) -> Planned:

@@ -1,7 +1,5 @@
 """Applies one batch of a queue: deduplicated, folded, written and accounted for in ONE transaction."""
 
-import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +8,14 @@ import structlog
 
 from sluice.db.apply import guard
 from sluice.db.connection import Session
-from sluice.db.errors import DeploymentBroken, needs_new_connection
+from sluice.db.errors import DeploymentBroken
 from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
+from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import decode
 from sluice.tasks.events.wire import Slice
@@ -62,26 +61,24 @@ class Applier:
 
         Returns normally in every case but a bug of ours: a message may always be acknowledged.
         """
-        tries, started = Tries(), time.monotonic()
+        tries = Tries()
         batch: Batch | None = None
-        while True:
-            try:
-                if batch is None:
-                    batch = self._prepare(queue, slices)
-                return self._attempt(batch, singly=tries.singly)
-            except Exception as error:
-                step = tries.after(error, elapsed_seconds=time.monotonic() - started)
-                if needs_new_connection(error):
-                    # Nobody knows what is left of it, nor, after a lost COMMIT, what it did: the guard does.
-                    self._session.close()
-                if step is Step.HALT:
-                    self._halt(queue, error)
-                    return None
-                if step is Step.GIVE_UP:
-                    log.warning("batch given up", queue=queue, error=str(error), attempts=tries.attempts)
-                    return None
-                log.info("batch tried again", queue=queue, error=str(error)[:200], step=step.value)
-                time.sleep(tries.pause_seconds(random.random()))
+
+        def attempt() -> Applied:
+            nonlocal batch
+            if batch is None:
+                batch = self._prepare(queue, slices)
+            # Idempotent: after a lost COMMIT the guard tells what was applied.
+            return self._attempt(batch, singly=tries.singly)
+
+        try:
+            return retry(self._session, attempt, tries.pause_after, what=queue)
+        except Exception as error:
+            if tries.step is Step.HALT:
+                self._halt(queue, error)
+            else:
+                log.warning("batch given up", queue=queue, error=str(error), attempts=tries.attempts)
+            return None
 
     def _prepare(self, queue: str, slices: Sequence[Slice]) -> Batch:
         """Drops what is applied, without the lock, so that a storm of repeats costs no decoding."""

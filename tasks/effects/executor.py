@@ -7,7 +7,6 @@ declaration says whether the call is repeated under its key or somebody is asked
 import random
 import reprlib
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, assert_never
@@ -16,12 +15,13 @@ import msgspec
 import structlog
 
 from sluice.db.connection import Session
-from sluice.db.errors import ErrorKind, classify, needs_new_connection
+from sluice.db.errors import ErrorKind, classify
 from sluice.db.sending import calls
 from sluice.db.sending.calls import CallRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.fault_points import faults
 from sluice.tasks.api import EffectCall, NotSent, Refused
+from sluice.tasks.apply.retry import retry
 from sluice.tasks.effects.call_states import (
     CLAIM_MARGIN_SECONDS,
     CallState,
@@ -41,7 +41,7 @@ T = TypeVar("T")
 # An answer is worth waiting for Postgres as long as the lease lasts; after it the answer of a success still
 # counts, so it is tried to the end of this.
 STORE_PATIENCE_SECONDS = 20.0
-STORE_PAUSE_SECONDS = 0.5
+STORE_PAUSE_SECONDS = 0.5  # one row each: few enough to need no backoff
 EXPIRED_ROWS = 100  # of one transaction
 
 
@@ -79,7 +79,8 @@ class Executor:
             self._fail(row, entry, Ending.UNKNOWN, error)
         else:
             faults.reach("effect.answered")
-            self._stored(lambda: calls.store_success(self._session, row.effect_key, storable(answer)))
+            answer_json = storable(answer)
+            self._store(effect_key, lambda: calls.store_success(self._session, row.effect_key, answer_json))
             faults.reach("effect.stored")
             log.info("call succeeded", effect=row.effect, key=row.effect_key, attempt=row.attempt)
 
@@ -110,7 +111,7 @@ class Executor:
     def _fail(self, row: CallRow, entry: EffectEntry, ending: Ending, error: BaseException) -> None:
         following = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
         text = printable(f"{ending.value}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
-        counted = self._stored(lambda: _store_next_state(self._session, row, following, text))
+        counted = self._store(row.effect_key, lambda: _store_next_state(self._session, row, following, text))
         log.warning(
             "call not made" if ending is Ending.NOT_SENT else "call failed",
             effect=row.effect,
@@ -120,17 +121,13 @@ class Executor:
             state=following.state.value if counted else "as another one left it",
         )
 
-    def _stored(self, store: Callable[[], T]) -> T:
-        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
-        while True:
-            try:
-                return store()
-            except Exception as error:
-                if needs_new_connection(error):
-                    self._session.close()
-                if classify(error) is not ErrorKind.TRANSIENT or time.monotonic() > deadline:
-                    raise
-                time.sleep(STORE_PAUSE_SECONDS)
+    def _store(self, effect_key: str, store: Callable[[], T]) -> T:
+        return retry(self._session, store, _pause_after, what=effect_key)
+
+
+def _pause_after(error: Exception, elapsed_seconds: float, _jitter: float) -> float | None:
+    patient = elapsed_seconds <= STORE_PATIENCE_SECONDS
+    return STORE_PAUSE_SECONDS if patient and classify(error) is ErrorKind.TRANSIENT else None
 
 
 def expire_claims(session: Session, registry: Registry) -> int:

@@ -1,6 +1,5 @@
 """Rebuilds one partition of a projection's generation from the log, up to where live is, in small chunks."""
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place
 from sluice.tasks.apply.generation_writer import apply_to_generation
+from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import decode
 from sluice.tasks.events.routing import queue_name, shard_of
@@ -167,36 +167,36 @@ class _Turn:
             chunk = self._next(lane)
             if chunk is None:
                 return
-            taken = self._tried(snapshot, lane, chunk)
+            taken = self._apply_chunk(snapshot, lane, chunk)
             if snapshot.is_paced:
                 pause = generations.take_pace(self._session, self._projection, self._generation, taken)
                 time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
 
-    def _tried(self, snapshot: PartitionSnapshot, lane: RebuiltLane, chunk: Chunk) -> int:
-        """One chunk, again and again where that may help; how many records it took."""
-        tries, started = Tries(), time.monotonic()
-        while True:
+    def _apply_chunk(self, snapshot: PartitionSnapshot, lane: RebuiltLane, chunk: Chunk) -> int:
+        """Applies one chunk, with retries where they may help. Returns the number of records it took."""
+        tries = Tries()
+
+        def attempt() -> int:
             began = time.monotonic()
-            try:
-                taken = self._apply(snapshot, lane, chunk)
-            except Exception as error:
-                step = tries.after(error, elapsed_seconds=time.monotonic() - started)
-                if needs_new_connection(error):
-                    # With it goes the lock that makes this turn the only one.
-                    self._session.close()
-                    raise
-                if step is Step.GIVE_UP:
-                    raise
-                if step is Step.HALT or classify(error) is ErrorKind.REJECTED:
-                    raise DeploymentBroken(f"{type(error).__name__}: {error}") from error
-                if step is Step.SINGLY:
-                    # Somebody keeps writing to these rows: smaller steps meet him less.
-                    lane.most = FEWEST_RECORDS
-                    return 0
-                time.sleep(tries.pause_seconds(random.random()))
-            else:
-                lane.most = adapted(lane.most, taken, time.monotonic() - began)
-                return taken
+            taken = self._apply(snapshot, lane, chunk)
+            lane.most = adapted(lane.most, taken, time.monotonic() - began)
+            return taken
+
+        def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
+            pause_seconds = tries.pause_after(error, elapsed_seconds, jitter)
+            # With the connection goes the lock that makes this turn the only one.
+            return None if needs_new_connection(error) or tries.step is Step.SINGLY else pause_seconds
+
+        try:
+            return retry(self._session, attempt, pause_after, what=f"{self._projection} {lane.queue}")
+        except Exception as error:
+            if needs_new_connection(error) or tries.step is Step.GIVE_UP:
+                raise
+            if tries.step is Step.HALT or classify(error) is ErrorKind.REJECTED:
+                raise DeploymentBroken(f"{type(error).__name__}: {error}") from error
+            # A smaller chunk is faster, and touches fewer of the rows that another writer keeps changing.
+            lane.most = FEWEST_RECORDS
+            return 0
 
     def _next(self, lane: RebuiltLane) -> Chunk | None:
         assert self._reader is not None
