@@ -20,6 +20,7 @@ from sluice.tasks.fold.fold_state import (
     FirstSeen,
     FoldResult,
     FoldState,
+    LoadFailed,
     Outcome,
     Waiting,
 )
@@ -47,7 +48,7 @@ _BY_RESULT = {
 def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
     """Settles each event in turn; an event's own fault is its outcome.
 
-    Raises DeploymentBroken, and what loading raised: a lost connection must not bury the event that met it.
+    Raises DeploymentBroken, and the error of a failed load: a lost connection must not bury an event.
     """
     folded = FoldResult()
     for planned in events:
@@ -55,6 +56,9 @@ def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
             folded.settled.append(_settle(planned, memory, folded))
         except _Died as died:
             folded.bury(planned, died.error, memory)
+        except LoadFailed as failed:
+            # Callers classify the database's own error; its cause stays as it was.
+            raise failed.cause from failed.cause.__cause__
     return folded
 
 
@@ -93,7 +97,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     scratch = _Scratch(planned, memory)
     try:
         outcome = scratch.run_handlers()
-    except DeploymentBroken:
+    except (DeploymentBroken, LoadFailed):
         raise
     except Conflict as conflict:
         return EventResult(planned, Outcome.CONFLICT, conflict)
@@ -102,8 +106,6 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     except TableRefused as refused:
         raise DeploymentBroken(str(refused)) from refused
     except Exception as fault:
-        if fault is memory.failure:
-            raise
         raise _Died(fault) from fault
     memory.rows.update(scratch.rows)
     memory.effect_keys.update({call.effect_key: call.fingerprint for call in scratch.calls})

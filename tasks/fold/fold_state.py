@@ -40,6 +40,14 @@ class Waiting(Exception):
     """The event waits behind a dead letter of its entity."""
 
 
+class LoadFailed(Exception):
+    """Loading a row or an effect key failed: the fault of the database, not of the event that needs it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class FirstSeen(NamedTuple):
     """Where and with what an identity was first seen."""
 
@@ -78,8 +86,6 @@ class FoldState:
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
     """Keys of parked entities, of the one entity type that is folded."""
-    failure: Exception | None = None
-    """What loading met: the database's fault, never that of the event which asked."""
 
     def row(self, table: Table, key: str) -> Row:
         """The row as of now."""
@@ -97,9 +103,8 @@ class FoldState:
     def _load(self, load: Callable[[], T]) -> T:
         try:
             return load()
-        except Exception as failure:
-            self.failure = failure
-            raise
+        except Exception as cause:
+            raise LoadFailed(cause) from cause
 
 
 @dataclass(slots=True)

@@ -206,8 +206,11 @@ def test_a_missing_import_in_a_handler_breaks_the_deployment() -> None:
         folded(scripted(0, Read(PLAIN, "k"), ImportError("no", name="nowhere")))
 
 
+LOST = ConnectionError("lost")
+
+
 def _fail(*_: object) -> Any:
-    raise ConnectionError("lost")
+    raise LOST
 
 
 @pytest.mark.parametrize(
@@ -216,5 +219,11 @@ def _fail(*_: object) -> Any:
     ids=["row", "effect key"],
 )
 def test_a_connection_lost_while_loading_buries_no_event(broken: dict[str, Any], script: list[Any]) -> None:
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError) as raised:
         folded(scripted(0, *script), memory=replace(fresh_memory(), **broken))
+    assert raised.value is LOST
+
+
+def test_a_handler_that_raises_the_same_error_as_a_load_dies_of_it() -> None:
+    _, result = folded(scripted(0, Read(INTEGER, "k"), LOST))
+    assert [(one.outcome, one.error) for one in result.settled] == [(Outcome.DEAD, LOST)]
