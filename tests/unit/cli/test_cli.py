@@ -24,6 +24,7 @@ URLS = {
     "SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@127.0.0.1:1/none",
     "SLUICE_REDIS_URL": "redis://:secret@127.0.0.1:1/0",
     "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "SLUICE_HANDLERS": "examples.shop.handlers",
 }
 
 

@@ -34,6 +34,7 @@ URLS = {
     "SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@127.0.0.1:1/none",
     "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
     "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "SLUICE_HANDLERS": "examples.shop.handlers",
 }
 LISTED = ListedLetter(
     3, "orders", 1, 7, "order", "o-1", "order.placed", "CheckViolation", "no", "dead", "dead", 2, 7_300.0, 4

@@ -37,6 +37,7 @@ URLS = {
     "SLUICE_DATABASE_URL": "postgresql+psycopg2://me:secret@127.0.0.1:1/none",
     "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
     "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "SLUICE_HANDLERS": "examples.shop.handlers",
 }
 LISTED = ListedCall(3, "notify:o-1", "notify", "order", "o-1", "pending", 2, 1, "cut off", NOW, 7_300.0)
 WHOLE = WholeCall(*LISTED, ID, True, {"to": "ann"}, None, True, NOW, None, None, NOW, None)

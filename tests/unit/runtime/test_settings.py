@@ -21,7 +21,7 @@ def test_defaults_and_given_values() -> None:
     assert (settings.group, settings.bridge_memory_mib, settings.handlers) == (
         "other",
         64,
-        "examples.shop.handlers",
+        "",
     )
 
 
