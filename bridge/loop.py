@@ -166,7 +166,7 @@ class Bridge:
         for place in left:
             self.inflight.forget(place)
         if left:
-            log.info("partitions left", partitions=_names(left))
+            log.info("partitions revoked", partitions=_names(left))
 
     def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
         for place, records in polled.items():
@@ -239,7 +239,9 @@ class Bridge:
     def _apply(self, progress: Progress, now: float) -> None:
         lost, resent = self.inflight.settle(progress.partitions, now)
         for place, reason in lost.items():
-            log.warning("partition starts anew", topic=place[0], partition=place[1], reason=reason)
+            log.warning(
+                "partition restarted from its watermark", topic=place[0], partition=place[1], reason=reason
+            )
             self.inflight.forget(place)
         self._send_loop.note_resent(resent)
         halted, mended = self.inflight.note_halted(progress.halted)
@@ -260,7 +262,7 @@ class Bridge:
             try:
                 self._consumer.commit({place: partition.watermark for place, partition in partitions})
             except ConsumerBroken as error:
-                log.warning("watermarks not told to Kafka", error=str(error))
+                log.warning("offset commit failed (informational)", error=str(error))
 
     def _keep_instance(self) -> None:
         """After an outage of Postgres: another bridge may have taken the number, and would fence this one."""

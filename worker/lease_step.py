@@ -62,7 +62,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.app.amqp.queues.deselect(consuming.queues)
         if consumer.connection is None:
             # Nothing can be popped any more. What is held stays so for a while: the broker may be back soon.
-            log.info("queues left", queues=sorted(consuming.queues), why="the broker is away")
+            log.info("queue leases released", queues=sorted(consuming.queues), why="the broker is away")
             self._lease_thread.note_tick(View(self._lease_thread.wanted.version, frozenset()))
             return
         self._drain(consumer, consuming)
@@ -110,6 +110,6 @@ def _adjust(consuming: QueueSubscription, wanted: frozenset[str]) -> None:
     before = consuming.queues
     consuming.adjust(wanted)
     if given := before - consuming.queues:
-        log.info("queues left", queues=sorted(given), why="given back")
+        log.info("queue leases released", queues=sorted(given), why="given back")
     if taken := consuming.queues - before:
-        log.info("queues taken", queues=sorted(taken))
+        log.info("queue leases acquired", queues=sorted(taken))

@@ -126,7 +126,7 @@ class LeaseThread:
         seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
         if not is_responsive(now=now, seen_at=seen_at, busy_since=busy and busy[1]):
             if self._joined:
-                log.warning("the loop stands still, or has no broker: queues are left to others")
+                log.warning("consumer loop unresponsive or broker unreachable; releasing queue leases")
                 self._leave()
             return
         try:

@@ -229,5 +229,5 @@ class _Outages:
         away = isinstance(error, RedisError | OperationalError | OSError)
         if not away and classify(error) is not ErrorKind.TRANSIENT:
             return False
-        log.warning("given up for now", what=self._what, error=str(error).strip())
+        log.warning("task aborted; beat will retry it", what=self._what, error=str(error).strip())
         return True

@@ -77,7 +77,7 @@ WORKER_BATCH_SECONDS = Metric(
     "histogram",
     "seconds",
     Exporter.WORKER,
-    "time in hand per batch, whatever became of it; its count is that of the batches",
+    "processing time per batch, for every outcome",
     buckets=BATCH_BUCKETS,
 )
 WORKER_RECORDS = _counter(
@@ -87,7 +87,7 @@ WORKER_ABORTED_BATCHES = _counter(
     Exporter.WORKER,
     "worker_aborted_batches",
     "batches",
-    "batches left to be sent again: Postgres did not answer in time, or their queue is halted",
+    "batches aborted and resent later: Postgres did not answer in time, or the queue is halted",
 )
 WORKER_LEASED_QUEUES = _gauge(
     Exporter.WORKER, "worker_leased_queues", "queues", "queues this worker holds; only without `-Q`"

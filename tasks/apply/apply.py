@@ -77,7 +77,12 @@ class Applier:
             if tries.step is Step.HALT:
                 self._halt(queue, error)
             else:
-                log.warning("batch given up", queue=queue, error=str(error), attempts=tries.attempts)
+                log.warning(
+                    "batch aborted; the bridge will resend it",
+                    queue=queue,
+                    error=str(error),
+                    attempts=tries.attempts,
+                )
             return None
 
     def _prepare(self, queue: str, slices: Sequence[Slice]) -> Batch:

@@ -21,7 +21,7 @@ from sluice.tasks.fold.fold_state import TAKEN, EventResult, FoldState
 from sluice.tasks.fold.plan import HandlerRun, Planned, part_of
 from sluice.tasks.fold.registry import Registry
 
-log = structlog.get_logger("sluice.feeding")
+log = structlog.get_logger("sluice.generation_writer")
 
 
 class GenerationWriter:

@@ -177,7 +177,7 @@ class Relay:
         now = self._clock()
         for topic, error in page.away.items():
             if self._topics[topic].note_failure(now):
-                log.warning("topic does not take records: they wait", topic=topic, error=error)
+                log.warning("topic unavailable; outgoing events held back", topic=topic, error=error)
         if not self._topics:
             return
         for topic in {row.topic for row in page.acknowledged} - page.away.keys():

@@ -31,7 +31,7 @@ from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.rebuild.chunks import FEWEST_RECORDS, Chunk, adapted, next_chunk
-from sluice.tasks.rebuild.rebuild_lane import RebuiltLane, judge_record, refusal
+from sluice.tasks.rebuild.rebuild_lane import RebuildLane, judge_record, refusal
 
 log = structlog.get_logger("sluice.rebuild")
 
@@ -77,7 +77,7 @@ class _Turn:
         self._generation = generation
         self._place = place
         self._table = registry.projection_tables.get(projection)
-        self._lanes: dict[str, RebuiltLane] = {}
+        self._lanes: dict[str, RebuildLane] = {}
         self._reader: PartitionReader | None = None
 
     def run(self, open_reader: Callable[[int], PartitionReader], seconds: float) -> bool:
@@ -122,7 +122,7 @@ class _Turn:
         for queue, (live, applied) in found.lanes.items():
             if queue not in self._lanes:
                 # Records of it may have gone by, if there is a reader.
-                self._lanes[queue] = RebuiltLane(queue, applied, live, skipped=True)
+                self._lanes[queue] = RebuildLane(queue, applied, live, skipped=True)
             lane = self._lanes[queue]
             lane.live = live
             if applied > lane.applied:
@@ -143,7 +143,7 @@ class _Turn:
             lane.forget()
             lane.skipped = False
 
-    def _read(self, snapshot: PartitionSnapshot, behind: Sequence[RebuiltLane]) -> None:
+    def _read(self, snapshot: PartitionSnapshot, behind: Sequence[RebuildLane]) -> None:
         assert self._reader is not None
         wanted = max(lane.live for lane in behind)
         buffered = self._buffered()
@@ -153,7 +153,7 @@ class _Turn:
                 return
             for record in records:
                 queue = queue_name(snapshot.entity, shard_of(record.key, snapshot.shards))
-                lane = self._lanes.setdefault(queue, RebuiltLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
+                lane = self._lanes.setdefault(queue, RebuildLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
                 if not lane.is_behind:
                     # In lockstep: live feeds it.
                     lane.skipped = True
@@ -161,7 +161,7 @@ class _Turn:
                     lane.add(record)
                     buffered += record.size_bytes()
 
-    def _take(self, snapshot: PartitionSnapshot, lane: RebuiltLane, ends_at: float) -> None:
+    def _take(self, snapshot: PartitionSnapshot, lane: RebuildLane, ends_at: float) -> None:
         """Chunks of one lane, as many as can be made of what was read."""
         while lane.is_behind and time.monotonic() < ends_at:
             chunk = self._next(lane)
@@ -172,7 +172,7 @@ class _Turn:
                 pause = generations.take_pace(self._session, self._projection, self._generation, taken)
                 time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
 
-    def _apply_chunk(self, snapshot: PartitionSnapshot, lane: RebuiltLane, chunk: Chunk) -> int:
+    def _apply_chunk(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk) -> int:
         """Applies one chunk, with retries where they may help. Returns the number of records it took."""
         tries = Tries()
 
@@ -198,7 +198,7 @@ class _Turn:
             lane.most = FEWEST_RECORDS
             return 0
 
-    def _next(self, lane: RebuiltLane) -> Chunk | None:
+    def _next(self, lane: RebuildLane) -> Chunk | None:
         assert self._reader is not None
         offsets = [record.offset for record in lane.records]
         return next_chunk(
@@ -212,7 +212,7 @@ class _Turn:
     def _buffered(self) -> int:
         return sum(lane.size_bytes for lane in self._lanes.values())
 
-    def _apply(self, snapshot: PartitionSnapshot, lane: RebuiltLane, chunk: Chunk) -> int:
+    def _apply(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk) -> int:
         """One chunk in one transaction; how many records it took."""
         with self._session.transaction():
             if chunk.locked and guard.lock_queue(self._session, lane.queue) is None:

@@ -18,7 +18,7 @@ _TAKEN = frozenset(outcome.value for outcome in TAKEN)
 
 
 @dataclass
-class RebuiltLane:
+class RebuildLane:
     """One lane of the partition: its records that wait, and how far it and live are."""
 
     queue: str

@@ -13,7 +13,7 @@ from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply import generation_writer
 from sluice.tasks.rebuild import chunks
-from sluice.tasks.rebuild.rebuild_lane import RebuiltLane
+from sluice.tasks.rebuild.rebuild_lane import RebuildLane
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import Bench, create, poison, registry
 from tests.mutants import mutated
@@ -31,7 +31,7 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     # So that a partition of some dozen records takes many chunks, and most meet live in their middle.
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
     monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
-    monkeypatch.setattr(RebuiltLane, "__init__", _small(RebuiltLane.__init__))
+    monkeypatch.setattr(RebuildLane, "__init__", _small(RebuildLane.__init__))
     monkeypatch.setattr("sluice.runtime.fault_points.FaultInjected", Killed)
     made = Bench(database_url)
     made.add_queues(3)

@@ -41,11 +41,11 @@ def spans_of(lines: Iterable[str], worker: str, ended_at: float) -> Iterator[Spa
         if not line.startswith("{"):
             continue
         entry = json.loads(line)
-        if entry["event"] not in ("queues taken", "queues left"):
+        if entry["event"] not in ("queue leases acquired", "queue leases released"):
             continue
         at = datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")).timestamp()
         for queue in entry["queues"]:
-            if entry["event"] == "queues taken":
+            if entry["event"] == "queue leases acquired":
                 began[queue] = at
             elif queue in began:
                 yield Span(queue, worker, began.pop(queue), at)

@@ -14,10 +14,10 @@ def line(event: str, at: float, *queues: str) -> str:
 def test_spans_begin_and_end_as_the_log_says_and_with_the_worker() -> None:
     lines = [
         "worker: Warm shutdown",
-        line("queues taken", 10, "a", "b"),
+        line("queue leases acquired", 10, "a", "b"),
         '{"event": "Canceling queue a", "timestamp": "x"}',
-        line("queues left", 12, "a"),
-        line("queues taken", 15, "a"),
+        line("queue leases released", 12, "a"),
+        line("queue leases acquired", 15, "a"),
     ]
     assert sorted(spans_of(lines, "w", 20.0)) == [
         Span("a", "w", 10, 12),
