@@ -7,11 +7,9 @@ import uuid
 from pathlib import Path
 from signal import Signals
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
 from sluice.stack.kafka_jars import fetch_jars, find_java
-from sluice.stack.ports import LOOPBACK, is_listening
+from sluice.stack.kafka_metadata import lists_itself
+from sluice.stack.ports import LOOPBACK
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
 from sluice.stack.whole import made_whole, write_whole
 
@@ -21,8 +19,6 @@ OFFSETS_PARTITIONS = 4
 # Measured: 330 MB resident under our loads.
 HEAP = "-Xmx768m"
 ANSWER_TIMEOUT_SECONDS = 2
-# The syslog level of emergencies: a broker that is still starting is none.
-LOG_NOTHING = 0
 FORMAT_TIMEOUT_SECONDS = 60
 
 LOG_CONFIG = """status = error
@@ -114,16 +110,7 @@ class KafkaBroker:
         return Launch((find_java(), HEAP, log_config, "-cp", f"{jars}/*", *broker), os.environ)
 
     def answers(self, place: Place) -> bool:
-        port = place.ports["broker"]
-        # A closed port needs no client, which would take the whole timeout to find out.
-        if not is_listening(port):
-            return False
-        # Not kafka-python here: its admin client leaves a thread and sockets behind if it finds no broker.
-        admin = AdminClient({"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": LOG_NOTHING})
-        try:
-            return bool(admin.list_topics(timeout=ANSWER_TIMEOUT_SECONDS).brokers)
-        except KafkaException:
-            return False
+        return lists_itself(LOOPBACK, place.ports["broker"], timeout_seconds=ANSWER_TIMEOUT_SECONDS)
 
     def stop_signal(self, how: StopSignal) -> Signals:
         return Signals.SIGTERM if how == "term" else Signals.SIGKILL

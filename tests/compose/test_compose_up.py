@@ -14,7 +14,6 @@ from confluent_kafka.admin import AdminClient
 
 from sluice.db.delivery.leases import read_workers
 from sluice.runtime.service_urls import StackUrls
-from sluice.stack.kafka_broker import LOG_NOTHING
 from sluice.stack.ports import LOOPBACK, choose_ports
 from sluice.tasks.fold.registry import collect_handlers
 from tests.compose.project import (
@@ -154,7 +153,7 @@ def wait_shared(deployment: Deployment, *, workers: int, timeout_seconds: float 
 def wait_read(deployment: Deployment, *, bridges: int) -> None:
     """Until so many members of the bridges' group have partitions."""
     servers = deployment.urls.kafka_bootstrap_servers
-    admin = AdminClient({"bootstrap.servers": servers, "log_level": LOG_NOTHING})
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
     group = deployment.run.group
 
     def read() -> bool:

@@ -19,6 +19,8 @@ from kafka.admin import NewTopic
 
 from sluice.stack import Stack, StackError
 from sluice.stack.kafka_jars import KAFKA_VERSION, cache_folder, fetch_jars
+from sluice.stack.kafka_metadata import lists_itself
+from sluice.stack.ports import LOOPBACK
 from sluice.stack.processes import start_time
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -134,6 +136,26 @@ def test_a_server_that_hangs_is_replaced(own_stack: Stack) -> None:
     own_stack.start("redis")
     assert pids(own_stack)["redis"] not in (hanging, None)
     assert not exists(hanging)
+
+
+def test_a_broker_is_ready_once_it_lists_itself_at_its_own_address(own_stack: Stack) -> None:
+    own_stack.start("kafka")
+    own_stack.start("redis")
+    running = {service.name: service for service in own_stack.status()}
+    broker, redis = running["kafka"], running["redis"]
+    assert broker.port is not None
+    assert broker.pid is not None
+    assert redis.port is not None
+    assert lists_itself(LOOPBACK, broker.port, timeout_seconds=10)
+    assert not lists_itself("localhost", broker.port, timeout_seconds=10), (
+        "the broker advertises no such host"
+    )
+    assert not lists_itself(LOOPBACK, redis.port, timeout_seconds=0.5), "another server is no broker"
+    os.kill(broker.pid, signal.SIGSTOP)
+    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=0.5), "a stopped process answers nothing"
+    os.kill(broker.pid, signal.SIGKILL)
+    own_stack.stop("kafka", signal="kill")
+    assert not lists_itself(LOOPBACK, broker.port, timeout_seconds=10), "nothing listens there"
 
 
 def test_a_process_that_only_has_the_recorded_pid_is_left_alone(own_stack: Stack) -> None:

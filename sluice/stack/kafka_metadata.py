@@ -1,0 +1,45 @@
+"""Asks a broker which brokers its cluster has. The local servers need no client library for that.
+
+The broker answers before it is ready, and then lists no broker: only a registered broker lists itself.
+Message formats: https://kafka.apache.org/protocol.html#The_Messages_Metadata
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+
+METADATA_KEY, METADATA_VERSION = 3, 1  # version 1 is the oldest in which no topics can be requested
+MAX_ANSWER_BYTES = 64 * 1024  # of one broker and no topic it has about 100: more is no answer of Kafka
+# int32 length of the rest, int16 API key, int16 API version, int32 correlation id, string client id (int16
+# length -1: none), then an array of topics (int32 length 0: none).
+REQUEST = struct.pack(">ihhihi", 14, METADATA_KEY, METADATA_VERSION, 0, -1, 0)
+
+
+def lists_itself(host: str, port: int, *, timeout_seconds: float) -> bool:
+    """Returns True if a broker answers at this address and names it as one of its cluster's brokers."""
+    try:
+        with (
+            socket.create_connection((host, port), timeout_seconds) as connection,
+            connection.makefile("rb") as answers,
+        ):
+            connection.sendall(REQUEST)
+            (length,) = struct.unpack(">i", answers.read(4))
+            answer = answers.read(length) if 0 <= length <= MAX_ANSWER_BYTES else b""
+            return (host, port) in read_brokers(answer)
+    except (OSError, struct.error):
+        return False
+
+
+def read_brokers(answer: bytes) -> Iterator[tuple[str, int]]:
+    """Yields host and port of each broker in an answer. Raises struct.error if the answer is cut off.
+
+    An answer is an int32 correlation id and an array of brokers (int32 length): int32 node id, string host
+    (int16 length), int32 port, nullable string rack. What follows the brokers is not read.
+    """
+    (count,), at = struct.unpack_from(">i", answer, 4), 8
+    for _ in range(count):
+        (length,), at = struct.unpack_from(">H", answer, at + 4), at + 6
+        host, at = answer[at : at + length].decode(errors="replace"), at + length
+        port, rack_length = struct.unpack_from(">ih", answer, at)
+        at += 6 + max(0, rack_length)
+        yield host, port
