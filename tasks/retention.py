@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
     ConfigResource,
     ResourceType,
 )
 
 from sluice.db.admin import retention
 from sluice.db.connection import Session
+from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, KafkaAccess, build_confluent_admin
 from sluice.runtime.settings import Settings
 
 log = structlog.get_logger("sluice.maintenance")
@@ -50,7 +50,7 @@ def retention_seconds(config: Mapping[str, str]) -> float | None:
 
 def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, str]]:
     """Topic → its configuration, of the topics that exist."""
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 2})
+    admin = build_confluent_admin(KafkaAccess(bootstrap_servers), {"log_level": LOG_LEVEL_CRITICAL})
     asked = admin.describe_configs(
         [ConfigResource(ResourceType.TOPIC, topic) for topic in topics], request_timeout=ANSWER_SECONDS
     )

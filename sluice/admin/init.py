@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from kafka import KafkaAdminClient
-
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
+from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import Registry
 
@@ -46,7 +45,7 @@ def create_topics(
     bootstrap_servers: str, registry: Registry, partitions: int, replication_factor: int
 ) -> list[str]:
     """Creates the topics that Kafka lacks and waits until they can be used; returns their names."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers.split(","))
+    admin = build_kafka_python_admin(KafkaAccess(bootstrap_servers))
     try:
         wanted = registry.topics.keys() | registry.outgoing_topics
         missing = sorted(wanted - set(admin.list_topics()))

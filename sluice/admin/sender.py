@@ -4,17 +4,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError
 
 from sluice.admin.event_lines import LineRefused, Outgoing
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+    build_kafka_python_producer,
+)
 
 # The broker's limit decides what is too large, not this side's.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 # The producer itself would take any number of records into memory.
 MAX_UNACKNOWLEDGED_BYTES = 16 * 1024 * 1024
 RECORD_OVERHEAD_BYTES = 1_024  # of an unacknowledged record in Python, roughly
-BOOTSTRAP_TIMEOUT_MS = 5_000
 # What is not acknowledged by then is reported instead of waited for.
 DELIVERY_TIMEOUT_MS = 30_000
 LINGER_MS = 5
@@ -34,8 +38,8 @@ class Sender:
         self._errors: list[BaseException] = []
         self._unacknowledged_bytes = 0
         self._sent_one = sent_one
-        self._producer = KafkaProducer(
-            bootstrap_servers=bootstrap_servers.split(","),
+        self._producer = build_kafka_python_producer(
+            KafkaAccess(bootstrap_servers),
             client_id="sluice-send",
             acks="all",
             linger_ms=LINGER_MS,
@@ -99,8 +103,8 @@ class Sender:
 
 def read_topics(bootstrap_servers: str) -> frozenset[str]:
     """Returns the topics of the cluster, without Kafka's own. Raises KafkaError if no broker answers."""
-    admin = KafkaAdminClient(
-        bootstrap_servers=bootstrap_servers.split(","), bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS
+    admin = build_kafka_python_admin(
+        KafkaAccess(bootstrap_servers), bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS
     )
     try:
         return frozenset(name for name in admin.list_topics() if not name.startswith("__"))

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from kafka import KafkaAdminClient
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
@@ -39,8 +38,14 @@ from sluice.db.admin.rerouting import (
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_routing
 from sluice.db.projections.generations import read_projection_snapshot
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+)
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.log_reader import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS, LogReader
+from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 
@@ -92,8 +97,8 @@ def accept(
 
 def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
     """A topic's id and what its partitions hold. Raises OperationRefused if Kafka has no such topic."""
-    admin = KafkaAdminClient(
-        bootstrap_servers=bootstrap_servers.split(","),
+    admin = build_kafka_python_admin(
+        KafkaAccess(bootstrap_servers),
         bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
     )

@@ -7,9 +7,17 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
+from sluice.kafka_io.config import (
+    LOG_LEVEL_CRITICAL,
+    RECONNECT_BACKOFF_MAX_MS,
+    SOCKET_TIMEOUT_MS,
+    KafkaAccess,
+    build_confluent_admin,
+    build_confluent_consumer,
+)
 from sluice.kafka_io.consumer import (
     FETCH_MAX_BYTES,
     FETCH_MAX_WAIT_MS,
@@ -29,7 +37,6 @@ from sluice.kafka_io.topic_watch import TopicWatch
 from sluice.runtime.place import Place
 
 REQUEST_TIMEOUT_SECONDS = 5.0
-SOCKET_TIMEOUT_MS = 10_000  # a broker that vanished without a word would be waited for for a minute
 
 # librdkafka reads on in a topic created anew, at its old position, and says nothing. But its fetch from the
 # deleted one fails first, and the next comes so much later. Facts younger than that, when records are handed
@@ -62,21 +69,20 @@ class ConfluentConsumer:
         self._changes: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
-        both: dict[str, str | int | float] = {
-            "bootstrap.servers": bootstrap_servers,
+        access = KafkaAccess(bootstrap_servers)
+        both: dict[str, Any] = {
             "topic.metadata.refresh.interval.ms": METADATA_MAX_AGE_MS,
             "socket.timeout.ms": SOCKET_TIMEOUT_MS,
-            # The default of 10 s would outlast a broker's restart.
-            "reconnect.backoff.max.ms": 1_000,
-            # Every try to connect would be a line, and no JSON; that Kafka is away is said once, elsewhere.
-            "log_level": 2,
+            "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
+            "log_level": LOG_LEVEL_CRITICAL,
         }
         with _translated():
-            self._admin = AdminClient(both)
+            self._admin = build_confluent_admin(access, both)
             self._watch = TopicWatch(self._admin, self._topics)
             # Before anything is known, a topic that is gone and a broker that is away look the same.
             self._watch.ask_now()
-            self._consumer = Consumer(
+            self._consumer = build_confluent_consumer(
+                access,
                 {
                     **both,
                     "client.id": "sluice-bridge",
@@ -101,7 +107,7 @@ class ConfluentConsumer:
                     "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
                     "session.timeout.ms": SESSION_TIMEOUT_MS,
                     "heartbeat.interval.ms": HEARTBEAT_INTERVAL_MS,
-                }
+                },
             )
             self._consumer.subscribe(
                 list(self._topics), on_assign=self._note_assigned, on_revoke=self._note, on_lost=self._note

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
@@ -19,6 +19,12 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    RECONNECT_BACKOFF_MAX_MS,
+    KafkaAccess,
+    build_kafka_python_consumer,
+)
 from sluice.kafka_io.consumer import (
     FETCH_MAX_BYTES,
     FETCH_MAX_WAIT_MS,
@@ -52,8 +58,8 @@ class KafkaPythonConsumer:
         self._topics = tuple(topics)
         self._changes = _Changes()
         with _translated():
-            self._consumer = KafkaConsumer(
-                bootstrap_servers=bootstrap_servers.split(","),
+            self._consumer = build_kafka_python_consumer(
+                KafkaAccess(bootstrap_servers),
                 client_id="sluice-bridge",
                 group_id=group,
                 group_instance_id=instance,
@@ -71,10 +77,9 @@ class KafkaPythonConsumer:
                 session_timeout_ms=SESSION_TIMEOUT_MS,
                 heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
                 metadata_max_age_ms=METADATA_MAX_AGE_MS,
-                bootstrap_timeout_ms=5_000,
+                bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
                 metrics_enabled=False,
-                # The default of 30 s would outlast a broker's restart.
-                reconnect_backoff_max_ms=1_000,
+                reconnect_backoff_max_ms=RECONNECT_BACKOFF_MAX_MS,
             )
             # A leader that joins before its first metadata assigns nothing, and for long.
             self._consumer.topics()

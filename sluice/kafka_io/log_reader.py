@@ -3,14 +3,18 @@
 import time
 from collections.abc import Iterable, Mapping
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_consumer,
+)
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.records import Record
 from sluice.runtime.place import Place
 
-BOOTSTRAP_TIMEOUT_MS = 5_000
-REQUEST_TIMEOUT_MS = 10_000
 POLL_MS = 200
 # One record per partition: a look, not a download.
 FETCH_BYTES = 16 * 1024
@@ -30,8 +34,8 @@ class LogReader:
     ) -> None:
         """Raises KafkaError if no broker answers."""
         self._look_seconds = look_seconds
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap_servers.split(","),
+        self._consumer = build_kafka_python_consumer(
+            KafkaAccess(bootstrap_servers),
             client_id="sluice-status",
             group_id=None,
             enable_auto_commit=False,

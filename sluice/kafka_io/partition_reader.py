@@ -3,8 +3,9 @@
 import time
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
+from sluice.kafka_io.config import RECONNECT_BACKOFF_MAX_MS, KafkaAccess, build_confluent_consumer
 from sluice.kafka_io.records import Record
 from sluice.runtime.place import Place
 
@@ -25,9 +26,9 @@ class PartitionReader:
         """Reads from this offset on."""
         self._place = place
         self.read_through = offset - 1
-        self._consumer = Consumer(
+        self._consumer = build_confluent_consumer(
+            KafkaAccess(bootstrap_servers),
             {
-                "bootstrap.servers": bootstrap_servers,
                 "client.id": "sluice-rebuild",
                 # The client wants one; it is never joined and nothing is committed under it.
                 "group.id": "sluice-rebuild",
@@ -41,9 +42,9 @@ class PartitionReader:
                 # Where that is full the client waits, by default for a second.
                 "fetch.queue.backoff.ms": 10,
                 "fetch.wait.max.ms": 100,
-                "reconnect.backoff.max.ms": 1_000,
+                "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
                 "log_level": 3,
-            }
+            },
         )
         self._consumer.assign([TopicPartition(*place, offset)])
 

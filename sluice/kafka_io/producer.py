@@ -4,18 +4,26 @@
 """
 
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import Producer as Client
 
+from sluice.kafka_io.config import (
+    LOG_LEVEL_CRITICAL,
+    RECONNECT_BACKOFF_MAX_MS,
+    SOCKET_TIMEOUT_MS,
+    KafkaAccess,
+    build_confluent_producer,
+)
 from sluice.kafka_io.records import Answer, Delivery, OutgoingRecord
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer as Client
 
 T = TypeVar("T")  # the token of a record: answers carry it
 
 # Above this nothing is tried any more: whoever waits for the answer holds locks meanwhile.
 DELIVERY_TIMEOUT_SECONDS = 2.5  # the client looks once a second: up to 3.5
-SOCKET_TIMEOUT_MS = 10_000  # a broker that vanished without a word is not waited for any longer
 LINGER_MS = 1  # a page is handed over at once: its records need not wait for each other
 MAX_BYTES = 4 * 1024 * 1024  # the broker is to say what is too large, not the client
 
@@ -47,8 +55,8 @@ class ConfluentProducer(Generic[T]):
     """See Producer. Connects when something is sent; after a fatal error with a new client."""
 
     def __init__(self, bootstrap_servers: str) -> None:
+        self._access = KafkaAccess(bootstrap_servers)
         self._settings: dict[str, Any] = {
-            "bootstrap.servers": bootstrap_servers,
             "client.id": "sluice-relay",
             "acks": "all",
             "enable.idempotence": True,
@@ -62,8 +70,8 @@ class ConfluentProducer(Generic[T]):
             "allow.auto.create.topics": False,
             # A topic that is missing is told at once, and tried again by the relay's own clock.
             "topic.metadata.propagation.max.ms": 500,
-            "reconnect.backoff.max.ms": 1_000,
-            "log_level": 2,
+            "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
+            "log_level": LOG_LEVEL_CRITICAL,
         }
         self._client: Client | None = None
         self._is_broken = False
@@ -75,7 +83,7 @@ class ConfluentProducer(Generic[T]):
             # Not before its last answer is fetched: somebody waits for that.
             self._client, self._is_broken = None, False
         if self._client is None:
-            self._client = Client(self._settings)
+            self._client = build_confluent_producer(self._access, self._settings)
         try:
             self._client.produce(
                 record.topic,

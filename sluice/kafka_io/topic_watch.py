@@ -3,14 +3,16 @@
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
 
 from sluice.kafka_io.consumer import TopicFacts
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 log = structlog.get_logger("sluice.bridge")
 
@@ -21,7 +23,7 @@ ANSWER_TIMEOUT_SECONDS = 5.0
 class TopicWatch:
     """Owned by one thread. Without an answer what was known stays: that is no sign of a topic gone."""
 
-    def __init__(self, admin: AdminClient, topics: Sequence[str]) -> None:
+    def __init__(self, admin: "AdminClient", topics: Sequence[str]) -> None:
         self._admin = admin
         self._topics = TopicCollection(list(topics))
         self._asked: dict[str, Future[Any]] = {}

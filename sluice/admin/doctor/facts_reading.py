@@ -5,7 +5,6 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
 from redis import Redis
@@ -33,7 +32,12 @@ from sluice.db.delivery.switches import read_switch
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.db.sending.calls import EFFECTS_PAUSED
-from sluice.kafka_io.log_reader import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+)
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import Settings
@@ -139,8 +143,8 @@ def _consumed(settings: Settings) -> frozenset[str] | None:
 
 
 def _kafka(servers: str, topics: list[str]) -> dict[str, TopicFacts]:
-    admin = KafkaAdminClient(
-        bootstrap_servers=servers.split(","),
+    admin = build_kafka_python_admin(
+        KafkaAccess(servers),
         bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
     )

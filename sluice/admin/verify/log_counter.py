@@ -3,13 +3,19 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError
 
 from sluice.admin.verify.partition_verdict import LogFacts, end_to_count, has_outcome
 from sluice.db.admin.totals import PartitionTotals
-from sluice.kafka_io.log_reader import BOOTSTRAP_TIMEOUT_MS, REQUEST_TIMEOUT_MS
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+    build_kafka_python_consumer,
+)
 from sluice.runtime.place import Place
 
 POLL_MS = 500
@@ -21,10 +27,10 @@ class LogCounter:
 
     def __init__(self, bootstrap_servers: str, *, counted: Callable[[int], object] = lambda _: None) -> None:
         """`counted` is called with how many offsets were passed. Raises KafkaError if no broker answers."""
-        self._servers = bootstrap_servers.split(",")
+        self._access = KafkaAccess(bootstrap_servers)
         self._counted = counted
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=self._servers,
+        self._consumer = build_kafka_python_consumer(
+            self._access,
             client_id="sluice-verify",
             group_id=None,
             enable_auto_commit=False,
@@ -54,8 +60,8 @@ class LogCounter:
 
     def read_compacted(self, topics: Iterable[str]) -> set[str]:
         """Those of the topics whose records are replaced by newer ones."""
-        admin = KafkaAdminClient(
-            bootstrap_servers=self._servers,
+        admin = build_kafka_python_admin(
+            self._access,
             bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )

@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from sluice.db.records import WaitingRow
 from sluice.kafka_io import producer as producer_module
+from sluice.kafka_io.config import KafkaAccess
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.kafka_io.records import Delivery, OutgoingRecord
 
@@ -21,7 +22,7 @@ class ScriptedClient:
     made: list["ScriptedClient"]
     answers: list[Any]
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, access: KafkaAccess, settings: dict[str, Any]) -> None:
         self.reports: list[Callable[[], None]] = []
         self.purged = False
         ScriptedClient.made.append(self)
@@ -46,7 +47,7 @@ class ScriptedClient:
 @pytest.fixture
 def producer(monkeypatch: pytest.MonkeyPatch) -> ConfluentProducer[WaitingRow]:
     ScriptedClient.made = []
-    monkeypatch.setattr(producer_module, "Client", ScriptedClient)
+    monkeypatch.setattr(producer_module, "build_confluent_producer", ScriptedClient)
     return ConfluentProducer[WaitingRow]("nowhere:1")
 
 

@@ -1,0 +1,88 @@
+"""Builds every client of Kafka. No other module of production code constructs one.
+
+This module decides how a client reaches the brokers. The caller passes only the options of its own use.
+A client library is imported when one of its clients is built, so that a process loads only what it uses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Producer
+    from confluent_kafka.admin import AdminClient
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+BOOTSTRAP_TIMEOUT_MS = 5_000  # an operator waits no longer to read that no broker is reachable
+REQUEST_TIMEOUT_MS = 10_000  # of one request of a command, for the same reason
+SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default waits a minute for a broker that vanished
+RECONNECT_BACKOFF_MAX_MS = 1_000  # the defaults of 10 s and 30 s are longer than a broker's restart
+
+# A level of syslog: critical. Below it librdkafka writes a line per attempt to connect, and not as JSON.
+LOG_LEVEL_CRITICAL = 2
+
+
+@dataclass(frozen=True)
+class KafkaAccess:
+    """How clients reach the brokers."""
+
+    bootstrap_servers: str
+    """host:port[,host:port]"""
+
+
+def librdkafka_properties(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the properties of a confluent-kafka client. Raises ValueError if `own` overrides the access."""
+    return _merge({"bootstrap.servers": access.bootstrap_servers}, own)
+
+
+def kafka_python_arguments(access: KafkaAccess, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a kafka-python client. Raises ValueError if `own` overrides the access."""
+    return _merge({"bootstrap_servers": access.bootstrap_servers.split(",")}, own)
+
+
+def build_confluent_consumer(access: KafkaAccess, own: Mapping[str, Any]) -> "Consumer":
+    """Returns a consumer of confluent-kafka. It connects in the background."""
+    from confluent_kafka import Consumer
+
+    return Consumer(librdkafka_properties(access, own))
+
+
+def build_confluent_producer(access: KafkaAccess, own: Mapping[str, Any]) -> "Producer":
+    """Returns a producer of confluent-kafka. It connects in the background."""
+    from confluent_kafka import Producer
+
+    return Producer(librdkafka_properties(access, own))
+
+
+def build_confluent_admin(access: KafkaAccess, own: Mapping[str, Any]) -> "AdminClient":
+    """Returns an administration client of confluent-kafka. It connects in the background."""
+    from confluent_kafka.admin import AdminClient
+
+    return AdminClient(librdkafka_properties(access, own))
+
+
+def build_kafka_python_consumer(access: KafkaAccess, **own: Any) -> "KafkaConsumer":
+    """Returns a connected consumer of kafka-python. Raises KafkaError if no broker answers."""
+    from kafka import KafkaConsumer
+
+    return KafkaConsumer(**kafka_python_arguments(access, own))
+
+
+def build_kafka_python_producer(access: KafkaAccess, **own: Any) -> "KafkaProducer":
+    """Returns a connected producer of kafka-python. Raises KafkaError if no broker answers."""
+    from kafka import KafkaProducer
+
+    return KafkaProducer(**kafka_python_arguments(access, own))
+
+
+def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClient":
+    """Returns a connected administration client of kafka-python. Raises KafkaError if no broker answers."""
+    from kafka import KafkaAdminClient
+
+    return KafkaAdminClient(**kafka_python_arguments(access, own))
+
+
+def _merge(access: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    if both := sorted(access.keys() & own.keys()):
+        raise ValueError(f"cannot override how a client reaches Kafka: {', '.join(both)}; change KafkaAccess")
+    return {**access, **own}

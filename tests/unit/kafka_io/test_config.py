@@ -1,0 +1,153 @@
+"""One module builds the clients of Kafka, and how they reach the brokers is decided there alone."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.kafka_io.config import KafkaAccess, kafka_python_arguments, librdkafka_properties
+
+PROJECT = Path(__file__).resolve().parents[3]
+CONFIG = PROJECT / "sluice" / "kafka_io" / "config.py"
+PRODUCTION = ("bridge", "db", "sluice", "tasks", "worker")
+LIBRARIES = ("confluent_kafka", "kafka")
+CLIENT_NAME = re.compile(r"(Consumer|Producer|Client)$|^\*$")
+
+ACCESS = st.lists(st.from_regex(r"[a-z]{1,8}:[0-9]{1,5}", fullmatch=True), min_size=1, max_size=3).map(
+    lambda servers: KafkaAccess(",".join(servers))
+)
+OPTIONS = st.dictionaries(
+    st.from_regex(r"[a-z]+([._][a-z]+){0,3}", fullmatch=True), st.integers() | st.text()
+)
+MAKERS: tuple[tuple[Callable[[KafkaAccess, Mapping[str, Any]], dict[str, Any]], str], ...] = (
+    (librdkafka_properties, "bootstrap.servers"),
+    (kafka_python_arguments, "bootstrap_servers"),
+)
+
+
+@pytest.mark.parametrize(("make", "servers"), MAKERS)
+@given(access=ACCESS, own=OPTIONS)
+def test_own_options_are_kept_and_add_nothing_to_the_access(
+    make: Callable[[KafkaAccess, Mapping[str, Any]], dict[str, Any]],
+    servers: str,
+    access: KafkaAccess,
+    own: dict[str, Any],
+) -> None:
+    own.pop(servers, None)
+    before = dict(own)
+    made = make(access, own)
+    assert {name: made[name] for name in own} == before == own
+    assert {name: made[name] for name in made.keys() - own.keys()} == make(access, {})
+
+
+@pytest.mark.parametrize(("make", "servers"), MAKERS)
+@given(access=ACCESS, own=OPTIONS)
+def test_own_options_never_override_the_access(
+    make: Callable[[KafkaAccess, Mapping[str, Any]], dict[str, Any]],
+    servers: str,
+    access: KafkaAccess,
+    own: dict[str, Any],
+) -> None:
+    for name in make(access, {}):
+        with pytest.raises(ValueError, match=re.escape(name)):
+            make(access, {**own, name: "elsewhere:1"})
+
+
+@given(ACCESS)
+def test_both_libraries_reach_the_same_servers(access: KafkaAccess) -> None:
+    properties, arguments = librdkafka_properties(access, {}), kafka_python_arguments(access, {})
+    assert properties["bootstrap.servers"].split(",") == arguments["bootstrap_servers"]
+
+
+def find_client_uses(source: str) -> Iterator[int]:
+    """Yields the lines that import or name a client class of a Kafka library at run time."""
+    bound: set[str] = set()
+    for node in _run_time_nodes(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and _is_library(node.module or "") and not node.level:
+            bound |= {alias.asname or alias.name for alias in node.names}
+            if any(CLIENT_NAME.search(alias.name) for alias in node.names):
+                yield node.lineno
+        elif isinstance(node, ast.Import):
+            bound |= {
+                alias.asname or alias.name.split(".")[0] for alias in node.names if _is_library(alias.name)
+            }
+    for node in _run_time_nodes(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and CLIENT_NAME.search(node.attr):
+            root: ast.expr = node
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id in bound:
+                yield node.lineno
+
+
+def _is_library(module: str) -> bool:
+    return module.split(".")[0] in LIBRARIES
+
+
+def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walks without the blocks that only a type checker reads."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _run_time_nodes(node)
+
+
+def test_only_the_config_module_builds_clients() -> None:
+    files = {path.resolve() for folder in PRODUCTION for path in (PROJECT / folder).rglob("*.py")}
+    assert len(files) > 150, "the folders moved: this test reads nothing"
+    uses = {path: list(find_client_uses(path.read_text())) for path in files}
+    assert len(uses.pop(CONFIG)) == 6
+    assert [f"{path.relative_to(PROJECT)}:{line}" for path in uses for line in uses[path]] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from kafka import KafkaConsumer, TopicPartition",
+        "from kafka.admin import KafkaAdminClient as Admin",
+        "from confluent_kafka import *",
+        "def make():\n    from confluent_kafka import Producer as Client",
+        "import confluent_kafka.admin\nmake = confluent_kafka.admin.AdminClient",
+        "import kafka as k\nk.KafkaProducer()",
+        "from confluent_kafka import admin\nadmin.AdminClient({})",
+        "if ready:\n    from confluent_kafka import Consumer",
+    ],
+)
+def test_every_way_to_a_client_is_found(source: str) -> None:
+    assert list(find_client_uses(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from kafka import TopicPartition\nfrom kafka.errors import KafkaError",
+        "from confluent_kafka import KafkaError, KafkaException\nKafkaError._FATAL",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from confluent_kafka import Consumer",
+        "from sluice.kafka_io.consumer import Consumer\napp.amqp.Producer()",
+    ],
+)
+def test_what_is_no_client_is_allowed(source: str) -> None:
+    assert not list(find_client_uses(source))
+
+
+@pytest.mark.parametrize(
+    ("statement", "loaded"),
+    [
+        ("import sluice.kafka_io.config", []),
+        ("import sluice.kafka_io.confluent_consumer, sluice.kafka_io.producer", ["confluent_kafka"]),
+        ("import sluice.kafka_io.kafka_python_consumer, sluice.kafka_io.log_reader", ["kafka"]),
+        ("import sluice.stack", []),
+    ],
+)
+def test_a_process_loads_only_the_library_that_it_uses(statement: str, loaded: list[str]) -> None:
+    printed = f"import sys; {statement}; print(sorted({set(LIBRARIES)} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(loaded)
