@@ -45,6 +45,9 @@ REQUEST_TIMEOUT_SECONDS = 5.0
 FETCH_ERROR_BACKOFF_MS = 1_000
 FACTS_AGE_SECONDS = 0.8
 
+# confluent-kafka 2.16 polls a fatal error once, as a message of this code whose `fatal()` is False. A commit
+# of a fenced member fails with the cause itself. Afterwards every poll returns nothing, without an error.
+_FATAL = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})
 # The partition stands nowhere: seek it again.
 _POSITION_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 _START_AND_END = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -69,6 +72,7 @@ class ConfluentConsumer:
         self._changes: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
+        self._fatal_error = ""
         access = KafkaAccess(bootstrap_servers)
         both: dict[str, Any] = {
             "topic.metadata.refresh.interval.ms": METADATA_MAX_AGE_MS,
@@ -107,6 +111,8 @@ class ConfluentConsumer:
                     "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
                     "session.timeout.ms": SESSION_TIMEOUT_MS,
                     "heartbeat.interval.ms": HEARTBEAT_INTERVAL_MS,
+                    "error_cb": self._note_if_fatal,
+                    "on_commit": self._note_if_fatal,
                 },
             )
             self._consumer.subscribe(
@@ -114,8 +120,9 @@ class ConfluentConsumer:
             )
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
-        """See Consumer."""
+        """See Consumer. Raises ConsumerBroken at every poll after a fatal error."""
         with _translated():
+            # Calls the callbacks for errors and for finished commits as well.
             messages = self._consumer.consume(MAX_POLL_RECORDS, timeout_seconds)
         polled: dict[Place, list[Record]] = {}
         message: Any
@@ -137,6 +144,8 @@ class ConfluentConsumer:
             else:
                 polled[place] = [record]
                 self._ends.pop(place, None)
+        if self._fatal_error:
+            raise ConsumerBroken(self._fatal_error)
         self._look_at_topics(polled.keys())
         return polled
 
@@ -231,8 +240,12 @@ class ConfluentConsumer:
             self._doubted_at = time.monotonic()
         elif error.code() == KafkaError._LOG_TRUNCATION:
             raise LogTruncated(f"{place[0]}[{place[1]}]: {error.str()}")
-        elif error.fatal():
-            raise ConsumerBroken(error.str())
+        else:
+            self._note_if_fatal(error)
+
+    def _note_if_fatal(self, error: KafkaError | None, _committed: object = None) -> None:
+        if error is not None and (error.fatal() or error.code() in _FATAL):
+            self._fatal_error = self._fatal_error or error.str()
 
     def _look_at_topics(self, polled: AbstractSet[Place]) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ from kafka import TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
+    FencedInstanceIdError,
     IllegalStateError,
     KafkaError,
     LogTruncationError,
@@ -89,6 +90,7 @@ class KafkaPythonConsumer:
         """See Consumer."""
         with _translated():
             try:
+                self._raise_if_fenced()
                 self._finish_joining()
                 self._take_up_parked()
                 polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
@@ -114,6 +116,15 @@ class KafkaPythonConsumer:
             ]
             for place, records in polled.items()
         }
+
+    def _raise_if_fenced(self) -> None:
+        # kafka-python 3.0.12 ends the heartbeats of a member that is fenced, logs that, and polls on without
+        # records. It also pauses them while it joins; both marks of that change under this lock.
+        coordinator = self._consumer._coordinator
+        with coordinator._lock:
+            ended = not coordinator._heartbeat_enabled and not coordinator.rejoining
+            if ended and coordinator.stable():
+                raise FencedInstanceIdError(f"another consumer has the name {coordinator.group_instance_id}")
 
     def _finish_joining(self) -> None:
         # kafka-python 3.0.12 forgets a join under way when a poll ends between its two answers: the group
@@ -226,7 +237,8 @@ class KafkaPythonConsumer:
             TopicPartition(*place): OffsetAndMetadata(offset, "", -1) for place, offset in watermarks.items()
         }
         if offsets:
-            with _translated():
+            # The next poll raises it as well.
+            with _translated(), suppress(FencedInstanceIdError):
                 self._consumer.commit_async(offsets)
 
     def close(self) -> None:

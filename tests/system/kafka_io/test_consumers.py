@@ -7,12 +7,19 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import TypeAlias
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from sluice.kafka_io.confluent_consumer import ConfluentConsumer
-from sluice.kafka_io.consumer import MAX_POLL_RECORDS, Consumer, ConsumerBroken, LogTruncated
+from sluice.kafka_io.consumer import (
+    MAX_POLL_RECORDS,
+    SESSION_TIMEOUT_MS,
+    Consumer,
+    ConsumerBroken,
+    LogTruncated,
+)
 from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.records import Record
@@ -23,8 +30,12 @@ from tests.waiting import wait_until
 POLL_SECONDS = 0.05
 GONE_SECONDS = 3.0  # longer than any fetch is put off after an error
 ROUNDS = 5  # one does not always meet the moment
+FENCED_SECONDS = (
+    5 * SESSION_TIMEOUT_MS / 1000
+)  # a heartbeat, three a session, reports it: room for a busy machine
 MANY = 3 * MAX_POLL_RECORDS  # more than one poll returns of what one fetch brought
-CLIENTS: tuple[type[ConfluentConsumer | KafkaPythonConsumer], ...] = (ConfluentConsumer, KafkaPythonConsumer)
+AnyConsumer: TypeAlias = ConfluentConsumer | KafkaPythonConsumer
+CLIENTS: tuple[type[AnyConsumer], ...] = (ConfluentConsumer, KafkaPythonConsumer)
 _numbers = itertools.count(1)
 
 
@@ -245,6 +256,55 @@ def test_members_of_both_clients_share_a_group(kafka: Stack, topic: str) -> None
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_without_a_broker_there_is_no_consumer(client: type[ConfluentConsumer | KafkaPythonConsumer]) -> None:
+def test_without_a_broker_there_is_no_consumer(client: type[AnyConsumer]) -> None:
     with pytest.raises(ConsumerBroken):
         client("127.0.0.1:1", group="nobody", instance=None, topics=["nothing"])
+
+
+def _is_broken(consumer: Consumer) -> bool:
+    try:
+        consumer.poll(POLL_SECONDS)
+    except ConsumerBroken:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("heard_by", ["heartbeat", "commit"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_member_fenced_by_its_namesake_is_broken_at_every_poll(
+    kafka: Stack, producer: KafkaProducer, topic: str, client: type[AnyConsumer], heard_by: str
+) -> None:
+    """The client reports the fatal error once, or not at all, and then polls without records for ever."""
+    places = {(topic, 0), (topic, 1)}
+
+    def join() -> Consumer:
+        return client(
+            kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance="same", topics=[topic]
+        )
+
+    def has_joined(member: Consumer) -> bool:
+        member.poll(POLL_SECONDS)
+        return member.assignment() == places and not is_rejoining(member)
+
+    def is_fenced() -> bool:
+        if heard_by == "commit":
+            fenced.commit(dict.fromkeys(places, 0))
+        second.poll(POLL_SECONDS)
+        return _is_broken(fenced)
+
+    fenced = join()
+    wait_until(lambda: has_joined(fenced), timeout_seconds=30, what="the first member has the partitions")
+    with closing(join()) as second:
+        wait_until(lambda: has_joined(second), timeout_seconds=30, what="its namesake has the partitions")
+        wait_until(is_fenced, timeout_seconds=FENCED_SECONDS, what="the first member is broken")
+        assert _is_broken(fenced), "the error is forgotten"
+        fenced.close()
+        for place in places:
+            second.seek(place, 0)
+        _produce(producer, topic, 0, 10)
+        _poll_until(second, {}, (topic, 0), 10)
+
+
+def is_rejoining(member: Consumer) -> bool:
+    """Returns True if a client of kafka-python is about to send a join request: its answer is an error."""
+    return isinstance(member, KafkaPythonConsumer) and member._consumer._coordinator.need_rejoin()
