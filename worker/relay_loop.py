@@ -1,6 +1,6 @@
-"""One visit of the relay: it stays as long as something comes, and leaves so that nobody's call is lost.
+"""One run of the relay: it lasts as long as events keep coming, and ends without losing a notification.
 
-A visit costs its message, its task and its events; at hundreds of commits a second those would cost more than
+A run costs its message, its task and its events; at hundreds of commits a second those would cost more than
 the sending. So the relay stays for a while, and while it is there nobody need call it.
 """
 
@@ -25,7 +25,7 @@ class Wakeup(Protocol):
         """Calls the relay, unless it was called or is there."""
 
     def hold(self, milliseconds: int) -> None:
-        """Whoever rings now need not."""
+        """A notification is unnecessary while the key is held."""
 
     def release(self) -> None:
         """From now on ringing calls."""
@@ -57,7 +57,7 @@ class RelayLoop:
         finally:
             self._wakeup.release()
         # The last look comes after the release: who committed before it found the wakeup held and left, who
-        # commits after it rings.
+        # commits after it notifies.
         self._dispatch()
         if self._send():
             self._wakeup.notify()

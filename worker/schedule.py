@@ -21,7 +21,7 @@ def _every(seconds: float, task: str, queue: str) -> dict[str, Any]:
 
 
 SCHEDULE = {
-    # The safety net under the kicks, and what dispatches calls whose back-off is over.
+    # The safety net under the wake-ups, and what dispatches calls whose back-off is over.
     "relay and dispatch": _every(1.0, RELAY_TASK, RELAY_QUEUE),
     "rebuilds": _every(1.0, START_REBUILDS_TASK, MAINTENANCE_QUEUE),
     "leases": _every(5.0, EXPIRE_CLAIMS_TASK, MAINTENANCE_QUEUE),

@@ -15,7 +15,7 @@ from sluice.tasks.apply.apply import Applied
 
 
 class WorkerMetrics:
-    """Written by the worker's loop alone; per batch and per visit, never per record."""
+    """Written by the worker's loop alone; per batch and per relay run, never per record."""
 
     def __init__(self) -> None:
         self._batch_seconds = histogram(metrics.WORKER_BATCH_SECONDS)

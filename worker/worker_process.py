@@ -78,7 +78,7 @@ class WorkerProcess:
             self._wakeup.notify()
 
     def relay(self) -> None:
-        """One visit of the relay: dispatches calls that are due, publishes the outbox."""
+        """One run of the relay: dispatches calls that are due, publishes the outbox."""
         with _Outages(self._relay_session, "relay"):
             self._metrics.note_run()
             RelayLoop(self._wakeup, send=self._send, dispatch=self._dispatch).run()

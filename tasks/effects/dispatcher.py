@@ -1,4 +1,4 @@
-"""Tells the effect workers which calls are due. Postgres knows; a message is only a doorbell."""
+"""Publishes a task for each due call. Postgres stores what is due; a lost message is published again."""
 
 from collections.abc import Callable
 

@@ -69,9 +69,9 @@ def shown(collectors: list[Collector]) -> dict[tuple[str, ...], float]:
 def test_it_serves_what_it_is_given_and_the_process_until_it_is_closed(
     endpoint: MetricsEndpoint, port: int
 ) -> None:
-    visits = counter(metrics.RELAY_RUNS)
-    visits.inc(3)
-    endpoint.open([visits])
+    runs = counter(metrics.RELAY_RUNS)
+    runs.inc(3)
+    endpoint.open([runs])
     samples = scrape(port) or {}
     assert ours(samples) == {"sluice_relay_runs_total"}
     assert samples["sluice_relay_runs_total", ()] == 3
@@ -137,9 +137,9 @@ def test_what_a_bridge_counts() -> None:
     bridge.note_read("t", 3)
     bridge.note_published(queue.send(0).slices)
     bridge.note_resent([Resend.WIPED, Resend.WIPED, Resend.SILENT])
-    holdings = holding({PLACE: assignment()})
-    holdings.take(PLACE, [record(offset) for offset in range(5)], 0)
-    bridge.measure(holdings, postgres_up=True, redis_up=False)
+    inflight = holding({PLACE: assignment()})
+    inflight.take(PLACE, [record(offset) for offset in range(5)], 0)
+    bridge.measure(inflight, postgres_up=True, redis_up=False)
     found = shown(bridge.collectors())
     assert {name for name, *_ in found} == {m.name for m in CATALOGUE if m.exporter is Exporter.BRIDGE}
     resent = {key[1]: value for key, value in found.items() if key[0] == metrics.BRIDGE_RESENT_LANES.name}
@@ -149,7 +149,7 @@ def test_what_a_bridge_counts() -> None:
     assert one_value == {
         metrics.BRIDGE_PUBLISHED_MESSAGES.name: 1,
         metrics.BRIDGE_PUBLISHED_RECORDS.name: 3,
-        metrics.BRIDGE_HELD_BYTES.name: holdings.partitions[PLACE].held_bytes,
+        metrics.BRIDGE_HELD_BYTES.name: inflight.partitions[PLACE].held_bytes,
         metrics.BRIDGE_SPAN_RECORDS.name: 5,
         metrics.BRIDGE_PARTITIONS.name: 1,
         metrics.BRIDGE_POSTGRES_UP.name: 1,

@@ -1,4 +1,4 @@
-"""A visit of the relay loses no call, whenever others commit; and it ends."""
+"""A run of the relay loses no notification, whenever others commit; and it ends."""
 
 from collections.abc import Callable
 
@@ -72,18 +72,18 @@ class World:
         self.doing()
         self.now += seconds
 
-    def visit(self, kind: type[RelayLoop] = RelayLoop) -> None:
+    def run_relay(self, kind: type[RelayLoop] = RelayLoop) -> None:
         """What follows a call."""
         self.calls -= 1
         kind(self, send=self.send, dispatch=self.dispatch, clock=lambda: self.now, sleep=self.sleep).run()
 
 
 def play(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
-    """Visits as long as somebody calls; then nothing may wait."""
+    """Runs as long as it is notified; then nothing may wait."""
     world = World(commits)
     world.commit()
     while world.calls:
-        world.visit(kind)
+        world.run_relay(kind)
         # Those who commit later, when nobody is there.
         world.step = max(world.step, world.commits[0]) if world.commits and not world.calls else world.step
         if not world.calls:
@@ -118,14 +118,14 @@ def test_a_last_look_before_the_release_would_lose_a_call() -> None:
 )
 def test_it_stays_while_something_comes_and_no_longer(sends: Callable[[float], int], seconds: float) -> None:
     world = World([])
-    visit = RelayLoop(
+    loop = RelayLoop(
         world,
         send=lambda: sends(world.now),
         dispatch=world.dispatch,
         clock=lambda: world.now,
         sleep=world.sleep,
     )
-    visit.run()
+    loop.run()
     assert seconds <= world.now <= seconds + 2 * LOOK_SECONDS
     assert world.calls == (1 if seconds == STAY_SECONDS else 0), "called again where there was more"
     gaps = [later - earlier for earlier, later in zip(world.dispatched, world.dispatched[1:], strict=False)]
@@ -134,14 +134,14 @@ def test_it_stays_while_something_comes_and_no_longer(sends: Callable[[float], i
 
 def test_behind_a_full_page_it_does_not_pause() -> None:
     world, pages = World([]), [FULL_RECORDS] * 5
-    visit = RelayLoop(
+    loop = RelayLoop(
         world,
         send=lambda: pages.pop() if pages else 0,
         dispatch=world.dispatch,
         clock=lambda: world.now,
         sleep=world.sleep,
     )
-    visit.run()
+    loop.run()
     assert world.now <= LINGER_SECONDS + 2 * LOOK_SECONDS
 
 
