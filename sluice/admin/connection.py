@@ -1,17 +1,33 @@
-"""The session of a command."""
+"""What every operation starts with: a session, the code's declarations, the addresses of the services."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import MappingProxyType
+from typing import NamedTuple
 
 from sluice.db.connection import Session
-from sluice.runtime.service_urls import read_addresses
-from sluice.runtime.settings import read_settings
+from sluice.runtime.service_urls import StackUrls, read_addresses
+from sluice.runtime.settings import Settings, read_settings
+from sluice.tasks.fold.registry import Registry, collect_handlers
+
+
+class Installation(NamedTuple):
+    """The settings of this process, what its handlers declare, and where the services are."""
+
+    settings: Settings
+    registry: Registry
+    urls: StackUrls
+
+
+def read_installation() -> Installation:
+    """Reads the environment and imports the handlers. Raises SettingsError or HandlersRefused."""
+    settings = read_settings()
+    return Installation(settings, collect_handlers(settings.handlers), read_addresses(settings))
 
 
 @contextmanager
 def connected(name: str, *, plans: Mapping[str, str] = MappingProxyType({})) -> Iterator[Session]:
-    """Its one session, `name` being what Postgres calls it by. Raises SettingsError."""
+    """Yields a session that Postgres shows as `name`. Raises SettingsError."""
     url = read_addresses(read_settings()).database_url
     with closing(Session(url, application_name=name, plans=plans)) as session:
         yield session

@@ -31,7 +31,7 @@ COMMANDS = {
     "outbox": "sluice.cli.outbox:outbox_app",
     "effects": "sluice.cli.effects:effects_app",
     "dlq": "sluice.cli.dlq:dlq_app",
-    "rebuild": "sluice.cli.rebuild.rebuild:rebuild_app",
+    "rebuild": "sluice.cli.rebuild:rebuild_app",
     "audit": "sluice.cli.audit:audit_app",
     "queue": "sluice.cli.queue:queue_app",
 }

@@ -1,5 +1,7 @@
 """Checkpoints made and dropped, and what a generation that begins at one lacks of late events."""
 
+import re
+
 from psycopg2.errors import UniqueViolation
 
 from sluice.admin.decisions import OperationRefused
@@ -11,10 +13,12 @@ from sluice.db.apply.identities import load_outcomes
 from sluice.db.connection import Session
 from sluice.db.projections import generation_deaths, generation_tables, generations
 from sluice.db.projections.checkpoints import (
+    MAX_NAME_BYTES,
     Checkpoint,
     checkpoint_table,
     delete_checkpoint,
     insert_checkpoint,
+    read_checkpoints,
     read_letters_since,
 )
 from sluice.db.projections.comparison import ONE_SNAPSHOT
@@ -26,6 +30,25 @@ from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.rebuild.rebuild_lane import judge_record
 from sluice.tasks.redrive import decode_letter
+
+_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_BYTES - 1}}}")
+
+
+def check_checkpoint(session: Session, projection: str, name: str, *, drop: bool) -> None:
+    """Raises OperationRefused if the checkpoint cannot be made, or with `drop` if it cannot be dropped."""
+    if not _NAME.fullmatch(name):
+        raise OperationRefused(
+            f"{name!r}: small letters, digits and _, {MAX_NAME_BYTES} at most, a letter first"
+        )
+    if projection not in generations.read_projection_snapshot(session).live:
+        raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
+    exists = name in {one.checkpoint for one in read_checkpoints(session, projection)}
+    if drop and not exists:
+        raise OperationRefused(f"{projection} has no checkpoint {name}")
+    if exists and not drop:
+        raise OperationRefused(
+            f"{projection} has a checkpoint {name} already: take another name, or --drop it"
+        )
 
 
 def take_late_letters(

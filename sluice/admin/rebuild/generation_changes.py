@@ -1,5 +1,7 @@
 """What `sluice rebuild` changes, each under the locks that make it one step for live traffic."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from sluice.admin.decisions import OperationRefused
@@ -13,14 +15,20 @@ from sluice.admin.rebuild.generation_locks import (
     require_generation,
     require_lockstep,
 )
+from sluice.admin.rebuild.preflight import swap_refusals, table_refusals
+from sluice.admin.rebuild.rebuild_plan import require_declared
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.connection import Session
 from sluice.db.projections import generation_lag, generation_tables, generations
 from sluice.db.projections.checkpoints import Checkpoint, place_lanes
+from sluice.db.projections.generation_deaths import read_deaths
+from sluice.db.projections.generation_reports import read_newest_report
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.rebuilt_partitions import end_rebuild, try_rebuild
 from sluice.db.tables import generation_name
+from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK, apply_queue, make_celery
 from sluice.runtime.fault_points import faults
+from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
 
 # A reader in a long query has the view: nobody is to wait for him with all queues locked.
@@ -97,6 +105,24 @@ def _begin(
     return number
 
 
+def call_workers(session: Session, settings: Settings, projection: str, generation: int) -> None:
+    """Sends the generation's tasks to the rebuild workers now; otherwise beat sends them later."""
+    with make_celery(settings) as app:
+        for what in generation_lag.read_lagging(session):
+            if what[:2] == (projection, generation):
+                queue = apply_queue(REBUILD_QUEUE)
+                app.send_task(REBUILD_TASK, args=list(what), queue=queue, retry=False, ignore_result=True)
+
+
+def require_rebuilt(session: Session, projection: str, number: int | None) -> Generation:
+    """Returns the generation whose pace is to change: by default the one being built.
+
+    Raises OperationRefused.
+    """
+    states = ("building",) if number is None else ("building", "ready", "retired")
+    return require_generation(session, projection, number, states, "nothing is rebuilt in it")
+
+
 def set_pace(
     session: Session, generation: Generation, *, paused: bool, rate: int | None, decision: Decision
 ) -> None:
@@ -105,6 +131,18 @@ def set_pace(
         generations.set_pace(session, generation.projection, generation.generation, paused=paused, rate=rate)
         details = {"generation": generation.generation, "paused": paused, "rate": rate}
         insert_audits(session, decision, [(generation.projection, as_json(details))])
+
+
+def require_building(session: Session, projection: str, number: int | None) -> Generation:
+    """Returns the generation that `cancel` ends. Raises OperationRefused."""
+    what = "only a generation that is being built can be cancelled"
+    return require_generation(session, projection, number, ("building",), what)
+
+
+def require_ended(session: Session, projection: str, number: int | None) -> Generation:
+    """Returns the generation that `drop` removes. Raises OperationRefused."""
+    what = "only a retired, failed or ready generation can be dropped"
+    return require_generation(session, projection, number, ("retired", "failed", "ready"), what)
 
 
 def drop(session: Session, generation: Generation, decision: Decision) -> None:
@@ -119,12 +157,60 @@ def drop(session: Session, generation: Generation, decision: Decision) -> None:
         insert_audits(session, decision, [(generation.projection, as_json(details))])
 
 
+class SwapPlan(NamedTuple):
+    """The generation that becomes live, and the number of the one that is live now."""
+
+    generation: Generation
+    live: int
+
+
+def plan_swap(
+    session: Session, registry: Registry, projection: str, number: int | None, *, back: bool
+) -> SwapPlan:
+    """Returns what a swap would do. Raises OperationRefused with every reason against it."""
+    require_declared(registry, projection)
+    generation = _previous(session, projection, number) if back else _ready(session, projection, number)
+    live = generations.read_projection_snapshot(session).live[projection]
+    columns = [column.name for column in registry.projection_tables[projection].columns]
+    table = generation_tables.read_table(session, generation.table)
+    view = generation_tables.read_table(session, projection)
+    refusals = list(table_refusals(projection, generation.generation, columns, table, view))
+    if not generation.has_been_live:
+        report = read_newest_report(session, projection, generation.generation)
+        refusals += swap_refusals(
+            differing=report.differing if report else None,
+            against=report.against if report else None,
+            live=live,
+            approved=bool(report and report.approved_at),
+            deaths=read_deaths(session, projection, generation.generation, 0)[0],
+        )
+    if refusals:
+        raise OperationRefused(f"generation {generation.generation} of {projection}: {'; '.join(refusals)}")
+    return SwapPlan(generation, live)
+
+
+def _ready(session: Session, projection: str, number: int | None) -> Generation:
+    what = "only one that is ready can be swapped in"
+    return require_generation(session, projection, number, ("ready",), what)
+
+
+def _previous(session: Session, projection: str, number: int | None) -> Generation:
+    """Returns the generation of this number, by default the one that was live last."""
+    read = generations.read_generations(session, projection)
+    retired = [one for one in read if one.state == "retired"]
+    if number is None and retired:
+        number = max(retired, key=lambda one: (one.live_at is not None, one.live_at)).generation
+    what = "only one that was live before can come back"
+    return require_generation(session, projection, number, ("retired",), what)
+
+
 def swap(session: Session, registry: Registry, generation: Generation, decision: Decision) -> int:
     """Readers see this generation from now on; the one they saw before, which is kept in sync from now on.
 
     One short transaction under the locks of all queues. Raises Behind or Held: nothing has changed then. May
     run again after being killed anywhere.
     """
+    faults.reach("swap.before")
     projection = generation.projection
     table = registry.projection_tables[projection]
     columns = [column.name for column in table.columns]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.patience import NotYet
 from sluice.db.connection import Session
 from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.generation_lag import read_lane_states
@@ -17,12 +18,21 @@ COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
-class Behind(Exception):
-    """Lanes of the generation are behind live just now: it may be otherwise in a moment."""
+ADVICE = "Do workers of its revision run, on the entity types' queues and on `rebuild`?"
 
 
-class Held(OperationRefused):
-    """Somebody holds a lock that is needed: it may be otherwise in a moment. Nothing was changed."""
+class Behind(NotYet):
+    """Lanes of the generation are behind live at this moment."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, ADVICE)
+
+
+class Held(NotYet, OperationRefused):
+    """Another process holds a lock that the operation needs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, ADVICE)
 
 
 def require_generation(

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
-from sluice.admin.rebuild.generation_locks import require_lockstep
+from sluice.admin.rebuild.generation_locks import require_generation, require_lockstep
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.connection import Session
 from sluice.db.projections import generation_deaths, generation_lanes, generation_reports, generations
@@ -43,14 +44,34 @@ def _sums(found: Comparison, name: str) -> dict[str, str]:
 SHOWN_DEATHS = 20
 
 
+def require_comparable(session: Session, projection: str, number: int | None, *, verb: str) -> Generation:
+    """Returns the generation that is to be compared or approved. Raises OperationRefused."""
+    what = f"only one that is ready can be {verb}"
+    return require_generation(session, projection, number, ("ready", "retired"), what)
+
+
+def require_report(session: Session, generation: Generation) -> generation_reports.Report:
+    """Returns the generation's newest report. Raises OperationRefused if it was never compared."""
+    report = generation_reports.read_newest_report(session, generation.projection, generation.generation)
+    if report is None:
+        raise OperationRefused(
+            f"generation {generation.generation} was never compared:"
+            f" `sluice rebuild diff {generation.projection}`"
+        )
+    return report
+
+
 def compare(
     session: Session,
     registry: Registry,
     generation: Generation,
     *,
-    say: Callable[[Comparison], None] = lambda _: None,
+    compared: Callable[[Comparison], object] = lambda _: None,
 ) -> generation_reports.Report:
-    """Compares with the live generation at one cut, and stores what was found. Raises Behind."""
+    """Compares with the live generation at one cut, and stores what was found. Raises Behind.
+
+    Passes the counts so far to `compared` after each chunk.
+    """
     projection = generation.projection
     with session.transaction(ONE_SNAPSHOT):
         session.command(PATIENCE)
@@ -64,7 +85,7 @@ def compare(
         )
         found = Comparison()
         for found in comparer.run():
-            say(found)
+            compared(found)
         passed = generation_lanes.read_passed(session, projection, generation.generation)
         deaths = generation_deaths.read_deaths(session, projection, generation.generation, SHOWN_DEATHS)
         document = report_document(found, passed, deaths)

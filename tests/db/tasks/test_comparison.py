@@ -121,7 +121,9 @@ def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch)
             thing_set(offset, f"k{rng.randrange(30):02}", offset), thing_set(offset + 1, f"n{offset}", 1)
         )
 
-    report = reporting.compare(bench.session, bench.registry, bench.generation(number), say=an_event_comes)
+    report = reporting.compare(
+        bench.session, bench.registry, bench.generation(number), compared=an_event_comes
+    )
     assert bench.rows(1) != bench.rows(number)
     bench.close()
     other.close()

@@ -16,7 +16,7 @@ from sluice.admin.rebuild.preflight import (
     swap_refusals,
     table_refusals,
 )
-from sluice.admin.rebuild.progress import reached_of
+from sluice.admin.rebuild.rebuild_progress import reached_of
 from sluice.db.projections.checkpoints import CheckpointLane
 from sluice.db.projections.generation_lag import LaneState
 from sluice.db.projections.generation_tables import TableFacts

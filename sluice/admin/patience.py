@@ -1,0 +1,50 @@
+"""Retries an operation that live traffic prevents for a moment: a lane is behind, or a queue is locked."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sluice.admin.decisions import OperationRefused
+
+T = TypeVar("T")
+RETRY_SECONDS = 0.2
+REPORT_SECONDS = 2.0
+
+
+class NotYet(Exception):
+    """The operation changed nothing, since it is not possible at this moment; it may be possible soon.
+
+    `advice` says what to check if this lasts.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        self.advice = advice
+        super().__init__(reason)
+
+
+def until_possible(
+    attempt: Callable[[], T],
+    patience_seconds: float,
+    *,
+    waiting: Callable[[str], object] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> T:
+    """Calls `attempt` until it no longer raises NotYet, and returns its result.
+
+    Passes the reason to `waiting` every REPORT_SECONDS. Raises OperationRefused after `patience_seconds`.
+    """
+    until, reported_at = clock() + patience_seconds, float("-inf")
+    while True:
+        try:
+            return attempt()
+        except NotYet as why:
+            now = clock()
+            if now >= until:
+                raise OperationRefused(
+                    f"after {patience_seconds:.0f} s {why}: nothing was changed. {why.advice}"
+                ) from why
+            if now - reported_at >= REPORT_SECONDS:
+                reported_at = now
+                waiting(str(why))
+            sleep(RETRY_SECONDS)

@@ -1,0 +1,115 @@
+"""How far a generation is, and following it until it is ready."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sluice.admin.decisions import OperationRefused
+from sluice.db.connection import Session
+from sluice.db.projections.generation_deaths import read_deaths
+from sluice.db.projections.generation_lag import LaneState, read_lane_states
+from sluice.db.projections.generation_lanes import FOLDED, read_passed
+from sluice.db.projections.generation_reports import read_newest_report
+from sluice.db.projections.generations import Generation, read_generations
+
+READ_SECONDS = 0.5
+MOST_DEATHS = 20  # that a document names
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a generation is: `done` of `total` records, by their offsets, and lanes that lag."""
+
+    done: int
+    total: int
+    lagging_lanes: int
+    lagging_partitions: int
+
+
+def reached_of(lanes: Iterable[LaneState]) -> Reached:
+    """The lanes of a partition share its offsets: each stands for its part of them. Pure."""
+    by_partition: dict[tuple[str, int], list[LaneState]] = {}
+    for lane in lanes:
+        by_partition.setdefault((lane.topic, lane.partition), []).append(lane)
+    done = total = 0.0
+    for own in by_partition.values():
+        done += sum(min(lane.generation, lane.live) + 1 for lane in own) / len(own)
+        total += sum(lane.live + 1 for lane in own) / len(own)
+    lagging = [
+        (place, lane) for place, own in by_partition.items() for lane in own if lane.generation < lane.live
+    ]
+    return Reached(int(done), int(total), len(lagging), len({place for place, _ in lagging}))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a generation is now, and how many events per second it has read since it is followed."""
+
+    reached: Reached
+    events_per_second: float
+
+
+def follow(
+    session: Session,
+    projection: str,
+    generation: int,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Iterator[Moved]:
+    """Yields how far the generation is, every READ_SECONDS, and ends when the generation is ready.
+
+    Raises OperationRefused if the generation fails, is paused or is dropped in the meantime.
+    """
+    began = clock()
+    while is_building(session, projection, generation):
+        reached = reached_of(read_lane_states(session, projection, generation))
+        records = sum(read_passed(session, projection, generation).values())
+        seconds = clock() - began
+        yield Moved(reached, records / seconds if seconds > 0 else 0.0)
+        sleep(READ_SECONDS)
+
+
+def is_building(session: Session, projection: str, generation: int) -> bool:
+    """Returns False once the generation is ready.
+
+    Raises OperationRefused if the generation failed, is paused or was dropped.
+    """
+    name = f"{projection}, generation {generation}"
+    found = [one for one in read_generations(session, projection) if one.generation == generation]
+    if not found:
+        raise OperationRefused(f"{name} was dropped meanwhile")
+    if found[0].state == "failed":
+        raise OperationRefused(f"{name} failed: {found[0].failed_reason}")
+    if found[0].state != "building":
+        return False
+    if found[0].paused:
+        raise OperationRefused(f"{name} is paused: `sluice rebuild resume {projection}` goes on")
+    return True
+
+
+def generation_document(session: Session, one: Generation) -> dict[str, Any]:
+    """Returns the generation as a JSON object, with how far it is unless it is live."""
+    document: dict[str, Any] = one._asdict()
+    if one.state == "live":
+        return document
+    passed = read_passed(session, one.projection, one.generation)
+    deaths, first = read_deaths(session, one.projection, one.generation, MOST_DEATHS)
+    report = read_newest_report(session, one.projection, one.generation)
+    reached = reached_of(read_lane_states(session, one.projection, one.generation))
+    return document | {
+        "done": reached.done,
+        "total": reached.total,
+        "lagging_lanes": reached.lagging_lanes,
+        "folded": passed.pop(FOLDED),
+        "passed_over": passed,
+        "died_in_generation": {"count": deaths, "first": [death._asdict() for death in first]},
+        "report": report
+        and {
+            "against": report.against,
+            "made_at": report.made_at,
+            "differing": report.differing,
+            "approved_by": report.approved_by,
+        },
+    }

@@ -1,0 +1,133 @@
+"""`sluice rebuild`: the group of commands, and those that only read or compare."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sluice.admin.connection import connected, read_installation
+from sluice.admin.decisions import decide
+from sluice.admin.documents import as_json
+from sluice.admin.patience import until_possible
+from sluice.admin.rebuild import report as reporting
+from sluice.admin.rebuild.rebuild_plan import make_plan, require_declared
+from sluice.admin.rebuild.rebuild_progress import generation_document
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.printing import AsJson
+from sluice.cli.rebuild_change import cancel, checkpoint, drop, pause, resume, start, swap
+from sluice.cli.rebuild_options import (
+    DEFAULT_PATIENCE_SECONDS,
+    FromCheckpoint,
+    Number,
+    Patience,
+    Projection,
+    report_waiting,
+)
+from sluice.cli.rebuild_tables import plan_document, plan_lines, report_document, report_lines, status_lines
+from sluice.db.connection import Session
+from sluice.db.projections.checkpoints import read_checkpoints
+from sluice.db.projections.comparison import Comparison
+from sluice.db.projections.generation_reports import Report
+from sluice.db.projections.generation_tables import read_table
+from sluice.db.projections.generations import Generation, read_generations
+from sluice.tasks.fold.registry import Registry
+
+WIDTH = 160  # of tables that have no room in 80 columns
+
+
+def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: AsJson = False) -> None:
+    """Say what a rebuild would read, how much it is, and what stands in its way. Changes nothing.
+
+    Exit code 1 if it would be refused.
+    """
+    _, registry, urls = read_installation()
+    with connected("sluice rebuild") as session:
+        found = make_plan(session, registry, urls, projection, checkpoint)
+    if as_json_:
+        typer.echo(as_json(plan_document(found)))
+    else:
+        Console(width=WIDTH).print(*plan_lines(found), sep="\n")
+    if found.refusals:
+        raise typer.Exit(1)
+
+
+def status(
+    projection: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Default: all projections.")
+    ] = None,
+    as_json_: AsJson = False,
+) -> None:
+    """Show the generations of projections: which is live, and how far the others are."""
+    with connected("sluice rebuild") as session:
+        found = [generation_document(session, one) for one in read_generations(session, projection)]
+        checkpoints = read_checkpoints(session, projection)
+    if as_json_:
+        typer.echo(as_json(found))
+    else:
+        Console(width=WIDTH).print(*status_lines(found, checkpoints), sep="\n")
+
+
+def diff(
+    projection: Projection,
+    generation: Number = None,
+    patience: Patience = DEFAULT_PATIENCE_SECONDS,
+    as_json_: AsJson = False,
+) -> None:
+    """Compare a generation with the live one, row by row, and keep the report.
+
+    Both are read as of one moment at which they had applied the same events.
+    Live traffic goes on. May be run any number of times; the last report counts.
+    """
+    registry = read_installation().registry
+    with connected("sluice rebuild") as session:
+        require_declared(registry, projection)
+        found = reporting.require_comparable(session, projection, generation, verb="compared")
+        report = until_possible(lambda: _compare(session, registry, found), patience, waiting=report_waiting)
+    if as_json_:
+        typer.echo(as_json(report_document(report)))
+    else:
+        Console(width=WIDTH).print(*report_lines(report), sep="\n")
+
+
+def approve(
+    projection: Projection,
+    reason: Reason,
+    generation: Number = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Approve the differences of the last report. A swap is refused without it."""
+    with connected("sluice rebuild") as session:
+        found = reporting.require_comparable(session, projection, generation, verb="approved")
+        report = reporting.require_report(session, found)
+        said = f"generation {found.generation} differs from {report.against} in {report.differing:,} rows"
+        if not dry_run:
+            require_confirmation(f"{said}; that is wanted.", yes=yes)
+            reporting.approve(session, report, decide("rebuild approve", reason))
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "report": report.id, "differing": report.differing}))
+    else:
+        typer.echo(f"{said}; {'it would be' if dry_run else 'it is'} approved")
+
+
+def _compare(session: Session, registry: Registry, found: Generation) -> Report:
+    rows = read_table(session, found.table).estimated_rows
+    console = Console(stderr=True)
+    columns = (TextColumn("rows compared"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=rows or None)
+
+        def show(so_far: Comparison) -> None:
+            progress.update(bar, completed=so_far.rows.total())
+
+        return reporting.compare(session, registry, found, compared=show)
+
+
+rebuild_app = typer.Typer(
+    help="A projection computed anew beside the live one, compared with it, and swapped in.",
+    no_args_is_help=True,
+)
+for command in (plan, start, status, pause, resume, cancel, diff, approve, swap, drop, checkpoint):
+    rebuild_app.command()(command)

@@ -1,0 +1,282 @@
+"""`sluice rebuild start|pause|resume|cancel|swap|drop|checkpoint`: what changes generations."""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sluice.admin.connection import connected, read_installation
+from sluice.admin.decisions import OperationRefused, decide
+from sluice.admin.documents import as_json
+from sluice.admin.patience import until_possible
+from sluice.admin.rebuild import generation_changes
+from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
+from sluice.admin.rebuild.rebuild_plan import make_plan
+from sluice.admin.rebuild.rebuild_progress import follow
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.printing import AsJson
+from sluice.cli.rebuild_options import (
+    DEFAULT_PATIENCE_SECONDS,
+    FromCheckpoint,
+    Number,
+    Patience,
+    Projection,
+    report_waiting,
+)
+from sluice.db.connection import Session
+from sluice.db.projections.generation_tables import read_table
+
+Rate = Annotated[
+    int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second, of all workers.")
+]
+LINE_SECONDS = 5.0  # between two lines of progress without a terminal
+
+
+def start(
+    projection: Projection,
+    reason: Reason,
+    rate: Rate = None,
+    checkpoint: FromCheckpoint = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Show the progress until the generation is ready.")
+    ] = True,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Begin a new generation of a projection, by the code as it is now.
+
+    Workers on the queue `rebuild` fill it from the beginning of the log, or from a
+    checkpoint on: then what came before it stays as the checkpoint has it. Readers
+    see nothing of it, live traffic goes on, no event is emitted and no call made.
+    Stopping this command stops nothing: `sluice rebuild status` tells the rest.
+    """
+    settings, registry, urls = read_installation()
+    with connected("sluice rebuild") as session:
+        plan = make_plan(session, registry, urls, projection, checkpoint)
+        if plan.refusals:
+            raise OperationRefused("; ".join(plan.refusals))
+        number = None
+        if not dry_run:
+            decision = decide("rebuild start", reason)
+            number = until_possible(
+                lambda: generation_changes.begin(
+                    session,
+                    registry,
+                    projection,
+                    rate=rate,
+                    compacted_topics=plan.compacted_topics,
+                    decision=decision,
+                    checkpoint=plan.checkpoint,
+                ),
+                DEFAULT_PATIENCE_SECONDS,
+                waiting=report_waiting,
+            )
+            generation_changes.call_workers(session, settings, projection, number)
+        records = f"{plan.records:,} records"
+        if number is None:
+            text = f"{projection} would get a generation of revision {plan.revision}: {records}"
+        else:
+            text = f"generation {number} of {projection} is building: {records} to read"
+        typer.echo(text, err=as_json_)
+        if number is not None and wait:
+            _show_progress(session, projection, number)
+            typer.echo(f"generation {number} is ready: `sluice rebuild diff {projection}`", err=as_json_)
+    if as_json_:
+        document = {"dry_run": dry_run, "projection": projection, "generation": number}
+        typer.echo(
+            as_json(document | {"revision": plan.revision, "records": plan.records, "from": checkpoint})
+        )
+
+
+def _show_progress(session: Session, projection: str, generation: int) -> None:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} events/s"),
+        TimeRemainingColumn(),
+    )
+    name = f"{projection}, generation {generation}"
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(name, total=None, rate="-")
+        printed_at = float("-inf")
+        for moved in follow(session, projection, generation):
+            done, total, rate = moved.reached.done, moved.reached.total, f"{moved.events_per_second:,.0f}"
+            progress.update(bar, completed=done, total=total, rate=rate)
+            if not console.is_terminal and time.monotonic() - printed_at >= LINE_SECONDS:
+                printed_at = time.monotonic()
+                typer.echo(f"{name}: {done:,} of {total:,}, {rate} events/s", err=True)
+
+
+def pause(
+    projection: Projection,
+    reason: Reason,
+    generation: Number = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Pause a rebuild after its current chunk. Lanes that do not lag are still kept in sync."""
+    _set_pace(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
+
+
+def resume(
+    projection: Projection,
+    reason: Reason,
+    rate: Rate = None,
+    generation: Number = None,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Let a rebuild go on, at --rate events a second, or as fast as it can."""
+    _set_pace(projection, reason, generation, dry_run, as_json_, paused=False, rate=rate)
+
+
+def _set_pace(
+    projection: str,
+    reason: str,
+    generation: int | None,
+    dry_run: bool,
+    as_json_: bool,
+    *,
+    paused: bool,
+    rate: int | None,
+) -> None:
+    with connected("sluice rebuild") as session:
+        found = generation_changes.require_rebuilt(session, projection, generation)
+        if not dry_run:
+            decision = decide(f"rebuild {'pause' if paused else 'resume'}", reason)
+            kept = found.rate if paused else rate
+            generation_changes.set_pace(session, found, paused=paused, rate=kept, decision=decision)
+    if as_json_:
+        document = {"dry_run": dry_run, "projection": projection, "generation": found.generation}
+        typer.echo(as_json(document | {"paused": paused, "rate": rate}))
+    else:
+        would = "would " if dry_run else ""
+        how = f" at {rate:,} events a second" if rate else ""
+        verb = (
+            ("stand still" if dry_run else "stands still") if paused else ("go on" if dry_run else "goes on")
+        )
+        typer.echo(f"the rebuild of generation {found.generation} of {projection} {would}{verb}{how}")
+
+
+def swap(
+    projection: Projection,
+    reason: Reason,
+    back: Annotated[bool, typer.Option("--back", help="To the generation that was live before.")] = False,
+    generation: Number = None,
+    patience: Patience = DEFAULT_PATIENCE_SECONDS,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Make another generation live: all readers see it at once.
+
+    Requires a diff report, approval of its differences, and a generation that has
+    caught up. The previous generation keeps receiving events, so `swap --back`
+    restores its rows (not its code) until you drop it.
+    """
+    registry = read_installation().registry
+    with connected("sluice rebuild") as session:
+        found, before = generation_changes.plan_swap(session, registry, projection, generation, back=back)
+        if not dry_run:
+            require_confirmation(
+                f"Readers of {projection} go from generation {before} to {found.generation}.", yes=yes
+            )
+            decision = decide("rebuild swap", reason)
+            until_possible(
+                lambda: generation_changes.swap(session, registry, found, decision),
+                patience,
+                waiting=report_waiting,
+            )
+    if as_json_:
+        document = {"dry_run": dry_run, "projection": projection, "from": before, "to": found.generation}
+        typer.echo(as_json(document))
+    else:
+        would = "would see" if dry_run else "see"
+        typer.echo(
+            f"readers of {projection} {would} generation {found.generation}; {before} is kept up with it"
+        )
+
+
+def drop(
+    projection: Projection,
+    reason: Reason,
+    generation: Number = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Drop a generation that is not live, with its rows. There is no way back to it."""
+    _end(projection, reason, generation, yes, dry_run, as_json_, "drop")
+
+
+def cancel(
+    projection: Projection,
+    reason: Reason,
+    generation: Number = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """End a rebuild that is under way and drop what it made. Live traffic notices nothing."""
+    _end(projection, reason, generation, yes, dry_run, as_json_, "cancel")
+
+
+def _end(
+    projection: str,
+    reason: str,
+    generation: int | None,
+    yes: bool,
+    dry_run: bool,
+    as_json_: bool,
+    verb: str,
+) -> None:
+    require = generation_changes.require_building if verb == "cancel" else generation_changes.require_ended
+    with connected("sluice rebuild") as session:
+        found = require(session, projection, generation)
+        rows = read_table(session, found.table).estimated_rows
+        said = f"generation {found.generation} of {projection}, {found.state}, some {rows:,} rows"
+        if not dry_run:
+            require_confirmation(f"{said}: it is dropped.", yes=yes)
+            decision = decide(f"rebuild {verb}", reason)
+            until_possible(
+                lambda: generation_changes.drop(session, found, decision),
+                DEFAULT_PATIENCE_SECONDS,
+                waiting=report_waiting,
+            )
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "projection": projection, "generation": found.generation}))
+    else:
+        typer.echo(f"{said}: {'would be ' if dry_run else ''}dropped")
+
+
+def checkpoint(
+    projection: Projection,
+    name: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its name: small letters, digits, _.")],
+    reason: Reason,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop it instead.")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Keep a copy of the live generation as of one moment, with where live was then.
+
+    `rebuild start --from CHECKPOINT` begins there: the way to compute the last
+    weeks anew when the topics no longer hold the beginning. Needs as much room as
+    the generation. Live traffic goes on.
+    """
+    with connected("sluice rebuild") as session:
+        check_checkpoint(session, projection, name, drop=drop)
+        if not dry_run and drop:
+            require_confirmation(f"Checkpoint {name} of {projection} is dropped.", yes=yes)
+            drop_checkpoint(session, projection, name, decide("rebuild checkpoint --drop", reason))
+        elif not dry_run:
+            make_checkpoint(session, projection, name, decide("rebuild checkpoint", reason))
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "projection": projection, "checkpoint": name, "drop": drop}))
+    else:
+        verb = "dropped" if drop else "kept"
+        typer.echo(f"checkpoint {name} of {projection}: {'would be ' if dry_run else ''}{verb}")

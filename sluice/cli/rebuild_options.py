@@ -1,0 +1,23 @@
+"""The arguments and options that several commands of `sluice rebuild` share."""
+
+from typing import Annotated
+
+import typer
+
+Projection = Annotated[str, typer.Argument(metavar="NAME", help="A projection.")]
+Number = Annotated[
+    int | None, typer.Option("--generation", metavar="N", help="Required if several generations qualify.")
+]
+Patience = Annotated[
+    float, typer.Option("--patience", metavar="SECONDS", help="How long to wait for lockstep and for locks.")
+]
+FromCheckpoint = Annotated[
+    str | None,
+    typer.Option("--from", metavar="CHECKPOINT", help="Begin there, not at the beginning of the log."),
+]
+DEFAULT_PATIENCE_SECONDS = 30.0
+
+
+def report_waiting(reason: str) -> None:
+    """Prints why an operation waits; to stderr, since stdout may be read as JSON."""
+    typer.echo(f"waiting: {reason}", err=True)
