@@ -1,8 +1,11 @@
 """Retries an operation that live traffic prevents for a moment: a lane is behind, or a queue is locked."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
 from sluice.admin.decisions import OperationRefused
 
@@ -48,3 +51,15 @@ def until_possible(
                 reported_at = now
                 waiting(str(why))
             sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def refused_if_queues_are_held(entity: str) -> Iterator[None]:
+    """Raises OperationRefused if a batch holds the lock of a queue of the entity type for too long."""
+    try:
+        yield
+    except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
+        raise OperationRefused(
+            f"a queue of entity type {entity} was in somebody's hand for too long: nothing was changed,"
+            " try again"
+        ) from error

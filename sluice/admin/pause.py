@@ -1,13 +1,12 @@
 """Pausing topics (a switch in Postgres) and entities (parked by hand), and resuming both."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import typer
-
 from sluice.admin.decisions import OperationRefused
 from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.rerouting import read_topic_routing
 from sluice.db.apply.guard import lock_queue
 from sluice.db.apply.parking import load_parked, park_entities
 from sluice.db.connection import Session
@@ -20,6 +19,7 @@ from sluice.db.delivery.switches import (
     set_switch,
 )
 from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.fold.registry import Registry
 from sluice.tasks.redrive import Redriver
 
 
@@ -43,14 +43,31 @@ def resume_topics(session: Session, topics: Sequence[str], decision: Decision) -
     return fresh
 
 
+def require_known_topic(session: Session, registry: Registry, topic: str) -> None:
+    """Raises OperationRefused if no module declares the topic and no bridge has ever read it."""
+    if topic not in registry.topics and read_topic_routing(session, topic) is None:
+        raise OperationRefused(
+            f"topic {topic} is declared by no module of SLUICE_HANDLERS, and was never read"
+        )
+
+
 def why_paused(session: Session, topic: str) -> str | None:
     """The reason; None: it is not paused."""
     return read_switch(session, TOPIC_PAUSED + topic)
 
 
 @contextmanager
-def topics_paused(session: Session, topics: Sequence[str], decision: Decision) -> Iterator[None]:
-    """Within it these topics are paused; those that were before stay so afterwards, whatever happens."""
+def topics_paused(
+    session: Session,
+    topics: Sequence[str],
+    decision: Decision,
+    *,
+    warn: Callable[[str], object] = lambda _: None,
+) -> Iterator[None]:
+    """Pauses these topics within the block, and resumes afterwards those that were not paused before.
+
+    Passes one sentence to `warn` if resuming fails: the topics stay paused then.
+    """
     before = read_paused_topics(session)
     ours = [topic for topic in topics if topic not in before]
     try:
@@ -61,7 +78,7 @@ def topics_paused(session: Session, topics: Sequence[str], decision: Decision) -
         try:
             resume_topics(session, ours, decision)
         except Exception:
-            typer.echo(f"sluice: still paused: {', '.join(ours)}; `sluice resume --topic …`", err=True)
+            warn(f"still paused: {', '.join(ours)}; `sluice resume --topic …`")
             raise
 
 

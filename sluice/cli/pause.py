@@ -5,17 +5,22 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.connection import connected
+from sluice.admin.connection import connected, read_installation
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
-from sluice.admin.pause import Resumed, park_by_hand, pause_topics, resume_entity, resume_topics, why_paused
+from sluice.admin.pause import (
+    Resumed,
+    park_by_hand,
+    pause_topics,
+    require_known_topic,
+    resume_entity,
+    resume_topics,
+    why_paused,
+)
 from sluice.cli.confirmation import DryRun, Reason
 from sluice.cli.printing import AsJson
-from sluice.db.admin.rerouting import read_topic_routing
 from sluice.db.apply.parking import load_parked
-from sluice.db.connection import BATCH_PLANS, Session
-from sluice.runtime.settings import read_settings
-from sluice.tasks.fold.registry import collect_handlers
+from sluice.db.connection import BATCH_PLANS
 from sluice.tasks.redrive import Redriver
 
 BLOCKED_EXIT_CODE = 1
@@ -45,7 +50,7 @@ def pause(
     decision = decide("pause", reason)
     with connected("sluice pause", plans=BATCH_PLANS) as session:
         if topic is not None:
-            _require_known(session, topic)
+            require_known_topic(session, read_installation().registry, topic)
             fresh = why_paused(session, topic) is None
             if not dry_run:
                 fresh = pause_topics(session, [topic], decision) == [topic]
@@ -86,7 +91,7 @@ def resume(
             assert key is not None
             fresh = bool(load_parked(session, entity, [key]))
             if fresh and not dry_run:
-                redriver = Redriver(session, collect_handlers(read_settings().handlers))
+                redriver = Redriver(session, read_installation().registry)
                 resumed = resume_entity(session, redriver, entity, key, decision)
     if as_json_:
         applied = None if resumed is None else asdict(resumed)
@@ -117,11 +122,3 @@ def _named(topic: str | None, entity: str | None, key: str | None) -> str:
     if topic is None and entity is not None and key is not None:
         return f"{entity} {key}"
     raise OperationRefused("say --topic TOPIC, or --entity ENTITY KEY")
-
-
-def _require_known(session: Session, topic: str) -> None:
-    declared = collect_handlers(read_settings().handlers).topics
-    if topic not in declared and read_topic_routing(session, topic) is None:
-        raise OperationRefused(
-            f"topic {topic} is declared by no module of SLUICE_HANDLERS, and was never read"
-        )

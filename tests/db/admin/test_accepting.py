@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from sluice.admin import accept as accept_module
+from sluice.admin.accept import accept_topic
 from sluice.admin.decisions import OperationRefused
-from sluice.admin.reroute import routing_changes
-from sluice.admin.reroute.routing_changes import accept_topic
 from sluice.db.admin.rerouting import TopicRouting, read_topic_routing
 from sluice.db.connection import Session
 from sluice.kafka_io.log_range import LogRange
@@ -119,7 +119,7 @@ def test_another_topic_of_the_entity_type_goes_on_where_it_was(bench: Bench, ses
 def test_lanes_of_other_topics_must_be_carried(
     bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing_changes, "carry_lanes", lambda *_, **__: 0)
+    monkeypatch.setattr(accept_module, "carry_lanes", lambda *_, **__: 0)
     with pytest.raises(AssertionError):
         claim_another_topic_goes_on(bench, session)
 

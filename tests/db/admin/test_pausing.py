@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from psycopg2.errors import UndefinedTable
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.pause import park_by_hand, pause_topics, resume_entity, resume_topics, topics_paused
@@ -66,6 +67,18 @@ def test_what_was_paused_for_a_while_is_resumed_whatever_happens(
     with pytest.raises(error):
         interrupted()
     assert set(read_paused_topics(session)) == {"by another"}
+
+
+def test_topics_that_could_not_be_resumed_are_named(bench: Bench, session: Session) -> None:
+    warnings: list[str] = []
+
+    def broken() -> None:
+        with topics_paused(session, ["a"], WHO, warn=warnings.append), session.transaction():
+            session.command("ALTER TABLE sluice.switches RENAME TO away")
+
+    with pytest.raises(UndefinedTable):
+        broken()
+    assert warnings == ["still paused: a; `sluice resume --topic …`"]
 
 
 def test_an_entity_waits_and_goes_on_in_order(bench: Bench, session: Session) -> None:

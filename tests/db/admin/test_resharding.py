@@ -2,9 +2,8 @@
 
 import pytest
 
-from sluice.admin.reroute import routing_changes
-from sluice.admin.reroute.reshard_plan import Resharded
-from sluice.admin.reroute.routing_changes import reshard_entity
+from sluice.admin import reshard as reshard_module
+from sluice.admin.reshard import Resharded, reshard_entity
 from sluice.bridge.assignment import Start, judge_assignment
 from sluice.db.admin import rerouting as rerouting_module
 from sluice.db.admin.rerouting import Unsettled
@@ -109,13 +108,13 @@ def test_epochs_of_partitions_must_follow(
     bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant = mutated(rerouting_module, "    session.run(RAISE_PARTITION_EPOCHS, entity, epoch)\n", "")
-    monkeypatch.setattr(routing_changes, "raise_epoch", mutant.raise_epoch)
+    monkeypatch.setattr(reshard_module, "raise_epoch", mutant.raise_epoch)
     with pytest.raises(AssertionError, match="would not start"):
         claim_resharded_whole(bench, session)
 
 
 def test_parked_entities_must_move(bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing_changes, "move_parked", lambda *_: None)
+    monkeypatch.setattr(reshard_module, "move_parked", lambda *_: None)
     with pytest.raises(AssertionError, match=r"thing\.\d"):
         claim_resharded_whole(bench, session)
 
@@ -126,6 +125,6 @@ def test_what_is_in_hand_must_be_judged_under_the_locks(
 ) -> None:
     early = rerouting_module.read_unsettled(session, "thing") if checked == "before the locks" else None
     settled = early._replace(lanes=0) if early else Unsettled(0, 0, 0, 0)
-    monkeypatch.setattr(routing_changes, "read_unsettled", lambda *_: settled)
+    monkeypatch.setattr(reshard_module, "read_unsettled", lambda *_: settled)
     with pytest.raises(AssertionError):
         claim_judged_under_the_locks(bench, session, database_url)

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from sluice.admin.accept import accept_topic
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild import generation_changes
-from sluice.admin.reroute.reshard_plan import Resharded
-from sluice.admin.reroute.routing_changes import accept_topic, reshard_entity
+from sluice.admin.reshard import Resharded, reshard_entity
 from sluice.db.admin.rerouting import TopicRouting
 from sluice.kafka_io import partition_reader
 from sluice.kafka_io.log_range import LogRange

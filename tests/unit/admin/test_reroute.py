@@ -2,9 +2,9 @@
 
 import pytest
 
+from sluice.admin.accept import PartitionChange, judge_acceptance
 from sluice.admin.decisions import OperationRefused
-from sluice.admin.reroute.acceptance import PartitionChange, acceptance_lines, judge_acceptance
-from sluice.admin.reroute.reshard_plan import (
+from sluice.admin.reshard import (
     advice,
     is_settled,
     parked_moves,
@@ -12,6 +12,7 @@ from sluice.admin.reroute.reshard_plan import (
     require_other_shards,
     unsettled_text,
 )
+from sluice.cli.reroute import acceptance_lines
 from sluice.db.admin.rerouting import Unsettled
 from sluice.kafka_io.log_range import LogRange
 from sluice.tasks.events.routing import queue_name, shard_of

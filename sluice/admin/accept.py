@@ -1,0 +1,190 @@
+"""What `sluice accept` does: a topic's log is not what was read so far, and is read from its beginning."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.documents import as_json
+from sluice.admin.patience import refused_if_queues_are_held
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.rerouting import (
+    TopicRouting,
+    carry_lanes,
+    lock_routing,
+    raise_epoch,
+    read_topic_routing,
+    read_watermarks_of,
+    restart_topic,
+)
+from sluice.db.connection import Session
+from sluice.db.projections.generations import SyncedGeneration, detach_generations, read_projection_snapshot
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+)
+from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.log_reader import LogReader
+
+
+@dataclass(frozen=True)
+class PartitionChange:
+    """One partition; numbers of records are the most they can be, since offsets have holes.
+
+    `before` is None for a partition that is new, `after` for one that is gone. `lost` is None where nobody
+    can know: the old topic's log is no longer there.
+    """
+
+    partition: int
+    before: int | None
+    after: int | None
+    lost: int | None
+    """Records that will never be applied."""
+    again: int
+    """Records that were applied perhaps, and are read once more."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """All of it."""
+
+    topic: str
+    entity: str
+    topic_id_before: str
+    topic_id: str
+    partitions: tuple[PartitionChange, ...]
+
+    @property
+    def recreated(self) -> bool:
+        """Whether it is another topic under the same name."""
+        return self.topic_id != self.topic_id_before
+
+    def watermarks(self) -> dict[int, int]:
+        """Partition → where it is read from."""
+        return {one.partition: one.after for one in self.partitions if one.after is not None}
+
+    def document(self) -> dict[str, Any]:
+        """For --json and for `audit`."""
+        return {
+            "topic": self.topic,
+            "entity": self.entity,
+            "topic_id_before": self.topic_id_before,
+            "topic_id": self.topic_id,
+            "partitions": list(self.partitions),
+        }
+
+
+def judge_acceptance(
+    topic: str,
+    entity: str,
+    *,
+    topic_ids: tuple[str, str],
+    watermarks: Mapping[int, int],
+    logs: Mapping[int, LogRange],
+) -> Acceptance:
+    """What accepting comes to; `topic_ids` are that in Postgres and that in Kafka."""
+    before, now = topic_ids
+    changes = tuple(
+        _change(number, watermarks.get(number), logs.get(number), recreated=before != now)
+        for number in sorted({*watermarks, *logs})
+    )
+    return Acceptance(topic, entity, before, now, changes)
+
+
+def _change(number: int, before: int | None, log: LogRange | None, *, recreated: bool) -> PartitionChange:
+    if log is None:
+        return PartitionChange(number, before, None, None, 0)
+    if before is None:
+        return PartitionChange(number, None, log.start, 0, 0)
+    if recreated:
+        return PartitionChange(number, before, log.start, None, 0)
+    lost = max(0, log.start - before)
+    return PartitionChange(number, before, log.start, lost, max(0, min(before, log.end) - log.start))
+
+
+class AcceptPlan(NamedTuple):
+    """What accepting a topic would do, and what it was computed from."""
+
+    before: TopicRouting
+    wanted: TopicRouting
+    logs: Mapping[int, LogRange]
+    acceptance: Acceptance
+    failing: tuple[SyncedGeneration, ...]
+    """Generations that are kept in sync with live, and that accepting marks as failed."""
+
+
+def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptPlan:
+    """Reads Postgres and Kafka. Raises OperationRefused if there is nothing to accept."""
+    before = read_topic_routing(session, topic)
+    if before is None:
+        raise OperationRefused(f"no bridge has read topic {topic} so far: there is nothing to accept")
+    topic_id, logs = read_topic(bootstrap_servers, topic)
+    acceptance = judge_acceptance(
+        topic,
+        before.entity,
+        topic_ids=(before.topic_id, topic_id),
+        watermarks=read_watermarks_of(session, topic),
+        logs=logs,
+    )
+    failing = tuple(read_projection_snapshot(session).synced)
+    return AcceptPlan(before, TopicRouting(topic_id, before.entity), logs, acceptance, failing)
+
+
+def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
+    """A topic's id and what its partitions hold. Raises OperationRefused if Kafka has no such topic."""
+    admin = build_kafka_python_admin(
+        KafkaAccess(bootstrap_servers),
+        bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
+    # The id first: of a topic that is re-created in between, the old one is accepted, and the bridge stops.
+    with closing(admin):
+        described = [one for one in admin.describe_topics([topic]) if one["partitions"]]
+    if not described:
+        raise OperationRefused(
+            f"Kafka has no topic {topic}: create it first, or take it out of the handlers"
+            " (and look whether SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
+        )
+    with closing(LogReader(bootstrap_servers)) as reader:
+        ranges = reader.read_ranges([topic])
+    return str(described[0]["topic_id"]), {number: found for (_, number), found in ranges.items()}
+
+
+def accept_topic(
+    session: Session,
+    topic: str,
+    before: TopicRouting,
+    wanted: TopicRouting,
+    logs: Mapping[int, LogRange],
+    decision: Decision,
+) -> tuple[Acceptance, int]:
+    """The topic has the wanted id and is read from the start of its logs; with the entity type's new epoch.
+
+    Lanes of the entity type's other topics go on where they are. Raises OperationRefused if the
+    topic was changed meanwhile, or a batch holds a queue for too long.
+    """
+    with refused_if_queues_are_held(before.entity), session.transaction():
+        shards = lock_routing(session, before.entity)
+        if shards is None or read_topic_routing(session, topic) != before:
+            raise OperationRefused(f"topic {topic} was changed by somebody else meanwhile: look again")
+        # As it is under the locks: a bridge may have gone on with other partitions.
+        found = judge_acceptance(
+            topic,
+            before.entity,
+            topic_ids=(before.topic_id, wanted.topic_id),
+            watermarks=read_watermarks_of(session, topic),
+            logs=logs,
+        )
+        epoch = raise_epoch(session, before.entity, shards)
+        carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
+        restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
+        # What they hold of the topic was read from another log, and where they are says nothing of this one.
+        ended = detach_generations(
+            session, f"topic {topic} was accepted: it is read from its log's beginning"
+        )
+        details = {"epoch": epoch, "ended_generations": ended, **found.document()}
+        insert_audits(session, decision, [(topic, as_json(details))])
+    return found, epoch

@@ -1,1 +1,0 @@
-"""`sluice accept` and `sluice reshard`: what changes where an entity type's records are read and go."""

@@ -1,0 +1,181 @@
+"""What `sluice reshard` does: an entity type gets another number of queues."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.documents import as_json
+from sluice.admin.patience import NotYet, refused_if_queues_are_held, until_possible
+from sluice.admin.pause import topics_paused
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.rerouting import (
+    Unsettled,
+    insert_queues,
+    lock_routing,
+    move_parked,
+    raise_epoch,
+    read_parked_of,
+    read_topics_of,
+    read_unsettled,
+)
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import read_routing
+from sluice.db.projections.generations import read_projection_snapshot
+from sluice.tasks.events.routing import queue_name, shard_of
+
+
+@dataclass(frozen=True)
+class Resharded:
+    """What a re-routing came to: the queues that are new, those no longer used, the entities that moved."""
+
+    entity: str
+    shards_before: int
+    shards: int
+    epoch: int | None
+    new_queues: tuple[str, ...]
+    unused_queues: tuple[str, ...]
+    moved: int
+    """Parked entities that are in another queue now."""
+
+
+def require_other_shards(entity: str, before: int | None, shards: int) -> int:
+    """The shard count as it is. Raises OperationRefused if there is none, or it is the one that is wanted."""
+    if before is None:
+        raise OperationRefused(
+            f"there is no entity type {entity}: `sluice init` makes what the handlers declare"
+        )
+    if before == shards:
+        raise OperationRefused(f"entity type {entity} has {shards} shards already")
+    return before
+
+
+def plan_reshard(entity: str, before: int, shards: int, epoch: int | None, moved: int) -> Resharded:
+    """What it comes to; `epoch` is None as long as it is only planned."""
+    added, unused = range(before, shards), range(shards, before)
+    return Resharded(
+        entity,
+        before,
+        shards,
+        epoch,
+        tuple(queue_name(entity, shard) for shard in added),
+        tuple(queue_name(entity, shard) for shard in unused),
+        moved,
+    )
+
+
+def parked_moves(parked: Mapping[str, str], entity: str, shards: int) -> dict[str, str]:
+    """Key → its queue with so many shards, of the parked entities that are in another one."""
+    wanted = {key: queue_name(entity, shard_of(key.encode(), shards)) for key in parked}
+    return {key: queue for key, queue in wanted.items() if queue != parked[key]}
+
+
+def is_settled(found: Unsettled) -> bool:
+    """Every record that was read has its outcome, and nothing of it waits to be published."""
+    return not found.lanes and not found.outgoing
+
+
+def unsettled_text(found: Unsettled) -> str:
+    """What is still in hand, in a few words."""
+    said = [f"{found.lanes} lanes have records in hand"] if found.lanes else []
+    if found.outgoing:
+        said.append(f"{found.outgoing} outgoing events wait")
+    return " and ".join(said) or "everything is settled"
+
+
+def advice(found: Unsettled) -> str:
+    """What to look at, where it does not become settled."""
+    said = []
+    if found.halted:
+        said.append(f"{found.halted} of its queues are halted (`sluice status` says why)")
+    elif found.lanes:
+        said.append("lanes settle while a bridge runs and every queue has a worker")
+    if found.refused:
+        said.append(f"{found.refused} outgoing events are refused (`sluice outbox ls --refused`)")
+    elif found.outgoing:
+        said.append("outgoing events leave while beat and a worker on relay,maintenance run")
+    return "; ".join(said)
+
+
+class ReshardPlan(NamedTuple):
+    """What resharding would change, and which records and outgoing events are in hand now."""
+
+    change: Resharded
+    unsettled: Unsettled
+
+
+def read_reshard_plan(session: Session, entity: str, shards: int) -> ReshardPlan:
+    """Reads Postgres. Raises OperationRefused if the entity type is unknown or has that many shards."""
+    routing = read_routing(session, entity)
+    before = require_other_shards(entity, routing[0] if routing else None, shards)
+    moved = len(parked_moves(read_parked_of(session, entity), entity, shards))
+    return ReshardPlan(plan_reshard(entity, before, shards, None, moved), read_unsettled(session, entity))
+
+
+class NotSettled(NotYet):
+    """Records or outgoing events of the entity type are still in hand."""
+
+    def __init__(self, found: Unsettled) -> None:
+        super().__init__(unsettled_text(found), f"{advice(found)}. Or say --force")
+
+
+def reshard(
+    session: Session,
+    entity: str,
+    shards: int,
+    decision: Decision,
+    *,
+    force: bool,
+    patience_seconds: float,
+    waiting: Callable[[str], object] = lambda _: None,
+    warn: Callable[[str], object] = lambda _: None,
+) -> Resharded:
+    """Pauses the topics of the entity type, waits until nothing is in hand, re-routes, resumes the topics.
+
+    Passes to `waiting` what is still in hand. Passes to `warn` which topics stay paused if resuming fails.
+    Raises OperationRefused after `patience_seconds`: nothing was changed.
+    """
+
+    def attempt() -> Resharded:
+        # The locks of all queues are taken only if the entity type seems settled.
+        unsettled = read_unsettled(session, entity)
+        if not force and not is_settled(unsettled):
+            raise NotSettled(unsettled)
+        found = reshard_entity(session, entity, shards, decision, force=force)
+        if isinstance(found, Unsettled):
+            raise NotSettled(found)
+        return found
+
+    with topics_paused(session, read_topics_of(session, entity), decision, warn=warn):
+        return until_possible(attempt, patience_seconds, waiting=waiting)
+
+
+def reshard_entity(
+    session: Session, entity: str, shards: int, decision: Decision, *, force: bool
+) -> Resharded | Unsettled:
+    """The entity type has so many shards; or what is not settled yet, and nothing is changed.
+
+    Raises OperationRefused if the entity type is unknown, if it has that many shards already, or if a batch
+    holds a queue for too long.
+    """
+    with refused_if_queues_are_held(entity), session.transaction():
+        before = require_other_shards(entity, lock_routing(session, entity), shards)
+        synced = read_projection_snapshot(session).synced
+        if synced:
+            names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
+            raise OperationRefused(
+                f"{names} is kept up with live, by lanes that end with a re-routing: first run"
+                f" `sluice rebuild drop {synced[0].projection}` (or cancel)"
+            )
+        # Under the locks: a batch may have come between the waiting and here.
+        unsettled = read_unsettled(session, entity)
+        if not force and not is_settled(unsettled):
+            return unsettled
+        insert_queues(session, entity, [queue_name(entity, shard) for shard in range(shards)])
+        epoch = raise_epoch(session, entity, shards)
+        moves = parked_moves(read_parked_of(session, entity), entity, shards)
+        move_parked(session, entity, moves)
+        done = plan_reshard(entity, before, shards, epoch, len(moves))
+        details = asdict(done) | {"force": force, "unsettled": unsettled._asdict()}
+        insert_audits(session, decision, [(entity, as_json(details))])
+    return done
