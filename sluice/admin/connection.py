@@ -22,7 +22,8 @@ class Installation(NamedTuple):
 def read_installation() -> Installation:
     """Reads the environment and imports the handlers. Raises SettingsError or HandlersRefused."""
     settings = read_settings()
-    return Installation(settings, collect_handlers(settings.handlers), read_addresses(settings))
+    urls = read_addresses(settings)
+    return Installation(settings, collect_handlers(settings.handlers), urls)
 
 
 @contextmanager

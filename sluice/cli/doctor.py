@@ -6,14 +6,11 @@ from typing import Any
 
 import typer
 
-from sluice.admin.doctor.facts import Facts
+from sluice.admin.connection import read_installation
+from sluice.admin.doctor.facts import Facts, Finding, Severity
 from sluice.admin.doctor.facts_reading import read_facts
-from sluice.admin.doctor.findings import Finding, Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.printing import AsJson
-from sluice.runtime.service_urls import read_addresses
-from sluice.runtime.settings import read_settings
-from sluice.tasks.fold.registry import collect_handlers
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -25,9 +22,8 @@ def doctor(as_json: AsJson = False) -> None:
 
     Exit code 1 if there is an error; warnings alone give 0.
     """
-    settings = read_settings()
-    registry = collect_handlers(settings.handlers)
-    facts = read_facts(settings, read_addresses(settings), registry)
+    settings, registry, urls = read_installation()
+    facts = read_facts(settings, urls, registry)
     findings = find_problems(facts)
     if as_json:
         typer.echo(json.dumps(as_document(facts, findings)))

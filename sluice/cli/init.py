@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sluice.admin.connection import read_installation
 from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
 from sluice.cli.printing import AsJson
-from sluice.runtime.service_urls import read_addresses
-from sluice.runtime.settings import read_settings
-from sluice.tasks.fold.registry import collect_handlers
 
 
 def init(
@@ -27,11 +25,8 @@ def init(
 
     Changes nothing that is there. Run it after every deployment, any number of times.
     """
-    settings = read_settings()
-    registry = collect_handlers(settings.handlers)
-    made = initialise(
-        read_addresses(settings), registry, partitions=partitions, replication_factor=replication_factor
-    )
+    _, registry, urls = read_installation()
+    made = initialise(urls, registry, partitions=partitions, replication_factor=replication_factor)
     declared = {entity.name: entity.shards for entity in registry.entities.values()}
     if as_json:
         typer.echo(json.dumps(asdict(made) | {"declared_shards": declared}))

@@ -1,13 +1,28 @@
-"""`sluice workers`: the command."""
+"""`sluice workers`: the command and its table."""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from datetime import datetime
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from sluice.admin.connection import connected
 from sluice.admin.documents import as_json
-from sluice.cli.printing import AsJson
-from sluice.cli.workers_tables import lines_below, sharing_document, worker_table
-from sluice.db.delivery.leases import read_workers
+from sluice.admin.workers import (
+    age_seconds,
+    last_batch_ms,
+    name_queues,
+    retired_queues,
+    seconds_since,
+    sharing_document,
+)
+from sluice.cli.ages import say_age
+from sluice.cli.printing import AsJson, table_of
+from sluice.db.delivery.leases import Sharing, Worker, read_workers
+
+NOT_SEEN = "a worker with -Q holds no lease and is not seen here"
 
 
 def workers(as_json_: AsJson = False) -> None:
@@ -26,3 +41,71 @@ def workers(as_json_: AsJson = False) -> None:
     if found.workers:
         Console().print(worker_table(found), "")
     typer.echo("\n".join(lines_below(found)))
+
+
+def worker_table(sharing: Sharing) -> Table:
+    """Per worker: since when it takes part, what it holds and for how long, what it does and did last."""
+    retired = retired_queues(sharing)
+    return table_of(
+        ("worker", "pid", "since", "queues", "leases", "busy", "last batch"),
+        (
+            (
+                one.node,
+                one.process_id,
+                f"{say_age(seconds_since(sharing.at, one.joined_at))} ago",
+                _say_queues(one.leases.keys(), retired),
+                _say_leases(sharing.at, one),
+                _say_busy(sharing.at, one),
+                _say_last(sharing.at, one),
+            )
+            for one in sharing.workers
+        ),
+    )
+
+
+def lines_below(sharing: Sharing) -> list[str]:
+    """What is to be said below the table, or instead of it."""
+    if not sharing.leases:
+        return ["no queue has a row: run `sluice init`"]
+    lines = []
+    if not sharing.workers:
+        lines.append(
+            "no worker shares the queues: start one by `celery -A sluice.runtime.app worker -P solo`"
+        )
+    if unheld := sharing.unheld():
+        lines.append(say_unheld(unheld))
+    return [*lines, NOT_SEEN]
+
+
+def say_unheld(queues: Iterable[str]) -> str:
+    """The line that names queues nobody holds."""
+    return f"queues without a worker: {name_queues(queues)}"
+
+
+def _say_queues(queues: AbstractSet[str], retired: AbstractSet[str]) -> str | None:
+    parts = [name_queues(queues - retired)]
+    if queues & retired:
+        parts.append(f"(retired: {name_queues(queues & retired)})")
+    return " ".join(filter(None, parts)) or None
+
+
+def _say_leases(at: datetime, worker: Worker) -> str | None:
+    ages = sorted(age for since in worker.leases.values() if (age := age_seconds(at, since)) is not None)
+    if not ages:
+        return None
+    youngest, oldest = say_age(ages[0]), say_age(ages[-1])
+    return youngest if youngest == oldest else f"{youngest}-{oldest}"
+
+
+def _say_busy(at: datetime, worker: Worker) -> str | None:
+    age = age_seconds(at, worker.busy_since)
+    return None if age is None else f"{worker.busy_queue} for {say_age(age)}"
+
+
+def _say_last(at: datetime, worker: Worker) -> str | None:
+    age = age_seconds(at, worker.last_at)
+    if age is None:
+        return None
+    return (
+        f"{worker.last_queue} {say_age(age)} ago: records {worker.last_records}, {last_batch_ms(worker)} ms"
+    )

@@ -1,7 +1,8 @@
-"""What `sluice doctor` judges: facts about one installation, as they were read. Pure."""
+"""What the rules of `sluice doctor` take and return: facts as they were read, and findings. Pure."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from enum import Enum
 
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.installation import Registered, ServerSettings
@@ -107,3 +108,29 @@ class Facts:
     """The declared and registered topics that exist."""
     unreachable: Mapping[ServiceTitle, str]
     """Service → reason."""
+
+
+class Severity(Enum):
+    """error: it does not work, or not safely. warning: it may not be what was meant."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: one sentence what, one sentence what to do."""
+
+    severity: Severity
+    problem: str
+    advice: str
+
+
+def error(problem: str, advice: str) -> Finding:
+    """A finding that makes `doctor` end with exit code 1."""
+    return Finding(Severity.ERROR, problem, advice)
+
+
+def warning(problem: str, advice: str) -> Finding:
+    """A finding that does not."""
+    return Finding(Severity.WARNING, problem, advice)

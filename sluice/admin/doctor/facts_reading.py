@@ -21,7 +21,7 @@ from sluice.admin.doctor.facts import (
     TopicFacts,
 )
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
-from sluice.admin.status.status_reading import REDIS_TIMEOUT_SECONDS
+from sluice.admin.status_reading import REDIS_TIMEOUT_SECONDS
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.installation import read_registered, read_server, read_user_columns
 from sluice.db.admin.open_issues import read_open_issues

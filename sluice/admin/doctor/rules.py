@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
+    Finding,
     PostgresFacts,
     RedisFacts,
+    Severity,
     SharingFacts,
     TopicFacts,
+    error,
+    warning,
 )
-from sluice.admin.doctor.findings import Finding, Severity, error, warning
-from sluice.admin.doctor.rules_outbox import leaving_problems, retention_problems
-from sluice.admin.doctor.rules_projections import projection_problems
+from sluice.admin.doctor.rules_waiting import leaving_problems, projection_problems, retention_problems
 from sluice.admin.service_errors import SETTING_OF
 from sluice.db.admin.installation import Registered
 from sluice.tasks.events.routing import queue_name

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.doctor import rules, rules_outbox, rules_projections
+from sluice.admin.doctor import rules, rules_waiting
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
@@ -16,10 +16,10 @@ from sluice.admin.doctor.facts import (
     LeavingFacts,
     PostgresFacts,
     RedisFacts,
+    Severity,
     SharingFacts,
     TopicFacts,
 )
-from sluice.admin.doctor.findings import Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
 from sluice.db.admin.installation import Registered, ServerSettings
@@ -162,7 +162,7 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    modules = (rules, rules_outbox, rules_projections)
+    modules = (rules, rules_waiting)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from sluice.admin.status.figures import Reading, TopicStatus, judge_status, unapplied
-from sluice.cli.status_tables import queue_table, topic_table
+from sluice.admin.status import Reading, TopicStatus, judge_status, unapplied
+from sluice.cli.status import queue_table, topic_table
 from sluice.db.admin.status import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Lease, Sharing, Worker

@@ -7,17 +7,17 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
+from sluice.admin import partition_verdict
 from sluice.admin.documents import as_json
-from sluice.admin.verify import partition_verdict
-from sluice.admin.verify.partition_verdict import (
+from sluice.admin.partition_verdict import (
     LogFacts,
     Verdict,
+    Verified,
     end_to_count,
     has_outcome,
     judge_partition,
 )
-from sluice.admin.verify.verified import Verified
-from sluice.cli.verify_tables import partition_table, summary_lines, verified_document
+from sluice.cli.verify import partition_table, summary_lines, verified_document
 from sluice.db.admin.letters import LetterCount
 from sluice.db.admin.outbox_admin import QueueWaiting
 from sluice.db.admin.totals import PartitionTotals

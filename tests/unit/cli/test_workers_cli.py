@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from sluice.admin.documents import as_json
-from sluice.cli.workers_tables import NOT_SEEN, lines_below, name_queues, sharing_document, worker_table
+from sluice.admin.workers import name_queues, sharing_document
+from sluice.cli.workers import NOT_SEEN, lines_below, worker_table
 from sluice.db.delivery.leases import Lease, Sharing, Worker
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

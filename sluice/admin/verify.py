@@ -1,14 +1,29 @@
-"""Counts the records of a log that have an outcome, by reading them: offsets are not dense."""
+"""Compares the counters in Postgres with the records in Kafka.
+
+The records are counted by reading them, since the offsets of a log have gaps.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError
 
-from sluice.admin.verify.partition_verdict import LogFacts, end_to_count, has_outcome
-from sluice.db.admin.totals import PartitionTotals
+from sluice.admin.partition_verdict import (
+    LogFacts,
+    Verified,
+    end_to_count,
+    has_outcome,
+    judge_partition,
+)
+from sluice.db.admin.audit import read_audits
+from sluice.db.admin.letters import Chosen, count_letters
+from sluice.db.admin.open_letters import count_parked
+from sluice.db.admin.outbox_admin import read_waiting
+from sluice.db.admin.totals import PartitionTotals, read_call_states, read_partition_totals
+from sluice.db.connection import Session
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
     REQUEST_TIMEOUT_MS,
@@ -17,9 +32,66 @@ from sluice.kafka_io.config import (
     build_kafka_python_consumer,
 )
 from sluice.runtime.place import Place
+from sluice.tasks.fold.registry import Registry
 
 POLL_MS = 500
 PATIENCE_SECONDS = 30.0  # without a step forward
+
+
+def verify(
+    session: Session,
+    bootstrap_servers: str,
+    registry: Registry,
+    *,
+    counted: Callable[[int, int], object] = lambda *_: None,
+) -> Verified:
+    """Reads each partition from its start and judges its counters. Changes nothing.
+
+    Passes to `counted` how many offsets were read, of how many. Raises KafkaError.
+    """
+    # Before the log is read: every record with an outcome in these totals is in the log already.
+    totals = read_partition_totals(session)
+    letters = count_letters(session, Chosen())
+    parked, outbox = count_parked(session), read_waiting(session, None)
+    calls = read_call_states(session)
+    rerouted = {place[0] for place, of in totals.items() if _was_rerouted(session, place[0], of.entity)}
+    logs = _read_logs(bootstrap_servers, totals, counted)
+    latest = {topic.name for topic in registry.topics.values() if topic.start == "latest"}
+    partitions = [
+        judge_partition(
+            *place, of, logs.get(place), from_the_end=place[0] in latest, rerouted=place[0] in rerouted
+        )
+        for place, of in totals.items()
+    ]
+    return Verified(partitions, letters, parked, outbox, calls)
+
+
+def _was_rerouted(session: Session, topic: str, entity: str) -> bool:
+    """Returns whether an operator let records be counted twice, or kept the outcomes of another log."""
+    forced = (row.details or {} for row in read_audits(session, verb="reshard", subject=entity, limit=1_000))
+    accepted = read_audits(session, verb="accept", subject=topic, limit=1)
+    return bool(accepted) or any(details.get("force") for details in forced)
+
+
+def _read_logs(
+    servers: str, totals: Mapping[Place, PartitionTotals], counted: Callable[[int, int], object]
+) -> dict[Place, LogFacts]:
+    logs: dict[Place, LogFacts] = {}
+    passed = total = 0
+
+    def count(offsets: int) -> None:
+        nonlocal passed
+        passed += offsets
+        counted(passed, total)
+
+    with closing(LogCounter(servers, counted=count)) as counter:
+        bounds = counter.read_bounds(totals)
+        compacted = counter.read_compacted(sorted({topic for topic, _ in bounds}))
+        total = sum(max(0, end - start) for start, end in bounds.values())
+        for place, (start, end) in bounds.items():
+            is_compacted = place[0] in compacted
+            logs[place] = counter.count(place, totals[place], start, end, compacted=is_compacted)
+    return logs
 
 
 class LogCounter:

@@ -1,11 +1,19 @@
-"""The rules of `sluice doctor` about what leaves: outgoing events and calls. Pure."""
+"""The rules of `sluice doctor` about outgoing events, calls and generations that need an operator. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from sluice.admin.doctor.facts import DeclaredFacts, LeavingFacts, TopicFacts
-from sluice.admin.doctor.findings import Finding, warning
+from sluice.admin.doctor.facts import (
+    DeclaredFacts,
+    Finding,
+    GenerationFacts,
+    LeavingFacts,
+    TopicFacts,
+    error,
+    warning,
+)
 
 DAY_MS = 24 * 60 * 60 * 1000
+KEPT_DAYS = 7.0  # a generation that is no longer live: time enough to want it back
 
 
 def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator[Finding]:
@@ -57,3 +65,31 @@ def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts
             f" longer (days: {named}): the longer time counts.",
             "Raise the setting if that is meant, or lower retention.ms: known events take room until then.",
         )
+
+
+def projection_problems(generations: Sequence[GenerationFacts], declared: DeclaredFacts) -> Iterator[Finding]:
+    """What is missing, failed, or kept up for nobody."""
+    live = {one.projection: one for one in generations if one.state == "live"}
+    for projection, revision in sorted(declared.revisions.items()):
+        if projection not in live:
+            yield error(f"Projection {projection} has no generation.", "Run `sluice init`.")
+            continue
+        begun = any(one.revision == revision for one in generations if one.projection == projection)
+        if not begun:
+            yield warning(
+                f"Projection {projection} is at revision {revision} in code, its live generation was begun"
+                f" by revision {live[projection].revision}: rows of before are as that one made them.",
+                "`sluice rebuild start` computes them anew, if they are to be.",
+            )
+    for one in generations:
+        name = f"Generation {one.generation} of {one.projection}"
+        if one.state == "failed":
+            yield warning(
+                f"{name} failed: {one.failed_reason}",
+                "Correct the cause, `sluice rebuild drop` it, and start another one.",
+            )
+        elif one.state in ("ready", "retired") and one.idle_days > KEPT_DAYS:
+            yield warning(
+                f"{name} is {one.state} for {one.idle_days:.0f} days and kept up with every batch.",
+                "`sluice rebuild drop` it, if nobody wants it any more.",
+            )

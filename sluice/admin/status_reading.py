@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from redis import Redis
 
 from sluice.admin.service_errors import ServiceFailed, reaching_services
-from sluice.admin.status.figures import Reading, unapplied
+from sluice.admin.status import Reading, unapplied
 from sluice.db.admin.open_letters import count_parked
 from sluice.db.admin.status import read_progress
 from sluice.db.connection import Session

@@ -1,8 +1,11 @@
 """Whether a partition's counters are true, from what was counted in Kafka and in Postgres. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from sluice.db.admin.letters import LetterCount
+from sluice.db.admin.outbox_admin import QueueWaiting
 from sluice.db.admin.totals import PartitionTotals
 from sluice.tasks.events.routing import queue_name, shard_of
 
@@ -87,3 +90,19 @@ def judge_partition(
     else:
         found, said = Verdict.MISMATCH, f"{totals.counted - log.records} outcomes more than records"
     return PartitionVerdict(topic, partition, totals.watermark, log.records, totals.counted, found, said)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `sluice verify` found: partitions are judged, the rest is counted."""
+
+    partitions: Sequence[PartitionVerdict]
+    letters: Sequence[LetterCount]
+    parked: int
+    outbox: Sequence[QueueWaiting]
+    calls: Sequence[tuple[str, str, int]]
+    """(effect, state, calls)."""
+
+    def mismatches(self) -> list[PartitionVerdict]:
+        """The partitions whose counters are not true."""
+        return [one for one in self.partitions if one.verdict is Verdict.MISMATCH]

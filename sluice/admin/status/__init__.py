@@ -1,1 +1,0 @@
-"""`sluice status`: how far each topic and queue is."""

@@ -1,1 +1,0 @@
-"""`sluice verify`: whether what was counted is what the log holds."""
