@@ -1,4 +1,4 @@
-"""What becomes of calls by an operator's decision, each with its row in `audit`.
+"""The calls that an operator names, and what becomes of them, each change with its row in `audit`.
 
 Nothing here calls a provider but to ask. A worker may store an answer meanwhile: then that one counts.
 """
@@ -7,20 +7,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
-from sluice.db.admin.call_admin import PAGE_ROWS, ListedCall, WholeCall, release_calls, settle_call
+from sluice.db.admin.call_admin import (
+    PAGE_ROWS,
+    Chosen,
+    ListedCall,
+    WholeCall,
+    read_all_calls,
+    read_call,
+    read_calls_before,
+    release_calls,
+    settle_call,
+)
 from sluice.db.connection import Session
-from sluice.db.sending.calls import store_success
+from sluice.db.delivery.switches import read_switch
+from sluice.db.sending.calls import EFFECTS_PAUSED, store_success
 from sluice.tasks.api import EffectCall
 from sluice.tasks.effects.call_states import CallState
-from sluice.tasks.effects.executor import storable
-from sluice.tasks.fold.registry import EffectEntry
+from sluice.tasks.effects.executor import holding_effects, storable
+from sluice.tasks.fold.registry import EffectEntry, Registry
 
 AnyCall: TypeAlias = ListedCall | WholeCall
 Effects: TypeAlias = Mapping[str, EffectEntry]
 
 RETRIED_FROM = (CallState.FAILED.value, CallState.UNCERTAIN.value)
+MOST_BEFORE = 10  # calls in front of another one that are named
 MOVED = "it moved meanwhile: look again"
 
 
@@ -32,6 +45,46 @@ class CallChange:
     before: str | None
     after: str | None
     said: str
+
+
+def require_call(session: Session, key: str) -> WholeCall:
+    """The call whole. Raises OperationRefused if there is none."""
+    call = read_call(session, key)
+    if call is None:
+        raise OperationRefused(f"there is no call {key}")
+    return call
+
+
+def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
+    """The calls of these keys, or all that are chosen. Raises OperationRefused, also for both or neither."""
+    if bool(keys) == (chosen is not None):
+        raise OperationRefused("name the calls by their KEYs, or all by --all, one of both")
+    if chosen is not None:
+        return list(read_all_calls(session, chosen))
+    return [require_call(session, key) for key in dict.fromkeys(keys or ())]
+
+
+def reasons_to_wait(
+    call: WholeCall, *, before: Sequence[tuple[str, str]], paused: str | None, declared: bool
+) -> list[str]:
+    """Why a pending call is not made now, one sentence each; nothing for one in another state."""
+    if call.state != CallState.PENDING.value:
+        return []
+    return [
+        *([f"all calls are paused: {paused}"] if paused is not None else []),
+        *([] if declared else [f"no module of SLUICE_HANDLERS declares effect {call.effect}"]),
+        *(f"{key} must end first: it is {state}" for key, state in before),
+    ]
+
+
+def read_reasons_to_wait(session: Session, registry: Registry, call: WholeCall) -> list[str]:
+    """Returns why a pending call is not made now, one sentence each."""
+    return reasons_to_wait(
+        call,
+        before=read_calls_before(session, call.effect_key, holding_effects(registry), limit=MOST_BEFORE),
+        paused=read_switch(session, EFFECTS_PAUSED),
+        declared=call.effect in registry.effects,
+    )
 
 
 def retry_calls(

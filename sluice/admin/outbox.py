@@ -1,7 +1,9 @@
 """What becomes of outgoing events by an operator's decision, each with its row in `audit`."""
 
 import base64
+from typing import Any
 
+import msgspec
 from psycopg2.errors import LockNotAvailable, QueryCanceled
 
 from sluice.admin.decisions import OperationRefused
@@ -86,3 +88,21 @@ def require_event(session: Session, queue: str, number: int) -> OutgoingEvent:
             f"nothing with id {number} waits in queue {queue}: it was sent, or never there"
         )
     return event
+
+
+def require_droppable(event: OutgoingEvent, *, even_if_waiting: bool) -> None:
+    """Raises OperationRefused for an event that will be sent, unless `even_if_waiting`."""
+    if event.error is None and not even_if_waiting:
+        raise OperationRefused(
+            f"{event.queue} {event.id} is not refused: {fate(event)} (or say --even-if-waiting)"
+        )
+
+
+def event_document(event: OutgoingEvent) -> dict[str, Any]:
+    """An outgoing event whole. Its payload is `payload` if it is JSON, else `payload_base64`."""
+    document = event._asdict()
+    payload = bytes(document.pop("payload"))
+    try:
+        return document | {"payload": msgspec.json.decode(payload)}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return document | {"payload_base64": base64.b64encode(payload).decode()}

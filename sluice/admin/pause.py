@@ -1,11 +1,13 @@
-"""Pausing topics (a switch in Postgres) and entities (parked by hand), and resuming both."""
+"""Pauses and resumes topics (a switch in Postgres), entities (parked by hand), calls and halted queues."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.queue_admin import ListedQueue, lock_listed_queue, resume_queue
 from sluice.db.admin.rerouting import read_topic_routing
 from sluice.db.apply.guard import lock_queue
 from sluice.db.apply.parking import load_parked, park_entities
@@ -18,6 +20,7 @@ from sluice.db.delivery.switches import (
     read_switch,
     set_switch,
 )
+from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.redrive import Redriver
@@ -125,3 +128,41 @@ def resume_entity(session: Session, redriver: Redriver, entity: str, key: str, d
         # Nothing tried and nothing unparked: somebody else redrives it, or did.
         if step.unparked or step.blocked_by is not None or not step.outcomes:
             return Resumed(step.unparked, outcomes, step.blocked_by)
+
+
+def pause_calls(session: Session, decision: Decision, *, dry_run: bool) -> bool:
+    """Stops all calls of all effects. Returns True if that changed the state, or with `dry_run` would."""
+    if dry_run:
+        return read_switch(session, EFFECTS_PAUSED) is None
+    with session.transaction():
+        changed = set_switch(session, EFFECTS_PAUSED, actor=decision.actor, reason=decision.reason)
+        insert_audits(session, decision, [("all effects", "{}")] if changed else [])
+    return changed
+
+
+def resume_calls(session: Session, decision: Decision, *, dry_run: bool) -> bool:
+    """Lets calls be made again. Returns True if that changed the state, or with `dry_run` would."""
+    if dry_run:
+        return read_switch(session, EFFECTS_PAUSED) is not None
+    with session.transaction():
+        changed = clear_switch(session, EFFECTS_PAUSED)
+        insert_audits(session, decision, [("all effects", "{}")] if changed else [])
+    return changed
+
+
+def resume_halted(
+    session: Session, queue: str, accept_deaths: int, decision: Decision, *, dry_run: bool
+) -> ListedQueue:
+    """Clears the halt of a queue, which then accepts so many dead letters more.
+
+    Returns the queue as it was before. Raises OperationRefused if there is no such queue.
+    """
+    with session.transaction():
+        before = lock_listed_queue(session, queue)
+        if before is None:
+            raise OperationRefused(f"there is no queue {queue}; `sluice queue ls` lists them")
+        if not dry_run:
+            resume_queue(session, queue, accept_deaths)
+            details = {"halted_reason": before.halted_reason, "accepted_deaths": accept_deaths}
+            insert_audits(session, decision, [(queue, as_json(details))])
+    return before

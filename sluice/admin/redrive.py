@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from sluice.admin.connection import read_installation
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
-from sluice.db.admin.letters import drop_keyless, resolve_conflicts
-from sluice.db.admin.open_letters import OpenLetters, read_head
-from sluice.db.admin.whole_letters import WholeLetter
-from sluice.db.connection import Session
+from sluice.db.admin.letters import Chosen, drop_keyless, resolve_conflicts
+from sluice.db.admin.open_letters import OpenLetters, read_head, read_keyless, read_open_entities
+from sluice.db.admin.whole_letters import WholeLetter, count_behind
+from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import ErrorKind, classify
 from sluice.tasks.redrive import Redriven, Redriver
 
-BLOCKED_EXIT_CODE = 1
+MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
 MOVED = "it moved meanwhile: look again"
 
 
@@ -42,6 +44,66 @@ class EntityRedriven:
         """What one more transaction came to."""
         self.outcomes.update(once.outcomes)
         self.blocked_by, self.unparked = once.blocked_by, once.unparked
+
+
+@contextmanager
+def redriving() -> Iterator[Redriver]:
+    """Yields what applies letters again, with the handlers of SLUICE_HANDLERS."""
+    installation = read_installation()
+    # The session is separate, since the plans that suit a batch do not suit the queries of an operator.
+    with closing(
+        Session(installation.urls.database_url, application_name="sluice redrive", plans=BATCH_PLANS)
+    ) as session:
+        yield Redriver(session, installation.registry)
+
+
+class RedrivePlan(NamedTuple):
+    """Whose letters are to be redriven, and (id, entity type) of letters whose records name no entity."""
+
+    entities: Sequence[OpenLetters]
+    keyless: Sequence[tuple[int, str]]
+
+    @property
+    def letters(self) -> int:
+        """How many letters these are."""
+        return sum(one.dead + one.waiting for one in self.entities) + len(self.keyless)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there may be more entities or letters than these."""
+        return MOST_ENTITIES in (len(self.entities), len(self.keyless))
+
+
+def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
+    """Returns what would be redriven: of each entity that a chosen letter belongs to, all its letters.
+
+    Without ids and without a state these are the entities with a dead letter. An entity that only waits was
+    paused by an operator, or left so by `drop --no-redrive`.
+    """
+    if chosen.ids is None and chosen.state is None:
+        chosen = chosen._replace(state="dead")
+    entities = read_open_entities(session, chosen, limit=MOST_ENTITIES)
+    return RedrivePlan(entities, read_keyless(session, chosen, limit=MOST_ENTITIES))
+
+
+def redrive_all(
+    session: Session,
+    redriver: Redriver,
+    plan: RedrivePlan,
+    decision: Decision,
+    *,
+    tried: Callable[[int], object] = lambda _: None,
+) -> Iterator[EntityRedriven]:
+    """Redrives the plan, one entity after the other. May be killed anywhere, and run again.
+
+    Passes to `tried` how many letters each transaction tried. Raises OperationRefused for a broken
+    deployment; what was yielded before is done.
+    """
+    for one in plan.entities:
+        yield redrive_entity(session, redriver, one, decision, tried=tried)
+    for number, entity in plan.keyless:
+        yield redrive_keyless(session, redriver, entity, number, decision)
+        tried(1)
 
 
 def redrive_entity(
@@ -120,6 +182,20 @@ def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decis
         with session.transaction():
             insert_audits(session, decision, [(subject[0], as_json({"not_done": MOVED}))])
         raise OperationRefused(f"{letter.id}: {MOVED}")
+
+
+def drop_and_redrive(
+    session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision, *, no_redrive: bool
+) -> list[EntityRedriven]:
+    """Drops the letter and redrives those behind it, which `no_redrive` leaves waiting.
+
+    Raises OperationRefused if the letter is no longer the first of its entity.
+    """
+    drop_letter(session, redriver, letter, decision)
+    # With nothing behind the letter its entity is unparked, also with `no_redrive`.
+    if letter.entity_key is None or (no_redrive and count_behind(session, letter)):
+        return []
+    return [redrive_rest(redriver, letter.entity, letter.entity_key)]
 
 
 def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: Decision) -> set[int]:

@@ -1,19 +1,23 @@
 """Follows one event from its record to all that came of it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from sluice.admin.decisions import OperationRefused
 from sluice.db.admin import tracing
 from sluice.db.admin.tracing import TracedCall, TracedEvent, TracedLetter
 from sluice.db.apply.rows import RowStatements, read_version
 from sluice.db.arrays import text_array
 from sluice.db.connection import Session
-from sluice.db.delivery.progress import read_routing
+from sluice.db.delivery.progress import read_assignments, read_routing
+from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.records import Record
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.identity import event_identity
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold import derived_id, effect_key
 from sluice.tasks.fold.plan import Planned, called_effects, plan_event, touched_rows
@@ -44,6 +48,57 @@ class Trace:
     emitted: list[dict[str, Any]] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
     letter: TracedLetter | None = None
+
+
+class RecordPlace(NamedTuple):
+    """Where Kafka has the record of an event: a declared topic, a partition, an offset."""
+
+    topic: Topic
+    partition: int
+    offset: int
+
+
+def parse_place(registry: Registry, text: str) -> RecordPlace:
+    """Returns the place that TOPIC:PARTITION:OFFSET names. Raises OperationRefused."""
+    name, *place = text.rsplit(":", 2)
+    if len(place) != 2 or not all(part.isdigit() for part in place):
+        raise OperationRefused("name a record as TOPIC:PARTITION:OFFSET, or give TOPIC, KEY and EVENT_ID")
+    return RecordPlace(_declared(registry, name), int(place[0]), int(place[1]))
+
+
+def find_place(
+    session: Session, registry: Registry, name: str, key: str, event_id: str, source: str | None
+) -> RecordPlace:
+    """Returns where the event with this identity was read. Raises OperationRefused if it is not known."""
+    topic = _declared(registry, name)
+    known = tracing.read_traced(session, event_identity(name, source, key.encode(), event_id))
+    if known is None:
+        raise OperationRefused(
+            f"no event {event_id} of key {key} is known of topic {name}: it was not applied yet, its identity"
+            " is forgotten by now, or it has a CloudEvents source (--source)"
+        )
+    return RecordPlace(topic, known.partition, known.offset)
+
+
+def _declared(registry: Registry, name: str) -> Topic:
+    if name not in registry.topics:
+        raise OperationRefused(
+            f"topic {name} is declared by no module; there are {', '.join(sorted(registry.topics))}"
+        )
+    return registry.topics[name]
+
+
+def trace_place(session: Session, registry: Registry, bootstrap_servers: str, place: RecordPlace) -> Trace:
+    """Reads the record from Kafka and follows it. Raises OperationRefused if there is no record."""
+    topic, partition, offset = place
+    assignment = read_assignments(session, [(topic.name, partition)]).get((topic.name, partition))
+    if assignment is None:
+        raise OperationRefused(f"no bridge has begun topic {topic.name}: nothing of it was applied")
+    with closing(LogReader(bootstrap_servers)) as reader:
+        record = reader.read_record((topic.name, partition), offset)
+    if record is None:
+        raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
+    return trace(session, registry, topic, assignment.topic_id, partition, record)
 
 
 def trace(

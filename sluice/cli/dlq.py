@@ -1,9 +1,101 @@
-"""`sluice dlq`: the group of commands."""
+"""`sluice dlq`: the group of commands, and those that only read: ls, show, export."""
+
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from sluice.admin.connection import connected
+from sluice.admin.documents import as_json, documents
+from sluice.admin.event_lines import letter_line
+from sluice.admin.letters import choose_letters, read_all_letters, read_letter_document, require_letter
 from sluice.cli.dlq_change import drop, redrive, resolve
-from sluice.cli.dlq_list import export, ls, show
+from sluice.cli.dlq_options import (
+    Entity,
+    ErrorClass,
+    Every,
+    Id,
+    Ids,
+    Key,
+    LetterState,
+    OlderThan,
+    State,
+    Topic,
+    Type,
+    filters_of,
+)
+from sluice.cli.dlq_tables import count_table, letter_table
+from sluice.cli.printing import AsJson, field_lines
+from sluice.db.admin.letters import count_letters, read_letters
+
+
+def ls(
+    topic: Topic = None,
+    entity: Entity = None,
+    key: Key = None,
+    type_: Type = None,
+    error: ErrorClass = None,
+    state: Annotated[LetterState, typer.Option("--state", help="Of the rows.")] = LetterState.DEAD,
+    older_than: OlderThan = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
+    after: Annotated[int, typer.Option(min=0, help="Go on behind this id.")] = 0,
+    as_json_: AsJson = False,
+) -> None:
+    """Show events that failed: how many per topic, error and state, then each, oldest first.
+
+    Behind: events of the same entity that wait until this one is applied or dropped.
+    A conflict holds nothing up.
+    """
+    chosen = filters_of(topic, entity, key, type_, error, None, older_than)
+    with connected("sluice dlq") as session:
+        counts = count_letters(session, chosen)
+        letters = read_letters(session, chosen._replace(state=state.value), after=after, limit=limit)
+    following = letters[-1].id if len(letters) == limit else None
+    if as_json_:
+        shown = {"counts": documents(counts), "letters": documents(letters), "next_after": following}
+        typer.echo(as_json(shown))
+        return
+    console = Console()
+    if counts:
+        console.print(count_table(counts), "")
+    if letters:
+        console.print(letter_table(letters))
+    else:
+        typer.echo(f"no such letter is {state.value}")
+    if following is not None:
+        typer.echo(f"\nthere may be more: --after {following}")
+
+
+def show(number: Id, as_json_: AsJson = False) -> None:
+    """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
+    with connected("sluice dlq") as session:
+        document = read_letter_document(session, require_letter(session, number))
+    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+
+
+def export(
+    ids: Ids = None,
+    every: Every = False,
+    topic: Topic = None,
+    entity: Entity = None,
+    key: Key = None,
+    type_: Type = None,
+    error: ErrorClass = None,
+    state: State = None,
+    older_than: OlderThan = None,
+) -> None:
+    """Print events that failed as lines of JSON, oldest first, as `sluice send` reads them.
+
+    A record whose value is no JSON, or whose key or headers a line cannot say,
+    has key_base64, value_base64 and headers_base64 instead, which send refuses.
+
+    Example: sluice dlq export --all --topic orders > orders.jsonl
+    """
+    chosen = choose_letters(ids, every, filters_of(topic, entity, key, type_, error, state, older_than))
+    with connected("sluice dlq") as session:
+        for letter in read_all_letters(session, chosen):
+            typer.echo(letter_line(letter))
+
 
 dlq_app = typer.Typer(
     help="Events that failed, what waits behind them, and what becomes of both.",

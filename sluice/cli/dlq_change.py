@@ -1,6 +1,6 @@
 """`sluice dlq redrive|drop|resolve`: what an operator does with dead letters."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -11,15 +11,17 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
+from sluice.admin.letters import choose_letters, place_of, require_letter
 from sluice.admin.redrive import (
-    BLOCKED_EXIT_CODE,
+    MOST_ENTITIES,
     MOVED,
     EntityRedriven,
-    drop_letter,
+    RedrivePlan,
+    drop_and_redrive,
     is_conflict,
-    redrive_entity,
-    redrive_keyless,
-    redrive_rest,
+    plan_redrive,
+    redrive_all,
+    redriving,
     require_droppable,
     resolve_letters,
 )
@@ -35,17 +37,14 @@ from sluice.cli.dlq_options import (
     State,
     Topic,
     Type,
-    redriving,
-    require_choice,
-    require_letter,
+    filters_of,
 )
-from sluice.cli.dlq_tables import entity_of, place_of, redriven_documents, redriven_lines
+from sluice.cli.dlq_tables import entity_of, redriven_documents, redriven_lines
 from sluice.cli.printing import AsJson
-from sluice.db.admin.letters import Chosen
-from sluice.db.admin.open_letters import OpenLetters, read_keyless, read_open_entities
 from sluice.db.admin.whole_letters import count_behind
 
-MOST_ENTITIES = 10_000  # of one run: run it again for the rest
+BLOCKED_EXIT_CODE = 1
+LEFT_EXIT_CODE = 1
 
 
 def redrive(
@@ -72,36 +71,29 @@ def redrive(
 
     Exit code 1 if an entity stayed blocked. May be stopped anywhere and run again.
     """
-    filters = Chosen(None, topic, entity, key, type_, error, state.value if state else None, older_than)
-    chosen = require_choice(ids, every, filters)
-    if every and state is None:
-        # Where nothing is dead an operator let an entity wait: `sluice pause`, or `drop --no-redrive`.
-        chosen = chosen._replace(state="dead")
+    filters = filters_of(topic, entity, key, type_, error, state, older_than)
+    chosen = choose_letters(ids, every, filters)
     with connected("sluice dlq") as session, redriving() as redriver:
         for number in ids or ():
             require_letter(session, number)
-        found = read_open_entities(session, chosen, limit=MOST_ENTITIES)
-        keyless = read_keyless(session, chosen, limit=MOST_ENTITIES)
-        # On stderr where stdout is to be one document: who is asked must know what is meant.
-        _say_plan(found, keyless, err=as_json_)
+        plan = plan_redrive(session, chosen)
+        # To stderr if stdout is to be one document: the operator must see what the question is about.
+        _print_plan(plan, err=as_json_)
         done: list[EntityRedriven] = []
-        if (found or keyless) and not dry_run:
+        if plan.letters and not dry_run:
             require_confirmation("These are redriven.", yes=yes)
             decision = decide("dlq redrive", reason)
             try:
-                with _progress(sum(one.dead + one.waiting for one in found) + len(keyless)) as tried:
-                    for one in found:
-                        done.append(redrive_entity(session, redriver, one, decision, tried=tried))
-                    for number, entity_type in keyless:
-                        done.append(redrive_keyless(session, redriver, entity_type, number, decision))
-                        tried(1)
+                with _progress(plan.letters) as tried:
+                    for one in redrive_all(session, redriver, plan, decision, tried=tried):
+                        done.append(one)
             except OperationRefused:
-                # What came before the broken one is done all the same.
+                # The entities before the failed one are redriven all the same.
                 typer.echo("\n".join(redriven_lines(done)), nl=bool(done), err=as_json_)
                 raise
     if as_json_:
-        plan = {"entities": documents(found), "without_entity": [number for number, _ in keyless]}
-        shown = {"dry_run": dry_run} | plan
+        document = {"entities": documents(plan.entities), "without_entity": [n for n, _ in plan.keyless]}
+        shown = {"dry_run": dry_run} | document
         typer.echo(as_json(shown | {"redriven": redriven_documents(done)}))
     else:
         typer.echo("\n".join(redriven_lines(done)), nl=bool(done))
@@ -109,10 +101,10 @@ def redrive(
         raise typer.Exit(BLOCKED_EXIT_CODE)
 
 
-def _say_plan(entities: Sequence[OpenLetters], keyless: Sequence[tuple[int, str]], *, err: bool) -> None:
-    lines = [f"{one.entity}/{one.entity_key}: {one.dead} dead, {one.waiting} waiting" for one in entities]
-    lines += [f"{entity}, {number}: dead, names no entity" for number, entity in keyless]
-    if MOST_ENTITIES in (len(entities), len(keyless)):
+def _print_plan(plan: RedrivePlan, *, err: bool) -> None:
+    lines = [f"{e.entity}/{e.entity_key}: {e.dead} dead, {e.waiting} waiting" for e in plan.entities]
+    lines += [f"{entity}, {number}: dead, names no entity" for number, entity in plan.keyless]
+    if plan.is_cut:
         lines.append(f"there may be more than these {MOST_ENTITIES}: run it again afterwards")
     typer.echo("\n".join(lines or ["no such letter is dead or waiting"]), err=err)
 
@@ -147,10 +139,8 @@ def drop(
         behind = count_behind(session, letter)
         if not dry_run:
             require_confirmation(f"{place_of(letter)} of {entity_of(letter)} will never be applied.", yes=yes)
-            drop_letter(session, redriver, letter, decide("dlq drop", reason))
-            # With nothing behind it there is nothing to leave waiting: its entity is unparked.
-            if letter.entity_key is not None and not (no_redrive and count_behind(session, letter)):
-                done.append(redrive_rest(redriver, letter.entity, letter.entity_key))
+            decision = decide("dlq drop", reason)
+            done = drop_and_redrive(session, redriver, letter, decision, no_redrive=no_redrive)
     if as_json_:
         shown = {"dry_run": dry_run, "dropped": number, "behind": behind}
         typer.echo(as_json(shown | {"redriven": redriven_documents(done)}))
@@ -160,9 +150,6 @@ def drop(
         typer.echo("\n".join(redriven_lines(done)), nl=bool(done))
     if any(one.blocked_by for one in done):
         raise typer.Exit(BLOCKED_EXIT_CODE)
-
-
-LEFT_EXIT_CODE = 1
 
 
 def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: AsJson = False) -> None:

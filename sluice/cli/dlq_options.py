@@ -1,21 +1,12 @@
-"""What the commands of `sluice dlq` begin with: a session, and the letters that are meant."""
+"""The arguments and options that several commands of `sluice dlq` share."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from enum import Enum
 from typing import Annotated
 
 import typer
 
-from sluice.admin.decisions import OperationRefused
-from sluice.cli.ages import read_age
+from sluice.cli.printing import read_age
 from sluice.db.admin.letters import Chosen
-from sluice.db.admin.whole_letters import WholeLetter, read_whole_letters
-from sluice.db.connection import BATCH_PLANS, Session
-from sluice.runtime.service_urls import read_addresses
-from sluice.runtime.settings import read_settings
-from sluice.tasks.fold.registry import collect_handlers
-from sluice.tasks.redrive import Redriver
 
 
 class LetterState(Enum):
@@ -41,29 +32,14 @@ OlderThan = Annotated[
 ]
 
 
-@contextmanager
-def redriving() -> Iterator[Redriver]:
-    """What applies letters again, with the handlers of SLUICE_HANDLERS."""
-    settings = read_settings()
-    registry = collect_handlers(settings.handlers)
-    url = read_addresses(settings).database_url
-    # A session of its own: the plans that suit a batch do not suit a look.
-    with closing(Session(url, application_name="sluice redrive", plans=BATCH_PLANS)) as session:
-        yield Redriver(session, registry)
-
-
-def require_letter(session: Session, letter_id: int) -> WholeLetter:
-    """The letter whole. Raises OperationRefused if there is none."""
-    found = read_whole_letters(session, Chosen(ids=(letter_id,)), after=0, limit=1)
-    if not found:
-        raise OperationRefused(f"there is no dead letter {letter_id}")
-    return found[0]
-
-
-def require_choice(ids: Sequence[int] | None, every: bool, filters: Chosen) -> Chosen:
-    """The letters with these ids, or with --all those that match the filters. Raises OperationRefused."""
-    if bool(ids) == every or (ids and any(value is not None for value in filters)):
-        raise OperationRefused(
-            "name the letters by their IDs, or all by --all, which the other options narrow down"
-        )
-    return filters._replace(ids=tuple(ids)) if ids else filters
+def filters_of(
+    topic: str | None,
+    entity: str | None,
+    key: str | None,
+    type_: str | None,
+    error: str | None,
+    state: LetterState | None,
+    older_than: float | None,
+) -> Chosen:
+    """Returns the letters that match all options which are given."""
+    return Chosen(None, topic, entity, key, type_, error, state.value if state else None, older_than)

@@ -1,22 +1,15 @@
-"""Dead letters for people and as JSON: counts, rows, one whole, what became of entities. Pure."""
+"""What the commands of `sluice dlq` print: counts, rows, what became of entities. Pure."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
 from rich.table import Table
 
+from sluice.admin.letters import place_of
 from sluice.admin.redrive import EntityRedriven
-from sluice.cli.ages import say_age
-from sluice.cli.printing import table_of
+from sluice.cli.printing import say_age, table_of
 from sluice.db.admin.letters import LetterCount, ListedLetter
-from sluice.db.admin.whole_letters import WaitingLetter, WholeLetter
-
-
-def place_of(letter: ListedLetter | WholeLetter | WaitingLetter) -> str:
-    """Where Kafka has it: topic:partition:offset."""
-    return f"{letter.topic}:{letter.partition}:{letter.offset}"
+from sluice.db.admin.whole_letters import WholeLetter
 
 
 def entity_of(letter: ListedLetter | WholeLetter) -> str:
@@ -58,21 +51,6 @@ def letter_table(letters: Iterable[ListedLetter]) -> Table:
     )
 
 
-def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
-    """A letter whole, with how many wait behind it and the first of those.
-
-    Bytes are JSON or text where they are, else base64 under a name that says so.
-    """
-    document = letter._asdict()
-    for name in ("headers", "key", "value"):
-        del document[name]
-    document["behind"] = behind
-    document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]
-    document["headers"] = [_text(name, _unhex(value)) for name, value in letter.headers]
-    document |= {} if letter.key is None else _text("key", bytes(letter.key))
-    return document | _value(letter.value)
-
-
 def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
     """What became of each entity."""
     return [
@@ -97,26 +75,3 @@ def redriven_documents(done: Iterable[EntityRedriven]) -> list[Mapping[str, Any]
         }
         for one in done
     ]
-
-
-def _value(value: memoryview | None) -> dict[str, Any]:
-    if value is None:
-        return {"value": None}
-    raw = bytes(value)
-    try:
-        return {"value": msgspec.json.decode(raw)}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {"value_base64": base64.b64encode(raw).decode()}
-
-
-def _text(name: str, value: bytes | None) -> dict[str, Any]:
-    if value is None:
-        return {name: None}
-    try:
-        return {name: value.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": base64.b64encode(value).decode()}
-
-
-def _unhex(value: str | None) -> bytes | None:
-    return None if value is None else bytes.fromhex(value)

@@ -6,21 +6,33 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sluice.admin.connection import connected
+from sluice.admin.connection import connected, read_installation
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
-from sluice.admin.effects import CallChange, reconcile_call, retry_calls, settle_by_hand
+from sluice.admin.effects import (
+    CallChange,
+    reconcile_call,
+    require_call,
+    require_calls,
+    retry_calls,
+    settle_by_hand,
+)
+from sluice.admin.pause import pause_calls, resume_calls
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.effects_options import Effect, Every, Key, Keys, read_registry, require_call, require_calls
 from sluice.cli.effects_tables import change_document, change_lines
 from sluice.cli.printing import AsJson
-from sluice.db.admin.audit import insert_audits
 from sluice.db.admin.call_admin import Chosen
-from sluice.db.delivery.switches import clear_switch, read_switch, set_switch
+from sluice.db.delivery.switches import read_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.tasks.effects.call_states import CallState
 from sluice.tasks.effects.executor import storable
 
+Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY]...", help="As `sluice effects ls` names them.")
+]
+Every = Annotated[bool, typer.Option("--all", help="Select all matching calls.")]
+Effect = Annotated[str | None, typer.Option("--effect", help="With --all: calls of this effect alone.")]
 LEFT_EXIT_CODE = 1
 UNCERTAIN, FAILED, SUCCEEDED = CallState.UNCERTAIN, CallState.FAILED, CallState.SUCCEEDED
 
@@ -41,7 +53,7 @@ def reconcile(
     With --dry-run the provider is asked and nothing is stored.
     Exit code 1 if a call was left as it was.
     """
-    effects = read_registry().effects
+    effects = read_installation().registry.effects
     decision = decide("effects reconcile", reason)
     with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(UNCERTAIN.value, effect) if every else None)
@@ -73,7 +85,7 @@ def retry(
     """
     if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
         raise OperationRefused("with --all, and with it alone, say --state failed or --state uncertain")
-    effects = read_registry().effects
+    effects = read_installation().registry.effects
     with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
         doubtful = sum(call.state == UNCERTAIN.value for call in calls)
@@ -138,17 +150,9 @@ def resume(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) ->
 
 def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
     decision = decide("effects pause" if pausing else "effects resume", reason)
+    turn = pause_calls if pausing else resume_calls
     with connected("sluice effects") as session:
-        if dry_run:
-            changed = (read_switch(session, EFFECTS_PAUSED) is None) == pausing
-        else:
-            with session.transaction():
-                changed = (
-                    set_switch(session, EFFECTS_PAUSED, actor=decision.actor, reason=reason)
-                    if pausing
-                    else clear_switch(session, EFFECTS_PAUSED)
-                )
-                insert_audits(session, decision, [("all effects", "{}")] if changed else [])
+        changed = turn(session, decision, dry_run=dry_run)
         paused = read_switch(session, EFFECTS_PAUSED)
     if as_json_:
         typer.echo(as_json({"dry_run": dry_run, "changed": changed, "paused": paused}))

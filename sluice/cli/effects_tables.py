@@ -1,4 +1,4 @@
-"""Calls for people and as JSON: counts, rows, one whole with what it waits for. Pure."""
+"""What the commands of `sluice effects` print: counts, rows, what became of calls. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from sluice.admin.effects import CallChange
-from sluice.cli.ages import say_age
-from sluice.cli.printing import table_of
-from sluice.db.admin.call_admin import CallConflict, ListedCall, WholeCall
+from sluice.cli.printing import say_age, table_of
+from sluice.db.admin.call_admin import CallConflict, ListedCall
 from sluice.tasks.effects.call_states import CallState
 
 
@@ -54,19 +53,6 @@ def conflict_table(conflicts: Iterable[CallConflict]) -> Table:
         ("id", "key", "not called with", "called with", "state"),
         ((one.id, one.effect_key, one.args, one.made_args, one.state) for one in conflicts),
     )
-
-
-def reasons_to_wait(
-    call: WholeCall, *, before: Sequence[tuple[str, str]], paused: str | None, declared: bool
-) -> list[str]:
-    """Why a pending call is not made now, one sentence each; nothing for one in another state."""
-    if call.state != CallState.PENDING.value:
-        return []
-    return [
-        *([f"all calls are paused: {paused}"] if paused is not None else []),
-        *([] if declared else [f"no module of SLUICE_HANDLERS declares effect {call.effect}"]),
-        *(f"{key} must end first: it is {state}" for key, state in before),
-    ]
 
 
 def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:

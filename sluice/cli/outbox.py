@@ -1,18 +1,26 @@
 """`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
-from sluice.admin.outbox import drop_event, fate, require_event, retry_all, retry_one
+from sluice.admin.outbox import (
+    drop_event,
+    event_document,
+    require_droppable,
+    require_event,
+    retry_all,
+    retry_one,
+)
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.outbox_tables import event_document, refused_table, waiting_table
-from sluice.cli.printing import AsJson, field_lines
-from sluice.db.admin.outbox_admin import read_refused, read_waiting
+from sluice.cli.printing import AsJson, field_lines, say_age, table_of
+from sluice.db.admin.outbox_admin import QueueWaiting, RefusedRecord, read_refused, read_waiting
 
 outbox_app = typer.Typer(
     help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
@@ -107,10 +115,7 @@ def drop(
     """
     with connected("sluice outbox") as session:
         event = require_event(session, queue, number)
-        if event.error is None and not even_if_waiting:
-            raise OperationRefused(
-                f"{queue} {number} is not refused: {fate(event)} (or say --even-if-waiting)"
-            )
+        require_droppable(event, even_if_waiting=even_if_waiting)
         if not dry_run:
             require_confirmation(
                 f"Event {event.event_id} for topic {event.topic} will never be sent.", yes=yes
@@ -120,3 +125,22 @@ def drop(
         typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))
     else:
         typer.echo(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")
+
+
+def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
+    """Per queue: rows that are not sent, how many of them are refused, age of the oldest."""
+    return table_of(
+        ("queue", "waiting", "refused", "oldest"),
+        ((one.queue, one.waiting, one.refused, say_age(one.oldest_seconds)) for one in queues),
+    )
+
+
+def refused_table(records: Iterable[RefusedRecord]) -> Table:
+    """Per record: where it is, what it holds back, and the broker's reason."""
+    return table_of(
+        ("queue", "id", "topic", "key", "since", "behind", "error"),
+        (
+            (one.queue, one.id, one.topic, one.key, say_age(one.refused_seconds), one.behind, one.error)
+            for one in records
+        ),
+    )

@@ -1,5 +1,6 @@
-"""How commands print rows of Postgres: as one JSON document, or as lines and tables for people."""
+"""How commands print values and read them: JSON, lines, tables, and ages such as 90s, 10m, 2h or 3d."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -8,6 +9,8 @@ from rich.table import Table
 
 from sluice.admin.documents import as_json
 
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -28,3 +31,19 @@ def table_of(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row))
     return table
+
+
+def read_age(text: str) -> float:
+    """The seconds of an age. Raises BadParameter."""
+    found = _AGE.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no age: a number and s, m, h or d, as in 90s or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def say_age(seconds: float) -> str:
+    """The age in the largest unit of which there are two, rounded down."""
+    for unit, length in reversed(_UNITS.items()):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0.0, seconds):.0f}s"

@@ -2,17 +2,16 @@
 
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
 from sluice.admin.connection import connected
-from sluice.admin.decisions import OperationRefused, decide
+from sluice.admin.decisions import decide
 from sluice.admin.documents import as_json, documents
+from sluice.admin.pause import resume_halted
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson, table_of
-from sluice.db.admin.audit import insert_audits
-from sluice.db.admin.queue_admin import ListedQueue, lock_listed_queue, read_queues, resume_queue
+from sluice.db.admin.queue_admin import ListedQueue, read_queues
 
 queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
 
@@ -40,7 +39,13 @@ def resume(
     queue: Annotated[str, typer.Argument(help="As in payment.3.")],
     reason: Reason,
     accept_deaths: Annotated[
-        int, typer.Option("--accept-deaths", min=0, help="So many events more may die without a halt.")
+        int,
+        typer.Option(
+            "--accept-deaths",
+            min=0,
+            metavar="N",
+            help="Allow N more dead letters before the queue halts again.",
+        ),
     ] = 0,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -54,14 +59,8 @@ def resume(
     if accept_deaths and not dry_run:
         require_confirmation(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
     decision = decide("queue resume", reason)
-    with connected("sluice queue") as session, session.transaction():
-        before = lock_listed_queue(session, queue)
-        if before is None:
-            raise OperationRefused(f"there is no queue {queue}; `sluice queue ls` lists them")
-        if not dry_run:
-            resume_queue(session, queue, accept_deaths)
-            details = {"halted_reason": before.halted_reason, "accepted_deaths": accept_deaths}
-            insert_audits(session, decision, [(queue, msgspec.json.encode(details).decode())])
+    with connected("sluice queue") as session:
+        before = resume_halted(session, queue, accept_deaths, decision, dry_run=dry_run)
     document = before._asdict() | {"accepts": accept_deaths, "dry_run": dry_run}
     verb = "would go on" if dry_run else "goes on"
     was = before.halted_reason or "it was not halted"

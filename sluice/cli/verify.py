@@ -12,8 +12,7 @@ from sluice.admin.connection import connected, read_installation
 from sluice.admin.documents import as_json, documents
 from sluice.admin.partition_verdict import PartitionVerdict, Verdict, Verified
 from sluice.admin.verify import verify as compare_counters
-from sluice.cli.ages import say_age
-from sluice.cli.printing import AsJson, table_of
+from sluice.cli.printing import AsJson, say_age, table_of
 
 MISMATCH_EXIT_CODE = 1
 

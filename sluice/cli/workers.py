@@ -18,8 +18,7 @@ from sluice.admin.workers import (
     seconds_since,
     sharing_document,
 )
-from sluice.cli.ages import say_age
-from sluice.cli.printing import AsJson, table_of
+from sluice.cli.printing import AsJson, say_age, table_of
 from sluice.db.delivery.leases import Sharing, Worker, read_workers
 
 NOT_SEEN = "a worker with -Q holds no lease and is not seen here"

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.effects import MOVED, reconcile_call, retry_calls, settle_by_hand
-from sluice.cli.effects_options import require_call
+from sluice.admin.effects import MOVED, reconcile_call, require_call, retry_calls, settle_by_hand
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.call_admin import release_calls, settle_call
 from sluice.db.connection import Session

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice.cli.effects_options import require_call
+from sluice.admin.effects import require_call
 from sluice.db.admin.call_admin import (
     Chosen,
     count_calls,

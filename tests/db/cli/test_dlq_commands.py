@@ -186,7 +186,7 @@ def test_conflicts_are_marked_as_seen_and_nothing_else(bench: Bench, run: Run) -
 
 
 def test_letters_are_exported_page_by_page(bench: Bench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sluice.cli.dlq_list.PAGE_LETTERS", 2)
+    monkeypatch.setattr("sluice.admin.letters.PAGE_LETTERS", 2)
     fill(bench)
     lines = [json.loads(line) for line in run("dlq", "export", "--all").splitlines()]
     assert [line["value"]["version"] for line in lines] == [0, 1, 2, 3, 5, 6]

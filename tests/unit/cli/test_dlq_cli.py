@@ -11,18 +11,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from sluice.admin import event_lines
 from sluice.admin.documents import as_json
-from sluice.admin.event_lines import LineRefused, Outgoing, parse_lines
+from sluice.admin.event_lines import LineRefused, Outgoing, letter_line, parse_lines
+from sluice.admin.letters import letter_document
 from sluice.admin.redrive import EntityRedriven
-from sluice.cli import letter_lines
 from sluice.cli.dlq_tables import (
     count_table,
-    letter_document,
     letter_table,
     redriven_documents,
     redriven_lines,
 )
-from sluice.cli.letter_lines import letter_line
 from sluice.cli.main import app
 from sluice.cli.printing import field_lines
 from sluice.db.admin.letters import LetterCount, ListedLetter
@@ -165,7 +164,7 @@ def test_what_a_line_cannot_say_is_raw_and_never_sent(letter: WholeLetter) -> No
     ],
 )
 def test_a_line_that_says_too_much_is_noticed(old: str, new: str) -> None:
-    module = mutated(letter_lines, old, new)
+    module = mutated(event_lines, old, new)
 
     def is_raw(letter: WholeLetter) -> bool:
         try:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
-from sluice.admin.effects import CallChange
-from sluice.cli.ages import read_age, say_age
+from sluice.admin.effects import CallChange, reasons_to_wait
+from sluice.admin.outbox import event_document
 from sluice.cli.confirmation import require_confirmation
 from sluice.cli.effects_tables import (
     call_table,
@@ -23,11 +23,10 @@ from sluice.cli.effects_tables import (
     change_lines,
     conflict_table,
     count_table,
-    reasons_to_wait,
 )
 from sluice.cli.main import app
-from sluice.cli.outbox_tables import event_document, refused_table, waiting_table
-from sluice.cli.printing import field_lines
+from sluice.cli.outbox import refused_table, waiting_table
+from sluice.cli.printing import field_lines, read_age, say_age
 from sluice.db.admin.call_admin import CallConflict, ListedCall, WholeCall
 from sluice.db.admin.outbox_admin import OutgoingEvent, QueueWaiting, RefusedRecord
 

@@ -1,0 +1,95 @@
+"""The dead letters that an operator names, and one of them as a JSON object."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from sluice.admin.decisions import OperationRefused
+from sluice.db.admin.letters import Chosen, ListedLetter
+from sluice.db.admin.whole_letters import (
+    WaitingLetter,
+    WholeLetter,
+    count_behind,
+    read_behind,
+    read_whole_letters,
+)
+from sluice.db.connection import Session
+
+MOST_BEHIND = 10  # letters behind another one that a document names
+PAGE_LETTERS = 20  # each may be as large as a record can be
+
+
+def require_letter(session: Session, letter_id: int) -> WholeLetter:
+    """The letter whole. Raises OperationRefused if there is none."""
+    found = read_whole_letters(session, Chosen(ids=(letter_id,)), after=0, limit=1)
+    if not found:
+        raise OperationRefused(f"there is no dead letter {letter_id}")
+    return found[0]
+
+
+def choose_letters(ids: Sequence[int] | None, every: bool, filters: Chosen) -> Chosen:
+    """The letters with these ids, or with --all those that match the filters. Raises OperationRefused."""
+    if bool(ids) == every or (ids and any(value is not None for value in filters)):
+        raise OperationRefused(
+            "name the letters by their IDs, or all by --all, which the other options narrow down"
+        )
+    return filters._replace(ids=tuple(ids)) if ids else filters
+
+
+def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
+    """All chosen letters, a page in memory at a time; ends, since a letter keeps its id."""
+    after = 0
+    while page := read_whole_letters(session, chosen, after=after, limit=PAGE_LETTERS):
+        yield from page
+        after = page[-1].id
+
+
+def place_of(letter: ListedLetter | WholeLetter | WaitingLetter) -> str:
+    """Where Kafka has it: topic:partition:offset."""
+    return f"{letter.topic}:{letter.partition}:{letter.offset}"
+
+
+def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any]:
+    """Returns the letter as a JSON object, with how many letters wait behind it and the first of those."""
+    behind = count_behind(session, letter)
+    return letter_document(letter, behind, read_behind(session, letter, limit=MOST_BEHIND))
+
+
+def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
+    """A letter whole, with how many wait behind it and the first of those.
+
+    Bytes are JSON or text where they are, else base64 under a name that says so.
+    """
+    document = letter._asdict()
+    for name in ("headers", "key", "value"):
+        del document[name]
+    document["behind"] = behind
+    document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]
+    document["headers"] = [_text(name, _unhex(value)) for name, value in letter.headers]
+    document |= {} if letter.key is None else _text("key", bytes(letter.key))
+    return document | _value(letter.value)
+
+
+def _value(value: memoryview | None) -> dict[str, Any]:
+    if value is None:
+        return {"value": None}
+    raw = bytes(value)
+    try:
+        return {"value": msgspec.json.decode(raw)}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {"value_base64": base64.b64encode(raw).decode()}
+
+
+def _text(name: str, value: bytes | None) -> dict[str, Any]:
+    if value is None:
+        return {name: None}
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+
+
+def _unhex(value: str | None) -> bytes | None:
+    return None if value is None else bytes.fromhex(value)
