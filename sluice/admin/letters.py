@@ -51,6 +51,11 @@ def place_of(letter: ListedLetter | WholeLetter | WaitingLetter) -> str:
     return f"{letter.topic}:{letter.partition}:{letter.offset}"
 
 
+def entity_of(letter: ListedLetter | WholeLetter) -> str:
+    """Whose it is: type/key, or the type alone where the record names no entity."""
+    return letter.entity if letter.entity_key is None else f"{letter.entity}/{letter.entity_key}"
+
+
 def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any]:
     """Returns the letter as a JSON object, with how many letters wait behind it and the first of those."""
     behind = count_behind(session, letter)

@@ -1,14 +1,23 @@
 """`sluice dlq`: the group of commands, and those that only read: ls, show, export."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from sluice.admin.connection import connected
 from sluice.admin.documents import as_json, documents
 from sluice.admin.event_lines import letter_line
-from sluice.admin.letters import choose_letters, read_all_letters, read_letter_document, require_letter
+from sluice.admin.letters import (
+    choose_letters,
+    entity_of,
+    place_of,
+    read_all_letters,
+    read_letter_document,
+    require_letter,
+)
 from sluice.cli.dlq_change import drop, redrive, resolve
 from sluice.cli.dlq_options import (
     Entity,
@@ -24,9 +33,8 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
-from sluice.cli.dlq_tables import count_table, letter_table
-from sluice.cli.printing import AsJson, field_lines
-from sluice.db.admin.letters import count_letters, read_letters
+from sluice.cli.printing import AsJson, field_lines, say_age, table_of
+from sluice.db.admin.letters import LetterCount, ListedLetter, count_letters, read_letters
 
 
 def ls(
@@ -95,6 +103,40 @@ def export(
     with connected("sluice dlq") as session:
         for letter in read_all_letters(session, chosen):
             typer.echo(letter_line(letter))
+
+
+def count_table(counts: Iterable[LetterCount]) -> Table:
+    """Per topic, error class and state."""
+    return table_of(
+        ("topic", "error", "state", "letters"),
+        ((one.topic, one.error_class, _state_of(one), one.letters) for one in counts),
+    )
+
+
+def letter_table(letters: Iterable[ListedLetter]) -> Table:
+    """Per letter: where it is, whose, what went wrong, and how many wait behind it."""
+    return table_of(
+        ("id", "record", "entity", "type", "state", "attempts", "age", "behind", "error"),
+        (
+            (
+                one.id,
+                place_of(one),
+                entity_of(one),
+                one.type,
+                _state_of(one),
+                one.attempts,
+                say_age(one.age_seconds),
+                one.behind,
+                f"{one.error_class}: {one.error_text}",
+            )
+            for one in letters
+        ),
+    )
+
+
+def _state_of(letter: ListedLetter | LetterCount) -> str:
+    """Its state; of a conflict, that it is one."""
+    return f"{letter.state} (conflict)" if letter.outcome == "conflict" else letter.state
 
 
 dlq_app = typer.Typer(

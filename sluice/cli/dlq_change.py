@@ -1,8 +1,8 @@
 """`sluice dlq redrive|drop|resolve`: what an operator does with dead letters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
-from sluice.admin.letters import choose_letters, place_of, require_letter
+from sluice.admin.letters import choose_letters, entity_of, place_of, require_letter
 from sluice.admin.redrive import (
     MOST_ENTITIES,
     MOVED,
@@ -39,7 +39,6 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
-from sluice.cli.dlq_tables import entity_of, redriven_documents, redriven_lines
 from sluice.cli.printing import AsJson
 from sluice.db.admin.whole_letters import count_behind
 
@@ -180,3 +179,29 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
                 typer.echo(f"{letter.id}, left as it is: {why}")
     if left:
         raise typer.Exit(LEFT_EXIT_CODE)
+
+
+def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
+    """What became of each entity."""
+    return [
+        f"{one.name}: "
+        + (", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items())) or "nothing")
+        + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
+        + ("; unparked" if one.unparked else "")
+        for one in done
+    ]
+
+
+def redriven_documents(done: Iterable[EntityRedriven]) -> list[Mapping[str, Any]]:
+    """The same for --json."""
+    return [
+        {
+            "entity": one.entity,
+            "key": one.key,
+            "id": one.letter_id,
+            "outcomes": dict(one.outcomes),
+            "blocked_by": one.blocked_by,
+            "unparked": one.unparked,
+        }
+        for one in done
+    ]

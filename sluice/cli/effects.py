@@ -1,22 +1,25 @@
 """`sluice effects`: the group of commands, and those that only read: ls, show."""
 
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from sluice.admin.connection import connected, read_installation
 from sluice.admin.documents import as_json, documents
 from sluice.admin.effects import read_reasons_to_wait, require_call
 from sluice.cli.effects_change import Key, pause, reconcile, resume, retry, settle
-from sluice.cli.effects_tables import (
-    call_table,
-    conflict_table,
-    count_documents,
-    count_table,
+from sluice.cli.printing import AsJson, field_lines, read_age, say_age, table_of
+from sluice.db.admin.call_admin import (
+    CallConflict,
+    Chosen,
+    ListedCall,
+    count_calls,
+    read_call_conflicts,
+    read_calls,
 )
-from sluice.cli.printing import AsJson, field_lines, read_age
-from sluice.db.admin.call_admin import Chosen, count_calls, read_call_conflicts, read_calls
 from sluice.db.connection import Session
 from sluice.db.delivery.switches import read_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
@@ -79,6 +82,50 @@ def _ls_conflicts(session: Session, effect: str | None, after: int, limit: int, 
         Console().print(conflict_table(found))
     else:
         typer.echo("no key was taken with other args")
+
+
+def count_documents(counts: Iterable[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """(effect, state, calls) as JSON objects."""
+    return [{"effect": effect, "state": state, "calls": calls} for effect, state, calls in counts]
+
+
+def count_table(counts: Sequence[tuple[str, str, int]]) -> Table:
+    """Per effect, a column for each state that occurs."""
+    by_effect: dict[str, dict[str, int]] = {}
+    for effect, state, calls in counts:
+        by_effect.setdefault(effect, {})[state] = calls
+    states = [state.value for state in CallState if any(state.value in row for row in by_effect.values())]
+    return table_of(
+        ("effect", *states),
+        ((effect, *(row.get(state, 0) for state in states)) for effect, row in by_effect.items()),
+    )
+
+
+def call_table(calls: Iterable[ListedCall]) -> Table:
+    """Per call: its key, whose it is, how far it is, and what went wrong last."""
+    return table_of(
+        ("key", "effect", "entity", "state", "attempt", "age", "error"),
+        (
+            (
+                one.effect_key,
+                one.effect,
+                one.entity if one.entity_key is None else f"{one.entity}/{one.entity_key}",
+                one.state,
+                one.attempt,
+                say_age(one.age_seconds),
+                one.error,
+            )
+            for one in calls
+        ),
+    )
+
+
+def conflict_table(conflicts: Iterable[CallConflict]) -> Table:
+    """Per conflict: the key, what was asked for and not done, and what counts."""
+    return table_of(
+        ("id", "key", "not called with", "called with", "state"),
+        ((one.id, one.effect_key, one.args, one.made_args, one.state) for one in conflicts),
+    )
 
 
 effects_app = typer.Typer(

@@ -1,7 +1,7 @@
 """`sluice effects reconcile|retry|settle|pause|resume`: what an operator does with calls."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -19,7 +19,6 @@ from sluice.admin.effects import (
 )
 from sluice.admin.pause import pause_calls, resume_calls
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.effects_tables import change_document, change_lines
 from sluice.cli.printing import AsJson
 from sluice.db.admin.call_admin import Chosen
 from sluice.db.delivery.switches import read_switch
@@ -161,3 +160,19 @@ def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
     else:
         would = "would be" if dry_run else "are"
         typer.echo(f"all calls {would} paused: {reason}" if pausing else f"calls {would} resumed")
+
+
+def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:
+    """What became of each call, or would."""
+    would = "would become " if dry_run else ""
+    return [
+        f"{one.effect_key}: {one.before or 'not there'}"
+        + (f" → {would}{one.after}" if one.after else ", left as it is")
+        + f": {one.said}"
+        for one in changes
+    ]
+
+
+def change_document(changes: Sequence[CallChange], *, dry_run: bool) -> Mapping[str, Any]:
+    """For --json; `after` is null where a call was left as it was."""
+    return {"dry_run": dry_run, "calls": changes}

@@ -20,6 +20,7 @@ def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
         "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "SLUICE_HANDLERS": "examples.shop.handlers",
     }
 
     def run(*words: str, exit_code: int = 0) -> str:

@@ -35,6 +35,7 @@ def environ(database_url: str) -> dict[str, str]:
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
         "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "SLUICE_HANDLERS": "examples.shop.handlers",
     }
 
 

@@ -16,12 +16,8 @@ from sluice.admin.documents import as_json
 from sluice.admin.event_lines import LineRefused, Outgoing, letter_line, parse_lines
 from sluice.admin.letters import letter_document
 from sluice.admin.redrive import EntityRedriven
-from sluice.cli.dlq_tables import (
-    count_table,
-    letter_table,
-    redriven_documents,
-    redriven_lines,
-)
+from sluice.cli.dlq import count_table, letter_table
+from sluice.cli.dlq_change import redriven_documents, redriven_lines
 from sluice.cli.main import app
 from sluice.cli.printing import field_lines
 from sluice.db.admin.letters import LetterCount, ListedLetter

@@ -17,13 +17,8 @@ from sluice.admin.documents import as_json
 from sluice.admin.effects import CallChange, reasons_to_wait
 from sluice.admin.outbox import event_document
 from sluice.cli.confirmation import require_confirmation
-from sluice.cli.effects_tables import (
-    call_table,
-    change_document,
-    change_lines,
-    conflict_table,
-    count_table,
-)
+from sluice.cli.effects import call_table, conflict_table, count_table
+from sluice.cli.effects_change import change_document, change_lines
 from sluice.cli.main import app
 from sluice.cli.outbox import refused_table, waiting_table
 from sluice.cli.printing import field_lines, read_age, say_age
