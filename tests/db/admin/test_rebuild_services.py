@@ -1,0 +1,140 @@
+"""What the operator's services for generations choose and refuse, and how they follow a rebuild."""
+
+from typing import Any
+
+import pytest
+
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.rebuild import generation_changes, report
+from sluice.admin.rebuild.checkpoints import check_checkpoint
+from sluice.admin.rebuild.generation_changes import (
+    plan_swap,
+    require_building,
+    require_ended,
+    require_rebuilt,
+)
+from sluice.admin.rebuild.rebuild_progress import follow, generation_document
+from tests.db.tasks import projecting
+from tests.db.tasks.applying import thing_set
+from tests.db.tasks.projecting import DECISION, Bench, registry
+
+bench = projecting.bench
+opened = projecting.opened
+
+
+def compared(bench: Bench, number: int) -> None:
+    report.compare(bench.session, bench.registry, bench.generation(number))
+
+
+def plan(bench: Bench, number: int | None = None, *, back: bool = False) -> tuple[int, int]:
+    """The number of the generation that would become live, and of the one that is."""
+    found = plan_swap(bench.session, bench.registry, "totals", number, back=back)
+    return found.generation.generation, found.live
+
+
+@pytest.fixture
+def fixed(bench: Bench, opened: Any) -> Bench:
+    """A deployment with other code; generation 2 is ready, and differs from the live one."""
+    bench.live(thing_set(0, "a", 1))
+    fixed: Bench = opened(bench.with_code(registry(2, 10)))
+    assert fixed.rebuild(fixed.begin())
+    return fixed
+
+
+def test_a_swap_requires_a_report_and_its_approval(fixed: Bench) -> None:
+    with pytest.raises(OperationRefused, match="never compared"):
+        plan(fixed)
+    compared(fixed, 2)
+    with pytest.raises(OperationRefused, match="differs in 1 rows"):
+        plan(fixed)
+    found = report.require_report(fixed.session, fixed.generation(2))
+    report.approve(fixed.session, found, DECISION)
+    assert plan(fixed) == (2, 1)
+
+
+def test_a_swap_back_needs_no_report_and_takes_the_one_that_was_live_last(fixed: Bench) -> None:
+    fixed.swap(2)
+    assert plan(fixed, back=True) == (1, 2)
+    with pytest.raises(OperationRefused, match="ready can be swapped in"):
+        plan(fixed)
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    fixed.swap(number)
+    assert plan(fixed, back=True) == (2, number)
+
+
+def test_a_swap_without_its_refusals_is_caught(fixed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation_changes, "swap_refusals", lambda **_: [])
+    with pytest.raises(pytest.fail.Exception):
+        test_a_swap_requires_a_report_and_its_approval(fixed)
+
+
+def test_what_can_be_cancelled_cannot_be_dropped_and_the_other_way_round(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    number = bench.begin()
+    assert require_building(bench.session, "totals", None).generation == number
+    assert require_rebuilt(bench.session, "totals", None).generation == number
+    with pytest.raises(OperationRefused, match="only a retired, failed or ready generation can be dropped"):
+        require_ended(bench.session, "totals", number)
+    assert bench.rebuild(number)
+    assert require_ended(bench.session, "totals", None).generation == number
+    with pytest.raises(OperationRefused, match="only a generation that is being built can be cancelled"):
+        require_building(bench.session, "totals", number)
+
+
+def test_a_generation_never_compared_has_no_report_to_approve(fixed: Bench) -> None:
+    found = report.require_comparable(fixed.session, "totals", None, verb="approved")
+    with pytest.raises(OperationRefused, match="never compared: `sluice rebuild diff totals`"):
+        report.require_report(fixed.session, found)
+
+
+def test_a_rebuild_is_followed_until_it_is_ready(bench: Bench) -> None:
+    bench.live(*(thing_set(n, "a", n) for n in range(300)))
+    number = bench.begin()
+    seen = [
+        moved.reached.done
+        for moved in follow(bench.session, "totals", number, sleep=lambda _: bench.rebuild(number))
+    ]
+    assert seen == [0]
+    assert bench.states()[number] == "ready"
+    document = generation_document(bench.session, bench.generation(number))
+    assert (document["done"], document["total"], document["folded"]) == (300, 300, 300)
+
+
+def pause(bench: Bench, number: int) -> None:
+    generation = bench.generation(number)
+    generation_changes.set_pace(bench.session, generation, paused=True, rate=None, decision=DECISION)
+
+
+def drop(bench: Bench, number: int) -> None:
+    generation_changes.drop(bench.session, bench.generation(number), DECISION)
+
+
+@pytest.mark.parametrize(("change", "said"), [(pause, "is paused"), (drop, "was dropped meanwhile")])
+def test_following_ends_where_nothing_will_follow(bench: Bench, change: Any, said: str) -> None:
+    bench.live(thing_set(0, "a", 1))
+    number = bench.begin()
+    with pytest.raises(OperationRefused, match=said):
+        list(follow(bench.session, "totals", number, sleep=lambda _: change(bench, number)))
+
+
+@pytest.mark.parametrize(
+    ("name", "drop", "said"),
+    [
+        ("Upper", False, "a letter first"),
+        ("kept", False, "has a checkpoint kept already"),
+        ("other", True, "has no checkpoint other"),
+        ("other", False, None),
+        ("kept", True, None),
+    ],
+)
+def test_checkpoints_are_checked_before_the_operator_is_asked(
+    bench: Bench, name: str, drop: bool, said: str | None
+) -> None:
+    bench.live(thing_set(0, "a", 1))
+    bench.checkpoint("kept")
+    if said is None:
+        check_checkpoint(bench.session, "totals", name, drop=drop)
+    else:
+        with pytest.raises(OperationRefused, match=said):
+            check_checkpoint(bench.session, "totals", name, drop=drop)
