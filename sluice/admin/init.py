@@ -1,6 +1,9 @@
 """Makes a deployment ready: migrations, users' tables, Kafka topics, entity types and their queues."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+from kafka.errors import TopicAlreadyExistsError
 
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import register_entity
@@ -10,6 +13,7 @@ from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import Registry
 
 DEFAULT_PARTITIONS = 12  # of new topics: room for as many bridges; cannot be lowered later
+METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: below a second, but for a busy broker
 
 
 @dataclass
@@ -51,7 +55,10 @@ def create_topics(
         missing = sorted(wanted - set(admin.list_topics()))
         if missing:
             shape = {"num_partitions": partitions, "replication_factor": replication_factor}
-            admin.create_topics(dict.fromkeys(missing, shape), wait_for_metadata=True)
+            # Another init may create some of them at the same time; Kafka then still creates the others.
+            with suppress(TopicAlreadyExistsError):
+                admin.create_topics(dict.fromkeys(missing, shape))
+            admin.wait_for_topics(missing, timeout_ms=METADATA_TIMEOUT_MS)
         return missing
     finally:
         admin.close()
