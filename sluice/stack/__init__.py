@@ -3,6 +3,15 @@
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.external_urls import external_urls
 from sluice.stack.local import Stack
-from sluice.stack.service import ServiceName, ServiceStatus, StackError, StopSignal
+from sluice.stack.service import ComponentMissing, ServiceName, ServiceStatus, StackError, StopSignal
 
-__all__ = ["ServiceName", "ServiceStatus", "Stack", "StackError", "StackUrls", "StopSignal", "external_urls"]
+__all__ = [
+    "ComponentMissing",
+    "ServiceName",
+    "ServiceStatus",
+    "Stack",
+    "StackError",
+    "StackUrls",
+    "StopSignal",
+    "external_urls",
+]

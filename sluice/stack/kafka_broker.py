@@ -9,6 +9,7 @@ from signal import Signals
 
 from sluice.stack.kafka_jars import fetch_jars, find_java
 from sluice.stack.kafka_metadata import lists_itself
+from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
 from sluice.stack.whole import made_whole, write_whole
@@ -91,7 +92,7 @@ class KafkaBroker:
             [*tool, "-t", new_cluster_id(), "-c", str(config)],
             capture_output=True,
             text=True,
-            timeout=FORMAT_TIMEOUT_SECONDS,
+            timeout=patient(FORMAT_TIMEOUT_SECONDS),
             check=False,
         )
         config.unlink()
@@ -110,7 +111,8 @@ class KafkaBroker:
         return Launch((find_java(), HEAP, log_config, "-cp", f"{jars}/*", *broker), os.environ)
 
     def answers(self, place: Place) -> bool:
-        return lists_itself(LOOPBACK, place.ports["broker"], timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+        timeout_seconds = patient(ANSWER_TIMEOUT_SECONDS)
+        return lists_itself(LOOPBACK, place.ports["broker"], timeout_seconds=timeout_seconds)
 
     def stop_signal(self, how: StopSignal) -> Signals:
         return Signals.SIGTERM if how == "term" else Signals.SIGKILL

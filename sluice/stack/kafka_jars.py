@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from sluice.stack.service import Report, StackError
+from sluice.stack.service import ComponentMissing, Report, StackError
 from sluice.stack.whole import made_whole
 
 KAFKA_VERSION = "4.1.1"
@@ -53,19 +53,19 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def find_java() -> str:
-    """The path of a Java that can run the broker. Raises StackError with what to install."""
+    """The path of a Java that can run the broker. Raises ComponentMissing with what to install."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin") if home else None
     java = java or shutil.which("java")
     if java is None:
-        raise StackError(
+        raise ComponentMissing(
             f"Kafka needs Java: install a JDK ≥ {OLDEST_JAVA} and Maven "
             f"(Debian: apt install default-jdk-headless maven), {INSTEAD}"
         )
     told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "(\d+)', told)
     if version is None or int(version[1]) < OLDEST_JAVA:
-        raise StackError(
+        raise ComponentMissing(
             f"{java} is not Java {OLDEST_JAVA} or later: install one (or set JAVA_HOME), {INSTEAD}"
         )
     return java
@@ -74,14 +74,14 @@ def find_java() -> str:
 def fetch_jars(cache: Path, report: Report) -> Path:
     """The folder with the broker's jars; downloads them first if it is not there.
 
-    Raises StackError if Maven is missing or fails. Two at once are harmless.
+    Raises ComponentMissing without Maven, StackError if Maven fails. Two at once are harmless.
     """
     target = cache / f"kafka-{KAFKA_VERSION}"
     if target.is_dir():
         return target
     maven = shutil.which("mvn")
     if maven is None:
-        raise StackError(f"Kafka's jars are fetched by Maven: apt install maven (or brew), {INSTEAD}")
+        raise ComponentMissing(f"Kafka's jars are fetched by Maven: apt install maven (or brew), {INSTEAD}")
     report(f"fetching Kafka {KAFKA_VERSION} by Maven (45 MB, once)")
     with made_whole(target) as part:
         pom = part / "pom.xml"

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sluice.stack.service import StackError
+from sluice.stack.service import ComponentMissing, StackError
 from sluice.stack.whole import made_whole
 
 # The oldest major version that the Postgres project still mends.
@@ -44,7 +44,7 @@ def find_programs(version: int | None = None) -> Programs:
             f"the stack's data are of Postgres {version}, which is not here any more: "
             "install it, or throw the data away with `sluice stack down --wipe`"
         )
-    raise StackError(
+    raise ComponentMissing(
         f"no Postgres ≥ {OLDEST} found: install one (Debian: apt install postgresql), "
         "or run the services with docker-compose.yml"
     )

@@ -8,6 +8,7 @@ from signal import Signals
 import psycopg2
 from psycopg2 import sql
 
+from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.postgres_files import (
     Programs,
@@ -71,7 +72,7 @@ class PostgresServer:
             [initdb, "-D", str(part), *options],
             capture_output=True,
             text=True,
-            timeout=INITDB_TIMEOUT_SECONDS,
+            timeout=patient(INITDB_TIMEOUT_SECONDS),
             cwd="/",
             check=False,
             user=user,
@@ -107,7 +108,11 @@ class PostgresServer:
 def create_database(port: int, name: str) -> None:
     """Makes sure the database is there. Raises psycopg2.OperationalError if the server does not answer."""
     connection = psycopg2.connect(
-        host=LOOPBACK, port=port, user=SUPERUSER, dbname="postgres", connect_timeout=ANSWER_TIMEOUT_SECONDS
+        host=LOOPBACK,
+        port=port,
+        user=SUPERUSER,
+        dbname="postgres",
+        connect_timeout=round(patient(ANSWER_TIMEOUT_SECONDS)),
     )
     try:
         connection.autocommit = True

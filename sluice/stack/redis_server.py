@@ -12,21 +12,22 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK, is_listening
-from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
+from sluice.stack.service import ComponentMissing, Launch, Place, Report, ServiceName, StopSignal
 
 OLDEST = (6, 2)
-# Each test that needs a Redis of its own takes a database number.
-DATABASES = 256
+# Each test that needs an empty Redis takes a database number that no other test of the run gets.
+DATABASES = 1024
 ANSWER_TIMEOUT_SECONDS = 2
 
 
 def find_redis_server() -> Path:
-    """A redis-server ≥ 6.2: the machine's, else the wheel's. Raises StackError with what to install."""
+    """A redis-server ≥ 6.2: the machine's, else the wheel's. Raises ComponentMissing with what to install."""
     for candidate in (shutil.which("redis-server"), _wheel_server()):
         if candidate and _version(candidate) >= OLDEST:
             return Path(candidate)
-    raise StackError(
+    raise ComponentMissing(
         "no redis-server ≥ 6.2 found: install one (Debian: apt install redis-server), use Python 3.11 "
         "(for which there is a wheel), or run the services with docker-compose.yml"
     )
@@ -79,7 +80,7 @@ class RedisServer:
         client = redis.Redis(
             host=LOOPBACK,
             port=place.ports["redis"],
-            socket_timeout=ANSWER_TIMEOUT_SECONDS,
+            socket_timeout=patient(ANSWER_TIMEOUT_SECONDS),
             # One question, one answer: the client would else ask ten times, with growing pauses.
             retry=Retry(NoBackoff(), 0),
         )

@@ -4,6 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
+from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports
 from sluice.stack.processes import POLL_SECONDS, ProcessId, is_alive, start_detached, stop_process, wait_for
 from sluice.stack.service import Place, Report, Service, ServiceStatus, StackError, StopSignal, log_tail
@@ -127,7 +128,7 @@ class Runner:
             if not is_alive(process):
                 return False
             now = time.monotonic()
-            if now - started > self.service.ready_timeout_seconds:
+            if now - started > patient(self.service.ready_timeout_seconds):
                 raise StackError(
                     f"{self.service.name} did not answer in {now - started:.0f} s; {self._log()}"
                 )

@@ -19,6 +19,10 @@ class StackError(RuntimeError):
     """The local stack cannot do what was asked; one sentence says what the operator can do."""
 
 
+class ComponentMissing(StackError):
+    """A program that a service needs is not installed on this machine, or is too old."""
+
+
 @dataclass(frozen=True)
 class ServiceStatus:
     """What is known of one service. silent: its process lives but does not answer."""
