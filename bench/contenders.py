@@ -1,6 +1,5 @@
 """Who is measured: which processes each one consists of, and where it leaves its rows."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -126,7 +125,7 @@ class BenchRun(LocalRun):
     def start_module(self, name: str, module: str, *arguments: str) -> RunningProcess:
         """`python -m module`, told where the topic is."""
         told = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.group}
-        return self._start(name, [sys.executable, "-m", module, *arguments], extra=told)
+        return self._start(name, module, arguments, extra=told)
 
     def start_contender(self, contender: Contender) -> None:
         """All its processes; they need not be ready yet."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
+from sluice.stack.patience import patient
+
 Samples = dict[tuple[str, tuple[str, ...]], float]
 """(name, values of its labels in the order of their names) → value."""
 
@@ -14,7 +16,7 @@ ANSWER_SECONDS = 10.0  # as long as Prometheus waits
 def scrape(port: int) -> Samples | None:
     """All samples; None: nobody listens yet, or any more."""
     try:
-        with urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False) as http:
+        with urllib3.PoolManager(timeout=patient(ANSWER_SECONDS), retries=False) as http:
             response = http.request("GET", f"http://127.0.0.1:{port}/metrics")
     except urllib3.exceptions.HTTPError:
         return None

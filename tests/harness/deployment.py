@@ -24,6 +24,7 @@ from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import Session
 from sluice.db.tables import shape_of
 from sluice.runtime.service_urls import StackUrls
+from sluice.stack.patience import patient
 from sluice.tasks.fold.registry import Registry
 from tests.harness.local_run import LocalRun
 from tests.harness.oracle import Expectation, differences, expect, outgoing_differences, read_log, read_sent
@@ -94,7 +95,7 @@ class Deployment:
             key = None if record.key is None else record.key.encode()
             futures.append(self.producer.send(record.topic + self.topic_suffix, key=key, value=value))
         for future in futures:
-            future.get(timeout=30)
+            future.get(timeout=patient(30))
         return len(futures)
 
     def queues(self, *entities: str) -> list[str]:
@@ -103,10 +104,13 @@ class Deployment:
         return [f"{entity.name}.{shard}" for entity in chosen for shard in range(entity.shards)]
 
     def wait_until(self, condition: Callable[[], bool], *, timeout_seconds: float, what: str) -> None:
-        """Polls until the condition holds. Raises NotSettled with the ends of all logs."""
-        deadline = time.monotonic() + timeout_seconds
+        """Polls until the condition holds. Raises NotSettled with the ends of all logs.
+
+        The deadline is for an idle machine and moves with the load of this one.
+        """
+        began = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            if time.monotonic() - began > patient(timeout_seconds):
                 logs = "\n".join(f"--- {p.name} ({p.exit_code})\n{p.tail()}" for p in self.run.processes)
                 raise NotSettled(f"not within {timeout_seconds:.0f} s: {what}\n{logs}")
             time.sleep(POLL_SECONDS)

@@ -1,11 +1,12 @@
 """Sluice's own processes on this machine: started, killed and watched by demo, tests and bench."""
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +14,13 @@ from types import TracebackType
 from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import PREFIX
+from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports
+from tests.harness.processes import PROJECT, Child, Start, start_new
 
 TERM_PATIENCE_SECONDS = 30.0
-_PR_SET_PDEATHSIG = 1
-_PROJECT = Path(__file__).parents[2]
+CELERY = ("-A", "sluice.runtime.app")
+COMMAND_SECONDS = 120.0  # for a command that ends by itself
 
 
 @dataclass
@@ -25,7 +28,7 @@ class RunningProcess:
     """One process of ours and where its output goes."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: Child
     log: Path
     metrics_port: int = 0
     """Where it serves its metrics; 0: nowhere."""
@@ -55,7 +58,7 @@ class RunningProcess:
             self.popen.send_signal(signal.SIGCONT)
             self.popen.terminate()
             try:
-                self.popen.wait(TERM_PATIENCE_SECONDS)
+                self.popen.wait(patient(TERM_PATIENCE_SECONDS))
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.popen.wait()
@@ -78,6 +81,8 @@ class LocalRun:
     with_metrics: bool = False
     """Whether processes started from now on serve their metrics."""
     processes: list[RunningProcess] = field(default_factory=list)
+    start: Start = start_new
+    """How a process starts: as a new interpreter, or forked."""
 
     def __enter__(self) -> "LocalRun":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,7 @@ class LocalRun:
     def environ(self, faults: str = "") -> dict[str, str]:
         """The environment of the processes: ours, without any SLUICE_ name that was there before."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        path = os.pathsep.join(str(p) for p in (self.python_path, _PROJECT) if p is not None)
+        path = os.pathsep.join(str(p) for p in (self.python_path, PROJECT) if p is not None)
         return (
             clean
             | self.urls.environ()
@@ -103,7 +108,7 @@ class LocalRun:
 
     def start_bridge(self, *, name: str = "bridge", faults: str = "") -> RunningProcess:
         """A bridge."""
-        return self._start(name, [sys.executable, "-m", "sluice.bridge"], faults)
+        return self._start(name, "sluice.bridge", [], faults)
 
     def start_worker(
         self,
@@ -117,7 +122,7 @@ class LocalRun:
         options = ["-P", pool, "-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
         if queues is not None:
             options += ["-Q", ",".join(queues)]
-        return self._start(name, [*_celery("worker"), *options], faults)
+        return self._start(name, "celery", [*CELERY, "worker", *options], faults)
 
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
         """A worker for the relay and maintenance; nothing comes of it without a beat, or a kick."""
@@ -135,22 +140,47 @@ class LocalRun:
 
     def start_beat(self, *, name: str = "beat") -> RunningProcess:
         """A beat; of several one beats."""
-        return self._start(name, _celery("beat"))
+        return self._start(name, "celery", [*CELERY, "beat"])
 
     def start_flower(self, port: int) -> RunningProcess:
         """Flower on a port of the loopback; its API answers without a login."""
         options = [f"--port={port}", "--address=127.0.0.1"]
-        return self._start(
-            "flower", [*_celery("flower"), *options], extra={"FLOWER_UNAUTHENTICATED_API": "true"}
-        )
+        extra = {"FLOWER_UNAUTHENTICATED_API": "true"}
+        return self._start("flower", "celery", [*CELERY, "flower", *options], extra=extra)
 
     def run_sluice(self, *words: str) -> str:
         """`sluice …` to its end; what it printed. Raises CalledProcessError for another exit code than 0."""
-        command = [sys.executable, "-m", "sluice.cli.main", *words]
-        done = subprocess.run(
-            command, env=self.environ(), cwd=self.folder, capture_output=True, text=True, check=True
-        )
-        return done.stdout
+        done = self.sluice(*words)
+        output, errors = done.stdout.decode(), done.stderr.decode()
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, done.args, output, errors)
+        return output
+
+    def sluice(
+        self,
+        *words: str,
+        given: bytes | None = None,
+        environ: Mapping[str, str] | None = None,
+        faults: str = "",
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Runs one command to its end. `given` comes through a pipe. Raises TimeoutExpired."""
+        command = ["sluice", *words]
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, _given(given) as read:
+            child = self.start(
+                "sluice.cli.main",
+                words,
+                environ=self.environ(faults) | dict(environ or {}),
+                folder=self.folder,
+                files=(read, output.fileno(), errors.fileno()),
+            )
+            try:
+                code = child.wait(patient(COMMAND_SECONDS))
+            finally:
+                child.kill()
+                child.wait()
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(command, code, output.read(), errors.read())
 
     def stop_all(self) -> None:
         """Ends what still runs: all are asked first, then waited for."""
@@ -162,7 +192,12 @@ class LocalRun:
             process.stop()
 
     def _start(
-        self, name: str, command: list[str], faults: str = "", extra: Mapping[str, str] | None = None
+        self,
+        name: str,
+        module: str,
+        words: Sequence[str],
+        faults: str = "",
+        extra: Mapping[str, str] | None = None,
     ) -> RunningProcess:
         number = sum(p.name == name for p in self.processes)
         log = self.folder / (f"{name}.log" if number == 0 else f"{name}-{number}.log")
@@ -170,18 +205,15 @@ class LocalRun:
         port = self._free_port() if self.with_metrics else 0
         if port:
             own["SLUICE_METRICS_PORT"] = str(port)
-        with log.open("wb") as output:
-            popen = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self.environ(faults) | own | dict(extra or {}),
-                cwd=self.folder,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
+        with log.open("wb") as output, open(os.devnull, "rb") as nothing:
+            child = self.start(
+                module,
+                words,
+                environ=self.environ(faults) | own | dict(extra or {}),
+                folder=self.folder,
+                files=(nothing.fileno(), output.fileno(), output.fileno()),
             )
-        process = RunningProcess(name, popen, log, port)
+        process = RunningProcess(name, child, log, port)
         self.processes.append(process)
         return process
 
@@ -190,10 +222,24 @@ class LocalRun:
         return choose_ports(("metrics",), {}, taken)["metrics"]
 
 
-def _celery(command: str) -> list[str]:
-    return [sys.executable, "-m", "celery", "-A", "sluice.runtime.app", command]
+@contextmanager
+def _given(data: bytes | None) -> Iterator[int]:
+    """A descriptor to read the data from: a pipe, as from another command; without data nothing."""
+    if data is None:
+        with open(os.devnull, "rb") as nothing:
+            yield nothing.fileno()
+        return
+    read, write = os.pipe()
 
+    def feed() -> None:
+        # A command that refuses its input ends before it has read all.
+        with suppress(BrokenPipeError), open(write, "wb") as pipe:
+            pipe.write(data)
 
-def _end_with_parent() -> None:
-    # So that nothing is left running even after kill -9 of the demo or of pytest.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        feeding.join()

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ import msgspec
 import urllib3
 
 from examples.shop.outside.faults import Fault, FaultsRequest
-from tests.harness.local_run import RunningProcess, _end_with_parent
+from sluice.stack.patience import patient
+from tests.harness.local_run import RunningProcess
+from tests.harness.processes import PROJECT, Start, start_new
 
-_PROJECT = Path(__file__).parents[2]
 ANSWER_SECONDS = 10.0  # for a request of ours: far more than a loaded machine needs
 
 
@@ -25,11 +24,14 @@ class NotListening(Exception):
 class ProviderProcess:
     """One server in a process of its own. Its ports, free ones at first, stay the same over restarts."""
 
-    def __init__(self, module: str, folder: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, module: str, folder: Path, options: Sequence[str] = (), *, start: Start = start_new
+    ) -> None:
         """`python -m <module> <options>`, with journal and log in `folder`; not started yet."""
         self.name = module.rpartition(".")[2]
         self.journal = folder / f"{self.name}.jsonl"
-        self._command = [sys.executable, "-m", module, "--log", str(self.journal), *options]
+        self._module, self._words, self._start = module, ["--log", str(self.journal), *options], start
+        self._folder = folder
         self._log = folder / f"{self.name}.log"
         self._ports: dict[str, int] = {}
         self._process: RunningProcess | None = None
@@ -53,22 +55,25 @@ class ProviderProcess:
     def start(self) -> None:
         """It listens when this returns. After a kill: again, from its journal. Raises NotListening."""
         ports = [w for name, port in self._ports.items() for w in (f"--{name.replace('_', '-')}", str(port))]
-        with self._log.open("ab") as log:
-            popen = subprocess.Popen(
-                [*self._command, *ports],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=os.environ | {"PYTHONPATH": str(_PROJECT)},
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
+        read, write = os.pipe()
+        with (
+            open(read, "rb") as told,
+            open(write, "wb") as output,
+            self._log.open("ab") as log,
+            open(os.devnull, "rb") as nothing,
+        ):
+            child = self._start(
+                self._module,
+                [*self._words, *ports],
+                environ=os.environ | {"PYTHONPATH": str(PROJECT)},
+                folder=self._folder,
+                files=(nothing.fileno(), output.fileno(), log.fileno()),
             )
-        self._process = RunningProcess(self.name, popen, self._log)
-        assert popen.stdout is not None
-        with popen.stdout as told:
+            self._process = RunningProcess(self.name, child, self._log)
+            output.close()
             line = told.readline()
         if not line:
-            popen.wait()
+            child.wait()
             raise NotListening(f"{self.name}:\n{self._process.tail()}")
         self._ports = json.loads(line)
 
@@ -88,7 +93,7 @@ class ProviderProcess:
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
         """One JSON request to the admin side; returns the JSON answer. Raises ValueError for a refusal."""
-        with urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False) as http:
+        with urllib3.PoolManager(timeout=patient(ANSWER_SECONDS), retries=False) as http:
             response = http.request(method, self.control_url + path, json=body)
         if response.status != 200:
             raise ValueError(f"{method} {path}: {response.status} {response.data.decode()}")

@@ -8,15 +8,21 @@ import msgspec
 from examples.shop.effects.addresses import MAIL_LOG_URL, PROVIDER_URL, SMTP_URL
 from examples.shop.mail.messages import Message
 from examples.shop.provider.lines import Capture, Line, Request
+from tests.harness.processes import Start, start_new
 from tests.harness.provider_process import ProviderProcess
 
 
 class PaymentProvider(ProviderProcess):
     """`examples.shop.provider`."""
 
-    def __init__(self, folder: Path, *, key_lifetime_seconds: float = 86_400) -> None:
+    def __init__(
+        self, folder: Path, *, key_lifetime_seconds: float = 86_400, start: Start = start_new
+    ) -> None:
         super().__init__(
-            "examples.shop.provider", folder, ["--key-lifetime-seconds", str(key_lifetime_seconds)]
+            "examples.shop.provider",
+            folder,
+            ["--key-lifetime-seconds", str(key_lifetime_seconds)],
+            start=start,
         )
 
     def forget_keys(self) -> None:
@@ -38,8 +44,8 @@ class PaymentProvider(ProviderProcess):
 class MailServer(ProviderProcess):
     """`examples.shop.mail`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__("examples.shop.mail", folder)
+    def __init__(self, folder: Path, *, start: Start = start_new) -> None:
+        super().__init__("examples.shop.mail", folder, start=start)
 
     @property
     def control_url(self) -> str:
@@ -54,10 +60,12 @@ class MailServer(ProviderProcess):
 class Providers:
     """Both, for as long as the `with` block lasts."""
 
-    def __init__(self, folder: Path, *, key_lifetime_seconds: float = 86_400) -> None:
+    def __init__(
+        self, folder: Path, *, key_lifetime_seconds: float = 86_400, start: Start = start_new
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.payments = PaymentProvider(folder, key_lifetime_seconds=key_lifetime_seconds)
-        self.mail = MailServer(folder)
+        self.payments = PaymentProvider(folder, key_lifetime_seconds=key_lifetime_seconds, start=start)
+        self.mail = MailServer(folder, start=start)
 
     def __enter__(self) -> "Providers":
         try:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from sluice.stack import Stack
 from sluice.tasks.fold.registry import collect_handlers
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import LocalRun
+from tests.harness.processes import Start, Zygote, start_new
 from tests.harness.providers import Providers
 
 _numbers = itertools.count(1)
@@ -28,9 +30,30 @@ topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.to
 """
 
 
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What the processes of this pytest worker are forked from."""
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest) -> Start:
+    """How a test starts processes: forked, or as new interpreters if it is marked `unforked`."""
+    if request.node.get_closest_marker("unforked"):
+        return start_new
+    return cast("Zygote", request.getfixturevalue("zygote")).start
+
+
 @pytest.fixture
 def make_deployment(
-    kafka: Stack, redis_url: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: Stack,
+    redis_url: str,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    start: Start,
 ) -> Iterator[MakeDeployment]:
     """Makes deployments whose topics nobody else uses; all their processes have ended afterwards."""
     made: list[Deployment] = []
@@ -42,7 +65,13 @@ def make_deployment(
         (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix))
         urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
         run = LocalRun(
-            urls, tmp_path, handlers=module, group=module, environment=environment, python_path=tmp_path
+            urls,
+            tmp_path,
+            handlers=module,
+            group=module,
+            environment=environment,
+            python_path=tmp_path,
+            start=start,
         )
         registry = collect_handlers(module)
         sys.modules.pop(module, None)
@@ -60,7 +89,7 @@ def make_deployment(
 
 
 @pytest.fixture
-def providers(tmp_path: Path) -> Iterator[Providers]:
+def providers(tmp_path: Path, start: Start) -> Iterator[Providers]:
     """The payment provider and the mail server, of this test alone."""
-    with Providers(tmp_path / "providers") as made:
+    with Providers(tmp_path / "providers", start=start) as made:
         yield made

@@ -10,8 +10,9 @@ import pytest
 
 from sluice.db.admin.audit import Decision
 from sluice.db.connection import Session
+from sluice.stack.patience import patient
 from tests.db.tasks.applying import TOPIC, Bench, create_tables, registry
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 WHO = Decision("somebody", "accept", "why")
 OTHER = "other-things"
@@ -49,10 +50,8 @@ def in_hand(bench: Bench, database_url: str, work: str, action: Callable[[], obj
     holder.command("BEGIN; SELECT FROM sluice.queues WHERE queue = 'thing.0' FOR UPDATE")
     waiting = threading.Thread(target=action)
     waiting.start()
-    wait_until(
-        lambda: bench.look("SELECT 1 FROM pg_locks WHERE NOT granted"), timeout_seconds=5, what="it waits"
-    )
+    wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=5, what="it waits")
     holder.command(f"{work}; COMMIT")
     holder.close()
-    waiting.join(timeout=20)
+    waiting.join(patient(30))
     yield

@@ -16,7 +16,7 @@ from sluice.tasks.api import EffectCall, EffectDeclaration, JsonObject
 from sluice.tasks.effects.call_states import CallState
 from sluice.tasks.fold.registry import EffectEntry
 from tests.db.admin.leaving import insert_call, rows
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 DECISION = Decision("ann@host", "effects retry", "because")
 NEVER = EffectDeclaration("notify", "ask", 10, 8, None, False, None)
@@ -106,7 +106,7 @@ def test_a_retry_that_meets_the_answer_being_stored_waits_and_changes_nothing(
         thread = Thread(target=lambda: released.append(release_calls(operator, known)))
         thread.start()
         wait_until(
-            lambda: rows(session, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)],
+            lambda: len(rows(session, WAITING_BACKENDS)) == 1,
             timeout_seconds=5,
             what="the operator waits for the worker",
         )

@@ -23,7 +23,7 @@ from sluice.db.connection import SESSION_SETTINGS, Session
 from sluice.db.sending.relay import lock_waiting, read_page, read_sent_through
 from sluice.tasks.outbox.relay import FLUSH_SECONDS
 from tests.db.admin.leaving import insert_event, rows
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 DECISION = Decision("ann@host", "outbox drop", "because")
 
@@ -178,7 +178,7 @@ def test_a_drop_waits_for_the_relay_that_has_the_queue_in_hand(
         thread = Thread(target=drop)
         thread.start()
         wait_until(
-            lambda: rows(session, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)],
+            lambda: len(rows(session, WAITING_BACKENDS)) == 1,
             timeout_seconds=5,
             what="the drop waits",
         )

@@ -14,6 +14,7 @@ from sluice.cli.main import app
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import read_paused_topics
+from sluice.stack.patience import patient
 from tests.waiting import wait_until
 
 Run = Callable[..., str]
@@ -102,7 +103,7 @@ def test_an_interrupted_reshard_resumes_the_topics(session: Session, environ: di
     try:
         wait_until(lambda: read_paused_topics(session), timeout_seconds=30, what="it paused the topic")
         resharding.send_signal(signal.SIGINT)
-        _, said = resharding.communicate(timeout=30)
+        _, said = resharding.communicate(timeout=patient(60))
     finally:
         resharding.kill()
     assert resharding.returncode != 0

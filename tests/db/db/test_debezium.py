@@ -14,6 +14,8 @@ from sluice.db.sending.relay import read_sent_through
 from sluice.stack import Stack
 from tests.db.admin.leaving import rows
 
+pytestmark = pytest.mark.own("postgres")
+
 FOLDER = Path(__file__).parents[3] / "deploy/debezium"
 NAMES = ("watch_slot", "create_publication", "create_trigger", "drop_all")
 WATCH, PUBLISH, FORGET, BACK = ((FOLDER / f"{name}.sql").read_text() for name in NAMES)
@@ -26,23 +28,15 @@ CHANGES = """
 
 @pytest.fixture
 def session(postgres: Stack, database_url: str) -> Iterator[Session]:
-    """Of a server that was restarted with `wal_level = logical`, and is as it was afterwards."""
+    """A session on a server of its own with `wal_level = logical`."""
     opened = Session(database_url, application_name="test", plans=BATCH_PLANS)
     opened.command("ALTER SYSTEM SET wal_level = logical")
-    _restart(postgres, opened)
-    try:
-        yield opened
-    finally:
-        opened.command("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
-        opened.command("ALTER SYSTEM RESET wal_level")
-        _restart(postgres, opened)
-        opened.close()
-
-
-def _restart(postgres: Stack, session: Session) -> None:
-    session.close()
+    opened.close()
     postgres.stop("postgres")
     postgres.start("postgres")
+    yield opened
+    opened.command("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    opened.close()
 
 
 def emitted(key: str, payload: str) -> OutboxRow:

@@ -23,6 +23,7 @@ from sluice.db.migrations.migrate import (
 )
 from sluice.db.schema import DEAD_LETTER_STATES, EFFECT_STATES, OUTCOMES, SCHEMA, metadata
 from sluice.db.tables import TableRefused, is_projection
+from sluice.stack.patience import patient
 from sluice.tasks.fold.fold_state import Outcome
 
 # Everything a table is made of, as Postgres says it: what autogenerate compares leaves out half of it.
@@ -121,7 +122,7 @@ def test_several_at_once_wait_for_each_other(database_url: str, connection: Conn
     connection.commit()
     with ThreadPoolExecutor(3) as pool:
         for migration in [pool.submit(upgrade, database_url) for _ in range(3)]:
-            migration.result(timeout=60)
+            migration.result(timeout=patient(60))
     assert current_revision(database_url) == newest_revision()
 
 

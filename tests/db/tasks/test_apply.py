@@ -13,7 +13,7 @@ from sluice.tasks.apply import apply as apply_module
 from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.apply.guard import judge
 from tests.db.tasks.applying import QUEUE, Bench, create_tables, made, slice_of, thing_set
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_second_worker_waits_for_the_queues_lock_and_finds_the_slice_applied(
         thread = threading.Thread(target=lambda: results.append(bench.apply(message)))
         thread.start()
         wait_until(
-            lambda: holder.look("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"),
+            lambda: holder.look(WAITING_BACKENDS),
             timeout_seconds=10,
             what="the second worker waits for the lock",
         )

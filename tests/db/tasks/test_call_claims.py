@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sluice.db.sending import calls as calls_module
+from sluice.stack.patience import patient
 from sluice.tasks.api import EffectCall, Refused
 from sluice.tasks.effects import executor as executor_module
 from tests.db.tasks import calling
@@ -93,7 +94,7 @@ def two_calls_of_one_entity_claimed_at_once_are_made_one_by_one(bench: Bench) ->
         wait_until(
             lambda: not thread.is_alive() or activity(bench, WAITS), timeout_seconds=5, what="the claim"
         )
-    thread.join(5)
+    thread.join(patient(30))
     assert bench.called == []
     assert (bench.state("first"), bench.state("second")) == ("pending", "running")
 
@@ -106,7 +107,7 @@ def one_call_claimed_by_two_at_once_is_made_once(bench: Bench) -> None:
         threads = [in_thread(bench, "c"), in_thread(bench, "c")]
         wait_until(lambda: activity(bench, WAITS) == 2, timeout_seconds=5, what="both claims")
     for thread in threads:
-        thread.join(5)
+        thread.join(patient(30))
     assert len(bench.called) == 1
     assert bench.row("c", "state, attempt") == ("succeeded", 1)
 

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, create
 
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.sending.relay import lock_waiting, read_page, read_sent_through
+from sluice.stack.patience import patient
 from sluice.tasks.api import Emit, Rejected
 from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
 from sluice.tasks.outbox.emit import QUEUES_PER_STREAM, emit, queue_of
@@ -89,7 +90,7 @@ def test_a_later_event_is_not_there_before_an_earlier_one_is_committed(
     assert waiting(relay_session) == []
     begun.commit()
     early.close()
-    late.join(timeout=10)
+    late.join(patient(30))
     assert waiting(relay_session) == [("k", '{"total":1}'), ("k", '{"total":2}')]
 
 
@@ -112,7 +113,7 @@ def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Sessi
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(patient(60))
     with relay_session.transaction():
         hints = read_sent_through(relay_session)
         lock_waiting(relay_session, hints)

@@ -9,10 +9,11 @@ from sluice.db import errors
 from sluice.db.apply import guard, parking
 from sluice.db.apply.guard import QueueRow
 from sluice.db.connection import BATCH_PLANS, Session
+from sluice.stack.patience import patient
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks.applying import QUEUE, Bench, create_tables, made, slice_of, thing_set
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         unparked = unpark(session, entity, key)
         applying.start()
         wait_until(
-            lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+            lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),
             timeout_seconds=10,
             what="the event waits for the queue, or is through",
         )
@@ -44,7 +45,7 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     session = Session(bench.database_url, application_name="test redrive", plans=BATCH_PLANS)
     assert Redriver(session, bench.registry).redrive_once("thing", "k").unparked
     session.close()
-    applying.join(timeout=20)
+    applying.join(patient(30))
     return bool(bench.look("SELECT id FROM sluice.dead_letters WHERE state = 'waiting'"))
 
 
@@ -101,7 +102,7 @@ def test_a_deadlock_with_somebody_else_costs_nothing(
     applying = threading.Thread(target=lambda: bench.apply(batch))
     applying.start()
     wait_until(
-        lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted"),
+        lambda: bench.look(WAITING_BACKENDS),
         timeout_seconds=10,
         what="the batch has the one row and waits for the other",
     )
@@ -109,7 +110,7 @@ def test_a_deadlock_with_somebody_else_costs_nothing(
     other.command("SELECT FROM public.things WHERE thing_id = 'k1' FOR UPDATE")
     other.command("COMMIT")
     other.close()
-    applying.join(timeout=20)
+    applying.join(patient(30))
     wait_until(lambda: bench.amounts() == {"k1": 5, "k2": 6}, timeout_seconds=10, what="it is applied")
     assert bench.outcomes() == {"applied": 4}
     assert "deadlock detected" in capsys.readouterr().out, "there was none: this test shows nothing"

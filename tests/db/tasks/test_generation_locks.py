@@ -9,12 +9,13 @@ import pytest
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.generation_locks import Held
 from sluice.db.projections import generations
+from sluice.stack.patience import patient
 from sluice.tasks.apply import generation_writer
 from sluice.tasks.rebuild import chunks, rebuild
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import Bench, registry
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 bench = projecting.bench
 opened = projecting.opened
@@ -34,7 +35,7 @@ def rebuild_while_an_event_comes(
         if applying.ident is None:
             applying.start()
             wait_until(
-                lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+                lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),
                 timeout_seconds=10,
                 what="the event waits for the queue, or is through",
             )
@@ -42,7 +43,7 @@ def rebuild_while_an_event_comes(
 
     monkeypatch.setattr(rebuild, "apply_to_generation", fold_slowly)
     bench.rebuild(number)
-    applying.join(timeout=20)
+    applying.join(patient(30))
     assert bench.rebuild(number)
     assert bench.rows() == {"a": (1, 1), "b": (2, 1)}
     return bench.rows(number)
@@ -77,7 +78,7 @@ def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.Mo
     def set_live_slowly(*arguments: Any) -> None:
         applying.start()
         wait_until(
-            lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted") or not applying.is_alive(),
+            lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),
             timeout_seconds=10,
             what="the event waits for the queue, or is through",
         )
@@ -85,7 +86,7 @@ def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(generations, "set_live", set_live_slowly)
     bench.swap(number)
-    applying.join(timeout=20)
+    applying.join(patient(30))
     bench.live(thing_set(2, "a", 3))
     return bench.rows() != {"a": (3, 3)}
 

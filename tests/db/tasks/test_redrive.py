@@ -11,6 +11,7 @@ import pytest
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import FaultInjected, faults
+from sluice.stack.patience import patient
 from sluice.tasks import redrive
 from sluice.tasks.api import Effect, Event, Upsert
 from sluice.tasks.apply import fold_io
@@ -18,7 +19,7 @@ from sluice.tasks.apply.apply import Applier
 from sluice.tasks.redrive import LETTERS, Redriver
 from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, slice_of, thing_set, things
 from tests.mutants import mutated
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 
 @pytest.fixture
@@ -169,13 +170,11 @@ def test_a_redrive_waits_for_the_queue(bench: Bench, redriver: Redriver, databas
     holder.command(f"BEGIN; SELECT FROM sluice.queues WHERE queue = '{QUEUE}' FOR UPDATE")
     redriving = threading.Thread(target=redriver.redrive_once, args=("thing", "k"))
     redriving.start()
-    wait_until(
-        lambda: bench.look("SELECT pid FROM pg_locks WHERE NOT granted"), timeout_seconds=5, what="it waits"
-    )
+    wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=5, what="it waits")
     assert states(bench)[0] == (0, "dead", "dead")
     holder.command("COMMIT")
     holder.close()
-    redriving.join(timeout=20)
+    redriving.join(patient(30))
     assert bench.amounts() == {"k": 5}
 
 

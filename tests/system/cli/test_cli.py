@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +10,14 @@ import pytest
 
 from examples.shop.generate import generate, lines
 from sluice.bridge.partitioner import expected_partition
+from sluice.cli.main import COMMANDS
 from sluice.db.apply.guard import COUNTERS
 from tests.harness.deployment import Deployment
 from tests.harness.oracle import read_log
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 
-TIMEOUT_SECONDS = 60
+WHY = ("--reason", "a test")
 DEAD = "127.0.0.1:1"  # where nobody listens
 
 
@@ -25,16 +25,7 @@ def sluice(
     deployment: Deployment, *words: str, given: bytes | None = None, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """One command of this deployment, ended. `given` comes through a pipe."""
-    return subprocess.run(
-        [sys.executable, "-m", "sluice.cli.main", *words],
-        input=given,
-        stdin=subprocess.DEVNULL if given is None else None,
-        capture_output=True,
-        env=deployment.run.environ() | dict(environ or {}),
-        cwd=deployment.run.folder,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    return deployment.run.sluice(*words, given=given, environ=environ)
 
 
 def document(done: subprocess.CompletedProcess[bytes]) -> Any:
@@ -82,6 +73,7 @@ def test_init_makes_what_is_missing_and_the_second_time_nothing(make_deployment:
     assert errors(deployment) == []
 
 
+@pytest.mark.unforked
 def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
@@ -132,6 +124,37 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
     assert {queue["length"] for queue in status["queues"]} == {0}
     log = read_log(deployment.urls.kafka_bootstrap_servers, [payments])
     assert all(expected_partition(r.key or b"", 4) == n for (_, n), records in log.items() for r in records)
+
+
+@pytest.mark.unforked
+def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(partitions=1)
+    users = "users" + deployment.topic_suffix
+    groups = ("outbox", "effects", "dlq", "audit", "queue")
+    commands = (
+        ["init"],
+        ["send", "--generate", "users", "--count", "1", "--topic", users],
+        ["status"],
+        ["workers"],
+        ["doctor"],
+        ["verify"],
+        ["trace", f"{users}:0:0"],
+        ["pause", "--topic", users, *WHY],
+        ["resume", "--topic", users, *WHY],
+        ["accept", users, *WHY, "--dry-run"],
+        ["reshard", "user", "5", *WHY, "--dry-run"],
+        *([group, "ls"] for group in groups),
+        ["rebuild", "status"],
+        ["stack", "status"],
+    )
+    assert {words[0] for words in commands} == set(COMMANDS)
+    ended = {" ".join(words): sluice(deployment, *words) for words in commands}
+    # No bridge has read the topic, and the folder has no stack of its own.
+    refused = {name for name, done in ended.items() if done.returncode}
+    assert {name.split()[0] for name in refused} == {"trace", "accept", "stack"}, [
+        ended[name] for name in refused
+    ]
+    assert not [done for done in ended.values() if b"Traceback" in done.stderr]
 
 
 def test_what_waits_has_the_age_of_its_oldest_record(make_deployment: MakeDeployment) -> None:
@@ -254,15 +277,14 @@ def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment
     assert "another" in problem
 
 
+@pytest.mark.own("redis")
 def test_doctor_finds_a_redis_that_evicts(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     policy = deployment.redis.config_get("maxmemory-policy")
-    try:
-        deployment.redis.config_set("maxmemory-policy", "allkeys-lru")
-        assert errors(deployment) == ["Redis evicts keys: its maxmemory-policy is allkeys-lru."]
-    finally:
-        deployment.redis.config_set("maxmemory-policy", "noeviction")
-    assert policy == deployment.redis.config_get("maxmemory-policy")
+    assert policy == {"maxmemory-policy": "noeviction"}
+    deployment.redis.config_set("maxmemory-policy", "allkeys-lru")
+    assert errors(deployment) == ["Redis evicts keys: its maxmemory-policy is allkeys-lru."]
+    deployment.redis.config_set("maxmemory-policy", "noeviction")
     assert errors(deployment) == []
 
 

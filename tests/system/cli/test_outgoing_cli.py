@@ -137,6 +137,7 @@ def test_where_the_provider_is_away_a_call_stays_uncertain_until_somebody_says(
     assert audits(deployment) == {"effects settle": 1, "effects retry": 1}
 
 
+@pytest.mark.unforked
 def test_paused_calls_wait_and_are_made_once_resumed(deployment: Deployment, providers: Providers) -> None:
     assert document(sluice(deployment, "effects", "pause", *WHY, "--json"))["changed"]
     again = document(sluice(deployment, "effects", "pause", "--reason", "other", "--json"))

@@ -16,6 +16,7 @@ from examples.shop import tables
 from examples.shop.generate import OutgoingRecord, generate
 from sluice.db.admin.totals import read_outgoing, read_positions
 from sluice.db.delivery.switches import read_paused_topics
+from sluice.stack.patience import patient
 from sluice.tasks.events.routing import queue_name, shard_of
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import RunningProcess
@@ -105,7 +106,7 @@ def test_resharding_under_load_loses_nothing_and_keeps_the_order(make_deployment
             )
             deployment.run.start_relay()
             deployment.run.start_beat()
-            done = resharding.result(timeout=120)
+            done = resharding.result(timeout=patient(120))
         assert done["new_queues"] == [queue_name("stock", shard) for shard in range(4, 16)]
         assert not read_paused_topics(deployment.session)
         assert _parked(deployment) == [(POISONED, queue_name("stock", shard_of(POISONED.encode(), 16)))]

@@ -5,6 +5,8 @@ import threading
 from contextlib import suppress
 from typing import Literal
 
+from sluice.stack.patience import patient
+
 COMMIT = b"COMMIT"
 When = Literal["before", "after"]
 
@@ -37,11 +39,11 @@ class CuttingProxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         # First who accepts: what it accepted last is among the sockets then.
-        self._threads[0].join(timeout=10)
+        self._threads[0].join(patient(30))
         for one in self._sockets:
             _end(one)
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(patient(30))
 
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
 from redis import Redis
 
 from examples.shop.generate import OutgoingRecord, generate
@@ -18,7 +19,10 @@ from tests.system.faults.load import assert_as_the_oracle_says
 EVENTS = 4_000
 
 
-def test_redis_killed_and_restarted_empty_under_load(make_deployment: MakeDeployment, stack: Stack) -> None:
+@pytest.mark.own("redis")
+def test_redis_killed_and_restarted_empty_under_load(
+    make_deployment: MakeDeployment, own_stack: Stack
+) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
@@ -26,9 +30,9 @@ def test_redis_killed_and_restarted_empty_under_load(make_deployment: MakeDeploy
     deployment.wait_until(
         lambda: sum(deployment.outcomes().values()) > 0, timeout_seconds=60, what="events are applied"
     )
-    stack.stop("redis", signal="kill")
+    own_stack.stop("redis", signal="kill")
     deployment.produce(mixed_events(EVENTS, seed=2))
-    stack.start("redis", wipe=True)
+    own_stack.start("redis", wipe=True)
     deployment.wait_settled(timeout_seconds=120)
     assert_as_the_oracle_says(deployment)
 
@@ -65,8 +69,9 @@ def test_one_lanes_message_removed_while_others_of_its_queue_flow(make_deploymen
     assert_as_the_oracle_says(deployment)
 
 
+@pytest.mark.own("postgres")
 def test_postgres_stopped_at_once_and_restarted_under_load(
-    make_deployment: MakeDeployment, stack: Stack
+    make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = make_deployment()
     bridge = deployment.run.start_bridge()
@@ -75,42 +80,44 @@ def test_postgres_stopped_at_once_and_restarted_under_load(
     deployment.wait_until(
         lambda: sum(deployment.outcomes().values()) > 0, timeout_seconds=60, what="events are applied"
     )
-    stack.stop("postgres", signal="immediate")
+    own_stack.stop("postgres", signal="immediate")
     deployment.session.close()
     deployment.produce(mixed_events(EVENTS, seed=6))
-    stack.start("postgres")
+    own_stack.start("postgres")
     deployment.wait_settled(timeout_seconds=120)
     assert_as_the_oracle_says(deployment)
     assert (bridge.exit_code, worker.exit_code) == (None, None)
 
 
+@pytest.mark.own("postgres")
 def test_postgres_moved_back_to_an_older_copy_under_a_living_bridge(
-    make_deployment: MakeDeployment, stack: Stack, tmp_path: Path
+    make_deployment: MakeDeployment, own_stack: Stack, tmp_path: Path
 ) -> None:
     deployment = make_deployment()
     bridge = deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
     deployment.produce(mixed_events(EVENTS, seed=7))
     deployment.wait_settled()
-    data, older = stack.data_dir("postgres"), tmp_path / "older"
-    stack.stop("postgres")
+    data, older = own_stack.data_dir("postgres"), tmp_path / "older"
+    own_stack.stop("postgres")
     shutil.copytree(data, older, symlinks=True)
-    stack.start("postgres")
+    own_stack.start("postgres")
     deployment.session.close()
     deployment.produce(mixed_events(EVENTS, seed=8))
     deployment.wait_settled()
-    stack.stop("postgres", signal="immediate")
+    own_stack.stop("postgres", signal="immediate")
     shutil.rmtree(data)
     shutil.copytree(older, data, symlinks=True)
-    stack.start("postgres")
+    own_stack.start("postgres")
     deployment.session.close()
     deployment.wait_settled(timeout_seconds=120)
     assert_as_the_oracle_says(deployment)
     assert bridge.exit_code is None
 
 
+@pytest.mark.own("kafka")
 def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
-    make_deployment: MakeDeployment, stack: Stack
+    make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = make_deployment()
     bridge = deployment.run.start_bridge()
@@ -118,17 +125,17 @@ def test_kafka_away_while_the_bridge_runs_and_when_it_starts(
     deployment.produce(mixed_events(EVENTS, seed=9))
     deployment.wait_settled()
     deployment.close()
-    stack.stop("kafka", signal="kill")
+    own_stack.stop("kafka", signal="kill")
     _wait_longer_than_a_topic_may_be_missing(deployment, bridge)
-    stack.start("kafka")
+    own_stack.start("kafka")
     deployment.produce(mixed_events(EVENTS, seed=10))
     deployment.wait_settled(timeout_seconds=120)
     deployment.close()
-    stack.stop("kafka")
+    own_stack.stop("kafka")
     bridge.kill()
     bridge = deployment.run.start_bridge()
     _wait_longer_than_a_topic_may_be_missing(deployment, bridge)
-    stack.start("kafka")
+    own_stack.start("kafka")
     deployment.produce(mixed_events(EVENTS, seed=11))
     deployment.wait_settled(timeout_seconds=120)
     assert_as_the_oracle_says(deployment)

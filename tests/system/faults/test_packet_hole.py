@@ -11,7 +11,7 @@ from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
 from tests.system.faults.packet_hole import packet_hole
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), pytest.mark.own("kafka", "postgres", "redis")]
 
 RATE = 100
 PATIENCE_SECONDS = 120
@@ -19,13 +19,13 @@ PATIENCE_SECONDS = 120
 
 @pytest.mark.parametrize("service", ["postgres", "redis", "kafka"])
 def test_all_flows_again_where_connections_are_swallowed(
-    make_deployment: MakeDeployment, stack: Stack, service: str
+    make_deployment: MakeDeployment, own_stack: Stack, service: str
 ) -> None:
     deployment = make_deployment()
     run = deployment.run
     started = [run.start_bridge(), run.start_worker(), run.start_worker(name="worker-2"), run.start_relay()]
     started.append(run.start_beat())
-    (port,) = [found.port for found in stack.status() if found.name == service]
+    (port,) = [found.port for found in own_stack.status() if found.name == service]
     assert port is not None
 
     def settled() -> int:

@@ -100,6 +100,7 @@ def test_sessions_ended_and_statements_cancelled(
 
 
 @pytest.mark.soak
+@pytest.mark.own("postgres")
 def test_a_backend_killed_takes_the_server_down_for_a_moment(
     make_deployment: MakeDeployment, database_url: str
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_row_locked_by_somebody_for_longer_than_the_lock_timeout(
 
 
 @pytest.mark.soak
+@pytest.mark.own("postgres")
 def test_no_connection_is_left_for_us(
     make_deployment: MakeDeployment, admin: psycopg2.extensions.connection, database_url: str
 ) -> None:
@@ -201,6 +203,7 @@ def test_the_answer_to_a_commit_is_lost(
 
 
 @pytest.mark.soak
+@pytest.mark.own("postgres")
 def test_a_full_disk(make_deployment: MakeDeployment, admin: psycopg2.extensions.connection) -> None:
     assert os.geteuid() == 0, "run the soak as root: a small disk is mounted, and nothing else is ever full"
     deployment = make_deployment()

@@ -45,12 +45,13 @@ def test_two_bridges_killed_in_turns(make_deployment: MakeDeployment, seed: int,
     play_bridges_in_turns(deployment, seed=seed, keep_on=lambda _: time.monotonic() < until)
 
 
+@pytest.mark.own("kafka", "postgres", "redis")
 def test_a_storm_of_kills_outages_and_faults(
-    make_deployment: MakeDeployment, providers: Providers, stack: Stack, seed: int, until: float
+    make_deployment: MakeDeployment, providers: Providers, own_stack: Stack, seed: int, until: float
 ) -> None:
     rng = random.Random(seed)
     deployment = make_deployment(**providers.environ())
-    storm = Storm(deployment, providers, stack, rng)
+    storm = Storm(deployment, providers, own_stack, rng)
     captures: set[str] = set()
     turn = 0
     while time.monotonic() < until:

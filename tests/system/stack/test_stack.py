@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
@@ -20,6 +19,7 @@ from kafka.admin import NewTopic
 from sluice.stack import Stack, StackError
 from sluice.stack.kafka_jars import KAFKA_VERSION, cache_folder, fetch_jars
 from sluice.stack.kafka_metadata import lists_itself
+from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.processes import start_time
 
@@ -35,18 +35,6 @@ for name in sys.argv[2:]:
     stack.start(name)
 print(json.dumps([[s.name, s.state, s.pid, s.port] for s in stack.status()]))
 """
-
-
-@pytest.fixture
-def own_stack() -> Iterator[Stack]:
-    """A stack of this test alone, with the jars the user has anyway."""
-    root = Path(tempfile.mkdtemp(prefix="sluice-test-stack-"))
-    own = Stack(root / "stack")
-    try:
-        yield own
-    finally:
-        own.down(wipe=True)
-        shutil.rmtree(root)
 
 
 def pids(stack: Stack) -> dict[str, int | None]:
@@ -113,14 +101,14 @@ def test_up_repairs_what_was_killed_and_down_ends_everything(own_stack: Stack) -
 
 def test_two_ups_at_once_start_one_stack(own_stack: Stack) -> None:
     both = [start_elsewhere(own_stack.root, "redis", "postgres") for _ in range(2)]
-    answers = [json.loads(one.communicate(timeout=120)[0]) for one in both]
+    answers = [json.loads(one.communicate(timeout=patient(120))[0]) for one in both]
     assert answers[0] == answers[1]
     assert {name: pid for name, _, pid, _ in answers[0]} == pids(own_stack)
 
 
 def test_services_outlive_the_process_that_started_them(own_stack: Stack) -> None:
     starter = start_elsewhere(own_stack.root, "redis")
-    starter.communicate(timeout=60)
+    starter.communicate(timeout=patient(60))
     assert starter.returncode == 0
     pid = pids(own_stack)["redis"]
     assert pid is not None
@@ -250,7 +238,7 @@ def test_it_runs_as_an_ordinary_user() -> None:
             cwd=home,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patient(120),
             check=False,
         )
         assert done.returncode == 0, done.stderr

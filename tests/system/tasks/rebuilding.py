@@ -1,7 +1,6 @@
 """Scenario 5 on real services: the wrong tax, the fix, and readers who look all the while."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -79,16 +78,9 @@ def sluice(deployment: Deployment, *words: str) -> Any:
 
 def sluice_fails(deployment: Deployment, *words: str, faults: str = "") -> tuple[int, str]:
     """`sluice rebuild …` that does not succeed; its exit code and what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sluice.cli.main", "rebuild", *words],
-        env=deployment.run.environ(faults),
-        cwd=deployment.run.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = deployment.run.sluice("rebuild", *words, faults=faults)
     assert done.returncode != 0, done.stdout
-    return done.returncode, done.stderr
+    return done.returncode, done.stderr.decode()
 
 
 def wait_ready(deployment: Deployment, generation: int, *, timeout_seconds: float = 60) -> None:

@@ -1,5 +1,7 @@
 """A rebuild on real services, with faults: the new generation equals the oracle, and nothing left."""
 
+import pytest
+
 from examples.shop.tables import billing_line_items
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import RunningProcess
@@ -62,6 +64,7 @@ def test_the_wrong_tax_is_corrected_while_payments_go_on(make_deployment: MakeDe
     assert [one["state"] for one in sluice(deployment, "status", PROJECTION)] == ["live"]
 
 
+@pytest.mark.unforked
 def test_rebuild_workers_killed_in_a_chunk_cost_nothing(make_deployment: MakeDeployment) -> None:
     deployment = with_old_lines(make_deployment, OLD)
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")

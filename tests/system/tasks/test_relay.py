@@ -110,15 +110,16 @@ def test_without_a_beat_a_kick_has_it_sent(make_deployment: MakeDeployment) -> N
     assert len(deployment.sent()) == 100
 
 
+@pytest.mark.own("kafka")
 @pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.soak)])
 def test_rows_wait_while_kafka_is_away(
-    make_deployment: MakeDeployment, engine: Engine, stack: Stack, seconds: float
+    make_deployment: MakeDeployment, engine: Engine, own_stack: Stack, seconds: float
 ) -> None:
     deployment = make_deployment()
     relay = deployment.run.start_relay()
     deployment.run.start_beat()
     wait_until(lambda: "ready." in relay.log.read_text(), timeout_seconds=60, what="the relay is up")
-    stack.stop("kafka")
+    own_stack.stop("kafka")
     sent: list[tuple[str | None, UUID]] = []
     for first in range(0, 500, 50):
         with engine.begin() as connection:
@@ -128,7 +129,7 @@ def test_rows_wait_while_kafka_is_away(
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, timeout_seconds=seconds + 1, what="the outage ends")
     assert len(read_outgoing(deployment.session)) == 500
-    stack.start("kafka")
+    own_stack.start("kafka")
     deployment.wait_sent(timeout_seconds=120)
     found = deployment.sent()
     for key in {key for key, _ in sent}:

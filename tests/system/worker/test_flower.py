@@ -6,10 +6,13 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import pytest
+
 from examples.shop.generate import generate
 from tests.system.conftest import MakeDeployment
 
 
+@pytest.mark.unforked
 def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     with socket.socket() as probe:

@@ -216,10 +216,12 @@ def lose_broker(consumer_class: Any, loop: Loop, redis: Stack) -> None:
     assert consumer.connection is None
 
 
+@pytest.mark.own("redis")
 def test_a_broker_lost_with_messages_in_hand_does_not_end_the_worker(loop: Loop, redis: Stack) -> None:
     lose_broker(ReconnectingConsumer, loop, redis)
 
 
+@pytest.mark.own("redis")
 def test_it_would_end_celery_s_own_consumer(loop: Loop, redis: Stack) -> None:
     with pytest.raises(AttributeError, match="hostname"):
         lose_broker(CeleryConsumer, loop, redis)

@@ -111,16 +111,24 @@ def restart_postgres(deployment: Deployment, stack: Stack) -> None:
     stack.start("postgres")
 
 
-@pytest.mark.parametrize("harm", [end_lease_sessions, cut_redis_connections, restart_redis, restart_postgres])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        end_lease_sessions,
+        pytest.param(cut_redis_connections, marks=pytest.mark.own("redis")),
+        pytest.param(restart_redis, marks=pytest.mark.own("redis")),
+        pytest.param(restart_postgres, marks=pytest.mark.own("postgres")),
+    ],
+)
 def test_connections_and_servers_come_back_and_all_flows_without_a_restart_of_workers(
-    make_deployment: MakeDeployment, stack: Stack, harm: Callable[[Deployment, Stack], None]
+    make_deployment: MakeDeployment, own_stack: Stack, harm: Callable[[Deployment, Stack], None]
 ) -> None:
     deployment = make_deployment(APP)
     deployment.run.start_bridge()
     workers = start_workers(deployment, 2)
     wait_held(deployment, 4, 4)
     deployment.produce(things(EVENTS))
-    harm(deployment, stack)
+    harm(deployment, own_stack)
     deployment.produce(things(EVENTS, first=EVENTS))
     deployment.wait_settled(timeout_seconds=120)
     wait_held(deployment, 4, 4)

@@ -119,21 +119,22 @@ def test_the_beat_that_leads_shows_what_waits_and_then_its_successor(
     assert scrape(first.metrics_port) is None
 
 
+@pytest.mark.own("kafka", "postgres")
 def test_a_server_that_is_gone_is_shown_within_a_scrape_s_time(
-    make_deployment: MakeDeployment, stack: Stack
+    make_deployment: MakeDeployment, own_stack: Stack
 ) -> None:
     deployment = with_metrics(make_deployment)
     beat = deployment.run.start_beat()
     well = wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well")
-    stack.stop("kafka")
+    own_stack.stop("kafka")
     found = wait_for(beat, lambda s: s["sluice_kafka_up", ()] == 0, "Kafka is away")
     assert ours(found) == ours(well)
     deployment.close()
-    stack.stop("postgres", signal="immediate")
+    own_stack.stop("postgres", signal="immediate")
     found = wait_for(beat, lambda s: s.get(("sluice_postgres_up", ())) == 0, "Postgres is away")
     assert ours(found) == {"sluice_beat_leads", "sluice_postgres_up"}
-    stack.start("postgres")
-    stack.start("kafka")
+    own_stack.start("postgres")
+    own_stack.start("kafka")
     wait_for(beat, lambda s: s.get(("sluice_kafka_up", ())) == 1, "all is well again")
 
 

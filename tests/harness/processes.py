@@ -1,0 +1,166 @@
+"""Starts of Python programs: as new processes, or forked from a process that has imported everything."""
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from tests.harness.zygote import Request
+
+PROJECT = Path(__file__).parents[2]
+_PR_SET_PDEATHSIG = 1
+
+
+class Child(Protocol):
+    """What `subprocess.Popen` offers of a process."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Start(Protocol):
+    """Starts `python -m module words…` in a session of its own that ends with the calling process."""
+
+    def __call__(
+        self,
+        module: str,
+        words: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        folder: Path,
+        files: tuple[int, int, int],
+    ) -> Child: ...
+
+
+def start_new(
+    module: str,
+    words: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    folder: Path,
+    files: tuple[int, int, int],
+) -> subprocess.Popen[bytes]:
+    """Starts a new interpreter."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        stdin=files[0],
+        stdout=files[1],
+        stderr=files[2],
+        env=environ,
+        cwd=folder,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
+
+
+class ForkedChild:
+    """A child of the zygote. `returncode` is None while it runs, and -9 after kill -9."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._unread = b""
+        self.pid = self._read_number(None)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Returns the exit code, or None while the process runs."""
+        with suppress(TimeoutError):
+            self._end(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Returns the exit code. Raises subprocess.TimeoutExpired."""
+        try:
+            return self._end(timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0) from None
+
+    def send_signal(self, sig: int) -> None:
+        """Sends a signal; does nothing once the process has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _end(self, timeout: float | None) -> int:
+        if self.returncode is None:
+            self.returncode = self._read_number(timeout)
+            os.close(self._status)
+        return self.returncode
+
+    def _read_number(self, timeout: float | None) -> int:
+        while b"\n" not in self._unread:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise TimeoutError
+            read = os.read(self._status, 64)
+            if not read:
+                raise RuntimeError("the zygote has ended, and all its children with it")
+            self._unread += read
+        line, _, self._unread = self._unread.partition(b"\n")
+        return int(line)
+
+
+class Zygote:
+    """A running `tests.harness.zygote`; `start` may be called from several threads."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.harness.zygote", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd=PROJECT,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def start(
+        self,
+        module: str,
+        words: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        folder: Path,
+        files: tuple[int, int, int],
+    ) -> ForkedChild:
+        """Forks a process."""
+        request = Request(module, list(map(str, words)), dict(environ), str(folder))
+        read, write = os.pipe()
+        try:
+            socket.send_fds(self._control, [msgspec.json.encode(request)], [*files, write])
+        finally:
+            os.close(write)
+        return ForkedChild(read)
+
+    def close(self) -> None:
+        """Ends the zygote and its children."""
+        self._control.close()
+        self._process.wait()
+
+
+def _end_with_parent() -> None:
+    # So that nothing is left running even after kill -9 of the demo or of pytest.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,117 @@
+"""The servers of one test run: a stack that all tests share, and stacks that a single test may harm."""
+
+import fcntl
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg2
+from psycopg2 import sql
+from redis import Redis
+from sqlalchemy.engine import make_url
+
+from sluice.db.migrations.migrate import upgrade
+from sluice.stack import ServiceName, Stack, StopSignal
+
+# A folder begins with the id of the process that ends its servers: so the next run finds what a killed one
+# left running.
+FOLDER = Path(__file__).resolve().parents[2] / ".sluice" / "tests"
+TEMPLATE = "sluice_template"
+
+_numbers = itertools.count(1)
+
+
+class SharedStack(Stack):
+    """The stack of a run. Its servers start when the first test needs them, and no test may stop one."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._started: set[ServiceName] = set()
+
+    def start(self, name: ServiceName, *, wipe: bool = False) -> None:
+        """Starts the server unless this process has seen it running."""
+        assert not wipe, f"other tests use this {name}: mark the test with own({name!r})"
+        if name not in self._started:
+            super().start(name)
+            self._started.add(name)
+
+    def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
+        """Fails the test: a server of its own is what it needs."""
+        raise AssertionError(f"other tests use this {name}: mark the test with own({name!r})")
+
+
+def shared_root() -> Path:
+    """The folder of a run's stack. The calling process owns it."""
+    return FOLDER / str(os.getpid())
+
+
+@contextmanager
+def own_stack() -> Iterator[Stack]:
+    """A stack with nothing started. All its servers and data are gone afterwards."""
+    stack = Stack(FOLDER / f"{os.getpid()}-{next(_numbers)}")
+    try:
+        yield stack
+    finally:
+        stack.down(wipe=True)
+
+
+def end_orphans() -> None:
+    """Ends the stacks of processes that were killed before they could."""
+    for folder in FOLDER.glob("*"):
+        try:
+            os.kill(int(folder.name.partition("-")[0]), 0)
+        except ProcessLookupError:
+            Stack(folder).down(wipe=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        except PermissionError:
+            continue
+
+
+@contextmanager
+def database(stack: Stack) -> Iterator[str]:
+    """The URL of a migrated database of its own on a running Postgres."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    _make_template(stack)
+    _administer(stack, "CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
+    try:
+        yield stack.database_url(name)
+    finally:
+        # A test may leave its own Postgres stopped; the database goes with the data.
+        with suppress(psycopg2.OperationalError):
+            _administer(stack, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def empty_redis(stack: Stack) -> str:
+    """The URL of an empty database of a running Redis that no other test of the run gets."""
+    with Redis.from_url(stack.redis_url()) as client:
+        number = int(client.incr("databases of tests"))
+    url = stack.redis_url(number)
+    with Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+def _make_template(stack: Stack) -> None:
+    """Makes the database to copy, which no process may be connected to. Idempotent, once per stack."""
+    made = stack.root / "template"
+    with (stack.root / "template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            _administer(stack, "DROP DATABASE IF EXISTS {}", TEMPLATE)
+            _administer(stack, "CREATE DATABASE {}", TEMPLATE)
+            upgrade(stack.database_url(TEMPLATE))
+            made.touch()
+
+
+def _administer(stack: Stack, statement: str, *names: str) -> None:
+    url = make_url(stack.database_url("postgres"))
+    connection = psycopg2.connect(host=url.host, port=url.port, user=url.username, dbname=url.database)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+    finally:
+        connection.close()
