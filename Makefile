@@ -1,7 +1,7 @@
-# What everybody types. Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
+# Needs a POSIX shell, Python ≥ 3.11 with venv, and for the broker a JDK ≥ 17 and Maven.
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint check test demo soak compose-test bench wheel lock clean broker-tools
+.PHONY: help install lint check test test-matrix demo soak compose-test bench wheel lock clean broker-tools
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,14 +12,15 @@ CODE := sluice examples bench tests
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# Each has services of its own; who is done takes over from others. More than four would wait for the disk.
+# The pytest workers share one stack of servers, and an idle worker takes tests from another. More than four
+# workers would wait for the disk.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 SEED ?= random
 MINUTES ?= 10
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with the locked dependencies and the command sluice
 
@@ -50,17 +51,21 @@ lint: install ## format, lint, types and layers
 check: lint ## lint and the unit tests: about a minute
 	$(BIN)/python -m pytest -q tests/unit $(SIDE_BY_SIDE)
 
-test: install broker-tools ## all tests but soak and compose-test, on real services that it starts and stops
-	$(BIN)/python -m pytest -q -m "not soak and not compose" $(SIDE_BY_SIDE)
+# Without a JDK or Maven, tests that need Kafka are skipped, and pytest reports the reason.
+test: install ## all tests but those of the next three targets, on real servers that it starts and stops
+	$(BIN)/python -m pytest -q -m "not soak and not compose and not matrix" $(SIDE_BY_SIDE)
 
-demo: install broker-tools ## the scenarios with their faults on real services, as a table
-	$(BIN)/python -m tests.demo
+test-matrix: install ## every combination of clients and servers
+	$(BIN)/python -m pytest -q -m "not soak" $(SIDE_BY_SIDE) tests/system/matrix tests/system/kafka_io/test_consumers.py
 
 soak: install broker-tools ## faults at random: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak
 
 compose-test: install ## docker-compose.yml in a container engine: up, scaled, a worker killed, down
 	$(BIN)/python -m pytest -q -s -m compose tests/compose
+
+demo: install broker-tools ## the scenarios with their faults on real services, as a table
+	$(BIN)/python -m tests.demo
 
 bench: install broker-tools ## throughput and latency, with the baselines beside it
 	$(BIN)/python -u -m bench

@@ -111,8 +111,7 @@ class KafkaBroker:
         return Launch((find_java(), HEAP, log_config, "-cp", f"{jars}/*", *broker), os.environ)
 
     def answers(self, place: Place) -> bool:
-        timeout_seconds = patient(ANSWER_TIMEOUT_SECONDS)
-        return lists_itself(LOOPBACK, place.ports["broker"], timeout_seconds=timeout_seconds)
+        return lists_itself(LOOPBACK, place.ports["broker"], timeout_seconds=ANSWER_TIMEOUT_SECONDS)
 
     def stop_signal(self, how: StopSignal) -> Signals:
         return Signals.SIGTERM if how == "term" else Signals.SIGKILL

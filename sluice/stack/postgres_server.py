@@ -108,11 +108,7 @@ class PostgresServer:
 def create_database(port: int, name: str) -> None:
     """Makes sure the database is there. Raises psycopg2.OperationalError if the server does not answer."""
     connection = psycopg2.connect(
-        host=LOOPBACK,
-        port=port,
-        user=SUPERUSER,
-        dbname="postgres",
-        connect_timeout=round(patient(ANSWER_TIMEOUT_SECONDS)),
+        host=LOOPBACK, port=port, user=SUPERUSER, dbname="postgres", connect_timeout=ANSWER_TIMEOUT_SECONDS
     )
     try:
         connection.autocommit = True

@@ -12,7 +12,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK, is_listening
 from sluice.stack.service import ComponentMissing, Launch, Place, Report, ServiceName, StopSignal
 
@@ -80,7 +79,7 @@ class RedisServer:
         client = redis.Redis(
             host=LOOPBACK,
             port=place.ports["redis"],
-            socket_timeout=patient(ANSWER_TIMEOUT_SECONDS),
+            socket_timeout=ANSWER_TIMEOUT_SECONDS,
             # One question, one answer: the client would else ask ten times, with growing pauses.
             retry=Retry(NoBackoff(), 0),
         )

@@ -211,9 +211,10 @@ def test_the_jars_are_shared_by_stacks_and_moved_by_the_environment(
         fetch_jars(tmp_path / "elsewhere", lambda _: None)
 
 
-# Root becomes another user, who may read what is root's: this interpreter may lie in root's home.
+# Root becomes another user who may read what is root's: the clone and this interpreter may be readable by
+# root alone. Without the secure bit, access(2) would ignore that permission.
 AS_NOBODY = (
-    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+    *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--securebits=+no_setuid_fixup"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
 )
 

@@ -1,0 +1,60 @@
+"""The whole pipeline with each Kafka client of the bridge, in new interpreters."""
+
+import pytest
+
+from sluice.stack import Stack
+from tests.harness.storm import mixed_events
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+pytestmark = [pytest.mark.matrix, pytest.mark.unforked]
+
+CLIENTS = ("confluent", "kafka-python")
+EVENTS = 2_000
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_events_are_applied_and_emitted(make_deployment: MakeDeployment, client: str) -> None:
+    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
+    deployment.run.start_bridge()
+    deployment.run.start_worker()
+    deployment.run.start_relay()
+    deployment.run.start_beat()
+    deployment.produce(mixed_events(EVENTS, seed=1))
+    deployment.wait_settled()
+    deployment.wait_sent()
+    assert_as_the_oracle_says(deployment)
+
+
+@pytest.mark.own("kafka")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_bridge_goes_on_after_kafka_was_killed(
+    make_deployment: MakeDeployment, own_stack: Stack, client: str
+) -> None:
+    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker()
+    deployment.produce(mixed_events(EVENTS, seed=1))
+    deployment.wait_settled()
+    deployment.close()
+    own_stack.stop("kafka", signal="kill")
+    own_stack.start("kafka")
+    deployment.produce(mixed_events(EVENTS, seed=2))
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+    assert bridge.exit_code is None
+
+
+@pytest.mark.parametrize(("first", "second"), [CLIENTS, CLIENTS[::-1]])
+def test_a_bridge_of_one_client_takes_over_from_the_other(
+    make_deployment: MakeDeployment, first: str, second: str
+) -> None:
+    deployment = make_deployment()
+    deployment.run.start_worker()
+    for seed, client in enumerate((first, second)):
+        deployment.run.environment = {"SLUICE_KAFKA_CLIENT": client}
+        bridge = deployment.run.start_bridge(name=client)
+        deployment.produce(mixed_events(EVENTS, seed=seed))
+        deployment.wait_settled()
+        bridge.kill()
+    assert_as_the_oracle_says(deployment)
