@@ -33,10 +33,12 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def sluice_commands(text: str) -> list[list[str]]:
-    """Every `sluice …` in blocks and between back quotes, as words, without comments."""
+    """Every `sluice …` in blocks and between back quotes, as words, without comments and Python imports."""
     shell = [line for block in blocks(text, "") for line in block.splitlines()]
     inline = re.findall(r"`([^`\n]+)`", text)
-    found = [re.findall(r"\bsluice (?!:)[^\"')]+", piece.partition("#")[0]) for piece in shell + inline]
+    found = [
+        re.findall(r"\bsluice (?!:|import )[^\"')]+", piece.partition("#")[0]) for piece in shell + inline
+    ]
     return [shlex.split(command)[1:] for commands in found for command in commands]
 
 
