@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
-from sluice.admin.patience import refused_if_queues_are_held
+from sluice.admin.operation_wait import refused_if_queues_are_held
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.rerouting import (
     TopicRouting,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
-from sluice.admin.patience import NotYet, refused_if_queues_are_held, until_possible
+from sluice.admin.operation_wait import NotYet, refused_if_queues_are_held, until_possible
 from sluice.admin.pause import topics_paused
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.rerouting import (

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sluice.admin.connection import connected, read_installation
 from sluice.admin.decisions import decide
 from sluice.admin.documents import as_json
-from sluice.admin.patience import until_possible
+from sluice.admin.operation_wait import until_possible
 from sluice.admin.rebuild import report as reporting
 from sluice.admin.rebuild.rebuild_plan import make_plan, require_declared
 from sluice.admin.rebuild.rebuild_progress import generation_document

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sluice.admin.connection import connected, read_installation
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
-from sluice.admin.patience import until_possible
+from sluice.admin.operation_wait import until_possible
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
 from sluice.admin.rebuild.rebuild_plan import make_plan

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
 
 from sluice.admin.decisions import OperationRefused
-from sluice.admin.patience import NotYet
+from sluice.admin.operation_wait import NotYet
 from sluice.db.connection import Session
 from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.generation_lag import read_lane_states

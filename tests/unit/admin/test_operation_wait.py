@@ -3,7 +3,7 @@
 import pytest
 
 from sluice.admin.decisions import OperationRefused
-from sluice.admin.patience import NotYet, until_possible
+from sluice.admin.operation_wait import NotYet, until_possible
 
 
 class Attempts:
