@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and STACK_ROOT in config.stash:
         Stack(config.stash[STACK_ROOT]).down(wipe=True)
         stacks.end_orphans()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints how many seeds each simulation had time for."""
+    drawn: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if name == "seeds":
+                drawn[report.nodeid.partition("[")[0]] += value
+    for test, count in drawn.items():
+        terminalreporter.write_line(f"{count} seeds: {test}")
 
 
 def pytest_xdist_auto_num_workers() -> int:
