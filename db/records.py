@@ -1,7 +1,53 @@
-"""Rows of Sluice's own tables as plain values: what the fold makes and the statements write."""
+"""Rows of Sluice's own tables as plain values, and the states that these tables admit.
 
+The CHECK constraints of `db/schema` are made from these enums. Rows that were read hold states as text, which
+equals the member.
+"""
+
+from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
+
+
+class Outcome(StrEnum):
+    """The result of a record: exactly one each."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    CONFLICT = "conflict"
+    WAITING = "waiting"
+    DEAD = "dead"
+    IGNORED = "ignored"
+
+
+class LetterState(StrEnum):
+    """The states of a dead letter: dead or waiting, until it is applied (done) or dropped."""
+
+    DEAD = "dead"
+    WAITING = "waiting"
+    DROPPED = "dropped"
+    DONE = "done"
+
+
+class CallState(StrEnum):
+    """The states of a call to a provider."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+
+
+class GenerationState(StrEnum):
+    """The states of a projection's generation."""
+
+    BUILDING = "building"
+    FAILED = "failed"
+    READY = "ready"
+    LIVE = "live"
+    RETIRED = "retired"
 
 
 class WaitingRow(NamedTuple):
@@ -24,7 +70,7 @@ class ProcessedRow(NamedTuple):
     identity: UUID
     event_id: str | None
     data_hash: UUID
-    outcome: str
+    outcome: Outcome
     topic: str
     topic_id: str
     partition: int
@@ -71,6 +117,6 @@ class DeadLetterRow(NamedTuple):
     event_id: str | None
     type: str | None
     source: str | None
-    outcome: str
+    outcome: Outcome
     error_class: str
     error_text: str

@@ -12,6 +12,7 @@ from sluice.db.apply.dead_letters import Letter
 from sluice.db.connection import Session
 from sluice.db.delivery import progress
 from sluice.db.errors import DeploymentBroken
+from sluice.db.records import LetterState, Outcome
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import faults
@@ -23,7 +24,7 @@ from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Tries
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.routing import queue_name, shard_of
-from sluice.tasks.fold.fold_state import EventResult, Outcome
+from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
@@ -72,7 +73,7 @@ class Redriver:
             with self._session.transaction():
                 queue = self._lock(entity, "")
                 letter = dead_letters.lock_letter(self._session, letter_id)
-                if letter is not None and letter.state == "dead" and letter.outcome == "dead":
+                if letter is not None and letter.state == LetterState.DEAD and letter.outcome == Outcome.DEAD:
                     self._settle(queue, entity, [letter], redriven, singly=singly)
             return redriven
 
@@ -87,7 +88,7 @@ class Redriver:
                 letters = dead_letters.lock_letters(self._session, entity, key, 1)
                 if not letters or letters[0].id != letter_id:
                     return False
-                dead_letters.finish_letters(self._session, [letter_id], "dropped")
+                dead_letters.finish_letters(self._session, [letter_id], LetterState.DROPPED)
                 return True
 
         return self._retry(entity, attempt)
@@ -141,12 +142,12 @@ class Redriver:
         assert settled.outcome is not None
         if settled.outcome is Outcome.WAITING:
             return
-        redriven.outcomes[settled.outcome.value] += 1
+        redriven.outcomes[settled.outcome] += 1
         if settled.error is None:
-            dead_letters.finish_letters(self._session, [letter.id], "done")
+            dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)
             return
         error, text = type(settled.error).__name__, printable(str(settled.error))[:MAX_ERROR_CHARACTERS]
-        dead_letters.fail_letter(self._session, letter.id, settled.outcome.value, error, text)
+        dead_letters.fail_letter(self._session, letter.id, settled.outcome, error, text)
         if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
             redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"
 
@@ -157,7 +158,7 @@ class Redriver:
                 continue
             assert one.outcome is not None
             place = (letter.topic_id, letter.partition, letter.offset)
-            changed.append((letter.identity, one.outcome.value, *place))
+            changed.append((letter.identity, one.outcome, *place))
             # It could not be decoded before, and has an identity now.
             if one.planned.decoded.identity != letter.identity and not one.known:
                 new.append(processed_row(one, one.outcome))
@@ -167,8 +168,8 @@ class Redriver:
     def _recount(self, letters: Sequence[Letter], settled: Sequence[EventResult]) -> None:
         moves: Counter[tuple[str, int, str, str]] = Counter()
         for letter, one in zip(letters, settled, strict=True):
-            if one.outcome is not None and one.outcome.value != letter.outcome:
-                moves[letter.topic, letter.partition, letter.outcome, one.outcome.value] += 1
+            if one.outcome is not None and one.outcome != letter.outcome:
+                moves[letter.topic, letter.partition, letter.outcome, one.outcome] += 1
         for move, count in sorted(moves.items()):
             guard.move_counts(self._session, *move, count)
 

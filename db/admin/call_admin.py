@@ -8,6 +8,7 @@ from uuid import UUID
 from sluice.db.admin.outbox_admin import LOOKING
 from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.records import CallState
 
 PAGE_ROWS = 500
 
@@ -242,7 +243,7 @@ SETTLE_CALL = Statement(
 
 
 def settle_call(
-    session: Session, call: WholeCall, *, state: str, response: str | None, error: str | None
+    session: Session, call: WholeCall, *, state: CallState, response: str | None, error: str | None
 ) -> bool:
     """uncertain → succeeded or failed; whether it was still as it was read. `response` is JSON text."""
     return session.count(SETTLE_CALL, call.effect_key, call.attempt, state, response, error) == 1

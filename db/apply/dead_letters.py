@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
-from sluice.db.records import DeadLetterRow
+from sluice.db.records import DeadLetterRow, LetterState, Outcome
 
 # The same record again (another epoch) is listed once. Ids rise in the order of the records.
 INSERT_DEAD_LETTERS = Statement(
@@ -111,7 +111,7 @@ FINISH_LETTERS = Statement(
 )
 
 
-def finish_letters(session: Session, ids: Sequence[int], state: str) -> int:
+def finish_letters(session: Session, ids: Sequence[int], state: LetterState) -> int:
     """dead or waiting → done or dropped; how many. Under the queue's lock; may run twice."""
     return session.count(FINISH_LETTERS, bare_array(ids), state) if ids else 0
 
@@ -127,6 +127,8 @@ FAIL_LETTER = Statement(
 )
 
 
-def fail_letter(session: Session, letter_id: int, outcome: str, error_class: str, error_text: str) -> None:
+def fail_letter(
+    session: Session, letter_id: int, outcome: Outcome, error_class: str, error_text: str
+) -> None:
     """It died again, or conflicts: with this reason. Under the queue's lock."""
     session.run(FAIL_LETTER, letter_id, outcome, error_class, error_text)

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.records import Outcome
 from sluice.runtime.place import Place
 
 FOLDED = "folded"
-PASSED = ("duplicate", "dead", "waiting", "conflict", "unknown")
+UNKNOWN = "unknown"  # nothing is remembered of the record
+PASSED = (Outcome.DUPLICATE, Outcome.DEAD, Outcome.WAITING, Outcome.CONFLICT, UNKNOWN)
 """Why a record is passed over: live did not apply it either."""
 
 NOTHING_APPLIED = -1

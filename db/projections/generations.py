@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 
 
@@ -167,7 +168,7 @@ SET_STATE = Statement(
 )
 
 
-def set_state(session: Session, projection: str, generation: int, state: str) -> None:
+def set_state(session: Session, projection: str, generation: int, state: GenerationState) -> None:
     """The generation is in this state now."""
     session.run(SET_STATE, projection, generation, state)
 

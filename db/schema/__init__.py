@@ -1,19 +1,9 @@
 """The tables of Sluice, schema `sluice`: the declaration that the migrations add up to."""
 
 from sluice.db.schema import admin, dead_letters, outbox, progress, projections
-from sluice.db.schema.declarations import (
-    DEAD_LETTER_STATES,
-    EFFECT_STATES,
-    GENERATION_STATES,
-    OUTCOMES,
-    SCHEMA,
-    metadata,
-)
+from sluice.db.schema.declarations import OUTCOMES, SCHEMA, metadata
 
 __all__ = [
-    "DEAD_LETTER_STATES",
-    "EFFECT_STATES",
-    "GENERATION_STATES",
     "OUTCOMES",
     "SCHEMA",
     "admin",

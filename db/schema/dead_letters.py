@@ -18,7 +18,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.schema.declarations import DEAD_LETTER_STATES, metadata, now_column, one_of
+from sluice.db.records import LetterState, Outcome
+from sluice.db.schema.declarations import metadata, now_column, one_of
 from sluice.db.schema.progress import queues
 
 dead_letters = Table(
@@ -45,12 +46,12 @@ dead_letters = Table(
     Column("error_class", Text, nullable=False),
     Column("error_text", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default=text("1")),
-    Column("state", Text, nullable=False, server_default="dead"),
+    Column("state", Text, nullable=False, server_default=LetterState.DEAD.value),
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
-    one_of("outcome", ("dead", "conflict", "waiting")),
-    one_of("state", DEAD_LETTER_STATES),
+    one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
+    one_of("state", LetterState),
 )
 Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
 # Those that are open are counted every few seconds, however many are done.

@@ -1,4 +1,7 @@
-"""What all tables of Sluice are declared with: the schema, names of constraints, states."""
+"""What all tables of Sluice are declared with: the schema, names of constraints, columns of one kind."""
+
+from collections.abc import Iterable
+from enum import StrEnum
 
 from sqlalchemy import (
     CheckConstraint,
@@ -8,12 +11,12 @@ from sqlalchemy import (
     func,
 )
 
+from sluice.db.records import Outcome
+
 SCHEMA = "sluice"
 
-OUTCOMES = ("applied", "duplicate", "stale", "conflict", "waiting", "dead", "ignored")
-EFFECT_STATES = ("pending", "running", "succeeded", "failed", "uncertain")
-GENERATION_STATES = ("building", "failed", "ready", "live", "retired")
-DEAD_LETTER_STATES = ("dead", "waiting", "dropped", "done")
+OUTCOMES = tuple(outcome.value for outcome in Outcome)
+"""The columns of `lane_progress` that count records."""
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -27,9 +30,10 @@ metadata = MetaData(
 )
 
 
-def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    """The column holds one of these; the constraint's name says so."""
-    return CheckConstraint(f"{column} IN ({', '.join(repr(v) for v in values)})", name=f"{column}_known")
+def one_of(column: str, states: Iterable[StrEnum]) -> CheckConstraint:
+    """Returns the constraint that the column holds one of these states."""
+    values = ", ".join(f"'{state}'" for state in states)
+    return CheckConstraint(f"{column} IN ({values})", name=f"{column}_known")
 
 
 def now_column(name: str) -> Column[object]:

@@ -18,7 +18,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.schema.declarations import EFFECT_STATES, metadata, now_column, one_of
+from sluice.db.records import CallState
+from sluice.db.schema.declarations import metadata, now_column, one_of
 
 outbox_ids = Sequence("outbox_ids", metadata=metadata)
 
@@ -74,7 +75,7 @@ executed_side_effects = Table(
     Column("args", JSONB),
     Column("fingerprint", Uuid, nullable=False),
     Column("explicit_once", Boolean, nullable=False),
-    Column("state", Text, nullable=False, server_default="pending"),
+    Column("state", Text, nullable=False, server_default=CallState.PENDING.value),
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
     Column("claimed_until", DateTime(timezone=True)),
     now_column("due_at"),
@@ -88,7 +89,7 @@ executed_side_effects = Table(
     # Attempts since it was last released; `attempt` rises for good and tells whose answer counts.
     Column("tried", SmallInteger, nullable=False, server_default=text("0")),
     Column("settled_at", DateTime(timezone=True)),
-    one_of("state", EFFECT_STATES),
+    one_of("state", CallState),
 )
 _effects = executed_side_effects.c
 Index(

@@ -15,6 +15,7 @@ from sqlalchemy import (
     text,
 )
 
+from sluice.db.records import Outcome
 from sluice.db.schema.declarations import OUTCOMES, metadata, now_column, one_of
 
 entities = Table(
@@ -89,7 +90,7 @@ processed_events = Table(
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
     now_column("processed_at"),
-    one_of("outcome", OUTCOMES),
+    one_of("outcome", Outcome),
 )
 
 # Old ones are purged by age. They lie in order of age: ranges of pages will do, and cost an insert nothing.

@@ -16,7 +16,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.schema.declarations import GENERATION_STATES, metadata, now_column, one_of
+from sluice.db.records import GenerationState
+from sluice.db.schema.declarations import metadata, now_column, one_of
 
 projections = Table(
     "projections",
@@ -47,7 +48,7 @@ generations = Table(
     Column("ready_at", DateTime(timezone=True)),
     Column("live_at", DateTime(timezone=True)),
     PrimaryKeyConstraint("projection", "generation"),
-    one_of("state", GENERATION_STATES),
+    one_of("state", GenerationState),
 )
 
 _of_generation = ("projection", "generation")

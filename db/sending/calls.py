@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sluice.db.arrays import text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.records import CallState
 
 EFFECTS_PAUSED = "effects paused"
 """The switch that stops all calls."""
@@ -188,7 +189,7 @@ def store_failure(
     attempt: int,
     *,
     from_state: str,
-    state: str,
+    state: CallState,
     error: str,
     ended_unknown: bool,
     due_in_seconds: float,

@@ -23,9 +23,9 @@ from sluice.db.admin.call_admin import (
 )
 from sluice.db.connection import Session
 from sluice.db.delivery.switches import read_switch
+from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED, store_success
 from sluice.tasks.api import EffectCall
-from sluice.tasks.effects.call_states import CallState
 from sluice.tasks.effects.executor import holding_effects, storable
 from sluice.tasks.fold.registry import EffectEntry, Registry
 
@@ -156,7 +156,7 @@ def settle_by_hand(
     if not dry_run:
         error = None if state is CallState.SUCCEEDED else f"settled by {decision.actor}: {decision.reason}"
         with session.transaction():
-            if not settle_call(session, call, state=state.value, response=response, error=error):
+            if not settle_call(session, call, state=state, response=response, error=error):
                 return _left(call, MOVED)
             _audit(session, decision, [call], state)
     return _became(call, state, decision.reason)

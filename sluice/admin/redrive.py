@@ -15,6 +15,7 @@ from sluice.db.admin.open_letters import OpenLetters, read_head, read_keyless, r
 from sluice.db.admin.whole_letters import WholeLetter, count_behind
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import ErrorKind, classify
+from sluice.db.records import LetterState, Outcome
 from sluice.tasks.redrive import Redriven, Redriver
 
 MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
@@ -81,7 +82,7 @@ def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
     paused by an operator, or left so by `drop --no-redrive`.
     """
     if chosen.ids is None and chosen.state is None:
-        chosen = chosen._replace(state="dead")
+        chosen = chosen._replace(state=LetterState.DEAD)
     entities = read_open_entities(session, chosen, limit=MOST_ENTITIES)
     return RedrivePlan(entities, read_keyless(session, chosen, limit=MOST_ENTITIES))
 
@@ -154,9 +155,9 @@ def redrive_keyless(
 
 def require_droppable(session: Session, letter: WholeLetter) -> None:
     """Raises OperationRefused unless the letter is dead, and the first of its entity."""
-    if letter.outcome == "conflict":
+    if letter.outcome == Outcome.CONFLICT:
         raise OperationRefused(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
-    if letter.state not in ("dead", "waiting"):
+    if letter.state not in (LetterState.DEAD, LetterState.WAITING):
         raise OperationRefused(f"{letter.id} is {letter.state}: there is nothing to drop")
     if letter.entity_key is not None:
         head = read_head(session, letter.entity, letter.entity_key)
@@ -216,7 +217,7 @@ def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: 
 
 def is_conflict(letter: WholeLetter) -> bool:
     """Whether it is a conflict that nobody has marked as seen."""
-    return letter.outcome == "conflict" and letter.state == "dead"
+    return letter.outcome == Outcome.CONFLICT and letter.state == LetterState.DEAD
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sluice.db.apply.rows import RowStatements, read_version
 from sluice.db.arrays import text_array
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_assignments, read_routing
+from sluice.db.records import Outcome
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.records import Record
 from sluice.tasks.api import Emit, Topic
@@ -138,7 +139,7 @@ def _follow(session: Session, planned: Planned, found: Trace) -> None:
         found.rows.append({"table": str(table.name), "key": key, "there": there, "version": version})
     emits = list(_emits(planned))
     waiting = tracing.read_waiting_emits(session, found.queue, [event_id for event_id, _ in emits])
-    applied = found.outcome == "applied"
+    applied = found.outcome == Outcome.APPLIED
     for event_id, emit in emits:
         state = "waits in the outbox" if event_id in waiting else "sent" if applied else "not written"
         found.emitted.append({"event_id": event_id, "topic": emit.topic, "type": emit.type, "state": state})

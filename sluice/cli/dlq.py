@@ -26,7 +26,6 @@ from sluice.cli.dlq_options import (
     Id,
     Ids,
     Key,
-    LetterState,
     OlderThan,
     State,
     Topic,
@@ -35,6 +34,7 @@ from sluice.cli.dlq_options import (
 )
 from sluice.cli.printing import AsJson, field_lines, say_age, table_of
 from sluice.db.admin.letters import LetterCount, ListedLetter, count_letters, read_letters
+from sluice.db.records import LetterState, Outcome
 
 
 def ls(
@@ -136,7 +136,7 @@ def letter_table(letters: Iterable[ListedLetter]) -> Table:
 
 def _state_of(letter: ListedLetter | LetterCount) -> str:
     """Its state; of a conflict, that it is one."""
-    return f"{letter.state} (conflict)" if letter.outcome == "conflict" else letter.state
+    return f"{letter.state} (conflict)" if letter.outcome == Outcome.CONFLICT else letter.state
 
 
 dlq_app = typer.Typer(

@@ -1,22 +1,12 @@
 """The arguments and options that several commands of `sluice dlq` share."""
 
-from enum import Enum
 from typing import Annotated
 
 import typer
 
 from sluice.cli.printing import read_age
 from sluice.db.admin.letters import Chosen
-
-
-class LetterState(Enum):
-    """As in `dead_letters`."""
-
-    DEAD = "dead"
-    WAITING = "waiting"
-    DROPPED = "dropped"
-    DONE = "done"
-
+from sluice.db.records import LetterState
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="As `sluice dlq ls` names it.")]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="As `sluice dlq ls` names them.")]

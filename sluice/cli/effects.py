@@ -22,8 +22,8 @@ from sluice.db.admin.call_admin import (
 )
 from sluice.db.connection import Session
 from sluice.db.delivery.switches import read_switch
+from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED
-from sluice.tasks.effects.call_states import CallState
 
 
 def ls(

@@ -22,8 +22,8 @@ from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson
 from sluice.db.admin.call_admin import Chosen
 from sluice.db.delivery.switches import read_switch
+from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED
-from sluice.tasks.effects.call_states import CallState
 from sluice.tasks.effects.executor import storable
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")]

@@ -15,6 +15,7 @@ from sluice.admin.status_reading import read_status
 from sluice.cli.printing import AsJson
 from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
+from sluice.db.records import Outcome
 
 UNKNOWN = "?"  # of a service that did not answer
 
@@ -90,7 +91,7 @@ def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
 def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
     """The counters that are worth a column: a table of zeros hides the one that is none."""
     known = [row for row in rows if row is not None]
-    return [name for name in COUNTERS if name == "applied" or any(row[name] for row in known)]
+    return [name for name in COUNTERS if name == Outcome.APPLIED or any(row[name] for row in known)]
 
 
 def _table(*headings: str) -> Table:

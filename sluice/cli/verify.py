@@ -13,6 +13,7 @@ from sluice.admin.documents import as_json, documents
 from sluice.admin.partition_verdict import PartitionVerdict, Verdict, Verified
 from sluice.admin.verify import verify as compare_counters
 from sluice.cli.printing import AsJson, say_age, table_of
+from sluice.db.records import LetterState, Outcome
 
 MISMATCH_EXIT_CODE = 1
 
@@ -86,10 +87,10 @@ def partition_table(partitions: Sequence[PartitionVerdict]) -> Table:
 
 def summary_lines(found: Verified) -> list[str]:
     """What is counted and not judged, one line a kind, and the verdict."""
-    open_letters = [one for one in found.letters if one.state in ("dead", "waiting")]
+    open_letters = [one for one in found.letters if one.state in (LetterState.DEAD, LetterState.WAITING)]
     states: dict[str, int] = {}
     for one in open_letters:
-        name = "conflict" if one.outcome == "conflict" else one.state
+        name = Outcome.CONFLICT if one.outcome == Outcome.CONFLICT else one.state
         states[name] = states.get(name, 0) + one.letters
     waiting = sum(one.waiting for one in found.outbox)
     oldest = max((one.oldest_seconds for one in found.outbox), default=0.0)

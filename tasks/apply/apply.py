@@ -9,6 +9,7 @@ import structlog
 from sluice.db.apply import guard
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
+from sluice.db.records import Outcome
 from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply.batch_writer import BatchWriter
@@ -19,7 +20,7 @@ from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import decode
 from sluice.tasks.events.wire import Slice
-from sluice.tasks.fold.fold_state import EventResult, Outcome
+from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
@@ -158,7 +159,7 @@ class Applier:
         faults.reach("apply.committed")
         if row.halted_reason is not None:
             log.warning("queue goes on", queue=batch.queue, was_halted_for=row.halted_reason)
-        outcomes = Counter(s.outcome.value for s in settled if s.outcome)
+        outcomes: Counter[str] = Counter(s.outcome for s in settled if s.outcome)
         return Applied(outcomes, judgements, sum(s.outgoing for s in settled))
 
     def _events(self, batch: Batch, piece: Slice, applied_offset: int) -> list[Planned]:
@@ -211,6 +212,6 @@ def _steps(settled: Sequence[EventResult], applied: dict[tuple[str, int], int]) 
         decoded = one.planned.decoded
         count = counts.setdefault((decoded.topic, decoded.partition), Counter())
         if one.outcome is not None:
-            count[one.outcome.value] += 1
+            count[one.outcome] += 1
         count["call_conflict"] += one.call_conflicts
     return [guard.LaneStep(*lane, applied[lane], count) for lane, count in counts.items()]

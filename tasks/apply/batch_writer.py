@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from sluice.db.connection import Session
 from sluice.db.errors import QUERY_CANCELED, ErrorKind, classify, sqlstate
+from sluice.db.records import Outcome
 from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import EventResult, FoldResult, Outcome
+from sluice.tasks.fold.fold_state import EventResult, FoldResult
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.registry import Registry
 

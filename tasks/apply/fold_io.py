@@ -7,11 +7,11 @@ import msgspec
 
 from sluice.db.apply import dead_letters, identities, ledger, outbox, parking
 from sluice.db.connection import Session
-from sluice.db.records import DeadLetterRow, ProcessedRow
+from sluice.db.records import DeadLetterRow, Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.tasks.apply.row_store import RowStore
 from sluice.tasks.fold.fold import effect_key
-from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState, Outcome
+from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, called_effects
 from sluice.tasks.fold.registry import Registry
 
@@ -96,7 +96,7 @@ def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
         decoded.identity,
         decoded.event_id,
         decoded.data_hash,
-        outcome.value,
+        outcome,
         decoded.topic,
         decoded.topic_id,
         decoded.partition,
@@ -123,7 +123,7 @@ def _letter(settled: EventResult) -> DeadLetterRow:
         decoded.event_id,
         decoded.type,
         decoded.source,
-        outcome.value,
+        outcome,
         type(error).__name__,
         printable(str(error))[:MAX_ERROR_CHARACTERS],
     )

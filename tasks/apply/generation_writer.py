@@ -11,6 +11,7 @@ from sluice.db.projections import generation_deaths, generation_lanes, generatio
 from sluice.db.projections.generation_deaths import GenerationDeath
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
 from sluice.db.projections.generations import NO_PROJECTIONS, ProjectionSnapshot, SyncedGeneration
+from sluice.db.records import Outcome
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.place import Place
 from sluice.tasks.api import Effect
@@ -192,8 +193,8 @@ def _death(settled: EventResult) -> GenerationDeath:
 
 def _what_became(settled: EventResult) -> str:
     if settled.known or settled.outcome is None:
-        return "duplicate"
-    return FOLDED if settled.outcome in TAKEN else settled.outcome.value
+        return Outcome.DUPLICATE
+    return FOLDED if settled.outcome in TAKEN else settled.outcome
 
 
 def _lane(planned: Planned) -> Place:

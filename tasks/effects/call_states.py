@@ -8,22 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+from sluice.db.records import CallState
 from sluice.runtime.backoff import backoff_seconds
 from sluice.tasks.api import EffectDeclaration
 
 FIRST_PAUSE_SECONDS = 2.0  # jitter takes off up to half: providers' short outages are over in a second or two
 LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
 CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
-
-
-class CallState(Enum):
-    """The states of a call; those of the ledger's rows."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    UNCERTAIN = "uncertain"
 
 
 class Ending(Enum):

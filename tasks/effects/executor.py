@@ -16,6 +16,7 @@ import structlog
 
 from sluice.db.connection import Session
 from sluice.db.errors import ErrorKind, classify
+from sluice.db.records import CallState
 from sluice.db.sending import calls
 from sluice.db.sending.calls import CallRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
@@ -24,7 +25,6 @@ from sluice.tasks.api import EffectCall, NotSent, Refused
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.effects.call_states import (
     CLAIM_MARGIN_SECONDS,
-    CallState,
     Claim,
     Ending,
     NextState,
@@ -106,7 +106,7 @@ class Executor:
                     return None
                 case unreachable:
                     assert_never(unreachable)
-        return row._replace(state="running", attempt=row.attempt + 1, tried=row.tried + 1)
+        return row._replace(state=CallState.RUNNING, attempt=row.attempt + 1, tried=row.tried + 1)
 
     def _fail(self, row: CallRow, entry: EffectEntry, ending: Ending, error: BaseException) -> None:
         following = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
@@ -118,7 +118,7 @@ class Executor:
             key=row.effect_key,
             attempt=row.attempt,
             error=text,
-            state=following.state.value if counted else "as another one left it",
+            state=following.state if counted else "as another one left it",
         )
 
     def _store(self, effect_key: str, store: Callable[[], T]) -> T:
@@ -140,7 +140,7 @@ def expire_claims(session: Session, registry: Registry) -> int:
             following = judge_ending(_tried(row), policy, Ending.UNKNOWN, jitter=random.random())
             error = "the process that made the call never told what became of it"
             _store_next_state(session, row, following, error)
-            log.warning("lease ended", effect=row.effect, key=row.effect_key, state=following.state.value)
+            log.warning("lease ended", effect=row.effect, key=row.effect_key, state=following.state)
     return len(expired)
 
 
@@ -193,7 +193,7 @@ def _store_next_state(session: Session, row: CallRow, following: NextState, erro
         row.effect_key,
         row.attempt,
         from_state=row.state,
-        state=following.state.value,
+        state=following.state,
         error=error,
         ended_unknown=following.ended_unknown,
         due_in_seconds=following.due_in_seconds,

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Table
 
 from sluice.db.errors import DeploymentBroken
-from sluice.db.records import LedgerRow, OutboxRow
+from sluice.db.records import LedgerRow, OutboxRow, Outcome
 from sluice.db.tables import Shape, TableRefused, shape_of
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
 from sluice.tasks.events.decode import Decoded
@@ -21,7 +21,6 @@ from sluice.tasks.fold.fold_state import (
     FoldResult,
     FoldState,
     LoadFailed,
-    Outcome,
     Waiting,
 )
 from sluice.tasks.fold.plan import HandlerRun, Planned

@@ -2,30 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Table
 
-from sluice.db.records import LedgerRow, OutboxRow
+from sluice.db.records import LedgerRow, OutboxRow, Outcome
 from sluice.tasks.api import Effect
 from sluice.tasks.fold.plan import HandlerRun, Planned
 from sluice.tasks.fold.versioned_row import Row
 
 T = TypeVar("T")
-
-
-class Outcome(Enum):
-    """What became of a record: exactly one each."""
-
-    APPLIED = "applied"
-    DUPLICATE = "duplicate"
-    STALE = "stale"
-    CONFLICT = "conflict"
-    WAITING = "waiting"
-    DEAD = "dead"
-    IGNORED = "ignored"
 
 
 TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})

@@ -18,6 +18,7 @@ from sluice.db.projections import (
 )
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
 from sluice.db.projections.rebuilt_partitions import PartitionSnapshot
+from sluice.db.records import GenerationState
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
 from sluice.kafka_io.records import Record
@@ -38,7 +39,7 @@ log = structlog.get_logger("sluice.rebuild")
 TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
 READ_SECONDS = 0.2
 BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one read may come on top
-SYNCED_STATES = frozenset({"building", "ready", "retired"})
+SYNCED_STATES = frozenset({GenerationState.BUILDING, GenerationState.READY, GenerationState.RETIRED})
 
 
 class Rebuilder:

@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sluice.db.errors import DeploymentBroken
-from sluice.db.projections.generation_lanes import FOLDED
+from sluice.db.projections.generation_lanes import FOLDED, UNKNOWN
+from sluice.db.records import Outcome
 from sluice.kafka_io.records import Record
 from sluice.tasks.api import Call, Effect, Emit, Increment, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import HandlerRun
 from sluice.tasks.rebuild.chunks import CHUNK_RECORDS
-
-_TAKEN = frozenset(outcome.value for outcome in TAKEN)
 
 
 @dataclass
@@ -61,11 +60,11 @@ def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:
     `known` is what is remembered of its identity: (data hash, outcome, topic id, partition, offset).
     """
     if known is None:
-        return "unknown"
+        return UNKNOWN
     data_hash, outcome, *place = known
     if place != [decoded.topic_id, decoded.partition, decoded.record.offset]:
-        return "duplicate" if data_hash == decoded.data_hash else "conflict"
-    return FOLDED if outcome in _TAKEN else str(outcome)
+        return Outcome.DUPLICATE if data_hash == decoded.data_hash else Outcome.CONFLICT
+    return FOLDED if outcome in TAKEN else str(outcome)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:

@@ -11,6 +11,7 @@ from sluice.admin.doctor.facts import (
     error,
     warning,
 )
+from sluice.db.records import GenerationState
 
 DAY_MS = 24 * 60 * 60 * 1000
 KEPT_DAYS = 7.0  # a generation that is no longer live: time enough to want it back
@@ -69,7 +70,7 @@ def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts
 
 def projection_problems(generations: Sequence[GenerationFacts], declared: DeclaredFacts) -> Iterator[Finding]:
     """What is missing, failed, or kept up for nobody."""
-    live = {one.projection: one for one in generations if one.state == "live"}
+    live = {one.projection: one for one in generations if one.state == GenerationState.LIVE}
     for projection, revision in sorted(declared.revisions.items()):
         if projection not in live:
             yield error(f"Projection {projection} has no generation.", "Run `sluice init`.")
@@ -83,12 +84,12 @@ def projection_problems(generations: Sequence[GenerationFacts], declared: Declar
             )
     for one in generations:
         name = f"Generation {one.generation} of {one.projection}"
-        if one.state == "failed":
+        if one.state == GenerationState.FAILED:
             yield warning(
                 f"{name} failed: {one.failed_reason}",
                 "Correct the cause, `sluice rebuild drop` it, and start another one.",
             )
-        elif one.state in ("ready", "retired") and one.idle_days > KEPT_DAYS:
+        elif one.state in (GenerationState.READY, GenerationState.RETIRED) and one.idle_days > KEPT_DAYS:
             yield warning(
                 f"{name} is {one.state} for {one.idle_days:.0f} days and kept up with every batch.",
                 "`sluice rebuild drop` it, if nobody wants it any more.",

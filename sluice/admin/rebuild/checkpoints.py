@@ -24,6 +24,7 @@ from sluice.db.projections.checkpoints import (
 from sluice.db.projections.comparison import ONE_SNAPSHOT
 from sluice.db.projections.generation_lanes import FOLDED
 from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.records import GenerationState, LetterState
 from sluice.db.tables import generation_name
 from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
@@ -65,7 +66,7 @@ def take_late_letters(
             f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint} and are no"
             " longer listed: what became of them is not known. Take a newer one, or begin without"
         )
-    done = [one.letter_id for one in since if one.state == "done" and one.letter_id is not None]
+    done = [one.letter_id for one in since if one.state == LetterState.DONE and one.letter_id is not None]
     letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
     decoded = [decode_letter(registry, letter) for letter in letters]
     outcomes = load_outcomes(session, [one.identity for one in decoded])
@@ -75,7 +76,7 @@ def take_late_letters(
         if judge_record(one, outcomes.get(one.identity)) == FOLDED
     ]
     synced = SyncedGeneration(
-        projection, number, "building", registry.revisions[projection], has_been_live=False
+        projection, number, GenerationState.BUILDING, registry.revisions[projection], has_been_live=False
     )
     deaths = apply_to_generation(session, synced, events)
     generation_deaths.insert_deaths(session, projection, number, deaths)

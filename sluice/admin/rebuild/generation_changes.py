@@ -25,6 +25,7 @@ from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_reports import read_newest_report
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.rebuilt_partitions import end_rebuild, try_rebuild
+from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK, apply_queue, make_celery
 from sluice.runtime.fault_points import faults
@@ -33,6 +34,9 @@ from sluice.tasks.fold.registry import Registry
 
 # A reader in a long query has the view: nobody is to wait for him with all queues locked.
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
+BUILT = (GenerationState.BUILDING,)
+SWAPPABLE = (GenerationState.READY, GenerationState.RETIRED)
+DROPPABLE = (GenerationState.RETIRED, GenerationState.FAILED, GenerationState.READY)
 
 
 def begin(
@@ -119,7 +123,7 @@ def require_rebuilt(session: Session, projection: str, number: int | None) -> Ge
 
     Raises OperationRefused.
     """
-    states = ("building",) if number is None else ("building", "ready", "retired")
+    states = BUILT if number is None else (*BUILT, *SWAPPABLE)
     return require_generation(session, projection, number, states, "nothing is rebuilt in it")
 
 
@@ -136,13 +140,13 @@ def set_pace(
 def require_building(session: Session, projection: str, number: int | None) -> Generation:
     """Returns the generation that `cancel` ends. Raises OperationRefused."""
     what = "only a generation that is being built can be cancelled"
-    return require_generation(session, projection, number, ("building",), what)
+    return require_generation(session, projection, number, BUILT, what)
 
 
 def require_ended(session: Session, projection: str, number: int | None) -> Generation:
     """Returns the generation that `drop` removes. Raises OperationRefused."""
     what = "only a retired, failed or ready generation can be dropped"
-    return require_generation(session, projection, number, ("retired", "failed", "ready"), what)
+    return require_generation(session, projection, number, DROPPABLE, what)
 
 
 def drop(session: Session, generation: Generation, decision: Decision) -> None:
@@ -191,17 +195,17 @@ def plan_swap(
 
 def _ready(session: Session, projection: str, number: int | None) -> Generation:
     what = "only one that is ready can be swapped in"
-    return require_generation(session, projection, number, ("ready",), what)
+    return require_generation(session, projection, number, (GenerationState.READY,), what)
 
 
 def _previous(session: Session, projection: str, number: int | None) -> Generation:
     """Returns the generation of this number, by default the one that was live last."""
     read = generations.read_generations(session, projection)
-    retired = [one for one in read if one.state == "retired"]
+    retired = [one for one in read if one.state == GenerationState.RETIRED]
     if number is None and retired:
         number = max(retired, key=lambda one: (one.live_at is not None, one.live_at)).generation
     what = "only one that was live before can come back"
-    return require_generation(session, projection, number, ("retired",), what)
+    return require_generation(session, projection, number, (GenerationState.RETIRED,), what)
 
 
 def swap(session: Session, registry: Registry, generation: Generation, decision: Decision) -> int:
@@ -220,15 +224,13 @@ def swap(session: Session, registry: Registry, generation: Generation, decision:
         if before is None or before == generation.generation:
             raise OperationRefused(f"generation {generation.generation} of {projection} is live already")
         # Under the locks: whatever was looked at before may be otherwise by now.
-        now = require_generation(
-            session, projection, generation.generation, ("ready", "retired"), "look again"
-        )
+        now = require_generation(session, projection, generation.generation, SWAPPABLE, "look again")
         require_lockstep(session, projection, now.generation)
         session.command(VIEW_PATIENCE)
         session.command(generation_tables.view_text(projection, columns, now.generation))
         generations.set_live(session, projection, now.generation)
-        generations.set_state(session, projection, now.generation, "live")
-        generations.set_state(session, projection, before, "retired")
+        generations.set_state(session, projection, now.generation, GenerationState.LIVE)
+        generations.set_state(session, projection, before, GenerationState.RETIRED)
         generation_lag.follow_live(session, projection, before)
         insert_audits(session, decision, [(projection, as_json({"from": before, "to": now.generation}))])
         faults.reach("swap.before_commit")

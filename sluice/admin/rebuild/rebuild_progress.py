@@ -12,6 +12,7 @@ from sluice.db.projections.generation_lag import LaneState, read_lane_states
 from sluice.db.projections.generation_lanes import FOLDED, read_passed
 from sluice.db.projections.generation_reports import read_newest_report
 from sluice.db.projections.generations import Generation, read_generations
+from sluice.db.records import GenerationState
 
 READ_SECONDS = 0.5
 MOST_DEATHS = 20  # that a document names
@@ -80,9 +81,9 @@ def is_building(session: Session, projection: str, generation: int) -> bool:
     found = [one for one in read_generations(session, projection) if one.generation == generation]
     if not found:
         raise OperationRefused(f"{name} was dropped meanwhile")
-    if found[0].state == "failed":
+    if found[0].state == GenerationState.FAILED:
         raise OperationRefused(f"{name} failed: {found[0].failed_reason}")
-    if found[0].state != "building":
+    if found[0].state != GenerationState.BUILDING:
         return False
     if found[0].paused:
         raise OperationRefused(f"{name} is paused: `sluice rebuild resume {projection}` goes on")
@@ -92,7 +93,7 @@ def is_building(session: Session, projection: str, generation: int) -> bool:
 def generation_document(session: Session, one: Generation) -> dict[str, Any]:
     """Returns the generation as a JSON object, with how far it is unless it is live."""
     document: dict[str, Any] = one._asdict()
-    if one.state == "live":
+    if one.state == GenerationState.LIVE:
         return document
     passed = read_passed(session, one.projection, one.generation)
     deaths, first = read_deaths(session, one.projection, one.generation, MOST_DEATHS)

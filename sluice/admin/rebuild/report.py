@@ -13,6 +13,7 @@ from sluice.db.projections.comparison import KINDS, ONE_SNAPSHOT, PATIENCE, Comp
 from sluice.db.projections.generation_deaths import GenerationDeath
 from sluice.db.projections.generation_lanes import FOLDED
 from sluice.db.projections.generations import Generation
+from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 from sluice.tasks.fold.registry import Registry
 
@@ -42,12 +43,13 @@ def _sums(found: Comparison, name: str) -> dict[str, str]:
 
 
 SHOWN_DEATHS = 20
+COMPARABLE = (GenerationState.READY, GenerationState.RETIRED)
 
 
 def require_comparable(session: Session, projection: str, number: int | None, *, verb: str) -> Generation:
     """Returns the generation that is to be compared or approved. Raises OperationRefused."""
     what = f"only one that is ready can be {verb}"
-    return require_generation(session, projection, number, ("ready", "retired"), what)
+    return require_generation(session, projection, number, COMPARABLE, what)
 
 
 def require_report(session: Session, generation: Generation) -> generation_reports.Report:

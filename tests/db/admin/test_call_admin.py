@@ -11,9 +11,9 @@ from sluice.admin.effects import MOVED, reconcile_call, require_call, retry_call
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.call_admin import release_calls, settle_call
 from sluice.db.connection import Session
+from sluice.db.records import CallState
 from sluice.db.sending import calls
 from sluice.tasks.api import EffectCall, EffectDeclaration, JsonObject
-from sluice.tasks.effects.call_states import CallState
 from sluice.tasks.fold.registry import EffectEntry
 from tests.db.admin.leaving import insert_call, rows
 from tests.waiting import WAITING_BACKENDS, wait_until
@@ -69,7 +69,7 @@ def test_no_other_call_is_released_or_settled(session: Session, before: str) -> 
     insert_call(session, "a", before)
     call = require_call(session, "a")
     assert release_calls(session, [call]) == set()
-    assert not settle_call(session, call, state="failed", response=None, error="no")
+    assert not settle_call(session, call, state=CallState.FAILED, response=None, error="no")
     [change] = retry_calls(session, [call], effects(), DECISION, dry_run=False)
     assert change.after is None
     assert settle_by_hand(session, call, CallState.FAILED, None, DECISION, dry_run=False).after is None
@@ -134,13 +134,13 @@ def test_what_was_found_out_of_one_attempt_is_not_said_of_the_next(session: Sess
         "a",
         2,
         from_state="running",
-        state="uncertain",
+        state=CallState.UNCERTAIN,
         error="cut off",
         ended_unknown=True,
         due_in_seconds=0,
     )
     assert release_calls(session, [call]) == set()
-    assert not settle_call(session, call, state="failed", response=None, error="no")
+    assert not settle_call(session, call, state=CallState.FAILED, response=None, error="no")
     assert reconcile_call(session, call, effects(lambda call: None), DECISION, dry_run=False).said == MOVED
     assert (state(session, "a"), require_call(session, "a").attempt) == ("uncertain", 2)
 

@@ -1,9 +1,9 @@
 """The migrations add up to the declared tables, whatever runs them, and however often."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
+from enum import StrEnum
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,10 +21,10 @@ from sluice.db.migrations.migrate import (
     newest_revision,
     upgrade,
 )
-from sluice.db.schema import DEAD_LETTER_STATES, EFFECT_STATES, OUTCOMES, SCHEMA, metadata
+from sluice.db.records import CallState, GenerationState, LetterState, Outcome
+from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import TableRefused, is_projection
 from sluice.stack.patience import patient
-from sluice.tasks.fold.fold_state import Outcome
 
 # Everything a table is made of, as Postgres says it: what autogenerate compares leaves out half of it.
 CATALOGUE = (
@@ -88,24 +88,37 @@ def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "values"),
+    ("table", "column", "states"),
     [
-        ("processed_events", "outcome", OUTCOMES),
-        ("executed_side_effects", "state", EFFECT_STATES),
-        ("dead_letters", "state", DEAD_LETTER_STATES),
+        ("processed_events", "outcome", Outcome),
+        ("executed_side_effects", "state", CallState),
+        ("dead_letters", "state", LetterState),
+        ("dead_letters", "outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
+        ("generations", "state", GenerationState),
     ],
 )
-def test_states_are_those_the_database_admits(
-    connection: Connection, table: str, column: str, values: tuple[str, ...]
+def test_the_enums_are_the_states_that_the_database_admits(
+    connection: Connection, table: str, column: str, states: Iterable[StrEnum]
 ) -> None:
     query = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name"
     definition = connection.execute(text(query), {"name": f"{table}_{column}_known"}).scalar_one()
-    assert sorted(re.findall(r"'(\w+)'::text", definition)) == sorted(values)
+    assert sorted(re.findall(r"'(\w+)'::text", definition)) == sorted(states)
 
 
-@pytest.mark.parametrize(("enum", "values"), [(Outcome, OUTCOMES)])
-def test_enums_are_the_declared_states(enum: type[Enum], values: tuple[str, ...]) -> None:
-    assert sorted(member.value for member in enum) == sorted(values)
+def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None:
+    query = "SELECT conname FROM pg_constraint WHERE conname LIKE '%\\_known' AND contype = 'c' ORDER BY 1"
+    assert connection.execute(text(query)).scalars().all() == [
+        "dead_letters_outcome_known",
+        "dead_letters_state_known",
+        "executed_side_effects_state_known",
+        "generations_state_known",
+        "processed_events_outcome_known",
+    ]
+
+
+def test_the_lanes_count_every_outcome(connection: Connection) -> None:
+    query = text("SELECT * FROM sluice.lane_progress")
+    assert set(Outcome) <= set(connection.execute(query).keys())
 
 
 def test_running_twice_changes_nothing(database_url: str, connection: Connection) -> None:

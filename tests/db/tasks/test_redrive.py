@@ -253,7 +253,10 @@ REDRIVE_MUTANTS = {
     ),
     "counters left as they were": ("        self._recount(letters, settled)\n", ""),
     "outcomes left as they were": ("        self._remember(letters, settled)\n", ""),
-    "letters left open": ('dead_letters.finish_letters(self._session, [letter.id], "done")', "pass"),
+    "letters left open": (
+        "dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)",
+        "pass",
+    ),
 }
 
 

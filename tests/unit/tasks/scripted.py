@@ -10,6 +10,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from sqlalchemy import Table
 
+from sluice.db.records import Outcome
 from sluice.kafka_io.records import Record
 from sluice.tasks.api import (
     EVENT,
@@ -31,7 +32,7 @@ from sluice.tasks.api import (
 )
 from sluice.tasks.events.decode import Decoded, DecodeError
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState, Outcome
+from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.fold.versioned_row import ABSENT

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.db.schema import EFFECT_STATES
+from sluice.db.records import CallState
 from sluice.tasks.api import EffectDeclaration
 from sluice.tasks.effects.call_states import (
-    CallState,
     Claim,
     Ending,
     NextState,
@@ -30,10 +29,6 @@ DOUBTFUL = replace(DUE, tried=1, ended_unknown=True)
 def tried_before(seconds: float) -> Tried:
     """An attempt ended unknown; the first one began so long ago."""
     return replace(DOUBTFUL, first_attempt_at=NOW - timedelta(seconds=seconds))
-
-
-def test_the_states_are_those_of_the_ledger() -> None:
-    assert tuple(state.value for state in CallState) == EFFECT_STATES
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from msgspec.structs import replace as changed
 from sqlalchemy import Column, MetaData, String, Table
 
 from sluice.db.errors import DeploymentBroken
+from sluice.db.records import Outcome
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Rejected, Upsert
 from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
-from sluice.tasks.fold.fold_state import FoldState, Outcome
+from sluice.tasks.fold.fold_state import FoldState
 from tests.unit.tasks.scripted import INTEGER, TIMESTAMP, folded, fresh_memory, outcomes, scripted
 from tests.unit.tasks.strategies import PLAIN
 

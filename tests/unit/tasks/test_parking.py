@@ -3,10 +3,11 @@
 import pytest
 from msgspec.structs import replace as changed
 
+from sluice.db.records import Outcome
 from sluice.tasks.api import Upsert
 from sluice.tasks.events.decode import DecodeError
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import FoldState, Outcome
+from sluice.tasks.fold.fold_state import FoldState
 from sluice.tasks.fold.plan import Planned
 from tests.unit.tasks.scripted import INTEGER, fresh_memory, scripted
 
