@@ -1,7 +1,7 @@
-"""Values of columns: what a handler may write, brought to the very form in which Postgres gives it back."""
+"""Values of columns: brought to the form in which Postgres gives them back, and as arrays of a statement."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
 from typing import Any
@@ -238,3 +238,21 @@ MAX_ERROR_CHARACTERS = 2_000  # of an error's text that is kept
 def printable(text: str) -> str:
     """The text without NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def bare_array(values: Iterable[object]) -> str:
+    """An array of integers, uuids or words: nothing in them needs quoting."""
+    return "{" + ",".join([str(value) for value in values]) + "}"
+
+
+def text_array(values: Iterable[str | None]) -> str:
+    """An array of any texts; None is NULL."""
+    return "{" + ",".join([_quoted(value) for value in values]) + "}"
+
+
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sluice.db.apply import dead_letters, guard, identities, parking
+from sluice.db.apply import dead_letters, guard, identities
 from sluice.db.apply.dead_letters import Letter
 from sluice.db.connection import Session
 from sluice.db.delivery import progress
@@ -101,7 +101,7 @@ class Redriver:
             self._settle(queue, entity, letters, redriven, singly=singly)
             faults.reach("redrive.before_commit")
             if redriven.blocked_by is None:
-                redriven.unparked = parking.unpark_if_clear(self._session, entity, key)
+                redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key)
         faults.reach("redrive.committed")
         return redriven
 

@@ -10,8 +10,8 @@ import msgspec
 
 from bench.peers.event import PeerEvent
 from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array, text_array
 
 
 class Statements:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sluice.db.arrays import text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.values import text_array
 
 
 class Decision(NamedTuple):

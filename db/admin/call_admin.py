@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sluice.db.admin.outbox_admin import LOOKING
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.records import CallState
+from sluice.db.values import bare_array, text_array
 
 PAGE_ROWS = 500
 

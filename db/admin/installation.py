@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sluice.db.admin.status import read_queues
-from sluice.db.admin.totals import read_positions, read_topic_ids
+from sluice.db.admin.totals import read_positions, read_queues, read_topic_ids
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.progress import ONE_SNAPSHOT
 from sluice.db.delivery.switches import read_paused_topics

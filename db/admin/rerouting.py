@@ -7,8 +7,8 @@ applied ends before, and one that comes after finds another epoch.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array, text_array
 
 # A batch may have a queue in hand for some seconds, and there are several queues.
 PATIENCE = "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"

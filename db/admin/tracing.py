@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sluice.db.arrays import bare_array
 from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array
 
 
 class TracedEvent(NamedTuple):

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.schema import OUTCOMES
+from sluice.db.values import bare_array, text_array
 
 COUNTERS = (*OUTCOMES, "call_conflict")
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.records import ProcessedRow
+from sluice.db.values import bare_array, text_array
 
 LOAD_IDENTITIES = Statement(
     "load_identities",

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Table
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.identifiers import qualified, quoted
 from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
+from sluice.db.values import bare_array, text_array
 
 Document = Mapping[str, Any]
 """One row as column → value."""

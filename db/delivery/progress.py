@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 # The write below must judge the same state that was read: after a failover in between, it would lift the

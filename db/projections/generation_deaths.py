@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array, text_array
 
 INSERT_DEATHS = Statement(
     "insert_generation_deaths",

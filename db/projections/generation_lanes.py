@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.records import Outcome
+from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 FOLDED = "folded"

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sluice.db.arrays import text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.records import CallState
+from sluice.db.values import text_array
 
 EFFECTS_PAUSED = "effects paused"
 """The switch that stops all calls."""

@@ -6,9 +6,9 @@ whoever has seen id n will never see a smaller one appear. That is why `sent_thr
 
 from collections.abc import Mapping, Sequence
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Session, Statement
 from sluice.db.records import WaitingRow
+from sluice.db.values import bare_array, text_array
 
 # Queues of a user's own transactions have no row in `queues`; they have one here from their first event on.
 READ_SENT_THROUGH = Statement(

@@ -9,8 +9,8 @@ from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.queue_admin import ListedQueue, lock_listed_queue, resume_queue
 from sluice.db.admin.rerouting import read_topic_routing
+from sluice.db.apply.dead_letters import load_parked, park_entities
 from sluice.db.apply.guard import lock_queue
-from sluice.db.apply.parking import load_parked, park_entities
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_routing
 from sluice.db.delivery.switches import (

@@ -10,8 +10,15 @@ from sluice.admin.connection import read_installation
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
-from sluice.db.admin.letters import Chosen, drop_keyless, resolve_conflicts
-from sluice.db.admin.open_letters import OpenLetters, read_head, read_keyless, read_open_entities
+from sluice.db.admin.letters import (
+    Chosen,
+    OpenLetters,
+    drop_keyless,
+    read_head,
+    read_keyless,
+    read_open_entities,
+    resolve_conflicts,
+)
 from sluice.db.admin.whole_letters import WholeLetter, count_behind
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import ErrorKind, classify

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sluice.db.admin.status import ProgressRead, QueueState
+from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
 from sluice.kafka_io.log_range import LogRange, find_unapplied, lag_records

@@ -7,8 +7,8 @@ from redis import Redis
 
 from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.admin.status import Reading, unapplied
-from sluice.db.admin.open_letters import count_parked
-from sluice.db.admin.status import read_progress
+from sluice.db.admin.letters import count_parked
+from sluice.db.admin.totals import read_progress
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.switches import read_paused_topics, read_switch

@@ -10,10 +10,10 @@ from sluice.admin.decisions import OperationRefused
 from sluice.db.admin import tracing
 from sluice.db.admin.tracing import TracedCall, TracedEvent, TracedLetter
 from sluice.db.apply.rows import RowStatements, read_version
-from sluice.db.arrays import text_array
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_assignments, read_routing
 from sluice.db.records import Outcome
+from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.records import Record
 from sluice.tasks.api import Emit, Topic

@@ -19,8 +19,7 @@ from sluice.admin.partition_verdict import (
     judge_partition,
 )
 from sluice.db.admin.audit import read_audits
-from sluice.db.admin.letters import Chosen, count_letters
-from sluice.db.admin.open_letters import count_parked
+from sluice.db.admin.letters import Chosen, count_letters, count_parked
 from sluice.db.admin.outbox_admin import read_waiting
 from sluice.db.admin.totals import PartitionTotals, read_call_states, read_partition_totals
 from sluice.db.connection import Session

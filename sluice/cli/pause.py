@@ -19,7 +19,7 @@ from sluice.admin.pause import (
 )
 from sluice.cli.confirmation import DryRun, Reason
 from sluice.cli.printing import AsJson
-from sluice.db.apply.parking import load_parked
+from sluice.db.apply.dead_letters import load_parked
 from sluice.db.connection import BATCH_PLANS
 from sluice.tasks.redrive import Redriver
 

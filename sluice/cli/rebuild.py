@@ -27,8 +27,7 @@ from sluice.cli.rebuild_options import (
 from sluice.cli.rebuild_tables import plan_document, plan_lines, report_document, report_lines, status_lines
 from sluice.db.connection import Session
 from sluice.db.projections.checkpoints import read_checkpoints
-from sluice.db.projections.comparison import Comparison
-from sluice.db.projections.generation_reports import Report
+from sluice.db.projections.comparison import Comparison, Report
 from sluice.db.projections.generation_tables import read_table
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.tasks.fold.registry import Registry

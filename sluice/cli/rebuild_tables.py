@@ -7,8 +7,7 @@ from typing import Any
 from sluice.admin.rebuild.rebuild_plan import Plan
 from sluice.cli.printing import table_of
 from sluice.db.projections.checkpoints import Checkpoint
-from sluice.db.projections.comparison import KINDS
-from sluice.db.projections.generation_reports import Report
+from sluice.db.projections.comparison import KINDS, Report
 
 
 def plan_document(found: Plan) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from sluice.db.apply import dead_letters, identities, ledger, outbox, parking
+from sluice.db.apply import dead_letters, identities, outgoing
 from sluice.db.connection import Session
 from sluice.db.records import DeadLetterRow, Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
@@ -46,7 +46,7 @@ class FoldIO:
                 memory.identities[identity] = known
         if not self._redriving:
             of = {p.decoded.entity_key for p in events if p.decoded.entity_key is not None}
-            memory.parked = parking.load_parked(self._session, self._entity, sorted(of))
+            memory.parked = dead_letters.load_parked(self._session, self._entity, sorted(of))
         fresh = [planned for planned in events if planned.decoded.identity not in memory.identities]
         self._load_effects(fresh, memory)
         memory.rows = self._rows.load(fresh)
@@ -58,15 +58,15 @@ class FoldIO:
         Of redriven events it writes no letters and no identities.
         """
         self._rows.write(memory.rows)
-        outbox.insert_outbox(self._session, queue, folded.emits)
-        ledger.insert_effects(self._session, self._entity, folded.calls)
-        ledger.insert_call_conflicts(self._session, folded.call_conflicts)
+        outgoing.insert_outbox(self._session, queue, folded.emits)
+        outgoing.insert_effects(self._session, self._entity, folded.calls)
+        outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
         if self._redriving:
             return
         letters = [_letter(settled) for settled in folded.settled if settled.error is not None]
         dead_letters.insert_dead_letters(self._session, queue, self._entity, letters)
         reasons = [(key, printable(reason)[:MAX_ERROR_CHARACTERS]) for key, reason in folded.parked]
-        parking.park_entities(self._session, self._entity, queue, reasons)
+        dead_letters.park_entities(self._session, self._entity, queue, reasons)
         new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
         identities.insert_identities(self._session, new)
 
@@ -78,10 +78,10 @@ class FoldIO:
         }
         if keys:
             memory.effect_keys.update(dict.fromkeys(keys))
-            memory.effect_keys.update(ledger.load_effects(self._session, sorted(keys)))
+            memory.effect_keys.update(outgoing.load_effects(self._session, sorted(keys)))
 
     def _load_effect(self, key: str) -> UUID | None:
-        return ledger.load_effects(self._session, [key]).get(key)
+        return outgoing.load_effects(self._session, [key]).get(key)
 
 
 def _place(planned: Planned) -> tuple[str, int, int]:

@@ -14,10 +14,9 @@ from sluice.db.projections import (
     generation_lag,
     generation_lanes,
     generations,
-    rebuilt_partitions,
 )
+from sluice.db.projections.generation_lag import PartitionSnapshot
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
-from sluice.db.projections.rebuilt_partitions import PartitionSnapshot
 from sluice.db.records import GenerationState
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
@@ -31,8 +30,15 @@ from sluice.tasks.events.decode import decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.rebuild.chunks import FEWEST_RECORDS, Chunk, adapted, next_chunk
-from sluice.tasks.rebuild.rebuild_lane import RebuildLane, judge_record, refusal
+from sluice.tasks.rebuild.rebuild_lane import (
+    FEWEST_RECORDS,
+    Chunk,
+    RebuildLane,
+    adapted,
+    judge_record,
+    next_chunk,
+    refusal,
+)
 
 log = structlog.get_logger("sluice.rebuild")
 
@@ -56,14 +62,14 @@ class Rebuilder:
         Does nothing where another one is at it, or this code is of another revision.
         """
         what = f"{projection} {generation} {place[0]}"
-        if not rebuilt_partitions.try_rebuild(self._session, what, place[1]):
+        if not generation_lag.try_rebuild(self._session, what, place[1]):
             return False
         try:
             return _Turn(self._session, self._registry, projection, generation, place).run(
                 lambda offset: PartitionReader(self._bootstrap_servers, place, offset), seconds
             )
         finally:
-            rebuilt_partitions.end_rebuild(self._session, what, place[1])
+            generation_lag.end_rebuild(self._session, what, place[1])
 
 
 class _Turn:
@@ -111,9 +117,7 @@ class _Turn:
 
     def _look(self) -> PartitionSnapshot | None:
         """How things stand; None: it is not ours to go on."""
-        found = rebuilt_partitions.read_partition(
-            self._session, self._projection, self._generation, *self._place
-        )
+        found = generation_lag.read_partition(self._session, self._projection, self._generation, *self._place)
         mine = self._registry.revisions.get(self._projection)
         if found is None or found.is_live or found.paused or found.synced.state not in SYNCED_STATES:
             return None

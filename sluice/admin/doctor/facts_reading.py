@@ -24,8 +24,8 @@ from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_se
 from sluice.admin.status_reading import REDIS_TIMEOUT_SECONDS
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.installation import read_registered, read_server, read_user_columns
+from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
-from sluice.db.admin.open_letters import count_parked
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.switches import read_switch

@@ -21,10 +21,10 @@ from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.connection import Session
 from sluice.db.projections import generation_lag, generation_tables, generations
 from sluice.db.projections.checkpoints import Checkpoint, place_lanes
+from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import read_deaths
-from sluice.db.projections.generation_reports import read_newest_report
+from sluice.db.projections.generation_lag import end_rebuild, try_rebuild
 from sluice.db.projections.generations import Generation
-from sluice.db.projections.rebuilt_partitions import end_rebuild, try_rebuild
 from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK, apply_queue, make_celery

@@ -7,10 +7,10 @@ from typing import Any
 
 from sluice.admin.decisions import OperationRefused
 from sluice.db.connection import Session
+from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_lag import LaneState, read_lane_states
 from sluice.db.projections.generation_lanes import FOLDED, read_passed
-from sluice.db.projections.generation_reports import read_newest_report
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.db.records import GenerationState
 

@@ -8,7 +8,7 @@ from sluice.admin.documents import as_json
 from sluice.admin.rebuild.generation_locks import require_generation, require_lockstep
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.connection import Session
-from sluice.db.projections import generation_deaths, generation_lanes, generation_reports, generations
+from sluice.db.projections import comparison, generation_deaths, generation_lanes, generations
 from sluice.db.projections.comparison import KINDS, ONE_SNAPSHOT, PATIENCE, Comparer, Comparison
 from sluice.db.projections.generation_deaths import GenerationDeath
 from sluice.db.projections.generation_lanes import FOLDED
@@ -52,9 +52,9 @@ def require_comparable(session: Session, projection: str, number: int | None, *,
     return require_generation(session, projection, number, COMPARABLE, what)
 
 
-def require_report(session: Session, generation: Generation) -> generation_reports.Report:
+def require_report(session: Session, generation: Generation) -> comparison.Report:
     """Returns the generation's newest report. Raises OperationRefused if it was never compared."""
-    report = generation_reports.read_newest_report(session, generation.projection, generation.generation)
+    report = comparison.read_newest_report(session, generation.projection, generation.generation)
     if report is None:
         raise OperationRefused(
             f"generation {generation.generation} was never compared:"
@@ -69,7 +69,7 @@ def compare(
     generation: Generation,
     *,
     compared: Callable[[Comparison], object] = lambda _: None,
-) -> generation_reports.Report:
+) -> comparison.Report:
     """Compares with the live generation at one cut, and stores what was found. Raises Behind.
 
     Passes the counts so far to `compared` after each chunk.
@@ -91,17 +91,17 @@ def compare(
         passed = generation_lanes.read_passed(session, projection, generation.generation)
         deaths = generation_deaths.read_deaths(session, projection, generation.generation, SHOWN_DEATHS)
         document = report_document(found, passed, deaths)
-    generation_reports.insert_report(
+    comparison.insert_report(
         session, projection, generation.generation, live, found.differences, as_json(document)
     )
-    stored = generation_reports.read_newest_report(session, projection, generation.generation)
+    stored = comparison.read_newest_report(session, projection, generation.generation)
     assert stored is not None
     return stored
 
 
-def approve(session: Session, report: generation_reports.Report, decision: Decision) -> None:
+def approve(session: Session, report: comparison.Report, decision: Decision) -> None:
     """The differences are wanted. May run twice."""
     with session.transaction():
-        if generation_reports.approve_report(session, report.id, decision.actor):
+        if comparison.approve_report(session, report.id, decision.actor):
             details = {"generation": report.generation, "report": report.id, "differing": report.differing}
             insert_audits(session, decision, [(report.projection, as_json(details))])

@@ -4,13 +4,17 @@ import json
 
 import pytest
 
-from sluice.db.admin.letters import Chosen, count_letters, drop_keyless, read_letters, resolve_conflicts
-from sluice.db.admin.open_letters import (
+from sluice.db.admin.letters import (
+    Chosen,
     OpenLetters,
+    count_letters,
     count_parked,
+    drop_keyless,
     read_head,
     read_keyless,
+    read_letters,
     read_open_entities,
+    resolve_conflicts,
 )
 from sluice.db.admin.whole_letters import count_behind, read_behind, read_whole_letters
 from sluice.db.connection import Session

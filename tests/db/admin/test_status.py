@@ -15,7 +15,7 @@ from sluice.db.admin.installation import (
     read_server,
     read_user_columns,
 )
-from sluice.db.admin.status import QueueState, read_progress
+from sluice.db.admin.totals import QueueState, read_progress
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic

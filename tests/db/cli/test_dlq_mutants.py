@@ -9,10 +9,8 @@ import pytest
 from sluice.admin import redrive
 from sluice.admin.decisions import OperationRefused
 from sluice.db.admin import letters as letters_module
-from sluice.db.admin import open_letters
 from sluice.db.admin.audit import Decision
-from sluice.db.admin.letters import Chosen
-from sluice.db.admin.open_letters import read_open_entities
+from sluice.db.admin.letters import Chosen, read_open_entities
 from sluice.db.admin.whole_letters import read_whole_letters
 from sluice.tasks.redrive import LETTERS, Redriver
 from tests.db.tasks import applying, failing
@@ -98,7 +96,7 @@ MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
         drops_keyless_alone,
     ),
     "takes a conflict for the head": (
-        open_letters,
+        letters_module,
         "state IN ('dead', 'waiting') AND outcome <> 'conflict'\n    ORDER BY id LIMIT 1",
         "state IN ('dead', 'waiting')\n    ORDER BY id LIMIT 1",
         knows_the_head,

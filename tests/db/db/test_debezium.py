@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from sluice.db.apply.outbox import insert_outbox
+from sluice.db.apply.outgoing import insert_outbox
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.records import OutboxRow
 from sluice.db.sending.relay import read_sent_through

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from sluice.db.apply.ledger import insert_effects
+from sluice.db.apply.outgoing import insert_effects
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.delivery.switches import clear_switch, set_switch
 from sluice.db.records import LedgerRow

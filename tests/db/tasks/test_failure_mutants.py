@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from sluice.db import errors
-from sluice.db.apply import guard, parking
+from sluice.db.apply import dead_letters, guard
 from sluice.db.apply.guard import QueueRow
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.stack.patience import patient
@@ -29,7 +29,7 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     bench.apply(slice_of([made(0, "thing.broken", amount=1)]))
     bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
     applying = threading.Thread(target=lambda: bench.apply(slice_of([thing_set(1, amount=5)], prev=0)))
-    unpark = parking.unpark_if_clear
+    unpark = dead_letters.unpark_if_clear
 
     def unpark_slowly(session: Session, entity: str, key: str) -> bool:
         unparked = unpark(session, entity, key)
@@ -41,7 +41,7 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         )
         return unparked
 
-    monkeypatch.setattr(parking, "unpark_if_clear", unpark_slowly)
+    monkeypatch.setattr(dead_letters, "unpark_if_clear", unpark_slowly)
     session = Session(bench.database_url, application_name="test redrive", plans=BATCH_PLANS)
     assert Redriver(session, bench.registry).redrive_once("thing", "k").unparked
     session.close()

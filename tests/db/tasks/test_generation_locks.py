@@ -11,7 +11,7 @@ from sluice.admin.rebuild.generation_locks import Held
 from sluice.db.projections import generations
 from sluice.stack.patience import patient
 from sluice.tasks.apply import generation_writer
-from sluice.tasks.rebuild import chunks, rebuild
+from sluice.tasks.rebuild import rebuild, rebuild_lane
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import Bench, registry
@@ -55,9 +55,11 @@ def test_live_is_met_under_its_lock(bench: Bench, opened: Any, monkeypatch: pyte
 
 
 def test_passing_live_is_caught(bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def beyond(offsets: Sequence[int], *, live: int, read_through: int, **_: Any) -> chunks.Chunk | None:
+    def beyond(
+        offsets: Sequence[int], *, live: int, read_through: int, **_: Any
+    ) -> rebuild_lane.Chunk | None:
         assert read_through >= live
-        return chunks.Chunk(len(offsets), offsets[-1], locked=False) if offsets else None
+        return rebuild_lane.Chunk(len(offsets), offsets[-1], locked=False) if offsets else None
 
     monkeypatch.setattr(rebuild, "next_chunk", beyond)
     other = opened(bench.with_code(bench.registry))

@@ -12,7 +12,6 @@ from sluice.kafka_io import partition_reader
 from sluice.kafka_io.records import Record
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply import generation_writer
-from sluice.tasks.rebuild import chunks
 from sluice.tasks.rebuild.rebuild_lane import RebuildLane
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import Bench, create, poison, registry
@@ -29,7 +28,7 @@ POINTS = ("rebuild.before_commit", "rebuild.committed", "apply.before_commit", "
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     create(database_url)
     # So that a partition of some dozen records takes many chunks, and most meet live in their middle.
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 3)
+    monkeypatch.setattr("sluice.tasks.rebuild.rebuild_lane.CHUNK_RECORDS", 3)
     monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
     monkeypatch.setattr(RebuildLane, "__init__", _small(RebuildLane.__init__))
     monkeypatch.setattr("sluice.runtime.fault_points.FaultInjected", Killed)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sluice.db.arrays import bare_array, text_array
 from sluice.db.connection import Statement
 from sluice.db.sending.relay import DELETE_SENT, LOCK_WAITING, READ_PAGE
+from sluice.db.values import bare_array, text_array
 from sluice.tasks.outbox.relay import HINT_SECONDS, MAX_AWAY_SECONDS, Relayed
 from tests.db.tasks import relaying
 from tests.db.tasks.relaying import ACKNOWLEDGED, AWAY, Bench

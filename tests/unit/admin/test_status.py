@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sluice.admin.status import Reading, TopicStatus, judge_status, unapplied
 from sluice.cli.status import queue_table, topic_table
-from sluice.db.admin.status import ProgressRead, QueueState
+from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Lease, Sharing, Worker
 from sluice.kafka_io.log_range import LogRange

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.arrays import bare_array, text_array
-from sluice.db.values import ValueRefused, add_exactly, coercer
+from sluice.db.values import ValueRefused, add_exactly, bare_array, coercer, text_array
 from tests.unit.tasks.strategies import EVERY_TYPE, every_type_values, json_values
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 1, tzinfo=UTC)

@@ -20,7 +20,13 @@ from sluice.admin.rebuild.rebuild_progress import reached_of
 from sluice.db.projections.checkpoints import CheckpointLane
 from sluice.db.projections.generation_lag import LaneState
 from sluice.db.projections.generation_tables import TableFacts
-from sluice.tasks.rebuild.chunks import CHUNK_RECORDS, CHUNK_SECONDS, FEWEST_RECORDS, adapted, next_chunk
+from sluice.tasks.rebuild.rebuild_lane import (
+    CHUNK_RECORDS,
+    CHUNK_SECONDS,
+    FEWEST_RECORDS,
+    adapted,
+    next_chunk,
+)
 
 offsets = st.lists(st.integers(0, 2_000), unique=True, max_size=600).map(sorted)
 
