@@ -10,7 +10,7 @@ from bench.events import BenchEvent, generate_events
 from bench.ground import MICROSECONDS, Ground, Site
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.delivery.progress import TopicStart, register_topic
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.events.wire import Slice
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from sluice.bridge.lanes import Lane, Origin
 from sluice.bridge.queue_buffer import QueueBuffer, Resend
 from sluice.db.delivery.progress import Assignment
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.events.routing import queue_name, shard_of
 

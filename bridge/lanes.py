@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.events.wire import Slice
 
 # Seconds a lane may stand still while its queue's list is empty: a batch is applied within tens of

@@ -15,7 +15,7 @@ from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreU
 from sluice.bridge.publisher import Publisher
 from sluice.bridge.send_loop import SendLoop
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place

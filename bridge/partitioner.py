@@ -1,6 +1,6 @@
 """The partition that a record's producer should have chosen, and a sampled check of it. Pure."""
 
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 

@@ -14,7 +14,7 @@ from sluice.db.delivery import progress
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import LetterState, Outcome
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import faults
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_writer import BatchWriter

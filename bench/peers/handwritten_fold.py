@@ -16,7 +16,7 @@ from bench.peers.config import PeerConfig, read_config
 from bench.peers.group_poll import poll_group
 from bench.peers.handwritten import MAX_RECORDS
 from sluice.db.connection import BATCH_PLANS, Session
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
 from sluice.tasks.apply.fold_io import FoldIO

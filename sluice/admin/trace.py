@@ -15,7 +15,7 @@ from sluice.db.delivery.progress import read_assignments, read_routing
 from sluice.db.records import Outcome
 from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.identity import event_identity

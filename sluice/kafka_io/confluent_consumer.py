@@ -32,7 +32,7 @@ from sluice.kafka_io.consumer import (
     TopicFacts,
 )
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import TopicWatch
 from sluice.runtime.place import Place
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 # What both clients are told. Waiting for 64 kB or 10 ms: answers of 1 byte cost 0.4 core at 1,000 events/s.

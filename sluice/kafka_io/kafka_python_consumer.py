@@ -40,7 +40,7 @@ from sluice.kafka_io.consumer import (
     TopicFacts,
 )
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 CLOSE_TIMEOUT_MS = 5_000

@@ -12,7 +12,7 @@ from sluice.kafka_io.config import (
     build_kafka_python_consumer,
 )
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 POLL_MS = 200

@@ -6,7 +6,7 @@ from typing import Any
 from confluent_kafka import KafkaError, TopicPartition
 
 from sluice.kafka_io.config import RECONNECT_BACKOFF_MAX_MS, KafkaAccess, build_confluent_consumer
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 MAX_RECORDS = 2_000  # of one read

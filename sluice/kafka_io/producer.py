@@ -15,7 +15,7 @@ from sluice.kafka_io.config import (
     KafkaAccess,
     build_confluent_producer,
 )
-from sluice.kafka_io.records import Answer, Delivery, OutgoingRecord
+from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer as Client

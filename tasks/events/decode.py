@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from sluice.kafka_io.records import Headers, Record
+from sluice.kafka_io.record_types import Headers, Record
 from sluice.tasks.api import Event, FieldNames, JsonObject, Topic, Version
 from sluice.tasks.events.envelope import (
     MAX_SOURCE_CHARACTERS,

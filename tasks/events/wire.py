@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 
 
 class Slice(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.records import Delivery, OutgoingRecord
+from sluice.kafka_io.record_types import Delivery, OutgoingRecord
 
 
 class OutboxPage:

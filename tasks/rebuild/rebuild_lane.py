@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generation_lanes import FOLDED, UNKNOWN
 from sluice.db.records import Outcome
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Call, Effect, Emit, Increment, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import TAKEN

@@ -12,7 +12,7 @@ from sqlalchemy import Table
 from sluice.db.admin.totals import read_effect_keys, read_outgoing
 from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import Session
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import FoldResult, FoldState

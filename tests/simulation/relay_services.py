@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.records import Answer, Delivery, OutgoingRecord
+from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 from tests.simulation.relay_surroundings import (
     QUEUES,
     Broken,

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.records import OutgoingRecord
+from sluice.kafka_io.record_types import OutgoingRecord
 
 QUEUES = ("a.0", "a.1")
 

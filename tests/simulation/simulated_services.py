@@ -10,7 +10,7 @@ from sluice.bridge.publisher import Probe, PublisherUnavailable
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.events.wire import Slice

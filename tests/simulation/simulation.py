@@ -12,7 +12,7 @@ from random import Random
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.loop import Bridge
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
 from sluice.tasks.events.routing import queue_name, shard_of

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.records import Delivery
+from sluice.kafka_io.record_types import Delivery
 from sluice.tasks.outbox import outbox_page
 from sluice.tasks.outbox import relay as relay_module
 from tests.mutants import mutated

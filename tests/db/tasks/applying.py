@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData
 
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.tables import entity_table
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Topic, Upsert, effect, handles
 from sluice.tasks.apply.apply import Applied, Applier
 from sluice.tasks.events.wire import Slice

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sluice.cli.main import app
 from sluice.db.connection import BATCH_PLANS, Session
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying

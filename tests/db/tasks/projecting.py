@@ -15,7 +15,7 @@ from sluice.db.migrations.migrate import create_projections
 from sluice.db.projections.checkpoints import Checkpoint, read_checkpoints
 from sluice.db.tables import projection_table
 from sluice.kafka_io import partition_reader
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
 from sluice.tasks.apply.apply import Applied
 from sluice.tasks.events.routing import queue_name, shard_of

@@ -9,8 +9,8 @@ import structlog
 
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.records import WaitingRow
-from sluice.kafka_io import records
-from sluice.kafka_io.records import Delivery, OutgoingRecord
+from sluice.kafka_io import record_types
+from sluice.kafka_io.record_types import Delivery, OutgoingRecord
 from sluice.runtime.fault_points import faults
 from sluice.tasks.outbox.relay import Relay, Relayed
 from tests.db.tasks.recording import RecordingSession
@@ -36,11 +36,11 @@ class Broker:
     def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
         self._in_flight.append((row, record))
 
-    def poll(self, timeout_seconds: float) -> list[records.Answer[WaitingRow]]:
+    def poll(self, timeout_seconds: float) -> list[record_types.Answer[WaitingRow]]:
         self.meanwhile()
         alone = len(self._in_flight) == 1
         in_flight, self._in_flight = self._in_flight, []
-        answers: list[records.Answer[WaitingRow]] = []
+        answers: list[record_types.Answer[WaitingRow]] = []
         for row, record in in_flight:
             answer = self.answer(number_of(record), record.topic, alone)
             if answer is None:

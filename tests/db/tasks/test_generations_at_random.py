@@ -9,7 +9,7 @@ from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.generation_locks import Behind
 from sluice.db.projections.generation_lanes import FOLDED
 from sluice.kafka_io import partition_reader
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply import generation_writer
 from sluice.tasks.rebuild.rebuild_lane import RebuildLane

@@ -10,7 +10,7 @@ import pytest
 from bench.cpu import read_times
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.records import Answer, Delivery, OutgoingRecord
+from sluice.kafka_io.record_types import Answer, Delivery, OutgoingRecord
 from sluice.tasks.outbox.relay import Relay
 from tests.waiting import wait_until
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sluice.db.connection import BATCH_PLANS, Session
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.stack.patience import patient
 from sluice.tasks import redrive

@@ -22,7 +22,7 @@ from sluice.kafka_io.consumer import (
 )
 from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
 from sluice.kafka_io.log_range import LogRange
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.stack import Stack
 from tests.waiting import wait_until

@@ -4,7 +4,7 @@ from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane, Origin
 from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
 from sluice.db.delivery.progress import Assignment
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 PLACE: Place = ("t", 0)

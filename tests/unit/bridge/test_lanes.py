@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sluice.bridge.lanes import Lane, size_bytes
 from sluice.bridge.queue_buffer import FULL_BYTES
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from tests.unit.bridge.bridging import ORIGIN, record
 
 

@@ -10,7 +10,7 @@ from sluice.db.records import WaitingRow
 from sluice.kafka_io import producer as producer_module
 from sluice.kafka_io.config import KafkaAccess
 from sluice.kafka_io.producer import ConfluentProducer
-from sluice.kafka_io.records import Delivery, OutgoingRecord
+from sluice.kafka_io.record_types import Delivery, OutgoingRecord
 
 ROW = WaitingRow("q.0", 1, "", "t", "k", "made", None, "{}", memoryview(b"{}"))
 RECORD = OutgoingRecord("t", "k", b"{}", {})

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.identity import record_identity

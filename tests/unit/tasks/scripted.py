@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Table
 
 from sluice.db.records import Outcome
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import (
     EVENT,
     Call,

@@ -13,7 +13,7 @@ from sqlalchemy import Table
 
 from examples.shop import handlers
 from examples.shop.generate import KINDS, generate
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Increment
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold_state import FirstSeen, FoldResult

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.records import Delivery
+from sluice.kafka_io.record_types import Delivery
 from sluice.tasks.outbox.outbox_page import OutboxPage, outgoing_record, sent_through
 from tests.unit.tasks.strategies import texts
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import serialization
 
-from sluice.kafka_io.records import Record
+from sluice.kafka_io.record_types import Record
 from sluice.tasks.events.wire import Slice, pack, unpack
 
 _bytes = st.none() | st.binary(max_size=20)
