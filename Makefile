@@ -6,7 +6,6 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := sluice examples bench tests
 
 # Python 3.11 first: only for it there is a Redis server as a wheel.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \

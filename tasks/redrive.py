@@ -110,7 +110,7 @@ class Redriver:
     ) -> None:
         events = [plan_letter(self._registry, letter) for letter in letters]
         snapshot = self._generation_writer.read_projection_snapshot()
-        settler = BatchWriter(
+        writer = BatchWriter(
             self._session,
             self._registry,
             queue=queue,
@@ -118,7 +118,7 @@ class Redriver:
             generations=snapshot.live,
             redriving=True,
         )
-        settled = settler.settle(events, singly=singly)
+        settled = writer.settle(events, singly=singly)
         for letter, one in zip(letters, settled, strict=True):
             self._note(letter, one, redriven)
         self._remember(letters, settled)

@@ -134,14 +134,14 @@ class Applier:
             if not events:
                 return Applied(Counter(), judgements)
             snapshot = self._generation_writer.read_projection_snapshot()
-            settler = BatchWriter(
+            writer = BatchWriter(
                 self._session,
                 self._registry,
                 queue=batch.queue,
                 entity=batch.queue.rpartition(".")[0],
                 generations=snapshot.live,
             )
-            settled = settler.settle(events, singly=singly)
+            settled = writer.settle(events, singly=singly)
             verdict = self._judge_deaths(row, settled)
             steps = _steps(settled, applied)
             assert lanes.epoch is not None

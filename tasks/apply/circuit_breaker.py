@@ -9,7 +9,7 @@ FEWEST_DEATHS = 20  # below it a few poison events after a quiet night would hal
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """The queue's fates after a batch, deaths still accepted, and whether the batch crosses the line."""
+    """The queue's failure window after a batch, deaths still accepted, and whether the queue halts."""
 
     failure_window: str
     accepted_deaths: int

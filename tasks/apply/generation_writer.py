@@ -26,7 +26,7 @@ log = structlog.get_logger("sluice.generation_writer")
 
 
 class GenerationWriter:
-    """Feeds generations over the session of a live transaction, under the lock of its queue."""
+    """Keeps generations in sync within a live transaction, under the lock of its queue."""
 
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
@@ -48,7 +48,7 @@ class GenerationWriter:
         after: Mapping[Place, int],
         settled: Sequence[EventResult],
     ) -> None:
-        """Feeds those in lockstep: as far as live was before this transaction, in a lane.
+        """Writes the generations that do not lag: in a lane, those as far as live was before this transaction.
 
         `before` and `after` are what live had and has applied of the lanes it moved. Never raises what a
         generation did wrong: that marks the generation as failed, or lets it lag. Raises what ends the
@@ -77,7 +77,7 @@ class GenerationWriter:
     def sync_redriven(
         self, snapshot: ProjectionSnapshot, queue: str, redriven: Sequence[tuple[EventResult, str]]
     ) -> None:
-        """Feeds events that live applied late to every generation that had passed them over.
+        """Writes events that live applied late to every generation that had passed them over.
 
         The others come to them by themselves, and find them applied then. Each event comes with the outcome
         it had. Raises NotThisRevision where this code must not write a generation that is kept in sync, and

@@ -160,7 +160,7 @@ class _Turn:
                 queue = queue_name(snapshot.entity, shard_of(record.key, snapshot.shards))
                 lane = self._lanes.setdefault(queue, RebuildLane(queue, NOTHING_APPLIED, NOTHING_APPLIED))
                 if not lane.is_behind:
-                    # In lockstep: live feeds it.
+                    # No lag: the live transaction keeps it in sync.
                     lane.skipped = True
                 elif record.offset > lane.applied:
                     lane.add(record)

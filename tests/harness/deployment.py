@@ -64,7 +64,7 @@ class Deployment:
 
     @cached_property
     def redis(self) -> "Redis":
-        """The doorbell."""
+        """The broker's Redis."""
         return Redis.from_url(self.urls.redis_url)
 
     @cached_property

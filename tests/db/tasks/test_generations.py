@@ -28,7 +28,7 @@ def test_rebuilt_fed_swapped_and_swapped_back(bench: Bench, opened: Any) -> None
     assert fixed.rebuild(2)
     assert bench.states() == {1: "live", 2: "ready"}
     assert bench.rows(2) == {"a": (50, 1), "b": (70, 1)}
-    # In lockstep from here on: live feeds it.
+    # No lag from here on: the live transaction keeps it in sync.
     fixed.live(thing_set(2, "a", 6))
     assert (bench.rows(1), bench.rows(2)) == ({"a": (60, 2), "b": (7, 1)}, {"a": (60, 2), "b": (70, 1)})
     assert fixed.swap(2) == 1

@@ -152,7 +152,7 @@ def _wait_longer_than_a_topic_may_be_missing(deployment: Deployment, bridge: Run
     assert bridge.exit_code is None, bridge.tail()
 
 
-def test_the_doorbell_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> None:
+def test_redis_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())

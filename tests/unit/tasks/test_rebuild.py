@@ -1,4 +1,4 @@
-"""What a rebuild decides from data: chunks, fates, pace, refusals, how far it is."""
+"""What a rebuild decides from data: chunks, outcomes, pace, refusals, how far it is."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
