@@ -48,7 +48,7 @@ class GenerationWriter:
         after: Mapping[Place, int],
         settled: Sequence[EventResult],
     ) -> None:
-        """Writes the generations that do not lag: in a lane, those as far as live was before this transaction.
+        """Writes the generations that do not lag: those that were as far in a lane as live was.
 
         `before` and `after` are what live had and has applied of the lanes it moved. Never raises what a
         generation did wrong: that marks the generation as failed, or lets it lag. Raises what ends the
