@@ -8,7 +8,7 @@ import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight, Watermarks
-from sluice.bridge.orphaned_partitions import OrphanedPartitions
+from sluice.bridge.orphaned_partitions import EmptyAssignment, OrphanedPartitions
 from sluice.bridge.partition_starter import BridgeStopped, PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
 from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
@@ -59,7 +59,7 @@ class Bridge:
         self._instance: int | None = None
         self._instance_is_sure = False
         self._newcomer = ""
-        self._orphaned = OrphanedPartitions()
+        self._orphaned, self._empty = OrphanedPartitions(), EmptyAssignment()
         self._looked_at = self._rejoined_at = float("-inf")
         self._starter = PartitionStarter(store, inflight, topics)
         self._send_loop = SendLoop(publisher, inflight, metrics)
@@ -91,6 +91,8 @@ class Bridge:
             self._start(consumer, now)
             self._bound(consumer)
             self._rejoin_if_unread(consumer, now)
+            if self._empty.is_overdue(consumer.assignment(), consumer.topics(), self._instance, now):
+                raise ConsumerBroken("no partition was assigned to this bridge")
         except ConsumerBroken as error:
             log.warning("consumer replaced", error=str(error))
             self._drop_consumer()

@@ -1,5 +1,6 @@
 """Partitions that no bridge has: when a bridge sees to them, and that it does so once."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.loop import LOOK_SECONDS, REJOIN_SECONDS, Bridge
-from sluice.bridge.orphaned_partitions import ORPHANED_SECONDS, OrphanedPartitions
+from sluice.bridge.orphaned_partitions import (
+    EMPTY_SECONDS,
+    MAX_EMPTY_SECONDS,
+    ORPHANED_SECONDS,
+    EmptyAssignment,
+    OrphanedPartitions,
+)
 from sluice.bridge.progress_store import Progress
 from sluice.bridge.publisher import PublisherUnavailable
 from sluice.db.delivery.progress import Assignment
@@ -31,6 +38,38 @@ def test_overdue_is_what_every_look_of_the_last_while_found(looks: list[set[Plac
     of_late = looks[-patience - 1 :]
     always = set(PLACES).intersection(*of_late) if len(of_late) > patience else set()
     assert unread.overdue(float(len(looks) - 1), instance) == sorted(always)
+
+
+FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_a_bridge_is_without_partitions_for_too_long_only_if_it_had_none_all_the_while(
+    has: list[bool],
+) -> None:
+    empty, since = EmptyAssignment(), None
+    for now, assigned in enumerate(has):
+        overdue = empty.is_overdue(PLACES if assigned else [], FACTS, 0, float(now))
+        since = None if assigned else now if since is None else since
+        assert not overdue or (since is not None and now - since >= EMPTY_SECONDS)
+        since = None if overdue else since
+
+
+def test_a_bridge_that_stays_without_partitions_is_patient_longer_each_time() -> None:
+    empty = EmptyAssignment()
+    found = [now for now in range(5_000) if empty.is_overdue([], FACTS, 2, float(now))]
+    pauses = [after - before for before, after in itertools.pairwise(found)]
+    assert found[0] == EMPTY_SECONDS
+    assert pauses == sorted(pauses)
+    assert max(pauses) <= MAX_EMPTY_SECONDS + 1
+    assert not empty.is_overdue(PLACES, FACTS, 2, 5_000.0)
+    assert not empty.is_overdue([], FACTS, 2, 5_001.0)
+    assert empty.is_overdue([], FACTS, 2, 5_001.0 + EMPTY_SECONDS), "as impatient as at first"
+
+
+def test_a_spare_bridge_waits_for_ever() -> None:
+    empty = EmptyAssignment()
+    assert not any(empty.is_overdue([], FACTS, 3, float(now)) for now in range(5_000))
 
 
 class _Kafka:
@@ -103,23 +142,8 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
     now = [0.0]
     opened: list[tuple[str, _Kafka]] = []
 
-    def make(name: str) -> Any:
-        opened.append((name, _Kafka()))
-        return opened[-1][1]
-
     postgres = _Postgres()
-    store: Any = postgres
-    publisher: Any = _NoRedis()
-    bridge = Bridge(
-        make_consumer=make,
-        store=store,
-        publisher=publisher,
-        topics={},
-        inflight=Inflight(max_bytes=1_000, max_span=1_000),
-        metrics=BridgeMetrics(),
-        clock=lambda: now[0],
-        sleep=lambda _: None,
-    )
+    bridge = make_bridge(postgres, opened, now)
 
     def turn_for(seconds: float) -> None:
         until = now[0] + seconds
@@ -141,3 +165,38 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
     turn_for(40.0)
     assert len(opened) == 3
     assert opened[2][0] not in ("bridge-0", name)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_consumer_that_is_never_assigned_a_partition_is_replaced_under_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_Kafka, "assignment", lambda _: frozenset())
+    now = [0.0]
+    opened: list[tuple[str, _Kafka]] = []
+    bridge = make_bridge(_Postgres(), opened, now)
+    for second in range(int(EMPTY_SECONDS) + 3):
+        now[0] = float(second)
+        bridge.run_once()
+    assert [name for name, _ in opened] == ["bridge-0", "bridge-0"]
+    assert [consumer.closed for _, consumer in opened] == [True, False]
+
+
+def make_bridge(store: Any, opened: list[tuple[str, _Kafka]], now: list[float]) -> Bridge:
+    """A bridge whose consumers are noted with their names, and whose clock shows `now[0]`."""
+
+    def make(name: str) -> Any:
+        opened.append((name, _Kafka()))
+        return opened[-1][1]
+
+    publisher: Any = _NoRedis()
+    return Bridge(
+        make_consumer=make,
+        store=store,
+        publisher=publisher,
+        topics={},
+        inflight=Inflight(max_bytes=1_000, max_span=1_000),
+        metrics=BridgeMetrics(),
+        clock=lambda: now[0],
+        sleep=lambda _: None,
+    )
