@@ -12,7 +12,7 @@ from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.apply.apply import Applier
-from sluice.tasks.events.wire import Slice
+from sluice.tasks.apply.batch_message import Slice
 
 BATCH_SIZES = (200, 500)
 EVENTS = 40_000

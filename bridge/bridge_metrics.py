@@ -7,7 +7,7 @@ from sluice.bridge.inflight import Inflight
 from sluice.bridge.queue_buffer import Resend
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, counter, gauge
-from sluice.tasks.events.wire import Slice
+from sluice.tasks.apply.batch_message import Slice
 
 
 class BridgeMetrics:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from sluice.kafka_io.record_types import Record
-from sluice.tasks.events.wire import Slice
+from sluice.tasks.apply.batch_message import Slice
 
 # Seconds a lane may stand still while its queue's list is empty: a batch is applied within tens of
 # milliseconds. Doubled while sending again helps nothing, so that an ill database gets no storm.

@@ -6,7 +6,8 @@ that with what there is by now: partitions added while it was away would stay un
 
 from collections.abc import Collection, Iterable, Mapping
 
-from sluice.kafka_io.consumer import METADATA_MAX_AGE_MS, SESSION_TIMEOUT_MS, TopicFacts
+from sluice.kafka_io.config import METADATA_MAX_AGE_MS, SESSION_TIMEOUT_MS
+from sluice.kafka_io.consumer import TopicFacts
 from sluice.runtime.place import Place
 
 # For so long although the group's leader has looked at the topics meanwhile (every METADATA_MAX_AGE_MS) and

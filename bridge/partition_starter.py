@@ -5,9 +5,9 @@ from typing import assert_never
 
 import structlog
 
-from sluice.bridge.assignment import LoudStop, NeedsRows, Start, judge_assignment
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.progress_store import ProgressStore
+from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment
 from sluice.db.delivery.progress import TopicStart
 from sluice.kafka_io.consumer import Consumer, TopicFacts
 from sluice.runtime.place import Place

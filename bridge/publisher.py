@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from sluice.runtime.celery_options import APPLY_TASK, TRANSPORT_OPTIONS, apply_queue, make_celery
 from sluice.runtime.settings import Settings
-from sluice.tasks.events.wire import Slice, pack
+from sluice.tasks.apply.batch_message import Slice, pack
 
 SENTINEL_KEY = "sluice:sentinel"
 """Holds a random value for as long as Redis keeps what it was told; the bridges share it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sluice.bridge.lanes import MAX_PATIENCE_SECONDS, Lane
-from sluice.tasks.events.wire import Slice
+from sluice.tasks.apply.batch_message import Slice
 
 FULL_RECORDS = 200  # what one transaction applies well: dearer per event below, no cheaper above
 FULL_BYTES = 512 * 1024  # a message is base64 in JSON in Redis: a few of them must not fill it

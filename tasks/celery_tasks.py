@@ -6,7 +6,7 @@ from celery import Task, shared_task
 
 from sluice.runtime import celery_options as names
 from sluice.runtime.place import Place
-from sluice.tasks.events.wire import Slice, unpack
+from sluice.tasks.apply.batch_message import Slice, unpack
 
 
 class TaskServices(Protocol):

@@ -12,7 +12,7 @@ from sluice.db.errors import ErrorKind, classify
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import touch_health
 from sluice.runtime.settings import SettingsError
-from sluice.worker.leading_metrics import Lead, LeaderCollector, LeaderReader
+from sluice.worker.beat_metrics import Lead, LeaderCollector, LeaderReader
 from sluice.worker.schedule import SCHEDULE
 
 log = structlog.get_logger("sluice.beat")

@@ -21,9 +21,9 @@ from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings
 from sluice.tasks.api import EffectDeclaration
 from sluice.tasks.apply.apply import Applier
+from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.effects.dispatcher import Dispatcher
 from sluice.tasks.effects.executor import Executor, expire_claims
-from sluice.tasks.events.wire import Slice
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
 from sluice.tasks.outbox.relay import Relay
 from sluice.tasks.outbox.relay_wakeup import RelayWakeup

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sluice.admin.documents import as_json
-from sluice.db.admin.whole_letters import WholeLetter
+from sluice.db.admin.letter_details import WholeLetter
 
 
 class SendRefused(ValueError):

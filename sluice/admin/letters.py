@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 
 from sluice.admin.decisions import OperationRefused
-from sluice.db.admin.letters import Chosen, ListedLetter
-from sluice.db.admin.whole_letters import (
+from sluice.db.admin.letter_details import (
     WaitingLetter,
     WholeLetter,
     count_behind,
     read_behind,
     read_whole_letters,
 )
+from sluice.db.admin.letters import Chosen, ListedLetter
 from sluice.db.connection import Session
 
 MOST_BEHIND = 10  # letters behind another one that a document names

@@ -10,6 +10,7 @@ from sluice.admin.connection import read_installation
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.admin.letter_details import WholeLetter, count_behind
 from sluice.db.admin.letters import (
     Chosen,
     OpenLetters,
@@ -19,7 +20,6 @@ from sluice.db.admin.letters import (
     read_open_entities,
     resolve_conflicts,
 )
-from sluice.db.admin.whole_letters import WholeLetter, count_behind
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import ErrorKind, classify
 from sluice.db.records import LetterState, Outcome

@@ -40,7 +40,7 @@ from sluice.cli.dlq_options import (
     filters_of,
 )
 from sluice.cli.printing import AsJson
-from sluice.db.admin.whole_letters import count_behind
+from sluice.db.admin.letter_details import count_behind
 
 BLOCKED_EXIT_CODE = 1
 LEFT_EXIT_CODE = 1

@@ -11,26 +11,22 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from sluice.kafka_io.config import (
+    FETCH_MAX_BYTES,
+    FETCH_MAX_WAIT_MS,
+    FETCH_MIN_BYTES,
+    HEARTBEAT_INTERVAL_MS,
     LOG_LEVEL_CRITICAL,
+    MAX_POLL_INTERVAL_MS,
+    MAX_POLL_RECORDS,
+    METADATA_MAX_AGE_MS,
     RECONNECT_BACKOFF_MAX_MS,
+    SESSION_TIMEOUT_MS,
     SOCKET_TIMEOUT_MS,
     KafkaAccess,
     build_confluent_admin,
     build_confluent_consumer,
 )
-from sluice.kafka_io.consumer import (
-    FETCH_MAX_BYTES,
-    FETCH_MAX_WAIT_MS,
-    FETCH_MIN_BYTES,
-    HEARTBEAT_INTERVAL_MS,
-    MAX_POLL_INTERVAL_MS,
-    MAX_POLL_RECORDS,
-    METADATA_MAX_AGE_MS,
-    SESSION_TIMEOUT_MS,
-    ConsumerBroken,
-    LogTruncated,
-    TopicFacts,
-)
+from sluice.kafka_io.consumer import ConsumerBroken, LogTruncated, TopicFacts
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import TopicWatch

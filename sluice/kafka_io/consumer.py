@@ -8,16 +8,6 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
-# What both clients are told. Waiting for 64 kB or 10 ms: answers of 1 byte cost 0.4 core at 1,000 events/s.
-FETCH_MIN_BYTES = 64 * 1024
-FETCH_MAX_WAIT_MS = 10
-FETCH_MAX_BYTES = 8 * 1024 * 1024  # what one poll may add to the memory before it is bounded again
-MAX_POLL_RECORDS = 2_000
-SESSION_TIMEOUT_MS = 6_000  # the shortest that brokers allow by default: a dead bridge is missed soon
-HEARTBEAT_INTERVAL_MS = 2_000
-MAX_POLL_INTERVAL_MS = 60_000  # above every time-out of one turn of the loop
-METADATA_MAX_AGE_MS = 30_000  # new partitions and topics are seen this soon
-
 
 class ConsumerBroken(Exception):
     """An error the client does not recover from: close it and make a new one."""

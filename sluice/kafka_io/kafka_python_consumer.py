@@ -22,11 +22,6 @@ from kafka.structs import OffsetAndMetadata
 
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
-    RECONNECT_BACKOFF_MAX_MS,
-    KafkaAccess,
-    build_kafka_python_consumer,
-)
-from sluice.kafka_io.consumer import (
     FETCH_MAX_BYTES,
     FETCH_MAX_WAIT_MS,
     FETCH_MIN_BYTES,
@@ -34,11 +29,12 @@ from sluice.kafka_io.consumer import (
     MAX_POLL_INTERVAL_MS,
     MAX_POLL_RECORDS,
     METADATA_MAX_AGE_MS,
+    RECONNECT_BACKOFF_MAX_MS,
     SESSION_TIMEOUT_MS,
-    ConsumerBroken,
-    LogTruncated,
-    TopicFacts,
+    KafkaAccess,
+    build_kafka_python_consumer,
 )
+from sluice.kafka_io.consumer import ConsumerBroken, LogTruncated, TopicFacts
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place

@@ -17,7 +17,7 @@ TASKS = "sluice.tasks.celery_tasks"
 STARTUP = "sluice.worker.startup"
 WORKER_STEPS = ("sluice.worker.health_step:HealthStep", "sluice.worker.worker_metrics:MetricsStep")
 CONSUMER_STEPS = ("sluice.worker.lease_step:LeaseStep",)
-CONSUMER = "sluice.worker.reconnecting:ReconnectingConsumer"
+CONSUMER = "sluice.worker.reconnecting_consumer:ReconnectingConsumer"
 SCHEDULER = "sluice.worker.beat:SluiceScheduler"
 QUEUE_ORDER = "sluice.worker.queue_subscription.LeaseCycle"
 

@@ -7,12 +7,12 @@ import uuid
 from pathlib import Path
 from signal import Signals
 
+from sluice.stack.atomic_folders import made_whole, write_whole
 from sluice.stack.kafka_jars import fetch_jars, find_java
 from sluice.stack.kafka_metadata import lists_itself
 from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
-from sluice.stack.whole import made_whole, write_whole
 
 NODE_ID = 1
 # The offsets topic has 50 partitions by default, each a folder to create at the first group's start.

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from sluice.stack.atomic_folders import made_whole
 from sluice.stack.service import ComponentMissing, Report, StackError
-from sluice.stack.whole import made_whole
 
 KAFKA_VERSION = "4.1.1"
 # The bridge from Kafka's log calls to log4j is not among the broker's own dependencies.

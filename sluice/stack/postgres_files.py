@@ -11,8 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sluice.stack.atomic_folders import made_whole
 from sluice.stack.service import ComponentMissing, StackError
-from sluice.stack.whole import made_whole
 
 # The oldest major version that the Postgres project still mends.
 OLDEST = 14

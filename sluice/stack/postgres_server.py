@@ -8,6 +8,7 @@ from signal import Signals
 import psycopg2
 from psycopg2 import sql
 
+from sluice.stack.atomic_folders import made_whole
 from sluice.stack.patience import patient
 from sluice.stack.ports import LOOPBACK
 from sluice.stack.postgres_files import (
@@ -21,7 +22,6 @@ from sluice.stack.postgres_files import (
 )
 from sluice.stack.processes import group_of
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
-from sluice.stack.whole import made_whole
 
 SUPERUSER = "sluice"
 DATABASE = "sluice"

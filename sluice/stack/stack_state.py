@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sluice.stack.atomic_folders import write_whole
 from sluice.stack.processes import ProcessId
 from sluice.stack.service import Report
-from sluice.stack.whole import write_whole
 
 
 @dataclass

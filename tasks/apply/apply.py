@@ -12,6 +12,7 @@ from sluice.db.errors import DeploymentBroken
 from sluice.db.records import Outcome
 from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
+from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.generation_writer import GenerationWriter
@@ -19,7 +20,6 @@ from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import decode
-from sluice.tasks.events.wire import Slice
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry

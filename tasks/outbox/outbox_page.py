@@ -1,4 +1,4 @@
-"""The outbox rows of one relay run: as Kafka records, and which may be in flight together. Pure.
+"""The outbox rows of one relay run, and which of them may be in flight together. Pure.
 
 A producer may fail at one record and succeed at the next. If both were of one key, the later event would be
 there without the earlier one. So of one (topic, key) never two are in flight: the second is handed over when
@@ -8,10 +8,8 @@ the first is acknowledged.
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable
 
-import msgspec
-
 from sluice.db.records import WaitingRow
-from sluice.kafka_io.record_types import Delivery, OutgoingRecord
+from sluice.kafka_io.record_types import Delivery
 
 
 class OutboxPage:
@@ -76,35 +74,3 @@ def sent_through(
     if lowest_refused is not None:
         left.add(lowest_refused)
     return max(before, min([max(ids, default=before), *(number - 1 for number in left)]))
-
-
-_SET_HERE = frozenset(
-    {"ce_specversion", "content-type", "ce_id", "ce_type", "ce_source", "ce_subject", "ce_version"}
-)
-_read_headers = msgspec.json.Decoder(dict[str, str]).decode
-
-
-def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
-    """The record of a row; `source` is the CloudEvents source of all that this installation emits.
-
-    What the user wrote as `headers` comes along, but cannot pose as an attribute set here. `ce_time` and the
-    trace context are among them: the fold took them from the event's cause.
-    """
-    # By position: attribute by attribute costs more.
-    _, _, event_id, topic, key, type_, version, written, payload = row
-    headers: dict[str, str | bytes | None] = {
-        "ce_specversion": "1.0",
-        "content-type": "application/json",
-        "ce_id": event_id,
-        "ce_type": type_,
-        "ce_source": source,
-    }
-    if key is not None:
-        headers["ce_subject"] = key
-    if version is not None:
-        headers["ce_version"] = version
-    if written != "{}":
-        for name, value in _read_headers(written).items():
-            if name not in _SET_HERE:
-                headers[name] = value
-    return OutgoingRecord(topic, key, bytes(payload), headers)

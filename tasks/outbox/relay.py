@@ -18,7 +18,8 @@ from sluice.db.sending import relay as outbox
 from sluice.kafka_io.producer import Producer
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
-from sluice.tasks.outbox.outbox_page import OutboxPage, ids_by_queue, outgoing_record, sent_through
+from sluice.tasks.outbox.outbox_page import OutboxPage, ids_by_queue, sent_through
+from sluice.tasks.outbox.outgoing_record import outgoing_record
 
 log = structlog.get_logger("sluice.relay")
 

@@ -46,7 +46,7 @@ PRELOADED = (
     "sluice.worker.beat",
     "sluice.worker.health_step",
     "sluice.worker.lease_step",
-    "sluice.worker.reconnecting",
+    "sluice.worker.reconnecting_consumer",
     "sluice.worker.startup",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )

@@ -13,7 +13,7 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.api import Entity, Topic
-from sluice.tasks.events.wire import Slice
+from sluice.tasks.apply.batch_message import Slice
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import World

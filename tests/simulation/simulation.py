@@ -14,9 +14,9 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.loop import Bridge
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
+from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
 from sluice.tasks.events.routing import queue_name, shard_of
-from sluice.tasks.events.wire import Slice
 from tests.simulation.simulated_services import (
     PACES,
     PLACES,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sluice.db.admin.letter_details import count_behind, read_behind, read_whole_letters
 from sluice.db.admin.letters import (
     Chosen,
     OpenLetters,
@@ -16,7 +17,6 @@ from sluice.db.admin.letters import (
     read_open_entities,
     resolve_conflicts,
 )
-from sluice.db.admin.whole_letters import count_behind, read_behind, read_whole_letters
 from sluice.db.connection import Session
 from tests.db.tasks import applying, failing
 from tests.db.tasks.applying import TOPIC, Bench

@@ -4,7 +4,7 @@ import pytest
 
 from sluice.admin import reshard as reshard_module
 from sluice.admin.reshard import Resharded, reshard_entity
-from sluice.bridge.assignment import Start, judge_assignment
+from sluice.bridge.start_conditions import Start, judge_assignment
 from sluice.db.admin import rerouting as rerouting_module
 from sluice.db.admin.rerouting import Unsettled
 from sluice.db.connection import Session

@@ -7,8 +7,8 @@ import pytest
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.redrive import drop_letter, redrive_rest
 from sluice.db.admin.audit import Decision
+from sluice.db.admin.letter_details import read_whole_letters
 from sluice.db.admin.letters import Chosen, count_parked
-from sluice.db.admin.whole_letters import read_whole_letters
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.tasks.redrive import LETTERS, Redriver

@@ -10,8 +10,8 @@ from sluice.admin import redrive
 from sluice.admin.decisions import OperationRefused
 from sluice.db.admin import letters as letters_module
 from sluice.db.admin.audit import Decision
+from sluice.db.admin.letter_details import read_whole_letters
 from sluice.db.admin.letters import Chosen, read_open_entities
-from sluice.db.admin.whole_letters import read_whole_letters
 from sluice.tasks.redrive import LETTERS, Redriver
 from tests.db.tasks import applying, failing
 from tests.db.tasks.applying import Bench, slice_of, thing_set

@@ -15,7 +15,7 @@ from sluice.db.tables import entity_table
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Topic, Upsert, effect, handles
 from sluice.tasks.apply.apply import Applied, Applier
-from sluice.tasks.events.wire import Slice
+from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.fold.registry import Registry, collect_modules
 
 TOPIC, TOPIC_ID, QUEUE = "things", "id-of-things", "thing.0"

@@ -12,14 +12,9 @@ from typing import TypeAlias
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
+from sluice.kafka_io.config import MAX_POLL_RECORDS, SESSION_TIMEOUT_MS
 from sluice.kafka_io.confluent_consumer import ConfluentConsumer
-from sluice.kafka_io.consumer import (
-    MAX_POLL_RECORDS,
-    SESSION_TIMEOUT_MS,
-    Consumer,
-    ConsumerBroken,
-    LogTruncated,
-)
+from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
 from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record

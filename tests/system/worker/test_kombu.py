@@ -18,7 +18,7 @@ from sluice.runtime.app import QUEUE_ORDER
 from sluice.runtime.celery_options import TRANSPORT_OPTIONS, apply_queue
 from sluice.stack import Stack
 from sluice.worker.queue_subscription import BRPOP_SECONDS, LeaseCycle, QueueSubscription
-from sluice.worker.reconnecting import ReconnectingConsumer
+from sluice.worker.reconnecting_consumer import ReconnectingConsumer
 from tests.waiting import wait_until
 
 QUEUES = ("thing.0", "thing.1")

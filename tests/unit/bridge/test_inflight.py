@@ -2,9 +2,9 @@
 
 import pytest
 
-from sluice.bridge.assignment import LoudStop, NeedsRows, Start, judge_assignment
 from sluice.bridge.lanes import size_bytes
 from sluice.bridge.partitioner import SUSPICIOUS_SAMPLES, PartitionerCheck, expected_partition
+from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.log_range import LogRange
 from sluice.runtime.place import Place

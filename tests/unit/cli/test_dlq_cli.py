@@ -20,8 +20,8 @@ from sluice.cli.dlq import count_table, letter_table
 from sluice.cli.dlq_change import redriven_documents, redriven_lines
 from sluice.cli.main import app
 from sluice.cli.printing import field_lines
+from sluice.db.admin.letter_details import WaitingLetter, WholeLetter
 from sluice.db.admin.letters import LetterCount, ListedLetter
-from sluice.db.admin.whole_letters import WaitingLetter, WholeLetter
 from tests.mutants import mutated
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

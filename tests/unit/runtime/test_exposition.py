@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 SERVING = """
 import sys
 from prometheus_client import REGISTRY
-import sluice.bridge.__main__, sluice.runtime.app, sluice.worker.leading_metrics
+import sluice.bridge.__main__, sluice.runtime.app, sluice.worker.beat_metrics
 import threading
 assert threading.active_count() == 1
 assert not [name for name in REGISTRY._names_to_collectors if name.startswith("sluice_")]

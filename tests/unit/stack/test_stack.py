@@ -12,6 +12,7 @@ import pytest
 
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import StackError
+from sluice.stack.atomic_folders import made_whole
 from sluice.stack.external_urls import external_urls
 from sluice.stack.kafka_broker import new_cluster_id, server_properties
 from sluice.stack.kafka_jars import cache_folder
@@ -20,7 +21,6 @@ from sluice.stack.postgres_files import can_reach
 from sluice.stack.processes import ProcessId, is_alive, send_signal, start_time
 from sluice.stack.service import log_tail
 from sluice.stack.stack_state import ServiceRecord, StackState
-from sluice.stack.whole import made_whole
 from tests.waiting import wait_until
 
 URLS = {

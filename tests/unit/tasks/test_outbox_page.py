@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.record_types import Delivery
-from sluice.tasks.outbox.outbox_page import OutboxPage, outgoing_record, sent_through
+from sluice.tasks.outbox.outbox_page import OutboxPage, sent_through
+from sluice.tasks.outbox.outgoing_record import outgoing_record
 from tests.unit.tasks.strategies import texts
 
 Place = tuple[str, str]

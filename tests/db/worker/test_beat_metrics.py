@@ -17,8 +17,8 @@ from sluice.runtime import metrics
 from sluice.runtime.metrics import CATALOGUE, Exporter
 from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings, read_settings
-from sluice.worker import leading_metrics
-from sluice.worker.leading_metrics import READ_SECONDS, Lead, LeaderCollector, LeaderReader
+from sluice.worker import beat_metrics
+from sluice.worker.beat_metrics import READ_SECONDS, Lead, LeaderCollector, LeaderReader
 from tests.db.admin.leaving import insert_call, insert_event
 from tests.db.tasks.applying import Bench
 from tests.db.tasks.applying import bench as bench
@@ -87,7 +87,7 @@ class Beat:
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
     played = Logs()
-    monkeypatch.setattr(leading_metrics, "LogReader", played)
+    monkeypatch.setattr(beat_metrics, "LogReader", played)
     return played
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kombu import serialization
 
 from sluice.kafka_io.record_types import Record
-from sluice.tasks.events.wire import Slice, pack, unpack
+from sluice.tasks.apply.batch_message import Slice, pack, unpack
 
 _bytes = st.none() | st.binary(max_size=20)
 _headers = st.lists(st.tuples(st.text(max_size=5), _bytes), max_size=3)
