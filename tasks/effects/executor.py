@@ -122,10 +122,11 @@ class Executor:
         )
 
     def _store(self, effect_key: str, store: Callable[[], T]) -> T:
-        return retry(self._session, store, _pause_after, what=effect_key)
+        return retry(self._session, store, pause_after_store, what=effect_key)
 
 
-def _pause_after(error: Exception, elapsed_seconds: float, _jitter: float) -> float | None:
+def pause_after_store(error: Exception, elapsed_seconds: float, _jitter: float) -> float | None:
+    """Returns the pause before an answer is stored again, None if that would not help."""
     patient = elapsed_seconds <= STORE_PATIENCE_SECONDS
     return STORE_PAUSE_SECONDS if patient and classify(error) is ErrorKind.TRANSIENT else None
 

@@ -1,0 +1,107 @@
+"""What a rebuild, a redrive and the storing of an answer retry, and what each raises at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg2
+import pytest
+
+from sluice.db.apply import guard
+from sluice.db.apply.guard import QueueRow
+from sluice.db.connection import Session
+from sluice.db.errors import RowsChanged
+from sluice.runtime.fault_points import faults
+from sluice.tasks.apply.generation_writer import apply_to_generation
+from sluice.tasks.effects.executor import STORE_PATIENCE_SECONDS, STORE_PAUSE_SECONDS, pause_after_store
+from sluice.tasks.rebuild.rebuild_lane import FEWEST_RECORDS
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks import projecting
+from tests.db.tasks.applying import made, thing_set
+from tests.db.tasks.projecting import Bench, registry
+from tests.unit.db.test_errors import Answer
+
+bench = projecting.bench
+opened = projecting.opened
+
+
+def test_a_rebuild_does_not_go_on_over_another_connection(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = opened(bench.with_code(registry(2, 10)))
+    bench.live(thing_set(0, "a", 1))
+    number = fixed.begin()
+    reached: list[str] = []
+
+    def lose_connection(point: str) -> None:
+        reached.append(point)
+        if point == "rebuild.before_commit":
+            bench.look(f"SELECT pg_terminate_backend({fixed.session.connection.info.backend_pid})")
+
+    monkeypatch.setattr(faults, "reach", lose_connection)
+    # The advisory lock, which makes this turn the only one, ended with the connection.
+    with pytest.raises(psycopg2.Error):
+        fixed.rebuild(number)
+    assert reached == ["rebuild.before_commit"]
+    assert bench.states()[number] == "building"
+
+
+def test_a_rebuild_whose_statement_is_cancelled_twice_takes_smaller_chunks(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = opened(bench.with_code(registry(2, 10)))
+    bench.live(*(thing_set(n, f"k{n}", 1) for n in range(3 * FEWEST_RECORDS)))
+    number = fixed.begin()
+    taken: list[int] = []
+
+    def cancelled_twice(session: Session, synced: Any, events: Sequence[Any], *more: Any) -> Any:
+        taken.append(len(events))
+        if len(taken) <= 2:
+            raise Answer("57014")
+        return apply_to_generation(session, synced, events, *more)
+
+    monkeypatch.setattr("sluice.tasks.rebuild.rebuild.apply_to_generation", cancelled_twice)
+    assert fixed.rebuild(number)
+    assert taken[:3] == [3 * FEWEST_RECORDS, 3 * FEWEST_RECORDS, FEWEST_RECORDS]
+    assert len(bench.rows(number)) == 3 * FEWEST_RECORDS
+
+
+def test_a_redrive_reads_the_routing_again_if_it_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.live(made(0, "thing.broken", amount=1))
+    bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
+    plain, locked = guard.lock_queue, []
+
+    def rerouted_before_the_lock(session: Session, queue: str) -> QueueRow | None:
+        locked.append(queue)
+        if len(locked) == 1:
+            bench.look("UPDATE sluice.entities SET epoch = epoch + 1 RETURNING epoch")
+            bench.looking.connection.commit()
+        return plain(session, queue)
+
+    monkeypatch.setattr(guard, "lock_queue", rerouted_before_the_lock)
+    assert Redriver(bench.session, bench.registry).redrive_once("thing", "k").unparked
+    assert locked == ["thing.0", "thing.0"]
+
+
+LOST = psycopg2.OperationalError("server closed the connection")
+
+
+@pytest.mark.parametrize(
+    ("error", "elapsed_seconds", "pause_seconds"),
+    [
+        (LOST, 0, STORE_PAUSE_SECONDS),
+        (LOST, STORE_PATIENCE_SECONDS, STORE_PAUSE_SECONDS),
+        (LOST, STORE_PATIENCE_SECONDS + 1, None),
+        (Answer("40P01"), 0, STORE_PAUSE_SECONDS),
+        (Answer("57014"), 0, STORE_PAUSE_SECONDS),
+        (Answer("23505"), 0, None),
+        (Answer("42P01"), 0, None),
+        (RowsChanged("another writer"), 0, None),
+    ],
+    ids=repr,
+)
+def test_an_answer_is_stored_again_only_after_what_passes(
+    error: Exception, elapsed_seconds: float, pause_seconds: float | None
+) -> None:
+    assert pause_after_store(error, elapsed_seconds, 0.5) == pause_seconds
