@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sluice.stack.patience import patient
+
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 
@@ -52,7 +54,7 @@ def find_compose() -> tuple[str, ...]:
             command = [*words, "-f", str(COMPOSE_FILE), probe]
             try:
                 done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+                    command, capture_output=True, text=True, timeout=patient(PROBE_SECONDS), check=False
                 )
             except subprocess.TimeoutExpired:
                 refusals.append(f"`{' '.join(words)} {probe}` does not answer")
@@ -127,7 +129,7 @@ class ComposeProject:
         for one in unwell or containers:
             print(f"--- {one.name} ({one.health})", flush=True)
             command = [self.engine, "logs", "--tail", str(LOG_LINES), one.name]
-            subprocess.run(command, stderr=subprocess.STDOUT, timeout=COMMAND_SECONDS, check=False)
+            subprocess.run(command, stderr=subprocess.STDOUT, timeout=patient(COMMAND_SECONDS), check=False)
 
     def down(self) -> None:
         """Nothing of it is left but the images. It does not hear Ctrl-C."""
@@ -149,7 +151,7 @@ class ComposeProject:
             command,
             env=self._environ(),
             cwd=ROOT,
-            timeout=timeout_seconds,
+            timeout=patient(timeout_seconds),
             check=False,
             start_new_session=own_session,
         )
@@ -157,7 +159,12 @@ class ComposeProject:
 
     def _output(self, command: list[str]) -> str:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, env=self._environ()
+            command,
+            capture_output=True,
+            text=True,
+            timeout=patient(COMMAND_SECONDS),
+            check=False,
+            env=self._environ(),
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from examples.shop.generate import generate
+from sluice.stack.patience import patient
 from tests.system.conftest import MakeDeployment
 
 
@@ -58,7 +59,7 @@ def _consumed(port: int) -> dict[str, set[str]]:
 
 def _get(port: int, path: str) -> Any:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=patient(10)) as answer:
             body = answer.read()
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import urllib3
 
+from sluice.stack.patience import patient
 from tests.harness.providers import PaymentProvider
 
 AFTER_ALL_SECONDS = 30.0  # a delay that only a kill ends
@@ -40,7 +41,7 @@ def post(
     reference: str,
     amount_cents: object = 500,
     *,
-    seconds: float = 10,
+    seconds: float = 60,
 ) -> urllib3.BaseHTTPResponse:
     headers = {} if key is None else {"Idempotency-Key": key}
     body = {"reference": reference, "amount_cents": amount_cents}
@@ -49,7 +50,7 @@ def post(
 
 
 def found(provider: PaymentProvider, **query: str) -> dict[str, Any]:
-    with urllib3.PoolManager(retries=False, timeout=10) as http:
+    with urllib3.PoolManager(retries=False, timeout=patient(10)) as http:
         answer: dict[str, Any] = http.request("GET", f"{provider.control_url}/captures", fields=query).json()
     return answer
 

@@ -28,7 +28,7 @@ def mail(shared: MailServer) -> MailServer:
     return shared
 
 
-def send(mail: MailServer, name: str, *, to: str = "ann@example.org", seconds: float = 10) -> None:
+def send(mail: MailServer, name: str, *, to: str = "ann@example.org", seconds: float = 60) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "shop@example.org", to, f"About {name}"
     message["Message-ID"], message["X-Idempotency-Key"] = f"<{name}@test>", f"key:{name}"

@@ -12,6 +12,7 @@ import yaml
 
 from sluice.runtime.celery_options import SERVICE_QUEUES
 from sluice.runtime.settings import PREFIX, Settings
+from sluice.stack.patience import patient
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -45,7 +46,7 @@ def test_the_file_follows_the_compose_specification() -> None:
         "vendor.compose-spec",
         str(COMPOSE),
     ]
-    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(check, capture_output=True, text=True, timeout=patient(60), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

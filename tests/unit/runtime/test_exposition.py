@@ -16,6 +16,7 @@ from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge
 from sluice.runtime.metrics import CATALOGUE, Exporter
 from sluice.runtime.settings import Settings, SettingsError
+from sluice.stack.patience import patient
 from sluice.stack.ports import choose_ports, is_free
 from sluice.tasks.apply.apply import Applied
 from sluice.worker.worker_metrics import WorkerMetrics
@@ -123,7 +124,7 @@ def test_a_child_lets_go_of_the_port_and_the_parent_keeps_it(
 
 
 def test_importing_the_processes_starts_nothing_and_registers_nothing() -> None:
-    subprocess.run([sys.executable, "-c", SERVING], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", SERVING], check=True, timeout=patient(60))
 
 
 def test_a_kind_is_made_as_it_is_declared() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sluice.runtime.fault_points import POINTS, FaultInjected, Faults
+from sluice.stack.patience import patient
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -53,7 +54,7 @@ def test_kill_is_sigkill() -> None:
         "from sluice.runtime.fault_points import faults;"
         "faults.arm('apply.begun:1:kill'); faults.reach('apply.begun')"
     )
-    ended = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, timeout=patient(60), check=False)
     assert ended.returncode == -signal.SIGKILL
 
 
