@@ -9,7 +9,7 @@ REFERENCE_SECONDS = 0.007
 WORK_ROUNDS = 300_000
 MEASUREMENTS = 3
 # Beyond it a machine is broken rather than slow, and a failure should be reported within the hour.
-LONGEST_FACTOR = 10.0
+LONGEST_FACTOR = 6.0
 
 
 def patient(seconds: float) -> float:

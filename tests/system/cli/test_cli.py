@@ -130,10 +130,11 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
 def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(partitions=1)
     users = "users" + deployment.topic_suffix
+    events = generated("users", count=1, topic=users)
     groups = ("outbox", "effects", "dlq", "audit", "queue")
     commands = (
         ["init"],
-        ["send", "--generate", "users", "--count", "1", "--topic", users],
+        ["send", "-"],
         ["status"],
         ["workers"],
         ["doctor"],
@@ -148,7 +149,7 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["stack", "status"],
     )
     assert {words[0] for words in commands} == set(COMMANDS)
-    ended = {" ".join(words): sluice(deployment, *words) for words in commands}
+    ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
     # No bridge has read the topic, and the folder has no stack of its own.
     refused = {name for name, done in ended.items() if done.returncode}
     assert {name.split()[0] for name in refused} == {"trace", "accept", "stack"}, [

@@ -125,7 +125,11 @@ def test_rows_wait_while_kafka_is_away(
         with engine.begin() as connection:
             events = [Emit(TOPIC, f"k{n % 40}", "order.created", n) for n in range(first, first + 50)]
             sent += zip((event.key for event in events), emit(connection, events), strict=True)
-    wait_until(lambda: "they wait" in relay.log.read_text(), timeout_seconds=60, what="the relay says so")
+    wait_until(
+        lambda: "outgoing events held back" in relay.log.read_text(),
+        timeout_seconds=60,
+        what="the relay says so",
+    )
     until = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= until, timeout_seconds=seconds + 1, what="the outage ends")
     assert len(read_outgoing(deployment.session)) == 500

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from examples.shop.outside.faults import Fault
+from sluice.stack.patience import patient
 from tests.harness.providers import MailServer
 from tests.waiting import wait_until
 
@@ -92,9 +93,9 @@ def test_a_connection_dropped_after_data_leaves_what_had_happened(
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_client_that_hangs_up_takes_nothing_back(mail: MailServer, moment: Any) -> None:
     name = f"late-{moment}"
-    mail.set_faults(Fault(moment, "delay", 1, seconds=0.3))
+    mail.set_faults(Fault(moment, "delay", 1, seconds=patient(1.0)))
     with pytest.raises(OSError, match=r"timed out|unexpectedly closed"):
-        send(mail, name, seconds=0.1)
+        send(mail, name, seconds=patient(0.3))  # of each answer: only the last one is late
     if moment == "before":
         assert mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")["in_process"]
     wait_until(

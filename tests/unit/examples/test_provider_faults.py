@@ -10,6 +10,7 @@ import urllib3
 
 from examples.shop.outside.faults import Fault
 from examples.shop.provider.book import CARD_LIMIT_CENTS
+from sluice.stack.patience import patient
 from tests.harness.provider_process import NotListening
 from tests.harness.providers import PaymentProvider
 from tests.unit.examples import paying
@@ -59,9 +60,9 @@ def test_a_dropped_connection_leaves_what_had_happened(
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
 def test_a_late_answer_is_an_answer_for_who_repeats(provider: PaymentProvider, moment: Any) -> None:
     reference = f"late-{moment}"
-    provider.set_faults(Fault(moment, "delay", 1, seconds=0.3))
+    provider.set_faults(Fault(moment, "delay", 1, seconds=patient(1.0)))
     with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-        post(provider, reference, reference, seconds=0.1)
+        post(provider, reference, reference, seconds=patient(0.3))
     wait_until(
         lambda: replayed(post(provider, reference, reference)),
         timeout_seconds=5,
