@@ -1,0 +1,34 @@
+"""Both consumers of the bridge, and how tests give them records and take them."""
+
+from typing import TypeAlias
+
+from kafka import KafkaProducer
+
+from sluice.kafka_io.confluent_consumer import ConfluentConsumer
+from sluice.kafka_io.consumer import Consumer
+from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
+from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
+from tests.waiting import wait_until
+
+POLL_SECONDS = 0.05
+AnyConsumer: TypeAlias = ConfluentConsumer | KafkaPythonConsumer
+CLIENTS: tuple[type[AnyConsumer], ...] = (ConfluentConsumer, KafkaPythonConsumer)
+
+
+def produce(producer: KafkaProducer, topic: str, partition: int, count: int) -> None:
+    """Sends records, acknowledged when this returns."""
+    for _ in range(count):
+        producer.send(topic, b"value", partition=partition)
+    producer.flush()
+
+
+def poll_until(consumer: Consumer, got: dict[Place, list[Record]], place: Place, count: int) -> None:
+    """Polls into `got` until so many records of the place are there."""
+
+    def enough() -> bool:
+        for found, records in consumer.poll(POLL_SECONDS).items():
+            got.setdefault(found, []).extend(records)
+        return len(got.get(place, ())) >= count
+
+    wait_until(enough, timeout_seconds=30, what=f"{count} records of {place}, {len(got.get(place, ()))} came")

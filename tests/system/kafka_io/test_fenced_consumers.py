@@ -1,0 +1,65 @@
+"""A consumer that another one of its name has fenced: it is broken, and never silent. On a real broker."""
+
+from contextlib import closing
+
+import pytest
+from kafka import KafkaProducer
+
+from sluice.kafka_io.config import SESSION_TIMEOUT_MS
+from sluice.kafka_io.consumer import Consumer, ConsumerBroken
+from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer
+from sluice.stack import Stack
+from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
+from tests.waiting import wait_until
+
+# A heartbeat, three a session, reports it: room for a busy machine.
+FENCED_SECONDS = 5 * SESSION_TIMEOUT_MS / 1_000
+
+
+def _is_broken(consumer: Consumer) -> bool:
+    try:
+        consumer.poll(POLL_SECONDS)
+    except ConsumerBroken:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("heard_by", ["heartbeat", "commit"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_member_fenced_by_its_namesake_is_broken_at_every_poll(
+    kafka: Stack, producer: KafkaProducer, topic: str, client: type[AnyConsumer], heard_by: str
+) -> None:
+    """The client reports the fatal error once, or not at all, and then polls without records for ever."""
+    places = {(topic, 0), (topic, 1)}
+
+    def join() -> Consumer:
+        return client(
+            kafka.kafka_bootstrap_servers(), group=f"group-{topic}", instance="same", topics=[topic]
+        )
+
+    def has_joined(member: Consumer) -> bool:
+        member.poll(POLL_SECONDS)
+        return member.assignment() == places and not is_rejoining(member)
+
+    def is_fenced() -> bool:
+        if heard_by == "commit":
+            fenced.commit(dict.fromkeys(places, 0))
+        second.poll(POLL_SECONDS)
+        return _is_broken(fenced)
+
+    fenced = join()
+    wait_until(lambda: has_joined(fenced), timeout_seconds=30, what="the first member has the partitions")
+    with closing(join()) as second:
+        wait_until(lambda: has_joined(second), timeout_seconds=30, what="its namesake has the partitions")
+        wait_until(is_fenced, timeout_seconds=FENCED_SECONDS, what="the first member is broken")
+        assert _is_broken(fenced), "the error is forgotten"
+        fenced.close()
+        for place in places:
+            second.seek(place, 0)
+        produce(producer, topic, 0, 10)
+        poll_until(second, {}, (topic, 0), 10)
+
+
+def is_rejoining(member: Consumer) -> bool:
+    """Returns True if a client of kafka-python is about to send a join request: its answer is an error."""
+    return isinstance(member, KafkaPythonConsumer) and member._consumer._coordinator.need_rejoin()
