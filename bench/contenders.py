@@ -124,7 +124,7 @@ class BenchRun(LocalRun):
 
     def start_module(self, name: str, module: str, *arguments: str) -> RunningProcess:
         """`python -m module`, told where the topic is."""
-        told = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.group}
+        told = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.source}
         return self._start(name, module, arguments, extra=told)
 
     def start_contender(self, contender: Contender) -> None:

@@ -66,7 +66,7 @@ def play_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], 
 def wipe_redis(ground: Ground, name: str, events: int, seed: int) -> Fault:
     """FLUSHALL."""
     with _drain_half_way(ground, events, seed) as harmed:
-        harmed.site.deployment.redis.flushall()
+        harmed.site.deployment.wipe_redis()
         wiped_at = time.time()
         _wait_drained(harmed.site, events)
         commits = read_commit_times(harmed.site.session, SLUICE_2.layout)

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bench.log import PARTITIONS, is_group_settled, recreate_topic
 from bench.peers.schema import EMITTED_TOPIC, create_tables
 from sluice.admin.init import initialise
 from sluice.db.connection import Session, Statement
+from sluice.db.delivery.installation import create_installation
 from sluice.db.delivery.leases import read_lease_snapshot
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
@@ -48,6 +49,8 @@ class Ground:
         self.stack.start("postgres")
         self._administer(f"CREATE DATABASE {TEMPLATE}")
         initialise(self._urls(TEMPLATE), self.registry, partitions=PARTITIONS)
+        # A copy of a database with an installation would be refused.
+        self._administer("TRUNCATE sluice.installation, sluice.installation_keys", TEMPLATE)
 
     @contextmanager
     def site(self, contender: Contender) -> Iterator["Site"]:
@@ -62,14 +65,16 @@ class Ground:
         self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
         # What the one before left to be written is not this one's to wait for.
         self._administer("CHECKPOINT")
+        with closing(Session(urls.database_url, application_name="bench")) as session:
+            create_installation(session, "sluice")
         if contender.schema is not None:
             create_tables(urls.database_url, contender.schema)
         folder = self._runs / f"{self._sites}-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
-        run = BenchRun(urls, folder, HANDLERS, group=database, environment=contender.environment)
+        run = BenchRun(urls, folder, HANDLERS, source=database, environment=contender.environment)
         try:
             with run:
                 deployment = Deployment(urls, self.registry, run)
-                deployment.redis.flushall()
+                deployment.wipe_redis()
                 try:
                     yield Site(self, contender, run, deployment)
                 finally:
@@ -88,8 +93,8 @@ class Ground:
         stack = self.stack
         return StackUrls(stack.database_url(database), stack.redis_url(), stack.kafka_bootstrap_servers())
 
-    def _administer(self, statement: str) -> str:
-        session = Session(self.stack.database_url("postgres"), application_name="bench admin")
+    def _administer(self, statement: str, database: str = "postgres") -> str:
+        session = Session(self.stack.database_url(database), application_name="bench admin")
         try:
             with session.connection.cursor() as cursor:
                 # A checkpoint or a copy of the template may take longer than a batch may.
@@ -127,7 +132,7 @@ class Site:
     def wait_up(self) -> None:
         """Raises NotSettled, with the ends of all logs."""
         contender, wait = self.contender, self.deployment.wait_until
-        group = self.run.group
+        group = self.deployment.installation.group if self.contender.has_bridge else self.run.source
         wait(
             lambda: is_group_settled(self.servers, group, contender.members),
             timeout_seconds=UP_SECONDS,

@@ -39,7 +39,7 @@ def measure_memory(ground: Ground, *, waiting: int, seed: int) -> Memory:
     with ground.site(SLUICE_1) as site, hidden_log(site.servers, events) as reveal:
         bridge = site.run.start_bridge()
         site.deployment.wait_until(
-            lambda: is_group_settled(site.servers, site.run.group, 1),
+            lambda: is_group_settled(site.servers, site.deployment.installation.group, 1),
             timeout_seconds=UP_SECONDS,
             what="the bridge has its partitions",
         )

@@ -20,9 +20,11 @@ from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.settings import Settings, SettingsError, read_settings
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
+from sluice.tasks.installation.opening import wait_for_installation
 
 LOUD_STOP_EXIT_CODE = 3
 REFUSED_EXIT_CODE = 2
@@ -51,12 +53,18 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note_stop)
+    try:
+        installation = wait_for_installation(settings)
+    except InstallationRefused as error:
+        log.error("bridge refused", reason=str(error))
+        return REFUSED_EXIT_CODE
     store = PostgresProgressStore(
-        Session(settings.database_url.get_secret_value(), application_name="sluice bridge"), settings.group
+        Session(settings.database_url.get_secret_value(), application_name="sluice bridge"),
+        installation.group,
     )
-    publisher = RedisPublisher(settings)
+    publisher = RedisPublisher(settings, installation)
     bridge = Bridge(
-        make_consumer=lambda name: _make_consumer(settings, registry, name),
+        make_consumer=lambda name: _make_consumer(settings, registry, installation.group, name),
         store=store,
         publisher=publisher,
         topics=registry.topics,
@@ -81,7 +89,7 @@ def main() -> int:
     return 0
 
 
-def _make_consumer(settings: Settings, registry: Registry, name: str) -> Consumer:
+def _make_consumer(settings: Settings, registry: Registry, group: str, name: str) -> Consumer:
     # Imported when chosen: a client takes a tenth of the start.
     make: Callable[..., Consumer]
     if settings.kafka_client == "confluent":
@@ -90,9 +98,9 @@ def _make_consumer(settings: Settings, registry: Registry, name: str) -> Consume
         from sluice.kafka_io.kafka_python_consumer import KafkaPythonConsumer as make
     return make(
         settings.kafka_bootstrap_servers,
-        group=settings.group,
+        group=group,
         # A static member that comes back gets its partitions at once, without a rebalance.
-        instance=name,
+        instance=f"{group}-{name}",
         topics=sorted(registry.topics),
     )
 

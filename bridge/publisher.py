@@ -7,11 +7,13 @@ from typing import Any, NamedTuple, Protocol
 import redis
 from kombu.exceptions import OperationalError
 
-from sluice.runtime.celery_options import APPLY_TASK, TRANSPORT_OPTIONS, apply_queue, make_celery
+from sluice.runtime.celery_options import APPLY_TASK, apply_queue, make_celery
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import build_redis
 from sluice.runtime.settings import Settings
 from sluice.tasks.apply.batch_message import Slice, pack
 
-SENTINEL_KEY = "sluice:sentinel"
+SENTINEL_KEY = "sentinel"
 """Holds a random value for as long as Redis keeps what it was told; the bridges share it."""
 
 
@@ -39,13 +41,10 @@ class Publisher(Protocol):
 class RedisPublisher:
     """See Publisher. Holds one producer open; makes a new one after a failure."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._app = make_celery(settings)
-        self._redis = redis.Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            socket_timeout=TRANSPORT_OPTIONS["socket_timeout"],
-            socket_connect_timeout=TRANSPORT_OPTIONS["socket_connect_timeout"],
-            decode_responses=True,
+    def __init__(self, settings: Settings, installation: Installation) -> None:
+        self._app = make_celery(settings, lambda: installation)
+        self._redis = build_redis(
+            settings.redis_url.get_secret_value(), installation.redis_prefix, decode_responses=True
         )
         self._producer: Any = None
         self._queues: dict[str, Any] = {}

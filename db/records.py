@@ -40,6 +40,21 @@ class CallState(StrEnum):
     UNCERTAIN = "uncertain"
 
 
+class ProcessKind(StrEnum):
+    """The kinds of processes that hold a row in `processes`."""
+
+    BRIDGE = "bridge"
+    WORKER = "worker"
+    BEAT = "beat"
+
+
+class Declaration(StrEnum):
+    """What a process must declare before it may work on it."""
+
+    TOPIC = "topic"
+    EFFECT = "effect"
+
+
 class GenerationState(StrEnum):
     """The states of a projection's generation."""
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import structlog
-from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
@@ -15,7 +14,14 @@ from sluice.db.errors import ErrorKind, classify, needs_new_connection
 from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.producer import ConfluentProducer
-from sluice.runtime.celery_options import EFFECT_TASK, EFFECTS_QUEUE, REBUILD_QUEUE, REBUILD_TASK, apply_queue
+from sluice.runtime.celery_options import (
+    EFFECT_TASK,
+    EFFECTS_QUEUE,
+    REBUILD_QUEUE,
+    REBUILD_TASK,
+    SluiceCelery,
+    apply_queue,
+)
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings
@@ -41,7 +47,7 @@ HARD_LIMIT_SECONDS = 25.0
 class WorkerProcess:
     """Handlers, sessions and what works with them. It serves few kinds of tasks, and opens what they need."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
+    def __init__(self, settings: Settings, app: SluiceCelery) -> None:
         self._settings = settings
         self._app = app
         self._metrics: WorkerMetrics = app.sluice_metrics
@@ -150,7 +156,7 @@ class WorkerProcess:
 
     @cached_property
     def _wakeup(self) -> RelayWakeup:
-        return RelayWakeup(self._settings, self._app)
+        return RelayWakeup(self._app)
 
     @cached_property
     def _relay_session(self) -> Session:
@@ -159,7 +165,8 @@ class WorkerProcess:
     @cached_property
     def _relay(self) -> Relay:
         producer: ConfluentProducer[WaitingRow] = ConfluentProducer(self._settings.kafka_bootstrap_servers)
-        return Relay(self._relay_session, producer, source=self._settings.source)
+        source = self._settings.source or self._app.sluice_installation.group
+        return Relay(self._relay_session, producer, source=source)
 
     def _send(self) -> int:
         sent = self._relay.run_once().sent

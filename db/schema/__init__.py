@@ -1,6 +1,6 @@
 """The tables of Sluice, schema `sluice`: the declaration that the migrations add up to."""
 
-from sluice.db.schema import admin, dead_letters, outbox, progress, projections
+from sluice.db.schema import admin, dead_letters, installation, outbox, progress, projections
 from sluice.db.schema.declarations import OUTCOMES, SCHEMA, metadata
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "SCHEMA",
     "admin",
     "dead_letters",
+    "installation",
     "metadata",
     "outbox",
     "progress",

@@ -9,8 +9,9 @@ from sqlalchemy import (
     Integer,
     Table,
     Text,
+    text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from sluice.db.schema.declarations import metadata, now_column
 
@@ -53,6 +54,10 @@ workers = Table(
     Column("last_at", DateTime(timezone=True)),
     Column("last_records", Integer),
     Column("last_seconds", Double),
+    # What its code declares: {entity type: [topics]}.
+    Column("declared", JSONB, nullable=False, server_default=text("'{}'")),
+    # Queues it gave back because it met a topic or a format there that it does not know.
+    Column("yielded", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # Rewritten every second per worker: room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sluice.db.records import LetterState, Outcome
-from sluice.db.schema.declarations import metadata, now_column, one_of
+from sluice.db.schema.declarations import format_column, metadata, now_column, one_of
 from sluice.db.schema.progress import queues
 
 dead_letters = Table(
@@ -49,6 +49,7 @@ dead_letters = Table(
     Column("state", Text, nullable=False, server_default=LetterState.DEAD.value),
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
+    format_column(),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", LetterState),

@@ -8,7 +8,9 @@ from sqlalchemy import (
     Column,
     DateTime,
     MetaData,
+    SmallInteger,
     func,
+    text,
 )
 
 from sluice.db.records import Outcome
@@ -39,3 +41,8 @@ def one_of(column: str, states: Iterable[StrEnum]) -> CheckConstraint:
 def now_column(name: str) -> Column[object]:
     """A time of Postgres's own, that of the transaction that adds the row."""
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def format_column() -> Column[object]:
+    """The version of the row's form. A process leaves rows of a newer form than it reads."""
+    return Column("format", SmallInteger, nullable=False, server_default=text("1"))

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sluice.db.records import CallState
-from sluice.db.schema.declarations import metadata, now_column, one_of
+from sluice.db.schema.declarations import format_column, metadata, now_column, one_of
 
 outbox_ids = Sequence("outbox_ids", metadata=metadata)
 
@@ -36,6 +36,9 @@ outbox_events = Table(
     Column("headers", JSONB, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     now_column("created_at"),
+    # Fixed when the row is written: a new SLUICE_SOURCE changes no waiting row. NULL: that of the relay.
+    Column("source", Text),
+    format_column(),
     PrimaryKeyConstraint("queue", "id"),
 )
 
@@ -89,6 +92,7 @@ executed_side_effects = Table(
     # Attempts since it was last released; `attempt` rises for good and tells whose answer counts.
     Column("tried", SmallInteger, nullable=False, server_default=text("0")),
     Column("settled_at", DateTime(timezone=True)),
+    format_column(),
     one_of("state", CallState),
 )
 _effects = executed_side_effects.c

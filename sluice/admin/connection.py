@@ -11,7 +11,7 @@ from sluice.runtime.settings import Settings, read_settings
 from sluice.tasks.fold.registry import Registry, collect_handlers
 
 
-class Installation(NamedTuple):
+class Environment(NamedTuple):
     """The settings of this process, what its handlers declare, and where the services are."""
 
     settings: Settings
@@ -19,11 +19,11 @@ class Installation(NamedTuple):
     urls: StackUrls
 
 
-def read_installation() -> Installation:
+def read_environment() -> Environment:
     """Reads the environment and imports the handlers. Raises SettingsError or HandlersRefused."""
     settings = read_settings()
     urls = read_addresses(settings)
-    return Installation(settings, collect_handlers(settings.handlers), urls)
+    return Environment(settings, collect_handlers(settings.handlers), urls)
 
 
 @contextmanager

@@ -1,16 +1,18 @@
 """Makes a deployment ready: migrations, users' tables, Kafka topics, entity types and their queues."""
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from kafka.errors import TopicAlreadyExistsError
 
 from sluice.db.connection import Session
+from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.opening import require_installation
 
 DEFAULT_PARTITIONS = 12  # of new topics: room for as many bridges; cannot be lowered later
 METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: below a second, but for a busy broker
@@ -20,6 +22,8 @@ METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: below a second, b
 class Initialised:
     """What was missing and was made."""
 
+    installation: str = ""
+    """`<name>-<short id>`."""
     tables: list[str] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
@@ -28,11 +32,23 @@ class Initialised:
 
 
 def initialise(
-    urls: StackUrls, registry: Registry, *, partitions: int = DEFAULT_PARTITIONS, replication_factor: int = 1
+    urls: StackUrls,
+    registry: Registry,
+    *,
+    name: str = "sluice",
+    partitions: int = DEFAULT_PARTITIONS,
+    replication_factor: int = 1,
 ) -> Initialised:
-    """Everything a bridge and workers need is there afterwards. May run any number of times."""
+    """Everything a bridge and workers need is there afterwards. May run any number of times.
+
+    Raises InstallationRefused if the database belongs to another installation or is a copy.
+    """
     made = Initialised()
     upgrade(urls.database_url)
+    with closing(Session(urls.database_url, application_name="sluice init")) as session:
+        create_installation(session, name)
+        stored = require_installation(read_installation(session), read_database(session), name=name)
+        made.installation = stored.installation.group
     made.tables = create_user_tables(urls.database_url, registry.metadatas)
     made.projections = create_projections(urls.database_url, registry.projection_tables, registry.revisions)
     made.topics = create_topics(urls.kafka_bootstrap_servers, registry, partitions, replication_factor)

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sluice.admin.connection import read_installation
+from sluice.admin.connection import read_environment
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
@@ -57,7 +57,7 @@ class EntityRedriven:
 @contextmanager
 def redriving() -> Iterator[Redriver]:
     """Yields what applies letters again, with the handlers of SLUICE_HANDLERS."""
-    installation = read_installation()
+    installation = read_environment()
     # The session is separate, since the plans that suit a batch do not suit the queries of an operator.
     with closing(
         Session(installation.urls.database_url, application_name="sluice redrive", plans=BATCH_PLANS)

@@ -8,6 +8,7 @@ from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
 from sluice.kafka_io.log_range import LogRange, find_unapplied, lag_records
+from sluice.runtime.installation import Installation
 from sluice.runtime.place import Place
 
 
@@ -29,6 +30,7 @@ class Reading:
     parked_entities: int | None = None
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     sharing: Sharing | None = None
+    installation: Installation | None = None
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,20 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from redis import Redis
-
 from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.admin.status import Reading, unapplied
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.totals import read_progress
 from sluice.db.connection import Session
+from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.switches import read_paused_topics, read_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.redis_client import build_redis
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.events.routing import queue_name
 from sluice.tasks.fold.registry import Registry
-
-REDIS_TIMEOUT_SECONDS = 5
 
 
 def read_status(urls: StackUrls, registry: Registry) -> Reading:
@@ -33,6 +31,8 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
     )
     # Before the logs' ends: read the other way round, a watermark could be above its log.
     with _noted(reading), closing(Session(urls.database_url, application_name="sluice status")) as session:
+        if stored := read_installation(session):
+            reading.installation = stored.installation
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)
@@ -44,14 +44,17 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
         reading.oldest_at = reader.read_times(unapplied(reading))
     with _noted(reading):
         queues = reading.progress.queues if reading.progress else {}
-        reading.lengths = read_lengths(urls.redis_url, sorted({*reading.declared_queues, *queues}))
+        if reading.installation is not None:
+            prefix = reading.installation.redis_prefix
+            reading.lengths = read_lengths(
+                urls.redis_url, prefix, sorted({*reading.declared_queues, *queues})
+            )
     return reading
 
 
-def read_lengths(redis_url: str, queues: list[str]) -> dict[str, int]:
+def read_lengths(redis_url: str, prefix: str, queues: list[str]) -> dict[str, int]:
     """Queue → messages that wait in its Redis list. Raises RedisError."""
-    limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
-    with Redis.from_url(redis_url, **limits) as redis, redis.pipeline(transaction=False) as pipe:
+    with build_redis(redis_url, prefix) as redis, redis.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.llen(queue)
         return dict(zip(queues, pipe.execute(), strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sluice.admin.connection import read_installation
+from sluice.admin.connection import read_environment
 from sluice.admin.doctor.facts import Facts, Finding, Severity
 from sluice.admin.doctor.facts_reading import read_facts
 from sluice.admin.doctor.rules import find_problems
@@ -22,7 +22,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Exit code 1 if there is an error; warnings alone give 0.
     """
-    settings, registry, urls = read_installation()
+    settings, registry, urls = read_environment()
     facts = read_facts(settings, urls, registry)
     findings = find_problems(facts)
     if as_json:

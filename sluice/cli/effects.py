@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.documents import as_json, documents
 from sluice.admin.effects import read_reasons_to_wait, require_call
 from sluice.cli.effects_change import Key, pause, reconcile, resume, retry, settle
@@ -66,7 +66,7 @@ def ls(
 
 def show(key: Key, as_json_: AsJson = False) -> None:
     """Show one call whole, and if it is pending, what it waits for."""
-    registry = read_installation().registry
+    registry = read_environment().registry
     with connected("sluice effects") as session:
         call = require_call(session, key)
         waits_for = read_reasons_to_wait(session, registry, call)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.effects import (
@@ -52,7 +52,7 @@ def reconcile(
     With --dry-run the provider is asked and nothing is stored.
     Exit code 1 if a call was left as it was.
     """
-    effects = read_installation().registry.effects
+    effects = read_environment().registry.effects
     decision = decide("effects reconcile", reason)
     with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(UNCERTAIN.value, effect) if every else None)
@@ -84,7 +84,7 @@ def retry(
     """
     if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
         raise OperationRefused("with --all, and with it alone, say --state failed or --state uncertain")
-    effects = read_installation().registry.effects
+    effects = read_environment().registry.effects
     with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
         doubtful = sum(call.state == UNCERTAIN.value for call in calls)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.connection import read_installation
+from sluice.admin.connection import read_environment
 from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
 from sluice.cli.printing import AsJson
 
@@ -25,8 +25,14 @@ def init(
 
     Changes nothing that is there. Run it after every deployment, any number of times.
     """
-    _, registry, urls = read_installation()
-    made = initialise(urls, registry, partitions=partitions, replication_factor=replication_factor)
+    settings, registry, urls = read_environment()
+    made = initialise(
+        urls,
+        registry,
+        name=settings.name,
+        partitions=partitions,
+        replication_factor=replication_factor,
+    )
     declared = {entity.name: entity.shards for entity in registry.entities.values()}
     if as_json:
         typer.echo(json.dumps(asdict(made) | {"declared_shards": declared}))
@@ -37,6 +43,7 @@ def init(
 def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
     """What was made, as lines; a shard count that differs from Postgres's is named."""
     return [
+        f"installation: {made.installation}",
         f"tables made: {', '.join(made.tables) or 'none were missing'}",
         f"topics made: {', '.join(made.topics) or 'none were missing'}",
         *(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.pause import (
@@ -50,7 +50,7 @@ def pause(
     decision = decide("pause", reason)
     with connected("sluice pause", plans=BATCH_PLANS) as session:
         if topic is not None:
-            require_known_topic(session, read_installation().registry, topic)
+            require_known_topic(session, read_environment().registry, topic)
             fresh = why_paused(session, topic) is None
             if not dry_run:
                 fresh = pause_topics(session, [topic], decision) == [topic]
@@ -91,7 +91,7 @@ def resume(
             assert key is not None
             fresh = bool(load_parked(session, entity, [key]))
             if fresh and not dry_run:
-                redriver = Redriver(session, read_installation().registry)
+                redriver = Redriver(session, read_environment().registry)
                 resumed = resume_entity(session, redriver, entity, key, decision)
     if as_json_:
         applied = None if resumed is None else asdict(resumed)

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import decide
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import until_possible
@@ -40,7 +40,7 @@ def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: As
 
     Exit code 1 if it would be refused.
     """
-    _, registry, urls = read_installation()
+    _, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
         found = make_plan(session, registry, urls, projection, checkpoint)
     if as_json_:
@@ -78,7 +78,7 @@ def diff(
     Both are read as of one moment at which they had applied the same events.
     Live traffic goes on. May be run any number of times; the last report counts.
     """
-    registry = read_installation().registry
+    registry = read_environment().registry
     with connected("sluice rebuild") as session:
         require_declared(registry, projection)
         found = reporting.require_comparable(session, projection, generation, verb="compared")

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import until_possible
@@ -52,7 +52,7 @@ def start(
     see nothing of it, live traffic goes on, no event is emitted and no call made.
     Stopping this command stops nothing: `sluice rebuild status` tells the rest.
     """
-    settings, registry, urls = read_installation()
+    settings, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
         plan = make_plan(session, registry, urls, projection, checkpoint)
         if plan.refusals:
@@ -178,7 +178,7 @@ def swap(
     caught up. The previous generation keeps receiving events, so `swap --back`
     restores its rows (not its code) until you drop it.
     """
-    registry = read_installation().registry
+    registry = read_environment().registry
     with connected("sluice rebuild") as session:
         found, before = generation_changes.plan_swap(session, registry, projection, generation, back=back)
         if not dry_run:

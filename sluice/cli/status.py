@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sluice.admin.connection import read_installation
+from sluice.admin.connection import read_environment
 from sluice.admin.status import QueueStatus, TopicStatus, judge_status
 from sluice.admin.status_reading import read_status
 from sluice.cli.printing import AsJson
@@ -35,7 +35,7 @@ def status(as_json: AsJson = False) -> None:
 
     Exit code 1 if a service did not answer; what the others say is shown.
     """
-    _, registry, urls = read_installation()
+    _, registry, urls = read_environment()
     found = judge_status(read_status(urls, registry), now=time.time())
     if as_json:
         typer.echo(json.dumps(asdict(found)))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.documents import as_json, documents
 from sluice.admin.trace import Trace, find_place, parse_place, trace_place
 from sluice.cli.printing import AsJson, field_lines
@@ -26,7 +26,7 @@ def trace(
 
     Name it by its place in Kafka (payments:3:1042), or by topic, key and event id.
     """
-    _, registry, urls = read_installation()
+    _, registry, urls = read_environment()
     with connected("sluice trace") as session:
         if key is None or event_id is None:
             place = parse_place(registry, what)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from sluice.admin.connection import connected, read_installation
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.documents import as_json, documents
 from sluice.admin.partition_verdict import PartitionVerdict, Verdict, Verified
 from sluice.admin.verify import verify as compare_counters
@@ -38,7 +38,7 @@ def verify(as_json_: AsJson = False) -> None:
 
 
 def _compare() -> Verified:
-    installation = read_installation()
+    installation = read_environment()
     console = Console(stderr=True)
     columns = (TextColumn("read"), BarColumn(), TaskProgressColumn())
     with (

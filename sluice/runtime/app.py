@@ -3,15 +3,17 @@
 Imports go one way, so the application names what the layers above it provide.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from celery import Celery, signals
+from kombu.utils.imports import symbol_by_name
 
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.fault_points import faults
+from sluice.runtime.installation import Installation
 from sluice.runtime.logs import configure_logs
-from sluice.runtime.settings import read_settings
+from sluice.runtime.settings import Settings, read_settings
 
 TASKS = "sluice.tasks.celery_tasks"
 STARTUP = "sluice.worker.startup"
@@ -19,6 +21,7 @@ WORKER_STEPS = ("sluice.worker.health_step:HealthStep", "sluice.worker.worker_me
 CONSUMER_STEPS = ("sluice.worker.lease_step:LeaseStep",)
 CONSUMER = "sluice.worker.reconnecting_consumer:ReconnectingConsumer"
 SCHEDULER = "sluice.worker.beat:SluiceScheduler"
+READ_INSTALLATION = "sluice.tasks.installation.opening:wait_for_installation"
 QUEUE_ORDER = "sluice.worker.queue_subscription.LeaseCycle"
 
 
@@ -27,7 +30,7 @@ def create_app() -> Celery:
     """Returns the application of this process, made at the first call. Raises SettingsError."""
     settings = read_settings()
     faults.arm(settings.faults)
-    app = make_celery(settings)
+    app = make_celery(settings, partial(_wait_for_installation, settings))
     app.conf.update(
         imports=(TASKS, STARTUP),
         task_acks_late=True,
@@ -42,8 +45,6 @@ def create_app() -> Celery:
         sluice_health_file=settings.health_file,
     )
     app.conf.broker_transport_options["queue_order_strategy"] = QUEUE_ORDER
-    # Celery's steps and scheduler receive the application alone. Not in its conf: Flower shows that.
-    app.sluice_settings = settings
     app.steps["worker"].update(WORKER_STEPS)
     app.steps["consumer"].update(CONSUMER_STEPS)
 
@@ -52,6 +53,11 @@ def create_app() -> Celery:
         configure_logs(log_format=settings.log_format, level=settings.log_level, process="celery")
 
     return app
+
+
+def _wait_for_installation(settings: Settings) -> Installation:
+    installation: Installation = symbol_by_name(READ_INSTALLATION)(settings)  # type: ignore[no-untyped-call]
+    return installation
 
 
 def __getattr__(name: str) -> Any:

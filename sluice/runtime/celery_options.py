@@ -1,10 +1,15 @@
 """How Celery reaches Redis: what the producers and the workers of batches must agree on."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import SOCKET_TIMEOUT_SECONDS
+from sluice.runtime.redis_transport import install_transport
 from sluice.runtime.settings import Settings
 
 RELAY_QUEUE, MAINTENANCE_QUEUE, EFFECTS_QUEUE, REBUILD_QUEUE = "relay", "maintenance", "effects", "rebuild"
@@ -28,16 +33,38 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "unacked_mutex_expire": 10,
     # One list per queue, called like the queue: its length is one LLEN.
     "priority_steps": [0],
-    # A Redis that swallows packets must not hold up the loop for longer than this.
-    "socket_timeout": 5,
-    "socket_connect_timeout": 5,
+    "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+    "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
     "health_check_interval": 10,
 }
 
 
-def make_celery(settings: Settings) -> Celery:
+class SluiceCelery(Celery):  # type: ignore[misc]
+    """Celery's application, whose connections carry the prefix of the installation.
+
+    The installation is read when the first connection is made: a command like `celery --help` reads nothing.
+    """
+
+    sluice_settings: Settings
+    read_installation: Callable[[], Installation]
+
+    @cached_property
+    def sluice_installation(self) -> Installation:
+        """The installation. The first use may wait for Postgres. Raises InstallationRefused."""
+        return self.read_installation()
+
+    def _connection(self, *args: Any, **kwargs: Any) -> Any:
+        # Changed in place: Flower reads this option, too.
+        self.conf.broker_transport_options["global_keyprefix"] = self.sluice_installation.redis_prefix
+        return super()._connection(*args, **kwargs)
+
+
+def make_celery(settings: Settings, read_installation: Callable[[], Installation]) -> SluiceCelery:
     """An application that can publish; importing nothing, connecting to nothing."""
-    app = Celery("sluice", broker=settings.redis_url.get_secret_value())
+    install_transport()
+    app = SluiceCelery("sluice", broker=settings.redis_url.get_secret_value())
+    app.sluice_settings = settings
+    app.read_installation = read_installation
     app.conf.update(
         # No result backend: a write less per task, and a dead Redis blocks for 19 s with one.
         result_backend=None,

@@ -4,7 +4,18 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from sluice.runtime.installation import NAME_PATTERN
 
 PREFIX = "SLUICE_"
 
@@ -22,7 +33,11 @@ class Settings(BaseModel):
     redis_url: SecretStr = Field(description="redis://host:port/0")
     kafka_bootstrap_servers: str = Field(description="host:port[,host:port]")
     handlers: str = Field("", description="modules with handlers, comma separated")
-    group: str = Field("sluice", description="Kafka consumer group of the bridges")
+    name: str = Field(
+        "sluice",
+        pattern=f"^{NAME_PATTERN}$",
+        description="name of the installation, as `sluice init` stored it",
+    )
     kafka_client: Literal["confluent", "kafka-python"] = "confluent"
     bridge_memory_mib: int = Field(
         256, ge=8, description="unapplied records held by one bridge, all partitions"
@@ -31,7 +46,7 @@ class Settings(BaseModel):
         200_000, ge=1_000, description="position − watermark, over all partitions"
     )
     source: str = Field(
-        "sluice", min_length=1, max_length=255, description="CloudEvents source of what is emitted"
+        "", max_length=255, description="CloudEvents source of what is emitted; empty: <name>-<short id>"
     )
     keep_identities_days: int = Field(30, ge=1, description="known events, at least; longer with the topic")
     keep_effects_days: int = Field(90, ge=1, description="calls that succeeded")
@@ -40,6 +55,7 @@ class Settings(BaseModel):
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
+    allow_faults: bool = Field(False, description="allows SLUICE_FAULTS, which breaks the program on purpose")
     health_file: str = Field("", description="file that a healthy process touches every few seconds")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="where the metrics are served")
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
@@ -54,6 +70,15 @@ class Settings(BaseModel):
             raise ValueError(f"starts with {scheme!r}; write postgresql+psycopg2://…")
         return url
 
+    @model_validator(mode="after")
+    def _faults_are_allowed(self) -> "Settings":
+        if self.faults and not self.allow_faults:
+            raise ValueError(
+                "SLUICE_FAULTS breaks the program on purpose, for tests; remove it, or also set"
+                " SLUICE_ALLOW_FAULTS=1"
+            )
+        return self
+
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process. Raises SettingsError: one sentence per wrong, missing or unknown name."""
@@ -67,6 +92,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(given)
     except ValidationError as error:
         # Never str(error): it would print the values.
-        raise SettingsError(
-            "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        ) from None
+        raise SettingsError("; ".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message

@@ -4,15 +4,14 @@ from typing import Any
 
 import redis
 import structlog
-from celery import Celery
 from kombu.exceptions import OperationalError
 
-from sluice.runtime.celery_options import RELAY_QUEUE, RELAY_TASK, TRANSPORT_OPTIONS, apply_queue
-from sluice.runtime.settings import Settings
+from sluice.runtime.celery_options import RELAY_QUEUE, RELAY_TASK, SluiceCelery, apply_queue
+from sluice.runtime.redis_client import build_redis
 
 log = structlog.get_logger("sluice.relay_wakeup")
 
-WAKEUP_KEY = "sluice:relay-wakeup"
+WAKEUP_KEY = "relay-wakeup"
 # A call that was lost holds back others for so long.
 WAKEUP_MS = 1_000
 
@@ -20,13 +19,11 @@ WAKEUP_MS = 1_000
 class RelayWakeup:
     """The key in Redis by which workers wake the relay once per batch of commits."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
+    def __init__(self, app: SluiceCelery) -> None:
         self._app = app
         self._queue = apply_queue(RELAY_QUEUE)
-        self._redis: Any = redis.Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            socket_timeout=TRANSPORT_OPTIONS["socket_timeout"],
-            socket_connect_timeout=TRANSPORT_OPTIONS["socket_connect_timeout"],
+        self._redis: Any = build_redis(
+            app.sluice_settings.redis_url.get_secret_value(), app.sluice_installation.redis_prefix
         )
 
     def notify(self) -> None:

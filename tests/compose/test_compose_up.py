@@ -154,7 +154,7 @@ def wait_read(deployment: Deployment, *, bridges: int) -> None:
     """Until so many members of the bridges' group have partitions."""
     servers = deployment.urls.kafka_bootstrap_servers
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
-    group = deployment.run.group
+    group = deployment.installation.group
 
     def read() -> bool:
         members = admin.describe_consumer_groups([group])[group].result().members

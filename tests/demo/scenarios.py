@@ -40,7 +40,7 @@ def play_1a(deployment: Deployment, say: Say) -> Iterator[ScenarioResult]:
     run.start_worker(deployment.queues("payment"))
     deployment.produce(repeats + payments[PAYMENTS // 2 :])
     say("1a: Redis is wiped under load")
-    deployment.redis.flushall()
+    deployment.wipe_redis()
     deployment.wait_settled()
     outcomes = deployment.outcomes("payments")
     yield ScenarioResult("1a", "all payments", PAYMENTS, len(deployment.rows(tables.transactions)))

@@ -22,7 +22,10 @@ from sluice.db.admin.totals import (
 )
 from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import Session
+from sluice.db.delivery.installation import read_installation
 from sluice.db.tables import shape_of
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import PrefixedRedis, build_redis
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.patience import patient
 from sluice.tasks.fold.registry import Registry
@@ -63,9 +66,21 @@ class Deployment:
         return Session(self.urls.database_url, application_name="sluice check")
 
     @cached_property
-    def redis(self) -> "Redis":
-        """The broker's Redis."""
-        return Redis.from_url(self.urls.redis_url)
+    def installation(self) -> Installation:
+        """The installation of the database; `initialise` made it."""
+        stored = read_installation(self.session)
+        assert stored is not None
+        return stored.installation
+
+    @cached_property
+    def redis(self) -> "PrefixedRedis":
+        """The broker's Redis, as the installation sees it."""
+        return build_redis(self.urls.redis_url, self.installation.redis_prefix)
+
+    def wipe_redis(self) -> None:
+        """Deletes all keys of the Redis database, also those of others."""
+        with Redis.from_url(self.urls.redis_url) as client:
+            client.flushdb()
 
     @cached_property
     def producer(self) -> KafkaProducer:
@@ -134,7 +149,7 @@ class Deployment:
     def sent(self) -> list[tuple[str, str | None, UUID]]:
         """(topic, key, event id) of what the relay published, in the order of first appearance."""
         servers = self.urls.kafka_bootstrap_servers
-        return read_sent(servers, sorted(self.registry.outgoing_topics), self.run.group)
+        return read_sent(servers, sorted(self.registry.outgoing_topics), self.run.source)
 
     def wait_sent(self, *, timeout_seconds: float = 60) -> None:
         """Until no outgoing event waits. Raises NotSettled."""

@@ -75,7 +75,8 @@ class LocalRun:
     urls: StackUrls
     folder: Path
     handlers: str = "examples.shop.handlers"
-    group: str = "sluice"
+    source: str = "sluice"
+    """The CloudEvents source of what this run emits."""
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: Path | None = None
     with_metrics: bool = False
@@ -100,9 +101,9 @@ class LocalRun:
         return (
             clean
             | self.urls.environ()
-            | {"SLUICE_HANDLERS": self.handlers, "SLUICE_GROUP": self.group, "SLUICE_SOURCE": self.group}
+            | {"SLUICE_HANDLERS": self.handlers, "SLUICE_SOURCE": self.source}
             | {"PYTHONPATH": path}
-            | ({"SLUICE_FAULTS": faults} if faults else {})
+            | ({"SLUICE_FAULTS": faults, "SLUICE_ALLOW_FAULTS": "1"} if faults else {})
             | dict(self.environment)
         )
 

@@ -77,7 +77,7 @@ class Storm:
         self.running[name] = self._makers[name]()
 
     def _flush(self) -> None:
-        self._deployment.redis.flushdb()
+        self._deployment.wipe_redis()
 
     def _restart(self, service: ServiceName, signal: StopSignal) -> None:
         # The storm's own connections: new ones are made when they are needed.

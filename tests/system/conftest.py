@@ -68,7 +68,7 @@ def make_deployment(
             urls,
             tmp_path,
             handlers=module,
-            group=module,
+            source=module,
             environment=environment,
             python_path=tmp_path,
             start=start,

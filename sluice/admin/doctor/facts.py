@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from sluice.admin.service_errors import ServiceTitle
-from sluice.db.admin.installation import Registered, ServerSettings
+from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.runtime.installation import Installation
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class PostgresFacts:
     leaving: LeavingFacts | None = None
     generations: Sequence[GenerationFacts] = ()
     sharing: SharingFacts = SharingFacts()
+    installation: Installation | None = None
 
 
 @dataclass(frozen=True)

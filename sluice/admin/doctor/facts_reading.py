@@ -21,12 +21,12 @@ from sluice.admin.doctor.facts import (
     TopicFacts,
 )
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
-from sluice.admin.status_reading import REDIS_TIMEOUT_SECONDS
 from sluice.db.admin.call_admin import count_open_calls
-from sluice.db.admin.installation import read_registered, read_server, read_user_columns
+from sluice.db.admin.doctor_facts import read_registered, read_server, read_user_columns
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import Session
+from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.switches import read_switch
 from sluice.db.migrations.migrate import current_revision, newest_revision
@@ -39,11 +39,14 @@ from sluice.kafka_io.config import (
     build_kafka_python_admin,
 )
 from sluice.runtime.celery_options import make_celery
+from sluice.runtime.installation import Installation
 from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
 
 T = TypeVar("T")
+
+REDIS_TIMEOUT_SECONDS = 5
 
 INSPECT_SECONDS = 2.0  # a worker answers between two batches
 TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
@@ -67,7 +70,7 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
     return Facts(
         _declared(settings, registry),
         postgres,
-        tried(lambda: _redis(settings, urls.redis_url)),
+        tried(lambda: _redis(settings, urls.redis_url, postgres.installation if postgres else None)),
         tried(lambda: _kafka(urls.kafka_bootstrap_servers, topics)),
         unreachable,
     )
@@ -91,6 +94,7 @@ def _postgres(url: str) -> PostgresFacts:
     revision = current_revision(url)
     with closing(Session(url, application_name="sluice doctor")) as session:
         registered = leaving = None
+        stored = read_installation(session)
         generations: list[GenerationFacts] = []
         sharing = SharingFacts()
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
@@ -100,7 +104,10 @@ def _postgres(url: str) -> PostgresFacts:
             sharing = _sharing(session)
         columns = read_user_columns(session)
         server = read_server(session)
-        return PostgresFacts(server, revision, columns, registered, leaving, generations, sharing)
+        installation = stored.installation if stored else None
+        return PostgresFacts(
+            server, revision, columns, registered, leaving, generations, sharing, installation
+        )
 
 
 def _sharing(session: Session) -> SharingFacts:
@@ -126,16 +133,17 @@ def _leaving(session: Session) -> LeavingFacts:
     )
 
 
-def _redis(settings: Settings, url: str) -> RedisFacts:
+def _redis(settings: Settings, url: str, installation: Installation | None) -> RedisFacts:
     limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
     with Redis.from_url(url, decode_responses=True, **limits) as redis:
         # INFO, since a managed Redis refuses CONFIG.
         information: Any = redis.info()
-    return RedisFacts(information["redis_version"], information["maxmemory_policy"], _consumed(settings))
+    consumed = None if installation is None else _consumed(settings, installation)
+    return RedisFacts(information["redis_version"], information["maxmemory_policy"], consumed)
 
 
-def _consumed(settings: Settings) -> frozenset[str] | None:
-    with make_celery(settings) as app:
+def _consumed(settings: Settings, installation: Installation) -> frozenset[str] | None:
+    with make_celery(settings, lambda: installation) as app:
         answers = app.control.inspect(timeout=INSPECT_SECONDS).active_queues()
     if answers is None:
         return None

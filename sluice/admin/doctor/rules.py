@@ -16,7 +16,7 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules_waiting import leaving_problems, projection_problems, retention_problems
 from sluice.admin.service_errors import SETTING_OF
-from sluice.db.admin.installation import Registered
+from sluice.db.admin.doctor_facts import Registered
 from sluice.tasks.events.routing import queue_name
 
 OLDEST_POSTGRES = 14  # knows idle_session_timeout, with which a stopped worker loses its queues

@@ -31,6 +31,7 @@ from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK, apply_que
 from sluice.runtime.fault_points import faults
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.opening import wait_for_installation
 
 # A reader in a long query has the view: nobody is to wait for him with all queues locked.
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
@@ -111,7 +112,7 @@ def _begin(
 
 def call_workers(session: Session, settings: Settings, projection: str, generation: int) -> None:
     """Sends the generation's tasks to the rebuild workers now; otherwise beat sends them later."""
-    with make_celery(settings) as app:
+    with make_celery(settings, lambda: wait_for_installation(settings)) as app:
         for what in generation_lag.read_lagging(session):
             if what[:2] == (projection, generation):
                 queue = apply_queue(REBUILD_QUEUE)

@@ -8,7 +8,7 @@ from sqlalchemy.engine import make_url
 
 from examples.shop.tables import metadata as shop_metadata
 from sluice.admin.service_errors import ServiceFailed, reaching_services
-from sluice.db.admin.installation import (
+from sluice.db.admin.doctor_facts import (
     Registered,
     ServerSettings,
     read_registered,

@@ -21,7 +21,7 @@ from sluice.db.migrations.migrate import (
     newest_revision,
     upgrade,
 )
-from sluice.db.records import CallState, GenerationState, LetterState, Outcome
+from sluice.db.records import CallState, Declaration, GenerationState, LetterState, Outcome, ProcessKind
 from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import TableRefused, is_projection
 from sluice.stack.patience import patient
@@ -95,6 +95,8 @@ def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
         ("dead_letters", "state", LetterState),
         ("dead_letters", "outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
         ("generations", "state", GenerationState),
+        ("processes", "kind", ProcessKind),
+        ("undeclared", "kind", Declaration),
     ],
 )
 def test_the_enums_are_the_states_that_the_database_admits(
@@ -113,6 +115,8 @@ def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None
         "executed_side_effects_state_known",
         "generations_state_known",
         "processed_events_outcome_known",
+        "processes_kind_known",
+        "undeclared_kind_known",
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
@@ -18,6 +19,7 @@ from sluice.runtime.celery_options import (
     apply_queue,
     make_celery,
 )
+from sluice.runtime.installation import Installation
 from sluice.runtime.settings import read_settings
 from sluice.worker.beat import MAX_INTERVAL_SECONDS, SluiceScheduler
 from sluice.worker.schedule import SCHEDULE
@@ -41,9 +43,8 @@ def make_beat(database_url: str, tmp_path: Path) -> Iterator[MakeBeat]:
                 "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "nowhere",
             }
         )
-        app = make_celery(settings)
+        app = make_celery(settings, lambda: Installation("sluice", UUID(int=1)))
         app.conf.sluice_health_file = str(tmp_path / "alive")
-        app.sluice_settings = settings
         beat = SluiceScheduler(app)
         made.append(beat)
         return beat

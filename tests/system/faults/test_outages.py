@@ -47,7 +47,7 @@ def test_redis_wiped_with_batches_waiting(make_deployment: MakeDeployment) -> No
         timeout_seconds=60,
         what="batches wait in Redis",
     )
-    deployment.redis.flushdb()
+    deployment.wipe_redis()
     deployment.run.start_worker(queues)
     deployment.wait_settled()
     assert_as_the_oracle_says(deployment)

@@ -109,7 +109,6 @@ def test_an_event_is_applied_beside_modules_of_the_same_names(
     environment |= urls.environ() | {
         "PATH": f"{programs}{os.pathsep}{environment['PATH']}",
         "SLUICE_HANDLERS": "accounting",
-        "SLUICE_GROUP": suffix,
         "SLUICE_HEALTH_FILE": str(tmp_path / "alive"),
     }
     event = {"type": "balance.set", "event_id": "e-1", "version": 1, "data": {"balance_cents": 150_000}}

@@ -114,7 +114,7 @@ def test_redis_wiped_with_calls_dispatched_costs_nothing(
     deployment.wait_until(
         lambda: deployment.redis.llen("effects") > 0, timeout_seconds=60, what="calls are dispatched"
     )
-    deployment.redis.flushdb()
+    deployment.wipe_redis()
     # As if half a minute had passed, after which a message counts as lost.
     deployment.session.command("UPDATE sluice.executed_side_effects SET dispatched_at = NULL")
     deployment.run.start_effects()

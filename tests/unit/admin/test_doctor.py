@@ -22,7 +22,7 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
-from sluice.db.admin.installation import Registered, ServerSettings
+from sluice.db.admin.doctor_facts import Registered, ServerSettings
 
 QUEUES = ("order.0", "order.1")
 TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000)

@@ -147,8 +147,9 @@ def test_a_mistake_of_ours_stays_a_traceback() -> None:
 
 
 def test_init_says_what_was_made_and_which_shard_count_counts() -> None:
-    made = Initialised(["orders"], [], {"order": 4, "user": 4})
+    made = Initialised("sluice-0a1b2c3d", ["orders"], [], {"order": 4, "user": 4})
     assert describe(made, {"order": 8, "user": 4}) == [
+        "installation: sluice-0a1b2c3d",
         "tables made: orders",
         "topics made: none were missing",
         "entity types: order (4 queues), user (4 queues)",

@@ -15,10 +15,10 @@ ENVIRON = {
 
 def test_defaults_and_given_values() -> None:
     settings = read_settings(
-        {**ENVIRON, "SLUICE_GROUP": "other", "PATH": "/bin", "SLUICE_BRIDGE_MEMORY_MIB": "64"}
+        {**ENVIRON, "SLUICE_NAME": "other", "PATH": "/bin", "SLUICE_BRIDGE_MEMORY_MIB": "64"}
     )
     assert settings.database_url.get_secret_value() == ENVIRON["SLUICE_DATABASE_URL"]
-    assert (settings.group, settings.bridge_memory_mib, settings.handlers) == (
+    assert (settings.name, settings.bridge_memory_mib, settings.handlers) == (
         "other",
         64,
         "",
@@ -29,19 +29,19 @@ def test_settings_cannot_be_changed_and_print_no_secret() -> None:
     settings = read_settings(ENVIRON)
     assert SECRET not in repr(settings) + str(settings)
     with pytest.raises(ValidationError):
-        settings.group = "x"
+        settings.name = "x"
 
 
 def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLUICE_GROUP", "of the process")
-    assert read_settings(ENVIRON).group == "sluice"
+    monkeypatch.setenv("SLUICE_NAME", "of-the-process")
+    assert read_settings(ENVIRON).name == "sluice"
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
-    assert read_settings().group == "of the process"
+    assert read_settings().name == "of-the-process"
 
 
 REFUSED = [
-    ("unknown", {"SLUICE_GRUOP": "x"}, "unknown settings SLUICE_GRUOP; known are .*SLUICE_GROUP"),
+    ("unknown", {"SLUICE_NMAE": "x"}, "unknown settings SLUICE_NMAE; known are .*SLUICE_NAME"),
     (
         "bare scheme",
         {"SLUICE_DATABASE_URL": f"postgresql://me:{SECRET}@db/x"},

@@ -1,0 +1,109 @@
+"""`installation` and `installation_keys`: which installation this database belongs to."""
+
+import secrets
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+import psycopg2
+from psycopg2.errors import InsufficientPrivilege
+
+from sluice.db.connection import Session, Statement
+from sluice.runtime.installation import Installation
+
+KEY_BYTES = 32
+
+
+class Database(NamedTuple):
+    """What tells one database from a copy of it. An unreadable system identifier is None."""
+
+    system_identifier: str | None
+    oid: int
+
+    def is_copy_of(self, other: "Database") -> bool:
+        """Returns True if one of both was copied from the other by dump and restore or by `pg_upgrade`."""
+        both = (self.system_identifier, other.system_identifier)
+        return self.oid != other.oid or (None not in both and both[0] != both[1])
+
+
+class StoredInstallation(NamedTuple):
+    """The row of `installation`, with the database that it was written for."""
+
+    installation: Installation
+    rank: int
+    database: Database
+
+
+class Key(NamedTuple):
+    """A signing key; the one with the highest number is the newest."""
+
+    number: int
+    key: bytes
+
+
+READ_INSTALLATION = Statement(
+    "read_installation",
+    "SELECT name, id, rank, system_identifier, database_oid FROM sluice.installation",
+)
+
+
+def read_installation(session: Session) -> StoredInstallation | None:
+    """Returns the installation of this database, None before `sluice init`."""
+    try:
+        rows = session.run(READ_INSTALLATION)
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName):
+        return None
+    if not rows:
+        return None
+    name, installation_id, rank, system_identifier, oid = rows[0]
+    return StoredInstallation(
+        Installation(name, UUID(str(installation_id))), rank, Database(system_identifier, oid)
+    )
+
+
+READ_DATABASE_OID = Statement(
+    "read_database_oid", "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
+)
+READ_SYSTEM_IDENTIFIER = Statement(
+    "read_system_identifier", "SELECT system_identifier::text FROM pg_control_system()"
+)
+
+
+def read_database(session: Session) -> Database:
+    """Returns what identifies the connected database. Not inside a transaction."""
+    ((oid,),) = session.run(READ_DATABASE_OID)
+    try:
+        ((system_identifier,),) = session.run(READ_SYSTEM_IDENTIFIER)
+    except (InsufficientPrivilege, psycopg2.errors.UndefinedFunction):
+        system_identifier = None
+    return Database(system_identifier, oid)
+
+
+READ_KEYS = Statement("read_keys", "SELECT number, key FROM sluice.installation_keys ORDER BY number DESC")
+
+
+def read_keys(session: Session) -> tuple[Key, ...]:
+    """Returns the keys, newest first. Raises InsufficientPrivilege for a role that may not sign."""
+    return tuple(Key(number, bytes(key)) for number, key in session.run(READ_KEYS))
+
+
+CREATE_INSTALLATION = Statement(
+    "create_installation",
+    """
+    WITH made AS (
+        INSERT INTO sluice.installation (name, id, system_identifier, database_oid)
+        VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id
+    )
+    INSERT INTO sluice.installation_keys (key) SELECT $5 FROM made
+    """,
+    ("text", "uuid", "text", "bigint", "bytea"),
+)
+
+
+def create_installation(session: Session, name: str) -> bool:
+    """Draws the id and the first key of this database's installation. Idempotent.
+
+    Returns True if there was none.
+    """
+    database = read_database(session)
+    key = secrets.token_bytes(KEY_BYTES)
+    return session.count(CREATE_INSTALLATION, name, uuid4(), *database, key) == 1

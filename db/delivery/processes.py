@@ -1,0 +1,137 @@
+"""`processes`: what each bridge, worker and beat reads and declares. Its heartbeat tells that it is alive.
+
+A heartbeat rather than a lock: a process needs no connection of its own for it, and it works through a pooler.
+Nothing that is applied depends on it: a process that is wrongly counted as dead, or as alive, costs time.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.connection import Session, Statement
+from sluice.db.records import ProcessKind
+from sluice.db.values import text_array
+
+ALIVE_SECONDS = 30
+"""A process without a heartbeat for this long counts as dead."""
+FORGOTTEN_SECONDS = 3_600
+
+IS_ALIVE = f"heartbeat_at > now() - interval '{ALIVE_SECONDS} seconds'"
+
+
+class Process(NamedTuple):
+    """A process, and what its code and its settings declare."""
+
+    process: UUID
+    kind: ProcessKind
+    node: str
+    process_id: int
+    format: int
+    """The newest format of messages and stored rows that it reads."""
+    key_number: int
+    """The newest signing key that it has read; 0 before it has read one."""
+    queues: tuple[str, ...] | None
+    """The queues that it serves; None if it shares those of its entity types."""
+    entities: Mapping[str, int]
+    """Entity type → shards."""
+    topics: Mapping[str, str]
+    """Topic → its entity type."""
+    effects: tuple[str, ...]
+
+
+WRITE_PROCESS = Statement(
+    "write_process",
+    """
+    INSERT INTO sluice.processes
+        (process, kind, node, process_id, format, key_number, queues, entities, topics, effects)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    ON CONFLICT (process) DO UPDATE SET
+        node = excluded.node, process_id = excluded.process_id, format = excluded.format,
+        key_number = excluded.key_number, queues = excluded.queues, entities = excluded.entities,
+        topics = excluded.topics, effects = excluded.effects, heartbeat_at = now()
+    """,
+    ("uuid", "text", "text", "int", "int", "int", "text[]", "jsonb", "jsonb", "text[]"),
+)
+
+
+def write_process(session: Session, process: Process) -> None:
+    """Writes the process's row with a heartbeat of now. Idempotent."""
+    session.run(
+        WRITE_PROCESS,
+        process.process,
+        process.kind.value,
+        *process[2:6],
+        None if process.queues is None else text_array(process.queues),
+        json.dumps(process.entities),
+        json.dumps(process.topics),
+        text_array(process.effects),
+    )
+
+
+DELETE_PROCESS = Statement("delete_process", "DELETE FROM sluice.processes WHERE process = $1", ("uuid",))
+
+
+def delete_process(session: Session, process: UUID) -> None:
+    """Deletes the row of a process that ends. Idempotent."""
+    session.run(DELETE_PROCESS, process)
+
+
+FORGET_PROCESSES = Statement(
+    "forget_processes",
+    f"""
+    DELETE FROM sluice.processes WHERE heartbeat_at < now() - interval '{FORGOTTEN_SECONDS} seconds'
+    """,
+)
+
+
+def forget_processes(session: Session) -> None:
+    """Deletes the rows of processes that died long ago. Idempotent."""
+    session.run(FORGET_PROCESSES)
+
+
+READ_LIVING = Statement(
+    "read_living",
+    f"""
+    SELECT process, kind, node, process_id, format, key_number, queues, entities, topics, effects
+    FROM sluice.processes WHERE {IS_ALIVE} ORDER BY kind, node, process_id
+    """,
+)
+
+
+def read_living(session: Session) -> list[Process]:
+    """Returns the processes that are alive."""
+    found = []
+    for process, kind, *numbers, queues, entities, topics, effects in session.run(READ_LIVING):
+        served = None if queues is None else tuple(queues)
+        found.append(
+            Process(UUID(str(process)), ProcessKind(kind), *numbers, served, entities, topics, tuple(effects))
+        )
+    return found
+
+
+READ_OLDEST_FORMAT = Statement(
+    "read_oldest_format", f"SELECT min(format) FROM sluice.processes WHERE kind = 'worker' AND {IS_ALIVE}"
+)
+
+
+def read_oldest_format(session: Session) -> int | None:
+    """Returns the newest format that every living worker reads, None if no worker is alive."""
+    ((oldest,),) = session.run(READ_OLDEST_FORMAT)
+    return None if oldest is None else int(oldest)
+
+
+END_OLD_KEYS = Statement(
+    "end_old_keys",
+    f"""
+    WITH newest AS (SELECT max(number) AS number FROM sluice.installation_keys)
+    DELETE FROM sluice.installation_keys k USING newest n
+    WHERE k.number < n.number
+      AND NOT EXISTS (SELECT FROM sluice.processes p WHERE p.key_number < n.number AND {IS_ALIVE})
+    """,
+)
+
+
+def end_old_keys(session: Session) -> int:
+    """Deletes the keys that no living process needs: each has read a newer one. Returns how many."""
+    return session.count(END_OLD_KEYS)

@@ -1,0 +1,71 @@
+"""Installations: a name, an id and keys; living processes; formats of stored rows; the source of a row."""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+TABLES = """
+CREATE TABLE sluice.installation (
+    is_only boolean DEFAULT true NOT NULL CONSTRAINT installation_one_row CHECK (is_only),
+    name text NOT NULL, id uuid NOT NULL, system_identifier text, database_oid bigint NOT NULL,
+    rank integer DEFAULT 0 NOT NULL, made_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT installation_pkey PRIMARY KEY (is_only)
+);
+CREATE TABLE sluice.installation_keys (
+    number integer GENERATED ALWAYS AS IDENTITY,
+    key bytea NOT NULL CONSTRAINT installation_keys_key_length CHECK (length(key) = 32),
+    made_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT installation_keys_pkey PRIMARY KEY (number)
+);
+CREATE TABLE sluice.claims (
+    id bigint GENERATED ALWAYS AS IDENTITY, claim uuid NOT NULL,
+    made_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT claims_pkey PRIMARY KEY (id),
+    CONSTRAINT claims_claim_key UNIQUE (claim)
+);
+CREATE TABLE sluice.processes (
+    process uuid NOT NULL,
+    kind text NOT NULL CONSTRAINT processes_kind_known CHECK (kind IN ('bridge', 'worker', 'beat')),
+    node text NOT NULL, process_id integer NOT NULL, format smallint NOT NULL, key_number integer NOT NULL,
+    queues text[], entities jsonb NOT NULL, topics jsonb NOT NULL, effects text[] NOT NULL,
+    started_at timestamptz DEFAULT now() NOT NULL, heartbeat_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT processes_pkey PRIMARY KEY (process)
+) WITH (fillfactor = '50');
+CREATE TABLE sluice.undeclared (
+    kind text NOT NULL CONSTRAINT undeclared_kind_known CHECK (kind IN ('topic', 'effect')),
+    name text NOT NULL, waited_seconds double precision DEFAULT 0 NOT NULL,
+    observed_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT undeclared_pkey PRIMARY KEY (kind, name)
+);
+"""
+
+# Processes of before go on writing rows while this runs, and afterwards until they end: hence the defaults.
+COLUMNS = """
+ALTER TABLE sluice.outbox_events ADD COLUMN source text;
+ALTER TABLE sluice.outbox_events ADD COLUMN format smallint DEFAULT 1 NOT NULL;
+ALTER TABLE sluice.executed_side_effects ADD COLUMN format smallint DEFAULT 1 NOT NULL;
+ALTER TABLE sluice.dead_letters ADD COLUMN format smallint DEFAULT 1 NOT NULL;
+ALTER TABLE sluice.workers ADD COLUMN declared jsonb DEFAULT '{}' NOT NULL;
+ALTER TABLE sluice.workers ADD COLUMN yielded text[] DEFAULT '{}' NOT NULL;
+"""
+
+# The key is for the roles that publish or apply; the name and the id are for everyone.
+GRANTS = """
+GRANT USAGE ON SCHEMA sluice TO PUBLIC;
+GRANT SELECT ON sluice.installation TO PUBLIC;
+"""
+
+
+def upgrade() -> None:
+    """Makes them."""
+    for text in (TABLES, COLUMNS, GRANTS):
+        for statement in filter(str.strip, text.split(";")):
+            op.execute(statement)
+
+
+def downgrade() -> None:
+    """Is never run: data is restored from a backup, not taken back by code."""
+    raise NotImplementedError

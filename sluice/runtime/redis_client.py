@@ -1,0 +1,199 @@
+"""The client of Redis that all processes use: every key it sends begins with the installation's prefix.
+
+kombu's own prefixing client knows a list of commands and sends all others without the prefix, silently. This
+one knows where the keys of a command are, and refuses a command that it does not know.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis import client
+
+SOCKET_TIMEOUT_SECONDS = 5
+"""A Redis that swallows packets must not hold up a loop for longer."""
+
+_FIRST = (0, 1)
+_ALL = (0, None)
+# Command → which of its arguments are keys: from, to (None: the last, -1: all but the last).
+_KEYS: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(
+        [
+            "EXISTS",
+            "GET",
+            "SET",
+            "INCR",
+            "EXPIRE",
+            "PEXPIRE",
+            "TTL",
+            "PTTL",
+            "TYPE",
+            "LLEN",
+            "LPUSH",
+            "RPUSH",
+            "LPOP",
+            "RPOP",
+            "LRANGE",
+            "LINDEX",
+            "HGET",
+            "HSET",
+            "HDEL",
+            "HLEN",
+            "HGETALL",
+            "HMGET",
+            "HEXISTS",
+            "HKEYS",
+            "SADD",
+            "SREM",
+            "SMEMBERS",
+            "SCARD",
+            "SISMEMBER",
+            "ZADD",
+            "ZREM",
+            "ZRANGE",
+            "ZREVRANGE",
+            "ZRANGEBYSCORE",
+            "ZREVRANGEBYSCORE",
+            "ZCARD",
+            "ZSCORE",
+            "PUBLISH",
+        ],
+        _FIRST,
+    ),
+    **dict.fromkeys(
+        ["DEL", "UNLINK", "MGET", "WATCH", "SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"], _ALL
+    ),
+    "BRPOP": (0, -1),
+}
+_SCRIPTS = frozenset({"EVAL", "EVALSHA"})  # script, number of keys, keys…
+_WITHOUT_KEYS = frozenset(
+    [
+        "PING",
+        "ECHO",
+        "AUTH",
+        "HELLO",
+        "SELECT",
+        "CLIENT",
+        "INFO",
+        "CONFIG",
+        "TIME",
+        "MULTI",
+        "EXEC",
+        "DISCARD",
+        "UNWATCH",
+        "DBSIZE",
+        "COMMAND",
+    ]
+)
+_SUBCOMMANDS_WITHOUT_KEYS = frozenset({"SCRIPT LOAD", "SCRIPT EXISTS", "MEMORY DOCTOR"})
+
+
+class UnknownCommand(Exception):
+    """It is not known which arguments of a command are keys. Add it to the table of this module."""
+
+
+def with_prefix(prefix: str, args: Sequence[Any]) -> list[Any]:
+    """Returns the words of a command with the prefix before each key. Raises UnknownCommand.
+
+    A script names its keys by its number of keys: a key among the other arguments stays as it is.
+    """
+    command, *words = args
+    name = str(command).upper()
+    if name in _WITHOUT_KEYS or (words and f"{name} {words[0]}".upper() in _SUBCOMMANDS_WITHOUT_KEYS):
+        return list(args)
+    # redis-py sends some commands of two words as one.
+    if name in _SUBCOMMANDS_WITHOUT_KEYS or name.partition(" ")[0] in _WITHOUT_KEYS:
+        return list(args)
+    if name in _SCRIPTS:
+        start, end = 2, 2 + int(words[1])
+    elif name in _KEYS:
+        start, last = _KEYS[name]
+        end = len(words) if last is None else last if last >= 0 else len(words) + last
+    else:
+        raise UnknownCommand(f"cannot prefix the keys of the Redis command {name}")
+    return [command, *words[:start], *(_prefixed(prefix, key) for key in words[start:end]), *words[end:]]
+
+
+def _prefixed(prefix: str, key: Any) -> bytes | str:
+    if isinstance(key, bytes):
+        return prefix.encode() + key
+    return f"{prefix}{key}"
+
+
+class _Prefixing:
+    """Sends commands with the prefix; answers that name keys are given back without it."""
+
+    redis_prefix: str
+
+    def _prefix_args(self, args: Sequence[Any]) -> list[Any]:
+        """The name that kombu's channel calls before a BRPOP, which it sends by itself."""
+        return with_prefix(self.redis_prefix, args)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return super().execute_command(*self._prefix_args(args), **options)  # type: ignore[misc]
+
+
+class PrefixedRedis(_Prefixing, redis.Redis):
+    """A client whose keys all begin with the prefix."""
+
+    def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
+        self.redis_prefix = redis_prefix
+        super().__init__(*args, **kwargs)
+
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        """Returns the answer; that of a BRPOP without the prefix of the key."""
+        answer: Any = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name == "BRPOP" and answer:
+            key, value = answer
+            return key[len(self.redis_prefix) :], value
+        return answer
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> "PrefixedPipeline":
+        """Returns a pipeline with the same prefix."""
+        return PrefixedPipeline(
+            self.connection_pool,
+            self.response_callbacks,
+            transaction,
+            shard_hint,
+            redis_prefix=self.redis_prefix,
+        )
+
+    def pubsub(self, **kwargs: Any) -> "PrefixedPubSub":
+        """Returns a subscriber with the same prefix."""
+        return PrefixedPubSub(self.connection_pool, redis_prefix=self.redis_prefix, **kwargs)
+
+
+class PrefixedPipeline(_Prefixing, client.Pipeline):
+    """See PrefixedRedis."""
+
+    def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
+        self.redis_prefix = redis_prefix
+        super().__init__(*args, **kwargs)
+
+
+class PrefixedPubSub(_Prefixing, client.PubSub):
+    """See PrefixedRedis. Channels are given back without the prefix."""
+
+    def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
+        self.redis_prefix = redis_prefix
+        super().__init__(*args, **kwargs)
+
+    def parse_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the answer; the channels in it are without the prefix."""
+        answer: Any = super().parse_response(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if not isinstance(answer, list | tuple) or len(answer) < 3:
+            return answer
+        kind, *channels, last = answer
+        return [kind, *(None if name is None else name[len(self.redis_prefix) :] for name in channels), last]
+
+
+def build_redis(redis_url: str, prefix: str, **options: Any) -> PrefixedRedis:
+    """Returns a client of the installation with this prefix. It connects at its first command."""
+    limits = {
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+    }
+    pool = redis.ConnectionPool.from_url(redis_url, **(limits | options))
+    made = PrefixedRedis(connection_pool=pool, redis_prefix=prefix)
+    made.auto_close_connection_pool = True
+    return made

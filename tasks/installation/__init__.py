@@ -1,0 +1,1 @@
+"""Which installation a process works for: its row, its keys, and the processes beside this one."""

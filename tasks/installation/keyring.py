@@ -1,0 +1,113 @@
+"""The signing keys of this process and the format in which it publishes, both read from Postgres."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import NamedTuple
+
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.delivery.installation import Key, read_keys
+from sluice.db.delivery.processes import read_oldest_format
+from sluice.runtime.installation import Installation
+from sluice.runtime.message_frame import Frame, open_frame, seal
+from sluice.runtime.settings import Settings
+from sluice.tasks.installation.formats import NEWEST_FORMAT
+
+log = structlog.get_logger("sluice.installation")
+
+FRESH_SECONDS = 10.0  # a new key, or an old worker, is known to every publisher this soon
+SUSPICION_SECONDS = 1.0  # between two reads because of messages that no key signed
+
+
+class Signing(NamedTuple):
+    """The keys, newest first, and the newest format that every living worker reads.
+
+    `oldest_format` is None if no worker is alive.
+    """
+
+    keys: tuple[Key, ...]
+    oldest_format: int | None
+
+
+class KeyRing:
+    """Signs and checks messages. Thread-safe; a forked child goes on with what its parent had read.
+
+    Reading opens a connection of its own and closes it. While Postgres is away, what was read last counts.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        read: Callable[[], Signing],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Reads the keys. Raises what Postgres raises."""
+        self._installation = installation
+        self._read = read
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._signing = read()
+        self._read_at = clock()
+
+    @property
+    def newest_number(self) -> int:
+        """The number of the newest key that was read; 0 if there is none."""
+        return self._signing.keys[0].number if self._signing.keys else 0
+
+    @property
+    def format(self) -> int:
+        """The format in which this process publishes now."""
+        self.refresh(older_than=FRESH_SECONDS)
+        oldest = self._signing.oldest_format
+        return NEWEST_FORMAT if oldest is None else min(NEWEST_FORMAT, oldest)
+
+    def seal(self, version: int, content: bytes) -> bytes:
+        """Returns the content signed with the newest key."""
+        self.refresh(older_than=FRESH_SECONDS)
+        return seal(self._signing.keys[0].key, Frame(version, self._installation.id, content))
+
+    def open(self, message: bytes) -> Frame | None:
+        """Returns what this installation signed, None for anything else.
+
+        Before it returns None it reads the keys again, at most once a second.
+        """
+        self.refresh(older_than=FRESH_SECONDS)
+        frame = self._opened(message)
+        if frame is None and self.refresh(older_than=SUSPICION_SECONDS):
+            frame = self._opened(message)
+        return frame
+
+    def refresh(self, *, older_than: float = 0.0) -> bool:
+        """Reads the keys again if they were read longer ago. Returns True if it did."""
+        if self._clock() - self._read_at < older_than:
+            return False
+        with self._lock:
+            if self._clock() - self._read_at < older_than:
+                return False
+            # Also after a failure: a Postgres that is away is not asked for each message.
+            self._read_at = self._clock()
+            try:
+                self._signing = self._read()
+            except Exception as error:
+                log.warning("signing keys not read", error=str(error).strip())
+                return False
+            return True
+
+    def _opened(self, message: bytes) -> Frame | None:
+        frame = open_frame((key.key for key in self._signing.keys), message)
+        return None if frame is None or frame.installation != self._installation.id else frame
+
+
+def open_keyring(settings: Settings, installation: Installation) -> KeyRing:
+    """Returns the key ring of this process. Raises psycopg2.Error."""
+    url = settings.database_url.get_secret_value()
+
+    def read() -> Signing:
+        with closing(Session(url, application_name="sluice keys")) as session:
+            return Signing(read_keys(session), read_oldest_format(session))
+
+    return KeyRing(installation, read)

@@ -1,0 +1,111 @@
+"""The row of this process in `processes`: written every few seconds, deleted at the end."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from uuid import uuid4
+
+import psycopg2
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.delivery.processes import (
+    Process,
+    delete_process,
+    end_old_keys,
+    forget_processes,
+    write_process,
+)
+from sluice.db.records import ProcessKind
+from sluice.runtime.settings import Settings
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation.keyring import KeyRing
+
+log = structlog.get_logger("sluice.installation")
+
+HEARTBEAT_SECONDS = 5.0
+STOP_SECONDS = 5.0  # for the thread: a statement may be under way
+
+
+class Presence:
+    """Writes what this process reads and declares, from a thread of its own.
+
+    Each turn opens a connection and closes it. `after` is called with it when the row is written.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        *,
+        kind: ProcessKind,
+        node: str,
+        queues: Iterable[str] | None = None,
+        after: Callable[[Session], None] | None = None,
+    ) -> None:
+        self.process = uuid4()
+        self._url = settings.database_url.get_secret_value()
+        self._declared = Process(
+            self.process,
+            kind,
+            node,
+            os.getpid(),
+            NEWEST_FORMAT,
+            0,
+            None if queues is None else tuple(sorted(queues)),
+            {entity.name: entity.shards for entity in registry.entities.values()},
+            {topic.name: topic.entity.name for topic in registry.topics.values()},
+            tuple(sorted(registry.effects)),
+        )
+        self._after = after
+        self._ring: KeyRing | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def announce(self) -> None:
+        """Writes the row for the first time, before the keys are read: no key ends in between.
+
+        Raises psycopg2.Error.
+        """
+        self._turn()
+
+    def start(self, ring: KeyRing) -> None:
+        """Writes the row from now on, with the key that was read; once."""
+        self._ring = ring
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and deletes the row. Idempotent."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+        with suppress(psycopg2.Error), closing(self._session()) as session:
+            delete_process(session, self.process)
+
+    def _run(self) -> None:
+        failing = False
+        while not self._stopping.wait(0 if self._declared.key_number == 0 else HEARTBEAT_SECONDS):
+            try:
+                self._turn()
+                failing = False
+            except psycopg2.Error as error:
+                if not failing:
+                    log.warning("heartbeat not written", error=str(error).strip())
+                failing = True
+                self._stopping.wait(HEARTBEAT_SECONDS)
+
+    def _turn(self) -> None:
+        if self._ring is not None:
+            self._ring.refresh(older_than=HEARTBEAT_SECONDS)
+            self._declared = self._declared._replace(key_number=self._ring.newest_number)
+        with closing(self._session()) as session:
+            write_process(session, self._declared)
+            end_old_keys(session)
+            forget_processes(session)
+            if self._after is not None:
+                self._after(session)
+
+    def _session(self) -> Session:
+        return Session(self._url, application_name="sluice presence")
