@@ -1,4 +1,4 @@
-"""`processes`: what each bridge, worker and beat reads and declares. Its heartbeat tells that it is alive.
+"""`processes`: what each bridge, worker and beat reads and declares; alive are those with a heartbeat.
 
 A heartbeat rather than a lock: a process needs no connection of its own for it, and it works through a pooler.
 Nothing that is applied depends on it: a process that is wrongly counted as dead, or as alive, costs time.

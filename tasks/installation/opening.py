@@ -53,7 +53,8 @@ def require_installation(
     if stored.installation.name != name:
         raise InstallationRefused(
             f"SLUICE_NAME is {name}, but the database belongs to the installation"
-            f" {stored.installation.name}; set SLUICE_NAME={stored.installation.name}, or use another database"
+            f" {stored.installation.name}; set SLUICE_NAME={stored.installation.name}"
+            " or use another database"
         )
     if database.is_copy_of(stored.database):
         raise InstallationRefused(COPIED)
