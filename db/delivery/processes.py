@@ -1,6 +1,6 @@
 """`processes`: what each bridge, worker and beat reads and declares; alive are those with a heartbeat.
 
-A heartbeat rather than a lock: a process needs no connection of its own for it, and it works through a pooler.
+A heartbeat rather than a lock: it needs no connection of its own, and it works through a pooler.
 Nothing that is applied depends on it: a process that is wrongly counted as dead, or as alive, costs time.
 """
 
@@ -101,13 +101,16 @@ READ_LIVING = Statement(
 
 def read_living(session: Session) -> list[Process]:
     """Returns the processes that are alive."""
-    found = []
-    for process, kind, *numbers, queues, entities, topics, effects in session.run(READ_LIVING):
-        served = None if queues is None else tuple(queues)
-        found.append(
-            Process(UUID(str(process)), ProcessKind(kind), *numbers, served, entities, topics, tuple(effects))
+    rows = map(Process._make, session.run(READ_LIVING))
+    return [
+        row._replace(
+            process=UUID(str(row.process)),
+            kind=ProcessKind(row.kind),
+            queues=None if row.queues is None else tuple(row.queues),
+            effects=tuple(row.effects),
         )
-    return found
+        for row in rows
+    ]
 
 
 READ_OLDEST_FORMAT = Statement(
