@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from socket import gethostname
 from types import FrameType
 
 import psycopg2
@@ -16,6 +17,7 @@ from sluice.bridge.partition_starter import BridgeStopped
 from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.bridge.publisher import RedisPublisher
 from sluice.db.connection import Session
+from sluice.db.records import ProcessKind
 from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.fault_points import faults
@@ -24,7 +26,8 @@ from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.settings import Settings, SettingsError, read_settings
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
-from sluice.tasks.installation.opening import wait_for_installation
+from sluice.tasks.installation.joining import join_installation
+from sluice.tasks.task_sender import open_sender
 
 LOUD_STOP_EXIT_CODE = 3
 REFUSED_EXIT_CODE = 2
@@ -54,15 +57,19 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note_stop)
     try:
-        installation = wait_for_installation(settings)
+        membership = join_installation(settings, registry, kind=ProcessKind.BRIDGE, node=gethostname())
     except InstallationRefused as error:
         log.error("bridge refused", reason=str(error))
         return REFUSED_EXIT_CODE
+    except psycopg2.Error as error:
+        log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
+        return REFUSED_EXIT_CODE
+    installation = membership.installation
     store = PostgresProgressStore(
         Session(settings.database_url.get_secret_value(), application_name="sluice bridge"),
         installation.group,
     )
-    publisher = RedisPublisher(settings, installation)
+    publisher = RedisPublisher(open_sender(settings, installation, membership.ring))
     bridge = Bridge(
         make_consumer=lambda name: _make_consumer(settings, registry, installation.group, name),
         store=store,
@@ -82,6 +89,7 @@ def main() -> int:
         log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
         return REFUSED_EXIT_CODE
     finally:
+        membership.leave()
         store.close()
         publisher.close()
         endpoint.close()

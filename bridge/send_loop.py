@@ -8,10 +8,12 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
+from sluice.bridge.partition_starter import BridgeStopped
 from sluice.bridge.publisher import Publisher, PublisherUnavailable
 from sluice.bridge.queue_buffer import Resend
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
+from sluice.runtime.redis_item import MessageTooLarge
 
 log = structlog.get_logger("sluice.bridge")
 
@@ -75,7 +77,12 @@ class SendLoop:
                 if published:
                     faults.reach("bridge.half_published")
                 batch = queue.cut()
-                self._publisher.publish(batch.queue, batch.slices)
+                try:
+                    self._publisher.publish(batch.queue, batch.slices)
+                except MessageTooLarge as error:
+                    first = batch.slices[0]
+                    where = f"{first.topic}[{first.partition}] offset {first.records[0].offset}"
+                    raise BridgeStopped(f"the record {where} is too large for a message: {error}") from error
                 queue.note_sent(batch, now)
                 self._metrics.note_published(batch.slices)
                 published += 1

@@ -6,7 +6,7 @@ from celery import Task, shared_task
 
 from sluice.runtime import celery_options as names
 from sluice.runtime.place import Place
-from sluice.tasks.apply.batch_message import Slice, unpack
+from sluice.tasks.apply.batch_message import Slice
 
 
 class TaskServices(Protocol):
@@ -54,9 +54,9 @@ _EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False,
 
 
 @shared_task(name=names.APPLY_TASK, base=ServiceTask, bind=True, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
-def apply(task: ServiceTask, queue: str, packed: list[Any]) -> None:
+def apply(task: ServiceTask, queue: str, slices: list[Slice]) -> None:
     """Applies the slices of one message from the bridge."""
-    task.services.apply(queue, unpack(packed))
+    task.services.apply(queue, slices)
 
 
 @shared_task(name=names.RELAY_TASK, **_EARLY)  # type: ignore[untyped-decorator]

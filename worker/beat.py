@@ -1,22 +1,30 @@
 """Which of several beats starts what is due."""
 
+from socket import gethostname
 from typing import Any
 
+import psycopg2
+import redis
 import structlog
 from celery import Celery
-from celery.beat import Scheduler
+from celery.beat import Scheduler, SchedulingError
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import try_lead
 from sluice.db.errors import ErrorKind, classify
+from sluice.db.records import ProcessKind
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import touch_health
+from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.settings import SettingsError
+from sluice.tasks.installation.joining import Membership, join_once
+from sluice.tasks.task_sender import TaskSender, open_sender
 from sluice.worker.beat_metrics import Lead, LeaderCollector, LeaderReader
 from sluice.worker.schedule import SCHEDULE
 
 log = structlog.get_logger("sluice.beat")
 
+MAX_WAITING = 10  # more than the kinds of tasks of one queue
 MAX_INTERVAL_SECONDS = 1.0  # beat wakes at least this often: another one's end is noticed this soon
 
 
@@ -32,6 +40,8 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         self._lead = Lead.FOLLOWS
         self._endpoint = MetricsEndpoint(app.sluice_settings)
         self._metrics = LeaderCollector(LeaderReader(app.sluice_settings), lead=lambda: self._lead)
+        self._membership: Membership | None = None
+        self._made_sender: TaskSender | None = None
         super().__init__(app, *args, **kwargs)
         self._session: Session | None = None
 
@@ -43,10 +53,25 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         except SettingsError as error:
             raise SystemExit(str(error)) from error
 
+    def apply_async(self, entry: Any, *_: Any, advance: bool = True, **__: Any) -> None:
+        """Publishes a signed task, unless MAX_WAITING messages wait on its queue already.
+
+        So no list grows while nobody takes from it, and the clocks of beat and workers are not compared.
+        Raises SchedulingError.
+        """
+        entry = self.reserve(entry) if advance else entry
+        queue = entry.options["queue"]
+        try:
+            sender = self._sender()
+            if sender.count_waiting(queue) < MAX_WAITING:
+                sender.send(entry.task, queue)
+        except (redis.RedisError, OSError) as error:
+            raise SchedulingError(f"cannot publish {entry.task}: {error}") from error
+
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """One turn of beat's loop; returns the seconds until the next."""
+        """One turn of beat's loop; returns the seconds until the next. Raises SystemExit."""
         touch_health(self.app.conf.sluice_health_file)
-        if not self._try_lead():
+        if not self._try_join() or not self._try_lead():
             return MAX_INTERVAL_SECONDS
         return min(MAX_INTERVAL_SECONDS, float(super().tick(*args, **kwargs)))
 
@@ -54,9 +79,35 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         """Lets go of the lock, and of the metrics' port."""
         self._endpoint.close()
         self._metrics.close()
+        if self._membership is not None:
+            self._membership.leave()
         if self._session is not None:
             self._session.close()
         super().close()
+
+    def _sender(self) -> TaskSender:
+        if self._made_sender is None:
+            assert self._membership is not None
+            self._made_sender = open_sender(
+                self.app.sluice_settings, self._membership.installation, self._membership.ring
+            )
+        return self._made_sender
+
+    def _try_join(self) -> bool:
+        if self._membership is not None:
+            return True
+        settings = self.app.sluice_settings
+        try:
+            self._membership = join_once(settings, None, kind=ProcessKind.BEAT, node=gethostname())
+        except InstallationRefused as error:
+            log.error("beat refused", reason=str(error))
+            raise SystemExit(f"Beat refused: {error}") from error
+        except psycopg2.Error as error:
+            if classify(error) is not ErrorKind.TRANSIENT:
+                raise
+            log.warning("waiting for Postgres", error=str(error).strip())
+            return False
+        return True
 
     def _try_lead(self) -> bool:
         if self._session is None:

@@ -7,7 +7,6 @@ one under way has returned and nothing of the queue is in hand.
 Built on attributes of kombu that are not public; tests/system/worker/test_kombu.py pins them.
 """
 
-import json
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -16,11 +15,14 @@ from celery.worker.consumer import Consumer
 from kombu.utils.scheduling import round_robin_cycle
 
 from sluice.runtime.celery_options import apply_queue
+from sluice.runtime.redis_transport import queue_of_tag
 
 log = structlog.get_logger("sluice.leases")
 
 # A queue that is taken is popped from with the next BRPOP: an idle worker begins one this often.
 BRPOP_SECONDS = 0.25
+# Of the messages in hand anywhere, the newest: each worker has one, and what others wrote there is not read.
+MAX_LOOKED_AT = 10_000
 
 
 class LeaseCycle(round_robin_cycle):
@@ -88,16 +90,9 @@ class QueueSubscription:
         Else it would wait for the visibility timeout, and then come behind what is newer.
         """
         with self._channel.conn_or_acquire() as client:
-            tags = [
-                tag.decode()
-                for tag, _ in client.zrevrange(self._channel.unacked_index_key, 0, -1, withscores=True)
-                if _routing_key(client.hget(self._channel.unacked_key, tag)) == queue
-            ]
+            newest = client.zrevrange(self._channel.unacked_index_key, 0, MAX_LOOKED_AT - 1)
+            tags = [tag for tag in newest if queue_of_tag(tag) == queue]
             for tag in tags:
                 self._channel.qos.restore_by_tag(tag, client)
         if tags:
             log.info("messages of a dead worker restored", queue=queue, messages=len(tags))
-
-
-def _routing_key(message: bytes | None) -> str | None:
-    return None if message is None else str(json.loads(message)[2])

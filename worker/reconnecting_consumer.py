@@ -1,13 +1,21 @@
-"""Celery's consumer, which the loss of its broker does not end, whatever is in hand."""
+"""Celery's consumer, which the loss of its broker does not end, and which runs signed messages alone."""
+
+from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
+
+from sluice.worker.task_receiver import TaskReceiver
 
 log = structlog.get_logger("sluice.worker")
 
 
 class ReconnectingConsumer(Consumer):  # type: ignore[misc]
-    """Celery's own but for one thing; see below."""
+    """Celery's own but for two things; see below."""
+
+    def create_task_handler(self, *_: Any, **__: Any) -> TaskReceiver:
+        """Returns what receives every message. Replaces Celery's, which believes the envelope."""
+        return TaskReceiver(self, self.app.sluice_membership.ring, note_newer=self.app.sluice_note_newer)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Closes what is left of the connection.

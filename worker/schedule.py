@@ -10,14 +10,11 @@ from sluice.runtime.celery_options import (
     RELAY_TASK,
     SELF_CHECK_TASK,
     START_REBUILDS_TASK,
-    apply_queue,
 )
 
 
 def _every(seconds: float, task: str, queue: str) -> dict[str, Any]:
-    # One that was not taken before the next is due has nothing to do any more.
-    options = {"queue": apply_queue(queue), "expires": seconds, "ignore_result": True, "retry": False}
-    return {"task": task, "schedule": seconds, "options": options}
+    return {"task": task, "schedule": seconds, "options": {"queue": queue}}
 
 
 SCHEDULE = {

@@ -2,13 +2,20 @@
 
 from typing import Any
 
+import structlog
 from celery import signals
+from celery.utils.text import str_to_list
 
+from sluice.db.records import ProcessKind
 from sluice.runtime.celery_options import SERVICE_QUEUES, apply_queue
 from sluice.runtime.exposition import MetricsEndpoint
+from sluice.runtime.installation import InstallationRefused
+from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
 from sluice.worker.worker_metrics import WorkerMetrics
 from sluice.worker.worker_process import WorkerProcess
+
+log = structlog.get_logger("sluice.worker")
 
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
@@ -18,13 +25,27 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     app.sluice_activity = Activity()
     app.sluice_metrics = WorkerMetrics()
     app.sluice_endpoint = MetricsEndpoint(app.sluice_settings)
+    app.sluice_note_newer = lambda _queue: None
     services = app.sluice_services = WorkerProcess(app.sluice_settings, app)
+    queues = options.get("queues")
+    try:
+        app.sluice_membership = join_installation(
+            app.sluice_settings,
+            services.registry,
+            kind=ProcessKind.WORKER,
+            node=instance.hostname,
+            queues=str_to_list(queues) if queues else None,
+        )
+    except InstallationRefused as error:
+        log.error("worker refused", reason=str(error))
+        raise SystemExit(f"Worker refused: {error}") from error
     names = [*services.queue_names(), *SERVICE_QUEUES]
     app.conf.task_queues = [apply_queue(name) for name in names]
     app.amqp.queues = app.amqp.Queues(app.conf.task_queues)
-    app.sluice_shares_queues = not options.get("queues")
+    app.sluice_shares_queues = not queues
     if app.sluice_shares_queues:
         # Without -Q the worker consumes only the queues for which it holds a lease.
         app.amqp.queues.deselect(names)
     signals.worker_process_init.connect(lambda **_: app.sluice_endpoint.forget(), weak=False)
     signals.worker_shutdown.connect(lambda **_: services.close(), weak=False)
+    signals.worker_shutdown.connect(lambda **_: app.sluice_membership.leave(), weak=False)

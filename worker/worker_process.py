@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import structlog
-from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from sluice.db.admin.open_issues import read_open_issues
@@ -20,7 +19,6 @@ from sluice.runtime.celery_options import (
     REBUILD_QUEUE,
     REBUILD_TASK,
     SluiceCelery,
-    apply_queue,
 )
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.place import Place
@@ -35,13 +33,11 @@ from sluice.tasks.outbox.relay import Relay
 from sluice.tasks.outbox.relay_wakeup import RelayWakeup
 from sluice.tasks.rebuild.rebuild import Rebuilder
 from sluice.tasks.retention import purge, read_topic_configs
+from sluice.tasks.task_sender import TaskSender, open_sender
 from sluice.worker.relay_loop import RelayLoop
 from sluice.worker.worker_metrics import WorkerMetrics
 
 log = structlog.get_logger("sluice.worker")
-
-# Beyond the call's own time-out, which interrupts Python but not every C library: the process is ended.
-HARD_LIMIT_SECONDS = 25.0
 
 
 class WorkerProcess:
@@ -106,15 +102,9 @@ class WorkerProcess:
         """
         with _Outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
-            if lagging and self._wakeup.count_waiting(REBUILD_QUEUE) == 0:
+            if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
                 for what in lagging:
-                    self._app.send_task(
-                        REBUILD_TASK,
-                        args=list(what),
-                        queue=apply_queue(REBUILD_QUEUE),
-                        retry=False,
-                        ignore_result=True,
-                    )
+                    self._sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
 
     def expire_claims(self) -> None:
         """Calls that were never answered."""
@@ -156,7 +146,12 @@ class WorkerProcess:
 
     @cached_property
     def _wakeup(self) -> RelayWakeup:
-        return RelayWakeup(self._app)
+        return RelayWakeup(self._sender)
+
+    @cached_property
+    def _sender(self) -> TaskSender:
+        membership = self._app.sluice_membership
+        return open_sender(self._settings, membership.installation, membership.ring)
 
     @cached_property
     def _relay_session(self) -> Session:
@@ -165,7 +160,7 @@ class WorkerProcess:
     @cached_property
     def _relay(self) -> Relay:
         producer: ConfluentProducer[WaitingRow] = ConfluentProducer(self._settings.kafka_bootstrap_servers)
-        source = self._settings.source or self._app.sluice_installation.group
+        source = self._settings.source or self._app.sluice_membership.installation.group
         return Relay(self._relay_session, producer, source=source)
 
     def _send(self) -> int:
@@ -184,7 +179,7 @@ class WorkerProcess:
             self._relay_session,
             self.registry,
             publish=self._publish_call,
-            count_waiting=lambda: self._wakeup.count_waiting(EFFECTS_QUEUE),
+            count_waiting=lambda: self._sender.count_waiting(EFFECTS_QUEUE),
         )
 
     @cached_property
@@ -207,15 +202,8 @@ class WorkerProcess:
     def _maintenance_session(self) -> Session:
         return self._open("maintenance", QUEUE_PLANS)
 
-    def _publish_call(self, effect_key: str, declaration: EffectDeclaration) -> None:
-        self._app.send_task(
-            EFFECT_TASK,
-            args=[effect_key],
-            queue=apply_queue(EFFECTS_QUEUE),
-            time_limit=declaration.timeout_seconds + HARD_LIMIT_SECONDS,
-            retry=False,
-            ignore_result=True,
-        )
+    def _publish_call(self, effect_key: str, _declaration: EffectDeclaration) -> None:
+        self._sender.send(EFFECT_TASK, EFFECTS_QUEUE, (effect_key,))
 
 
 class _Outages:
@@ -233,7 +221,7 @@ class _Outages:
             return False
         if needs_new_connection(error):
             self._session.close()
-        away = isinstance(error, RedisError | OperationalError | OSError)
+        away = isinstance(error, RedisError | OSError)
         if not away and classify(error) is not ErrorKind.TRANSIENT:
             return False
         log.warning("task aborted; beat will retry it", what=self._what, error=str(error).strip())

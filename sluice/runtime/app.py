@@ -21,7 +21,7 @@ WORKER_STEPS = ("sluice.worker.health_step:HealthStep", "sluice.worker.worker_me
 CONSUMER_STEPS = ("sluice.worker.lease_step:LeaseStep",)
 CONSUMER = "sluice.worker.reconnecting_consumer:ReconnectingConsumer"
 SCHEDULER = "sluice.worker.beat:SluiceScheduler"
-READ_INSTALLATION = "sluice.tasks.installation.opening:wait_for_installation"
+READ_INSTALLATION = "sluice.tasks.installation.joining:wait_for_installation"
 QUEUE_ORDER = "sluice.worker.queue_subscription.LeaseCycle"
 
 

@@ -24,13 +24,16 @@ EXPIRE_CLAIMS_TASK = "sluice.expire_claims"
 PURGE_TASK = "sluice.purge"
 SELF_CHECK_TASK = "sluice.self_check"
 
-EXCHANGE = Exchange("sluice", type="direct")  # type: ignore[no-untyped-call]
+# Without a name: kombu reads no bindings for it, which others could write.
+EXCHANGE = Exchange("", type="direct")  # type: ignore[no-untyped-call]
 
 # Seconds, but for the throttle (rounds) and the steps (priorities).
 TRANSPORT_OPTIONS: dict[str, Any] = {
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
     "unacked_mutex_expire": 10,
+    # Of one look: what others wrote into `unacked` must not hold up the loop.
+    "unacked_restore_limit": 100,
     # One list per queue, called like the queue: its length is one LLEN.
     "priority_steps": [0],
     "socket_timeout": SOCKET_TIMEOUT_SECONDS,
@@ -46,6 +49,8 @@ class SluiceCelery(Celery):  # type: ignore[misc]
     """
 
     sluice_settings: Settings
+    sluice_membership: Any
+    """What a worker or a beat has once it takes part in its installation."""
     read_installation: Callable[[], Installation]
 
     @cached_property
@@ -69,8 +74,8 @@ def make_celery(settings: Settings, read_installation: Callable[[], Installation
         # No result backend: a write less per task, and a dead Redis blocks for 19 s with one.
         result_backend=None,
         task_ignore_result=True,
-        task_serializer="json",
-        accept_content=["json", "msgpack"],
+        # Of remote control alone; tasks are read by their signed form.
+        accept_content=["json"],
         # A queue comes from `sluice init` or a re-routing, never from a misspelt name.
         task_create_missing_queues=False,
         # A batch is applied within seconds; that of a dead worker should come back soon. The guard makes

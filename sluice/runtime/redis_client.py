@@ -2,16 +2,32 @@
 
 kombu's own prefixing client knows a list of commands and sends all others without the prefix, silently. This
 one knows where the keys of a command are, and refuses a command that it does not know.
+
+A key of another type than its name says was not written by Sluice. It is deleted, and the command sent again:
+all that Redis holds for Sluice can be sent again from Kafka and Postgres.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
 from redis import client
 
+from sluice.runtime.dropped_messages import dropped
+
 SOCKET_TIMEOUT_SECONDS = 5
 """A Redis that swallows packets must not hold up a loop for longer."""
+
+_TYPES = {
+    "unacked": "hash",
+    "unacked_index": "zset",
+    "unacked_mutex": "string",
+    "_kombu.binding_deadlines": "zset",
+    "sentinel": "string",
+    "relay-wakeup": "string",
+    "claims": "hash",
+}
+_BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 _FIRST = (0, 1)
 _ALL = (0, None)
@@ -97,13 +113,24 @@ def with_prefix(prefix: str, args: Sequence[Any]) -> list[Any]:
 
     A script names its keys by its number of keys: a key among the other arguments stays as it is.
     """
+    span = _key_span(args)
+    return [*args[: span.start], *(_prefixed(prefix, args[at]) for at in span), *args[span.stop :]]
+
+
+def type_of_key(name: str) -> str:
+    """Returns the type that the key of this name has, which is without the prefix. A queue is a list."""
+    return "set" if name.startswith(_BINDINGS) else _TYPES.get(name, "list")
+
+
+def _key_span(args: Sequence[Any]) -> range:
+    """Returns which words of a command are keys. Raises UnknownCommand."""
     command, *words = args
     name = str(command).upper()
     if name in _WITHOUT_KEYS or (words and f"{name} {words[0]}".upper() in _SUBCOMMANDS_WITHOUT_KEYS):
-        return list(args)
+        return range(0)
     # redis-py sends some commands of two words as one.
     if name in _SUBCOMMANDS_WITHOUT_KEYS or name.partition(" ")[0] in _WITHOUT_KEYS:
-        return list(args)
+        return range(0)
     if name in _SCRIPTS:
         start, end = 2, 2 + int(words[1])
     elif name in _KEYS:
@@ -111,7 +138,7 @@ def with_prefix(prefix: str, args: Sequence[Any]) -> list[Any]:
         end = len(words) if last is None else last if last >= 0 else len(words) + last
     else:
         raise UnknownCommand(f"cannot prefix the keys of the Redis command {name}")
-    return [command, *words[:start], *(_prefixed(prefix, key) for key in words[start:end]), *words[end:]]
+    return range(1 + start, 1 + end)
 
 
 def _prefixed(prefix: str, key: Any) -> bytes | str:
@@ -120,25 +147,57 @@ def _prefixed(prefix: str, key: Any) -> bytes | str:
     return f"{prefix}{key}"
 
 
-class _Prefixing:
-    """Sends commands with the prefix; answers that name keys are given back without it."""
+def _repair(connection_pool: Any, prefix: str, commands: Iterable[Sequence[Any]]) -> bool:
+    """Deletes keys of a wrong type among those of the commands, which carry the prefix.
 
-    redis_prefix: str
+    Returns True if there was one.
+    """
+    found = set()
+    for args in commands:
+        for at in _key_span(args):
+            key = args[at].decode(errors="replace") if isinstance(args[at], bytes) else str(args[at])
+            found.add(key)
+    plain = redis.Redis(connection_pool=connection_pool)
+    wrong = [
+        key
+        for key in found
+        if plain.type(key) not in (type_of_key(key.removeprefix(prefix)), b"none", "none")
+    ]
+    for key in wrong:
+        dropped.note("key of a wrong type", key=key[:100])
+        plain.unlink(key)
+    return bool(wrong)
+
+
+def is_wrong_type(error: Exception) -> bool:
+    """Returns True if Redis says that a key holds another type than the command is for."""
+    return isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error)
+
+
+class PrefixedRedis(redis.Redis):
+    """A client whose keys all begin with the prefix."""
+
+    def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
+        self.redis_prefix = redis_prefix
+        super().__init__(*args, **kwargs)
 
     def _prefix_args(self, args: Sequence[Any]) -> list[Any]:
         """The name that kombu's channel calls before a BRPOP, which it sends by itself."""
         return with_prefix(self.redis_prefix, args)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        return super().execute_command(*self._prefix_args(args), **options)  # type: ignore[misc]
+        """Sends a command; once more if a key of a wrong type was in its way."""
+        words = self._prefix_args(args)
+        try:
+            return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if not is_wrong_type(error) or not _repair(self.connection_pool, self.redis_prefix, [words]):
+                raise
+        return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
 
-
-class PrefixedRedis(_Prefixing, redis.Redis):
-    """A client whose keys all begin with the prefix."""
-
-    def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
-        self.redis_prefix = redis_prefix
-        super().__init__(*args, **kwargs)
+    def repair_queues(self, queues: Iterable[str]) -> None:
+        """Deletes those of these keys that are no lists."""
+        _repair(self.connection_pool, self.redis_prefix, [self._prefix_args(["DEL", *queues])])
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         """Returns the answer; that of a BRPOP without the prefix of the key."""
@@ -163,20 +222,46 @@ class PrefixedRedis(_Prefixing, redis.Redis):
         return PrefixedPubSub(self.connection_pool, redis_prefix=self.redis_prefix, **kwargs)
 
 
-class PrefixedPipeline(_Prefixing, client.Pipeline):
+class PrefixedPipeline(client.Pipeline):
     """See PrefixedRedis."""
 
     def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
         self.redis_prefix = redis_prefix
         super().__init__(*args, **kwargs)
 
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Queues a command, or sends it at once after a WATCH."""
+        return super().execute_command(*with_prefix(self.redis_prefix, args), **options)  # type: ignore[no-untyped-call]
 
-class PrefixedPubSub(_Prefixing, client.PubSub):
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Sends what was queued; once more if a key of a wrong type was in its way.
+
+        Commands that Redis carried out the first time are then carried out twice. Raises WatchError where
+        the pipeline watches keys, as after a change by another client.
+        """
+        commands, watches = list(self.command_stack), self.watching
+        try:
+            return super().execute(raise_on_error)
+        except redis.ResponseError as error:
+            words = [args for args, _ in commands]
+            if not is_wrong_type(error) or not _repair(self.connection_pool, self.redis_prefix, words):
+                raise
+            if watches:
+                raise redis.WatchError("a watched key was of a wrong type") from error
+        self.command_stack = commands
+        return super().execute(raise_on_error)
+
+
+class PrefixedPubSub(client.PubSub):
     """See PrefixedRedis. Channels are given back without the prefix."""
 
     def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
         self.redis_prefix = redis_prefix
         super().__init__(*args, **kwargs)
+
+    def execute_command(self, *args: Any) -> Any:
+        """Sends a command."""
+        return super().execute_command(*with_prefix(self.redis_prefix, args))  # type: ignore[no-untyped-call]
 
     def parse_response(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the answer; the channels in it are without the prefix."""

@@ -1,21 +1,146 @@
-"""kombu's transport for Redis with the client of this package: every key carries the prefix."""
+"""kombu's transport for Redis, for an installation that shares its Redis with others and trusts no message.
+
+Every key carries the prefix of the installation. What cannot be read as a message of Sluice is dropped before
+kombu sees it. A message in hand is kept as it came, under a tag that begins with its queue: so it is put back
+without being read, and what others wrote into `unacked` or into the bindings stops nothing.
+"""
 
 import functools
+import time
+from queue import Empty
 from typing import Any
+from uuid import uuid4
 
-from kombu.transport import TRANSPORT_ALIASES, redis
+import redis as redis_py
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from kombu.utils.json import loads
 
-from sluice.runtime.redis_client import PrefixedRedis
+from sluice.runtime.dropped_messages import dropped
+from sluice.runtime.redis_client import PrefixedRedis, is_wrong_type
+from sluice.runtime.redis_item import CONTENT_TYPE, DropReason, read_item
+
+REPLY_QUEUE_END = ".reply.celery.pidbox"
+"""The end of the name of a queue to which workers answer `celery inspect`. Its messages are kombu's own."""
+
+# To the head of the list: it comes before what is newer. Once, whoever does it.
+_RESTORE = """
+local item = redis.call('HGET', KEYS[1], ARGV[1])
+if item then redis.call('RPUSH', KEYS[3], item) end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return item and 1 or 0
+"""
+
+
+def make_tag(queue: str) -> str:
+    """Returns a new delivery tag of a message of this queue."""
+    return f"{queue}|{uuid4().hex}"
+
+
+def queue_of_tag(tag: str | bytes) -> str | None:
+    """Returns the queue of a message, None for a tag that this code did not make."""
+    text = tag.decode(errors="replace") if isinstance(tag, bytes) else tag
+    return text.rpartition("|")[0] or None
+
+
+class QoS(redis.QoS):
+    """The messages in hand. Each lies in the hash `unacked` as it was popped."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Notes a message that was popped."""
+        with self.pipe_or_acquire() as pipe:
+            pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
+            pipe.hset(self.unacked_key, delivery_tag, message._raw["item"])
+            pipe.execute()
+        virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002
+        """Puts a message back to the head of its queue. Idempotent. A tag of others is deleted."""
+        queue = queue_of_tag(tag)
+        with self.channel.conn_or_acquire(client) as connection:
+            if queue is None:
+                dropped.note("unknown tag")
+                self._remove_from_indices(tag, connection.pipeline()).execute()  # type: ignore[no-untyped-call]
+                return
+            keys = [self.unacked_key, self.unacked_index_key, queue]
+            self.channel.restore_script(keys=keys, args=[tag], client=connection)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Puts back all messages in hand, the newest first, so that the oldest comes first again."""
+        self._flush()  # type: ignore[no-untyped-call]
+        with self.channel.conn_or_acquire(client) as connection:
+            for tag in reversed(list(self._delivered)):
+                self.restore_by_tag(tag, connection)
+        self._delivered.clear()
 
 
 class Channel(redis.Channel):
     """kombu's channel; its prefix is `global_keyprefix` of the transport options."""
+
+    QoS = QoS
 
     def _get_client(self) -> Any:
         client = super()._get_client()  # type: ignore[no-untyped-call]
         if not self.global_keyprefix:
             return client
         return functools.partial(PrefixedRedis, redis_prefix=self.global_keyprefix)
+
+    @functools.cached_property
+    def restore_script(self) -> Any:
+        """The script that puts a message back."""
+        return self._create_client().register_script(_RESTORE)  # type: ignore[no-untyped-call]
+
+    @property
+    def _script_binding_deadlines(self) -> str:
+        # kombu's client prefixes the first key of a script alone, so kombu prefixes this one by itself.
+        return str(self.keyprefix_binding_deadlines)
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        """Returns the bindings of an exchange, without members of another shape."""
+        with self.conn_or_acquire() as client:
+            members = client.smembers(self.keyprefix_queue % exchange)
+        parts = [tuple(member.decode(errors="replace").split(self.sep)) for member in members]
+        return [part for part in parts if len(part) == 3]
+
+    def _restore(self, message: Any, leftmost: bool = False) -> None:  # noqa: ARG002
+        self.qos.restore_by_tag(message.delivery_tag)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        try:
+            queue, item = self._popped(**options)
+            # A task that the solo pool runs is run in here: nothing that it raises is caught.
+            self._queue_cycle.rotate(queue)
+            message = _reply(item) if queue.endswith(REPLY_QUEUE_END) else _message(queue, item)
+            if message is not None:
+                self.connection._deliver(message, queue)
+            return True
+        finally:
+            self._in_poll: Any = None
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+
+    def _get(self, queue: Any, timeout: Any = None) -> Any:  # noqa: ARG002
+        with self.conn_or_acquire() as client:
+            item = client.rpop(queue)
+        message = None if item is None else _message(queue, item)
+        if message is None:
+            raise Empty
+        return message
+
+    def _popped(self, **options: Any) -> tuple[str, bytes]:
+        try:
+            answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
+        except redis_py.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            self.client.repair_queues(self.active_queues)
+            raise Empty from error
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+        if not answer:
+            raise Empty
+        queue, item = answer
+        return queue.decode(), item
 
 
 class Transport(redis.Transport):
@@ -30,3 +155,32 @@ def install_transport() -> None:
     By kombu's table of transports, not by an address of its own: Flower reads the address's scheme.
     """
     TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
+
+
+def _message(queue: str, item: bytes) -> dict[str, Any] | None:
+    """Returns the item as kombu's message, None if it is dropped. Its body is not checked yet."""
+    read = read_item(item)
+    if isinstance(read, DropReason):
+        dropped.note(read.value, queue=queue)
+        return None
+    return {
+        "body": read.frame,
+        "content-type": CONTENT_TYPE,
+        "content-encoding": "binary",
+        "headers": {"id": read.task_id},
+        "properties": {
+            "delivery_tag": make_tag(queue),
+            "delivery_info": {"exchange": "", "routing_key": queue},
+        },
+        "item": item,
+    }
+
+
+def _reply(item: bytes) -> dict[str, Any] | None:
+    try:
+        message = loads(item)  # type: ignore[no-untyped-call]
+        message["properties"]["delivery_tag"]
+    except (TypeError, KeyError, ValueError, RecursionError):
+        dropped.note(DropReason.UNREADABLE.value)
+        return None
+    return dict(message)

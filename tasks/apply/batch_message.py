@@ -1,6 +1,6 @@
 """What one Celery message carries from the bridge to the task `apply`: slices of lanes, as raw bytes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sluice.kafka_io.record_types import Record
 
@@ -23,16 +23,3 @@ class Slice(NamedTuple):
     def last(self) -> int:
         """Offset of the newest record."""
         return self.records[-1].offset
-
-
-def pack(slices: list[Slice]) -> list[list[object]]:
-    """Plain lists for msgpack."""
-    return [[*s[:5], [list(r) for r in s.records]] for s in slices]
-
-
-def unpack(packed: list[Any]) -> list[Slice]:
-    """The slices `pack` was given. Raises TypeError or ValueError for anything else."""
-    return [
-        Slice(topic, topic_id, partition, epoch, prev, [Record(*record) for record in records])
-        for topic, topic_id, partition, epoch, prev, records in packed
-    ]

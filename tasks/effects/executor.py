@@ -4,6 +4,7 @@ A process that dies in between leaves a lease that ends. What its provider did t
 declaration says whether the call is repeated under its key or somebody is asked.
 """
 
+import faulthandler
 import random
 import reprlib
 import signal
@@ -42,6 +43,9 @@ T = TypeVar("T")
 # counts, so it is tried to the end of this.
 STORE_PATIENCE_SECONDS = 20.0
 STORE_PAUSE_SECONDS = 0.5  # one row each: few enough to need no backoff
+# Beyond the call's own time-out, which interrupts Python but not every C library: the process is ended.
+HARD_LIMIT_SECONDS = CLAIM_MARGIN_SECONDS - 5.0
+STDERR = 2  # Celery puts an object without a file descriptor in the place of sys.stderr
 EXPIRED_ROWS = 100  # of one transaction
 
 
@@ -165,8 +169,23 @@ def effect_call(row: CallRow) -> EffectCall:
 
 
 def _call(entry: EffectEntry, row: CallRow) -> Any:
-    with _time_limit(entry.declaration.timeout_seconds):
+    seconds = entry.declaration.timeout_seconds
+    with _hard_limit(seconds + HARD_LIMIT_SECONDS), _time_limit(seconds):
         return entry.function(effect_call(row))
+
+
+@contextmanager
+def _hard_limit(seconds: float) -> Iterator[None]:
+    """Ends this process if what runs within does not return, before the claim of the call ends.
+
+    By a thread of the interpreter in C: it needs no lock that a call into another library may hold. With
+    every pool, and from this code's own declaration: what a message says of limits is not read.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager

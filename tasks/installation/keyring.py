@@ -1,5 +1,6 @@
 """The signing keys of this process and the format in which it publishes, both read from Postgres."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from sluice.db.delivery.processes import read_oldest_format
 from sluice.runtime.installation import Installation
 from sluice.runtime.message_frame import Frame, open_frame, seal
 from sluice.runtime.settings import Settings
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.installation")
 
@@ -49,7 +50,9 @@ class KeyRing:
         self._installation = installation
         self._read = read
         self._clock = clock
-        self._lock = threading.Lock()
+        self._unlock()
+        # A child that is forked while its parent reads would wait for ever.
+        os.register_at_fork(after_in_child=self._unlock)
         self._signing = read()
         self._read_at = clock()
 
@@ -63,7 +66,7 @@ class KeyRing:
         """The format in which this process publishes now."""
         self.refresh(older_than=FRESH_SECONDS)
         oldest = self._signing.oldest_format
-        return NEWEST_FORMAT if oldest is None else min(NEWEST_FORMAT, oldest)
+        return formats.NEWEST_FORMAT if oldest is None else min(formats.NEWEST_FORMAT, oldest)
 
     def seal(self, version: int, content: bytes) -> bytes:
         """Returns the content signed with the newest key."""
@@ -96,6 +99,9 @@ class KeyRing:
                 log.warning("signing keys not read", error=str(error).strip())
                 return False
             return True
+
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()
 
     def _opened(self, message: bytes) -> Frame | None:
         frame = open_frame((key.key for key in self._signing.keys), message)

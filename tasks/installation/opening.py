@@ -1,39 +1,11 @@
 """What a process reads before it does anything: the installation that its database belongs to."""
 
-import time
 from contextlib import closing
-
-import structlog
 
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import Database, StoredInstallation, read_database, read_installation
-from sluice.db.errors import ErrorKind, classify
-from sluice.runtime.backoff import Backoff
-from sluice.runtime.installation import Installation, InstallationRefused
+from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.settings import Settings
-
-log = structlog.get_logger("sluice.installation")
-
-POLL_SECONDS = 0.5
-
-
-def wait_for_installation(settings: Settings) -> Installation:
-    """Returns the installation of this process's database; waits as long as Postgres does not answer.
-
-    Raises InstallationRefused, and what Postgres raises for other reasons than an outage.
-    """
-    backoff = Backoff()
-    while True:
-        now = time.monotonic()
-        if backoff.allows(now):
-            try:
-                return open_installation(settings).installation
-            except Exception as error:
-                if classify(error) is not ErrorKind.TRANSIENT:
-                    raise
-                if backoff.note_failure(now):
-                    log.warning("waiting for Postgres", error=str(error).strip())
-        time.sleep(POLL_SECONDS)
 
 
 def open_installation(settings: Settings) -> StoredInstallation:

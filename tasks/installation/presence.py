@@ -20,7 +20,7 @@ from sluice.db.delivery.processes import (
 from sluice.db.records import ProcessKind
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 from sluice.tasks.installation.keyring import KeyRing
 
 log = structlog.get_logger("sluice.installation")
@@ -38,13 +38,14 @@ class Presence:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
+        registry: Registry | None,
         *,
         kind: ProcessKind,
         node: str,
         queues: Iterable[str] | None = None,
         after: Callable[[Session], None] | None = None,
     ) -> None:
+        """`registry` is None for a process that needs no handlers: it declares nothing."""
         self.process = uuid4()
         self._url = settings.database_url.get_secret_value()
         self._declared = Process(
@@ -52,12 +53,12 @@ class Presence:
             kind,
             node,
             os.getpid(),
-            NEWEST_FORMAT,
+            formats.NEWEST_FORMAT,
             0,
             None if queues is None else tuple(sorted(queues)),
-            {entity.name: entity.shards for entity in registry.entities.values()},
-            {topic.name: topic.entity.name for topic in registry.topics.values()},
-            tuple(sorted(registry.effects)),
+            {one.name: one.shards for one in registry.entities.values()} if registry else {},
+            {one.name: one.entity.name for one in registry.topics.values()} if registry else {},
+            tuple(sorted(registry.effects)) if registry else (),
         )
         self._after = after
         self._ring: KeyRing | None = None

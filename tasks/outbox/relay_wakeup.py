@@ -1,13 +1,10 @@
 """Calls the relay as soon as there is something to send; without a call it comes once a second by itself."""
 
-from typing import Any
-
 import redis
 import structlog
-from kombu.exceptions import OperationalError
 
-from sluice.runtime.celery_options import RELAY_QUEUE, RELAY_TASK, SluiceCelery, apply_queue
-from sluice.runtime.redis_client import build_redis
+from sluice.runtime.celery_options import RELAY_QUEUE, RELAY_TASK
+from sluice.tasks.task_sender import TaskSender
 
 log = structlog.get_logger("sluice.relay_wakeup")
 
@@ -19,19 +16,16 @@ WAKEUP_MS = 1_000
 class RelayWakeup:
     """The key in Redis by which workers wake the relay once per batch of commits."""
 
-    def __init__(self, app: SluiceCelery) -> None:
-        self._app = app
-        self._queue = apply_queue(RELAY_QUEUE)
-        self._redis: Any = build_redis(
-            app.sluice_settings.redis_url.get_secret_value(), app.sluice_installation.redis_prefix
-        )
+    def __init__(self, sender: TaskSender) -> None:
+        self._sender = sender
+        self._redis = sender.redis
 
     def notify(self) -> None:
         """The relay comes soon, if it can be told. Never raises what Redis raises; may run often."""
         try:
             if self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
-                self._app.send_task(RELAY_TASK, queue=self._queue, retry=False, ignore_result=True)
-        except (OperationalError, redis.RedisError, OSError) as error:
+                self._sender.send(RELAY_TASK, RELAY_QUEUE)
+        except (redis.RedisError, OSError) as error:
             # Beat calls it anyway.
             log.debug("relay not called", error=str(error))
 
@@ -48,11 +42,3 @@ class RelayWakeup:
             self._redis.delete(WAKEUP_KEY)
         except (redis.RedisError, OSError) as error:
             log.debug("wakeup not released", error=str(error))
-
-    def count_waiting(self, queue: str) -> int:
-        """Messages on a queue's list."""
-        return int(self._redis.llen(queue))
-
-    def close(self) -> None:
-        """Ends the connection. May run twice."""
-        self._redis.close()

@@ -1,5 +1,6 @@
 """What `sluice rebuild` changes, each under the locks that make it one step for live traffic."""
 
+from contextlib import closing
 from typing import NamedTuple
 
 import msgspec
@@ -27,11 +28,13 @@ from sluice.db.projections.generation_lag import end_rebuild, try_rebuild
 from sluice.db.projections.generations import Generation
 from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
-from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK, apply_queue, make_celery
+from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK
 from sluice.runtime.fault_points import faults
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.installation.opening import wait_for_installation
+from sluice.tasks.installation.keyring import open_keyring
+from sluice.tasks.installation.opening import open_installation
+from sluice.tasks.task_sender import open_sender
 
 # A reader in a long query has the view: nobody is to wait for him with all queues locked.
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
@@ -112,11 +115,11 @@ def _begin(
 
 def call_workers(session: Session, settings: Settings, projection: str, generation: int) -> None:
     """Sends the generation's tasks to the rebuild workers now; otherwise beat sends them later."""
-    with make_celery(settings, lambda: wait_for_installation(settings)) as app:
+    installation = open_installation(settings).installation
+    with closing(open_sender(settings, installation, open_keyring(settings, installation))) as sender:
         for what in generation_lag.read_lagging(session):
             if what[:2] == (projection, generation):
-                queue = apply_queue(REBUILD_QUEUE)
-                app.send_task(REBUILD_TASK, args=list(what), queue=queue, retry=False, ignore_result=True)
+                sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
 
 
 def require_rebuilt(session: Session, projection: str, number: int | None) -> Generation:

@@ -1,27 +1,29 @@
 """Of two beats on one Postgres one schedules; without Postgres none does, and none ends."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import cast
 
 import pytest
 import structlog
-from celery import Celery
 
 from sluice.db.connection import Session
+from sluice.db.delivery.installation import create_installation
 from sluice.runtime.celery_options import (
     EXPIRE_CLAIMS_TASK,
     MAINTENANCE_QUEUE,
     RELAY_QUEUE,
     RELAY_TASK,
-    apply_queue,
     make_celery,
 )
-from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import build_redis
+from sluice.runtime.redis_item import Item, read_item
 from sluice.runtime.settings import read_settings
-from sluice.worker.beat import MAX_INTERVAL_SECONDS, SluiceScheduler
+from sluice.tasks.installation.joining import wait_for_installation
+from sluice.tasks.task_messages import READERS
+from sluice.worker.beat import MAX_INTERVAL_SECONDS, MAX_WAITING, SluiceScheduler
 from sluice.worker.schedule import SCHEDULE
 from tests.waiting import wait_until
 
@@ -31,19 +33,22 @@ MakeBeat = Callable[..., SluiceScheduler]
 
 
 @pytest.fixture
-def make_beat(database_url: str, tmp_path: Path) -> Iterator[MakeBeat]:
-    """Makes beats on one Postgres, over a broker in memory."""
+def make_beat(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[MakeBeat]:
+    """Makes beats of one installation."""
     made: list[SluiceScheduler] = []
+
+    with closing(Session(database_url, application_name="test")) as session:
+        create_installation(session, "sluice")
 
     def make(database_url: str = database_url) -> SluiceScheduler:
         settings = read_settings(
             {
                 "SLUICE_DATABASE_URL": database_url,
-                "SLUICE_REDIS_URL": "memory://",
+                "SLUICE_REDIS_URL": redis_url,
                 "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "nowhere",
             }
         )
-        app = make_celery(settings, lambda: Installation("sluice", UUID(int=1)))
+        app = make_celery(settings, lambda: wait_for_installation(settings))
         app.conf.sluice_health_file = str(tmp_path / "alive")
         beat = SluiceScheduler(app)
         made.append(beat)
@@ -52,7 +57,7 @@ def make_beat(database_url: str, tmp_path: Path) -> Iterator[MakeBeat]:
     with structlog.testing.capture_logs():
         yield make
     for beat in made:
-        taken(beat.app)
+        taken(beat)
         beat.close()
 
 
@@ -69,19 +74,27 @@ def turns(beat: SluiceScheduler) -> list[str]:
     for _ in range(2 * len(SCHEDULE)):
         if beat.tick() > 0:
             break
-    return taken(beat.app)
+    return taken(beat)
 
 
-def taken(app: Celery) -> list[str]:
-    """Takes all messages there are: their tasks."""
+def taken(beat: SluiceScheduler) -> list[str]:
+    """Takes all messages there are: their tasks, as they are signed."""
+    if beat._membership is None:
+        return []
+    installation, ring, _ = beat._membership
     found = []
-    with app.connection_for_read() as connection, connection.channel() as channel:
+    with build_redis(
+        beat.app.sluice_settings.redis_url.get_secret_value(), installation.redis_prefix
+    ) as redis:
         for name in (RELAY_QUEUE, MAINTENANCE_QUEUE):
-            queue: Any = apply_queue(name)(channel)
-            queue.declare()
-            while (message := queue.get(no_ack=True)) is not None:
-                found.append(message.headers["task"])
-                assert (name == RELAY_QUEUE) == (message.headers["task"] == RELAY_TASK)
+            while item := cast("bytes | None", redis.rpop(name)):
+                read = read_item(item)
+                assert isinstance(read, Item)
+                frame = ring.open(read.frame)
+                assert frame is not None
+                call = READERS[frame.version](frame.content)
+                found.append(call.task)
+                assert (name == RELAY_QUEUE) == (call.task == RELAY_TASK)
     return sorted(found)
 
 
@@ -119,7 +132,7 @@ def test_a_leader_whose_connection_is_lost_schedules_nothing_and_may_lead_again(
     )
     operator.close()
     assert beat.tick() == MAX_INTERVAL_SECONDS
-    assert taken(beat.app) == []
+    assert taken(beat) == []
     wait_until(lambda: turns(due(beat)) == ALL, timeout_seconds=5, what="it leads again")
 
 
@@ -129,7 +142,7 @@ def test_without_postgres_nothing_is_scheduled_and_nothing_raised(
     beat = make_beat(database_url="postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     for _ in range(3):
         assert due(beat).tick() == MAX_INTERVAL_SECONDS
-    assert taken(beat.app) == []
+    assert taken(beat) == []
     assert (tmp_path / "alive").exists(), "a beat without Postgres is healthy"
 
 
@@ -139,3 +152,13 @@ def test_beats_that_ask_nobody_would_fail_the_tests_above(
     monkeypatch.setattr("sluice.worker.beat.try_lead", lambda _: True)
     first, second = make_beat(), make_beat()
     assert turns(due(first)) == turns(due(second)) == ALL
+
+
+def test_no_list_grows_while_nobody_takes_from_it(make_beat: MakeBeat) -> None:
+    beat = make_beat()
+    for _ in range(3 * MAX_WAITING):
+        due(beat)
+        for _ in range(2 * len(SCHEDULE)):
+            if beat.tick() > 0:
+                break
+    assert len(taken(beat)) == 2 * MAX_WAITING

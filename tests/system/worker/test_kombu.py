@@ -1,7 +1,5 @@
 """What `queue_subscription` builds on: attributes of kombu that are not public, and what Redis then holds."""
 
-import base64
-import json
 from collections.abc import Iterator
 from types import MethodType, SimpleNamespace
 from typing import Any, cast
@@ -12,15 +10,19 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.asynchronous import Hub, set_event_loop
 from kombu.connection import Connection
 from kombu.messaging import Consumer
-from redis import Redis
 
 from sluice.runtime.app import QUEUE_ORDER
 from sluice.runtime.celery_options import TRANSPORT_OPTIONS, apply_queue
+from sluice.runtime.message_frame import HEAD_BYTES
+from sluice.runtime.redis_client import build_redis
+from sluice.runtime.redis_item import Item, read_item, write_item
+from sluice.runtime.redis_transport import install_transport
 from sluice.stack import Stack
 from sluice.worker.queue_subscription import BRPOP_SECONDS, LeaseCycle, QueueSubscription
 from sluice.worker.reconnecting_consumer import ReconnectingConsumer
 from tests.waiting import wait_until
 
+PREFIX = "loop-00000000:"
 QUEUES = ("thing.0", "thing.1")
 # Their types say nothing.
 connect: Any = Connection
@@ -31,8 +33,9 @@ class Loop:
     """Celery's consumer and its hub, as `QueueSubscription` uses them; acknowledges every message."""
 
     def __init__(self, url: str) -> None:
-        self.redis = Redis.from_url(url)
-        options = {**TRANSPORT_OPTIONS, "queue_order_strategy": QUEUE_ORDER}
+        install_transport()
+        self.redis = build_redis(url, PREFIX)
+        options = {**TRANSPORT_OPTIONS, "queue_order_strategy": QUEUE_ORDER, "global_keyprefix": PREFIX}
         self.connection: Any = connect(url, transport_options=options)
         self.app = Celery("loop", broker=url)
         self.app.amqp.queues = self.app.amqp.Queues([apply_queue(name) for name in QUEUES])
@@ -44,25 +47,23 @@ class Loop:
         self.came: list[Any] = []
         self.held: list[Any] = []
         self.acknowledges = True
-        task_consumer = make_consumer(self.channel, [], callbacks=[self._note])
+        task_consumer = make_consumer(self.channel, [], on_message=self._note)
         self.celery = SimpleNamespace(task_consumer=task_consumer, app=self.app)
         for method in ("add_task_queue", "cancel_task_queue"):
             setattr(self.celery, method, MethodType(getattr(CeleryConsumer, method), self.celery))
         self.consuming = QueueSubscription(self.celery)
 
-    def _note(self, body: Any, message: Any) -> None:
-        self.came.append(body)
+    def _note(self, message: Any) -> None:
+        self.came.append(number_of(message.body))
         if self.acknowledges:
             message.ack()
         else:
             self.held.append(message)
 
     def publish(self, queue: str, *bodies: int) -> None:
-        """By a connection of its own, as the bridge does."""
-        with connect(self.connection.as_uri()) as connection:
-            producer = connection.Producer()
-            for body in bodies:
-                producer.publish(body, routing_key=queue, exchange=apply_queue(queue).exchange)
+        """As the bridge does."""
+        for body in bodies:
+            self.redis.lpush(queue, write_item("a task", frame_of(body)))
 
     def until_asked(self) -> None:
         """A BRPOP is under way."""
@@ -84,7 +85,8 @@ class Loop:
 
     def waiting(self, queue: str) -> list[int]:
         """What is in the list, what comes next first."""
-        return [body_of(raw) for raw in reversed(self.redis.lrange(queue, 0, -1))]
+        items = cast("list[bytes]", self.redis.lrange(queue, 0, -1))
+        return [body_of(item) for item in reversed(items)]
 
     def close(self) -> None:
         """Without waiting for a BRPOP under way."""
@@ -100,8 +102,18 @@ class Loop:
         wait_until(turn, timeout_seconds=10, what=what)
 
 
-def body_of(raw: bytes | str) -> int:
-    return int(json.loads(base64.b64decode(json.loads(raw)["body"])))
+def frame_of(number: int) -> bytes:
+    return bytes(HEAD_BYTES) + str(number).encode()
+
+
+def number_of(frame: bytes) -> int:
+    return int(frame[HEAD_BYTES:])
+
+
+def body_of(raw: bytes) -> int:
+    item = read_item(raw)
+    assert isinstance(item, Item)
+    return number_of(item.frame)
 
 
 @pytest.fixture

@@ -1,0 +1,94 @@
+"""A Celery message of Sluice as it lies on a list in Redis. Pure.
+
+It has the form of kombu's messages. Of what it holds, only the signed frame counts: whatever else stands
+there (`eta`, `expires`, time limits, callbacks, `reply_to`) is not read.
+"""
+
+import binascii
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import msgspec
+
+from sluice.runtime.message_frame import HEAD_BYTES, MAX_MESSAGE_BYTES
+
+CONTENT_TYPE = "application/x-sluice"
+MAX_ID_CHARACTERS = 64
+
+
+class DropReason(StrEnum):
+    """Why a message is dropped without effect."""
+
+    TOO_LARGE = "too large"
+    UNREADABLE = "unreadable"  # no JSON, or JSON of another shape
+    COMPRESSED = "compressed"
+    FORGED = "forged"  # no key of this installation signed it
+    UNKNOWN_TASK = "unknown task"
+
+
+class Item(NamedTuple):
+    """The id is for logs and for Flower; the frame is not yet checked."""
+
+    task_id: str
+    frame: bytes
+
+
+class MessageTooLarge(ValueError):
+    """A publisher made a message over MAX_MESSAGE_BYTES. It is not published."""
+
+
+class _Headers(msgspec.Struct):
+    id: str
+    task: str = ""
+    compression: Any = None
+
+
+class _Envelope(msgspec.Struct, rename="kebab"):
+    # msgspec reads and writes bytes as base64.
+    body: bytes
+    headers: _Headers
+    content_type: str
+    content_encoding: str = "binary"
+    properties: dict[str, Any] = {}
+
+
+_DECODER = msgspec.json.Decoder(_Envelope)
+_ENCODER = msgspec.json.Encoder()
+
+
+def write_item(task: str, frame: bytes) -> bytes:
+    """Returns the message to push. Raises MessageTooLarge."""
+    task_id = str(uuid4())
+    properties = {
+        "body_encoding": "base64",
+        "correlation_id": task_id,
+        "delivery_info": {"exchange": "", "routing_key": ""},
+        "delivery_mode": 2,
+        "delivery_tag": task_id,
+        "priority": 0,
+    }
+    envelope = _Envelope(frame, _Headers(task_id, task), CONTENT_TYPE, properties=properties)
+    item = _ENCODER.encode(envelope)
+    if len(item) > MAX_MESSAGE_BYTES:
+        raise MessageTooLarge(
+            f"a message of {len(item)} bytes is over the limit of {MAX_MESSAGE_BYTES} bytes for every message"
+        )
+    return item
+
+
+def read_item(item: bytes) -> Item | DropReason:
+    """Returns the message, or why it is dropped. Never raises; its body is not looked into."""
+    if len(item) > MAX_MESSAGE_BYTES:
+        return DropReason.TOO_LARGE
+    try:
+        envelope = _DECODER.decode(item)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, binascii.Error):
+        return DropReason.UNREADABLE
+    if envelope.headers.compression is not None:
+        return DropReason.COMPRESSED
+    if envelope.content_type != CONTENT_TYPE or len(envelope.headers.id) > MAX_ID_CHARACTERS:
+        return DropReason.UNREADABLE
+    if len(envelope.body) < HEAD_BYTES:
+        return DropReason.UNREADABLE
+    return Item(envelope.headers.id, envelope.body)

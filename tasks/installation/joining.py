@@ -1,0 +1,108 @@
+"""How a bridge, a worker or a beat begins: it reads its installation, writes its row, and reads the keys."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+import structlog
+
+from sluice.db.errors import ErrorKind, classify
+from sluice.db.records import ProcessKind
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.health import touch_health
+from sluice.runtime.installation import Installation
+from sluice.runtime.settings import Settings
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.keyring import KeyRing, open_keyring
+from sluice.tasks.installation.opening import open_installation
+from sluice.tasks.installation.presence import Presence
+
+log = structlog.get_logger("sluice.installation")
+
+POLL_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+class Membership(NamedTuple):
+    """What a process has once it takes part in an installation. `leave` ends it."""
+
+    installation: Installation
+    ring: KeyRing
+    presence: Presence
+
+    def leave(self) -> None:
+        """Deletes the row of this process. Idempotent."""
+        self.presence.stop()
+
+
+def join_once(
+    settings: Settings,
+    registry: Registry | None,
+    *,
+    kind: ProcessKind,
+    node: str,
+    queues: Iterable[str] | None = None,
+) -> Membership:
+    """Takes part in the installation of this process's database. Raises InstallationRefused, psycopg2.Error.
+
+    `registry` is None for a process that needs no handlers. `queues` are those of a worker with `-Q`.
+    """
+    installation = open_installation(settings).installation
+    presence = Presence(settings, registry, kind=kind, node=node, queues=queues)
+    presence.announce()
+    ring = open_keyring(settings, installation)
+    presence.start(ring)
+    return Membership(installation, ring, presence)
+
+
+def join_installation(
+    settings: Settings,
+    registry: Registry | None,
+    *,
+    kind: ProcessKind,
+    node: str,
+    queues: Iterable[str] | None = None,
+) -> Membership:
+    """As `join_once`, but waits as long as Postgres does not answer. SIGTERM ends the process meanwhile."""
+    with _ended_by_sigterm():
+        return _wait_for_postgres(
+            settings, lambda: join_once(settings, registry, kind=kind, node=node, queues=queues)
+        )
+
+
+def wait_for_installation(settings: Settings) -> Installation:
+    """Returns the installation of this process's database; waits as long as Postgres does not answer.
+
+    Raises InstallationRefused, and psycopg2.Error for other reasons than an outage.
+    """
+    return _wait_for_postgres(settings, lambda: open_installation(settings).installation)
+
+
+def _wait_for_postgres(settings: Settings, action: Callable[[], T]) -> T:
+    backoff = Backoff()
+    while True:
+        now = time.monotonic()
+        if backoff.allows(now):
+            try:
+                return action()
+            except Exception as error:
+                if classify(error) is not ErrorKind.TRANSIENT:
+                    raise
+                if backoff.note_failure(now):
+                    log.warning("waiting for Postgres", error=str(error).strip())
+        # To start it anew would not help.
+        touch_health(settings.health_file)
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

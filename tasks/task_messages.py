@@ -1,0 +1,66 @@
+"""The content of a signed message: the task and its arguments. Pure.
+
+The name of the task stands within what is signed: a message of one task cannot be made one of another.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sluice.runtime import celery_options as names
+from sluice.tasks.apply.batch_message import Slice
+
+_ARGUMENTS: Mapping[str, Any] = {
+    names.APPLY_TASK: tuple[str, list[Slice]],
+    names.EFFECT_TASK: tuple[str],
+    names.REBUILD_TASK: tuple[str, int, str, int],
+    **dict.fromkeys(
+        (
+            names.RELAY_TASK,
+            names.START_REBUILDS_TASK,
+            names.EXPIRE_CLAIMS_TASK,
+            names.PURGE_TASK,
+            names.SELF_CHECK_TASK,
+        ),
+        tuple[()],
+    ),
+}
+_DECODERS = {task: msgspec.msgpack.Decoder(arguments) for task, arguments in _ARGUMENTS.items()}
+_OUTER = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class TaskCall(NamedTuple):
+    """A task with the arguments that its function takes."""
+
+    task: str
+    arguments: Sequence[Any]
+
+
+class UnknownTask(ValueError):
+    """The message names a task that this code does not have."""
+
+
+def _write_1(call: TaskCall) -> bytes:
+    return _ENCODER.encode((call.task, call.arguments))
+
+
+def _read_1(content: bytes) -> TaskCall:
+    task, arguments = _OUTER.decode(content)
+    if task not in _DECODERS:
+        raise UnknownTask(task)
+    return TaskCall(task, _DECODERS[task].decode(arguments))
+
+
+WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1}
+READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read_1}
+"""By format. A new format is added here and in `formats.py`; the old one stays while workers need it."""
+
+
+def describe(call: TaskCall) -> str:
+    """Returns the arguments as logs and Flower show them: without what the records hold."""
+    if call.task == names.APPLY_TASK:
+        queue, slices = call.arguments
+        return f"({queue}, {sum(len(piece.records) for piece in slices)} records of {len(slices)} lanes)"
+    return repr(tuple(call.arguments))[:200]

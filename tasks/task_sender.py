@@ -1,0 +1,49 @@
+"""Publishes signed Celery messages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import PrefixedRedis, build_redis
+from sluice.runtime.redis_item import write_item
+from sluice.runtime.settings import Settings
+from sluice.tasks.installation.keyring import KeyRing
+from sluice.tasks.task_messages import WRITERS, TaskCall
+
+
+class TaskSender:
+    """Pushes messages on the lists of queues. A failed publish may have arrived, so it may be repeated.
+
+    Any method may raise redis.RedisError.
+    """
+
+    def __init__(self, redis: PrefixedRedis, ring: KeyRing) -> None:
+        self._redis = redis
+        self._ring = ring
+
+    def send(self, task: str, queue: str, arguments: Sequence[Any] = ()) -> None:
+        """Signs and publishes one message, in the newest format that every living worker reads.
+
+        Raises MessageTooLarge.
+        """
+        version = self._ring.format
+        content = WRITERS[version](TaskCall(task, arguments))
+        self._redis.lpush(queue, write_item(task, self._ring.seal(version, content)))
+
+    def count_waiting(self, queue: str) -> int:
+        """Returns the number of messages on a queue's list."""
+        return int(self._redis.llen(queue))
+
+    @property
+    def redis(self) -> PrefixedRedis:
+        """The client, for keys beside the queues."""
+        return self._redis
+
+    def close(self) -> None:
+        """Ends the connections. Idempotent."""
+        self._redis.close()
+
+
+def open_sender(settings: Settings, installation: Installation, ring: KeyRing) -> TaskSender:
+    """Returns a sender of this installation. It connects at its first message."""
+    return TaskSender(build_redis(settings.redis_url.get_secret_value(), installation.redis_prefix), ring)
