@@ -9,6 +9,7 @@ from celery.concurrency import prefork
 from sluice.db.schema import OUTCOMES
 from sluice.runtime import metrics
 from sluice.runtime.celery_options import RELAY_QUEUE, SERVICE_QUEUES
+from sluice.runtime.dropped_messages import dropped
 from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge, histogram
 from sluice.runtime.settings import SettingsError
 from sluice.tasks.apply.apply import Applied
@@ -23,13 +24,15 @@ class WorkerMetrics:
         # Kept: to look one up costs as much as to count.
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
         self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
+        self._dropped_messages = counter(metrics.WORKER_DROPPED_MESSAGES)
+        dropped.listen(lambda reason: self._dropped_messages.labels(reason).inc())
         self._leased_queues = gauge(metrics.WORKER_LEASED_QUEUES)
         self._sent_records = counter(metrics.RELAY_SENT_RECORDS)
         self._runs = counter(metrics.RELAY_RUNS)
 
     def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
         """Those that a worker on these queues writes: nobody should look at the others' zeros."""
-        found: list[Collector] = []
+        found: list[Collector] = [self._dropped_messages]
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
             found += [self._batch_seconds, self._records, self._aborted_batches]
         if shares_queues:

@@ -20,9 +20,15 @@ class QueueRow(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """The epoch of the queue's entity type (None: no such queue), and what its lanes of it have applied."""
+    """What the queue's entity type is now, and what its lanes of this epoch have applied.
+
+    `epoch` is None, and the others are empty, if there is no such queue.
+    """
 
     epoch: int | None
+    shards: int
+    topic_ids: Mapping[str, str]
+    """The topics of the entity type, with their ids."""
     applied: Mapping[tuple[str, int], int]
 
 
@@ -52,7 +58,9 @@ def lock_queue(session: Session, queue: str) -> QueueRow | None:
 READ_LANES = Statement(
     "read_lanes",
     """
-    SELECT e.epoch, l.topic, l.partition, l.applied_offset
+    SELECT e.epoch, e.shards,
+           (SELECT jsonb_object_agg(t.topic, t.topic_id) FROM sluice.topics t WHERE t.entity = e.entity),
+           l.topic, l.partition, l.applied_offset
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
     LEFT JOIN sluice.lane_progress l ON l.queue = q.queue AND l.epoch = e.epoch AND l.queue = $1
@@ -65,8 +73,11 @@ READ_LANES = Statement(
 def read_lanes(session: Session, queue: str) -> Lanes:
     """The current epoch and the lanes of that epoch only: those of older ones are for their counters."""
     rows = session.run(READ_LANES, queue)
-    applied = {(topic, partition): offset for _, topic, partition, offset in rows if topic is not None}
-    return Lanes(rows[0][0] if rows else None, applied)
+    if not rows:
+        return Lanes(None, 0, {}, {})
+    epoch, shards, topic_ids = rows[0][:3]
+    applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
+    return Lanes(epoch, shards, topic_ids or {}, applied)
 
 
 _COUNTER_LIST = ", ".join(COUNTERS)

@@ -89,6 +89,13 @@ WORKER_ABORTED_BATCHES = _counter(
     "batches",
     "batches aborted and resent later: Postgres did not answer in time, or the queue is halted",
 )
+WORKER_DROPPED_MESSAGES = _counter(
+    Exporter.WORKER,
+    "worker_dropped_messages",
+    "messages",
+    "messages dropped without effect, by reason: forged, unreadable, too large, and others",
+    "reason",
+)
 WORKER_LEASED_QUEUES = _gauge(
     Exporter.WORKER, "worker_leased_queues", "queues", "queues this worker holds; only without `-Q`"
 )

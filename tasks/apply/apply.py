@@ -16,7 +16,7 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.generation_writer import GenerationWriter
-from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
+from sluice.tasks.apply.guard import Judgement, belongs, first_unapplied, judge
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
 from sluice.tasks.events.decode import decode
@@ -127,6 +127,9 @@ class Applier:
                     current_epoch=lanes.epoch,
                     applied_offset=before,
                 )
+                if judgement is Judgement.NEXT and not _belongs(piece, batch.queue, lanes):
+                    judgement = Judgement.MISROUTED
+                    log.warning("slice misrouted", queue=batch.queue, topic=piece.topic)
                 judgements[judgement.value] += 1
                 if judgement is Judgement.NEXT:
                     events += self._events(batch, piece, before)
@@ -204,6 +207,12 @@ class Applier:
             # Not marked, so not slowed down: the bridge sends the batch again, and it is tried again.
             log.error("queue could not be halted", queue=queue, reason=reason, error=str(second))
             self._session.close()
+
+
+def _belongs(piece: Slice, queue: str, lanes: guard.Lanes) -> bool:
+    if lanes.topic_ids.get(piece.topic) != piece.topic_id:
+        return False
+    return belongs((record.key for record in piece.records), queue, shards=lanes.shards)
 
 
 def _steps(settled: Sequence[EventResult], applied: dict[tuple[str, int], int]) -> list[guard.LaneStep]:

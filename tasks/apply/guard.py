@@ -1,7 +1,9 @@
 """The delivery guard's judgement of one slice: pure, and the only reason repeats and losses are harmless."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
+
+from sluice.tasks.events.routing import queue_name, shard_of
 
 
 class Judgement(Enum):
@@ -11,6 +13,7 @@ class Judgement(Enum):
     REPEATED = "repeated"  # all of it was applied before
     NEXT = "next"  # next in line, perhaps overlapping what was applied
     GAP = "gap"  # an earlier slice is missing: the bridge will send again
+    MISROUTED = "misrouted"  # of another topic of this name, or with a record of another queue
 
 
 def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applied_offset: int) -> Judgement:
@@ -28,6 +31,15 @@ def judge(*, epoch: int, prev: int, last: int, current_epoch: int | None, applie
     if prev > applied_offset:
         return Judgement.GAP
     return Judgement.NEXT
+
+
+def belongs(keys: Iterable[bytes | None], queue: str, *, shards: int) -> bool:
+    """Returns True if every record key is one of the queue's.
+
+    A record in another queue than its key's would be applied beside those of its entity, under another lock.
+    """
+    entity = queue.rpartition(".")[0]
+    return all(queue_name(entity, shard_of(key, shards)) == queue for key in set(keys))
 
 
 def first_unapplied(offsets: Sequence[int], applied_offset: int) -> int:

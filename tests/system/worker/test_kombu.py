@@ -157,7 +157,7 @@ def test_a_queue_is_given_back_with_every_message_in_its_place(loop: Loop) -> No
     assert loop.waiting("thing.0") == [2, 3]
 
 
-def test_cancelled_at_once_a_queue_would_lose_its_order(loop: Loop) -> None:
+def test_a_message_of_a_queue_that_was_cancelled_goes_back_to_its_head(loop: Loop) -> None:
     loop.consuming.adjust(set(QUEUES))
     loop.until_asked()
     loop.celery.cancel_task_queue("thing.0")
@@ -165,7 +165,7 @@ def test_cancelled_at_once_a_queue_would_lose_its_order(loop: Loop) -> None:
     wait_until(lambda: loop.redis.llen("thing.0") < 3, timeout_seconds=10, what="one is popped")
     loop.publish("thing.1", 4)
     loop.until_came(4)
-    assert loop.waiting("thing.0") == [2, 3, 1], "the reason why a queue is left out first"
+    assert loop.waiting("thing.0") == [1, 2, 3]
 
 
 def test_a_queue_is_not_given_back_with_a_message_in_hand(loop: Loop) -> None:

@@ -193,4 +193,7 @@ def test_a_worker_shows_what_its_queues_bring(
 ) -> None:
     collectors = WorkerMetrics().collectors(queues, shares_queues=shares)
     names = {family.name for collector in collectors for family in collector.collect()}
-    assert names == {metric.name.removesuffix("_total") for metric in wanted}
+    wanted = wanted | {metrics.WORKER_DROPPED_MESSAGES}
+    assert names == {
+        metric.name.removesuffix("_total") for metric in wanted | {metrics.WORKER_DROPPED_MESSAGES}
+    }
