@@ -1,0 +1,46 @@
+"""A call that Python cannot interrupt ends with its process, before its claim does."""
+
+import subprocess
+import sys
+
+from sluice.stack.patience import patient
+from sluice.tasks.effects.call_states import CLAIM_MARGIN_SECONDS
+from sluice.tasks.effects.executor import HARD_LIMIT_SECONDS
+
+# PyDLL keeps the interpreter's lock during the call, as some client libraries do.
+STUCK = """
+import ctypes
+from sluice.tasks.effects.executor import _hard_limit, _time_limit
+library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(128)
+with _hard_limit(1.0), _time_limit(0.2):
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+"""
+IN_TIME = """
+import time
+from sluice.tasks.effects.executor import _hard_limit
+with _hard_limit(0.2):
+    pass
+time.sleep(1.0)
+print("alive")
+"""
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=patient(60), check=False
+    )
+
+
+def test_a_call_that_holds_the_interpreter_is_ended_with_its_process() -> None:
+    done = run(STUCK)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+
+
+def test_a_call_that_returned_ends_nothing() -> None:
+    assert run(IN_TIME).stdout == "alive\n"
+
+
+def test_the_process_ends_before_the_claim() -> None:
+    assert 0 < HARD_LIMIT_SECONDS < CLAIM_MARGIN_SECONDS
