@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from sluice.admin.init import initialise
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import collect_handlers
+from tests.harness import stacks
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import LocalRun
 from tests.harness.processes import Start, Zygote, start_new
@@ -26,7 +28,12 @@ _APP = """\
 from dataclasses import replace
 import {base} as base
 from {base} import *
-topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.topics)
+entities = {{topic.entity.name: topic.entity for topic in base.topics}}
+if {shards}:
+    entities = {{name: replace(entity, shards={shards}) for name, entity in entities.items()}}
+topics = tuple(
+    replace(topic, name=topic.name + "{suffix}", entity=entities[topic.entity.name]) for topic in base.topics
+)
 """
 
 
@@ -49,6 +56,7 @@ def start(request: pytest.FixtureRequest) -> Start:
 @pytest.fixture
 def make_deployment(
     kafka: Stack,
+    postgres: Stack,
     redis_url: str,
     database_url: str,
     tmp_path: Path,
@@ -57,16 +65,30 @@ def make_deployment(
 ) -> Iterator[MakeDeployment]:
     """Makes deployments whose topics nobody else uses; all their processes have ended afterwards."""
     made: list[Deployment] = []
+    databases = ExitStack()
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def make(base: str = "examples.shop.handlers", *, partitions: int = 4, **environment: str) -> Deployment:
-        suffix = f"-{os.getpid()}-{next(_numbers)}"
-        module = f"app{suffix.replace('-', '_')}"
-        (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix))
-        urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
+    def make(
+        base: str = "examples.shop.handlers",
+        *,
+        partitions: int = 4,
+        beside: Deployment | None = None,
+        shards: int = 0,
+        **environment: str,
+    ) -> Deployment:
+        """`beside`: another installation, whose topics and Redis this one uses, with a database of its own.
+
+        `shards`: of every entity type; 0 for those that the base declares.
+        """
+        own_suffix = f"-{os.getpid()}-{next(_numbers)}"
+        suffix = own_suffix if beside is None else beside.topic_suffix
+        module = f"app{own_suffix.replace('-', '_')}"
+        (tmp_path / f"{module}.py").write_text(_APP.format(base=base, suffix=suffix, shards=shards))
+        own_url = database_url if beside is None else databases.enter_context(stacks.database(postgres))
+        urls = StackUrls(own_url, redis_url, kafka.kafka_bootstrap_servers())
         run = LocalRun(
             urls,
-            tmp_path,
+            tmp_path / module if beside else tmp_path,
             handlers=module,
             source=module,
             environment=environment,
@@ -86,6 +108,7 @@ def make_deployment(
         for deployment in made:
             deployment.run.stop_all()
             deployment.close()
+        databases.close()
 
 
 @pytest.fixture

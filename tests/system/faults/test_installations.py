@@ -1,0 +1,76 @@
+"""Several installations on one Redis number and one Kafka, with the same topics, under a storm of kills."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import RunningProcess
+from tests.harness.storm import mixed_events
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+EVENTS_PER_TURN = 400
+TURNS = 6
+SHARDS = (4, 8, 3)
+
+
+class Processes:
+    """The processes of one installation, of which one at a time is killed and started anew."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        run = deployment.run
+        self._makers: dict[str, Callable[[], RunningProcess]] = {
+            "bridge": run.start_bridge,
+            "worker-a": lambda: run.start_worker(name="worker-a"),
+            "worker-b": lambda: run.start_worker(name="worker-b"),
+            "relay": run.start_relay,
+            "beat": run.start_beat,
+        }
+        self._running = {name: make() for name, make in self._makers.items()}
+
+    def kill(self, name: str) -> None:
+        """Kills one and starts its successor."""
+        self._running[name].kill()
+        self._running[name] = self._makers[name]()
+
+    def names(self) -> list[str]:
+        return sorted(self._makers)
+
+
+def play(make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Callable[[int], bool]) -> None:
+    """Runs so many installations; each is judged by its own oracle at the end."""
+    rng = random.Random(seed)
+    first = make_deployment(shards=SHARDS[0])
+    others = [make_deployment(beside=first, shards=shards) for shards in SHARDS[1:count]]
+    deployments = [first, *others]
+    assert len({deployment.installation.group for deployment in deployments}) == count
+    storms = [Processes(deployment) for deployment in deployments]
+    turn = 0
+    while keep_on(turn):
+        first.produce(mixed_events(EVENTS_PER_TURN, seed=seed * 1_000 + turn))
+        storm = rng.choice(storms)
+        storm.kill(rng.choice(storm.names()))
+        turn += 1
+    print(f"{turn} turns, seed {seed}")
+    for deployment in deployments:
+        deployment.wait_settled(timeout_seconds=180)
+        deployment.wait_sent()
+        assert_as_the_oracle_says(deployment)
+
+
+def test_two_installations_on_one_redis_and_one_kafka_never_mix(make_deployment: MakeDeployment) -> None:
+    play(make_deployment, 2, seed=1, keep_on=lambda turn: turn < TURNS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7_200)
+def test_three_installations_in_a_storm_of_kills(make_deployment: MakeDeployment) -> None:
+    given = os.environ.get("SOAK_SEED", "random")
+    seed = random.randrange(10**6) if given == "random" else int(given)
+    print(f"SOAK_SEED={seed}")
+    until = time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "10"))
+    play(make_deployment, 3, seed=seed, keep_on=lambda _: time.monotonic() < until)
