@@ -60,6 +60,9 @@ def play(make_deployment: MakeDeployment, count: int, *, seed: int, keep_on: Cal
         deployment.wait_settled(timeout_seconds=180)
         deployment.wait_sent()
         assert_as_the_oracle_says(deployment)
+        # Not even met: a message of another installation would be dropped, and said so.
+        logs = [process.log.read_text(errors="replace") for process in deployment.run.processes]
+        assert not any("messages dropped" in log for log in logs)
 
 
 def test_two_installations_on_one_redis_and_one_kafka_never_mix(make_deployment: MakeDeployment) -> None:
