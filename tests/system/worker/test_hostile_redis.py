@@ -17,6 +17,7 @@ from sluice.runtime.celery_options import APPLY_TASK, RELAY_TASK
 from sluice.runtime.message_frame import MAX_MESSAGE_BYTES, Frame, seal
 from sluice.runtime.redis_item import write_item
 from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.events.routing import shard_of
 from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.tasks.task_messages import WRITERS, TaskCall
 from tests.harness.deployment import Deployment
@@ -40,8 +41,10 @@ class Attacker:
         for queue in queues or (QUEUE, *SERVICES):
             self.redis.lpush(self.prefix + queue, item)
 
-    def slice(self, *, topic_id: str | None = None, epoch: int = 1, key: bytes = b"x") -> Slice:
-        """A claim that skips everything up to OFFSET."""
+    def slice(self, *, topic_id: str | None = None, epoch: int = 1, shard: int = 0) -> Slice:
+        """A claim that skips everything up to OFFSET, with a key of this shard."""
+        shards = self.deployment.registry.entities["payment"].shards
+        key = next(key for key in map(b"%d".__mod__, range(1_000)) if shard_of(key, shards) == shard)
         if topic_id is None:
             session = self.deployment.session
             with session.connection.cursor() as cursor:
@@ -125,7 +128,7 @@ ITEMS: Mapping[str, Callable[[Attacker], bytes]] = {
     "a newer format": lambda a: a.item(apply_call(a), version=NEWEST_FORMAT + 1),
     "another epoch": lambda a: a.item(apply_call(a, epoch=7)),
     "another topic id": lambda a: a.item(apply_call(a, topic_id="another")),
-    "the key of another queue": lambda a: a.item(apply_call(a, key=b"payment-of-another-queue-3")),
+    "the key of another queue": lambda a: a.item(apply_call(a, shard=1)),
     "another task in the envelope": lambda a: write_item(APPLY_TASK, a.signed(TaskCall(RELAY_TASK, ()))),
 }
 
