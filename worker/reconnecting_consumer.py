@@ -9,9 +9,21 @@ from sluice.worker.task_receiver import TaskReceiver
 
 log = structlog.get_logger("sluice.worker")
 
+CONTROL_STEP = {"celery.worker.consumer.control:Control": "sluice.worker.remote_control:ControlStep"}
+
 
 class ReconnectingConsumer(Consumer):  # type: ignore[misc]
-    """Celery's own but for two things; see below."""
+    """Celery's own but for what follows."""
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """The same steps, with our remote control in place of Celery's."""
+
+        default_steps = tuple(CONTROL_STEP.get(step, step) for step in Consumer.Blueprint.default_steps)
+
+    def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        # By these two steps a worker reads what others broadcast, and takes over task ids that they revoked.
+        isolated = {"without_gossip": True, "without_mingle": True}
+        super().__init__(*args, worker_options=(worker_options or {}) | isolated, **kwargs)
 
     def create_task_handler(self, *_: Any, **__: Any) -> TaskReceiver:
         """Returns what receives every message. Replaces Celery's, which believes the envelope."""

@@ -16,6 +16,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.json import loads
 
 from sluice.runtime.dropped_messages import dropped
+from sluice.runtime.fanout import FanoutGuard
 from sluice.runtime.redis_client import PrefixedRedis, is_wrong_type
 from sluice.runtime.redis_item import CONTENT_TYPE, DropReason, read_item
 
@@ -74,7 +75,7 @@ class QoS(redis.QoS):
         self._delivered.clear()
 
 
-class Channel(redis.Channel):
+class Channel(FanoutGuard, redis.Channel):
     """kombu's channel; its prefix is `global_keyprefix` of the transport options."""
 
     QoS = QoS

@@ -120,7 +120,7 @@ class LocalRun:
         faults: str = "",
     ) -> RunningProcess:
         """A Celery worker: with its share of the queues, or on exactly these."""
-        options = ["-P", pool, "-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
+        options = ["-P", pool, "-n", f"{name}@%h"]
         if queues is not None:
             options += ["-Q", ",".join(queues)]
         return self._start(name, "celery", [*CELERY, "worker", *options], faults)
