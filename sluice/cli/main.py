@@ -93,8 +93,13 @@ def prepare(
     ] = False,
 ) -> None:
     """Before every command."""
+    if not os.environ.get("SLUICE_FAULTS"):
+        return
+    # Only here: the settings take longer to import than most commands take.
+    from sluice.runtime.settings import read_faults
+
     try:
-        faults.arm(os.environ.get("SLUICE_FAULTS", ""))
+        faults.arm(read_faults(os.environ))
     except ValueError as error:
         _fail(str(error))
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,15 +19,33 @@ from sluice.runtime.installation import NAME_PATTERN
 
 PREFIX = "SLUICE_"
 
+Kind = TypeVar("Kind", bound=BaseModel)
+
 
 class SettingsError(ValueError):
     """The environment is not one Sluice can start with; the message says which name and what to do."""
 
 
-class Settings(BaseModel):
-    """What differs between deployments. Units are in the names; secrets are never printed."""
+class FaultSettings(BaseModel):
+    """The fault points to arm, which every process reads, also one that needs no other setting."""
 
     model_config = ConfigDict(frozen=True)
+
+    faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
+    allow_faults: bool = Field(False, description="allows SLUICE_FAULTS, which breaks the program on purpose")
+
+    @model_validator(mode="after")
+    def _faults_are_allowed(self) -> Self:
+        if self.faults and not self.allow_faults:
+            raise ValueError(
+                "SLUICE_FAULTS breaks the program on purpose, for tests; remove it, or also set"
+                " SLUICE_ALLOW_FAULTS=1"
+            )
+        return self
+
+
+class Settings(FaultSettings):
+    """What differs between deployments. Units are in the names; secrets are never printed."""
 
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
     redis_url: SecretStr = Field(description="redis://host:port/0")
@@ -54,8 +72,6 @@ class Settings(BaseModel):
     visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message returns")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    faults: str = Field("", description="named fault points, for tests: apply.before_commit:3:kill")
-    allow_faults: bool = Field(False, description="allows SLUICE_FAULTS, which breaks the program on purpose")
     health_file: str = Field("", description="file that a healthy process touches every few seconds")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="where the metrics are served")
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
@@ -70,15 +86,6 @@ class Settings(BaseModel):
             raise ValueError(f"starts with {scheme!r}; write postgresql+psycopg2://…")
         return url
 
-    @model_validator(mode="after")
-    def _faults_are_allowed(self) -> "Settings":
-        if self.faults and not self.allow_faults:
-            raise ValueError(
-                "SLUICE_FAULTS breaks the program on purpose, for tests; remove it, or also set"
-                " SLUICE_ALLOW_FAULTS=1"
-            )
-        return self
-
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process. Raises SettingsError: one sentence per wrong, missing or unknown name."""
@@ -87,9 +94,19 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise SettingsError(f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    given = {field: environ[name] for name, field in known.items() if name in environ}
+    return _validate(Settings, environ)
+
+
+def read_faults(environ: Mapping[str, str]) -> str:
+    """Returns the fault points to arm. Raises SettingsError unless they are allowed."""
+    return _validate(FaultSettings, environ).faults
+
+
+def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
+    names = {PREFIX + name.upper(): name for name in kind.model_fields}
+    given = {field: environ[name] for name, field in names.items() if name in environ}
     try:
-        return Settings.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
         # Never str(error): it would print the values.
         raise SettingsError("; ".join(map(_sentence, error.errors()))) from None

@@ -67,7 +67,7 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
     if declared.faults:
         yield error(
             f"SLUICE_FAULTS arms faults: {declared.faults}.",
-            "Unset it, and start again what was started with it: it kills processes on purpose.",
+            "Unset it and SLUICE_ALLOW_FAULTS, and restart the processes: faults kill them on purpose.",
         )
 
 

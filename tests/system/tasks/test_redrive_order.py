@@ -26,7 +26,7 @@ def things(numbers: range, key: str = KEY) -> list[OutgoingRecord]:
 
 def redrive(deployment: Deployment, faults: str = "") -> int:
     words = ("dlq", "redrive", "--all", "--reason", "test", "--yes", "--json")
-    return sluice(deployment, *words, environ={"SLUICE_FAULTS": faults}).returncode
+    return deployment.run.sluice(*words, faults=faults).returncode
 
 
 @pytest.mark.parametrize("point", ["redrive.before_commit", "redrive.committed"])

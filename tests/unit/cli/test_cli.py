@@ -18,6 +18,7 @@ from sluice.admin.init import Initialised
 from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.cli.init import describe
 from sluice.cli.main import COMMANDS, app
+from sluice.runtime.fault_points import faults
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 URLS = {
@@ -54,6 +55,14 @@ def test_the_help_lists_every_command_with_what_it_does() -> None:
     listed = CliRunner().invoke(app, ["--help"]).stdout
     for name in COMMANDS:
         assert re.search(rf"^\W*{name} +[A-Z]", listed, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_no_command_runs_with_faults_that_are_not_allowed(name: str) -> None:
+    result = CliRunner().invoke(app, [name], env={"SLUICE_FAULTS": "apply.begun:1:kill"})
+    assert result.exit_code == 2
+    assert "SLUICE_ALLOW_FAULTS=1" in result.stderr
+    assert faults.armed == {}
 
 
 def test_an_unknown_command_is_said_with_what_was_meant() -> None:

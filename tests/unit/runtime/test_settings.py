@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sluice.runtime.settings import SettingsError, read_settings
+from sluice.runtime.settings import SettingsError, read_faults, read_settings
 
 SECRET = "hunter2"
 ENVIRON = {
@@ -60,6 +60,12 @@ REFUSED = [
         {"SLUICE_KAFKA_CLIENT": "carrier pigeon"},
         "SLUICE_KAFKA_CLIENT.*'confluent' or 'kafka-python'",
     ),
+    ("faults", {"SLUICE_FAULTS": "apply.begun:1:kill"}, "SLUICE_ALLOW_FAULTS=1"),
+    (
+        "forbidden faults",
+        {"SLUICE_FAULTS": "apply.begun:1:kill", "SLUICE_ALLOW_FAULTS": "0"},
+        "SLUICE_ALLOW_FAULTS=1",
+    ),
 ]
 
 
@@ -68,6 +74,15 @@ def test_refused(wrong: dict[str, str], text: str) -> None:
     with pytest.raises(SettingsError, match=text) as refused:
         read_settings({**ENVIRON, **wrong})
     assert SECRET not in str(refused.value)
+
+
+def test_faults_are_read_only_if_they_are_allowed() -> None:
+    armed = {"SLUICE_FAULTS": "apply.begun:1:kill"}
+    assert read_faults({}) == read_faults({"SLUICE_ALLOW_FAULTS": "1"}) == ""
+    assert read_faults({**armed, "SLUICE_ALLOW_FAULTS": "1"}) == "apply.begun:1:kill"
+    assert read_settings({**ENVIRON, **armed, "SLUICE_ALLOW_FAULTS": "1"}).faults == "apply.begun:1:kill"
+    with pytest.raises(SettingsError, match="SLUICE_ALLOW_FAULTS=1"):
+        read_faults(armed)
 
 
 def test_all_that_is_missing_is_named() -> None:
