@@ -35,7 +35,6 @@ _ALL = (0, None)
 _KEYS: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(
         [
-            "EXISTS",
             "GET",
             "SET",
             "INCR",
@@ -77,7 +76,18 @@ _KEYS: dict[str, tuple[int, int | None]] = {
         _FIRST,
     ),
     **dict.fromkeys(
-        ["DEL", "UNLINK", "MGET", "WATCH", "SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"], _ALL
+        [
+            "EXISTS",
+            "DEL",
+            "UNLINK",
+            "MGET",
+            "WATCH",
+            "SUBSCRIBE",
+            "UNSUBSCRIBE",
+            "PSUBSCRIBE",
+            "PUNSUBSCRIBE",
+        ],
+        _ALL,
     ),
     "BRPOP": (0, -1),
 }
