@@ -149,6 +149,10 @@ class LocalRun:
         extra = {"FLOWER_UNAUTHENTICATED_API": "true"}
         return self._start("flower", "celery", [*CELERY, "flower", *options], extra=extra)
 
+    def start_celery(self, *words: str) -> RunningProcess:
+        """`celery …` of this application, for a command that ends by itself."""
+        return self._start(f"celery {words[0]}", "celery", [*CELERY, *words])
+
     def run_sluice(self, *words: str) -> str:
         """`sluice …` to its end; what it printed. Raises CalledProcessError for another exit code than 0."""
         done = self.sluice(*words)

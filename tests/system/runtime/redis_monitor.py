@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from redis import ResponseError
 
-CHANNEL_COMMANDS = {"PUBLISH": slice(1, 2)} | dict.fromkeys(
+CHANNEL_COMMANDS: dict[str, slice] = {"PUBLISH": slice(1, 2)} | dict.fromkeys(
     ["SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"], slice(1, None)
 )
 """Redis does not call a channel a key."""
@@ -82,7 +82,7 @@ class RedisMonitor:
 
     def _read(self) -> None:
         with self._socket.makefile("rb") as lines:
-            for line in iter(lines.readline, b""):
+            while line := lines.readline():
                 executed = read_line(line.removesuffix(b"\r\n"))
                 if executed is not None:
                     self.executed.append(executed)
