@@ -143,10 +143,10 @@ class LocalRun:
         """A beat; of several one beats."""
         return self._start(name, "celery", [*CELERY, "beat"])
 
-    def start_flower(self, port: int) -> RunningProcess:
+    def start_flower(self, port: int, *, environ: Mapping[str, str] | None = None) -> RunningProcess:
         """Flower on a port of the loopback; its API answers without a login."""
         options = [f"--port={port}", "--address=127.0.0.1"]
-        extra = {"FLOWER_UNAUTHENTICATED_API": "true"}
+        extra = {"FLOWER_UNAUTHENTICATED_API": "true", **(environ or {})}
         return self._start("flower", "celery", [*CELERY, "flower", *options], extra=extra)
 
     def start_celery(self, *words: str) -> RunningProcess:

@@ -6,8 +6,11 @@ import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from uuid import uuid4
 
-from redis import ResponseError
+from redis import Redis, ResponseError
+
+from tests.waiting import wait_until
 
 CHANNEL_COMMANDS: dict[str, slice] = {"PUBLISH": slice(1, 2)} | dict.fromkeys(
     ["SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"], slice(1, None)
@@ -65,6 +68,7 @@ class RedisMonitor:
     """Collects the commands of a whole Redis while the `with` block lasts. Nothing is left out."""
 
     def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
         address = urlsplit(redis_url)
         self._socket = socket.create_connection((address.hostname, address.port))
         self._socket.sendall(b"MONITOR\r\n")
@@ -76,6 +80,15 @@ class RedisMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What was executed before is in the list once this is.
+        last = uuid4().hex.encode()
+        with Redis.from_url(self._url) as client:
+            client.echo(last)
+        wait_until(
+            lambda: self.executed and any(last in one.words for one in self.executed[-20:]),
+            timeout_seconds=30,
+            what="all is read",
+        )
         self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
         self._socket.close()

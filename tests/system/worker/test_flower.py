@@ -1,16 +1,28 @@
 """Flower shows the workers and what they run."""
 
 import json
+import os
+import signal
 import socket
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
+from psycopg2.errors import InsufficientPrivilege
+from redis import Redis
+from sqlalchemy.engine import make_url
 
 from examples.shop.generate import generate
+from sluice.db.connection import Session
+from sluice.db.delivery.installation import read_keys
 from sluice.stack.patience import patient
+from tests.harness.deployment import Deployment
 from tests.system.conftest import MakeDeployment
+from tests.unit.runtime.test_fanout import NO_EVENTS, packed
 
 
 @pytest.mark.unforked
@@ -47,6 +59,114 @@ def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeploym
         timeout_seconds=60,
         what="Flower lists an apply task that succeeded",
     )
+
+
+# Path and form of each button; `{}` is the worker.
+BUTTONS = {
+    "restart pool": ("/api/worker/pool/restart/{}", {}),
+    "grow pool": ("/api/worker/pool/grow/{}", {"n": "3"}),
+    "shrink pool": ("/api/worker/pool/shrink/{}", {"n": "1"}),
+    "autoscale": ("/api/worker/pool/autoscale/{}", {"min": "0", "max": "1"}),
+    "add consumer": ("/api/worker/queue/add-consumer/{}", {"queue": "other"}),
+    "cancel consumer": ("/api/worker/queue/cancel-consumer/{}", {"queue": "order.0"}),
+    "time limit": ("/api/task/timeout/sluice.apply", {"workername": "{}", "hard": "0.1", "soft": "0.1"}),
+    "rate limit": ("/api/task/rate-limit/sluice.apply", {"workername": "{}", "ratelimit": "1/h"}),
+}
+WITHOUT_ANSWER = {
+    "shut down": ("/api/worker/shutdown/{}", {}),
+    "revoke": ("/api/task/revoke/some-id", {}),
+    "terminate": ("/api/task/revoke/some-id", {"terminate": "true", "signal": "SIGKILL"}),
+}
+"""Flower does not wait for what becomes of these."""
+
+
+@pytest.mark.unforked
+def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anything(
+    make_deployment: MakeDeployment, reader: Callable[[Deployment], str]
+) -> None:
+    deployment = make_deployment()
+    run = deployment.run
+    worker = run.start_worker(name="sharing")
+    run.start_bridge()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = reader(deployment)
+    with pytest.raises(InsufficientPrivilege), closing(Session(url, application_name="test")) as session:
+        read_keys(session)
+    flower = run.start_flower(port, environ={"SLUICE_DATABASE_URL": url})
+    queues = set(deployment.queues())
+    deployment.wait_until(
+        lambda: _consumed(port) == {"sharing": queues}, timeout_seconds=60, what="Flower lists the worker"
+    )
+    name = next(iter(_get(port, "/api/workers")))
+
+    # Stopped, so that messages wait.
+    worker.signal(signal.SIGSTOP)
+    deployment.produce(generate("payments", count=200, seed=1))
+    deployment.wait_until(
+        lambda: any(queue["messages"] for queue in _get(port, "/api/queues/length")["active_queues"]),
+        timeout_seconds=60,
+        what="Flower shows how many messages wait",
+    )
+    worker.signal(signal.SIGCONT)
+    deployment.wait_settled()
+
+    with Redis.from_url(deployment.urls.redis_url) as raw:
+        number = make_url(deployment.urls.redis_url).database
+        for event in [*NO_EVENTS.values(), 5, None]:
+            topic = f"{deployment.installation.redis_prefix}/{number}.celeryev/worker.heartbeat"
+            assert raw.publish(topic, packed(event)) == 1  # Flower, and no worker
+    for path, form in BUTTONS.values():
+        filled = {field: value.format(name) for field, value in form.items()}
+        code, said = _post(port, path.format(name), filled)
+        assert (code, "Sluice refuses this command" in said) == (403, True), (path, said)
+    for path, form in WITHOUT_ANSWER.values():
+        assert _post(port, path.format(name), form)[0] == 200
+
+    deployment.produce(generate("payments", count=200, seed=2))
+    deployment.wait_settled()
+    deployment.wait_until(
+        lambda: _consumed(port) == {"sharing": queues}, timeout_seconds=60, what="Flower lists the worker"
+    )
+    for page in ("/workers", f"/worker/{name}", "/tasks", "/broker"):
+        assert _status(port, page) == 200, page
+    assert (worker.exit_code, flower.exit_code) == (None, None)
+    assert "Failed to capture events" not in flower.log.read_text()
+
+
+@pytest.fixture
+def reader() -> Iterator[Callable[[Deployment], str]]:
+    """Makes a role that may only read what every role may read, and returns the URL with it."""
+    made: list[tuple[str, str]] = []
+
+    def make(deployment: Deployment) -> str:
+        role = f"reader_{os.getpid()}"
+        deployment.session.command(f"CREATE ROLE {role} LOGIN")
+        url = make_url(deployment.urls.database_url)
+        made.append((deployment.urls.database_url, role))
+        return url.set(username=role).render_as_string(hide_password=False)
+
+    yield make
+    for url, role in made:
+        with closing(Session(url, application_name="test")) as session:
+            session.command(f"DROP ROLE {role}")
+
+
+def _post(port: int, path: str, form: dict[str, str]) -> tuple[int, str]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", data=urllib.parse.urlencode(form).encode(), method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=patient(30)) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def _status(port: int, path: str) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=patient(30)) as answer:
+        return int(answer.status)
 
 
 def _consumed(port: int) -> dict[str, set[str]]:
