@@ -249,6 +249,7 @@ class ControlStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, consumer: Consumer, **kwargs: Any) -> None:
         self._box = ControlBox(consumer)
+        self._flushing: Any = None
         super().__init__(consumer, **kwargs)
 
     def include_if(self, consumer: Consumer) -> bool:
@@ -258,11 +259,13 @@ class ControlStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, consumer: Consumer) -> None:
         """After every connect."""
         self._box.start(consumer)
-        consumer.timer.call_repeatedly(LOG_INTERVAL_SECONDS, self._flush)
+        self._flushing = consumer.timer.call_repeatedly(LOG_INTERVAL_SECONDS, self._flush)
 
     def stop(self, consumer: Consumer) -> None:
         """When the broker is lost, and at the end."""
         self._box.stop(consumer)
+        if self._flushing is not None:
+            self._flushing.cancel()
 
     def shutdown(self, consumer: Consumer) -> None:
         """At the end."""

@@ -143,7 +143,9 @@ def test_no_broadcast_changes_anything(deployment: Deployment, app: Celery) -> N
     minutes = int((time.monotonic() - began) / LOG_INTERVAL_SECONDS) + 1
     for process in deployment.run.processes:
         assert process.exit_code is None, process.tail()
-        assert "Traceback" not in process.log.read_text()
+        log = process.log.read_text()
+        # Of what is broadcast only names of commands are logged; and a worker asks no other worker at start.
+        assert not [word for word in ("Traceback", MARK + "x" * 100, "mingle") if word in log]
         if process.name in ("sharing", "relay", "effects"):
             refused = lines(process, "remote control commands refused")
             assert refused[0]["commands"] == {"shutdown": 1}
