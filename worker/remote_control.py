@@ -146,12 +146,12 @@ def _show_reserved(_: Consumer) -> list[dict[str, Any]]:
 
 
 def _show_request(request: Any) -> dict[str, Any]:
-    """Without the arguments: those of a batch are its events."""
+    """The arguments as the receiver of messages describes them: without the events of a batch."""
     return {
         "id": str(request.id)[:MAX_SHOWN_LENGTH],
         "name": str(request.name)[:MAX_SHOWN_LENGTH],
-        "args": "not shown",
-        "kwargs": "not shown",
+        "args": str(request.argsrepr)[:MAX_SHOWN_LENGTH],
+        "kwargs": "{}",
         "type": str(request.name)[:MAX_SHOWN_LENGTH],
         "hostname": str(request.hostname)[:MAX_SHOWN_LENGTH],
         "time_start": request.time_start,

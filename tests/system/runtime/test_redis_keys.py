@@ -145,7 +145,6 @@ def test_the_prefix_of_kombu_alone_would_leave_keys_without_it(redis_url: str, t
         ):
             queue = connection.SimpleQueue("q")
             queue.put("message")
-            queue.get(timeout=10)  # and not acknowledged
             connection.default_channel.qos.restore_visible(interval=1)
             with connection.default_channel.conn_or_acquire() as client:
                 client.exists("q")
