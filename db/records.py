@@ -66,7 +66,10 @@ class GenerationState(StrEnum):
 
 
 class WaitingRow(NamedTuple):
-    """One outgoing event; `event_id` and `headers` (a JSON object) as text."""
+    """One outgoing event; `event_id` and `headers` (a JSON object) as text.
+
+    `source` is None if an earlier version wrote the row.
+    """
 
     queue: str
     id: int
@@ -77,6 +80,7 @@ class WaitingRow(NamedTuple):
     version: str | None
     headers: str
     payload: memoryview
+    source: str | None = None
 
 
 class ProcessedRow(NamedTuple):

@@ -8,25 +8,32 @@ from sluice.db.errors import RowsChanged
 from sluice.db.records import LedgerRow, OutboxRow
 from sluice.db.values import bare_array, text_array
 
+# `<name>-<short id>`, as `Installation.group`. NULL in a database without an installation.
+DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation)"
+
 # The ids are drawn here, after every lock, in the order of the events: per queue they commit in order.
 INSERT_OUTBOX = Statement(
     "insert_outbox",
-    """
-    INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, version, headers, payload)
+    f"""
+    INSERT INTO sluice.outbox_events
+        (queue, id, event_id, topic, key, type, version, headers, payload, source)
     SELECT $1, nextval('sluice.outbox_ids'), d.event_id, d.topic, d.key, d.type, d.version, d.headers::jsonb,
-           convert_to(d.payload, 'UTF8')
+           convert_to(d.payload, 'UTF8'), coalesce($9, {DEFAULT_SOURCE})
     FROM unnest($2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY
          AS d (event_id, topic, key, type, version, headers, payload, n)
     """,
-    ("text", "uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]"),
+    ("text", "uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text"),
 )
 
 
-def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow]) -> None:
-    """Writes outgoing events of one queue, in this order. Under the queue's lock."""
+def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], source: str | None) -> None:
+    """Writes outgoing events of one queue, in this order. Under the queue's lock.
+
+    `source` is their CloudEvents source; None: `<name>-<short id>` of the installation.
+    """
     if rows:
         event_ids, *texts = zip(*rows, strict=True)
-        session.run(INSERT_OUTBOX, queue, bare_array(event_ids), *map(text_array, texts))
+        session.run(INSERT_OUTBOX, queue, bare_array(event_ids), *map(text_array, texts), source)
 
 
 LOAD_EFFECTS = Statement(

@@ -70,7 +70,8 @@ def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str,
 READ_PAGE = Statement(
     "read_page",
     """
-    SELECT o.queue, o.id, o.event_id::text, o.topic, o.key, o.type, o.version, o.headers::text, o.payload
+    SELECT o.queue, o.id, o.event_id::text, o.topic, o.key, o.type, o.version, o.headers::text, o.payload,
+           o.source
     FROM unnest($1, $2) AS d (queue, sent_through)
     CROSS JOIN LATERAL (
         SELECT * FROM sluice.outbox_events w

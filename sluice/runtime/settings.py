@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from sluice.runtime.installation import NAME_PATTERN
 
 PREFIX = "SLUICE_"
+MAX_SOURCE_CHARACTERS = 255
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -64,7 +65,9 @@ class Settings(FaultSettings):
         200_000, ge=1_000, description="position − watermark, over all partitions"
     )
     source: str = Field(
-        "", max_length=255, description="CloudEvents source of what is emitted; empty: <name>-<short id>"
+        "",
+        max_length=MAX_SOURCE_CHARACTERS,
+        description="CloudEvents source of what is emitted; empty: <name>-<short id>",
     )
     keep_identities_days: int = Field(30, ge=1, description="known events, at least; longer with the topic")
     keep_effects_days: int = Field(90, ge=1, description="calls that succeeded")
@@ -110,6 +113,19 @@ def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
     except ValidationError as error:
         # Never str(error): it would print the values.
         raise SettingsError("; ".join(map(_sentence, error.errors()))) from None
+
+
+def read_source(environ: Mapping[str, str] | None = None) -> str | None:
+    """Returns SLUICE_SOURCE, None if it is empty or not set. Raises SettingsError.
+
+    Alone, since the process of a user's own transaction needs no other setting of Sluice.
+    """
+    source = (os.environ if environ is None else environ).get(f"{PREFIX}SOURCE", "")
+    if len(source) > MAX_SOURCE_CHARACTERS:
+        raise SettingsError(
+            f"{PREFIX}SOURCE: it has {len(source)} characters; use at most {MAX_SOURCE_CHARACTERS}"
+        )
+    return source or None
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -9,6 +9,7 @@ from sluice.db.apply import dead_letters, identities, outgoing
 from sluice.db.connection import Session
 from sluice.db.records import DeadLetterRow, Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.runtime.settings import read_source
 from sluice.tasks.apply.row_store import RowStore
 from sluice.tasks.fold.fold import effect_key
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
@@ -58,7 +59,7 @@ class FoldIO:
         Of redriven events it writes no letters and no identities.
         """
         self._rows.write(memory.rows)
-        outgoing.insert_outbox(self._session, queue, folded.emits)
+        outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
         outgoing.insert_effects(self._session, self._entity, folded.calls)
         outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
         if self._redriving:

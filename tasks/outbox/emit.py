@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from sluice.db.sending.emit import insert_emitted
+from sluice.runtime.settings import read_source
 from sluice.tasks.api import Emit, Rejected
 from sluice.tasks.events.envelope import optional_text, require_text
 from sluice.tasks.events.strict_json import DecodeError
@@ -33,7 +34,10 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     a fixed order, and holds it until you commit. Called twice, two transactions may deadlock; Postgres then
     ends one of them.
 
-    Raises Rejected for an event that could never be sent, ValueError for a stream's name.
+    Their CloudEvents source is SLUICE_SOURCE of this process; without it that of the installation.
+
+    Raises Rejected for an event that could never be sent, ValueError for a stream's name, SettingsError for
+    a source that is too long.
     Running it twice emits twice.
     """
     if not _STREAM.fullmatch(stream):
@@ -43,7 +47,7 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     for event in events:
         _require_sendable(event)
         rows.append((queue_of(stream, event.key), outbox_row(event, uuid4(), now, {})))
-    insert_emitted(connection, rows)
+    insert_emitted(connection, rows, read_source())
     return [row.event_id for _, row in rows]
 
 

@@ -12,19 +12,19 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
-    """The record of a row; `source` is the CloudEvents source of all that this installation emits.
+    """Returns the record of a row; `source` is the CloudEvents source of a row that was stored without one.
 
     What the user wrote as `headers` comes along, but cannot pose as an attribute set here. `ce_time` and the
     trace context are among them: the fold took them from the event's cause.
     """
     # By position: attribute by attribute costs more.
-    _, _, event_id, topic, key, type_, version, written, payload = row
+    _, _, event_id, topic, key, type_, version, written, payload, stored_source = row
     headers: dict[str, str | bytes | None] = {
         "ce_specversion": "1.0",
         "content-type": "application/json",
         "ce_id": event_id,
         "ce_type": type_,
-        "ce_source": source,
+        "ce_source": source if stored_source is None else stored_source,
     }
     if key is not None:
         headers["ce_subject"] = key

@@ -55,6 +55,7 @@ class Relay:
         source: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`source` is the CloudEvents source of rows that were stored without one."""
         self._session = session
         self._producer = producer
         self._source = source

@@ -54,9 +54,9 @@ def test_a_connector_is_handed_every_committed_event_in_order_and_the_relay_none
     session.command(FORGET)
     for number in range(3):
         with session.transaction():
-            insert_outbox(session, "order.0", [emitted("k", f'"{number}-{n}"') for n in range(2)])
+            insert_outbox(session, "order.0", [emitted("k", f'"{number}-{n}"') for n in range(2)], None)
     session.command("BEGIN")
-    insert_outbox(session, "order.0", [emitted("k", '"never"')])
+    insert_outbox(session, "order.0", [emitted("k", '"never"')], None)
     session.roll_back()
     assert rows(session, "SELECT * FROM sluice.outbox_events") == []
     assert read_sent_through(session) == {}
@@ -69,5 +69,5 @@ def test_a_connector_is_handed_every_committed_event_in_order_and_the_relay_none
     assert (slot, active, status) == ("sluice_outbox", False, "reserved")
 
     session.command(BACK)
-    insert_outbox(session, "order.0", [emitted("k", "1")])
+    insert_outbox(session, "order.0", [emitted("k", "1")], None)
     assert rows(session, "SELECT count(*) FROM sluice.outbox_events") == [(1,)]
