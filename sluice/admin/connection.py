@@ -1,14 +1,16 @@
 """What every operation starts with: a session, the code's declarations, the addresses of the services."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
 from sluice.db.connection import Session
+from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.service_urls import StackUrls, read_addresses
 from sluice.runtime.settings import Settings, read_settings
 from sluice.tasks.fold.registry import Registry, collect_handlers
+from sluice.tasks.installation.opening import check_installation
 
 
 class Environment(NamedTuple):
@@ -27,8 +29,33 @@ def read_environment() -> Environment:
 
 
 @contextmanager
-def connected(name: str, *, plans: Mapping[str, str] = MappingProxyType({})) -> Iterator[Session]:
-    """Yields a session that Postgres shows as `name`. Raises SettingsError."""
-    url = read_addresses(read_settings()).database_url
+def connected(
+    name: str,
+    *,
+    plans: Mapping[str, str] = MappingProxyType({}),
+    report_refusal: Callable[[str], object] | None = None,
+) -> Iterator[Session]:
+    """Yields a session that Postgres shows as `name`, on a database of the installation SLUICE_NAME.
+
+    Raises InstallationRefused for any other database, and SettingsError. With `report_refusal`, which is for
+    commands that only read, the refusal is passed to it, and the session yielded cannot write.
+    """
+    settings = read_settings()
+    url = read_addresses(settings).database_url
     with closing(Session(url, application_name=name, plans=plans)) as session:
+        refusal = read_refusal(session, settings.name)
+        if refusal is not None:
+            if report_refusal is None:
+                raise InstallationRefused(refusal)
+            session.command("SET default_transaction_read_only = on")
+            report_refusal(refusal)
         yield session
+
+
+def read_refusal(session: Session, name: str) -> str | None:
+    """Returns why a process named `name` must not work with this database, None if it may."""
+    try:
+        check_installation(session, name=name)
+    except InstallationRefused as refused:
+        return str(refused)
+    return None

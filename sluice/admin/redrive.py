@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sluice.admin.connection import read_environment
+from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
@@ -57,12 +57,10 @@ class EntityRedriven:
 @contextmanager
 def redriving() -> Iterator[Redriver]:
     """Yields what applies letters again, with the handlers of SLUICE_HANDLERS."""
-    installation = read_environment()
+    registry = read_environment().registry
     # The session is separate, since the plans that suit a batch do not suit the queries of an operator.
-    with closing(
-        Session(installation.urls.database_url, application_name="sluice redrive", plans=BATCH_PLANS)
-    ) as session:
-        yield Redriver(session, installation.registry)
+    with connected("sluice redrive", plans=BATCH_PLANS) as session:
+        yield Redriver(session, registry)
 
 
 class RedrivePlan(NamedTuple):

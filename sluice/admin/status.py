@@ -31,6 +31,8 @@ class Reading:
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     sharing: Sharing | None = None
     installation: Installation | None = None
+    refusal: str | None = None
+    """Why no process works with this database."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Status:
 
     `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
     letter holds up, None where that is not known. `paused_topics` is why a topic is not read.
-    `queues_without_worker` are those whose lease nobody holds, None where that is not known.
+    `queues_without_worker` are those whose lease nobody holds, None where that is not known. `installation`
+    is `<name>-<short id>`, which is also the consumer group. `refusal` is why no process works with this
+    database.
     """
 
     topics: list[TopicStatus]
@@ -85,6 +89,8 @@ class Status:
     parked_entities: int | None = None
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     queues_without_worker: list[str] | None = None
+    installation: str | None = None
+    refusal: str | None = None
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -101,6 +107,8 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         reading.parked_entities,
         dict(reading.paused_topics),
         reading.sharing.unheld() if reading.sharing else None,
+        reading.installation.group if reading.installation else None,
+        reading.refusal,
     )
 
 

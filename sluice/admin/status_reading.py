@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from sluice.admin.connection import read_refusal
 from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.admin.status import Reading, unapplied
 from sluice.db.admin.letters import count_parked
@@ -19,8 +20,8 @@ from sluice.tasks.events.routing import queue_name
 from sluice.tasks.fold.registry import Registry
 
 
-def read_status(urls: StackUrls, registry: Registry) -> Reading:
-    """What each service says now."""
+def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
+    """What each service says now; `name` is SLUICE_NAME."""
     reading = Reading(
         {topic.name: topic.start for topic in registry.topics.values()},
         {
@@ -33,6 +34,7 @@ def read_status(urls: StackUrls, registry: Registry) -> Reading:
     with _noted(reading), closing(Session(urls.database_url, application_name="sluice status")) as session:
         if stored := read_installation(session):
             reading.installation = stored.installation
+        reading.refusal = read_refusal(session, name)
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)

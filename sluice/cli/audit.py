@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sluice.admin.connection import connected
 from sluice.admin.documents import as_json, documents
-from sluice.cli.printing import AsJson, table_of
+from sluice.cli.printing import AsJson, print_refusal, table_of
 from sluice.db.admin.audit import read_audits
 
 audit_app = typer.Typer(help="What was decided by hand, by whom, and why.", no_args_is_help=True)
@@ -28,7 +28,7 @@ def ls(
     as_json_: AsJson = False,
 ) -> None:
     """Show decisions, newest first; their details with --json."""
-    with connected("sluice audit") as session:
+    with connected("sluice audit", report_refusal=print_refusal) as session:
         found = read_audits(session, verb=verb, subject=subject, limit=limit)
     if as_json_:
         typer.echo(as_json({"audit": documents(found)}))

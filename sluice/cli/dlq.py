@@ -32,7 +32,7 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
-from sluice.cli.printing import AsJson, field_lines, say_age, table_of
+from sluice.cli.printing import AsJson, field_lines, print_refusal, say_age, table_of
 from sluice.db.admin.letters import LetterCount, ListedLetter, count_letters, read_letters
 from sluice.db.records import LetterState, Outcome
 
@@ -55,7 +55,7 @@ def ls(
     A conflict holds nothing up.
     """
     chosen = filters_of(topic, entity, key, type_, error, None, older_than)
-    with connected("sluice dlq") as session:
+    with connected("sluice dlq", report_refusal=print_refusal) as session:
         counts = count_letters(session, chosen)
         letters = read_letters(session, chosen._replace(state=state.value), after=after, limit=limit)
     following = letters[-1].id if len(letters) == limit else None
@@ -76,7 +76,7 @@ def ls(
 
 def show(number: Id, as_json_: AsJson = False) -> None:
     """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
-    with connected("sluice dlq") as session:
+    with connected("sluice dlq", report_refusal=print_refusal) as session:
         document = read_letter_document(session, require_letter(session, number))
     typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
 
@@ -100,7 +100,7 @@ def export(
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """
     chosen = choose_letters(ids, every, filters_of(topic, entity, key, type_, error, state, older_than))
-    with connected("sluice dlq") as session:
+    with connected("sluice dlq", report_refusal=print_refusal) as session:
         for letter in read_all_letters(session, chosen):
             typer.echo(letter_line(letter))
 

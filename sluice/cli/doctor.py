@@ -35,7 +35,9 @@ def doctor(as_json: AsJson = False) -> None:
 
 def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
     """For --json: the findings, and what is information only."""
+    installation = facts.postgres.installation if facts.postgres else None
     return {
+        "installation": installation.group if installation else None,
         "findings": [asdict(finding) | {"severity": finding.severity.value} for finding in findings],
         "postgres": asdict(facts.postgres.server) if facts.postgres else None,
         "redis": {"version": facts.redis.version} if facts.redis else None,

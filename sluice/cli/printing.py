@@ -47,3 +47,8 @@ def say_age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"
     return f"{max(0.0, seconds):.0f}s"
+
+
+def print_refusal(refusal: str) -> None:
+    """Reports why only commands that read, as this one does, work with this database."""
+    typer.echo(f"sluice: {refusal}. Until then no command changes anything here; this one reads", err=True)

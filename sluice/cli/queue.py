@@ -10,7 +10,7 @@ from sluice.admin.decisions import decide
 from sluice.admin.documents import as_json, documents
 from sluice.admin.pause import resume_halted
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson, table_of
+from sluice.cli.printing import AsJson, print_refusal, table_of
 from sluice.db.admin.queue_admin import ListedQueue, read_queues
 
 queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
@@ -22,7 +22,7 @@ def ls(
     as_json_: AsJson = False,
 ) -> None:
     """Show queues: whether they are halted and why, and how many of the last events died."""
-    with connected("sluice queue") as session:
+    with connected("sluice queue", report_refusal=print_refusal) as session:
         found = [queue for queue in read_queues(session) if queue.halted_reason or not halted]
     if as_json_:
         typer.echo(as_json(documents(found)))

@@ -14,7 +14,7 @@ from sluice.admin.rebuild import report as reporting
 from sluice.admin.rebuild.rebuild_plan import make_plan, require_declared
 from sluice.admin.rebuild.rebuild_progress import generation_document
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, print_refusal
 from sluice.cli.rebuild_change import cancel, checkpoint, drop, pause, resume, start, swap
 from sluice.cli.rebuild_options import (
     DEFAULT_PATIENCE_SECONDS,
@@ -41,7 +41,7 @@ def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: As
     Exit code 1 if it would be refused.
     """
     _, registry, urls = read_environment()
-    with connected("sluice rebuild") as session:
+    with connected("sluice rebuild", report_refusal=print_refusal) as session:
         found = make_plan(session, registry, urls, projection, checkpoint)
     if as_json_:
         typer.echo(as_json(plan_document(found)))
@@ -58,7 +58,7 @@ def status(
     as_json_: AsJson = False,
 ) -> None:
     """Show the generations of projections: which is live, and how far the others are."""
-    with connected("sluice rebuild") as session:
+    with connected("sluice rebuild", report_refusal=print_refusal) as session:
         found = [generation_document(session, one) for one in read_generations(session, projection)]
         checkpoints = read_checkpoints(session, projection)
     if as_json_:

@@ -12,7 +12,7 @@ from rich.table import Table
 from sluice.admin.connection import read_environment
 from sluice.admin.status import QueueStatus, TopicStatus, judge_status
 from sluice.admin.status_reading import read_status
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, print_refusal
 from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.records import Outcome
@@ -33,13 +33,18 @@ def status(as_json: AsJson = False) -> None:
     Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
     Events that failed: `sluice dlq ls`.
 
-    Exit code 1 if a service did not answer; what the others say is shown.
+    Installation: its name and short id; also the consumer group in Kafka.
+
+    Exit code 1 if a service did not answer, or if no process works with this
+    database since it is a copy or another installation's; the rest is shown.
     """
-    _, registry, urls = read_environment()
-    found = judge_status(read_status(urls, registry), now=time.time())
+    settings, registry, urls = read_environment()
+    found = judge_status(read_status(urls, registry, settings.name), now=time.time())
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
+        if found.installation is not None:
+            typer.echo(f"installation and consumer group: {found.installation}\n")
         console = Console()
         console.print(topic_table(found.topics), "")
         console.print(queue_table(found.queues, workers_known=found.queues_without_worker is not None))
@@ -53,7 +58,9 @@ def status(as_json: AsJson = False) -> None:
             typer.echo(f"\nparked entities: {found.parked_entities}; see `sluice dlq ls`")
     for sentence in found.unreachable:
         typer.echo(f"sluice: not reached: {sentence}", err=True)
-    if found.unreachable:
+    if found.refusal is not None:
+        print_refusal(found.refusal)
+    if found.unreachable or found.refusal is not None:
         raise typer.Exit(1)
 
 

@@ -8,7 +8,7 @@ import typer
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.documents import as_json, documents
 from sluice.admin.trace import Trace, find_place, parse_place, trace_place
-from sluice.cli.printing import AsJson, field_lines
+from sluice.cli.printing import AsJson, field_lines, print_refusal
 
 
 def trace(
@@ -27,7 +27,7 @@ def trace(
     Name it by its place in Kafka (payments:3:1042), or by topic, key and event id.
     """
     _, registry, urls = read_environment()
-    with connected("sluice trace") as session:
+    with connected("sluice trace", report_refusal=print_refusal) as session:
         if key is None or event_id is None:
             place = parse_place(registry, what)
         else:

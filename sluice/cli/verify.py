@@ -12,7 +12,7 @@ from sluice.admin.connection import connected, read_environment
 from sluice.admin.documents import as_json, documents
 from sluice.admin.partition_verdict import PartitionVerdict, Verdict, Verified
 from sluice.admin.verify import verify as compare_counters
-from sluice.cli.printing import AsJson, say_age, table_of
+from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
 from sluice.db.records import LetterState, Outcome
 
 MISMATCH_EXIT_CODE = 1
@@ -42,7 +42,7 @@ def _compare() -> Verified:
     console = Console(stderr=True)
     columns = (TextColumn("read"), BarColumn(), TaskProgressColumn())
     with (
-        connected("sluice verify") as session,
+        connected("sluice verify", report_refusal=print_refusal) as session,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=None)

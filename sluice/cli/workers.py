@@ -18,7 +18,7 @@ from sluice.admin.workers import (
     seconds_since,
     sharing_document,
 )
-from sluice.cli.printing import AsJson, say_age, table_of
+from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
 from sluice.db.delivery.leases import Sharing, Worker, read_workers
 
 NOT_SEEN = "a worker with -Q holds no lease and is not seen here"
@@ -32,7 +32,7 @@ def workers(as_json_: AsJson = False) -> None:
 
     A worker with -Q shares nothing and is not seen here: ask Flower, or `sluice doctor`.
     """
-    with connected("sluice workers") as session:
+    with connected("sluice workers", report_refusal=print_refusal) as session:
         found = read_workers(session)
     if as_json_:
         typer.echo(as_json(sharing_document(found)))

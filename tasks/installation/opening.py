@@ -12,8 +12,15 @@ def open_installation(settings: Settings) -> StoredInstallation:
     """Returns the installation of this process's database. Raises InstallationRefused and psycopg2.Error."""
     url = settings.database_url.get_secret_value()
     with closing(Session(url, application_name="sluice installation")) as session:
-        stored, database = read_installation(session), read_database(session)
-    return require_installation(stored, database, name=settings.name)
+        return check_installation(session, name=settings.name)
+
+
+def check_installation(session: Session, *, name: str) -> StoredInstallation:
+    """Returns the installation of the session's database. Not inside a transaction.
+
+    Raises InstallationRefused and psycopg2.Error.
+    """
+    return require_installation(read_installation(session), read_database(session), name=name)
 
 
 def require_installation(
@@ -22,19 +29,25 @@ def require_installation(
     """Returns the installation that a process named `name` may work for. Raises InstallationRefused."""
     if stored is None:
         raise InstallationRefused("the database holds no installation; run `sluice init`")
+    require_name(stored, name)
+    if database.is_copy_of(stored.database):
+        raise InstallationRefused(COPIED)
+    return stored
+
+
+def require_name(stored: StoredInstallation, name: str) -> None:
+    """Raises InstallationRefused if the installation has another name."""
     if stored.installation.name != name:
         raise InstallationRefused(
             f"SLUICE_NAME is {name}, but the database belongs to the installation"
             f" {stored.installation.name}; set SLUICE_NAME={stored.installation.name}"
             " or use another database"
         )
-    if database.is_copy_of(stored.database):
-        raise InstallationRefused(COPIED)
-    return stored
 
 
 COPIED = (
-    "this database is a copy of another one, with the id of that installation."
-    " If the original still runs, run `sluice init --new-installation`: this database gets an id of its own."
-    " If the original is gone, run `sluice init --moved`"
+    "this database is a copy of the database of another installation, and has its id and its keys:"
+    " if the original still exists, run `sluice init --new-installation` here, which makes this database"
+    " an installation of its own; if the original is gone and this database replaces it, run"
+    " `sluice init --moved` here"
 )

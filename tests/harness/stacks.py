@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -13,7 +13,10 @@ from psycopg2 import sql
 from redis import Redis
 from sqlalchemy.engine import make_url
 
+from sluice.db.connection import Session
+from sluice.db.delivery.installation import create_installation, read_installation
 from sluice.db.migrations.migrate import upgrade
+from sluice.runtime.installation import Installation
 from sluice.stack import ServiceName, Stack, StopSignal
 
 # A folder begins with the id of the process that ends its servers: so the next run finds what a killed one
@@ -82,6 +85,15 @@ def database(stack: Stack) -> Iterator[str]:
         # A test may leave its own Postgres stopped; the database goes with the data.
         with suppress(psycopg2.OperationalError):
             _administer(stack, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def install(database_url: str, name: str = "sluice") -> Installation:
+    """Makes the database's installation, as `sluice init` does, and returns it. Idempotent."""
+    with closing(Session(database_url, application_name="test install")) as session:
+        create_installation(session, name)
+        stored = read_installation(session)
+    assert stored is not None
+    return stored.installation
 
 
 def empty_redis(stack: Stack) -> str:

@@ -76,6 +76,8 @@ class PostgresFacts:
     generations: Sequence[GenerationFacts] = ()
     sharing: SharingFacts = SharingFacts()
     installation: Installation | None = None
+    refusal: str | None = None
+    """Why no process works with this database."""
 
 
 @dataclass(frozen=True)

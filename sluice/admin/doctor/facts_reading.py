@@ -10,6 +10,7 @@ from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
 from redis import Redis
 from sqlalchemy import Table
 
+from sluice.admin.connection import read_refusal
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
@@ -64,13 +65,13 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
             unreachable[failed.service] = failed.reason
             return None
 
-    postgres = tried(lambda: _postgres(urls.database_url))
+    postgres = tried(lambda: _postgres(urls.database_url, settings.name))
     registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
     topics = sorted({*registry.topics, *registered})
     return Facts(
         _declared(settings, registry),
         postgres,
-        tried(lambda: _redis(settings, urls.redis_url, postgres.installation if postgres else None)),
+        tried(lambda: _redis(settings, urls.redis_url, _own(postgres))),
         tried(lambda: _kafka(urls.kafka_bootstrap_servers, topics)),
         unreachable,
     )
@@ -90,7 +91,7 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
     )
 
 
-def _postgres(url: str) -> PostgresFacts:
+def _postgres(url: str, name: str) -> PostgresFacts:
     revision = current_revision(url)
     with closing(Session(url, application_name="sluice doctor")) as session:
         registered = leaving = None
@@ -105,9 +106,15 @@ def _postgres(url: str) -> PostgresFacts:
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
+        refusal = read_refusal(session, name)
         return PostgresFacts(
-            server, revision, columns, registered, leaving, generations, sharing, installation
+            server, revision, columns, registered, leaving, generations, sharing, installation, refusal
         )
+
+
+def _own(postgres: PostgresFacts | None) -> Installation | None:
+    """The installation whose workers may be asked: those of a copied database's id are the original's."""
+    return None if postgres is None or postgres.refusal is not None else postgres.installation
 
 
 def _sharing(session: Session) -> SharingFacts:

@@ -30,6 +30,7 @@ def find_problems(facts: Facts) -> list[Finding]:
     found = [*_unreachable(facts), *_environment(facts.declared)]
     if facts.postgres is not None:
         found += _server(facts.postgres)
+        found += _installation(facts.postgres, facts.declared)
         found += _migrations(facts.postgres, facts.declared)
         found += _tables(facts.postgres, facts.declared)
         if facts.postgres.registered is not None:
@@ -90,6 +91,15 @@ def _server(postgres: PostgresFacts) -> Iterator[Finding]:
             "Postgres runs with synchronous_commit off: a crash can take back commits, but not the events"
             " and calls that followed them.",
             "Set synchronous_commit = on for this database.",
+        )
+
+
+def _installation(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    # Without all migrations the advice is that of the next rule.
+    if postgres.refusal is not None and postgres.revision == declared.newest_revision:
+        yield error(
+            f"No process works with this database: {postgres.refusal}.",
+            "Do what the sentence names, or correct SLUICE_DATABASE_URL.",
         )
 
 
@@ -169,6 +179,8 @@ def _workers(facts: Facts) -> Iterator[Finding]:
     registered = facts.postgres.registered if facts.postgres else None
     if facts.postgres is None or facts.redis is None or registered is None:
         return
+    if facts.postgres.refusal is not None:
+        return  # No worker starts.
     sharing = facts.postgres.sharing
     used = registered.queues.keys() & _used_queues(registered)
     # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.

@@ -15,6 +15,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import read_paused_topics
 from sluice.stack.patience import patient
+from tests.harness.stacks import install
 from tests.waiting import wait_until
 
 Run = Callable[..., str]
@@ -32,6 +33,7 @@ def session(database_url: str) -> Iterator[Session]:
 @pytest.fixture
 def environ(database_url: str) -> dict[str, str]:
     """Postgres alone can be reached."""
+    install(database_url)
     return {
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",

@@ -15,6 +15,7 @@ from sluice.tasks.api import Entity, Topic
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying
 from tests.db.tasks.applying import TOPIC, Bench, slice_of, thing_set
+from tests.harness.stacks import install
 
 WHY = ("--reason", "test")
 Run = Callable[..., str]
@@ -41,6 +42,7 @@ def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run
     module.topics = (Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "applying_things", module)
     monkeypatch.setenv("COLUMNS", "250")
+    install(database_url)
     environ = {
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",

@@ -101,6 +101,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "Postgres old": (server(version=14), WARNING, "Postgres 14"),
     "fsync": (server(fsync="off"), ERROR, "fsync"),
     "synchronous_commit": (server(synchronous_commit="off"), WARNING, "synchronous_commit"),
+    "copied": (postgres(refusal="this database is a copy"), ERROR, "No process works with this database"),
     "no migration": (postgres(revision=None, registered=None), ERROR, "none of Sluice's tables"),
     "other migration": (postgres(revision="0009"), ERROR, "at migration 0009, this code is at 0001"),
     "tables dropped": (postgres(registered=None), ERROR, "although all migrations"),

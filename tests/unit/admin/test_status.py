@@ -161,6 +161,8 @@ def test_it_is_one_json_document() -> None:
         "parked_entities",
         "paused_topics",
         "queues_without_worker",
+        "installation",
+        "refusal",
     ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,
