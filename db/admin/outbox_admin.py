@@ -45,6 +45,7 @@ class OutgoingEvent(NamedTuple):
     headers: dict[str, Any]
     payload: memoryview
     created_at: datetime
+    source: str | None
     error: str | None
     refused_at: datetime | None
     held_by: int | None
@@ -104,6 +105,7 @@ READ_OUTGOING_EVENT = Statement(
     "read_outgoing_event",
     """
     SELECT o.queue, o.id, o.event_id, o.topic, o.key, o.type, o.version, o.headers, o.payload, o.created_at,
+           o.source,
            r.error, r.refused_at,
            (SELECT min(b.id) FROM sluice.outbox_refusals b
             WHERE b.queue = o.queue AND b.topic = o.topic AND b.key = o.key AND b.id <> o.id)
@@ -151,19 +153,57 @@ def delete_refusal(session: Session, queue: str, number: int) -> Refusal | None:
     return Refusal(*rows[0]) if rows else None
 
 
-# Without a limit: each one holds a key, so there are few.
-DELETE_REFUSALS = Statement(
-    "delete_refusals",
-    """
-    DELETE FROM sluice.outbox_refusals WHERE $1 IS NULL OR topic = $1 RETURNING queue, id, topic, key, error
-    """,
+class RefusedCount(NamedTuple):
+    """How many records are refused, and the time until which they were."""
+
+    records: int
+    until: datetime
+
+
+COUNT_REFUSED = Statement(
+    "count_refused",
+    "SELECT count(*), now() FROM sluice.outbox_refusals WHERE $1 IS NULL OR topic = $1",
     ("text",),
 )
 
 
-def delete_refusals(session: Session, topic: str | None) -> list[Refusal]:
-    """The relay tries all refused records again; of one topic or of all. May run twice."""
-    return sorted(Refusal(*row) for row in session.run(DELETE_REFUSALS, topic))
+def count_refused(session: Session, topic: str | None) -> RefusedCount:
+    """Counts the refused records, of one topic or of all."""
+    ((records, until),) = session.run(COUNT_REFUSED, topic)
+    return RefusedCount(records, until)
+
+
+# Up to a time: a record that is refused again meanwhile is left as it is.
+_REFUSED_PAGE = """
+    SELECT queue, id FROM sluice.outbox_refusals
+    WHERE ($1 IS NULL OR topic = $1) AND refused_at <= $2 ORDER BY queue, id LIMIT $3
+"""
+DELETE_REFUSALS = Statement(
+    "delete_refusals",
+    f"""
+    DELETE FROM sluice.outbox_refusals WHERE (queue, id) IN ({_REFUSED_PAGE})
+    RETURNING queue, id, topic, key, error
+    """,
+    ("text", "timestamptz", "int"),
+)
+
+
+def delete_refusals(session: Session, topic: str | None, until: datetime, *, limit: int) -> list[Refusal]:
+    """Lets the relay try records again that were refused until then; of one topic or of all.
+
+    A key flows when none of its records is refused any more, so it stays in order from page to page.
+    """
+    return sorted(Refusal(*row) for row in session.run(DELETE_REFUSALS, topic, until, limit))
+
+
+READ_REFUSED_PAGE = Statement("read_refused_page", _REFUSED_PAGE, ("text", "timestamptz", "int"))
+
+
+def read_refused_page(
+    session: Session, topic: str | None, until: datetime, *, limit: int
+) -> list[tuple[str, int]]:
+    """Returns (queue, id) of records that were refused until then, by queue and id."""
+    return [(queue, number) for queue, number in session.run(READ_REFUSED_PAGE, topic, until, limit)]
 
 
 LOCK_RELAY = Statement(

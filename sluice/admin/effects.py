@@ -55,10 +55,15 @@ def require_call(session: Session, key: str) -> WholeCall:
     return call
 
 
+def require_one_choice(keys: Sequence[str] | None, *, every: bool) -> None:
+    """Raises OperationRefused for keys and all, and for neither. Pure."""
+    if bool(keys) == every:
+        raise OperationRefused("pass KEYs or --all, not both")
+
+
 def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
     """The calls of these keys, or all that are chosen. Raises OperationRefused, also for both or neither."""
-    if bool(keys) == (chosen is not None):
-        raise OperationRefused("name the calls by their KEYs, or all by --all, one of both")
+    require_one_choice(keys, every=chosen is not None)
     if chosen is not None:
         return list(read_all_calls(session, chosen))
     return [require_call(session, key) for key in dict.fromkeys(keys or ())]

@@ -1,6 +1,8 @@
 """What becomes of outgoing events by an operator's decision, each with its row in `audit`."""
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -12,16 +14,20 @@ from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.outbox_admin import (
     OutgoingEvent,
     Refusal,
+    count_refused,
     delete_outgoing_event,
     delete_refusal,
     delete_refusals,
     lock_relay,
     read_outgoing_event,
     read_refused,
+    read_refused_page,
 )
 from sluice.db.connection import Session
 
 MOST_REFUSED = 10_000  # that a dry run of --all lists
+PAGE_ROWS = 5_000  # of one transaction of `retry --all`
+DROP_ROWS = 200  # of one transaction of `drop --all`: no relay sends of the queue meanwhile
 
 
 def retry_one(
@@ -42,14 +48,22 @@ def retry_one(
 
 
 def retry_all(session: Session, topic: str | None, decision: Decision, *, dry_run: bool) -> list[Refusal]:
-    """The relay tries all refused records again, of one topic or of all. May run twice."""
+    """The relay tries all refused records again, of one topic or of all. Idempotent.
+
+    In transactions of PAGE_ROWS; what is refused again meanwhile stays so.
+    """
     if dry_run:
         found = read_refused(session, topic, limit=MOST_REFUSED)
         return [Refusal(one.queue, one.id, one.topic, one.key, one.error) for one in found]
-    with session.transaction():
-        deleted = delete_refusals(session, topic)
-        _audit_retries(session, decision, deleted)
-    return deleted
+    until = count_refused(session, topic).until
+    retried: list[Refusal] = []
+    while True:
+        with session.transaction():
+            page = delete_refusals(session, topic, until, limit=PAGE_ROWS)
+            _audit_retries(session, decision, page)
+        if not page:
+            return retried
+        retried += page
 
 
 def _audit_retries(session: Session, decision: Decision, refusals: list[Refusal]) -> None:
@@ -58,19 +72,50 @@ def _audit_retries(session: Session, decision: Decision, refusals: list[Refusal]
 
 def drop_event(session: Session, event: OutgoingEvent, decision: Decision, *, even_if_waiting: bool) -> None:
     """The event is gone for ever; `audit` keeps it. Raises OperationRefused if it was sent, or is in hand."""
+    with _relay_stopped(session, event.queue):
+        if not delete_outgoing_event(session, event.queue, event.id, even_if_waiting=even_if_waiting):
+            raise OperationRefused(
+                f"{event.queue} {event.id} was sent or taken up again meanwhile: look again"
+            )
+        insert_audits(session, decision, [_dropped(event)])
+
+
+def drop_all(session: Session, topic: str | None, decision: Decision) -> int:
+    """Deletes all refused events, of one topic or of all; `audit` keeps them. Returns how many. Idempotent.
+
+    In transactions of at most DROP_ROWS of one queue; what is refused meanwhile stays.
+    """
+    until = count_refused(session, topic).until
+    dropped = 0
+    while page := read_refused_page(session, topic, until, limit=DROP_ROWS):
+        queue = page[0][0]
+        with _relay_stopped(session, queue):
+            subjects = []
+            for number in (number for of_queue, number in page if of_queue == queue):
+                event = read_outgoing_event(session, queue, number)
+                if delete_outgoing_event(session, queue, number, even_if_waiting=False) and event:
+                    subjects.append(_dropped(event))
+            insert_audits(session, decision, subjects)
+        dropped += len(subjects)
+    return dropped
+
+
+@contextmanager
+def _relay_stopped(session: Session, queue: str) -> Iterator[None]:
+    """A transaction in which no relay has anything of the queue in hand."""
+    try:
+        with session.transaction():
+            lock_relay(session, queue)
+            yield
+    except (LockNotAvailable, QueryCanceled) as error:
+        raise OperationRefused(f"a relay has queue {queue} in hand for too long: try again") from error
+
+
+def _dropped(event: OutgoingEvent) -> tuple[str, str]:
     # Not as JSON: Postgres keeps no text with a NUL, which a payload may have.
     kept = event._asdict()
     kept["payload_base64"] = base64.b64encode(kept.pop("payload")).decode()
-    try:
-        with session.transaction():
-            lock_relay(session, event.queue)
-            if not delete_outgoing_event(session, event.queue, event.id, even_if_waiting=even_if_waiting):
-                raise OperationRefused(
-                    f"{event.queue} {event.id} was sent or taken up again meanwhile: look again"
-                )
-            insert_audits(session, decision, [(f"{event.queue}/{event.id}", as_json(kept))])
-    except (LockNotAvailable, QueryCanceled) as error:
-        raise OperationRefused(f"a relay has queue {event.queue} in hand for too long: try again") from error
+    return f"{event.queue}/{event.id}", as_json(kept)
 
 
 def fate(event: OutgoingEvent) -> str:

@@ -10,8 +10,8 @@ from rich.table import Table
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.documents import as_json, documents
 from sluice.admin.effects import read_reasons_to_wait, require_call
-from sluice.cli.effects_change import Key, pause, reconcile, resume, retry, settle
-from sluice.cli.printing import AsJson, field_lines, read_age, say_age, table_of
+from sluice.cli.effects_change import pause, reconcile, resume, retry, settle
+from sluice.cli.printing import AsJson, field_lines, print_refusal, read_age, say_age, table_of
 from sluice.db.admin.call_admin import (
     CallConflict,
     Chosen,
@@ -24,6 +24,8 @@ from sluice.db.connection import Session
 from sluice.db.delivery.switches import read_switch
 from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")]
 
 
 def ls(
@@ -42,7 +44,7 @@ def ls(
     as_json_: AsJson = False,
 ) -> None:
     """Show calls: how many there are per effect and state, then each, oldest first."""
-    with connected("sluice effects") as session:
+    with connected("sluice effects", report_refusal=print_refusal) as session:
         if conflicts:
             _ls_conflicts(session, effect, after, limit, as_json_=as_json_)
             return
@@ -67,7 +69,7 @@ def ls(
 def show(key: Key, as_json_: AsJson = False) -> None:
     """Show one call whole, and if it is pending, what it waits for."""
     registry = read_environment().registry
-    with connected("sluice effects") as session:
+    with connected("sluice effects", report_refusal=print_refusal) as session:
         call = require_call(session, key)
         waits_for = read_reasons_to_wait(session, registry, call)
     document = call._asdict() | {"waits_for": waits_for}

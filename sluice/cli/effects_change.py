@@ -14,6 +14,7 @@ from sluice.admin.effects import (
     reconcile_call,
     require_call,
     require_calls,
+    require_one_choice,
     retry_calls,
     settle_by_hand,
 )
@@ -26,7 +27,6 @@ from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.tasks.effects.executor import storable
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")]
 Keys = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY]...", help="As `sluice effects ls` names them.")
 ]
@@ -52,6 +52,7 @@ def reconcile(
     With --dry-run the provider is asked and nothing is stored.
     Exit code 1 if a call was left as it was.
     """
+    require_one_choice(keys, every=every)
     effects = read_environment().registry.effects
     decision = decide("effects reconcile", reason)
     with connected("sluice effects") as session:
@@ -84,6 +85,7 @@ def retry(
     """
     if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
         raise OperationRefused("with --all, and with it alone, say --state failed or --state uncertain")
+    require_one_choice(keys, every=every)
     effects = read_environment().registry.effects
     with connected("sluice effects") as session:
         calls = require_calls(session, keys, Chosen(state.value, effect) if state else None)
@@ -98,9 +100,11 @@ def retry(
 
 
 def settle(
-    key: Key,
     reason: Reason,
     state: Annotated[CallState, typer.Option("--as", metavar="succeeded|failed")],
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All uncertain calls; only with --as failed.")] = False,
+    effect: Effect = None,
     response: Annotated[
         str | None, typer.Option("--response", metavar="JSON", help="What the provider answered.")
     ] = None,
@@ -111,14 +115,25 @@ def settle(
     """Say by hand how an uncertain call ended, as you found out elsewhere. It is not made again by itself."""
     if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
         raise OperationRefused("settle --as succeeded, with a --response if you have one, or --as failed")
+    if (every and state is not FAILED) or (effect is not None and not every):
+        raise OperationRefused("--all requires --as failed; --effect is valid only with --all")
+    require_one_choice([] if key is None else [key], every=every)
     answer = None if response is None else _read_response(response)
     with connected("sluice effects") as session:
-        call = require_call(session, key)
-        if not dry_run and call.state == UNCERTAIN.value:
-            require_confirmation(f"Sluice will take it that {key} {state.value}.", yes=yes)
+        chosen = Chosen(UNCERTAIN.value, effect) if every else None
+        calls = require_calls(session, None if key is None else [key], chosen)
+        uncertain = [call.effect_key for call in calls if call.state == UNCERTAIN.value]
+        if not dry_run and uncertain:
+            which = f"{len(uncertain)} calls" if every else uncertain[0]
+            require_confirmation(f"Sluice will take it that {which} {state.value}.", yes=yes)
         decision = decide("effects settle", reason)
-        change = settle_by_hand(session, call, state, answer, decision, dry_run=dry_run)
-    _report([change], dry_run=dry_run, as_json_=as_json_)
+        changes = [
+            settle_by_hand(
+                session, require_call(session, effect_key), state, answer, decision, dry_run=dry_run
+            )
+            for effect_key in (call.effect_key for call in calls)
+        ]
+    _report(changes, dry_run=dry_run, as_json_=as_json_)
 
 
 def _read_response(text: str) -> str:

@@ -11,6 +11,7 @@ from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import as_json, documents
 from sluice.admin.outbox import (
+    drop_all,
     drop_event,
     event_document,
     require_droppable,
@@ -19,8 +20,14 @@ from sluice.admin.outbox import (
     retry_one,
 )
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson, field_lines, say_age, table_of
-from sluice.db.admin.outbox_admin import QueueWaiting, RefusedRecord, read_refused, read_waiting
+from sluice.cli.printing import AsJson, field_lines, print_refusal, say_age, table_of
+from sluice.db.admin.outbox_admin import (
+    QueueWaiting,
+    RefusedRecord,
+    count_refused,
+    read_refused,
+    read_waiting,
+)
 
 outbox_app = typer.Typer(
     help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
@@ -43,7 +50,7 @@ def ls(
     A refused record holds back what its queue has behind it of its topic and key,
     and nothing else.
     """
-    with connected("sluice outbox") as session:
+    with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)
         records = read_refused(session, topic, limit=limit)
     if as_json_:
@@ -64,7 +71,7 @@ def ls(
 @outbox_app.command()
 def show(queue: Queue, number: Number, as_json_: AsJson = False) -> None:
     """Show one outgoing event whole: headers, payload, and why it is refused if it is."""
-    with connected("sluice outbox") as session:
+    with connected("sluice outbox", report_refusal=print_refusal) as session:
         document = event_document(require_event(session, queue, number))
     typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
 
@@ -100,8 +107,10 @@ def retry(
 @outbox_app.command()
 def drop(
     reason: Reason,
-    queue: Queue,
-    number: Number,
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
+    number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All refused events.")] = False,
+    topic: Topic = None,
     even_if_waiting: Annotated[
         bool, typer.Option("--even-if-waiting", help="Also an event that is not refused.")
     ] = False,
@@ -113,6 +122,13 @@ def drop(
 
     Nobody will receive it. sluice.audit keeps it whole.
     """
+    if every == (number is not None) or (topic is not None and not every) or (every and even_if_waiting):
+        raise OperationRefused(
+            "pass QUEUE and ID of one event, or --all, which --topic narrows down; --all drops refused events"
+        )
+    if queue is None or number is None:
+        _drop_all(topic, reason, yes=yes, dry_run=dry_run, as_json_=as_json_)
+        return
     with connected("sluice outbox") as session:
         event = require_event(session, queue, number)
         require_droppable(event, even_if_waiting=even_if_waiting)
@@ -125,6 +141,18 @@ def drop(
         typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))
     else:
         typer.echo(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")
+
+
+def _drop_all(topic: str | None, reason: str, *, yes: bool, dry_run: bool, as_json_: bool) -> None:
+    with connected("sluice outbox") as session:
+        dropped = count_refused(session, topic).records
+        if dropped and not dry_run:
+            require_confirmation(f"{dropped} refused events will never be sent.", yes=yes)
+            dropped = drop_all(session, topic, decide("outbox drop", reason))
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "dropped_events": dropped}))
+    else:
+        typer.echo(f"{dropped} refused events {'would be' if dry_run else 'are'} dropped")
 
 
 def waiting_table(queues: Iterable[QueueWaiting]) -> Table:

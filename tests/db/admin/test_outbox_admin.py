@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from sluice.admin import outbox
 from sluice.admin.decisions import OperationRefused
-from sluice.admin.outbox import drop_event, require_event, retry_all, retry_one
+from sluice.admin.outbox import drop_all, drop_event, require_event, retry_all, retry_one
 from sluice.db.admin import outbox_admin
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.outbox_admin import (
     QueueWaiting,
+    count_refused,
     delete_outgoing_event,
     delete_refusals,
     lock_relay,
@@ -122,8 +124,38 @@ def test_all_refused_records_of_a_topic_are_tried_again(session: Session) -> Non
     assert [one.id for one in retry_all(session, "out", DECISION, dry_run=True)] == [1, 3]
     assert [one.id for one in retry_all(session, "out", DECISION, dry_run=False)] == [1, 3]
     assert [one.id for one in read_refused(session, None, limit=10)] == [2]
-    assert [one.id for one in delete_refusals(session, None)] == [2]
+    until = count_refused(session, None).until
+    insert_event(session, 4, key="k4", refused="after that time")
+    assert [one.id for one in delete_refusals(session, None, until, limit=10)] == [2]
     assert [subject for _, _, subject, _, _ in audits(session)] == ["order.0/1", "order.0/3"]
+
+
+def test_thousands_are_tried_again_page_by_page_and_a_key_stays_in_order(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "PAGE_ROWS", 2)
+    for number in range(1, 6):
+        insert_event(session, number, refused="held")
+    until = count_refused(session, None).until
+    delete_refusals(session, None, until, limit=2)
+    assert page(session) == [], "the key waits for the last of its refused records"
+    assert [one.id for one in retry_all(session, None, DECISION, dry_run=False)] == [3, 4, 5]
+    assert page(session) == [("order.0", number) for number in range(1, 6)]
+
+
+def test_all_refused_events_are_dropped_and_what_waits_stays(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "DROP_ROWS", 2)
+    for number in range(1, 5):
+        insert_event(session, number, key=f"k{number}", payload=b"\x00", refused="held")
+    insert_event(session, 5, queue="order.1", topic="more", refused="held")
+    insert_event(session, 6)
+    assert drop_all(session, "out", DECISION) == 4
+    assert drop_all(session, "out", DECISION) == 0
+    assert [one.id for one in read_refused(session, None, limit=10)] == [5]
+    assert page(session) == [("order.0", 6)]
+    assert [subject for _, _, subject, _, _ in audits(session)] == [f"order.0/{n}" for n in range(1, 5)]
 
 
 def test_a_dropped_event_is_gone_and_those_behind_it_flow(session: Session) -> None:

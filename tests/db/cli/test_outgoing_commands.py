@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from sluice.cli.main import app
 from sluice.db.connection import Session
-from tests.db.admin.leaving import insert_call, insert_event
+from tests.db.admin.leaving import insert_call, insert_event, rows
+from tests.harness.stacks import install
 
 Run = Callable[..., str]
 
@@ -16,6 +17,7 @@ Run = Callable[..., str]
 def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command, which must succeed; what it printed."""
     monkeypatch.setenv("COLUMNS", "200")
+    install(database_url)
     environ = {
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
@@ -51,6 +53,25 @@ def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
     drop = ("outbox", "drop", "order.0", "2", "--even-if-waiting", "--reason", "r")
     assert "would be dropped" in run(*drop, "--dry-run")
     assert "is dropped" in run(*drop, "--yes")
+    for number in (3, 4):
+        insert_event(session, number, refused="held")
+    insert_event(session, 5, topic="other", refused="held")
+    insert_event(session, 6)
+    drop_all = ("outbox", "drop", "--all", "--reason", "r")
+    assert run(*drop_all, "--topic", "out", "--dry-run") == "2 refused events would be dropped\n"
+    assert "2 refused events will never be sent" in run(*drop_all, "--topic", "out", exit_code=2)
+    assert run(*drop_all, "--topic", "out", "--yes") == "2 refused events are dropped\n"
+    assert run(*drop_all, "--yes") == "1 refused events are dropped\n"
+    assert [row[0] for row in rows(session, "SELECT id FROM sluice.outbox_events ORDER BY id")] == [1, 6]
+    for wrong in (
+        (),
+        ("order.0", "6", "--all"),
+        ("order.0", "6", "--topic", "t"),
+        ("--all", "--even-if-waiting"),
+    ):
+        assert "pass QUEUE and ID of one event, or --all" in run(
+            "outbox", "drop", "--reason", "r", *wrong, exit_code=2
+        )
 
 
 def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
@@ -78,3 +99,18 @@ def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
     assert run("effects", "pause", "--reason", "again") == "calls are paused already: why\n"
     assert run("effects", "ls").startswith("all calls are paused: why\n")
     assert run("effects", "resume", "--reason", "why") == "calls are resumed\n"
+
+
+def test_all_uncertain_calls_are_settled_at_once_as_failed_alone(session: Session, run: Run) -> None:
+    for number in range(3):
+        insert_call(session, f"k{number}", "uncertain", effect="send_email")
+    insert_call(session, "other", "uncertain")
+    insert_call(session, "waits", effect="send_email")
+    settle = ("effects", "settle", "--reason", "r", "--all")
+    assert "--all requires --as failed" in run(*settle, "--as", "succeeded", exit_code=2)
+    assert "k0: uncertain → would become failed" in run(*settle, "--as", "failed", "--dry-run")
+    assert "3 calls failed" in run(*settle, "--as", "failed", "--effect", "send_email", exit_code=2)
+    run(*settle, "--as", "failed", "--effect", "send_email", "--yes")
+    states = "SELECT effect_key, state FROM sluice.executed_side_effects ORDER BY effect_key"
+    failed = [(f"k{number}", "failed") for number in range(3)]
+    assert rows(session, states) == [*failed, ("other", "uncertain"), ("waits", "pending")]

@@ -36,7 +36,20 @@ URLS = {
 LISTED = ListedCall(3, "notify:o-1", "notify", "order", "o-1", "pending", 2, 1, "cut off", NOW, 7_300.0)
 WHOLE = WholeCall(*LISTED, ID, True, {"to": "ann"}, None, True, NOW, None, None, NOW, None)
 EVENT = OutgoingEvent(
-    "order.0", 5, ID, "out", "o-1", "made", None, {"a": "1"}, memoryview(b'{"n":1}'), NOW, None, None, None
+    "order.0",
+    5,
+    ID,
+    "out",
+    "o-1",
+    "made",
+    None,
+    {"a": "1"},
+    memoryview(b'{"n":1}'),
+    NOW,
+    "here",
+    None,
+    None,
+    None,
 )
 
 
@@ -76,9 +89,9 @@ def test_an_age_is_said(seconds: float, text: str) -> None:
         (["effects", "retry", "--all", "--reason", "r"], "--state failed or --state uncertain"),
         (["effects", "retry", "--all", "--state", "running", "--reason", "r"], "--state failed"),
         (["effects", "retry", "k", "--state", "failed", "--reason", "r"], "--state failed"),
-        (["effects", "retry", "--reason", "r"], "name the calls by their KEYs, or all by --all"),
-        (["effects", "reconcile", "--reason", "r"], "name the calls"),
-        (["effects", "reconcile", "k", "--all", "--reason", "r"], "name the calls"),
+        (["effects", "retry", "--reason", "r"], "pass KEYs or --all, not both"),
+        (["effects", "reconcile", "--reason", "r"], "pass KEYs or --all, not both"),
+        (["effects", "reconcile", "k", "--all", "--reason", "r"], "pass KEYs or --all, not both"),
         (["effects", "settle", "k", "--as", "pending", "--reason", "r"], "--as succeeded"),
         (
             ["effects", "settle", "k", "--as", "failed", "--response", "{}", "--reason", "r"],
