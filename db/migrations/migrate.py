@@ -17,6 +17,7 @@ from sluice.db.identifiers import qualified
 from sluice.db.projections.generation_tables import first_generation, view_text
 from sluice.db.schema import SCHEMA
 from sluice.db.tables import TableRefused, is_projection
+from sluice.runtime.installation import InstallationRefused
 
 VERSION_TABLE = "alembic_version"
 # Any number nobody else takes; the letters "sluice" in ASCII.
@@ -26,8 +27,12 @@ LOCK_TIMEOUT = "5s"
 
 
 def upgrade(database_url: str) -> None:
-    """All migrations are applied, in one transaction. May run twice, and twice at once."""
+    """All migrations are applied, in one transaction. May run twice, and twice at once.
+
+    Raises InstallationRefused if the database is newer than this code.
+    """
     with _locked(database_url) as connection:
+        _require_known(connection)
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
         config = _config()
         config.attributes["connection"] = connection
@@ -109,8 +114,22 @@ def newest_revision() -> str | None:
 def current_revision(database_url: str) -> str | None:
     """The revision the database is at; None before the first migration."""
     with _connected(database_url) as connection:
-        options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
-        return MigrationContext.configure(connection, opts=options).get_current_revision()
+        return _revision_of(connection)
+
+
+def _revision_of(connection: Connection) -> str | None:
+    options = {"version_table": VERSION_TABLE, "version_table_schema": SCHEMA}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+def _require_known(connection: Connection) -> None:
+    scripts = ScriptDirectory.from_config(_config())
+    revision = _revision_of(connection)
+    if revision is not None and revision not in {one.revision for one in scripts.walk_revisions()}:
+        raise InstallationRefused(
+            f"the database is at migration {revision}, and this version of Sluice knows none above"
+            f" {scripts.get_current_head()}: a newer version made it; run `sluice init` of that version"
+        )
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Makes a deployment ready: migrations, users' tables, Kafka topics, entity types and their queues."""
 
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from kafka.errors import TopicAlreadyExistsError
 
+from sluice.admin.installation import Changed
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
@@ -29,6 +31,8 @@ class Initialised:
     shards: dict[str, int] = field(default_factory=dict)
     """Entity type → the shard count that counts, as Postgres has it."""
     projections: list[str] = field(default_factory=list)
+    changed: Changed | None = None
+    """The change of the installation that was asked for."""
 
 
 def initialise(
@@ -38,15 +42,19 @@ def initialise(
     name: str = "sluice",
     partitions: int = DEFAULT_PARTITIONS,
     replication_factor: int = 1,
+    change: Callable[[Session, str], Changed] | None = None,
 ) -> Initialised:
     """Everything a bridge and workers need is there afterwards. May run any number of times.
 
-    Raises InstallationRefused if the database belongs to another installation or is a copy.
+    `change` is called once with the name, before the installation is checked. Raises InstallationRefused if
+    the database belongs to another installation, is a copy, or is newer than this code.
     """
     made = Initialised()
     upgrade(urls.database_url)
     with closing(Session(urls.database_url, application_name="sluice init")) as session:
         create_installation(session, name)
+        if change is not None:
+            made.changed = change(session, name)
         stored = require_installation(read_installation(session), read_database(session), name=name)
         made.installation = stored.installation.group
     made.tables = create_user_tables(urls.database_url, registry.metadatas)

@@ -8,8 +8,20 @@ from typing import Annotated
 import typer
 
 from sluice.admin.connection import read_environment
+from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
+from sluice.admin.installation import CHANGES, Change, Changed
+from sluice.cli.confirmation import Yes, require_confirmation
 from sluice.cli.printing import AsJson
+from sluice.db.connection import Session
+
+QUESTIONS = {
+    Change.NEW_INSTALLATION: "This database gets a new id, a new key and a new consumer group. All calls are"
+    " paused; waiting outgoing events and unfinished calls are held until you release or drop them.",
+    Change.MOVED: "This database replaces the one it was copied from, which must not be used again: both"
+    " would have the same id and key.",
+    Change.NEW_KEY: "All processes will sign their messages with a new key.",
+}
 
 
 def init(
@@ -19,25 +31,94 @@ def init(
     replication_factor: Annotated[
         int, typer.Option(min=1, help="Of topics that do not exist yet: how many brokers keep a copy.")
     ] = 1,
+    new_installation: Annotated[
+        bool,
+        typer.Option(
+            "--new-installation",
+            help="This database is a copy and the original still exists: make it an installation of its own,"
+            " with the name SLUICE_NAME.",
+        ),
+    ] = False,
+    moved: Annotated[
+        bool,
+        typer.Option(
+            "--moved",
+            help="This database is a copy and the original is gone (dump and restore, pg_upgrade): continue"
+            " the installation here.",
+        ),
+    ] = False,
+    new_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-key",
+            help="Draw a new key for signing messages. Running processes use it within seconds. The old key"
+            " ends when every living process has read the new one.",
+        ),
+    ] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why; kept in sluice.audit with a change of the installation.")
+    ] = "not given",
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Make everything that is missing: migrations, your tables, topics, entity types and their queues.
 
     Changes nothing that is there. Run it after every deployment, any number of times.
+
+    The database belongs to one installation: a name (SLUICE_NAME) and an id.
+    A database that was copied is refused until --new-installation or --moved.
     """
+    change = _chosen(
+        {Change.NEW_INSTALLATION: new_installation, Change.MOVED: moved, Change.NEW_KEY: new_key}
+    )
     settings, registry, urls = read_environment()
+    if change is not None:
+        require_confirmation(QUESTIONS[change], yes=yes)
+
+    def make_change(session: Session, name: str) -> Changed:
+        assert change is not None
+        changed = CHANGES[change](session, name, decide(f"init {change.value}", reason))
+        if not as_json:
+            # At once: what follows needs Kafka, and may fail.
+            typer.echo("\n".join(change_lines(changed)))
+        return changed
+
     made = initialise(
         urls,
         registry,
         name=settings.name,
         partitions=partitions,
         replication_factor=replication_factor,
+        change=None if change is None else make_change,
     )
     declared = {entity.name: entity.shards for entity in registry.entities.values()}
     if as_json:
         typer.echo(json.dumps(asdict(made) | {"declared_shards": declared}))
     else:
         typer.echo("\n".join(describe(made, declared)))
+
+
+def _chosen(given: Mapping[Change, bool]) -> Change | None:
+    chosen = [change for change, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        raise OperationRefused(f"pass only one of {', '.join(f'--{change.value}' for change in chosen)}")
+    return chosen[0] if chosen else None
+
+
+def change_lines(changed: Changed) -> list[str]:
+    """What a change of the installation came to, and what the operator does next."""
+    if changed.change is Change.MOVED:
+        return [f"{changed.after} is in this database {'from now on' if changed.changed else 'already'}"]
+    if changed.change is Change.NEW_KEY:
+        return [f"{changed.after}: key {changed.key_number} is made; processes use it within 10 s"]
+    return [
+        f"this database is a new installation: {changed.after} (before: {changed.before})",
+        "all calls are paused: `sluice effects resume` when they may be made",
+        f"outgoing events held: {changed.held_events}; `sluice outbox ls` lists them, `sluice outbox retry"
+        " --all` releases them, `sluice outbox drop --all` drops them",
+        f"calls held: {changed.held_calls}; `sluice effects ls --state uncertain` lists them, `sluice effects"
+        " retry --all --state uncertain` releases them, `sluice effects settle --all --as failed` drops them",
+    ]
 
 
 def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:

@@ -1,0 +1,233 @@
+"""Changes of an installation on real Postgres: all of each happens or nothing; what a copy brings is held."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from sluice.admin import installation as module
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.installation import (
+    HELD,
+    Change,
+    add_key,
+    make_new_installation,
+    note_move,
+    require_nothing_runs,
+)
+from sluice.admin.outbox import drop_all, retry_all
+from sluice.db.admin.audit import Decision
+from sluice.db.connection import Session
+from sluice.db.delivery.installation import (
+    StoredInstallation,
+    create_installation,
+    read_installation,
+    read_keys,
+)
+from sluice.db.delivery.processes import Process, end_old_keys, write_process
+from sluice.db.delivery.switches import read_switch
+from sluice.db.records import ProcessKind
+from sluice.db.sending.calls import EFFECTS_PAUSED
+from sluice.db.sending.relay import lock_waiting, read_page, read_sent_through
+from sluice.runtime.installation import Installation, InstallationRefused
+from sluice.tasks.installation.opening import check_installation
+from tests.db.admin.leaving import insert_call, insert_event, rows
+from tests.mutants import mutated
+
+DECISION = Decision("ann@host", "init new-installation", "because")
+NAME = "sluice"
+OTHERS = ("claims", "processes", "undeclared", "workers")
+
+
+@pytest.fixture
+def session(make_session: Callable[[], Session]) -> Session:
+    session = make_session()
+    create_installation(session, NAME)
+    session.command("INSERT INTO sluice.entities (entity, shards) VALUES ('order', 1)")
+    session.command("INSERT INTO sluice.queues (queue, entity) VALUES ('order.0', 'order')")
+    return session
+
+
+def stored(session: Session) -> StoredInstallation:
+    found = read_installation(session)
+    assert found is not None
+    return found
+
+
+def make_copy(session: Session, *, by: str = "database_oid = database_oid + 1") -> None:
+    """Makes the database look as if it came from another one."""
+    session.command(f"UPDATE sluice.installation SET {by}, rank = 3")
+
+
+def alive(kind: ProcessKind = ProcessKind.BRIDGE, *, key_number: int = 1) -> Process:
+    return Process(uuid4(), kind, "node", 7, 1, key_number, None, {}, {}, ())
+
+
+def fill_others(session: Session) -> None:
+    write_process(session, alive())
+    session.command("INSERT INTO sluice.claims (claim) VALUES (gen_random_uuid())")
+    session.command("INSERT INTO sluice.undeclared (kind, name) VALUES ('effect', 'notify')")
+    session.command(
+        "INSERT INTO sluice.workers (backend_pid, node, process_id, leases) VALUES (1, 'w', 1, '{}')"
+    )
+
+
+def fill_leaving(session: Session) -> None:
+    for number in range(1, 4):
+        insert_event(session, number)
+    insert_event(session, 4, key=None, refused="too large")
+    for state in ("pending", "running", "succeeded", "failed", "uncertain"):
+        insert_call(session, state, state, error="before" if state in ("failed", "uncertain") else None)
+    session.command("UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'")
+
+
+def everything(session: Session) -> list[list[tuple[Any, ...]]]:
+    tables = ("installation", "installation_keys", *OTHERS, "switches", "outbox_events", "outbox_refusals")
+    return [rows(session, f"SELECT * FROM sluice.{table}") for table in (*tables, "audit")] + [
+        rows(session, "SELECT * FROM sluice.executed_side_effects ORDER BY id")
+    ]
+
+
+def calls(session: Session) -> dict[str, tuple[Any, ...]]:
+    found = rows(session, "SELECT effect_key, state, error, claimed_until FROM sluice.executed_side_effects")
+    return {key: tuple(rest) for key, *rest in found}
+
+
+def sendable(session: Session) -> list[int]:
+    """What a relay would send now."""
+    with session.transaction():
+        hints = read_sent_through(session)
+        locked = lock_waiting(session, hints)
+        page = read_page(session, {queue: hints[queue] for queue in locked}, without_topics=[], limit=100)
+    return [row.id for row in page]
+
+
+def test_a_new_installation_has_another_id_and_key_and_holds_what_would_leave(session: Session) -> None:
+    fill_others(session)
+    fill_leaving(session)
+    make_copy(session)
+    before, keys = stored(session), read_keys(session)
+    changed = make_new_installation(session, "staging", DECISION)
+    after = stored(session)
+    assert (changed.before, changed.after) == (before.installation.group, after.installation.group)
+    assert after.installation.name == "staging"
+    assert after.installation.id != before.installation.id
+    assert after.rank == 0
+    assert check_installation(session, name="staging") == after
+    [key] = read_keys(session)
+    assert key.key not in {one.key for one in keys}
+    assert key.number > keys[0].number, "a process that has read the old one has not read this one"
+    assert [rows(session, f"SELECT count(*) FROM sluice.{table}") for table in OTHERS] == [[(0,)]] * 4
+    assert read_switch(session, EFFECTS_PAUSED) == HELD
+    assert (changed.held_events, changed.held_calls) == (3, 2)
+    assert sendable(session) == []
+    assert calls(session) == {
+        "pending": ("uncertain", HELD, None),
+        "running": ("uncertain", HELD, None),
+        "succeeded": ("succeeded", None, None),
+        "failed": ("failed", "before", None),
+        "uncertain": ("uncertain", "before", None),
+    }
+    [(subject, verb, held)] = rows(
+        session, "SELECT subject, verb, details -> 'held_events' FROM sluice.audit"
+    )
+    assert (subject, verb, held) == (changed.after, "init new-installation", 3)
+
+
+def test_what_is_held_is_released_or_dropped_by_the_operator(session: Session) -> None:
+    fill_leaving(session)
+    make_copy(session)
+    make_new_installation(session, NAME, DECISION)
+    assert len(retry_all(session, None, DECISION, dry_run=False)) == 4
+    assert sendable(session) == [1, 2, 3, 4]
+    make_copy(session)
+    assert make_new_installation(session, NAME, DECISION).held_events == 4
+    assert drop_all(session, None, DECISION) == 4
+    assert rows(session, "SELECT count(*) FROM sluice.outbox_events") == [(0,)]
+
+
+def test_a_new_installation_is_all_or_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_others(session)
+    fill_leaving(session)
+    make_copy(session)
+    before = everything(session)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(module, "insert_audits", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        make_new_installation(session, NAME, DECISION)
+    assert everything(session) == before
+
+
+def test_a_database_that_is_not_seen_to_be_a_copy_can_become_a_new_installation(session: Session) -> None:
+    before = stored(session).installation
+    write_process(session, alive())
+    with pytest.raises(
+        OperationRefused, match=rf"processes of {before.group} use this database: bridge node"
+    ):
+        make_new_installation(session, NAME, DECISION)
+    assert stored(session).installation == before
+    session.command("UPDATE sluice.processes SET heartbeat_at = now() - interval '1 minute'")
+    make_new_installation(session, NAME, DECISION)
+    assert stored(session).installation.id != before.id
+
+
+def test_only_the_rule_keeps_a_running_installation_from_being_replaced() -> None:
+    group = Installation("a", uuid4())
+    require_nothing_runs(group, [])
+    with pytest.raises(OperationRefused):
+        require_nothing_runs(group, [alive()])
+    mutated(module, "    if living:\n", "    if False:\n").require_nothing_runs(group, [alive()])
+
+
+@pytest.mark.parametrize("by", ["database_oid = database_oid + 1", "system_identifier = '1'"])
+def test_a_move_keeps_id_and_key(session: Session, by: str) -> None:
+    before, keys = stored(session), read_keys(session)
+    make_copy(session, by=by)
+    with pytest.raises(InstallationRefused, match="this database is a copy"):
+        check_installation(session, name=NAME)
+    assert note_move(session, NAME, DECISION).changed
+    found = check_installation(session, name=NAME)
+    assert (found.installation, found.database, found.rank) == (before.installation, before.database, 3)
+    assert read_keys(session) == keys
+    assert not note_move(session, NAME, DECISION).changed
+    assert rows(session, "SELECT count(*) FROM sluice.audit") == [(1,)]
+
+
+def test_a_move_stores_an_identifier_that_could_not_be_read_before(session: Session) -> None:
+    before = stored(session)
+    make_copy(session, by="system_identifier = NULL")
+    assert check_installation(session, name=NAME), "unreadable on one side is no difference"
+    assert note_move(session, NAME, DECISION).changed
+    assert stored(session).database == before.database
+
+
+def test_a_move_of_another_installation_is_refused(session: Session) -> None:
+    make_copy(session)
+    with pytest.raises(InstallationRefused, match="SLUICE_NAME is other"):
+        note_move(session, "other", DECISION)
+
+
+def test_a_new_key_replaces_the_old_one_when_every_living_process_has_read_it(session: Session) -> None:
+    [old] = read_keys(session)
+    reader, late = alive(key_number=old.number), alive(ProcessKind.WORKER, key_number=old.number)
+    write_process(session, reader)
+    write_process(session, late)
+    changed = add_key(session, NAME, DECISION)
+    assert [key.number for key in read_keys(session)] == [changed.key_number, old.number]
+    write_process(session, reader._replace(key_number=changed.key_number or 0))
+    assert end_old_keys(session) == 0
+    write_process(session, late._replace(key_number=changed.key_number or 0))
+    assert end_old_keys(session) == 1
+    assert changed.change is Change.NEW_KEY
+    assert (changed.before, changed.after) == (stored(session).installation.group,) * 2
+
+
+def test_a_copy_gets_no_new_key(session: Session) -> None:
+    make_copy(session)
+    with pytest.raises(InstallationRefused, match="this database is a copy"):
+        add_key(session, NAME, DECISION)
+    assert len(read_keys(session)) == 1
