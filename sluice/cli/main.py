@@ -34,6 +34,7 @@ COMMANDS = {
     "rebuild": "sluice.cli.rebuild:rebuild_app",
     "audit": "sluice.cli.audit:audit_app",
     "queue": "sluice.cli.queue:queue_app",
+    "redis": "sluice.cli.redis_keys:redis_app",
 }
 
 
@@ -113,6 +114,7 @@ def _sentence(error: Exception) -> str | None:
     from sluice.admin.service_errors import ServiceFailed, failed_service
     from sluice.db.errors import DeploymentBroken
     from sluice.db.tables import TableRefused
+    from sluice.runtime.installation import InstallationRefused
     from sluice.runtime.settings import SettingsError
     from sluice.stack import StackError
     from sluice.tasks.fold.registry import HandlersRefused
@@ -125,6 +127,7 @@ def _sentence(error: Exception) -> str | None:
         SendFailed,
         OperationRefused,
         DeploymentBroken,
+        InstallationRefused,
     )
     if isinstance(error, SettingsError):
         return f"{error}. {HINT}" if "Field required" in str(error) else str(error)

@@ -131,7 +131,7 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
     deployment = make_deployment(partitions=1)
     users = "users" + deployment.topic_suffix
     events = generated("users", count=1, topic=users)
-    groups = ("outbox", "effects", "dlq", "audit", "queue")
+    groups = ("outbox", "effects", "dlq", "audit", "queue", "redis")
     commands = (
         ["init"],
         ["send", "-"],

@@ -1,0 +1,115 @@
+"""`sluice redis ls|clean`: what installations have in Redis, and deleting what a former one left."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sluice.admin.connection import connected
+from sluice.admin.decisions import decide
+from sluice.admin.documents import as_json
+from sluice.admin.redis_keys import (
+    PrefixUse,
+    delete_prefix,
+    open_redis,
+    read_prefix,
+    read_prefixes,
+    require_cleanable,
+)
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
+from sluice.db.admin.audit import insert_audits
+from sluice.db.delivery.installation import read_installation
+from sluice.db.delivery.processes import read_living
+from sluice.runtime.service_urls import read_addresses
+from sluice.runtime.settings import read_settings
+from sluice.tasks.installation.opening import check_installation
+
+redis_app = typer.Typer(
+    help="What installations have in Redis, and what former ones left.", no_args_is_help=True
+)
+
+
+@redis_app.command()
+def ls(as_json_: AsJson = False) -> None:
+    """Show each installation's prefix in this Redis database: its keys, their size, and the last use.
+
+    Keys without the prefix of an installation have a line of their own: other
+    programs own them, or an earlier version of Sluice left them (unacked,
+    unacked_index, _kombu.binding.*, sluice:*, and lists named like queues).
+
+    Last use: "-" where the server does not count it (maxmemory-policy *lfu).
+    """
+    with connected("sluice redis", report_refusal=print_refusal) as session:
+        stored = read_installation(session)
+    own = stored.installation.group if stored else None
+    with open_redis(read_addresses(read_settings()).redis_url) as client:
+        found = read_prefixes(client)
+    if as_json_:
+        typer.echo(as_json([asdict(one) | {"is_own": own is not None and one.group == own} for one in found]))
+    elif not found:
+        typer.echo("this Redis database has no keys")
+    else:
+        Console().print(prefix_table(found, own))
+
+
+@redis_app.command()
+def clean(
+    prefix: Annotated[str, typer.Argument(help="As `sluice redis ls` names it, as in sluice-1a2b3c4d.")],
+    reason: Reason,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Delete all keys of one prefix in this Redis database, for an installation that is gone.
+
+    Nothing is lost even if it still runs: its bridges publish again what they
+    do not find applied. Refused for this installation while its processes run.
+    """
+    with connected("sluice redis") as session:
+        own = check_installation(session, name=read_settings().name).installation
+        group = require_cleanable(prefix, own, read_living(session))
+        with open_redis(read_addresses(read_settings()).redis_url) as client:
+            found = left = read_prefix(client, group)
+            if found.keys and not dry_run:
+                require_confirmation(f"{_described(found)} will be deleted.", yes=yes)
+                with session.transaction():
+                    subject = (group, as_json(asdict(found)))
+                    insert_audits(session, decide("redis clean", reason), [subject])
+                left = delete_prefix(client, group, deleted=lambda gone: _report(gone, found.keys))
+    if as_json_:
+        typer.echo(as_json({"dry_run": dry_run, "found": asdict(found), "keys_left": left.keys}))
+    elif dry_run or not found.keys:
+        typer.echo(f"{_described(found)} would be deleted")
+    else:
+        typer.echo(f"{group}: {found.keys} keys deleted, {left.keys} left")
+
+
+def prefix_table(found: Iterable[PrefixUse], own: str | None) -> Table:
+    """Per prefix: keys, bytes, the time since the last use, and which one is this installation's."""
+    return table_of(
+        ("prefix", "keys", "bytes", "last use", ""),
+        (
+            (
+                one.group or "without a prefix",
+                one.keys,
+                one.bytes,
+                None if one.idle_seconds is None else say_age(one.idle_seconds),
+                "this installation" if own is not None and one.group == own else "",
+            )
+            for one in found
+        ),
+    )
+
+
+def _described(use: PrefixUse) -> str:
+    used = "" if use.idle_seconds is None else f", last used {say_age(use.idle_seconds)} ago"
+    return f"{use.group}: {use.keys} keys, {use.bytes} bytes{used}"
+
+
+def _report(gone: int, total: int) -> None:
+    # Not on stdout, which may be read as JSON.
+    typer.echo(f"{gone} of {total} keys deleted", err=True)

@@ -1,0 +1,194 @@
+"""Commands on a database that is a copy, or of another installation: what changes something is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner
+
+from sluice.cli.main import app
+from sluice.db.connection import Session
+from sluice.runtime.installation import Installation
+from tests.db.admin.leaving import insert_call, insert_event, rows
+from tests.harness.stacks import install
+
+Run = Callable[..., str]
+WHY = ("--reason", "test")
+COPY = "UPDATE sluice.installation SET database_oid = database_oid + 1"
+WRITING = (
+    ("outbox", "retry", "--all", *WHY),
+    ("outbox", "drop", "--all", *WHY, "--yes"),
+    ("effects", "retry", "k", *WHY, "--yes"),
+    ("effects", "settle", "k", "--as", "failed", *WHY, "--yes"),
+    ("effects", "reconcile", "k", *WHY),
+    ("effects", "pause", *WHY),
+    ("effects", "resume", *WHY),
+    ("dlq", "redrive", "--all", *WHY, "--yes"),
+    ("dlq", "drop", "1", *WHY, "--yes"),
+    ("dlq", "resolve", "1", *WHY),
+    ("pause", "--topic", "orders", *WHY),
+    ("resume", "--topic", "orders", *WHY),
+    ("accept", "orders", *WHY, "--yes"),
+    ("reshard", "order", "4", *WHY, "--yes"),
+    ("queue", "resume", "order.0", *WHY),
+    ("rebuild", "start", "revenue", *WHY),
+    ("redis", "clean", "sluice-1a2b3c4d", *WHY, "--yes"),
+)
+READING = (
+    ("outbox", "ls", "--json"),
+    ("effects", "ls", "--json"),
+    ("dlq", "ls", "--json"),
+    ("queue", "ls", "--json"),
+    ("audit", "ls", "--json"),
+    ("workers", "--json"),
+    ("rebuild", "status", "--json"),
+    ("redis", "ls", "--json"),
+)
+
+
+@pytest.fixture
+def installation(database_url: str) -> Installation:
+    return install(database_url)
+
+
+@pytest.fixture
+def environ(database_url: str, redis_url: str, installation: Installation) -> dict[str, str]:
+    return {
+        "SLUICE_NAME": installation.name,
+        "SLUICE_DATABASE_URL": database_url,
+        "SLUICE_REDIS_URL": redis_url,
+        "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "SLUICE_HANDLERS": "examples.shop.handlers",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def run(environ: dict[str, str]) -> Run:
+    """Runs a command; what it printed to stdout, and to stderr if it failed."""
+
+    def run(*words: str, exit_code: int = 0, **more: str) -> str:
+        result = CliRunner().invoke(app, words, env=environ | more)
+        assert result.exit_code == exit_code, result.output
+        return result.stderr if exit_code else result.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("words", WRITING, ids=" ".join)
+def test_what_changes_something_is_refused_on_a_copy(
+    session: Session, run: Run, words: tuple[str, ...]
+) -> None:
+    session.command(COPY)
+    refused = run(*words, exit_code=2)
+    assert "run `sluice init --new-installation` here" in refused
+    assert "run `sluice init --moved` here" in refused
+    assert len(refused.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_what_reads_reports_on_a_copy_and_names_it(
+    session: Session, environ: dict[str, str], words: tuple[str, ...]
+) -> None:
+    session.command(COPY)
+    result = CliRunner().invoke(app, words, env=environ)
+    assert result.exit_code == 0, result.output
+    json.loads(result.stdout)
+    assert "this database is a copy" in result.stderr
+
+
+def test_a_name_that_differs_and_a_missing_installation_are_refused(session: Session, run: Run) -> None:
+    words = ("effects", "pause", *WHY)
+    assert "set SLUICE_NAME=sluice" in run(*words, exit_code=2, SLUICE_NAME="staging")
+    session.command("DELETE FROM sluice.installation")
+    assert "run `sluice init`" in run(*words, exit_code=2)
+
+
+def test_every_command_opens_postgres_where_the_installation_is_checked() -> None:
+    """`init` checks after it has migrated; `status` and `doctor` report the refusal."""
+    folder = Path(__file__).parents[3] / "sluice"
+    opening = {
+        str(file.relative_to(folder))
+        for room in ("admin", "cli")
+        for file in (folder / room).rglob("*.py")
+        if "Session(" in file.read_text().replace("class Session(", "")
+    }
+    assert opening == {
+        "admin/connection.py",
+        "admin/init.py",
+        "admin/status_reading.py",
+        "admin/doctor/facts_reading.py",
+    }
+
+
+def test_status_and_doctor_name_the_copy_and_the_installation(
+    session: Session, run: Run, environ: dict[str, str], installation: Installation
+) -> None:
+    fine = json.loads(CliRunner().invoke(app, ["status", "--json"], env=environ).stdout)
+    assert (fine["installation"], fine["refusal"]) == (installation.group, None)
+    session.command(COPY)
+    shown = CliRunner().invoke(app, ["status"], env=environ)
+    assert shown.exit_code == 1
+    assert f"installation and consumer group: {installation.group}\n" in shown.stdout
+    assert "this database is a copy" in shown.stderr
+    found = json.loads(CliRunner().invoke(app, ["status", "--json"], env=environ).stdout)
+    assert "this database is a copy" in found["refusal"]
+    findings = json.loads(CliRunner().invoke(app, ["doctor", "--json"], env=environ).stdout)
+    assert findings["installation"] == installation.group
+    assert any("this database is a copy" in one["problem"] for one in findings["findings"])
+
+
+def test_redis_is_listed_and_cleaned(
+    session: Session, run: Run, redis_url: str, installation: Installation
+) -> None:
+    gone = Installation("gone", installation.id)
+    with Redis.from_url(redis_url) as client:
+        for key in (
+            f"{gone.redis_prefix}a",
+            f"{gone.redis_prefix}b",
+            f"{installation.redis_prefix}c",
+            "unacked",
+        ):
+            client.set(key, "x")
+        listed = [line.split() for line in run("redis", "ls").splitlines()]
+        assert [line[0] for line in listed] == ["prefix", gone.group, installation.group, "without"]
+        assert listed[2][-2:] == ["this", "installation"]
+        found = json.loads(run("redis", "ls", "--json"))
+        assert [(one["group"], one["keys"], one["is_own"]) for one in found] == [
+            (gone.group, 2, False),
+            (installation.group, 1, True),
+            (None, 1, False),
+        ]
+        clean = ("redis", "clean", gone.redis_prefix, *WHY)
+        assert "2 keys" in run(*clean, "--dry-run")
+        assert "will be deleted" in run(*clean, exit_code=2)
+        assert run(*clean, "--yes") == f"{gone.group}: 2 keys deleted, 0 left\n"
+        assert sorted(client.keys()) == [f"{installation.redis_prefix}c".encode(), b"unacked"]
+    assert rows(session, "SELECT subject, verb FROM sluice.audit") == [(gone.group, "redis clean")]
+    session.command(
+        "INSERT INTO sluice.processes (process, kind, node, process_id, format, key_number, entities, topics,"
+        " effects) VALUES (gen_random_uuid(), 'beat', 'b', 1, 1, 1, '{}', '{}', '{}')"
+    )
+    refused = run("redis", "clean", installation.group, *WHY, "--yes", exit_code=2)
+    assert "its processes are running: beat b" in refused
+
+
+def test_init_asks_before_it_changes_the_installation(
+    session: Session, run: Run, environ: dict[str, str]
+) -> None:
+    session.command(COPY)
+    insert_event(session, 1)
+    insert_call(session, "k")
+    assert "run `sluice init --moved` here" in run("init", exit_code=2)
+    assert "pass only one of --new-installation, --moved" in run(
+        "init", "--moved", "--new-installation", "--yes", exit_code=2
+    )
+    assert "There is no terminal to ask at" in run("init", "--new-installation", exit_code=2)
+    # The change is made and printed before Kafka, which is not there, is needed.
+    done = CliRunner().invoke(app, ["init", "--new-installation", "--yes"], env=environ)
+    assert "outgoing events held: 1;" in done.stdout
+    assert "calls held: 1;" in done.stdout
+    assert "all calls are paused" in done.stdout
+    assert rows(session, "SELECT verb, reason FROM sluice.audit") == [("init new-installation", "not given")]
