@@ -14,6 +14,6 @@ context.configure(
     version_table=VERSION_TABLE,
     version_table_schema=SCHEMA,
 )
-# Already in the transaction of `migrate`: all changes happen, or none.
+# Already in the transaction of `migrate`: all of a change happens, or nothing.
 with context.begin_transaction():
     context.run_migrations()

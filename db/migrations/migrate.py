@@ -1,6 +1,8 @@
 """Brings a database to the declared tables: Sluice's by migrations, users' by creating what is missing."""
 
+import random
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -8,7 +10,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, MetaData, Table, create_engine, func, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
@@ -24,19 +28,44 @@ VERSION_TABLE = "alembic_version"
 LOCK = 0x736C75696365
 # A change of a table that is in use waits in front of every worker: better to fail and be tried again.
 LOCK_TIMEOUT = "5s"
+# What waits behind a migration that waits for a table must not reach its own lock timeout of 2 s.
+SHORT_LOCK_TIMEOUT = "500ms"
+ATTEMPTS = 60
+PAUSE_SECONDS = 0.5  # at most; what waited behind the migration runs meanwhile
 
 
 def upgrade(database_url: str) -> None:
-    """All migrations are applied, in one transaction. May run twice, and twice at once.
+    """Applies all migrations while processes of before work. Idempotent, also when several run at once.
 
-    Raises InstallationRefused if the database is newer than this code.
+    Each has a transaction of its own and changes one table in use at most: with two of them locked it could
+    deadlock with a worker. Raises InstallationRefused if the database is newer than this code.
     """
-    with _locked(database_url) as connection:
+    attempt = 0
+    while not _is_newest(database_url):
+        attempt += 1
+        try:
+            _upgrade_by_one(database_url)
+        except OperationalError as error:
+            if attempt >= ATTEMPTS or not isinstance(error.orig, LockNotAvailable):
+                raise
+            time.sleep(random.uniform(0, PAUSE_SECONDS))
+
+
+def _is_newest(database_url: str) -> bool:
+    with _connected(database_url) as connection:
         _require_known(connection)
+        return _revision_of(connection) == newest_revision()
+
+
+def _upgrade_by_one(database_url: str) -> None:
+    with _locked(database_url, lock_timeout=SHORT_LOCK_TIMEOUT) as connection:
+        # Another `sluice init` may have been faster.
+        if _revision_of(connection) == newest_revision():
+            return
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, "+1")
 
 
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
@@ -133,11 +162,11 @@ def _require_known(connection: Connection) -> None:
 
 
 @contextmanager
-def _locked(database_url: str) -> Iterator[Connection]:
+def _locked(database_url: str, *, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[Connection]:
     with _connected(database_url) as connection:
         # Waits for another migration before the timeout counts.
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{lock_timeout}'"))
         yield connection
 
 

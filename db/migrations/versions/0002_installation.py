@@ -1,4 +1,4 @@
-"""Installations: a name, an id and keys; living processes; formats of stored rows; the source of a row."""
+"""Installations: a name, an id and keys; living processes; what none of them declares."""
 
 from alembic import op
 
@@ -42,16 +42,6 @@ CREATE TABLE sluice.undeclared (
 );
 """
 
-# Processes of before go on writing rows while this runs, and afterwards until they end: hence the defaults.
-COLUMNS = """
-ALTER TABLE sluice.outbox_events ADD COLUMN source text;
-ALTER TABLE sluice.outbox_events ADD COLUMN format smallint DEFAULT 1 NOT NULL;
-ALTER TABLE sluice.executed_side_effects ADD COLUMN format smallint DEFAULT 1 NOT NULL;
-ALTER TABLE sluice.dead_letters ADD COLUMN format smallint DEFAULT 1 NOT NULL;
-ALTER TABLE sluice.workers ADD COLUMN declared jsonb DEFAULT '{}' NOT NULL;
-ALTER TABLE sluice.workers ADD COLUMN yielded text[] DEFAULT '{}' NOT NULL;
-"""
-
 # The key is for the roles that publish or apply; the name and the id are for everyone.
 GRANTS = """
 GRANT USAGE ON SCHEMA sluice TO PUBLIC;
@@ -61,7 +51,7 @@ GRANT SELECT ON sluice.installation TO PUBLIC;
 
 def upgrade() -> None:
     """Makes them."""
-    for text in (TABLES, COLUMNS, GRANTS):
+    for text in (TABLES, GRANTS):
         for statement in filter(str.strip, text.split(";")):
             op.execute(statement)
 

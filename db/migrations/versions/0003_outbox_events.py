@@ -1,0 +1,19 @@
+"""The source and the format of outgoing events."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds them, with defaults: processes of before go on writing rows."""
+    op.execute("ALTER TABLE sluice.outbox_events ADD COLUMN source text")
+    op.execute("ALTER TABLE sluice.outbox_events ADD COLUMN format smallint DEFAULT 1 NOT NULL")
+
+
+def downgrade() -> None:
+    """Is never run: data is restored from a backup, not taken back by code."""
+    raise NotImplementedError
