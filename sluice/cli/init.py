@@ -78,9 +78,8 @@ def init(
     def make_change(session: Session, name: str) -> Changed:
         assert change is not None
         changed = CHANGES[change](session, name, decide(f"init {change.value}", reason))
-        if not as_json:
-            # At once: what follows needs Kafka, and may fail.
-            typer.echo("\n".join(change_lines(changed)))
+        # At once, since what follows needs Kafka and may fail. Beside a JSON document on stderr.
+        typer.echo("\n".join(change_lines(changed)), err=as_json)
         return changed
 
     made = initialise(

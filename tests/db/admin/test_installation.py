@@ -1,12 +1,16 @@
 """Changes of an installation on real Postgres: all of each happens or nothing; what a copy brings is held."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg2.errors import InsufficientPrivilege, ReadOnlySqlTransaction
+from sqlalchemy.engine import make_url
 
 from sluice.admin import installation as module
+from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.installation import (
     HELD,
@@ -22,6 +26,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import (
     StoredInstallation,
     create_installation,
+    read_database,
     read_installation,
     read_keys,
 )
@@ -231,3 +236,45 @@ def test_a_copy_gets_no_new_key(session: Session) -> None:
     with pytest.raises(InstallationRefused, match="this database is a copy"):
         add_key(session, NAME, DECISION)
     assert len(read_keys(session)) == 1
+
+
+@pytest.fixture
+def restricted(session: Session, database_url: str) -> Iterator[Session]:
+    """A session of a role that may read neither the system identifier nor the keys."""
+    role = f"restricted_{uuid4().hex}"
+    session.command(f"CREATE ROLE {role} LOGIN")
+    session.command("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    url = make_url(database_url).set(username=role).render_as_string(hide_password=False)
+    with closing(Session(url, application_name="test restricted")) as opened:
+        yield opened
+    session.command(f"DROP ROLE {role}")
+
+
+def test_a_role_without_rights_passes_and_still_sees_a_copy(session: Session, restricted: Session) -> None:
+    assert read_database(restricted).system_identifier is None
+    assert check_installation(restricted, name=NAME) == stored(session)
+    with pytest.raises(InsufficientPrivilege):
+        read_keys(restricted)
+    make_copy(session, by="system_identifier = '1'")
+    assert check_installation(restricted, name=NAME), "only the identifier differs, which it cannot read"
+    make_copy(session)
+    with pytest.raises(InstallationRefused, match="this database is a copy"):
+        check_installation(restricted, name=NAME)
+
+
+def test_a_command_that_reads_cannot_write_into_a_copy(
+    session: Session, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_DATABASE_URL", database_url)
+    monkeypatch.setenv("SLUICE_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("SLUICE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    refusals: list[str] = []
+    with connected("test", report_refusal=refusals.append) as fine:
+        add_key(fine, NAME, DECISION)
+    assert refusals == []
+    make_copy(session)
+    with connected("test", report_refusal=refusals.append) as reading:
+        assert len(read_keys(reading)) == 2
+        with pytest.raises(ReadOnlySqlTransaction):
+            reading.command("DELETE FROM sluice.installation_keys")
+    assert len(refusals) == 1

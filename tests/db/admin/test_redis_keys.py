@@ -52,7 +52,18 @@ def test_keys_are_counted_by_prefix_and_what_has_none_comes_last(client: Redis) 
     assert all(one.idle_seconds is not None for one in found)
 
 
-def test_a_server_that_evicts_by_frequency_counts_no_last_use() -> None:
+@pytest.mark.own("redis")
+def test_a_server_that_evicts_by_frequency_counts_no_last_use(client: Redis) -> None:
+    client.config_set("maxmemory-policy", "allkeys-lfu")
+    fill(client)
+    assert [(one.keys, one.idle_seconds) for one in read_prefixes(client)] == [
+        (5, None),
+        (5, None),
+        (6, None),
+    ]
+
+
+def test_the_last_use_is_that_of_the_key_used_last() -> None:
     assert PrefixUse("a").with_key(10, None).with_key(5, None) == PrefixUse("a", 2, 15, None)
     assert PrefixUse("a").with_key(10, 9).with_key(5, None).with_key(1, 3) == PrefixUse("a", 3, 16, 3)
     assert PrefixUse("a").with_key(None, None) == PrefixUse("a")
