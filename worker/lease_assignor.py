@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-from sluice.db.delivery.leases import LeaseSnapshot
+from sluice.db.delivery.leases import Lease, LeaseSnapshot
 
 
 class Moves(NamedTuple):
@@ -28,22 +28,71 @@ def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
     return floor + (ranked.index(me) < more)
 
 
+def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
+    """Returns the members that may hold the queue; empty if no member declares its entity type.
+
+    They declare as many of the entity type's registered topics as any member that has not given the queue
+    back. While some member has given it back, those go first that declare what that member lacks: of many
+    workers that lack a topic, each would take the queue in turn otherwise, and never the one that has it.
+    If every member has given it back, that counts for nothing.
+    """
+    entity = _entity(queue)
+    declaring = {m: snapshot.of(m) for m in snapshot.members if entity in snapshot.of(m).topics}
+    serving = {m: one for m, one in declaring.items() if queue not in one.yielded}
+    yielders = [one for m, one in declaring.items() if m not in serving] if serving else []
+    topics = snapshot.topics.get(entity, frozenset())
+    lacking: frozenset[str] = frozenset().union(*(topics - one.topics[entity] for one in yielders))
+    ranks = {
+        m: (
+            len(lacking & one.topics[entity]),
+            one.format if yielders else 0,
+            len(topics & one.topics[entity]),
+        )
+        for m, one in (serving or declaring).items()
+    }
+    best = max(ranks.values(), default=None)
+    return frozenset(m for m, rank in ranks.items() if rank == best)
+
+
+def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], message_format: int) -> bool:
+    """Returns True if another member can apply what this worker left of the queue.
+
+    That member declares one of the topics, or reads the format, and has not given the queue back itself.
+    """
+    entity = _entity(queue)
+    newer = message_format > snapshot.of(snapshot.me).format
+    for member in snapshot.members - {snapshot.me}:
+        declared = snapshot.of(member)
+        of_entity = declared.topics.get(entity)
+        if of_entity is None or queue in declared.yielded:
+            continue
+        if not of_entity.isdisjoint(topics) or (newer and declared.format >= message_format):
+            return True
+    return False
+
+
 def decide_moves(
     snapshot: LeaseSnapshot, wanted: AbstractSet[str], shuffled: Callable[[Sequence[str]], list[str]]
 ) -> Moves:
     """What this worker changes. `wanted`: what it holds and is not giving back already.
 
-    Queues that are retired are shared out by themselves: nothing is to be done there, and a worker that had
-    only such ones would be idle.
+    Queues with the same eligible members are shared out by themselves; usually all queues are one such group.
+    So are queues that are retired: nothing is to be done there, and a worker that had only such ones would be
+    idle.
     """
+    groups: dict[tuple[bool, frozenset[int]], list[Lease]] = {}
+    for lease in snapshot.leases:
+        groups.setdefault((lease.retired, eligible(snapshot, lease.queue)), []).append(lease)
     give: list[str] = []
     tries = []
     is_short = False
-    for retired in (False, True):
-        leases = [lease for lease in snapshot.leases if lease.retired is retired]
-        held = Counter(dict.fromkeys(snapshot.members, 0))
-        held.update(lease.holder for lease in leases if lease.holder in snapshot.members)
+    for (_, members), leases in sorted(groups.items(), key=lambda group: group[0][0]):
         mine = [lease.queue for lease in leases if lease.queue in wanted]
+        if snapshot.me not in members:
+            give += mine
+            continue
+        held = Counter(dict.fromkeys(members, 0))
+        held.update(lease.holder for lease in leases if lease.holder in members)
         free = [lease.queue for lease in leases if lease.holder is None]
         share = fair_share(held, snapshot.me, len(leases))
         if len(mine) > share:

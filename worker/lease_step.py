@@ -81,6 +81,8 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             node=consumer.hostname,
             activity=consumer.app.sluice_activity,
             wanted_changed=lambda: consumer.hub.call_soon(self._tick),
+            declared=consumer.app.sluice_services.registry.topics_by_entity(),
+            yields=consumer.app.sluice_yields,
         )
 
     def _tick(self) -> None:

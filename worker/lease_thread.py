@@ -8,7 +8,7 @@ and does not consume it: so nobody takes a queue of which this worker still may 
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
@@ -27,8 +27,10 @@ from sluice.db.delivery.leases import (
 )
 from sluice.db.errors import ErrorKind, classify
 from sluice.runtime.backoff import Backoff
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.worker.activity import Activity
-from sluice.worker.lease_assignor import decide_moves
+from sluice.worker.lease_assignor import decide_moves, may_yield
+from sluice.worker.queue_yields import QueueYields
 
 log = structlog.get_logger("sluice.leases")
 
@@ -63,6 +65,9 @@ class LeaseThread:
     node: str
     activity: Activity
     wanted_changed: Callable[[], None]
+    declared: Mapping[str, Iterable[str]]
+    """Entity type → topics, as this worker's code declares them: it takes no queue of another entity type."""
+    yields: QueueYields = field(default_factory=QueueYields)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
 
@@ -145,8 +150,22 @@ class LeaseThread:
         if not self._joined:
             join_workers(self.session)
             self._joined = True
+            # Before it decides: a member declares nothing until its row is written.
+            self._tell(now)
         self._give_back()
-        moves = decide_moves(read_lease_snapshot(self.session), self.wanted.queues, self._shuffled)
+        snapshot = read_lease_snapshot(self.session)
+        yielding = self.yields.choose(
+            self._taken_at,
+            self.wanted.queues,
+            now,
+            lambda queue, left: may_yield(
+                snapshot, queue, topics=left.topics, message_format=left.message_format
+            ),
+        )
+        if yielding:
+            log.info("queues left to workers that declare more", queues=sorted(yielding))
+        snapshot = snapshot.with_yielded(self.yields.yielded(now))
+        moves = decide_moves(snapshot, self.wanted.queues, self._shuffled)
         self._is_short = moves.is_short
         taken: list[str] = []
         for queues, count in moves.tries:
@@ -191,8 +210,12 @@ class LeaseThread:
             {queue: now - at for queue, at in self._taken_at.items()},
             *((busy[0], now - busy[1]) if busy else (None, None)),
             *((last.queue, now - last.ended_at, last.records, last.seconds) if last else (None,) * 4),
+        )._replace(declared=self.declared, format=NEWEST_FORMAT, yielded=self.yields.yielded(now))
+        before = self._heartbeat
+        is_news = before is None or (before.leases.keys(), before.yielded) != (
+            heartbeat.leases.keys(),
+            heartbeat.yielded,
         )
-        is_news = self._heartbeat is None or self._heartbeat.leases.keys() != heartbeat.leases.keys()
         if is_news or now - self._heartbeat_at >= HEARTBEAT_SECONDS:
             write_heartbeat(self.session, heartbeat)
             self._heartbeat, self._heartbeat_at = heartbeat, now

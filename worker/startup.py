@@ -12,6 +12,7 @@ from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.installation import InstallationRefused
 from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
+from sluice.worker.queue_yields import QueueYields
 from sluice.worker.worker_metrics import WorkerMetrics
 from sluice.worker.worker_process import WorkerProcess
 
@@ -23,6 +24,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """Creates the services of this process, and declares the queues from which `-Q` chooses."""
     app = instance.app
     app.sluice_activity = Activity()
+    app.sluice_yields = QueueYields()
     app.sluice_metrics = WorkerMetrics()
     app.sluice_endpoint = MetricsEndpoint(app.sluice_settings)
     app.sluice_note_newer = lambda _queue: None

@@ -4,12 +4,14 @@ For speed alone: whoever applies without a lease waits for the queue's row lock,
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.values import text_array
 
 LEASE_SETTINGS = {
     # A worker that is stopped, or whose machine is gone, loses its queues after that: it asks twice a second.
@@ -42,6 +44,19 @@ class Lease(NamedTuple):
     holder: int | None
 
 
+class Declared(NamedTuple):
+    """What a worker's code declares and reads, and the queues that it gave back for a while."""
+
+    topics: Mapping[str, frozenset[str]]
+    """Entity type → its topics."""
+    format: int
+    yielded: frozenset[str] = frozenset()
+
+
+NOTHING_DECLARED = Declared({}, 0)
+"""That of a member without a row: it wrote no heartbeat yet."""
+
+
 @dataclass(frozen=True)
 class LeaseSnapshot:
     """Who takes part and who holds what, at one moment. `me` is the asking session's process id."""
@@ -49,6 +64,19 @@ class LeaseSnapshot:
     me: int
     members: frozenset[int]
     leases: tuple[Lease, ...]
+    declared: Mapping[int, Declared] = field(default_factory=dict)
+    """Member → what its row states; a member without a row is missing."""
+    topics: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Entity type → the topics that are registered for it."""
+
+    def of(self, member: int) -> Declared:
+        """Returns what a member declares."""
+        return self.declared.get(member, NOTHING_DECLARED)
+
+    def with_yielded(self, queues: Iterable[str]) -> "LeaseSnapshot":
+        """Returns the snapshot in which the asking worker has given back exactly these queues."""
+        mine = self.of(self.me)._replace(yielded=frozenset(queues))
+        return replace(self, declared={**self.declared, self.me: mine})
 
 
 JOIN_WORKERS = Statement("join_workers", f"SELECT pg_try_advisory_lock_shared({_MEMBER})")
@@ -84,14 +112,33 @@ READ_LEASE_SNAPSHOT = Statement(
     ORDER BY q.queue
     """,
 )
+# A statement of its own: with the leases it would be returned once per queue.
+READ_DECLARED = Statement(
+    "read_declared",
+    """
+    SELECT w.backend_pid, w.declared, w.format, w.yielded, t.topics
+    FROM (SELECT coalesce(jsonb_object_agg(topic, entity), '{}') AS topics FROM sluice.topics) t
+    LEFT JOIN sluice.workers w ON true
+    """,
+)
 
 
 def read_lease_snapshot(session: Session) -> LeaseSnapshot:
-    """All queues with their holders, and all members."""
+    """Returns all queues with their holders, and all members with what they declare."""
     rows = session.run(READ_LEASE_SNAPSHOT)
-    me, members = rows[0][:2]
+    me, found = rows[0][:2]
+    members = frozenset(found or ())
     leases = tuple(Lease(*row[2:]) for row in rows if row[2] is not None)
-    return LeaseSnapshot(me, frozenset(members or ()), leases)
+    stated = session.run(READ_DECLARED)
+    topics: dict[str, set[str]] = {}
+    for topic, entity in stated[0][4].items():
+        topics.setdefault(entity, set()).add(topic)
+    declared = {
+        pid: Declared({name: frozenset(of) for name, of in entities.items()}, version, frozenset(yielded))
+        for pid, entities, version, yielded, _ in stated
+        if pid in members
+    }
+    return LeaseSnapshot(me, members, leases, declared, {name: frozenset(of) for name, of in topics.items()})
 
 
 TRY_LEASE = Statement("try_lease", f"SELECT pg_try_advisory_lock({_KEY.format(queue='$1')})", ("text",))
@@ -124,6 +171,12 @@ class Heartbeat(NamedTuple):
     last_age: float | None
     last_records: int | None
     last_seconds: float | None
+    declared: Mapping[str, Iterable[str]] = MappingProxyType({})
+    """Entity type → topics, as the worker's code declares them."""
+    format: int = 1
+    """The newest format of messages that it reads."""
+    yielded: frozenset[str] = frozenset()
+    """Queues that it gave back for a while, because it cannot apply all of them."""
 
 
 _AGO = "now() - {age} * interval '1 second'"
@@ -133,27 +186,38 @@ WRITE_HEARTBEAT = Statement(
     f"""
     INSERT INTO sluice.workers AS w
         (backend_pid, node, process_id, leases, busy_queue, busy_since, last_queue, last_at, last_records,
-         last_seconds)
+         last_seconds, declared, format, yielded)
     SELECT pg_backend_pid(), $1, $2,
            (SELECT coalesce(jsonb_object_agg(k.key, {_AGO.format(age="k.value::float8")}), '{{}}')
             FROM jsonb_each_text($3) k),
-           $4, {_AGO.format(age="$5")}, $6, {_AGO.format(age="$7")}, $8, $9
+           $4, {_AGO.format(age="$5")}, $6, {_AGO.format(age="$7")}, $8, $9, $10, $11, $12
     ON CONFLICT (backend_pid) DO UPDATE SET
         node = excluded.node, process_id = excluded.process_id, leases = excluded.leases,
         busy_queue = excluded.busy_queue, busy_since = excluded.busy_since, last_queue = excluded.last_queue,
         last_at = excluded.last_at, last_records = excluded.last_records,
-        last_seconds = excluded.last_seconds, heartbeat_at = now(),
+        last_seconds = excluded.last_seconds, declared = excluded.declared, format = excluded.format,
+        yielded = excluded.yielded, heartbeat_at = now(),
         joined_at = CASE WHEN (w.node, w.process_id) = (excluded.node, excluded.process_id) THEN w.joined_at
                     ELSE excluded.joined_at END
     """,
-    ("text", "int", "jsonb", "text", "float8", "text", "float8", "int", "float8"),
+    ("text", "int", "jsonb", "text", "float8", "text", "float8", "int", "float8", "jsonb", "int", "text[]"),
 )
 
 
 def write_heartbeat(session: Session, heartbeat: Heartbeat) -> None:
-    """The row of this session says so. May run any number of times; nobody decides by it."""
+    """Writes this session's row. Idempotent.
+
+    Others decide by `declared`, `format` and `yielded` alone; the rest is for operators.
+    """
     session.run(
-        WRITE_HEARTBEAT, heartbeat.node, heartbeat.process_id, json.dumps(heartbeat.leases), *heartbeat[3:]
+        WRITE_HEARTBEAT,
+        heartbeat.node,
+        heartbeat.process_id,
+        json.dumps(heartbeat.leases),
+        *heartbeat[3:9],
+        json.dumps({entity: sorted(topics) for entity, topics in heartbeat.declared.items()}),
+        heartbeat.format,
+        text_array(sorted(heartbeat.yielded)),
     )
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Double,
     Identity,
     Integer,
+    SmallInteger,
     Table,
     Text,
     text,
@@ -56,6 +57,8 @@ workers = Table(
     Column("last_seconds", Double),
     # What its code declares: {entity type: [topics]}.
     Column("declared", JSONB, nullable=False, server_default=text("'{}'")),
+    # The newest format of messages that it reads.
+    Column("format", SmallInteger, nullable=False, server_default=text("1")),
     # Queues it gave back because it met a topic or a format there that it does not know.
     Column("yielded", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # Rewritten every second per worker: room for HOT updates.

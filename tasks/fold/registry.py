@@ -75,6 +75,13 @@ class Registry:
     metadatas: list[MetaData] = field(default_factory=list)
     """Of all tables that the modules of the handlers know."""
 
+    def topics_by_entity(self) -> dict[str, list[str]]:
+        """Returns entity type → the names of its topics."""
+        found: dict[str, list[str]] = {entity.name: [] for entity in self.entities.values()}
+        for topic in self.topics.values():
+            found[topic.entity.name].append(topic.name)
+        return found
+
 
 def collect_handlers(names: str) -> Registry:
     """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused.

@@ -1,6 +1,6 @@
 """Workers that share queues on a real Postgres, a turn at a time: the real lease thread, a loop by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -8,6 +8,8 @@ from sluice.db.connection import Session
 from sluice.db.delivery.leases import LEASE_SETTINGS
 from sluice.worker.activity import Activity
 from sluice.worker.lease_thread import LeaseThread, View
+
+DECLARED: Mapping[str, Iterable[str]] = {"thing": ()}
 
 
 class Clock:
@@ -71,14 +73,15 @@ class Workers:
         self._lease_thread = lease_thread
         self.members: list[Member] = []
 
-    def join(self) -> Member:
-        """One more; it has had no turn yet."""
+    def join(self, declared: Mapping[str, Iterable[str]] | None = None) -> Member:
+        """One more; it has had no turn yet. `declared`: entity type → topics."""
         number, clock = len(self.members), Clock()
         lease_thread = self._lease_thread(
             Session(self._url, application_name=f"test leases {number}", settings=LEASE_SETTINGS),
             node=f"worker-{number}@test",
             activity=Activity(clock),
             wanted_changed=lambda: None,
+            declared=DECLARED if declared is None else declared,
             rng=Random(number),
             clock=clock,
         )

@@ -171,7 +171,13 @@ def test_what_a_worker_does_is_what_its_keeper_tells(session: Session, make_sess
     now = 1_000.0
     activity = Activity(clock=lambda: now)
     lease_thread = LeaseThread(
-        make_session(), "one@host", activity, lambda: None, Random(1), clock=lambda: now
+        make_session(),
+        "one@host",
+        activity,
+        lambda: None,
+        {"payment": ["payments"]},
+        rng=Random(1),
+        clock=lambda: now,
     )
     lease_thread.note_tick(View(0, frozenset()))
     lease_thread.run_once()

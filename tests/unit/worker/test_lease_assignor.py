@@ -7,11 +7,12 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.db.delivery.leases import Lease, LeaseSnapshot
+from sluice.db.delivery.leases import Declared, Lease, LeaseSnapshot
 from sluice.worker import lease_assignor
 from sluice.worker.lease_assignor import Moves, decide_moves, fair_share
 
 QUEUES = [f"{entity}.{shard}" for entity in ("order", "payment", "stock") for shard in range(4)]
+EVERYTHING = Declared(dict.fromkeys(("order", "payment", "stock"), frozenset()), 1)
 SETTLED = 12  # turns of each: more than anything needs
 
 
@@ -25,6 +26,8 @@ class World:
     workers: set[int] = field(default_factory=set)
     holders: dict[str, int] = field(default_factory=dict)
     moved: list[str] = field(default_factory=list)
+    declared: dict[int, Declared] = field(default_factory=dict)
+    topics: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def join(self) -> None:
         self.workers.add(max(self.workers, default=0) + 1)
@@ -37,7 +40,8 @@ class World:
         leases = tuple(Lease(q, q in self.retired, self.holders.get(q)) for q in self.queues)
         wanted = {q for q, holder in self.holders.items() if holder == worker}
         shuffle = self.rng.sample
-        snapshot = LeaseSnapshot(worker, frozenset(self.workers), leases)
+        declared = {one: self.declared.get(one, EVERYTHING) for one in self.workers}
+        snapshot = LeaseSnapshot(worker, frozenset(self.workers), leases, declared, self.topics)
         return decide_moves(snapshot, wanted, lambda queues: shuffle(list(queues), len(queues)))
 
     def turn(self, worker: int) -> int:
@@ -134,7 +138,8 @@ def test_two_workers_share_every_entity_type_evenly(rng: Random) -> None:
 
 def test_a_queue_that_its_holder_is_giving_back_is_nobodys_to_take() -> None:
     leases = (Lease("order.0", False, 1), Lease("order.1", False, 2))
-    moves = decide_moves(LeaseSnapshot(1, frozenset({1, 2}), leases), set(), list)
+    declared = dict.fromkeys((1, 2), EVERYTHING)
+    moves = decide_moves(LeaseSnapshot(1, frozenset({1, 2}), leases, declared), set(), list)
     assert moves == Moves((), (), is_short=True)
 
 

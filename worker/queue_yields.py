@@ -1,0 +1,64 @@
+"""What this worker met in its queues and left: topics that its code does not declare, newer formats.
+
+The loop notes it; the thread of the leases reads it, and gives the queue back if another worker can go on.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+HELD_SECONDS = 5.0  # a queue is applied for so long before it is given back
+YIELDED_SECONDS = 10.0  # and left to others for so long: two workers that lack one topic each take turns
+
+
+class Left(NamedTuple):
+    """What was left of one queue."""
+
+    topics: frozenset[str] = frozenset()
+    message_format: int = 0
+    """The newest format of a message that was left; 0 if none was."""
+
+
+class QueueYields:
+    """The queues of which something was left. `note` is the loop's, the rest the lease thread's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left: dict[str, Left] = {}
+        self._until: dict[str, float] = {}
+
+    def note(self, queue: str, *, topics: Iterable[str] = (), message_format: int = 0) -> None:
+        """Notes that slices of these topics, or a message of this format, were left. Idempotent."""
+        with self._lock:
+            before = self._left.get(queue, Left())
+            self._left[queue] = Left(
+                before.topics | frozenset(topics), max(before.message_format, message_format)
+            )
+
+    def choose(
+        self,
+        taken_at: dict[str, float],
+        held: Collection[str],
+        now: float,
+        may_yield: Callable[[str, Left], bool],
+    ) -> list[str]:
+        """Returns the queues to give back now, and leaves them to others for YIELDED_SECONDS.
+
+        `taken_at` is when each lease began. `may_yield` returns True if another worker can go on.
+        """
+        with self._lock:
+            left = {queue: what for queue, what in self._left.items() if queue in held}
+            chosen = [
+                queue
+                for queue, what in left.items()
+                if now - taken_at.get(queue, now) >= HELD_SECONDS and may_yield(queue, what)
+            ]
+            for queue in chosen:
+                del self._left[queue]
+                self._until[queue] = now + YIELDED_SECONDS
+        return chosen
+
+    def yielded(self, now: float) -> frozenset[str]:
+        """Returns the queues that are left to others now."""
+        self._until = {queue: until for queue, until in self._until.items() if until > now}
+        return frozenset(self._until)
