@@ -41,6 +41,16 @@ outbox_events = Table(
     format_column(),
     PrimaryKeyConstraint("queue", "id"),
 )
+# Empty as long as all processes are of one version.
+_outbox = outbox_events.c
+Index(
+    "outbox_events_newer_idx",
+    _outbox.queue,
+    _outbox.topic,
+    _outbox.key,
+    _outbox.id,
+    postgresql_where=text("format > 1"),
+)
 
 relay_progress = Table(
     "relay_progress",
@@ -102,6 +112,13 @@ Index(
     _effects.id,
     postgresql_where=text("state = 'pending'"),
 )
+# Which effects have calls that wait, however many these are.
+Index(
+    "executed_side_effects_waiting_idx",
+    _effects.effect,
+    postgresql_where=text("state = 'pending'"),
+)
+Index("executed_side_effects_newer_idx", _effects.state, postgresql_where=text("format > 1"))
 Index("executed_side_effects_claim_idx", _effects.claimed_until, postgresql_where=text("state = 'running'"))
 # Which calls of an entity come before another.
 Index(

@@ -12,6 +12,7 @@ from sluice.db.errors import DeploymentBroken
 from sluice.db.records import Outcome
 from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
+from sluice.runtime.log_pace import LogPace
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
@@ -47,6 +48,8 @@ class Applied:
     judgements: Counter[str]
     outgoing: int = 0
     """Rows for others: events and calls that wait now."""
+    undeclared: frozenset[str] = frozenset()
+    """Topics of slices that were left: this process does not declare them."""
 
 
 class Applier:
@@ -56,6 +59,7 @@ class Applier:
         self._session = session
         self._registry = registry
         self._generation_writer = GenerationWriter(session, registry)
+        self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
         """Applies what fits of the slices; None where it gave up or halted the queue: the bridge sends again.
@@ -73,7 +77,11 @@ class Applier:
             return self._attempt(batch, singly=tries.singly)
 
         try:
-            return retry(self._session, attempt, tries.pause_after, what=queue)
+            applied = retry(self._session, attempt, tries.pause_after, what=queue)
+            for topic in sorted(applied.undeclared):
+                if self._pace.allows(topic):
+                    log.warning("undeclared topic left to other workers", topic=topic, queue=queue)
+            return applied
         except Exception as error:
             if tries.step is Step.HALT:
                 self._halt(queue, error)
@@ -95,7 +103,7 @@ class Applier:
             if piece.epoch == lanes.epoch and piece.last <= applied:
                 continue
             batch.slices.append(piece)
-            # A topic unknown to this code is a broken deployment only if its slice is next in line.
+            # Of a topic that this code does not declare nothing is decoded; its slice is left under the lock.
             topic = self._registry.topics.get(piece.topic)
             if topic is None or piece.epoch != lanes.epoch:
                 continue
@@ -107,6 +115,7 @@ class Applier:
 
     def _attempt(self, batch: Batch, *, singly: bool) -> Applied:
         judgements: Counter[str] = Counter()
+        undeclared: set[str] = set()
         if not batch.slices:
             return Applied(Counter(), judgements)
         with self._session.transaction():
@@ -130,12 +139,16 @@ class Applier:
                 if judgement is Judgement.NEXT and not _belongs(piece, batch.queue, lanes):
                     judgement = Judgement.MISROUTED
                     log.warning("slice misrouted", queue=batch.queue, topic=piece.topic)
+                if judgement is Judgement.NEXT and piece.topic not in self._registry.topics:
+                    # Left, not refused: its lane waits for a process that declares it, the others go on.
+                    judgement = Judgement.UNDECLARED
+                    undeclared.add(piece.topic)
                 judgements[judgement.value] += 1
                 if judgement is Judgement.NEXT:
                     events += self._events(batch, piece, before)
                     applied[lane] = piece.last
             if not events:
-                return Applied(Counter(), judgements)
+                return Applied(Counter(), judgements, undeclared=frozenset(undeclared))
             snapshot = self._generation_writer.read_projection_snapshot()
             writer = BatchWriter(
                 self._session,
@@ -163,11 +176,11 @@ class Applier:
         if row.halted_reason is not None:
             log.warning("queue goes on", queue=batch.queue, was_halted_for=row.halted_reason)
         outcomes: Counter[str] = Counter(s.outcome for s in settled if s.outcome)
-        return Applied(outcomes, judgements, sum(s.outgoing for s in settled))
+        return Applied(
+            outcomes, judgements, sum(s.outgoing for s in settled), undeclared=frozenset(undeclared)
+        )
 
     def _events(self, batch: Batch, piece: Slice, applied_offset: int) -> list[Planned]:
-        if piece.topic not in self._registry.topics:
-            raise DeploymentBroken(f"topic {piece.topic} is declared by no module of SLUICE_HANDLERS")
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied_offset) :]
         return [self._planned(batch, piece, record.offset) for record in unapplied]
 

@@ -12,6 +12,7 @@ class Judgement(Enum):
     REROUTED = "rerouted"  # sent under another epoch: its lane is no more
     REPEATED = "repeated"  # all of it was applied before
     NEXT = "next"  # next in line, perhaps overlapping what was applied
+    UNDECLARED = "undeclared"  # next in line, of a topic that this process does not declare: left to others
     GAP = "gap"  # an earlier slice is missing: the bridge will send again
     MISROUTED = "misrouted"  # of another topic of this name, or with a record of another queue
 
