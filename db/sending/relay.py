@@ -4,7 +4,7 @@ A row that is there is unsent. Ids of a queue are drawn under its lock, so they 
 whoever has seen id n will never see a smaller one appear. That is why `sent_through` may only rise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sluice.db.connection import Session, Statement
 from sluice.db.records import WaitingRow
@@ -70,9 +70,16 @@ def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str,
 READ_PAGE = Statement(
     "read_page",
     """
+    -- Materialized: whether a queue holds rows of a newer format is looked up once, not for every row.
+    WITH d AS MATERIALIZED (
+        SELECT d.queue, d.sent_through, EXISTS (
+            SELECT FROM sluice.outbox_events n WHERE n.format > 1 AND n.format > $5 AND n.queue = d.queue
+        ) AS holds_newer
+        FROM unnest($1, $2) AS d (queue, sent_through)
+    )
     SELECT o.queue, o.id, o.event_id::text, o.topic, o.key, o.type, o.version, o.headers::text, o.payload,
            o.source
-    FROM unnest($1, $2) AS d (queue, sent_through)
+    FROM d
     CROSS JOIN LATERAL (
         SELECT * FROM sluice.outbox_events w
         WHERE w.queue = d.queue AND w.id > d.sent_through AND w.topic <> ALL ($3)
@@ -85,26 +92,57 @@ READ_PAGE = Statement(
           AND (w.key IS NOT NULL OR NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r WHERE r.queue = w.queue AND r.id = w.id
           ))
+          -- So does one of a newer format, until a relay that reads it has sent it.
+          AND (NOT d.holds_newer OR w.format <= $5 AND NOT EXISTS (
+              SELECT FROM sluice.outbox_events n
+              WHERE n.format > 1 AND n.format > $5
+                AND n.queue = w.queue AND n.topic = w.topic AND n.key = w.key AND n.id < w.id
+          ))
         ORDER BY w.id LIMIT $4
     ) o
     ORDER BY o.queue, o.id
     """,
-    ("text[]", "bigint[]", "text[]", "int"),
+    ("text[]", "bigint[]", "text[]", "int", "int"),
 )
 
 
 def read_page(
-    session: Session, sent_through: Mapping[str, int], *, without_topics: Sequence[str], limit: int
+    session: Session,
+    sent_through: Mapping[str, int],
+    *,
+    without_topics: Sequence[str],
+    limit: int,
+    newest_format: int,
 ) -> list[WaitingRow]:
-    """The oldest rows of these queues, at most `limit` of each, by queue and id. Under their locks."""
+    """Returns the oldest rows of these queues, at most `limit` of each, by queue and id. Under their locks.
+
+    Rows of a newer format are left out, and with them those behind them of the same topic and key.
+    """
     rows = session.run(
         READ_PAGE,
         text_array(sent_through),
         bare_array(sent_through.values()),
         text_array(without_topics),
         limit,
+        newest_format,
     )
     return list(map(WaitingRow._make, rows))
+
+
+# After the page: what the page hid is there already, so no hint can pass it.
+READ_LOWEST_NEWER = Statement(
+    "read_lowest_newer",
+    """
+    SELECT queue, min(id) FROM sluice.outbox_events
+    WHERE format > 1 AND format > $2 AND queue = ANY ($1) GROUP BY queue
+    """,
+    ("text[]", "int"),
+)
+
+
+def read_lowest_newer(session: Session, queues: Iterable[str], newest_format: int) -> dict[str, int]:
+    """Returns the lowest id of a newer format, of each queue that holds one."""
+    return dict(session.run(READ_LOWEST_NEWER, text_array(queues), newest_format))
 
 
 # With the bounds: planned while the table was empty, the ids alone are looked for among all rows that the

@@ -63,14 +63,15 @@ def ids_by_queue(rows: Iterable[WaitingRow]) -> dict[str, list[int]]:
 
 
 def sent_through(
-    before: int, ids: Collection[int], acknowledged: Iterable[int], lowest_refused: int | None
+    before: int, ids: Collection[int], acknowledged: Iterable[int], lowest_hidden: int | None
 ) -> int:
     """The highest id of a queue at or below which nothing is left, after a page of its oldest rows.
 
-    `ids` are all of the page of that queue; `lowest_refused` is the lowest id refused there, which no page
-    shows. It may lie far above a page that was cut short: what is between them was not seen.
+    `ids` are all of the page of that queue; `lowest_hidden` is the lowest id there that no page shows: it is
+    refused, or of a newer format. It may lie far above a page that was cut short: what is between them was
+    not seen.
     """
     left = set(ids).difference(acknowledged)
-    if lowest_refused is not None:
-        left.add(lowest_refused)
+    if lowest_hidden is not None:
+        left.add(lowest_hidden)
     return max(before, min([max(ids, default=before), *(number - 1 for number in left)]))

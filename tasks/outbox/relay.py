@@ -18,6 +18,8 @@ from sluice.db.sending import relay as outbox
 from sluice.kafka_io.producer import Producer
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
+from sluice.runtime.log_pace import LogPace
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.tasks.outbox.outbox_page import OutboxPage, ids_by_queue, sent_through
 from sluice.tasks.outbox.outgoing_record import outgoing_record
 
@@ -60,6 +62,7 @@ class Relay:
         self._producer = producer
         self._source = source
         self._clock = clock
+        self._pace = LogPace(clock=clock)
         self._sent_through: dict[str, int] = {}
         self._hints_of: object = None
         self._hints_read_at = self._hints_saved_at = float("-inf")
@@ -79,7 +82,10 @@ class Relay:
                 {queue: self._sent_through[queue] for queue in locked},
                 without_topics=away,
                 limit=max(LEAST_PAGE_ROWS, PAGE_ROWS // len(locked)),
+                newest_format=NEWEST_FORMAT,
             )
+            newer = outbox.read_lowest_newer(self._session, locked, NEWEST_FORMAT)
+            self._log_newer(newer)
             if not rows:
                 return Relayed()
             faults.reach("relay.claimed")
@@ -90,10 +96,11 @@ class Relay:
             self._delete(acknowledged)
             self._list_refused(page)
             # Rows of topics that are away are in no page: where they begin is not known.
+            hidden = {queue: _lowest(refused, newer.get(queue)) for queue, refused in locked.items()}
             read = {} if away else ids_by_queue(rows)
             found = {
                 queue: sent_through(
-                    self._sent_through[queue], ids, acknowledged.get(queue, ()), locked[queue]
+                    self._sent_through[queue], ids, acknowledged.get(queue, ()), hidden[queue]
                 )
                 for queue, ids in read.items()
             }
@@ -156,6 +163,16 @@ class Relay:
                 error=error,
             )
 
+    def _log_newer(self, newer: Mapping[str, int]) -> None:
+        for queue, number in newer.items():
+            if self._pace.allows(queue):
+                log.warning(
+                    "outgoing events of a newer format left to a newer relay",
+                    queue=queue,
+                    first_id=number,
+                    reads=NEWEST_FORMAT,
+                )
+
     def _refresh_hints(self) -> None:
         """Hints are facts about one server: after a reconnect it may be another one, with an older state."""
         connection, now = self._session.connection, self._clock()
@@ -184,3 +201,7 @@ class Relay:
         for topic in {row.topic for row in page.acknowledged} - page.away.keys():
             if topic in self._topics and self._topics[topic].note_success():
                 log.info("topic takes records again", topic=topic)
+
+
+def _lowest(*numbers: int | None) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)

@@ -1,6 +1,6 @@
 """Postgres and Kafka as a simulated relay meets them: its session with the outbox, and its producer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -86,7 +86,12 @@ class Outbox:
         return {q: min((n for of, n in pg.refusals if of == q), default=None) for q in sorted(self.held)}
 
     def read_page(
-        self, sent_through: Mapping[str, int], *, without_topics: Sequence[str], limit: int
+        self,
+        sent_through: Mapping[str, int],
+        *,
+        without_topics: Sequence[str],
+        limit: int,
+        newest_format: int,
     ) -> list[WaitingRow]:
         self.world.meanwhile()
         pg = self.page_state(self._reach_postgres())
@@ -101,6 +106,10 @@ class Outbox:
                 and not self.is_held(pg, row)
             ][:limit]
         return rows
+
+    def read_lowest_newer(self, queues: Iterable[str], newest_format: int) -> dict[str, int]:
+        """All relays of the simulation are of one version."""
+        return {}
 
     def page_state(self, pg: Postgres) -> Postgres:
         return pg

@@ -85,7 +85,7 @@ IN_RELAY = {
     "hints kept over a reconnect": ("self._sent_through, self._hints_of = {}, None", "pass"),
     "hints advanced while a topic is away": ("{} if away else ", ""),
     "refused ones unknown to the hint": (
-        "acknowledged.get(queue, ()), locked[queue]",
+        "acknowledged.get(queue, ()), hidden[queue]",
         "acknowledged.get(queue, ()), None",
     ),
     "hints believed before the commit": (

@@ -11,6 +11,14 @@ depends_on = None
 def upgrade() -> None:
     """Adds them, with defaults: processes of before go on writing rows."""
     op.execute("ALTER TABLE sluice.executed_side_effects ADD COLUMN format smallint DEFAULT 1 NOT NULL")
+    op.execute(
+        "CREATE INDEX executed_side_effects_newer_idx ON sluice.executed_side_effects (state)"
+        " WHERE format > 1"
+    )
+    op.execute(
+        "CREATE INDEX executed_side_effects_waiting_idx ON sluice.executed_side_effects (effect)"
+        " WHERE state = 'pending'"
+    )
 
 
 def downgrade() -> None:

@@ -45,7 +45,9 @@ def page(session: Session) -> list[tuple[str, int]]:
     with session.transaction():
         hints = read_sent_through(session)
         locked = lock_waiting(session, hints)
-        found = read_page(session, {queue: hints[queue] for queue in locked}, without_topics=[], limit=100)
+        found = read_page(
+            session, {queue: hints[queue] for queue in locked}, without_topics=[], limit=100, newest_format=1
+        )
     return [(row.queue, row.id) for row in found]
 
 

@@ -53,7 +53,7 @@ def waiting(session: Session) -> list[tuple[str | None, str]]:
     with session.transaction():
         hints = read_sent_through(session)
         lock_waiting(session, hints)
-        rows = read_page(session, hints, without_topics=[], limit=100)
+        rows = read_page(session, hints, without_topics=[], limit=100, newest_format=1)
     return [(row.key, bytes(row.payload).decode()) for row in rows]
 
 
@@ -117,7 +117,7 @@ def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Sessi
     with relay_session.transaction():
         hints = read_sent_through(relay_session)
         lock_waiting(relay_session, hints)
-        rows = read_page(relay_session, hints, without_topics=[], limit=1000)
+        rows = read_page(relay_session, hints, without_topics=[], limit=1000, newest_format=1)
     assert len(rows) == 2 * 10 * len(keys)
     assert len({row.queue for row in rows}) <= QUEUES_PER_STREAM
     for queue in {row.queue for row in rows}:

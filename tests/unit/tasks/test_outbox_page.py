@@ -113,22 +113,22 @@ def test_suspects_go_on_with_what_is_behind_them() -> None:
 
 @given(pages(), st.sets(st.integers(1, 60)), st.none() | st.integers(1, 80), st.integers(0, 60))
 def test_the_hint_is_the_highest_below_all_that_is_left(
-    rows: list[WaitingRow], sent: set[int], lowest_refused: int | None, before: int
+    rows: list[WaitingRow], sent: set[int], lowest_hidden: int | None, before: int
 ) -> None:
     # A page begins behind the hint; what is refused lies behind it too, and in no page.
-    rows = [one for one in rows if one.id > before and one.id != lowest_refused]
-    if lowest_refused is not None and lowest_refused <= before:
-        lowest_refused = None
+    rows = [one for one in rows if one.id > before and one.id != lowest_hidden]
+    if lowest_hidden is not None and lowest_hidden <= before:
+        lowest_hidden = None
     ids = [one.id for one in rows]
-    left = set(ids) - sent | ({lowest_refused} - {None})
+    left = set(ids) - sent | ({lowest_hidden} - {None})
     # Above the page nothing is known: it may have been cut short.
     known = range(before, max(ids, default=before) + 1)
     highest = max(number for number in known if not any(one <= number for one in left if one is not None))
-    assert sent_through(before, ids, [number for number in ids if number in sent], lowest_refused) == highest
+    assert sent_through(before, ids, [number for number in ids if number in sent], lowest_hidden) == highest
 
 
 @pytest.mark.parametrize(
-    ("before", "ids", "sent", "lowest_refused", "hint"),
+    ("before", "ids", "sent", "lowest_hidden", "hint"),
     [
         (4, [], [], None, 4),
         (4, [], [], 9, 4),
@@ -141,8 +141,8 @@ def test_the_hint_is_the_highest_below_all_that_is_left(
         (4, [5, 7], [5, 7], 20, 7),
     ],
 )
-def test_hints(before: int, ids: list[int], sent: list[int], lowest_refused: int | None, hint: int) -> None:
-    assert sent_through(before, ids, sent, lowest_refused) == hint
+def test_hints(before: int, ids: list[int], sent: list[int], lowest_hidden: int | None, hint: int) -> None:
+    assert sent_through(before, ids, sent, lowest_hidden) == hint
 
 
 @pytest.mark.parametrize(
