@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class Redriver:
                 queue = self._lock(entity, "")
                 letter = dead_letters.lock_letter(self._session, letter_id)
                 if letter is not None and letter.state == LetterState.DEAD and letter.outcome == Outcome.DEAD:
-                    self._settle(queue, entity, [letter], redriven, singly=singly)
+                    self._settle(queue, entity, _readable([letter]), redriven, singly=singly)
             return redriven
 
         return self._retry(entity, attempt)
@@ -97,7 +98,7 @@ class Redriver:
         redriven = Redriven()
         with self._session.transaction():
             queue = self._lock(entity, key)
-            letters = dead_letters.lock_letters(self._session, entity, key, LETTERS)
+            letters = _readable(dead_letters.lock_letters(self._session, entity, key, LETTERS))
             self._settle(queue, entity, letters, redriven, singly=singly)
             faults.reach("redrive.before_commit")
             if redriven.blocked_by is None:
@@ -183,6 +184,26 @@ class Redriver:
         return retry(self._session, lambda: attempt(tries.singly), pause_after, what=what)
 
 
+def _readable(letters: Sequence[Letter]) -> Sequence[Letter]:
+    """Returns the letters before the first of a newer format. Raises DeploymentBroken if that is the first.
+
+    Those behind it wait: the order of an entity's letters is kept.
+    """
+    for number, letter in enumerate(letters):
+        if letter.format > NEWEST_FORMAT:
+            if number == 0:
+                _refuse_newer(letter)
+            return letters[:number]
+    return letters
+
+
+def _refuse_newer(letter: Letter) -> NoReturn:
+    raise DeploymentBroken(
+        f"dead letter {letter.topic}:{letter.partition}:{letter.offset} is stored in format {letter.format},"
+        f" this code reads format {NEWEST_FORMAT}; run the command with the newer code"
+    )
+
+
 def plan_letter(registry: Registry, letter: Letter) -> Planned:
     """Its event as the code of today plans it. Raises DeploymentBroken."""
     return plan_event(registry, _topic_of(registry, letter), decode_letter(registry, letter))
@@ -190,6 +211,8 @@ def plan_letter(registry: Registry, letter: Letter) -> Planned:
 
 def decode_letter(registry: Registry, letter: Letter) -> Decoded:
     """Its record as the code of today decodes it. Raises DeploymentBroken."""
+    if letter.format > NEWEST_FORMAT:
+        _refuse_newer(letter)
     headers = [
         (name, None if value is None else bytes.fromhex(value))
         for name, value in _read_headers(letter.headers)

@@ -59,6 +59,7 @@ class Letter(NamedTuple):
     identity: UUID
     outcome: str
     state: str
+    format: int
 
 
 # Conflicts are listed beside these: nothing waits behind them.
@@ -66,7 +67,7 @@ LOCK_LETTERS = Statement(
     "lock_letters",
     """
     SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-           outcome, state
+           outcome, state, format
     FROM sluice.dead_letters
     WHERE entity = $1 AND entity_key = $2 AND state IN ('dead', 'waiting') AND outcome <> 'conflict'
     ORDER BY id LIMIT $3 FOR UPDATE
@@ -77,7 +78,7 @@ LOCK_LETTER = Statement(
     "lock_letter",
     """
     SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-           outcome, state
+           outcome, state, format
     FROM sluice.dead_letters WHERE id = $1 FOR UPDATE
     """,
     ("bigint",),

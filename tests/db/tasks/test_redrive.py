@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.errors import DeploymentBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.stack.patience import patient
@@ -105,6 +106,23 @@ def test_redriven_twice_nothing_happens_twice(bench: Bench, redriver: Redriver) 
     assert not again.outcomes
     assert bench.outcomes() == {"applied": 2}
     assert len(bench.look("SELECT id FROM sluice.outbox_events")) == 2
+
+
+def test_a_letter_of_a_newer_format_is_refused_and_those_before_it_are_redriven(
+    bench: Bench, redriver: Redriver
+) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
+    mend(bench)
+    bench.look('UPDATE sluice.dead_letters SET format = 2 WHERE "offset" = 1')
+    redriven = redriver.redrive_once("thing", "k")
+    assert (dict(redriven.outcomes), redriven.unparked) == ({"applied": 1}, False)
+    with pytest.raises(DeploymentBroken, match="things:0:1 is stored in format 2, this code reads format 1"):
+        redriver.redrive_once("thing", "k")
+    assert [state for _, state, _ in states(bench)] == ["done", "waiting", "waiting"]
+    assert parked(bench) == [("k",)]
+    bench.look("UPDATE sluice.dead_letters SET format = 1")
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.amounts() == {"k": 7}
 
 
 def test_what_dies_again_stays_at_the_head(bench: Bench, redriver: Redriver) -> None:
