@@ -23,7 +23,6 @@ from sluice.runtime.celery_options import (
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.place import Place
 from sluice.runtime.settings import Settings
-from sluice.tasks.api import EffectDeclaration
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.effects.dispatcher import Dispatcher
@@ -76,6 +75,8 @@ class WorkerProcess:
         with self._app.sluice_activity.batch(queue, sum(len(piece.records) for piece in slices)):
             applied = self._applier.apply(queue, slices)
         self._metrics.note_batch(applied, self._app.sluice_activity.last.seconds)
+        if applied is not None and applied.undeclared:
+            self._app.sluice_yields.note(queue, topics=applied.undeclared)
         if applied is not None and applied.outgoing:
             self._wakeup.notify()
 
@@ -107,7 +108,7 @@ class WorkerProcess:
                     self._sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
 
     def expire_claims(self) -> None:
-        """Calls that were never answered."""
+        """Ends attempts that were never answered, and counts for how long what no worker declares waits."""
         with _Outages(self._maintenance_session, "leases"):
             expire_claims(self._maintenance_session, self.registry)
 
@@ -202,7 +203,7 @@ class WorkerProcess:
     def _maintenance_session(self) -> Session:
         return self._open("maintenance", QUEUE_PLANS)
 
-    def _publish_call(self, effect_key: str, _declaration: EffectDeclaration) -> None:
+    def _publish_call(self, effect_key: str) -> None:
         self._sender.send(EFFECT_TASK, EFFECTS_QUEUE, (effect_key,))
 
 

@@ -113,6 +113,22 @@ def read_living(session: Session) -> list[Process]:
     ]
 
 
+# Of the workers that name the queue of calls ($1); if no worker names it, of all.
+SERVED_EFFECTS = f"""
+    SELECT DISTINCT effect FROM (
+        SELECT effects, $1 = ANY (queues) AS names_it, bool_or($1 = ANY (queues)) OVER () AS one_names_it
+        FROM sluice.processes WHERE kind = 'worker' AND {IS_ALIVE}
+    ) w, unnest(w.effects) AS effect
+    WHERE names_it OR one_names_it IS NOT TRUE
+"""
+READ_SERVED_EFFECTS = Statement("read_served_effects", f"{SERVED_EFFECTS} ORDER BY effect", ("text",))
+
+
+def read_served_effects(session: Session, calls_queue: str) -> list[str]:
+    """Returns the effects that a living worker declares which serves the queue of calls."""
+    return [effect for (effect,) in session.run(READ_SERVED_EFFECTS, calls_queue)]
+
+
 READ_OLDEST_FORMAT = Statement(
     "read_oldest_format", f"SELECT min(format) FROM sluice.processes WHERE kind = 'worker' AND {IS_ALIVE}"
 )

@@ -37,10 +37,12 @@ class CallRow(NamedTuple):
     claimed_until: datetime | None
     due_at: datetime
     now: datetime
+    format: int
 
 
 _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, explicit_once, state, attempt,
-    tried, ended_unknown, first_attempt_at, claimed_until, due_at, now()"""
+    tried, ended_unknown, first_attempt_at, claimed_until, due_at, now(),
+    format"""
 
 # Whether another call of the same entity and effect must end first: $2 are the effects that hold.
 _BEHIND_ANOTHER = """
@@ -61,7 +63,7 @@ DISPATCH_CALLS = Statement(
     WITH due AS MATERIALIZED (
         SELECT e.effect_key
         FROM sluice.executed_side_effects e
-        WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = ANY ($1)
+        WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = ANY ($1) AND e.format <= $5
           -- Again after a while: the message may be lost.
           AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
           AND NOT {_BEHIND_ANOTHER}
@@ -76,7 +78,7 @@ DISPATCH_CALLS = Statement(
     )
     SELECT effect_key, effect FROM told ORDER BY due_at, id
     """,
-    ("text[]", "text[]", "float8", "int"),
+    ("text[]", "text[]", "float8", "int", "int"),
 )
 
 
@@ -87,11 +89,15 @@ def dispatch_calls(
     *,
     again_after_seconds: float,
     limit: int,
+    newest_format: int,
 ) -> list[tuple[str, str]]:
-    """Marks calls of these effects as dispatched, oldest due first: (effect key, effect). May run twice."""
+    """Marks calls of these effects as dispatched, oldest due first: (effect key, effect). Idempotent.
+
+    Rows of a newer format are left.
+    """
     if limit <= 0:
         return []
-    values = (text_array(effects), text_array(holding), again_after_seconds, limit)
+    values = (text_array(effects), text_array(holding), again_after_seconds, limit, newest_format)
     return [(key, effect) for key, effect in session.run(DISPATCH_CALLS, *values)]
 
 
@@ -206,13 +212,37 @@ LOCK_EXPIRED = Statement(
     "lock_expired",
     f"""
     SELECT {_COLUMNS} FROM sluice.executed_side_effects
-    WHERE state = 'running' AND claimed_until < now()
+    WHERE state = 'running' AND claimed_until < now() AND effect = ANY ($2) AND format <= $3
     ORDER BY claimed_until LIMIT $1 FOR UPDATE SKIP LOCKED
+    """,
+    ("int", "text[]", "int"),
+)
+
+
+def lock_expired(
+    session: Session, limit: int, effects: Iterable[str], *, newest_format: int
+) -> list[CallRow]:
+    """Locks calls of these effects whose attempt was never answered, oldest first, and returns them.
+
+    Rows of a newer format are left.
+    """
+    rows = session.run(LOCK_EXPIRED, limit, text_array(effects), newest_format)
+    return [CallRow(*row) for row in rows]
+
+
+COUNT_NEWER_CALLS = Statement(
+    "count_newer_calls",
+    """
+    SELECT count(*) FROM (
+        SELECT FROM sluice.executed_side_effects
+        WHERE format > 1 AND format > $1 AND state IN ('pending', 'running') LIMIT 1000
+    ) newer
     """,
     ("int",),
 )
 
 
-def lock_expired(session: Session, limit: int) -> list[CallRow]:
-    """Calls whose attempt was never answered, oldest first, locked until the transaction ends."""
-    return [CallRow(*row) for row in session.run(LOCK_EXPIRED, limit)]
+def count_newer_calls(session: Session, newest_format: int) -> int:
+    """Returns how many open calls are stored in a newer format, counted up to 1,000."""
+    ((count,),) = session.run(COUNT_NEWER_CALLS, newest_format)
+    return int(count)

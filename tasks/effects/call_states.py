@@ -77,17 +77,12 @@ def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
     return call.now + timedelta(seconds=policy.timeout_seconds) >= honoured_until
 
 
-def judge_ending(
-    call: Tried, policy: EffectDeclaration | None, ending: Ending, *, jitter: float
-) -> NextState:
-    """What follows an attempt without success; `jitter` is drawn from [0, 1).
-
-    Without a policy, because this code does not declare the effect, nothing is tried again.
-    """
+def judge_ending(call: Tried, policy: EffectDeclaration, ending: Ending, *, jitter: float) -> NextState:
+    """Returns what follows an attempt without success; `jitter` is drawn from [0, 1)."""
     unknown = ending is Ending.UNKNOWN
     doubtful = call.ended_unknown or unknown
     given_up = CallState.UNCERTAIN if doubtful else CallState.FAILED
-    if ending is Ending.REFUSED or policy is None or call.tried >= policy.attempts:
+    if ending is Ending.REFUSED or call.tried >= policy.attempts:
         return NextState(given_up, ended_unknown=unknown)
     if unknown and policy.on_unknown == "ask":
         return NextState(CallState.UNCERTAIN, ended_unknown=True)

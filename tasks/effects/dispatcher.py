@@ -1,48 +1,77 @@
 """Publishes a task for each due call. Postgres stores what is due; a lost message is published again."""
 
+import time
 from collections.abc import Callable
 
+import structlog
+
 from sluice.db.connection import Session
+from sluice.db.delivery.processes import read_served_effects
 from sluice.db.sending import calls
-from sluice.tasks.api import EffectDeclaration
+from sluice.runtime.celery_options import EFFECTS_QUEUE
+from sluice.runtime.log_pace import LogPace
 from sluice.tasks.effects.executor import holding_effects
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.formats import NEWEST_FORMAT
+
+log = structlog.get_logger("sluice.effects")
 
 MAX_WAITING = 500  # messages on the list: a provider that hangs must not fill Redis
 AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is told of twice is made once
+SERVED_SECONDS = 1.0  # how old the list of effects that workers declare may be
 
 
 class Dispatcher:
-    """`publish` gets an effect key and its declaration; `count_waiting` tells the length of the list."""
+    """`publish` gets an effect key; `count_waiting` returns the length of the list.
+
+    What is dispatched are the effects that living workers declare, whatever this process declares itself.
+    Which of the others hold back later calls it does not know: their executor judges that again.
+    """
 
     def __init__(
         self,
         session: Session,
         registry: Registry,
         *,
-        publish: Callable[[str, EffectDeclaration], None],
+        publish: Callable[[str], None],
         count_waiting: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
-        self._declarations = {name: entry.declaration for name, entry in registry.effects.items()}
         self._holding = holding_effects(registry)
         self._publish = publish
         self._count_waiting = count_waiting
+        self._clock = clock
+        self._served: list[str] = []
+        self._read_at = float("-inf")
+        self._pace = LogPace(clock=clock)
 
     def run_once(self) -> int:
         """Dispatches what is due and may go; how many calls. May run any number of times.
 
         Raises what the broker raises: what was not published is dispatched again after a while.
         """
-        if not self._declarations:
+        self._refresh_served()
+        if not self._served:
             return 0
         due = calls.dispatch_calls(
             self._session,
-            sorted(self._declarations),
+            self._served,
             self._holding,
             again_after_seconds=AGAIN_AFTER_SECONDS,
             limit=MAX_WAITING - self._count_waiting(),
+            newest_format=NEWEST_FORMAT,
         )
-        for effect_key, effect in due:
-            self._publish(effect_key, self._declarations[effect])
+        for effect_key, _ in due:
+            self._publish(effect_key)
         return len(due)
+
+    def _refresh_served(self) -> None:
+        now = self._clock()
+        if now - self._read_at < SERVED_SECONDS:
+            return
+        self._served = read_served_effects(self._session, EFFECTS_QUEUE)
+        self._read_at = now
+        newer = calls.count_newer_calls(self._session, NEWEST_FORMAT)
+        if newer and self._pace.allows("newer calls"):
+            log.warning("calls of a newer format left to newer workers", calls=newer, reads=NEWEST_FORMAT)

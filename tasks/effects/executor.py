@@ -22,6 +22,7 @@ from sluice.db.sending import calls
 from sluice.db.sending.calls import CallRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.fault_points import faults
+from sluice.runtime.log_pace import LogPace
 from sluice.tasks.api import EffectCall, NotSent, Refused
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.effects.call_states import (
@@ -34,6 +35,7 @@ from sluice.tasks.effects.call_states import (
     judge_ending,
 )
 from sluice.tasks.fold.registry import EffectEntry, Registry
+from sluice.tasks.installation.formats import NEWEST_FORMAT
 
 log = structlog.get_logger("sluice.effects")
 
@@ -60,6 +62,7 @@ class Executor:
         self._session = session
         self._registry = registry
         self._holding = holding_effects(registry)
+        self._pace = LogPace()
 
     def run(self, effect_key: str) -> None:
         """The call is made if it is due. May run any number of times, anywhere, also at once.
@@ -94,7 +97,9 @@ class Executor:
         with session.transaction():
             row = calls.lock_call(session, effect_key)
             entry = None if row is None else self._registry.effects.get(row.effect)
-            if row is None or entry is None:
+            if row is None or entry is None or row.format > NEWEST_FORMAT:
+                # Left to a process that declares the effect, or reads the format.
+                self._note_left(row)
                 return None
             policy = entry.declaration
             behind, paused = calls.lock_order(session, row, self._holding)
@@ -111,6 +116,12 @@ class Executor:
                 case unreachable:
                     assert_never(unreachable)
         return row._replace(state=CallState.RUNNING, attempt=row.attempt + 1, tried=row.tried + 1)
+
+    def _note_left(self, row: CallRow | None) -> None:
+        if row is not None and self._pace.allows(row.effect):
+            log.warning(
+                "call left to another worker", effect=row.effect, key=row.effect_key, format=row.format
+            )
 
     def _fail(self, row: CallRow, entry: EffectEntry, ending: Ending, error: BaseException) -> None:
         following = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
@@ -136,12 +147,17 @@ def pause_after_store(error: Exception, elapsed_seconds: float, _jitter: float) 
 
 
 def expire_claims(session: Session, registry: Registry) -> int:
-    """Attempts that were never answered have ended, with an unknown outcome; how many. May run twice."""
+    """Ends the attempts that were never answered, with an unknown outcome. Returns how many. Idempotent.
+
+    Calls of an effect that this process does not declare are left to one that does: what follows depends on
+    the declaration.
+    """
     with session.transaction():
-        expired = calls.lock_expired(session, EXPIRED_ROWS)
+        expired = calls.lock_expired(
+            session, EXPIRED_ROWS, sorted(registry.effects), newest_format=NEWEST_FORMAT
+        )
         for row in expired:
-            entry = registry.effects.get(row.effect)
-            policy = None if entry is None else entry.declaration
+            policy = registry.effects[row.effect].declaration
             following = judge_ending(_tried(row), policy, Ending.UNKNOWN, jitter=random.random())
             error = "the process that made the call never told what became of it"
             _store_next_state(session, row, following, error)

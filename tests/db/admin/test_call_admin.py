@@ -60,7 +60,7 @@ def test_a_released_call_is_as_if_never_tried_but_its_attempts_count_on(
     assert (call.state, call.attempt, call.tried, call.ended_unknown) == ("pending", 8, 0, False)
     assert (call.first_attempt_at, call.dispatched_at, call.settled_at) == (None, None, None)
     assert audits(session) == [("effects retry", "a", "because", "pending")]
-    told = calls.dispatch_calls(session, ["notify"], [], again_after_seconds=30, limit=10)
+    told = calls.dispatch_calls(session, ["notify"], [], again_after_seconds=30, limit=10, newest_format=1)
     assert told == [("a", "notify")]
 
 

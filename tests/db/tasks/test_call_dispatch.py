@@ -1,10 +1,11 @@
 """Which due calls the dispatcher publishes, on a real Postgres, and when again."""
 
 import pytest
+import structlog
 
-from sluice.tasks.api import EffectDeclaration
-from sluice.tasks.effects.dispatcher import AGAIN_AFTER_SECONDS, MAX_WAITING, Dispatcher
+from sluice.tasks.effects.dispatcher import AGAIN_AFTER_SECONDS, MAX_WAITING, SERVED_SECONDS, Dispatcher
 from sluice.tasks.fold.registry import Registry
+from tests.db.living import add_process, end_process
 from tests.db.tasks import calling
 from tests.db.tasks.calling import NOT_SENT, REFUSED, Bench
 
@@ -15,24 +16,28 @@ class Told:
     """A dispatcher, and what it published."""
 
     def __init__(self, bench: Bench) -> None:
-        self.published: list[tuple[str, str]] = []
+        self.published: list[str] = []
         self.waiting = 0
+        self.now = 0.0
         self.dispatcher = Dispatcher(
-            bench.open(), bench.registry, publish=self.publish, count_waiting=lambda: self.waiting
+            bench.open(),
+            bench.registry,
+            publish=self.published.append,
+            count_waiting=lambda: self.waiting,
+            clock=lambda: self.now,
         )
 
-    def publish(self, key: str, declaration: EffectDeclaration) -> None:
-        self.published.append((key, declaration.name))
-
     def run(self) -> list[str]:
-        """What is dispatched now."""
+        """What is dispatched now, when what workers declare is read again."""
         self.published.clear()
+        self.now += SERVED_SECONDS
         assert self.dispatcher.run_once() == len(self.published)
-        return [key for key, _ in self.published]
+        return list(self.published)
 
 
 @pytest.fixture
 def told(bench: Bench) -> Told:
+    add_process(bench.looking, effects=bench.registry.effects, queues=["effects"])
     return Told(bench)
 
 
@@ -48,7 +53,6 @@ def test_due_calls_are_dispatched_oldest_first_and_each_once(bench: Bench, told:
         "UPDATE sluice.executed_side_effects SET due_at = now() + interval '9 s' WHERE effect = 'mail'"
     )
     assert told.run() == ["b", "a", "c"]
-    assert told.published[0] == ("b", "pay")
     assert told.run() == []
 
 
@@ -100,7 +104,7 @@ def test_what_the_broker_did_not_take_is_dispatched_again_after_a_while(bench: B
     bench.add("a", entity_key="1")
     bench.add("b", entity_key="2")
 
-    def fail(key: str, declaration: EffectDeclaration) -> None:
+    def fail(key: str) -> None:
         raise OSError("Redis is away")
 
     cut_off = Dispatcher(bench.open(), bench.registry, publish=fail, count_waiting=lambda: 0)
@@ -111,8 +115,59 @@ def test_what_the_broker_did_not_take_is_dispatched_again_after_a_while(bench: B
     assert told.run() == ["a", "b"]
 
 
-def test_without_effects_nobody_is_asked(bench: Bench) -> None:
+def test_without_a_worker_that_declares_effects_the_list_is_not_measured(bench: Bench) -> None:
+    add_process(bench.looking)
+    bench.add("c")
     dispatcher = Dispatcher(
-        bench.open(), Registry(), publish=lambda *_: None, count_waiting=lambda: pytest.fail("asked")
+        bench.open(), bench.registry, publish=pytest.fail, count_waiting=lambda: pytest.fail("asked")
     )
     assert dispatcher.run_once() == 0
+
+
+def test_calls_go_to_living_workers_that_declare_them_whatever_the_relay_declares(bench: Bench) -> None:
+    new = add_process(bench.looking, effects=["new"])
+    told = Told(bench)
+    bench.add("n", effect="new")
+    bench.add("p", effect="pay")
+    assert told.run() == ["n"], "no worker declares pay"
+    dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
+    end_process(bench.looking, new)
+    assert told.run() == [], "the worker that declared it is dead"
+
+
+def test_only_workers_for_calls_count_if_there_are_any(bench: Bench) -> None:
+    add_process(bench.looking, effects=["pay", "mail"], queues=["relay"])
+    add_process(bench.looking, effects=["mail"])
+    told = Told(bench)
+    bench.add("p", effect="pay")
+    assert told.run() == ["p"], "no worker names the queue: all count"
+    dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
+    add_process(bench.looking, effects=["mail"], queues=["effects"])
+    assert told.run() == [], "the one worker that makes calls does not declare pay"
+
+
+def test_a_relay_that_does_not_know_whether_an_effect_holds_leaves_that_to_the_executor(bench: Bench) -> None:
+    bench.add("a", "behind", effect="strict")
+    bench.run("a", REFUSED)
+    add_process(bench.looking, effects=["strict"])
+    told = Told(bench)
+    told.dispatcher = Dispatcher(
+        bench.open(), Registry(), publish=told.published.append, count_waiting=lambda: 0
+    )
+    assert told.run() == ["behind"]
+    bench.run("behind")
+    assert (bench.state("behind"), len(bench.called)) == ("pending", 1)
+
+
+def test_a_call_of_a_newer_format_is_left_and_logged_once_a_minute(bench: Bench, told: Told) -> None:
+    bench.add("newer", entity_key="1")
+    bench.add("c", entity_key="2")
+    bench.look("UPDATE sluice.executed_side_effects SET format = 2 WHERE effect_key = 'newer'")
+    with structlog.testing.capture_logs() as logged:
+        assert [told.run(), told.run()] == [["c"], []]
+        bench.run("newer")
+    assert bench.called == []
+    assert [line["event"] for line in logged] == [
+        "calls of a newer format left to newer workers",
+        "call left to another worker",
+    ]

@@ -13,9 +13,7 @@ from tests.db.tasks.calling import NEVER_TOLD, Bench
 bench, quiet = calling.bench, calling.quiet
 
 
-@pytest.mark.parametrize(
-    ("effect", "state"), [("pay", "pending"), ("mail", "uncertain"), ("undeclared", "uncertain")]
-)
+@pytest.mark.parametrize(("effect", "state"), [("pay", "pending"), ("mail", "uncertain")])
 def test_a_lease_that_ends_is_an_unknown_outcome(bench: Bench, effect: str, state: str) -> None:
     bench.add("c", "other", effect=effect)
     bench.calls.begin_attempt(bench.open(), "c", 100.0)
@@ -23,6 +21,20 @@ def test_a_lease_that_ends_is_an_unknown_outcome(bench: Bench, effect: str, stat
     assert bench.row("c", "state, attempt, ended_unknown, error") == (state, 1, True, NEVER_TOLD)
     assert bench.expire("c") == 0
     assert bench.state("other") == "pending"
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [("effect = 'undeclared'", True), ("format = 2", True), ("format = 1", False)],
+)
+def test_a_lease_that_this_code_cannot_judge_is_left_to_newer_code(
+    bench: Bench, change: str, left: bool
+) -> None:
+    bench.add("c", effect="mail")
+    bench.calls.begin_attempt(bench.open(), "c", 100.0)
+    bench.look(f"UPDATE sluice.executed_side_effects SET {change}")
+    assert bench.expire("c") == (0 if left else 1)
+    assert bench.state("c") == ("running" if left else "uncertain")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""Rows of `processes`, as living processes would write them."""
+
+from collections.abc import Iterable, Mapping
+from uuid import UUID, uuid4
+
+from sluice.db.connection import Session
+from sluice.db.delivery.processes import Process, write_process
+from sluice.db.records import ProcessKind
+
+
+def add_process(
+    session: Session,
+    kind: ProcessKind = ProcessKind.WORKER,
+    *,
+    topics: Mapping[str, str] | None = None,
+    effects: Iterable[str] = (),
+    queues: Iterable[str] | None = None,
+    format: int = 1,
+) -> UUID:
+    """Writes the row of one more process that is alive, and returns its id."""
+    topics = topics or {}
+    process = Process(
+        uuid4(),
+        kind,
+        "one@host",
+        1,
+        format,
+        1,
+        None if queues is None else tuple(queues),
+        dict.fromkeys(topics.values(), 1),
+        topics,
+        tuple(effects),
+    )
+    write_process(session, process)
+    return process.process
+
+
+def end_process(session: Session, process: UUID) -> None:
+    """Makes the heartbeat of a process old."""
+    session.command(
+        f"UPDATE sluice.processes SET heartbeat_at = now() - interval '1 hour' WHERE process = '{process}'"
+    )
