@@ -168,6 +168,8 @@ def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
     if open_issues is None or sharing is None:
         return
     yield _one(metrics.HALTED_QUEUES, open_issues.halted_queues)
+    yield _one(metrics.HALTED_TOPICS, open_issues.halted_topics)
+    yield _one(metrics.HALTED_EFFECTS, open_issues.halted_effects)
     yield _one(metrics.OUTBOX_RECORDS, open_issues.outgoing_records)
     yield _one(metrics.OUTBOX_OLDEST_SECONDS, open_issues.oldest_outgoing_seconds)
     yield _one(metrics.REFUSED_RECORDS, open_issues.refused_records)

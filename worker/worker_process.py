@@ -9,6 +9,7 @@ from redis import RedisError
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery.progress import read_queue_names
+from sluice.db.delivery.undeclared import note_undeclared
 from sluice.db.errors import ErrorKind, classify, needs_new_connection
 from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.records import WaitingRow
@@ -111,6 +112,7 @@ class WorkerProcess:
         """Ends attempts that were never answered, and counts for how long what no worker declares waits."""
         with _Outages(self._maintenance_session, "leases"):
             expire_claims(self._maintenance_session, self.registry)
+            note_undeclared(self._maintenance_session, EFFECTS_QUEUE)
 
     def purge(self) -> None:
         """What is old enough is forgotten."""

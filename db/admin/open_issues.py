@@ -6,6 +6,8 @@ Nothing here may take longer because history is long: a metrics endpoint asks ev
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.db.delivery.undeclared import HALTED_SECONDS
+from sluice.db.records import Declaration
 from sluice.db.sending.calls import EFFECTS_PAUSED
 
 # More is as bad as that many, and walking along an index that far takes some ten milliseconds.
@@ -21,6 +23,8 @@ class OpenIssues(NamedTuple):
     refused_records: int
     uncertain_calls: int
     failed_calls: int
+    halted_topics: int
+    halted_effects: int
     waiting_letters: int
     parked_entities: int
     outgoing_records: int
@@ -33,7 +37,7 @@ class OpenIssues(NamedTuple):
     @property
     def are_for_somebody(self) -> bool:
         """Whether anything stays as it is until somebody sees to it."""
-        return any(self[:6]) or self.effects_paused
+        return any(self[:8]) or self.effects_paused
 
 
 def _count(rows: str) -> str:
@@ -42,6 +46,10 @@ def _count(rows: str) -> str:
 
 def _calls(state: str) -> str:
     return _count(f"sluice.executed_side_effects WHERE state = '{state}'")
+
+
+def _halted(kind: Declaration) -> str:
+    return _count(f"sluice.undeclared WHERE kind = '{kind}' AND waited_seconds >= {HALTED_SECONDS}")
 
 
 # A queue's rows are walked from the hint on, like the relay does: below it lie only those that are sent.
@@ -63,6 +71,8 @@ READ_OPEN_ISSUES = Statement(
            {_count("sluice.outbox_refusals")},
            {_calls("uncertain")},
            {_calls("failed")},
+           {_halted(Declaration.TOPIC)},
+           {_halted(Declaration.EFFECT)},
            {_count("sluice.dead_letters WHERE state = 'waiting'")},
            {_count("sluice.parked_entities")},
            {_count(_WAITING.format(limit="$1"))},

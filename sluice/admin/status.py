@@ -1,12 +1,14 @@
 """What `sluice status` says: how far each topic and queue is, from what was read of the services. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
+from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.records import Declaration
 from sluice.kafka_io.log_range import LogRange, find_unapplied, lag_records
 from sluice.runtime.installation import Installation
 from sluice.runtime.place import Place
@@ -33,6 +35,8 @@ class Reading:
     installation: Installation | None = None
     refusal: str | None = None
     """Why no process works with this database."""
+    undeclared: Sequence[Undeclared] = ()
+    """Topics and effects that are halted because no living worker declares them."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class TopicStatus:
     oldest_unapplied_seconds: float | None
     counters: Mapping[str, int] | None
     partitions: list[PartitionStatus]
+    halted_reason: str | None = None
+    """Why its records wait, if no living worker declares it; else None."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Status:
     `queues_without_worker` are those whose lease nobody holds, None where that is not known. `installation`
     is `<name>-<short id>`, which is also the consumer group. `refusal` is why no process works with this
     database.
+    `halted_effects` is effect → why its calls wait, of effects that no living worker declares.
     """
 
     topics: list[TopicStatus]
@@ -91,6 +98,7 @@ class Status:
     queues_without_worker: list[str] | None = None
     installation: str | None = None
     refusal: str | None = None
+    halted_effects: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -109,6 +117,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         reading.sharing.unheld() if reading.sharing else None,
         reading.installation.group if reading.installation else None,
         reading.refusal,
+        _halted(reading, Declaration.EFFECT),
     )
 
 
@@ -152,7 +161,12 @@ def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
         max(0.0, *ages) if ages else None,
         _counters(progress, topic=topic),
         partitions,
+        _halted(reading, Declaration.TOPIC).get(topic),
     )
+
+
+def _halted(reading: Reading, kind: Declaration) -> dict[str, str]:
+    return {one.name: f"{one.problem} {one.advice}" for one in reading.undeclared if one.kind is kind}
 
 
 def _queue(queue: str, state: QueueState, reading: Reading) -> QueueStatus:

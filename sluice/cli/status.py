@@ -54,6 +54,9 @@ def status(as_json: AsJson = False) -> None:
             typer.echo(f"\ntopic {topic} is paused: {reason}")
         if found.effects_paused is not None:
             typer.echo(f"\nall calls are paused: {found.effects_paused}")
+        halted = {topic.topic: topic.halted_reason for topic in found.topics if topic.halted_reason}
+        for reason in (*halted.values(), *found.halted_effects.values()):
+            typer.echo(f"\n{reason}")
         if found.parked_entities:
             typer.echo(f"\nparked entities: {found.parked_entities}; see `sluice dlq ls`")
     for sentence in found.unreachable:

@@ -110,6 +110,18 @@ POSTGRES_UP = _gauge(
     Exporter.BEAT, "postgres_up", "", "whether Postgres answers; absent where another beat leads"
 )
 
+HALTED_TOPICS = _gauge(
+    Exporter.LEADER,
+    "halted_topics",
+    "topics",
+    "topics that no living worker has declared for ten minutes; their records wait",
+)
+HALTED_EFFECTS = _gauge(
+    Exporter.LEADER,
+    "halted_effects",
+    "effects",
+    "effects that no living worker has declared for ten minutes; their calls wait",
+)
 KAFKA_UP = _gauge(Exporter.LEADER, "kafka_up", "", "whether Kafka answers; absent while Postgres does not")
 LAG_RECORDS = _gauge(
     Exporter.LEADER,

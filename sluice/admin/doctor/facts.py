@@ -6,6 +6,7 @@ from enum import Enum
 
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.delivery.undeclared import Undeclared
 from sluice.runtime.installation import Installation
 
 
@@ -78,6 +79,8 @@ class PostgresFacts:
     installation: Installation | None = None
     refusal: str | None = None
     """Why no process works with this database."""
+    undeclared: Sequence[Undeclared] = ()
+    """Topics and effects that are halted because no living worker declares them."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.switches import read_switch
+from sluice.db.delivery.undeclared import Undeclared, read_halted
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.db.sending.calls import EFFECTS_PAUSED
@@ -98,17 +99,28 @@ def _postgres(url: str, name: str) -> PostgresFacts:
         stored = read_installation(session)
         generations: list[GenerationFacts] = []
         sharing = SharingFacts()
+        undeclared: list[Undeclared] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
             generations = [_generation(one) for one in read_generations(session)]
             sharing = _sharing(session)
+            undeclared = read_halted(session)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
         refusal = read_refusal(session, name)
         return PostgresFacts(
-            server, revision, columns, registered, leaving, generations, sharing, installation, refusal
+            server,
+            revision,
+            columns,
+            registered,
+            leaving,
+            generations,
+            sharing,
+            installation,
+            refusal,
+            undeclared,
         )
 
 

@@ -36,6 +36,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
             found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
+            found += [error(one.problem, one.advice) for one in facts.postgres.undeclared]
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)

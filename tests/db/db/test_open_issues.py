@@ -61,6 +61,10 @@ def make_troubles(bench: Bench) -> None:
         "UPDATE sluice.executed_side_effects SET due_at = now() - interval '70 s'"
         " WHERE effect_key = 'pending 0'"
     )
+    look.command(
+        "INSERT INTO sluice.undeclared (kind, name, waited_seconds) VALUES"
+        " ('topic', 't', 600), ('topic', 'u', 599), ('effect', 'a', 600), ('effect', 'b', 700)"
+    )
     set_switch(look, EFFECTS_PAUSED, actor="me", reason="test")
 
 
@@ -74,6 +78,8 @@ def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> Non
         refused_records=4,
         uncertain_calls=5,
         failed_calls=6,
+        halted_topics=1,
+        halted_effects=2,
         waiting_letters=2,
         parked_entities=2,
         outgoing_records=1 + 4 + 1,
@@ -94,7 +100,9 @@ def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None
     assert not found.are_for_somebody
 
 
-@pytest.mark.parametrize("field", ["dead_letters", "refused_records", "failed_calls", "effects_paused"])
+@pytest.mark.parametrize(
+    "field", ["dead_letters", "failed_calls", "halted_topics", "halted_effects", "effects_paused"]
+)
 def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session, field: str) -> None:
     well = read_open_issues(session)
     changed: dict[str, Any] = {field: 1}

@@ -13,6 +13,8 @@ from sluice.cli.status import queue_table, topic_table
 from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Lease, Sharing, Worker
+from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.records import Declaration
 from sluice.kafka_io.log_range import LogRange
 
 HALTED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -150,6 +152,20 @@ def test_without_redis_only_the_lengths_are_unknown() -> None:
     assert {queue.length for queue in found.queues} == {None}
 
 
+def test_what_no_living_worker_declares_is_shown_at_its_topic_or_effect() -> None:
+    of = replace(
+        reading(),
+        undeclared=[Undeclared(Declaration.TOPIC, "orders", 660), Undeclared(Declaration.EFFECT, "pay", 600)],
+    )
+    found = judge_status(of, now=0)
+    assert {one.topic: one.halted_reason for one in found.topics if one.halted_reason} == {
+        "orders": "Topic orders is halted: no living worker has declared it for 11 minutes; its records wait."
+        " Start workers whose SLUICE_HANDLERS declare the topic, or remove the topic from the code of the"
+        " bridges, too."
+    }
+    assert list(found.halted_effects) == ["pay"]
+
+
 def test_it_is_one_json_document() -> None:
     found = judge_status(reading(), now=1_007.5)
     document = json.loads(json.dumps(asdict(found)))
@@ -163,6 +179,7 @@ def test_it_is_one_json_document() -> None:
         "queues_without_worker",
         "installation",
         "refusal",
+        "halted_effects",
     ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,

@@ -1,0 +1,132 @@
+"""`undeclared`: the topics and effects that wait because no living worker declares them, and for how long.
+
+A topic waits while a living bridge reads it: one that was removed from the code of all processes on purpose
+waits for nobody. Time passes only while a worker is alive, so that an outage does not count.
+"""
+
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+from sluice.db.delivery.processes import IS_ALIVE, SERVED_EFFECTS
+from sluice.db.records import Declaration
+
+HALTED_SECONDS = 600
+"""What waited for so long is shown as halted: longer than a rolling deployment takes."""
+MAX_STEP_SECONDS = 15
+"""What one step adds at most: the time between two steps without a worker must not count."""
+
+
+class Undeclared(NamedTuple):
+    """A topic or an effect that no living worker declares."""
+
+    kind: Declaration
+    name: str
+    waited_seconds: float
+
+    @property
+    def is_halted(self) -> bool:
+        """Returns True if it waited for so long that it must be shown."""
+        return self.waited_seconds >= HALTED_SECONDS
+
+    @property
+    def problem(self) -> str:
+        """Returns what waits, in one sentence."""
+        minutes = f"for {self.waited_seconds / 60:.0f} minutes"
+        if self.kind is Declaration.TOPIC:
+            name, waiting = f"Topic {self.name}", "records"
+        else:
+            name, waiting = f"Effect {self.name}", "calls"
+        return f"{name} is halted: no living worker has declared it {minutes}; its {waiting} wait."
+
+    @property
+    def advice(self) -> str:
+        """Returns what to do about it, in one sentence."""
+        if self.kind is Declaration.TOPIC:
+            return (
+                "Start workers whose SLUICE_HANDLERS declare the topic, or remove the topic from the code of"
+                " the bridges, too."
+            )
+        return (
+            "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle its calls by"
+            " `sluice effects settle`."
+        )
+
+
+# The effects with a pending call, one step of the index per effect: millions of calls may wait for one.
+_PENDING = """
+    WITH RECURSIVE pending AS (
+        (SELECT effect FROM sluice.executed_side_effects WHERE state = 'pending' ORDER BY effect LIMIT 1)
+        UNION ALL
+        SELECT (SELECT e.effect FROM sluice.executed_side_effects e
+                WHERE e.state = 'pending' AND e.effect > p.effect ORDER BY e.effect LIMIT 1)
+        FROM pending p WHERE p.effect IS NOT NULL
+    )
+    SELECT effect FROM pending WHERE effect IS NOT NULL
+    UNION
+    SELECT effect FROM sluice.executed_side_effects WHERE state = 'running' AND claimed_until < now()
+"""
+_READ_TOPICS = f"""
+    SELECT DISTINCT r.topic
+    FROM sluice.processes b, jsonb_object_keys(b.topics) AS r (topic)
+    WHERE b.kind = 'bridge' AND b.{IS_ALIVE}
+"""
+# A worker that serves none of the topic's queues applies nothing of it, whatever it declares.
+_IS_SERVED = f"""
+    EXISTS (
+        SELECT FROM sluice.processes w
+        WHERE w.kind = 'worker' AND w.{IS_ALIVE} AND jsonb_exists(w.topics, t.topic)
+          AND (w.queues IS NULL OR EXISTS (
+              SELECT FROM sluice.queues q WHERE q.entity = t.entity AND q.queue = ANY (w.queues)
+          ))
+    )
+"""
+
+NOTE_UNDECLARED = Statement(
+    "note_undeclared",
+    f"""
+    WITH missing AS MATERIALIZED (
+        SELECT 'topic' AS kind, t.topic AS name FROM sluice.topics t
+        WHERE t.topic IN ({_READ_TOPICS}) AND NOT {_IS_SERVED}
+        UNION ALL
+        SELECT 'effect', p.effect FROM ({_PENDING}) p WHERE p.effect NOT IN ({SERVED_EFFECTS})
+    ), over AS (
+        DELETE FROM sluice.undeclared u
+        WHERE (u.kind, u.name) NOT IN (SELECT kind, name FROM missing)
+          -- While no bridge is alive nothing shows whether a topic is read: what waited goes on waiting.
+          AND (u.kind = 'effect'
+               OR EXISTS (SELECT FROM sluice.processes b WHERE b.kind = 'bridge' AND b.{IS_ALIVE})
+               OR EXISTS (SELECT FROM sluice.topics t WHERE t.topic = u.name AND {_IS_SERVED}))
+    )
+    INSERT INTO sluice.undeclared AS u (kind, name)
+    SELECT kind, name FROM missing
+    ON CONFLICT (kind, name) DO UPDATE SET
+        waited_seconds = u.waited_seconds
+            + greatest(0, least({MAX_STEP_SECONDS}, extract(epoch FROM now() - u.observed_at))),
+        observed_at = now()
+    """,
+    ("text",),
+)
+
+
+def note_undeclared(session: Session, calls_queue: str) -> None:
+    """Adds the time since the last step to what no living worker declares; forgets what one declares.
+
+    Called by a worker every few seconds: that one worker is alive follows from it.
+    """
+    session.run(NOTE_UNDECLARED, calls_queue)
+
+
+READ_UNDECLARED = Statement(
+    "read_undeclared", "SELECT kind, name, waited_seconds FROM sluice.undeclared ORDER BY kind, name"
+)
+
+
+def read_undeclared(session: Session) -> list[Undeclared]:
+    """Returns what no living worker declares, halted or not yet."""
+    rows = session.run(READ_UNDECLARED)
+    return [Undeclared(Declaration(kind), name, waited) for kind, name, waited in rows]
+
+
+def read_halted(session: Session) -> list[Undeclared]:
+    """Returns what no living worker has declared for HALTED_SECONDS."""
+    return [one for one in read_undeclared(session) if one.is_halted]

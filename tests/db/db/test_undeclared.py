@@ -1,0 +1,160 @@
+"""How long topics and effects wait that no living worker declares, and what shows it."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.db.admin.open_issues import read_open_issues
+from sluice.db.connection import QUEUE_PLANS, Session, Statement
+from sluice.db.delivery import undeclared as undeclared_module
+from sluice.db.delivery.progress import TopicStart, register_topic
+from sluice.db.delivery.undeclared import (
+    HALTED_SECONDS,
+    MAX_STEP_SECONDS,
+    NOTE_UNDECLARED,
+    note_undeclared,
+    read_halted,
+    read_undeclared,
+)
+from sluice.db.records import Declaration, ProcessKind
+from tests.db.admin.leaving import insert_call
+from tests.db.living import add_process, end_process
+
+BRIDGE = ProcessKind.BRIDGE
+THINGS = {"things": "thing"}
+
+
+@pytest.fixture
+def session(database_url: str) -> Iterator[Session]:
+    """A session with the plans of a maintenance worker; one topic is registered."""
+    opened = Session(database_url, application_name="test undeclared", plans=QUEUE_PLANS)
+    register_topic(opened, TopicStart("things", "id-1", "thing", 2, {0: 0}))
+    yield opened
+    opened.close()
+
+
+def step(session: Session, seconds: float = 5.0) -> dict[str, float]:
+    """So much later: what waits, and for how long, in whole seconds."""
+    session.command(f"UPDATE sluice.undeclared SET observed_at = observed_at - interval '{seconds} s'")
+    note_undeclared(session, "effects")
+    return {one.name: round(one.waited_seconds) for one in read_undeclared(session)}
+
+
+def test_a_topic_that_a_bridge_reads_waits_until_a_worker_declares_it(session: Session) -> None:
+    add_process(session, BRIDGE, topics=THINGS)
+    add_process(session)
+    assert step(session) == {"things": 0}
+    assert step(session) == {"things": 5}
+    assert step(session, 3) == {"things": 8}
+    add_process(session, topics=THINGS)
+    assert step(session) == {}
+
+
+def test_a_topic_that_was_removed_from_all_code_waits_for_nobody(session: Session) -> None:
+    add_process(session, BRIDGE, topics={"others": "thing"})
+    add_process(session)
+    assert step(session) == {}
+
+
+def test_what_waited_goes_on_waiting_while_no_bridge_is_alive(session: Session) -> None:
+    bridge = add_process(session, BRIDGE, topics=THINGS)
+    add_process(session)
+    step(session)
+    assert step(session) == {"things": 5}
+    end_process(session, bridge)
+    assert step(session) == {"things": 5}
+    add_process(session, BRIDGE)
+    assert step(session) == {}, "a bridge that does not read it"
+
+
+def test_a_worker_counts_that_serves_a_queue_of_the_topic_and_is_alive(session: Session) -> None:
+    add_process(session, BRIDGE, topics=THINGS)
+    dead = add_process(session, topics=THINGS)
+    end_process(session, dead)
+    add_process(session, topics=THINGS, queues=["relay", "other.0"])
+    assert step(session) == {"things": 0}
+    add_process(session, topics=THINGS, queues=["thing.1"])
+    assert step(session) == {}
+
+
+def test_time_without_a_step_does_not_count(session: Session) -> None:
+    add_process(session, BRIDGE, topics=THINGS)
+    step(session)
+    assert step(session, 3_600) == {"things": MAX_STEP_SECONDS}
+
+
+@pytest.mark.parametrize(("state", "waits"), [("pending", True), ("running", False), ("failed", False)])
+def test_an_effect_with_pending_calls_waits_until_a_worker_for_calls_declares_it(
+    session: Session, state: str, waits: bool
+) -> None:
+    add_process(session, effects=["known"], queues=["effects"])
+    add_process(session, effects=["new"], queues=["relay"])
+    for number, effect in enumerate(("known", "new", "newer")):
+        insert_call(session, f"c{number}", state)
+        session.command(
+            f"UPDATE sluice.executed_side_effects SET effect = '{effect}' WHERE effect_key = 'c{number}'"
+        )
+    assert step(session) == ({"new": 0, "newer": 0} if waits else {})
+    add_process(session, effects=["new"], queues=["effects"])
+    assert step(session) == ({"newer": 5} if waits else {})
+
+
+def test_an_expired_attempt_that_nobody_can_judge_waits_too(session: Session) -> None:
+    add_process(session)
+    insert_call(session, "c", "running")
+    session.command("UPDATE sluice.executed_side_effects SET claimed_until = now() - interval '1 s'")
+    assert len(step(session)) == 1
+
+
+def test_what_waited_for_ten_minutes_is_halted(session: Session) -> None:
+    add_process(session, BRIDGE, topics=THINGS)
+    step(session)
+    session.command(f"UPDATE sluice.undeclared SET waited_seconds = {HALTED_SECONDS - 10}")
+    step(session, 5)
+    assert read_halted(session) == []
+    assert not read_open_issues(session).are_for_somebody
+    step(session, 5)
+    [halted] = read_halted(session)
+    assert (halted.kind, halted.name) == (Declaration.TOPIC, "things")
+    found = read_open_issues(session)
+    assert (found.halted_topics, found.halted_effects, found.are_for_somebody) == (1, 0, True)
+
+
+def test_a_million_calls_of_one_effect_cost_one_step_of_the_index(session: Session) -> None:
+    add_process(session, effects=["pay"])
+    session.command(
+        "INSERT INTO sluice.executed_side_effects"
+        " (effect_key, effect, identity, entity, entity_key, fingerprint, explicit_once)"
+        " SELECT 'k' || n, CASE WHEN n = 1 THEN 'mail' ELSE 'pay' END, gen_random_uuid(), 'e', 'k',"
+        " gen_random_uuid(), false FROM generate_series(1, 50000) n"
+    )
+    assert step(session) == {"mail": 0}
+    with session.connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, BUFFERS) EXECUTE note_undeclared ('effects')")
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    pages = re.search(r"shared hit=(\d+)", plan)
+    assert pages is not None
+    assert int(pages[1]) < 200, plan
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (f"least({MAX_STEP_SECONDS}, extract(epoch FROM now() - u.observed_at))", "0"),
+        ("WHERE b.kind = 'bridge' AND b.heartbeat_at", "WHERE true OR b.heartbeat_at"),
+    ],
+)
+def test_a_mutant_of_the_statement_is_found(
+    session: Session, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    assert old in NOTE_UNDECLARED.text
+    changed = Statement("mutant", NOTE_UNDECLARED.text.replace(old, new), NOTE_UNDECLARED.types)
+    monkeypatch.setattr(undeclared_module, "NOTE_UNDECLARED", changed)
+    tests = (
+        test_a_topic_that_a_bridge_reads_waits_until_a_worker_declares_it,
+        test_what_waited_goes_on_waiting_while_no_bridge_is_alive,
+    )
+    with pytest.raises(AssertionError):  # noqa: PT012
+        for test in tests:
+            test(session)
