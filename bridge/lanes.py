@@ -16,6 +16,7 @@ from sluice.tasks.apply.batch_message import Slice
 # milliseconds. Doubled while sending again helps nothing, so that an ill database gets no storm.
 FIRST_PATIENCE_SECONDS = 1.0
 MAX_PATIENCE_SECONDS = 60.0
+REFUSED_AFTER = 2  # a message may be lost; two in a row hardly ever are
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,16 @@ class Lane:
     The predecessor of the first one is `applied`: all of the lane's records at or below it are applied.
     """
 
-    __slots__ = ("applied", "origin", "patience_seconds", "sent", "unsent", "unsent_bytes", "waiting_since")
+    __slots__ = (
+        "applied",
+        "origin",
+        "patience_seconds",
+        "refusals",
+        "sent",
+        "unsent",
+        "unsent_bytes",
+        "waiting_since",
+    )
 
     def __init__(self, origin: Origin, applied: int) -> None:
         self.origin = origin
@@ -44,6 +54,15 @@ class Lane:
         self.unsent_bytes = 0
         self.waiting_since = 0.0
         self.patience_seconds = FIRST_PATIENCE_SECONDS
+        self.refusals = 0
+
+    @property
+    def is_refused(self) -> bool:
+        """Returns True if it was sent several times and nothing of it was applied.
+
+        Perhaps no worker that declares its topic is there. It must not take the place of the queue's others.
+        """
+        return self.refusals >= REFUSED_AFTER
 
     def first_unapplied(self) -> int | None:
         """Offset of the first record that is held; None if there is none."""
@@ -73,6 +92,7 @@ class Lane:
         self.applied = applied
         self.waiting_since = now
         self.patience_seconds = FIRST_PATIENCE_SECONDS
+        self.refusals = 0
         return freed
 
     def rewind(self) -> None:

@@ -14,6 +14,7 @@ EAGER_SECONDS = 0.010  # an idle queue's records wait this long for company
 PATIENT_SECONDS = 0.250  # and those of a busy queue this long: fewer, fuller messages under load
 MAX_MESSAGES = 8  # unapplied per queue: enough to keep a worker busy, little to lose with Redis
 STUCK_SECONDS = 30.0  # a lane without progress while its queue goes on, though nothing proves a loss
+MAX_PAUSE_SECONDS = 10.0  # of a lane that is not applied while the others of its queue are
 HALTED_RETRY_SECONDS = 5.0  # how often a broken deployment is asked whether it was mended
 
 
@@ -49,6 +50,8 @@ class QueueBuffer:
         self.halted = False
         # Lanes with unsent records, in turns: a dict keeps their order.
         self._ready: dict[Lane, None] = {}
+        # Lanes that are refused again and again → when one message of each is sent as a trial.
+        self._paused: dict[Lane, float] = {}
         # Per message the last offset of each lane's slice; oldest message first.
         self._messages: deque[dict[Lane, int]] = deque()
         self._oldest_at = math.inf
@@ -63,7 +66,7 @@ class QueueBuffer:
 
     def note_added(self, lane: Lane, now: float) -> None:
         """The lane got records."""
-        if not lane.unsent:
+        if not lane.unsent or self._is_on_trial(lane):
             return
         if not self._ready:
             self._oldest_at = now
@@ -73,10 +76,12 @@ class QueueBuffer:
     def forget(self, lane: Lane) -> None:
         """The lane's partition is no longer this bridge's business."""
         self._ready.pop(lane, None)
+        self._paused.pop(lane, None)
         self._unsend(lane)
 
     def needs_list_length(self, now: float) -> bool:
         """Whether anything below depends on the length of the queue's list."""
+        self._end_pauses(now)
         if self.halted:
             return now - self._sent_at >= HALTED_RETRY_SECONDS
         if self._ready and self._has_room() and now - self._oldest_at >= EAGER_SECONDS:
@@ -85,6 +90,7 @@ class QueueBuffer:
 
     def is_due(self, now: float, *, list_is_empty: bool) -> bool:
         """The gate: whether the next message goes now. An unknown list counts as not empty."""
+        self._end_pauses(now)
         if not self._ready:
             return False
         if self.halted:
@@ -116,7 +122,7 @@ class QueueBuffer:
         for lane, part, used in batch.parts:
             lane.note_sent(len(part.records), used, now)
             del self._ready[lane]
-            if lane.unsent:
+            if lane.unsent and not lane.is_refused:
                 self._ready[lane] = None
         # How old the rest is is not known, only how young it may be.
         self._oldest_at = self._added_at if self._ready else math.inf
@@ -140,7 +146,13 @@ class QueueBuffer:
                 if lane.applied < end:
                     overtaken[lane] = Resend.OVERTAKEN
         for lane in overtaken:
+            lane.refusals += 1
             self.rewind(lane)
+            if lane.is_refused:
+                # Its patience is over only with the pause: each message of the others would take it along.
+                self._ready.pop(lane, None)
+                self._paused[lane] = now + min(lane.patience_seconds, MAX_PAUSE_SECONDS)
+                lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
         return overtaken
 
     def resend_still(self, now: float, *, list_is_empty: bool) -> dict[Lane, Resend]:
@@ -152,6 +164,7 @@ class QueueBuffer:
                 found[lane] = reason
         for lane in found:
             lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
+            lane.refusals += not self.halted
             self.rewind(lane)
         return found
 
@@ -181,9 +194,14 @@ class QueueBuffer:
         return len(lanes)
 
     def note_applied(self, lane: Lane) -> None:
-        """The lane advanced: it may have nothing unsent any more."""
+        """The lane advanced: it may have nothing unsent any more, or be no longer refused."""
+        self._paused.pop(lane, None)
         if not lane.unsent:
             self._ready.pop(lane, None)
+        elif lane not in self._ready:
+            if not self._ready:
+                self._oldest_at = -math.inf
+            self._ready[lane] = None
 
     def _unsend(self, lane: Lane) -> None:
         for ends in self._messages:
@@ -197,7 +215,18 @@ class QueueBuffer:
         return now - lane.waiting_since >= lane.patience_seconds
 
     def _has_room(self) -> bool:
-        return len(self._messages) < MAX_MESSAGES
+        # A refused lane has one message at most, which takes no place away from the others.
+        return sum(not all(lane.is_refused for lane in ends) for ends in self._messages) < MAX_MESSAGES
+
+    def _is_on_trial(self, lane: Lane) -> bool:
+        return lane in self._paused or (lane.is_refused and bool(lane.sent))
+
+    def _end_pauses(self, now: float) -> None:
+        for lane in [lane for lane, until in self._paused.items() if until <= now]:
+            del self._paused[lane]
+            if lane.unsent:
+                self._ready[lane] = None
+                self._oldest_at = -math.inf
 
     def _is_full(self) -> bool:
         records = used = 0

@@ -1,8 +1,13 @@
 """When a queue's records are sent, and when they are sent again."""
 
+import itertools
+
 import pytest
 
-from sluice.bridge.queue_buffer import FULL_BYTES, FULL_RECORDS, MAX_MESSAGES, Resend
+from sluice.bridge import queue_buffer
+from sluice.bridge.queue_buffer import FULL_BYTES, FULL_RECORDS, MAX_MESSAGES, MAX_PAUSE_SECONDS, Resend
+from tests.mutants import mutated
+from tests.unit.bridge import bridging
 from tests.unit.bridge.bridging import PLACE, Queue, assignment, claims, holding, record
 
 
@@ -127,3 +132,80 @@ def test_a_wiped_redis_makes_everything_unsent() -> None:
     assert inflight.rewind_all() == 1
     assert queue.is_due(0.0, list_is_empty=False)
     assert claims(queue.cut()) == [(0, -1, 4)]
+
+
+def refuse(queue: Queue, now: float) -> float:
+    """Until lane 0 was sent so often without effect that it is refused; the time then."""
+    while not queue.lanes[0].is_refused:
+        while queue.buffer.is_due(now, list_is_empty=True):
+            queue.send(now)
+        now += 0.5
+        queue.buffer.resend_still(now, list_is_empty=True)
+    return now
+
+
+def test_a_lane_that_no_worker_applies_takes_no_room_from_the_others() -> None:
+    queue = Queue(lanes=2)
+    queue.add(0, range(10 * FULL_RECORDS))
+    now = refuse(queue, 0.0)
+    assert now == 3.0, "after one and two seconds more"
+    assert claims(queue.send(now)) == [(0, -1, FULL_RECORDS - 1)]
+    assert not queue.buffer.is_due(now + 9, list_is_empty=True), "one message as a trial"
+    queue.add(0, range(10 * FULL_RECORDS, 11 * FULL_RECORDS))
+    for n in range(MAX_MESSAGES):
+        queue.add(1, range(n, n + 1), now)
+        assert queue.buffer.is_due(now + 1, list_is_empty=True)
+        assert claims(queue.send(now)) == [(1, n - 1, n)]
+    queue.add(1, range(MAX_MESSAGES, MAX_MESSAGES + 1), now)
+    assert not queue.buffer.is_due(now + 1, list_is_empty=True)
+
+
+def test_a_refused_lane_does_not_go_with_every_message_of_the_others() -> None:
+    queue = Queue(lanes=2)
+    queue.add(0, range(10 * FULL_RECORDS))
+    now = refuse(queue, 0.0)
+    sent_at: list[float] = []
+    offset = 0
+    while now < 60:
+        queue.add(1, range(offset, offset + 1), now)
+        while queue.buffer.is_due(now + 1, list_is_empty=True):
+            if 0 in [place for place, _, _ in claims(queue.send(now + 1))]:
+                sent_at.append(now + 1)
+        queue.apply(1, offset, now + 1)
+        offset += 1
+        now += 0.5
+    pauses = [later - sooner for sooner, later in itertools.pairwise(sent_at)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == MAX_PAUSE_SECONDS
+
+
+def test_a_refused_lane_goes_on_as_a_whole_once_a_worker_applies_it() -> None:
+    queue = Queue(lanes=2)
+    queue.add(0, range(2 * FULL_RECORDS))
+    now = refuse(queue, 0.0)
+    queue.send(now)
+    queue.apply(0, FULL_RECORDS - 1, now)
+    assert not queue.lanes[0].is_refused
+    assert claims(queue.send(now)) == [(0, FULL_RECORDS - 1, 2 * FULL_RECORDS - 1)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sum(not all(lane.is_refused for lane in ends) for ends in self._messages)", "len(self._messages)"),
+        ("if lane.unsent and not lane.is_refused:", "if lane.unsent:"),
+        ("or self._is_on_trial(lane):", "or False:"),
+        (
+            "                self._ready.pop(lane, None)\n                self._paused",
+            "                self._paused",
+        ),
+        ("elif lane not in self._ready:", "elif False:"),
+    ],
+)
+def test_a_mutant_of_refused_lanes_is_found(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    mutant = mutated(queue_buffer, old, new)
+    monkeypatch.setattr(bridging, "QueueBuffer", mutant.QueueBuffer)
+    with pytest.raises((AssertionError, KeyError, IndexError)):  # noqa: PT012
+        test_a_lane_that_no_worker_applies_takes_no_room_from_the_others()
+        test_a_refused_lane_does_not_go_with_every_message_of_the_others()
+        test_a_refused_lane_goes_on_as_a_whole_once_a_worker_applies_it()
