@@ -112,10 +112,12 @@ Index(
     _effects.id,
     postgresql_where=text("state = 'pending'"),
 )
-# Which effects have calls that wait, however many these are.
+# The due calls of one effect, and which effects have calls that wait, however many these are.
 Index(
     "executed_side_effects_waiting_idx",
     _effects.effect,
+    _effects.due_at,
+    _effects.id,
     postgresql_where=text("state = 'pending'"),
 )
 Index("executed_side_effects_newer_idx", _effects.state, postgresql_where=text("format > 1"))

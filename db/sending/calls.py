@@ -61,16 +61,23 @@ DISPATCH_CALLS = Statement(
     "dispatch_calls",
     f"""
     WITH due AS MATERIALIZED (
-        SELECT e.effect_key
-        FROM sluice.executed_side_effects e
-        WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = ANY ($1) AND e.format <= $5
-          -- Again after a while: the message may be lost.
-          AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
-          AND NOT {_BEHIND_ANOTHER}
-          AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
-        ORDER BY e.due_at, e.id
+        -- Each effect by itself: calls of an undeclared one may wait in millions, and are not walked over.
+        SELECT d.effect_key
+        FROM unnest($1) AS declared (effect)
+        CROSS JOIN LATERAL (
+            SELECT e.effect_key, e.due_at, e.id
+            FROM sluice.executed_side_effects e
+            WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = declared.effect AND e.format <= $5
+              -- Again after a while: the message may be lost.
+              AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
+              AND NOT {_BEHIND_ANOTHER}
+              AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
+            ORDER BY e.due_at, e.id
+            LIMIT $4
+            FOR UPDATE SKIP LOCKED
+        ) d
+        ORDER BY d.due_at, d.id
         LIMIT $4
-        FOR UPDATE SKIP LOCKED
     ), told AS (
         UPDATE sluice.executed_side_effects e SET dispatched_at = now()
         FROM due WHERE e.effect_key = due.effect_key
@@ -99,6 +106,21 @@ def dispatch_calls(
         return []
     values = (text_array(effects), text_array(holding), again_after_seconds, limit, newest_format)
     return [(key, effect) for key, effect in session.run(DISPATCH_CALLS, *values)]
+
+
+RETURN_CALL = Statement(
+    "return_call",
+    """
+    UPDATE sluice.executed_side_effects SET dispatched_at = dispatched_at - make_interval(secs => $2)
+    WHERE effect_key = $1 AND state = 'pending'
+    """,
+    ("text", "float8"),
+)
+
+
+def return_call(session: Session, effect_key: str, earlier_seconds: float) -> None:
+    """Lets a dispatched call be dispatched again so much earlier. Under the call's lock."""
+    session.run(RETURN_CALL, effect_key, earlier_seconds)
 
 
 LOCK_CALL = Statement(

@@ -14,6 +14,9 @@ from sluice.tasks.api import EffectDeclaration
 
 FIRST_PAUSE_SECONDS = 2.0  # jitter takes off up to half: providers' short outages are over in a second or two
 LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
+AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is dispatched twice is made once
+# The same for a message that a worker got which does not declare the effect: one that does may be beside it.
+LEFT_AFTER_SECONDS = 2.0
 CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
 
 

@@ -10,6 +10,7 @@ from sluice.db.delivery.processes import read_served_effects
 from sluice.db.sending import calls
 from sluice.runtime.celery_options import EFFECTS_QUEUE
 from sluice.runtime.log_pace import LogPace
+from sluice.tasks.effects.call_states import AGAIN_AFTER_SECONDS
 from sluice.tasks.effects.executor import holding_effects
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.installation.formats import NEWEST_FORMAT
@@ -17,7 +18,6 @@ from sluice.tasks.installation.formats import NEWEST_FORMAT
 log = structlog.get_logger("sluice.effects")
 
 MAX_WAITING = 500  # messages on the list: a provider that hangs must not fill Redis
-AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is told of twice is made once
 SERVED_SECONDS = 1.0  # how old the list of effects that workers declare may be
 
 

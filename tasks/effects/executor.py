@@ -26,7 +26,9 @@ from sluice.runtime.log_pace import LogPace
 from sluice.tasks.api import EffectCall, NotSent, Refused
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.effects.call_states import (
+    AGAIN_AFTER_SECONDS,
     CLAIM_MARGIN_SECONDS,
+    LEFT_AFTER_SECONDS,
     Claim,
     Ending,
     NextState,
@@ -97,9 +99,10 @@ class Executor:
         with session.transaction():
             row = calls.lock_call(session, effect_key)
             entry = None if row is None else self._registry.effects.get(row.effect)
-            if row is None or entry is None or row.format > NEWEST_FORMAT:
-                # Left to a process that declares the effect, or reads the format.
-                self._note_left(row)
+            if row is None:
+                return None
+            if entry is None or row.format > NEWEST_FORMAT:
+                self._leave(row)
                 return None
             policy = entry.declaration
             behind, paused = calls.lock_order(session, row, self._holding)
@@ -117,8 +120,10 @@ class Executor:
                     assert_never(unreachable)
         return row._replace(state=CallState.RUNNING, attempt=row.attempt + 1, tried=row.tried + 1)
 
-    def _note_left(self, row: CallRow | None) -> None:
-        if row is not None and self._pace.allows(row.effect):
+    def _leave(self, row: CallRow) -> None:
+        """Leaves a call to a process that declares the effect, or reads the format."""
+        calls.return_call(self._session, row.effect_key, AGAIN_AFTER_SECONDS - LEFT_AFTER_SECONDS)
+        if self._pace.allows(row.effect):
             log.warning(
                 "call left to another worker", effect=row.effect, key=row.effect_key, format=row.format
             )

@@ -16,7 +16,8 @@ def upgrade() -> None:
         " WHERE format > 1"
     )
     op.execute(
-        "CREATE INDEX executed_side_effects_waiting_idx ON sluice.executed_side_effects (effect)"
+        "CREATE INDEX executed_side_effects_waiting_idx ON sluice.executed_side_effects"
+        " (effect, due_at, id)"
         " WHERE state = 'pending'"
     )
 

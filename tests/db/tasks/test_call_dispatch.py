@@ -1,9 +1,12 @@
 """Which due calls the dispatcher publishes, on a real Postgres, and when again."""
 
+import re
+
 import pytest
 import structlog
 
-from sluice.tasks.effects.dispatcher import AGAIN_AFTER_SECONDS, MAX_WAITING, SERVED_SECONDS, Dispatcher
+from sluice.tasks.effects.call_states import AGAIN_AFTER_SECONDS, LEFT_AFTER_SECONDS
+from sluice.tasks.effects.dispatcher import MAX_WAITING, SERVED_SECONDS, Dispatcher
 from sluice.tasks.fold.registry import Registry
 from tests.db.living import add_process, end_process
 from tests.db.tasks import calling
@@ -157,6 +160,38 @@ def test_a_relay_that_does_not_know_whether_an_effect_holds_leaves_that_to_the_e
     assert told.run() == ["behind"]
     bench.run("behind")
     assert (bench.state("behind"), len(bench.called)) == ("pending", 1)
+
+
+def test_a_call_that_a_worker_left_is_soon_dispatched_to_another(bench: Bench) -> None:
+    add_process(bench.looking, effects=["new"])
+    told = Told(bench)
+    bench.add("n", effect="new")
+    assert told.run() == ["n"]
+    bench.executor.run("n")
+    assert told.run() == [], "not at once: the same worker may get it again"
+    bench.look(
+        "UPDATE sluice.executed_side_effects"
+        f" SET dispatched_at = dispatched_at - interval '{LEFT_AFTER_SECONDS} s'"
+    )
+    assert told.run() == ["n"]
+
+
+def test_calls_that_nobody_declares_make_the_dispatch_of_others_no_dearer(bench: Bench, told: Told) -> None:
+    bench.look(
+        "INSERT INTO sluice.executed_side_effects"
+        " (effect_key, effect, identity, entity, entity_key, fingerprint, explicit_once, due_at)"
+        " SELECT 'u' || n, 'undeclared', gen_random_uuid(), 'e', 'u' || n, gen_random_uuid(), false,"
+        " now() - interval '1 day' FROM generate_series(1, 20000) n"
+    )
+    bench.add("c")
+    assert told.run() == ["c"]
+    dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
+    with bench.sessions[-1].connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, BUFFERS) EXECUTE dispatch_calls ('{mail,pay}', '{}', 30, 500, 1)")
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    pages = re.search(r"shared hit=(\d+)", plan)
+    assert pages is not None
+    assert int(pages[1]) < 100, plan
 
 
 def test_a_call_of_a_newer_format_is_left_and_logged_once_a_minute(bench: Bench, told: Told) -> None:
