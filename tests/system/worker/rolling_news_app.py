@@ -1,0 +1,8 @@
+"""Code that declares the new topic of `rolling_new_app` and lacks the one that was there before."""
+
+from sluice import Entity, Topic
+from tests.system.worker.rolling_new_app import greet, tell_news
+
+__all__ = ["greet", "tell_news", "topics"]
+
+topics = (Topic("rolling-news", entity=Entity("thing", shards=4)),)

@@ -1,0 +1,171 @@
+"""Workers of old and new code side by side: nothing halts, and what only new code has waits for it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from examples.shop.generate import OutgoingRecord
+from sluice.db.admin.totals import read_queues
+from sluice.db.delivery.leases import read_workers
+from sluice.db.delivery.undeclared import HALTED_SECONDS
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import LocalRun
+from tests.scraping import scrape
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+APPS = "tests.system.worker.rolling_"
+OLD, NEW, NEWS = f"{APPS}old_app", f"{APPS}new_app", f"{APPS}news_app"
+EVENTS = 400
+# More than the bridge may have unapplied of one queue: 8 messages of 200 records, for 4 queues.
+MANY = 8_000
+
+_APP = """\
+from dataclasses import replace
+import {base} as base
+from {base} import *
+topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.topics)
+"""
+
+
+def events(topic: str, kind: str, count: int, *, first: int = 0) -> Iterable[OutgoingRecord]:
+    """Of forty keys per topic; the version rises, so that order shows."""
+    for number in range(first, first + count):
+        value = {"type": kind, "id": f"{topic}-{number}", "version": number, "data": {"amount": number}}
+        yield OutgoingRecord(f"rolling-{topic}", f"{topic}-{number % 40}", value)
+
+
+def things(count: int, *, first: int = 0) -> Iterable[OutgoingRecord]:
+    return events("things", "thing.counted", count, first=first)
+
+
+def news(count: int) -> Iterable[OutgoingRecord]:
+    return events("news", "news.told", count)
+
+
+def of(deployment: Deployment, base: str) -> LocalRun:
+    """Starts processes of other code, with the same topics."""
+    module = base.rpartition(".")[2] + deployment.topic_suffix.replace("-", "_")
+    text = _APP.format(base=base, suffix=deployment.topic_suffix)
+    (deployment.run.folder / f"{module}.py").write_text(text)
+    return replace(deployment.run, handlers=module, processes=deployment.run.processes)
+
+
+def wait_applied(deployment: Deployment, topic: str, count: int, seconds: float = 60) -> None:
+    deployment.wait_until(
+        lambda: deployment.outcomes(f"rolling-{topic}")["applied"] >= count,
+        timeout_seconds=seconds,
+        what=f"{count} of {topic} are applied",
+    )
+
+
+def holders(deployment: Deployment) -> dict[str, str]:
+    """Queue → the name of the worker that holds it."""
+    return {q: node.partition("@")[0] for q, node in read_workers(deployment.session).holders().items()}
+
+
+def assert_none_halted(deployment: Deployment) -> None:
+    assert not [name for name, state in read_queues(deployment.session).items() if state.halted_reason]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["queues shared", "queues named"])
+def test_what_old_workers_do_not_know_waits_for_a_new_one_and_nothing_halts(
+    make_deployment: MakeDeployment, named: bool
+) -> None:
+    deployment = make_deployment(NEW)
+    new, old = deployment.run, of(deployment, OLD)
+    queues = deployment.queues()
+    # Old code everywhere but in the bridge, and -Q also names queues of an entity type it does not know.
+    old.start_worker(queues if named else None, name="old")
+    old.start_relay(name="old-relay")
+    old.start_effects(name="old-effects", pool="solo")
+    new.start_beat()
+    new.start_bridge()
+    deployment.produce(events("others", "thing.counted", EVENTS))
+    deployment.produce(news(EVENTS))
+    deployment.produce(things(EVENTS))
+    wait_applied(deployment, "things", EVENTS)
+    assert deployment.outcomes("rolling-news") == deployment.outcomes("rolling-others") == {}
+    assert_none_halted(deployment)
+    if not named:
+        assert holders(deployment) == dict.fromkeys(deployment.queues("thing"), "old")
+    new.start_worker(queues if named else None, name="new")
+    deployment.produce(things(EVENTS, first=EVENTS))
+    deployment.wait_settled(timeout_seconds=180)
+    assert_none_halted(deployment)
+    if not named:
+        assert holders(deployment) == dict.fromkeys(queues, "new")
+    # The relay is of old code, and so is the only worker for calls.
+    assert deployment.calls() == {"pending": EVENTS}
+    sent = "SELECT FROM sluice.executed_side_effects WHERE dispatched_at IS NOT NULL"
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute(sent)
+        assert cursor.fetchall() == []
+    new.start_effects(name="new-effects", pool="solo")
+    deployment.wait_called(timeout_seconds=180)
+    assert deployment.calls() == {"succeeded": EVENTS}
+    assert_as_the_oracle_says(deployment)
+
+
+def test_two_workers_that_each_lack_a_topic_take_turns(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(NEW)
+    of(deployment, OLD).start_worker(name="old")
+    of(deployment, NEWS).start_worker(name="news")
+    deployment.run.start_bridge()
+    deployment.produce(things(EVENTS))
+    deployment.produce(news(EVENTS))
+    deployment.wait_settled(timeout_seconds=180)
+    assert_none_halted(deployment)
+    assert_as_the_oracle_says(deployment)
+
+
+def test_a_topic_without_a_worker_holds_up_no_other_and_is_shown(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment(NEW)
+    new, old = deployment.run, of(deployment, OLD)
+    old.start_worker(name="old")
+    old.start_relay(name="old-relay")
+    new.start_bridge()
+    new.with_metrics = True
+    beat = new.start_beat()
+    deployment.produce(things(10))
+    wait_applied(deployment, "things", 10)
+    deployment.produce(news(MANY))
+    applied = 10
+    for _ in range(8):
+        deployment.produce(things(100, first=applied))
+        applied += 100
+        wait_applied(deployment, "things", applied, seconds=30)
+    deployment.wait_until(lambda: waiting(deployment) != {}, timeout_seconds=60, what="it is noticed")
+    assert_none_halted(deployment)
+    assert shown(new) == ([], False)
+    deployment.session.command(f"UPDATE sluice.undeclared SET waited_seconds = {HALTED_SECONDS}")
+    topic = f"rolling-news{deployment.topic_suffix}"
+    assert shown(new) == ([topic], True)
+    deployment.wait_until(
+        lambda: (scrape(beat.metrics_port) or {}).get(("sluice_halted_topics", ())) == 1,
+        timeout_seconds=60,
+        what="the metric shows it",
+    )
+    new.start_worker(name="new")
+    deployment.wait_settled(timeout_seconds=180)
+    deployment.wait_until(lambda: waiting(deployment) == {}, timeout_seconds=60, what="it is forgotten")
+    assert shown(new) == ([], False)
+    assert_as_the_oracle_says(deployment)
+
+
+def waiting(deployment: Deployment) -> dict[str, float]:
+    """Topic → seconds."""
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute("SELECT name, waited_seconds FROM sluice.undeclared")
+        return dict(cursor.fetchall())
+
+
+def shown(run: LocalRun) -> tuple[list[str], bool]:
+    """The halted topics of `sluice status`, and whether `sluice doctor` names a topic as halted."""
+    status = json.loads(run.run_sluice("status", "--json"))
+    findings = run.sluice("doctor", "--json").stdout.decode()
+    return [
+        one["topic"] for one in status["topics"] if one["halted_reason"]
+    ], "is halted: no living" in findings
