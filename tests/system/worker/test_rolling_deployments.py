@@ -140,8 +140,10 @@ def test_a_topic_without_a_worker_holds_up_no_other_and_is_shown(make_deployment
     deployment.wait_until(lambda: waiting(deployment) != {}, timeout_seconds=60, what="it is noticed")
     assert_none_halted(deployment)
     assert shown(new) == ([], False)
-    deployment.session.command(f"UPDATE sluice.undeclared SET waited_seconds = {HALTED_SECONDS}")
     topic = f"rolling-news{deployment.topic_suffix}"
+    deployment.session.command(
+        f"UPDATE sluice.undeclared SET waited_seconds = {HALTED_SECONDS} WHERE name = '{topic}'"
+    )
     assert shown(new) == ([topic], True)
     deployment.wait_until(
         lambda: (scrape(beat.metrics_port) or {}).get(("sluice_halted_topics", ())) == 1,
