@@ -14,6 +14,13 @@ from tests.mutants import mutated
 bench = applying.bench
 
 
+@pytest.fixture(autouse=True)
+def topics(bench: Bench) -> None:
+    """A bridge of newer code has registered two topics more."""
+    for topic in ("news", "more"):
+        bench.look(f"INSERT INTO sluice.topics VALUES ('{topic}', '{TOPIC_ID}', 'thing')")
+
+
 def unknown(*offsets: int, topic: str = "news", prev: int = -1) -> Slice:
     """A slice of a topic that the application does not declare."""
     return Slice(topic, TOPIC_ID, 0, 1, prev, [thing_set(offset) for offset in offsets])
