@@ -104,7 +104,9 @@ def sendable(session: Session) -> list[int]:
     with session.transaction():
         hints = read_sent_through(session)
         locked = lock_waiting(session, hints)
-        page = read_page(session, {queue: hints[queue] for queue in locked}, without_topics=[], limit=100)
+        page = read_page(
+            session, {queue: hints[queue] for queue in locked}, without_topics=[], limit=100, newest_format=1
+        )
     return [row.id for row in page]
 
 

@@ -41,7 +41,7 @@ def waiting(database_url: str) -> list[WaitingRow]:
         with session.transaction():
             hints = read_sent_through(session)
             lock_waiting(session, hints)
-            return read_page(session, hints, without_topics=[], limit=100)
+            return read_page(session, hints, without_topics=[], limit=100, newest_format=1)
     finally:
         session.close()
 
