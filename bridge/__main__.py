@@ -11,6 +11,7 @@ import psycopg2
 import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.claim_writer import OUTRANKED, ClaimWriter
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.loop import Bridge
 from sluice.bridge.partition_starter import BridgeStopped
@@ -65,13 +66,14 @@ def main() -> int:
         log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
         return REFUSED_EXIT_CODE
     installation = membership.installation
+    claims = ClaimWriter(settings, installation)
     store = PostgresProgressStore(
         Session(settings.database_url.get_secret_value(), application_name="sluice bridge"),
         installation.group,
     )
     publisher = RedisPublisher(open_sender(settings, installation, membership.ring))
     bridge = Bridge(
-        make_consumer=lambda name: _make_consumer(settings, registry, installation.group, name),
+        make_consumer=lambda name: _make_consumer(settings, registry, installation.group, name, claims),
         store=store,
         publisher=publisher,
         topics=registry.topics,
@@ -80,7 +82,8 @@ def main() -> int:
     )
     try:
         log.info("bridge started", topics=sorted(registry.topics))
-        bridge.run(should_stop=lambda: bool(stops), alive=_toucher(settings.health_file))
+        claims.start()
+        bridge.run(should_stop=lambda: bool(stops) or claims.outranked, alive=_toucher(settings.health_file))
     except BridgeStopped as stop:
         log.error("bridge stopped: nothing was skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
@@ -89,15 +92,21 @@ def main() -> int:
         log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
         return REFUSED_EXIT_CODE
     finally:
+        claims.stop()
         membership.leave()
         store.close()
         publisher.close()
         endpoint.close()
+    if claims.outranked:
+        log.error("bridge stopped: nothing was skipped", reason=OUTRANKED)
+        return LOUD_STOP_EXIT_CODE
     log.info("bridge ended")
     return 0
 
 
-def _make_consumer(settings: Settings, registry: Registry, group: str, name: str) -> Consumer:
+def _make_consumer(
+    settings: Settings, registry: Registry, group: str, name: str, claims: ClaimWriter
+) -> Consumer:
     # Imported when chosen: a client takes a tenth of the start.
     make: Callable[..., Consumer]
     if settings.kafka_client == "confluent":
@@ -110,6 +119,7 @@ def _make_consumer(settings: Settings, registry: Registry, group: str, name: str
         # A static member that comes back gets its partitions at once, without a rebalance.
         instance=f"{group}-{name}",
         topics=sorted(registry.topics),
+        commit_metadata=lambda: claims.text,
     )
 
 

@@ -139,3 +139,14 @@ class DeadLetterRow(NamedTuple):
     outcome: Outcome
     error_class: str
     error_text: str
+
+
+class KnownClaims(NamedTuple):
+    """What a database says about given claims."""
+
+    rank: int
+    """Its own, raised by `sluice init --original`."""
+    now: int
+    """Its time, in seconds since 1970."""
+    claims: frozenset[UUID]
+    """Those of the claims that it wrote."""

@@ -92,18 +92,21 @@ CREATE_INSTALLATION = Statement(
     WITH made AS (
         INSERT INTO sluice.installation (name, id, system_identifier, database_oid)
         VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id
+    ), claiming AS (
+        INSERT INTO sluice.claim_key (key) SELECT $6 FROM made
+        ON CONFLICT (is_only) DO UPDATE SET key = excluded.key
     )
     INSERT INTO sluice.installation_keys (key) SELECT $5 FROM made
     """,
-    ("text", "uuid", "text", "bigint", "bytea"),
+    ("text", "uuid", "text", "bigint", "bytea", "bytea"),
 )
 
 
 def create_installation(session: Session, name: str) -> bool:
-    """Draws the id and the first key of this database's installation. Idempotent.
+    """Draws the id and the first keys of this database's installation. Idempotent.
 
     Returns True if there was none.
     """
     database = read_database(session)
-    key = secrets.token_bytes(KEY_BYTES)
-    return session.count(CREATE_INSTALLATION, name, uuid4(), *database, key) == 1
+    keys = (secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES))
+    return session.count(CREATE_INSTALLATION, name, uuid4(), *database, *keys) == 1

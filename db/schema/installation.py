@@ -51,6 +51,20 @@ installation_keys = Table(
     now_column("made_at"),
 )
 
+# One row: signs claims. `sluice init --new-key` keeps it, since a copy of before must still be recognised.
+claim_key = Table(
+    "claim_key",
+    metadata,
+    Column(
+        "is_only",
+        Boolean,
+        CheckConstraint("is_only", name="one_row"),
+        primary_key=True,
+        server_default="true",
+    ),
+    Column("key", LargeBinary, CheckConstraint("length(key) = 32", name="key_length"), nullable=False),
+)
+
 # What the bridges of this database wrote into Redis and Kafka. The newest 1,000 are kept.
 claims = Table(
     "claims",

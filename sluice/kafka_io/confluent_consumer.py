@@ -1,7 +1,7 @@
 """The consumer on confluent-kafka (librdkafka)."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -59,9 +59,19 @@ class ConfluentConsumer:
     """See `sluice.kafka_io.consumer.Consumer`."""
 
     def __init__(
-        self, bootstrap_servers: str, *, group: str, instance: str | None, topics: Sequence[str]
+        self,
+        bootstrap_servers: str,
+        *,
+        group: str,
+        instance: str | None,
+        topics: Sequence[str],
+        commit_metadata: Callable[[], str] = str,
     ) -> None:
-        """Joins the group with the first polls. Raises ConsumerBroken if no broker answers."""
+        """Joins the group with the first polls. Raises ConsumerBroken if no broker answers.
+
+        `commit_metadata` returns what goes with the offsets of each commit.
+        """
+        self._commit_metadata = commit_metadata
         self._topics = tuple(topics)
         self._doubted_at = float("-inf")  # facts from before may be of another topic
         self._doubted: set[Place] = set()  # what comes of them next may be of another topic
@@ -205,7 +215,8 @@ class ConfluentConsumer:
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """See Consumer."""
-        offsets = [TopicPartition(*place, offset) for place, offset in watermarks.items()]
+        metadata = self._commit_metadata()
+        offsets = [TopicPartition(*place, offset, metadata) for place, offset in watermarks.items()]
         if offsets:
             with _translated():
                 self._consumer.commit(offsets=offsets, asynchronous=True)

@@ -49,9 +49,19 @@ class KafkaPythonConsumer:
     """See `sluice.kafka_io.consumer.Consumer`."""
 
     def __init__(
-        self, bootstrap_servers: str, *, group: str, instance: str | None, topics: Sequence[str]
+        self,
+        bootstrap_servers: str,
+        *,
+        group: str,
+        instance: str | None,
+        topics: Sequence[str],
+        commit_metadata: Callable[[], str] = str,
     ) -> None:
-        """Joins the group with the first polls. Raises ConsumerBroken if no broker answers."""
+        """Joins the group with the first polls. Raises ConsumerBroken if no broker answers.
+
+        `commit_metadata` returns what goes with the offsets of each commit.
+        """
+        self._commit_metadata = commit_metadata
         self._topics = tuple(topics)
         self._changes = _Changes()
         with _translated():
@@ -229,8 +239,10 @@ class KafkaPythonConsumer:
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """See Consumer."""
+        metadata = self._commit_metadata()
         offsets = {
-            TopicPartition(*place): OffsetAndMetadata(offset, "", -1) for place, offset in watermarks.items()
+            TopicPartition(*place): OffsetAndMetadata(offset, metadata, -1)
+            for place, offset in watermarks.items()
         }
         if offsets:
             # The next poll raises it as well.

@@ -58,6 +58,7 @@ _KEYS: dict[str, tuple[int, int | None]] = {
             "HMGET",
             "HEXISTS",
             "HKEYS",
+            "HSCAN",
             "SADD",
             "SREM",
             "SMEMBERS",

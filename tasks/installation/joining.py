@@ -16,6 +16,7 @@ from sluice.runtime.health import touch_health
 from sluice.runtime.installation import Installation
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.claim_check import refuse_if_claimed
 from sluice.tasks.installation.keyring import KeyRing, open_keyring
 from sluice.tasks.installation.opening import open_installation
 from sluice.tasks.installation.presence import Presence
@@ -49,9 +50,11 @@ def join_once(
 ) -> Membership:
     """Takes part in the installation of this process's database. Raises InstallationRefused, psycopg2.Error.
 
+    Waits while Redis does not answer, and up to half a minute to see whether another database is at work.
     `registry` is None for a process that needs no handlers. `queues` are those of a worker with `-Q`.
     """
     installation = open_installation(settings).installation
+    refuse_if_claimed(settings, installation)
     presence = Presence(settings, registry, kind=kind, node=node, queues=queues)
     presence.announce()
     ring = open_keyring(settings, installation)

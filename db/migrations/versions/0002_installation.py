@@ -20,6 +20,11 @@ CREATE TABLE sluice.installation_keys (
     made_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT installation_keys_pkey PRIMARY KEY (number)
 );
+CREATE TABLE sluice.claim_key (
+    is_only boolean DEFAULT true NOT NULL CONSTRAINT claim_key_one_row CHECK (is_only),
+    key bytea NOT NULL CONSTRAINT claim_key_key_length CHECK (length(key) = 32),
+    CONSTRAINT claim_key_pkey PRIMARY KEY (is_only)
+);
 CREATE TABLE sluice.claims (
     id bigint GENERATED ALWAYS AS IDENTITY, claim uuid NOT NULL,
     made_at timestamptz DEFAULT now() NOT NULL,

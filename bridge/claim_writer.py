@@ -1,0 +1,144 @@
+"""Writes the claims of one bridge, and notices those of another database."""
+
+import threading
+import time
+from contextlib import closing
+from uuid import UUID, uuid4
+
+import psycopg2
+import structlog
+from redis import RedisError, ResponseError
+
+from sluice.db.connection import Session
+from sluice.db.delivery.claims import write_claim
+from sluice.runtime.installation import Installation
+from sluice.runtime.settings import Settings
+from sluice.tasks.installation.claim import Claim, is_outranked, seal_claim
+from sluice.tasks.installation.claim_reader import (
+    CLAIMS_KEY,
+    MAX_GARBAGE,
+    ClaimReader,
+    Look,
+    RedisClaims,
+    is_wrong_type,
+    judge_look,
+)
+
+log = structlog.get_logger("sluice.bridge")
+
+PERIOD_SECONDS = 10.0
+FORGOTTEN_SECONDS = 60.0
+"""A claim in Redis that stayed the same for this long is deleted: its bridge ended."""
+REPORT_SECONDS = 60.0
+STOP_SECONDS = 5.0  # for the thread: a request may be under way
+
+OUTRANKED = (
+    "another database with the same id was made the original by `sluice init --original`, and its bridge"
+    " runs. Stop the workers and beats of this database as well; to go on with it beside the original,"
+    " run `sluice init --new-installation`"
+)
+
+
+class ClaimWriter:
+    """A thread beside the bridge's loop. It outlasts outages of each service."""
+
+    def __init__(self, settings: Settings, installation: Installation) -> None:
+        self.text = ""
+        """The newest claim, for the metadata of the offsets that the bridge commits; "" before the first."""
+        self.outranked = False
+        """True once a database of a higher rank is at work: the bridge must stop."""
+        self._writer = uuid4()
+        self._reader = ClaimReader(settings, installation)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="claims", daemon=True)
+        self._foreign: dict[UUID, Claim] = {}
+        self._unchanged: dict[str, tuple[Claim, float]] = {}
+        self._reported_at = float("-inf")
+        self._failing = False
+
+    def start(self) -> None:
+        """Writes a claim now and then every PERIOD_SECONDS; once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread. Idempotent."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        with closing(self._reader):
+            while not self._stopping.is_set():
+                try:
+                    self.turn(time.monotonic())
+                    self._failing = False
+                except (psycopg2.Error, RedisError) as error:
+                    self._note_failure(error)
+                self._stopping.wait(PERIOD_SECONDS)
+
+    def turn(self, now: float) -> None:
+        """Writes one claim, then reads all. Raises psycopg2.Error and RedisError."""
+        in_redis, failed = RedisClaims({}, []), None
+        with closing(self._reader.open_session()) as session:
+            self._write(session)
+            try:
+                self._publish()
+                in_redis = self._reader.read_redis()
+                self._prune(in_redis, now)
+            except RedisError as error:
+                failed = error
+            in_kafka = self._reader.read_kafka()
+            # After the others: what was just written counts as known.
+            look = judge_look(session, frozenset(in_redis.claims.values()), in_kafka)
+        self._note(look, now)
+        if failed is not None:
+            raise failed
+
+    def _write(self, session: Session) -> None:
+        claim = uuid4()
+        rank, written_at = write_claim(session, claim)
+        signed = Claim(rank, claim, self._writer, written_at)
+        self.text = seal_claim(self._reader.key, self._reader.installation.id, signed)
+
+    def _publish(self) -> None:
+        redis = self._reader.redis
+        try:
+            redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            redis.delete(CLAIMS_KEY)
+            redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
+
+    def _prune(self, found: RedisClaims, now: float) -> None:
+        before = self._unchanged
+        self._unchanged = {
+            name: before[name] if name in before and before[name][0] == claim else (claim, now)
+            for name, claim in found.claims.items()
+            if name != self._writer.hex
+        }
+        redis = self._reader.redis
+        if len(found.garbage) >= MAX_GARBAGE:
+            # Every living bridge writes its claim again.
+            redis.delete(CLAIMS_KEY)
+            redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
+            return
+        old = [name for name, (_, since) in self._unchanged.items() if now - since >= FORGOTTEN_SECONDS]
+        if gone := [*found.garbage, *(name.encode() for name in old)]:
+            redis.hdel(CLAIMS_KEY, *gone)
+
+    def _note(self, look: Look, now: float) -> None:
+        if is_outranked(look.foreign, self._foreign, rank=look.known.rank):
+            self.outranked = True
+        self._foreign = {claim.writer: claim for claim in look.foreign}
+        if look.foreign and now - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = now
+            log.warning(
+                "another database works as this installation; run `sluice doctor`",
+                writers=sorted(str(writer) for writer in self._foreign),
+            )
+
+    def _note_failure(self, error: Exception) -> None:
+        if not self._failing:
+            log.warning("claim not written", error=str(error).strip())
+        self._failing = True

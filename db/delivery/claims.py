@@ -1,0 +1,77 @@
+"""`claims` and `claim_key`: what the bridges of this database wrote into Redis and Kafka about themselves."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.connection import Session, Statement
+from sluice.db.records import KnownClaims
+from sluice.db.values import text_array
+
+KEPT_CLAIMS = 1_000
+
+READ_CLAIM_KEY = Statement("read_claim_key", "SELECT key FROM sluice.claim_key")
+
+
+def read_claim_key(session: Session) -> bytes:
+    """Returns the key that signs claims. Raises InsufficientPrivilege for a role that may not read it."""
+    ((key,),) = session.run(READ_CLAIM_KEY)
+    return bytes(key)
+
+
+class WrittenClaim(NamedTuple):
+    """What a claim takes from Postgres."""
+
+    rank: int
+    written_at: int
+    """Seconds since 1970."""
+
+
+# The statement does not see its own row: with it the number of kept rows is full.
+WRITE_CLAIM = Statement(
+    "write_claim",
+    f"""
+    WITH forgotten AS (
+        DELETE FROM sluice.claims WHERE id < (
+            SELECT id FROM sluice.claims ORDER BY id DESC OFFSET {KEPT_CLAIMS - 2} LIMIT 1)
+    )
+    INSERT INTO sluice.claims (claim) VALUES ($1)
+    RETURNING (SELECT rank FROM sluice.installation), extract(epoch FROM made_at)::bigint
+    """,
+    ("uuid",),
+)
+
+
+def write_claim(session: Session, claim: UUID) -> WrittenClaim:
+    """Writes a claim and forgets the oldest ones."""
+    ((rank, written_at),) = session.run(WRITE_CLAIM, claim)
+    return WrittenClaim(rank, written_at)
+
+
+READ_KNOWN_CLAIMS = Statement(
+    "read_known_claims",
+    """
+    SELECT i.rank, extract(epoch FROM now())::bigint,
+           ARRAY(SELECT claim::text FROM sluice.claims WHERE claim = ANY ($1::uuid[]))
+    FROM sluice.installation i
+    """,
+    ("text[]",),
+)
+
+
+def read_known_claims(session: Session, claims: Iterable[UUID]) -> KnownClaims:
+    """Returns which of the claims this database wrote, with its rank and its time."""
+    ((rank, now, known),) = session.run(READ_KNOWN_CLAIMS, text_array(str(claim) for claim in claims))
+    return KnownClaims(rank, now, frozenset(map(UUID, known)))
+
+
+READ_RANK = Statement("lock_rank", "SELECT rank FROM sluice.installation FOR UPDATE")
+WRITE_RANK = Statement("write_rank", "UPDATE sluice.installation SET rank = $1", ("int",))
+
+
+def raise_rank(session: Session, above: Iterable[int]) -> tuple[int, int]:
+    """Raises the rank above its own and all of these. Returns the rank before and after. In a transaction."""
+    ((before,),) = session.run(READ_RANK)
+    after = max([before, *above]) + 1
+    session.run(WRITE_RANK, after)
+    return before, after

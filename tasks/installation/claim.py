@@ -1,0 +1,126 @@
+"""Claims: how two physical copies of one database notice each other, and what follows from it. Pure.
+
+    1.<rank>.<claim>.<writer>.<written at>.<MAC>
+
+A later version may only append fields before the MAC, so that every version reads what an older one wrote and
+refuses beside a newer one. The MAC covers all of it and the id of the installation.
+"""
+
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.records import KnownClaims
+
+MAC_BYTES = 16
+MAX_LENGTH = 512
+"""Of a claim's text, with what later versions may append."""
+STALE_SECONDS = 3_600
+"""An older claim counts as nothing: what is kept in Postgres does not reach back for ever."""
+
+_DOMAIN = b"sluice claim"
+_TEXT = re.compile(
+    r"[1-9][0-9]{0,4}\.(?P<rank>[0-9]{1,10})\.(?P<claim>[0-9a-f]{32})\.(?P<writer>[0-9a-f]{32})"
+    r"\.(?P<written_at>[0-9]{1,12})(\.[0-9a-z]+)*",
+    re.ASCII,
+)
+
+
+class Claim(NamedTuple):
+    """One claim: a bridge wrote it into its Postgres, then into Redis and Kafka."""
+
+    rank: int
+    """Raised by `sluice init --original`."""
+    claim: UUID
+    writer: UUID
+    """The bridge. It is drawn at each start."""
+    written_at: int
+    """Seconds since 1970, by the clock of the writer's Postgres."""
+
+
+class Verdict(Enum):
+    """What a starting process does after a look at the claims."""
+
+    START = "start"
+    WATCH = "watch"
+    REFUSE = "refuse"
+    TAKE_OVER = "take over"
+
+
+def seal_claim(key: bytes, installation: UUID, claim: Claim) -> str:
+    """Returns the claim's text with its MAC."""
+    text = f"1.{claim.rank}.{claim.claim.hex}.{claim.writer.hex}.{claim.written_at}"
+    return f"{text}.{_mac(key, installation, text)}"
+
+
+def open_claim(key: bytes, installation: UUID, text: bytes | str) -> Claim | None:
+    """Returns the claim, None for anything that this installation did not sign."""
+    if len(text) > MAX_LENGTH:
+        return None
+    try:
+        signed, _, mac = (text if isinstance(text, str) else text.decode("ascii")).rpartition(".")
+        if not hmac.compare_digest(mac.encode("ascii"), _mac(key, installation, signed).encode()):
+            return None
+    except UnicodeError:
+        return None
+    found = _TEXT.fullmatch(signed)
+    if found is None:
+        return None
+    return Claim(int(found["rank"]), UUID(found["claim"]), UUID(found["writer"]), int(found["written_at"]))
+
+
+def _mac(key: bytes, installation: UUID, text: str) -> str:
+    content = installation.bytes + text.encode("utf-8")
+    return blake2b(content, digest_size=MAC_BYTES, key=key, person=_DOMAIN).hexdigest()
+
+
+def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
+    """Returns the claims of another database that this one must not work beside.
+
+    The own Postgres never wrote them, their rank is not lower than the own, and they are not stale.
+    """
+    return frozenset(
+        claim
+        for claim in claims
+        if claim.claim not in known.claims
+        and claim.rank >= known.rank
+        and known.now - claim.written_at < STALE_SECONDS
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a starting process has seen so far."""
+
+    seen: frozenset[Claim] = frozenset()
+    watched_seconds: float = 0.0
+    """Since foreign claims were seen for the first time."""
+
+
+def judge_claims(foreign: frozenset[Claim], watch: Watch | None, *, watch_seconds: float) -> Verdict:
+    """Decides whether a process starts. `watch` is None at the first look.
+
+    A foreign claim that is not among those seen before was written meanwhile: another database is at work.
+    One that vanished shows nothing, since an emptied Redis is filled again at the next renewal.
+    """
+    if watch is None:
+        return Verdict.WATCH if foreign else Verdict.START
+    if foreign - watch.seen:
+        return Verdict.REFUSE
+    return Verdict.TAKE_OVER if watch.watched_seconds >= watch_seconds else Verdict.WATCH
+
+
+def is_outranked(foreign: frozenset[Claim], seen: Mapping[UUID, Claim], *, rank: int) -> bool:
+    """Returns True if a running bridge must stop: a writer of a higher rank renewed its claim.
+
+    `seen` are the foreign claims of the look before, by writer.
+    """
+    return any(
+        claim.rank > rank and claim.writer in seen and claim.claim != seen[claim.writer].claim
+        for claim in foreign
+    )

@@ -1,0 +1,108 @@
+"""Keeps a process from starting beside the database that its own was copied from, file by file."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import structlog
+from redis import RedisError
+
+from sluice.db.errors import ErrorKind, classify
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+from sluice.runtime.installation import Installation, InstallationRefused
+from sluice.runtime.settings import Settings
+from sluice.tasks.installation.claim import Verdict, Watch, judge_claims
+from sluice.tasks.installation.claim_reader import ClaimReader, Look
+
+log = structlog.get_logger("sluice.installation")
+
+WATCH_SECONDS = 30.0
+"""Three times the period of a bridge's claims: so long foreign claims are watched for a renewal."""
+POLL_SECONDS = 0.5
+
+CLAIMED = (
+    "another database works as this installation: it writes claims that this database does not know,"
+    " so one of both is a physical copy (a base backup or a snapshot of disks)."
+    " If this database is the copy, run `sluice init --new-installation`: it gets an id of its own."
+    " If the original is gone for good, end what still runs for it; after a dump and restore or"
+    " `pg_upgrade` run `sluice init --moved`."
+    " If this database is the original and a copy was started while it was down, run"
+    " `sluice init --original`: the bridges of the copy stop"
+)
+
+
+def refuse_if_claimed(
+    settings: Settings,
+    installation: Installation,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    watch_seconds: float | None = None,
+) -> None:
+    """Returns if no other database works as this installation, or if the process is to stop.
+
+    To be called before the process joins a group or writes anything. Waits while Redis or Postgres does not
+    answer. Raises InstallationRefused, and what Postgres raises for other reasons than an outage.
+    """
+    with closing(ClaimReader(settings, installation)) as reader:
+        check = _Check(reader, WATCH_SECONDS if watch_seconds is None else watch_seconds)
+        touched_at = float("-inf")
+        while not should_stop():
+            now = time.monotonic()
+            if now - touched_at >= TOUCH_EVERY_SECONDS:
+                touched_at = now
+                touch_health(settings.health_file)
+            if check.is_done(now):
+                return
+            time.sleep(POLL_SECONDS)
+
+
+@dataclass
+class _Check:
+    reader: ClaimReader
+    watch_seconds: float
+    watch: Watch | None = None
+    began: float | None = None
+    with_kafka: bool = True
+
+    def __post_init__(self) -> None:
+        self._backoff = Backoff()
+
+    def is_done(self, now: float) -> bool:
+        """Looks once. Returns True if the process may start. Raises InstallationRefused."""
+        if not self._backoff.allows(now):
+            return False
+        try:
+            look = self.reader.look(with_kafka=self.with_kafka)
+        except Exception as error:
+            if not isinstance(error, RedisError) and classify(error) is not ErrorKind.TRANSIENT:
+                raise
+            # The other database may have been unable to renew its claims as well.
+            self.began = None
+            if self._backoff.note_failure(now):
+                log.warning("waiting for Redis and Postgres", error=str(error).strip())
+            return False
+        self._backoff.note_success()
+        return self._judge(look, now)
+
+    def _judge(self, look: Look, now: float) -> bool:
+        # A Kafka that answers only later would show as new what is old.
+        self.with_kafka = look.kafka_answered
+        verdict = judge_claims(look.foreign, self.watch, watch_seconds=self.watch_seconds)
+        if verdict is Verdict.REFUSE:
+            raise InstallationRefused(CLAIMED)
+        if verdict is Verdict.TAKE_OVER:
+            log.warning("claims of another database were not renewed; this one takes over")
+        if verdict is not Verdict.WATCH:
+            return True
+        if self.watch is None:
+            log.warning(
+                "claims of another database found; watching whether they are renewed",
+                claims=len(look.foreign),
+                seconds=self.watch_seconds,
+            )
+        self.began = now if self.began is None else self.began
+        seen = look.foreign if self.watch is None else self.watch.seen
+        self.watch = Watch(seen, now - self.began)
+        return False

@@ -1,0 +1,135 @@
+"""Reads the claims of all databases that work as this installation, from Redis and from Kafka."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import structlog
+from redis import Redis, ResponseError
+
+from sluice.db.connection import Session
+from sluice.db.delivery.claims import read_claim_key, read_known_claims
+from sluice.db.records import KnownClaims
+from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import build_redis
+from sluice.runtime.settings import Settings
+from sluice.tasks.installation.claim import Claim, find_foreign, open_claim
+
+log = structlog.get_logger("sluice.installation")
+
+CLAIMS_KEY = "claims"
+"""A hash in Redis: the writer of a claim → the claim."""
+SCAN_COUNT = 500
+MAX_GARBAGE = 1_000
+
+
+class RedisClaims(NamedTuple):
+    """What the hash in Redis holds."""
+
+    claims: dict[str, Claim]
+    """By field: the writer of the claim."""
+    garbage: list[bytes]
+    """Fields that hold no claim of their writer; at most MAX_GARBAGE of them."""
+
+
+class Look(NamedTuple):
+    """What was seen at one time."""
+
+    claims: frozenset[Claim]
+    foreign: frozenset[Claim]
+    known: KnownClaims
+    kafka_answered: bool
+
+
+class ClaimReader:
+    """Connects at the first use. Owned by one thread."""
+
+    def __init__(self, settings: Settings, installation: Installation) -> None:
+        self.installation = installation
+        self.redis: Redis = build_redis(settings.redis_url.get_secret_value(), installation.redis_prefix)
+        self._url = settings.database_url.get_secret_value()
+        self._kafka = GroupMetadataReader(settings.kafka_bootstrap_servers, installation.group)
+        self._kafka_failed = False
+        self._key: bytes | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The key that signs claims; no command changes it. Raises psycopg2.Error."""
+        if self._key is None:
+            with closing(self.open_session()) as session:
+                self._key = read_claim_key(session)
+        return self._key
+
+    def open_session(self) -> Session:
+        """Returns a session for one look. It connects at its first statement."""
+        return Session(self._url, application_name="sluice claims")
+
+    def read_redis(self) -> RedisClaims:
+        """Returns what the hash holds; nothing if the key holds something else than a hash.
+
+        Raises RedisError and psycopg2.Error.
+        """
+        found = RedisClaims({}, [])
+        try:
+            for field, text in self._scan():
+                claim, name = open_claim(self.key, self.installation.id, text), field.decode("latin-1")
+                if claim is not None and claim.writer.hex == name:
+                    found.claims[name] = claim
+                elif len(found.garbage) < MAX_GARBAGE:
+                    found.garbage.append(field)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+        return found
+
+    def _scan(self) -> Iterator[tuple[bytes, bytes]]:
+        # In pages: another program may have filled the hash with anything.
+        cursor: int | None = None
+        while cursor != 0:
+            answer: Any = self.redis.hscan(CLAIMS_KEY, cursor or 0, count=SCAN_COUNT)
+            cursor, page = answer
+            yield from page.items()
+
+    def read_kafka(self) -> frozenset[Claim] | None:
+        """Returns the claims in the metadata of the group's offsets; None if Kafka does not give them.
+
+        Raises psycopg2.Error.
+        """
+        try:
+            texts = self._kafka.read()
+        except GroupMetadataUnavailable as error:
+            if not self._kafka_failed:
+                log.info("claims not read from Kafka", error=str(error))
+            self._kafka_failed = True
+            return None
+        self._kafka_failed = False
+        claims = (open_claim(self.key, self.installation.id, text) for text in texts)
+        return frozenset(claim for claim in claims if claim is not None)
+
+    def look(self, *, with_kafka: bool = True) -> Look:
+        """Reads Redis, then Kafka, then Postgres: a claim that was just written counts as known.
+
+        Raises RedisError and psycopg2.Error.
+        """
+        claims = frozenset(self.read_redis().claims.values())
+        in_kafka = self.read_kafka() if with_kafka else None
+        with closing(self.open_session()) as session:
+            return judge_look(session, claims, in_kafka)
+
+    def close(self) -> None:
+        """Ends the connections. Idempotent."""
+        self._kafka.close()
+        self.redis.close()
+
+
+def judge_look(session: Session, claims: frozenset[Claim], in_kafka: frozenset[Claim] | None) -> Look:
+    """Returns what Postgres says about claims that were read before. Raises psycopg2.Error."""
+    every = claims | (in_kafka or frozenset())
+    known = read_known_claims(session, (claim.claim for claim in every))
+    return Look(every, find_foreign(every, known), known, in_kafka is not None)
+
+
+def is_wrong_type(error: ResponseError) -> bool:
+    """Returns True if the key holds something else than a hash, which Sluice never writes there."""
+    return str(error).startswith("WRONGTYPE")

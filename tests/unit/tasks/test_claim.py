@@ -1,0 +1,185 @@
+"""Claims: what is signed reads back, what is not counts as nothing, and who may start beside whom."""
+
+from collections.abc import Callable
+from types import ModuleType
+from uuid import UUID
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sluice.db.records import KnownClaims
+from sluice.tasks.installation import claim as claim_module
+from sluice.tasks.installation.claim import (
+    MAX_LENGTH,
+    STALE_SECONDS,
+    Claim,
+    Verdict,
+    Watch,
+    find_foreign,
+    judge_claims,
+    open_claim,
+    seal_claim,
+)
+from tests.mutants import mutated
+
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+ID, OTHER_ID = UUID(int=1), UUID(int=2)
+NOW = 1_800_000_000
+CLAIMS = st.builds(
+    Claim, st.integers(0, 2**31 - 1), st.uuids(), st.uuids(), st.integers(NOW - 2 * STALE_SECONDS, NOW + 100)
+)
+SETS = st.frozensets(CLAIMS, max_size=4)
+
+
+def a_claim(number: int = 1, *, rank: int = 0, writer: int = 7, age: int = 5) -> Claim:
+    return Claim(rank, UUID(int=number), UUID(int=writer), NOW - age)
+
+
+@given(CLAIMS)
+def test_a_claim_reads_back(claim: Claim) -> None:
+    text = seal_claim(KEY, ID, claim)
+    assert open_claim(KEY, ID, text) == open_claim(KEY, ID, text.encode()) == claim
+    assert len(text) < MAX_LENGTH
+    assert open_claim(OTHER_KEY, ID, text) is None
+    assert open_claim(KEY, OTHER_ID, text) is None
+
+
+@given(CLAIMS, st.data())
+def test_no_altered_claim_counts(claim: Claim, data: st.DataObject) -> None:
+    text = seal_claim(KEY, ID, claim)
+    place = data.draw(st.integers(0, len(text) - 1))
+    altered = text[:place] + data.draw(st.text(max_size=3)) + text[place + 1 :]
+    assume(altered != text)
+    assert open_claim(KEY, ID, altered) is None
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_garbage_counts_as_nothing(garbage: str | bytes) -> None:
+    assert open_claim(KEY, ID, garbage) is None
+
+
+def test_a_claim_that_is_too_long_is_not_read() -> None:
+    assert open_claim(KEY, ID, signed(f"1.0.{'0' * 32}.{'0' * 32}.5" + ".a" * MAX_LENGTH)) is None
+
+
+def test_a_claim_of_a_later_version_counts() -> None:
+    head = f"2.3.{UUID(int=1).hex}.{UUID(int=7).hex}.{NOW}"
+    assert open_claim(KEY, ID, signed(f"{head}.more.fields")) == Claim(3, UUID(int=1), UUID(int=7), NOW)
+    assert open_claim(KEY, ID, signed("2.something else")) is None
+
+
+def signed(text: str) -> str:
+    return f"{text}.{claim_module._mac(KEY, ID, text)}"
+
+
+@given(SETS, SETS, st.integers(0, 3))
+def test_foreign_is_what_the_own_database_never_wrote(
+    own: frozenset[Claim], other: frozenset[Claim], rank: int
+) -> None:
+    assume(not {claim.claim for claim in own} & {claim.claim for claim in other})
+    known = KnownClaims(rank, NOW, frozenset(claim.claim for claim in own))
+    foreign = find_foreign(own | other, known)
+    assert foreign <= other
+    for claim in other - foreign:
+        assert claim.rank < rank or NOW - claim.written_at >= STALE_SECONDS
+
+
+@given(SETS, SETS, st.floats(0, 60))
+def test_a_process_starts_only_if_nothing_is_renewed(
+    first: frozenset[Claim], later: frozenset[Claim], watched: float
+) -> None:
+    assert judge_claims(first, None, watch_seconds=30) is (Verdict.WATCH if first else Verdict.START)
+    verdict = judge_claims(later, Watch(first, watched), watch_seconds=30)
+    if later - first:
+        assert verdict is Verdict.REFUSE
+    else:
+        assert verdict is (Verdict.TAKE_OVER if watched >= 30 else Verdict.WATCH)
+
+
+def check_foreign(module: ModuleType) -> None:
+    known = KnownClaims(1, NOW, frozenset({UUID(int=1)}))
+    claims = [
+        a_claim(1, rank=1),
+        a_claim(2, rank=0),
+        a_claim(3, rank=1),
+        a_claim(4, rank=2),
+        a_claim(5, rank=1, age=STALE_SECONDS),
+    ]
+    assert {claim.claim.int for claim in module.find_foreign(claims, known)} == {3, 4}
+
+
+def check_verdicts(module: ModuleType) -> None:
+    one, other = frozenset({a_claim(1)}), frozenset({a_claim(2)})
+    seen = module.Watch(one, 29.0)
+    found = [
+        module.judge_claims(frozenset(), None, watch_seconds=30),
+        module.judge_claims(one, None, watch_seconds=30),
+        module.judge_claims(one, seen, watch_seconds=30),
+        # An emptied Redis shows nothing.
+        module.judge_claims(frozenset(), seen, watch_seconds=30),
+        module.judge_claims(other, seen, watch_seconds=30),
+        module.judge_claims(one, module.Watch(one, 30.0), watch_seconds=30),
+        module.judge_claims(other, module.Watch(one, 30.0), watch_seconds=30),
+    ]
+    assert [verdict.name for verdict in found] == [
+        "START",
+        "WATCH",
+        "WATCH",
+        "WATCH",
+        "REFUSE",
+        "TAKE_OVER",
+        "REFUSE",
+    ]
+
+
+def check_outranked(module: ModuleType) -> None:
+    def outranked(now: Claim, before: Claim | None) -> bool:
+        seen = {} if before is None else {before.writer: before}
+        return bool(module.is_outranked(frozenset({now}), seen, rank=1))
+
+    assert outranked(a_claim(2, rank=2), a_claim(1, rank=2))
+    assert not outranked(a_claim(2, rank=2), None)
+    assert not outranked(a_claim(2, rank=2), a_claim(1, rank=2, writer=8))
+    assert not outranked(a_claim(1, rank=2), a_claim(1, rank=2))
+    # A copy of the same rank cannot stop the original.
+    assert not outranked(a_claim(2, rank=1), a_claim(1, rank=1))
+
+
+def check_signature(module: ModuleType) -> None:
+    text = module.seal_claim(KEY, ID, module.Claim(*a_claim()))
+    assert module.open_claim(KEY, ID, text) == a_claim()
+    assert module.open_claim(OTHER_KEY, ID, text) is None
+    assert module.open_claim(KEY, OTHER_ID, text) is None
+    assert module.open_claim(KEY, ID, text.replace("1.0.", "1.9.", 1)) is None
+
+
+CHECKS = [check_foreign, check_verdicts, check_outranked, check_signature]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_each_rule(check: Callable[[ModuleType], None]) -> None:
+    check(claim_module)
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new"),
+    [
+        (check_foreign, "claim.claim not in known.claims\n        and ", ""),
+        (check_foreign, "claim.rank >= known.rank", "True"),
+        (check_foreign, "claim.rank >= known.rank", "claim.rank > known.rank"),
+        (check_foreign, "known.now - claim.written_at < STALE_SECONDS", "True"),
+        (check_verdicts, "return Verdict.WATCH if foreign else Verdict.START", "return Verdict.START"),
+        (check_verdicts, "if foreign - watch.seen:", "if False:"),
+        (check_verdicts, "if foreign - watch.seen:", "if foreign:"),
+        (check_verdicts, "watch.watched_seconds >= watch_seconds", "not foreign"),
+        (check_outranked, "claim.rank > rank", "claim.rank >= rank"),
+        (check_outranked, "claim.writer in seen and claim.claim != seen[claim.writer].claim", "True"),
+        (check_outranked, "claim.claim != seen[claim.writer].claim", "True"),
+        (check_signature, "if not hmac.compare_digest(", "if False and not hmac.compare_digest("),
+        (check_signature, "content = installation.bytes + ", "content = "),
+    ],
+)
+def test_each_mutant_is_caught(check: Callable[[ModuleType], None], old: str, new: str) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        check(mutated(claim_module, old, new))
