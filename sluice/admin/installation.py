@@ -31,6 +31,7 @@ class Change(StrEnum):
     NEW_INSTALLATION = "new-installation"
     MOVED = "moved"
     NEW_KEY = "new-key"
+    ORIGINAL = "original"
 
 
 @dataclass(frozen=True)

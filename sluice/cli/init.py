@@ -10,10 +10,12 @@ import typer
 from sluice.admin.connection import read_environment
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
+from sluice.admin.init_original import QUESTION, make_original
 from sluice.admin.installation import CHANGES, Change, Changed
 from sluice.cli.confirmation import Yes, require_confirmation
 from sluice.cli.printing import AsJson
 from sluice.db.connection import Session
+from sluice.runtime.settings import Settings
 
 QUESTIONS = {
     Change.NEW_INSTALLATION: "This database gets a new id, a new key and a new consumer group. All calls are"
@@ -58,6 +60,14 @@ def init(
     reason: Annotated[
         str, typer.Option("--reason", help="Why; kept in sluice.audit with a change of the installation.")
     ] = "not given",
+    original: Annotated[
+        bool,
+        typer.Option(
+            "--original",
+            help="Only declare that this database is the original: physical copies of it with the same id,"
+            " which were started while it was down, stop. Then start the processes of this one.",
+        ),
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,9 +79,17 @@ def init(
     A database that was copied is refused until --new-installation or --moved.
     """
     change = _chosen(
-        {Change.NEW_INSTALLATION: new_installation, Change.MOVED: moved, Change.NEW_KEY: new_key}
+        {
+            Change.NEW_INSTALLATION: new_installation,
+            Change.MOVED: moved,
+            Change.NEW_KEY: new_key,
+            Change.ORIGINAL: original,
+        }
     )
     settings, registry, urls = read_environment()
+    if change is Change.ORIGINAL:
+        _declare_original(settings, reason, yes=yes, as_json=as_json)
+        return
     if change is not None:
         require_confirmation(QUESTIONS[change], yes=yes)
 
@@ -118,6 +136,19 @@ def change_lines(changed: Changed) -> list[str]:
         f"calls held: {changed.held_calls}; `sluice effects ls --state uncertain` lists them, `sluice effects"
         " retry --all --state uncertain` releases them, `sluice effects settle --all --as failed` drops them",
     ]
+
+
+def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bool) -> None:
+    require_confirmation(QUESTION, yes=yes)
+    raised = make_original(settings, decide(f"init {Change.ORIGINAL.value}", reason))
+    if as_json:
+        typer.echo(json.dumps(raised._asdict()))
+        return
+    typer.echo(f"rank of this database: {raised.after}, before {raised.before}")
+    typer.echo(
+        f"bridges of other databases: {raised.foreign_writers}; they stop within a minute once a bridge of"
+        " this database runs. Stop their workers and beats yourself."
+    )
 
 
 def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:

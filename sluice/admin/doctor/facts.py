@@ -6,6 +6,7 @@ from enum import Enum
 
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.delivery.processes import Process
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.runtime.installation import Installation
 
@@ -81,6 +82,8 @@ class PostgresFacts:
     """Why no process works with this database."""
     undeclared: Sequence[Undeclared] = ()
     """Topics and effects that are halted because no living worker declares them."""
+    bridges: Sequence[Process] = ()
+    """Those that are alive."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,15 @@ class TopicFacts:
 
 
 @dataclass(frozen=True)
+class ForeignClaim:
+    """What a bridge of another database with the same id wrote."""
+
+    writer: str
+    rank: int
+    age_seconds: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """Of each service None if it could not be reached; then `unreachable` says why."""
 
@@ -115,6 +127,9 @@ class Facts:
     """The declared and registered topics that exist."""
     unreachable: Mapping[ServiceTitle, str]
     """Service → reason."""
+    foreign_claims: Sequence[ForeignClaim] = ()
+    members: Sequence[str | None] | None = None
+    """The static names of the members of the consumer group. None: they could not be read."""
 
 
 class Severity(Enum):

@@ -21,6 +21,7 @@ from sluice.admin.doctor.facts import (
     SharingFacts,
     TopicFacts,
 )
+from sluice.admin.doctor.installation_reading import read_foreign_claims, read_members
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import read_registered, read_server, read_user_columns
@@ -29,10 +30,12 @@ from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
+from sluice.db.delivery.processes import Process, read_living
 from sluice.db.delivery.switches import read_switch
 from sluice.db.delivery.undeclared import Undeclared, read_halted
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.generations import Generation, read_generations
+from sluice.db.records import ProcessKind
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
@@ -69,12 +72,15 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
     postgres = tried(lambda: _postgres(urls.database_url, settings.name))
     registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
     topics = sorted({*registry.topics, *registered})
+    installation = _own(postgres)
     return Facts(
         _declared(settings, registry),
         postgres,
-        tried(lambda: _redis(settings, urls.redis_url, _own(postgres))),
+        tried(lambda: _redis(settings, urls.redis_url, installation)),
         tried(lambda: _kafka(urls.kafka_bootstrap_servers, topics)),
         unreachable,
+        [] if installation is None else tried(lambda: read_foreign_claims(settings, installation)) or [],
+        None if installation is None else read_members(urls.kafka_bootstrap_servers, installation.group),
     )
 
 
@@ -100,12 +106,14 @@ def _postgres(url: str, name: str) -> PostgresFacts:
         generations: list[GenerationFacts] = []
         sharing = SharingFacts()
         undeclared: list[Undeclared] = []
+        bridges: list[Process] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
             generations = [_generation(one) for one in read_generations(session)]
             sharing = _sharing(session)
             undeclared = read_halted(session)
+            bridges = [one for one in read_living(session) if one.kind is ProcessKind.BRIDGE]
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -121,6 +129,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
             installation,
             refusal,
             undeclared,
+            bridges,
         )
 
 

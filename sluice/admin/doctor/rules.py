@@ -14,6 +14,7 @@ from sluice.admin.doctor.facts import (
     error,
     warning,
 )
+from sluice.admin.doctor.rules_installation import installation_problems
 from sluice.admin.doctor.rules_waiting import leaving_problems, projection_problems, retention_problems
 from sluice.admin.service_errors import SETTING_OF
 from sluice.db.admin.doctor_facts import Registered
@@ -27,7 +28,7 @@ SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not o
 
 def find_problems(facts: Facts) -> list[Finding]:
     """Every rule's findings, errors first. Of a service that was not reached nothing else is said."""
-    found = [*_unreachable(facts), *_environment(facts.declared)]
+    found = [*_unreachable(facts), *_environment(facts.declared), *installation_problems(facts)]
     if facts.postgres is not None:
         found += _server(facts.postgres)
         found += _installation(facts.postgres, facts.declared)

@@ -1,0 +1,53 @@
+"""Reads what `sluice doctor` reports about others that work as this installation."""
+
+from contextlib import closing, suppress
+
+from kafka.errors import KafkaError
+from psycopg2.errors import InsufficientPrivilege
+
+from sluice.admin.doctor.facts import ForeignClaim
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+)
+from sluice.runtime.installation import Installation
+from sluice.runtime.settings import Settings
+from sluice.tasks.installation.claim_reader import ClaimReader
+
+
+def read_foreign_claims(settings: Settings, installation: Installation) -> list[ForeignClaim]:
+    """Returns the newest claim of each writer that this database does not know.
+
+    Returns nothing for a role that may not read the key. Raises RedisError and psycopg2.Error.
+    """
+    with closing(ClaimReader(settings, installation)) as reader, suppress(InsufficientPrivilege):
+        look = reader.look()
+        newest = {claim.writer: claim for claim in sorted(look.foreign, key=lambda one: one.written_at)}
+        return [
+            ForeignClaim(str(claim.writer), claim.rank, max(0, look.known.now - claim.written_at))
+            for claim in newest.values()
+        ]
+    return []
+
+
+def read_members(servers: str, group: str) -> list[str | None] | None:
+    """Returns the static names of the group's members, None if Kafka does not give them.
+
+    A group that Kafka does not know has no members.
+    """
+    try:
+        admin = build_kafka_python_admin(
+            KafkaAccess(servers),
+            bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+        with closing(admin):
+            described = admin.describe_groups([group])[group]
+    except KafkaError:
+        # What is wrong with Kafka itself is found with the topics.
+        return None
+    if described["error"] is not None:
+        return None
+    return [member["group_instance_id"] for member in described["members"]]

@@ -1,0 +1,64 @@
+"""The rules of `sluice doctor` about others that work as this installation. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, PostgresFacts, error, warning
+from sluice.db.delivery.processes import Process
+
+
+def installation_problems(facts: Facts) -> Iterator[Finding]:
+    """Other databases, members and bridges that work as this installation."""
+    yield from _foreign_claims(facts.foreign_claims)
+    if facts.postgres is not None:
+        if facts.members is not None:
+            yield from _members(facts.members, facts.postgres)
+        yield from _bridges(facts.postgres.bridges)
+
+
+def _foreign_claims(claims: Sequence[ForeignClaim]) -> Iterator[Finding]:
+    if claims:
+        age = min(claim.age_seconds for claim in claims)
+        yield error(
+            f"Another database works as this installation: {len(claims)} of its bridges wrote claims that"
+            f" this database does not know, the newest {age} seconds ago.",
+            "One of both is a physical copy (a base backup or a snapshot of disks): stop its processes, then"
+            " run `sluice init --new-installation` there. After a failover the finding ends within minutes.",
+        )
+
+
+def _members(members: Sequence[str | None], postgres: PostgresFacts) -> Iterator[Finding]:
+    if postgres.installation is None:
+        return
+    group = postgres.installation.group
+    foreign = [name for name in members if name is None or not name.startswith(f"{group}-")]
+    if foreign:
+        names = ", ".join(sorted({name or "a member without a static name" for name in foreign}))
+        yield error(
+            f"The consumer group {group} has {len(foreign)} foreign members: {names}.",
+            "Stop them: nothing is applied of the partitions that Kafka gives them.",
+        )
+    own, bridges = len(members) - len(foreign), len(postgres.bridges)
+    if own > bridges:
+        yield warning(
+            f"The consumer group {group} has {own} members with names of this installation, but {bridges}"
+            " bridges of this database are alive.",
+            "Look again in a minute: a killed bridge stays a member for some seconds. Otherwise look for a"
+            " bridge that works with a copy of this database.",
+        )
+
+
+def _bridges(bridges: Sequence[Process]) -> Iterator[Finding]:
+    for what, declared in (
+        ("shards", {_shown(bridge.entities) for bridge in bridges}),
+        ("topics", {_shown(bridge.topics) for bridge in bridges}),
+    ):
+        if len(declared) > 1:
+            nodes = ", ".join(sorted({f"{bridge.node} ({bridge.process_id})" for bridge in bridges}))
+            yield warning(
+                f"The bridges {nodes} declare different {what}: {'; '.join(sorted(declared))}.",
+                "Let all bridges run the same SLUICE_HANDLERS; during a rolling deployment this is expected.",
+            )
+
+
+def _shown(declared: Mapping[str, int] | Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(declared.items())) or "none"
