@@ -30,6 +30,7 @@ PERIOD_SECONDS = 10.0
 FORGOTTEN_SECONDS = 60.0
 """A claim in Redis that stayed the same for this long is deleted: its bridge ended."""
 REPORT_SECONDS = 60.0
+KAFKA_PAUSE_SECONDS = 60.0  # after a failure: the client logs several lines at each
 STOP_SECONDS = 5.0  # for the thread: a request may be under way
 
 OUTRANKED = (
@@ -53,7 +54,7 @@ class ClaimWriter:
         self._thread = threading.Thread(target=self._run, name="claims", daemon=True)
         self._foreign: dict[UUID, Claim] = {}
         self._unchanged: dict[str, tuple[Claim, float]] = {}
-        self._reported_at = float("-inf")
+        self._reported_at = self._kafka_at = float("-inf")
         self._failing = False
 
     def start(self) -> None:
@@ -87,7 +88,7 @@ class ClaimWriter:
                 self._prune(in_redis, now)
             except RedisError as error:
                 failed = error
-            in_kafka = self._reader.read_kafka()
+            in_kafka = self._read_kafka(now)
             # After the others: what was just written counts as known.
             look = judge_look(session, frozenset(in_redis.claims.values()), in_kafka)
         self._note(look, now)
@@ -109,6 +110,14 @@ class ClaimWriter:
                 raise
             redis.delete(CLAIMS_KEY)
             redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
+
+    def _read_kafka(self, now: float) -> frozenset[Claim] | None:
+        if now < self._kafka_at:
+            return None
+        claims = self._reader.read_kafka()
+        if claims is None:
+            self._kafka_at = now + KAFKA_PAUSE_SECONDS
+        return claims
 
     def _prune(self, found: RedisClaims, now: float) -> None:
         before = self._unchanged

@@ -76,21 +76,38 @@ def build_kafka_python_consumer(access: KafkaAccess, **own: Any) -> "KafkaConsum
     """Returns a connected consumer of kafka-python. Raises KafkaError if no broker answers."""
     from kafka import KafkaConsumer
 
-    return KafkaConsumer(**kafka_python_arguments(access, own))
+    made: KafkaConsumer = _connect(KafkaConsumer, kafka_python_arguments(access, own))
+    return made
 
 
 def build_kafka_python_producer(access: KafkaAccess, **own: Any) -> "KafkaProducer":
     """Returns a connected producer of kafka-python. Raises KafkaError if no broker answers."""
     from kafka import KafkaProducer
 
-    return KafkaProducer(**kafka_python_arguments(access, own))
+    made: KafkaProducer = _connect(KafkaProducer, kafka_python_arguments(access, own))
+    return made
 
 
 def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClient":
     """Returns a connected administration client of kafka-python. Raises KafkaError if no broker answers."""
     from kafka import KafkaAdminClient
 
-    return KafkaAdminClient(**kafka_python_arguments(access, own))
+    made: KafkaAdminClient = _connect(KafkaAdminClient, kafka_python_arguments(access, own))
+    return made
+
+
+def _connect(client: Any, arguments: Mapping[str, Any]) -> Any:
+    # kafka-python 3.0.12 starts a thread, and leaves it running if no broker answers: a process that tries
+    # again and again during an outage would collect threads.
+    made = client.__new__(client)
+    try:
+        made.__init__(**arguments)
+    except BaseException:
+        for name, end in (("_client", "close"), ("_net", "stop")):
+            if hasattr(made, name):
+                getattr(getattr(made, name), end)()
+        raise
+    return made
 
 
 def _merge(access: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

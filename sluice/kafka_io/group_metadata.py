@@ -1,13 +1,16 @@
 """Reads the metadata that members of a consumer group committed with their offsets. Joins no group."""
 
+import time
+from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from kafka.errors import KafkaError, RetriableError
 
-from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, KafkaAccess, build_confluent_admin
+from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 
 TIMEOUT_SECONDS = 3.0
-"""A process that starts without Kafka waits no longer for it."""
+"""A process that starts without Kafka waits hardly longer for it."""
+RETRY_SECONDS = 0.1
 
 
 class GroupMetadataUnavailable(Exception):
@@ -15,7 +18,11 @@ class GroupMetadataUnavailable(Exception):
 
 
 class GroupMetadataReader:
-    """Keeps one client, made at the first use. Owned by one thread."""
+    """Keeps one client, made at the first use. Owned by one thread.
+
+    Not on confluent-kafka: version 2.16 sometimes ends the process with a segmentation fault if the
+    coordinator of the group is still loading.
+    """
 
     def __init__(self, bootstrap_servers: str, group: str) -> None:
         self._access = KafkaAccess(bootstrap_servers)
@@ -24,17 +31,29 @@ class GroupMetadataReader:
 
     def read(self) -> set[str]:
         """Returns the metadata of the group's offsets. Raises GroupMetadataUnavailable."""
-        try:
-            if self._admin is None:
-                self._admin = build_confluent_admin(self._access, {"log_level": LOG_LEVEL_CRITICAL})
-            asked = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group)], request_timeout=TIMEOUT_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._read()
+            except (KafkaError, OSError) as error:
+                self.close()
+                # A broker that has just started loads its groups for a moment.
+                if not isinstance(error, RetriableError) or time.monotonic() >= deadline:
+                    raise GroupMetadataUnavailable(f"{type(error).__name__}: {error}") from error
+            time.sleep(RETRY_SECONDS)
+
+    def _read(self) -> set[str]:
+        if self._admin is None:
+            milliseconds = int(TIMEOUT_SECONDS * 1000)
+            self._admin = build_kafka_python_admin(
+                self._access, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds
             )
-            answer = asked[self._group].result(TIMEOUT_SECONDS + 1)
-        except (KafkaException, TimeoutError, RuntimeError) as error:
-            raise GroupMetadataUnavailable(f"{type(error).__name__}: {error}") from error
-        return {place.metadata for place in answer.topic_partitions if place.metadata}
+        offsets = self._admin.list_group_offsets([self._group])[self._group]
+        return {offset.metadata for offset in offsets.values() if offset.metadata}
 
     def close(self) -> None:
         """Ends the client. Idempotent."""
-        self._admin = None
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            with suppress(KafkaError, OSError):
+                admin.close()
