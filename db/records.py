@@ -150,3 +150,5 @@ class KnownClaims(NamedTuple):
     """Its time, in seconds since 1970."""
     claims: frozenset[UUID]
     """Those of the claims that it wrote."""
+    witnessed: frozenset[UUID]
+    """Those that it wrote since it became a server of its own: no copy of it holds them."""

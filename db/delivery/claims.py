@@ -9,6 +9,7 @@ from sluice.db.records import KnownClaims
 from sluice.db.values import text_array
 
 KEPT_CLAIMS = 1_000
+WITNESSED_SECONDS = 3_600
 
 READ_CLAIM_KEY = Statement("read_claim_key", "SELECT key FROM sluice.claim_key")
 
@@ -34,6 +35,10 @@ WRITE_CLAIM = Statement(
     WITH forgotten AS (
         DELETE FROM sluice.claims WHERE id < (
             SELECT id FROM sluice.claims ORDER BY id DESC OFFSET {KEPT_CLAIMS - 2} LIMIT 1)
+    ), outdated AS (
+        DELETE FROM sluice.witnessed_claims WHERE made_at < now() - interval '{WITNESSED_SECONDS} seconds'
+    ), witnessed AS (
+        INSERT INTO sluice.witnessed_claims (claim) VALUES ($1)
     )
     INSERT INTO sluice.claims (claim) VALUES ($1)
     RETURNING (SELECT rank FROM sluice.installation), extract(epoch FROM made_at)::bigint
@@ -52,7 +57,8 @@ READ_KNOWN_CLAIMS = Statement(
     "read_known_claims",
     """
     SELECT i.rank, extract(epoch FROM now())::bigint,
-           ARRAY(SELECT claim::text FROM sluice.claims WHERE claim = ANY ($1::uuid[]))
+           ARRAY(SELECT claim::text FROM sluice.claims WHERE claim = ANY ($1::uuid[])),
+           ARRAY(SELECT claim::text FROM sluice.witnessed_claims WHERE claim = ANY ($1::uuid[]))
     FROM sluice.installation i
     """,
     ("text[]",),
@@ -61,8 +67,9 @@ READ_KNOWN_CLAIMS = Statement(
 
 def read_known_claims(session: Session, claims: Iterable[UUID]) -> KnownClaims:
     """Returns which of the claims this database wrote, with its rank and its time."""
-    ((rank, now, known),) = session.run(READ_KNOWN_CLAIMS, text_array(str(claim) for claim in claims))
-    return KnownClaims(rank, now, frozenset(map(UUID, known)))
+    ((rank, now, *found),) = session.run(READ_KNOWN_CLAIMS, text_array(str(claim) for claim in claims))
+    known, witnessed = (frozenset(map(UUID, texts)) for texts in found)
+    return KnownClaims(rank, now, known, witnessed)
 
 
 READ_RANK = Statement("lock_rank", "SELECT rank FROM sluice.installation FOR UPDATE")

@@ -74,6 +74,16 @@ claims = Table(
     now_column("made_at"),
 )
 
+# The same claims again, unlogged: a physical copy, a promoted standby and a server that crashed begin with
+# none of them. A claim in it was written by this very server.
+witnessed_claims = Table(
+    "witnessed_claims",
+    metadata,
+    Column("claim", Uuid, primary_key=True),
+    now_column("made_at"),
+    prefixes=["UNLOGGED"],
+)
+
 # What each bridge, worker and beat says of itself. It is alive while its heartbeat is young.
 processes = Table(
     "processes",

@@ -23,6 +23,9 @@ MAX_LENGTH = 512
 STALE_SECONDS = 3_600
 """An older claim counts as nothing: what is kept in Postgres does not reach back for ever."""
 
+PROVEN_SECONDS = 300
+"""An older claim that came with the files is of a bridge that ended: it would have renewed it."""
+
 _DOMAIN = b"sluice claim"
 _TEXT = re.compile(
     r"[1-9][0-9]{0,4}\.(?P<rank>[0-9]{1,10})\.(?P<claim>[0-9a-f]{32})\.(?P<writer>[0-9a-f]{32})"
@@ -44,9 +47,8 @@ class Claim(NamedTuple):
 
 
 class Verdict(Enum):
-    """What a starting process does after a look at the claims."""
+    """What a starting process does while it watches claims."""
 
-    START = "start"
     WATCH = "watch"
     REFUSE = "refuse"
     TAKE_OVER = "take over"
@@ -93,26 +95,48 @@ def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim
     )
 
 
+def find_unproven(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
+    """Returns the young claims that this database holds, but that its server did not write.
+
+    They came with the files: a copy that starts within seconds holds all claims of its original so far.
+    """
+    return frozenset(
+        claim
+        for claim in claims
+        if claim.claim in known.claims - known.witnessed
+        and claim.rank >= known.rank
+        and known.now - claim.written_at < PROVEN_SECONDS
+    )
+
+
 @dataclass(frozen=True)
 class Watch:
     """What a starting process has seen so far."""
 
-    seen: frozenset[Claim] = frozenset()
+    seen: frozenset[Claim]
+    """Foreign claims at the first look."""
+    limit_seconds: float
     watched_seconds: float = 0.0
-    """Since foreign claims were seen for the first time."""
 
 
-def judge_claims(foreign: frozenset[Claim], watch: Watch | None, *, watch_seconds: float) -> Verdict:
-    """Decides whether a process starts. `watch` is None at the first look.
+def begin_watch(
+    foreign: frozenset[Claim], unproven: frozenset[Claim], *, watch_seconds: float
+) -> Watch | None:
+    """Returns what to watch after the first look, None if the process may start at once."""
+    if foreign:
+        return Watch(foreign, watch_seconds)
+    return Watch(foreign, watch_seconds / 2) if unproven else None
+
+
+def judge_claims(foreign: frozenset[Claim], watch: Watch) -> Verdict:
+    """Decides after a later look whether a process starts.
 
     A foreign claim that is not among those seen before was written meanwhile: another database is at work.
     One that vanished shows nothing, since an emptied Redis is filled again at the next renewal.
     """
-    if watch is None:
-        return Verdict.WATCH if foreign else Verdict.START
     if foreign - watch.seen:
         return Verdict.REFUSE
-    return Verdict.TAKE_OVER if watch.watched_seconds >= watch_seconds else Verdict.WATCH
+    return Verdict.TAKE_OVER if watch.watched_seconds >= watch.limit_seconds else Verdict.WATCH
 
 
 def is_outranked(foreign: frozenset[Claim], seen: Mapping[UUID, Claim], *, rank: int) -> bool:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from redis import RedisError
@@ -13,7 +13,7 @@ from sluice.runtime.backoff import Backoff
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.settings import Settings
-from sluice.tasks.installation.claim import Verdict, Watch, judge_claims
+from sluice.tasks.installation.claim import Verdict, Watch, begin_watch, judge_claims
 from sluice.tasks.installation.claim_reader import ClaimReader, Look
 
 log = structlog.get_logger("sluice.installation")
@@ -89,20 +89,20 @@ class _Check:
     def _judge(self, look: Look, now: float) -> bool:
         # A Kafka that answers only later would show as new what is old.
         self.with_kafka = look.kafka_answered
-        verdict = judge_claims(look.foreign, self.watch, watch_seconds=self.watch_seconds)
+        self.began = now if self.began is None else self.began
+        if self.watch is None:
+            self.watch = begin_watch(look.foreign, look.unproven, watch_seconds=self.watch_seconds)
+            if self.watch is not None:
+                log.warning(
+                    "claims found that this server did not write; watching whether they are renewed",
+                    claims=len(look.foreign | look.unproven),
+                    seconds=self.watch.limit_seconds,
+                )
+            return self.watch is None
+        self.watch = replace(self.watch, watched_seconds=now - self.began)
+        verdict = judge_claims(look.foreign, self.watch)
         if verdict is Verdict.REFUSE:
             raise InstallationRefused(CLAIMED)
         if verdict is Verdict.TAKE_OVER:
-            log.warning("claims of another database were not renewed; this one takes over")
-        if verdict is not Verdict.WATCH:
-            return True
-        if self.watch is None:
-            log.warning(
-                "claims of another database found; watching whether they are renewed",
-                claims=len(look.foreign),
-                seconds=self.watch_seconds,
-            )
-        self.began = now if self.began is None else self.began
-        seen = look.foreign if self.watch is None else self.watch.seen
-        self.watch = Watch(seen, now - self.began)
-        return False
+            log.warning("claims of another server were not renewed; this one takes over")
+        return verdict is Verdict.TAKE_OVER

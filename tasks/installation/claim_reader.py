@@ -14,7 +14,7 @@ from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUna
 from sluice.runtime.installation import Installation
 from sluice.runtime.redis_client import build_redis
 from sluice.runtime.settings import Settings
-from sluice.tasks.installation.claim import Claim, find_foreign, open_claim
+from sluice.tasks.installation.claim import Claim, find_foreign, find_unproven, open_claim
 
 log = structlog.get_logger("sluice.installation")
 
@@ -38,6 +38,7 @@ class Look(NamedTuple):
 
     claims: frozenset[Claim]
     foreign: frozenset[Claim]
+    unproven: frozenset[Claim]
     known: KnownClaims
     kafka_answered: bool
 
@@ -127,7 +128,7 @@ def judge_look(session: Session, claims: frozenset[Claim], in_kafka: frozenset[C
     """Returns what Postgres says about claims that were read before. Raises psycopg2.Error."""
     every = claims | (in_kafka or frozenset())
     known = read_known_claims(session, (claim.claim for claim in every))
-    return Look(every, find_foreign(every, known), known, in_kafka is not None)
+    return Look(every, find_foreign(every, known), find_unproven(every, known), known, in_kafka is not None)
 
 
 def is_wrong_type(error: ResponseError) -> bool:

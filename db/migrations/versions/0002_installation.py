@@ -31,6 +31,10 @@ CREATE TABLE sluice.claims (
     CONSTRAINT claims_pkey PRIMARY KEY (id),
     CONSTRAINT claims_claim_key UNIQUE (claim)
 );
+CREATE UNLOGGED TABLE sluice.witnessed_claims (
+    claim uuid NOT NULL, made_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT witnessed_claims_pkey PRIMARY KEY (claim)
+);
 CREATE TABLE sluice.processes (
     process uuid NOT NULL,
     kind text NOT NULL CONSTRAINT processes_kind_known CHECK (kind IN ('bridge', 'worker', 'beat')),

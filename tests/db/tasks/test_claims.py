@@ -26,8 +26,9 @@ from sluice.runtime.redis_client import build_redis
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Claim, open_claim, seal_claim
 from sluice.tasks.installation.claim_check import refuse_if_claimed
-from sluice.tasks.installation.claim_reader import CLAIMS_KEY, MAX_GARBAGE, ClaimReader
+from sluice.tasks.installation.claim_reader import CLAIMS_KEY, MAX_GARBAGE, ClaimReader, RedisClaims
 from tests.mutants import mutated
+from tests.waiting import wait_until
 
 NOBODY = "127.0.0.1:1"
 WATCH_SECONDS = 2.0
@@ -133,6 +134,37 @@ def test_a_claim_that_is_not_renewed_is_taken_over(
 ) -> None:
     foreigner.write()
     refuse_if_claimed(settings, installation, watch_seconds=WATCH_SECONDS)
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_claim_that_came_with_the_files_is_watched(
+    settings: Settings,
+    session: Session,
+    installation: Installation,
+    foreigner: Foreigner,
+    renewed: bool,
+) -> None:
+    writer = ClaimWriter(settings, installation)
+    writer.turn(0.0)
+    # As in a base backup: Postgres leaves out what is unlogged.
+    session.command("TRUNCATE sluice.witnessed_claims")
+    looks: list[int] = []
+
+    def should_stop() -> bool:
+        looks.append(1)
+        if renewed and len(looks) == 2:
+            foreigner.write()
+        return False
+
+    def start() -> None:
+        refuse_if_claimed(settings, installation, should_stop=should_stop, watch_seconds=WATCH_SECONDS)
+
+    if renewed:
+        with pytest.raises(InstallationRefused):
+            start()
+    else:
+        start()
+        assert len(looks) > 1
 
 
 def test_a_claim_that_is_renewed_refuses_the_process(
@@ -266,3 +298,34 @@ def test_the_claim_is_in_postgres_before_it_is_anywhere_else(
     with pytest.raises(Exception, match="claims"):
         writer.turn(1.0)
     assert broker.hgetall(CLAIMS_KEY) == {claim.writer.hex.encode(): writer.text.encode()}
+
+
+def test_a_claim_that_was_just_written_counts_as_known(
+    settings: Settings, installation: Installation
+) -> None:
+    writer = ClaimWriter(settings, installation)
+
+    class Interleaved(ClaimReader):
+        def read_redis(self) -> RedisClaims:
+            writer.turn(0.0)
+            return super().read_redis()
+
+    reader = Interleaved(settings, installation)
+    look = reader.look()
+    reader.close()
+    assert len(look.claims) == 1
+    assert not look.foreign
+
+
+def test_the_thread_outlasts_any_failure(
+    settings: Settings, installation: Installation, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_writer, "PERIOD_SECONDS", 0.05)
+    session.command("ALTER TABLE sluice.claim_key RENAME TO away")
+    writer = ClaimWriter(settings, installation)
+    writer.start()
+    wait_until(lambda: session.run(COUNT)[0][0] > 1, timeout_seconds=10, what="turns that failed")
+    assert writer.text == ""
+    session.command("ALTER TABLE sluice.away RENAME TO claim_key")
+    wait_until(lambda: writer.text, timeout_seconds=10, what="a claim after the failure")
+    writer.stop()

@@ -12,11 +12,14 @@ from sluice.db.records import KnownClaims
 from sluice.tasks.installation import claim as claim_module
 from sluice.tasks.installation.claim import (
     MAX_LENGTH,
+    PROVEN_SECONDS,
     STALE_SECONDS,
     Claim,
     Verdict,
     Watch,
+    begin_watch,
     find_foreign,
+    find_unproven,
     judge_claims,
     open_claim,
     seal_claim,
@@ -78,27 +81,31 @@ def test_foreign_is_what_the_own_database_never_wrote(
     own: frozenset[Claim], other: frozenset[Claim], rank: int
 ) -> None:
     assume(not {claim.claim for claim in own} & {claim.claim for claim in other})
-    known = KnownClaims(rank, NOW, frozenset(claim.claim for claim in own))
+    known = KnownClaims(rank, NOW, frozenset(claim.claim for claim in own), frozenset())
     foreign = find_foreign(own | other, known)
     assert foreign <= other
+    assert find_unproven(own | other, known) <= own
     for claim in other - foreign:
         assert claim.rank < rank or NOW - claim.written_at >= STALE_SECONDS
 
 
-@given(SETS, SETS, st.floats(0, 60))
+@given(SETS, SETS, SETS, st.floats(0, 60))
 def test_a_process_starts_only_if_nothing_is_renewed(
-    first: frozenset[Claim], later: frozenset[Claim], watched: float
+    first: frozenset[Claim], unproven: frozenset[Claim], later: frozenset[Claim], watched: float
 ) -> None:
-    assert judge_claims(first, None, watch_seconds=30) is (Verdict.WATCH if first else Verdict.START)
-    verdict = judge_claims(later, Watch(first, watched), watch_seconds=30)
+    watch = begin_watch(first, unproven, watch_seconds=30)
+    if watch is None:
+        assert not first | unproven
+        return
+    verdict = judge_claims(later, Watch(watch.seen, watch.limit_seconds, watched))
     if later - first:
         assert verdict is Verdict.REFUSE
     else:
-        assert verdict is (Verdict.TAKE_OVER if watched >= 30 else Verdict.WATCH)
+        assert verdict is (Verdict.TAKE_OVER if watched >= (30 if first else 15) else Verdict.WATCH)
 
 
 def check_foreign(module: ModuleType) -> None:
-    known = KnownClaims(1, NOW, frozenset({UUID(int=1)}))
+    known = KnownClaims(1, NOW, frozenset({UUID(int=1)}), frozenset())
     claims = [
         a_claim(1, rank=1),
         a_claim(2, rank=0),
@@ -109,26 +116,42 @@ def check_foreign(module: ModuleType) -> None:
     assert {claim.claim.int for claim in module.find_foreign(claims, known)} == {3, 4}
 
 
+def check_unproven(module: ModuleType) -> None:
+    known = KnownClaims(1, NOW, frozenset(map(UUID, map(hex_of, (1, 2, 3, 4)))), frozenset({UUID(int=2)}))
+    claims = [
+        a_claim(1, rank=1),
+        a_claim(2, rank=1),
+        a_claim(3, rank=0),
+        a_claim(4, rank=1, age=PROVEN_SECONDS),
+        a_claim(5, rank=1),
+    ]
+    assert {claim.claim.int for claim in module.find_unproven(claims, known)} == {1}
+
+
+def hex_of(number: int) -> str:
+    return UUID(int=number).hex
+
+
 def check_verdicts(module: ModuleType) -> None:
-    one, other = frozenset({a_claim(1)}), frozenset({a_claim(2)})
-    seen = module.Watch(one, 29.0)
+    none, one, other = frozenset[Claim](), frozenset({a_claim(1)}), frozenset({a_claim(2)})
+    assert module.begin_watch(none, none, watch_seconds=30) is None
+    assert module.begin_watch(one, none, watch_seconds=30) == module.Watch(one, 30)
+    assert module.begin_watch(none, one, watch_seconds=30) == module.Watch(none, 15)
     found = [
-        module.judge_claims(frozenset(), None, watch_seconds=30),
-        module.judge_claims(one, None, watch_seconds=30),
-        module.judge_claims(one, seen, watch_seconds=30),
+        module.judge_claims(one, module.Watch(one, 30, 29.0)),
         # An emptied Redis shows nothing.
-        module.judge_claims(frozenset(), seen, watch_seconds=30),
-        module.judge_claims(other, seen, watch_seconds=30),
-        module.judge_claims(one, module.Watch(one, 30.0), watch_seconds=30),
-        module.judge_claims(other, module.Watch(one, 30.0), watch_seconds=30),
+        module.judge_claims(none, module.Watch(one, 30, 29.0)),
+        module.judge_claims(other, module.Watch(one, 30, 29.0)),
+        module.judge_claims(one, module.Watch(one, 30, 30.0)),
+        module.judge_claims(other, module.Watch(one, 30, 30.0)),
+        module.judge_claims(one, module.Watch(none, 15, 1.0)),
     ]
     assert [verdict.name for verdict in found] == [
-        "START",
-        "WATCH",
         "WATCH",
         "WATCH",
         "REFUSE",
         "TAKE_OVER",
+        "REFUSE",
         "REFUSE",
     ]
 
@@ -154,7 +177,7 @@ def check_signature(module: ModuleType) -> None:
     assert module.open_claim(KEY, ID, text.replace("1.0.", "1.9.", 1)) is None
 
 
-CHECKS = [check_foreign, check_verdicts, check_outranked, check_signature]
+CHECKS = [check_foreign, check_unproven, check_verdicts, check_outranked, check_signature]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -166,13 +189,16 @@ def test_each_rule(check: Callable[[ModuleType], None]) -> None:
     ("check", "old", "new"),
     [
         (check_foreign, "claim.claim not in known.claims\n        and ", ""),
-        (check_foreign, "claim.rank >= known.rank", "True"),
-        (check_foreign, "claim.rank >= known.rank", "claim.rank > known.rank"),
+        (check_foreign, "known.claims\n        and claim.rank >= known.rank", "known.claims"),
+        (check_foreign, "known.claims\n        and claim.rank >=", "known.claims\n        and claim.rank >"),
         (check_foreign, "known.now - claim.written_at < STALE_SECONDS", "True"),
-        (check_verdicts, "return Verdict.WATCH if foreign else Verdict.START", "return Verdict.START"),
+        (check_unproven, "known.claims - known.witnessed", "known.claims"),
+        (check_unproven, "known.witnessed\n        and claim.rank >= known.rank", "known.witnessed"),
+        (check_unproven, "known.now - claim.written_at < PROVEN_SECONDS", "True"),
+        (check_verdicts, "if unproven else None", "if False else None"),
         (check_verdicts, "if foreign - watch.seen:", "if False:"),
         (check_verdicts, "if foreign - watch.seen:", "if foreign:"),
-        (check_verdicts, "watch.watched_seconds >= watch_seconds", "not foreign"),
+        (check_verdicts, "watch.watched_seconds >= watch.limit_seconds", "not foreign"),
         (check_outranked, "claim.rank > rank", "claim.rank >= rank"),
         (check_outranked, "claim.writer in seen and claim.claim != seen[claim.writer].claim", "True"),
         (check_outranked, "claim.claim != seen[claim.writer].claim", "True"),
