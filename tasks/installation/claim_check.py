@@ -1,7 +1,6 @@
 """Keeps a process from starting beside the database that its own was copied from, file by file."""
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from redis import RedisError
 
 from sluice.db.errors import ErrorKind, classify
 from sluice.runtime.backoff import Backoff
-from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
+from sluice.runtime.health import touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Verdict, Watch, begin_watch, judge_claims
@@ -33,33 +32,23 @@ CLAIMED = (
 )
 
 
-def refuse_if_claimed(
-    settings: Settings,
-    installation: Installation,
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
-    watch_seconds: float | None = None,
-) -> None:
-    """Returns if no other database works as this installation, or if the process is to stop.
+def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
+    """Returns if no other database works as this installation.
 
     To be called before the process joins a group or writes anything. Waits while Redis or Postgres does not
     answer. Raises InstallationRefused, and what Postgres raises for other reasons than an outage.
     """
     with closing(ClaimReader(settings, installation)) as reader:
-        check = _Check(reader, WATCH_SECONDS if watch_seconds is None else watch_seconds)
-        touched_at = float("-inf")
-        while not should_stop():
-            now = time.monotonic()
-            if now - touched_at >= TOUCH_EVERY_SECONDS:
-                touched_at = now
-                touch_health(settings.health_file)
-            if check.is_done(now):
-                return
+        check = ClaimCheck(reader, WATCH_SECONDS)
+        while not check.is_done(time.monotonic()):
+            touch_health(settings.health_file)
             time.sleep(POLL_SECONDS)
 
 
 @dataclass
-class _Check:
+class ClaimCheck:
+    """What one process sees while it starts."""
+
     reader: ClaimReader
     watch_seconds: float
     watch: Watch | None = None

@@ -1,12 +1,12 @@
 """Claims in a real Postgres and a real Redis: written, forgotten, looked at by a process that starts."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis import Redis
 
 from sluice.bridge import claim_writer
 from sluice.bridge.claim_writer import FORGOTTEN_SECONDS, ClaimWriter
@@ -25,13 +25,13 @@ from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.redis_client import build_redis
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Claim, open_claim, seal_claim
-from sluice.tasks.installation.claim_check import refuse_if_claimed
+from sluice.tasks.installation.claim_check import ClaimCheck, refuse_if_claimed
 from sluice.tasks.installation.claim_reader import CLAIMS_KEY, MAX_GARBAGE, ClaimReader, RedisClaims
 from tests.mutants import mutated
 from tests.waiting import wait_until
 
 NOBODY = "127.0.0.1:1"
-WATCH_SECONDS = 2.0
+WATCH_SECONDS = 30.0
 COUNT = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 FILL = Statement(
     "fill", "INSERT INTO sluice.claims (claim) SELECT gen_random_uuid() FROM generate_series(1, $1)", ("int",)
@@ -119,99 +119,73 @@ def test_the_rank_rises_above_every_other(settings: Settings, session: Session) 
     assert write_claim(session, uuid4()).rank == 9
 
 
+@pytest.fixture
+def check(settings: Settings, installation: Installation) -> Iterator[ClaimCheck]:
+    """That of a process which starts now."""
+    reader = ClaimReader(settings, installation)
+    yield ClaimCheck(reader, WATCH_SECONDS)
+    reader.close()
+
+
 def test_without_foreign_claims_a_process_starts_at_once(
-    settings: Settings, installation: Installation, broker: Any
+    settings: Settings, installation: Installation, check: ClaimCheck
 ) -> None:
-    writer = ClaimWriter(settings, installation)
-    writer.turn(0.0)
-    # It would fail where it waits.
-    refuse_if_claimed(settings, installation, watch_seconds=float("inf"))
-    assert Path(settings.health_file).exists()
+    ClaimWriter(settings, installation).turn(0.0)
+    assert check.is_done(0.0)
+    refuse_if_claimed(settings, installation)
 
 
-def test_a_claim_that_is_not_renewed_is_taken_over(
-    settings: Settings, installation: Installation, foreigner: Foreigner
+def test_a_claim_that_is_not_renewed_is_taken_over(check: ClaimCheck, foreigner: Foreigner) -> None:
+    foreigner.write()
+    assert [check.is_done(now) for now in (0.0, WATCH_SECONDS - 0.1, WATCH_SECONDS)] == [False, False, True]
+
+
+def test_a_claim_that_is_renewed_refuses_the_process(check: ClaimCheck, foreigner: Foreigner) -> None:
+    foreigner.write()
+    assert not check.is_done(0.0)
+    foreigner.write()
+    with pytest.raises(InstallationRefused, match="sluice init --original"):
+        check.is_done(WATCH_SECONDS)
+
+
+def test_an_outage_begins_the_watch_anew(
+    check: ClaimCheck, foreigner: Foreigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreigner.write()
-    refuse_if_claimed(settings, installation, watch_seconds=WATCH_SECONDS)
+    assert not check.is_done(0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(check.reader, "redis", Redis(port=1))
+        assert not check.is_done(1.0)
+    assert not check.is_done(WATCH_SECONDS + 10)
+    foreigner.write()
+    with pytest.raises(InstallationRefused):
+        check.is_done(WATCH_SECONDS + 11)
 
 
-@pytest.mark.parametrize("renewed", [False, True])
 def test_a_claim_that_came_with_the_files_is_watched(
     settings: Settings,
     session: Session,
     installation: Installation,
+    check: ClaimCheck,
     foreigner: Foreigner,
-    renewed: bool,
 ) -> None:
-    writer = ClaimWriter(settings, installation)
-    writer.turn(0.0)
+    ClaimWriter(settings, installation).turn(0.0)
     # As in a base backup: Postgres leaves out what is unlogged.
     session.command("TRUNCATE sluice.witnessed_claims")
-    looks: list[int] = []
-
-    def should_stop() -> bool:
-        looks.append(1)
-        if renewed and len(looks) == 2:
-            foreigner.write()
-        return False
-
-    def start() -> None:
-        refuse_if_claimed(settings, installation, should_stop=should_stop, watch_seconds=WATCH_SECONDS)
-
-    if renewed:
-        with pytest.raises(InstallationRefused):
-            start()
-    else:
-        start()
-        assert len(looks) > 1
-
-
-def test_a_claim_that_is_renewed_refuses_the_process(
-    settings: Settings, installation: Installation, foreigner: Foreigner
-) -> None:
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(0.1):
-            foreigner.write()
-
-    thread = threading.Thread(target=renew)
+    assert [check.is_done(now) for now in (0.0, 14.9)] == [False, False]
     foreigner.write()
-    thread.start()
-    try:
-        with pytest.raises(InstallationRefused, match="sluice init --original"):
-            refuse_if_claimed(settings, installation, watch_seconds=float("inf"))
-    finally:
-        ended.set()
-        thread.join()
+    with pytest.raises(InstallationRefused):
+        check.is_done(15.0)
 
 
 @pytest.mark.parametrize("passed", [{"rank": 0}, {"rank": 5, "age": 3_700}])
 def test_a_lower_rank_and_a_stale_claim_delay_nobody(
-    settings: Settings,
-    session: Session,
-    installation: Installation,
-    foreigner: Foreigner,
-    passed: dict[str, int],
+    session: Session, check: ClaimCheck, foreigner: Foreigner, passed: dict[str, int]
 ) -> None:
     with session.transaction():
         raise_rank(session, [0])
     foreigner.write(**passed)
-    refuse_if_claimed(settings, installation, watch_seconds=float("inf"))
-
-
-def test_a_process_that_is_to_stop_does_not_wait(
-    settings: Settings, installation: Installation, foreigner: Foreigner
-) -> None:
-    foreigner.write()
-    looks: list[int] = []
-
-    def should_stop() -> bool:
-        looks.append(1)
-        return len(looks) > 3
-
-    refuse_if_claimed(settings, installation, should_stop=should_stop, watch_seconds=float("inf"))
+    assert check.is_done(0.0)
 
 
 def test_the_bridge_deletes_what_no_bridge_renews(
