@@ -42,6 +42,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         self._metrics = LeaderCollector(LeaderReader(app.sluice_settings), lead=lambda: self._lead)
         self._membership: Membership | None = None
         self._made_sender: TaskSender | None = None
+        self._refusal: str | None = None
         super().__init__(app, *args, **kwargs)
         self._session: Session | None = None
 
@@ -84,6 +85,9 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         if self._session is not None:
             self._session.close()
         super().close()
+        if self._refusal is not None:
+            # Celery ends with exit code 0 after a SystemExit in `tick`, but not after one here.
+            raise SystemExit(self._refusal)
 
     def _sender(self) -> TaskSender:
         if self._made_sender is None:
@@ -101,7 +105,8 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             self._membership = join_once(settings, None, kind=ProcessKind.BEAT, node=gethostname())
         except InstallationRefused as error:
             log.error("beat refused", reason=str(error))
-            raise SystemExit(f"Beat refused: {error}") from error
+            self._refusal = f"Beat refused: {error}"
+            raise SystemExit(self._refusal) from error
         except psycopg2.Error as error:
             if classify(error) is not ErrorKind.TRANSIENT:
                 raise

@@ -49,7 +49,8 @@ class GroupMetadataReader:
                 self._access, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds
             )
         offsets = self._admin.list_group_offsets([self._group])[self._group]
-        return {offset.metadata for offset in offsets.values() if offset.metadata}
+        # confluent-kafka 2.16 commits a metadata string with the NUL that ends it in C.
+        return {offset.metadata.removesuffix("\0") for offset in offsets.values() if offset.metadata} - {""}
 
     def close(self) -> None:
         """Ends the client. Idempotent."""

@@ -1,0 +1,44 @@
+"""What a bridge commits with its offsets reads back, with both clients."""
+
+from contextlib import closing
+
+import pytest
+from kafka import KafkaProducer
+
+from sluice.kafka_io.consumer import Consumer
+from sluice.kafka_io.group_metadata import GroupMetadataReader
+from sluice.stack import Stack
+from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer
+from tests.waiting import wait_until
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_metadata_of_a_commit_reads_back(
+    client: type[AnyConsumer], kafka: Stack, topic: str, producer: KafkaProducer
+) -> None:
+    servers, group = kafka.kafka_bootstrap_servers(), f"group-{topic}"
+    with closing(GroupMetadataReader(servers, group)) as reader:
+        assert reader.read() == set()
+        texts = iter(["1.0.first", "1.0.second", ""])
+        consumer: Consumer = client(
+            servers, group=group, instance=None, topics=[topic], commit_metadata=lambda: next(texts)
+        )
+
+        def committed(places: list[int], expected: set[str]) -> None:
+            consumer.commit({(topic, number): 0 for number in places})
+
+            def reads() -> bool:
+                consumer.poll(POLL_SECONDS)
+                return reader.read() == expected
+
+            wait_until(reads, timeout_seconds=30, what=f"the metadata {expected}")
+
+        def joined() -> bool:
+            consumer.poll(POLL_SECONDS)
+            return len(consumer.assignment()) == 2
+
+        wait_until(joined, timeout_seconds=30, what="both partitions are assigned")
+        committed([0], {"1.0.first"})
+        committed([1], {"1.0.first", "1.0.second"})
+        committed([0], {"1.0.second"})
+        consumer.close()
