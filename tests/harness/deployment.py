@@ -149,7 +149,9 @@ class Deployment:
     def sent(self) -> list[tuple[str, str | None, UUID]]:
         """(topic, key, event id) of what the relay published, in the order of first appearance."""
         servers = self.urls.kafka_bootstrap_servers
-        return read_sent(servers, sorted(self.registry.outgoing_topics), self.run.source)
+        # The second is that of events which a test's own transaction wrote, without a setting.
+        sources = (self.run.source, self.installation.group)
+        return read_sent(servers, sorted(self.registry.outgoing_topics), sources)
 
     def wait_sent(self, *, timeout_seconds: float = 60) -> None:
         """Until no outgoing event waits. Raises NotSettled."""

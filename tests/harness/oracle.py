@@ -1,7 +1,7 @@
 """The oracle: what the log comes to, folded in memory by the same pure code, beside what Postgres holds."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -109,14 +109,14 @@ def differences(session: Session, expectation: Expectation, tables: Iterable[Tab
 
 
 def read_sent(
-    bootstrap_servers: str, topics: Iterable[str], source: str
+    bootstrap_servers: str, topics: Iterable[str], sources: Collection[str]
 ) -> list[tuple[str, str | None, UUID]]:
-    """(topic, key, event id) of all that this source emitted, in the order of first appearance."""
+    """(topic, key, event id) of all that these sources emitted, in the order of first appearance."""
     found: dict[UUID, tuple[str, str | None, UUID]] = {}
     for (topic, _), records in read_log(bootstrap_servers, topics).items():
         for record in records:
             headers = dict(record.headers)
-            if headers.get("ce_source") == source.encode():
+            if (headers.get("ce_source") or b"").decode() in sources:
                 event_id = UUID((headers["ce_id"] or b"").decode())
                 key = None if record.key is None else record.key.decode()
                 found.setdefault(event_id, (topic, key, event_id))
