@@ -27,7 +27,7 @@ from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 
 T = TypeVar("T")
 
@@ -190,7 +190,7 @@ def _readable(letters: Sequence[Letter]) -> Sequence[Letter]:
     Those behind it wait: the order of an entity's letters is kept.
     """
     for number, letter in enumerate(letters):
-        if letter.format > NEWEST_FORMAT:
+        if letter.format > formats.NEWEST_FORMAT:
             if number == 0:
                 _refuse_newer(letter)
             return letters[:number]
@@ -200,7 +200,7 @@ def _readable(letters: Sequence[Letter]) -> Sequence[Letter]:
 def _refuse_newer(letter: Letter) -> NoReturn:
     raise DeploymentBroken(
         f"dead letter {letter.topic}:{letter.partition}:{letter.offset} is stored in format {letter.format},"
-        f" this code reads format {NEWEST_FORMAT}; run the command with the newer code"
+        f" this code reads format {formats.NEWEST_FORMAT}; run the command with the newer code"
     )
 
 
@@ -211,7 +211,7 @@ def plan_letter(registry: Registry, letter: Letter) -> Planned:
 
 def decode_letter(registry: Registry, letter: Letter) -> Decoded:
     """Its record as the code of today decodes it. Raises DeploymentBroken."""
-    if letter.format > NEWEST_FORMAT:
+    if letter.format > formats.NEWEST_FORMAT:
         _refuse_newer(letter)
     headers = [
         (name, None if value is None else bytes.fromhex(value))

@@ -27,7 +27,7 @@ from sluice.db.delivery.leases import (
 )
 from sluice.db.errors import ErrorKind, classify
 from sluice.runtime.backoff import Backoff
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 from sluice.worker.activity import Activity
 from sluice.worker.lease_assignor import decide_moves, may_yield
 from sluice.worker.queue_yields import QueueYields
@@ -210,7 +210,7 @@ class LeaseThread:
             {queue: now - at for queue, at in self._taken_at.items()},
             *((busy[0], now - busy[1]) if busy else (None, None)),
             *((last.queue, now - last.ended_at, last.records, last.seconds) if last else (None,) * 4),
-        )._replace(declared=self.declared, format=NEWEST_FORMAT, yielded=self.yields.yielded(now))
+        )._replace(declared=self.declared, format=formats.NEWEST_FORMAT, yielded=self.yields.yielded(now))
         before = self._heartbeat
         is_news = before is None or (before.leases.keys(), before.yielded) != (
             heartbeat.leases.keys(),

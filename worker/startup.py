@@ -10,7 +10,7 @@ from sluice.db.records import ProcessKind
 from sluice.runtime.celery_options import SERVICE_QUEUES, apply_queue
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.installation import InstallationRefused
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
 from sluice.worker.queue_yields import QueueYields
@@ -28,7 +28,9 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     app.sluice_yields = QueueYields()
     app.sluice_metrics = WorkerMetrics()
     app.sluice_endpoint = MetricsEndpoint(app.sluice_settings)
-    app.sluice_note_newer = lambda queue: app.sluice_yields.note(queue, message_format=NEWEST_FORMAT + 1)
+    app.sluice_note_newer = lambda queue: app.sluice_yields.note(
+        queue, message_format=formats.NEWEST_FORMAT + 1
+    )
     services = app.sluice_services = WorkerProcess(app.sluice_settings, app)
     queues = options.get("queues")
     try:

@@ -13,7 +13,7 @@ from sluice.runtime.log_pace import LogPace
 from sluice.tasks.effects.call_states import AGAIN_AFTER_SECONDS
 from sluice.tasks.effects.executor import holding_effects
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.effects")
 
@@ -60,7 +60,7 @@ class Dispatcher:
             self._holding,
             again_after_seconds=AGAIN_AFTER_SECONDS,
             limit=MAX_WAITING - self._count_waiting(),
-            newest_format=NEWEST_FORMAT,
+            newest_format=formats.NEWEST_FORMAT,
         )
         for effect_key, _ in due:
             self._publish(effect_key)
@@ -72,6 +72,8 @@ class Dispatcher:
             return
         self._served = read_served_effects(self._session, EFFECTS_QUEUE)
         self._read_at = now
-        newer = calls.count_newer_calls(self._session, NEWEST_FORMAT)
+        newer = calls.count_newer_calls(self._session, formats.NEWEST_FORMAT)
         if newer and self._pace.allows("newer calls"):
-            log.warning("calls of a newer format left to newer workers", calls=newer, reads=NEWEST_FORMAT)
+            log.warning(
+                "calls of a newer format left to newer workers", calls=newer, reads=formats.NEWEST_FORMAT
+            )

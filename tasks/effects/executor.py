@@ -37,7 +37,7 @@ from sluice.tasks.effects.call_states import (
     judge_ending,
 )
 from sluice.tasks.fold.registry import EffectEntry, Registry
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.effects")
 
@@ -101,7 +101,7 @@ class Executor:
             entry = None if row is None else self._registry.effects.get(row.effect)
             if row is None:
                 return None
-            if entry is None or row.format > NEWEST_FORMAT:
+            if entry is None or row.format > formats.NEWEST_FORMAT:
                 self._leave(row)
                 return None
             policy = entry.declaration
@@ -159,7 +159,7 @@ def expire_claims(session: Session, registry: Registry) -> int:
     """
     with session.transaction():
         expired = calls.lock_expired(
-            session, EXPIRED_ROWS, sorted(registry.effects), newest_format=NEWEST_FORMAT
+            session, EXPIRED_ROWS, sorted(registry.effects), newest_format=formats.NEWEST_FORMAT
         )
         for row in expired:
             policy = registry.effects[row.effect].declaration

@@ -19,7 +19,7 @@ from sluice.kafka_io.producer import Producer
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
-from sluice.tasks.installation.formats import NEWEST_FORMAT
+from sluice.tasks.installation import formats
 from sluice.tasks.outbox.outbox_page import OutboxPage, ids_by_queue, sent_through
 from sluice.tasks.outbox.outgoing_record import outgoing_record
 
@@ -82,9 +82,9 @@ class Relay:
                 {queue: self._sent_through[queue] for queue in locked},
                 without_topics=away,
                 limit=max(LEAST_PAGE_ROWS, PAGE_ROWS // len(locked)),
-                newest_format=NEWEST_FORMAT,
+                newest_format=formats.NEWEST_FORMAT,
             )
-            newer = outbox.read_lowest_newer(self._session, locked, NEWEST_FORMAT)
+            newer = outbox.read_lowest_newer(self._session, locked, formats.NEWEST_FORMAT)
             self._log_newer(newer)
             if not rows:
                 return Relayed()
@@ -170,7 +170,7 @@ class Relay:
                     "outgoing events of a newer format left to a newer relay",
                     queue=queue,
                     first_id=number,
-                    reads=NEWEST_FORMAT,
+                    reads=formats.NEWEST_FORMAT,
                 )
 
     def _refresh_hints(self) -> None:

@@ -1,0 +1,23 @@
+"""Code of the future: it also writes and reads a format of messages that this code does not know."""
+
+from sluice.tasks import task_messages
+from sluice.tasks.installation import formats
+from sluice.tasks.task_messages import TaskCall
+from tests.system.worker.rolling_new_app import *  # noqa: F403
+
+NEWER = formats.NEWEST_FORMAT + 1
+if NEWER == 2:
+    formats.NEWEST_FORMAT = NEWER
+
+
+def _write(call: TaskCall) -> bytes:
+    return b"newer" + task_messages.WRITERS[1](call)
+
+
+def _read(content: bytes) -> TaskCall:
+    assert content.startswith(b"newer")
+    return task_messages.READERS[1](content[5:])
+
+
+task_messages.WRITERS[2] = _write
+task_messages.READERS[2] = _read

@@ -1,0 +1,65 @@
+"""Workers of two formats of messages side by side: publishers write what every living worker reads."""
+
+from sluice.runtime.message_frame import MAC_BYTES
+from sluice.runtime.redis_item import Item, read_item
+from tests.harness.deployment import Deployment
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.worker.test_rolling_deployments import APPS, EVENTS, NEW, of, things, wait_applied
+
+NEWER = f"{APPS}newer_format_app"
+
+
+def waiting_formats(deployment: Deployment) -> set[int]:
+    """The formats of the messages that wait on the lists of queues."""
+    found = set()
+    for queue in deployment.queues():
+        for raw in deployment.redis.lrange(queue, 0, -1):
+            item = read_item(raw)  # type: ignore[arg-type]
+            assert isinstance(item, Item)
+            found.add(item.frame[MAC_BYTES])
+    return found
+
+
+def test_a_format_that_an_old_worker_cannot_read_is_written_when_it_has_ended(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment(NEW)
+    old, newer = deployment.run, of(deployment, NEWER)
+    first = old.start_worker(name="old")
+    deployment.wait_until(
+        lambda: _announced(deployment, 1), timeout_seconds=60, what="it has written its row"
+    )
+    newer.start_bridge()
+    deployment.produce(things(EVENTS))
+    wait_applied(deployment, "things", EVENTS)
+    first.stop()
+    deployment.produce(things(10, first=EVENTS))
+
+    def written() -> bool:
+        formats = waiting_formats(deployment)
+        if formats == {1}:
+            # It has not yet seen that the old one ended. It sends again what a wipe took.
+            deployment.wipe_redis()
+        return formats == {2}
+
+    # Without a worker the bridge writes what it knows best.
+    deployment.wait_until(written, timeout_seconds=60, what="messages of the newer format wait")
+    # An old one comes back: it takes them, applies nothing of them, and is sent what it reads.
+    returned = old.start_worker(name="returned")
+    deployment.wait_settled(timeout_seconds=180)
+    assert "newer format" in returned.log.read_text()
+    # And with a worker of either kind all goes on.
+    newer.start_worker(name="newer")
+    deployment.produce(things(EVENTS, first=EVENTS + 10))
+    deployment.wait_settled(timeout_seconds=180)
+    assert_as_the_oracle_says(deployment)
+    assert "newer format" not in first.log.read_text()
+    assert [process.exit_code for process in deployment.run.processes[1:]] == [None] * 3
+
+
+def _announced(deployment: Deployment, workers: int) -> bool:
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sluice.processes WHERE kind = 'worker'")
+        row = cursor.fetchone()
+    return row is not None and row[0] == workers
