@@ -34,6 +34,9 @@ topics = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
 )
 
+# A worker reads the topics of one entity type with every batch.
+Index("topics_entity_idx", topics.c.entity)
+
 # THE lock: whoever applies anything of a queue holds its row.
 queues = Table(
     "queues",

@@ -49,6 +49,7 @@ CREATE TABLE sluice.undeclared (
     observed_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT undeclared_pkey PRIMARY KEY (kind, name)
 );
+CREATE INDEX topics_entity_idx ON sluice.topics (entity);
 """
 
 # The key is for the roles that publish or apply; the name and the id are for everyone.
