@@ -37,7 +37,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
             found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
-            found += [error(one.problem, one.advice) for one in facts.postgres.undeclared]
+            found += _undeclared(facts.postgres)
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)
@@ -197,6 +197,11 @@ def _workers(facts: Facts) -> Iterator[Finding]:
             f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
             "Start a worker without -Q: it takes what nobody holds. One with -Q in a long batch is silent.",
         )
+
+
+def _undeclared(postgres: PostgresFacts) -> Iterator[Finding]:
+    for one in postgres.undeclared:
+        yield error(one.problem, one.advice)
 
 
 def _idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Finding]:

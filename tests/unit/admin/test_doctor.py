@@ -23,6 +23,8 @@ from sluice.admin.doctor.facts import (
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.records import Declaration
 
 QUEUES = ("order.0", "order.1")
 TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000)
@@ -137,6 +139,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
     "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
     "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
+    "halted topic": (
+        postgres(undeclared=[Undeclared(Declaration.TOPIC, "orders", 660)]),
+        ERROR,
+        "Topic orders is halted: no living worker has declared it for 11 minutes",
+    ),
     "undeclared effect": (
         leaving(open_calls={"send_email": 1, "send_fax": 7}),
         WARNING,
