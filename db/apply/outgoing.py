@@ -9,7 +9,7 @@ from sluice.db.records import LedgerRow, OutboxRow
 from sluice.db.values import bare_array, text_array
 
 # `<name>-<short id>`, as `Installation.group`. NULL in a database without an installation.
-DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation)"
+DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation WHERE is_only)"
 
 # The ids are drawn here, after every lock, in the order of the events: per queue they commit in order.
 INSERT_OUTBOX = Statement(
