@@ -258,9 +258,10 @@ class Bridge:
             log.info("topic resumed", topic=topic)
 
     def _commit(self, now: float) -> None:
-        if self._consumer is not None and now - self._committed_at >= COMMIT_SECONDS:
+        partitions = self.inflight.partitions.items()
+        # The first commit follows the first partitions at once: it carries a claim.
+        if self._consumer is not None and partitions and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
-            partitions = self.inflight.partitions.items()
             try:
                 self._consumer.commit({place: partition.watermark for place, partition in partitions})
             except ConsumerBroken as error:

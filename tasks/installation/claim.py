@@ -125,7 +125,8 @@ def begin_watch(
     """Returns what to watch after the first look, None if the process may start at once."""
     if foreign:
         return Watch(foreign, watch_seconds)
-    return Watch(foreign, watch_seconds / 2) if unproven else None
+    # Above the period of claims and that of commits together.
+    return Watch(foreign, watch_seconds * 2 / 3) if unproven else None
 
 
 def judge_claims(foreign: frozenset[Claim], watch: Watch) -> Verdict:

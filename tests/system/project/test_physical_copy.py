@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,6 +15,7 @@ from examples.shop.generate import generate
 from sluice.db.admin.totals import read_positions
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.claims import read_claim_key, read_known_claims
+from sluice.kafka_io.group_metadata import GroupMetadataReader
 from sluice.stack import Stack
 from sluice.stack.patience import patient
 from sluice.stack.postgres_files import find_programs
@@ -112,6 +113,9 @@ def test_a_base_backup_beside_its_original_is_refused(
         deployment.run.start_worker(deployment.queues("payment")),
     ]
     apply_events(deployment, seed=1)
+    servers = deployment.urls.kafka_bootstrap_servers
+    with closing(GroupMetadataReader(servers, deployment.installation.group)) as reader:
+        wait_until(reader.read, timeout_seconds=30, what="a claim in Kafka")
     other = "" if shares_redis else stacks.empty_redis(redis)
     with physical_copy(postgres) as copy, run_on(copy, deployment, other) as run:
         session = Session(run.urls.database_url, application_name="sluice check")

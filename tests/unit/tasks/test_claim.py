@@ -101,7 +101,7 @@ def test_a_process_starts_only_if_nothing_is_renewed(
     if later - first:
         assert verdict is Verdict.REFUSE
     else:
-        assert verdict is (Verdict.TAKE_OVER if watched >= (30 if first else 15) else Verdict.WATCH)
+        assert verdict is (Verdict.TAKE_OVER if watched >= (30 if first else 20) else Verdict.WATCH)
 
 
 def check_foreign(module: ModuleType) -> None:
@@ -136,7 +136,7 @@ def check_verdicts(module: ModuleType) -> None:
     none, one, other = frozenset[Claim](), frozenset({a_claim(1)}), frozenset({a_claim(2)})
     assert module.begin_watch(none, none, watch_seconds=30) is None
     assert module.begin_watch(one, none, watch_seconds=30) == module.Watch(one, 30)
-    assert module.begin_watch(none, one, watch_seconds=30) == module.Watch(none, 15)
+    assert module.begin_watch(none, one, watch_seconds=30) == module.Watch(none, 20)
     found = [
         module.judge_claims(one, module.Watch(one, 30, 29.0)),
         # An emptied Redis shows nothing.
@@ -144,7 +144,7 @@ def check_verdicts(module: ModuleType) -> None:
         module.judge_claims(other, module.Watch(one, 30, 29.0)),
         module.judge_claims(one, module.Watch(one, 30, 30.0)),
         module.judge_claims(other, module.Watch(one, 30, 30.0)),
-        module.judge_claims(one, module.Watch(none, 15, 1.0)),
+        module.judge_claims(one, module.Watch(none, 20, 1.0)),
     ]
     assert [verdict.name for verdict in found] == [
         "WATCH",
