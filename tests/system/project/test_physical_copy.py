@@ -232,7 +232,7 @@ def test_the_original_displaces_a_copy_that_was_started_while_it_was_down(
         assert back.exit_code is None
     assert deployment.complaints(deployment.tables()) == []
     audited = deployment.session.run(Statement("audited", "SELECT verb FROM sluice.audit"))
-    assert audited == [("init --original",)]
+    assert audited == [("init original",)]
 
 
 @pytest.mark.own("postgres")
