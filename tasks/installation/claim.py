@@ -98,12 +98,15 @@ def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim
 def find_unproven(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
     """Returns the young claims that this database holds, but that its server did not write.
 
-    They came with the files: a copy that starts within seconds holds all claims of its original so far.
+    They came with the files: a copy that starts within seconds holds all claims of its original so far. One
+    claim that the server wrote proves it: a bridge that started on this server before was not refused.
     """
+    if known.witnessed:
+        return frozenset()
     return frozenset(
         claim
         for claim in claims
-        if claim.claim in known.claims - known.witnessed
+        if claim.claim in known.claims
         and claim.rank >= known.rank
         and known.now - claim.written_at < PROVEN_SECONDS
     )
@@ -129,14 +132,17 @@ def begin_watch(
     return Watch(foreign, watch_seconds * 2 / 3) if unproven else None
 
 
-def judge_claims(foreign: frozenset[Claim], watch: Watch) -> Verdict:
+def judge_claims(foreign: frozenset[Claim], watch: Watch, *, proven: bool = False) -> Verdict:
     """Decides after a later look whether a process starts.
 
     A foreign claim that is not among those seen before was written meanwhile: another database is at work.
-    One that vanished shows nothing, since an emptied Redis is filled again at the next renewal.
+    One that vanished shows nothing, since an emptied Redis is filled again at the next renewal. `proven`: the
+    server wrote one of the claims meanwhile, so that nothing but foreign claims is worth watching.
     """
     if foreign - watch.seen:
         return Verdict.REFUSE
+    if proven and not watch.seen:
+        return Verdict.TAKE_OVER
     return Verdict.TAKE_OVER if watch.watched_seconds >= watch.limit_seconds else Verdict.WATCH
 
 

@@ -89,9 +89,9 @@ class ClaimCheck:
                 )
             return self.watch is None
         self.watch = replace(self.watch, watched_seconds=now - self.began)
-        verdict = judge_claims(look.foreign, self.watch)
+        verdict = judge_claims(look.foreign, self.watch, proven=bool(look.known.witnessed))
         if verdict is Verdict.REFUSE:
             raise InstallationRefused(CLAIMED)
         if verdict is Verdict.TAKE_OVER:
-            log.warning("claims of another server were not renewed; this one takes over")
+            log.warning("no claim of another server was renewed; this one takes over")
         return verdict is Verdict.TAKE_OVER

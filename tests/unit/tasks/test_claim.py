@@ -117,7 +117,7 @@ def check_foreign(module: ModuleType) -> None:
 
 
 def check_unproven(module: ModuleType) -> None:
-    known = KnownClaims(1, NOW, frozenset(map(UUID, map(hex_of, (1, 2, 3, 4)))), frozenset({UUID(int=2)}))
+    known = KnownClaims(1, NOW, frozenset(map(UUID, map(hex_of, (1, 2, 3, 4)))), frozenset())
     claims = [
         a_claim(1, rank=1),
         a_claim(2, rank=1),
@@ -125,7 +125,10 @@ def check_unproven(module: ModuleType) -> None:
         a_claim(4, rank=1, age=PROVEN_SECONDS),
         a_claim(5, rank=1),
     ]
-    assert {claim.claim.int for claim in module.find_unproven(claims, known)} == {1}
+    assert {claim.claim.int for claim in module.find_unproven(claims, known)} == {1, 2}
+    # One that the server itself wrote: a bridge works on it.
+    proven = known._replace(witnessed=frozenset({UUID(int=2)}))
+    assert module.find_unproven(claims, proven) == frozenset()
 
 
 def hex_of(number: int) -> str:
@@ -145,6 +148,10 @@ def check_verdicts(module: ModuleType) -> None:
         module.judge_claims(one, module.Watch(one, 30, 30.0)),
         module.judge_claims(other, module.Watch(one, 30, 30.0)),
         module.judge_claims(one, module.Watch(none, 20, 1.0)),
+        module.judge_claims(none, module.Watch(none, 20, 1.0)),
+        module.judge_claims(none, module.Watch(none, 20, 1.0), proven=True),
+        module.judge_claims(one, module.Watch(none, 20, 1.0), proven=True),
+        module.judge_claims(one, module.Watch(one, 30, 1.0), proven=True),
     ]
     assert [verdict.name for verdict in found] == [
         "WATCH",
@@ -153,6 +160,10 @@ def check_verdicts(module: ModuleType) -> None:
         "TAKE_OVER",
         "REFUSE",
         "REFUSE",
+        "WATCH",
+        "TAKE_OVER",
+        "REFUSE",
+        "WATCH",
     ]
 
 
@@ -192,8 +203,8 @@ def test_each_rule(check: Callable[[ModuleType], None]) -> None:
         (check_foreign, "known.claims\n        and claim.rank >= known.rank", "known.claims"),
         (check_foreign, "known.claims\n        and claim.rank >=", "known.claims\n        and claim.rank >"),
         (check_foreign, "known.now - claim.written_at < STALE_SECONDS", "True"),
-        (check_unproven, "known.claims - known.witnessed", "known.claims"),
-        (check_unproven, "known.witnessed\n        and claim.rank >= known.rank", "known.witnessed"),
+        (check_unproven, "    if known.witnessed:\n        return frozenset()\n", ""),
+        (check_unproven, "in known.claims\n        and claim.rank >= known.rank", "in known.claims"),
         (check_unproven, "known.now - claim.written_at < PROVEN_SECONDS", "True"),
         (check_verdicts, "if unproven else None", "if False else None"),
         (check_verdicts, "if foreign - watch.seen:", "if False:"),
