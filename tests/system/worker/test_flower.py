@@ -43,8 +43,7 @@ def test_flower_lists_the_workers_and_an_apply_task(make_deployment: MakeDeploym
     deployment.wait_settled()
     deployment.wait_until(
         lambda: (
-            _consumed(port)
-            == {"listed": set(deployment.queues("order")), "sharing": set(deployment.queues())}
+            consumed(port) == {"listed": set(deployment.queues("order")), "sharing": set(deployment.queues())}
         ),
         timeout_seconds=60,
         what="Flower lists both workers with their queues",
@@ -97,7 +96,7 @@ def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anyth
     flower = run.start_flower(port, environ={"SLUICE_DATABASE_URL": url})
     queues = set(deployment.queues())
     deployment.wait_until(
-        lambda: _consumed(port) == {"sharing": queues}, timeout_seconds=60, what="Flower lists the worker"
+        lambda: consumed(port) == {"sharing": queues}, timeout_seconds=60, what="Flower lists the worker"
     )
     name = next(iter(_get(port, "/api/workers")))
 
@@ -127,7 +126,7 @@ def test_flower_needs_no_right_on_the_keys_and_none_of_its_buttons_changes_anyth
     deployment.produce(generate("payments", count=200, seed=2))
     deployment.wait_settled()
     deployment.wait_until(
-        lambda: _consumed(port) == {"sharing": queues}, timeout_seconds=60, what="Flower lists the worker"
+        lambda: consumed(port) == {"sharing": queues}, timeout_seconds=60, what="Flower lists the worker"
     )
     for page in ("/workers", f"/worker/{name}", "/tasks", "/broker"):
         assert _status(port, page) == 200, page
@@ -169,7 +168,7 @@ def _status(port: int, path: str) -> int:
         return int(answer.status)
 
 
-def _consumed(port: int) -> dict[str, set[str]]:
+def consumed(port: int) -> dict[str, set[str]]:
     workers = _get(port, "/api/workers?refresh=1") or {}
     return {
         name.partition("@")[0]: {queue["name"] for queue in worker.get("active_queues", ())}

@@ -16,15 +16,18 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.celery_options import APPLY_TASK, RELAY_TASK
 from sluice.runtime.message_frame import MAX_MESSAGE_BYTES, Frame, seal
 from sluice.runtime.redis_item import write_item
+from sluice.stack.ports import choose_ports
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.events.routing import shard_of
 from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.tasks.task_messages import WRITERS, TaskCall
 from tests.harness.deployment import Deployment
 from tests.system.conftest import MakeDeployment
+from tests.system.worker.test_flower import consumed
 
 QUEUE = "payment.0"
 OFFSET = 1_000_000
+LOOK_AT_FLOWER = 6  # each sixth time: a look takes a second or two
 SERVICES = ("relay", "maintenance", "effects", "rebuild")
 
 
@@ -183,8 +186,17 @@ def attacker(make_deployment: MakeDeployment) -> Attacker:
     return Attacker(deployment)
 
 
+@pytest.mark.unforked
 def test_nothing_bad_in_redis_has_an_effect_or_ends_a_process(attacker: Attacker) -> None:
     deployment = attacker.deployment
+    (port,) = choose_ports(("flower",), {}, set()).values()
+    deployment.run.start_flower(port)
+    shown = {
+        "worker": set(deployment.queues()),
+        "relay": {"relay", "maintenance"},
+        "effects": {"effects"},
+        "rebuild": {"rebuild"},
+    }
     seed = 2
     with closing(attacker.redis):
         for name, make in (*ITEMS.items(), *KEYS.items()):
@@ -198,6 +210,12 @@ def test_nothing_bad_in_redis_has_an_effect_or_ends_a_process(attacker: Attacker
             seed += 1
             ended = [process.name for process in deployment.run.processes if process.exit_code is not None]
             assert ended == [], name
+            if seed % LOOK_AT_FLOWER == 0 or name in KEYS:
+                deployment.wait_until(
+                    lambda: consumed(port) == shown,
+                    timeout_seconds=60,
+                    what="Flower shows all workers and queues",
+                )
         deployment.wait_until(
             lambda: not any(attacker.redis.exists(attacker.prefix + queue) for queue in (QUEUE, *SERVICES)),
             timeout_seconds=60,

@@ -1,0 +1,36 @@
+"""A new signing key while events flow: nothing is lost, and the old key ends."""
+
+from sluice.db.delivery.installation import read_keys
+from tests.harness.storm import mixed_events
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
+
+EVENTS_PER_SECOND = 200
+
+
+def test_a_new_key_costs_no_event_and_ends_the_old_one(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    run = deployment.run
+    run.start_bridge()
+    run.start_worker(name="sharing")
+    run.start_relay()
+    run.start_beat()
+    load = SteadyLoad(
+        deployment, lambda count, sent: mixed_events(max(count, 10), seed=sent), rate=EVENTS_PER_SECOND
+    )
+    with load:
+        load.wait_more(2)
+        for number in (2, 3):
+            run.run_sluice("init", "--new-key", "--yes", "--reason", "an operator left")
+
+            def only_newest(number: int = number) -> bool:
+                return [key.number for key in read_keys(deployment.session)] == [number]
+
+            deployment.wait_until(only_newest, timeout_seconds=60, what=f"only key {number} is left")
+            load.wait_more(1)
+    # Those that were there from the beginning go on with it, and one that comes now.
+    run.start_worker(name="later")
+    deployment.wait_settled(timeout_seconds=120)
+    deployment.wait_sent()
+    assert_as_the_oracle_says(deployment)
+    assert [process.exit_code for process in run.processes] == [None] * len(run.processes)
