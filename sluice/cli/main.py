@@ -1,9 +1,11 @@
 """`sluice`: the operator's command line, and how it says what went wrong."""
 
 import os
+import sys
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
@@ -94,6 +96,8 @@ def prepare(
     ] = False,
 ) -> None:
     """Before every command."""
+    # What a command prints is its result alone; some of it is read by programs.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if not os.environ.get("SLUICE_FAULTS"):
         return
     # Only here: the settings take longer to import than most commands take.

@@ -30,6 +30,8 @@ def create_app() -> Celery:
     """Returns the application of this process, made at the first call. Raises SettingsError."""
     settings = read_settings()
     faults.arm(settings.faults)
+    # Before anything is logged: a process may have to wait for Postgres.
+    configure_logs(log_format=settings.log_format, level=settings.log_level, process="celery")
     app = make_celery(settings, partial(_wait_for_installation, settings))
     app.conf.update(
         imports=(TASKS, STARTUP),
@@ -48,11 +50,13 @@ def create_app() -> Celery:
     app.steps["worker"].update(WORKER_STEPS)
     app.steps["consumer"].update(CONSUMER_STEPS)
 
-    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
-    def set_up_logs(**_: Any) -> None:
-        configure_logs(log_format=settings.log_format, level=settings.log_level, process="celery")
-
+    # A receiver, whatever it does, keeps Celery from its own set-up of logs.
+    signals.setup_logging.connect(_keep_logs)
     return app
+
+
+def _keep_logs(**_: Any) -> None:
+    return None
 
 
 def _wait_for_installation(settings: Settings) -> Installation:
