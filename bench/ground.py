@@ -20,7 +20,9 @@ from sluice.admin.init import initialise
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import create_installation
 from sluice.db.delivery.leases import read_lease_snapshot
+from sluice.runtime.celery_options import make_celery
 from sluice.runtime.service_urls import StackUrls
+from sluice.runtime.settings import read_settings
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import Registry, collect_handlers
 from tests.harness.deployment import Deployment
@@ -177,7 +179,10 @@ class Site:
         return self.ground.cpu_seconds(self.run)
 
     def _workers_answer(self) -> bool:
-        with Celery(broker=self.deployment.urls.redis_url) as app:
+        settings = read_settings(self.run.environ())
+        # A peer that uses Celery by itself has no prefix.
+        ours = make_celery(settings, lambda: self.deployment.installation)
+        with Celery(broker=self.deployment.urls.redis_url) if self.contender.celery_peers else ours as app:
             return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.answering
 
     def _queues_are_shared(self) -> bool:
