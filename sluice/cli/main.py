@@ -97,7 +97,7 @@ def prepare(
 ) -> None:
     """Before every command."""
     # What a command prints is its result alone; some of it is read by programs.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     if not os.environ.get("SLUICE_FAULTS"):
         return
     # Only here: the settings take longer to import than most commands take.
