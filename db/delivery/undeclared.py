@@ -7,7 +7,7 @@ waits for nobody. Time passes only while a worker is alive, so that an outage do
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
-from sluice.db.delivery.processes import IS_ALIVE, SERVED_EFFECTS
+from sluice.db.delivery.living_processes import IS_ALIVE, SERVED_EFFECTS
 from sluice.db.records import Declaration
 
 HALTED_SECONDS = 600

@@ -16,7 +16,7 @@ from sluice.db.admin.installation_admin import (
 )
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import StoredInstallation, read_database, read_installation
-from sluice.db.delivery.processes import ALIVE_SECONDS, Process, read_living
+from sluice.db.delivery.living_processes import ALIVE_SECONDS, Process, read_living
 from sluice.db.delivery.switches import set_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.runtime.installation import Installation

@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from sluice.admin.decisions import OperationRefused
-from sluice.db.delivery.processes import Process
+from sluice.db.delivery.living_processes import Process
 from sluice.runtime.installation import NAME_PATTERN, Installation
 from sluice.runtime.redis_client import SOCKET_TIMEOUT_SECONDS
 

@@ -23,7 +23,7 @@ from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
 from sluice.db.admin.audit import insert_audits
 from sluice.db.delivery.installation import read_installation
-from sluice.db.delivery.processes import read_living
+from sluice.db.delivery.living_processes import read_living
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 from sluice.tasks.installation.opening import check_installation

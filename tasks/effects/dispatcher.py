@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from sluice.db.connection import Session
-from sluice.db.delivery.processes import read_served_effects
+from sluice.db.delivery.living_processes import read_served_effects
 from sluice.db.sending import calls
 from sluice.runtime.celery_options import EFFECTS_QUEUE
 from sluice.runtime.log_pace import LogPace

@@ -11,7 +11,7 @@ import structlog
 
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import Key, read_keys
-from sluice.db.delivery.processes import read_oldest_format
+from sluice.db.delivery.living_processes import read_oldest_format
 from sluice.runtime.installation import Installation
 from sluice.runtime.message_frame import Frame, open_frame, seal
 from sluice.runtime.settings import Settings

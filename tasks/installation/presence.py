@@ -10,7 +10,7 @@ import psycopg2
 import structlog
 
 from sluice.db.connection import Session
-from sluice.db.delivery.processes import (
+from sluice.db.delivery.living_processes import (
     Process,
     delete_process,
     end_old_keys,

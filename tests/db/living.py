@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid4
 
 from sluice.db.connection import Session
-from sluice.db.delivery.processes import Process, write_process
+from sluice.db.delivery.living_processes import Process, write_process
 from sluice.db.records import ProcessKind
 
 

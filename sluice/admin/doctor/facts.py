@@ -6,7 +6,7 @@ from enum import Enum
 
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
-from sluice.db.delivery.processes import Process
+from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.runtime.installation import Installation
 

@@ -30,7 +30,7 @@ from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
-from sluice.db.delivery.processes import Process, read_living
+from sluice.db.delivery.living_processes import Process, read_living
 from sluice.db.delivery.switches import read_switch
 from sluice.db.delivery.undeclared import Undeclared, read_halted
 from sluice.db.migrations.migrate import current_revision, newest_revision

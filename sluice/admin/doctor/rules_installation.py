@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, PostgresFacts, error, warning
-from sluice.db.delivery.processes import Process
+from sluice.db.delivery.living_processes import Process
 
 
 def installation_problems(facts: Facts) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from sluice.db.delivery.installation import (
     read_installation,
     read_keys,
 )
-from sluice.db.delivery.processes import Process, end_old_keys, write_process
+from sluice.db.delivery.living_processes import Process, end_old_keys, write_process
 from sluice.db.delivery.switches import read_switch
 from sluice.db.records import ProcessKind
 from sluice.db.sending.calls import EFFECTS_PAUSED

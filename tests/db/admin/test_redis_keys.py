@@ -18,7 +18,7 @@ from sluice.admin.redis_keys import (
     read_prefixes,
     require_cleanable,
 )
-from sluice.db.delivery.processes import Process
+from sluice.db.delivery.living_processes import Process
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import NAME_PATTERN, Installation
 from tests.mutants import mutated

@@ -1,16 +1,12 @@
 """The migrations add up to the declared tables, whatever runs them, and however often."""
 
 import re
-import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -19,7 +15,6 @@ from sqlalchemy.pool import NullPool
 
 from examples.shop.tables import billing_line_items
 from examples.shop.tables import metadata as shop_metadata
-from sluice.db.connection import Session, Statement
 from sluice.db.migrations import migrate
 from sluice.db.migrations.migrate import (
     VERSION_TABLE,
@@ -34,7 +29,6 @@ from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import TableRefused, is_projection
 from sluice.runtime.installation import InstallationRefused
 from sluice.stack.patience import patient
-from tests.waiting import wait_until
 
 # Everything a table is made of, as Postgres says it: what autogenerate compares leaves out half of it.
 CATALOGUE = (
@@ -58,16 +52,6 @@ CATALOGUE = (
     "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'sluice' ORDER BY indexname",
     "SELECT sequencename, data_type::text FROM pg_sequences WHERE schemaname = 'sluice' ORDER BY 1",
 )
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    """In a transaction that is rolled back."""
-    # A user named like the schema would have it as the default schema, which Alembic calls None.
-    search_path = {"options": "-c search_path=public"}
-    engine = create_engine(database_url, poolclass=NullPool, connect_args=search_path)
-    with engine.connect() as opened:
-        yield opened
 
 
 def catalogue(connection: Connection) -> list[list[tuple[object, ...]]]:
@@ -169,126 +153,6 @@ def test_a_newer_database_is_refused_and_left_as_it_is(database_url: str, connec
 
 
 # As the version before wrote them, by their own lists of columns.
-OLD_EVENT = Statement(
-    "old_event",
-    """
-    INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, version, headers, payload)
-    SELECT 'order.0', nextval('sluice.outbox_ids'), gen_random_uuid(), 't', 'k', 'made', NULL, '{}', '{}'
-    """,
-)
-OLD_CALL = Statement(
-    "old_call",
-    """
-    INSERT INTO sluice.executed_side_effects
-        (entity, effect_key, effect, identity, entity_key, args, fingerprint, explicit_once)
-    SELECT 'order', gen_random_uuid()::text, 'notify', gen_random_uuid(), 'k', '{}', gen_random_uuid(), false
-    """,
-)
-OLD_LETTER = Statement(
-    "old_letter",
-    """
-    INSERT INTO sluice.dead_letters
-        (topic, topic_id, partition, "offset", timestamp_ms, headers, queue, entity, identity, outcome,
-         error_class, error_text)
-    SELECT 't', 'id', 0, nextval('sluice.outbox_ids'), 0, '[]', 'order.0', 'order', gen_random_uuid(), 'dead',
-           'E', 'e'
-    """,
-)
-READ_CALLS = Statement("old_read", "SELECT count(*) FROM sluice.executed_side_effects")
-WRITTEN = {OLD_EVENT: "outbox_events", OLD_CALL: "executed_side_effects", OLD_LETTER: "dead_letters"}
-
-
-@pytest.fixture
-def at_first_revision(database_url: str, connection: Connection) -> str:
-    """A database as the version before made it, with rows in it."""
-    connection.execute(text("DROP SCHEMA sluice CASCADE"))
-    connection.execute(text("CREATE SCHEMA sluice"))
-    config = migrate._config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "0001")
-    connection.commit()
-    with closing(Session(database_url, application_name="test old")) as session:
-        for statement in WRITTEN:
-            session.run(statement)
-    return database_url
-
-
-def counted(session: Session) -> dict[str, int]:
-    with session.connection.cursor() as cursor:
-        found = {}
-        for table in WRITTEN.values():
-            cursor.execute(f"SELECT count(*) FROM sluice.{table}")
-            [(found[table],)] = cursor.fetchall()
-        return found
-
-
-def test_processes_of_before_go_on_writing_while_it_migrates(at_first_revision: str) -> None:
-    """Each transaction reads and writes in the order of a batch, or in that of a redrive."""
-    stopping, written = threading.Event(), Counter[str]()
-
-    def write(order: Sequence[Statement]) -> int:
-        transactions = 0
-        with closing(Session(at_first_revision, application_name="test old")) as session:
-            while not stopping.is_set():
-                with session.transaction():
-                    for statement in order:
-                        session.run(statement)
-                transactions += 1
-                written[str(order[0].name)] = transactions
-        return transactions
-
-    orders = ([READ_CALLS, OLD_EVENT, OLD_CALL, OLD_LETTER], [OLD_LETTER, READ_CALLS, OLD_EVENT, OLD_CALL])
-    with ThreadPoolExecutor(len(orders)) as pool:
-        writers = [pool.submit(write, order) for order in orders]
-        try:
-            wait_until(lambda: len(written) == len(orders), timeout_seconds=10, what="both write")
-            upgrade(at_first_revision)
-            before = dict(written)
-            wait_until(
-                lambda: (
-                    any(w.done() for w in writers) or all(written[name] > before[name] for name in before)
-                ),
-                timeout_seconds=10,
-                what="both write on after it",
-            )
-        finally:
-            stopping.set()
-        transactions = sum(writer.result(timeout=patient(30)) for writer in writers)
-    assert current_revision(at_first_revision) == newest_revision()
-    with closing(Session(at_first_revision, application_name="test old")) as session:
-        assert counted(session) == dict.fromkeys(WRITTEN.values(), transactions + 1)
-
-
-def test_a_migration_waits_for_a_transaction_and_never_deadlocks_with_it(at_first_revision: str) -> None:
-    with (
-        closing(Session(at_first_revision, application_name="test old")) as session,
-        closing(Session(at_first_revision, application_name="test look")) as looking,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        with session.transaction():
-            session.run(READ_CALLS)
-            migration = pool.submit(upgrade, at_first_revision)
-            wait_until(
-                lambda: looking.run(MIGRATION_WAITS) == [(True,)],
-                timeout_seconds=10,
-                what="it waits for the calls",
-            )
-            session.run(OLD_EVENT)
-            session.run(OLD_CALL)
-        migration.result(timeout=patient(60))
-        assert counted(session) == {"outbox_events": 2, "executed_side_effects": 2, "dead_letters": 1}
-    assert current_revision(at_first_revision) == newest_revision()
-
-
-MIGRATION_WAITS = Statement(
-    "migration_waits",
-    """
-    SELECT EXISTS (
-        SELECT FROM pg_stat_activity WHERE application_name = 'sluice migrate' AND wait_event_type = 'Lock'
-          AND datname = current_database()
-    )
-    """,
-)
 
 
 def test_an_empty_database_has_no_revision(connection: Connection) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_installation, read_keys
-from sluice.db.delivery.processes import (
+from sluice.db.delivery.living_processes import (
     Process,
     delete_process,
     end_old_keys,

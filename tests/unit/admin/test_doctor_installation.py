@@ -11,7 +11,7 @@ import pytest
 from sluice.admin.doctor import rules_installation
 from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, Severity
 from sluice.admin.doctor.rules import find_problems
-from sluice.db.delivery.processes import Process
+from sluice.db.delivery.living_processes import Process
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
 from tests.mutants import mutated

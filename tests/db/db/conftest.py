@@ -1,0 +1,17 @@
+"""A connection for looking at the tables."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """In a transaction that is rolled back."""
+    # A user named like the schema would have it as the default schema, which Alembic calls None.
+    search_path = {"options": "-c search_path=public"}
+    engine = create_engine(database_url, poolclass=NullPool, connect_args=search_path)
+    with engine.connect() as opened:
+        yield opened
