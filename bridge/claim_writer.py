@@ -6,7 +6,7 @@ from contextlib import closing
 from uuid import UUID, uuid4
 
 import structlog
-from redis import RedisError, ResponseError
+from redis import RedisError
 
 from sluice.db.connection import Session
 from sluice.db.delivery.claims import write_claim
@@ -19,7 +19,6 @@ from sluice.tasks.installation.claim_reader import (
     ClaimReader,
     Look,
     RedisClaims,
-    is_wrong_type,
     judge_look,
 )
 
@@ -102,14 +101,7 @@ class ClaimWriter:
         self.text = seal_claim(self._reader.key, self._reader.installation.id, signed)
 
     def _publish(self) -> None:
-        redis = self._reader.redis
-        try:
-            redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
-        except ResponseError as error:
-            if not is_wrong_type(error):
-                raise
-            redis.delete(CLAIMS_KEY)
-            redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
+        self._reader.redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
 
     def _read_kafka(self, now: float) -> frozenset[Claim] | None:
         if now < self._kafka_at:

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import structlog
-from redis import Redis, ResponseError
+from redis import Redis
 
 from sluice.db.connection import Session
 from sluice.db.delivery.claims import read_claim_key, read_known_claims
@@ -67,21 +67,14 @@ class ClaimReader:
         return Session(self._url, application_name="sluice claims")
 
     def read_redis(self) -> RedisClaims:
-        """Returns what the hash holds; nothing if the key holds something else than a hash.
-
-        Raises RedisError and psycopg2.Error.
-        """
+        """Returns what the hash holds. Raises RedisError and psycopg2.Error."""
         found = RedisClaims({}, [])
-        try:
-            for field, text in self._scan():
-                claim, name = open_claim(self.key, self.installation.id, text), field.decode("latin-1")
-                if claim is not None and claim.writer.hex == name:
-                    found.claims[name] = claim
-                elif len(found.garbage) < MAX_GARBAGE:
-                    found.garbage.append(field)
-        except ResponseError as error:
-            if not is_wrong_type(error):
-                raise
+        for field, text in self._scan():
+            claim, name = open_claim(self.key, self.installation.id, text), field.decode("latin-1")
+            if claim is not None and claim.writer.hex == name:
+                found.claims[name] = claim
+            elif len(found.garbage) < MAX_GARBAGE:
+                found.garbage.append(field)
         return found
 
     def _scan(self) -> Iterator[tuple[bytes, bytes]]:
@@ -129,8 +122,3 @@ def judge_look(session: Session, claims: frozenset[Claim], in_kafka: frozenset[C
     every = claims | (in_kafka or frozenset())
     known = read_known_claims(session, (claim.claim for claim in every))
     return Look(every, find_foreign(every, known), find_unproven(every, known), known, in_kafka is not None)
-
-
-def is_wrong_type(error: ResponseError) -> bool:
-    """Returns True if the key holds something else than a hash, which Sluice never writes there."""
-    return str(error).startswith("WRONGTYPE")

@@ -64,8 +64,3 @@ def upgrade() -> None:
     for text in (TABLES, GRANTS):
         for statement in filter(str.strip, text.split(";")):
             op.execute(statement)
-
-
-def downgrade() -> None:
-    """Is never run: data is restored from a backup, not taken back by code."""
-    raise NotImplementedError

@@ -17,8 +17,3 @@ def upgrade() -> None:
         "CREATE INDEX outbox_events_newer_idx ON sluice.outbox_events (queue, topic, key, id)"
         " WHERE format > 1"
     )
-
-
-def downgrade() -> None:
-    """Is never run: data is restored from a backup, not taken back by code."""
-    raise NotImplementedError

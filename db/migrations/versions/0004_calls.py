@@ -20,8 +20,3 @@ def upgrade() -> None:
         " (effect, due_at, id)"
         " WHERE state = 'pending'"
     )
-
-
-def downgrade() -> None:
-    """Is never run: data is restored from a backup, not taken back by code."""
-    raise NotImplementedError

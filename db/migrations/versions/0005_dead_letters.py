@@ -11,8 +11,3 @@ depends_on = None
 def upgrade() -> None:
     """Adds them, with defaults: processes of before go on writing rows."""
     op.execute("ALTER TABLE sluice.dead_letters ADD COLUMN format smallint DEFAULT 1 NOT NULL")
-
-
-def downgrade() -> None:
-    """Is never run: data is restored from a backup, not taken back by code."""
-    raise NotImplementedError

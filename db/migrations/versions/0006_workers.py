@@ -13,8 +13,3 @@ def upgrade() -> None:
     op.execute("ALTER TABLE sluice.workers ADD COLUMN declared jsonb DEFAULT '{}' NOT NULL")
     op.execute("ALTER TABLE sluice.workers ADD COLUMN format smallint DEFAULT 1 NOT NULL")
     op.execute("ALTER TABLE sluice.workers ADD COLUMN yielded text[] DEFAULT '{}' NOT NULL")
-
-
-def downgrade() -> None:
-    """Is never run: data is restored from a backup, not taken back by code."""
-    raise NotImplementedError
