@@ -55,6 +55,17 @@ class Declaration(StrEnum):
     EFFECT = "effect"
 
 
+class ProblemKind(StrEnum):
+    """What keeps a bridge from reading a partition."""
+
+    NO_LEADER = "no_leader"
+    NOT_AUTHORIZED = "not_authorized"
+    KAFKA_ERROR = "kafka_error"
+    UNREADABLE_RECORD = "unreadable_record"
+    STOPPED = "stopped"
+    """Reading on would skip records: an operator decides."""
+
+
 class GenerationState(StrEnum):
     """The states of a projection's generation."""
 
@@ -63,6 +74,15 @@ class GenerationState(StrEnum):
     READY = "ready"
     LIVE = "live"
     RETIRED = "retired"
+
+
+class PartitionProblem(NamedTuple):
+    """Why a partition is not read. `detail` is a sentence: what failed, and what to do."""
+
+    kind: ProblemKind
+    detail: str
+    offset: int | None = None
+    """The record that it concerns, if it is one."""
 
 
 class WaitingRow(NamedTuple):

@@ -15,7 +15,7 @@ from sqlalchemy import (
     text,
 )
 
-from sluice.db.records import Outcome
+from sluice.db.records import Outcome, ProblemKind
 from sluice.db.schema.declarations import OUTCOMES, metadata, now_column, one_of
 
 entities = Table(
@@ -76,6 +76,25 @@ lane_progress = Table(
     PrimaryKeyConstraint("topic", "partition", "queue", "epoch"),
     # Rewritten by every batch: room for HOT updates.
     postgresql_with={"fillfactor": "30"},
+)
+
+# Rewritten every few seconds per partition: room for HOT updates.
+partition_reads = Table(
+    "partition_reads",
+    metadata,
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    now_column("noted_at"),
+    now_column("reported_at"),
+    Column("read_at", DateTime(timezone=True)),
+    Column("reader", Uuid),
+    Column("problem", Text),
+    Column("detail", Text),
+    Column("problem_offset", BigInteger),
+    Column("problem_since", DateTime(timezone=True)),
+    PrimaryKeyConstraint("topic", "partition"),
+    one_of("problem", ProblemKind),
+    postgresql_with={"fillfactor": "50"},
 )
 
 # A worker reads the lanes of one queue.

@@ -108,6 +108,7 @@ def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None
         "dead_letters_state_known",
         "executed_side_effects_state_known",
         "generations_state_known",
+        "partition_reads_problem_known",
         "processed_events_outcome_known",
         "processes_kind_known",
         "undeclared_kind_known",

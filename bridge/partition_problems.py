@@ -1,0 +1,44 @@
+"""Why partitions are not read, as the bridge knows it now, and when a line about it is due. Pure."""
+
+from collections.abc import Collection, Mapping
+
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.runtime.place import Place
+
+LOG_SECONDS = 60.0
+
+
+class PartitionProblems:
+    """The problems of partitions; one per partition and kind. Times are those of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._noted: dict[Place, dict[ProblemKind, PartitionProblem]] = {}
+        self._logged_at: dict[tuple[Place, ProblemKind], float] = {}
+
+    def note(self, place: Place, problem: PartitionProblem) -> None:
+        """Notes a problem, in place of an earlier one of its kind. Idempotent."""
+        self._noted.setdefault(place, {})[problem.kind] = problem
+
+    def clear(self, place: Place, kinds: Collection[ProblemKind] = tuple(ProblemKind)) -> None:
+        """Forgets the partition's problems of these kinds. Idempotent."""
+        noted = self._noted.get(place, {})
+        for kind in kinds:
+            noted.pop(kind, None)
+            self._logged_at.pop((place, kind), None)
+        if not noted:
+            self._noted.pop(place, None)
+
+    def current(self) -> Mapping[Place, PartitionProblem]:
+        """Returns one problem per partition: of several the one whose kind is declared last."""
+        rank = list(ProblemKind)
+        return {place: noted[max(noted, key=rank.index)] for place, noted in self._noted.items()}
+
+    def due_lines(self, now: float) -> list[tuple[Place, PartitionProblem]]:
+        """Returns the problems to log now: each at once, and then once a minute."""
+        due = []
+        for place, noted in sorted(self._noted.items()):
+            for kind, problem in noted.items():
+                if now - self._logged_at.get((place, kind), float("-inf")) >= LOG_SECONDS:
+                    self._logged_at[place, kind] = now
+                    due.append((place, problem))
+        return due

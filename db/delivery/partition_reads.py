@@ -1,0 +1,149 @@
+"""`partition_reads`: when each partition was last read, and what keeps it from being read.
+
+Every bridge reports here from its loop. A row concerns one partition, whichever bridge has it: so a partition
+that no bridge has stays visible with the time since when. Nothing that is applied depends on these rows.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.connection import Session, Statement
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.db.values import bare_array, text_array
+from sluice.runtime.place import Place
+
+READ_SECONDS = 15
+"""A partition that no bridge reported as read for this long is read by none."""
+SEEN_SECONDS = 60
+FORGOTTEN_HOURS = 24
+
+# In one order, so that two bridges do not wait for each other. A problem of a bridge that does not read the
+# partition counts only while no bridge reads it.
+WRITE_READS = Statement(
+    "write_partition_reads",
+    f"""
+    INSERT INTO sluice.partition_reads AS p
+        (topic, partition, read_at, reader, problem, detail, problem_offset, problem_since)
+    SELECT topic, partition, CASE WHEN is_read THEN now() END, CASE WHEN is_read THEN $1 END,
+           nullif(problem, ''), nullif(detail, ''), nullif("offset", -1),
+           CASE WHEN problem <> '' THEN now() END
+    FROM unnest($2, $3, $4, $5, $6, $7) AS given (topic, partition, is_read, problem, detail, "offset")
+    ORDER BY topic, partition
+    ON CONFLICT (topic, partition) DO UPDATE SET
+        reported_at = now(),
+        read_at = coalesce(excluded.read_at, p.read_at),
+        reader = coalesce(excluded.reader, p.reader),
+        problem = excluded.problem,
+        detail = excluded.detail,
+        problem_offset = excluded.problem_offset,
+        problem_since = CASE
+            WHEN p.problem = excluded.problem
+                AND p.problem_offset IS NOT DISTINCT FROM excluded.problem_offset
+            THEN p.problem_since ELSE excluded.problem_since
+        END
+    WHERE excluded.read_at IS NOT NULL OR p.reader = $1
+       OR p.read_at IS NULL OR p.read_at < now() - interval '{READ_SECONDS} seconds'
+    """,
+    ("uuid", "text[]", "int[]", "boolean[]", "text[]", "text[]", "bigint[]"),
+)
+
+WRITE_SEEN = Statement(
+    "write_partitions_seen",
+    f"""
+    INSERT INTO sluice.partition_reads AS p (topic, partition)
+    SELECT topic, partition FROM unnest($1, $2) AS given (topic, partition)
+    ORDER BY topic, partition
+    ON CONFLICT (topic, partition) DO UPDATE SET reported_at = now()
+    WHERE p.reported_at < now() - interval '{SEEN_SECONDS} seconds'
+    """,
+    ("text[]", "int[]"),
+)
+
+FORGET_READS = Statement(
+    "forget_partition_reads",
+    f"""
+    DELETE FROM sluice.partition_reads WHERE reported_at < now() - interval '{FORGOTTEN_HOURS} hours'
+    """,
+)
+
+
+def write_partition_reads(
+    session: Session,
+    reader: UUID,
+    *,
+    reading: Iterable[Place],
+    problems: Mapping[Place, PartitionProblem],
+    seen: Iterable[Place] = (),
+) -> None:
+    """Writes what one bridge knows now. Idempotent.
+
+    `reading`: the partitions that this bridge reads. `problems`: why partitions are not read, or, of one in
+    `reading`, what is wrong with it all the same. `seen`: all partitions that exist, so that one that no
+    bridge has gets a row. A row that no bridge reported for FORGOTTEN_HOURS is deleted.
+    """
+    read = frozenset(reading)
+    given = sorted(read | problems.keys())
+    known = [problems.get(place) for place in given]
+    if given:
+        session.run(
+            WRITE_READS,
+            reader,
+            text_array(topic for topic, _ in given),
+            bare_array(partition for _, partition in given),
+            text_array("true" if place in read else "false" for place in given),
+            text_array("" if one is None else one.kind.value for one in known),
+            text_array("" if one is None else one.detail for one in known),
+            bare_array(-1 if one is None or one.offset is None else one.offset for one in known),
+        )
+    others = sorted(set(seen).difference(given))
+    if others:
+        session.run(
+            WRITE_SEEN,
+            text_array(topic for topic, _ in others),
+            bare_array(partition for _, partition in others),
+        )
+    session.run(FORGET_READS)
+
+
+class PartitionRead(NamedTuple):
+    """A partition as the bridges reported it last. Times are in seconds before Postgres' time."""
+
+    topic: str
+    partition: int
+    unread_seconds: float | None
+    """Since when no bridge reads it; None while one does."""
+    was_read: bool
+    """True if a bridge ever read it."""
+    reader: UUID | None
+    """The bridge that read it last."""
+    problem: ProblemKind | None
+    detail: str | None
+    problem_offset: int | None
+    problem_since: datetime | None
+    problem_seconds: float | None
+
+
+READ_READS = Statement(
+    "read_partition_reads",
+    f"""
+    SELECT topic, partition,
+           CASE WHEN read_at IS NULL OR read_at < now() - interval '{READ_SECONDS} seconds'
+                THEN extract(epoch FROM now() - coalesce(read_at, noted_at))::float8 END,
+           read_at IS NOT NULL, reader, problem, detail, problem_offset, problem_since,
+           extract(epoch FROM now() - problem_since)::float8
+    FROM sluice.partition_reads ORDER BY topic, partition
+    """,
+)
+
+
+def read_partition_reads(session: Session) -> list[PartitionRead]:
+    """Returns all rows, also those of topics that no process declares any more."""
+    return [
+        row._replace(
+            reader=None if row.reader is None else UUID(str(row.reader)),
+            problem=None if row.problem is None else ProblemKind(row.problem),
+        )
+        for row in map(PartitionRead._make, session.run(READ_READS))
+    ]
