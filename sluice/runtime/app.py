@@ -40,7 +40,7 @@ def create_app() -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # What is in hand while a worker connects again is applied; a message that comes twice changes nothing.
+        # A message in hand while the worker connects again is applied; a second copy changes nothing.
         worker_enable_prefetch_count_reduction=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
