@@ -1,14 +1,13 @@
 """The bridge's turn: poll, hold, start what is new, settle with Postgres, send what is due."""
 
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight, Watermarks
-from sluice.bridge.orphaned_partitions import EmptyAssignment, OrphanedPartitions
+from sluice.bridge.membership import Membership
 from sluice.bridge.partition_starter import BridgeStopped, PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
 from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
@@ -18,7 +17,7 @@ from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
-from sluice.runtime.place import Place
+from sluice.runtime.place import Place, place_names
 from sluice.tasks.api import Topic
 
 log = structlog.get_logger("sluice.bridge")
@@ -29,8 +28,6 @@ WATERMARK_SECONDS = 1.0  # what a restart reads again at most, against a row ver
 COMMIT_SECONDS = 5.0  # for lag tools only
 MEASURE_SECONDS = 1.0  # for metrics, which nobody reads more often
 IDLE_SECONDS = 0.1  # between tries to make a consumer
-LOOK_SECONDS = 5.0  # partitions that nobody reads are looked for this often
-REJOIN_SECONDS = 120.0  # where that changes nothing, it would only stop all others again and again
 
 
 class Bridge:
@@ -48,20 +45,14 @@ class Bridge:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._make_consumer = make_consumer
         self._store = store
         self._topics = topics
         self._clock = clock
         self._sleep = sleep
         self.inflight = inflight
         self._metrics = metrics
-        self._consumer: Consumer | None = None
-        self._instance: int | None = None
-        self._instance_is_sure = False
-        self._newcomer = ""
-        self._orphaned, self._empty = OrphanedPartitions(), EmptyAssignment()
-        self._looked_at = self._rejoined_at = float("-inf")
         self._starter = PartitionStarter(store, inflight, topics)
+        self._member = Membership(make_consumer, store, inflight, self._starter)
         self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()
@@ -83,7 +74,7 @@ class Bridge:
         now = self._clock()
         self._measure(now)
         try:
-            consumer = self._consumer or self._open_consumer(now)
+            consumer = self._member.consumer or self._open_consumer(now)
             if consumer is None:
                 self._sleep(IDLE_SECONDS)
                 return
@@ -91,11 +82,10 @@ class Bridge:
             self._start(consumer, now)
             self._bound(consumer)
             self._rejoin_if_unread(consumer, now)
-            if self._empty.is_overdue(consumer.assignment(), consumer.topics(), self._instance, now):
-                raise ConsumerBroken("no partition was assigned to this bridge")
+            self._member.check_assignment(consumer, now)
         except ConsumerBroken as error:
             log.warning("consumer replaced", error=str(error))
-            self._drop_consumer()
+            self._member.drop()
             self._sleep(IDLE_SECONDS)
             return
         except LogTruncated as error:
@@ -108,48 +98,26 @@ class Bridge:
 
     def close(self) -> None:
         """Closes the consumer and forgets what is held. May run twice."""
-        self._drop_consumer()
+        self._member.drop()
 
     def _open_consumer(self, now: float) -> Consumer | None:
         if not self._store_backoff.allows(now):
             return None
         try:
-            self._instance = self._store.claim_instance()
+            self._member.claim_instance()
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
             return None
         self._note_store_back()
-        self._instance_is_sure = True
-        self._consumer = self._make_consumer(f"bridge-{self._instance}{self._newcomer}")
-        log.info("consumer opened", instance=self._instance)
-        return self._consumer
+        return self._member.open()
 
     def _rejoin_if_unread(self, consumer: Consumer, now: float) -> None:
-        """A member of a new name makes the group share out all there is; the old one's session runs out."""
-        if now - self._looked_at < LOOK_SECONDS or not self._store_backoff.allows(now):
+        if not self._store_backoff.allows(now):
             return
-        self._looked_at = now
         try:
-            self._orphaned.note(self._starter.find_unread(consumer), now)
+            self._member.rejoin_if_unread(consumer, now)
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
-            return
-        places = [] if self._instance is None else self._orphaned.overdue(now, self._instance)
-        if places and now - self._rejoined_at >= REJOIN_SECONDS:
-            log.warning("partitions that no bridge reads: joining the group anew", partitions=_names(places))
-            self._newcomer = f"-{uuid.uuid4().hex[:8]}"
-            self._rejoined_at = now
-            self._drop_consumer()
-
-    def _drop_consumer(self) -> None:
-        for place in list(self.inflight.partitions):
-            self.inflight.forget(place)
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            try:
-                consumer.close()
-            except ConsumerBroken as error:
-                log.warning("consumer not closed cleanly", error=str(error))
 
     def _read(self, consumer: Consumer, now: float) -> None:
         """Polls, and holds what came for partitions that were started before."""
@@ -168,7 +136,7 @@ class Bridge:
         for place in left:
             self.inflight.forget(place)
         if left:
-            log.info("partitions revoked", partitions=_names(left))
+            log.info("partitions revoked", partitions=place_names(left))
 
     def _take(self, consumer: Consumer, polled: Mapping[Place, list[Record]], now: float) -> None:
         for place, records in polled.items():
@@ -209,7 +177,7 @@ class Bridge:
         if wanted != before:
             consumer.pause_exactly(wanted)
         if over != self._reported_over:
-            log.info("partitions over their bounds are paused", partitions=_names(over))
+            log.info("partitions over their bounds are paused", partitions=place_names(over))
             self._reported_over = over
 
     def _is_write_due(self, now: float) -> bool:
@@ -227,7 +195,7 @@ class Bridge:
                 self._written_at = now
             else:
                 self._apply(self._store.read_progress(places), now)
-            self._keep_instance()
+            self._member.keep_instance()
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
             return
@@ -258,23 +226,14 @@ class Bridge:
             log.info("topic resumed", topic=topic)
 
     def _commit(self, now: float) -> None:
-        partitions = self.inflight.partitions.items()
+        consumer, partitions = self._member.consumer, self.inflight.partitions.items()
         # The first commit follows the first partitions at once: it carries a claim.
-        if self._consumer is not None and partitions and now - self._committed_at >= COMMIT_SECONDS:
+        if consumer is not None and partitions and now - self._committed_at >= COMMIT_SECONDS:
             self._committed_at = now
             try:
-                self._consumer.commit({place: partition.watermark for place, partition in partitions})
+                consumer.commit({place: partition.watermark for place, partition in partitions})
             except ConsumerBroken as error:
                 log.warning("offset commit failed (informational)", error=str(error))
-
-    def _keep_instance(self) -> None:
-        """After an outage of Postgres: another bridge may have taken the number, and would fence this one."""
-        if self._instance_is_sure or self._instance is None:
-            return
-        self._instance_is_sure = self._store.keep_instance(self._instance)
-        if not self._instance_is_sure:
-            log.warning("instance number taken by another bridge", instance=self._instance)
-            self._drop_consumer()
 
     def _measure(self, now: float) -> None:
         if now - self._measured_at >= MEASURE_SECONDS:
@@ -286,14 +245,10 @@ class Bridge:
             )
 
     def _note_store_away(self, now: float, error: ProgressStoreUnavailable) -> None:
-        self._instance_is_sure = False
+        self._member.doubt_instance()
         if self._store_backoff.note_failure(now):
             log.warning("Postgres is away: going on with what is held", error=str(error))
 
     def _note_store_back(self) -> None:
         if self._store_backoff.note_success():
             log.info("Postgres is back")
-
-
-def _names(places: Iterable[Place]) -> list[str]:
-    return [f"{topic}[{partition}]" for topic, partition in sorted(places)]
