@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.group_member import GroupMember
 from sluice.bridge.inflight import Inflight, Watermarks
-from sluice.bridge.membership import Membership
 from sluice.bridge.partition_starter import BridgeStopped, PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
 from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
@@ -52,7 +52,7 @@ class Bridge:
         self.inflight = inflight
         self._metrics = metrics
         self._starter = PartitionStarter(store, inflight, topics)
-        self._member = Membership(make_consumer, store, inflight, self._starter)
+        self._member = GroupMember(make_consumer, store, inflight, self._starter)
         self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()

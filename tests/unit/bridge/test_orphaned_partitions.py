@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.group_member import LOOK_SECONDS, REJOIN_SECONDS
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.loop import Bridge
-from sluice.bridge.membership import LOOK_SECONDS, REJOIN_SECONDS
 from sluice.bridge.orphaned_partitions import (
     EMPTY_SECONDS,
     MAX_EMPTY_SECONDS,

@@ -18,7 +18,7 @@ LOOK_SECONDS = 5.0  # partitions that nobody reads are looked for this often
 REJOIN_SECONDS = 120.0  # where that changes nothing, it would only stop all others again and again
 
 
-class Membership:
+class GroupMember:
     """Owns the consumer. `make_consumer` gets its name in the group, after a restart the same one."""
 
     def __init__(

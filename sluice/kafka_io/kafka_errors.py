@@ -1,0 +1,109 @@
+"""What an error of a Kafka client concerns, and what follows from it. Pure.
+
+Every error that a client reports becomes one ClientError. Its code is the name in Kafka's protocol, or the name
+that librdkafka gives to an error of its own, which begins with an underscore. kafka-python's own errors
+have the name of their class.
+"""
+
+from enum import Enum, auto
+from typing import NamedTuple
+
+from sluice.runtime.place import Place
+
+
+class ErrorAction(Enum):
+    """What follows from an error."""
+
+    IGNORE = auto()
+    """No error: a partition's end was reached."""
+    POSITION_LOST = auto()
+    """The partition has no position in the log: seek it again."""
+    TRUNCATED = auto()
+    """The log lost records that were read: stop loudly."""
+    NO_LEADER = auto()
+    NOT_AUTHORIZED = auto()
+    UNREADABLE_RECORD = auto()
+    REPLACE_CONSUMER = auto()
+    """The client will not recover: close it and make a new one."""
+    OTHER = auto()
+    """Log it, count it, and read on."""
+
+
+class ClientError(NamedTuple):
+    """One error that a client reported. Without a topic it concerns the group or a connection."""
+
+    code: str
+    detail: str
+    action: ErrorAction
+    topic: str | None = None
+    partition: int | None = None
+    """None: all partitions of the topic."""
+    offset: int | None = None
+    of_group: bool = False
+    """True if the member cannot take part in its group, so that none of its partitions is read."""
+
+
+_ACTIONS = {
+    ErrorAction.IGNORE: ("_PARTITION_EOF",),
+    ErrorAction.POSITION_LOST: ("_AUTO_OFFSET_RESET", "_NO_OFFSET", "OFFSET_OUT_OF_RANGE"),
+    ErrorAction.TRUNCATED: ("_LOG_TRUNCATION", "LogTruncationError"),
+    ErrorAction.NO_LEADER: ("LEADER_NOT_AVAILABLE",),
+    ErrorAction.NOT_AUTHORIZED: (
+        "TOPIC_AUTHORIZATION_FAILED",
+        "GROUP_AUTHORIZATION_FAILED",
+        "CLUSTER_AUTHORIZATION_FAILED",
+    ),
+    ErrorAction.UNREADABLE_RECORD: (
+        "_BAD_MSG",
+        "_BAD_COMPRESSION",
+        "_NOT_IMPLEMENTED",
+        "INVALID_MSG",
+        "INVALID_MSG_SIZE",
+        "MSG_SIZE_TOO_LARGE",
+        "CORRUPT_MESSAGE",
+        "INVALID_RECORD",
+        "UNSUPPORTED_COMPRESSION_TYPE",
+    ),
+    # A static member is fenced when another one takes its name, also by a new session of its own.
+    ErrorAction.REPLACE_CONSUMER: (
+        "_FATAL",
+        "_FENCED",
+        "_DESTROY",
+        "_CRIT_SYS_RESOURCE",
+        "FENCED_INSTANCE_ID",
+    ),
+}
+_ACTION_OF = {code: action for action, codes in _ACTIONS.items() for code in codes}
+
+# The coordinator refuses the member, whatever it does: no new consumer changes that, a right or a setting does.
+_GROUP_CODES = frozenset(
+    {
+        "GROUP_AUTHORIZATION_FAILED",
+        "GROUP_MAX_SIZE_REACHED",
+        "INCONSISTENT_GROUP_PROTOCOL",
+        "INVALID_GROUP_ID",
+        "INVALID_SESSION_TIMEOUT",
+        "UNSUPPORTED_ASSIGNOR",
+        "UNSUPPORTED_VERSION",
+    }
+)
+
+
+def judge_error(
+    code: str,
+    detail: str,
+    *,
+    fatal: bool = False,
+    place: Place | None = None,
+    topic: str | None = None,
+    offset: int | None = None,
+) -> ClientError:
+    """Returns what one error concerns and what follows from it.
+
+    `fatal`: the client says that it will not recover. A code that is not known is OTHER.
+    """
+    action = ErrorAction.REPLACE_CONSUMER if fatal else _ACTION_OF.get(code, ErrorAction.OTHER)
+    of_group = place is None and topic is None and code in _GROUP_CODES
+    if place is not None:
+        return ClientError(code, detail, action, place[0], place[1], offset)
+    return ClientError(code, detail, action, topic, of_group=of_group)
