@@ -13,10 +13,11 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.claim_writer import OUTRANKED, ClaimWriter
 from sluice.bridge.inflight import Inflight
+from sluice.bridge.log_watch import LogWatch
 from sluice.bridge.loop import Bridge
-from sluice.bridge.partition_starter import BridgeStopped
 from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.bridge.publisher import RedisPublisher
+from sluice.bridge.topic_stops import BridgeStopped
 from sluice.db.connection import Session
 from sluice.db.records import ProcessKind
 from sluice.kafka_io.consumer import Consumer
@@ -72,6 +73,9 @@ def main() -> int:
         installation.group,
     )
     publisher = RedisPublisher(open_sender(settings, installation, membership.ring))
+    watch = LogWatch(
+        settings.database_url.get_secret_value(), settings.kafka_bootstrap_servers, registry.topics
+    )
     bridge = Bridge(
         make_consumer=lambda name: _make_consumer(settings, registry, installation.group, name, claims),
         store=store,
@@ -79,10 +83,12 @@ def main() -> int:
         topics=registry.topics,
         inflight=Inflight(max_bytes=settings.bridge_memory_mib * MIB, max_span=settings.bridge_span_records),
         metrics=metrics,
+        watch=watch,
     )
     try:
         log.info("bridge started", topics=sorted(registry.topics))
         claims.start()
+        watch.start()
         bridge.run(should_stop=lambda: bool(stops) or claims.outranked, alive=_toucher(settings.health_file))
     except BridgeStopped as stop:
         log.error("bridge stopped: nothing was skipped", reason=str(stop))
@@ -93,6 +99,7 @@ def main() -> int:
         return REFUSED_EXIT_CODE
     finally:
         claims.stop()
+        watch.stop()
         membership.leave()
         store.close()
         publisher.close()

@@ -8,12 +8,18 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.group_member import GroupMember
 from sluice.bridge.inflight import Inflight, Watermarks
-from sluice.bridge.partition_starter import BridgeStopped, PartitionStarter
+from sluice.bridge.log_watch import LogWatch
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
 from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
 from sluice.bridge.publisher import Publisher
 from sluice.bridge.send_loop import SendLoop
-from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
+from sluice.bridge.start_conditions import truncated
+from sluice.bridge.topic_stopper import TopicStopper
+from sluice.bridge.topic_stops import TopicStopped
+from sluice.db.records import ProblemKind
+from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
@@ -42,6 +48,7 @@ class Bridge:
         topics: Mapping[str, Topic],
         inflight: Inflight,
         metrics: BridgeMetrics,
+        watch: LogWatch,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -51,7 +58,9 @@ class Bridge:
         self._sleep = sleep
         self.inflight = inflight
         self._metrics = metrics
-        self._starter = PartitionStarter(store, inflight, topics)
+        self._problems = PartitionProblems()
+        self._stopper = TopicStopper(watch, inflight, topics, self._problems)
+        self._starter = PartitionStarter(store, inflight, topics, self._stopper.stops)
         self._member = GroupMember(make_consumer, store, inflight, self._starter)
         self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
@@ -60,7 +69,7 @@ class Bridge:
         self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
 
     def run(self, *, should_stop: Callable[[], bool], alive: Callable[[], None]) -> None:
-        """Turns until told to stop. Raises BridgeStopped where going on would skip records."""
+        """Turns until told to stop. Raises BridgeStopped if no topic is left to read."""
         try:
             while not should_stop():
                 self.run_once()
@@ -79,6 +88,8 @@ class Bridge:
                 self._sleep(IDLE_SECONDS)
                 return
             self._read(consumer, now)
+            self._stopper.take_look(consumer)
+            self._log_problems(now)
             self._start(consumer, now)
             self._bound(consumer)
             self._rejoin_if_unread(consumer, now)
@@ -88,13 +99,11 @@ class Bridge:
             self._member.drop()
             self._sleep(IDLE_SECONDS)
             return
-        except LogTruncated as error:
-            raise BridgeStopped(
-                f"Kafka lost records that were read already (unclean election): {error}. Compare the topic"
-                ' with its tables; then `sluice accept TOPIC --reason "…"`, or start the bridge again.'
-            ) from error
         self._settle(now)
-        self._send_loop.send_due(now)
+        try:
+            self._send_loop.send_due(now)
+        except TopicStopped as stopped:
+            self._stopper.stop(stopped.place, stopped.stop, now)
 
     def close(self) -> None:
         """Closes the consumer and forgets what is held. May run twice."""
@@ -125,6 +134,8 @@ class Bridge:
         # Before the changes are taken: a partition that left and came back stands at another position.
         positions = self._positions(consumer) if self._is_write_due(now) else {}
         self._forget_changed(consumer)
+        for place, error in consumer.take_truncated().items():
+            self._stopper.stop(place, truncated(place, error), now)
         self._take(consumer, polled, now)
         for place, position in positions.items():
             self.inflight.note_position(place, position)
@@ -157,12 +168,22 @@ class Bridge:
         found = {place: consumer.position(place) for place in self.inflight.partitions}
         return {place: position for place, position in found.items() if position is not None}
 
+    def _log_problems(self, now: float) -> None:
+        for (topic, partition), problem in self._problems.due_lines(now):
+            write = log.error if problem.kind is ProblemKind.STOPPED else log.warning
+            write(
+                "partition is not read",
+                topic=topic,
+                partition=partition,
+                problem=problem.kind.value,
+                detail=problem.detail,
+            )
+
     def _start(self, consumer: Consumer, now: float) -> None:
         if not self._store_backoff.allows(now):
             return
         try:
-            self._starter.watch_missing(consumer, now)
-            self._starter.start_new(consumer)
+            self._starter.start_new(consumer, now)
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
 

@@ -1,4 +1,4 @@
-"""Starts assigned partitions from what Postgres says, and stops loudly where that would skip records."""
+"""Starts assigned partitions from what Postgres says, where that skips no records."""
 
 from collections.abc import Iterable, Mapping
 from typing import assert_never
@@ -8,6 +8,7 @@ import structlog
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.progress_store import ProgressStore
 from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment
+from sluice.bridge.topic_stops import TopicStops
 from sluice.db.delivery.progress import TopicStart
 from sluice.kafka_io.consumer import Consumer, TopicFacts
 from sluice.runtime.place import Place
@@ -15,35 +16,31 @@ from sluice.tasks.api import Topic
 
 log = structlog.get_logger("sluice.bridge")
 
-# Metadata of a broker that just started may lack a topic for a moment.
-GONE_AFTER_SECONDS = 10.0
-
-
-class BridgeStopped(Exception):
-    """Going on would skip records; the message says what happened and what the operator can do."""
-
 
 class PartitionStarter:
     """What is between an assignment and the first record held."""
 
-    def __init__(self, store: ProgressStore, inflight: Inflight, topics: Mapping[str, Topic]) -> None:
+    def __init__(
+        self, store: ProgressStore, inflight: Inflight, topics: Mapping[str, Topic], stops: TopicStops
+    ) -> None:
         self._store = store
         self._inflight = inflight
         self._topics = topics
-        self._missing_since: dict[str, float] = {}
+        self._stops = stops
         self._differing: set[str] = set()
 
-    def start_new(self, consumer: Consumer) -> None:
+    def start_new(self, consumer: Consumer, now: float) -> None:
         """Starts what is assigned and not started; one without rows gets them, and starts in the next turn.
 
-        Raises BridgeStopped, ProgressStoreUnavailable or ConsumerBroken; nothing is half started then.
+        Notes what speaks against a start. Raises ProgressStoreUnavailable or ConsumerBroken; nothing is half
+        started then.
         """
         facts = consumer.topics()
         # The group still has the old partitions of a topic created anew with fewer ones.
         new = [
             (topic, number)
             for topic, number in consumer.assignment() - self._inflight.partitions.keys()
-            if topic in facts and number < facts[topic].partitions
+            if topic in facts and number < facts[topic].partitions and not self._stops.holds((topic, number))
         ]
         if not new:
             return
@@ -70,8 +67,8 @@ class PartitionStarter:
                     self._compare_shards(assignment.entity, assignment.shards, topic)
                 case NeedsRows():
                     unknown.add(topic)
-                case LoudStop(message):
-                    raise BridgeStopped(message)
+                case LoudStop():
+                    self._stops.note_finding(place, verdict, now)
                 case _:
                     assert_never(verdict)
         if started:
@@ -100,21 +97,6 @@ class PartitionStarter:
             for place, partition in self._inflight.partitions.items()
             if ids.get(place[0]) != partition.assignment.topic_id
         )
-
-    def watch_missing(self, consumer: Consumer, now: float) -> None:
-        """Raises BridgeStopped if a topic is gone that was there; one that never was is waited for."""
-        facts = consumer.topics()
-        for topic in self._topics:
-            if topic in facts:
-                self._missing_since.pop(topic, None)
-            elif now - self._missing_since.setdefault(topic, now) >= GONE_AFTER_SECONDS:
-                if (topic, 0) in self._store.read_assignments([(topic, 0)]):
-                    raise BridgeStopped(
-                        f"Topic {topic} is gone: it was deleted, or these brokers never had it. Re-create it"
-                        f' and `sluice accept {topic} --reason "…"`, or remove it from the handlers.'
-                    )
-                log.warning("topic does not exist: waiting for it", topic=topic)
-                self._missing_since[topic] = now
 
     def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> None:
         declared = self._topics[topic]

@@ -8,9 +8,10 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
-from sluice.bridge.partition_starter import BridgeStopped
 from sluice.bridge.publisher import Publisher, PublisherUnavailable
 from sluice.bridge.queue_buffer import Resend
+from sluice.bridge.start_conditions import too_large
+from sluice.bridge.topic_stops import TopicStopped
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
 from sluice.runtime.redis_item import MessageTooLarge
@@ -32,7 +33,10 @@ class SendLoop:
         self._probed_at = -SENTINEL_SECONDS
 
     def send_due(self, now: float) -> None:
-        """Sends what the gate lets through. An outage of Redis leaves everything unsent."""
+        """Sends what the gate lets through. An outage of Redis leaves everything unsent.
+
+        Raises TopicStopped for a record that fits into no message; it stays unsent.
+        """
         if not self._backoff.allows(now):
             return
         try:
@@ -81,8 +85,10 @@ class SendLoop:
                     self._publisher.publish(batch.queue, batch.slices)
                 except MessageTooLarge as error:
                     first = batch.slices[0]
-                    where = f"{first.topic}[{first.partition}] offset {first.records[0].offset}"
-                    raise BridgeStopped(f"the record {where} is too large for a message: {error}") from error
+                    place = (first.topic, first.partition)
+                    raise TopicStopped(
+                        place, too_large(place, first.records[0].offset, str(error))
+                    ) from error
                 queue.note_sent(batch, now)
                 self._metrics.note_published(batch.slices)
                 published += 1

@@ -1,10 +1,14 @@
-"""What may be done with a newly assigned partition: start it, give it rows first, or stop loudly. Pure."""
+"""What Postgres and Kafka state about a partition: start it, give it rows first, or stop its topic. Pure."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 from sluice.db.delivery.progress import Assignment
+from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.place import Place
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,23 @@ class NeedsRows:
     """Neither topic nor partition was seen before: rows first, then read the assignment again."""
 
 
+class StopKind(Enum):
+    """Why reading on would skip records."""
+
+    RECREATED = "the topic was re-created"
+    GONE = "the topic is gone"
+    EPOCHS_DIFFER = "a re-routing is incomplete"
+    DELETED = "records were deleted before they were applied"
+    ABOVE_END = "the log ends below what was applied"
+    TRUNCATED = "the log lost records that were read"
+    TOO_LARGE = "a record fits into no message"
+
+
 @dataclass(frozen=True)
 class LoudStop:
-    """Nothing may be skipped silently: the message says what happened and what the operator can do."""
+    """Nothing is skipped silently: the message states what happened and what the operator can do."""
 
+    kind: StopKind
     message: str
 
 
@@ -33,32 +50,97 @@ AssignmentVerdict: TypeAlias = Start | NeedsRows | LoudStop
 def judge_assignment(
     topic: str, partition: int, assignment: Assignment | None, *, topic_id: str, log: LogRange
 ) -> AssignmentVerdict:
-    """Judges what Postgres says of a partition against what Kafka says of it."""
+    """Judges a partition. `log` must have been asked for after the assignment was read.
+
+    Read the other way round, a lane may be ahead of an end that was true before other records were applied.
+    """
     if assignment is None:
         return NeedsRows()
-    accept = f'If that is understood: sluice accept {topic} --reason "…" starts at the log\'s beginning.'
     if assignment.topic_id != topic_id:
         return LoudStop(
+            StopKind.RECREATED,
             f"Topic {topic} was re-created: its id was {assignment.topic_id} and is {topic_id},"
-            f" so its offsets mean other records. {accept}"
+            f" so its offsets mean other records. {_accept(topic)}",
         )
     if assignment.watermark is None:
         return NeedsRows()
     where = f"{topic}[{partition}]"
     if assignment.partition_epoch != assignment.epoch:
         return LoudStop(
+            StopKind.EPOCHS_DIFFER,
             f"{where} is routed by epoch {assignment.partition_epoch}, its entity type"
             f" {assignment.entity} by {assignment.epoch}: a re-routing was done by hand and not completely."
+            f" {_accept(topic)}",
         )
     if assignment.watermark < log.start:
         return LoudStop(
+            StopKind.DELETED,
             f"{where}: records from offset {assignment.watermark} to {log.start - 1} were deleted from the"
-            f" log before they were applied (its retention is too short, or the bridge was away). {accept}"
+            f" log before they were applied (its retention is too short, or the bridge was away)."
+            f" {_accept(topic)}",
         )
     newest = max([assignment.watermark - 1, *assignment.applied.values()])
     if newest >= log.end:
         return LoudStop(
+            StopKind.ABOVE_END,
             f"{where}: offset {newest} was applied, but the log ends at {log.end}: it lost records"
-            f" (unclean election, restored cluster), and other ones will come at their offsets. {accept}"
+            f" (unclean election, restored cluster), and other ones will get their offsets. {_accept(topic)}",
         )
     return Start(assignment, assignment.watermark)
+
+
+def judge_logs(
+    topics: Mapping[str, TopicFacts],
+    declared: Iterable[str],
+    assignments: Mapping[Place, Assignment],
+    logs: Mapping[Place, LogRange],
+) -> dict[Place, LoudStop | None]:
+    """Judges all partitions whose log is known; one that may be started or needs rows has no stop.
+
+    A declared topic that Kafka lacks is judged at its partition 0.
+    """
+    judged: dict[Place, LoudStop | None] = {}
+    for place, log in logs.items():
+        topic, partition = place
+        if topic in topics and partition < topics[topic].partitions:
+            topic_id = topics[topic].topic_id
+            verdict = judge_assignment(topic, partition, assignments.get(place), topic_id=topic_id, log=log)
+            judged[place] = verdict if isinstance(verdict, LoudStop) else None
+    for topic in set(declared).difference(topics):
+        judged[topic, 0] = _gone(topic) if (topic, 0) in assignments else None
+    return judged
+
+
+def truncated(place: Place, error: str) -> LoudStop:
+    """Returns the stop of a log that lost records which this bridge had read."""
+    topic, partition = place
+    return LoudStop(
+        StopKind.TRUNCATED,
+        f"{topic}[{partition}]: Kafka lost records that were read already (unclean election): {error}."
+        f" Compare the topic with its tables. {_accept(topic)} Or restart the bridge to read on.",
+    )
+
+
+def too_large(place: Place, offset: int, error: str) -> LoudStop:
+    """Returns the stop of a record that no message holds."""
+    topic, partition = place
+    return LoudStop(
+        StopKind.TOO_LARGE,
+        f"The record {topic}[{partition}] offset {offset} is too large for a message: {error}."
+        f" Delete the records up to it from the topic. {_accept(topic)}",
+    )
+
+
+def _gone(topic: str) -> LoudStop:
+    return LoudStop(
+        StopKind.GONE,
+        f"Topic {topic} is gone: it was deleted, or these brokers never had it. Re-create it and run"
+        f' `sluice accept {topic} --reason "…"`, or remove it from the handlers.',
+    )
+
+
+def _accept(topic: str) -> str:
+    return (
+        f'If that is understood, run `sluice accept {topic} --reason "…"`: it reads the topic from its'
+        " log's beginning."
+    )

@@ -49,13 +49,15 @@ WRITE_READS = Statement(
     ("uuid", "text[]", "int[]", "boolean[]", "text[]", "text[]", "bigint[]"),
 )
 
+# A problem that no bridge reports any more is over, or its bridge is.
 WRITE_SEEN = Statement(
     "write_partitions_seen",
     f"""
     INSERT INTO sluice.partition_reads AS p (topic, partition)
     SELECT topic, partition FROM unnest($1, $2) AS given (topic, partition)
     ORDER BY topic, partition
-    ON CONFLICT (topic, partition) DO UPDATE SET reported_at = now()
+    ON CONFLICT (topic, partition) DO UPDATE SET
+        reported_at = now(), problem = NULL, detail = NULL, problem_offset = NULL, problem_since = NULL
     WHERE p.reported_at < now() - interval '{SEEN_SECONDS} seconds'
     """,
     ("text[]", "int[]"),
@@ -123,6 +125,8 @@ class PartitionRead(NamedTuple):
     problem_offset: int | None
     problem_since: datetime | None
     problem_seconds: float | None
+    reported_seconds: float
+    """Since a bridge reported the row."""
 
 
 READ_READS = Statement(
@@ -132,7 +136,8 @@ READ_READS = Statement(
            CASE WHEN read_at IS NULL OR read_at < now() - interval '{READ_SECONDS} seconds'
                 THEN extract(epoch FROM now() - coalesce(read_at, noted_at))::float8 END,
            read_at IS NOT NULL, reader, problem, detail, problem_offset, problem_since,
-           extract(epoch FROM now() - problem_since)::float8
+           extract(epoch FROM now() - problem_since)::float8,
+           extract(epoch FROM now() - reported_at)::float8
     FROM sluice.partition_reads ORDER BY topic, partition
     """,
 )

@@ -25,6 +25,11 @@ class Assignment:
     applied: Mapping[str, int] = field(default_factory=dict)
     """Queue → applied offset, of the lanes of the current epoch only."""
 
+    @property
+    def routing(self) -> tuple[str, int]:
+        """Topic id and epoch: `sluice accept` changes them."""
+        return self.topic_id, self.epoch
+
 
 @dataclass(frozen=True)
 class TopicStart:

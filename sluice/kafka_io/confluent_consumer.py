@@ -26,7 +26,7 @@ from sluice.kafka_io.config import (
     build_confluent_admin,
     build_confluent_consumer,
 )
-from sluice.kafka_io.consumer import ConsumerBroken, LogTruncated, TopicFacts
+from sluice.kafka_io.consumer import ConsumerBroken, TopicFacts
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import TopicWatch
@@ -76,6 +76,7 @@ class ConfluentConsumer:
         self._doubted_at = float("-inf")  # facts from before may be of another topic
         self._doubted: set[Place] = set()  # what comes of them next may be of another topic
         self._changes: set[Place] = set()
+        self._truncated: dict[Place, str] = {}
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
         self._fatal_error = ""
@@ -159,6 +160,11 @@ class ConfluentConsumer:
         """See Consumer."""
         changes, self._changes = frozenset(self._changes), set()
         return changes
+
+    def take_truncated(self) -> Mapping[Place, str]:
+        """See Consumer."""
+        truncated, self._truncated = self._truncated, {}
+        return truncated
 
     def assignment(self) -> frozenset[Place]:
         """See Consumer."""
@@ -246,7 +252,7 @@ class ConfluentConsumer:
             self._changes.add(place)
             self._doubted_at = time.monotonic()
         elif error.code() == KafkaError._LOG_TRUNCATION:
-            raise LogTruncated(f"{place[0]}[{place[1]}]: {error.str()}")
+            self._truncated[place] = error.str()
         else:
             self._note_if_fatal(error)
 

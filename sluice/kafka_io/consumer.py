@@ -13,10 +13,6 @@ class ConsumerBroken(Exception):
     """An error the client does not recover from: close it and make a new one."""
 
 
-class LogTruncated(Exception):
-    """The log lost records that were read: nothing read or applied since can be trusted."""
-
-
 @dataclass(frozen=True)
 class TopicFacts:
     """A topic as the client knows it now."""
@@ -40,6 +36,12 @@ class Consumer(Protocol):
 
     def take_changes(self) -> frozenset[Place]:
         """Partitions that came, went, or lost their position since the last call."""
+
+    def take_truncated(self) -> Mapping[Place, str]:
+        """Partitions whose log lost records that were read, since the last call → the client's text.
+
+        Nothing read or applied of them since then can be trusted.
+        """
 
     def assignment(self) -> frozenset[Place]:
         """The partitions this member has now."""

@@ -34,7 +34,7 @@ from sluice.kafka_io.config import (
     KafkaAccess,
     build_kafka_python_consumer,
 )
-from sluice.kafka_io.consumer import ConsumerBroken, LogTruncated, TopicFacts
+from sluice.kafka_io.consumer import ConsumerBroken, TopicFacts
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -64,6 +64,7 @@ class KafkaPythonConsumer:
         self._commit_metadata = commit_metadata
         self._topics = tuple(topics)
         self._changes = _Changes()
+        self._truncated: dict[Place, str] = {}
         with _translated():
             self._consumer = build_kafka_python_consumer(
                 KafkaAccess(bootstrap_servers),
@@ -108,7 +109,10 @@ class KafkaPythonConsumer:
                 self._changes.note(error.args[0])
                 return {}
             except LogTruncationError as error:
-                raise LogTruncated(str(error)) from error
+                for place in error.divergent_offsets:
+                    self._truncated[place.topic, place.partition] = str(error)
+                    self.seek((place.topic, place.partition), 0)  # else every later poll raises this
+                return {}
             except RetriableError:
                 time.sleep(timeout_seconds)
                 return {}
@@ -173,6 +177,11 @@ class KafkaPythonConsumer:
         """See Consumer."""
         return self._changes.take()
 
+    def take_truncated(self) -> Mapping[Place, str]:
+        """See Consumer."""
+        truncated, self._truncated = self._truncated, {}
+        return truncated
+
     def assignment(self) -> frozenset[Place]:
         """See Consumer."""
         return frozenset((place.topic, place.partition) for place in self._consumer.assignment())
@@ -197,11 +206,8 @@ class KafkaPythonConsumer:
         """See Consumer."""
         assigned, before = self._consumer.assignment(), self._consumer.paused()
         wanted = {TopicPartition(*place) for place in places} & assigned
-        for method, changed in (
-            (self._consumer.pause, wanted - before),
-            (self._consumer.resume, before - wanted),
-        ):
-            _for_those_left(method, changed)
+        _for_those_left(self._consumer.pause, wanted - before)
+        _for_those_left(self._consumer.resume, before - wanted)
 
     def paused(self) -> frozenset[Place]:
         """See Consumer."""
@@ -209,8 +215,7 @@ class KafkaPythonConsumer:
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         """See Consumer."""
-        # kafka-python fails for a partition that is not there: of a topic created anew with fewer ones, whose
-        # group still has the old ones.
+        # kafka-python fails for a partition that a topic created anew lacks and the group still has.
         cluster = self._consumer._cluster
         wanted = [
             TopicPartition(topic, number)

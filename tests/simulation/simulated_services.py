@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from sluice.bridge.inflight import Inflight, Watermarks
 from sluice.bridge.progress_store import Progress, ProgressStoreUnavailable
 from sluice.bridge.publisher import Probe, PublisherUnavailable
+from sluice.bridge.start_conditions import judge_logs
+from sluice.bridge.topic_stops import Look
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
@@ -215,6 +217,9 @@ class Consumer:
         changes, self.changes = frozenset(self.changes), set()
         return changes
 
+    def take_truncated(self) -> dict[Place, str]:
+        return {}
+
     def assignment(self) -> frozenset[Place]:
         return frozenset(self.positions)
 
@@ -242,3 +247,29 @@ class Consumer:
 
     def close(self) -> None:
         self.positions.clear()
+
+
+class Watch:
+    """Looks now and then; anything may happen between Postgres' answer and Kafka's."""
+
+    def __init__(self, store: ProgressStore) -> None:
+        self._store = store
+        self._topics: Mapping[str, TopicFacts] = {}
+
+    def offer(self, topics: Mapping[str, TopicFacts]) -> None:
+        self._topics = topics
+
+    def take(self) -> Look | None:
+        world = self._store.world
+        began_at = world.now
+        if world.rng.random() < 0.9:
+            return None
+        try:
+            assignments = self._store.read_assignments(PLACES)
+        except ProgressStoreUnavailable:
+            return None
+        world.meanwhile()
+        logs = {place: LogRange(0, world.end(place)) for place in PLACES}
+        judged = judge_logs(self._topics, TOPICS, assignments, logs)
+        routings = {place: one.routing for place, one in assignments.items()}
+        return Look(began_at, frozenset(PLACES), judged, routings, {})

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from random import Random
+from typing import cast
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.log_watch import LogWatch
 from sluice.bridge.loop import Bridge
+from sluice.bridge.topic_stops import BridgeStopped
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.apply.batch_message import Slice
@@ -28,6 +31,7 @@ from tests.simulation.simulated_services import (
     Postgres,
     ProgressStore,
     Publisher,
+    Watch,
     WatchedHoldings,
 )
 
@@ -127,6 +131,9 @@ class World:
             self.bridges[number].run_once()
         except Crash:
             self.crash(number)
+        except BridgeStopped as error:
+            # The log loses nothing here.
+            raise Broken(f"{self}: {error}") from error
 
     def work(self) -> None:
         """A worker takes a message: mostly the oldest one."""
@@ -271,6 +278,7 @@ class World:
             # Small: partitions are paused and resumed all the time.
             inflight=WatchedHoldings(store, max_bytes=20_000, max_span=120),
             metrics=BridgeMetrics(),
+            watch=cast("LogWatch", Watch(store)),
             clock=lambda: self.now,
             sleep=lambda _: None,
         )

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from examples.shop.generate import OutgoingRecord, generate
-from sluice.bridge.partition_starter import GONE_AFTER_SECONDS
+from sluice.bridge.topic_stops import GONE_AFTER_SECONDS
 from sluice.stack import Stack
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import RunningProcess

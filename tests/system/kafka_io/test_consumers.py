@@ -10,7 +10,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from sluice.kafka_io.config import MAX_POLL_RECORDS
-from sluice.kafka_io.consumer import Consumer, ConsumerBroken, LogTruncated
+from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -141,10 +141,9 @@ def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threadi
 
 def _is_told(consumer: Consumer, place: Place, old: str, missed: threading.Event | None = None) -> bool:
     """Polls. Records with the old id beside them would be taken for the old topic's."""
-    try:
-        polled = consumer.poll(POLL_SECONDS)
-    except LogTruncated:
-        return True  # which stops the bridge as well
+    polled = consumer.poll(POLL_SECONDS)
+    if place in consumer.take_truncated():
+        return True  # which stops the topic as well
     facts = consumer.topics().get(place[0])
     if facts is None and missed is not None:
         missed.set()

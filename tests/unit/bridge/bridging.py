@@ -51,3 +51,13 @@ def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_sp
     for place, given_assignment in assignments.items():
         inflight.start(place, given_assignment, given_assignment.watermark or 0)
     return inflight
+
+
+class NoWatch:
+    """A watch that never looks."""
+
+    def offer(self, _: object) -> None:
+        pass
+
+    def take(self) -> None:
+        return None

@@ -26,6 +26,7 @@ from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
 from sluice.runtime.place import Place
+from tests.unit.bridge.bridging import NoWatch
 
 PLACES: list[Place] = [("t", 0), ("t", 1), ("u", 0)]
 
@@ -83,6 +84,9 @@ class _Kafka:
 
     def take_changes(self) -> frozenset[Place]:
         return frozenset()
+
+    def take_truncated(self) -> dict[Place, str]:
+        return {}
 
     def assignment(self) -> frozenset[Place]:
         return frozenset([("t", 0)])
@@ -191,6 +195,7 @@ def make_bridge(store: Any, opened: list[tuple[str, _Kafka]], now: list[float]) 
         return opened[-1][1]
 
     publisher: Any = _NoRedis()
+    watch: Any = NoWatch()
     return Bridge(
         make_consumer=make,
         store=store,
@@ -198,6 +203,7 @@ def make_bridge(store: Any, opened: list[tuple[str, _Kafka]], now: list[float]) 
         topics={},
         inflight=Inflight(max_bytes=1_000, max_span=1_000),
         metrics=BridgeMetrics(),
+        watch=watch,
         clock=lambda: now[0],
         sleep=lambda _: None,
     )

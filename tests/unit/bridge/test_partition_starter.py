@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.partition_starter import PartitionStarter
+from sluice.bridge.topic_stops import TopicStops
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
@@ -44,17 +45,19 @@ class _Postgres:
 def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
     kafka: Any = _Kafka()
     postgres: Any = _Postgres()
-    starting = PartitionStarter(postgres, Inflight(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC})
-    starting.start_new(kafka)
+    starting = PartitionStarter(
+        postgres, Inflight(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC}, TopicStops()
+    )
+    starting.start_new(kafka, 0.0)
     assert not postgres.registered, "one registered later would start at 0, and not at its end"
     kafka.ranges["clicks", 1] = LogRange(0, 20)
-    starting.start_new(kafka)
+    starting.start_new(kafka, 0.0)
     assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
 
 
 def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_gone() -> None:
     inflight = Inflight(max_bytes=1_000, max_span=1_000)
-    starting = PartitionStarter(cast("Any", _Postgres()), inflight, {"clicks": TOPIC})
+    starting = PartitionStarter(cast("Any", _Postgres()), inflight, {"clicks": TOPIC}, TopicStops())
     for place in [("clicks", 0), ("clicks", 1), ("views", 0)]:
         inflight.start(place, Assignment("id", "click", 1, 1, 1, 0, {}), 0)
     views = {"views": TopicFacts("id", 1)}

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.partition_starter import BridgeStopped
 from sluice.bridge.publisher import Probe
 from sluice.bridge.send_loop import SendLoop
+from sluice.bridge.topic_stops import TopicStopped
 from sluice.runtime.redis_item import MessageTooLarge
 from sluice.tasks.apply.batch_message import Slice
 from tests.unit.bridge.bridging import PLACE, assignment, holding, record
@@ -23,9 +23,9 @@ class Narrow:
         return Probe(dict.fromkeys(queues, 0), "sentinel")
 
 
-def test_a_record_that_fits_into_no_message_stops_the_bridge_and_is_named() -> None:
+def test_a_record_that_fits_into_no_message_stops_its_topic_and_is_named() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(7)], 0.0)
     loop = SendLoop(Narrow(), inflight, BridgeMetrics())
-    with pytest.raises(BridgeStopped, match=r"t\[0\] offset 7 is too large"):
+    with pytest.raises(TopicStopped, match=r"t\[0\] offset 7 is too large"):
         loop.send_due(1.0)

@@ -1,0 +1,132 @@
+"""Judges all partitions of the declared topics every few seconds, also those of other bridges.
+
+A thread with connections of its own: a partition whose leader is away must not stop the bridge's loop.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+
+import psycopg2
+import structlog
+
+from sluice.bridge.start_conditions import judge_logs
+from sluice.bridge.topic_stops import Look
+from sluice.db.connection import Session
+from sluice.db.delivery.partition_reads import PartitionRead, read_partition_reads
+from sluice.db.delivery.progress import read_assignments
+from sluice.db.records import ProblemKind
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.place import Place
+
+log = structlog.get_logger("sluice.bridge")
+
+LOOK_SECONDS = 2.0
+KAFKA_TIMEOUT_MS = 2_000
+STOP_SECONDS = 5.0  # for the thread: a request may be under way
+WAITING_LOG_SECONDS = 60.0
+FRESH_SECONDS = 10.0  # a bridge reports every 5 s
+
+
+class LogWatch:
+    """Outlasts outages of both services; without an answer there is no look. Start it once, stop it."""
+
+    def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
+        self._servers = bootstrap_servers
+        self._declared = frozenset(declared)
+        self._session = Session(database_url, application_name="sluice bridge logs")
+        self._reader: LogReader | None = None
+        self._offered: Mapping[str, TopicFacts] | None = None
+        self._look: Look | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._failure = Backoff()  # for the log alone
+        self._waiting_logged_at: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread. Idempotent."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def offer(self, topics: Mapping[str, TopicFacts]) -> None:
+        """Gives the topics as the consumer knows them now; the next look is of these."""
+        self._offered = topics
+
+    def take(self) -> Look | None:
+        """Returns the newest look, once."""
+        look, self._look = self._look, None
+        return look
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(LOOK_SECONDS):
+                # Facts of a consumer that was closed since would be too old for a second look.
+                topics, self._offered = self._offered, None
+                if topics is not None:
+                    self._try(topics)
+        finally:
+            self._session.close()
+            self._close_reader()
+
+    def _try(self, topics: Mapping[str, TopicFacts]) -> None:
+        try:
+            self._look = self._read(topics, time.monotonic())
+            self._failure.note_success()
+        except Exception as error:
+            # A thread that ended would leave stops undetected, and nothing would report it.
+            if isinstance(error, psycopg2.Error):
+                self._session.close()
+            self._close_reader()
+            if self._failure.note_failure(0):
+                log.warning("logs not compared with what is applied", error=str(error).strip())
+
+    def _read(self, topics: Mapping[str, TopicFacts], began_at: float) -> Look:
+        missing = {(topic, 0) for topic in self._declared.difference(topics)}
+        places = missing | {
+            (topic, number) for topic, known in topics.items() for number in range(known.partitions)
+        }
+        assignments = read_assignments(self._session, places)
+        reads = read_partition_reads(self._session)
+        if self._reader is None:
+            self._reader = LogReader(
+                self._servers, bootstrap_timeout_ms=KAFKA_TIMEOUT_MS, request_timeout_ms=KAFKA_TIMEOUT_MS
+            )
+        # After Postgres: see `judge_assignment`.
+        logs = self._reader.read_ranges(sorted(topics))
+        self._log_waiting(sorted(topic for topic, _ in missing - assignments.keys()), began_at)
+        return Look(
+            began_at,
+            frozenset(places),
+            judge_logs(topics, self._declared, assignments, logs),
+            {place: one.routing for place, one in assignments.items()},
+            reported_stops(reads),
+        )
+
+    def _log_waiting(self, topics: Iterable[str], now: float) -> None:
+        for topic in topics:
+            if now - self._waiting_logged_at.get(topic, float("-inf")) >= WAITING_LOG_SECONDS:
+                self._waiting_logged_at[topic] = now
+                log.warning("topic does not exist: waiting for it", topic=topic)
+
+    def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with closing(reader):
+                pass
+
+
+def reported_stops(reads: Iterable[PartitionRead]) -> dict[Place, str]:
+    """Returns the partitions for which some bridge reports a stop now, and its text."""
+    return {
+        (one.topic, one.partition): one.detail or ""
+        for one in reads
+        if one.problem is ProblemKind.STOPPED and one.reported_seconds <= FRESH_SECONDS
+    }

@@ -1,0 +1,141 @@
+"""Topics of which this bridge reads nothing, since going on would skip records. Pure.
+
+A stop concerns its whole topic: what happened to one partition's log casts doubt on the others. A partition
+with a finding is not started at once; its topic stops when a second look, PATIENCE later, has the same
+finding. A look without the finding ends the stop, so that `sluice accept` takes effect in running bridges.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.bridge.start_conditions import LoudStop, StopKind
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.runtime.place import Place
+
+# A leader that was just elected may report an end that is too low, and then the true one.
+AGREE_SECONDS = 5.0
+# Metadata of a broker that just started may lack a topic for a moment.
+GONE_AFTER_SECONDS = 10.0
+
+Routing: TypeAlias = tuple[str, int]
+"""(topic id, epoch): `sluice accept` changes it."""
+
+
+class BridgeStopped(Exception):
+    """No topic is left that this bridge may read; the message names each stop and what to do."""
+
+
+class TopicStopped(Exception):
+    """Reading on would skip records of the partition's topic."""
+
+    def __init__(self, place: Place, stop: LoudStop) -> None:
+        super().__init__(stop.message)
+        self.place = place
+        self.stop = stop
+
+
+class Look(NamedTuple):
+    """All partitions, judged at one moment of the loop's clock: Postgres was read first, then Kafka."""
+
+    began_at: float
+    places: frozenset[Place]
+    """The partitions that exist; of a declared topic that Kafka lacks, its partition 0."""
+    judged: Mapping[Place, LoudStop | None]
+    """Those of which Kafka told the log; None: nothing is wrong."""
+    routings: Mapping[Place, Routing]
+    reported: Mapping[Place, str]
+    """Partitions for which some bridge reports a stop now → its text."""
+
+
+@dataclass
+class _Noted:
+    stop: LoudStop
+    since: float
+    is_sure: bool = False
+    routing: Routing | None = None
+    """Of what cannot be looked up again: it holds until this changes."""
+
+
+class TopicStops:
+    """The findings of one bridge, and the topics that stop by them. Times are those of the loop's clock."""
+
+    def __init__(self) -> None:
+        self._noted: dict[Place, _Noted] = {}
+        self._reported: Mapping[Place, str] = {}
+        self._shown: frozenset[Place] = frozenset()
+
+    def note_finding(self, place: Place, stop: LoudStop, now: float) -> None:
+        """Notes what speaks against starting a partition; the next looks confirm or drop it."""
+        self._noted.setdefault(place, _Noted(stop, now))
+
+    def note_event(self, place: Place, stop: LoudStop, routing: Routing, now: float) -> None:
+        """Stops the partition's topic at once, until its routing changes."""
+        self._noted[place] = _Noted(stop, now, True, routing)
+
+    def note_look(self, look: Look, assigned: Collection[Place]) -> None:
+        """Takes a look's results over. `assigned`: the partitions of this bridge."""
+        for place in self._noted.keys() - look.places:
+            if self._noted[place].since < look.began_at:
+                del self._noted[place]
+        for place, stop in look.judged.items():
+            self._judge(place, stop, look)
+        # A bridge judges its own partitions itself. What it reports is never a report of others: two bridges
+        # would keep each other stopped.
+        self._reported = {
+            place: text for place, text in look.reported.items() if place in look.places.difference(assigned)
+        }
+
+    def _judge(self, place: Place, stop: LoudStop | None, look: Look) -> None:
+        noted = self._noted.get(place)
+        if noted is not None and noted.since >= look.began_at:
+            return  # newer than the look
+        if noted is not None and noted.routing is not None:
+            if look.routings.get(place, noted.routing) == noted.routing:
+                return
+            noted = None
+            del self._noted[place]
+        if stop is None:
+            self._noted.pop(place, None)
+        elif noted is None:
+            # The bridge that reads the partition may still hold such records, and apply them.
+            if stop.kind is not StopKind.DELETED or place in look.reported:
+                self._noted[place] = _Noted(stop, look.began_at)
+        elif noted.stop.kind is not stop.kind:
+            self._noted[place] = _Noted(stop, look.began_at, noted.is_sure)
+        else:
+            noted.stop = stop
+            noted.is_sure |= look.began_at - noted.since >= _patience(stop.kind)
+
+    def holds(self, place: Place) -> bool:
+        """Returns True if the partition must not be started now."""
+        return place in self._noted or place[0] in self.stopped()
+
+    def stopped(self) -> dict[str, str]:
+        """Returns the stopped topics → why: a finding of this bridge, or what another one reports."""
+        found = {place[0]: text for place, text in sorted(self._reported.items(), reverse=True)}
+        return found | {place[0]: noted.stop.message for place, noted in self._sure()}
+
+    def nothing_is_left(self, declared: Iterable[str], existing: Collection[str]) -> bool:
+        """Returns True if a topic is stopped and no declared topic that exists may be read."""
+        stopped = self.stopped()
+        return bool(stopped) and all(topic in stopped or topic not in existing for topic in declared)
+
+    def show(self, problems: PartitionProblems) -> None:
+        """Makes `problems` hold one problem per topic that stops by a finding of this bridge."""
+        shown = {place[0]: (place, noted.stop) for place, noted in self._sure()}
+        places = frozenset(place for place, _ in shown.values())
+        for place in self._shown - places:
+            problems.clear(place, [ProblemKind.STOPPED])
+        for place, stop in shown.values():
+            problems.note(place, PartitionProblem(ProblemKind.STOPPED, stop.message))
+        self._shown = places
+
+    def _sure(self) -> list[tuple[Place, _Noted]]:
+        """From the last partition to the first, so that a mapping by topic keeps the first."""
+        return [(place, noted) for place, noted in sorted(self._noted.items(), reverse=True) if noted.is_sure]
+
+
+def _patience(kind: StopKind) -> float:
+    return GONE_AFTER_SECONDS if kind is StopKind.GONE else AGREE_SECONDS

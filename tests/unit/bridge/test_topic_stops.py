@@ -1,0 +1,170 @@
+"""When a topic stops, by which findings, and when it goes on."""
+
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.bridge.start_conditions import LoudStop, StopKind, judge_logs, too_large, truncated
+from sluice.bridge.topic_stops import AGREE_SECONDS, GONE_AFTER_SECONDS, Look, TopicStops
+from sluice.db.delivery.progress import Assignment
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.place import Place
+
+PLACE, OTHER = ("t", 0), ("t", 1)
+ABOVE = LoudStop(StopKind.ABOVE_END, "t[0]: the log ends below")
+DELETED = LoudStop(StopKind.DELETED, "t[0]: records were deleted")
+ROUTING = ("id", 1)
+
+
+def look(
+    at: float,
+    judged: Mapping[Place, LoudStop | None],
+    *,
+    reported: Mapping[Place, str] | None = None,
+    routing: tuple[str, int] = ROUTING,
+    places: frozenset[Place] = frozenset({PLACE, OTHER}),
+) -> Look:
+    return Look(at, places, judged, dict.fromkeys(places, routing), reported or {})
+
+
+def test_a_topic_stops_when_two_looks_agree_and_goes_on_when_one_finds_nothing() -> None:
+    stops = TopicStops()
+    stops.note_look(look(10.0, {PLACE: ABOVE, OTHER: None}), [])
+    assert not stops.stopped()
+    assert stops.holds(PLACE)
+    assert not stops.holds(OTHER)
+    stops.note_look(look(10.0 + AGREE_SECONDS - 0.1, {PLACE: ABOVE}), [])
+    assert not stops.stopped()
+    stops.note_look(look(10.0 + AGREE_SECONDS, {PLACE: ABOVE}), [])
+    assert stops.stopped() == {"t": ABOVE.message}
+    assert stops.holds(OTHER)
+    stops.note_look(look(20.0, {}), [])
+    assert stops.stopped(), "a look without an answer proves nothing"
+    stops.note_look(look(22.0, {PLACE: None}), [])
+    assert not stops.stopped()
+    assert not stops.holds(PLACE)
+
+
+@given(st.lists(st.sampled_from([ABOVE, None]), min_size=1, max_size=40))
+def test_a_topic_is_stopped_exactly_if_all_looks_of_the_last_while_agree(
+    found: list[LoudStop | None],
+) -> None:
+    stops = TopicStops()
+    for now, stop in enumerate(found):
+        stops.note_look(look(float(now), {PLACE: stop}), [])
+    of_late = found[-int(AGREE_SECONDS) - 1 :]
+    assert bool(stops.stopped()) == (len(of_late) > AGREE_SECONDS and None not in of_late)
+
+
+def test_a_finding_at_the_start_is_confirmed_by_looks_that_began_later() -> None:
+    stops = TopicStops()
+    stops.note_finding(PLACE, DELETED, 100.0)
+    stops.note_look(look(99.0, {PLACE: None}), [PLACE])
+    assert stops.holds(PLACE), "the look is older than the finding"
+    stops.note_look(look(100.0 + AGREE_SECONDS, {PLACE: DELETED}), [PLACE])
+    assert stops.stopped() == {"t": DELETED.message}
+
+
+def test_deleted_records_stop_no_topic_whose_bridge_may_still_hold_them() -> None:
+    stops = TopicStops()
+    for now in range(20):
+        stops.note_look(look(float(now), {PLACE: DELETED}), [PLACE])
+    assert not stops.holds(PLACE)
+    for now in range(20, 40):
+        stops.note_look(look(float(now), {PLACE: DELETED}, reported={PLACE: "reported"}), [OTHER])
+    assert stops.stopped() == {"t": DELETED.message}
+
+
+def test_a_missing_topic_is_gone_later_than_others_disagree() -> None:
+    gone = LoudStop(StopKind.GONE, "gone")
+    stops = TopicStops()
+    for now in (0.0, AGREE_SECONDS, GONE_AFTER_SECONDS - 0.1):
+        stops.note_look(look(now, {PLACE: gone}), [])
+        assert not stops.stopped()
+    stops.note_look(look(GONE_AFTER_SECONDS, {PLACE: gone}), [])
+    assert stops.stopped() == {"t": "gone"}
+    stops.note_look(look(15.0, {PLACE: LoudStop(StopKind.RECREATED, "re-created")}), [])
+    assert stops.stopped() == {"t": "re-created"}, "it goes on only when a look finds nothing"
+
+
+def test_what_no_look_finds_again_holds_until_the_topic_is_accepted() -> None:
+    for stop in (truncated(PLACE, "epoch 3"), too_large(PLACE, 7, "2 MiB")):
+        stops = TopicStops()
+        stops.note_event(PLACE, stop, ROUTING, 1.0)
+        assert stops.stopped() == {"t": stop.message}
+        stops.note_look(look(9.0, {PLACE: None}), [PLACE])
+        assert stops.stopped()
+        stops.note_look(look(11.0, {PLACE: None}, routing=("id", 2)), [PLACE])
+        assert not stops.stopped()
+
+
+def test_a_partition_that_is_no_longer_there_stops_nothing() -> None:
+    stops = TopicStops()
+    stops.note_finding(OTHER, ABOVE, 1.0)
+    stops.note_look(look(1.0 + AGREE_SECONDS, {OTHER: ABOVE}), [])
+    assert stops.stopped()
+    stops.note_look(look(8.0, {PLACE: None}, places=frozenset({PLACE})), [])
+    assert not stops.stopped()
+
+
+def test_a_report_of_another_bridge_stops_the_topic_but_is_not_reported_again() -> None:
+    stops, problems = TopicStops(), PartitionProblems()
+    stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "lost"}), [OTHER])
+    assert stops.stopped() == {"t": "lost"}
+    stops.show(problems)
+    assert not problems.current()
+    stops.note_look(look(3.0, {PLACE: None}), [OTHER])
+    assert not stops.stopped()
+
+
+def test_a_bridge_judges_its_own_partitions_itself() -> None:
+    stops = TopicStops()
+    stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "of before the accept"}), [PLACE])
+    assert not stops.stopped()
+
+
+def test_one_problem_per_topic_is_shown_and_taken_back() -> None:
+    stops, problems = TopicStops(), PartitionProblems()
+    problems.note(PLACE, PartitionProblem(ProblemKind.NO_LEADER, "no leader"))
+    for now in (0.0, AGREE_SECONDS):
+        stops.note_look(look(now, {PLACE: ABOVE, OTHER: ABOVE}), [])
+    stops.show(problems)
+    assert dict(problems.current()) == {PLACE: PartitionProblem(ProblemKind.STOPPED, ABOVE.message)}
+    stops.note_look(look(9.0, {PLACE: None, OTHER: None}), [])
+    stops.show(problems)
+    assert problems.current()[PLACE].kind is ProblemKind.NO_LEADER
+
+
+def test_a_bridge_ends_when_every_topic_that_exists_is_stopped() -> None:
+    stops = TopicStops()
+    assert not stops.nothing_is_left(["t"], ["t"])
+    stops.note_event(PLACE, ABOVE, ROUTING, 0.0)
+    assert stops.nothing_is_left(["t"], ["t"])
+    assert stops.nothing_is_left(["t", "absent"], ["t"])
+    assert not stops.nothing_is_left(["t", "u"], ["t", "u"])
+
+
+def test_all_partitions_are_judged_whose_log_is_known_and_absent_topics_at_partition_0() -> None:
+    applied = Assignment("id", "e", 1, 1, 1, 5, {"e.0": 9})
+    topics = {"t": TopicFacts("id", 2), "v": TopicFacts("id-2", 1)}
+    assignments = {("t", 0): applied, ("t", 1): applied, ("gone", 0): applied, ("v", 0): applied}
+    logs = {
+        ("t", 0): LogRange(0, 9),
+        ("t", 1): LogRange(0, 10),
+        ("t", 2): LogRange(0, 0),  # of a topic that had more partitions
+        ("v", 0): LogRange(0, 0),
+    }
+    found = judge_logs(topics, ["t", "gone", "never", "v"], assignments, logs)
+    assert {place: stop and stop.kind for place, stop in found.items()} == {
+        ("t", 0): StopKind.ABOVE_END,
+        ("t", 1): None,
+        ("v", 0): StopKind.RECREATED,
+        ("gone", 0): StopKind.GONE,
+        ("never", 0): None,
+    }
+    accepted = [stop.message for stop in found.values() if stop is not None]
+    assert all("`sluice accept " in message for message in accepted)
