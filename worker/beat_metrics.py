@@ -12,14 +12,13 @@ from enum import Enum
 
 import psycopg2
 import structlog
-from kafka.errors import KafkaError
 
 from sluice.db.admin.open_issues import OpenIssues, read_open_issues
 from sluice.db.admin.totals import read_positions, read_topic_ids
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.delivery.leases import Sharing, read_workers
 from sluice.kafka_io.log_range import find_unapplied, lag_records
-from sluice.kafka_io.log_reader import LogReader
+from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.runtime import metrics
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.exposition import Collector, GaugeMetricFamily, gauge_family
@@ -88,7 +87,7 @@ class LeaderReader:
         self._postgres.note_success()
         try:
             self._read_logs(reading, topics)
-        except KafkaError as error:
+        except LogsUnavailable as error:
             self._close_logs()
             if self._kafka.note_failure(0):
                 log.warning("no metrics of the lag: Kafka does not say", error=str(error))
@@ -105,11 +104,10 @@ class LeaderReader:
         if self._logs is None:
             self._logs = LogReader(
                 self._servers,
-                bootstrap_timeout_ms=KAFKA_TIMEOUT_MS,
                 request_timeout_ms=KAFKA_TIMEOUT_MS,
                 look_seconds=LOOK_SECONDS,
             )
-        logs = self._logs.read_ranges(sorted(topics))
+        logs = self._logs.read_ranges(topics).ranges
         lags = {place: lag_records(log, reading.watermarks.get(place)) for place, log in logs.items()}
         found_at = self._logs.read_times(find_unapplied(logs, lags))
         reading.lags, reading.oldest_seconds = _by_topic(lags, found_at, now=time.time())

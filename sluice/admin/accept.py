@@ -149,8 +149,12 @@ def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRa
             " (and look whether SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
         )
     with closing(LogReader(bootstrap_servers)) as reader:
-        ranges = reader.read_ranges([topic])
-    return str(described[0]["topic_id"]), {number: found for (_, number), found in ranges.items()}
+        logs = reader.read_ranges([topic])
+    unread = [f"partition {number}: {why}" for (_, number), why in sorted(logs.unreadable.items())]
+    unread += logs.unreadable_topics.values()
+    if unread:
+        raise OperationRefused(f"topic {topic} cannot be read as a whole ({'; '.join(unread)}): try again")
+    return str(described[0]["topic_id"]), {number: found for (_, number), found in logs.ranges.items()}
 
 
 def accept_topic(

@@ -26,6 +26,8 @@ class LogFacts:
     start: int
     records: int
     compacted: bool = False
+    unread: str | None = None
+    """Why it could not be read to its end."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ def judge_partition(
     if log is None:
         found, said = Verdict.UNCOUNTABLE, "Kafka has no such partition"
         return PartitionVerdict(topic, partition, totals.watermark, None, totals.counted, found, said)
+    if log.unread is not None:
+        found = Verdict.UNCOUNTABLE
+        return PartitionVerdict(topic, partition, totals.watermark, None, totals.counted, found, log.unread)
     fewer = [
         *([f"records below {log.start} are deleted"] if log.start > 0 else []),
         *(["the topic is compacted"] if log.compacted else []),

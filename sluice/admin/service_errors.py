@@ -41,14 +41,18 @@ def failed_service(error: Exception) -> ServiceFailed | None:
     # Only where something failed: no command needs them all.
     import psycopg2
     from alembic.util import CommandError
+    from confluent_kafka import KafkaException
     from kafka.errors import KafkaError
     from redis import RedisError
     from sqlalchemy.exc import SQLAlchemyError
 
+    from sluice.kafka_io.log_reader import LogsUnavailable
+    from sluice.kafka_io.partition_reader import PartitionStalled
+
     kinds: dict[ServiceTitle, tuple[type[Exception], ...]] = {
         "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
         "Redis": (RedisError,),
-        "Kafka": (KafkaError,),
+        "Kafka": (KafkaError, KafkaException, LogsUnavailable, PartitionStalled),
     }
     for service, classes in kinds.items():
         if isinstance(error, classes):

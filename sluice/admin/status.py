@@ -9,7 +9,7 @@ from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.records import Declaration
-from sluice.kafka_io.log_range import LogRange, find_unapplied, lag_records
+from sluice.kafka_io.log_range import LogRange, LogRanges, find_unapplied, lag_records
 from sluice.runtime.installation import Installation
 from sluice.runtime.place import Place
 
@@ -23,7 +23,7 @@ class Reading:
     declared_queues: Mapping[str, str]
     """Queue → its entity type."""
     progress: ProgressRead | None = None
-    logs: Mapping[Place, LogRange] | None = None
+    logs: LogRanges | None = None
     oldest_at: Mapping[Place, float] = field(default_factory=dict)
     """Unix time of the first unapplied record, of partitions that have one."""
     lengths: Mapping[str, int] | None = None
@@ -123,7 +123,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
 
 def unapplied(reading: Reading) -> dict[Place, int]:
     """The partitions with records that have no outcome → the offset to look for the first of them."""
-    logs = reading.logs or {}
+    logs = reading.logs.ranges if reading.logs else {}
     return find_unapplied(logs, {place: _lag(place, log, reading) or 0 for place, log in logs.items()})
 
 
@@ -138,7 +138,7 @@ def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
 
 
 def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
-    logs, progress = reading.logs or {}, reading.progress
+    logs, progress = reading.logs.ranges if reading.logs else {}, reading.progress
     watermarks = progress.watermarks if progress else {}
     partitions = []
     for place in sorted(place for place in {*logs, *watermarks} if place[0] == topic):

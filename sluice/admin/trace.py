@@ -15,6 +15,7 @@ from sluice.db.delivery.progress import read_assignments, read_routing
 from sluice.db.records import Outcome
 from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
+from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode
@@ -96,7 +97,10 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
     if assignment is None:
         raise OperationRefused(f"no bridge has begun topic {topic.name}: nothing of it was applied")
     with closing(LogReader(bootstrap_servers)) as reader:
-        record = reader.read_record((topic.name, partition), offset)
+        try:
+            record = reader.read_record((topic.name, partition), offset)
+        except RecordUnreadable as error:
+            raise OperationRefused(f"{error}; `sluice skip` gets past such a record") from error
     if record is None:
         raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
     return trace(session, registry, topic, assignment.topic_id, partition, record)

@@ -1,7 +1,8 @@
-"""How much of a log has no outcome yet. Pure."""
+"""What a partition's log holds, and how much of it has no outcome yet. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sluice.runtime.place import Place
 
@@ -12,6 +13,40 @@ class LogRange:
 
     start: int
     end: int
+    """The end for readers of committed records: the last stable offset."""
+    log_end: int | None = None
+    """The end with the records of open transactions; None if it was not read."""
+
+    @property
+    def behind_transaction(self) -> int:
+        """Offsets that readers of committed records get only when an open transaction ends."""
+        return 0 if self.log_end is None else max(0, self.log_end - self.end)
+
+
+@dataclass(frozen=True)
+class LogRanges:
+    """What was read of some topics' logs, and what could not be read, with the reason."""
+
+    ranges: Mapping[Place, LogRange] = field(default_factory=dict)
+    unreadable: Mapping[Place, str] = field(default_factory=dict)
+    """Partitions that exist and whose leader did not answer."""
+    unreadable_topics: Mapping[str, str] = field(default_factory=dict)
+    """Topics whose partitions are not known, such as those this process has no right to describe."""
+
+
+class SkippedRange(NamedTuple):
+    """Offsets that an operator skipped: from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+
+def next_unskipped(skipped: Iterable[SkippedRange], offset: int) -> int:
+    """Returns the first offset from this one on that is in none of the ranges."""
+    for first, last in sorted(skipped):
+        if first <= offset <= last:
+            offset = last + 1
+    return offset
 
 
 def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = False) -> int:

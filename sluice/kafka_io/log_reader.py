@@ -1,102 +1,200 @@
-"""What Kafka says of its logs: where they begin and end, and how old a record is. No group is joined."""
+"""What Kafka holds: where logs begin and end, how old a record is, and one record. No group is joined."""
 
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
 
-from kafka import TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from sluice.kafka_io.config import (
-    BOOTSTRAP_TIMEOUT_MS,
+    LOG_LEVEL_CRITICAL,
+    RECONNECT_BACKOFF_MAX_MS,
     REQUEST_TIMEOUT_MS,
     KafkaAccess,
-    build_kafka_python_consumer,
+    build_confluent_admin,
+    build_confluent_consumer,
 )
-from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.log_range import LogRange, LogRanges
+from sluice.kafka_io.partition_reader import (
+    UNREADABLE,
+    LogIncomplete,
+    PartitionReader,
+    reader_properties,
+)
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
-POLL_MS = 200
-# One record per partition: a look, not a download.
-FETCH_BYTES = 16 * 1024
+CONSUME_SECONDS = 0.2
 LOOK_SECONDS = 5.0
+# One record per partition is needed, so the client fetches little of each.
+FETCH_BYTES = 16 * 1024
+QUEUED_KIB = 1_024
+
+_START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT})
+
+
+class LogsUnavailable(Exception):
+    """No broker answered; the message is the client's reason."""
 
 
 class LogReader:
-    """A consumer that only looks, at committed records as the bridge sees them. Close it."""
+    """Reads committed records, as the bridge does. Not thread-safe. Close it."""
 
     def __init__(
         self,
         bootstrap_servers: str,
         *,
-        bootstrap_timeout_ms: int = BOOTSTRAP_TIMEOUT_MS,
         request_timeout_ms: int = REQUEST_TIMEOUT_MS,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        """Raises KafkaError if no broker answers."""
+        """Connects in the background."""
+        self._servers = bootstrap_servers
+        self._timeout_seconds = request_timeout_ms / 1_000
         self._look_seconds = look_seconds
-        self._consumer = build_kafka_python_consumer(
+        self._client_error = ""
+        self._admin = build_confluent_admin(
             KafkaAccess(bootstrap_servers),
-            client_id="sluice-status",
-            group_id=None,
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-            isolation_level="read_committed",
-            # Where records were deleted before they were applied, the first one left is the oldest.
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=FETCH_BYTES,
-            bootstrap_timeout_ms=bootstrap_timeout_ms,
-            request_timeout_ms=request_timeout_ms,
+            {
+                "client.id": "sluice-status",
+                "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
+                "log_level": LOG_LEVEL_CRITICAL,
+                "error_cb": self._note_error,
+            },
         )
+        self._consumer: Any = None
 
-    def read_ranges(self, topics: Iterable[str]) -> dict[Place, LogRange]:
-        """All partitions of those topics that exist."""
-        there = self._consumer.topics()
-        places = [
-            TopicPartition(topic, number)
-            for topic in topics
-            if topic in there
-            for number in sorted(self._consumer.partitions_for_topic(topic) or ())
-        ]
-        starts = self._consumer.beginning_offsets(places)
-        ends = self._consumer.end_offsets(places)
-        return {(place.topic, place.partition): LogRange(starts[place], ends[place]) for place in places}
+    def read_ranges(self, topics: Iterable[str]) -> LogRanges:
+        """Returns the ranges of all partitions of those topics that exist, and those that did not answer.
+
+        Raises LogsUnavailable if no broker answered.
+        """
+        leaders, refused = self._read_leaders(sorted(set(topics)))
+        unreadable = {place: "the partition has no leader" for place, led in leaders.items() if not led}
+        places = leaders.keys() - unreadable.keys()
+        # In this order: the end without open transactions is then below the other one only if there is one.
+        log_ends = self._read_offsets(places, _END, IsolationLevel.READ_UNCOMMITTED, unreadable)
+        ends = self._read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED, unreadable)
+        starts = self._read_offsets(ends, _START, IsolationLevel.READ_COMMITTED, unreadable)
+        ranges = {place: LogRange(start, ends[place], log_ends[place]) for place, start in starts.items()}
+        return LogRanges(ranges, unreadable, refused)
 
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
-        """Place → Unix time of its first record from the offset on; those not found in time are missing."""
+        """Place → Unix time of its first record from the offset on; those not found in time are missing.
+
+        Where records were deleted before they were applied, the first one left is the oldest.
+        """
         found: dict[Place, float] = {}
-        placed: set[TopicPartition] = set()
+        left = set(offsets)
+        if not left:
+            return found
+        if self._consumer is None:
+            self._consumer = self._build_consumer()
+        self._consumer.assign([TopicPartition(*place, offset) for place, offset in sorted(offsets.items())])
         deadline = time.monotonic() + self._look_seconds
-        while (left := offsets.keys() - found.keys()) and time.monotonic() < deadline:
-            wanted = [TopicPartition(*place) for place in sorted(left)]
-            if set(wanted) != placed:
-                # Not compared with what is assigned: that may be of an earlier call, and read by now.
-                placed = set(wanted)
-                self._consumer.assign(wanted)
-                for place in wanted:
-                    self._consumer.seek(place, offsets[place.topic, place.partition])
-            for place, records in self._consumer.poll(timeout_ms=POLL_MS).items():
-                found[place.topic, place.partition] = records[0].timestamp / 1000
+        while left and time.monotonic() < deadline:
+            for message in self._consumer.consume(len(left), CONSUME_SECONDS):
+                place, error = (message.topic(), message.partition()), message.error()
+                if place not in left:
+                    continue
+                if error is None:
+                    found[place] = message.timestamp()[1] / 1_000
+                elif error.code() not in UNREADABLE and error.code() != KafkaError._PARTITION_EOF:
+                    continue
+                left.discard(place)
+                self._consumer.incremental_unassign([TopicPartition(*place)])
+        self._consumer.unassign()
         return found
 
     def read_record(self, place: Place, offset: int) -> Record | None:
-        """The record at this very offset; None: there is none, or it does not come in time."""
-        wanted = TopicPartition(*place)
-        if wanted.partition not in (self._consumer.partitions_for_topic(wanted.topic) or ()):
+        """Returns the record at this very offset, or None if there is none.
+
+        Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open it.
+        """
+        log = self.read_ranges([place[0]]).ranges.get(place)
+        if log is None or not log.start <= offset < log.end:
             return None
-        start, end = self._consumer.beginning_offsets([wanted]), self._consumer.end_offsets([wanted])
-        if not start[wanted] <= offset < end[wanted]:
-            return None
-        self._consumer.assign([wanted])
-        self._consumer.seek(wanted, offset)
-        deadline = time.monotonic() + self._look_seconds
-        while time.monotonic() < deadline:
-            for found in self._consumer.poll(timeout_ms=POLL_MS).get(wanted, ()):
-                if found.offset != offset:
-                    return None
-                headers = list(found.headers or ())
-                return Record(found.offset, found.timestamp, found.key, found.value, headers)
+        reader = PartitionReader(self._servers, place, offset, client_id="sluice-trace")
+        try:
+            while reader.read_through < offset:
+                for found in reader.read(CONSUME_SECONDS)[:1]:
+                    return found if found.offset == offset else None
+        except LogIncomplete:
+            pass  # deleted since
+        finally:
+            reader.close()
         return None
 
     def close(self) -> None:
         """Ends the connections."""
-        self._consumer.close(autocommit=False)
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _build_consumer(self) -> Any:
+        return build_confluent_consumer(
+            KafkaAccess(self._servers),
+            {
+                **reader_properties("sluice-status", reset="earliest"),
+                "fetch.message.max.bytes": FETCH_BYTES,
+                "queued.max.messages.kbytes": QUEUED_KIB,
+            },
+        )
+
+    def _note_error(self, error: KafkaError) -> None:
+        self._client_error = error.str()
+
+    def _read_leaders(self, topics: list[str]) -> tuple[dict[Place, bool], dict[str, str]]:
+        """Place → whether it has a leader; and the topics that the broker refused to describe, with why."""
+        leaders: dict[Place, bool] = {}
+        refused: dict[str, str] = {}
+        if not topics:
+            return leaders, refused
+        asked = self._admin.describe_topics(TopicCollection(topics), request_timeout=self._timeout_seconds)
+        for topic, future in asked.items():
+            try:
+                described = self._result(future)
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                    self._admin.poll(0)  # calls `error_cb`, which has the better reason
+                    raise LogsUnavailable(self._client_error or error.args[0].str()) from error
+                if code not in _MISSING:
+                    refused[topic] = error.args[0].str()
+                continue
+            for partition in described.partitions:
+                leader = partition.leader
+                leaders[topic, partition.id] = leader is not None and leader.id >= 0
+        return leaders, refused
+
+    def _read_offsets(
+        self,
+        places: Iterable[Place],
+        spec: OffsetSpec,
+        isolation: IsolationLevel,
+        unreadable: dict[Place, str],
+    ) -> dict[Place, int]:
+        """Returns the offsets; adds the places without an answer to `unreadable`."""
+        wanted = [TopicPartition(*place) for place in sorted(places)]
+        if not wanted:
+            return {}
+        asked = self._admin.list_offsets(
+            dict.fromkeys(wanted, spec), isolation_level=isolation, request_timeout=self._timeout_seconds
+        )
+        found: dict[Place, int] = {}
+        for where, future in asked.items():
+            place = (where.topic, where.partition)
+            try:
+                found[place] = self._result(future).offset
+            except KafkaException as error:
+                if error.args[0].code() not in _MISSING:
+                    unreadable[place] = error.args[0].str()
+        return found
+
+    def _result(self, future: "Future[Any]") -> Any:
+        try:
+            # The client's own time-out says more.
+            return future.result(self._timeout_seconds + 1)
+        except TimeoutError as error:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error

@@ -1,79 +1,189 @@
 """Reads one partition by itself, from an offset on: in no group, and nothing is committed."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from sluice.kafka_io.config import RECONNECT_BACKOFF_MAX_MS, KafkaAccess, build_confluent_consumer
+from sluice.kafka_io.config import (
+    LOG_LEVEL_CRITICAL,
+    RECONNECT_BACKOFF_MAX_MS,
+    KafkaAccess,
+    build_confluent_consumer,
+)
+from sluice.kafka_io.log_range import SkippedRange, next_unskipped
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 MAX_RECORDS = 2_000  # of one read
 CONSUME_SECONDS = 0.05  # what the client is asked to wait for a full answer
 QUEUED_KIB = 16 * 1024  # what the client reads ahead
+STALLED_SECONDS = 10.0
+LOG_END_SECONDS = 5.0
 _POSITION_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+
+UNREADABLE = frozenset(
+    {
+        KafkaError._BAD_COMPRESSION,
+        KafkaError._BAD_MSG,
+        KafkaError._NOT_IMPLEMENTED,  # an unknown codec or format of the batch
+        KafkaError._UNDERFLOW,
+        KafkaError.INVALID_MSG,  # the broker itself found the batch corrupt
+    }
+)
+"""Error codes of a record that was fetched and could not be opened. The client fetches it again and again."""
 
 
 class LogIncomplete(Exception):
     """The log no longer holds what has to be read; the message says from where on it does."""
 
 
-class PartitionReader:
-    """`read_through`: every committed record up to there was returned. Close it."""
+class PartitionStalled(Exception):
+    """No record came and the broker did not answer."""
 
-    def __init__(self, bootstrap_servers: str, place: Place, offset: int) -> None:
-        """Reads from this offset on."""
+
+class RecordUnreadable(Exception):
+    """The client cannot open the record at this offset: everything before it was returned."""
+
+    def __init__(self, place: Place, offset: int, reason: str) -> None:
+        self.place = place
+        self.offset = offset
+        self.reason = reason
+        super().__init__(f"{place[0]}[{place[1]}]: the record at offset {offset} cannot be read: {reason}")
+
+
+def reader_properties(client_id: str, *, reset: str) -> dict[str, Any]:
+    """Returns the properties of a consumer that joins no group and sees committed records alone."""
+    return {
+        "client.id": client_id,
+        # The client requires one. It is never joined and nothing is committed under it.
+        "group.id": client_id,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": reset,
+        "isolation.level": "read_committed",
+        "allow.auto.create.topics": False,
+        "fetch.wait.max.ms": 100,
+        "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
+        "log_level": LOG_LEVEL_CRITICAL,
+    }
+
+
+class PartitionReader:
+    """`read_through`: every committed record up to there was returned, or is in `skipped`. Close it."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        place: Place,
+        offset: int,
+        *,
+        skipped: Sequence[SkippedRange] = (),
+        client_id: str = "sluice-rebuild",
+    ) -> None:
+        """Reads from this offset on, without the offsets in `skipped`."""
         self._place = place
         self.read_through = offset - 1
+        self._skipped = skipped
+        self._waited_seconds = 0.0
+        self._unreadable: RecordUnreadable | None = None
         self._consumer = build_confluent_consumer(
             KafkaAccess(bootstrap_servers),
             {
-                "client.id": "sluice-rebuild",
-                # The client wants one; it is never joined and nothing is committed under it.
-                "group.id": "sluice-rebuild",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "allow.auto.create.topics": False,
+                **reader_properties(client_id, reset="error"),
                 "queued.max.messages.kbytes": QUEUED_KIB,
                 # Where that is full the client waits, by default for a second.
                 "fetch.queue.backoff.ms": 10,
-                "fetch.wait.max.ms": 100,
-                "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
-                "log_level": 3,
             },
         )
-        self._consumer.assign([TopicPartition(*place, offset)])
+        self._seek(next_unskipped(skipped, offset))
 
     def read(self, timeout_seconds: float) -> list[Record]:
-        """The next records, [] if none come in time or the log ends here. Raises LogIncomplete."""
+        """Returns the next records, [] if none come in time or the log ends here.
+
+        Raises LogIncomplete, RecordUnreadable, or PartitionStalled after STALLED_SECONDS without an answer.
+        """
+        if self._unreadable is not None:
+            raise self._unreadable
+        began, before = time.monotonic(), self.read_through
         records: list[Record] = []
         at_end = False
-        deadline = time.monotonic() + timeout_seconds
-        while not records and not at_end and (left := deadline - time.monotonic()) > 0:
-            message: Any
-            for message in self._consumer.consume(MAX_RECORDS, min(left, CONSUME_SECONDS)):
-                error = message.error()
-                if error is None:
-                    headers = message.headers() or []
-                    stamp = message.timestamp()[1]
-                    records.append(Record(message.offset(), stamp, message.key(), message.value(), headers))
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    # What was the end then; records may have come since, and follow in this very answer.
-                    at_end = True
-                    self.read_through = max(self.read_through, message.offset() - 1)
-                elif error.code() in _POSITION_LOST:
-                    topic, partition = self._place
-                    raise LogIncomplete(
-                        f"{topic}[{partition}] no longer holds the records after offset {self.read_through}"
-                    )
+        met: RecordUnreadable | None = None
+        while not records and not at_end and (left := began + timeout_seconds - time.monotonic()) > 0:
+            try:
+                for message in self._consumer.consume(MAX_RECORDS, min(left, CONSUME_SECONDS)):
+                    at_end |= self._take(message, records)
+            except RecordUnreadable as error:
+                met = error
+                break
         if records:
             self.read_through = max(self.read_through, records[-1].offset)
+        if met is not None:
+            self._pass_or_raise(met, is_later=bool(records))
+        elif at_end or self.read_through > before:
+            self._waited_seconds = 0.0
+        else:
+            self._waited_seconds += time.monotonic() - began
+            self._raise_if_stalled()
         return records
 
     def close(self) -> None:
         """Ends the connections."""
         self._consumer.close()
+
+    def _seek(self, offset: int) -> None:
+        self.read_through = offset - 1
+        self._waited_seconds = 0.0
+        self._consumer.assign([TopicPartition(*self._place, offset)])
+
+    def _take(self, message: Any, records: list[Record]) -> bool:
+        """Takes one message of the client. Returns True if it says that the log ends here for now."""
+        error, offset = message.error(), message.offset()
+        if error is None:
+            if next_unskipped(self._skipped, offset) > offset:
+                self.read_through = offset
+            else:
+                headers = message.headers() or []
+                stamp = message.timestamp()[1]
+                records.append(Record(offset, stamp, message.key(), message.value(), headers))
+        elif error.code() == KafkaError._PARTITION_EOF:
+            # The end at that moment. Records may have come since, and follow in the same answer.
+            self.read_through = max(self.read_through, offset - 1)
+            return True
+        elif error.code() in _POSITION_LOST:
+            topic, partition = self._place
+            raise LogIncomplete(
+                f"{topic}[{partition}] no longer holds the records after offset {self.read_through}"
+            )
+        elif error.code() in UNREADABLE:
+            last = records[-1].offset if records else self.read_through
+            # The error has the offset of the whole batch.
+            raise RecordUnreadable(self._place, max(last + 1, offset), error.str())
+        return False
+
+    def _pass_or_raise(self, met: RecordUnreadable, *, is_later: bool) -> None:
+        """Goes on behind a skipped record. Raises for another one, with `is_later` at the next read."""
+        beyond = next_unskipped(self._skipped, met.offset)
+        if beyond > met.offset:
+            self._seek(beyond)
+            return
+        self._unreadable = met
+        if not is_later:
+            raise met
+
+    def _raise_if_stalled(self) -> None:
+        # librdkafka 2.16 fetches a batch with a malformed record again and again, without an error.
+        if self._waited_seconds < STALLED_SECONDS:
+            return
+        offset = self.read_through + 1
+        try:
+            _, log_end = self._consumer.get_watermark_offsets(TopicPartition(*self._place), LOG_END_SECONDS)
+        except KafkaException as error:
+            raise PartitionStalled(f"{self._place[0]}[{self._place[1]}]: {error.args[0].str()}") from error
+        self._waited_seconds = 0.0
+        if log_end <= offset:
+            return
+        reason = f"the broker answers, but no record came for {STALLED_SECONDS:.0f} s"
+        self._pass_or_raise(RecordUnreadable(self._place, offset, reason), is_later=False)

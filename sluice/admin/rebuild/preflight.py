@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sluice.db.projections.checkpoints import Checkpoint, CheckpointLane
 from sluice.db.projections.generation_tables import TableFacts
 from sluice.db.tables import generation_name
+from sluice.kafka_io.log_range import LogRanges
 from sluice.runtime.place import Place
 
 
@@ -88,6 +89,14 @@ def source_refusals(
                 f"{source.topic}[{source.partition}] begins at offset {start}: records before it are"
                 " deleted; begin from a checkpoint that reaches there (--from)"
             )
+
+
+def unreadable_refusals(logs: LogRanges) -> Iterator[str]:
+    """What could not be read of Kafka, so that nothing is known of its logs."""
+    for topic, reason in sorted(logs.unreadable_topics.items()):
+        yield f"topic {topic} cannot be read: {reason}"
+    for (topic, number), reason in sorted(logs.unreadable.items()):
+        yield f"{topic}[{number}] cannot be read: {reason}; try again when its broker answers"
 
 
 def first_offsets(lanes: Iterable[CheckpointLane]) -> dict[Place, int]:

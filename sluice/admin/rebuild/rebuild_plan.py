@@ -11,6 +11,7 @@ from sluice.admin.rebuild.preflight import (
     first_offsets,
     source_refusals,
     table_refusals,
+    unreadable_refusals,
 )
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_epochs, read_reach
@@ -56,7 +57,7 @@ def make_plan(
     reach = read_reach(session)
     topics = sorted({topic for topic, _ in reach})
     with closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
-        ranges = reader.read_ranges(topics)
+        logs = reader.read_ranges(topics)
     checkpoint = _require_checkpoint(session, projection, from_checkpoint) if from_checkpoint else None
     firsts = first_offsets(checkpoint.lanes if checkpoint else ())
     sources = [
@@ -69,13 +70,15 @@ def make_plan(
             firsts.get((topic, number), 0),
         )
         for (topic, number), through in sorted(reach.items())
-        for there in [ranges.get((topic, number))]
+        for there in [logs.ranges.get((topic, number))]
+        if (topic, number) not in logs.unreadable
     ]
     columns = [column.name for column in registry.projection_tables[projection].columns]
     table = read_table(session, generation_name(projection, live))
     refusals = [
         *table_refusals(projection, live, columns, table, read_table(session, projection)),
         *source_refusals(sources, list(registry.topics), topics),
+        *unreadable_refusals(logs),
     ]
     if checkpoint is not None:
         refusals += checkpoint_refusals(

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
 import structlog
-from kafka.errors import KafkaTimeoutError
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import Heartbeat, join_workers, try_lease, write_heartbeat
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import clear_switch, set_switch
 from sluice.db.sending.calls import EFFECTS_PAUSED
-from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.log_range import LogRange, LogRanges
+from sluice.kafka_io.log_reader import LogsUnavailable
 from sluice.runtime import metrics
 from sluice.runtime.metrics import CATALOGUE, Exporter
 from sluice.runtime.place import Place
@@ -43,15 +43,15 @@ class Logs:
 
     def __call__(self, *_: object, **__: object) -> "Logs":
         if self.is_away:
-            raise KafkaTimeoutError("no broker")
+            raise LogsUnavailable("no broker")
         self.opened += 1
         return self
 
-    def read_ranges(self, topics: Iterable[str]) -> dict[Place, LogRange]:
+    def read_ranges(self, topics: Iterable[str]) -> LogRanges:
         if self.is_away:
-            raise KafkaTimeoutError("no answer")
+            raise LogsUnavailable("no answer")
         wanted = set(topics)
-        return {place: log for place, log in self.ranges.items() if place[0] in wanted}
+        return LogRanges({place: log for place, log in self.ranges.items() if place[0] in wanted})
 
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
         return {place: at for place, at in self.times.items() if place in offsets}

@@ -15,7 +15,7 @@ from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Lease, Sharing, Worker
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.records import Declaration
-from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.log_range import LogRange, LogRanges
 
 HALTED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PROGRESS = ProgressRead(
@@ -47,7 +47,9 @@ def reading() -> Reading:
         declared_topics={"orders": "earliest", "users": "earliest"},
         declared_queues={"order.0": "order", "order.1": "order", "user.0": "user"},
         progress=PROGRESS,
-        logs={("orders", 0): LogRange(10, 100), ("orders", 1): LogRange(0, 50), ("users", 0): LogRange(0, 0)},
+        logs=LogRanges(
+            {("orders", 0): LogRange(10, 100), ("orders", 1): LogRange(0, 50), ("users", 0): LogRange(0, 0)}
+        ),
         oldest_at={("orders", 0): 1_000.0},
         lengths={"order.0": 2, "order.1": 0, "user.0": 0},
         sharing=SHARING,
@@ -93,7 +95,7 @@ def test_lag_is_what_lies_between_watermark_and_end(
     watermark: int, log: LogRange, lag: int, look_at: int | None
 ) -> None:
     of = replace(reading(), progress=replace(PROGRESS, watermarks={("orders", 0): watermark}))
-    of.logs = {("orders", 0): log}
+    of.logs = LogRanges({("orders", 0): log})
     assert topic(of).lag == lag
     assert unapplied(of) == ({} if look_at is None else {("orders", 0): look_at})
 
@@ -105,7 +107,7 @@ def test_lag_is_what_lies_between_watermark_and_end(
 def test_what_no_bridge_has_begun_waits_from_where_one_would_begin(start: str, known: bool, lag: int) -> None:
     topics = frozenset({"orders"} if known else ())
     of = replace(reading(), progress=replace(PROGRESS, topics=topics, watermarks={}))
-    of.declared_topics, of.logs = {"orders": start}, {("orders", 0): LogRange(10, 50)}
+    of.declared_topics, of.logs = {"orders": start}, LogRanges({("orders", 0): LogRange(10, 50)})
     assert (topic(of).watermark, topic(of).lag) == (None, lag)
 
 

@@ -142,8 +142,11 @@ def test_what_is_no_client_is_allowed(source: str) -> None:
     ("statement", "loaded"),
     [
         ("import sluice.kafka_io.config", []),
-        ("import sluice.kafka_io.confluent_consumer, sluice.kafka_io.producer", ["confluent_kafka"]),
-        ("import sluice.kafka_io.kafka_python_consumer, sluice.kafka_io.log_reader", ["kafka"]),
+        (
+            "import sluice.kafka_io.confluent_consumer, sluice.kafka_io.log_reader, sluice.kafka_io.producer",
+            ["confluent_kafka"],
+        ),
+        ("import sluice.kafka_io.kafka_python_consumer", ["kafka"]),
         ("import sluice.stack", []),
     ],
 )
