@@ -100,6 +100,22 @@ partition_reads = Table(
 # A worker reads the lanes of one queue.
 Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
 
+# Records that an operator skipped, since the Kafka client cannot open them.
+skipped_records = Table(
+    "skipped_records",
+    metadata,
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+    now_column("skipped_at"),
+    PrimaryKeyConstraint("topic_id", "partition", "first_offset"),
+    CheckConstraint("first_offset <= last_offset", name="offsets_in_order"),
+)
+
 processed_events = Table(
     "processed_events",
     metadata,

@@ -1,8 +1,7 @@
 """What a partition's log holds, and how much of it has no outcome yet. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from sluice.runtime.place import Place
 
@@ -32,21 +31,6 @@ class LogRanges:
     """Partitions that exist and whose leader did not answer."""
     unreadable_topics: Mapping[str, str] = field(default_factory=dict)
     """Topics whose partitions are not known, such as those this process has no right to describe."""
-
-
-class SkippedRange(NamedTuple):
-    """Offsets that an operator skipped: from `first` to `last`, both included."""
-
-    first: int
-    last: int
-
-
-def next_unskipped(skipped: Iterable[SkippedRange], offset: int) -> int:
-    """Returns the first offset from this one on that is in none of the ranges."""
-    for first, last in sorted(skipped):
-        if first <= offset <= last:
-            offset = last + 1
-    return offset
 
 
 def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = False) -> int:

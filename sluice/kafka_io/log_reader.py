@@ -32,6 +32,8 @@ LOOK_SECONDS = 5.0
 FETCH_BYTES = 16 * 1024
 QUEUED_KIB = 1_024
 
+NO_LEADER = "the partition has no leader"
+
 _START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT})
 
@@ -72,12 +74,18 @@ class LogReader:
         Raises LogsUnavailable if no broker answered.
         """
         leaders, refused = self._read_leaders(sorted(set(topics)))
-        unreadable = {place: "the partition has no leader" for place, led in leaders.items() if not led}
-        places = leaders.keys() - unreadable.keys()
+        unreadable = {place: NO_LEADER for place, leader in leaders.items() if leader is None}
+
+        def read_offsets(places: Iterable[Place], spec: OffsetSpec, isolation: Any) -> dict[Place, int]:
+            by_leader: dict[int | None, list[Place]] = {}
+            for place in places:
+                by_leader.setdefault(leaders[place], []).append(place)
+            return self._read_offsets(list(by_leader.values()), spec, isolation, unreadable)
+
         # In this order: the end without open transactions is then below the other one only if there is one.
-        log_ends = self._read_offsets(places, _END, IsolationLevel.READ_UNCOMMITTED, unreadable)
-        ends = self._read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED, unreadable)
-        starts = self._read_offsets(ends, _START, IsolationLevel.READ_COMMITTED, unreadable)
+        log_ends = read_offsets(leaders.keys() - unreadable.keys(), _END, IsolationLevel.READ_UNCOMMITTED)
+        ends = read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED)
+        starts = read_offsets(ends, _START, IsolationLevel.READ_COMMITTED)
         ranges = {place: LogRange(start, ends[place], log_ends[place]) for place, start in starts.items()}
         return LogRanges(ranges, unreadable, refused)
 
@@ -145,9 +153,9 @@ class LogReader:
     def _note_error(self, error: KafkaError) -> None:
         self._client_error = error.str()
 
-    def _read_leaders(self, topics: list[str]) -> tuple[dict[Place, bool], dict[str, str]]:
-        """Place → whether it has a leader; and the topics that the broker refused to describe, with why."""
-        leaders: dict[Place, bool] = {}
+    def _read_leaders(self, topics: list[str]) -> tuple[dict[Place, int | None], dict[str, str]]:
+        """Place → the broker that leads it; and the topics that the broker refused to describe, with why."""
+        leaders: dict[Place, int | None] = {}
         refused: dict[str, str] = {}
         if not topics:
             return leaders, refused
@@ -165,23 +173,29 @@ class LogReader:
                 continue
             for partition in described.partitions:
                 leader = partition.leader
-                leaders[topic, partition.id] = leader is not None and leader.id >= 0
+                has_leader = leader is not None and leader.id >= 0
+                leaders[topic, partition.id] = leader.id if has_leader else None
         return leaders, refused
 
     def _read_offsets(
         self,
-        places: Iterable[Place],
+        groups: Iterable[Iterable[Place]],
         spec: OffsetSpec,
         isolation: IsolationLevel,
         unreadable: dict[Place, str],
     ) -> dict[Place, int]:
-        """Returns the offsets; adds the places without an answer to `unreadable`."""
-        wanted = [TopicPartition(*place) for place in sorted(places)]
-        if not wanted:
-            return {}
-        asked = self._admin.list_offsets(
-            dict.fromkeys(wanted, spec), isolation_level=isolation, request_timeout=self._timeout_seconds
-        )
+        """Returns the offsets; adds the places without an answer to `unreadable`.
+
+        Each group is asked by itself: librdkafka answers for none of a request's partitions while the leader
+        of one is away.
+        """
+        asked: dict[TopicPartition, Future[Any]] = {}
+        for places in groups:
+            asked |= self._admin.list_offsets(
+                {TopicPartition(*place): spec for place in places},
+                isolation_level=isolation,
+                request_timeout=self._timeout_seconds,
+            )
         found: dict[Place, int] = {}
         for where, future in asked.items():
             place = (where.topic, where.partition)

@@ -12,9 +12,9 @@ from sluice.kafka_io.config import (
     KafkaAccess,
     build_confluent_consumer,
 )
-from sluice.kafka_io.log_range import SkippedRange, next_unskipped
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 
 MAX_RECORDS = 2_000  # of one read
 CONSUME_SECONDS = 0.05  # what the client is asked to wait for a full answer
