@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeAlias
 
-from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.apply.batch_message import Slice
 
 # Seconds a lane may stand still while its queue's list is empty: a batch is applied within tens of
@@ -29,8 +30,12 @@ class Origin:
     epoch: int
 
 
+Sized: TypeAlias = tuple[Record, int]
+"""A record and its bytes, which are counted once: each record is asked for them three times."""
+
+
 class Lane:
-    """Its unapplied records in offset order: first those in flight (`sent`), then `unsent`.
+    """Its unapplied records with their sizes, in offset order: first those in flight (`sent`), then `unsent`.
 
     The predecessor of the first one is `applied`: all of the lane's records at or below it are applied.
     """
@@ -49,8 +54,8 @@ class Lane:
     def __init__(self, origin: Origin, applied: int) -> None:
         self.origin = origin
         self.applied = applied
-        self.sent: deque[Record] = deque()
-        self.unsent: deque[Record] = deque()
+        self.sent: deque[Sized] = deque()
+        self.unsent: deque[Sized] = deque()
         self.unsent_bytes = 0
         self.waiting_since = 0.0
         self.patience_seconds = FIRST_PATIENCE_SECONDS
@@ -67,26 +72,27 @@ class Lane:
     def first_unapplied(self) -> int | None:
         """Offset of the first record that is held; None if there is none."""
         if self.sent:
-            return self.sent[0].offset
-        return self.unsent[0].offset if self.unsent else None
+            return self.sent[0][0].offset
+        return self.unsent[0][0].offset if self.unsent else None
 
     def add(self, records: list[Record]) -> int:
         """Holds the lane's next records, in order; how many bytes that were. Applied ones are passed over."""
         if records and records[0].offset <= self.applied:
             records = [record for record in records if record.offset > self.applied]
-        added = sum(map(size_bytes, records))
-        self.unsent.extend(records)
+        sizes = list(map(size_bytes, records))
+        added = sum(sizes)
+        self.unsent.extend(zip(records, sizes, strict=True))
         self.unsent_bytes += added
         return added
 
     def advance(self, applied: int, now: float) -> int:
         """Lets go of what is applied; how many bytes that were. The applied offset never falls here."""
         freed = 0
-        while self.sent and self.sent[0].offset <= applied:
-            freed += size_bytes(self.sent.popleft())
+        while self.sent and self.sent[0][0].offset <= applied:
+            freed += self.sent.popleft()[1]
         # Another bridge may have sent what this one has not.
-        while self.unsent and self.unsent[0].offset <= applied:
-            size = size_bytes(self.unsent.popleft())
+        while self.unsent and self.unsent[0][0].offset <= applied:
+            size = self.unsent.popleft()[1]
             self.unsent_bytes -= size
             freed += size
         self.applied = applied
@@ -97,7 +103,7 @@ class Lane:
 
     def rewind(self) -> None:
         """Everything unapplied is unsent again, in order."""
-        self.unsent_bytes += sum(map(size_bytes, self.sent))
+        self.unsent_bytes += sum(size for _, size in self.sent)
         self.unsent.extendleft(reversed(self.sent))
         self.sent.clear()
 
@@ -105,8 +111,8 @@ class Lane:
         """The first unsent records that fit, and their bytes. Changes nothing."""
         taken: list[Record] = []
         used = 0
-        for record in self.unsent:
-            used_with = used + size_bytes(record)
+        for record, size in self.unsent:
+            used_with = used + size
             if len(taken) == records or used_with > room_bytes:
                 break
             taken.append(record)
@@ -116,7 +122,7 @@ class Lane:
     def slice_of(self, records: list[Record]) -> Slice:
         """The claim that goes with the first unsent records."""
         origin = self.origin
-        prev = self.sent[-1].offset if self.sent else self.applied
+        prev = self.sent[-1][0].offset if self.sent else self.applied
         return Slice(origin.topic, origin.topic_id, origin.partition, origin.epoch, prev, records)
 
     def note_sent(self, count: int, used_bytes: int, now: float) -> None:
@@ -129,15 +135,4 @@ class Lane:
 
     def held(self) -> Iterator[Record]:
         """All unapplied records, in order."""
-        return chain(self.sent, self.unsent)
-
-
-def size_bytes(record: Record) -> int:
-    """Bytes a record adds to a message and to memory, near enough for the bounds.
-
-    `Record.size_bytes`, without its four calls: this runs three times for every record.
-    """
-    _, _, key, value, headers = record
-    return (
-        64 + (len(key) if key else 0) + (len(value) if value else 0) + (64 * len(headers) if headers else 0)
-    )
+        return (record for record, _ in chain(self.sent, self.unsent))

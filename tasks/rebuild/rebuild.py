@@ -20,7 +20,7 @@ from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, Gene
 from sluice.db.records import GenerationState
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
-from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place
 from sluice.tasks.apply.generation_writer import apply_to_generation
@@ -164,7 +164,7 @@ class _Turn:
                     lane.skipped = True
                 elif record.offset > lane.applied:
                     lane.add(record)
-                    buffered += record.size_bytes()
+                    buffered += size_bytes(record)
 
     def _take(self, snapshot: PartitionSnapshot, lane: RebuildLane, ends_at: float) -> None:
         """Chunks of one lane, as many as can be made of what was read."""

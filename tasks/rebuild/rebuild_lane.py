@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generation_lanes import FOLDED, UNKNOWN
 from sluice.db.records import Outcome
-from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.api import Call, Effect, Emit, Increment, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import TAKEN
@@ -81,13 +81,13 @@ class RebuildLane:
         """So far it was applied: what waits is what lies beyond."""
         self.applied = applied
         done = bisect_right(self.records, applied, key=_offset)
-        self.size_bytes -= sum(record.size_bytes() for record in self.records[:done])
+        self.size_bytes -= sum(map(size_bytes, self.records[:done]))
         del self.records[:done]
 
     def add(self, record: Record) -> None:
         """The lane's next record."""
         self.records.append(record)
-        self.size_bytes += record.size_bytes()
+        self.size_bytes += size_bytes(record)
 
     def forget(self) -> None:
         """Nothing of it waits; what did must be read again, should the lane fall behind."""

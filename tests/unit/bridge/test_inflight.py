@@ -2,11 +2,11 @@
 
 import pytest
 
-from sluice.bridge.lanes import size_bytes
 from sluice.bridge.partitioner import SUSPICIOUS_SAMPLES, PartitionerCheck, expected_partition
 from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.record_types import size_bytes
 from sluice.runtime.place import Place
 from sluice.tasks.events.routing import shard_of
 from tests.unit.bridge.bridging import PLACE, assignment, claims, holding, record
