@@ -84,12 +84,13 @@ def main() -> int:
         inflight=Inflight(max_bytes=settings.bridge_memory_mib * MIB, max_span=settings.bridge_span_records),
         metrics=metrics,
         watch=watch,
+        reader=membership.presence.process,
     )
     try:
         log.info("bridge started", topics=sorted(registry.topics))
         claims.start()
         watch.start()
-        bridge.run(should_stop=lambda: bool(stops) or claims.outranked, alive=_toucher(settings.health_file))
+        bridge.run(should_stop=lambda: bool(stops) or claims.outranked, turned=_toucher(settings.health_file))
     except BridgeStopped as stop:
         log.error("bridge stopped: nothing was skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
@@ -130,17 +131,17 @@ def _make_consumer(
     )
 
 
-def _toucher(health_file: str) -> Callable[[], None]:
+def _toucher(health_file: str) -> Callable[[bool], None]:
     touched_at = float("-inf")
 
-    def alive() -> None:
+    def turned(is_healthy: bool) -> None:
         nonlocal touched_at
         now = time.monotonic()
-        if now - touched_at >= TOUCH_EVERY_SECONDS:
+        if is_healthy and now - touched_at >= TOUCH_EVERY_SECONDS:
             touched_at = now
             touch_health(health_file)
 
-    return alive
+    return turned
 
 
 if __name__ == "__main__":

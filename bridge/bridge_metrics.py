@@ -1,12 +1,14 @@
 """What one bridge counts, per poll and per message and never per record, and how much it holds."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.queue_buffer import Resend
+from sluice.db.records import PartitionProblem
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, counter, gauge
+from sluice.runtime.place import Place
 from sluice.tasks.apply.batch_message import Slice
 
 
@@ -23,6 +25,8 @@ class BridgeMetrics:
         self._partitions = gauge(metrics.BRIDGE_PARTITIONS)
         self._postgres_up = gauge(metrics.BRIDGE_POSTGRES_UP)
         self._redis_up = gauge(metrics.BRIDGE_REDIS_UP)
+        self._kafka_errors = counter(metrics.BRIDGE_KAFKA_ERRORS)
+        self._partition_problem = gauge(metrics.BRIDGE_PARTITION_PROBLEM)
         for reason in Resend:
             self._resent_lanes.labels(reason.name.lower())
 
@@ -38,6 +42,8 @@ class BridgeMetrics:
             self._partitions,
             self._postgres_up,
             self._redis_up,
+            self._kafka_errors,
+            self._partition_problem,
         ]
 
     def note_read(self, topic: str, records: int) -> None:
@@ -53,6 +59,16 @@ class BridgeMetrics:
         """Lanes will be sent again, one reason each."""
         for reason, lanes in Counter(reasons).items():
             self._resent_lanes.labels(reason.name.lower()).inc(lanes)
+
+    def note_kafka_error(self, code: str) -> None:
+        """The Kafka client reported one error."""
+        self._kafka_errors.labels(code).inc()
+
+    def show_problems(self, problems: Mapping[Place, PartitionProblem]) -> None:
+        """The partitions that are not read now, and why."""
+        self._partition_problem.clear()
+        for (topic, partition), problem in problems.items():
+            self._partition_problem.labels(topic, str(partition), problem.kind.value).set(1)
 
     def measure(self, inflight: Inflight, *, postgres_up: bool, redis_up: bool) -> None:
         """How things are now."""

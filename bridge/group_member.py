@@ -1,20 +1,24 @@
 """The bridge as a member of its group: opens, renews and closes the consumer."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
+from sluice.bridge.bridge_health import BridgeHealth
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.orphaned_partitions import EmptyAssignment, OrphanedPartitions
-from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.progress_store import ProgressStore
-from sluice.kafka_io.consumer import Consumer, ConsumerBroken
+from sluice.bridge.read_report import UnreadPartitions
+from sluice.kafka_io.consumer import BrokersAway, Consumer, ConsumerBroken
+from sluice.runtime.backoff import Backoff
+from sluice.runtime.log_pace import LogPace
 from sluice.runtime.place import Place, place_names
 
 log = structlog.get_logger("sluice.bridge")
 
-LOOK_SECONDS = 5.0  # partitions that nobody reads are looked for this often
+REPLACE_SECONDS = 5.0  # between consumers that break
+STEADY_SECONDS = 10.0  # a consumer that lasts so long has replaced the one before it
 REJOIN_SECONDS = 120.0  # where that changes nothing, it would only stop all others again and again
 
 
@@ -26,18 +30,20 @@ class GroupMember:
         make_consumer: Callable[[str], Consumer],
         store: ProgressStore,
         inflight: Inflight,
-        starter: PartitionStarter,
+        clock: Callable[[], float],
     ) -> None:
         self._make_consumer = make_consumer
         self._store = store
         self._inflight = inflight
-        self._starter = starter
+        self.health = BridgeHealth()
         self.consumer: Consumer | None = None
         self._instance: int | None = None
         self._instance_is_sure = False
         self._newcomer = ""
         self._orphaned, self._empty = OrphanedPartitions(), EmptyAssignment()
-        self._looked_at = self._rejoined_at = float("-inf")
+        self._rejoined_at = self._opened_at = float("-inf")
+        self._backoff = Backoff(max_seconds=REPLACE_SECONDS)
+        self._pace = LogPace(clock=clock)
 
     def claim_instance(self) -> None:
         """Takes the lowest free number of the group. Raises ProgressStoreUnavailable."""
@@ -60,11 +66,24 @@ class GroupMember:
             log.warning("instance number taken by another bridge", instance=self._instance)
             self.drop()
 
-    def open(self) -> Consumer:
+    def may_open(self, now: float) -> bool:
+        """Returns False shortly after a consumer broke."""
+        return self._backoff.allows(now)
+
+    def open(self, now: float) -> Consumer:
         """Makes a consumer under the number claimed last. Raises ConsumerBroken."""
+        self._opened_at = now
         self.consumer = self._make_consumer(f"bridge-{self._instance}{self._newcomer}")
         log.info("consumer opened", instance=self._instance)
         return self.consumer
+
+    def note_broken(self, error: ConsumerBroken, now: float) -> None:
+        """Closes the consumer after an error that it does not recover from."""
+        if self._pace.allows(str(error)):
+            log.warning("consumer replaced", error=str(error))
+        self._backoff.note_failure(now)
+        self.health.note_consumer(is_broken=not isinstance(error, BrokersAway), now=now)
+        self.drop()
 
     def drop(self) -> None:
         """Closes the consumer and forgets what is held. Idempotent."""
@@ -82,15 +101,20 @@ class GroupMember:
         if self._empty.is_overdue(consumer.assignment(), consumer.topics(), self._instance, now):
             raise ConsumerBroken("no partition was assigned to this bridge")
 
-    def rejoin_if_unread(self, consumer: Consumer, now: float) -> None:
-        """Rejoins under a new name, at which the group assigns all partitions; the old session runs out.
+    def note_unread(self, consumer: Consumer, unread: UnreadPartitions, now: float) -> None:
+        """Judges the health of this bridge, and rejoins if partitions stay without a bridge.
 
-        Raises ProgressStoreUnavailable.
+        It rejoins under a new name, at which the group assigns all partitions; the old session runs out.
         """
-        if now - self._looked_at < LOOK_SECONDS:
-            return
-        self._looked_at = now
-        self._orphaned.note(self._starter.find_unread(consumer), now)
+        if now - self._opened_at >= STEADY_SECONDS:
+            self._backoff.note_success()
+            self.health.note_consumer(is_broken=False, now=now)
+        unowned = bool(unread.never_read or unread.abandoned) and consumer.brokers_answer()
+        self.health.note_partitions(assigned=bool(consumer.assignment()), unowned=unowned, now=now)
+        self._rejoin_if_overdue(unread.never_read, now)
+
+    def _rejoin_if_overdue(self, unread: Iterable[Place], now: float) -> None:
+        self._orphaned.note(unread, now)
         places: list[Place] = [] if self._instance is None else self._orphaned.overdue(now, self._instance)
         if places and now - self._rejoined_at >= REJOIN_SECONDS:
             log.warning(

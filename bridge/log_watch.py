@@ -39,7 +39,7 @@ class LogWatch:
         self._declared = frozenset(declared)
         self._session = Session(database_url, application_name="sluice bridge logs")
         self._reader: LogReader | None = None
-        self._offered: Mapping[str, TopicFacts] | None = None
+        self._offered: tuple[Mapping[str, TopicFacts], frozenset[str]] | None = None
         self._look: Look | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
@@ -56,9 +56,12 @@ class LogWatch:
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
 
-    def offer(self, topics: Mapping[str, TopicFacts]) -> None:
-        """Gives the topics as the consumer knows them now; the next look is of these."""
-        self._offered = topics
+    def offer(self, topics: Mapping[str, TopicFacts], refused: Iterable[str]) -> None:
+        """Gives the topics as the consumer knows them now; the next look is of these.
+
+        `refused`: topics that may exist, but Kafka gives no facts of them.
+        """
+        self._offered = topics, frozenset(refused)
 
     def take(self) -> Look | None:
         """Returns the newest look, once."""
@@ -69,16 +72,16 @@ class LogWatch:
         try:
             while not self._stopping.wait(LOOK_SECONDS):
                 # Facts of a consumer that was closed since would be too old for a second look.
-                topics, self._offered = self._offered, None
-                if topics is not None:
-                    self._try(topics)
+                offered, self._offered = self._offered, None
+                if offered is not None:
+                    self._try(*offered)
         finally:
             self._session.close()
             self._close_reader()
 
-    def _try(self, topics: Mapping[str, TopicFacts]) -> None:
+    def _try(self, topics: Mapping[str, TopicFacts], refused: frozenset[str]) -> None:
         try:
-            self._look = self._read(topics, time.monotonic())
+            self._look = self._read(topics, self._declared - refused, time.monotonic())
             self._failure.note_success()
         except Exception as error:
             # A thread that ended would leave stops undetected, and nothing would report it.
@@ -88,8 +91,8 @@ class LogWatch:
             if self._failure.note_failure(0):
                 log.warning("logs not compared with what is applied", error=str(error).strip())
 
-    def _read(self, topics: Mapping[str, TopicFacts], began_at: float) -> Look:
-        missing = {(topic, 0) for topic in self._declared.difference(topics)}
+    def _read(self, topics: Mapping[str, TopicFacts], declared: frozenset[str], began_at: float) -> Look:
+        missing = {(topic, 0) for topic in declared.difference(topics)}
         places = missing | {
             (topic, number) for topic, known in topics.items() for number in range(known.partitions)
         }
@@ -105,7 +108,7 @@ class LogWatch:
         return Look(
             began_at,
             frozenset(places),
-            judge_logs(topics, self._declared, assignments, logs),
+            judge_logs(topics, declared, assignments, logs),
             {place: one.routing for place, one in assignments.items()},
             reported_stops(reads),
         )

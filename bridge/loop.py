@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -9,16 +10,15 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.group_member import GroupMember
 from sluice.bridge.inflight import Inflight, Watermarks
 from sluice.bridge.log_watch import LogWatch
-from sluice.bridge.partition_problems import PartitionProblems
 from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.partitioner import PartitionerCheck
 from sluice.bridge.progress_store import Progress, ProgressStore, ProgressStoreUnavailable
 from sluice.bridge.publisher import Publisher
+from sluice.bridge.read_report import ReadReport
 from sluice.bridge.send_loop import SendLoop
 from sluice.bridge.start_conditions import truncated
 from sluice.bridge.topic_stopper import TopicStopper
 from sluice.bridge.topic_stops import TopicStopped
-from sluice.db.records import ProblemKind
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
@@ -49,6 +49,7 @@ class Bridge:
         inflight: Inflight,
         metrics: BridgeMetrics,
         watch: LogWatch,
+        reader: UUID | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -58,22 +59,27 @@ class Bridge:
         self._sleep = sleep
         self.inflight = inflight
         self._metrics = metrics
-        self._problems = PartitionProblems()
-        self._stopper = TopicStopper(watch, inflight, topics, self._problems)
+        self._report = ReadReport(
+            store, inflight, metrics, topics=topics, reader=reader or uuid4(), clock=clock
+        )
+        self._stopper = TopicStopper(watch, inflight, topics, self._report.problems)
         self._starter = PartitionStarter(store, inflight, topics, self._stopper.stops)
-        self._member = GroupMember(make_consumer, store, inflight, self._starter)
+        self._member = GroupMember(make_consumer, store, inflight, clock)
         self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
         self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
 
-    def run(self, *, should_stop: Callable[[], bool], alive: Callable[[], None]) -> None:
-        """Turns until told to stop. Raises BridgeStopped if no topic is left to read."""
+    def run(self, *, should_stop: Callable[[], bool], turned: Callable[[bool], None]) -> None:
+        """Turns until told to stop. Raises BridgeStopped if no topic is left to read.
+
+        `turned` is called after each turn, with False if a restart of the process might mend something.
+        """
         try:
             while not should_stop():
                 self.run_once()
-                alive()
+                turned(self._member.health.is_healthy(self._clock()))
             self._settle(self._clock(), last=True)
         finally:
             self.close()
@@ -85,18 +91,21 @@ class Bridge:
         try:
             consumer = self._member.consumer or self._open_consumer(now)
             if consumer is None:
+                self._report_reads(None, now)
                 self._sleep(IDLE_SECONDS)
                 return
             self._read(consumer, now)
             self._stopper.take_look(consumer)
-            self._log_problems(now)
             self._start(consumer, now)
             self._bound(consumer)
-            self._rejoin_if_unread(consumer, now)
-            self._member.check_assignment(consumer, now)
+            if not self._report.group_is_refused:
+                self._member.check_assignment(consumer, now)
+            self._report_reads(consumer, now)
+            if self._report.is_group_probe_due(now):
+                self._member.drop()
         except ConsumerBroken as error:
-            log.warning("consumer replaced", error=str(error))
-            self._member.drop()
+            self._member.note_broken(error, now)
+            self._report.note_away(str(error))
             self._sleep(IDLE_SECONDS)
             return
         self._settle(now)
@@ -110,7 +119,7 @@ class Bridge:
         self._member.drop()
 
     def _open_consumer(self, now: float) -> Consumer | None:
-        if not self._store_backoff.allows(now):
+        if not self._store_backoff.allows(now) or not self._member.may_open(now):
             return None
         try:
             self._member.claim_instance()
@@ -118,21 +127,26 @@ class Bridge:
             self._note_store_away(now, error)
             return None
         self._note_store_back()
-        return self._member.open()
+        return self._member.open(now)
 
-    def _rejoin_if_unread(self, consumer: Consumer, now: float) -> None:
-        if not self._store_backoff.allows(now):
+    def _report_reads(self, consumer: Consumer | None, now: float) -> None:
+        self._report.log_due(now)
+        if not self._report.is_due(now) or not self._store_backoff.allows(now):
             return
         try:
-            self._member.rejoin_if_unread(consumer, now)
+            unread = self._report.write(consumer, self._starter, now)
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
+            return
+        if consumer is not None:
+            self._member.note_unread(consumer, unread, now)
 
     def _read(self, consumer: Consumer, now: float) -> None:
         """Polls, and holds what came for partitions that were started before."""
         polled = consumer.poll(POLL_SECONDS)
         # Before the changes are taken: a partition that left and came back stands at another position.
         positions = self._positions(consumer) if self._is_write_due(now) else {}
+        self._report.take(consumer, now)
         self._forget_changed(consumer)
         for place, error in consumer.take_truncated().items():
             self._stopper.stop(place, truncated(place, error), now)
@@ -167,17 +181,6 @@ class Bridge:
     def _positions(self, consumer: Consumer) -> dict[Place, int]:
         found = {place: consumer.position(place) for place in self.inflight.partitions}
         return {place: position for place, position in found.items() if position is not None}
-
-    def _log_problems(self, now: float) -> None:
-        for (topic, partition), problem in self._problems.due_lines(now):
-            write = log.error if problem.kind is ProblemKind.STOPPED else log.warning
-            write(
-                "partition is not read",
-                topic=topic,
-                partition=partition,
-                problem=problem.kind.value,
-                detail=problem.detail,
-            )
 
     def _start(self, consumer: Consumer, now: float) -> None:
         if not self._store_backoff.allows(now):
@@ -259,6 +262,7 @@ class Bridge:
     def _measure(self, now: float) -> None:
         if now - self._measured_at >= MEASURE_SECONDS:
             self._measured_at = now
+            self._metrics.show_problems(self._report.problems.current())
             self._metrics.measure(
                 self.inflight,
                 postgres_up=not self._store_backoff.failing,

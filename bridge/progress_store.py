@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
+from uuid import UUID
 
 from sluice.bridge.inflight import Watermarks
 from sluice.db.connection import Session
-from sluice.db.delivery import progress, switches
+from sluice.db.delivery import partition_reads, progress, switches
+from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.db.errors import ErrorKind, classify
+from sluice.db.records import PartitionProblem
 from sluice.runtime.place import Place
 
 T = TypeVar("T")
@@ -46,6 +49,19 @@ class ProgressStore(Protocol):
     def keep_instance(self, instance: int) -> bool:
         """Whether the number is still, or again, this bridge's."""
 
+    def write_reads(
+        self,
+        reader: UUID,
+        *,
+        reading: Iterable[Place],
+        problems: Mapping[Place, PartitionProblem],
+        seen: Iterable[Place],
+    ) -> None:
+        """Writes which partitions this bridge reads, and why it does not read others."""
+
+    def read_reads(self) -> list[PartitionRead]:
+        """Returns what all bridges wrote."""
+
 
 class PostgresProgressStore:
     """See ProgressStore. Opens its connection when first asked, and a new one after every failure."""
@@ -82,6 +98,25 @@ class PostgresProgressStore:
     def keep_instance(self, instance: int) -> bool:
         """See ProgressStore."""
         return self._tried(lambda: progress.try_instance(self._session, self._group, instance))
+
+    def write_reads(
+        self,
+        reader: UUID,
+        *,
+        reading: Iterable[Place],
+        problems: Mapping[Place, PartitionProblem],
+        seen: Iterable[Place],
+    ) -> None:
+        """See ProgressStore."""
+        self._tried(
+            lambda: partition_reads.write_partition_reads(
+                self._session, reader, reading=reading, problems=problems, seen=seen
+            )
+        )
+
+    def read_reads(self) -> list[PartitionRead]:
+        """See ProgressStore."""
+        return self._tried(lambda: partition_reads.read_partition_reads(self._session))
 
     def close(self) -> None:
         """Ends the connection. May run twice."""

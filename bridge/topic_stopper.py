@@ -29,8 +29,8 @@ class TopicStopper:
 
     def take_look(self, consumer: Consumer) -> None:
         """Takes what the watch found. Raises BridgeStopped if no topic is left to read."""
-        topics = consumer.topics()
-        self._watch.offer(topics)
+        topics, refused = consumer.topics(), consumer.topic_errors()
+        self._watch.offer(topics, refused)
         look = self._watch.take()
         if look is None:
             return
@@ -39,7 +39,8 @@ class TopicStopper:
         for topic in sorted(before - self.stops.stopped().keys()):
             log.info("topic is no longer stopped", topic=topic)
         self._forget_stopped()
-        if self.stops.nothing_is_left(self._declared, topics):
+        # A topic of which Kafka refuses the facts may exist.
+        if self.stops.nothing_is_left(self._declared, [*topics, *refused]):
             raise BridgeStopped(" ".join(self.stops.stopped().values()))
 
     def stop(self, place: Place, stop: LoudStop, now: float) -> None:

@@ -3,56 +3,35 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from sluice.kafka_io.config import (
-    FETCH_MAX_BYTES,
-    FETCH_MAX_WAIT_MS,
-    FETCH_MIN_BYTES,
-    HEARTBEAT_INTERVAL_MS,
-    LOG_LEVEL_CRITICAL,
-    MAX_POLL_INTERVAL_MS,
     MAX_POLL_RECORDS,
-    METADATA_MAX_AGE_MS,
-    RECONNECT_BACKOFF_MAX_MS,
-    SESSION_TIMEOUT_MS,
-    SOCKET_TIMEOUT_MS,
     KafkaAccess,
     build_confluent_admin,
     build_confluent_consumer,
 )
-from sluice.kafka_io.consumer import ConsumerBroken, TopicFacts
+from sluice.kafka_io.confluent_properties import CONNECTION_PROPERTIES, CONSUMER_PROPERTIES
+from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
+from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction, judge_error
+from sluice.kafka_io.leader_offsets import LeaderOffsets, client_error
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import TopicWatch
+from sluice.runtime.backoff import Backoff
 from sluice.runtime.place import Place
 
-REQUEST_TIMEOUT_SECONDS = 5.0
+# While Kafka does not answer, asking for the facts of topics stops the loop for the time-out each time.
+ASKING_SECONDS = 30.0
+ANSWER_AGE_SECONDS = 15.0
 
-# librdkafka reads on in a topic created anew, at its old position, and says nothing. But its fetch from the
-# deleted one fails first, and the next comes so much later. Facts younger than that, when records are handed
-# over, were asked for after the failure: they tell of the new topic, or of none. Of a partition that was
-# paused no fetch failed: what comes first after a pause or a seek is handed over with facts asked for anew.
-FETCH_ERROR_BACKOFF_MS = 1_000
+# While FETCH_ERROR_BACKOFF_MS passes after a fetch that failed, facts of this age are of the topic that is
+# read: see there. Of a partition that was paused no fetch failed: what comes first after a pause or a seek is
+# handed over with facts asked for anew.
 FACTS_AGE_SECONDS = 0.8
-
-# confluent-kafka 2.16 polls a fatal error once, as a message of this code whose `fatal()` is False. A commit
-# of a fenced member fails with the cause itself. Afterwards every poll returns nothing, without an error.
-_FATAL = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})
-# The partition stands nowhere: seek it again.
-_POSITION_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
-_START_AND_END = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
-# It is not there, or none of those asked about is.
-_NO_PARTITION = frozenset(
-    {KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT}
-)
-
-_Answers: TypeAlias = dict[TopicPartition, Future[Any]]
 
 
 class ConfluentConsumer:
@@ -79,47 +58,28 @@ class ConfluentConsumer:
         self._truncated: dict[Place, str] = {}
         self._ends: dict[Place, int] = {}
         self._paused: set[Place] = set()
+        # A fatal error is reported once: afterwards every poll returns nothing.
         self._fatal_error = ""
+        self._errors: list[ClientError] = []
+        self._readable: set[Place] = set()
+        self._asking = Backoff(max_seconds=ASKING_SECONDS)
         access = KafkaAccess(bootstrap_servers)
-        both: dict[str, Any] = {
-            "topic.metadata.refresh.interval.ms": METADATA_MAX_AGE_MS,
-            "socket.timeout.ms": SOCKET_TIMEOUT_MS,
-            "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
-            "log_level": LOG_LEVEL_CRITICAL,
-        }
         with _translated():
-            self._admin = build_confluent_admin(access, both)
-            self._watch = TopicWatch(self._admin, self._topics)
+            admin = build_confluent_admin(access, CONNECTION_PROPERTIES)
+            self._watch = TopicWatch(admin, self._topics)
+            self._offsets = LeaderOffsets(admin, self._errors.append)
             # Before anything is known, a topic that is gone and a broker that is away look the same.
             self._watch.ask_now()
             self._consumer = build_confluent_consumer(
                 access,
                 {
-                    **both,
+                    **CONNECTION_PROPERTIES,
                     "client.id": "sluice-bridge",
                     "group.id": group,
                     **({} if instance is None else {"group.instance.id": instance}),
-                    # The bridge resumes from Postgres; a position that resets itself skips records.
-                    "auto.offset.reset": "error",
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
-                    "allow.auto.create.topics": False,
-                    "partition.assignment.strategy": "cooperative-sticky",
-                    "fetch.min.bytes": FETCH_MIN_BYTES,
-                    "fetch.wait.max.ms": FETCH_MAX_WAIT_MS,
-                    "fetch.max.bytes": FETCH_MAX_BYTES,
-                    "fetch.error.backoff.ms": FETCH_ERROR_BACKOFF_MS,
-                    # Read ahead of the bridge's own bounds. Where that is full the client waits, by default
-                    # for a second: a backlog was read at 12 MB/s instead of 100.
-                    "queued.max.messages.kbytes": FETCH_MAX_BYTES // 1024,
-                    "fetch.queue.backoff.ms": FETCH_MAX_WAIT_MS,
-                    "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
-                    "session.timeout.ms": SESSION_TIMEOUT_MS,
-                    "heartbeat.interval.ms": HEARTBEAT_INTERVAL_MS,
-                    "error_cb": self._note_if_fatal,
-                    "on_commit": self._note_if_fatal,
+                    **CONSUMER_PROPERTIES,
+                    "error_cb": self._note_client_error,
+                    "on_commit": self._note_committed,
                 },
             )
             self._consumer.subscribe(
@@ -136,7 +96,7 @@ class ConfluentConsumer:
         for message in messages:
             error = message.error()
             if error is not None:
-                self._note_error(error, message)
+                self._note_message_error(error, message)
                 continue
             place = (message.topic(), message.partition())
             record = Record(
@@ -151,10 +111,14 @@ class ConfluentConsumer:
             else:
                 polled[place] = [record]
                 self._ends.pop(place, None)
+        self._readable |= polled.keys()
         if self._fatal_error:
             raise ConsumerBroken(self._fatal_error)
-        self._look_at_topics(polled.keys())
-        return polled
+        if self._look_at_topics(polled.keys()):
+            return polled
+        # Without facts, these records may be of another topic: read them again.
+        self._changes |= polled.keys()
+        return {}
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""
@@ -207,17 +171,31 @@ class ConfluentConsumer:
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         """See Consumer."""
-        wanted = [TopicPartition(*place) for place in places]
-        if not wanted:
-            return {}
         with _translated():
-            asked = [self._ask_offsets(wanted, spec) for spec in _START_AND_END]
-            starts, ends = map(_offsets, asked)
-        return {place: LogRange(starts[place], ends[place]) for place in starts.keys() & ends.keys()}
+            return self._offsets.measure(places, self._watch.leaders)
 
     def topics(self) -> Mapping[str, TopicFacts]:
         """See Consumer. Asked after the newest assignment, and a moment ago if records came."""
         return self._watch.facts
+
+    def topic_errors(self) -> Mapping[str, ClientError]:
+        """See Consumer."""
+        return self._watch.errors
+
+    def brokers_answer(self) -> bool:
+        """See Consumer."""
+        return time.monotonic() - self._watch.known_at < ANSWER_AGE_SECONDS
+
+    def take_readable(self) -> frozenset[Place]:
+        """See Consumer."""
+        readable, self._readable = frozenset(self._readable), set()
+        return readable
+
+    def take_errors(self) -> Sequence[ClientError]:
+        """See Consumer."""
+        errors = list(self._errors)
+        self._errors.clear()
+        return errors
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """See Consumer."""
@@ -244,56 +222,74 @@ class ConfluentConsumer:
             # An assigned partition is never paused, whatever it was before.
             self._paused.discard(place)
 
-    def _note_error(self, error: KafkaError, message: Any) -> None:
-        place = (message.topic(), message.partition())
-        if error.code() == KafkaError._PARTITION_EOF:
-            self._ends[place] = message.offset()
-        elif error.code() in _POSITION_LOST:
+    def _note_message_error(self, error: KafkaError, message: Any) -> None:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        place = None if topic is None or partition is None or partition < 0 else (topic, partition)
+        self._note_error(
+            judge_error(
+                error.name(),
+                error.str(),
+                fatal=error.fatal(),
+                place=place,
+                topic=topic,
+                offset=offset if offset is not None and offset >= 0 else None,
+            )
+        )
+
+    def _note_client_error(self, error: KafkaError) -> None:
+        self._note_error(judge_error(error.name(), error.str(), fatal=error.fatal()))
+
+    def _note_committed(self, error: KafkaError | None, partitions: Iterable[TopicPartition] | None) -> None:
+        # Commits inform lag tools: what Kafka refuses keeps no partition from being read.
+        refused = [error, *(partition.error for partition in partitions or ())]
+        noted = {one.name(): judge_error(one.name(), one.str(), fatal=one.fatal()) for one in refused if one}
+        for one in noted.values():
+            is_fatal = one.action is ErrorAction.REPLACE_CONSUMER
+            self._note_error(one if is_fatal else ClientError(one.code, one.detail, ErrorAction.OTHER))
+
+    def _note_error(self, error: ClientError) -> None:
+        place = None if error.topic is None or error.partition is None else (error.topic, error.partition)
+        if error.action is ErrorAction.IGNORE and place is not None and error.offset is not None:
+            self._ends[place] = error.offset
+            self._readable.add(place)
+        elif error.action is ErrorAction.POSITION_LOST and place is not None:
             self._changes.add(place)
             self._doubted_at = time.monotonic()
-        elif error.code() == KafkaError._LOG_TRUNCATION:
-            self._truncated[place] = error.str()
+        elif error.action is ErrorAction.TRUNCATED and place is not None:
+            self._truncated[place] = error.detail
         else:
-            self._note_if_fatal(error)
+            self._errors.append(error)
+        if error.action is ErrorAction.REPLACE_CONSUMER:
+            self._fatal_error = self._fatal_error or error.detail
 
-    def _note_if_fatal(self, error: KafkaError | None, _committed: object = None) -> None:
-        if error is not None and (error.fatal() or error.code() in _FATAL):
-            self._fatal_error = self._fatal_error or error.str()
-
-    def _look_at_topics(self, polled: AbstractSet[Place]) -> None:
+    def _look_at_topics(self, polled: AbstractSet[Place]) -> bool:
+        """Returns False if records came and Kafka does not say of which topics they are."""
         now = time.monotonic()
         if polled:
             age = FACTS_AGE_SECONDS if self._doubted.isdisjoint(polled) else 0.0
             self._doubted_at = max(self._doubted_at, now - age)
             self._doubted -= polled
-        with _translated():
-            self._watch.look()
-            if self._watch.known_at < self._doubted_at:
-                self._watch.ask_now()
-
-    def _ask_offsets(self, wanted: Iterable[TopicPartition], spec: OffsetSpec) -> _Answers:
-        return self._admin.list_offsets(
-            dict.fromkeys(wanted, spec),
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=REQUEST_TIMEOUT_SECONDS,
-        )
-
-
-def _offsets(answers: _Answers) -> dict[Place, int]:
-    """Without partitions that are not there. Raises KafkaException or TimeoutError."""
-    found = {}
-    for place, future in answers.items():
         try:
-            found[place.topic, place.partition] = future.result(REQUEST_TIMEOUT_SECONDS + 1).offset
-        except KafkaException as error:
-            if error.args[0].code() not in _NO_PARTITION:
-                raise
-    return found
+            self._watch.look()
+            if self._watch.known_at >= self._doubted_at:
+                return True
+            if self._asking.allows(now):
+                self._watch.ask_now()
+                self._asking.note_success()
+                return True
+        except (KafkaException, TimeoutError) as error:
+            self._errors.append(client_error(error))
+            self._asking.note_failure(time.monotonic())
+        return not polled
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (KafkaException, RuntimeError, TimeoutError) as error:
+    except (KafkaException, TimeoutError) as error:
+        noted = client_error(error)
+        broken = BrokersAway if noted.code in AWAY_CODES else ConsumerBroken
+        raise broken(f"{noted.code}: {noted.detail}") from error
+    except RuntimeError as error:
         raise ConsumerBroken(f"{type(error).__name__}: {error}") from error

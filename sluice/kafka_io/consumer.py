@@ -1,9 +1,10 @@
 """What the bridge asks of a Kafka client, so that the client can be another one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sluice.kafka_io.kafka_errors import ClientError
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -13,12 +14,18 @@ class ConsumerBroken(Exception):
     """An error the client does not recover from: close it and make a new one."""
 
 
+class BrokersAway(ConsumerBroken):
+    """No broker answers, so that no consumer can be made for now."""
+
+
 @dataclass(frozen=True)
 class TopicFacts:
     """A topic as the client knows it now."""
 
     topic_id: str
     partitions: int
+    leaderless: frozenset[int] = frozenset()
+    """The partitions that no broker leads now: they can be neither read nor measured."""
 
 
 class Consumer(Protocol):
@@ -58,8 +65,18 @@ class Consumer(Protocol):
     def paused(self) -> frozenset[Place]:
         """The partitions paused now."""
 
+    def take_readable(self) -> frozenset[Place]:
+        """Returns the partitions that a fetch read since the last call, be it that their end was reached."""
+
+    def take_errors(self) -> Sequence[ClientError]:
+        """Returns what the client reported since the last call and no other method returns or raises."""
+
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        """What the logs hold now, without partitions that are not there; blocks for a round trip or two."""
+        """Returns what the logs hold now; blocks for a round trip or two.
+
+        Partitions that are not there or have no leader are missing, and so are those that Kafka does not
+        answer for: take_errors returns why.
+        """
 
     def topics(self) -> Mapping[str, TopicFacts]:
         """The subscribed topics that exist, no older than the newest assignment; cheap.
@@ -67,6 +84,12 @@ class Consumer(Protocol):
         So young, too, that what was polled is of the topic with this id, or of an earlier one: with
         confluent-kafka but for what docs/design.md section 4 leaves open.
         """
+
+    def topic_errors(self) -> Mapping[str, ClientError]:
+        """Returns why Kafka refuses the facts of topics that `topics` lacks: they may exist."""
+
+    def brokers_answer(self) -> bool:
+        """Returns False if no broker has answered for a while."""
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """Tells Kafka, for lag tools only; neither waits nor fails."""

@@ -1,8 +1,7 @@
 """What an error of a Kafka client concerns, and what follows from it. Pure.
 
-Every error that a client reports becomes one ClientError. Its code is the name in Kafka's protocol, or the name
-that librdkafka gives to an error of its own, which begins with an underscore. kafka-python's own errors
-have the name of their class.
+Every error that a client reports becomes one ClientError. Its code is the name in Kafka's protocol. An error
+of librdkafka itself has a name that begins with an underscore, one of kafka-python the name of its class.
 """
 
 from enum import Enum, auto
@@ -63,6 +62,7 @@ _ACTIONS = {
         "CORRUPT_MESSAGE",
         "INVALID_RECORD",
         "UNSUPPORTED_COMPRESSION_TYPE",
+        "UnsupportedCodecError",
     ),
     # A static member is fenced when another one takes its name, also by a new session of its own.
     ErrorAction.REPLACE_CONSUMER: (
@@ -75,7 +75,7 @@ _ACTIONS = {
 }
 _ACTION_OF = {code: action for action, codes in _ACTIONS.items() for code in codes}
 
-# The coordinator refuses the member, whatever it does: no new consumer changes that, a right or a setting does.
+# The coordinator refuses the member. A right or a setting changes that, a new consumer does not.
 _GROUP_CODES = frozenset(
     {
         "GROUP_AUTHORIZATION_FAILED",
@@ -85,6 +85,14 @@ _GROUP_CODES = frozenset(
         "INVALID_SESSION_TIMEOUT",
         "UNSUPPORTED_ASSIGNOR",
         "UNSUPPORTED_VERSION",
+    }
+)
+
+# No broker was reached, or none answered.
+AWAY_CODES = frozenset(
+    {
+        *("_TRANSPORT", "_RESOLVE", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "REQUEST_TIMED_OUT"),
+        *("KafkaConnectionError", "KafkaTimeoutError", "NodeNotReadyError", "NoBrokersAvailable"),
     }
 )
 

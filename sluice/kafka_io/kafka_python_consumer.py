@@ -11,11 +11,9 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     FencedInstanceIdError,
-    IllegalStateError,
     KafkaError,
     LogTruncationError,
     NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
     RetriableError,
 )
 from kafka.structs import OffsetAndMetadata
@@ -34,15 +32,27 @@ from sluice.kafka_io.config import (
     KafkaAccess,
     build_kafka_python_consumer,
 )
-from sluice.kafka_io.consumer import ConsumerBroken, TopicFacts
+from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
+from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction
+from sluice.kafka_io.kafka_python_mends import (
+    FetchErrors,
+    LeaderOffsets,
+    TopicMetadata,
+    client_error,
+    finish_joining,
+    pause_without_position,
+    raise_if_fenced,
+    take_up_parked,
+)
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.backoff import Backoff
 from sluice.runtime.place import Place
 
 CLOSE_TIMEOUT_MS = 5_000
-OFFSETS_TIMEOUT_MS = 10_000
-ANSWER_TIMEOUT_MS = 5_000
-RETRY_SECONDS = 0.1
+OFFSETS_TIMEOUT_MS = 5_000
+ANSWER_AGE_MS = 15_000
+FAILING_SECONDS = 30.0  # a client whose every poll fails for so long is replaced
 
 
 class KafkaPythonConsumer:
@@ -65,6 +75,10 @@ class KafkaPythonConsumer:
         self._topics = tuple(topics)
         self._changes = _Changes()
         self._truncated: dict[Place, str] = {}
+        # Appending and popping are atomic: the client's own thread appends as well.
+        self._errors: deque[ClientError] = deque()
+        self._group_backoff = Backoff()
+        self._failing_since: float | None = None
         with _translated():
             self._consumer = build_kafka_python_consumer(
                 KafkaAccess(bootstrap_servers),
@@ -92,32 +106,23 @@ class KafkaPythonConsumer:
             # A leader that joins before its first metadata assigns nothing, and for long.
             self._consumer.topics()
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
+            self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
+            self._metadata = TopicMetadata(self._consumer, self._topics)
+            self._offsets = LeaderOffsets(self._consumer, self._errors.append, timeout_ms=OFFSETS_TIMEOUT_MS)
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer."""
         with _translated():
-            try:
-                self._raise_if_fenced()
-                self._finish_joining()
-                self._take_up_parked()
-                polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
-            except NoOffsetForPartitionError:
-                # A partition that was not seeked yet; the others must not make a busy loop of it.
+            now = time.monotonic()
+            polled = self._poll_once(timeout_seconds) if self._group_backoff.allows(now) else None
+            if polled is None:
+                # An error must not make a busy loop.
                 time.sleep(timeout_seconds)
                 return {}
-            except OffsetOutOfRangeError as error:
-                self._changes.note(error.args[0])
+            if polled and not self._metadata.renew(self._errors.append):
+                # Without facts, these records may be of another topic: read them again.
+                self._changes.note(polled)
                 return {}
-            except LogTruncationError as error:
-                for place in error.divergent_offsets:
-                    self._truncated[place.topic, place.partition] = str(error)
-                    self.seek((place.topic, place.partition), 0)  # else every later poll raises this
-                return {}
-            except RetriableError:
-                time.sleep(timeout_seconds)
-                return {}
-            if polled:
-                self._look_at_topics()
         return {
             (place.topic, place.partition): [
                 # By position: attribute by attribute costs half as much again.
@@ -127,51 +132,37 @@ class KafkaPythonConsumer:
             for place, records in polled.items()
         }
 
-    def _raise_if_fenced(self) -> None:
-        # kafka-python 3.0.12 ends the heartbeats of a member that is fenced, logs that, and polls on without
-        # records. It also pauses them while it joins; both marks of that change under this lock.
+    def _poll_once(self, timeout_seconds: float) -> Any:
+        """Returns None after an error that concerns the whole member."""
         coordinator = self._consumer._coordinator
-        with coordinator._lock:
-            ended = not coordinator._heartbeat_enabled and not coordinator.rejoining
-            if ended and coordinator.stable():
-                raise FencedInstanceIdError(f"another consumer has the name {coordinator.group_instance_id}")
-
-    def _finish_joining(self) -> None:
-        # kafka-python 3.0.12 forgets a join under way when a poll ends between its two answers: the group
-        # then counts a member that polls for ever and gets nothing.
-        coordinator = self._consumer._coordinator
-        if coordinator.rejoining:
-            coordinator.request_rejoin()
-
-    def _take_up_parked(self) -> None:
-        # kafka-python 3.0.12 puts away what it has of a partition that is paused, and takes it up again only
-        # while nothing else is in line. What is in line stays there when it is used up: if no later answer
-        # takes its place, a resumed partition is neither taken up nor fetched, for ever.
-        fetcher = self._consumer._fetcher
-        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
-            fetcher._next_partition_records = None
-
-    def _look_at_topics(self) -> None:
-        # kafka-python 3.0.12 fetches by name: what it reads of a topic created anew, at its old position,
-        # looks like the old one's. What has the old id after it was polled is of the old topic.
-        deadline = time.monotonic() + ANSWER_TIMEOUT_MS / 1000
-        while True:
-            try:
-                self._consumer._manager.run(self._refresh_metadata)
-                return
-            except RetriableError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(RETRY_SECONDS)
-
-    async def _refresh_metadata(self) -> None:
-        cluster, manager = self._consumer._cluster, self._consumer._manager
-        if cluster.metadata_refresh_in_progress:
-            # Asked for earlier, it must not be noted later. Its own timeout is half of MAX_POLL_INTERVAL_MS.
-            with suppress(KafkaError):
-                await manager.wait_for(manager.call_soon(cluster.refresh_metadata), ANSWER_TIMEOUT_MS)
-        answer = await manager.send(cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS)
-        cluster.update_metadata(answer)
+        try:
+            raise_if_fenced(coordinator)
+            finish_joining(coordinator)
+            take_up_parked(self._consumer._fetcher)
+            pause_without_position(self._consumer)
+            polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        except NoOffsetForPartitionError:
+            # Partitions that this poll was assigned.
+            return None
+        except LogTruncationError as error:
+            for place in error.divergent_offsets:
+                self._truncated[place.topic, place.partition] = str(error)
+                self.seek((place.topic, place.partition), 0)  # else every later poll raises this
+            return {}
+        except KafkaError as error:
+            noted = client_error(error)
+            self._errors.append(noted)
+            now = time.monotonic()
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            lasts = now - self._failing_since >= FAILING_SECONDS and not noted.of_group
+            if lasts or noted.action is ErrorAction.REPLACE_CONSUMER:
+                raise
+            if not isinstance(error, RetriableError):
+                self._group_backoff.note_failure(now)
+            return None
+        self._failing_since = None
+        self._group_backoff.note_success()
+        return polled
 
     def take_changes(self) -> frozenset[Place]:
         """See Consumer."""
@@ -190,6 +181,8 @@ class KafkaPythonConsumer:
         """See Consumer."""
         try:
             self._consumer.seek(TopicPartition(*place), offset)
+            # It is paused for as long as it has no position.
+            self._consumer.resume(TopicPartition(*place))
         except (ValueError, KeyError):
             # It went meanwhile: the change is noted and will be taken.
             self._changes.note([TopicPartition(*place)])
@@ -215,32 +208,30 @@ class KafkaPythonConsumer:
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         """See Consumer."""
-        # kafka-python fails for a partition that a topic created anew lacks and the group still has.
-        cluster = self._consumer._cluster
-        wanted = [
-            TopicPartition(topic, number)
-            for topic, number in places
-            if number in (cluster.partitions_for_topic(topic) or ())
-        ]
         with _translated():
-            starts = self._consumer.beginning_offsets(wanted, timeout_ms=OFFSETS_TIMEOUT_MS)
-            ends = self._consumer.end_offsets(wanted, timeout_ms=OFFSETS_TIMEOUT_MS)
-        return {
-            (place.topic, place.partition): LogRange(starts[place], ends[place])
-            for place in wanted
-            if place in starts and place in ends
-        }
+            return self._offsets.measure(places)
 
     def topics(self) -> Mapping[str, TopicFacts]:
         """See Consumer."""
         # The metadata the consumer itself goes by: a later answer of an admin client would come too late.
-        cluster = self._consumer._cluster
-        found = {}
-        for topic in self._topics:
-            partitions, topic_id = cluster.partitions_for_topic(topic), cluster.topic_id(topic)
-            if partitions and topic_id is not None:
-                found[topic] = TopicFacts(str(topic_id), len(partitions))
-        return found
+        return self._metadata.facts()
+
+    def topic_errors(self) -> Mapping[str, ClientError]:
+        """See Consumer."""
+        return self._metadata.errors
+
+    def brokers_answer(self) -> bool:
+        """See Consumer."""
+        age_ms = time.monotonic() * 1_000 - self._consumer._cluster._last_successful_refresh_ms
+        return bool(age_ms < METADATA_MAX_AGE_MS + ANSWER_AGE_MS)
+
+    def take_readable(self) -> frozenset[Place]:
+        """See Consumer."""
+        return self._fetches.take_readable()
+
+    def take_errors(self) -> Sequence[ClientError]:
+        """See Consumer."""
+        return [self._errors.popleft() for _ in range(len(self._errors))]
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
         """See Consumer."""
@@ -252,7 +243,13 @@ class KafkaPythonConsumer:
         if offsets:
             # The next poll raises it as well.
             with _translated(), suppress(FencedInstanceIdError):
-                self._consumer.commit_async(offsets)
+                self._consumer.commit_async(offsets, self._note_committed)
+
+    def _note_committed(self, _: object, answer: object) -> None:
+        # Commits inform lag tools: what Kafka refuses keeps no partition from being read.
+        if isinstance(answer, Exception):
+            noted = client_error(answer)
+            self._errors.append(ClientError(noted.code, noted.detail, ErrorAction.OTHER))
 
     def close(self) -> None:
         """See Consumer."""
@@ -295,5 +292,7 @@ def _for_those_left(method: Callable[..., None], places: Iterable[TopicPartition
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (KafkaError, IllegalStateError, AssertionError) as error:
-        raise ConsumerBroken(f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        # Whatever ended its thread is raised by every later call.
+        broken = BrokersAway if client_error(error).code in AWAY_CODES else ConsumerBroken
+        raise broken(f"{type(error).__name__}: {error}") from error

@@ -10,6 +10,8 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 
 from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.kafka_errors import ClientError, judge_error
+from sluice.runtime.place import Place
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -18,6 +20,8 @@ log = structlog.get_logger("sluice.bridge")
 
 ASK_EVERY_SECONDS = 0.5  # of five topics with 12 partitions a question costs 1 ms of CPU
 ANSWER_TIMEOUT_SECONDS = 5.0
+# librdkafka's own errors have codes below that: Kafka gave no answer at all.
+_LOWEST_ANSWER = KafkaError.UNKNOWN
 
 
 class TopicWatch:
@@ -31,6 +35,10 @@ class TopicWatch:
         self._is_away = False  # for the log alone
         self.facts: Mapping[str, TopicFacts] = {}
         """The topics that exist."""
+        self.errors: Mapping[str, ClientError] = {}
+        """The topics of which Kafka refuses the facts."""
+        self.leaders: Mapping[Place, int] = {}
+        """The broker that leads a partition, without partitions that have none."""
         self.known_at = float("-inf")
         """When Kafka was asked for these facts, by the monotonic clock: they are no older."""
 
@@ -57,19 +65,31 @@ class TopicWatch:
 
     def _take(self) -> None:
         asked, self._asked = self._asked, {}
-        found = {}
+        found: dict[str, TopicFacts] = {}
+        errors: dict[str, ClientError] = {}
+        leaders: dict[Place, int] = {}
         for topic, future in asked.items():
             try:
                 description = future.result(ANSWER_TIMEOUT_SECONDS + 1)  # the client's own error says more
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                cause = error.args[0]
+                if cause.code() < _LOWEST_ANSWER:
                     raise
+                if cause.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    errors[topic] = judge_error(cause.name(), cause.str(), topic=topic)
                 continue
-            found[topic] = TopicFacts(_uuid(description.topic_id), len(description.partitions))
-        self.facts, self.known_at = found, self._asked_at
+            led = {part.id: part.leader.id for part in description.partitions if _is_broker(part.leader)}
+            leaders |= {(topic, number): broker for number, broker in led.items()}
+            leaderless = frozenset(part.id for part in description.partitions) - led.keys()
+            found[topic] = TopicFacts(_uuid(description.topic_id), len(description.partitions), leaderless)
+        self.facts, self.errors, self.leaders, self.known_at = found, errors, leaders, self._asked_at
         if self._is_away:
             self._is_away = False
             log.info("Kafka answers again")
+
+
+def _is_broker(leader: Any) -> bool:
+    return leader is not None and leader.id >= 0
 
 
 def _uuid(topic_id: Any) -> str:

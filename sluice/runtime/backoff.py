@@ -1,7 +1,12 @@
 """How long to wait after failures in a row. Pure."""
 
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
 FIRST_SECONDS = 0.1  # a restart of a service takes seconds; a failed probe every 0.1 s costs little
 MAX_SECONDS = 2.0  # a service that is back should be used at once; a call that fails costs little
+
+Key = TypeVar("Key", bound=Hashable)
 
 _MAX_DOUBLINGS = 60  # more than any `longest_seconds / first_seconds`; keeps the power within a float
 
@@ -43,3 +48,23 @@ class Backoff:
         """Forgets the failures. Returns True if there were any."""
         was_failing, self._failures = self.failing, 0
         return was_failing
+
+
+class Backoffs(Generic[Key]):
+    """A Backoff for each of many services, which fail and recover by themselves."""
+
+    def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
+        self._max_seconds = max_seconds
+        self._failing: dict[Key, Backoff] = {}
+
+    def allows(self, key: Key, now: float) -> bool:
+        """Whether the service may be tried."""
+        return key not in self._failing or self._failing[key].allows(now)
+
+    def note_failure(self, key: Key, now: float) -> bool:
+        """Counts a failure. Returns True if the service worked before."""
+        return self._failing.setdefault(key, Backoff(max_seconds=self._max_seconds)).note_failure(now)
+
+    def note_success(self, key: Key) -> None:
+        """Forgets the failures. Idempotent."""
+        self._failing.pop(key, None)

@@ -71,6 +71,22 @@ BRIDGE_SPAN_RECORDS = _gauge(
 BRIDGE_PARTITIONS = _gauge(Exporter.BRIDGE, "bridge_partitions", "partitions", "partitions it has started")
 BRIDGE_POSTGRES_UP = _gauge(Exporter.BRIDGE, "bridge_postgres_up", "", "whether Postgres answers this bridge")
 BRIDGE_REDIS_UP = _gauge(Exporter.BRIDGE, "bridge_redis_up", "", "whether Redis answers this bridge")
+BRIDGE_KAFKA_ERRORS = _counter(
+    Exporter.BRIDGE,
+    "bridge_kafka_errors",
+    "errors",
+    "errors that its Kafka client reported, by their name in Kafka's protocol or in the client",
+    "code",
+)
+BRIDGE_PARTITION_PROBLEM = _gauge(
+    Exporter.BRIDGE,
+    "bridge_partition_problem",
+    "",
+    "1 for a partition that it knows not to be read, by why",
+    "topic",
+    "partition",
+    "problem",
+)
 
 WORKER_BATCH_SECONDS = Metric(
     "sluice_worker_batch_seconds",

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from sluice.bridge.inflight import Inflight, Watermarks
 from sluice.bridge.progress_store import Progress, ProgressStoreUnavailable
 from sluice.bridge.publisher import Probe, PublisherUnavailable
 from sluice.bridge.start_conditions import judge_logs
 from sluice.bridge.topic_stops import Look
+from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.kafka_errors import ClientError
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
@@ -108,6 +111,13 @@ class ProgressStore:
     def claim_instance(self) -> int:
         self._reach()
         return 0
+
+    def write_reads(self, reader: UUID, **_: Any) -> None:
+        self._reach()
+
+    def read_reads(self) -> list[PartitionRead]:
+        self._reach()
+        return []
 
     def keep_instance(self, instance: int) -> bool:
         return True
@@ -236,6 +246,18 @@ class Consumer:
     def paused(self) -> frozenset[Place]:
         return self._paused & self.positions.keys()
 
+    def take_readable(self) -> frozenset[Place]:
+        return frozenset()
+
+    def take_errors(self) -> list[ClientError]:
+        return []
+
+    def topic_errors(self) -> dict[str, ClientError]:
+        return {}
+
+    def brokers_answer(self) -> bool:
+        return True
+
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
         return {place: LogRange(0, self.world.end(place)) for place in places}
 
@@ -256,7 +278,7 @@ class Watch:
         self._store = store
         self._topics: Mapping[str, TopicFacts] = {}
 
-    def offer(self, topics: Mapping[str, TopicFacts]) -> None:
+    def offer(self, topics: Mapping[str, TopicFacts], refused: Iterable[str]) -> None:
         self._topics = topics
 
     def take(self) -> Look | None:

@@ -131,12 +131,24 @@ def test_a_partition_that_is_not_there_has_no_range(consumer: Consumer, topic: s
 def _recreate(kafka: Stack, producer: KafkaProducer, topic: str, missed: threading.Event | None) -> None:
     """With so many records that positions up to 50 lie amid them. `missed` ends the time without it."""
     with closing(KafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap_servers())) as admin:
+        old = _topic_id(admin, topic)
         admin.delete_topics([topic])
         if missed is not None:
             # Not every client notices while nothing is there.
             missed.wait(GONE_SECONDS)
         admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}})
+        # The controller answers before the broker follows it: until then, records go to the old topic.
+        wait_until(
+            lambda: _topic_id(admin, topic) not in (None, old),
+            timeout_seconds=30,
+            what="the broker has the new topic",
+        )
     produce(producer, topic, 0, 100)
+
+
+def _topic_id(admin: KafkaAdminClient, topic: str) -> str | None:
+    (found,) = admin.describe_topics([topic])
+    return None if found["error_code"] else str(found["topic_id"])
 
 
 def _is_told(consumer: Consumer, place: Place, old: str, missed: threading.Event | None = None) -> bool:

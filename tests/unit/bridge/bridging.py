@@ -56,7 +56,7 @@ def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_sp
 class NoWatch:
     """A watch that never looks."""
 
-    def offer(self, _: object) -> None:
+    def offer(self, _: object, __: object) -> None:
         pass
 
     def take(self) -> None:

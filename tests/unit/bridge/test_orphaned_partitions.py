@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
-from sluice.bridge.group_member import LOOK_SECONDS, REJOIN_SECONDS
+from sluice.bridge.group_member import REJOIN_SECONDS
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.loop import Bridge
 from sluice.bridge.orphaned_partitions import (
@@ -22,6 +22,7 @@ from sluice.bridge.orphaned_partitions import (
 )
 from sluice.bridge.progress_store import Progress
 from sluice.bridge.publisher import PublisherUnavailable
+from sluice.bridge.read_report import REPORT_SECONDS
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.log_range import LogRange
@@ -94,6 +95,18 @@ class _Kafka:
     def log_ranges(self, _: Iterable[Place]) -> dict[Place, LogRange]:
         return {}
 
+    def take_readable(self) -> frozenset[Place]:
+        return frozenset()
+
+    def take_errors(self) -> list[Any]:
+        return []
+
+    def topic_errors(self) -> dict[str, Any]:
+        return {}
+
+    def brokers_answer(self) -> bool:
+        return True
+
     def pause_exactly(self, _: Iterable[Place]) -> None:
         return
 
@@ -120,6 +133,12 @@ class _Postgres:
 
     def claim_instance(self) -> int:
         return 0
+
+    def write_reads(self, reader: Any, **_: Any) -> None:
+        return
+
+    def read_reads(self) -> list[Any]:
+        return []
 
     def keep_instance(self, _: int) -> bool:
         return True
@@ -161,7 +180,7 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
     postgres.known = False
     turn_for(ORPHANED_SECONDS - 5.0)
     assert len(opened) == 1
-    turn_for(2 * LOOK_SECONDS + 5.0)
+    turn_for(2 * REPORT_SECONDS + 5.0)
     (_, first), (name, second) = opened
     assert (first.closed, second.closed) == (True, False)
     assert name.startswith("bridge-0-")

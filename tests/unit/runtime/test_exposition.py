@@ -11,6 +11,7 @@ import pytest
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.queue_buffer import Resend
+from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.db.schema import OUTCOMES
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge
@@ -140,12 +141,16 @@ def test_what_a_bridge_counts() -> None:
     bridge.note_resent([Resend.WIPED, Resend.WIPED, Resend.SILENT])
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(offset) for offset in range(5)], 0)
+    bridge.note_kafka_error("_TRANSPORT")
+    bridge.show_problems({PLACE: PartitionProblem(ProblemKind.NO_LEADER, "no broker leads it")})
     bridge.measure(inflight, postgres_up=True, redis_up=False)
     found = shown(bridge.collectors())
     assert {name for name, *_ in found} == {m.name for m in CATALOGUE if m.exporter is Exporter.BRIDGE}
     resent = {key[1]: value for key, value in found.items() if key[0] == metrics.BRIDGE_RESENT_LANES.name}
     assert resent == {"overtaken": 0, "silent": 1, "stuck": 0, "halted": 0, "wiped": 2}
     assert found[metrics.BRIDGE_READ_RECORDS.name, "t"] == 3
+    assert found[metrics.BRIDGE_KAFKA_ERRORS.name, "_TRANSPORT"] == 1
+    assert found[metrics.BRIDGE_PARTITION_PROBLEM.name, "t", "0", "no_leader"] == 1
     one_value = {key[0]: value for key, value in found.items() if len(key) == 1}
     assert one_value == {
         metrics.BRIDGE_PUBLISHED_MESSAGES.name: 1,

@@ -1,0 +1,34 @@
+"""Whether a restart could mend this bridge. Pure.
+
+An absent broker, a missing right or an error of one partition shows in `status`, `doctor` and metrics. A
+restart does not change it, so that the bridge stays healthy. A spare bridge is healthy as well.
+"""
+
+UNHEALTHY_SECONDS = 60.0
+
+
+class BridgeHealth:
+    """Times are those of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._broken_since: float | None = None
+        self._idle_since: float | None = None
+
+    def note_consumer(self, *, is_broken: bool, now: float) -> None:
+        """Notes whether the newest attempt to make a consumer failed although brokers answer."""
+        self._broken_since = _since(self._broken_since, is_broken, now)
+
+    def note_partitions(self, *, assigned: bool, unowned: bool, now: float) -> None:
+        """Notes whether this bridge has a partition, and whether one that could be read has no bridge."""
+        self._idle_since = _since(self._idle_since, unowned and not assigned, now)
+
+    def is_healthy(self, now: float) -> bool:
+        """Returns False if one of both has lasted for UNHEALTHY_SECONDS."""
+        begun = [since for since in (self._broken_since, self._idle_since) if since is not None]
+        return all(now - since < UNHEALTHY_SECONDS for since in begun)
+
+
+def _since(before: float | None, holds: bool, now: float) -> float | None:
+    if not holds:
+        return None
+    return now if before is None else before

@@ -1,0 +1,153 @@
+"""What the errors of a Kafka client mean for partitions: which are not read, and why. Pure."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
+from sluice.runtime.log_pace import LogPace
+from sluice.runtime.place import Place
+
+# A client reports some errors once, and nothing when they are over: such a partition is read anew this often.
+PROBE_SECONDS = 30.0
+# The same for a group that refuses the bridge: a new consumer is made this often.
+GROUP_PROBE_SECONDS = 60.0
+GROUP_OVER_SECONDS = 90.0  # the new consumer has reported the error again by then
+ASSIGNED_SECONDS = 10.0  # a member that has partitions for so long is not refused
+
+_KINDS = {
+    ErrorAction.NO_LEADER: ProblemKind.NO_LEADER,
+    ErrorAction.NOT_AUTHORIZED: ProblemKind.NOT_AUTHORIZED,
+    ErrorAction.UNREADABLE_RECORD: ProblemKind.UNREADABLE_RECORD,
+}
+# What a successful fetch disproves. A loud stop is a decision of the bridge.
+FETCH_KINDS = frozenset(ProblemKind) - {ProblemKind.STOPPED}
+_ADVICE = {
+    ProblemKind.NO_LEADER: "start the brokers that hold its replicas",
+    ProblemKind.NOT_AUTHORIZED: "grant the bridge's user Read and Describe",
+    ProblemKind.KAFKA_ERROR: "look at the brokers; the bridge tries again",
+    ProblemKind.UNREADABLE_RECORD: "sluice skip gets past this record",
+}
+
+
+class ClientErrors:
+    """The problems that follow from what a consumer reports. Times are those of a monotonic clock."""
+
+    def __init__(
+        self, problems: PartitionProblems, topics: Iterable[str], *, clock: Callable[[], float]
+    ) -> None:
+        self._problems = problems
+        self._topics = tuple(topics)
+        self._partitions: dict[str, int] = {}  # of each topic, when it was last seen
+        self._pace = LogPace(clock=clock)
+        self._standing: set[tuple[Place, ProblemKind]] = set()  # of the facts, the group and the brokers
+        self._group_error: ClientError | None = None
+        self._group_error_at = self._group_probed_at = float("-inf")
+        self._away = ""
+        self._probed_at: dict[Place, float] = {}
+
+    @property
+    def group_is_refused(self) -> bool:
+        """True while the coordinator refuses this member, so that it has no partition."""
+        return self._group_error is not None
+
+    def seen(self) -> frozenset[Place]:
+        """Returns all partitions of the topics that were ever seen."""
+        return frozenset(
+            (topic, number) for topic, count in self._partitions.items() for number in range(count)
+        )
+
+    def note_away(self, reason: str) -> None:
+        """Notes why there is no consumer; empty if there is one."""
+        self._away = reason
+        if reason:
+            self.note_state({}, {}, frozenset(), self._group_error_at)
+
+    def note_readable(self, places: Iterable[Place]) -> None:
+        """Partitions that a fetch has read."""
+        for place in self._probed_at.keys() & set(places):
+            self._problems.clear(place, FETCH_KINDS)
+            del self._probed_at[place]
+
+    def note_errors(self, errors: Iterable[ClientError], now: float) -> list[ClientError]:
+        """Notes what the client reported. Returns the errors to log: one of a kind in a minute."""
+        due = []
+        for error in errors:
+            if error.of_group:
+                if self._group_error is None:
+                    self._group_probed_at = now
+                self._group_error, self._group_error_at = error, now
+            elif error.topic is not None and error.partition is not None:
+                place = (error.topic, error.partition)
+                self._problems.note(place, _problem(error))
+                self._probed_at.setdefault(place, now)
+                continue  # its line is that of the problem
+            if self._pace.allows((error.code, error.topic)):
+                due.append(error)
+        return due
+
+    def note_state(
+        self,
+        facts: Mapping[str, TopicFacts],
+        refused: Mapping[str, ClientError],
+        assigned: frozenset[Place],
+        now: float,
+    ) -> None:
+        """Notes what the topics are now. `refused`: the topics that Kafka gives no facts of, and why."""
+        for topic, known in facts.items():
+            self._partitions[topic] = known.partitions
+        if now - self._group_error_at >= (ASSIGNED_SECONDS if assigned else GROUP_OVER_SECONDS):
+            self._group_error = None
+        standing = {
+            (place, problem.kind): problem
+            for topic in self._topics
+            for place in ((topic, number) for number in range(self._partitions.get(topic, 1)))
+            for problem in self._standing_problems(place, facts.get(topic), refused.get(topic), assigned)
+        }
+        for place, kind in self._standing - standing.keys():
+            self._problems.clear(place, [kind])
+        for (place, _), problem in standing.items():
+            self._problems.note(place, problem)
+        self._standing = set(standing)
+        # The bridge that has the partition now reports what is wrong with it.
+        for place in self._probed_at.keys() - assigned:
+            del self._probed_at[place]
+            self._problems.clear(place, FETCH_KINDS - {kind for of, kind in standing if of == place})
+
+    def _standing_problems(
+        self,
+        place: Place,
+        facts: TopicFacts | None,
+        refused: ClientError | None,
+        assigned: frozenset[Place],
+    ) -> Iterator[PartitionProblem]:
+        if facts is not None and place[1] in facts.leaderless:
+            detail = f"no broker leads the partition; {_ADVICE[ProblemKind.NO_LEADER]}"
+            yield PartitionProblem(ProblemKind.NO_LEADER, detail)
+        if refused is not None:
+            yield _problem(refused)
+        if self._group_error is not None and place not in assigned:
+            yield _problem(self._group_error)
+        if self._away:
+            detail = f"no consumer could be made: {self._away}"
+            yield PartitionProblem(ProblemKind.KAFKA_ERROR, detail)
+
+    def is_group_probe_due(self, now: float) -> bool:
+        """Returns True if a new consumer should be made, to learn whether the group still refuses it."""
+        if self._group_error is None or now - self._group_probed_at < GROUP_PROBE_SECONDS:
+            return False
+        self._group_probed_at = now
+        return True
+
+    def due_probes(self, now: float) -> list[Place]:
+        """Returns the partitions to read anew now, to learn whether their error is over."""
+        due = [place for place, at in self._probed_at.items() if now - at >= PROBE_SECONDS]
+        self._probed_at.update(dict.fromkeys(due, now))
+        return due
+
+
+def _problem(error: ClientError) -> PartitionProblem:
+    kind = _KINDS.get(error.action, ProblemKind.KAFKA_ERROR)
+    detail = error.detail.rstrip(". ")
+    return PartitionProblem(kind, f"{error.code}: {detail}; {_ADVICE[kind]}", error.offset)

@@ -1,0 +1,135 @@
+"""Reports which partitions this bridge reads, and why it does not read others."""
+
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+
+from sluice.bridge.bridge_metrics import BridgeMetrics
+from sluice.bridge.client_errors import ClientErrors
+from sluice.bridge.inflight import Inflight
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.bridge.partition_starter import PartitionStarter
+from sluice.bridge.progress_store import ProgressStore
+from sluice.db.delivery.partition_reads import PartitionRead
+from sluice.db.records import ProblemKind
+from sluice.kafka_io.consumer import Consumer
+from sluice.runtime.place import Place
+
+log = structlog.get_logger("sluice.bridge")
+
+REPORT_SECONDS = 5.0
+
+
+class UnreadPartitions(NamedTuple):
+    """Partitions that no bridge reads, without a known reason."""
+
+    never_read: AbstractSet[Place]
+    abandoned: AbstractSet[Place]
+    """A bridge read them once."""
+
+
+class ReadReport:
+    """What the loop has to say about its partitions. `problems` is for every module that finds one."""
+
+    def __init__(
+        self,
+        store: ProgressStore,
+        inflight: Inflight,
+        metrics: BridgeMetrics,
+        *,
+        topics: Iterable[str],
+        reader: UUID,
+        clock: Callable[[], float],
+    ) -> None:
+        """`reader` names this bridge in `partition_reads`."""
+        self._store = store
+        self._inflight = inflight
+        self._metrics = metrics
+        self._reader = reader
+        self._written_at = float("-inf")
+        self.problems = PartitionProblems()
+        self._errors = ClientErrors(self.problems, topics, clock=clock)
+
+    @property
+    def group_is_refused(self) -> bool:
+        """True while Kafka refuses this bridge as a member of its group."""
+        return self._errors.group_is_refused
+
+    def is_group_probe_due(self, now: float) -> bool:
+        """Returns True if a new consumer should be made, to learn whether Kafka still refuses it."""
+        return self._errors.is_group_probe_due(now)
+
+    def note_away(self, reason: str) -> None:
+        """Notes why no consumer can be made."""
+        self._errors.note_away(reason)
+
+    def take(self, consumer: Consumer, now: float) -> None:
+        """Takes what the consumer reports, and logs what is due. Call it after each poll."""
+        self._errors.note_away("")
+        self._errors.note_readable(consumer.take_readable())
+        errors = consumer.take_errors()
+        for error in errors:
+            self._metrics.note_kafka_error(error.code)
+        for error in self._errors.note_errors(errors, now):
+            log.warning("Kafka client error", code=error.code, topic=error.topic, reason=error.detail)
+        self._errors.note_state(consumer.topics(), consumer.topic_errors(), consumer.assignment(), now)
+        for place in self._errors.due_probes(now):
+            if place in self._inflight.partitions:
+                consumer.seek(place, self._inflight.partitions[place].position)
+
+    def log_due(self, now: float) -> None:
+        """Logs each problem at once and then once a minute."""
+        for (topic, partition), problem in self.problems.due_lines(now):
+            write = log.error if problem.kind is ProblemKind.STOPPED else log.warning
+            write(
+                "partition is not read",
+                topic=topic,
+                partition=partition,
+                problem=problem.kind.value,
+                offset=problem.offset,
+                reason=problem.detail,
+            )
+
+    def is_due(self, now: float) -> bool:
+        """Returns True if the last report is old."""
+        return now - self._written_at >= REPORT_SECONDS
+
+    def write(self, consumer: Consumer | None, starter: PartitionStarter, now: float) -> UnreadPartitions:
+        """Writes to Postgres, and returns what no bridge reads. Raises ProgressStoreUnavailable."""
+        self._written_at = now
+        problems = self.problems.current()
+        started = frozenset(self._inflight.partitions)
+        reading = frozenset() if consumer is None else started & consumer.assignment()
+        self._store.write_reads(
+            self._reader,
+            reading=reading - problems.keys(),
+            problems=problems,
+            seen=self._errors.seen(),
+        )
+        if consumer is None:
+            return UnreadPartitions(frozenset(), frozenset())
+        there = {(topic, n) for topic, known in consumer.topics().items() for n in range(known.partitions)}
+        return find_unread(self._store.read_reads(), starter.find_unread(consumer), there)
+
+
+def find_unread(
+    reads: Iterable[PartitionRead], without_rows: Iterable[Place], there: Iterable[Place]
+) -> UnreadPartitions:
+    """Returns the partitions that no bridge reads although none reported a problem.
+
+    `without_rows`: those that no bridge ever started. `there`: all that exist.
+    """
+    rows = {(read.topic, read.partition): read for read in reads}
+    # A stop concerns its whole topic, and is reported of one partition.
+    stopped = {read.topic for read in rows.values() if read.problem is ProblemKind.STOPPED}
+    explained = {
+        place
+        for place, read in rows.items()
+        if read.unread_seconds is None or read.problem is not None or read.topic in stopped
+    }
+    # One that has rows but was never reported may be with a bridge of a version that does not report.
+    once = {place for place, read in rows.items() if read.was_read}
+    return UnreadPartitions(frozenset(without_rows) - explained, once.intersection(there) - explained)

@@ -1,0 +1,276 @@
+"""What kafka-python 3.0.12 does wrong in a bridge's consumer, mended from outside.
+
+kafka-python raises from a poll, or swallows, what concerns one partition or one topic. Here such an error is
+noted, and the others go on. Its private methods are replaced on the objects of one consumer.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.errors import (
+    BrokerResponseError,
+    FencedInstanceIdError,
+    KafkaError,
+    MetadataEmptyBrokerList,
+    OffsetOutOfRangeError,
+    RetriableError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from kafka.protocol.consumer import OffsetSpec
+from kafka.util import WeakMethod
+
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.kafka_errors import ClientError, ErrorAction, judge_error
+from sluice.kafka_io.log_range import LogRange
+from sluice.runtime.backoff import Backoffs
+from sluice.runtime.place import Place
+
+# kafka-python fetches again at every poll what failed before.
+FETCH_AGAIN_SECONDS = 10.0
+# A leader that does not answer stops the loop for the time-out whenever it is asked.
+UNANSWERED_SECONDS = 60.0
+
+ANSWER_TIMEOUT_MS = 5_000
+RETRY_SECONDS = 0.1
+
+NoteError = Callable[[ClientError], None]
+
+
+def client_error(error: Exception, place: Place | None = None, topic: str | None = None) -> ClientError:
+    """Returns an exception of kafka-python as what it concerns."""
+    code = error.message if isinstance(error, BrokerResponseError) and error.message else type(error).__name__
+    return judge_error(code, str(error), place=place, topic=topic)
+
+
+class FetchErrors:
+    """Fetches of one consumer, of which each partition fails by itself."""
+
+    def __init__(
+        self, consumer: Any, note: NoteError, note_lost: Callable[[Iterable[TopicPartition]], None]
+    ) -> None:
+        """`note_lost` takes the partitions whose position is not in their log."""
+        fetcher = consumer._fetcher
+        self._note, self._note_lost = note, note_lost
+        self._failing: Backoffs[TopicPartition] = Backoffs(max_seconds=FETCH_AGAIN_SECONDS)
+        self._readable: set[Place] = set()
+        self._fetchable = fetcher._fetchable_partitions
+        self._parse = fetcher._parse_fetched_data
+        self._append = fetcher._append
+        fetcher._fetchable_partitions = self._leave_failing_out
+        fetcher._parse_fetched_data = self._parse_one
+        fetcher._append = self._append_one
+
+    def take_readable(self) -> frozenset[Place]:
+        """Returns the partitions that were read since the last call."""
+        readable, self._readable = frozenset(self._readable), set()
+        return readable
+
+    def _leave_failing_out(self) -> list[TopicPartition]:
+        now = time.monotonic()
+        return [place for place in self._fetchable() if self._failing.allows(place, now)]
+
+    def _parse_one(self, fetched: Any) -> Any:
+        place = fetched.topic_partition
+        try:
+            parsed = self._parse(fetched)
+        except OffsetOutOfRangeError:
+            self._note_lost([place])
+            return None
+        except Exception as error:
+            self._note_failed(place, fetched.fetched_offset, client_error(error, tuple(place)))
+            return None
+        if parsed is not None and not fetched.partition_data.records:
+            self._note_read(place)
+        return parsed
+
+    def _append_one(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
+        place = part.topic_partition
+        try:
+            appended: int = self._append(drained, part, max_records, update_offsets)
+        except Exception as error:
+            # What cannot be parsed has no code in the protocol.
+            noted = client_error(error, tuple(place))
+            self._note_failed(
+                place, part.next_fetch_offset, noted._replace(action=ErrorAction.UNREADABLE_RECORD)
+            )
+            part.drain()
+            return 0
+        if appended:
+            self._note_read(place)
+        return appended
+
+    def _note_failed(self, place: TopicPartition, offset: int, error: ClientError) -> None:
+        self._failing.note_failure(place, time.monotonic())
+        self._note(error._replace(offset=offset))
+
+    def _note_read(self, place: TopicPartition) -> None:
+        self._failing.note_success(place)
+        self._readable.add((place.topic, place.partition))
+
+
+class TopicMetadata:
+    """The metadata of one consumer's topics, and a group that goes on without those that Kafka refuses."""
+
+    def __init__(self, consumer: Any, topics: Iterable[str]) -> None:
+        self.errors: Mapping[str, ClientError] = {}
+        """What Kafka answers instead of a topic's metadata, but for a topic that is not there."""
+        self._cluster, self._manager = consumer._cluster, consumer._manager
+        self._coordinator = consumer._coordinator
+        self._topics = tuple(topics)
+        self._update = self._cluster.update_metadata
+        self._cluster.update_metadata = self._take
+        # The coordinator's own listener raises for a denied topic, and then looks at no other one.
+        self._cluster.remove_listener(WeakMethod(self._coordinator._handle_metadata_update))
+        self._cluster.add_listener(self._handle_update)
+
+    def facts(self) -> dict[str, TopicFacts]:
+        """Returns the topics that exist."""
+        found = {}
+        for topic in self._topics:
+            partitions, topic_id = self._cluster.partitions_for_topic(topic), self._cluster.topic_id(topic)
+            if partitions and topic_id is not None:
+                led = self._cluster.available_partitions_for_topic(topic) or set()
+                found[topic] = TopicFacts(str(topic_id), len(partitions), frozenset(partitions - led))
+        return found
+
+    def renew(self, note: NoteError) -> bool:
+        """Asks Kafka and waits. Returns False if it gives no answer; `note` takes the error."""
+        # kafka-python fetches by name: what it reads of a topic created anew, at its old position, looks like
+        # the old one's. What has the old id after it was polled is of the old topic.
+        deadline = time.monotonic() + ANSWER_TIMEOUT_MS / 1000
+        while True:
+            try:
+                self._manager.run(self._ask)
+                return True
+            except KafkaError as error:
+                if time.monotonic() >= deadline or not isinstance(error, RetriableError):
+                    note(client_error(error))
+                    return False
+            time.sleep(RETRY_SECONDS)
+
+    async def _ask(self) -> None:
+        cluster, manager = self._cluster, self._manager
+        if cluster.metadata_refresh_in_progress:
+            # Asked for earlier, it must not be noted later. Its own timeout is half of MAX_POLL_INTERVAL_MS.
+            with suppress(KafkaError):
+                await manager.wait_for(manager.call_soon(cluster.refresh_metadata), ANSWER_TIMEOUT_MS)
+        answer = await manager.send(cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS)
+        if not answer.brokers:
+            # The broker is starting, or the controller has fenced it: kafka-python keeps what it knew.
+            raise MetadataEmptyBrokerList("the broker knows no broker of its cluster")
+        cluster.update_metadata(answer)
+
+    def _take(self, answer: Any) -> None:
+        errors = {}
+        for found in answer.topics:
+            error = for_code(found.error_code)
+            if found.error_code and error is not UnknownTopicOrPartitionError and found.name in self._topics:
+                errors[found.name] = client_error(error(), topic=found.name)
+        self._update(answer)
+        if answer.brokers:
+            self.errors = errors
+            # An invalid name would not be asked about again, and count as a topic that is gone.
+            self._cluster._topics.update(self._topics)
+
+    def _handle_update(self, cluster: Any) -> None:
+        cluster.unauthorized_topics = set()
+        self._coordinator._handle_metadata_update(cluster)
+
+
+class LeaderOffsets:
+    """The log ranges of partitions, asked of each leader and topic by itself."""
+
+    def __init__(self, consumer: Any, note: NoteError, *, timeout_ms: int) -> None:
+        self._cluster, self._manager = consumer._cluster, consumer._manager
+        self._fetcher = consumer._fetcher
+        self._note = note
+        self._timeout_seconds = timeout_ms / 1_000
+        self._unanswered: Backoffs[Place] = Backoffs(max_seconds=UNANSWERED_SECONDS)
+
+    def measure(self, places: Iterable[Place]) -> dict[Place, LogRange]:
+        """Returns the ranges of the partitions that have a leader and an answer."""
+        now = time.monotonic()
+        groups: dict[tuple[int, str], list[TopicPartition]] = {}
+        for place in places:
+            leader = self._cluster.leader_for_partition(TopicPartition(*place))
+            if leader is not None and leader >= 0 and self._unanswered.allows(place, now):
+                groups.setdefault((leader, place[0]), []).append(TopicPartition(*place))
+        if not groups:
+            return {}
+        starts, ends = self._manager.run(self._ask, groups)
+        found = {
+            (place.topic, place.partition): LogRange(starts[place].offset, ends[place].offset)
+            for place in starts.keys() & ends.keys()
+        }
+        for place in found:
+            self._unanswered.note_success(place)
+        return found
+
+    async def _ask(self, groups: Mapping[tuple[int, str], list[TopicPartition]]) -> list[dict[Any, Any]]:
+        asked = [
+            (spec, places, self._manager.call_soon(self._send, leader, spec, places))
+            for (leader, _), places in groups.items()
+            for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+        ]
+        deadline = time.monotonic() + self._timeout_seconds
+        found: dict[Any, dict[Any, Any]] = {OffsetSpec.EARLIEST: {}, OffsetSpec.LATEST: {}}
+        for spec, places, future in asked:
+            remaining_ms = max(0.0, deadline - time.monotonic()) * 1_000
+            try:
+                offsets, unanswered = await self._manager.wait_for(future, remaining_ms)
+            except KafkaError as error:
+                self._note_unanswered(places, client_error(error))
+                continue
+            found[spec].update(offsets)
+            if unanswered:
+                detail = "the broker that leads the partition gave no offsets"
+                self._note_unanswered(unanswered, judge_error("OFFSET_NOT_AVAILABLE", detail))
+        return list(found.values())
+
+    async def _send(self, leader: int, spec: Any, places: Iterable[TopicPartition]) -> Any:
+        return await self._fetcher._send_list_offsets_request(leader, dict.fromkeys(places, (spec, -1)))
+
+    def _note_unanswered(self, places: Iterable[TopicPartition], error: ClientError) -> None:
+        for place in places:
+            self._unanswered.note_failure((place.topic, place.partition), time.monotonic())
+            self._note(error._replace(topic=place.topic, partition=place.partition, of_group=False))
+
+
+def raise_if_fenced(coordinator: Any) -> None:
+    """Raises FencedInstanceIdError if another consumer has taken the name of this one."""
+    # kafka-python ends the heartbeats of a member that is fenced, logs that, and polls on without records. It
+    # also pauses them while it joins; both marks of that change under this lock.
+    with coordinator._lock:
+        ended = not coordinator._heartbeat_enabled and not coordinator.rejoining
+        if ended and coordinator.stable():
+            raise FencedInstanceIdError(f"another consumer has the name {coordinator.group_instance_id}")
+
+
+def finish_joining(coordinator: Any) -> None:
+    """Makes the member go on with a join under way."""
+    # kafka-python forgets a join under way when a poll ends between its two answers: the group then counts a
+    # member that polls for ever and gets nothing.
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
+
+
+def take_up_parked(fetcher: Any) -> None:
+    """Makes the fetcher return what it has of partitions that were paused and are not any more."""
+    # kafka-python puts away what it has of a partition that is paused, and takes it up again only while
+    # nothing else is in line. What is in line stays there when it is used up: if no later answer takes its
+    # place, a resumed partition is neither taken up nor fetched, for ever.
+    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
+
+
+def pause_without_position(consumer: Any) -> None:
+    """Pauses assigned partitions that have no position: they are read once they were seeked."""
+    # kafka-python raises at every poll for one of them, and so reads nothing of the others.
+    subscription = consumer._subscription
+    for place in subscription.missing_fetch_positions():
+        consumer.seek(place, 0)
+        consumer.pause(place)
