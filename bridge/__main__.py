@@ -27,11 +27,16 @@ from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.settings import Settings, SettingsError, read_settings
+from sluice.runtime.watchdog import Watchdog
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
 from sluice.tasks.installation.joining import join_installation
 from sluice.tasks.task_sender import open_sender
 
 LOUD_STOP_EXIT_CODE = 3
+# Above the time-outs of a turn together, and above MAX_POLL_INTERVAL_MS: then the group goes on without this
+# bridge.
+TURN_SECONDS = 120.0
+STOP_SECONDS = 25.0  # a supervisor commonly kills after 30
 REFUSED_EXIT_CODE = 2
 MIB = 1024 * 1024
 
@@ -86,11 +91,19 @@ def main() -> int:
         watch=watch,
         reader=membership.presence.process,
     )
+    watchdog = Watchdog(turn_seconds=TURN_SECONDS, stop_seconds=STOP_SECONDS)
+    touch = _toucher(settings.health_file)
+
+    def note_turn(is_healthy: bool) -> None:
+        watchdog.turned()
+        touch(is_healthy)
+
     try:
         log.info("bridge started", topics=sorted(registry.topics))
+        watchdog.start()
         claims.start()
         watch.start()
-        bridge.run(should_stop=lambda: bool(stops) or claims.outranked, turned=_toucher(settings.health_file))
+        bridge.run(should_stop=lambda: bool(stops) or claims.outranked, turned=note_turn)
     except BridgeStopped as stop:
         log.error("bridge stopped: nothing was skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
@@ -105,6 +118,7 @@ def main() -> int:
         store.close()
         publisher.close()
         endpoint.close()
+        watchdog.stop()
     if claims.outranked:
         log.error("bridge stopped: nothing was skipped", reason=OUTRANKED)
         return LOUD_STOP_EXIT_CODE

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.runtime.backoff import Backoff, backoff_seconds
+from sluice.runtime.backoff import Backoff, Backoffs, backoff_seconds
 
 FIRST_SECONDS = st.floats(0.01, 10)
 RATIO = st.floats(1, 1_000_000)  # of the longest pause to the first
@@ -41,3 +41,13 @@ def test_backoff_doubles_to_a_bound_and_forgets() -> None:
     assert backoff.note_success()
     assert not backoff.note_success()
     assert backoff.note_failure(now)
+
+
+def test_services_fail_and_recover_by_themselves() -> None:
+    backoffs: Backoffs[str] = Backoffs()
+    assert backoffs.note_failure("a", 0.0)
+    assert not backoffs.note_failure("a", 0.0)
+    assert (backoffs.allows("a", 0.01), backoffs.allows("b", 0.01)) == (False, True)
+    backoffs.note_success("a")
+    assert backoffs.allows("a", 0.01)
+    assert backoffs.note_failure("a", 0.0)

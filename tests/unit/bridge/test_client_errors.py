@@ -1,0 +1,158 @@
+"""Which partitions are not read after what a client reported, and until when."""
+
+from collections.abc import Mapping
+
+from sluice.bridge.client_errors import (
+    ASSIGNED_SECONDS,
+    GROUP_OVER_SECONDS,
+    GROUP_PROBE_SECONDS,
+    PROBE_SECONDS,
+    ClientErrors,
+)
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.bridge.read_report import find_unread
+from sluice.db.delivery.partition_reads import PartitionRead
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.consumer import TopicFacts
+from sluice.kafka_io.kafka_errors import ClientError, judge_error
+from sluice.runtime.place import Place
+
+FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
+ALL = frozenset([("t", 0), ("t", 1), ("u", 0)])
+DENIED = judge_error("TOPIC_AUTHORIZATION_FAILED", "denied", place=("t", 1))
+REFUSED = judge_error("GROUP_AUTHORIZATION_FAILED", "denied")
+
+
+class _Bridge:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.problems = PartitionProblems()
+        self.errors = ClientErrors(self.problems, ["t", "u"], clock=lambda: self.now)
+
+    def turn(
+        self,
+        *errors: ClientError,
+        facts: Mapping[str, TopicFacts] = FACTS,
+        refused: Mapping[str, ClientError] | None = None,
+        assigned: frozenset[Place] = ALL,
+    ) -> list[ClientError]:
+        due = self.errors.note_errors(errors, self.now)
+        self.errors.note_state(facts, refused or {}, assigned, self.now)
+        return due
+
+    def kinds(self) -> dict[Place, ProblemKind]:
+        return {place: problem.kind for place, problem in self.problems.current().items()}
+
+
+def test_an_error_of_a_partition_is_its_problem_until_it_is_read() -> None:
+    bridge = _Bridge()
+    assert bridge.turn(DENIED) == [], "its line is that of the problem"
+    assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
+    bridge.errors.note_readable([("t", 0), ("u", 0)])
+    assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
+    bridge.errors.note_readable([("t", 1)])
+    assert bridge.kinds() == {}
+
+
+def test_a_partition_with_an_error_is_read_anew_now_and_then() -> None:
+    bridge = _Bridge()
+    bridge.turn(DENIED)
+    assert bridge.errors.due_probes(PROBE_SECONDS - 1) == []
+    assert bridge.errors.due_probes(PROBE_SECONDS) == [("t", 1)]
+    assert bridge.errors.due_probes(PROBE_SECONDS + 1) == []
+    bridge.errors.note_readable([("t", 1)])
+    assert bridge.errors.due_probes(3 * PROBE_SECONDS) == []
+
+
+def test_an_error_of_a_partition_that_another_bridge_has_now_is_not_ours() -> None:
+    bridge = _Bridge()
+    bridge.turn(DENIED)
+    bridge.turn(assigned=frozenset([("t", 0)]))
+    assert bridge.kinds() == {}
+
+
+def test_a_partition_without_a_leader_is_a_problem_while_it_has_none() -> None:
+    bridge = _Bridge()
+    facts = {**FACTS, "t": TopicFacts("t-id", 2, frozenset([1]))}
+    bridge.turn(facts=facts, assigned=frozenset())
+    assert bridge.kinds() == {("t", 1): ProblemKind.NO_LEADER}
+    bridge.turn(facts=facts)
+    assert bridge.kinds() == {("t", 1): ProblemKind.NO_LEADER}
+    bridge.turn()
+    assert bridge.kinds() == {}
+
+
+def test_a_refused_topic_is_a_problem_of_all_its_partitions_even_if_it_was_never_seen() -> None:
+    bridge = _Bridge()
+    refused = {"t": judge_error("TOPIC_AUTHORIZATION_FAILED", "denied", topic="t")}
+    bridge.turn(facts={"u": FACTS["u"]}, refused=refused)
+    assert bridge.kinds() == {("t", 0): ProblemKind.NOT_AUTHORIZED}
+    bridge.turn()
+    assert bridge.kinds() == {}
+    bridge.turn(facts={"u": FACTS["u"]}, refused=refused)
+    assert set(bridge.kinds()) == {("t", 0), ("t", 1)}
+
+
+def test_a_refused_group_is_a_problem_of_what_it_does_not_have_until_a_new_consumer_is_not_refused() -> None:
+    bridge = _Bridge()
+    assert bridge.turn(REFUSED, assigned=frozenset()) == [REFUSED]
+    assert bridge.turn(REFUSED, assigned=frozenset()) == [], "one line a minute"
+    assert bridge.kinds() == dict.fromkeys(ALL, ProblemKind.NOT_AUTHORIZED)
+    assert bridge.errors.group_is_refused
+    assert not bridge.errors.is_group_probe_due(GROUP_PROBE_SECONDS - 1)
+    assert bridge.errors.is_group_probe_due(GROUP_PROBE_SECONDS)
+    assert not bridge.errors.is_group_probe_due(GROUP_PROBE_SECONDS + 1)
+    bridge.now = GROUP_OVER_SECONDS - 1
+    bridge.turn(assigned=frozenset())
+    assert bridge.errors.group_is_refused
+    bridge.now = GROUP_OVER_SECONDS
+    bridge.turn(assigned=frozenset())
+    assert (bridge.errors.group_is_refused, bridge.kinds()) == (False, {})
+
+
+def test_a_member_that_has_partitions_is_not_refused_any_more() -> None:
+    bridge = _Bridge()
+    bridge.turn(REFUSED, assigned=frozenset())
+    bridge.now = ASSIGNED_SECONDS
+    bridge.turn(assigned=frozenset([("t", 0)]))
+    assert (bridge.errors.group_is_refused, bridge.kinds()) == (False, {})
+
+
+def test_without_a_consumer_no_known_partition_is_read() -> None:
+    bridge = _Bridge()
+    bridge.turn()
+    bridge.errors.note_away("no broker answers")
+    assert bridge.kinds() == dict.fromkeys(ALL, ProblemKind.KAFKA_ERROR)
+    bridge.errors.note_away("")
+    bridge.turn()
+    assert bridge.kinds() == {}
+
+
+def test_a_loud_stop_is_not_ended_by_what_a_client_reports() -> None:
+    bridge = _Bridge()
+    bridge.problems.note(("t", 1), PartitionProblem(ProblemKind.STOPPED, "re-created"))
+    bridge.turn(DENIED)
+    bridge.errors.note_readable([("t", 1)])
+    bridge.turn(assigned=frozenset())
+    assert bridge.kinds() == {("t", 1): ProblemKind.STOPPED}
+
+
+def read(place: Place, **changed: object) -> PartitionRead:
+    blank = PartitionRead._make([*place, None, False, *[None] * (len(PartitionRead._fields) - 4)])
+    return blank._replace(**changed)  # type: ignore[arg-type]
+
+
+def test_a_partition_is_unread_without_a_reason_if_no_bridge_reads_it_and_none_reports_why() -> None:
+    reads = [
+        read(("t", 0), was_read=True),
+        read(("t", 1), was_read=True, unread_seconds=20.0),
+        read(("u", 0), was_read=True, unread_seconds=20.0, problem=ProblemKind.NO_LEADER),
+        read(("v", 0), was_read=False, unread_seconds=20.0),
+        read(("w", 0), was_read=True, unread_seconds=20.0, problem=ProblemKind.STOPPED),
+        read(("w", 1), was_read=True, unread_seconds=20.0),
+    ]
+    there = [(one.topic, one.partition) for one in reads]
+    unread = find_unread(reads, [("v", 0), ("u", 0), ("x", 0)], there)
+    assert unread.abandoned == {("t", 1)}
+    assert unread.never_read == {("v", 0), ("x", 0)}
+    assert find_unread(reads, [], []).abandoned == frozenset()

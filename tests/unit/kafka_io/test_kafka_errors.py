@@ -1,0 +1,60 @@
+"""What an error of a Kafka client concerns, and what follows from it."""
+
+import pytest
+from confluent_kafka import KafkaError
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.errors import kafka_errors
+
+from sluice.kafka_io.kafka_errors import _ACTIONS, _GROUP_CODES, AWAY_CODES, ErrorAction, judge_error
+
+PLACE = ("t", 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "action"),
+    [
+        ("_PARTITION_EOF", ErrorAction.IGNORE),
+        ("OFFSET_OUT_OF_RANGE", ErrorAction.POSITION_LOST),
+        ("_AUTO_OFFSET_RESET", ErrorAction.POSITION_LOST),
+        ("_LOG_TRUNCATION", ErrorAction.TRUNCATED),
+        ("LEADER_NOT_AVAILABLE", ErrorAction.NO_LEADER),
+        ("TOPIC_AUTHORIZATION_FAILED", ErrorAction.NOT_AUTHORIZED),
+        ("_BAD_COMPRESSION", ErrorAction.UNREADABLE_RECORD),
+        ("UnsupportedCodecError", ErrorAction.UNREADABLE_RECORD),
+        ("FENCED_INSTANCE_ID", ErrorAction.REPLACE_CONSUMER),
+        ("_TRANSPORT", ErrorAction.OTHER),
+        ("A_CODE_OF_A_LATER_BROKER", ErrorAction.OTHER),
+    ],
+)
+def test_what_follows_from_a_code(code: str, action: ErrorAction) -> None:
+    error = judge_error(code, "why", place=PLACE, offset=5)
+    assert error == (code, "why", action, "t", 3, 5, False)
+
+
+@given(st.text(min_size=1), st.none() | st.just(PLACE))
+def test_every_code_has_a_branch_and_a_fatal_one_replaces_the_consumer(
+    code: str, place: tuple[str, int] | None
+) -> None:
+    assert judge_error(code, "why", place=place).action in ErrorAction
+    assert judge_error(code, "why", place=place, fatal=True).action is ErrorAction.REPLACE_CONSUMER
+
+
+@pytest.mark.parametrize("code", sorted(_GROUP_CODES))
+def test_a_refusal_of_the_member_concerns_all_unless_it_names_a_partition(code: str) -> None:
+    assert judge_error(code, "why").of_group
+    assert not judge_error(code, "why", topic="t").of_group
+    assert not judge_error(code, "why", place=PLACE).of_group
+
+
+def test_a_connection_concerns_no_partition() -> None:
+    error = judge_error("_TRANSPORT", "broker is down")
+    assert (error.topic, error.partition, error.of_group) == (None, None, False)
+
+
+def test_every_code_that_is_named_exists_in_one_of_the_clients() -> None:
+    names = {name for name in dir(KafkaError) if name.strip("_").isupper()}
+    names |= {error.message for error in kafka_errors.values()}
+    named = {code for codes in _ACTIONS.values() for code in codes} | _GROUP_CODES | AWAY_CODES
+    classes = {code for code in named if not code.isupper()}
+    assert named - classes <= names
