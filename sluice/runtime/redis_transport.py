@@ -6,7 +6,7 @@ without being read, and what others wrote into `unacked` or into the bindings st
 """
 
 import functools
-import time
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 from uuid import uuid4
@@ -19,6 +19,7 @@ from sluice.runtime.dropped_messages import dropped
 from sluice.runtime.fanout import FanoutGuard
 from sluice.runtime.redis_client import PrefixedRedis, is_wrong_type
 from sluice.runtime.redis_item import CONTENT_TYPE, DropReason, read_item
+from sluice.runtime.redis_time import RedisTime
 
 REPLY_QUEUE_END = ".reply.celery.pidbox"
 """The end of the name of a queue to which workers answer `celery inspect`. Its messages are kombu's own."""
@@ -45,15 +46,42 @@ def queue_of_tag(tag: str | bytes) -> str | None:
 
 
 class QoS(redis.QoS):
-    """The messages in hand. Each lies in the hash `unacked` as it was popped."""
+    """The messages in hand. Each lies in the hash `unacked` as it was popped.
+
+    `unacked_index` is scored and judged by the clock of Redis, since each worker judges the messages of all.
+    """
+
+    @functools.cached_property
+    def _time(self) -> RedisTime:
+        return RedisTime(self._ask_time)
+
+    def _ask_time(self) -> tuple[int, int]:
+        with self.channel.conn_or_acquire() as client:
+            seconds, microseconds = client.time()
+        return seconds, microseconds
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Notes a message that was popped."""
+        now = self._time.now()
         with self.pipe_or_acquire() as pipe:
-            pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
+            pipe.zadd(self.unacked_index_key, {delivery_tag: now})
             pipe.hset(self.unacked_key, delivery_tag, message._raw["item"])
             pipe.execute()
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:  # noqa: ARG002
+        """Puts back messages that have been in hand for longer than the visibility timeout. Idempotent."""
+        longest_ago = self._time.now() - self.visibility_timeout
+        with (
+            suppress(redis.MutexHeld),
+            self.channel.conn_or_acquire() as client,
+            redis.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
+        ):
+            tags = client.zrange(
+                self.unacked_index_key, longest_ago, 0, desc=True, byscore=True, offset=start, num=num
+            )
+            for tag in tags:
+                self.restore_by_tag(tag, client)
 
     def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002
         """Puts a message back to the head of its queue. Idempotent. A tag of others is deleted."""

@@ -1,5 +1,6 @@
 """What `queue_subscription` builds on: attributes of kombu that are not public, and what Redis then holds."""
 
+import time
 from collections.abc import Iterator
 from types import MethodType, SimpleNamespace
 from typing import Any, cast
@@ -198,6 +199,34 @@ def test_what_a_dead_worker_took_comes_first_again_in_its_order(loop: Loop, redi
     assert loop.waiting("thing.0") == [*order, 5]
     assert loop.waiting("thing.1") == [], "not this one's to take"
     dead.close()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("wrong", ["holder", "judge"])
+def test_messages_in_hand_are_judged_by_the_clock_of_redis(
+    loop: Loop, redis_url: str, monkeypatch: pytest.MonkeyPatch, wrong: str, hours: int
+) -> None:
+    def set_clock(by: float) -> None:
+        now = time.time() + by
+        for name in ("time.time", "kombu.transport.redis.time"):
+            monkeypatch.setattr(name, lambda: now)
+
+    loop.acknowledges = False
+    loop.consuming.adjust({"thing.0"})
+    loop.publish("thing.0", 1)
+    set_clock(hours * 3_600 if wrong == "holder" else 0)
+    loop.until_came(1)
+    monkeypatch.undo()
+    set_clock(hours * 3_600 if wrong == "judge" else 0)
+    judge = Loop(redis_url)
+    set_event_loop(loop.hub)
+    judge.channel.qos.visibility_timeout = 60
+    judge.channel.qos.restore_visible(num=100)
+    assert loop.waiting("thing.0") == [], "in hand for less than a minute"
+    judge.channel.qos.visibility_timeout = 0
+    judge.channel.qos.restore_visible(num=100)
+    assert loop.waiting("thing.0") == [1]
+    judge.close()
 
 
 def test_a_queue_that_nobody_declared_here_can_be_taken(loop: Loop) -> None:
