@@ -1,14 +1,18 @@
 """Publishes signed Celery messages."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from sluice.runtime.installation import Installation
 from sluice.runtime.redis_client import PrefixedRedis, build_redis
-from sluice.runtime.redis_item import write_item
+from sluice.runtime.redis_item import DropReason, read_item, write_item
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.keyring import KeyRing
-from sluice.tasks.task_messages import WRITERS, TaskCall
+from sluice.tasks.task_messages import READERS, WRITERS, TaskCall, UnknownTask
+
+MAX_LISTED = 10  # more than the kinds of periodic tasks of one queue
 
 
 class TaskSender:
@@ -34,10 +38,30 @@ class TaskSender:
         """Returns the number of messages on a queue's list."""
         return int(self._redis.llen(queue))
 
+    def is_waiting(self, task: str, queue: str) -> bool:
+        """Returns True if the list holds a message of this task, or MAX_LISTED messages of whatever kind.
+
+        What lies in the list runs later than now. So a message that would be added for work which is
+        committed already is not needed.
+        """
+        items = cast("list[bytes]", self._redis.lrange(queue, 0, MAX_LISTED - 1))
+        return len(items) == MAX_LISTED or any(self._task_of(item) == task for item in items)
+
     @property
     def redis(self) -> PrefixedRedis:
         """The client, for keys beside the queues."""
         return self._redis
+
+    def _task_of(self, item: bytes) -> str | None:
+        """Returns the task of a message that this installation signed, None for anything else."""
+        read = read_item(item)
+        frame = None if isinstance(read, DropReason) else self._ring.open(read.frame)
+        if frame is None or frame.version not in READERS:
+            return None
+        try:
+            return READERS[frame.version](frame.content).task
+        except (UnknownTask, msgspec.MsgspecError):
+            return None
 
     def close(self) -> None:
         """Ends the connections. Idempotent."""

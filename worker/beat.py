@@ -1,5 +1,7 @@
 """Which of several beats starts what is due."""
 
+import time
+from collections.abc import Callable
 from socket import gethostname
 from typing import Any
 
@@ -7,7 +9,7 @@ import psycopg2
 import redis
 import structlog
 from celery import Celery
-from celery.beat import Scheduler, SchedulingError
+from celery.beat import Scheduler
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import try_lead
@@ -16,65 +18,61 @@ from sluice.db.records import ProcessKind
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import touch_health
 from sluice.runtime.installation import InstallationRefused
+from sluice.runtime.log_pace import LogPace
 from sluice.runtime.settings import SettingsError
 from sluice.tasks.installation.joining import Membership, join_once
 from sluice.tasks.task_sender import TaskSender, open_sender
 from sluice.worker.beat_metrics import Lead, LeaderCollector, LeaderReader
-from sluice.worker.schedule import SCHEDULE
+from sluice.worker.schedule import Periodic, Timetable
 
 log = structlog.get_logger("sluice.beat")
 
-MAX_WAITING = 10  # more than the kinds of tasks of one queue
 MAX_INTERVAL_SECONDS = 1.0  # beat wakes at least this often: another one's end is noticed this soon
 
 
 class SluiceScheduler(Scheduler):  # type: ignore[misc]
-    """Celery's scheduler without a file of its own: the schedule is code, and Postgres knows what is due.
+    """Beat's loop without Celery's schedule, which goes by the clock of the machine and is kept in a file.
 
     Of several beats the one that holds a lock in Postgres schedules; the lock ends with its connection.
     """
 
     max_interval = MAX_INTERVAL_SECONDS
 
-    def __init__(self, app: Celery, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, app: Celery, *args: Any, clock: Callable[[], float] = time.monotonic, **kwargs: Any
+    ) -> None:
         self._lead = Lead.FOLLOWS
         self._endpoint = MetricsEndpoint(app.sluice_settings)
         self._metrics = LeaderCollector(LeaderReader(app.sluice_settings), lead=lambda: self._lead)
         self._membership: Membership | None = None
         self._made_sender: TaskSender | None = None
         self._refusal: str | None = None
+        self._timetable = Timetable()
+        self._clock = clock
+        self._pace = LogPace()
         super().__init__(app, *args, **kwargs)
         self._session: Session | None = None
 
     def setup_schedule(self) -> None:
-        """The schedule, and the metrics: only the one that will run comes here. Raises SystemExit."""
-        self.merge_inplace(SCHEDULE)
+        """Opens the metrics' port: only the one that will run comes here. Raises SystemExit."""
         try:
             self._endpoint.open([self._metrics])
         except SettingsError as error:
             raise SystemExit(str(error)) from error
 
-    def apply_async(self, entry: Any, *_: Any, advance: bool = True, **__: Any) -> None:
-        """Publishes a signed task, unless MAX_WAITING messages wait on its queue already.
-
-        So no list grows while nobody takes from it, and the clocks of beat and workers are not compared.
-        Raises SchedulingError.
-        """
-        entry = self.reserve(entry) if advance else entry
-        queue = entry.options["queue"]
-        try:
-            sender = self._sender()
-            if sender.count_waiting(queue) < MAX_WAITING:
-                sender.send(entry.task, queue)
-        except (redis.RedisError, OSError) as error:
-            raise SchedulingError(f"cannot publish {entry.task}: {error}") from error
-
-    def tick(self, *args: Any, **kwargs: Any) -> float:
+    def tick(self, *_: Any, **__: Any) -> float:
         """One turn of beat's loop; returns the seconds until the next. Raises SystemExit."""
         touch_health(self.app.conf.sluice_health_file)
         if not self._try_join() or not self._try_lead():
             return MAX_INTERVAL_SECONDS
-        return min(MAX_INTERVAL_SECONDS, float(super().tick(*args, **kwargs)))
+        try:
+            for one in self._timetable.due(self._clock()):
+                self._publish(one)
+        except (redis.RedisError, OSError) as error:
+            if self._pace.allows("redis"):
+                log.warning("nothing is scheduled: Redis is away or refuses", error=str(error))
+            return MAX_INTERVAL_SECONDS
+        return min(MAX_INTERVAL_SECONDS, self._timetable.seconds_left(self._clock()))
 
     def close(self) -> None:
         """Lets go of the lock, and of the metrics' port."""
@@ -88,6 +86,17 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         if self._refusal is not None:
             # Celery ends with exit code 0 after a SystemExit in `tick`, but not after one here.
             raise SystemExit(self._refusal)
+
+    def _publish(self, one: Periodic) -> None:
+        """Publishes a task, unless a message of it waits: then it stays due, and is tried again soon.
+
+        So no list grows while no worker takes from it, and no run is left out for longer than a moment.
+        """
+        sender = self._sender()
+        waits = sender.is_waiting(one.task, one.queue)
+        if not waits:
+            sender.send(one.task, one.queue)
+        self._timetable.postpone(one, self._clock() + (MAX_INTERVAL_SECONDS if waits else one.seconds))
 
     def _sender(self) -> TaskSender:
         if self._made_sender is None:

@@ -1,6 +1,7 @@
-"""What beat starts, and when: all of it, in one place."""
+"""What beat starts, and when: all of it, in one place. Pure."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sluice.runtime.celery_options import (
     EXPIRE_CLAIMS_TASK,
@@ -13,15 +14,41 @@ from sluice.runtime.celery_options import (
 )
 
 
-def _every(seconds: float, task: str, queue: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "options": {"queue": queue}}
+class Periodic(NamedTuple):
+    """A task that beat starts every so many seconds."""
+
+    task: str
+    queue: str
+    seconds: float
 
 
-SCHEDULE = {
+SCHEDULE = (
     # The safety net under the wake-ups, and what dispatches calls whose back-off is over.
-    "relay and dispatch": _every(1.0, RELAY_TASK, RELAY_QUEUE),
-    "rebuilds": _every(1.0, START_REBUILDS_TASK, MAINTENANCE_QUEUE),
-    "leases": _every(5.0, EXPIRE_CLAIMS_TASK, MAINTENANCE_QUEUE),
-    "self-check": _every(60.0, SELF_CHECK_TASK, MAINTENANCE_QUEUE),
-    "purge": _every(3_600.0, PURGE_TASK, MAINTENANCE_QUEUE),
-}
+    Periodic(RELAY_TASK, RELAY_QUEUE, 1.0),
+    Periodic(START_REBUILDS_TASK, MAINTENANCE_QUEUE, 1.0),
+    Periodic(EXPIRE_CLAIMS_TASK, MAINTENANCE_QUEUE, 5.0),
+    Periodic(SELF_CHECK_TASK, MAINTENANCE_QUEUE, 60.0),
+    Periodic(PURGE_TASK, MAINTENANCE_QUEUE, 3_600.0),
+)
+
+
+class Timetable:
+    """When each task is due, by a monotonic clock: no clock that is set stops beat, or makes it hurry.
+
+    All are due at the start, so that a beat which never runs for an hour starts the hourly ones, too.
+    """
+
+    def __init__(self, schedule: Sequence[Periodic] = SCHEDULE) -> None:
+        self._due_at = dict.fromkeys(schedule, float("-inf"))
+
+    def due(self, now: float) -> list[Periodic]:
+        """Returns the tasks that are due, in the order of the schedule."""
+        return [one for one, due_at in self._due_at.items() if due_at <= now]
+
+    def postpone(self, one: Periodic, until: float) -> None:
+        """The task is not due before this time."""
+        self._due_at[one] = until
+
+    def seconds_left(self, now: float) -> float:
+        """Returns the seconds until the next task is due, at least 0."""
+        return max(0.0, min(self._due_at.values()) - now)

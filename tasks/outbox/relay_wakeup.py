@@ -23,7 +23,9 @@ class RelayWakeup:
     def notify(self) -> None:
         """The relay comes soon, if it can be told. Never raises what Redis raises; may run often."""
         try:
-            if self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
+            if not self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
+                return
+            if not self._sender.is_waiting(RELAY_TASK, RELAY_QUEUE):
                 self._sender.send(RELAY_TASK, RELAY_QUEUE)
         except (redis.RedisError, OSError) as error:
             # Beat calls it anyway.

@@ -1,8 +1,8 @@
 """Of two beats on one Postgres one schedules; without Postgres none does, and none ends."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -18,18 +18,38 @@ from sluice.runtime.celery_options import (
     RELAY_TASK,
     make_celery,
 )
+from sluice.runtime.message_frame import HEAD_BYTES
 from sluice.runtime.redis_client import build_redis
-from sluice.runtime.redis_item import Item, read_item
+from sluice.runtime.redis_item import Item, read_item, write_item
 from sluice.runtime.settings import read_settings
 from sluice.tasks.installation.joining import wait_for_installation
 from sluice.tasks.task_messages import READERS
-from sluice.worker.beat import MAX_INTERVAL_SECONDS, MAX_WAITING, SluiceScheduler
+from sluice.tasks.task_sender import MAX_LISTED, TaskSender
+from sluice.worker.beat import MAX_INTERVAL_SECONDS, SluiceScheduler
 from sluice.worker.schedule import SCHEDULE
 from tests.waiting import wait_until
 
-ALL = sorted(entry["task"] for entry in SCHEDULE.values())
+ALL = sorted(one.task for one in SCHEDULE)
+LONGEST_SECONDS = max(one.seconds for one in SCHEDULE)
 
 MakeBeat = Callable[..., SluiceScheduler]
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait(beat: SluiceScheduler, seconds: float) -> SluiceScheduler:
+    """Time passes for this beat."""
+    assert isinstance(beat._clock, Clock)
+    beat._clock.now += seconds
+    return beat
 
 
 @pytest.fixture
@@ -50,7 +70,7 @@ def make_beat(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Mak
         )
         app = make_celery(settings, lambda: wait_for_installation(settings))
         app.conf.sluice_health_file = str(tmp_path / "alive")
-        beat = SluiceScheduler(app)
+        beat = SluiceScheduler(app, clock=Clock())
         made.append(beat)
         return beat
 
@@ -63,17 +83,12 @@ def make_beat(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Mak
 
 def due(beat: SluiceScheduler) -> SluiceScheduler:
     """Everything of this beat is due now."""
-    for entry in beat.schedule.values():
-        entry.last_run_at -= timedelta(days=1)
-    beat._heap = None
-    return beat
+    return wait(beat, LONGEST_SECONDS)
 
 
 def turns(beat: SluiceScheduler) -> list[str]:
-    """Turns of its loop until it would wait; the tasks that are on the queues then."""
-    for _ in range(2 * len(SCHEDULE)):
-        if beat.tick() > 0:
-            break
+    """One turn of its loop; the tasks that are on the queues then."""
+    assert 0 < beat.tick() <= MAX_INTERVAL_SECONDS
     return taken(beat)
 
 
@@ -154,11 +169,68 @@ def test_beats_that_ask_nobody_would_fail_the_tests_above(
     assert turns(due(first)) == turns(due(second)) == ALL
 
 
-def test_no_list_grows_while_nobody_takes_from_it(make_beat: MakeBeat) -> None:
+def test_a_task_whose_message_waits_is_not_published_again_but_stays_due(make_beat: MakeBeat) -> None:
     beat = make_beat()
-    for _ in range(3 * MAX_WAITING):
-        due(beat)
-        for _ in range(2 * len(SCHEDULE)):
-            if beat.tick() > 0:
-                break
-    assert len(taken(beat)) == 2 * MAX_WAITING
+    for _ in range(30):
+        due(beat).tick()
+    assert taken(beat) == ALL, "one message of each"
+    assert turns(wait(beat, MAX_INTERVAL_SECONDS)) == ALL, "within a second, the hourly one, too"
+    assert turns(beat) == []
+
+
+def test_a_message_that_waits_holds_back_no_other_task(make_beat: MakeBeat) -> None:
+    beat = make_beat()
+    due(beat).tick()
+    membership = beat._membership
+    assert membership is not None
+    url = beat.app.sluice_settings.redis_url.get_secret_value()
+    with build_redis(url, membership.installation.redis_prefix) as redis:
+        redis.delete(RELAY_QUEUE)
+        wait(beat, MAX_INTERVAL_SECONDS).tick()
+        assert redis.llen(RELAY_QUEUE) == 1
+
+
+def test_what_no_key_signed_holds_back_no_task(make_beat: MakeBeat) -> None:
+    beat = make_beat()
+    assert turns(beat) == ALL
+    membership = beat._membership
+    assert membership is not None
+    url = beat.app.sluice_settings.redis_url.get_secret_value()
+    with build_redis(url, membership.installation.redis_prefix) as redis:
+        redis.lpush(RELAY_QUEUE, b"nonsense", write_item(RELAY_TASK, bytes(HEAD_BYTES)))
+        due(beat).tick()
+        assert redis.llen(RELAY_QUEUE) == 3
+        redis.lpush(RELAY_QUEUE, *[b"nonsense"] * MAX_LISTED)
+        before = redis.llen(RELAY_QUEUE)
+        due(beat).tick()
+        assert redis.llen(RELAY_QUEUE) == before, "no list grows without end"
+        redis.delete(RELAY_QUEUE)
+
+
+def test_without_redis_beat_goes_on_and_says_so_once(make_beat: MakeBeat) -> None:
+    beat = make_beat()
+    assert turns(beat) == ALL
+    membership = beat._membership
+    assert membership is not None
+    working, beat._made_sender = (
+        beat._made_sender,
+        TaskSender(build_redis("redis://127.0.0.1:1/0", ""), membership.ring),
+    )
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            assert due(beat).tick() == MAX_INTERVAL_SECONDS
+    assert [line["event"] for line in lines].count("nothing is scheduled: Redis is away or refuses") == 1
+    beat._made_sender = working
+    assert turns(beat) == ALL, "what was not published is still due"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_stops_nothing_and_hurries_nothing(
+    make_beat: MakeBeat, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    beat = make_beat()
+    assert turns(beat) == ALL
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() + hours * 3_600)
+    assert turns(beat) == []
+    assert turns(wait(beat, 1.0)) == sorted(one.task for one in SCHEDULE if one.seconds == 1.0)

@@ -25,4 +25,4 @@ def test_every_task_name_is_a_task_and_the_schedule_uses_no_other() -> None:
     made = Celery("test")
     made.finalize()
     assert {name for name in made.tasks if name.startswith("sluice.")} == TASK_NAMES
-    assert {entry["task"] for entry in SCHEDULE.values()} <= TASK_NAMES
+    assert {one.task for one in SCHEDULE} <= TASK_NAMES
