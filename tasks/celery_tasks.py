@@ -10,7 +10,10 @@ from sluice.tasks.apply.batch_message import Slice
 
 
 class TaskServices(Protocol):
-    """What a process that runs tasks provides, as `app.sluice_services`. Every method is idempotent."""
+    """What a process that runs tasks provides, as `app.sluice_services`. Every method is idempotent.
+
+    The relay and maintenance run in threads of their own: their methods return before the work is done.
+    """
 
     def apply(self, queue: str, slices: list[Slice]) -> None:
         """Applies one batch. Returns normally for every outcome: the bridge reads it from Postgres."""

@@ -8,12 +8,17 @@ from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
 
 
 class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Touches the health file from the worker's own loop."""
+    """Touches the health file from the worker's own loop, while none of the worker's threads is stuck."""
 
     requires = frozenset({"celery.worker.components:Timer"})
 
     def start(self, parent: Any) -> None:
         """Touches at once, and every few seconds as long as timers run."""
-        health_file = parent.app.conf.sluice_health_file
-        touch_health(health_file)
-        parent.timer.call_repeatedly(TOUCH_EVERY_SECONDS, touch_health, (health_file,))
+        app = parent.app
+
+        def touch() -> None:
+            if not app.sluice_services.is_stuck():
+                touch_health(app.conf.sluice_health_file)
+
+        touch()
+        parent.timer.call_repeatedly(TOUCH_EVERY_SECONDS, touch)

@@ -1,6 +1,7 @@
 """What one worker process holds, made when it is first needed: after the fork, where there is one."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from functools import cached_property
 
 import structlog
@@ -17,8 +18,13 @@ from sluice.kafka_io.producer import ConfluentProducer
 from sluice.runtime.celery_options import (
     EFFECT_TASK,
     EFFECTS_QUEUE,
+    EXPIRE_CLAIMS_TASK,
+    PURGE_TASK,
     REBUILD_QUEUE,
     REBUILD_TASK,
+    RELAY_TASK,
+    SELF_CHECK_TASK,
+    START_REBUILDS_TASK,
     SluiceCelery,
 )
 from sluice.runtime.gc_tuning import tune_gc
@@ -35,6 +41,7 @@ from sluice.tasks.rebuild.rebuild import Rebuilder
 from sluice.tasks.retention import purge, read_topic_configs
 from sluice.tasks.task_sender import TaskSender, open_sender
 from sluice.worker.relay_loop import RelayLoop
+from sluice.worker.task_thread import TaskThread, end_threads
 from sluice.worker.worker_metrics import WorkerMetrics
 
 log = structlog.get_logger("sluice.worker")
@@ -48,6 +55,9 @@ class WorkerProcess:
         self._app = app
         self._metrics: WorkerMetrics = app.sluice_metrics
         self._sessions: list[Session] = []
+        self._relaying, self._maintaining = TaskThread("relay"), TaskThread("maintenance")
+        self._purging = TaskThread("purge")
+        self._threads = (self._relaying, self._maintaining, self._purging)
 
     @cached_property
     def registry(self) -> Registry:
@@ -82,7 +92,10 @@ class WorkerProcess:
             self._wakeup.notify()
 
     def relay(self) -> None:
-        """One run of the relay: dispatches calls that are due, publishes the outbox."""
+        """Has the relay run: it dispatches calls that are due, and publishes the outbox."""
+        self._relaying.submit(RELAY_TASK, self._relay_now)
+
+    def _relay_now(self) -> None:
         with _Outages(self._relay_session, "relay"):
             self._metrics.note_run()
             RelayLoop(self._wakeup, send=self._send, dispatch=self._dispatch).run()
@@ -98,10 +111,11 @@ class WorkerProcess:
             self._rebuilder.run(projection, generation, place)
 
     def start_rebuilds(self) -> None:
-        """Tells the rebuild workers what lags, once they have nothing else to do.
+        """Has the rebuild workers told what lags, once they have nothing else to do."""
+        self._maintaining.submit(START_REBUILDS_TASK, self._start_rebuilds_now)
 
-        No turn calls its successor: two calls for one partition would become two for ever.
-        """
+    def _start_rebuilds_now(self) -> None:
+        # No turn calls its successor: two calls for one partition would become two for ever.
         with _Outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
@@ -109,27 +123,43 @@ class WorkerProcess:
                     self._sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
 
     def expire_claims(self) -> None:
-        """Ends attempts that were never answered, and counts for how long what no worker declares waits."""
+        """Has attempts ended that were never answered, and counted how long what no worker declares waits."""
+        self._maintaining.submit(EXPIRE_CLAIMS_TASK, self._expire_claims_now)
+
+    def _expire_claims_now(self) -> None:
         with _Outages(self._maintenance_session, "leases"):
             expire_claims(self._maintenance_session, self.registry)
             note_undeclared(self._maintenance_session, EFFECTS_QUEUE)
 
     def purge(self) -> None:
-        """What is old enough is forgotten."""
+        """Has what is old enough deleted."""
+        self._purging.submit(PURGE_TASK, self._purge_now)
+
+    def _purge_now(self) -> None:
         configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
-        with _Outages(self._maintenance_session, "purge"):
-            gone = purge(self._maintenance_session, self._settings, configs)
+        # Once an hour: a connection of its own for so long.
+        session = Session(self._url, application_name="sluice purge", plans=QUEUE_PLANS)
+        with closing(session), _Outages(session, "purge"):
+            gone = purge(session, self._settings, configs)
             log.info("purged", **{kind.replace(" ", "_"): count for kind, count in gone.items()})
 
     def check_self(self) -> None:
-        """One line in the log of what waits for somebody."""
+        """Has what waits for an operator logged, in one line."""
+        self._maintaining.submit(SELF_CHECK_TASK, self._check_self_now)
+
+    def _check_self_now(self) -> None:
         with _Outages(self._maintenance_session, "self-check"):
             open_issues = read_open_issues(self._maintenance_session)
             say = log.warning if open_issues.are_for_somebody else log.info
             say("self-check", **open_issues._asdict())
 
+    def is_stuck(self) -> bool:
+        """Returns True if a thread of this process runs one task without end."""
+        return any(thread.is_stuck() for thread in self._threads)
+
     def close(self) -> None:
-        """Ends the connections. May run twice."""
+        """Ends the threads and the connections. Idempotent."""
+        end_threads(self._threads)
         for session in self._sessions:
             session.close()
 

@@ -1,0 +1,88 @@
+"""A thread beside the worker's loop for tasks that would hold it up.
+
+A relay that waits for Kafka takes no turn from maintenance, a long purge takes none from the relay, and the
+loop goes on popping the messages of both.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+log = structlog.get_logger("sluice.worker")
+
+STUCK_SECONDS = 60.0
+"""Every run is bounded: by the timeouts of Postgres and Kafka, the purge by its 20 seconds."""
+END_SECONDS = 20.0  # for the runs in hand, when the worker ends
+
+
+class TaskThread:
+    """Runs tasks one after the other, in the order in which they came. Any thread may call `submit`.
+
+    A task waits at most once: a run that has not begun sees all that was committed until now. One that has
+    begun may have looked already, so a message that comes meanwhile leads to one more run.
+    """
+
+    def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._busy_since: float | None = None
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, task: str, run: Callable[[], None]) -> None:
+        """Has the task run soon. Returns at once. Idempotent until the run begins."""
+        with self._changed:
+            self._waiting.setdefault(task, run)
+            self._changed.notify()
+            # Not in the constructor: a child that is forked has no threads of its parent.
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                self._thread.start()
+
+    def is_stuck(self) -> bool:
+        """Returns True if one run has lasted for STUCK_SECONDS: only a restart helps."""
+        began = self._busy_since
+        return began is not None and self._clock() - began >= STUCK_SECONDS
+
+    def end(self) -> None:
+        """Begins no other run. Idempotent."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def join(self, seconds: float) -> None:
+        """Waits for the run in hand, for so long at most."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, seconds))
+
+    def _loop(self) -> None:
+        while (found := self._next()) is not None:
+            task, run = found
+            try:
+                run()
+            except Exception:
+                log.exception("task failed", task=task)
+            finally:
+                self._busy_since = None
+
+    def _next(self) -> tuple[str, Callable[[], None]] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopping)
+            if self._stopping:
+                return None
+            task = next(iter(self._waiting))
+            self._busy_since = self._clock()
+            return task, self._waiting.pop(task)
+
+
+def end_threads(threads: Sequence[TaskThread], *, clock: Callable[[], float] = time.monotonic) -> None:
+    """Ends all of them, after the runs in hand; waits for END_SECONDS at most."""
+    deadline = clock() + END_SECONDS
+    for thread in threads:
+        thread.end()
+    for thread in threads:
+        thread.join(deadline - clock())
