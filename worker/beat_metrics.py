@@ -17,6 +17,7 @@ from sluice.db.admin.open_issues import OpenIssues, read_open_issues
 from sluice.db.admin.totals import read_positions, read_topic_ids
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.delivery.leases import Sharing, read_workers
+from sluice.db.delivery.living_processes import Process, read_living
 from sluice.kafka_io.log_range import find_unapplied, lag_records
 from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.runtime import metrics
@@ -48,6 +49,8 @@ class Reading:
 
     open_issues: OpenIssues | None = None
     sharing: Sharing | None = None
+    clock_offsets: Mapping[str, float] = field(default_factory=dict)
+    """Kind of process → the largest difference of a clock to that of Postgres, in seconds."""
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
     """Topic → records; of topics that a bridge has registered."""
@@ -78,6 +81,7 @@ class LeaderReader:
             topics = read_topic_ids(self._session)
             reading.watermarks = read_positions(self._session)
             reading.sharing = read_workers(self._session)
+            reading.clock_offsets = _largest_offsets(read_living(self._session))
             reading.open_issues = read_open_issues(self._session)
         except psycopg2.Error as error:
             self._session.close()
@@ -193,6 +197,7 @@ def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
     )
     yield _one(metrics.SHARING_WORKERS, len(sharing.workers))
     yield _one(metrics.UNLEASED_QUEUES, len(sharing.unheld()))
+    yield _each(metrics.CLOCK_OFFSET_SECONDS, reading.clock_offsets)
     yield _one(metrics.KAFKA_UP, reading.lags is not None)
     if reading.lags is not None:
         yield _each(metrics.LAG_RECORDS, reading.lags)
@@ -210,6 +215,14 @@ def _each(metric: Metric, values: Mapping[str, float]) -> GaugeMetricFamily:
     for label, value in values.items():
         family.add_metric((label,), value)
     return family
+
+
+def _largest_offsets(living: Iterable[Process]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for one in living:
+        if one.clock_offset is not None:
+            found[one.kind] = max(found.get(one.kind, 0.0), abs(one.clock_offset))
+    return found
 
 
 def _by_topic(

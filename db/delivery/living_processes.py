@@ -5,7 +5,8 @@ Nothing that is applied depends on it: a process that is wrongly counted as dead
 """
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
@@ -38,20 +39,45 @@ class Process(NamedTuple):
     topics: Mapping[str, str]
     """Topic → its entity type."""
     effects: tuple[str, ...]
+    clock_offset: float | None = None
+    """Seconds that its clock is ahead of Postgres', negative if behind. None: it did not report them."""
+
+
+READ_CLOCK = Statement("read_clock", "SELECT extract(epoch FROM clock_timestamp())::float8")
+
+
+def measure_clock_offset(session: Session, *, clock: Callable[[], float] = time.time) -> float:
+    """Returns the seconds that this machine's clock is at least ahead of Postgres', negative if behind.
+
+    0 if the two may be equal: the answer was made somewhere between the question and its arrival.
+    """
+    session.run(READ_CLOCK)  # Connects and plans, which would count as the way of the answer.
+    asked_at = clock()
+    ((there,),) = session.run(READ_CLOCK)
+    return certain_offset(asked_at, float(there), clock())
+
+
+def certain_offset(asked_at: float, there: float, answered_at: float) -> float:
+    """Returns the least difference of a clock to one that showed `there` between the two moments. Pure."""
+    if asked_at > there:
+        return asked_at - there
+    return min(0.0, answered_at - there)
 
 
 WRITE_PROCESS = Statement(
     "write_process",
     """
     INSERT INTO sluice.processes
-        (process, kind, node, process_id, format, key_number, queues, entities, topics, effects)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        (process, kind, node, process_id, format, key_number, queues, entities, topics, effects,
+         clock_offset)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
     ON CONFLICT (process) DO UPDATE SET
         node = excluded.node, process_id = excluded.process_id, format = excluded.format,
         key_number = excluded.key_number, queues = excluded.queues, entities = excluded.entities,
-        topics = excluded.topics, effects = excluded.effects, heartbeat_at = now()
+        topics = excluded.topics, effects = excluded.effects,
+        clock_offset = excluded.clock_offset, heartbeat_at = now()
     """,
-    ("uuid", "text", "text", "int", "int", "int", "text[]", "jsonb", "jsonb", "text[]"),
+    ("uuid", "text", "text", "int", "int", "int", "text[]", "jsonb", "jsonb", "text[]", "float8"),
 )
 
 
@@ -66,6 +92,7 @@ def write_process(session: Session, process: Process) -> None:
         json.dumps(process.entities),
         json.dumps(process.topics),
         text_array(process.effects),
+        process.clock_offset,
     )
 
 
@@ -93,7 +120,8 @@ def forget_processes(session: Session) -> None:
 READ_LIVING = Statement(
     "read_living",
     f"""
-    SELECT process, kind, node, process_id, format, key_number, queues, entities, topics, effects
+    SELECT process, kind, node, process_id, format, key_number, queues, entities, topics, effects,
+           clock_offset
     FROM sluice.processes WHERE {IS_ALIVE} ORDER BY kind, node, process_id
     """,
 )

@@ -104,6 +104,8 @@ processes = Table(
     Column("effects", ARRAY(Text), nullable=False),
     now_column("started_at"),
     now_column("heartbeat_at"),
+    # Seconds that its clock was ahead of this server's at the heartbeat; NULL: an older process does not say.
+    Column("clock_offset", Double),
     one_of("kind", ProcessKind),
     # Rewritten every few seconds per process: room for HOT updates.
     postgresql_with={"fillfactor": "50"},

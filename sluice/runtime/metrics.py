@@ -189,6 +189,14 @@ HALTED_QUEUES = _gauge(Exporter.LEADER, "halted_queues", "queues", "queues whose
 SHARING_WORKERS = _gauge(
     Exporter.LEADER, "sharing_workers", "workers", "workers that share the queues: those without `-Q`"
 )
+CLOCK_OFFSET_SECONDS = _gauge(
+    Exporter.LEADER,
+    "clock_offset_seconds",
+    "seconds",
+    "how far the clocks of living processes are from that of Postgres, at most, by kind:"
+    " bridge, worker, beat",
+    "kind",
+)
 UNLEASED_QUEUES = _gauge(
     Exporter.LEADER,
     "unleased_queues",

@@ -15,6 +15,7 @@ from sluice.db.delivery.living_processes import (
     delete_process,
     end_old_keys,
     forget_processes,
+    measure_clock_offset,
     write_process,
 )
 from sluice.db.records import ProcessKind
@@ -102,7 +103,8 @@ class Presence:
             self._ring.refresh(older_than=HEARTBEAT_SECONDS)
             self._declared = self._declared._replace(key_number=self._ring.newest_number)
         with closing(self._session()) as session:
-            write_process(session, self._declared)
+            offset = measure_clock_offset(session)
+            write_process(session, self._declared._replace(clock_offset=offset))
             end_old_keys(session)
             forget_processes(session)
             if self._after is not None:

@@ -16,6 +16,7 @@ def add_process(
     effects: Iterable[str] = (),
     queues: Iterable[str] | None = None,
     format: int = 1,
+    clock_offset: float | None = None,
 ) -> UUID:
     """Writes the row of one more process that is alive, and returns its id."""
     topics = topics or {}
@@ -30,6 +31,7 @@ def add_process(
         dict.fromkeys(topics.values(), 1),
         topics,
         tuple(effects),
+        clock_offset,
     )
     write_process(session, process)
     return process.process

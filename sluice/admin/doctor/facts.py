@@ -8,6 +8,7 @@ from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
 
 
@@ -82,8 +83,15 @@ class PostgresFacts:
     """Why no process works with this database."""
     undeclared: Sequence[Undeclared] = ()
     """Topics and effects that are halted because no living worker declares them."""
-    bridges: Sequence[Process] = ()
-    """Those that are alive."""
+    living: Sequence[Process] = ()
+    """The bridges, workers and beats that are alive."""
+    clock_offset: float = 0.0
+    """Seconds that the clock of this machine is ahead of Postgres', negative if behind."""
+
+    @property
+    def bridges(self) -> list[Process]:
+        """The bridges that are alive."""
+        return [one for one in self.living if one.kind is ProcessKind.BRIDGE]
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,11 @@ from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
-from sluice.db.delivery.living_processes import Process, read_living
+from sluice.db.delivery.living_processes import Process, measure_clock_offset, read_living
 from sluice.db.delivery.switches import read_switch
 from sluice.db.delivery.undeclared import Undeclared, read_halted
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.generations import Generation, read_generations
-from sluice.db.records import ProcessKind
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
@@ -106,14 +105,14 @@ def _postgres(url: str, name: str) -> PostgresFacts:
         generations: list[GenerationFacts] = []
         sharing = SharingFacts()
         undeclared: list[Undeclared] = []
-        bridges: list[Process] = []
+        living: list[Process] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
             generations = [_generation(one) for one in read_generations(session)]
             sharing = _sharing(session)
             undeclared = read_halted(session)
-            bridges = [one for one in read_living(session) if one.kind is ProcessKind.BRIDGE]
+            living = read_living(session)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -129,7 +128,8 @@ def _postgres(url: str, name: str) -> PostgresFacts:
             installation,
             refusal,
             undeclared,
-            bridges,
+            living,
+            measure_clock_offset(session),
         )
 
 

@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from sluice.admin.doctor.facts import Facts, Finding, ForeignClaim, PostgresFacts, error, warning
 from sluice.db.delivery.living_processes import Process
 
+MAX_CLOCK_OFFSET_SECONDS = 2.0
+
 
 def installation_problems(facts: Facts) -> Iterator[Finding]:
-    """Other databases, members and bridges that work as this installation."""
+    """Others that work as this installation, and the clocks of its own processes."""
     yield from _foreign_claims(facts.foreign_claims)
     if facts.postgres is not None:
         if facts.members is not None:
             yield from _members(facts.members, facts.postgres)
         yield from _bridges(facts.postgres.bridges)
+        yield from _clocks(facts.postgres)
 
 
 def _foreign_claims(claims: Sequence[ForeignClaim]) -> Iterator[Finding]:
@@ -58,6 +61,26 @@ def _bridges(bridges: Sequence[Process]) -> Iterator[Finding]:
                 f"The bridges {nodes} declare different {what}: {'; '.join(sorted(declared))}.",
                 "Let all bridges run the same SLUICE_HANDLERS; during a rolling deployment this is expected.",
             )
+
+
+def _clocks(postgres: PostgresFacts) -> Iterator[Finding]:
+    """Nothing that is applied depends on these clocks; ages that operators read and times in events do."""
+    offsets = {
+        f"{one.kind} {one.node} ({one.process_id})": one.clock_offset
+        for one in postgres.living
+        if one.clock_offset is not None
+    }
+    offsets["this command"] = postgres.clock_offset
+    wrong = {name: by for name, by in sorted(offsets.items()) if abs(by) >= MAX_CLOCK_OFFSET_SECONDS}
+    if wrong:
+        shown = ", ".join(
+            f"{name} {abs(by):.1f} s {'ahead' if by > 0 else 'behind'}" for name, by in wrong.items()
+        )
+        yield warning(
+            f"Clocks differ from that of Postgres: {shown}.",
+            "Synchronise the clocks of these machines by NTP, and that of Postgres if all differ alike."
+            " Times in logs are wrong by as much; delivery does not depend on these clocks.",
+        )
 
 
 def _shown(declared: Mapping[str, int] | Mapping[str, str]) -> str:

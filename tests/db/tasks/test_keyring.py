@@ -134,6 +134,6 @@ def test_without_a_worker_the_newest_format_is_written(session: Session) -> None
 
 
 def test_the_row_is_read_as_it_was_written(session: Session) -> None:
-    written = process(queues=("a.0",), topics={"t": "thing"}, effects=("charge",))
+    written = process(queues=("a.0",), topics={"t": "thing"}, effects=("charge",), clock_offset=-3.5)
     write_process(session, written)
     assert read_living(session) == [written]

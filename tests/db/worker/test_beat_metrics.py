@@ -10,6 +10,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.leases import Heartbeat, join_workers, try_lease, write_heartbeat
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import clear_switch, set_switch
+from sluice.db.records import ProcessKind
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.kafka_io.log_range import LogRange, LogRanges
 from sluice.kafka_io.log_reader import LogsUnavailable
@@ -20,6 +21,7 @@ from sluice.runtime.settings import Settings, read_settings
 from sluice.worker import beat_metrics
 from sluice.worker.beat_metrics import READ_SECONDS, Lead, LeaderCollector, LeaderReader
 from tests.db.admin.leaving import insert_call, insert_event
+from tests.db.living import add_process, end_process
 from tests.db.tasks.applying import Bench
 from tests.db.tasks.applying import bench as bench
 from tests.db.tasks.failing import fill
@@ -121,6 +123,7 @@ def names(shown: Shown) -> set[str]:
 
 def test_all_of_the_catalogue_is_shown_and_nothing_else(beat: Beat, bench: Bench, logs: Logs) -> None:
     logs.ranges = {("things", 0): LogRange(0, 0)}
+    add_process(bench.looking, clock_offset=0.0)
     shown = beat.look()
     assert names(shown) == {m.name for m in CATALOGUE if m.exporter in (Exporter.BEAT, Exporter.LEADER)}
     ups = {metrics.BEAT_LEADS.name, metrics.POSTGRES_UP.name, metrics.KAFKA_UP.name}
@@ -133,6 +136,18 @@ def test_dead_letters_and_parked_entities(beat: Beat, bench: Bench) -> None:
     letters = {key[1]: value for key, value in shown.items() if key[0] == metrics.DEAD_LETTERS.name}
     assert letters == {"dead": 3, "conflict": 1, "waiting": 2}
     assert shown[(metrics.PARKED_ENTITIES.name,)] == 2
+
+
+def test_the_largest_clock_offset_of_each_kind_of_process(beat: Beat, bench: Bench) -> None:
+    offsets = [(ProcessKind.WORKER, 1.0), (ProcessKind.WORKER, -3_600.5), (ProcessKind.BRIDGE, 3.0)]
+    for kind, offset in offsets:
+        add_process(bench.looking, kind, clock_offset=offset)
+    add_process(bench.looking, ProcessKind.BEAT)
+    end_process(bench.looking, add_process(bench.looking, clock_offset=9_999.0))
+    found = {
+        key[1]: value for key, value in beat.look().items() if key[0] == metrics.CLOCK_OFFSET_SECONDS.name
+    }
+    assert found == {"worker": 3_600.5, "bridge": 3.0}
 
 
 def test_the_outbox(beat: Beat, bench: Bench) -> None:

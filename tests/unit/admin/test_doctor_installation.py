@@ -26,7 +26,7 @@ OTHER = BRIDGE._replace(process=UUID(int=2), node="two", process_id=22)
 
 
 def facts(*bridges: Process, **changed: Any) -> Facts:
-    return replace(HEALTHY, postgres=replace(POSTGRES, installation=INSTALLATION, bridges=bridges), **changed)
+    return replace(HEALTHY, postgres=replace(POSTGRES, installation=INSTALLATION, living=bridges), **changed)
 
 
 CASES: Mapping[str, tuple[Facts, Severity, str]] = {
@@ -60,11 +60,24 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         Severity.WARNING,
         "different topics: none; orders order",
     ),
+    "clocks": (
+        facts(
+            BRIDGE._replace(clock_offset=-3_600.0), OTHER._replace(kind=ProcessKind.BEAT, clock_offset=2.0)
+        ),
+        Severity.WARNING,
+        "Clocks differ from that of Postgres: beat two (22) 2.0 s ahead, bridge one (11) 3600.0 s behind.",
+    ),
+    "the clock of this command": (
+        replace(HEALTHY, postgres=replace(POSTGRES, installation=INSTALLATION, clock_offset=9.0)),
+        Severity.WARNING,
+        "Clocks differ from that of Postgres: this command 9.0 s ahead.",
+    ),
 }
 HEALTHY_TOO: Mapping[str, Facts] = {
     "two bridges, one not yet in the group": facts(BRIDGE, OTHER, members=[f"{GROUP}-bridge-1"]),
     "a bridge that joined anew": facts(BRIDGE, members=[f"{GROUP}-bridge-0-1f2e3d4c"]),
     "no right to describe the group": facts(BRIDGE, members=None),
+    "clocks that differ by less": facts(BRIDGE._replace(clock_offset=-1.9), OTHER._replace(clock_offset=1.9)),
 }
 
 
@@ -79,8 +92,8 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 def test_every_rule_has_its_case() -> None:
     source = Path(rules_installation.__file__).read_text()
-    # One case more for members without a name, and one for each thing that bridges declare.
-    assert source.count("yield error(") + source.count("yield warning(") == len(CASES) - 2
+    # One case more for members without a name, each thing that bridges declare, and a command's clock.
+    assert source.count("yield error(") + source.count("yield warning(") == len(CASES) - 3
 
 
 @pytest.mark.parametrize("name", HEALTHY_TOO)
@@ -97,6 +110,9 @@ def test_a_healthy_installation_has_no_findings(name: str) -> None:
         ("more members than bridges", "own > bridges", "own > bridges + 1"),
         ("other shards", "bridge.entities", "bridge.effects or {}"),
         ("other topics", "len(declared) > 1", "len(declared) > 2"),
+        ("clocks", "abs(by) >= MAX", "abs(by) > MAX"),
+        ("clocks", "abs(by) >= MAX", "by >= MAX"),
+        ("the clock of this command", "postgres.clock_offset", "0.0"),
     ],
 )
 def test_each_mutant_is_caught(name: str, old: str, new: str) -> None:

@@ -1,0 +1,13 @@
+"""How far the clock of each process is from that of Postgres."""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds a column that processes of before leave empty."""
+    op.execute("ALTER TABLE sluice.processes ADD COLUMN clock_offset double precision")
