@@ -142,6 +142,7 @@ def _make_consumer(
         instance=f"{group}-{name}",
         topics=sorted(registry.topics),
         commit_metadata=lambda: claims.text,
+        max_record_bytes=settings.max_record_bytes,
     )
 
 

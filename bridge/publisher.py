@@ -31,7 +31,7 @@ class Publisher(Protocol):
     def publish(self, queue: str, slices: list[Slice]) -> None:
         """Puts one message on the queue's list; bounded in time, never tried again in here.
 
-        Raises MessageTooLarge.
+        Raises MessageTooLarge, and FormatTooOld as long as older workers run.
         """
 
     def probe(self, queues: Sequence[str]) -> Probe:

@@ -15,6 +15,7 @@ PATIENT_SECONDS = 0.250  # and those of a busy queue this long: fewer, fuller me
 MAX_MESSAGES = 8  # unapplied per queue: enough to keep a worker busy, little to lose with Redis
 STUCK_SECONDS = 30.0  # a lane without progress while its queue goes on, though nothing proves a loss
 MAX_PAUSE_SECONDS = 10.0  # of a lane that is not applied while the others of its queue are
+HELD_SECONDS = 5.0  # of a lane that no worker of an older version may be sent; keys are read every 10 s
 HALTED_RETRY_SECONDS = 5.0  # how often a broken deployment is asked whether it was mended
 
 
@@ -116,6 +117,11 @@ class QueueBuffer:
             if records <= 0 or room <= 0 or len(taken) < len(lane.unsent):
                 break
         return OutgoingBatch(self.name, tuple(parts))
+
+    def hold_back(self, lane: Lane, now: float) -> None:
+        """The lane cannot be sent now; it is tried again after a while. The others go on."""
+        self._ready.pop(lane, None)
+        self._paused[lane] = now + HELD_SECONDS
 
     def note_sent(self, batch: OutgoingBatch, now: float) -> None:
         """The batch, just cut, is in flight."""

@@ -9,12 +9,14 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
 from sluice.bridge.publisher import Publisher, PublisherUnavailable
-from sluice.bridge.queue_buffer import Resend
+from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
 from sluice.bridge.start_conditions import too_large
 from sluice.bridge.topic_stops import TopicStopped
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
+from sluice.runtime.log_pace import LogPace
 from sluice.runtime.redis_item import MessageTooLarge
+from sluice.tasks.task_messages import FormatTooOld
 
 log = structlog.get_logger("sluice.bridge")
 
@@ -29,6 +31,7 @@ class SendLoop:
         self._inflight = inflight
         self._metrics = metrics
         self._backoff = Backoff()
+        self._pace = LogPace()
         self._sentinel: str | None = None
         self._probed_at = -SENTINEL_SECONDS
 
@@ -89,9 +92,27 @@ class SendLoop:
                     raise TopicStopped(
                         place, too_large(place, first.records[0].offset, str(error))
                     ) from error
+                except FormatTooOld as error:
+                    self._hold_back(queue, batch, now, error)
+                    continue
                 queue.note_sent(batch, now)
                 self._metrics.note_published(batch.slices)
                 published += 1
                 list_is_empty = False
         if published:
             faults.reach("bridge.published")
+
+    def _hold_back(self, queue: QueueBuffer, batch: OutgoingBatch, now: float, error: FormatTooOld) -> None:
+        for lane, part, _ in batch.parts:
+            flawed = [record.offset for record in part.records if record.flaw is not None]
+            if flawed:
+                queue.hold_back(lane, now)
+                if self._pace.allows((part.topic, part.partition)):
+                    log.warning(
+                        "lane held back until no older worker runs",
+                        queue=queue.name,
+                        topic=part.topic,
+                        partition=part.partition,
+                        offset=flawed[0],
+                        reason=str(error),
+                    )

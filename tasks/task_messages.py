@@ -42,19 +42,37 @@ class UnknownTask(ValueError):
     """The message names a task that this code does not have."""
 
 
+class FormatTooOld(ValueError):
+    """The format has no place for something in the arguments. A newer one has it."""
+
+
 def _write_1(call: TaskCall) -> bytes:
+    """In format 1, a record has no flaw: it ends with its headers."""
+    if call.task != names.APPLY_TASK:
+        return _write_2(call)
+    queue, slices = call.arguments
+    for piece in slices:
+        if any(record.flaw is not None for record in piece.records):
+            raise FormatTooOld("a record that is not carried whole needs messages of format 2")
+    older = [(*piece[:-1], [record[:-1] for record in piece.records]) for piece in slices]
+    return _write_2(TaskCall(call.task, (queue, older)))
+
+
+def _write_2(call: TaskCall) -> bytes:
     return _ENCODER.encode((call.task, call.arguments))
 
 
-def _read_1(content: bytes) -> TaskCall:
+def _read(content: bytes) -> TaskCall:
+    """Reads both formats: a record without its last field has no flaw."""
     task, arguments = _OUTER.decode(content)
     if task not in _DECODERS:
         raise UnknownTask(task)
     return TaskCall(task, _DECODERS[task].decode(arguments))
 
 
-WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1}
-READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read_1}
+WRITERS: dict[int, Callable[[TaskCall], bytes]] = {1: _write_1, 2: _write_2}
+"""A writer may raise FormatTooOld."""
+READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read, 2: _read}
 """By format. A new format is added here and in `formats.py`; the old one stays while workers need it."""
 
 

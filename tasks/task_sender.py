@@ -28,7 +28,7 @@ class TaskSender:
     def send(self, task: str, queue: str, arguments: Sequence[Any] = ()) -> None:
         """Signs and publishes one message, in the newest format that every living worker reads.
 
-        Raises MessageTooLarge.
+        Raises MessageTooLarge, and FormatTooOld if that format cannot carry the arguments.
         """
         version = self._ring.format
         content = WRITERS[version](TaskCall(task, arguments))

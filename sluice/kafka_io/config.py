@@ -76,6 +76,9 @@ def build_kafka_python_consumer(access: KafkaAccess, **own: Any) -> "KafkaConsum
     """Returns a connected consumer of kafka-python. Raises KafkaError if no broker answers."""
     from kafka import KafkaConsumer
 
+    from sluice.kafka_io.header_names import accept_any_header_name
+
+    accept_any_header_name()
     made: KafkaConsumer = _connect(KafkaConsumer, kafka_python_arguments(access, own))
     return made
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from sluice.kafka_io.bounded_record import record_of
 from sluice.kafka_io.config import (
     MAX_POLL_RECORDS,
     KafkaAccess,
@@ -45,12 +46,15 @@ class ConfluentConsumer:
         instance: str | None,
         topics: Sequence[str],
         commit_metadata: Callable[[], str] = str,
+        max_record_bytes: int | None = None,
     ) -> None:
         """Joins the group with the first polls. Raises ConsumerBroken if no broker answers.
 
-        `commit_metadata` returns what goes with the offsets of each commit.
+        `commit_metadata` returns what goes with the offsets of each commit. Records of more than
+        `max_record_bytes` come without their value, see `bounded_record`.
         """
         self._commit_metadata = commit_metadata
+        self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
         self._doubted_at = float("-inf")  # facts from before may be of another topic
         self._doubted: set[Place] = set()  # what comes of them next may be of another topic
@@ -99,13 +103,7 @@ class ConfluentConsumer:
                 self._note_message_error(error, message)
                 continue
             place = (message.topic(), message.partition())
-            record = Record(
-                message.offset(),
-                message.timestamp()[1],
-                message.key(),
-                message.value(),
-                message.headers() or [],
-            )
+            record = record_of(message, self._max_record_bytes)
             if place in polled:
                 polled[place].append(record)
             else:

@@ -18,6 +18,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from sluice.kafka_io.bounded_record import record_of_consumed
 from sluice.kafka_io.config import (
     BOOTSTRAP_TIMEOUT_MS,
     FETCH_MAX_BYTES,
@@ -66,12 +67,15 @@ class KafkaPythonConsumer:
         instance: str | None,
         topics: Sequence[str],
         commit_metadata: Callable[[], str] = str,
+        max_record_bytes: int | None = None,
     ) -> None:
         """Joins the group with the first polls. Raises ConsumerBroken if no broker answers.
 
-        `commit_metadata` returns what goes with the offsets of each commit.
+        `commit_metadata` returns what goes with the offsets of each commit. Records of more than
+        `max_record_bytes` come without their value, see `bounded_record`.
         """
         self._commit_metadata = commit_metadata
+        self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
         self._changes = _Changes()
         self._truncated: dict[Place, str] = {}
@@ -125,9 +129,7 @@ class KafkaPythonConsumer:
                 return {}
         return {
             (place.topic, place.partition): [
-                # By position: attribute by attribute costs half as much again.
-                Record(offset, timestamp, key, value, headers)
-                for _, _, _, offset, timestamp, _, key, value, headers, *_ in records
+                record_of_consumed(record, self._max_record_bytes) for record in records
             ]
             for place, records in polled.items()
         }

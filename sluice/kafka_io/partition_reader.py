@@ -6,6 +6,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from sluice.kafka_io.bounded_record import record_of
 from sluice.kafka_io.config import (
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
@@ -82,8 +83,13 @@ class PartitionReader:
         *,
         skipped: Sequence[SkippedRange] = (),
         client_id: str = "sluice-rebuild",
+        max_record_bytes: int | None = None,
     ) -> None:
-        """Reads from this offset on, without the offsets in `skipped`."""
+        """Reads from this offset on, without the offsets in `skipped`.
+
+        Records of more than `max_record_bytes` come without their value, see `bounded_record`.
+        """
+        self._max_record_bytes = max_record_bytes
         self._place = place
         self.read_through = offset - 1
         self._skipped = skipped
@@ -145,9 +151,7 @@ class PartitionReader:
             if next_unskipped(self._skipped, offset) > offset:
                 self.read_through = offset
             else:
-                headers = message.headers() or []
-                stamp = message.timestamp()[1]
-                records.append(Record(offset, stamp, message.key(), message.value(), headers))
+                records.append(record_of(message, self._max_record_bytes))
         elif error.code() == KafkaError._PARTITION_EOF:
             # The end at that moment. Records may have come since, and follow in the same answer.
             self.read_through = max(self.read_through, offset - 1)

@@ -12,6 +12,22 @@ HEADER_BYTES = 160
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 
 
+class Flaw(NamedTuple):
+    """What of a record is not carried. Such a record is never applied as it is: it becomes a dead letter."""
+
+    unreadable_headers: int = 0
+    """Headers that were left out because their names are not UTF-8."""
+    size_bytes: int = 0
+    """Key, headers and value as Kafka holds them, if the record was over the limit; else 0."""
+    sha256: bytes = b""
+    """Of the value that was left out; of no bytes if the value is null."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Returns True if the record was over the limit: Kafka alone holds it whole."""
+        return self.size_bytes > 0
+
+
 class Record(NamedTuple):
     """One Kafka record, undecoded. Times are milliseconds since 1970 (UTC), as Kafka keeps them."""
 
@@ -20,6 +36,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+    flaw: Flaw | None = None
 
 
 def size_bytes(record: Record) -> int:

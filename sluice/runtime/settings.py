@@ -61,6 +61,12 @@ class Settings(FaultSettings):
     bridge_memory_mib: int = Field(
         256, ge=8, description="unapplied records held by one bridge, all partitions"
     )
+    max_record_kib: int = Field(
+        8_192,
+        ge=64,
+        le=32_768,
+        description="key, headers and value of a record; the value of a larger one stays in Kafka",
+    )
     bridge_span_records: int = Field(
         200_000, ge=1_000, description="position − watermark, over all partitions"
     )
@@ -79,6 +85,11 @@ class Settings(FaultSettings):
     metrics_host: str = Field("127.0.0.1", min_length=1, description="where the metrics are served")
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
     stack_cache: str = Field("", description="where the local stack keeps Kafka's jars")
+
+    @property
+    def max_record_bytes(self) -> int:
+        """`max_record_kib` in bytes."""
+        return self.max_record_kib * 1024
 
     @field_validator("database_url")
     @classmethod

@@ -6,18 +6,18 @@ from sluice.tasks.task_messages import TaskCall
 from tests.system.worker.rolling_new_app import *  # noqa: F403
 
 NEWER = formats.NEWEST_FORMAT + 1
-if NEWER == 2:
+if NEWER == 3:
     formats.NEWEST_FORMAT = NEWER
 
 
 def _write(call: TaskCall) -> bytes:
-    return b"newer" + task_messages.WRITERS[1](call)
+    return b"newer" + task_messages.WRITERS[2](call)
 
 
 def _read(content: bytes) -> TaskCall:
     assert content.startswith(b"newer")
-    return task_messages.READERS[1](content[5:])
+    return task_messages.READERS[2](content[5:])
 
 
-task_messages.WRITERS[2] = _write
-task_messages.READERS[2] = _read
+task_messages.WRITERS[3] = _write
+task_messages.READERS[3] = _read

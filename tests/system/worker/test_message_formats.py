@@ -38,10 +38,10 @@ def test_a_format_that_an_old_worker_cannot_read_is_written_when_it_has_ended(
 
     def written() -> bool:
         formats = waiting_formats(deployment)
-        if formats == {1}:
+        if formats == {2}:
             # It has not yet seen that the old one ended. It sends again what a wipe took.
             deployment.wipe_redis()
-        return formats == {2}
+        return formats == {3}
 
     # Without a worker the bridge writes what it knows best.
     deployment.wait_until(written, timeout_seconds=60, what="messages of the newer format wait")

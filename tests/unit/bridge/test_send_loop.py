@@ -1,4 +1,4 @@
-"""What the bridge does with a record that fits into no message."""
+"""What the bridge does with a record that fits into no message, or that older workers cannot read."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,17 @@ import pytest
 
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.publisher import Probe
+from sluice.bridge.queue_buffer import HELD_SECONDS
 from sluice.bridge.send_loop import SendLoop
 from sluice.bridge.topic_stops import TopicStopped
+from sluice.kafka_io.record_types import Flaw
+from sluice.runtime.place import Place
 from sluice.runtime.redis_item import MessageTooLarge
 from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.task_messages import FormatTooOld
 from tests.unit.bridge.bridging import PLACE, assignment, holding, record
+
+OTHER: Place = ("t", 1)
 
 
 class Narrow:
@@ -23,9 +29,41 @@ class Narrow:
         return Probe(dict.fromkeys(queues, 0), "sentinel")
 
 
+class Rolling:
+    """A publisher beside old workers: it refuses what has a flaw."""
+
+    def __init__(self) -> None:
+        self.old_workers = True
+        self.sent: dict[int, list[int]] = {}
+
+    def publish(self, queue: str, slices: list[Slice]) -> None:
+        if self.old_workers and any(r.flaw is not None for piece in slices for r in piece.records):
+            raise FormatTooOld("simulated")
+        for piece in slices:
+            self.sent[piece.partition] = [r.offset for r in piece.records]
+
+    def probe(self, queues: Sequence[str]) -> Probe:
+        return Probe(dict.fromkeys(queues, 0), "sentinel")
+
+
 def test_a_record_that_fits_into_no_message_stops_its_topic_and_is_named() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(7)], 0.0)
     loop = SendLoop(Narrow(), inflight, BridgeMetrics())
     with pytest.raises(TopicStopped, match=r"t\[0\] offset 7 is too large"):
         loop.send_due(1.0)
+
+
+def test_a_lane_with_a_flawed_record_waits_for_older_workers_to_end_and_no_other_lane_does() -> None:
+    inflight = holding({PLACE: assignment(), OTHER: assignment()})
+    publisher = Rolling()
+    loop = SendLoop(publisher, inflight, BridgeMetrics())
+    inflight.take(PLACE, [record(7), record(8)._replace(flaw=Flaw(1)), record(9)], 0.0)
+    inflight.take(OTHER, [record(3)], 0.0)
+    loop.send_due(1.0)
+    inflight.take(PLACE, [record(10)], 1.5)
+    loop.send_due(2.0)
+    assert publisher.sent == {1: [3]}
+    publisher.old_workers = False
+    loop.send_due(1.0 + HELD_SECONDS)
+    assert publisher.sent == {0: [7, 8, 9, 10], 1: [3]}, "in order, and nothing is skipped"

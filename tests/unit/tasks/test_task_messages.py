@@ -7,15 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.bounded_record import count_bytes
+from sluice.kafka_io.record_types import Flaw, Record
 from sluice.runtime import celery_options as names
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.installation.formats import NEWEST_FORMAT
-from sluice.tasks.task_messages import READERS, WRITERS, TaskCall, UnknownTask, describe
+from sluice.tasks.task_messages import READERS, WRITERS, FormatTooOld, TaskCall, UnknownTask, describe
 
 _bytes = st.none() | st.binary(max_size=20)
+_flaws = st.none() | st.builds(Flaw, st.integers(0, 9), st.integers(0, 2**40), st.binary(max_size=32))
 _headers = st.lists(st.tuples(st.text(max_size=5), _bytes), max_size=3)
-_records = st.builds(Record, st.integers(0, 2**63 - 1), st.integers(-1, 2**53), _bytes, _bytes, _headers)
+_records = st.builds(
+    Record, st.integers(0, 2**63 - 1), st.integers(-1, 2**53), _bytes, _bytes, _headers, _flaws
+)
 _slices = st.builds(
     Slice,
     st.text(max_size=9),
@@ -37,6 +41,25 @@ def test_slices_arrive_as_they_were_sent(queue: str, slices: list[Slice]) -> Non
     arrived = read(WRITERS[NEWEST_FORMAT](call))
     assert arrived == call
     assert all(type(record) is Record for piece in arrived.arguments[1] for record in piece.records)
+
+
+@given(st.lists(_slices, min_size=1, max_size=2))
+def test_older_workers_are_sent_records_that_they_read_or_none(slices: list[Slice]) -> None:
+    call = TaskCall(names.APPLY_TASK, ("queue", slices))
+    if any(record.flaw is not None for piece in slices for record in piece.records):
+        with pytest.raises(FormatTooOld, match="format 2"):
+            WRITERS[1](call)
+        return
+    content = WRITERS[1](call)
+    arrays = msgspec.msgpack.decode(content)[1][1]
+    assert all(len(record) == 5 for piece in arrays for record in piece[-1]), "their code takes five fields"
+    assert READERS[1](content) == READERS[2](content) == call
+
+
+def test_a_message_needs_no_more_bytes_for_a_record_than_the_bound_counts() -> None:
+    record = Record(2**62, 2**52, bytes(70_000), bytes(70_000), [("", b""), ("é" * 300, None)] * 1_000)
+    overhead = len(WRITERS[2](TaskCall(names.APPLY_TASK, ("q", [Slice("t", "id", 0, 1, -1, [record])]))))
+    assert overhead - count_bytes(record) <= 100
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Lets kafka-python read records whose header names are not UTF-8.
+
+kafka-python 3.0.12 raises for such a name, loses the batch with it, and stays where it is for ever.
+"""
+
+from typing import Any, SupportsIndex
+
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatch
+
+
+def accept_any_header_name() -> None:
+    """Makes the consumers of this process decode names that are not UTF-8 as PEP 383 does. Idempotent."""
+    memory_records.DefaultRecordBatch = _Batch
+
+
+class _Batch(DefaultRecordBatch):  # type: ignore[misc]
+    """A batch that begins a record again, with another decoder of names, where one is not UTF-8."""
+
+    _buffer: bytearray
+
+    def _read_msg(self, *decoders: Any) -> Any:
+        try:
+            return super()._read_msg(*decoders)
+        except UnicodeDecodeError:
+            # Nothing of this record has been taken yet. One copy serves the rest of the batch.
+            self._buffer = _AnyNames(self._buffer)
+            return super()._read_msg(*decoders)
+
+
+class _AnyNames(bytearray):
+    """Bytes whose slices decode to text, whatever they are. The parser decodes nothing but names."""
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(index)
+        return _AnyName(found) if isinstance(found, bytearray) else found
+
+
+class _AnyName(bytes):
+    def decode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> str:
+        return super().decode(encoding, errors)

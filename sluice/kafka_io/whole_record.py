@@ -1,0 +1,34 @@
+"""Reads one record whole, however large it is, for what a message could not carry."""
+
+import time
+from contextlib import closing
+
+from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
+
+READ_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0  # a record of the largest size that brokers allow takes seconds
+
+
+class RecordNotRead(Exception):
+    """Kafka did not return the record in time; it may still have it."""
+
+
+def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Record | None:
+    """Returns the record at this very offset, None if Kafka has none. Raises RecordNotRead."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with closing(PartitionReader(bootstrap_servers, place, offset)) as reader:
+        while time.monotonic() < deadline:
+            try:
+                records = reader.read(READ_SECONDS)
+            except LogIncomplete:
+                return None
+            if records:
+                return records[0] if records[0].offset == offset else None
+            if reader.read_through >= offset:
+                return None
+    topic, partition = place
+    raise RecordNotRead(
+        f"Kafka returned nothing of {topic}:{partition}:{offset} within {PATIENCE_SECONDS:.0f} s"
+    )
