@@ -141,7 +141,10 @@ class LedgerRow(NamedTuple):
 
 
 class DeadLetterRow(NamedTuple):
-    """A record as Kafka holds it (`key` and `value` in hex, `headers` as JSON), and why it is here."""
+    """A record as Kafka holds it (`key` and `value` in hex, `headers` as JSON), and why it is here.
+
+    `flaw` is a JSON object of what is missing of the record, None if it is whole.
+    """
 
     topic: str
     topic_id: str
@@ -159,6 +162,8 @@ class DeadLetterRow(NamedTuple):
     outcome: Outcome
     error_class: str
     error_text: str
+    flaw: str | None
+    format: int
 
 
 class KnownClaims(NamedTuple):

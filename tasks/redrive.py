@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
-import msgspec
-
 from sluice.db.apply import dead_letters, guard, identities
 from sluice.db.apply.dead_letters import Letter
 from sluice.db.connection import Session
@@ -14,7 +12,7 @@ from sluice.db.delivery import progress
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import LetterState, Outcome
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
-from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_writer import BatchWriter
@@ -28,11 +26,16 @@ from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.installation import formats
+from sluice.tasks.letter_records import (
+    LetterRecords,
+    NotRedrivable,
+    WholeRecordNeeded,
+    stored_record,
+)
 
 T = TypeVar("T")
 
 LETTERS = 200  # of one transaction: the queue stands still meanwhile
-_read_headers = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 
 
 class Rerouted(Exception):
@@ -53,8 +56,9 @@ class Redriven:
 class Redriver:
     """Redrives over one session, one entity at a time. Live traffic goes on between the transactions."""
 
-    def __init__(self, session: Session, registry: Registry) -> None:
+    def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
         self._session = session
+        self._records = LetterRecords(read_whole)
         self._registry = registry
         self._generation_writer = GenerationWriter(session, registry)
 
@@ -64,7 +68,9 @@ class Redriver:
         Unparks the entity in the transaction that leaves nothing dead and nothing waiting. Raises
         DeploymentBroken, and what Postgres raises again and again.
         """
-        return self._retry(entity, lambda singly: self._redrive(entity, key, singly=singly))
+        return self._provide(
+            lambda: self._retry(entity, lambda singly: self._redrive(entity, key, singly=singly))
+        )
 
     def redrive_letter(self, entity: str, letter_id: int) -> Redriven:
         """One letter whose record key names no entity. As `redrive_once`; nothing waits behind it."""
@@ -75,10 +81,10 @@ class Redriver:
                 queue = self._lock(entity, "")
                 letter = dead_letters.lock_letter(self._session, letter_id)
                 if letter is not None and letter.state == LetterState.DEAD and letter.outcome == Outcome.DEAD:
-                    self._settle(queue, entity, _readable([letter]), redriven, singly=singly)
+                    self._settle(queue, entity, self._choose([letter]), redriven, singly=singly)
             return redriven
 
-        return self._retry(entity, attempt)
+        return self._provide(lambda: self._retry(entity, attempt))
 
     def drop(self, entity: str, key: str, letter_id: int) -> bool:
         """The entity's head is given up for good; whether it was still the head. Then redrive the rest."""
@@ -98,7 +104,7 @@ class Redriver:
         redriven = Redriven()
         with self._session.transaction():
             queue = self._lock(entity, key)
-            letters = _readable(dead_letters.lock_letters(self._session, entity, key, LETTERS))
+            letters = self._choose(dead_letters.lock_letters(self._session, entity, key, LETTERS))
             self._settle(queue, entity, letters, redriven, singly=singly)
             faults.reach("redrive.before_commit")
             if redriven.blocked_by is None:
@@ -109,7 +115,7 @@ class Redriver:
     def _settle(
         self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
     ) -> None:
-        events = [plan_letter(self._registry, letter) for letter in letters]
+        events = [self._plan(letter) for letter in letters]
         snapshot = self._generation_writer.read_projection_snapshot()
         writer = BatchWriter(
             self._session,
@@ -126,6 +132,21 @@ class Redriver:
         self._recount(letters, settled)
         was = [letter.outcome for letter in letters]
         self._generation_writer.sync_redriven(snapshot, queue, list(zip(settled, was, strict=True)))
+
+    def _choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
+        return self._records.choose(_readable(letters))
+
+    def _provide(self, attempt: Callable[[], Redriven]) -> Redriven:
+        try:
+            return self._records.provide(attempt)
+        except NotRedrivable as error:
+            return Redriven(blocked_by=str(error))
+
+    def _plan(self, letter: Letter) -> Planned:
+        topic = _topic_of(self._registry, letter)
+        record = self._records.record_of(letter)
+        decoded = decode(topic, letter.topic_id, letter.partition, record)
+        return plan_event(self._registry, topic, decoded)
 
     def _lock(self, entity: str, key: str) -> str:
         """Takes the lock of the entity's queue; its name."""
@@ -178,6 +199,8 @@ class Redriver:
         tries = Tries()
 
         def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
+            if isinstance(error, WholeRecordNeeded):
+                return None
             # No failure: the next attempt reads the new routing.
             return 0.0 if isinstance(error, Rerouted) else tries.pause_after(error, elapsed_seconds, jitter)
 
@@ -204,21 +227,11 @@ def _refuse_newer(letter: Letter) -> NoReturn:
     )
 
 
-def plan_letter(registry: Registry, letter: Letter) -> Planned:
-    """Its event as the code of today plans it. Raises DeploymentBroken."""
-    return plan_event(registry, _topic_of(registry, letter), decode_letter(registry, letter))
-
-
 def decode_letter(registry: Registry, letter: Letter) -> Decoded:
-    """Its record as the code of today decodes it. Raises DeploymentBroken."""
+    """Its record, as it is stored, as the code of today decodes it. Raises DeploymentBroken."""
     if letter.format > formats.NEWEST_FORMAT:
         _refuse_newer(letter)
-    headers = [
-        (name, None if value is None else bytes.fromhex(value))
-        for name, value in _read_headers(letter.headers)
-    ]
-    record = Record(letter.offset, letter.timestamp_ms, letter.key, letter.value, headers)
-    return decode(_topic_of(registry, letter), letter.topic_id, letter.partition, record)
+    return decode(_topic_of(registry, letter), letter.topic_id, letter.partition, stored_record(letter))
 
 
 def _topic_of(registry: Registry, letter: Letter) -> Topic:

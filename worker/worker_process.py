@@ -229,7 +229,12 @@ class WorkerProcess:
 
     @cached_property
     def _rebuilder(self) -> Rebuilder:
-        return Rebuilder(self._rebuild_session, self.registry, self._settings.kafka_bootstrap_servers)
+        return Rebuilder(
+            self._rebuild_session,
+            self.registry,
+            self._settings.kafka_bootstrap_servers,
+            max_record_bytes=self._settings.max_record_bytes,
+        )
 
     @cached_property
     def _maintenance_session(self) -> Session:

@@ -1,7 +1,7 @@
 """One dead letter whole, and what waits behind it."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sluice.db.admin.letters import CHOSEN, CHOSEN_TYPES, LISTED, Chosen, chosen_values
@@ -37,6 +37,8 @@ class WholeLetter(NamedTuple):
     key: memoryview | None
     value: memoryview | None
     parked: str | None
+    flaw: dict[str, Any] | None = None
+    """What is missing of the record; None if it is stored whole."""
 
 
 class WaitingLetter(NamedTuple):
@@ -51,7 +53,8 @@ class WaitingLetter(NamedTuple):
 
 _WHOLE = f"""{LISTED}, d.topic_id, d.queue, d.identity, d.event_id, d.source, d.timestamp_ms, d.created_at,
     d.settled_at, d.headers, d.key, d.value,
-    (SELECT p.reason FROM sluice.parked_entities p WHERE p.entity = d.entity AND p.key = d.entity_key)"""
+    (SELECT p.reason FROM sluice.parked_entities p WHERE p.entity = d.entity AND p.key = d.entity_key),
+    d.flaw"""
 READ_WHOLE_LETTERS = Statement(
     "read_whole_letters",
     f"SELECT {_WHOLE} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9 ORDER BY d.id LIMIT $10",

@@ -1,4 +1,4 @@
-"""Records that could not be applied, whole, with the reason; and the entities that are parked behind them."""
+"""Records that could not be applied, with the reason; and the entities that are parked behind them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,14 +14,15 @@ INSERT_DEAD_LETTERS = Statement(
     """
     INSERT INTO sluice.dead_letters
         (queue, entity, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key,
-         identity, event_id, type, source, outcome, error_class, error_text, state)
+         identity, event_id, type, source, outcome, error_class, error_text, flaw, format, state)
     SELECT $1, $2, d.topic, d.topic_id, d.partition, d."offset", d.timestamp_ms,
            decode(d.key, 'hex'), decode(d.value, 'hex'), d.headers::jsonb, d.entity_key, d.identity,
-           d.event_id, d.type, d.source, d.outcome, d.error_class, d.error_text,
+           d.event_id, d.type, d.source, d.outcome, d.error_class, d.error_text, d.flaw::jsonb, d.format,
            CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
-    FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) WITH ORDINALITY
+    FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+         WITH ORDINALITY
          AS d (topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key, identity,
-               event_id, type, source, outcome, error_class, error_text, n)
+               event_id, type, source, outcome, error_class, error_text, flaw, format, n)
     ON CONFLICT (topic_id, partition, "offset") DO NOTHING
     """,
     (
@@ -29,10 +30,11 @@ INSERT_DEAD_LETTERS = Statement(
         "text",
         *("text[]", "text[]", "int[]", "bigint[]", "bigint[]", "text[]", "text[]", "text[]", "text[]"),
         *("uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]"),
+        *("text[]", "smallint[]"),
     ),
 )
 
-_BARE = frozenset({"partition", "offset", "timestamp_ms", "identity"})
+_BARE = frozenset({"partition", "offset", "timestamp_ms", "identity", "format"})
 
 
 def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequence[DeadLetterRow]) -> None:
@@ -45,7 +47,10 @@ def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequenc
 
 
 class Letter(NamedTuple):
-    """One record that was not applied, as Kafka held it; `headers` as JSON text, values in hex."""
+    """One record that was not applied, as Kafka held it; `headers` as JSON text, values in hex.
+
+    `flaw` is a JSON object of what is missing of it, None if it is whole.
+    """
 
     id: int
     topic: str
@@ -60,6 +65,7 @@ class Letter(NamedTuple):
     outcome: str
     state: str
     format: int
+    flaw: str | None
 
 
 # Conflicts are listed beside these: nothing waits behind them.
@@ -67,7 +73,7 @@ LOCK_LETTERS = Statement(
     "lock_letters",
     """
     SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-           outcome, state, format
+           outcome, state, format, flaw::text
     FROM sluice.dead_letters
     WHERE entity = $1 AND entity_key = $2 AND state IN ('dead', 'waiting') AND outcome <> 'conflict'
     ORDER BY id LIMIT $3 FOR UPDATE
@@ -78,7 +84,7 @@ LOCK_LETTER = Statement(
     "lock_letter",
     """
     SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-           outcome, state, format
+           outcome, state, format, flaw::text
     FROM sluice.dead_letters WHERE id = $1 FOR UPDATE
     """,
     ("bigint",),

@@ -50,6 +50,8 @@ dead_letters = Table(
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
+    # What is missing of the record; NULL if it is stored whole.
+    Column("flaw", JSONB),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", LetterState),

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
-from sluice.admin.connection import connected, read_environment
+from sluice.admin.connection import Environment, connected, read_environment
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.db.admin.audit import Decision, insert_audits
@@ -23,6 +24,7 @@ from sluice.db.admin.letters import (
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import ErrorKind, classify
 from sluice.db.records import LetterState, Outcome
+from sluice.kafka_io.whole_record import read_whole_record
 from sluice.tasks.redrive import Redriven, Redriver
 
 MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
@@ -57,10 +59,15 @@ class EntityRedriven:
 @contextmanager
 def redriving() -> Iterator[Redriver]:
     """Yields what applies letters again, with the handlers of SLUICE_HANDLERS."""
-    registry = read_environment().registry
     # The session is separate, since the plans that suit a batch do not suit the queries of an operator.
     with connected("sluice redrive", plans=BATCH_PLANS) as session:
-        yield Redriver(session, registry)
+        yield make_redriver(session, read_environment())
+
+
+def make_redriver(session: Session, environment: Environment) -> Redriver:
+    """Returns what applies letters again over this session, in this process."""
+    servers = environment.urls.kafka_bootstrap_servers
+    return Redriver(session, environment.registry, partial(read_whole_record, servers))
 
 
 class RedrivePlan(NamedTuple):

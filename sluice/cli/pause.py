@@ -17,11 +17,11 @@ from sluice.admin.pause import (
     resume_topics,
     why_paused,
 )
+from sluice.admin.redrive import make_redriver
 from sluice.cli.confirmation import DryRun, Reason
 from sluice.cli.printing import AsJson
 from sluice.db.apply.dead_letters import load_parked
 from sluice.db.connection import BATCH_PLANS
-from sluice.tasks.redrive import Redriver
 
 BLOCKED_EXIT_CODE = 1
 Topic = Annotated[
@@ -91,7 +91,7 @@ def resume(
             assert key is not None
             fresh = bool(load_parked(session, entity, [key]))
             if fresh and not dry_run:
-                redriver = Redriver(session, read_environment().registry)
+                redriver = make_redriver(session, read_environment())
                 resumed = resume_entity(session, redriver, entity, key, decision)
     if as_json_:
         applied = None if resumed is None else asdict(resumed)

@@ -6,11 +6,14 @@ text. Each of them becomes a record with a flaw, so that the records beside it a
 
 import gc
 from hashlib import sha256
+from operator import methodcaller
 from typing import Any
 
 from sluice.kafka_io.record_types import Flaw, Headers, Record
 
 HEADER_BYTES = 16  # of a header beside its name and its value: at least what a message needs for it
+
+_call_headers = methodcaller("headers")
 
 
 def record_of(message: Any, max_bytes: int | None) -> Record:
@@ -27,11 +30,12 @@ def record_of_consumed(consumed: Any, max_bytes: int | None) -> Record:
     _, _, _, offset, timestamp, _, key, value, headers, *_ = consumed
     flaw = None
     if headers:
-        readable = [header for header in headers if _is_text(header[0])]
+        # Another type, `header_names.UnreadableName`, stands for a name that is not UTF-8.
+        readable = [header for header in headers if type(header[0]) is str]
         if len(readable) < len(headers):
             flaw = Flaw(len(headers) - len(readable))
         headers = readable
-    return bounded(Record(offset, timestamp, key, value, headers, flaw), max_bytes)
+    return bounded(Record(offset, timestamp, key, value, headers or [], flaw), max_bytes)
 
 
 def bounded(record: Record, max_bytes: int | None) -> Record:
@@ -82,27 +86,13 @@ def _header_bytes(name: str, value: bytes | None) -> int:
 
 def _read_headers(message: Any) -> tuple[Headers, int]:
     """Returns the headers whose names can be read, and the number of the others."""
+    # Where a name is not UTF-8, confluent-kafka 2.16 returns the headers, and sets an error as well. A plain
+    # call in a loop that is often run does not look for it: the error then comes up somewhere else.
     try:
-        return message.headers() or [], 0
-    except (UnicodeDecodeError, SystemError):
-        pass
-    # confluent-kafka 2.16 raises for a name that is not UTF-8, but it has read all headers by then, and
-    # returns them when it is asked again. In the pair of such a header the name is no object at all: what
-    # touches it ends the process. The garbage collector's view of the pair leaves it out.
-    try:
-        pairs = message.headers()
-    except (UnicodeDecodeError, SystemError):
-        return [], 1
+        return _call_headers(message) or [], 0
+    except (SystemError, UnicodeDecodeError):
+        # Asked again, it returns them without the error. In the pair of such a header the name is no object
+        # at all: what touches it ends the process. The garbage collector's view of the pair leaves it out.
+        pairs = _call_headers(message)
     readable = [pair for pair in pairs if len(gc.get_referents(pair)) == len(pair)]
     return readable, len(pairs) - len(readable)
-
-
-def _is_text(name: str) -> bool:
-    """Returns False for a name that `header_names` read from bytes that are not UTF-8."""
-    if name.isascii():
-        return True
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,8 +9,12 @@ from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 
 
+class UnreadableName(str):
+    """Stands for a name that is not UTF-8."""
+
+
 def accept_any_header_name() -> None:
-    """Makes the consumers of this process decode names that are not UTF-8 as PEP 383 does. Idempotent."""
+    """Makes the consumers of this process return an UnreadableName where one is not UTF-8. Idempotent."""
     memory_records.DefaultRecordBatch = _Batch
 
 
@@ -37,5 +41,8 @@ class _AnyNames(bytearray):
 
 
 class _AnyName(bytes):
-    def decode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> str:
-        return super().decode(encoding, errors)
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        try:
+            return super().decode(encoding, errors)
+        except UnicodeDecodeError:
+            return UnreadableName(super().decode(encoding, "replace"))

@@ -1,11 +1,16 @@
 """Reads one record whole, however large it is, for what a message could not carry."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
+from typing import TypeAlias
 
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
+
+ReadWhole: TypeAlias = Callable[[Place, int], Record | None]
+"""Reads the record at an offset whole; None if Kafka has none there. Raises RecordNotRead."""
 
 READ_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # a record of the largest size that brokers allow takes seconds
@@ -16,7 +21,7 @@ class RecordNotRead(Exception):
 
 
 def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Record | None:
-    """Returns the record at this very offset, None if Kafka has none. Raises RecordNotRead."""
+    """Returns the record at this very offset, None if Kafka has none there. Raises RecordNotRead."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     with closing(PartitionReader(bootstrap_servers, place, offset)) as reader:
         while time.monotonic() < deadline:

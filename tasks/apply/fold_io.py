@@ -11,10 +11,12 @@ from sluice.db.records import DeadLetterRow, Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.settings import read_source
 from sluice.tasks.apply.row_store import RowStore
+from sluice.tasks.events.flaws import write_flaw
 from sluice.tasks.fold.fold import effect_key
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, called_effects
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
 
 class FoldIO:
@@ -127,4 +129,6 @@ def _letter(settled: EventResult) -> DeadLetterRow:
         outcome,
         type(error).__name__,
         printable(str(error))[:MAX_ERROR_CHARACTERS],
+        None if record.flaw is None else write_flaw(record.flaw),
+        1 if record.flaw is None else FLAWED_LETTER_FORMAT,
     )

@@ -18,6 +18,7 @@ from sluice.tasks.events.envelope import (
     readable_text,
     require_text,
 )
+from sluice.tasks.events.flaws import flaw_error
 from sluice.tasks.events.identity import event_identity, hash_content, hash_raw, read_key, record_identity
 from sluice.tasks.events.payload import convert_data
 from sluice.tasks.events.strict_json import DecodeError, canonical, parse_object, peek_object, require_object
@@ -66,6 +67,8 @@ class _Envelope(NamedTuple):
 
 def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decoded:
     """Judges one record. Never raises for anything a producer can send; the same input, the same result."""
+    if record.flaw is not None:
+        return _undecodable(topic, topic_id, partition, record, flaw_error(record.flaw))
     try:
         attributes = _cloud_attributes(record.headers) if record.headers else _NO_ATTRIBUTES
         envelope = _open(topic, record.value, attributes)
@@ -218,8 +221,9 @@ def _peek(topic: Topic, record: Record) -> tuple[object, object, object]:
         structured = _is_structured(attributes)
     except DecodeError:
         return None, None, None
+    is_tombstone = record.value is None and not (record.flaw is not None and record.flaw.is_cut)
     if record.value is None or (not structured and "ce_specversion" in attributes):
-        type_ = _tombstone_type(topic) if record.value is None else _peek_header(attributes, "ce_type")
+        type_ = _tombstone_type(topic) if is_tombstone else _peek_header(attributes, "ce_type")
         return _peek_header(attributes, "ce_id"), type_, _peek_header(attributes, "ce_source")
     body = peek_object(record.value) if len(record.value) <= topic.max_bytes else {}
     if structured:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -21,12 +22,14 @@ from sluice.db.records import GenerationState
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
 from sluice.kafka_io.record_types import Record, size_bytes
+from sluice.kafka_io.whole_record import ReadWhole, read_whole_record
 from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place
+from sluice.tasks.api import Topic
 from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
-from sluice.tasks.events.decode import decode
+from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
@@ -36,6 +39,7 @@ from sluice.tasks.rebuild.rebuild_lane import (
     RebuildLane,
     adapted,
     judge_record,
+    needs_whole,
     next_chunk,
     refusal,
 )
@@ -51,10 +55,14 @@ SYNCED_STATES = frozenset({GenerationState.BUILDING, GenerationState.READY, Gene
 class Rebuilder:
     """Rebuilds over one session. `run` may run any number of times, at once, and be killed anywhere."""
 
-    def __init__(self, session: Session, registry: Registry, bootstrap_servers: str) -> None:
+    def __init__(
+        self, session: Session, registry: Registry, bootstrap_servers: str, *, max_record_bytes: int
+    ) -> None:
+        """Larger records are read whole, one at a time, where live applied them whole."""
         self._session = session
         self._registry = registry
         self._bootstrap_servers = bootstrap_servers
+        self._max_record_bytes = max_record_bytes
 
     def run(self, projection: str, generation: int, place: Place, *, seconds: float = TURN_SECONDS) -> bool:
         """One turn; whether the partition's lanes have all met live. Marks a generation that cannot go on.
@@ -65,8 +73,12 @@ class Rebuilder:
         if not generation_lag.try_rebuild(self._session, what, place[1]):
             return False
         try:
-            return _Turn(self._session, self._registry, projection, generation, place).run(
-                lambda offset: PartitionReader(self._bootstrap_servers, place, offset), seconds
+            read_whole = partial(read_whole_record, self._bootstrap_servers)
+            return _Turn(self._session, self._registry, projection, generation, place, read_whole).run(
+                lambda offset: PartitionReader(
+                    self._bootstrap_servers, place, offset, max_record_bytes=self._max_record_bytes
+                ),
+                seconds,
             )
         finally:
             generation_lag.end_rebuild(self._session, what, place[1])
@@ -76,8 +88,15 @@ class _Turn:
     """One turn at one partition."""
 
     def __init__(
-        self, session: Session, registry: Registry, projection: str, generation: int, place: Place
+        self,
+        session: Session,
+        registry: Registry,
+        projection: str,
+        generation: int,
+        place: Place,
+        read_whole: ReadWhole,
     ) -> None:
+        self._read_whole = read_whole
         self._session = session
         self._registry = registry
         self._projection = projection
@@ -255,6 +274,10 @@ class _Turn:
         topic = self._registry.topics[self._place[0]]
         decoded = [decode(topic, snapshot.topic_id, self._place[1], record) for record in records]
         outcomes = identities.load_outcomes(self._session, [one.identity for one in decoded])
+        for number, one in enumerate(decoded):
+            if needs_whole(one, outcomes.get(one.identity)):
+                decoded[number] = whole = self._decode_whole(topic, one)
+                outcomes |= identities.load_outcomes(self._session, [whole.identity])
         counts: Counter[str] = Counter()
         taken = []
         for one in decoded:
@@ -267,6 +290,12 @@ class _Turn:
         deaths = apply_to_generation(self._session, snapshot.synced, taken, refuse)
         generation_deaths.insert_deaths(self._session, self._projection, self._generation, deaths)
         return counts
+
+    def _decode_whole(self, topic: Topic, cut: Decoded) -> Decoded:
+        record = self._read_whole(self._place, cut.record.offset)
+        if record is None:
+            raise LogIncomplete(f"{topic.name}[{cut.partition}] no longer holds offset {cut.record.offset}")
+        return decode(topic, cut.topic_id, cut.partition, record)
 
     def _fail(self, error: Exception) -> None:
         reason = printable(str(error))[:MAX_ERROR_CHARACTERS]

@@ -109,6 +109,15 @@ def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:
     return FOLDED if outcome in TAKEN else str(outcome)
 
 
+def needs_whole(decoded: Decoded, known: tuple[Any, ...] | None) -> bool:
+    """Returns True if a record was read without its value, but live may have applied it whole. Pure.
+
+    Live knew such a record by its place, until it was redriven; or a greater limit let live read it whole.
+    """
+    flaw = decoded.record.flaw
+    return flaw is not None and flaw.is_cut and (known is None or known[1] in TAKEN)
+
+
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
     """Raises for what a rebuild must not do, whatever its handlers yield: once more, behind type and fold."""
 

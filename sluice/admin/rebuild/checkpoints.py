@@ -29,6 +29,7 @@ from sluice.db.tables import generation_name
 from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.letter_records import is_cut
 from sluice.tasks.rebuild.rebuild_lane import judge_record
 from sluice.tasks.redrive import decode_letter
 
@@ -68,6 +69,13 @@ def take_late_letters(
         )
     done = [one.letter_id for one in since if one.state == LetterState.DONE and one.letter_id is not None]
     letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
+    for letter in letters:
+        if is_cut(letter):
+            raise OperationRefused(
+                f"{letter.topic}:{letter.partition}:{letter.offset} was applied after checkpoint"
+                f" {checkpoint.checkpoint} and is not stored, since it is over the limit of"
+                " SLUICE_MAX_RECORD_KIB. Take a newer one, or begin without"
+            )
     decoded = [decode_letter(registry, letter) for letter in letters]
     outcomes = load_outcomes(session, [one.identity for one in decoded])
     events = [

@@ -12,7 +12,7 @@ from sluice.db.admin.audit import Decision
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.delivery.switches import read_paused_topics
 from sluice.tasks.redrive import Redriver
-from tests.db.tasks.applying import Bench, create_tables, made, slice_of, thing_set
+from tests.db.tasks.applying import Bench, create_tables, made, nothing_in_kafka, slice_of, thing_set
 
 WHO = Decision("somebody", "pause", "why")
 
@@ -87,7 +87,7 @@ def test_an_entity_waits_and_goes_on_in_order(bench: Bench, session: Session) ->
     assert not park_by_hand(session, "thing", "k", WHO, dry_run=False)
     bench.apply(slice_of([thing_set(0, amount=1), thing_set(1, "other"), thing_set(2, amount=3)]))
     assert bench.outcomes() == {"applied": 1, "waiting": 2}
-    resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+    resumed = resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
     assert (resumed.unparked, resumed.outcomes) == (True, {"applied": 2})
     assert bench.amounts() == {"k": 3, "other": 1}
     assert bench.outcomes() == {"applied": 3}
@@ -96,16 +96,16 @@ def test_an_entity_waits_and_goes_on_in_order(bench: Bench, session: Session) ->
 
 def test_an_entity_for_which_nothing_waited_is_resumed(bench: Bench, session: Session) -> None:
     park_by_hand(session, "thing", "k", WHO, dry_run=False)
-    resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+    resumed = resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
     assert (resumed.unparked, resumed.outcomes) == (True, {})
     with pytest.raises(OperationRefused, match="not paused"):
-        resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+        resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
 
 
 def test_an_event_that_dies_keeps_its_entity_paused(bench: Bench, session: Session) -> None:
     park_by_hand(session, "thing", "k", WHO, dry_run=False)
     bench.apply(slice_of([thing_set(0), made(1, "thing.broken"), thing_set(2)]))
-    resumed = resume_entity(session, Redriver(session, bench.registry), "thing", "k", WHO)
+    resumed = resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
     assert not resumed.unparked
     assert "a fault in the handler" in (resumed.blocked_by or "")
     assert bench.outcomes() == {"applied": 1, "dead": 1, "waiting": 1}

@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.tables import entity_table
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
 from sluice.tasks.api import Call, Effect, Emit, Entity, Event, Insert, Topic, Upsert, effect, handles
 from sluice.tasks.apply.apply import Applied, Applier
 from sluice.tasks.apply.batch_message import Slice
@@ -39,6 +40,10 @@ parts = entity_table(
         nullable=False,
     ),
 )
+
+
+def nothing_in_kafka(place: Place, offset: int) -> None:
+    """As `read_whole_record`, of a log that is empty."""
 
 
 class Thing(msgspec.Struct, frozen=True):

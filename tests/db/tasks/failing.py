@@ -14,7 +14,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying
-from tests.db.tasks.applying import TOPIC, Bench, slice_of, thing_set
+from tests.db.tasks.applying import TOPIC, Bench, nothing_in_kafka, slice_of, thing_set
 from tests.harness.stacks import install
 
 WHY = ("--reason", "test")
@@ -29,7 +29,7 @@ def session(bench: Bench) -> Session:
 @pytest.fixture
 def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
     opened = Session(database_url, application_name="test redrive", plans=BATCH_PLANS)
-    yield Redriver(opened, bench.registry)
+    yield Redriver(opened, bench.registry, nothing_in_kafka)
     opened.close()
 
 

@@ -23,7 +23,7 @@ from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.rebuild.rebuild import _Turn
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying
-from tests.db.tasks.applying import TOPIC, Thing, made, slice_of, things
+from tests.db.tasks.applying import TOPIC, Thing, made, nothing_in_kafka, slice_of, things
 
 PLACE = (TOPIC, 0)
 DECISION = Decision("tester", "rebuild", "a test")
@@ -160,12 +160,12 @@ class Bench(applying.Bench):
 
     def rebuild(self, generation: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """One turn."""
-        turn = _Turn(self.session, self.registry, "totals", generation, PLACE)
+        turn = _Turn(self.session, self.registry, "totals", generation, PLACE, nothing_in_kafka)
         return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
 
     def redrive(self, key: str = "k") -> None:
         """All letters of an entity."""
-        with_letters = Redriver(self.session, self.registry)
+        with_letters = Redriver(self.session, self.registry, nothing_in_kafka)
         while not (done := with_letters.redrive_once("thing", key)).unparked:
             if done.blocked_by or not done.outcomes:
                 return

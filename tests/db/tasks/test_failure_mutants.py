@@ -12,7 +12,7 @@ from sluice.db.connection import BATCH_PLANS, Session
 from sluice.stack.patience import patient
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.redrive import Redriver
-from tests.db.tasks.applying import QUEUE, Bench, create_tables, made, slice_of, thing_set
+from tests.db.tasks.applying import QUEUE, Bench, create_tables, made, nothing_in_kafka, slice_of, thing_set
 from tests.waiting import WAITING_BACKENDS, wait_until
 
 
@@ -43,7 +43,7 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(dead_letters, "unpark_if_clear", unpark_slowly)
     session = Session(bench.database_url, application_name="test redrive", plans=BATCH_PLANS)
-    assert Redriver(session, bench.registry).redrive_once("thing", "k").unparked
+    assert Redriver(session, bench.registry, nothing_in_kafka).redrive_once("thing", "k").unparked
     session.close()
     applying.join(patient(30))
     return bool(bench.look("SELECT id FROM sluice.dead_letters WHERE state = 'waiting'"))

@@ -15,7 +15,7 @@ from sluice.tasks.apply.generation_writer import NotThisRevision
 from sluice.tasks.rebuild import rebuild
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import projecting
-from tests.db.tasks.applying import TOPIC, TOPIC_ID, made, thing_set
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, made, nothing_in_kafka, thing_set
 from tests.db.tasks.projecting import DECISION, Bench, poison, registry
 
 bench = projecting.bench
@@ -95,7 +95,7 @@ def test_a_dropped_event_is_in_no_generation(bench: Bench, opened: Any) -> None:
     number = bench.begin()
     assert bench.rebuild(number)
     ((letter,),) = bench.look("SELECT id FROM sluice.dead_letters WHERE outcome = 'dead'")
-    assert Redriver(bench.session, bench.registry).drop("thing", "k", letter)
+    assert Redriver(bench.session, bench.registry, nothing_in_kafka).drop("thing", "k", letter)
     bench.redrive()
     third = bench.begin()
     assert bench.rebuild(third)

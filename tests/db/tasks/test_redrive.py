@@ -18,7 +18,17 @@ from sluice.tasks.api import Effect, Event, Upsert
 from sluice.tasks.apply import fold_io
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.redrive import LETTERS, Redriver
-from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, slice_of, thing_set, things
+from tests.db.tasks.applying import (
+    QUEUE,
+    TOPIC,
+    Bench,
+    create_tables,
+    made,
+    nothing_in_kafka,
+    slice_of,
+    thing_set,
+    things,
+)
 from tests.mutants import mutated
 from tests.waiting import WAITING_BACKENDS, wait_until
 
@@ -34,7 +44,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 @pytest.fixture
 def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
     session = Session(database_url, application_name="test redrive", plans=BATCH_PLANS)
-    yield Redriver(session, bench.registry)
+    yield Redriver(session, bench.registry, nothing_in_kafka)
     session.close()
 
 
@@ -287,7 +297,7 @@ def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, .
     session = Session(database_url, application_name="test mutant", plans=BATCH_PLANS)
     try:
         with pytest.raises(AssertionError):
-            play(bench, module.Redriver(session, bench.registry))
+            play(bench, module.Redriver(session, bench.registry, nothing_in_kafka))
     finally:
         session.close()
 

@@ -16,7 +16,7 @@ from sluice.tasks.effects.executor import STORE_PATIENCE_SECONDS, STORE_PAUSE_SE
 from sluice.tasks.rebuild.rebuild_lane import FEWEST_RECORDS
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import projecting
-from tests.db.tasks.applying import made, thing_set
+from tests.db.tasks.applying import made, nothing_in_kafka, thing_set
 from tests.db.tasks.projecting import Bench, registry
 from tests.unit.db.test_errors import Answer
 
@@ -80,7 +80,7 @@ def test_a_redrive_reads_the_routing_again_if_it_changed(
         return plain(session, queue)
 
     monkeypatch.setattr(guard, "lock_queue", rerouted_before_the_lock)
-    assert Redriver(bench.session, bench.registry).redrive_once("thing", "k").unparked
+    assert Redriver(bench.session, bench.registry, nothing_in_kafka).redrive_once("thing", "k").unparked
     assert locked == ["thing.0", "thing.0"]
 
 

@@ -1,0 +1,13 @@
+"""What is missing of the record of a dead letter."""
+
+from alembic import op
+
+revision = "0008"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds it; processes of before go on writing rows."""
+    op.execute("ALTER TABLE sluice.dead_letters ADD COLUMN flaw jsonb")

@@ -1,0 +1,42 @@
+"""Records that no message could carry: why they are no events, and how a dead letter keeps the flaw."""
+
+import msgspec
+
+from sluice.kafka_io.record_types import Flaw
+from sluice.tasks.events.strict_json import DecodeError
+
+
+class RecordTooLarge(DecodeError):
+    """The record is over SLUICE_MAX_RECORD_KIB. Kafka alone holds it whole."""
+
+
+class HeadersUnreadable(DecodeError):
+    """Names of headers are not UTF-8."""
+
+
+class _Stored(msgspec.Struct, omit_defaults=True):
+    unreadable_headers: int = 0
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+def flaw_error(flaw: Flaw) -> DecodeError:
+    """Returns why a record with this flaw is no event."""
+    if flaw.is_cut:
+        return RecordTooLarge(
+            f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; its value is"
+            f" not stored (SHA-256 {flaw.sha256.hex()}), `sluice dlq redrive` reads it from Kafka"
+        )
+    return HeadersUnreadable(f"{flaw.unreadable_headers} of its headers have names that are not UTF-8")
+
+
+def write_flaw(flaw: Flaw) -> str:
+    """Returns the flaw as a JSON object."""
+    stored = _Stored(flaw.unreadable_headers, flaw.size_bytes, flaw.sha256.hex())
+    return msgspec.json.encode(stored).decode()
+
+
+def read_flaw(text: str) -> Flaw:
+    """Returns the flaw that `write_flaw` wrote."""
+    stored = msgspec.json.decode(text, type=_Stored)
+    return Flaw(stored.unreadable_headers, stored.size_bytes, bytes.fromhex(stored.sha256))

@@ -1,0 +1,104 @@
+"""The records of dead letters. Of a letter that is not stored whole, Kafka has the record."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from sluice.db.apply.dead_letters import Letter
+from sluice.kafka_io.bounded_record import is_whole_of
+from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.whole_record import ReadWhole, RecordNotRead
+from sluice.tasks.events.flaws import read_flaw
+
+T = TypeVar("T")
+
+_read_headers = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
+
+
+class WholeRecordNeeded(Exception):
+    """The next letter is not stored whole. Its record is read while no queue is locked."""
+
+    def __init__(self, letter: Letter) -> None:
+        super().__init__(letter.id)
+        self.letter = letter
+
+
+class NotRedrivable(Exception):
+    """The letter is not stored whole, and its record was not read; one sentence says why and what to do."""
+
+
+def stored_record(letter: Letter) -> Record:
+    """Returns the record as the letter holds it."""
+    headers = [
+        (name, None if value is None else bytes.fromhex(value))
+        for name, value in _read_headers(letter.headers)
+    ]
+    flaw = None if letter.flaw is None else read_flaw(letter.flaw)
+    return Record(letter.offset, letter.timestamp_ms, letter.key, letter.value, headers, flaw)
+
+
+def is_cut(letter: Letter) -> bool:
+    """Returns True if Kafka alone has the record whole."""
+    return letter.flaw is not None and read_flaw(letter.flaw).is_cut
+
+
+class LetterRecords:
+    """Reads the records of letters, from Kafka where they are not stored whole."""
+
+    def __init__(self, read_whole: ReadWhole) -> None:
+        self._read_whole = read_whole
+        self._whole: tuple[int, Record] | None = None
+
+    def choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """Returns the first of the letters, those that can be tried in one transaction.
+
+        A letter that is not stored whole goes alone, since its record may be as large as Kafka allows.
+        Raises WholeRecordNeeded.
+        """
+        for number, letter in enumerate(letters):
+            if is_cut(letter):
+                if number:
+                    return letters[:number]
+                if self._whole is None or self._whole[0] != letter.id:
+                    raise WholeRecordNeeded(letter)
+                return letters[:1]
+        return letters
+
+    def record_of(self, letter: Letter) -> Record:
+        """Returns the record of a letter that `choose` returned: whole, if it was read."""
+        if self._whole is not None and self._whole[0] == letter.id:
+            return self._whole[1]
+        return stored_record(letter)
+
+    def provide(self, attempt: Callable[[], T]) -> T:
+        """Returns what the attempt returns, which is made again with each record that it needs.
+
+        Raises NotRedrivable.
+        """
+        try:
+            while True:
+                try:
+                    return attempt()
+                except WholeRecordNeeded as needed:
+                    self._whole = (needed.letter.id, self._read(needed.letter))
+        finally:
+            self._whole = None
+
+    def _read(self, letter: Letter) -> Record:
+        where = f"{letter.topic}:{letter.partition}:{letter.offset}"
+        instead = f"send the event again, then `sluice dlq drop {letter.id}`"
+        try:
+            whole = self._read_whole((letter.topic, letter.partition), letter.offset)
+        except RecordNotRead as error:
+            raise NotRedrivable(
+                f"{where} is not stored whole, and could not be read: {error}; run the command again"
+            ) from error
+        if whole is None:
+            raise NotRedrivable(f"{where} is not stored whole, and Kafka no longer has it; {instead}")
+        if not is_whole_of(whole, stored_record(letter)):
+            raise NotRedrivable(
+                f"{where} is not stored whole, and Kafka has another record there: its time, its key or the"
+                f" SHA-256 of its value differs; {instead}"
+            )
+        return whole
