@@ -40,6 +40,11 @@ class WholeLetter(NamedTuple):
     flaw: dict[str, Any] | None = None
     """What is missing of the record; None if it is stored whole."""
 
+    @property
+    def is_cut(self) -> bool:
+        """Returns True if the value is not stored: Kafka alone has it."""
+        return self.flaw is not None and "sha256" in self.flaw
+
 
 class WaitingLetter(NamedTuple):
     """A letter that waits behind another one of its entity."""

@@ -86,19 +86,21 @@ def letter_line(letter: WholeLetter) -> str:
     """One line of JSON, without its end.
 
     A record that a line of `sluice send` cannot say is {"topic", "key_base64", "value_base64",
-    "headers_base64"}, with null for what is not there: nothing may be sent that was not in the log.
+    "headers_base64"}, with null for what is not there: nothing may be sent that was not in the log. A record
+    that is not stored whole has "flaw" beside them, and no value if that is not stored.
     """
     key, value = (None if part is None else bytes(part) for part in (letter.key, letter.value))
     headers = [(name, None if hexed is None else bytes.fromhex(hexed)) for name, hexed in letter.headers]
-    sendable = _sendable(key, value, headers)
+    sendable = None if letter.flaw else _sendable(key, value, headers)
     if sendable is not None:
         return as_json({"topic": letter.topic} | sendable)
     return as_json(
         {
             "topic": letter.topic,
             "key_base64": _base64(key),
-            "value_base64": _base64(value),
+            **({} if letter.is_cut else {"value_base64": _base64(value)}),
             "headers_base64": [(name, _base64(part)) for name, part in headers],
+            **({"flaw": letter.flaw} if letter.flaw else {}),
         }
     )
 

@@ -65,16 +65,17 @@ def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any
 def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
     """A letter whole, with how many wait behind it and the first of those.
 
-    Bytes are JSON or text where they are, else base64 under a name that says so.
+    Bytes are JSON or text where they are, else base64 under a name that says so. A value that is not stored
+    has no name here; `flaw` is its size and SHA-256.
     """
     document = letter._asdict()
-    for name in ("headers", "key", "value"):
+    for name in ("headers", "key", "value", *(() if letter.flaw else ("flaw",))):
         del document[name]
     document["behind"] = behind
     document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]
     document["headers"] = [_text(name, _unhex(value)) for name, value in letter.headers]
     document |= {} if letter.key is None else _text("key", bytes(letter.key))
-    return document | _value(letter.value)
+    return document if letter.is_cut else document | _value(letter.value)
 
 
 def _value(value: memoryview | None) -> dict[str, Any]:

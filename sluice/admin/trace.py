@@ -19,9 +19,10 @@ from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode
-from sluice.tasks.events.identity import event_identity
+from sluice.tasks.events.identity import event_identity, record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold import derived_id, effect_key
+from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import Planned, called_effects, plan_event, touched_rows
 from sluice.tasks.fold.registry import Registry
 
@@ -112,7 +113,7 @@ def trace(
     """What became of the record. Reads only; may run any number of times."""
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
-    known = tracing.read_traced(session, decoded.identity)
+    known = _read_known(session, decoded)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
     queue = queue_name(topic.entity.name, shard_of(record.key if decoded.entity_key else None, shards))
     error = decoded.error or planned.error
@@ -156,6 +157,15 @@ def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
         for ordinal, effect in enumerate(run.effects, start=1):
             if isinstance(effect, Emit):
                 yield derived_id(planned.decoded.identity, run.entry.name, ordinal), effect
+
+
+def _read_known(session: Session, decoded: Decoded) -> TracedEvent | None:
+    """What is known of the record: by its place as long as it is a dead letter that was not decoded."""
+    place = (decoded.topic_id, decoded.partition, decoded.record.offset)
+    undecoded = tracing.read_traced(session, record_identity(*place))
+    if undecoded is not None and undecoded.outcome not in TAKEN:
+        return undecoded
+    return tracing.read_traced(session, decoded.identity)
 
 
 def _repeated(decoded: Decoded, known: TracedEvent | None) -> str | None:

@@ -96,6 +96,7 @@ def export(
 
     A record whose value is no JSON, or whose key or headers a line cannot say,
     has key_base64, value_base64 and headers_base64 instead, which send refuses.
+    So has a record that is not stored whole, with flaw: what is missing.
 
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """

@@ -12,6 +12,8 @@ from sqlalchemy import Table
 from sluice.db.admin.totals import read_effect_keys, read_outgoing
 from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.connection import Session
+from sluice.kafka_io.bounded_record import record_of_consumed
+from sluice.kafka_io.header_names import accept_any_header_name
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold import fold
@@ -39,6 +41,7 @@ class Expectation:
 
 def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], list[Record]]:
     """All committed records of the topics, per (topic, partition), in offset order."""
+    accept_any_header_name()
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap_servers.split(","),
         group_id=None,
@@ -61,7 +64,7 @@ def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, i
         while any(consumer.position(p) < ends[p] for p in partitions):
             for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
                 log[partition.topic, partition.partition] += [
-                    Record(r.offset, r.timestamp, r.key, r.value, list(r.headers or ())) for r in records
+                    record_of_consumed(record, None) for record in records
                 ]
         return log
     finally:

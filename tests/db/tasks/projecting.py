@@ -16,6 +16,7 @@ from sluice.db.projections.checkpoints import Checkpoint, read_checkpoints
 from sluice.db.tables import projection_table
 from sluice.kafka_io import partition_reader
 from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
 from sluice.tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
 from sluice.tasks.apply.apply import Applied
 from sluice.tasks.events.routing import queue_name, shard_of
@@ -23,7 +24,7 @@ from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.rebuild.rebuild import _Turn
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying
-from tests.db.tasks.applying import TOPIC, Thing, made, nothing_in_kafka, slice_of, things
+from tests.db.tasks.applying import TOPIC, Thing, made, slice_of, things
 
 PLACE = (TOPIC, 0)
 DECISION = Decision("tester", "rebuild", "a test")
@@ -104,6 +105,8 @@ class Bench(applying.Bench):
 
     registry: Registry = field(default_factory=lambda: registry(1))
     log: list[Record] = field(default_factory=list)
+    kafka: dict[int, Record] = field(default_factory=dict)
+    """Records by offset that the log does not hold whole."""
 
     def with_code(self, code: Registry) -> "Bench":
         """The same database and log, seen by another deployment's processes."""
@@ -160,12 +163,16 @@ class Bench(applying.Bench):
 
     def rebuild(self, generation: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """One turn."""
-        turn = _Turn(self.session, self.registry, "totals", generation, PLACE, nothing_in_kafka)
+        turn = _Turn(self.session, self.registry, "totals", generation, PLACE, self.read_whole)
         return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
+
+    def read_whole(self, place: Place, offset: int) -> Record | None:
+        """As `read_whole_record`."""
+        return self.kafka.get(offset)
 
     def redrive(self, key: str = "k") -> None:
         """All letters of an entity."""
-        with_letters = Redriver(self.session, self.registry, nothing_in_kafka)
+        with_letters = Redriver(self.session, self.registry, self.read_whole)
         while not (done := with_letters.redrive_once("thing", key)).unparked:
             if done.blocked_by or not done.outcomes:
                 return

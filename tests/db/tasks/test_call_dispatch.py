@@ -197,7 +197,7 @@ def test_calls_that_nobody_declares_make_the_dispatch_of_others_no_dearer(bench:
 def test_a_call_of_a_newer_format_is_left_and_logged_once_a_minute(bench: Bench, told: Told) -> None:
     bench.add("newer", entity_key="1")
     bench.add("c", entity_key="2")
-    bench.look("UPDATE sluice.executed_side_effects SET format = 2 WHERE effect_key = 'newer'")
+    bench.look("UPDATE sluice.executed_side_effects SET format = 3 WHERE effect_key = 'newer'")
     with structlog.testing.capture_logs() as logged:
         assert [told.run(), told.run()] == [["c"], []]
         bench.run("newer")

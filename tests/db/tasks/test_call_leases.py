@@ -25,7 +25,7 @@ def test_a_lease_that_ends_is_an_unknown_outcome(bench: Bench, effect: str, stat
 
 @pytest.mark.parametrize(
     ("change", "left"),
-    [("effect = 'undeclared'", True), ("format = 2", True), ("format = 1", False)],
+    [("effect = 'undeclared'", True), ("format = 3", True), ("format = 1", False)],
 )
 def test_a_lease_that_this_code_cannot_judge_is_left_to_newer_code(
     bench: Bench, change: str, left: bool

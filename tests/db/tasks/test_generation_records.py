@@ -10,6 +10,7 @@ from sluice.admin.rebuild import generation_changes
 from sluice.admin.reshard import Resharded, reshard_entity
 from sluice.db.admin.rerouting import TopicRouting
 from sluice.kafka_io import partition_reader
+from sluice.kafka_io.bounded_record import bounded
 from sluice.kafka_io.log_range import LogRange
 from sluice.tasks.apply.generation_writer import NotThisRevision
 from sluice.tasks.rebuild import rebuild
@@ -40,6 +41,32 @@ def test_what_live_did_not_apply_is_passed_over_and_counted(bench: Bench) -> Non
         " FROM sluice.generation_lanes"
     )
     assert passed == [(2, 1, 1, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("redriven", ["never", "before it is passed", "while in lockstep"])
+def test_a_record_that_no_message_could_carry_is_taken_as_live_took_it(bench: Bench, redriven: str) -> None:
+    whole = thing_set(1, "b", 6)
+    bench.kafka[1] = whole
+    bench.live(thing_set(0, "a", 5), bounded(whole, 10), thing_set(2, "b", 7), thing_set(3, "c", 8))
+    if redriven == "before it is passed":
+        bench.redrive("b")
+    number = bench.begin()
+    assert bench.rebuild(number)
+    if redriven == "while in lockstep":
+        bench.redrive("b")
+    expected = {"a": (5, 1), "c": (8, 1)} | ({} if redriven == "never" else {"b": (7, 2)})
+    assert bench.rows(number) == bench.rows(1) == expected
+
+
+@pytest.mark.parametrize("then", [10, 10_000])
+def test_another_limit_changes_nothing_of_what_live_did(bench: Bench, then: int) -> None:
+    whole, now = thing_set(0, "b", 6), 10_010 - then
+    bench.kafka[0] = whole
+    bench.live(bounded(whole, then))
+    bench.log[:] = [bounded(whole, now)]
+    number = bench.begin()
+    assert bench.rebuild(number)
+    assert bench.rows(number) == bench.rows(1) == ({"b": (6, 1)} if then > now else {})
 
 
 def test_records_live_never_applied_are_unknown_to_it(bench: Bench) -> None:

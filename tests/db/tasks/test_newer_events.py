@@ -13,7 +13,7 @@ bench = relaying.bench
 
 
 def make_newer(bench: Bench, *ids: int) -> None:
-    bench.look("UPDATE sluice.outbox_events SET format = 2 WHERE id = ANY (%s)", (list(ids),))
+    bench.look("UPDATE sluice.outbox_events SET format = 3 WHERE id = ANY (%s)", (list(ids),))
 
 
 def run_all(bench: Bench) -> list[int]:

@@ -123,10 +123,10 @@ def test_a_letter_of_a_newer_format_is_refused_and_those_before_it_are_redriven(
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
     mend(bench)
-    bench.look('UPDATE sluice.dead_letters SET format = 2 WHERE "offset" = 1')
+    bench.look('UPDATE sluice.dead_letters SET format = 3 WHERE "offset" = 1')
     redriven = redriver.redrive_once("thing", "k")
     assert (dict(redriven.outcomes), redriven.unparked) == ({"applied": 1}, False)
-    with pytest.raises(DeploymentBroken, match="things:0:1 is stored in format 2, this code reads format 1"):
+    with pytest.raises(DeploymentBroken, match="things:0:1 is stored in format 3, this code reads format 2"):
         redriver.redrive_once("thing", "k")
     assert [state for _, state, _ in states(bench)] == ["done", "waiting", "waiting"]
     assert parked(bench) == [("k",)]
