@@ -18,8 +18,17 @@ _call_headers = methodcaller("headers")
 
 def record_of(message: Any, max_bytes: int | None) -> Record:
     """Returns the record of a message of confluent-kafka, at most so large. None: whole."""
-    headers, unreadable = _read_headers(message)
-    flaw = Flaw(unreadable) if unreadable else None
+    flaw = None
+    # Where a name is not UTF-8, confluent-kafka 2.16 returns the headers, and sets an error as well. A plain
+    # call in a loop that is often run does not look for it: the error then comes up somewhere else.
+    try:
+        headers: Headers = _call_headers(message) or []
+    except (SystemError, UnicodeDecodeError):
+        # Asked again, it returns them without the error. In the pair of such a header the name is no object
+        # at all: what touches it ends the process. The garbage collector's view of the pair leaves it out.
+        pairs = _call_headers(message)
+        headers = [pair for pair in pairs if len(gc.get_referents(pair)) == len(pair)]
+        flaw = Flaw(len(pairs) - len(headers))
     record = Record(message.offset(), message.timestamp()[1], message.key(), message.value(), headers, flaw)
     return bounded(record, max_bytes)
 
@@ -52,11 +61,11 @@ def bounded(record: Record, max_bytes: int | None) -> Record:
     key = None if record.key is None else record.key[:max_bytes]
     headers: Headers = []
     room = max_bytes - len(key or b"")
-    for name, value in record.headers:
-        room -= _header_bytes(name, value)
+    for header in record.headers:
+        room -= count_bytes(Record(0, 0, None, None, [header]))
         if room < 0:
             break
-        headers.append((name, value))
+        headers.append(header)
     unreadable = record.flaw.unreadable_headers if record.flaw else 0
     flaw = Flaw(unreadable, size, sha256(record.value or b"").digest())
     return record._replace(key=key, value=None, headers=headers, flaw=flaw)
@@ -74,25 +83,8 @@ def count_bytes(record: Record) -> int:
     """Returns the bytes of key, headers and value, with HEADER_BYTES for each header."""
     _, _, key, value, headers, _ = record
     size = (len(key) if key else 0) + (len(value) if value else 0)
-    for name, header_value in headers:
-        size += _header_bytes(name, header_value)
+    # In one piece: this runs for every header that is read.
+    for name, found in headers:
+        size += HEADER_BYTES + (len(name) if name.isascii() else len(name.encode()))
+        size += len(found) if found else 0
     return size
-
-
-def _header_bytes(name: str, value: bytes | None) -> int:
-    name_bytes = len(name) if name.isascii() else len(name.encode())
-    return HEADER_BYTES + name_bytes + (len(value) if value else 0)
-
-
-def _read_headers(message: Any) -> tuple[Headers, int]:
-    """Returns the headers whose names can be read, and the number of the others."""
-    # Where a name is not UTF-8, confluent-kafka 2.16 returns the headers, and sets an error as well. A plain
-    # call in a loop that is often run does not look for it: the error then comes up somewhere else.
-    try:
-        return _call_headers(message) or [], 0
-    except (SystemError, UnicodeDecodeError):
-        # Asked again, it returns them without the error. In the pair of such a header the name is no object
-        # at all: what touches it ends the process. The garbage collector's view of the pair leaves it out.
-        pairs = _call_headers(message)
-    readable = [pair for pair in pairs if len(gc.get_referents(pair)) == len(pair)]
-    return readable, len(pairs) - len(readable)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TypeAlias
 
-from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
@@ -22,6 +21,9 @@ class RecordNotRead(Exception):
 
 def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Record | None:
     """Returns the record at this very offset, None if Kafka has none there. Raises RecordNotRead."""
+    # Imported when a record is read: the client takes a tenth of the start of a command.
+    from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+
     deadline = time.monotonic() + PATIENCE_SECONDS
     with closing(PartitionReader(bootstrap_servers, place, offset)) as reader:
         while time.monotonic() < deadline:
