@@ -37,28 +37,35 @@ class PartitionStarter:
         """
         facts = consumer.topics()
         # The group still has the old partitions of a topic created anew with fewer ones.
-        new = [
+        new = {
             (topic, number)
             for topic, number in consumer.assignment() - self._inflight.partitions.keys()
             if topic in facts and number < facts[topic].partitions and not self._stops.holds((topic, number))
-        ]
+        }
         if not new:
             return
         assignments = self._store.read_assignments(new)
         ranges = consumer.log_ranges(new)
-        unknown: set[str] = set()
-        started: list[str] = []
-        for place in sorted(new):
-            topic, partition = place
-            if place not in ranges:
-                continue
-            verdict = judge_assignment(
+        verdicts = {
+            (topic, partition): judge_assignment(
                 topic,
                 partition,
-                assignments.get(place),
+                assignments.get((topic, partition)),
                 topic_id=facts[topic].topic_id,
-                log=ranges[place],
+                log=ranges[topic, partition],
             )
+            for topic, partition in sorted(ranges.keys() & new)
+        }
+        # Before any start: a finding holds all partitions of its topic.
+        for place, verdict in verdicts.items():
+            if isinstance(verdict, LoudStop):
+                self._stops.note_finding(place, verdict, now)
+        unknown: set[str] = set()
+        started: list[str] = []
+        for place, verdict in verdicts.items():
+            topic, partition = place
+            if self._stops.holds(place):
+                continue
             match verdict:
                 case Start(assignment, watermark):
                     consumer.seek(place, watermark)
@@ -67,10 +74,6 @@ class PartitionStarter:
                     self._compare_shards(assignment.entity, assignment.shards, topic)
                 case NeedsRows():
                     unknown.add(topic)
-                case LoudStop():
-                    self._stops.note_finding(place, verdict, now)
-                case _:
-                    assert_never(verdict)
         if started:
             log.info("partitions started", partitions=started)
         for topic in sorted(unknown):

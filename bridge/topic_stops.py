@@ -1,7 +1,7 @@
 """Topics of which this bridge reads nothing, since going on would skip records. Pure.
 
-A stop concerns its whole topic: what happened to one partition's log casts doubt on the others. A partition
-with a finding is not started at once; its topic stops when a second look, PATIENCE later, has the same
+A stop concerns its whole topic: what happened to one partition's log casts doubt on the others. From the
+first finding on no partition of the topic is started; those that are read stop when a later look has the same
 finding. A look without the finding ends the stop, so that `sluice accept` takes effect in running bridges.
 """
 
@@ -109,8 +109,8 @@ class TopicStops:
             noted.is_sure |= look.began_at - noted.since >= _patience(stop.kind)
 
     def holds(self, place: Place) -> bool:
-        """Returns True if the partition must not be started now."""
-        return place in self._noted or place[0] in self.stopped()
+        """Returns True if the partition must not be started now, since its topic is stopped or may be soon."""
+        return any(topic == place[0] for topic, _ in [*self._noted, *self._reported])
 
     def stopped(self) -> dict[str, str]:
         """Returns the stopped topics → why: a finding of this bridge, or what another one reports."""

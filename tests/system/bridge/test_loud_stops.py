@@ -1,80 +1,158 @@
-"""Situations in which going on would skip records: the bridge stops, says why, and touches nothing."""
+"""Situations in which reading on would skip records: the topic stops with a reason, the others go on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kafka import KafkaAdminClient, TopicPartition
 
 from examples.shop.generate import generate
+from sluice.bridge.queue_buffer import MAX_MESSAGES
 from sluice.db.admin.totals import read_positions
 from tests.harness.deployment import Deployment
 from tests.harness.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
 
 LOUD_STOP_EXIT_CODE = 3
 EVENTS = 500
+STOPPED = "partition is not read"
 
 
-def test_a_topic_created_anew_stops_the_bridge(make_deployment: MakeDeployment) -> None:
-    deployment, bridge = _with_applied_payments(make_deployment)
+def test_a_topic_created_anew_stops_alone_until_it_is_accepted(make_deployment: MakeDeployment) -> None:
+    deployment, bridge, topic = _with_applied_payments(make_deployment)
     assert bridge.stop() == 0
-    topic = _create_payments_anew(deployment)
-    _assert_loud_stop(deployment, deployment.run.start_bridge(), topic, "sluice accept")
+    _create_anew(deployment, topic)
+    bridge = deployment.run.start_bridge(name="again")
+    _wait_for_stop(deployment, bridge, "was re-created")
+    deployment.produce(generate("users", count=EVENTS, seed=2))
+    _wait_applied(deployment, "users", EVENTS)
+    assert dict(deployment.outcomes("payments")) == {"applied": EVENTS}
+    deployment.produce(generate("payments", count=EVENTS, seed=2))
+    deployment.run.run_sluice("accept", topic, "--reason", "a test", "--yes")
+    _wait_applied(deployment, "payments", 2 * EVENTS)
+    assert bridge.exit_code is None
+    assert topic in _line(bridge, "topic is no longer stopped")
 
 
-def test_a_topic_created_anew_under_a_bridge_stops_it_before_its_records_are_applied(
+def test_the_only_topic_created_anew_ends_the_bridge_before_its_records_are_applied(
     make_deployment: MakeDeployment,
 ) -> None:
-    deployment, bridge = _with_applied_payments(make_deployment)
-    topic = _create_payments_anew(deployment)
-    # The producer would go on with the old one for a while.
-    deployment.close()
+    deployment, bridge, topic = _with_applied_payments(make_deployment, "tests.system.bridge.payments_app")
+    _create_anew(deployment, topic)
     # So many that the positions in the old one lie amid them.
     deployment.produce(generate("payments", count=4 * EVENTS, seed=2))
-    _assert_loud_stop(deployment, bridge, topic, "sluice accept")
+    deployment.wait_until(
+        lambda: bridge.exit_code is not None, timeout_seconds=60, what="the bridge ends by itself"
+    )
+    assert bridge.exit_code == LOUD_STOP_EXIT_CODE
+    assert topic in bridge.tail()
+    assert "sluice accept" in bridge.tail()
     assert dict(deployment.outcomes()) == {"applied": EVENTS}
 
 
-def test_records_deleted_before_they_were_applied_stop_the_bridge(make_deployment: MakeDeployment) -> None:
-    deployment, bridge = _with_applied_payments(make_deployment)
+def test_records_deleted_before_they_were_applied_stop_the_topic(make_deployment: MakeDeployment) -> None:
+    deployment, bridge, topic = _with_applied_payments(make_deployment)
     assert bridge.stop() == 0
-    topic = f"payments{deployment.topic_suffix}"
     before = read_positions(deployment.session)
     deployment.produce(generate("payments", count=EVENTS, seed=2))
-    admin = KafkaAdminClient(bootstrap_servers=deployment.urls.kafka_bootstrap_servers)
-    try:
+    with _admin(deployment) as admin:
         admin.delete_records({TopicPartition(topic, n): before[topic, n] + 10 for n in range(4)})
-    finally:
-        admin.close()
-    _assert_loud_stop(deployment, deployment.run.start_bridge(), topic, "sluice accept")
+    bridge = deployment.run.start_bridge(name="again")
+    _wait_for_stop(deployment, bridge, "were deleted")
     assert read_positions(deployment.session) == before
+    assert bridge.stop() == 0
 
 
-def _with_applied_payments(make_deployment: MakeDeployment) -> tuple[Deployment, RunningProcess]:
-    """Payments applied; and the bridge."""
+def test_a_lane_above_the_end_of_its_log_stops_the_topic_in_every_running_bridge(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment, first, topic = _with_applied_payments(make_deployment)
+    second = deployment.run.start_bridge(name="second")
+    deployment.wait_until(
+        lambda: "partitions started" in second.log.read_text(), timeout_seconds=60, what="both bridges read"
+    )
+    deployment.session.command(
+        f"UPDATE sluice.lane_progress SET applied_offset = 1000000 WHERE topic = '{topic}' AND partition = 0"
+    )
+    for bridge in (first, second):
+        _wait_for_stop(deployment, bridge, "offset 1000000 was applied")
+    deployment.produce(generate("payments", count=EVENTS, seed=2))
+    deployment.produce(generate("users", count=EVENTS, seed=2))
+    _wait_applied(deployment, "users", EVENTS)
+    assert dict(deployment.outcomes("payments")) == {"applied": EVENTS}
+    deployment.run.run_sluice("accept", topic, "--reason", "a test", "--yes")
+    _wait_applied(deployment, "payments", 2 * EVENTS)
+    assert (first.exit_code, second.exit_code) == (None, None)
+
+
+def test_a_takeover_with_messages_queued_stops_no_topic(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
+    killed = deployment.run.start_bridge(name="killed")
+    queues = deployment.queues("payment")
+    deployment.produce(generate("payments", count=20 * EVENTS, seed=1))
+    deployment.wait_until(
+        lambda: all(deployment.redis.llen(queue) >= MAX_MESSAGES for queue in queues),
+        timeout_seconds=60,
+        what="every queue has as many messages as one bridge sends",
+    )
+    killed.kill()
     bridge = deployment.run.start_bridge()
-    deployment.run.start_worker(deployment.queues("payment"))
+    deployment.run.start_worker(queues)
+    deployment.produce(generate("payments", count=20 * EVENTS, seed=2))
+    deployment.wait_settled(timeout_seconds=120)
+    assert STOPPED not in bridge.log.read_text()
+    assert_as_the_oracle_says(deployment)
+
+
+def _with_applied_payments(
+    make_deployment: MakeDeployment, base: str = "examples.shop.handlers"
+) -> tuple[Deployment, RunningProcess, str]:
+    """Payments applied; the bridge, and the topic's name."""
+    deployment = make_deployment(base)
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker()
     deployment.produce(generate("payments", count=EVENTS, seed=1))
     deployment.wait_settled()
-    return deployment, bridge
+    return deployment, bridge, f"payments{deployment.topic_suffix}"
 
 
-def _create_payments_anew(deployment: Deployment) -> str:
-    topic = f"payments{deployment.topic_suffix}"
+@contextmanager
+def _admin(deployment: Deployment) -> Iterator[KafkaAdminClient]:
     admin = KafkaAdminClient(bootstrap_servers=deployment.urls.kafka_bootstrap_servers)
     try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def _create_anew(deployment: Deployment, topic: str) -> None:
+    with _admin(deployment) as admin:
         admin.delete_topics([topic])
         deployment.wait_until(
             lambda: topic not in admin.list_topics(), timeout_seconds=30, what="the topic is deleted"
         )
         admin.create_topics({topic: {"num_partitions": 4, "replication_factor": 1}})
-    finally:
-        admin.close()
-    return topic
+    # The producer would go on with the old one for a while.
+    deployment.close()
 
 
-def _assert_loud_stop(deployment: Deployment, bridge: RunningProcess, topic: str, advice: str) -> None:
+def _wait_for_stop(deployment: Deployment, bridge: RunningProcess, why: str) -> None:
     deployment.wait_until(
-        lambda: bridge.exit_code is not None, timeout_seconds=60, what="the bridge stops by itself"
+        lambda: STOPPED in bridge.log.read_text(), timeout_seconds=60, what="the topic stops"
     )
-    assert bridge.exit_code == LOUD_STOP_EXIT_CODE
-    assert topic in bridge.tail()
-    assert advice in bridge.tail()
+    line = _line(bridge, STOPPED)
+    assert why in line
+    assert "sluice accept" in line
+    assert bridge.exit_code is None
+
+
+def _wait_applied(deployment: Deployment, topic: str, events: int) -> None:
+    deployment.wait_until(
+        lambda: sum(deployment.outcomes(topic).values()) >= events,
+        timeout_seconds=60,
+        what=f"{topic} are applied",
+    )
+
+
+def _line(bridge: RunningProcess, text: str) -> str:
+    return next(line for line in bridge.log.read_text().splitlines() if text in line)
