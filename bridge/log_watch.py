@@ -6,7 +6,6 @@ A thread with connections of its own: a partition whose leader is away must not 
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 
 import psycopg2
 import structlog
@@ -35,10 +34,9 @@ class LogWatch:
     """Outlasts outages of both services; without an answer there is no look. Start it once, stop it."""
 
     def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
-        self._servers = bootstrap_servers
         self._declared = frozenset(declared)
         self._session = Session(database_url, application_name="sluice bridge logs")
-        self._reader: LogReader | None = None
+        self._reader = LogReader(bootstrap_servers, request_timeout_ms=KAFKA_TIMEOUT_MS)
         self._offered: tuple[Mapping[str, TopicFacts], frozenset[str]] | None = None
         self._look: Look | None = None
         self._stopping = threading.Event()
@@ -77,7 +75,7 @@ class LogWatch:
                     self._try(*offered)
         finally:
             self._session.close()
-            self._close_reader()
+            self._reader.close()
 
     def _try(self, topics: Mapping[str, TopicFacts], refused: frozenset[str]) -> None:
         try:
@@ -87,7 +85,6 @@ class LogWatch:
             # A thread that ended would leave stops undetected, and nothing would report it.
             if isinstance(error, psycopg2.Error):
                 self._session.close()
-            self._close_reader()
             if self._failure.note_failure(0):
                 log.warning("logs not compared with what is applied", error=str(error).strip())
 
@@ -98,12 +95,8 @@ class LogWatch:
         }
         assignments = read_assignments(self._session, places)
         reads = read_partition_reads(self._session)
-        if self._reader is None:
-            self._reader = LogReader(
-                self._servers, bootstrap_timeout_ms=KAFKA_TIMEOUT_MS, request_timeout_ms=KAFKA_TIMEOUT_MS
-            )
         # After Postgres: see `judge_assignment`.
-        logs = self._reader.read_ranges(sorted(topics))
+        logs = self._reader.read_ranges(topics).ranges
         self._log_waiting(sorted(topic for topic, _ in missing - assignments.keys()), began_at)
         return Look(
             began_at,
@@ -118,12 +111,6 @@ class LogWatch:
             if now - self._waiting_logged_at.get(topic, float("-inf")) >= WAITING_LOG_SECONDS:
                 self._waiting_logged_at[topic] = now
                 log.warning("topic does not exist: waiting for it", topic=topic)
-
-    def _close_reader(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            with closing(reader):
-                pass
 
 
 def reported_stops(reads: Iterable[PartitionRead]) -> dict[Place, str]:

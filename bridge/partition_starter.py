@@ -1,7 +1,6 @@
 """Starts assigned partitions from what Postgres says, where that skips no records."""
 
 from collections.abc import Iterable, Mapping
-from typing import assert_never
 
 import structlog
 

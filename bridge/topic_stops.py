@@ -109,7 +109,7 @@ class TopicStops:
             noted.is_sure |= look.began_at - noted.since >= _patience(stop.kind)
 
     def holds(self, place: Place) -> bool:
-        """Returns True if the partition must not be started now, since its topic is stopped or may be soon."""
+        """Returns True if the partition must not be started: its topic is stopped, or may be soon."""
         return any(topic == place[0] for topic, _ in [*self._noted, *self._reported])
 
     def stopped(self) -> dict[str, str]:

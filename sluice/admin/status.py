@@ -8,6 +8,7 @@ from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
 from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.delivery.unread_partitions import UnreadPartition
 from sluice.db.records import Declaration
 from sluice.kafka_io.log_range import LogRange, LogRanges, find_unapplied, lag_records
 from sluice.runtime.installation import Installation
@@ -37,6 +38,8 @@ class Reading:
     """Why no process works with this database."""
     undeclared: Sequence[Undeclared] = ()
     """Topics and effects that are halted because no living worker declares them."""
+    unread: Sequence[UnreadPartition] = ()
+    """Partitions that no bridge reads, or not further."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,18 @@ class PartitionStatus:
     log_end: int | None
     watermark: int | None
     lag: int | None
+    behind_transaction: int | None = None
+    """Offsets between `log_end` and the end of the log, which an open transaction holds back."""
+    unread_reason: str | None = None
+    """Why no bridge reads it, or not further."""
+    unread_seconds: float | None = None
+    unreachable: str | None = None
+    """Why Kafka did not report its log."""
 
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """A topic; `log_end`, `watermark` and `lag` are sums over its partitions."""
+    """A topic; `log_end`, `watermark` and `lag` are sums over those of its partitions that are known."""
 
     topic: str
     log_end: int | None
@@ -62,6 +72,10 @@ class TopicStatus:
     partitions: list[PartitionStatus]
     halted_reason: str | None = None
     """Why its records wait, if no living worker declares it; else None."""
+    behind_transaction: int = 0
+    """Offsets that open transactions hold back."""
+    incomplete: bool = False
+    """Whether Kafka did not report some of its logs."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +93,15 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All of it. `unreachable` has one sentence per service that did not answer.
+    """All of it. `unreachable` has one sentence per service or partition that did not answer.
 
     `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
     letter holds up, None where that is not known. `paused_topics` is why a topic is not read.
     `queues_without_worker` are those whose lease nobody holds, None where that is not known. `installation`
     is `<name>-<short id>`, which is also the consumer group. `refusal` is why no process works with this
     database.
-    `halted_effects` is effect → why its calls wait, of effects that no living worker declares.
+    `halted_effects` is effect → why its calls wait, of effects that no living worker declares. `unread` are
+    the partitions that no bridge reads, or not further.
     """
 
     topics: list[TopicStatus]
@@ -99,6 +114,7 @@ class Status:
     installation: str | None = None
     refusal: str | None = None
     halted_effects: Mapping[str, str] = field(default_factory=dict)
+    unread: Sequence[UnreadPartition] = ()
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -110,7 +126,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
     return Status(
         [_topic(name, reading, now) for name in topics],
         [_queue(name, state, reading) for name, state in sorted(queues.items())],
-        list(reading.unreachable),
+        [*reading.unreachable, *_unreachable_logs(reading.logs)],
         reading.effects_paused,
         reading.parked_entities,
         dict(reading.paused_topics),
@@ -118,7 +134,17 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         reading.installation.group if reading.installation else None,
         reading.refusal,
         _halted(reading, Declaration.EFFECT),
+        [one for one in reading.unread if one.topic in topics],
     )
+
+
+def _unreachable_logs(logs: LogRanges | None) -> list[str]:
+    if logs is None:
+        return []
+    return [
+        *(f"topic {topic}: {reason}" for topic, reason in sorted(logs.unreadable_topics.items())),
+        *(f"{topic}[{number}]: {reason}" for (topic, number), reason in sorted(logs.unreadable.items())),
+    ]
 
 
 def unapplied(reading: Reading) -> dict[Place, int]:
@@ -138,17 +164,25 @@ def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
 
 
 def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
-    logs, progress = reading.logs.ranges if reading.logs else {}, reading.progress
+    logs, progress = reading.logs or LogRanges(), reading.progress
     watermarks = progress.watermarks if progress else {}
+    unread = {(one.topic, one.partition): one for one in reading.unread}
+    places = sorted({*logs.ranges, *logs.unreadable, *watermarks, *unread})
     partitions = []
-    for place in sorted(place for place in {*logs, *watermarks} if place[0] == topic):
-        log = logs.get(place)
+    for place in places:
+        if place[0] != topic:
+            continue
+        log, reason = logs.ranges.get(place), unread.get(place)
         partitions.append(
             PartitionStatus(
                 place[1],
                 log.end if log else None,
                 watermarks.get(place),
                 _lag(place, log, reading) if log else None,
+                log.behind_transaction if log else None,
+                reason.reason if reason else None,
+                reason.seconds if reason else None,
+                logs.unreadable.get(place) or logs.unreadable_topics.get(topic),
             )
         )
     ages = [now - at for place, at in reading.oldest_at.items() if place[0] == topic]
@@ -162,6 +196,8 @@ def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
         _counters(progress, topic=topic),
         partitions,
         _halted(reading, Declaration.TOPIC).get(topic),
+        sum(part.behind_transaction or 0 for part in partitions),
+        topic in logs.unreadable_topics or any(part.unreachable for part in partitions),
     )
 
 

@@ -13,6 +13,7 @@ from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.switches import read_paused_topics, read_switch
 from sluice.db.delivery.undeclared import read_halted
+from sluice.db.delivery.unread_partitions import read_unread
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.redis_client import build_redis
@@ -42,6 +43,7 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
         reading.paused_topics = read_paused_topics(session)
         reading.sharing = read_workers(session)
         reading.undeclared = read_halted(session)
+        reading.unread = read_unread(session, reading.paused_topics)
     with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))

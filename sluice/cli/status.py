@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import typer
@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sluice.admin.connection import read_environment
-from sluice.admin.status import QueueStatus, TopicStatus, judge_status
+from sluice.admin.status import QueueStatus, Status, TopicStatus, judge_status
 from sluice.admin.status_reading import read_status
 from sluice.cli.printing import AsJson, print_refusal
 from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
+from sluice.db.delivery.unread_partitions import describe_unread, group_unread
 from sluice.db.records import Outcome
 
 UNKNOWN = "?"  # of a service that did not answer
@@ -35,8 +36,12 @@ def status(as_json: AsJson = False) -> None:
 
     Installation: its name and short id; also the consumer group in Kafka.
 
-    Exit code 1 if a service did not answer, or if no process works with this
-    database since it is a copy or another installation's; the rest is shown.
+    A partition that no bridge reads is named with the reason, and so is a topic
+    whose records wait behind an open transaction of a producer.
+
+    Exit code 1 if a service or the leader of a partition did not answer, or if no
+    process works with this database since it is a copy or another installation's;
+    the rest is shown. A sum that lacks partitions is marked with +?.
     """
     settings, registry, urls = read_environment()
     found = judge_status(read_status(urls, registry, settings.name), now=time.time())
@@ -50,21 +55,39 @@ def status(as_json: AsJson = False) -> None:
         console.print(queue_table(found.queues, workers_known=found.queues_without_worker is not None))
         if found.queues_without_worker:
             typer.echo(f"\n{say_unheld(found.queues_without_worker)}; {NOT_SEEN}")
-        for topic, reason in sorted(found.paused_topics.items()):
-            typer.echo(f"\ntopic {topic} is paused: {reason}")
-        if found.effects_paused is not None:
-            typer.echo(f"\nall calls are paused: {found.effects_paused}")
-        halted = {topic.topic: topic.halted_reason for topic in found.topics if topic.halted_reason}
-        for reason in (*halted.values(), *found.halted_effects.values()):
-            typer.echo(f"\n{reason}")
-        if found.parked_entities:
-            typer.echo(f"\nparked entities: {found.parked_entities}; see `sluice dlq ls`")
+        for sentence in say_what_waits(found):
+            typer.echo(f"\n{sentence}")
     for sentence in found.unreachable:
         typer.echo(f"sluice: not reached: {sentence}", err=True)
     if found.refusal is not None:
         print_refusal(found.refusal)
     if found.unreachable or found.refusal is not None:
         raise typer.Exit(1)
+
+
+def say_what_waits(found: Status) -> Iterator[str]:
+    """Yields a sentence for everything that holds up topics, partitions, effects or entities."""
+    for topic, reason in sorted(found.paused_topics.items()):
+        yield f"topic {topic} is paused: {reason}"
+    for group in group_unread(found.unread):
+        yield describe_unread(group)
+    for one in found.topics:
+        if one.behind_transaction:
+            held = ", ".join(
+                f"{one.topic}[{part.partition}] {part.behind_transaction}"
+                for part in one.partitions
+                if part.behind_transaction
+            )
+            yield (
+                f"topic {one.topic}: up to {one.behind_transaction} records wait behind an open transaction"
+                f" of a producer ({held}); they are read when it commits, aborts or times out"
+            )
+    if found.effects_paused is not None:
+        yield f"all calls are paused: {found.effects_paused}"
+    yield from (topic.halted_reason for topic in found.topics if topic.halted_reason)
+    yield from found.halted_effects.values()
+    if found.parked_entities:
+        yield f"parked entities: {found.parked_entities}; see `sluice dlq ls`"
 
 
 def topic_table(topics: Sequence[TopicStatus]) -> Table:
@@ -76,9 +99,9 @@ def topic_table(topics: Sequence[TopicStatus]) -> Table:
         age = topic.oldest_unapplied_seconds
         table.add_row(
             topic.topic,
-            _cell(topic.log_end),
+            _cell(topic.log_end, incomplete=topic.incomplete),
             "none" if not_begun else _cell(topic.watermark),
-            _cell(topic.lag),
+            _cell(topic.lag, incomplete=topic.incomplete),
             "-" if age is None else f"{age:.1f} s",
             *_counts(topic.counters, counters),
         )
@@ -115,5 +138,7 @@ def _counts(counters: Mapping[str, int] | None, names: Iterable[str]) -> list[st
     return [_cell(None if counters is None else counters[name]) for name in names]
 
 
-def _cell(number: int | None) -> str:
-    return UNKNOWN if number is None else str(number)
+def _cell(number: int | None, *, incomplete: bool = False) -> str:
+    if number is None:
+        return UNKNOWN
+    return f"{number}+{UNKNOWN}" if incomplete else str(number)

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from sluice.admin.status import Reading, TopicStatus, judge_status, unapplied
-from sluice.cli.status import queue_table, topic_table
+from sluice.cli.status import queue_table, say_what_waits, topic_table
 from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Lease, Sharing, Worker
 from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
 from sluice.db.records import Declaration
 from sluice.kafka_io.log_range import LogRange, LogRanges
 
@@ -168,6 +169,48 @@ def test_what_no_living_worker_declares_is_shown_at_its_topic_or_effect() -> Non
     assert list(found.halted_effects) == ["pay"]
 
 
+def test_a_partition_that_kafka_does_not_report_is_marked_and_the_others_are_summed() -> None:
+    of = reading()
+    of.logs = LogRanges(
+        {("orders", 0): LogRange(10, 100)},
+        unreadable={("orders", 1): "no leader"},
+        unreadable_topics={"users": "denied"},
+    )
+    found = judge_status(of, now=1_007.5)
+    orders = topic(of)
+    assert (orders.log_end, orders.lag, orders.incomplete) == (100, 10, True)
+    assert [(part.log_end, part.watermark, part.unreachable) for part in orders.partitions] == [
+        (100, 90, None),
+        (None, 50, "no leader"),
+    ]
+    assert topic(of, "users").incomplete
+    assert found.unreachable == ["topic users: denied", "orders[1]: no leader"]
+    output = io.StringIO()
+    Console(file=output, width=200).print(topic_table(found.topics))
+    assert output.getvalue().splitlines()[1].split()[:4] == ["orders", "100+?", "140", "10+?"]
+
+
+def test_what_waits_is_named() -> None:
+    of = reading()
+    of.logs = LogRanges({("orders", 0): LogRange(10, 100, 107), ("orders", 1): LogRange(0, 50, 50)})
+    of.unread = [
+        UnreadPartition("orders", 0, UnreadKind.NO_LEADER, "no leader", 61.2),
+        UnreadPartition("orders", 1, UnreadKind.NO_LEADER, "no leader", 21.2),
+        UnreadPartition("gone", 1, UnreadKind.UNASSIGNED, "of a topic of nobody", 21.2),
+    ]
+    of.paused_topics = {"users": "a test"}
+    found = judge_status(of, now=0)
+    assert list(say_what_waits(found)) == [
+        "topic users is paused: a test",
+        "orders[0], orders[1] are not read for 61 s: no leader",
+        "topic orders: up to 7 records wait behind an open transaction of a producer (orders[0] 7); they are"
+        " read when it commits, aborts or times out",
+    ]
+    [first, second] = topic(of).partitions
+    assert (first.behind_transaction, first.unread_reason, first.unread_seconds) == (7, "no leader", 61.2)
+    assert (second.behind_transaction, second.unread_reason) == (0, "no leader")
+
+
 def test_it_is_one_json_document() -> None:
     found = judge_status(reading(), now=1_007.5)
     document = json.loads(json.dumps(asdict(found)))
@@ -182,12 +225,17 @@ def test_it_is_one_json_document() -> None:
         "installation",
         "refusal",
         "halted_effects",
+        "unread",
     ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,
         "log_end": 100,
         "watermark": 90,
         "lag": 10,
+        "behind_transaction": 0,
+        "unread_reason": None,
+        "unread_seconds": None,
+        "unreachable": None,
     }
     assert document["topics"][0]["counters"]["applied"] == 137
 

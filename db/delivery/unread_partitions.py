@@ -1,0 +1,107 @@
+"""Which partitions no bridge reads, or not further, with the reason and for how long."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sluice.db.connection import Session
+from sluice.db.delivery.living_processes import read_living
+from sluice.db.delivery.partition_reads import (
+    READ_SECONDS,
+    SEEN_SECONDS,
+    PartitionRead,
+    read_partition_reads,
+)
+from sluice.db.records import ProblemKind, ProcessKind
+from sluice.runtime.place import place_names
+
+# Bridges report every partition of their topics at least this often.
+KNOWN_SECONDS = 2 * SEEN_SECONDS + READ_SECONDS
+
+
+class UnreadKind(StrEnum):
+    """Why a partition is not read: a problem that a bridge reports, or one of these."""
+
+    NO_LEADER = ProblemKind.NO_LEADER
+    NOT_AUTHORIZED = ProblemKind.NOT_AUTHORIZED
+    KAFKA_ERROR = ProblemKind.KAFKA_ERROR
+    UNREADABLE_RECORD = ProblemKind.UNREADABLE_RECORD
+    STOPPED = ProblemKind.STOPPED
+    PAUSED = "paused"
+    UNASSIGNED = "unassigned"
+    NO_BRIDGE = "no_bridge"
+
+
+@dataclass(frozen=True)
+class UnreadPartition:
+    """One partition; `seconds` since it was read last, or since a problem of one that is read."""
+
+    topic: str
+    partition: int
+    kind: UnreadKind
+    reason: str
+    seconds: float
+
+
+def read_unread(session: Session, paused: Mapping[str, str]) -> list[UnreadPartition]:
+    """Returns the partitions that no bridge reads, or not further. `paused` is topic → why it is paused."""
+    bridges = sum(one.kind is ProcessKind.BRIDGE for one in read_living(session))
+    return find_unread(read_partition_reads(session), bridges=bridges, paused=paused)
+
+
+def find_unread(
+    reads: Iterable[PartitionRead], *, bridges: int, paused: Mapping[str, str]
+) -> list[UnreadPartition]:
+    """Judges what bridges reported. `bridges` is how many are alive, `paused` topic → why it is paused."""
+    rows = list(reads)
+    # The first partition's report counts for the topic.
+    stopped = {
+        row.topic: row.detail or ""
+        for row in reversed(rows)
+        if row.problem is ProblemKind.STOPPED and _is_reported(row)
+    }
+    found = []
+    for row in rows:
+        # No living bridge declares the topic, or Kafka has no such partition any more.
+        if bridges and row.reported_seconds > KNOWN_SECONDS:
+            continue
+        if row.unread_seconds is None and (row.problem is None or row.problem_seconds is None):
+            continue
+        kind, reason = _judge(row, bridges, stopped.get(row.topic), paused.get(row.topic))
+        since = row.problem_seconds if row.unread_seconds is None else row.unread_seconds
+        found.append(UnreadPartition(row.topic, row.partition, kind, reason, since or 0.0))
+    return found
+
+
+def _judge(
+    row: PartitionRead, bridges: int, stopped: str | None, paused: str | None
+) -> tuple[UnreadKind, str]:
+    if not bridges:
+        last = f"; reported last: {row.detail}" if row.problem else ""
+        return UnreadKind.NO_BRIDGE, f"no bridge runs{last}"
+    if row.problem is not None and _is_reported(row):
+        return UnreadKind(row.problem), row.detail or ""
+    if stopped is not None:
+        return UnreadKind.STOPPED, stopped
+    if paused is not None:
+        return UnreadKind.PAUSED, f"the topic is paused: {paused}"
+    return UnreadKind.UNASSIGNED, "no bridge is assigned to it, or the bridge that is reports nothing"
+
+
+def _is_reported(row: PartitionRead) -> bool:
+    return row.reported_seconds <= READ_SECONDS
+
+
+def group_unread(unread: Iterable[UnreadPartition]) -> list[list[UnreadPartition]]:
+    """Groups the partitions that have one reason, in the order of the first of each group."""
+    groups: dict[tuple[UnreadKind, str], list[UnreadPartition]] = {}
+    for one in unread:
+        groups.setdefault((one.kind, one.reason), []).append(one)
+    return list(groups.values())
+
+
+def describe_unread(group: Sequence[UnreadPartition]) -> str:
+    """Returns a sentence about partitions that have one reason."""
+    names = ", ".join(place_names((one.topic, one.partition) for one in group))
+    verb = "are" if len(group) > 1 else "is"
+    return f"{names} {verb} not read for {max(one.seconds for one in group):.0f} s: {group[0].reason}"
