@@ -34,9 +34,10 @@ class LogWatch:
     """Outlasts outages of both services; without an answer there is no look. Start it once, stop it."""
 
     def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
+        self._servers = bootstrap_servers
         self._declared = frozenset(declared)
         self._session = Session(database_url, application_name="sluice bridge logs")
-        self._reader = LogReader(bootstrap_servers, request_timeout_ms=KAFKA_TIMEOUT_MS)
+        self._reader: LogReader | None = None
         self._offered: tuple[Mapping[str, TopicFacts], frozenset[str]] | None = None
         self._look: Look | None = None
         self._stopping = threading.Event()
@@ -75,7 +76,8 @@ class LogWatch:
                     self._try(*offered)
         finally:
             self._session.close()
-            self._reader.close()
+            if self._reader is not None:
+                self._reader.close()
 
     def _try(self, topics: Mapping[str, TopicFacts], refused: frozenset[str]) -> None:
         try:
@@ -95,6 +97,7 @@ class LogWatch:
         }
         assignments = read_assignments(self._session, places)
         reads = read_partition_reads(self._session)
+        self._reader = self._reader or LogReader(self._servers, request_timeout_ms=KAFKA_TIMEOUT_MS)
         # After Postgres: see `judge_assignment`.
         logs = self._reader.read_ranges(topics).ranges
         self._log_waiting(sorted(topic for topic, _ in missing - assignments.keys()), began_at)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from uuid import UUID, uuid4
 
 import structlog
@@ -18,7 +19,7 @@ from sluice.bridge.read_report import ReadReport
 from sluice.bridge.send_loop import SendLoop
 from sluice.bridge.start_conditions import truncated
 from sluice.bridge.topic_stopper import TopicStopper
-from sluice.bridge.topic_stops import TopicStopped
+from sluice.bridge.topic_stops import BridgeStopped, TopicStopped
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
@@ -81,6 +82,11 @@ class Bridge:
                 self.run_once()
                 turned(self._member.health.is_healthy(self._clock()))
             self._settle(self._clock(), last=True)
+        except BridgeStopped:
+            with suppress(ProgressStoreUnavailable):
+                # For `status` and `doctor`, which are asked when the bridge has ended.
+                self._report.write(None, self._starter, self._clock())
+            raise
         finally:
             self.close()
 
