@@ -5,6 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from kafka.errors import UnknownTopicOrPartitionError, for_code
+
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import refused_if_queues_are_held
@@ -142,8 +144,13 @@ def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRa
     )
     # The id first: of a topic that is re-created in between, the old one is accepted, and the bridge stops.
     with closing(admin):
-        described = [one for one in admin.describe_topics([topic]) if one["partitions"]]
-    if not described:
+        [described] = admin.describe_topics([topic])
+    if not described["partitions"]:
+        if described["error_code"] not in (0, UnknownTopicOrPartitionError.errno):
+            why = for_code(described["error_code"]).__name__
+            raise OperationRefused(
+                f"Kafka gives no facts of topic {topic} ({why}): grant the right to read it"
+            )
         raise OperationRefused(
             f"Kafka has no topic {topic}: create it first, or take it out of the handlers"
             " (and look whether SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
@@ -154,7 +161,7 @@ def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRa
     unread += logs.unreadable_topics.values()
     if unread:
         raise OperationRefused(f"topic {topic} cannot be read as a whole ({'; '.join(unread)}): try again")
-    return str(described[0]["topic_id"]), {number: found for (_, number), found in logs.ranges.items()}
+    return str(described["topic_id"]), {number: found for (_, number), found in logs.ranges.items()}
 
 
 def accept_topic(

@@ -43,6 +43,7 @@ def failed_service(error: Exception) -> ServiceFailed | None:
     from alembic.util import CommandError
     from confluent_kafka import KafkaException
     from kafka.errors import KafkaError
+    from kombu.exceptions import OperationalError
     from redis import RedisError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -51,8 +52,10 @@ def failed_service(error: Exception) -> ServiceFailed | None:
 
     kinds: dict[ServiceTitle, tuple[type[Exception], ...]] = {
         "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
-        "Redis": (RedisError,),
-        "Kafka": (KafkaError, KafkaException, LogsUnavailable, PartitionStalled),
+        # kombu's for the same server.
+        "Redis": (RedisError, OperationalError),
+        # confluent-kafka's futures raise TimeoutError without a code.
+        "Kafka": (KafkaError, KafkaException, LogsUnavailable, PartitionStalled, TimeoutError),
     }
     for service, classes in kinds.items():
         if isinstance(error, classes):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from sluice.admin.connection import read_refusal
-from sluice.admin.service_errors import ServiceFailed, reaching_services
+from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.admin.status import Reading, unapplied
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.totals import read_progress
@@ -33,7 +33,10 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
         },
     )
     # Before the logs' ends: read the other way round, a watermark could be above its log.
-    with _noted(reading), closing(Session(urls.database_url, application_name="sluice status")) as session:
+    with (
+        _noted(reading, "Postgres"),
+        closing(Session(urls.database_url, application_name="sluice status")) as session,
+    ):
         if stored := read_installation(session):
             reading.installation = stored.installation
         reading.refusal = read_refusal(session, name)
@@ -44,11 +47,11 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
         reading.sharing = read_workers(session)
         reading.undeclared = read_halted(session)
         reading.unread = read_unread(session, reading.paused_topics)
-    with _noted(reading), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
+    with _noted(reading, "Kafka"), closing(LogReader(urls.kafka_bootstrap_servers)) as reader:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))
         reading.oldest_at = reader.read_times(unapplied(reading))
-    with _noted(reading):
+    with _noted(reading, "Redis"):
         queues = reading.progress.queues if reading.progress else {}
         if reading.installation is not None:
             prefix = reading.installation.redis_prefix
@@ -67,9 +70,12 @@ def read_lengths(redis_url: str, prefix: str, queues: list[str]) -> dict[str, in
 
 
 @contextmanager
-def _noted(reading: Reading) -> Iterator[None]:
+def _noted(reading: Reading, service: ServiceTitle) -> Iterator[None]:
     try:
         with reaching_services():
             yield
     except ServiceFailed as failed:
         reading.unreachable.append(str(failed))
+    except Exception as error:
+        # Whatever a client raises: the other services are shown.
+        reading.unreachable.append(str(ServiceFailed(service, f"{type(error).__name__}: {error}")))

@@ -12,13 +12,16 @@ from sluice.admin.doctor.facts_reading import read_facts
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.printing import AsJson
 
+UNKNOWN = "?"
+
 
 def doctor(as_json: AsJson = False) -> None:
     """Say what is wrong with this installation, and what to do about it. Changes nothing.
 
     Looks at the connections, the migrations, your tables, queues and topics,
     at settings that are not safe, at queues that are halted or that no worker serves,
-    and at outgoing events and calls that wait for you.
+    at partitions that no bridge reads, and at outgoing events and calls that wait
+    for you. What cannot be read is a finding, and the rest is shown.
 
     Exit code 1 if there is an error; warnings alone give 0.
     """
@@ -36,21 +39,23 @@ def doctor(as_json: AsJson = False) -> None:
 def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
     """For --json: the findings, and what is information only."""
     installation = facts.postgres.installation if facts.postgres else None
+    topics = facts.kafka.topics if facts.kafka else {}
     return {
         "installation": installation.group if installation else None,
         "findings": [asdict(finding) | {"severity": finding.severity.value} for finding in findings],
         "postgres": asdict(facts.postgres.server) if facts.postgres else None,
         "redis": {"version": facts.redis.version} if facts.redis else None,
-        "topics": {name: asdict(topic) for name, topic in facts.kafka.items()} if facts.kafka else {},
+        "topics": {name: asdict(topic) for name, topic in topics.items()},
     }
 
 
 def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     """For people."""
     lines = [f"{one.severity.value}: {one.problem}\n    {one.advice}" for one in findings]
-    for name, topic in sorted((facts.kafka or {}).items()):
+    for name, topic in sorted(facts.kafka.topics.items() if facts.kafka else ()):
+        insync = UNKNOWN if topic.min_insync_replicas is None else topic.min_insync_replicas
         lines.append(
             f"topic {name}: partitions {topic.partitions}, replicas {topic.replicas},"
-            f" min.insync.replicas {topic.min_insync_replicas}, cleanup.policy {topic.cleanup_policy}"
+            f" min.insync.replicas {insync}, cleanup.policy {topic.cleanup_policy or UNKNOWN}"
         )
     return [*lines, "no problem found"] if not findings else lines

@@ -8,6 +8,7 @@ from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.delivery.unread_partitions import UnreadPartition
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
 
@@ -87,6 +88,8 @@ class PostgresFacts:
     """The bridges, workers and beats that are alive."""
     clock_offset: float = 0.0
     """Seconds that the clock of this machine is ahead of Postgres', negative if behind."""
+    unread: Sequence[UnreadPartition] = ()
+    """The partitions that no bridge reads, or not further."""
 
     @property
     def bridges(self) -> list[Process]:
@@ -105,14 +108,29 @@ class RedisFacts:
 
 @dataclass(frozen=True)
 class TopicFacts:
-    """One topic as Kafka has it. `retention_ms` is −1 where records are kept for ever."""
+    """One topic as Kafka has it. `retention_ms` is −1 where records are kept for ever.
+
+    The settings are None if Kafka does not give them.
+    """
 
     topic_id: str
     partitions: int
     replicas: int
-    min_insync_replicas: int
-    cleanup_policy: str
-    retention_ms: int
+    min_insync_replicas: int | None
+    cleanup_policy: str | None
+    retention_ms: int | None
+    without_leader: Sequence[int] = ()
+    """Its partitions that have no leader now."""
+
+
+@dataclass(frozen=True)
+class KafkaFacts:
+    """The declared and registered topics."""
+
+    topics: Mapping[str, TopicFacts]
+    """Those that exist."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Those of which Kafka gives no facts → the error."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +149,7 @@ class Facts:
     declared: DeclaredFacts
     postgres: PostgresFacts | None
     redis: RedisFacts | None
-    kafka: Mapping[str, TopicFacts] | None
-    """The declared and registered topics that exist."""
+    kafka: KafkaFacts | None
     unreachable: Mapping[ServiceTitle, str]
     """Service → reason."""
     foreign_claims: Sequence[ForeignClaim] = ()

@@ -5,7 +5,6 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from kafka.admin import ConfigResource, ConfigResourceType
 from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
 from redis import Redis
 from sqlalchemy import Table
@@ -19,9 +18,9 @@ from sluice.admin.doctor.facts import (
     PostgresFacts,
     RedisFacts,
     SharingFacts,
-    TopicFacts,
 )
 from sluice.admin.doctor.installation_reading import read_foreign_claims, read_members
+from sluice.admin.doctor.kafka_reading import read_kafka
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import read_registered, read_server, read_user_columns
@@ -33,15 +32,10 @@ from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.living_processes import Process, measure_clock_offset, read_living
 from sluice.db.delivery.switches import read_switch
 from sluice.db.delivery.undeclared import Undeclared, read_halted
+from sluice.db.delivery.unread_partitions import UnreadPartition, read_unread
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.db.sending.calls import EFFECTS_PAUSED
-from sluice.kafka_io.config import (
-    BOOTSTRAP_TIMEOUT_MS,
-    REQUEST_TIMEOUT_MS,
-    KafkaAccess,
-    build_kafka_python_admin,
-)
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.installation import Installation
 from sluice.runtime.service_urls import StackUrls
@@ -53,33 +47,39 @@ T = TypeVar("T")
 REDIS_TIMEOUT_SECONDS = 5
 
 INSPECT_SECONDS = 2.0  # a worker answers between two batches
-TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
 
 
 def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts:
     """All of it, now."""
     unreachable: dict[ServiceTitle, str] = {}
 
-    def tried(read: Callable[[], T]) -> T | None:
+    def tried(service: ServiceTitle, read: Callable[[], T]) -> T | None:
         try:
             with reaching_services():
                 return read()
         except ServiceFailed as failed:
             unreachable[failed.service] = failed.reason
-            return None
+        except Exception as error:
+            # A fact that cannot be read is a line, whatever a client raises: the others are shown.
+            unreachable[service] = f"{type(error).__name__}: {error}"
+        return None
 
-    postgres = tried(lambda: _postgres(urls.database_url, settings.name))
+    postgres = tried("Postgres", lambda: _postgres(urls.database_url, settings.name))
     registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
     topics = sorted({*registry.topics, *registered})
     installation = _own(postgres)
     return Facts(
         _declared(settings, registry),
         postgres,
-        tried(lambda: _redis(settings, urls.redis_url, installation)),
-        tried(lambda: _kafka(urls.kafka_bootstrap_servers, topics)),
+        tried("Redis", lambda: _redis(settings, urls.redis_url, installation)),
+        tried("Kafka", lambda: read_kafka(urls.kafka_bootstrap_servers, topics)),
         unreachable,
-        [] if installation is None else tried(lambda: read_foreign_claims(settings, installation)) or [],
-        None if installation is None else read_members(urls.kafka_bootstrap_servers, installation.group),
+        []
+        if installation is None
+        else tried("Redis", lambda: read_foreign_claims(settings, installation)) or [],
+        None
+        if installation is None
+        else tried("Kafka", lambda: read_members(urls.kafka_bootstrap_servers, installation.group)),
     )
 
 
@@ -106,6 +106,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
         sharing = SharingFacts()
         undeclared: list[Undeclared] = []
         living: list[Process] = []
+        unread: list[UnreadPartition] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -113,6 +114,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
             sharing = _sharing(session)
             undeclared = read_halted(session)
             living = read_living(session)
+            unread = read_unread(session, registered.paused_topics)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -130,6 +132,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
             undeclared,
             living,
             measure_clock_offset(session),
+            unread,
         )
 
 
@@ -176,31 +179,3 @@ def _consumed(settings: Settings, installation: Installation) -> frozenset[str] 
     if answers is None:
         return None
     return frozenset(queue["name"] for queues in answers.values() for queue in queues)
-
-
-def _kafka(servers: str, topics: list[str]) -> dict[str, TopicFacts]:
-    admin = build_kafka_python_admin(
-        KafkaAccess(servers),
-        bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-    )
-    with closing(admin):
-        described = [topic for topic in admin.describe_topics(topics) if topic["partitions"]]
-        asked = [
-            ConfigResource(ConfigResourceType.TOPIC, topic["name"], dict.fromkeys(TOPIC_SETTINGS))
-            for topic in described
-        ]
-        found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
-    return {topic["name"]: _topic(topic, found.get(topic["name"], {})) for topic in described}
-
-
-def _topic(described: Any, settings: Any) -> TopicFacts:
-    policy, retention, insync = (settings[name]["value"] for name in TOPIC_SETTINGS)
-    return TopicFacts(
-        topic_id=str(described["topic_id"]),
-        partitions=len(described["partitions"]),
-        replicas=min(len(part["replica_nodes"]) for part in described["partitions"]),
-        min_insync_replicas=int(insync),
-        cleanup_policy=policy,
-        retention_ms=int(retention),
-    )

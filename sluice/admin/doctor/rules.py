@@ -6,6 +6,7 @@ from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
     Finding,
+    KafkaFacts,
     PostgresFacts,
     RedisFacts,
     Severity,
@@ -15,6 +16,7 @@ from sluice.admin.doctor.facts import (
     warning,
 )
 from sluice.admin.doctor.rules_installation import installation_problems
+from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import leaving_problems, projection_problems, retention_problems
 from sluice.admin.service_errors import SETTING_OF
 from sluice.db.admin.doctor_facts import Registered
@@ -38,6 +40,7 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += _registered(facts.postgres.registered, facts.declared)
             found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
             found += _undeclared(facts.postgres)
+            found += unread_problems(facts.postgres.unread)
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)
@@ -46,9 +49,10 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _workers(facts)
     if facts.kafka is not None:
         found += _topics(facts.kafka, facts.declared)
-        found += retention_problems(facts.kafka, facts.declared)
+        found += kafka_problems(facts.kafka, facts.postgres)
+        found += retention_problems(facts.kafka.topics, facts.declared)
         if facts.postgres is not None and facts.postgres.registered is not None:
-            found += _log(facts.kafka, facts.postgres.registered)
+            found += _log(facts.kafka.topics, facts.postgres.registered)
     return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
 
 
@@ -213,10 +217,12 @@ def _idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Fin
         )
 
 
-def _topics(kafka: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
-    for missing in sorted(declared.topics - kafka.keys()):
+def _topics(kafka: KafkaFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    for missing in sorted(declared.topics - kafka.topics.keys() - kafka.refused.keys()):
         yield error(f"Kafka has no topic {missing}.", "Run `sluice init`, or look at the cluster's address.")
-    for name, topic in sorted(kafka.items()):
+    for name, topic in sorted(kafka.topics.items()):
+        if topic.cleanup_policy is None or topic.retention_ms is None:
+            continue
         if "delete" in topic.cleanup_policy and 0 <= topic.retention_ms < SHORTEST_RETENTION_MS:
             yield warning(
                 f"Topic {name} keeps records for {topic.retention_ms / 3_600_000:.1f} hours: after a longer"
@@ -232,7 +238,8 @@ def _log(kafka: Mapping[str, TopicFacts], registered: Registered) -> Iterator[Fi
             yield error(
                 f"Topic {name} is not the one that was read so far: its id in Kafka is {topic.topic_id}, in"
                 f" Postgres {known}.",
-                "Look whether it was created again or this is another cluster; the bridge stops until then.",
+                f"Find out whether it was created again or this is another cluster; the topic is not read until"
+                f' `sluice accept {name} --reason "…"`.',
             )
         if topic.partitions < registered.partitions.get(name, 0):
             yield error(

@@ -55,9 +55,11 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
 def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
     """Where a setting does not count because Kafka keeps records for longer."""
     longer = {
-        name: topic.retention_ms / DAY_MS
+        name: (topic.retention_ms or 0) / DAY_MS
         for name, topic in sorted(topics.items())
-        if topic.cleanup_policy == "delete" and topic.retention_ms > declared.keep_identities_days * DAY_MS
+        if topic.cleanup_policy == "delete"
+        and topic.retention_ms is not None
+        and topic.retention_ms > declared.keep_identities_days * DAY_MS
     }
     if longer:
         named = ", ".join(f"{name} {days:.0f}" for name, days in longer.items())

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from sluice.admin.doctor import rules, rules_waiting
+from sluice.admin.doctor import rules, rules_unread, rules_waiting
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
     GenerationFacts,
+    KafkaFacts,
     LeavingFacts,
     PostgresFacts,
     RedisFacts,
@@ -24,6 +25,7 @@ from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
 from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
 from sluice.db.records import Declaration
 
 QUEUES = ("order.0", "order.1")
@@ -38,7 +40,7 @@ HEALTHY = Facts(
     ),
     POSTGRES,
     RedisFacts("7.2.4", "noeviction", frozenset(QUEUES)),
-    {"orders": TOPIC},
+    KafkaFacts({"orders": TOPIC}),
     {},
 )
 LIVE = GenerationFacts("revenue", 1, "live", 2, None, 100.0)
@@ -83,7 +85,11 @@ def redis(**changed: Any) -> Facts:
 
 
 def topic(**changed: Any) -> Facts:
-    return replace(HEALTHY, kafka={"orders": replace(TOPIC, **changed)})
+    return replace(HEALTHY, kafka=KafkaFacts({"orders": replace(TOPIC, **changed)}))
+
+
+def unread(kind: UnreadKind, reason: str = "why") -> UnreadPartition:
+    return UnreadPartition("orders", 2, kind, reason, 60.0)
 
 
 def shared(leased: Iterable[str], *, workers: int = 1, consumed: frozenset[str] | None = None) -> Facts:
@@ -127,7 +133,24 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
     "lonely queue": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker holds order.1, or"),
     "idle workers": (shared(QUEUES, workers=3), WARNING, "3 workers share 2 queues"),
-    "no topic": (replace(HEALTHY, kafka={}), ERROR, "no topic orders"),
+    "no topic": (replace(HEALTHY, kafka=KafkaFacts({})), ERROR, "no topic orders"),
+    "a refused topic": (
+        replace(HEALTHY, kafka=KafkaFacts({}, {"orders": "TopicAuthorizationFailedError"})),
+        ERROR,
+        "no facts of topic orders: TopicAuthorizationFailedError",
+    ),
+    "settings not given": (
+        topic(retention_ms=None, cleanup_policy=None),
+        WARNING,
+        "does not give the settings of orders",
+    ),
+    "no leader": (topic(without_leader=[2]), ERROR, "without a leader: orders[2]"),
+    "not read": (
+        postgres(unread=[unread(UnreadKind.STOPPED, "it was re-created."), unread(UnreadKind.PAUSED)]),
+        ERROR,
+        "orders[2] is not read for 60 s: it was re-created.",
+    ),
+    "no bridge": (postgres(unread=[unread(UnreadKind.NO_BRIDGE)]), WARNING, "orders[2] is not read for 60 s"),
     "retention": (topic(retention_ms=3_600_000), WARNING, "1.0 hours"),
     "topic id": (topic(topic_id="id-2"), ERROR, "in Kafka is id-2, in Postgres id-1"),
     "paused": (leaving(effects_paused="provider down"), WARNING, "paused: provider down"),
@@ -170,13 +193,16 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    modules = (rules, rules_waiting)
+    modules = (rules, rules_unread, rules_waiting)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 
 
 HEALTHY_TOO: Mapping[str, Facts] = {
     "as it should be": HEALTHY,
+    "a bridge reports the partition without a leader": replace(
+        topic(without_leader=[2]), postgres=replace(POSTGRES, unread=[unread(UnreadKind.PAUSED)])
+    ),
     "no bridge has run yet": registered(topic_ids={}, partitions={}),
     "partitions were added": topic(partitions=5),
     "kept for ever": topic(retention_ms=-1),
@@ -208,7 +234,7 @@ def test_a_healthy_installation_has_no_findings(name: str) -> None:
 
 
 def test_errors_come_first() -> None:
-    facts = replace(server(synchronous_commit="off"), kafka={})
+    facts = replace(server(synchronous_commit="off"), kafka=KafkaFacts({}))
     assert [finding.severity for finding in find_problems(facts)] == [ERROR, WARNING]
 
 

@@ -1,0 +1,62 @@
+"""Reads what `sluice doctor` judges of Kafka; what of it cannot be read is noted, and the rest is read."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from typing import Any
+
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import UnknownTopicOrPartitionError, for_code
+
+from sluice.admin.doctor.facts import KafkaFacts, TopicFacts
+from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
+    REQUEST_TIMEOUT_MS,
+    KafkaAccess,
+    build_kafka_python_admin,
+)
+
+TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
+
+
+def read_kafka(servers: str, topics: list[str]) -> KafkaFacts:
+    """Reads the topics that exist. Raises KafkaError if no broker answers."""
+    admin = build_kafka_python_admin(
+        KafkaAccess(servers),
+        bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
+    with closing(admin):
+        described = admin.describe_topics(topics)
+        existing = [topic for topic in described if topic["partitions"]]
+        asked = [
+            ConfigResource(ConfigResourceType.TOPIC, topic["name"], dict.fromkeys(TOPIC_SETTINGS))
+            for topic in existing
+        ]
+        found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+    return judge_topics(described, found)
+
+
+def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:
+    """Returns the facts of what Kafka describes: `settings` lacks or is empty for a topic it refuses. Pure."""
+    topics: dict[str, TopicFacts] = {}
+    refused: dict[str, str] = {}
+    for topic in described:
+        if topic["partitions"]:
+            topics[topic["name"]] = _topic(topic, settings.get(topic["name"], {}))
+        elif topic["error_code"] not in (0, UnknownTopicOrPartitionError.errno):
+            refused[topic["name"]] = for_code(topic["error_code"]).__name__
+    return KafkaFacts(topics, refused)
+
+
+def _topic(described: Any, settings: Any) -> TopicFacts:
+    policy, retention, insync = (settings.get(name, {}).get("value") for name in TOPIC_SETTINGS)
+    partitions = described["partitions"]
+    return TopicFacts(
+        topic_id=str(described["topic_id"]),
+        partitions=len(partitions),
+        replicas=min(len(part["replica_nodes"]) for part in partitions),
+        min_insync_replicas=None if insync is None else int(insync),
+        cleanup_policy=policy,
+        retention_ms=None if retention is None else int(retention),
+        without_leader=tuple(sorted(part["partition_index"] for part in partitions if part["leader_id"] < 0)),
+    )
