@@ -6,7 +6,7 @@ and everything is bounded: Prometheus waits for ten seconds at most.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -18,6 +18,8 @@ from sluice.db.admin.totals import read_positions, read_topic_ids
 from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.db.delivery.leases import Sharing, read_workers
 from sluice.db.delivery.living_processes import Process, read_living
+from sluice.db.delivery.switches import read_paused_topics
+from sluice.db.delivery.unread_partitions import UnreadPartition, read_unread
 from sluice.kafka_io.log_range import find_unapplied, lag_records
 from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.runtime import metrics
@@ -51,6 +53,7 @@ class Reading:
     sharing: Sharing | None = None
     clock_offsets: Mapping[str, float] = field(default_factory=dict)
     """Kind of process → the largest difference of a clock to that of Postgres, in seconds."""
+    unread: Sequence[UnreadPartition] = ()
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
     """Topic → records; of topics that a bridge has registered."""
@@ -82,6 +85,7 @@ class LeaderReader:
             reading.watermarks = read_positions(self._session)
             reading.sharing = read_workers(self._session)
             reading.clock_offsets = _largest_offsets(read_living(self._session))
+            reading.unread = read_unread(self._session, read_paused_topics(self._session))
             reading.open_issues = read_open_issues(self._session)
         except psycopg2.Error as error:
             self._session.close()
@@ -198,6 +202,7 @@ def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
     yield _one(metrics.SHARING_WORKERS, len(sharing.workers))
     yield _one(metrics.UNLEASED_QUEUES, len(sharing.unheld()))
     yield _each(metrics.CLOCK_OFFSET_SECONDS, reading.clock_offsets)
+    yield _unread(reading.unread)
     yield _one(metrics.KAFKA_UP, reading.lags is not None)
     if reading.lags is not None:
         yield _each(metrics.LAG_RECORDS, reading.lags)
@@ -223,6 +228,13 @@ def _largest_offsets(living: Iterable[Process]) -> dict[str, float]:
         if one.clock_offset is not None:
             found[one.kind] = max(found.get(one.kind, 0.0), abs(one.clock_offset))
     return found
+
+
+def _unread(partitions: Sequence[UnreadPartition]) -> GaugeMetricFamily:
+    family = gauge_family(metrics.PARTITION_UNREAD_SECONDS)
+    for one in partitions:
+        family.add_metric((one.topic, str(one.partition), one.kind.value), one.seconds)
+    return family
 
 
 def _by_topic(

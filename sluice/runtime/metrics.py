@@ -153,6 +153,15 @@ OLDEST_UNAPPLIED_SECONDS = _gauge(
     "age of the oldest record without an outcome; 0: none. Absent if it was not found in time",
     "topic",
 )
+PARTITION_UNREAD_SECONDS = _gauge(
+    Exporter.LEADER,
+    "partition_unread_seconds",
+    "seconds",
+    "how long no bridge has read a partition, by why; only of those that are not read, or not further",
+    "topic",
+    "partition",
+    "reason",
+)
 OUTBOX_RECORDS = _gauge(Exporter.LEADER, "outbox_records", "records", "outgoing events that are not sent")
 OUTBOX_OLDEST_SECONDS = _gauge(
     Exporter.LEADER,

@@ -37,7 +37,7 @@ def read_kafka(servers: str, topics: list[str]) -> KafkaFacts:
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:
-    """Returns the facts of what Kafka describes: `settings` lacks or is empty for a topic it refuses. Pure."""
+    """Returns the facts of what Kafka describes; `settings` is empty for a topic it refuses. Pure."""
     topics: dict[str, TopicFacts] = {}
     refused: dict[str, str] = {}
     for topic in described:

@@ -238,7 +238,7 @@ def _log(kafka: Mapping[str, TopicFacts], registered: Registered) -> Iterator[Fi
             yield error(
                 f"Topic {name} is not the one that was read so far: its id in Kafka is {topic.topic_id}, in"
                 f" Postgres {known}.",
-                f"Find out whether it was created again or this is another cluster; the topic is not read until"
+                "Find out whether it was created again or this is another cluster; it is not read until"
                 f' `sluice accept {name} --reason "…"`.',
             )
         if topic.partitions < registered.partitions.get(name, 0):

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from uuid import UUID
 
 import pytest
 import structlog
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import Heartbeat, join_workers, try_lease, write_heartbeat
+from sluice.db.delivery.partition_reads import write_partition_reads
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.db.delivery.switches import clear_switch, set_switch
 from sluice.db.records import ProcessKind
@@ -124,7 +126,11 @@ def names(shown: Shown) -> set[str]:
 def test_all_of_the_catalogue_is_shown_and_nothing_else(beat: Beat, bench: Bench, logs: Logs) -> None:
     logs.ranges = {("things", 0): LogRange(0, 0)}
     add_process(bench.looking, clock_offset=0.0)
+    write_partition_reads(bench.looking, UUID(int=1), reading=[], problems={}, seen=[("things", 0)])
+    bench.look("UPDATE sluice.partition_reads SET noted_at = now() - interval '50 s'")
     shown = beat.look()
+    assert 50 <= shown.pop((metrics.PARTITION_UNREAD_SECONDS.name, "things", "0", "no_bridge")) < 80
+    shown[metrics.PARTITION_UNREAD_SECONDS.name,] = 0
     assert names(shown) == {m.name for m in CATALOGUE if m.exporter in (Exporter.BEAT, Exporter.LEADER)}
     ups = {metrics.BEAT_LEADS.name, metrics.POSTGRES_UP.name, metrics.KAFKA_UP.name}
     assert {name for name, *_ in shown if shown[name, *_]} == {*ups, metrics.UNLEASED_QUEUES.name}
