@@ -41,6 +41,7 @@ from sluice.kafka_io.kafka_python_mends import (
     TopicMetadata,
     client_error,
     finish_joining,
+    note_heartbeat_errors,
     pause_without_position,
     raise_if_fenced,
     take_up_parked,
@@ -112,6 +113,7 @@ class KafkaPythonConsumer:
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
             self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
             self._metadata = TopicMetadata(self._consumer, self._topics)
+            note_heartbeat_errors(self._consumer._coordinator, self._errors.append)
             self._offsets = LeaderOffsets(self._consumer, self._errors.append, timeout_ms=OFFSETS_TIMEOUT_MS)
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:

@@ -13,10 +13,13 @@ from kafka import TopicPartition
 from kafka.errors import (
     BrokerResponseError,
     FencedInstanceIdError,
+    IllegalGenerationError,
     KafkaError,
     MetadataEmptyBrokerList,
     OffsetOutOfRangeError,
+    RebalanceInProgressError,
     RetriableError,
+    UnknownMemberIdError,
     UnknownTopicOrPartitionError,
     for_code,
 )
@@ -36,6 +39,8 @@ UNANSWERED_SECONDS = 60.0
 
 ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
+
+_REJOINING = (IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 
 NoteError = Callable[[ClientError], None]
 
@@ -238,6 +243,22 @@ class LeaderOffsets:
         for place in places:
             self._unanswered.note_failure((place.topic, place.partition), time.monotonic())
             self._note(error._replace(topic=place.topic, partition=place.partition, of_group=False))
+
+
+def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
+    """Makes `note` take what a coordinator answers to heartbeats instead of accepting them."""
+    # kafka-python goes on as if it were a member. The errors left out make it join again.
+    send = coordinator._send_heartbeat_request
+
+    async def send_and_note() -> Any:
+        try:
+            return await send()
+        except KafkaError as error:
+            if not isinstance(error, (RetriableError, *_REJOINING)):
+                note(client_error(error))
+            raise
+
+    coordinator._send_heartbeat_request = send_and_note
 
 
 def raise_if_fenced(coordinator: Any) -> None:

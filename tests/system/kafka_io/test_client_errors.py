@@ -21,6 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from kafka import KafkaProducer
 
+from sluice.kafka_io.config import LOG_LEVEL_CRITICAL
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.kafka_io.record_types import Record
@@ -66,9 +67,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
         yield cluster
 
 
+def build_admin(cluster: KafkaCluster) -> Any:
+    return AdminClient({"bootstrap.servers": cluster.bootstrap_servers(), "log_level": LOG_LEVEL_CRITICAL})
+
+
 @pytest.fixture
 def admin(guarded: KafkaCluster) -> Any:
-    return AdminClient({"bootstrap.servers": guarded.bootstrap_servers()})
+    return build_admin(guarded)
 
 
 @pytest.fixture
@@ -202,25 +207,29 @@ def test_a_partition_without_a_leader_is_known_and_the_others_are_read(
     """The only replica of a partition is on a broker that is gone for good."""
     with kafka_cluster(tmp_path / "kafka", 3, REPLICATED | {"min.insync.replicas": "1"}) as cluster:
         servers = cluster.bootstrap_servers()
-        topic = f"lone-{os.getpid()}"
-        admin = AdminClient({"bootstrap.servers": servers})
-        (created,) = admin.create_topics([NewTopic(topic, 2, replica_assignment=[[1, 2], [3]])]).values()
-        created.result()
-        with join(client, servers, (topic,)) as consumer, closing(_producer(servers)) as producer:
-            seek_when_assigned(consumer, (topic, 0), (topic, 1))
+        kept, lone = (f"{kind}-{os.getpid()}-{next(_numbers)}" for kind in ("kept", "lone"))
+        admin = build_admin(cluster)
+        wanted = [
+            NewTopic(kept, 1, replica_assignment=[[1, 2]]),
+            NewTopic(lone, 1, replica_assignment=[[3]]),
+        ]
+        for future in admin.create_topics(wanted).values():
+            future.result()
+        with join(client, servers, (kept, lone)) as consumer, closing(_producer(servers)) as producer:
+            seek_when_assigned(consumer, (kept, 0), (lone, 0))
             cluster.stop(3, SIGKILL)
 
             def is_known() -> bool:
                 consumer.poll(POLL_SECONDS)
-                return bool(consumer.topics()[topic].leaderless == {1})
+                return bool(consumer.topics()[lone].leaderless == {0})
 
             wait_until(is_known, timeout_seconds=60, what="the partition has no leader")
-            produce(producer, topic, 0, 10)
-            poll_until(consumer, {}, (topic, 0), 10)
-        with join(client, servers, (topic,)) as consumer:
-            assert set(consumer.log_ranges([(topic, 0), (topic, 1)])) == {(topic, 0)}
-            seek_when_assigned(consumer, (topic, 0))
-            poll_until(consumer, {}, (topic, 0), 10)
+            produce(producer, kept, 0, 10)
+            poll_until(consumer, {}, (kept, 0), 10)
+        with join(client, servers, (kept, lone)) as consumer:
+            assert set(consumer.log_ranges([(kept, 0), (lone, 0)])) == {(kept, 0)}
+            seek_when_assigned(consumer, (kept, 0))
+            poll_until(consumer, {}, (kept, 0), 10)
 
 
 def _producer(servers: str) -> KafkaProducer:
