@@ -58,8 +58,8 @@ class KafkaCluster:
                 timeout=patient(FORMAT_SECONDS),
             )
 
-    def bootstrap_servers(self) -> str:
-        """All brokers."""
+    def kafka_bootstrap_servers(self) -> str:
+        """All brokers, as a stack names its one."""
         return ",".join(f"{LOOPBACK}:{self._ports[f'broker{node}']}" for node in self.nodes)
 
     def start(self, *nodes: int) -> None:

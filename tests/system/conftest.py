@@ -72,6 +72,7 @@ def make_deployment(
         base: str = "examples.shop.handlers",
         *,
         partitions: int = 4,
+        replication: int = 1,
         beside: Deployment | None = None,
         shards: int = 0,
         **environment: str,
@@ -97,7 +98,7 @@ def make_deployment(
         )
         registry = collect_handlers(module)
         sys.modules.pop(module, None)
-        initialise(urls, registry, partitions=partitions)
+        initialise(urls, registry, partitions=partitions, replication_factor=replication)
         deployment = Deployment(urls, registry, run.__enter__(), topic_suffix=suffix)
         made.append(deployment)
         return deployment

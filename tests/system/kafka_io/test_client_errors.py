@@ -9,55 +9,21 @@ from signal import SIGKILL
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AclOperation, NewTopic, ResourceType  # type: ignore[attr-defined]
 from kafka import KafkaProducer
 
-from sluice.kafka_io.config import LOG_LEVEL_CRITICAL
 from sluice.kafka_io.consumer import Consumer
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from tests.harness.kafka_cluster import REPLICATED, WITH_AUTHORIZER, KafkaCluster, kafka_cluster
+from tests.harness.kafka_rights import Right, build_admin
 from tests.system.kafka_io.consuming import CLIENTS, POLL_SECONDS, AnyConsumer, poll_until, produce
 from tests.waiting import wait_until
 
 _numbers = itertools.count(1)
 
-Denial = Callable[[ResourceType, str, AclOperation], "Right"]
-
-
-class Right:
-    """One operation on one resource that all users are denied; the others are allowed. Give it back."""
-
-    def __init__(self, admin: Any, kind: ResourceType, name: str, operation: AclOperation) -> None:
-        self._admin = admin
-        anyone: Any = None
-        self._filter = AclBindingFilter(
-            kind, name, ResourcePatternType.LITERAL, anyone, anyone, AclOperation.ANY, AclPermissionType.ANY
-        )
-        wanted = [
-            AclBinding(kind, name, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", which, permission)
-            for which, permission in (
-                (AclOperation.ALL, AclPermissionType.ALLOW),
-                (operation, AclPermissionType.DENY),
-            )
-        ]
-        for future in admin.create_acls(wanted).values():
-            future.result()
-
-    def give_back(self) -> None:
-        """All operations are allowed again."""
-        for future in self._admin.delete_acls([self._filter]).values():
-            future.result()
+Denial = Callable[[ResourceType, str, AclOperation], Right]
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +31,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One broker with an authorizer."""
     with kafka_cluster(tmp_path_factory.mktemp("guarded") / "kafka", 1, WITH_AUTHORIZER) as cluster:
         yield cluster
-
-
-def build_admin(cluster: KafkaCluster) -> Any:
-    return AdminClient({"bootstrap.servers": cluster.bootstrap_servers(), "log_level": LOG_LEVEL_CRITICAL})
 
 
 @pytest.fixture
@@ -129,7 +91,7 @@ def test_a_denied_topic_is_known_as_denied_and_the_other_is_read(
 ) -> None:
     good, bad = create_topics(admin)
     deny(ResourceType.TOPIC, bad, AclOperation.ALL)
-    servers = guarded.bootstrap_servers()
+    servers = guarded.kafka_bootstrap_servers()
     with join(client, servers, (good, bad)) as consumer, closing(_producer(servers)) as producer:
         seek_when_assigned(consumer, (good, 0))
         produce(producer, good, 0, 10)
@@ -151,7 +113,7 @@ def test_a_right_that_is_taken_away_stops_its_topic_and_one_that_is_given_back_r
 ) -> None:
     good, bad = create_topics(admin)
     places = [(good, 0), (bad, 0)]
-    servers = guarded.bootstrap_servers()
+    servers = guarded.kafka_bootstrap_servers()
     with join(client, servers, (good, bad)) as consumer, closing(_producer(servers)) as producer:
         seek_when_assigned(consumer, *places)
         got: dict[Place, list[Record]] = {}
@@ -180,7 +142,7 @@ def test_a_denied_group_is_reported_and_joined_once_it_is_allowed(
 ) -> None:
     topics = create_topics(admin)
     right = deny(ResourceType.GROUP, f"group-{topics[0]}", AclOperation.READ)
-    with join(client, guarded.bootstrap_servers(), topics) as consumer:
+    with join(client, guarded.kafka_bootstrap_servers(), topics) as consumer:
         wait_for_error(consumer, lambda error: error.of_group, "the group is reported as denied")
         assert not consumer.assignment()
         right.give_back()
@@ -193,7 +155,7 @@ def test_a_group_that_is_denied_while_it_runs_is_reported(
     guarded: KafkaCluster, admin: Any, deny: Denial, client: type[AnyConsumer]
 ) -> None:
     topics = create_topics(admin)
-    with join(client, guarded.bootstrap_servers(), topics) as consumer:
+    with join(client, guarded.kafka_bootstrap_servers(), topics) as consumer:
         seek_when_assigned(consumer, *((topic, 0) for topic in topics))
         deny(ResourceType.GROUP, f"group-{topics[0]}", AclOperation.READ)
         wait_for_error(consumer, lambda error: error.of_group, "the group is reported as denied")
@@ -206,7 +168,7 @@ def test_a_partition_without_a_leader_is_known_and_the_others_are_read(
 ) -> None:
     """The only replica of a partition is on a broker that is gone for good."""
     with kafka_cluster(tmp_path / "kafka", 3, REPLICATED | {"min.insync.replicas": "1"}) as cluster:
-        servers = cluster.bootstrap_servers()
+        servers = cluster.kafka_bootstrap_servers()
         kept, lone = (f"{kind}-{os.getpid()}-{next(_numbers)}" for kind in ("kept", "lone"))
         admin = build_admin(cluster)
         wanted = [
