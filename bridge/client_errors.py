@@ -141,7 +141,13 @@ class ClientErrors:
         return True
 
     def due_probes(self, now: float) -> list[Place]:
-        """Returns the partitions to read anew now, to learn whether their error is over."""
+        """Returns the partitions to read anew now, to learn whether their error is over.
+
+        Also those whose problem another module noted, since the client may stand still for no reason.
+        """
+        for place, problem in self._problems.current().items():
+            if problem.kind in FETCH_KINDS and (place, problem.kind) not in self._standing:
+                self._probed_at.setdefault(place, now)
         due = [place for place, at in self._probed_at.items() if now - at >= PROBE_SECONDS]
         self._probed_at.update(dict.fromkeys(due, now))
         return due

@@ -64,6 +64,15 @@ def test_a_partition_with_an_error_is_read_anew_now_and_then() -> None:
     assert bridge.errors.due_probes(3 * PROBE_SECONDS) == []
 
 
+def test_a_partition_that_another_module_found_to_stand_still_is_read_anew_too() -> None:
+    bridge = _Bridge()
+    bridge.problems.note(("t", 0), PartitionProblem(ProblemKind.UNREADABLE_RECORD, "nothing comes", 7))
+    assert bridge.errors.due_probes(0.0) == []
+    assert bridge.errors.due_probes(PROBE_SECONDS) == [("t", 0)]
+    bridge.errors.note_readable([("t", 0)])
+    assert bridge.kinds() == {}
+
+
 def test_an_error_of_a_partition_that_another_bridge_has_now_is_not_ours() -> None:
     bridge = _Bridge()
     bridge.turn(DENIED)
