@@ -20,6 +20,7 @@ from sluice.bridge.send_loop import SendLoop
 from sluice.bridge.start_conditions import truncated
 from sluice.bridge.topic_stopper import TopicStopper
 from sluice.bridge.topic_stops import BridgeStopped, TopicStopped
+from sluice.bridge.unreadable_records import UnreadableRecords
 from sluice.kafka_io.consumer import Consumer, ConsumerBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
@@ -66,6 +67,7 @@ class Bridge:
         self._stopper = TopicStopper(watch, inflight, topics, self._report.problems)
         self._starter = PartitionStarter(store, inflight, topics, self._stopper.stops)
         self._member = GroupMember(make_consumer, store, inflight, clock)
+        self._unreadable = UnreadableRecords(store, inflight, self._report.problems)
         self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()
@@ -173,7 +175,7 @@ class Bridge:
         for place, records in polled.items():
             if place in self.inflight.partitions:
                 self._metrics.note_read(place[0], len(records))
-            self.inflight.take(place, records, now)
+            self.inflight.take(place, self._unreadable.without_skipped(place, records), now)
         if polled:
             place, records = next(iter(polled.items()))
             facts = consumer.topics().get(place[0])
@@ -193,6 +195,7 @@ class Bridge:
             return
         try:
             self._starter.start_new(consumer, now)
+            self._unreadable.look(consumer, now)
         except ProgressStoreUnavailable as error:
             self._note_store_away(now, error)
 

@@ -1,17 +1,18 @@
 """What the bridge knows from Postgres and tells it, as the loop needs it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from sluice.bridge.inflight import Watermarks
 from sluice.db.connection import Session
-from sluice.db.delivery import partition_reads, progress, switches
+from sluice.db.delivery import partition_reads, progress, skipped_records, switches
 from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.delivery.progress import Assignment, TopicStart
 from sluice.db.errors import ErrorKind, classify
 from sluice.db.records import PartitionProblem
 from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import SkippedRange
 
 T = TypeVar("T")
 
@@ -42,6 +43,9 @@ class ProgressStore(Protocol):
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         """Reads progress and writes what is decided from it, in one transaction of one snapshot."""
+
+    def read_skipped(self) -> Mapping[Place, Sequence[SkippedRange]]:
+        """Returns the offsets that operators skipped, of partitions that have any."""
 
     def claim_instance(self) -> int:
         """The lowest number that no living bridge has; this one's until the connection ends."""
@@ -90,6 +94,10 @@ class PostgresProgressStore:
                 progress.raise_watermarks(self._session, decide(self._read(places)))
 
         self._tried(settle)
+
+    def read_skipped(self) -> Mapping[Place, Sequence[SkippedRange]]:
+        """See ProgressStore."""
+        return self._tried(lambda: skipped_records.read_skipped_ranges(self._session))
 
     def claim_instance(self) -> int:
         """See ProgressStore."""

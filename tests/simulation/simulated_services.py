@@ -17,6 +17,7 @@ from sluice.kafka_io.kafka_errors import ClientError
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import SkippedRange
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.apply.batch_message import Slice
 
@@ -107,6 +108,9 @@ class ProgressStore:
         if self.world.pg is not pg or pg.epoch != epoch:
             raise ProgressStoreUnavailable("simulated: the transaction failed")
         self._write(watermarks)
+
+    def read_skipped(self) -> dict[Place, Sequence[SkippedRange]]:
+        return {}
 
     def claim_instance(self) -> int:
         self._reach()

@@ -1,0 +1,115 @@
+"""Finds partitions that stand at a record which the client cannot open, and passes those skipped."""
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from sluice.bridge.inflight import Inflight
+from sluice.bridge.partition_problems import PartitionProblems
+from sluice.bridge.progress_store import ProgressStore
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.consumer import Consumer
+from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import SkippedRange, next_unskipped
+
+log = structlog.get_logger("sluice.bridge")
+
+LOOK_SECONDS = 2.0
+# librdkafka 2.16 reports no error for a malformed record, and fetches its batch again and again.
+STALLED_SECONDS = 15.0
+
+
+class PositionWatch:
+    """Since when each partition has been at its position. Times are those of a monotonic clock. Pure."""
+
+    def __init__(self) -> None:
+        self._since: dict[Place, tuple[int, float]] = {}
+
+    def note(self, positions: Mapping[Place, int], now: float) -> tuple[set[Place], set[Place]]:
+        """Notes the positions of all partitions that are read, without those that are paused.
+
+        Returns the partitions that moved or are read no more, and those that have stood for STALLED_SECONDS;
+        of the latter each again after another STALLED_SECONDS.
+        """
+        before, self._since = self._since, {}
+        stood: set[Place] = set()
+        for place, position in positions.items():
+            at, since = before.get(place, (None, now))
+            if at != position:
+                since = now
+            elif now - since >= STALLED_SECONDS:
+                stood.add(place)
+                since = now
+            self._since[place] = (position, since)
+        moved = {place for place, (at, _) in before.items() if positions.get(place) != at}
+        return moved, stood
+
+
+class UnreadableRecords:
+    """Notes records that cannot be read among `problems`, where the client's own errors are noted too."""
+
+    def __init__(self, store: ProgressStore, inflight: Inflight, problems: PartitionProblems) -> None:
+        self._store = store
+        self._inflight = inflight
+        self._problems = problems
+        self._watch = PositionWatch()
+        self._stalled: set[Place] = set()
+        self._skipped: Mapping[Place, Sequence[SkippedRange]] = {}
+        self._looked_at = float("-inf")
+
+    def look(self, consumer: Consumer, now: float) -> None:
+        """Looks every LOOK_SECONDS. Call it when all that was polled is taken.
+
+        Raises ProgressStoreUnavailable or ConsumerBroken.
+        """
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self._note_stalled(consumer, now)
+        self._pass_skipped(consumer)
+
+    def without_skipped(self, place: Place, records: list[Record]) -> list[Record]:
+        """Returns the records that no operator skipped: another client may open what was skipped."""
+        skipped = self._skipped.get(place)
+        if not skipped:
+            return records
+        return [record for record in records if next_unskipped(skipped, record.offset) == record.offset]
+
+    def _note_stalled(self, consumer: Consumer, now: float) -> None:
+        positions = {
+            place: partition.position
+            for place, partition in self._inflight.partitions.items()
+            if place not in consumer.paused()
+        }
+        moved, stood = self._watch.note(positions, now)
+        for place in self._stalled & moved:
+            self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
+        self._stalled -= moved
+        # One with a problem has its reason already.
+        doubtful = stood - self._problems.current().keys()
+        for place, held in consumer.log_ranges(doubtful).items() if doubtful else ():
+            offset = positions[place]
+            if offset < held.end:
+                self._stalled.add(place)
+                detail = (
+                    f"the client returns no record from offset {offset} on, although the log goes on to"
+                    f" {held.end}; `sluice skip {place[0]}:{place[1]}:{offset}` gets past what cannot be read"
+                )
+                self._problems.note(place, PartitionProblem(ProblemKind.UNREADABLE_RECORD, detail, offset))
+
+    def _pass_skipped(self, consumer: Consumer) -> None:
+        self._skipped = self._store.read_skipped()
+        for place in self._skipped.keys() & self._inflight.partitions.keys():
+            position = self._inflight.partitions[place].position
+            problem = self._problems.current().get(place)
+            # Between the position and a record that the client names there is no record.
+            named = problem.offset if problem is not None and problem.offset is not None else position
+            offset = max(position, named)
+            beyond = next_unskipped(self._skipped[place], offset)
+            if beyond > offset:
+                consumer.seek(place, beyond)
+                self._inflight.note_position(place, beyond)
+                self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
+                passed = f"{place[0]}[{place[1]}] from {offset} to {beyond - 1}"
+                log.warning("skipped records passed", offsets=passed)
