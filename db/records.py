@@ -140,6 +140,10 @@ class LedgerRow(NamedTuple):
     explicit_once: bool
 
 
+RECORD_SKIPPED = "RecordSkipped"
+"""The error class of a dead letter whose record an operator skipped: Sluice never read it."""
+
+
 class DeadLetterRow(NamedTuple):
     """A record as Kafka holds it (`key` and `value` in hex, `headers` as JSON), and why it is here.
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sluice.db.admin.outbox_admin import LOOKING
 from sluice.db.connection import Session, Statement
+from sluice.db.records import RECORD_SKIPPED
 from sluice.db.values import bare_array
 
 
@@ -201,6 +202,7 @@ READ_KEYLESS = Statement(
     f"""
     SELECT d.id, d.entity FROM sluice.dead_letters d
     WHERE {CHOSEN} AND d.entity_key IS NULL AND d.state = 'dead' AND d.outcome = 'dead'
+      AND d.error_class <> '{RECORD_SKIPPED}'
     ORDER BY d.id LIMIT $9
     """,
     (*CHOSEN_TYPES, "int"),
@@ -208,7 +210,10 @@ READ_KEYLESS = Statement(
 
 
 def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[int, str]]:
-    """(id, entity type) of the chosen letters that are dead and whose record names no entity."""
+    """(id, entity type) of the chosen letters that are dead and whose record names no entity.
+
+    Without those of skipped records, which nobody has read.
+    """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         rows = session.run(READ_KEYLESS, *chosen_values(chosen), limit)

@@ -5,8 +5,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kafka.errors import UnknownTopicOrPartitionError, for_code
-
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import refused_if_queues_are_held
@@ -22,12 +20,6 @@ from sluice.db.admin.rerouting import (
 )
 from sluice.db.connection import Session
 from sluice.db.projections.generations import SyncedGeneration, detach_generations, read_projection_snapshot
-from sluice.kafka_io.config import (
-    BOOTSTRAP_TIMEOUT_MS,
-    REQUEST_TIMEOUT_MS,
-    KafkaAccess,
-    build_kafka_python_admin,
-)
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
 
@@ -137,31 +129,19 @@ def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptP
 
 def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
     """A topic's id and what its partitions hold. Raises OperationRefused if Kafka has no such topic."""
-    admin = build_kafka_python_admin(
-        KafkaAccess(bootstrap_servers),
-        bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-    )
-    # The id first: of a topic that is re-created in between, the old one is accepted, and the bridge stops.
-    with closing(admin):
-        [described] = admin.describe_topics([topic])
-    if not described["partitions"]:
-        if described["error_code"] not in (0, UnknownTopicOrPartitionError.errno):
-            why = for_code(described["error_code"]).__name__
-            raise OperationRefused(
-                f"Kafka gives no facts of topic {topic} ({why}): grant the right to read it"
-            )
+    with closing(LogReader(bootstrap_servers)) as reader:
+        logs = reader.read_ranges([topic])
+    if why := logs.unreadable_topics.get(topic):
+        raise OperationRefused(f"Kafka gives no facts of topic {topic} ({why}): grant the right to read it")
+    if topic not in logs.topic_ids:
         raise OperationRefused(
             f"Kafka has no topic {topic}: create it first, or take it out of the handlers"
             " (and look whether SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
         )
-    with closing(LogReader(bootstrap_servers)) as reader:
-        logs = reader.read_ranges([topic])
     unread = [f"partition {number}: {why}" for (_, number), why in sorted(logs.unreadable.items())]
-    unread += logs.unreadable_topics.values()
     if unread:
         raise OperationRefused(f"topic {topic} cannot be read as a whole ({'; '.join(unread)}): try again")
-    return str(described["topic_id"]), {number: found for (_, number), found in logs.ranges.items()}
+    return logs.topic_ids[topic], {number: found for (_, number), found in logs.ranges.items()}
 
 
 def accept_topic(

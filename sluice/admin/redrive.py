@@ -23,7 +23,7 @@ from sluice.db.admin.letters import (
 )
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import ErrorKind, classify
-from sluice.db.records import LetterState, Outcome
+from sluice.db.records import RECORD_SKIPPED, LetterState, Outcome
 from sluice.kafka_io.whole_record import read_whole_record
 from sluice.tasks.redrive import Redriven, Redriver
 
@@ -163,6 +163,15 @@ def redrive_keyless(
     with _told_if_broken(redriven):
         redriven.add(redriver.redrive_letter(entity, letter_id))
     return redriven
+
+
+def require_redrivable(letter: WholeLetter) -> None:
+    """Raises OperationRefused for the letter of a skipped record: there is nothing to apply."""
+    if letter.error_class == RECORD_SKIPPED:
+        raise OperationRefused(
+            f"{letter.id} is a record that was skipped and never read: have its event produced again, then"
+            f" `sluice dlq drop {letter.id}`"
+        )
 
 
 def require_droppable(session: Session, letter: WholeLetter) -> None:

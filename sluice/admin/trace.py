@@ -12,11 +12,13 @@ from sluice.db.admin.tracing import TracedCall, TracedEvent, TracedLetter
 from sluice.db.apply.rows import RowStatements, read_version
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_assignments, read_routing
+from sluice.db.delivery.skipped_records import read_skipped_ranges
 from sluice.db.records import Outcome
 from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
-from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.whole_record import RecordNotRead
+from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.identity import event_identity, record_identity
@@ -97,11 +99,18 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
     assignment = read_assignments(session, [(topic.name, partition)]).get((topic.name, partition))
     if assignment is None:
         raise OperationRefused(f"no bridge has begun topic {topic.name}: nothing of it was applied")
+    skipped = read_skipped_ranges(session).get((topic.name, partition), [])
+    if next_unskipped(skipped, offset) > offset:
+        raise OperationRefused(
+            f"{topic.name}:{partition}:{offset} was skipped: see `sluice audit ls --verb skip --json`"
+        )
     with closing(LogReader(bootstrap_servers)) as reader:
         try:
             record = reader.read_record((topic.name, partition), offset)
-        except RecordUnreadable as error:
-            raise OperationRefused(f"{error}; `sluice skip` gets past such a record") from error
+        except RecordNotRead as error:
+            raise OperationRefused(
+                f"{error}; `sluice skip` gets past a record that no client can open"
+            ) from error
     if record is None:
         raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
     return trace(session, registry, topic, assignment.topic_id, partition, record)

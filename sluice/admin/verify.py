@@ -3,7 +3,7 @@
 The records are counted by reading them, since the offsets of a log have gaps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from sluice.db.admin.letters import Chosen, count_letters, count_parked
 from sluice.db.admin.outbox_admin import read_waiting
 from sluice.db.admin.totals import PartitionTotals, read_call_states, read_partition_totals
 from sluice.db.connection import Session
+from sluice.db.delivery.skipped_records import read_skipped_ranges
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import (
     LogIncomplete,
@@ -28,6 +29,7 @@ from sluice.kafka_io.partition_reader import (
     RecordUnreadable,
 )
 from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import SkippedRange
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.retention import read_topic_configs
 
@@ -51,7 +53,7 @@ def verify(
     parked, outbox = count_parked(session), read_waiting(session, None)
     calls = read_call_states(session)
     rerouted = {place[0] for place, of in totals.items() if _was_rerouted(session, place[0], of.entity)}
-    logs = _read_logs(bootstrap_servers, totals, counted)
+    logs = _read_logs(bootstrap_servers, totals, read_skipped_ranges(session), counted)
     latest = {topic.name for topic in registry.topics.values() if topic.start == "latest"}
     partitions = [
         judge_partition(
@@ -70,11 +72,14 @@ def _was_rerouted(session: Session, topic: str, entity: str) -> bool:
 
 
 def _read_logs(
-    servers: str, totals: Mapping[Place, PartitionTotals], counted: Callable[[int, int], object]
+    servers: str,
+    totals: Mapping[Place, PartitionTotals],
+    skipped: Mapping[Place, Sequence[SkippedRange]],
+    counted: Callable[[int, int], object],
 ) -> dict[Place, LogFacts]:
     topics = sorted({topic for topic, _ in totals})
-    with closing(LogReader(servers)) as reader:
-        logs = reader.read_ranges(topics)
+    with closing(LogReader(servers)) as log_reader:
+        logs = log_reader.read_ranges(topics)
     compacted_topics = set(compacted(read_topic_configs(servers, topics))) if topics else set()
     # A record after this offset has no outcome.
     ends = {
@@ -97,14 +102,17 @@ def _read_logs(
     }
     for place, end in sorted(ends.items()):
         start = logs.ranges[place].start
-        found = _count_log(servers, place, totals[place], start, end, counted=count)
+        reader = PartitionReader(
+            servers, place, start, skipped=skipped.get(place, ()), client_id="sluice-verify"
+        )
+        with closing(reader):
+            found = _count_log(reader, totals[place], start, end, counted=count)
         facts[place] = replace(found, compacted=place[0] in compacted_topics)
     return facts
 
 
 def _count_log(
-    servers: str,
-    place: Place,
+    reader: PartitionReader,
     totals: PartitionTotals,
     start: int,
     end: int,
@@ -113,16 +121,15 @@ def _count_log(
 ) -> LogFacts:
     """Reads one partition from its start."""
     records, position = 0, start
-    with closing(PartitionReader(servers, place, start, client_id="sluice-verify")) as reader:
-        while position < end:
-            try:
-                found = reader.read(READ_SECONDS)
-            except (LogIncomplete, PartitionStalled, RecordUnreadable) as error:
-                return LogFacts(start, records, unread=str(error))
-            records += sum(
-                record.offset < end and has_outcome(totals, record.offset, record.key) for record in found
-            )
-            reached = min(reader.read_through + 1, end)
-            counted(reached - position)
-            position = reached
+    while position < end:
+        try:
+            found = reader.read(READ_SECONDS)
+        except (LogIncomplete, PartitionStalled, RecordUnreadable) as error:
+            return LogFacts(start, records, unread=str(error))
+        records += sum(
+            record.offset < end and has_outcome(totals, record.offset, record.key) for record in found
+        )
+        reached = min(reader.read_through + 1, end)
+        counted(reached - position)
+        position = reached
     return LogFacts(start, records)

@@ -23,6 +23,7 @@ from sluice.admin.redrive import (
     redrive_all,
     redriving,
     require_droppable,
+    require_redrivable,
     resolve_letters,
 )
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
@@ -74,7 +75,7 @@ def redrive(
     chosen = choose_letters(ids, every, filters)
     with connected("sluice dlq") as session, redriving() as redriver:
         for number in ids or ():
-            require_letter(session, number)
+            require_redrivable(require_letter(session, number))
         plan = plan_redrive(session, chosen)
         # To stderr if stdout is to be one document: the operator must see what the question is about.
         _print_plan(plan, err=as_json_)

@@ -27,6 +27,7 @@ COMMANDS = {
     "pause": "sluice.cli.pause:pause",
     "resume": "sluice.cli.pause:resume",
     "accept": "sluice.cli.reroute:accept",
+    "skip": "sluice.cli.skip:skip",
     "reshard": "sluice.cli.reroute:reshard",
     "verify": "sluice.cli.verify:verify",
     "trace": "sluice.cli.trace:trace",

@@ -27,6 +27,8 @@ class LogRanges:
     """What was read of some topics' logs, and what could not be read, with the reason."""
 
     ranges: Mapping[Place, LogRange] = field(default_factory=dict)
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    """Topic → its id, of those that exist."""
     unreadable: Mapping[Place, str] = field(default_factory=dict)
     """Partitions that exist and whose leader did not answer."""
     unreadable_topics: Mapping[str, str] = field(default_factory=dict)

@@ -17,13 +17,10 @@ from sluice.kafka_io.config import (
     build_confluent_consumer,
 )
 from sluice.kafka_io.log_range import LogRange, LogRanges
-from sluice.kafka_io.partition_reader import (
-    UNREADABLE,
-    LogIncomplete,
-    PartitionReader,
-    reader_properties,
-)
+from sluice.kafka_io.partition_reader import UNREADABLE, reader_properties
 from sluice.kafka_io.record_types import Record
+from sluice.kafka_io.topic_watch import topic_uuid
+from sluice.kafka_io.whole_record import read_whole_record
 from sluice.runtime.place import Place
 
 CONSUME_SECONDS = 0.2
@@ -73,7 +70,8 @@ class LogReader:
 
         Raises LogsUnavailable if no broker answered.
         """
-        leaders, refused = self._read_leaders(sorted(set(topics)))
+        leaders: dict[Place, int | None] = {}
+        topic_ids, refused = self._describe(sorted(set(topics)), leaders)
         unreadable = {place: NO_LEADER for place, leader in leaders.items() if leader is None}
 
         def read_offsets(places: Iterable[Place], spec: OffsetSpec, isolation: Any) -> dict[Place, int]:
@@ -87,7 +85,7 @@ class LogReader:
         ends = read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED)
         starts = read_offsets(ends, _START, IsolationLevel.READ_COMMITTED)
         ranges = {place: LogRange(start, ends[place], log_ends[place]) for place, start in starts.items()}
-        return LogRanges(ranges, unreadable, refused)
+        return LogRanges(ranges, topic_ids, unreadable, refused)
 
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
         """Place → Unix time of its first record from the offset on; those not found in time are missing.
@@ -119,21 +117,12 @@ class LogReader:
     def read_record(self, place: Place, offset: int) -> Record | None:
         """Returns the record at this very offset, or None if there is none.
 
-        Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open it.
+        Raises LogsUnavailable or RecordNotRead.
         """
         log = self.read_ranges([place[0]]).ranges.get(place)
         if log is None or not log.start <= offset < log.end:
             return None
-        reader = PartitionReader(self._servers, place, offset, client_id="sluice-trace")
-        try:
-            while reader.read_through < offset:
-                for found in reader.read(CONSUME_SECONDS)[:1]:
-                    return found if found.offset == offset else None
-        except LogIncomplete:
-            pass  # deleted since
-        finally:
-            reader.close()
-        return None
+        return read_whole_record(self._servers, place, offset)
 
     def close(self) -> None:
         """Ends the connections."""
@@ -153,12 +142,17 @@ class LogReader:
     def _note_error(self, error: KafkaError) -> None:
         self._client_error = error.str()
 
-    def _read_leaders(self, topics: list[str]) -> tuple[dict[Place, int | None], dict[str, str]]:
-        """Place → the broker that leads it; and the topics that the broker refused to describe, with why."""
-        leaders: dict[Place, int | None] = {}
+    def _describe(
+        self, topics: list[str], leaders: dict[Place, int | None]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Adds the broker that leads each partition, None where none does.
+
+        Returns the ids of the topics, and the topics that the broker refused to describe, with the reason.
+        """
+        topic_ids: dict[str, str] = {}
         refused: dict[str, str] = {}
         if not topics:
-            return leaders, refused
+            return topic_ids, refused
         asked = self._admin.describe_topics(TopicCollection(topics), request_timeout=self._timeout_seconds)
         for topic, future in asked.items():
             try:
@@ -171,11 +165,12 @@ class LogReader:
                 if code not in _MISSING:
                     refused[topic] = error.args[0].str()
                 continue
+            topic_ids[topic] = topic_uuid(described.topic_id)
             for partition in described.partitions:
                 leader = partition.leader
                 has_leader = leader is not None and leader.id >= 0
                 leaders[topic, partition.id] = leader.id if has_leader else None
-        return leaders, refused
+        return topic_ids, refused
 
     def _read_offsets(
         self,

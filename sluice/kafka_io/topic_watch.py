@@ -81,7 +81,9 @@ class TopicWatch:
             led = {part.id: part.leader.id for part in description.partitions if _is_broker(part.leader)}
             leaders |= {(topic, number): broker for number, broker in led.items()}
             leaderless = frozenset(part.id for part in description.partitions) - led.keys()
-            found[topic] = TopicFacts(_uuid(description.topic_id), len(description.partitions), leaderless)
+            found[topic] = TopicFacts(
+                topic_uuid(description.topic_id), len(description.partitions), leaderless
+            )
         self.facts, self.errors, self.leaders, self.known_at = found, errors, leaders, self._asked_at
         if self._is_away:
             self._is_away = False
@@ -92,7 +94,7 @@ def _is_broker(leader: Any) -> bool:
     return leader is not None and leader.id >= 0
 
 
-def _uuid(topic_id: Any) -> str:
-    """As the other client writes it: changing the client is no new topic."""
+def topic_uuid(topic_id: Any) -> str:
+    """Returns the id as the other client writes it: changing the client is no new topic."""
     high, low = topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
     return str(UUID(int=(high % 2**64 << 64) | low % 2**64))

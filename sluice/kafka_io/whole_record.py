@@ -16,13 +16,18 @@ PATIENCE_SECONDS = 60.0  # a record of the largest size that brokers allow takes
 
 
 class RecordNotRead(Exception):
-    """Kafka did not return the record in time; it may still have it."""
+    """Kafka has the record, or may have it, and it could not be read."""
 
 
 def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Record | None:
     """Returns the record at this very offset, None if Kafka has none there. Raises RecordNotRead."""
     # Imported when a record is read: the client takes a tenth of the start of a command.
-    from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+    from sluice.kafka_io.partition_reader import (
+        LogIncomplete,
+        PartitionReader,
+        PartitionStalled,
+        RecordUnreadable,
+    )
 
     deadline = time.monotonic() + PATIENCE_SECONDS
     with closing(PartitionReader(bootstrap_servers, place, offset)) as reader:
@@ -31,6 +36,8 @@ def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Reco
                 records = reader.read(READ_SECONDS)
             except LogIncomplete:
                 return None
+            except (PartitionStalled, RecordUnreadable) as error:
+                raise RecordNotRead(str(error)) from error
             if records:
                 return records[0] if records[0].offset == offset else None
             if reader.read_through >= offset:

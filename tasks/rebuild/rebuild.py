@@ -10,17 +10,12 @@ import structlog
 from sluice.db.apply import guard, identities
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, ErrorKind, classify, needs_new_connection
-from sluice.db.projections import (
-    generation_deaths,
-    generation_lag,
-    generation_lanes,
-    generations,
-)
+from sluice.db.projections import generation_deaths, generation_lag, generation_lanes, generations
 from sluice.db.projections.generation_lag import PartitionSnapshot
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
 from sluice.db.records import GenerationState
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
-from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader
+from sluice.kafka_io.partition_reader import LogIncomplete
 from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.kafka_io.whole_record import ReadWhole, read_whole_record
 from sluice.runtime.fault_points import faults
@@ -43,6 +38,7 @@ from sluice.tasks.rebuild.rebuild_lane import (
     next_chunk,
     refusal,
 )
+from sluice.tasks.rebuild.rebuild_reader import RebuildReader
 
 log = structlog.get_logger("sluice.rebuild")
 
@@ -73,11 +69,10 @@ class Rebuilder:
         if not generation_lag.try_rebuild(self._session, what, place[1]):
             return False
         try:
-            read_whole = partial(read_whole_record, self._bootstrap_servers)
+            servers, limit = self._bootstrap_servers, self._max_record_bytes
+            read_whole = partial(read_whole_record, servers)
             return _Turn(self._session, self._registry, projection, generation, place, read_whole).run(
-                lambda offset: PartitionReader(
-                    self._bootstrap_servers, place, offset, max_record_bytes=self._max_record_bytes
-                ),
+                lambda offset: RebuildReader(self._session, servers, place, offset, max_record_bytes=limit),
                 seconds,
             )
         finally:
@@ -104,9 +99,9 @@ class _Turn:
         self._place = place
         self._table = registry.projection_tables.get(projection)
         self._lanes: dict[str, RebuildLane] = {}
-        self._reader: PartitionReader | None = None
+        self._reader: RebuildReader | None = None
 
-    def run(self, open_reader: Callable[[int], PartitionReader], seconds: float) -> bool:
+    def run(self, open_reader: Callable[[int], RebuildReader], seconds: float) -> bool:
         """Goes on until all lanes met live (then True), the time is over, or somebody says stop."""
         ends_at = time.monotonic() + seconds
         try:

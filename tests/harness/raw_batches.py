@@ -9,23 +9,27 @@ from kafka import KafkaConsumer
 from kafka.errors import for_code
 from kafka.protocol.producer import ProduceRequest
 from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c, decode_varint
 
 from sluice.runtime.place import Place
 from sluice.stack import Stack
 from sluice.stack.patience import patient
 
-GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
-CODECS = {"none": 0, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _LARGEST_BATCH = 2**31 - 1
+_FORMAT_AT, _CHECKSUM_AT, _ATTRIBUTES_AT, _HEADER_BYTES = 16, 17, 21, 61
+_CODEC_MASK = 0x07
 
 
-def build_batch(values: Iterable[bytes | None], *, codec: int = 0, key: bytes | None = b"k") -> bytes:
-    """Returns one batch with these values."""
-    builder = MemoryRecordsBuilder(2, codec, _LARGEST_BATCH)
-    for value in values:
-        assert builder.append(None, key, value, []) is not None
+def build_batch(records: Iterable[tuple[str, bytes]], *, codec: str = "none") -> bytes:
+    """Returns one batch with these keys and values, which must get smaller by the codec."""
+    builder = MemoryRecordsBuilder(2, CODECS[codec], _LARGEST_BATCH)
+    for key, value in records:
+        assert builder.append(None, key.encode(), value, []) is not None
     builder.close()
-    return bytes(builder.buffer())
+    batch = bytes(builder.buffer())
+    assert batch[_ATTRIBUTES_AT + 1] & _CODEC_MASK == CODECS[codec]
+    return batch
 
 
 def produce_batch(servers: str, place: Place, batch: bytes) -> int:
@@ -72,3 +76,32 @@ def damage_batch(stack: Stack, place: Place, offset: int, change: Callable[[byte
 def flip_last_byte(batch: bytearray) -> None:
     """Makes the checksum of the batch wrong."""
     batch[-1] ^= 0xFF
+
+
+def damage_payload(batch: bytearray) -> None:
+    """Makes what is compressed in the batch something that no codec unpacks."""
+    for at in range(_HEADER_BYTES + 4, len(batch)):
+        batch[at] ^= 0x5A
+    _sign(batch)
+
+
+def set_unknown_codec(batch: bytearray) -> None:
+    """Makes the batch one of a codec that does not exist."""
+    batch[_ATTRIBUTES_AT + 1] |= 0x07
+    _sign(batch)
+
+
+def set_unknown_format(batch: bytearray) -> None:
+    """Makes the batch one of a format that does not exist."""
+    batch[_FORMAT_AT] = 3
+
+
+def damage_second_record(batch: bytearray) -> None:
+    """Makes the length of the second record of an uncompressed batch wrong."""
+    first_bytes, first_at = decode_varint(batch, _HEADER_BYTES)
+    batch[first_at + first_bytes] = 0x7E
+    _sign(batch)
+
+
+def _sign(batch: bytearray) -> None:
+    struct.pack_into(">I", batch, _CHECKSUM_AT, calc_crc32c(bytes(batch[_ATTRIBUTES_AT:])))

@@ -1,0 +1,187 @@
+"""What `sluice skip` does: reading goes on behind records that the Kafka client cannot open."""
+
+from contextlib import closing
+from typing import NamedTuple
+
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.documents import as_json
+from sluice.admin.trace import RecordPlace
+from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.apply.dead_letters import insert_dead_letters
+from sluice.db.connection import Session
+from sluice.db.delivery.progress import Assignment, read_assignments
+from sluice.db.delivery.skipped_records import (
+    SkippedRecords,
+    insert_skipped_records,
+    read_skipped_ranges,
+)
+from sluice.db.records import RECORD_SKIPPED, DeadLetterRow, Outcome
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.kafka_io.batch_header import UnopenedRecords, find_unopened, read_header
+from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.log_reader import LogReader
+from sluice.kafka_io.partition_reader import LogIncomplete, PartitionReader, RecordUnreadable
+from sluice.kafka_io.raw_fetch import fetch_batches, find_unparsed
+from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import SkippedRange, next_unskipped
+from sluice.tasks.events.identity import record_identity
+from sluice.tasks.events.routing import queue_name, shard_of
+
+READ_SECONDS = 1.0
+LETTERS = 5_000  # of one statement
+
+
+class SkipPlan(NamedTuple):
+    """The records that would be skipped, and why they cannot be read."""
+
+    place: Place
+    assignment: Assignment
+    records: UnopenedRecords
+    problem: str
+
+
+def plan_skip(
+    session: Session, bootstrap_servers: str, where: RecordPlace, *, with_kafka_python: bool
+) -> SkipPlan:
+    """Reads Postgres and Kafka. Raises OperationRefused unless the record cannot be read.
+
+    `with_kafka_python`: the bridges use that client, which fails for records that the other one opens.
+    """
+    topic, offset = where.topic.name, where.offset
+    place = (topic, where.partition)
+    skipped = read_skipped_ranges(session).get(place, [])
+    if next_unskipped(skipped, offset) > offset:
+        raise OperationRefused(
+            f"{_name(place, offset)} is skipped already: see `sluice audit ls --verb skip`"
+        )
+    assignment = _require_assignment(session, place, offset)
+    log = _require_in_log(bootstrap_servers, place, offset, assignment)
+    batches = fetch_batches(bootstrap_servers, place, offset)
+    headers = [read_header(batch) for batch in batches]
+    first = min([offset, *(header.first_offset for header in headers)])
+    begin = max(first, assignment.watermark or 0, log.start)
+    failed = find_unparsed(batches[0]) if with_kafka_python and batches else None
+    if failed is None or not begin <= failed[0] <= offset:
+        failed = _find_unreadable(bootstrap_servers, place, begin, offset, skipped)
+    if failed is None:
+        raise OperationRefused(
+            f"{_name(place, offset)} can be read, and is not skipped: a record that cannot be applied becomes"
+            " a dead letter by itself"
+        )
+    unreadable, problem = failed
+    found = find_unopened(headers, unreadable, log_end=log.log_end or log.end)
+    if found is None:
+        raise OperationRefused(f"Kafka has no batch of records from {_name(place, offset)} on")
+    return SkipPlan(place, assignment, found, problem)
+
+
+def skip(session: Session, plan: SkipPlan, decision: Decision) -> None:
+    """Records that the plan's records are skipped, each as a dead letter without key and value.
+
+    Raises OperationRefused if the records got their outcome, or were skipped, meanwhile.
+    """
+    found, (topic, partition) = plan.records, plan.place
+    with session.transaction():
+        now = _require_assignment(session, plan.place, found.passed_from)
+        if now.topic_id != plan.assignment.topic_id:
+            raise OperationRefused(f"topic {topic} was re-created meanwhile: look again")
+        skipped = read_skipped_ranges(session).get(plan.place, [])
+        if next_unskipped(skipped, found.passed_from) > found.passed_from:
+            raise OperationRefused(f"{_name(plan.place, found.passed_from)} was skipped meanwhile")
+        insert_skipped_records(
+            session,
+            SkippedRecords(
+                topic,
+                now.topic_id,
+                partition,
+                found.passed_from,
+                found.last_offset,
+                found.records,
+                printable(plan.problem)[:MAX_ERROR_CHARACTERS],
+            ),
+        )
+        queue = queue_name(now.entity, shard_of(None, now.shards))
+        offsets = range(found.first_offset, found.first_offset + found.records)
+        for n in range(0, len(offsets), LETTERS):
+            rows = [_letter(plan, offset, decision.reason) for offset in offsets[n : n + LETTERS]]
+            insert_dead_letters(session, queue, now.entity, rows)
+        details = {**found._asdict(), "topic_id": now.topic_id, "problem": plan.problem}
+        insert_audits(session, decision, [(_name(plan.place, found.first_offset), as_json(details))])
+
+
+def _require_assignment(session: Session, place: Place, offset: int) -> Assignment:
+    """Raises OperationRefused unless a bridge reads the partition and has not passed the offset."""
+    assignment = read_assignments(session, [place]).get(place)
+    if assignment is None or assignment.watermark is None:
+        raise OperationRefused(f"no bridge has begun {place[0]}[{place[1]}]: there is nothing to skip")
+    if offset < assignment.watermark:
+        raise OperationRefused(
+            f"{_name(place, offset)} has its outcome: the partition's watermark is {assignment.watermark}"
+        )
+    return assignment
+
+
+def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignment) -> LogRange:
+    topic, partition = place
+    with closing(LogReader(servers)) as reader:
+        logs = reader.read_ranges([topic])
+    if reason := logs.unreadable.get(place) or logs.unreadable_topics.get(topic):
+        raise OperationRefused(f"{topic}[{partition}] does not answer: {reason}")
+    log = logs.ranges.get(place)
+    if log is None:
+        raise OperationRefused(f"Kafka has no {topic}[{partition}]")
+    if logs.topic_ids[topic] != assignment.topic_id:
+        raise OperationRefused(f"topic {topic} was re-created: `sluice accept {topic}` comes first")
+    if not log.start <= offset < (log.log_end or log.end):
+        raise OperationRefused(
+            f"{_name(place, offset)} is not in the log, which holds the offsets from {log.start} to before"
+            f" {log.log_end}"
+        )
+    if offset >= log.end:
+        raise OperationRefused(
+            f"{_name(place, offset)} is behind an open transaction: it can be read when that has ended"
+        )
+    return log
+
+
+def _find_unreadable(
+    servers: str, place: Place, begin: int, offset: int, skipped: list[SkippedRange]
+) -> tuple[int, str] | None:
+    """Reads up to the offset. Returns where the client failed, and why; None if it read the record."""
+    reader = PartitionReader(servers, place, begin, skipped=skipped, client_id="sluice-skip")
+    with closing(reader):
+        try:
+            while reader.read_through < offset:
+                reader.read(READ_SECONDS)
+        except RecordUnreadable as error:
+            return (error.offset, error.reason) if error.offset <= offset else None
+        except LogIncomplete as error:
+            raise OperationRefused(str(error)) from error
+    return None
+
+
+def _letter(plan: SkipPlan, offset: int, reason: str) -> DeadLetterRow:
+    topic_id, (topic, partition) = plan.assignment.topic_id, plan.place
+    text = f"skipped by an operator ({reason}), since it could not be read: {plan.problem}"
+    return DeadLetterRow(
+        topic=topic,
+        topic_id=topic_id,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=plan.records.timestamp_ms,
+        key=None,
+        value=None,
+        headers="[]",
+        entity_key=None,
+        identity=record_identity(topic_id, partition, offset),
+        event_id=None,
+        type=None,
+        source=None,
+        outcome=Outcome.DEAD,
+        error_class=RECORD_SKIPPED,
+        error_text=printable(text)[:MAX_ERROR_CHARACTERS],
+    )
+
+
+def _name(place: Place, offset: int) -> str:
+    return f"{place[0]}:{place[1]}:{offset}"

@@ -1,0 +1,62 @@
+"""`sluice skip`: the command, and what it prints before it asks."""
+
+from typing import Annotated
+
+import typer
+
+from sluice.admin.connection import connected, read_environment
+from sluice.admin.decisions import decide
+from sluice.admin.documents import as_json
+from sluice.admin.skip import SkipPlan, plan_skip
+from sluice.admin.skip import skip as skip_records
+from sluice.admin.trace import parse_place
+from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.printing import AsJson
+
+
+def skip(
+    what: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record.")],
+    reason: Reason,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Let reading go on behind a record that the Kafka client cannot open.
+
+    `sluice doctor` and the bridge's log name such a record. It is skipped alone,
+    or, since a client opens a batch as a whole, with the rest of its batch: the
+    command prints the offsets and asks. Each of them becomes a dead letter without
+    key and value. The bridge goes on within seconds; rebuild, verify and trace
+    leave out the same offsets.
+
+    A record that can be read is never skipped.
+    """
+    settings, registry, urls = read_environment()
+    where = parse_place(registry, what)
+    with connected("sluice skip") as session:
+        plan = plan_skip(
+            session,
+            urls.kafka_bootstrap_servers,
+            where,
+            with_kafka_python=settings.kafka_client == "kafka-python",
+        )
+        typer.echo("\n".join(skip_lines(plan)), err=as_json_)
+        if not dry_run:
+            require_confirmation(f"{plan.records.records} records are skipped.", yes=yes)
+            skip_records(session, plan, decide("skip", reason))
+    if as_json_:
+        topic, partition = plan.place
+        document = {"topic": topic, "partition": partition, **plan.records._asdict(), "problem": plan.problem}
+        typer.echo(as_json({"dry_run": dry_run, **document}))
+    elif not dry_run:
+        typer.echo("skipped: the bridge goes on within seconds")
+
+
+def skip_lines(plan: SkipPlan) -> list[str]:
+    """What would be skipped, and why it cannot be read."""
+    found = plan.records
+    return [
+        f"{plan.place[0]}[{plan.place[1]}]: offsets {found.first_offset} to {found.last_offset},"
+        f" {found.records} records, compression: {found.codec}",
+        f"cannot be read: {plan.problem}",
+    ]

@@ -1,0 +1,65 @@
+"""Reads a partition's log for a rebuild, without the records that an operator skipped."""
+
+import structlog
+
+from sluice.db.connection import Session
+from sluice.db.delivery.skipped_records import read_skipped_ranges
+from sluice.kafka_io.partition_reader import (
+    LogIncomplete,
+    PartitionReader,
+    PartitionStalled,
+    RecordUnreadable,
+)
+from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
+from sluice.runtime.skipped_range import next_unskipped
+
+log = structlog.get_logger("sluice.rebuild")
+
+
+class RebuildReader:
+    """A PartitionReader that learns of records skipped since it was opened. Close it."""
+
+    def __init__(
+        self, session: Session, bootstrap_servers: str, place: Place, offset: int, *, max_record_bytes: int
+    ) -> None:
+        """Reads from this offset on; `max_record_bytes` as of PartitionReader."""
+        self._session = session
+        self._servers = bootstrap_servers
+        self._place = place
+        self._max_record_bytes = max_record_bytes
+        self._reader = self._open(offset)
+
+    @property
+    def read_through(self) -> int:
+        """Every committed record up to there was returned, or is skipped."""
+        return self._reader.read_through
+
+    def read(self, timeout_seconds: float) -> list[Record]:
+        """Returns the next records, [] if none come in time. Raises LogIncomplete."""
+        try:
+            return self._reader.read(timeout_seconds)
+        except PartitionStalled as error:
+            log.warning("rebuild waits for Kafka", reason=str(error))
+        except RecordUnreadable as error:
+            # A rebuild reads no further than live. So the record was skipped since this reader was opened, or
+            # the bridge's client can open what this one cannot.
+            self._reader.close()
+            self._reader = self._open(error.offset)
+            if self._reader.read_through < error.offset:
+                raise LogIncomplete(str(error)) from error
+        return []
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._reader.close()
+
+    def _open(self, offset: int) -> PartitionReader:
+        skipped = read_skipped_ranges(self._session).get(self._place, ())
+        return PartitionReader(
+            self._servers,
+            self._place,
+            next_unskipped(skipped, offset),
+            skipped=skipped,
+            max_record_bytes=self._max_record_bytes,
+        )

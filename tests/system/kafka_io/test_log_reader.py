@@ -1,0 +1,112 @@
+"""What the commands learn of logs: both ends, times and records, also where a record cannot be read."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from confluent_kafka import Producer
+from kafka import KafkaProducer
+
+from sluice.kafka_io import partition_reader
+from sluice.kafka_io.log_range import LogRange
+from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
+from sluice.kafka_io.partition_reader import PartitionReader, RecordUnreadable
+from sluice.kafka_io.whole_record import RecordNotRead
+from sluice.runtime.skipped_range import SkippedRange
+from sluice.stack import Stack
+from tests.harness.raw_batches import (
+    build_batch,
+    damage_batch,
+    damage_second_record,
+    produce_batch,
+    set_unknown_codec,
+)
+from tests.system.kafka_io.consuming import produce
+from tests.waiting import wait_until
+
+NOWHERE = "127.0.0.1:1"
+RECORDS = [("k", b"x" * 99)] * 3
+
+
+@pytest.fixture
+def reader(kafka: Stack) -> Iterator[LogReader]:
+    """A reader of the test's Kafka."""
+    with closing(LogReader(kafka.kafka_bootstrap_servers())) as made:
+        yield made
+
+
+def read_all(reader: PartitionReader, end: int) -> list[int]:
+    """The offsets of all records before this end."""
+    found: list[int] = []
+    with closing(reader):
+        while reader.read_through + 1 < end:
+            found += [record.offset for record in reader.read(1)]
+    return found
+
+
+def test_records_behind_an_open_transaction_are_counted(kafka: Stack, reader: LogReader, topic: str) -> None:
+    producer = Producer(
+        {"bootstrap.servers": kafka.kafka_bootstrap_servers(), "transactional.id": f"tx-{topic}"}
+    )
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, b"open", partition=0)
+    producer.flush()
+    with closing(KafkaProducer(bootstrap_servers=kafka.kafka_bootstrap_servers(), acks="all")) as plain:
+        produce(plain, topic, 0, 4)
+    found = reader.read_ranges([topic, "nowhere"])
+    assert found.ranges == {(topic, 0): LogRange(0, 0, 5), (topic, 1): LogRange(0, 0, 0)}
+    assert found.ranges[topic, 0].behind_transaction == 5
+    assert (found.unreadable, found.unreadable_topics, list(found.topic_ids)) == ({}, {}, [topic])
+    producer.commit_transaction()
+    closed = LogRange(0, 6, 6)
+    wait_until(
+        lambda: reader.read_ranges([topic]).ranges[topic, 0] == closed,
+        timeout_seconds=30,
+        what="the transaction is closed",
+    )
+
+
+def test_without_a_broker_the_reason_is_that_of_the_client() -> None:
+    reader = LogReader(NOWHERE, request_timeout_ms=1_000)
+    with closing(reader), pytest.raises(LogsUnavailable, match="Connection refused"):
+        reader.read_ranges(["orders"])
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other_from_being_read(
+    kafka: Stack, reader: LogReader, topic: str, producer: KafkaProducer
+) -> None:
+    place = (topic, 0)
+    produce(producer, topic, 0, 2)
+    produce(producer, topic, 1, 1)
+    bad = produce_batch(kafka.kafka_bootstrap_servers(), place, build_batch(RECORDS, codec="zstd"))
+    damage_batch(kafka, place, bad, set_unknown_codec)
+    produce(producer, topic, 0, 1)
+    assert reader.read_times({place: bad, (topic, 1): 0}).keys() == {(topic, 1)}
+    found = reader.read_record(place, bad - 1)
+    assert found is not None
+    assert found.offset == bad - 1
+    assert reader.read_record(place, bad + 99) is None
+    with pytest.raises(RecordNotRead, match=f"offset {bad} cannot be read: .*Not implemented"):
+        reader.read_record(place, bad)
+
+    servers = kafka.kafka_bootstrap_servers()
+    skipped = [SkippedRange(bad, bad + 2)]
+    assert read_all(PartitionReader(servers, place, 0, skipped=skipped), bad + 4) == [0, 1, bad + 3]
+    # From within the batch, and of records that can be read after all.
+    assert read_all(PartitionReader(servers, place, bad + 1, skipped=skipped), bad + 4) == [bad + 3]
+    assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(0, 0)]), 2) == [1]
+
+
+def test_a_malformed_record_is_found_although_the_client_reports_nothing(
+    kafka: Stack, topic: str, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_reader, "STALLED_SECONDS", 1.0)
+    servers, place = kafka.kafka_bootstrap_servers(), (topic, 0)
+    first = produce_batch(servers, place, build_batch(RECORDS))
+    damage_batch(kafka, place, first, damage_second_record)
+    produce(producer, topic, 0, 1)
+    with pytest.raises(RecordUnreadable) as raised:
+        read_all(PartitionReader(servers, place, 0), 4)
+    assert raised.value.offset == first + 1
+    assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(1, 2)]), 4) == [0, 3]

@@ -1,0 +1,59 @@
+"""Every codec, and every damage that keeps a batch from being opened, with each client of the bridge."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sluice.stack import Stack
+from tests.harness.raw_batches import (
+    damage_batch,
+    damage_payload,
+    damage_second_record,
+    flip_last_byte,
+    set_unknown_codec,
+    set_unknown_format,
+)
+from tests.system.cli.skipping import (
+    ALREADY,
+    assert_commands_read,
+    deploy,
+    payment_records,
+    place_of,
+    produce_records,
+    skip_document,
+    wait_applied,
+)
+from tests.system.conftest import MakeDeployment
+from tests.system.tasks.rebuilding import payment
+
+pytestmark = pytest.mark.matrix
+
+# Codec, damage, and how many of the three records the client returns all the same.
+DAMAGES: tuple[tuple[str, Callable[[bytearray], None], int], ...] = (
+    *((codec, damage_payload, 0) for codec in ("gzip", "snappy", "lz4", "zstd")),
+    ("zstd", set_unknown_codec, 0),
+    ("none", set_unknown_format, 0),
+    ("none", damage_second_record, 1),
+)
+# librdkafka does not compare checksums.
+ONLY_KAFKA_PYTHON = (("none", flip_last_byte, 0),)
+
+
+@pytest.mark.parametrize("client", ["confluent", "kafka-python"])
+def test_every_damage_is_skipped(make_deployment: MakeDeployment, kafka: Stack, client: str) -> None:
+    deployment = deploy(make_deployment, SLUICE_KAFKA_CLIENT=client)
+    applied = ALREADY
+    damages = [*DAMAGES, *(ONLY_KAFKA_PYTHON if client == "kafka-python" else ())]
+    for number, (codec, damage, readable) in enumerate(damages, start=1):
+        first = produce_records(deployment, payment_records(10 * number, 3), codec=codec)
+        damage_batch(kafka, place_of(deployment), first, damage)
+        deployment.produce([payment(10 * number + 3)])
+        wait_applied(deployment, applied + readable)
+        shown = skip_document(deployment, first + readable, "--yes")
+        assert (shown["first_offset"], shown["last_offset"]) == (first + readable, first + 2), damage
+        applied += readable + 1
+        wait_applied(deployment, applied)
+
+
+def test_every_codec_is_read_with_kafka_python(make_deployment: MakeDeployment) -> None:
+    assert_commands_read(make_deployment, SLUICE_KAFKA_CLIENT="kafka-python")
