@@ -26,9 +26,11 @@ from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 from sluice.tasks.events.identity import record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
 READ_SECONDS = 1.0
 LETTERS = 5_000  # of one statement
+SKIPPED_FLAW = '{"skipped": true}'  # nothing of the record is stored
 
 
 class SkipPlan(NamedTuple):
@@ -180,6 +182,8 @@ def _letter(plan: SkipPlan, offset: int, reason: str) -> DeadLetterRow:
         outcome=Outcome.DEAD,
         error_class=RECORD_SKIPPED,
         error_text=printable(text)[:MAX_ERROR_CHARACTERS],
+        flaw=SKIPPED_FLAW,
+        format=FLAWED_LETTER_FORMAT,
     )
 
 
