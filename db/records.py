@@ -166,8 +166,8 @@ class DeadLetterRow(NamedTuple):
     outcome: Outcome
     error_class: str
     error_text: str
-    flaw: str | None
-    format: int
+    flaw: str | None = None
+    format: int = 1
 
 
 class KnownClaims(NamedTuple):

@@ -119,7 +119,11 @@ class LogReader:
 
         Raises LogsUnavailable or RecordNotRead.
         """
-        log = self.read_ranges([place[0]]).ranges.get(place)
+        read = self.read_ranges([place[0]])
+        reason = read.unreadable.get(place) or read.unreadable_topics.get(place[0])
+        if reason is not None:
+            raise LogsUnavailable(f"{place[0]}[{place[1]}]: {reason}")
+        log = read.ranges.get(place)
         if log is None or not log.start <= offset < log.end:
             return None
         return read_whole_record(self._servers, place, offset)
