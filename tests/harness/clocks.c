@@ -1,0 +1,35 @@
+/* What libfaketime 0.9.10 lacks: it fails the call behind Python's `time.sleep` if the monotonic clock stays
+   right, and it shows librdkafka a wrong time but lets it wait by the right one. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <threads.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND 1000000000L
+
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *wanted, struct timespec *left) {
+    return syscall(SYS_clock_nanosleep, clock, flags, wanted, left) == 0 ? 0 : errno;
+}
+
+/* Waits for as long as the deadline is away by the clock that the caller sees. */
+int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until) {
+    struct timespec shown, deadline;
+    clock_gettime(CLOCK_REALTIME, &shown);
+    syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += until->tv_sec - shown.tv_sec;
+    deadline.tv_nsec += until->tv_nsec - shown.tv_nsec;
+    if (deadline.tv_nsec < 0) {
+        deadline.tv_nsec += SECOND;
+        deadline.tv_sec--;
+    } else if (deadline.tv_nsec >= SECOND) {
+        deadline.tv_nsec -= SECOND;
+        deadline.tv_sec++;
+    }
+    /* In glibc both kinds of conditions are the same. */
+    int problem = pthread_cond_clockwait(
+        (pthread_cond_t *)condition, (pthread_mutex_t *)mutex, CLOCK_MONOTONIC, &deadline);
+    return problem == 0 ? thrd_success : problem == ETIMEDOUT ? thrd_timedout : thrd_error;
+}

@@ -1,0 +1,35 @@
+"""Every process with every wrong clock, from its start or set while it runs."""
+
+import pytest
+
+from tests.system.conftest import MakeDeployment
+from tests.system.worker.clocks_running import (
+    assert_beat_is_heard,
+    assert_events_are_applied,
+    start_with_clocks,
+)
+
+pytestmark = [pytest.mark.matrix, pytest.mark.unforked]
+
+PROCESSES = ("bridge", "worker", "relay", "beat")
+OFFSETS = (-3_600.0, -3.0, 3.0, 3_600.0)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_one_clock_is_wrong(make_deployment: MakeDeployment, process: str, offset: float) -> None:
+    deployment = make_deployment()
+    clocks = start_with_clocks(deployment, {process: offset})
+    assert_events_are_applied(deployment, seed=1)
+    clocks[process].set(-offset)
+    assert_events_are_applied(deployment, seed=2)
+    assert_beat_is_heard(deployment, number=1)
+
+
+@pytest.mark.parametrize("ahead", PROCESSES)
+def test_one_clock_is_ahead_and_all_others_are_behind(make_deployment: MakeDeployment, ahead: str) -> None:
+    deployment = make_deployment()
+    offsets = {name: 3_600.0 if name == ahead else -3_600.0 for name in PROCESSES}
+    start_with_clocks(deployment, offsets)
+    assert_events_are_applied(deployment, seed=1)
+    assert_beat_is_heard(deployment, number=1)

@@ -1,0 +1,61 @@
+"""A deployment whose processes have wrong clocks, and what must go on all the same."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy import create_engine
+
+from examples.shop.generate import generate
+from sluice.db.admin.totals import read_outgoing
+from sluice.tasks.api import Emit
+from sluice.tasks.outbox.emit import emit
+from tests.db.admin.leaving import insert_call
+from tests.harness.clocks import WallClock, clock_of
+from tests.harness.deployment import Deployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+EFFECT = "capture_payment"
+
+
+def start_with_clocks(deployment: Deployment, offsets: Mapping[str, float]) -> dict[str, WallClock]:
+    """Starts a bridge, a worker, a relay and a beat with clocks that are so many seconds ahead."""
+    run = deployment.run
+    starts = {
+        "bridge": run.start_bridge,
+        "worker": run.start_worker,
+        "relay": run.start_relay,
+        "beat": run.start_beat,
+    }
+    clocks = {}
+    for name, start in starts.items():
+        clocks[name] = WallClock(Path(run.folder), name, offsets.get(name, 0.0))
+        with clock_of(run, clocks[name]):
+            start()
+    return clocks
+
+
+def assert_events_are_applied(deployment: Deployment, *, seed: int) -> None:
+    """Events that come now are applied, and what they emit is sent."""
+    deployment.produce(generate("orders", count=100, seed=seed))
+    deployment.wait_settled()
+    deployment.wait_sent()
+    assert_as_the_oracle_says(deployment)
+
+
+def assert_beat_is_heard(deployment: Deployment, *, number: int) -> None:
+    """The relay sends what no worker notified it of, and maintenance ends a claim that has expired.
+
+    Afterwards the oracle no longer applies: it does not know of either.
+    """
+    engine = create_engine(deployment.urls.database_url)
+    with engine.begin() as connection:
+        emit(connection, [Emit("order-events", f"clock {number}", "x", number)])
+    engine.dispose()
+    key = f"{EFFECT}:clock {number}"
+    insert_call(deployment.session, key, "running", effect=EFFECT, claimed_until="2020-01-01")
+    deployment.wait_until(
+        lambda: not read_outgoing(deployment.session), timeout_seconds=60, what="beat has the relay run"
+    )
+    deployment.wait_until(
+        lambda: not deployment.calls(EFFECT)["running"], timeout_seconds=60, what="an expired claim ends"
+    )
