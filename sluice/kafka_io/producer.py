@@ -33,7 +33,7 @@ _REFUSED = frozenset(
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
+        # Not INVALID_TIMESTAMP: the clock of this relay is wrong, and will be right, or another relay's is.
     }
 )
 

@@ -74,6 +74,7 @@ def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery
         (KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), Delivery.REFUSED),
         (KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)), Delivery.REFUSED),
         (KafkaError(KafkaError.INVALID_RECORD), Delivery.REFUSED),
+        (KafkaError(KafkaError.INVALID_TIMESTAMP), Delivery.AWAY),
         (KafkaError(KafkaError._MSG_TIMED_OUT), Delivery.AWAY),
         (KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), Delivery.AWAY),
         (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Delivery.AWAY),
