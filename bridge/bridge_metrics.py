@@ -27,6 +27,7 @@ class BridgeMetrics:
         self._redis_up = gauge(metrics.BRIDGE_REDIS_UP)
         self._kafka_errors = counter(metrics.BRIDGE_KAFKA_ERRORS)
         self._partition_problem = gauge(metrics.BRIDGE_PARTITION_PROBLEM)
+        self._redis_full = gauge(metrics.BRIDGE_REDIS_FULL)
         for reason in Resend:
             self._resent_lanes.labels(reason.name.lower())
 
@@ -44,6 +45,7 @@ class BridgeMetrics:
             self._redis_up,
             self._kafka_errors,
             self._partition_problem,
+            self._redis_full,
         ]
 
     def note_read(self, topic: str, records: int) -> None:
@@ -70,7 +72,7 @@ class BridgeMetrics:
         for (topic, partition), problem in problems.items():
             self._partition_problem.labels(topic, str(partition), problem.kind.value).set(1)
 
-    def measure(self, inflight: Inflight, *, postgres_up: bool, redis_up: bool) -> None:
+    def measure(self, inflight: Inflight, *, postgres_up: bool, redis_up: bool, redis_full: bool) -> None:
         """How things are now."""
         partitions = inflight.partitions.values()
         self._held_bytes.set(sum(partition.held_bytes for partition in partitions))
@@ -78,3 +80,4 @@ class BridgeMetrics:
         self._partitions.set(len(partitions))
         self._postgres_up.set(postgres_up)
         self._redis_up.set(redis_up)
+        self._redis_full.set(redis_full)

@@ -276,6 +276,7 @@ class Bridge:
                 self.inflight,
                 postgres_up=not self._store_backoff.failing,
                 redis_up=not self._send_loop.redis_is_away,
+                redis_full=self._send_loop.redis_refuses,
             )
 
     def _note_store_away(self, now: float, error: ProgressStoreUnavailable) -> None:

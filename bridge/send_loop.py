@@ -8,7 +8,7 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
-from sluice.bridge.publisher import Publisher, PublisherUnavailable
+from sluice.bridge.publisher import Publisher, PublisherRefused, PublisherUnavailable
 from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
 from sluice.bridge.start_conditions import too_large
 from sluice.bridge.topic_stops import TopicStopped
@@ -32,6 +32,8 @@ class SendLoop:
         self._metrics = metrics
         self._backoff = Backoff()
         self._pace = LogPace()
+        self.redis_refuses = False
+        """Whether Redis answered, but refused to store, when it was last asked."""
         self._sentinel: str | None = None
         self._probed_at = -SENTINEL_SECONDS
 
@@ -44,7 +46,13 @@ class SendLoop:
             return
         try:
             self._publish(now, self._probe(now))
+            self.redis_refuses = False
+        except PublisherRefused:
+            self.redis_refuses = True
+            self._backoff.note_failure(now)
+            return
         except PublisherUnavailable as error:
+            self.redis_refuses = False
             if self._backoff.note_failure(now):
                 log.warning("Redis is away: what is due stays unsent", error=str(error))
             return
@@ -54,7 +62,7 @@ class SendLoop:
     @property
     def redis_is_away(self) -> bool:
         """Whether Redis did not answer when it was last asked."""
-        return self._backoff.failing
+        return self._backoff.failing and not self.redis_refuses
 
     def note_resent(self, resent: Mapping[Lane, Resend]) -> None:
         """Counts, and logs one line per reason, not per lane: an outage has them all."""

@@ -19,6 +19,7 @@ from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import touch_health
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.redis_refusals import refused
 from sluice.runtime.settings import SettingsError
 from sluice.tasks.installation.joining import Membership, join_once
 from sluice.tasks.task_sender import TaskSender, open_sender
@@ -68,9 +69,12 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         try:
             for one in self._timetable.due(self._clock()):
                 self._publish(one)
+        except redis.ResponseError as error:
+            refused.note(error, lambda: self._sender().redis)
+            return MAX_INTERVAL_SECONDS
         except (redis.RedisError, OSError) as error:
             if self._pace.allows("redis"):
-                log.warning("nothing is scheduled: Redis is away or refuses", error=str(error))
+                log.warning("nothing is scheduled: Redis is away", error=str(error))
             return MAX_INTERVAL_SECONDS
         return min(MAX_INTERVAL_SECONDS, self._timetable.seconds_left(self._clock()))
 

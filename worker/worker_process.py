@@ -1,11 +1,11 @@
 """What one worker process holds, made when it is first needed: after the fork, where there is one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cached_property
 
 import structlog
-from redis import RedisError
+from redis import RedisError, ResponseError
 
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
@@ -29,6 +29,8 @@ from sluice.runtime.celery_options import (
 )
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.place import Place
+from sluice.runtime.redis_client import PrefixedRedis
+from sluice.runtime.redis_refusals import refused
 from sluice.runtime.settings import Settings
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
@@ -96,18 +98,18 @@ class WorkerProcess:
         self._relaying.submit(RELAY_TASK, self._relay_now)
 
     def _relay_now(self) -> None:
-        with _Outages(self._relay_session, "relay"):
+        with self._outages(self._relay_session, "relay"):
             self._metrics.note_run()
             RelayLoop(self._wakeup, send=self._send, dispatch=self._dispatch).run()
 
     def run_effect(self, effect_key: str) -> None:
         """One call, if it is due."""
-        with _Outages(self._effects_session, "effect"):
+        with self._outages(self._effects_session, "effect"):
             self._executor.run(effect_key)
 
     def rebuild(self, projection: str, generation: int, place: Place) -> None:
         """One turn of a rebuild at one partition."""
-        with _Outages(self._rebuild_session, "rebuild"):
+        with self._outages(self._rebuild_session, "rebuild"):
             self._rebuilder.run(projection, generation, place)
 
     def start_rebuilds(self) -> None:
@@ -116,7 +118,7 @@ class WorkerProcess:
 
     def _start_rebuilds_now(self) -> None:
         # No turn calls its successor: two calls for one partition would become two for ever.
-        with _Outages(self._maintenance_session, "rebuilds"):
+        with self._outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
                 for what in lagging:
@@ -127,7 +129,7 @@ class WorkerProcess:
         self._maintaining.submit(EXPIRE_CLAIMS_TASK, self._expire_claims_now)
 
     def _expire_claims_now(self) -> None:
-        with _Outages(self._maintenance_session, "leases"):
+        with self._outages(self._maintenance_session, "leases"):
             expire_claims(self._maintenance_session, self.registry)
             note_undeclared(self._maintenance_session, EFFECTS_QUEUE)
 
@@ -139,7 +141,7 @@ class WorkerProcess:
         configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
         # Once an hour: a connection of its own for so long.
         session = Session(self._url, application_name="sluice purge", plans=QUEUE_PLANS)
-        with closing(session), _Outages(session, "purge"):
+        with closing(session), self._outages(session, "purge"):
             gone = purge(session, self._settings, configs)
             log.info("purged", **{kind.replace(" ", "_"): count for kind, count in gone.items()})
 
@@ -148,7 +150,7 @@ class WorkerProcess:
         self._maintaining.submit(SELF_CHECK_TASK, self._check_self_now)
 
     def _check_self_now(self) -> None:
-        with _Outages(self._maintenance_session, "self-check"):
+        with self._outages(self._maintenance_session, "self-check"):
             open_issues = read_open_issues(self._maintenance_session)
             say = log.warning if open_issues.are_for_somebody else log.info
             say("self-check", **open_issues._asdict())
@@ -203,7 +205,7 @@ class WorkerProcess:
 
     def _dispatch(self) -> None:
         # Records are sent whatever becomes of calls.
-        with _Outages(self._relay_session, "dispatch"):
+        with self._outages(self._relay_session, "dispatch"):
             self._dispatcher.run_once()
 
     @cached_property
@@ -240,6 +242,9 @@ class WorkerProcess:
     def _maintenance_session(self) -> Session:
         return self._open("maintenance", QUEUE_PLANS)
 
+    def _outages(self, session: Session, what: str) -> "_Outages":
+        return _Outages(session, what, lambda: self._sender.redis)
+
     def _publish_call(self, effect_key: str) -> None:
         self._sender.send(EFFECT_TASK, EFFECTS_QUEUE, (effect_key,))
 
@@ -247,8 +252,9 @@ class WorkerProcess:
 class _Outages:
     """Postgres or Redis away: said once here; beat, or the lease, has the work done again."""
 
-    def __init__(self, session: Session, what: str) -> None:
+    def __init__(self, session: Session, what: str, redis: Callable[[], PrefixedRedis]) -> None:
         self._session = session
+        self._redis = redis
         self._what = what
 
     def __enter__(self) -> None:
@@ -262,5 +268,8 @@ class _Outages:
         away = isinstance(error, RedisError | OSError)
         if not away and classify(error) is not ErrorKind.TRANSIENT:
             return False
+        if isinstance(error, ResponseError):
+            refused.note(error, self._redis)
+            return True
         log.warning("task aborted; beat will retry it", what=self._what, error=str(error).strip())
         return True

@@ -64,11 +64,14 @@ def failed_service(error: Exception) -> ServiceFailed | None:
 
 
 def _one_line(error: Exception) -> str:
+    from redis import OutOfMemoryError
     from sqlalchemy.exc import DBAPIError
 
     # SQLAlchemy's own text goes on with the statement and its parameters.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if getattr(cause, "pgcode", None) in _NO_TABLES:
         return "it lacks tables of Sluice; run `sluice init`"
+    if isinstance(cause, OutOfMemoryError):
+        return "it is full (maxmemory); free memory or raise the limit, then repeat the command"
     lines = [line.strip().rstrip(".") for line in str(cause).splitlines() if line.strip()]
     return "; ".join(lines) or type(cause).__name__

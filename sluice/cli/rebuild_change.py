@@ -15,6 +15,7 @@ from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
 from sluice.admin.rebuild.rebuild_plan import make_plan
 from sluice.admin.rebuild.rebuild_progress import follow
+from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.printing import AsJson
 from sluice.cli.rebuild_options import (
@@ -73,7 +74,11 @@ def start(
                 DEFAULT_PATIENCE_SECONDS,
                 waiting=report_waiting,
             )
-            generation_changes.call_workers(session, settings, projection, number)
+            try:
+                with reaching_services():
+                    generation_changes.call_workers(session, settings, projection, number)
+            except ServiceFailed as failed:
+                typer.echo(f"beat calls the rebuild workers later: {failed}", err=True)
         records = f"{plan.records:,} records"
         if number is None:
             text = f"{projection} would get a generation of revision {plan.revision}: {records}"

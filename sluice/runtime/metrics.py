@@ -87,6 +87,12 @@ BRIDGE_PARTITION_PROBLEM = _gauge(
     "partition",
     "problem",
 )
+BRIDGE_REDIS_FULL = _gauge(
+    Exporter.BRIDGE,
+    "bridge_redis_full",
+    "",
+    "whether Redis refuses messages of this bridge: it is full, or takes no writes",
+)
 
 WORKER_BATCH_SECONDS = Metric(
     "sluice_worker_batch_seconds",

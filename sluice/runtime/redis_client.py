@@ -218,8 +218,11 @@ class PrefixedRedis(redis.Redis):
             return key[len(self.redis_prefix) :], value
         return answer
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> "PrefixedPipeline":
-        """Returns a pipeline with the same prefix."""
+    def pipeline(self, transaction: bool = False, shard_hint: Any = None) -> "PrefixedPipeline":
+        """Returns a pipeline with the same prefix; as a rule no transaction, which kombu would get otherwise.
+
+        A full Redis refuses every transaction, also one of commands that it allows by themselves.
+        """
         return PrefixedPipeline(
             self.connection_pool,
             self.response_callbacks,

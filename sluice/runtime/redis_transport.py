@@ -6,6 +6,7 @@ without being read, and what others wrote into `unacked` or into the bindings st
 """
 
 import functools
+import time
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -19,10 +20,14 @@ from sluice.runtime.dropped_messages import dropped
 from sluice.runtime.fanout import FanoutGuard
 from sluice.runtime.redis_client import PrefixedRedis, is_wrong_type
 from sluice.runtime.redis_item import CONTENT_TYPE, DropReason, read_item
+from sluice.runtime.redis_refusals import refused
 from sluice.runtime.redis_time import RedisTime
 
 REPLY_QUEUE_END = ".reply.celery.pidbox"
 """The end of the name of a queue to which workers answer `celery inspect`. Its messages are kombu's own."""
+
+REFUSED_PAUSE_SECONDS = 0.25
+"""Before the next BRPOP: a server that refuses one answers at once."""
 
 # To the head of the list: it comes before what is newer. Once, whoever does it.
 _RESTORE = """
@@ -61,16 +66,47 @@ class QoS(redis.QoS):
         return seconds, microseconds
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Notes a message that was popped."""
-        now = self._time.now()
-        with self.pipe_or_acquire() as pipe:
-            pipe.zadd(self.unacked_index_key, {delivery_tag: now})
-            pipe.hset(self.unacked_key, delivery_tag, message._raw["item"])
-            pipe.execute()
+        """Notes a message that was popped.
+
+        If Redis refuses that, the message is run all the same: Kafka and Postgres have what it is about.
+        """
+        try:
+            now = self._time.now()
+            with self.pipe_or_acquire() as pipe:
+                pipe.zadd(self.unacked_index_key, {delivery_tag: now})
+                pipe.hset(self.unacked_key, delivery_tag, message._raw["item"])
+                pipe.execute()
+        except redis_py.ResponseError as error:
+            refused.note(error, self.channel._create_client)
+            self._forget(delivery_tag)  # one of the two may be noted
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
+    def ack(self, delivery_tag: str) -> None:
+        """Forgets a message. If Redis refuses that, the message comes again, and its repetition is harmless.
+
+        Were it still in hand here, this worker would take no other.
+        """
+        self._forget(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def _forget(self, tag: str | bytes) -> None:
+        with refused.tolerated(self.channel._create_client):
+            self._remove_from_indices(tag).execute()
+
+    def _remove_from_indices(self, delivery_tag: Any, pipe: Any = None) -> Any:
+        # The item first: without the other's entry nothing would ever delete it.
+        with self.pipe_or_acquire(pipe) as pipe:
+            return pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag)
+
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:  # noqa: ARG002
-        """Puts back messages that have been in hand for longer than the visibility timeout. Idempotent."""
+        """Puts back messages that have been in hand for longer than the visibility timeout. Idempotent.
+
+        What Redis refuses to put back stays as it is.
+        """
+        with refused.tolerated(self.channel._create_client):
+            self._restore_visible(start, num)
+
+    def _restore_visible(self, start: int, num: int) -> None:
         longest_ago = self._time.now() - self.visibility_timeout
         with (
             suppress(redis.MutexHeld),
@@ -89,10 +125,12 @@ class QoS(redis.QoS):
         with self.channel.conn_or_acquire(client) as connection:
             if queue is None:
                 dropped.note("unknown tag")
-                self._remove_from_indices(tag, connection.pipeline()).execute()  # type: ignore[no-untyped-call]
+                self._forget(tag)
                 return
             keys = [self.unacked_key, self.unacked_index_key, queue]
-            self.channel.restore_script(keys=keys, args=[tag], client=connection)
+            # A refused script has deleted nothing: the message is restored later.
+            with refused.tolerated(self.channel._create_client):
+                self.channel.restore_script(keys=keys, args=[tag], client=connection)
 
     def restore_unacked(self, client: Any = None) -> None:
         """Puts back all messages in hand, the newest first, so that the oldest comes first again."""
@@ -123,6 +161,11 @@ class Channel(FanoutGuard, redis.Channel):
     def _script_binding_deadlines(self) -> str:
         # kombu's client prefixes the first key of a script alone, so kombu prefixes this one by itself.
         return str(self.keyprefix_binding_deadlines)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        # Only remote control has bindings, and its broadcasts reach the worker without them.
+        with refused.tolerated(self._create_client):
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
         """Returns the bindings of an exchange, without members of another shape."""
@@ -159,9 +202,11 @@ class Channel(FanoutGuard, redis.Channel):
         try:
             answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
         except redis_py.ResponseError as error:
-            if not is_wrong_type(error):
-                raise
-            self.client.repair_queues(self.active_queues)
+            if is_wrong_type(error):
+                self.client.repair_queues(self.active_queues)
+            else:
+                refused.note(error, self._create_client)
+                time.sleep(REFUSED_PAUSE_SECONDS)
             raise Empty from error
         except self.connection_errors:
             self.client.connection.disconnect()
@@ -173,9 +218,13 @@ class Channel(FanoutGuard, redis.Channel):
 
 
 class Transport(redis.Transport):
-    """kombu's transport with this channel."""
+    """kombu's transport with this channel.
+
+    A refusal that nothing above tolerates is like a lost connection, which a worker outlasts.
+    """
 
     Channel = Channel
+    connection_errors = (*redis.Transport.connection_errors, redis_py.ResponseError)
 
 
 def install_transport() -> None:

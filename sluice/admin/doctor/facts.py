@@ -104,6 +104,9 @@ class RedisFacts:
     version: str
     eviction_policy: str
     consumed: Set[str] | None
+    used_bytes: int = 0
+    max_bytes: int = 0
+    """0: no limit."""
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,13 @@ def _redis(settings: Settings, url: str, installation: Installation | None) -> R
         # INFO, since a managed Redis refuses CONFIG.
         information: Any = redis.info()
     consumed = None if installation is None else _consumed(settings, installation)
-    return RedisFacts(information["redis_version"], information["maxmemory_policy"], consumed)
+    return RedisFacts(
+        information["redis_version"],
+        information["maxmemory_policy"],
+        consumed,
+        int(information["used_memory"]),
+        int(information["maxmemory"]),
+    )
 
 
 def _consumed(settings: Settings, installation: Installation) -> frozenset[str] | None:

@@ -24,6 +24,9 @@ from sluice.tasks.events.routing import queue_name
 
 OLDEST_POSTGRES = 14  # knows idle_session_timeout, with which a stopped worker loses its queues
 TESTED_POSTGRES = 15  # the oldest that the tests run on
+MIB = 1024 * 1024
+# Of maxmemory. A message needs room beside what is stored: Redis refuses commands a little before the limit.
+REDIS_NEARLY_FULL, REDIS_FULL = 0.8, 0.95
 OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
 SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not outlast the log
 
@@ -179,14 +182,27 @@ def _redis(redis: RedisFacts) -> Iterator[Finding]:
             f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
             "CONFIG SET maxmemory-policy noeviction, and the same in its configuration.",
         )
+    memory = f"{redis.used_bytes // MIB} of {redis.max_bytes // MIB} MiB"
+    advice = (
+        "Find what fills it, with `sluice redis ls`; free memory or raise maxmemory. While it is full,"
+        " bridge, relay and beat wait, and workers apply what is there."
+    )
+    if _is_full(redis):
+        yield error(f"Redis is full: {memory}.", advice)
+    elif redis.max_bytes and redis.used_bytes >= REDIS_NEARLY_FULL * redis.max_bytes:
+        yield warning(f"Redis is nearly full: {memory}.", advice)
+
+
+def _is_full(redis: RedisFacts) -> bool:
+    return bool(redis.max_bytes) and redis.used_bytes >= REDIS_FULL * redis.max_bytes
 
 
 def _workers(facts: Facts) -> Iterator[Finding]:
     registered = facts.postgres.registered if facts.postgres else None
     if facts.postgres is None or facts.redis is None or registered is None:
         return
-    if facts.postgres.refusal is not None:
-        return  # No worker starts.
+    if facts.postgres.refusal is not None or _is_full(facts.redis):
+        return  # No worker starts, or none can answer.
     sharing = facts.postgres.sharing
     used = registered.queues.keys() & _used_queues(registered)
     # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.

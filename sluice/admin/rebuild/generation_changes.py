@@ -114,7 +114,10 @@ def _begin(
 
 
 def call_workers(session: Session, settings: Settings, projection: str, generation: int) -> None:
-    """Sends the generation's tasks to the rebuild workers now; otherwise beat sends them later."""
+    """Sends the generation's tasks to the rebuild workers now; otherwise beat sends them later.
+
+    Raises RedisError.
+    """
     installation = open_installation(settings).installation
     with closing(open_sender(settings, installation, open_keyring(settings, installation))) as sender:
         for what in generation_lag.read_lagging(session):

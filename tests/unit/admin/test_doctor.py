@@ -46,6 +46,7 @@ HEALTHY = Facts(
 LIVE = GenerationFacts("revenue", 1, "live", 2, None, 100.0)
 FAILED = GenerationFacts("revenue", 2, "failed", 2, "too small", 0.1)
 RETIRED = GenerationFacts("revenue", 2, "retired", 1, None, 1.0)
+MIB = 1024 * 1024
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 
@@ -129,6 +130,12 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "Redis too old": (redis(version="6.0.16"), ERROR, "Redis 6.0.16"),
     "eviction": (redis(eviction_policy="allkeys-lru"), ERROR, "allkeys-lru"),
+    "Redis full": (redis(used_bytes=99 * MIB, max_bytes=100 * MIB), ERROR, "Redis is full: 99 of 100 MiB"),
+    "Redis nearly full": (
+        redis(used_bytes=80 * MIB, max_bytes=100 * MIB),
+        WARNING,
+        "Redis is nearly full: 80 of 100 MiB",
+    ),
     "no worker": (redis(consumed=None), WARNING, "No worker answered"),
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
     "lonely queue": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker holds order.1, or"),
@@ -208,6 +215,8 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "kept for ever": topic(retention_ms=-1),
     "compacted": topic(cleanup_policy="compact", retention_ms=1),
     "a newer Postgres": server(version=18),
+    "Redis below its limit": redis(used_bytes=79 * MIB, max_bytes=100 * MIB),
+    "Redis without a limit": redis(used_bytes=79 * MIB),
     "Redis 10": redis(version="10.0.1"),
     "commit without waiting for a standby": server(synchronous_commit="local"),
     "queues that a re-routing left behind": registered(
@@ -252,3 +261,8 @@ def test_it_is_one_json_document_and_lines_for_people() -> None:
     assert document["topics"]["orders"]["min_insync_replicas"] == 2
     assert as_lines(facts, findings)[0].startswith("error: Redis evicts keys")
     assert as_lines(HEALTHY, [])[-1] == "no problem found"
+
+
+def test_silent_workers_are_no_finding_while_redis_is_full() -> None:
+    found = find_problems(redis(consumed=None, used_bytes=MIB, max_bytes=MIB))
+    assert [finding.problem for finding in found] == ["Redis is full: 1 of 1 MiB."]

@@ -143,7 +143,7 @@ def test_what_a_bridge_counts() -> None:
     inflight.take(PLACE, [record(offset) for offset in range(5)], 0)
     bridge.note_kafka_error("_TRANSPORT")
     bridge.show_problems({PLACE: PartitionProblem(ProblemKind.NO_LEADER, "no broker leads it")})
-    bridge.measure(inflight, postgres_up=True, redis_up=False)
+    bridge.measure(inflight, postgres_up=True, redis_up=False, redis_full=True)
     found = shown(bridge.collectors())
     assert {name for name, *_ in found} == {m.name for m in CATALOGUE if m.exporter is Exporter.BRIDGE}
     resent = {key[1]: value for key, value in found.items() if key[0] == metrics.BRIDGE_RESENT_LANES.name}
@@ -160,6 +160,7 @@ def test_what_a_bridge_counts() -> None:
         metrics.BRIDGE_PARTITIONS.name: 1,
         metrics.BRIDGE_POSTGRES_UP.name: 1,
         metrics.BRIDGE_REDIS_UP.name: 0,
+        metrics.BRIDGE_REDIS_FULL.name: 1,
     }
 
 

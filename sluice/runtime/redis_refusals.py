@@ -1,0 +1,71 @@
+"""What Redis refuses although it answers: it is full, cannot save, is a replica, or lacks replicas.
+
+A refusal is no outage. Whatever publishes waits; workers go on taking and applying messages, since only they
+can empty a full Redis: BRPOP, DEL, HDEL and ZREM are allowed then.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+import structlog
+
+from sluice.runtime.log_pace import LogPace
+
+log = structlog.get_logger("sluice.redis")
+
+MIB = 1024 * 1024
+MAX_REASON_CHARACTERS = 200
+
+
+def describe_refusal(error: redis.ResponseError, client: Any) -> str:
+    """Returns a sentence for a refusal; asks a full Redis for its memory. Raises nothing."""
+    if _is_full(error):
+        return _describe_full(client)
+    # redis-py puts the command before the error of a pipeline: it holds a part of the message.
+    reason = str(error).rpartition("caused error: ")[2]
+    return f"Redis refuses a command: {reason[:MAX_REASON_CHARACTERS]}"
+
+
+def _is_full(error: redis.ResponseError) -> bool:
+    # Of a script the client knows the text alone.
+    return isinstance(error, redis.OutOfMemoryError) or "OOM command not allowed" in str(error)
+
+
+def _describe_full(client: Any) -> str:
+    try:
+        memory = client.info("memory")
+        used, limit = int(memory["used_memory"]), int(memory["maxmemory"])
+    except (redis.RedisError, OSError, KeyError):
+        return "Redis is full"
+    return f"Redis is full: {used / MIB:.0f} of {limit / MIB:.0f} MiB"
+
+
+class RefusedCommands:
+    """Logs refusals, each kind once a minute. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock = threading.Lock()
+        self._pace = LogPace(clock=clock)
+
+    def note(self, error: redis.ResponseError, make_client: Callable[[], Any]) -> None:
+        """Logs a refusal if a line is due. `make_client` returns a client whose connection is idle."""
+        with self._lock:
+            due = self._pace.allows("full" if _is_full(error) else type(error).__name__)
+        if due:
+            log.warning(describe_refusal(error, make_client()))
+
+    @contextmanager
+    def tolerated(self, make_client: Callable[[], Any]) -> Iterator[None]:
+        """The block may be refused: what it would have done is left undone, and logged as in `note`."""
+        try:
+            yield
+        except redis.ResponseError as error:
+            self.note(error, make_client)
+
+
+refused = RefusedCommands()
+"""Those of this process: kombu makes its channels itself, so nothing can be handed to them."""
