@@ -13,7 +13,7 @@ from typing import TypeAlias
 from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.apply.batch_message import Slice
 
-# Seconds a lane may stand still while its queue's list is empty: a batch is applied within tens of
+# Seconds a lane may stand still before its message is searched for: a batch is applied within tens of
 # milliseconds. Doubled while sending again helps nothing, so that an ill database gets no storm.
 FIRST_PATIENCE_SECONDS = 1.0
 MAX_PATIENCE_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""Redis as the bridge sees it: where batches are put, how long the lists are, whether it was wiped."""
+"""Redis as the bridge sees it: where batches are put, what the lists hold, whether it was wiped."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +7,12 @@ from typing import NamedTuple, Protocol
 
 import redis
 
+from sluice.bridge.message_search import read_whereabouts, search_messages
+from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.runtime.celery_options import APPLY_TASK
 from sluice.runtime.redis_refusals import refused
 from sluice.tasks.apply.batch_message import Slice
-from sluice.tasks.task_sender import TaskSender
+from sluice.tasks.task_sender import Sent, TaskSender
 
 SENTINEL_KEY = "sentinel"
 """Holds a random value for as long as Redis keeps what it was told; the bridges share it."""
@@ -25,25 +27,26 @@ class PublisherRefused(PublisherUnavailable):
 
 
 class Probe(NamedTuple):
-    """List lengths by queue, and the sentinel's value."""
+    """What Redis holds, by queue, and the sentinel's value."""
 
-    lengths: Mapping[str, int]
+    waiting: Mapping[str, Waiting]
+    found: Mapping[str, Whereabouts]
     sentinel: str
 
 
 class Publisher(Protocol):
     """Any method may raise PublisherUnavailable. After a failed publish nobody knows whether it arrived."""
 
-    def publish(self, queue: str, slices: list[Slice]) -> None:
+    def publish(self, queue: str, slices: list[Slice]) -> Sent:
         """Puts one message on the queue's list; bounded in time, never tried again in here.
 
         Raises MessageTooLarge, and FormatTooOld as long as older workers run.
         """
 
-    def probe(self, queues: Sequence[str]) -> Probe:
+    def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
         """One round trip, if there is a sentinel. Makes one where there is none.
 
-        Its value differs from every earlier one.
+        Its value differs from every earlier one. `searched`: queues whose messages are searched for.
         """
 
 
@@ -53,25 +56,31 @@ class RedisPublisher:
     def __init__(self, sender: TaskSender) -> None:
         self._sender = sender
 
-    def publish(self, queue: str, slices: list[Slice]) -> None:
+    def publish(self, queue: str, slices: list[Slice]) -> Sent:
         """See Publisher."""
         with self._reaching():
-            self._sender.send(APPLY_TASK, queue, (queue, slices))
+            return self._sender.send(APPLY_TASK, queue, (queue, slices))
 
-    def probe(self, queues: Sequence[str]) -> Probe:
+    def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
         """See Publisher."""
         with self._reaching():
             redis = self._sender.redis
-            with redis.pipeline(transaction=False) as pipe:
+            with redis.pipeline() as pipe:
                 pipe.get(SENTINEL_KEY)
                 for queue in queues:
                     pipe.llen(queue)
-                sentinel, *lengths = pipe.execute()
+                    pipe.memory_usage(queue, samples=0)
+                for queue in searched:
+                    search_messages(pipe, queue, redis.redis_prefix)
+                sentinel, *answers = pipe.execute()
             if sentinel is None:
                 # Only now: a full Redis refuses it, and answers the rest.
                 redis.set(SENTINEL_KEY, secrets.token_hex(16), nx=True)
                 sentinel = redis.get(SENTINEL_KEY)
-        return Probe(dict(zip(queues, lengths, strict=True)), (sentinel or b"").decode(errors="replace"))
+        answers_of = iter(answers)
+        waiting = {queue: Waiting(next(answers_of), next(answers_of) or 0) for queue in queues}
+        found = {queue: read_whereabouts(next(answers_of)) for queue in searched}
+        return Probe(waiting, found, (sentinel or b"").decode(errors="replace"))
 
     def close(self) -> None:
         """Ends the connections. May run twice."""

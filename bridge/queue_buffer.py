@@ -1,4 +1,4 @@
-"""When a queue's records are sent, and when they are sent again. Pure: time and list lengths are given."""
+"""When records of a queue are sent, and when they are sent again. Pure: time and Redis' state are given."""
 
 import math
 from collections import deque
@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sluice.bridge.lanes import MAX_PATIENCE_SECONDS, Lane
+from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.tasks.apply.batch_message import Slice
 
 FULL_RECORDS = 200  # what one transaction applies well: dearer per event below, no cheaper above
 FULL_BYTES = 512 * 1024  # a message is base64 in JSON in Redis: a few of them must not fill it
 EAGER_SECONDS = 0.010  # an idle queue's records wait this long for company
 PATIENT_SECONDS = 0.250  # and those of a busy queue this long: fewer, fuller messages under load
-MAX_MESSAGES = 8  # unapplied per queue: enough to keep a worker busy, little to lose with Redis
-STUCK_SECONDS = 30.0  # a lane without progress while its queue goes on, though nothing proves a loss
+MAX_MESSAGES = 8  # on a queue's list: enough to keep a worker busy, little to lose with Redis
+MAX_BYTES = 6 * 1024 * 1024  # on a queue's list as Redis stores them: of MAX_MESSAGES full messages
+SHORT_MESSAGES = 2  # a worker takes the next one at once: more small messages would only wait longer
+LONG_SECONDS = 0.030  # how often the length of a list is asked for that is not short
+LOOK_SECONDS = 1.0  # how often messages of a queue are searched for that are overdue
+STUCK_SECONDS = 60.0  # in hand of a worker that lives: a batch gives up after 20
 MAX_PAUSE_SECONDS = 10.0  # of a lane that is not applied while the others of its queue are
 HELD_SECONDS = 5.0  # of a lane that no worker of an older version may be sent; keys are read every 10 s
 HALTED_RETRY_SECONDS = 5.0  # how often a broken deployment is asked whether it was mended
@@ -23,10 +28,19 @@ class Resend(Enum):
     """Why a lane is sent again."""
 
     OVERTAKEN = "a later message of its queue was applied"
-    SILENT = "the queue's list is empty and the lane stands still"
-    STUCK = "the queue goes on without the lane"
+    SILENT = "the lane stands still, and its message is neither in the list nor in hand"
+    STUCK = "a worker has the lane's message in hand for too long"
     HALTED = "the queue is halted: its head is tried again"
     WIPED = "Redis was wiped"
+
+
+@dataclass
+class _Message:
+    """One that was sent. `ends`: the last offset of each lane's slice."""
+
+    id: str
+    ends: dict[Lane, int]
+    in_hand_since: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -53,12 +67,11 @@ class QueueBuffer:
         self._ready: dict[Lane, None] = {}
         # Lanes that are refused again and again → when one message of each is sent as a trial.
         self._paused: dict[Lane, float] = {}
-        # Per message the last offset of each lane's slice; oldest message first.
-        self._messages: deque[dict[Lane, int]] = deque()
+        self._messages: deque[_Message] = deque()  # oldest first
+        self._ask_at = self._look_at = -math.inf
         self._oldest_at = math.inf
         self._added_at = -math.inf
         self._sent_at = -math.inf
-        self._progressed_at = -math.inf
 
     @property
     def unapplied_messages(self) -> int:
@@ -80,28 +93,38 @@ class QueueBuffer:
         self._paused.pop(lane, None)
         self._unsend(lane)
 
-    def needs_list_length(self, now: float) -> bool:
-        """Whether anything below depends on the length of the queue's list."""
+    def needs_list(self, now: float) -> bool:
+        """Whether anything below depends on what is on the queue's list."""
         self._end_pauses(now)
         if self.halted:
             return now - self._sent_at >= HALTED_RETRY_SECONDS
-        if self._ready and self._has_room() and now - self._oldest_at >= EAGER_SECONDS:
-            return True
-        return any(self._is_silent(lane, now) for lane in self._lanes_in_flight())
+        if not self._ready or now < self._ask_at or self._count_unapplied() >= MAX_MESSAGES:
+            return False
+        return now - self._oldest_at >= EAGER_SECONDS or self._is_full()
 
-    def is_due(self, now: float, *, list_is_empty: bool) -> bool:
-        """The gate: whether the next message goes now. An unknown list counts as not empty."""
+    def is_due(self, now: float, waiting: Waiting | None) -> bool:
+        """The gate: whether the next message goes now. Nothing goes onto a list that is not known."""
         self._end_pauses(now)
-        if not self._ready:
+        if not self._ready or waiting is None:
             return False
         if self.halted:
-            return list_is_empty and now - self._sent_at >= HALTED_RETRY_SECONDS
-        if not self._has_room():
+            return not waiting.messages and now - self._sent_at >= HALTED_RETRY_SECONDS
+        unapplied = self._count_unapplied()
+        if unapplied >= MAX_MESSAGES:
+            return False
+        if waiting.messages >= SHORT_MESSAGES:
+            self._ask_at = now + LONG_SECONDS
+        # A bridge without a message there gets past the others, which would keep the list at its bound.
+        bounds = 1 if unapplied else 2
+        if waiting.messages >= bounds * MAX_MESSAGES or waiting.bytes >= bounds * MAX_BYTES:
             return False
         if self._is_full():
             return True
         age = now - self._oldest_at
-        return age >= PATIENT_SECONDS or (list_is_empty and age >= EAGER_SECONDS)
+        if not waiting.messages:
+            return age >= EAGER_SECONDS
+        # On a long list a small message waits and grows.
+        return age >= PATIENT_SECONDS and (waiting.messages < SHORT_MESSAGES or not unapplied)
 
     def cut(self) -> OutgoingBatch:
         """The next message: up to 200 records or 512 KiB, lanes in turns; a larger record goes alone."""
@@ -123,8 +146,8 @@ class QueueBuffer:
         self._ready.pop(lane, None)
         self._paused[lane] = now + HELD_SECONDS
 
-    def note_sent(self, batch: OutgoingBatch, now: float) -> None:
-        """The batch, just cut, is in flight."""
+    def note_sent(self, batch: OutgoingBatch, now: float, message_id: str) -> None:
+        """The batch, just cut, is in flight as this message."""
         for lane, part, used in batch.parts:
             lane.note_sent(len(part.records), used, now)
             del self._ready[lane]
@@ -132,7 +155,7 @@ class QueueBuffer:
                 self._ready[lane] = None
         # How old the rest is is not known, only how young it may be.
         self._oldest_at = self._added_at if self._ready else math.inf
-        self._messages.append({lane: part.last for lane, part, _ in batch.parts})
+        self._messages.append(_Message(message_id, {lane: part.last for lane, part, _ in batch.parts}))
         self._sent_at = now
 
     def resend_overtaken(self, now: float) -> dict[Lane, Resend]:
@@ -141,14 +164,13 @@ class QueueBuffer:
         A message counts as seen by a worker when one of its slices is applied; whatever of it, or of an
         earlier one, is not applied by then was lost or came in the wrong order.
         """
-        self._progressed_at = now
         seen = 0
-        for number, ends in enumerate(self._messages, start=1):
-            if any(lane.applied >= end for lane, end in ends.items()):
+        for number, message in enumerate(self._messages, start=1):
+            if any(lane.applied >= end for lane, end in message.ends.items()):
                 seen = number
         overtaken: dict[Lane, Resend] = {}
         for _ in range(seen):
-            for lane, end in self._messages.popleft().items():
+            for lane, end in self._messages.popleft().ends.items():
                 if lane.applied < end:
                     overtaken[lane] = Resend.OVERTAKEN
         for lane in overtaken:
@@ -161,28 +183,43 @@ class QueueBuffer:
                 lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
         return overtaken
 
-    def resend_still(self, now: float, *, list_is_empty: bool) -> dict[Lane, Resend]:
-        """Rewinds the lanes in flight that stand still for too long, and doubles their patience."""
-        found: dict[Lane, Resend] = {}
-        for lane in self._lanes_in_flight():
-            reason = self._why_still(lane, now, list_is_empty)
-            if reason is not None:
-                found[lane] = reason
-        for lane in found:
-            lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
-            lane.refusals += not self.halted
-            self.rewind(lane)
+    def needs_search(self, now: float) -> bool:
+        """Whether a lane stands still for longer than its patience: its message is to be searched for."""
+        if self.halted or now < self._look_at:
+            return False
+        found = bool(self._overdue_lanes(now))
+        if not found:
+            self._look_at = now + LOOK_SECONDS / 4
         return found
 
-    def _why_still(self, lane: Lane, now: float, list_is_empty: bool) -> Resend | None:
-        if self.halted:
-            due = list_is_empty and now - self._sent_at >= HALTED_RETRY_SECONDS
-            return Resend.HALTED if due else None
-        if list_is_empty and self._is_silent(lane, now):
-            return Resend.SILENT
-        # waiting_since is below _progressed_at: another lane of the queue went on after this one stopped.
-        stuck = now - lane.waiting_since >= STUCK_SECONDS and self._progressed_at > lane.waiting_since
-        return Resend.STUCK if stuck else None
+    def resend_halted(self, now: float, waiting: Waiting | None) -> dict[Lane, Resend]:
+        """Rewinds a halted queue whose list is empty, so that its head is tried again."""
+        if not self.halted or waiting is None or waiting.messages:
+            return {}
+        if now - self._sent_at < HALTED_RETRY_SECONDS:
+            return {}
+        return self._resend(dict.fromkeys(self._lanes_in_flight(), Resend.HALTED))
+
+    def resend_lost(self, now: float, found: Whereabouts) -> dict[Lane, Resend]:
+        """Rewinds the lanes whose overdue message was not found, or is in hand for too long."""
+        self._look_at = now + LOOK_SECONDS
+        reasons: dict[Lane, Resend] = {}
+        for lane, message in self._overdue_lanes(now):
+            if message.id in found.in_hand:
+                message.in_hand_since = min(message.in_hand_since, now)
+                if now - message.in_hand_since >= STUCK_SECONDS:
+                    reasons[lane] = Resend.STUCK
+            elif message.id not in found.on_list:
+                reasons[lane] = Resend.SILENT
+        for lane in reasons:
+            lane.refusals += 1
+        return self._resend(reasons)
+
+    def _resend(self, reasons: dict[Lane, Resend]) -> dict[Lane, Resend]:
+        for lane in reasons:
+            lane.patience_seconds = min(2 * lane.patience_seconds, MAX_PATIENCE_SECONDS)
+            self.rewind(lane)
+        return reasons
 
     def rewind(self, lane: Lane) -> None:
         """The lane's unapplied records are unsent, and urgent."""
@@ -210,19 +247,32 @@ class QueueBuffer:
             self._ready[lane] = None
 
     def _unsend(self, lane: Lane) -> None:
-        for ends in self._messages:
-            ends.pop(lane, None)
-        self._messages = deque(ends for ends in self._messages if ends)
+        for message in self._messages:
+            message.ends.pop(lane, None)
+        self._messages = deque(message for message in self._messages if message.ends)
 
     def _lanes_in_flight(self) -> list[Lane]:
-        return list({lane: None for ends in self._messages for lane in ends if lane.sent})
+        return list(self._first_messages())
 
-    def _is_silent(self, lane: Lane, now: float) -> bool:
-        return now - lane.waiting_since >= lane.patience_seconds
+    def _first_messages(self) -> dict[Lane, _Message]:
+        """Of each lane in flight the message with its first unapplied record."""
+        found: dict[Lane, _Message] = {}
+        for message in self._messages:
+            for lane, end in message.ends.items():
+                if lane.sent and lane.applied < end:
+                    found.setdefault(lane, message)
+        return found
 
-    def _has_room(self) -> bool:
+    def _overdue_lanes(self, now: float) -> list[tuple[Lane, _Message]]:
+        return [
+            (lane, message)
+            for lane, message in self._first_messages().items()
+            if now - lane.waiting_since >= lane.patience_seconds
+        ]
+
+    def _count_unapplied(self) -> int:
         # A refused lane has one message at most, which takes no place away from the others.
-        return sum(not all(lane.is_refused for lane in ends) for ends in self._messages) < MAX_MESSAGES
+        return sum(not all(lane.is_refused for lane in message.ends) for message in self._messages)
 
     def _is_on_trial(self, lane: Lane) -> bool:
         return lane in self._paused or (lane.is_refused and bool(lane.sent))

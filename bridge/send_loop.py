@@ -8,8 +8,9 @@ import structlog
 from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
-from sluice.bridge.publisher import Publisher, PublisherRefused, PublisherUnavailable
+from sluice.bridge.publisher import Probe, Publisher, PublisherRefused, PublisherUnavailable
 from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
+from sluice.bridge.queue_state import Waiting
 from sluice.bridge.start_conditions import too_large
 from sluice.bridge.topic_stops import TopicStopped
 from sluice.runtime.backoff import Backoff
@@ -17,6 +18,7 @@ from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.redis_item import MessageTooLarge
 from sluice.tasks.task_messages import FormatTooOld
+from sluice.tasks.task_sender import Sent
 
 log = structlog.get_logger("sluice.bridge")
 
@@ -70,43 +72,41 @@ class SendLoop:
         for reason, lanes in Counter(resent.values()).items():
             log.info("sent again", reason=reason.value, lanes=lanes)
 
-    def _probe(self, now: float) -> Mapping[str, int]:
-        queues = [q.name for q in self._inflight.queues.values() if q.needs_list_length(now)]
-        if not queues and now - self._probed_at < SENTINEL_SECONDS:
-            return {}
-        probe = self._publisher.probe(queues)
+    def _probe(self, now: float) -> Probe:
+        buffers = self._inflight.queues.values()
+        queues = [buffer.name for buffer in buffers if buffer.needs_list(now)]
+        searched = [buffer.name for buffer in buffers if buffer.needs_search(now)]
+        if not queues and not searched and now - self._probed_at < SENTINEL_SECONDS:
+            return Probe({}, {}, self._sentinel or "")
+        probe = self._publisher.probe(queues, searched)
         self._probed_at = now
         if self._sentinel not in (None, probe.sentinel):
             lanes = self._inflight.rewind_all()
             self._metrics.note_resent([Resend.WIPED] * lanes)
             log.warning("Redis was wiped", lanes=lanes)
         self._sentinel = probe.sentinel
-        return probe.lengths
+        return probe
 
-    def _publish(self, now: float, lengths: Mapping[str, int]) -> None:
+    def _publish(self, now: float, probe: Probe) -> None:
         published = 0
         for queue in self._inflight.queues.values():
-            list_is_empty = lengths.get(queue.name) == 0
-            self.note_resent(queue.resend_still(now, list_is_empty=list_is_empty))
-            while queue.is_due(now, list_is_empty=list_is_empty):
+            waiting = probe.waiting.get(queue.name)
+            self.note_resent(queue.resend_halted(now, waiting))
+            if queue.name in probe.found:
+                self.note_resent(queue.resend_lost(now, probe.found[queue.name]))
+            while waiting is not None and queue.is_due(now, waiting):
                 if published:
                     faults.reach("bridge.half_published")
                 batch = queue.cut()
                 try:
-                    self._publisher.publish(batch.queue, batch.slices)
-                except MessageTooLarge as error:
-                    first = batch.slices[0]
-                    place = (first.topic, first.partition)
-                    raise TopicStopped(
-                        place, too_large(place, first.records[0].offset, str(error))
-                    ) from error
+                    sent = self._send(batch)
                 except FormatTooOld as error:
                     self._hold_back(queue, batch, now, error)
                     continue
-                queue.note_sent(batch, now)
+                queue.note_sent(batch, now, sent.message_id)
                 self._metrics.note_published(batch.slices)
                 published += 1
-                list_is_empty = False
+                waiting = Waiting(sent.waiting, waiting.bytes + sent.bytes)
         if published:
             faults.reach("bridge.published")
 
@@ -124,3 +124,11 @@ class SendLoop:
                         offset=flawed[0],
                         reason=str(error),
                     )
+
+    def _send(self, batch: OutgoingBatch) -> Sent:
+        try:
+            return self._publisher.publish(batch.queue, batch.slices)
+        except MessageTooLarge as error:
+            first = batch.slices[0]
+            place = (first.topic, first.partition)
+            raise TopicStopped(place, too_large(place, first.records[0].offset, str(error))) from error

@@ -1,7 +1,8 @@
 """Publishes signed Celery messages."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+from uuid import uuid4
 
 import msgspec
 
@@ -15,6 +16,14 @@ from sluice.tasks.task_messages import READERS, WRITERS, TaskCall, UnknownTask
 MAX_LISTED = 10  # more than the kinds of periodic tasks of one queue
 
 
+class Sent(NamedTuple):
+    """A message that was published, and how many are on its queue's list with it."""
+
+    message_id: str
+    bytes: int
+    waiting: int
+
+
 class TaskSender:
     """Pushes messages on the lists of queues. A failed publish may have arrived, so it may be repeated.
 
@@ -25,14 +34,16 @@ class TaskSender:
         self._redis = redis
         self._ring = ring
 
-    def send(self, task: str, queue: str, arguments: Sequence[Any] = ()) -> None:
+    def send(self, task: str, queue: str, arguments: Sequence[Any] = ()) -> Sent:
         """Signs and publishes one message, in the newest format that every living worker reads.
 
         Raises MessageTooLarge, and FormatTooOld if that format cannot carry the arguments.
         """
         version = self._ring.format
         content = WRITERS[version](TaskCall(task, arguments))
-        self._redis.lpush(queue, write_item(task, self._ring.seal(version, content)))
+        message_id = str(uuid4())
+        item = write_item(task, self._ring.seal(version, content), message_id)
+        return Sent(message_id, len(item), int(self._redis.lpush(queue, item)))
 
     def count_waiting(self, queue: str) -> int:
         """Returns the number of messages on a queue's list."""

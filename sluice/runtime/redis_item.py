@@ -57,9 +57,9 @@ _DECODER = msgspec.json.Decoder(_Envelope)
 _ENCODER = msgspec.json.Encoder()
 
 
-def write_item(task: str, frame: bytes) -> bytes:
-    """Returns the message to push. Raises MessageTooLarge."""
-    task_id = str(uuid4())
+def write_item(task: str, frame: bytes, task_id: str | None = None) -> bytes:
+    """Returns the message to push, by default with a new id. Raises MessageTooLarge."""
+    task_id = task_id or str(uuid4())
     properties = {
         "body_encoding": "base64",
         "correlation_id": task_id,

@@ -26,6 +26,9 @@ from sluice.runtime.redis_time import RedisTime
 REPLY_QUEUE_END = ".reply.celery.pidbox"
 """The end of the name of a queue to which workers answer `celery inspect`. Its messages are kombu's own."""
 
+UNACKED_KEY, UNACKED_INDEX_KEY = "unacked", "unacked_index"
+"""The messages in hand by tag, and their tags by the time at which they were popped."""
+
 REFUSED_PAUSE_SECONDS = 0.25
 """Before the next BRPOP: a server that refuses one answers at once."""
 
@@ -39,9 +42,14 @@ return item and 1 or 0
 """
 
 
-def make_tag(queue: str) -> str:
-    """Returns a new delivery tag of a message of this queue."""
-    return f"{queue}|{uuid4().hex}"
+def make_tag(queue: str, holder: str) -> str:
+    """Returns a new delivery tag of a message of this queue, in hand of this holder."""
+    return f"{queue}|{holder}.{uuid4().hex}"
+
+
+def holder_channel(holder: str) -> str:
+    """Returns the channel on which a holder of messages listens for as long as it lives. Nothing is sent."""
+    return f"holder.{holder}"
 
 
 def queue_of_tag(tag: str | bytes) -> str | None:
@@ -145,6 +153,12 @@ class Channel(FanoutGuard, redis.Channel):
     """kombu's channel; its prefix is `global_keyprefix` of the transport options."""
 
     QoS = QoS
+    unacked_key, unacked_index_key = UNACKED_KEY, UNACKED_INDEX_KEY
+
+    def _subscribe(self) -> None:
+        super()._subscribe()  # type: ignore[no-untyped-call]
+        if self._in_listen:
+            self.subclient.subscribe(holder_channel(self.connection.holder))
 
     def _get_client(self) -> Any:
         client = super()._get_client()  # type: ignore[no-untyped-call]
@@ -182,7 +196,7 @@ class Channel(FanoutGuard, redis.Channel):
             queue, item = self._popped(**options)
             # A task that the solo pool runs is run in here: nothing that it raises is caught.
             self._queue_cycle.rotate(queue)
-            message = _reply(item) if queue.endswith(REPLY_QUEUE_END) else _message(queue, item)
+            message = _reply(item) if queue.endswith(REPLY_QUEUE_END) else self._message(queue, item)
             if message is not None:
                 self.connection._deliver(message, queue)
             return True
@@ -193,7 +207,7 @@ class Channel(FanoutGuard, redis.Channel):
     def _get(self, queue: Any, timeout: Any = None) -> Any:  # noqa: ARG002
         with self.conn_or_acquire() as client:
             item = client.rpop(queue)
-        message = None if item is None else _message(queue, item)
+        message = None if item is None else self._message(queue, item)
         if message is None:
             raise Empty
         return message
@@ -216,6 +230,24 @@ class Channel(FanoutGuard, redis.Channel):
         queue, item = answer
         return queue.decode(), item
 
+    def _message(self, queue: str, item: bytes) -> dict[str, Any] | None:
+        """Returns the item as kombu's message, None if it is dropped. Its body is not checked yet."""
+        read = read_item(item)
+        if isinstance(read, DropReason):
+            dropped.note(read.value, queue=queue)
+            return None
+        return {
+            "body": read.frame,
+            "content-type": CONTENT_TYPE,
+            "content-encoding": "binary",
+            "headers": {"id": read.task_id},
+            "properties": {
+                "delivery_tag": make_tag(queue, self.connection.holder),
+                "delivery_info": {"exchange": "", "routing_key": queue},
+            },
+            "item": item,
+        }
+
 
 class Transport(redis.Transport):
     """kombu's transport with this channel.
@@ -226,6 +258,10 @@ class Transport(redis.Transport):
     Channel = Channel
     connection_errors = (*redis.Transport.connection_errors, redis_py.ResponseError)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.holder = uuid4().hex
+
 
 def install_transport() -> None:
     """Uses this transport for `redis://` addresses in this process. Idempotent.
@@ -233,25 +269,6 @@ def install_transport() -> None:
     By kombu's table of transports, not by an address of its own: Flower reads the address's scheme.
     """
     TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
-
-
-def _message(queue: str, item: bytes) -> dict[str, Any] | None:
-    """Returns the item as kombu's message, None if it is dropped. Its body is not checked yet."""
-    read = read_item(item)
-    if isinstance(read, DropReason):
-        dropped.note(read.value, queue=queue)
-        return None
-    return {
-        "body": read.frame,
-        "content-type": CONTENT_TYPE,
-        "content-encoding": "binary",
-        "headers": {"id": read.task_id},
-        "properties": {
-            "delivery_tag": make_tag(queue),
-            "delivery_info": {"exchange": "", "routing_key": queue},
-        },
-        "item": item,
-    }
 
 
 def _reply(item: bytes) -> dict[str, Any] | None:

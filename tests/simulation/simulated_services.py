@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from sluice.bridge.inflight import Inflight, Watermarks
 from sluice.bridge.progress_store import Progress, ProgressStoreUnavailable
 from sluice.bridge.publisher import Probe, PublisherUnavailable
+from sluice.bridge.queue_buffer import MAX_MESSAGES
+from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.bridge.start_conditions import judge_logs
 from sluice.bridge.topic_stops import Look
 from sluice.db.delivery.partition_reads import PartitionRead
@@ -20,6 +22,7 @@ from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange
 from sluice.tasks.api import Entity, Topic
 from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.task_sender import Sent
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import World
@@ -164,29 +167,50 @@ class WatchedHoldings(Inflight):
         super().take(place, records, now)
 
 
+class Message(NamedTuple):
+    """One on a list."""
+
+    queue: str
+    slices: list[Slice]
+    id: str
+
+
 class Publisher:
     """Redis as one bridge reaches it."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
 
-    def publish(self, queue: str, slices: list[Slice]) -> None:
+    def publish(self, queue: str, slices: list[Slice]) -> Sent:
         world = self.world
         world.crash_perhaps()
         if world.unlucky(0.03):
             raise PublisherUnavailable("simulated: not arrived")
-        world.sent.append((queue, slices))
+        message = Message(queue, slices, f"m{len(world.sent)}")
+        world.sent.append(message)
+        on_list = world.lists.setdefault(queue, [])
+        if len(on_list) >= 2 * MAX_MESSAGES:
+            raise Broken(f"{world}: {queue} has {len(on_list)} messages already")
         if not world.unlucky(0.08):
-            world.lists.setdefault(queue, []).append((queue, slices))
+            on_list.append(message)
         if world.unlucky(0.03):
             raise PublisherUnavailable("simulated: arrived, but who knows")
         world.crash_perhaps()
+        return Sent(message.id, 1, len(on_list))
 
-    def probe(self, queues: Sequence[str]) -> Probe:
+    def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
         world = self.world
         if world.unlucky(0.02):
             raise PublisherUnavailable("simulated")
-        return Probe({queue: len(world.lists.get(queue, ())) for queue in queues}, str(world.sentinel))
+        waiting = {queue: len(world.lists.get(queue, ())) for queue in queues}
+        found = {
+            queue: Whereabouts(
+                frozenset(message.id for message in world.lists.get(queue, ())),
+                frozenset(message.id for message in world.in_hand if message.queue == queue),
+            )
+            for queue in searched
+        }
+        return Probe({q: Waiting(count, count) for q, count in waiting.items()}, found, str(world.sentinel))
 
 
 class Consumer:

@@ -17,7 +17,6 @@ from sluice.bridge.loop import Bridge
 from sluice.bridge.topic_stops import BridgeStopped
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
-from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
 from sluice.tasks.events.routing import queue_name, shard_of
 from tests.simulation.simulated_services import (
@@ -28,6 +27,7 @@ from tests.simulation.simulated_services import (
     Broken,
     Consumer,
     Crash,
+    Message,
     Postgres,
     ProgressStore,
     Publisher,
@@ -59,8 +59,10 @@ class World:
         self.log: dict[Place, list[Record]] = {place: [] for place in PLACES}
         self.ends: dict[Place, int] = dict.fromkeys(PLACES, 0)
         self.committed: dict[Place, int] = {}
-        self.lists: dict[str, list[tuple[str, list[Slice]]]] = {}
-        self.sent: list[tuple[str, list[Slice]]] = []
+        self.lists: dict[str, list[Message]] = {}
+        self.in_hand: list[Message] = []
+        """Of workers that live."""
+        self.sent: list[Message] = []
         self.sentinel = 0
         self.epochs = 1
         self.shards_of = {1: 2}
@@ -136,14 +138,22 @@ class World:
             raise Broken(f"{self}: {error}") from error
 
     def work(self) -> None:
-        """A worker takes a message: mostly the oldest one."""
+        """A worker takes a message, mostly the oldest one; some it has in hand for a while."""
+        if self.in_hand and not self.unlucky(0.5):
+            self.apply(self.in_hand.pop(0))
+            return
         waiting = [messages for messages in self.lists.values() if messages]
         if waiting:
             messages = self.rng.choice(waiting)
-            self.apply(*messages.pop(self.rng.randrange(len(messages)) if self.unlucky(0.2) else 0))
+            message = messages.pop(self.rng.randrange(len(messages)) if self.unlucky(0.2) else 0)
+            if self.unlucky(0.1):
+                self.in_hand.append(message)
+            else:
+                self.apply(message)
 
-    def apply(self, queue: str, slices: list[Slice]) -> None:
+    def apply(self, message: Message) -> None:
         """The apply transaction, or what of it concerns the guard."""
+        queue, slices, _ = message
         if queue in self.pg.halted or self.unlucky(0.05):
             return
         for part in slices:
@@ -194,9 +204,12 @@ class World:
     def surface(self) -> None:
         """A message comes again that was sent at any time before."""
         if self.sent:
-            self.apply(*self.rng.choice(self.sent))
+            self.apply(self.rng.choice(self.sent))
 
     def lose_message(self) -> None:
+        """From a list, or with the worker that has it in hand."""
+        if self.in_hand and self.unlucky(0.3):
+            self.in_hand.clear()
         waiting = [messages for messages in self.lists.values() if messages]
         if waiting:
             messages = self.rng.choice(waiting)

@@ -3,9 +3,13 @@
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane, Origin
 from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
+from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.db.delivery.progress import Assignment
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
+
+EMPTY, BUSY = Waiting(0, 0), Waiting(1, 1_000)
+NOWHERE = Whereabouts()
 
 PLACE: Place = ("t", 0)
 ORIGIN = Origin("t", "id", 0, 1)
@@ -26,6 +30,7 @@ class Queue:
     def __init__(self, lanes: int = 1) -> None:
         self.buffer = QueueBuffer("e.0")
         self.lanes = [Lane(Origin("t", "id", n, 1), -1) for n in range(lanes)]
+        self.sent = 0
 
     def add(self, lane: int, offsets: range, now: float = 0.0, value: bytes = b"v") -> None:
         self.lanes[lane].add([record(offset, value) for offset in offsets])
@@ -33,8 +38,13 @@ class Queue:
 
     def send(self, now: float) -> OutgoingBatch:
         batch = self.buffer.cut()
-        self.buffer.note_sent(batch, now)
+        self.buffer.note_sent(batch, now, f"m{self.sent}")
+        self.sent += 1
         return batch
+
+    def look(self, now: float, found: Whereabouts = NOWHERE) -> dict[Lane, Resend]:
+        """What the send loop does: it searches if something is overdue."""
+        return self.buffer.resend_lost(now, found) if self.buffer.needs_search(now) else {}
 
     def apply(self, lane: int, offset: int, now: float) -> dict[Lane, Resend]:
         self.lanes[lane].advance(offset, now)

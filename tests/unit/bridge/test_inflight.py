@@ -9,7 +9,7 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import size_bytes
 from sluice.runtime.place import Place
 from sluice.tasks.events.routing import shard_of
-from tests.unit.bridge.bridging import PLACE, assignment, claims, holding, record
+from tests.unit.bridge.bridging import EMPTY, PLACE, assignment, claims, holding, record
 
 
 def test_records_at_or_below_the_applied_offset_are_passed_over() -> None:
@@ -25,7 +25,7 @@ def test_records_of_a_partition_that_is_not_started_are_thrown_away() -> None:
     inflight.start(PLACE, assignment(), 0)
     inflight.take(PLACE, [record(7)], 0.0)
     inflight.forget(PLACE)
-    assert not inflight.queues["e.0"].is_due(9.0, list_is_empty=True)
+    assert not inflight.queues["e.0"].is_due(9.0, EMPTY)
 
 
 def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:

@@ -154,7 +154,7 @@ class _Postgres:
 
 
 class _NoRedis:
-    def probe(self, _: Iterable[str]) -> Any:
+    def probe(self, *_: Iterable[str]) -> Any:
         raise PublisherUnavailable("none here")
 
 

@@ -5,10 +5,21 @@ import itertools
 import pytest
 
 from sluice.bridge import queue_buffer
-from sluice.bridge.queue_buffer import FULL_BYTES, FULL_RECORDS, MAX_MESSAGES, MAX_PAUSE_SECONDS, Resend
+from sluice.bridge.queue_buffer import (
+    FULL_BYTES,
+    FULL_RECORDS,
+    LONG_SECONDS,
+    MAX_BYTES,
+    MAX_MESSAGES,
+    MAX_PAUSE_SECONDS,
+    SHORT_MESSAGES,
+    STUCK_SECONDS,
+    Resend,
+)
+from sluice.bridge.queue_state import Waiting, Whereabouts
 from tests.mutants import mutated
 from tests.unit.bridge import bridging
-from tests.unit.bridge.bridging import PLACE, Queue, assignment, claims, holding, record
+from tests.unit.bridge.bridging import BUSY, EMPTY, PLACE, Queue, assignment, claims, holding, record
 
 
 @pytest.mark.parametrize(
@@ -26,13 +37,13 @@ from tests.unit.bridge.bridging import PLACE, Queue, assignment, claims, holding
 def test_the_gate(records: int, age_seconds: float, list_is_empty: bool, due: bool) -> None:
     queue = Queue()
     queue.add(0, range(records))
-    assert queue.buffer.is_due(age_seconds, list_is_empty=list_is_empty) is due
+    assert queue.buffer.is_due(age_seconds, EMPTY if list_is_empty else BUSY) is due
 
 
 def test_bytes_fill_a_message_too_and_a_larger_record_goes_alone() -> None:
     queue = Queue()
     queue.add(0, range(3), value=b"x" * (FULL_BYTES // 2))
-    assert queue.buffer.is_due(0.0, list_is_empty=False)
+    assert queue.buffer.is_due(0.0, BUSY)
     assert claims(queue.send(0.0)) == [(0, -1, 0)]
     queue = Queue(lanes=2)
     queue.add(0, range(1))
@@ -57,10 +68,10 @@ def test_few_messages_of_a_queue_are_unapplied() -> None:
         queue.add(0, range(n, n + 1))
         queue.send(0.0)
     queue.add(0, range(50, 51 + FULL_RECORDS))
-    assert not queue.buffer.is_due(9.0, list_is_empty=True)
+    assert not queue.buffer.is_due(9.0, EMPTY)
     queue.apply(0, 0, 9.0)
     assert queue.buffer.unapplied_messages == MAX_MESSAGES - 1
-    assert queue.buffer.is_due(9.0, list_is_empty=True)
+    assert queue.buffer.is_due(9.0, EMPTY)
 
 
 def test_an_overtaken_lane_is_sent_again_and_no_other() -> None:
@@ -78,34 +89,88 @@ def test_an_overtaken_lane_is_sent_again_and_no_other() -> None:
     assert queue.buffer.unapplied_messages == 1
 
 
-def test_a_silent_lane_is_sent_again_with_growing_patience() -> None:
+def test_a_lane_whose_message_is_gone_is_sent_again_with_growing_patience() -> None:
     queue = Queue()
     queue.add(0, range(2))
     now, waits = 0.0, []
     for _ in range(8):
         queue.send(now)
-        assert not queue.buffer.resend_still(now + 59.9, list_is_empty=False)
         wait = 0.5
-        while not queue.buffer.resend_still(now + wait, list_is_empty=True):
+        while not queue.look(now + wait):
             wait += 0.5
         waits.append(wait)
         now += wait
-        assert queue.buffer.is_due(now, list_is_empty=False)
+        assert queue.buffer.is_due(now, BUSY)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     queue.send(now)
     queue.apply(0, 0, now)
-    assert queue.buffer.resend_still(now + 1, list_is_empty=True) == {queue.lanes[0]: Resend.SILENT}
+    assert queue.look(now + 1) == {queue.lanes[0]: Resend.SILENT}
 
 
-def test_a_stuck_lane_is_sent_again_although_the_list_is_never_empty() -> None:
+def test_a_lane_whose_message_waits_is_not_sent_again() -> None:
     queue = Queue(lanes=2)
     queue.add(0, range(2))
+    queue.send(0.0)
     queue.add(1, range(2))
     queue.send(0.0)
-    assert not queue.buffer.resend_still(31.0, list_is_empty=False)
-    # An earlier message of another bridge advanced the other lane, not as far as ours.
-    queue.apply(1, 0, 31.0)
-    assert queue.buffer.resend_still(31.0, list_is_empty=False) == {queue.lanes[0]: Resend.STUCK}
+    for second in range(1, 1_000):
+        assert not queue.look(second, Whereabouts(on_list=frozenset({"m0", "m1"})))
+    # It was taken, and came to nothing.
+    found = Whereabouts(on_list=frozenset({"m1"}))
+    assert queue.look(1_000, found) == {queue.lanes[0]: Resend.SILENT}
+
+
+def test_a_lane_in_hand_is_sent_again_after_a_long_while() -> None:
+    queue = Queue()
+    queue.add(0, range(2))
+    queue.send(0.0)
+    # The time on the list does not count.
+    assert not queue.look(100.0, Whereabouts(on_list=frozenset({"m0"})))
+    in_hand = Whereabouts(in_hand=frozenset({"m0"}))
+    for wait in range(int(STUCK_SECONDS)):
+        assert not queue.look(200.0 + wait, in_hand)
+    assert queue.look(200.0 + STUCK_SECONDS, in_hand) == {queue.lanes[0]: Resend.STUCK}
+    queue.send(300.0)
+    assert not queue.look(400.0, Whereabouts(in_hand=frozenset({"m0", "m1"})))
+
+
+def test_what_is_sent_again_keeps_within_the_bound_of_the_list() -> None:
+    queue = Queue()
+    for n in range(MAX_MESSAGES):
+        queue.add(0, range(n, n + 1))
+        queue.send(0.0)
+    queue.buffer.rewind_all()
+    assert not queue.buffer.is_due(9.0, Waiting(2 * MAX_MESSAGES, 1))
+    assert not queue.buffer.is_due(9.0, Waiting(1, 2 * MAX_BYTES))
+    # A bridge without any message on a list that others keep full.
+    assert queue.buffer.is_due(9.0, Waiting(2 * MAX_MESSAGES - 1, 1))
+    assert claims(queue.send(9.0)) == [(0, -1, MAX_MESSAGES - 1)]
+    queue.add(0, range(10, 11 + FULL_RECORDS))
+    assert queue.buffer.is_due(9.0, Waiting(MAX_MESSAGES - 1, MAX_BYTES - 1))
+    assert not queue.buffer.is_due(9.0, Waiting(MAX_MESSAGES, 1))
+    assert not queue.buffer.is_due(9.0, Waiting(1, MAX_BYTES))
+
+
+def test_on_a_long_list_small_messages_are_merged() -> None:
+    queue = Queue()
+    queue.add(0, range(4))
+    queue.send(0.0)
+    queue.add(0, range(4, 8), 0.0)
+    assert queue.buffer.is_due(1.0, Waiting(SHORT_MESSAGES - 1, 1))
+    assert not queue.buffer.is_due(1.0, Waiting(SHORT_MESSAGES, 1))
+    queue.add(0, range(8, 8 + FULL_RECORDS), 1.0)
+    assert queue.buffer.is_due(1.0, Waiting(SHORT_MESSAGES, 1))
+    assert claims(queue.send(1.0)) == [(0, 3, 3 + FULL_RECORDS)]
+
+
+def test_nothing_goes_onto_a_list_that_is_not_known() -> None:
+    queue = Queue()
+    queue.add(0, range(2 * FULL_RECORDS))
+    assert not queue.buffer.is_due(9.0, None)
+    assert queue.buffer.needs_list(0.0), "a full message does not wait"
+    assert not queue.buffer.is_due(0.0, Waiting(2 * MAX_MESSAGES, 1))
+    assert not queue.buffer.needs_list(0.0 + LONG_SECONDS / 2), "a long list is not asked for in every turn"
+    assert queue.buffer.needs_list(0.0 + LONG_SECONDS)
 
 
 def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
@@ -114,33 +179,33 @@ def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
     queue.send(0.0)
     queue.send(0.0)
     queue.buffer.halted = True
-    assert not queue.buffer.resend_still(4.9, list_is_empty=True)
-    assert not queue.buffer.is_due(4.9, list_is_empty=True)
+    assert not queue.buffer.resend_halted(4.9, EMPTY)
+    assert not queue.buffer.is_due(4.9, EMPTY)
     # While its list is not empty nobody would try the head anyway.
-    assert not queue.buffer.resend_still(5.0, list_is_empty=False)
-    assert queue.buffer.resend_still(5.0, list_is_empty=True) == {queue.lanes[0]: Resend.HALTED}
-    assert queue.buffer.is_due(5.0, list_is_empty=True)
+    assert not queue.buffer.resend_halted(5.0, BUSY)
+    assert queue.buffer.resend_halted(5.0, EMPTY) == {queue.lanes[0]: Resend.HALTED}
+    assert queue.buffer.is_due(5.0, EMPTY)
     assert claims(queue.send(5.0)) == [(0, -1, FULL_RECORDS - 1)]
-    assert not queue.buffer.is_due(9.9, list_is_empty=True)
+    assert not queue.buffer.is_due(9.9, EMPTY)
 
 
 def test_a_wiped_redis_makes_everything_unsent() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(n) for n in range(5)], 0.0)
     (queue,) = inflight.queues.values()
-    queue.note_sent(queue.cut(), 0.0)
+    queue.note_sent(queue.cut(), 0.0, "m0")
     assert inflight.rewind_all() == 1
-    assert queue.is_due(0.0, list_is_empty=False)
+    assert queue.is_due(0.0, BUSY)
     assert claims(queue.cut()) == [(0, -1, 4)]
 
 
 def refuse(queue: Queue, now: float) -> float:
     """Until lane 0 was sent so often without effect that it is refused; the time then."""
     while not queue.lanes[0].is_refused:
-        while queue.buffer.is_due(now, list_is_empty=True):
+        while queue.buffer.is_due(now, EMPTY):
             queue.send(now)
         now += 0.5
-        queue.buffer.resend_still(now, list_is_empty=True)
+        queue.look(now)
     return now
 
 
@@ -150,14 +215,14 @@ def test_a_lane_that_no_worker_applies_takes_no_room_from_the_others() -> None:
     now = refuse(queue, 0.0)
     assert now == 3.0, "after one and two seconds more"
     assert claims(queue.send(now)) == [(0, -1, FULL_RECORDS - 1)]
-    assert not queue.buffer.is_due(now + 9, list_is_empty=True), "one message as a trial"
+    assert not queue.buffer.is_due(now + 9, EMPTY), "one message as a trial"
     queue.add(0, range(10 * FULL_RECORDS, 11 * FULL_RECORDS))
     for n in range(MAX_MESSAGES):
         queue.add(1, range(n, n + 1), now)
-        assert queue.buffer.is_due(now + 1, list_is_empty=True)
+        assert queue.buffer.is_due(now + 1, EMPTY)
         assert claims(queue.send(now)) == [(1, n - 1, n)]
     queue.add(1, range(MAX_MESSAGES, MAX_MESSAGES + 1), now)
-    assert not queue.buffer.is_due(now + 1, list_is_empty=True)
+    assert not queue.buffer.is_due(now + 1, EMPTY)
 
 
 def test_a_refused_lane_does_not_go_with_every_message_of_the_others() -> None:
@@ -168,7 +233,7 @@ def test_a_refused_lane_does_not_go_with_every_message_of_the_others() -> None:
     offset = 0
     while now < 60:
         queue.add(1, range(offset, offset + 1), now)
-        while queue.buffer.is_due(now + 1, list_is_empty=True):
+        while queue.buffer.is_due(now + 1, EMPTY):
             if 0 in [place for place, _, _ in claims(queue.send(now + 1))]:
                 sent_at.append(now + 1)
         queue.apply(1, offset, now + 1)
@@ -192,7 +257,10 @@ def test_a_refused_lane_goes_on_as_a_whole_once_a_worker_applies_it() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("sum(not all(lane.is_refused for lane in ends) for ends in self._messages)", "len(self._messages)"),
+        (
+            "sum(not all(lane.is_refused for lane in message.ends) for message in self._messages)",
+            "len(self._messages)",
+        ),
         ("if lane.unsent and not lane.is_refused:", "if lane.unsent:"),
         ("or self._is_on_trial(lane):", "or False:"),
         (

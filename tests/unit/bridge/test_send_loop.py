@@ -14,7 +14,8 @@ from sluice.runtime.place import Place
 from sluice.runtime.redis_item import MessageTooLarge
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.task_messages import FormatTooOld
-from tests.unit.bridge.bridging import PLACE, assignment, holding, record
+from sluice.tasks.task_sender import Sent
+from tests.unit.bridge.bridging import EMPTY, NOWHERE, PLACE, assignment, holding, record
 
 OTHER: Place = ("t", 1)
 
@@ -22,11 +23,11 @@ OTHER: Place = ("t", 1)
 class Narrow:
     """A publisher for which every message is too large."""
 
-    def publish(self, queue: str, slices: list[Slice]) -> None:
+    def publish(self, queue: str, slices: list[Slice]) -> Sent:
         raise MessageTooLarge(f"simulated: {queue}, {len(slices)} slices")
 
-    def probe(self, queues: Sequence[str]) -> Probe:
-        return Probe(dict.fromkeys(queues, 0), "sentinel")
+    def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
+        return Probe(dict.fromkeys(queues, EMPTY), dict.fromkeys(searched, NOWHERE), "sentinel")
 
 
 class Rolling:
@@ -36,14 +37,15 @@ class Rolling:
         self.old_workers = True
         self.sent: dict[int, list[int]] = {}
 
-    def publish(self, queue: str, slices: list[Slice]) -> None:
+    def publish(self, queue: str, slices: list[Slice]) -> Sent:
         if self.old_workers and any(r.flaw is not None for piece in slices for r in piece.records):
             raise FormatTooOld("simulated")
         for piece in slices:
             self.sent[piece.partition] = [r.offset for r in piece.records]
+        return Sent(queue, 0, 1)
 
-    def probe(self, queues: Sequence[str]) -> Probe:
-        return Probe(dict.fromkeys(queues, 0), "sentinel")
+    def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
+        return Probe(dict.fromkeys(queues, EMPTY), dict.fromkeys(searched, NOWHERE), "sentinel")
 
 
 def test_a_record_that_fits_into_no_message_stops_its_topic_and_is_named() -> None:

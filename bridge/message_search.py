@@ -1,0 +1,46 @@
+"""Where messages of a queue are: on its list, or in hand of a worker that lives. Read in Redis itself.
+
+A worker lives for as long as the connection on which it listens: each listens on a channel of its own, and
+the tag of a message in hand names it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sluice.bridge.queue_state import Whereabouts
+from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, holder_channel
+
+MAX_LOOKED_AT = 1_000  # of a list, and of the messages in hand: what others wrote there is not read for ever
+
+# The id stands at the end of a message: see `redis_item.write_item`.
+_SEARCH = f"""
+local function id_of(item)
+    return string.match(string.sub(item, -200), '"delivery_tag":"([^"]*)"') or ''
+end
+local on_list, in_hand = {{}}, {{}}
+for at = 0, math.min(redis.call('LLEN', KEYS[1]), {MAX_LOOKED_AT}) - 1 do
+    on_list[#on_list + 1] = id_of(redis.call('LINDEX', KEYS[1], at))
+end
+for _, tag in ipairs(redis.call('ZREVRANGE', KEYS[2], 0, {MAX_LOOKED_AT - 1})) do
+    if string.sub(tag, 1, #ARGV[1] + 1) == ARGV[1] .. '|' then
+        local holder = string.match(string.sub(tag, #ARGV[1] + 2), '^([^.]*)%.')
+        local item = holder and redis.call('HGET', KEYS[3], tag)
+        if item and redis.call('PUBSUB', 'NUMSUB', ARGV[2] .. holder)[2] > 0 then
+            in_hand[#in_hand + 1] = id_of(item)
+        end
+    end
+end
+return {{on_list, in_hand}}
+"""
+
+
+def search_messages(pipe: Any, queue: str, redis_prefix: str) -> None:
+    """Adds the search to a pipeline. It writes nothing, so that a full Redis answers it."""
+    # A channel is no key: the client does not prefix it.
+    pipe.eval(_SEARCH, 3, queue, UNACKED_INDEX_KEY, UNACKED_KEY, queue, redis_prefix + holder_channel(""))
+
+
+def read_whereabouts(answer: Sequence[Sequence[bytes]]) -> Whereabouts:
+    """Returns what the search found."""
+    on_list, in_hand = (frozenset(id_.decode(errors="replace") for id_ in ids) for ids in answer)
+    return Whereabouts(on_list, in_hand)
