@@ -152,6 +152,8 @@ class Inflight:
         resent: dict[Lane, Resend] = {}
         for buffer in moved.values():
             resent.update(buffer.resend_overtaken(now))
+        for buffer in self.queues.values():
+            buffer.note_settled()
         return lost, resent
 
     def watermarks(self) -> Watermarks:

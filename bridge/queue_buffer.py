@@ -18,6 +18,7 @@ MAX_BYTES = 6 * 1024 * 1024  # on a queue's list as Redis stores them: of MAX_ME
 SHORT_MESSAGES = 2  # a worker takes the next one at once: more small messages would only wait longer
 LONG_SECONDS = 0.030  # how often the length of a list is asked for that is not short
 LOOK_SECONDS = 1.0  # how often messages of a queue are searched for that are overdue
+LOOK_AGAIN_SECONDS = 0.2  # after one was not found: progress is read twice as often
 STUCK_SECONDS = 60.0  # in hand of a worker that lives: a batch gives up after 20
 MAX_PAUSE_SECONDS = 10.0  # of a lane that is not applied while the others of its queue are
 HELD_SECONDS = 5.0  # of a lane that no worker of an older version may be sent; keys are read every 10 s
@@ -41,6 +42,8 @@ class _Message:
     id: str
     ends: dict[Lane, int]
     in_hand_since: float = math.inf
+    missing_at: int | None = None
+    """How often progress was read when it was not found for the first time."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class QueueBuffer:
         self._paused: dict[Lane, float] = {}
         self._messages: deque[_Message] = deque()  # oldest first
         self._ask_at = self._look_at = -math.inf
+        self._settled = 0
         self._oldest_at = math.inf
         self._added_at = -math.inf
         self._sent_at = -math.inf
@@ -192,24 +196,34 @@ class QueueBuffer:
             self._look_at = now + LOOK_SECONDS / 4
         return found
 
+    def note_settled(self) -> None:
+        """Progress was read, and all lanes know of it."""
+        self._settled += 1
+
     def resend_halted(self, now: float, waiting: Waiting | None) -> dict[Lane, Resend]:
         """Rewinds a halted queue whose list is empty, so that its head is tried again."""
-        if not self.halted or waiting is None or waiting.messages:
+        due = self.halted and now - self._sent_at >= HALTED_RETRY_SECONDS
+        if not due or waiting is None or waiting.messages:
             return {}
-        if now - self._sent_at < HALTED_RETRY_SECONDS:
-            return {}
-        return self._resend(dict.fromkeys(self._lanes_in_flight(), Resend.HALTED))
+        return self._resend(dict.fromkeys(self._first_messages(), Resend.HALTED))
 
     def resend_lost(self, now: float, found: Whereabouts) -> dict[Lane, Resend]:
-        """Rewinds the lanes whose overdue message was not found, or is in hand for too long."""
+        """Rewinds the lanes whose overdue message was not found twice, or is in hand for too long."""
         self._look_at = now + LOOK_SECONDS
         reasons: dict[Lane, Resend] = {}
         for lane, message in self._overdue_lanes(now):
             if message.id in found.in_hand:
+                message.missing_at = None
                 message.in_hand_since = min(message.in_hand_since, now)
                 if now - message.in_hand_since >= STUCK_SECONDS:
                     reasons[lane] = Resend.STUCK
-            elif message.id not in found.on_list:
+            elif message.id in found.on_list:
+                message.missing_at = None
+            elif message.missing_at is None:
+                # Perhaps it was applied a moment ago: the next reading of progress shows that.
+                message.missing_at = self._settled
+                self._look_at = now + LOOK_AGAIN_SECONDS
+            elif message.missing_at < self._settled:
                 reasons[lane] = Resend.SILENT
         for lane in reasons:
             lane.refusals += 1
@@ -231,7 +245,7 @@ class QueueBuffer:
 
     def rewind_all(self) -> int:
         """As `rewind`, of every lane in flight; how many."""
-        lanes = self._lanes_in_flight()
+        lanes = list(self._first_messages())
         for lane in lanes:
             self.rewind(lane)
         return len(lanes)
@@ -250,9 +264,6 @@ class QueueBuffer:
         for message in self._messages:
             message.ends.pop(lane, None)
         self._messages = deque(message for message in self._messages if message.ends)
-
-    def _lanes_in_flight(self) -> list[Lane]:
-        return list(self._first_messages())
 
     def _first_messages(self) -> dict[Lane, _Message]:
         """Of each lane in flight the message with its first unapplied record."""

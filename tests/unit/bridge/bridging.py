@@ -43,8 +43,12 @@ class Queue:
         return batch
 
     def look(self, now: float, found: Whereabouts = NOWHERE) -> dict[Lane, Resend]:
-        """What the send loop does: it searches if something is overdue."""
-        return self.buffer.resend_lost(now, found) if self.buffer.needs_search(now) else {}
+        """What the loop does if something is overdue: it searches, reads progress, and searches again."""
+        if not self.buffer.needs_search(now):
+            return {}
+        resent = self.buffer.resend_lost(now, found)
+        self.buffer.note_settled()
+        return resent | self.buffer.resend_lost(now, found)
 
     def apply(self, lane: int, offset: int, now: float) -> dict[Lane, Resend]:
         self.lanes[lane].advance(offset, now)

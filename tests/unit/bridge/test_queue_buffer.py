@@ -19,7 +19,7 @@ from sluice.bridge.queue_buffer import (
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from tests.mutants import mutated
 from tests.unit.bridge import bridging
-from tests.unit.bridge.bridging import BUSY, EMPTY, PLACE, Queue, assignment, claims, holding, record
+from tests.unit.bridge.bridging import BUSY, EMPTY, NOWHERE, PLACE, Queue, assignment, claims, holding, record
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,20 @@ def test_a_lane_whose_message_waits_is_not_sent_again() -> None:
     # It was taken, and came to nothing.
     found = Whereabouts(on_list=frozenset({"m1"}))
     assert queue.look(1_000, found) == {queue.lanes[0]: Resend.SILENT}
+
+
+def test_a_message_that_was_applied_a_moment_ago_is_not_missing() -> None:
+    queue = Queue()
+    queue.add(0, range(2))
+    queue.send(0.0)
+    assert queue.buffer.needs_search(1.0)
+    assert not queue.buffer.resend_lost(1.0, NOWHERE)
+    assert not queue.buffer.resend_lost(1.2, NOWHERE), "progress was not read since"
+    queue.buffer.note_settled()
+    assert not queue.buffer.resend_lost(1.4, Whereabouts(on_list=frozenset({"m0"}))), "it was put back"
+    assert not queue.buffer.resend_lost(2.4, NOWHERE)
+    queue.buffer.note_settled()
+    assert queue.buffer.resend_lost(2.6, NOWHERE) == {queue.lanes[0]: Resend.SILENT}
 
 
 def test_a_lane_in_hand_is_sent_again_after_a_long_while() -> None:
