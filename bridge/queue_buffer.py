@@ -2,10 +2,10 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 
 from sluice.bridge.lanes import MAX_PATIENCE_SECONDS, Lane
+from sluice.bridge.queue_messages import MessageInFlight, OutgoingBatch
 from sluice.bridge.queue_state import Waiting, Whereabouts
 from sluice.tasks.apply.batch_message import Slice
 
@@ -35,31 +35,6 @@ class Resend(Enum):
     WIPED = "Redis was wiped"
 
 
-@dataclass
-class _Message:
-    """One that was sent. `ends`: the last offset of each lane's slice."""
-
-    id: str
-    ends: dict[Lane, int]
-    in_hand_since: float = math.inf
-    missing_at: int | None = None
-    """How often progress was read when it was not found for the first time."""
-
-
-@dataclass(frozen=True)
-class OutgoingBatch:
-    """One message to publish. Nothing has changed until `note_sent`: a failed publish leaves it unsent."""
-
-    queue: str
-    parts: tuple[tuple[Lane, Slice, int], ...]
-    """Lane, its slice, the slice's bytes."""
-
-    @property
-    def slices(self) -> list[Slice]:
-        """What the message carries."""
-        return [part for _, part, _ in self.parts]
-
-
 class QueueBuffer:
     """What of one queue is unsent, and this bridge's messages to it that are not applied yet."""
 
@@ -70,7 +45,7 @@ class QueueBuffer:
         self._ready: dict[Lane, None] = {}
         # Lanes that are refused again and again → when one message of each is sent as a trial.
         self._paused: dict[Lane, float] = {}
-        self._messages: deque[_Message] = deque()  # oldest first
+        self._messages: deque[MessageInFlight] = deque()  # oldest first
         self._ask_at = self._look_at = -math.inf
         self._settled = 0
         self._oldest_at = math.inf
@@ -159,7 +134,7 @@ class QueueBuffer:
                 self._ready[lane] = None
         # How old the rest is is not known, only how young it may be.
         self._oldest_at = self._added_at if self._ready else math.inf
-        self._messages.append(_Message(message_id, {lane: part.last for lane, part, _ in batch.parts}))
+        self._messages.append(MessageInFlight(message_id, {lane: part.last for lane, part, _ in batch.parts}))
         self._sent_at = now
 
     def resend_overtaken(self, now: float) -> dict[Lane, Resend]:
@@ -265,16 +240,16 @@ class QueueBuffer:
             message.ends.pop(lane, None)
         self._messages = deque(message for message in self._messages if message.ends)
 
-    def _first_messages(self) -> dict[Lane, _Message]:
+    def _first_messages(self) -> dict[Lane, MessageInFlight]:
         """Of each lane in flight the message with its first unapplied record."""
-        found: dict[Lane, _Message] = {}
+        found: dict[Lane, MessageInFlight] = {}
         for message in self._messages:
             for lane, end in message.ends.items():
                 if lane.sent and lane.applied < end:
                     found.setdefault(lane, message)
         return found
 
-    def _overdue_lanes(self, now: float) -> list[tuple[Lane, _Message]]:
+    def _overdue_lanes(self, now: float) -> list[tuple[Lane, MessageInFlight]]:
         return [
             (lane, message)
             for lane, message in self._first_messages().items()

@@ -9,7 +9,8 @@ from sluice.bridge.bridge_metrics import BridgeMetrics
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane
 from sluice.bridge.publisher import Probe, Publisher, PublisherRefused, PublisherUnavailable
-from sluice.bridge.queue_buffer import OutgoingBatch, QueueBuffer, Resend
+from sluice.bridge.queue_buffer import QueueBuffer, Resend
+from sluice.bridge.queue_messages import OutgoingBatch
 from sluice.bridge.queue_state import Waiting
 from sluice.bridge.start_conditions import too_large
 from sluice.bridge.topic_stops import TopicStopped
