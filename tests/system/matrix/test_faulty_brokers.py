@@ -127,7 +127,8 @@ def _denied(kafka: KafkaCluster, kind: ResourceType, name: str, operation: AclOp
 def _leaders(deployment: Deployment, kafka: KafkaCluster) -> dict[Place, int]:
     """The broker that leads each partition of the topics that are read."""
     topics = sorted(deployment.registry.topics)
-    described = build_admin(kafka).describe_topics(TopicCollection(topics))
+    admin = build_admin(kafka)
+    described = admin.describe_topics(TopicCollection(topics))
     return {
         (topic, found.id): found.leader.id
         for topic in topics

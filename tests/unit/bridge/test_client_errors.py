@@ -119,6 +119,12 @@ def test_a_refused_group_is_a_problem_of_what_it_does_not_have_until_a_new_consu
     assert (bridge.errors.group_is_refused, bridge.kinds()) == (False, {})
 
 
+def test_a_refused_group_is_no_problem_of_what_the_member_still_has() -> None:
+    bridge = _Bridge()
+    bridge.turn(REFUSED, assigned=frozenset([("t", 0)]))
+    assert set(bridge.kinds()) == ALL - {("t", 0)}
+
+
 def test_a_member_that_has_partitions_is_not_refused_any_more() -> None:
     bridge = _Bridge()
     bridge.turn(REFUSED, assigned=frozenset())
