@@ -1,7 +1,10 @@
 """The whole pipeline with each Kafka client of the bridge, in new interpreters."""
 
+from contextlib import closing
+
 import pytest
 
+from sluice.kafka_io.confluent_consumer import ConfluentConsumer
 from sluice.stack import Stack
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
@@ -58,3 +61,30 @@ def test_a_bridge_of_one_client_takes_over_from_the_other(
         deployment.wait_settled()
         bridge.kill()
     assert_as_the_oracle_says(deployment)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_bridge_whose_member_was_fenced_reads_on(make_deployment: MakeDeployment, client: str) -> None:
+    """Another member takes its name, as a new session of its own does after a broker's restart."""
+    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
+    bridge = deployment.run.start_bridge()
+    deployment.run.start_worker()
+    deployment.produce(mixed_events(EVENTS, seed=1))
+    deployment.wait_settled()
+    group = deployment.installation.group
+    namesake = ConfluentConsumer(
+        deployment.urls.kafka_bootstrap_servers,
+        group=group,
+        instance=f"{group}-bridge-0",
+        topics=sorted(deployment.registry.topics),
+    )
+    with closing(namesake):
+        deployment.wait_until(
+            lambda: namesake.poll(0.05) is not None and "consumer replaced" in bridge.log.read_text(),
+            timeout_seconds=60,
+            what="the bridge replaces its consumer",
+        )
+    deployment.produce(mixed_events(EVENTS, seed=2))
+    deployment.wait_settled(timeout_seconds=120)
+    assert_as_the_oracle_says(deployment)
+    assert bridge.exit_code is None

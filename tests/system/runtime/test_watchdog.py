@@ -4,8 +4,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sluice.runtime.watchdog import STUCK_EXIT_CODE
 from sluice.stack.patience import patient
@@ -23,37 +23,45 @@ PROCESS = """
 FOREVER = "import ctypes; libc = ctypes.CDLL(None); [libc.sleep(1000) for _ in range(1000)]"
 
 
-def _start(body: str, *, turn: float, stop: float) -> "subprocess.Popen[str]":
+@contextmanager
+def _started(body: str, *, turn: float, stop: float) -> "Iterator[subprocess.Popen[str]]":
     code = textwrap.dedent(PROCESS).format(turn=turn, stop=stop, body=body)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _end(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit code and errors, when it has ended by itself."""
+    _, errors = process.communicate(timeout=patient(60))
+    return process.returncode, errors
 
 
 def test_a_loop_that_does_not_turn_ends_the_process_with_its_stacks() -> None:
-    process = _start(FOREVER, turn=2, stop=1000)
-    _, errors = process.communicate(timeout=patient(60))
-    assert process.returncode == STUCK_EXIT_CODE
+    with _started(FOREVER, turn=2, stop=1000) as process:
+        exit_code, errors = _end(process)
+    assert exit_code == STUCK_EXIT_CODE
     assert "the loop has not turned" in errors
     assert "most recent call first" in errors
 
 
 def test_a_process_that_does_not_end_after_a_signal_is_ended() -> None:
-    process = _start(FOREVER, turn=1000, stop=2)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=patient(60))
-    assert process.returncode == STUCK_EXIT_CODE
+    with _started(FOREVER, turn=1000, stop=2) as process:
+        process.send_signal(signal.SIGTERM)
+        exit_code, errors = _end(process)
+    assert exit_code == STUCK_EXIT_CODE
     assert "after a signal to stop" in errors
 
 
-@pytest.mark.parametrize("is_signalled", [False, True])
-def test_a_process_that_turns_and_ends_in_time_is_left_alone(is_signalled: bool) -> None:
+def test_a_process_that_turns_and_ends_in_time_is_left_alone() -> None:
     body = "import time; [(watchdog.turned(), time.sleep(0.1)) for _ in range(40)]; watchdog.stop()"
-    process = _start(body, turn=3, stop=1000)
-    if is_signalled:
+    with _started(body, turn=3, stop=1000) as process:
         process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=patient(60))
-    assert (process.returncode, errors) == (0, "")
+        assert _end(process) == (0, "")
