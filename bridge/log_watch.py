@@ -13,7 +13,7 @@ import structlog
 from sluice.bridge.start_conditions import judge_logs
 from sluice.bridge.topic_stops import Look
 from sluice.db.connection import Session
-from sluice.db.delivery.partition_reads import PartitionRead, read_partition_reads
+from sluice.db.delivery.partition_reads import READ_SECONDS, PartitionRead, read_partition_reads
 from sluice.db.delivery.progress import read_assignments
 from sluice.db.records import ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
@@ -27,7 +27,6 @@ LOOK_SECONDS = 2.0
 KAFKA_TIMEOUT_MS = 2_000
 STOP_SECONDS = 5.0  # for the thread: a request may be under way
 WAITING_LOG_SECONDS = 60.0
-FRESH_SECONDS = 10.0  # a bridge reports every 5 s
 
 
 class LogWatch:
@@ -105,7 +104,7 @@ class LogWatch:
             began_at,
             frozenset(places),
             judge_logs(topics, declared, assignments, logs),
-            {place: one.routing for place, one in assignments.items()},
+            {topic: one.routing for (topic, _), one in assignments.items()},
             reported_stops(reads),
         )
 
@@ -121,5 +120,5 @@ def reported_stops(reads: Iterable[PartitionRead]) -> dict[Place, str]:
     return {
         (one.topic, one.partition): one.detail or ""
         for one in reads
-        if one.problem is ProblemKind.STOPPED and one.reported_seconds <= FRESH_SECONDS
+        if one.problem is ProblemKind.STOPPED and one.reported_seconds <= READ_SECONDS
     }

@@ -44,7 +44,8 @@ class Look(NamedTuple):
     """The partitions that exist; of a declared topic that Kafka lacks, its partition 0."""
     judged: Mapping[Place, LoudStop | None]
     """Those of which Kafka told the log; None: nothing is wrong."""
-    routings: Mapping[Place, Routing]
+    routings: Mapping[str, Routing]
+    """Topic → what Postgres holds of it."""
     reported: Mapping[Place, str]
     """Partitions for which some bridge reports a stop now → its text."""
 
@@ -76,8 +77,16 @@ class TopicStops:
 
     def note_look(self, look: Look, assigned: Collection[Place]) -> None:
         """Takes a look's results over. `assigned`: the partitions of this bridge."""
-        for place in self._noted.keys() - look.places:
-            if self._noted[place].since < look.began_at:
+        topics = {topic for topic, _ in look.places}
+        for place, noted in list(self._noted.items()):
+            if noted.since >= look.began_at:
+                continue  # newer than the look
+            is_over = (
+                place not in look.places and place[0] in topics
+                if noted.routing is None
+                else look.routings.get(place[0], noted.routing) != noted.routing
+            )
+            if is_over:
                 del self._noted[place]
         for place, stop in look.judged.items():
             self._judge(place, stop, look)
@@ -89,13 +98,8 @@ class TopicStops:
 
     def _judge(self, place: Place, stop: LoudStop | None, look: Look) -> None:
         noted = self._noted.get(place)
-        if noted is not None and noted.since >= look.began_at:
-            return  # newer than the look
-        if noted is not None and noted.routing is not None:
-            if look.routings.get(place, noted.routing) == noted.routing:
-                return
-            noted = None
-            del self._noted[place]
+        if noted is not None and (noted.routing is not None or noted.since >= look.began_at):
+            return
         if stop is None:
             self._noted.pop(place, None)
         elif noted is None:

@@ -65,7 +65,9 @@ def find_unread(
         # No living bridge declares the topic, or Kafka has no such partition any more.
         if bridges and row.reported_seconds > KNOWN_SECONDS:
             continue
-        if row.unread_seconds is None and (row.problem is None or row.problem_seconds is None):
+        # A partition that was just found is not read yet, and one that a bridge just took over.
+        is_new = row.unread_seconds is None or row.unread_seconds < READ_SECONDS
+        if is_new and row.problem is None:
             continue
         kind, reason = _judge(row, bridges, stopped.get(row.topic), paused.get(row.topic))
         since = row.problem_seconds if row.unread_seconds is None else row.unread_seconds

@@ -321,5 +321,5 @@ class Watch:
         world.meanwhile()
         logs = {place: LogRange(0, world.end(place)) for place in PLACES}
         judged = judge_logs(self._topics, TOPICS, assignments, logs)
-        routings = {place: one.routing for place, one in assignments.items()}
+        routings = {topic: one.routing for (topic, _), one in assignments.items()}
         return Look(began_at, frozenset(PLACES), judged, routings, {})

@@ -28,7 +28,7 @@ def look(
     routing: tuple[str, int] = ROUTING,
     places: frozenset[Place] = frozenset({PLACE, OTHER}),
 ) -> Look:
-    return Look(at, places, judged, dict.fromkeys(places, routing), reported or {})
+    return Look(at, places, judged, {"t": routing}, reported or {})
 
 
 def test_a_topic_stops_when_two_looks_agree_and_goes_on_when_one_finds_nothing() -> None:
@@ -101,6 +101,18 @@ def test_what_no_look_finds_again_holds_until_the_topic_is_accepted() -> None:
         assert stops.stopped()
         stops.note_look(look(11.0, {PLACE: None}, routing=("id", 2)), [PLACE])
         assert not stops.stopped()
+
+
+def test_a_topic_without_facts_for_a_moment_stays_stopped() -> None:
+    stops = TopicStops()
+    stops.note_event(OTHER, truncated(OTHER, "epoch 3"), ROUTING, 1.0)
+    stops.note_look(look(2.0, {PLACE: None}, places=frozenset({PLACE})), [])
+    assert stops.stopped(), "metadata of a broker that just started lacks partitions"
+    stops = TopicStops()
+    for now in (0.0, AGREE_SECONDS):
+        stops.note_look(look(now, {PLACE: ABOVE}), [])
+    stops.note_look(look(7.0, {}, places=frozenset({("u", 0)})), [])
+    assert stops.stopped(), "Kafka gave no facts of the topic"
 
 
 def test_a_partition_that_is_no_longer_there_stops_nothing() -> None:

@@ -55,6 +55,12 @@ def test_a_stop_of_one_partition_is_the_reason_of_its_whole_topic() -> None:
     ]
 
 
+def test_a_partition_that_a_bridge_just_found_is_not_listed_without_a_problem() -> None:
+    new = UNREAD._replace(unread_seconds=READ_SECONDS - 1.0, was_read=False)
+    assert not find_unread([new], bridges=1, paused={})
+    assert find_unread([troubled(new, ProblemKind.NO_LEADER)], bridges=1, paused={})
+
+
 def test_what_is_read_and_what_no_living_bridge_declares_is_not_listed() -> None:
     old = UNREAD._replace(reported_seconds=KNOWN_SECONDS + 1)
     assert not find_unread([READ, old], bridges=1, paused={})
