@@ -44,7 +44,6 @@ class ClientErrors:
         self._standing: set[tuple[Place, ProblemKind]] = set()  # of the facts, the group and the brokers
         self._group_error: ClientError | None = None
         self._group_error_at = self._group_probed_at = float("-inf")
-        self._away = ""
         self._probed_at: dict[Place, float] = {}
 
     @property
@@ -57,12 +56,6 @@ class ClientErrors:
         return frozenset(
             (topic, number) for topic, count in self._partitions.items() for number in range(count)
         )
-
-    def note_away(self, reason: str) -> None:
-        """Notes why there is no consumer; empty if there is one."""
-        self._away = reason
-        if reason:
-            self.note_state({}, {}, frozenset(), self._group_error_at)
 
     def note_readable(self, places: Iterable[Place]) -> None:
         """Partitions that a fetch has read."""
@@ -93,8 +86,13 @@ class ClientErrors:
         refused: Mapping[str, ClientError],
         assigned: frozenset[Place],
         now: float,
+        *,
+        away: str = "",
     ) -> None:
-        """Notes what the topics are now. `refused`: the topics that Kafka gives no facts of, and why."""
+        """Notes what the topics are now.
+
+        `refused`: the topics that Kafka gives no facts of, and why. `away`: why no broker is reached.
+        """
         for topic, known in facts.items():
             self._partitions[topic] = known.partitions
         if now - self._group_error_at >= (ASSIGNED_SECONDS if assigned else GROUP_OVER_SECONDS):
@@ -103,7 +101,9 @@ class ClientErrors:
             (place, problem.kind): problem
             for topic in self._topics
             for place in ((topic, number) for number in range(self._partitions.get(topic, 1)))
-            for problem in self._standing_problems(place, facts.get(topic), refused.get(topic), assigned)
+            for problem in self._standing_problems(
+                place, facts.get(topic), refused.get(topic), assigned, away
+            )
         }
         for place, kind in self._standing - standing.keys():
             self._problems.clear(place, [kind])
@@ -121,6 +121,7 @@ class ClientErrors:
         facts: TopicFacts | None,
         refused: ClientError | None,
         assigned: frozenset[Place],
+        away: str,
     ) -> Iterator[PartitionProblem]:
         if facts is not None and place[1] in facts.leaderless:
             detail = f"no broker leads the partition; {_ADVICE[ProblemKind.NO_LEADER]}"
@@ -129,8 +130,8 @@ class ClientErrors:
             yield _problem(refused)
         if self._group_error is not None and place not in assigned:
             yield _problem(self._group_error)
-        if self._away:
-            detail = f"no consumer could be made: {self._away}"
+        if away:
+            detail = f"{away.rstrip('. ')}; {_ADVICE[ProblemKind.KAFKA_ERROR]}"
             yield PartitionProblem(ProblemKind.KAFKA_ERROR, detail)
 
     def is_group_probe_due(self, now: float) -> bool:

@@ -113,7 +113,7 @@ class Bridge:
                 self._member.drop()
         except ConsumerBroken as error:
             self._member.note_broken(error, now)
-            self._report.note_away(str(error))
+            self._report.note_away(str(error), now)
             self._sleep(IDLE_SECONDS)
             return
         self._settle(now)

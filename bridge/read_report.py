@@ -21,6 +21,7 @@ from sluice.runtime.place import Place
 log = structlog.get_logger("sluice.bridge")
 
 REPORT_SECONDS = 5.0
+STATE_SECONDS = 1.0  # what the topics are is compared with the problems this often; it costs 0.1 ms
 
 
 class UnreadPartitions(NamedTuple):
@@ -49,7 +50,7 @@ class ReadReport:
         self._inflight = inflight
         self._metrics = metrics
         self._reader = reader
-        self._written_at = float("-inf")
+        self._written_at = self._compared_at = float("-inf")
         self.problems = PartitionProblems()
         self._errors = ClientErrors(self.problems, topics, clock=clock)
 
@@ -62,20 +63,28 @@ class ReadReport:
         """Returns True if a new consumer should be made, to learn whether Kafka still refuses it."""
         return self._errors.is_group_probe_due(now)
 
-    def note_away(self, reason: str) -> None:
-        """Notes why no consumer can be made."""
-        self._errors.note_away(reason)
+    def note_away(self, reason: str, now: float) -> None:
+        """Notes why there is no consumer."""
+        self._errors.note_state({}, {}, frozenset(), now, away=reason)
 
     def take(self, consumer: Consumer, now: float) -> None:
         """Takes what the consumer reports, and logs what is due. Call it after each poll."""
-        self._errors.note_away("")
         self._errors.note_readable(consumer.take_readable())
         errors = consumer.take_errors()
+        if not errors and now - self._compared_at < STATE_SECONDS:
+            return
+        self._compared_at = now
         for error in errors:
             self._metrics.note_kafka_error(error.code)
         for error in self._errors.note_errors(errors, now):
             log.warning("Kafka client error", code=error.code, topic=error.topic, reason=error.detail)
-        self._errors.note_state(consumer.topics(), consumer.topic_errors(), consumer.assignment(), now)
+        self._errors.note_state(
+            consumer.topics(),
+            consumer.topic_errors(),
+            consumer.assignment(),
+            now,
+            away="" if consumer.brokers_answer() else "no broker answers",
+        )
         for place in self._errors.due_probes(now):
             if place in self._inflight.partitions:
                 consumer.seek(place, self._inflight.partitions[place].position)

@@ -136,9 +136,8 @@ def test_a_member_that_has_partitions_is_not_refused_any_more() -> None:
 def test_without_a_consumer_no_known_partition_is_read() -> None:
     bridge = _Bridge()
     bridge.turn()
-    bridge.errors.note_away("no broker answers")
+    bridge.errors.note_state({}, {}, frozenset(), bridge.now, away="no broker answers")
     assert bridge.kinds() == dict.fromkeys(ALL, ProblemKind.KAFKA_ERROR)
-    bridge.errors.note_away("")
     bridge.turn()
     assert bridge.kinds() == {}
 
