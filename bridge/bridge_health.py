@@ -22,10 +22,17 @@ class BridgeHealth:
         """Notes whether this bridge has a partition, and whether one that could be read has no bridge."""
         self._idle_since = _since(self._idle_since, unowned and not assigned, now)
 
+    def complaint(self, now: float) -> str:
+        """Returns what has lasted for UNHEALTHY_SECONDS; empty if the bridge is healthy."""
+        if self._broken_since is not None and now - self._broken_since >= UNHEALTHY_SECONDS:
+            return "brokers answer, but no consumer could be made"
+        if self._idle_since is not None and now - self._idle_since >= UNHEALTHY_SECONDS:
+            return "this bridge has no partition, although one that could be read has no bridge"
+        return ""
+
     def is_healthy(self, now: float) -> bool:
-        """Returns False if one of both has lasted for UNHEALTHY_SECONDS."""
-        begun = [since for since in (self._broken_since, self._idle_since) if since is not None]
-        return all(now - since < UNHEALTHY_SECONDS for since in begun)
+        """Returns False if a restart may mend something."""
+        return not self.complaint(now)
 
 
 def _since(before: float | None, holds: bool, now: float) -> float | None:

@@ -77,6 +77,13 @@ class GroupMember:
         log.info("consumer opened", instance=self._instance)
         return self.consumer
 
+    def is_healthy(self, now: float) -> bool:
+        """Returns False if a restart of this process may mend something, and logs it once a minute."""
+        complaint = self.health.complaint(now)
+        if complaint and self._pace.allows(complaint):
+            log.error("bridge unhealthy: a restart may help", reason=complaint)
+        return not complaint
+
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
         """Closes the consumer after an error that it does not recover from."""
         if self._pace.allows(str(error)):

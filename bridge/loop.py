@@ -82,7 +82,7 @@ class Bridge:
         try:
             while not should_stop():
                 self.run_once()
-                turned(self._member.health.is_healthy(self._clock()))
+                turned(self._member.is_healthy(self._clock()))
             self._settle(self._clock(), last=True)
         except BridgeStopped:
             with suppress(ProgressStoreUnavailable):
