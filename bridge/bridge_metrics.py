@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.queue_buffer import Resend
-from sluice.db.records import PartitionProblem
+from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.runtime import metrics
 from sluice.runtime.exposition import Collector, counter, gauge
 from sluice.runtime.place import Place
@@ -28,6 +28,7 @@ class BridgeMetrics:
         self._kafka_errors = counter(metrics.BRIDGE_KAFKA_ERRORS)
         self._partition_problem = gauge(metrics.BRIDGE_PARTITION_PROBLEM)
         self._redis_full = gauge(metrics.BRIDGE_REDIS_FULL)
+        self._unreadable_offset = gauge(metrics.BRIDGE_UNREADABLE_RECORD_OFFSET)
         for reason in Resend:
             self._resent_lanes.labels(reason.name.lower())
 
@@ -46,6 +47,7 @@ class BridgeMetrics:
             self._kafka_errors,
             self._partition_problem,
             self._redis_full,
+            self._unreadable_offset,
         ]
 
     def note_read(self, topic: str, records: int) -> None:
@@ -69,8 +71,11 @@ class BridgeMetrics:
     def show_problems(self, problems: Mapping[Place, PartitionProblem]) -> None:
         """The partitions that are not read now, and why."""
         self._partition_problem.clear()
+        self._unreadable_offset.clear()
         for (topic, partition), problem in problems.items():
             self._partition_problem.labels(topic, str(partition), problem.kind.value).set(1)
+            if problem.kind is ProblemKind.UNREADABLE_RECORD and problem.offset is not None:
+                self._unreadable_offset.labels(topic, str(partition)).set(problem.offset)
 
     def measure(self, inflight: Inflight, *, postgres_up: bool, redis_up: bool, redis_full: bool) -> None:
         """How things are now."""

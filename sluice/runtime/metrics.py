@@ -92,6 +92,13 @@ BRIDGE_REDIS_FULL = _gauge(
     "bridge_redis_full",
     "",
     "whether Redis refuses messages of this bridge: it is full, or takes no writes",
+BRIDGE_UNREADABLE_RECORD_OFFSET = _gauge(
+    Exporter.BRIDGE,
+    "bridge_unreadable_record_offset",
+    "",
+    "offset of the record that its Kafka client cannot read, of a partition that stands there",
+    "topic",
+    "partition",
 )
 
 WORKER_BATCH_SECONDS = Metric(
