@@ -1,5 +1,6 @@
 """What `sluice skip` does: reading goes on behind records that the Kafka client cannot open."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def plan_skip(
 ) -> SkipPlan:
     """Reads Postgres and Kafka. Raises OperationRefused unless the record cannot be read.
 
-    `with_kafka_python`: the bridges use that client, which fails for records that the other one opens.
+    `with_kafka_python`: the bridges use that client, and so it decides what can be read.
     """
     topic, offset = where.topic.name, where.offset
     place = (topic, where.partition)
@@ -62,16 +63,18 @@ def plan_skip(
     headers = [read_header(batch) for batch in batches]
     first = min([offset, *(header.first_offset for header in headers)])
     begin = max(first, assignment.watermark or 0, log.start)
-    failed = find_unparsed(batches[0]) if with_kafka_python and batches else None
-    if failed is None or not begin <= failed[0] <= offset:
+    if with_kafka_python:
+        failed = _find_unparsed(batches, offset)
+    else:
         failed = _find_unreadable(bootstrap_servers, place, begin, offset, skipped)
-    if failed is None:
+    if failed is None or failed[0] > offset:
         raise OperationRefused(
             f"{_name(place, offset)} can be read, and is not skipped: a record that cannot be applied becomes"
             " a dead letter by itself"
         )
     unreadable, problem = failed
-    found = find_unopened(headers, unreadable, log_end=log.log_end or log.end)
+    # What a batch holds below the watermark has its outcome, by a client that could open it.
+    found = find_unopened(headers, max(begin, unreadable), log_end=log.log_end or log.end)
     if found is None:
         raise OperationRefused(f"Kafka has no batch of records from {_name(place, offset)} on")
     return SkipPlan(place, assignment, found, problem)
@@ -146,6 +149,19 @@ def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignm
     return log
 
 
+def _find_unparsed(batches: Sequence[bytes], offset: int) -> tuple[int, str] | None:
+    """Returns where kafka-python fails in the first batch of records, and why; None if it reads the batch."""
+    for batch in batches:
+        header = read_header(batch)
+        if not header.is_control:
+            failed = find_unparsed(batch)
+            # In front of the batch there are no records.
+            if failed is not None and failed[0] == header.first_offset:
+                return min(offset, failed[0]), failed[1]
+            return failed
+    return None
+
+
 def _find_unreadable(
     servers: str, place: Place, begin: int, offset: int, skipped: list[SkippedRange]
 ) -> tuple[int, str] | None:
@@ -156,7 +172,7 @@ def _find_unreadable(
             while reader.read_through < offset:
                 reader.read(READ_SECONDS)
         except RecordUnreadable as error:
-            return (error.offset, error.reason) if error.offset <= offset else None
+            return error.offset, error.reason
         except LogIncomplete as error:
             raise OperationRefused(str(error)) from error
     return None
