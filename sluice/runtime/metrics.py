@@ -92,6 +92,7 @@ BRIDGE_REDIS_FULL = _gauge(
     "bridge_redis_full",
     "",
     "whether Redis refuses messages of this bridge: it is full, or takes no writes",
+)
 BRIDGE_UNREADABLE_RECORD_OFFSET = _gauge(
     Exporter.BRIDGE,
     "bridge_unreadable_record_offset",

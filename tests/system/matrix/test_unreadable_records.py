@@ -14,9 +14,7 @@ from tests.harness.raw_batches import (
     set_unknown_format,
 )
 from tests.system.cli.skipping import (
-    ALREADY,
     assert_commands_read,
-    deploy,
     payment_records,
     place_of,
     produce_records,
@@ -41,18 +39,24 @@ ONLY_KAFKA_PYTHON = (("none", flip_last_byte, 0),)
 
 @pytest.mark.parametrize("client", ["confluent", "kafka-python"])
 def test_every_damage_is_skipped(make_deployment: MakeDeployment, kafka: Stack, client: str) -> None:
-    deployment = deploy(make_deployment, SLUICE_KAFKA_CLIENT=client)
-    applied = ALREADY
+    deployment = make_deployment(partitions=1, SLUICE_KAFKA_CLIENT=client)
     damages = [*DAMAGES, *(ONLY_KAFKA_PYTHON if client == "kafka-python" else ())]
-    for number, (codec, damage, readable) in enumerate(damages, start=1):
+    # A bridge that runs would read a batch before it is damaged.
+    firsts = []
+    for number, (codec, damage, _) in enumerate(damages):
         first = produce_records(deployment, payment_records(10 * number, 3), codec=codec)
         damage_batch(kafka, place_of(deployment), first, damage)
         deployment.produce([payment(10 * number + 3)])
+        firsts.append(first)
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues("payment"))
+    applied = 0
+    for first, (_, damage, readable) in zip(firsts, damages, strict=True):
         wait_applied(deployment, applied + readable)
         shown = skip_document(deployment, first + readable, "--yes")
         assert (shown["first_offset"], shown["last_offset"]) == (first + readable, first + 2), damage
         applied += readable + 1
-        wait_applied(deployment, applied)
+    wait_applied(deployment, applied)
 
 
 def test_every_codec_is_read_with_kafka_python(make_deployment: MakeDeployment) -> None:

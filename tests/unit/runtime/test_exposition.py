@@ -142,15 +142,13 @@ def test_what_a_bridge_counts() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(offset) for offset in range(5)], 0)
     bridge.note_kafka_error("_TRANSPORT")
-    bridge.show_problems({PLACE: PartitionProblem(ProblemKind.NO_LEADER, "no broker leads it")})
-    bridge.measure(inflight, postgres_up=True, redis_up=False, redis_full=True)
     bridge.show_problems(
         {
             PLACE: PartitionProblem(ProblemKind.NO_LEADER, "no broker leads it"),
             ("t", 1): PartitionProblem(ProblemKind.UNREADABLE_RECORD, "it cannot be unpacked", 41),
         }
     )
-    bridge.measure(inflight, postgres_up=True, redis_up=False)
+    bridge.measure(inflight, postgres_up=True, redis_up=False, redis_full=True)
     found = shown(bridge.collectors())
     assert {name for name, *_ in found} == {m.name for m in CATALOGUE if m.exporter is Exporter.BRIDGE}
     resent = {key[1]: value for key, value in found.items() if key[0] == metrics.BRIDGE_RESENT_LANES.name}
@@ -159,6 +157,8 @@ def test_what_a_bridge_counts() -> None:
     assert found[metrics.BRIDGE_KAFKA_ERRORS.name, "_TRANSPORT"] == 1
     assert found[metrics.BRIDGE_PARTITION_PROBLEM.name, "t", "0", "no_leader"] == 1
     assert found[metrics.BRIDGE_UNREADABLE_RECORD_OFFSET.name, "t", "1"] == 41
+    bridge.show_problems({})
+    assert not {name for name, *labels in shown(bridge.collectors()) if labels[:1] == ["t"] and labels[1:]}
     one_value = {key[0]: value for key, value in found.items() if len(key) == 1}
     assert one_value == {
         metrics.BRIDGE_PUBLISHED_MESSAGES.name: 1,

@@ -37,7 +37,8 @@ def test_the_name_is_well_formed_and_ends_with_its_unit(metric: Metric) -> None:
         assert name.endswith(f"_{metric.unit}")
     else:
         assert metric.kind == "gauge"
-        assert re.search(r"_(up|full|leads|paused|problem)$", name), "without a unit it is a 0 or 1"
+        flags = r"_(up|full|leads|paused|problem)$"
+        assert re.search(flags, name) or name.endswith("_offset"), "without a unit it is a 0 or 1"
 
 
 @each
