@@ -16,8 +16,8 @@ from sluice.db.delivery.skipped_records import read_skipped_ranges
 from sluice.db.records import Outcome
 from sluice.db.values import text_array
 from sluice.kafka_io.log_reader import LogReader
+from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
-from sluice.kafka_io.whole_record import RecordNotRead
 from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode
@@ -107,10 +107,8 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
     with closing(LogReader(bootstrap_servers)) as reader:
         try:
             record = reader.read_record((topic.name, partition), offset)
-        except RecordNotRead as error:
-            raise OperationRefused(
-                f"{error}; `sluice skip` gets past a record that no client can open"
-            ) from error
+        except RecordUnreadable as error:
+            raise OperationRefused(f"{error}; `sluice skip` gets past such a record") from error
     if record is None:
         raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
     return trace(session, registry, topic, assignment.topic_id, partition, record)

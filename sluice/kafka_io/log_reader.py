@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -17,13 +18,18 @@ from sluice.kafka_io.config import (
     build_confluent_consumer,
 )
 from sluice.kafka_io.log_range import LogRange, LogRanges
-from sluice.kafka_io.partition_reader import UNREADABLE, reader_properties
+from sluice.kafka_io.partition_reader import (
+    UNREADABLE,
+    LogIncomplete,
+    PartitionReader,
+    reader_properties,
+)
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.topic_watch import topic_uuid
-from sluice.kafka_io.whole_record import read_whole_record
 from sluice.runtime.place import Place
 
 CONSUME_SECONDS = 0.2
+READ_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 # One record per partition is needed, so the client fetches little of each.
 FETCH_BYTES = 16 * 1024
@@ -117,7 +123,7 @@ class LogReader:
     def read_record(self, place: Place, offset: int) -> Record | None:
         """Returns the record at this very offset, or None if there is none.
 
-        Raises LogsUnavailable or RecordNotRead.
+        Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open it.
         """
         read = self.read_ranges([place[0]])
         reason = read.unreadable.get(place) or read.unreadable_topics.get(place[0])
@@ -126,7 +132,14 @@ class LogReader:
         log = read.ranges.get(place)
         if log is None or not log.start <= offset < log.end:
             return None
-        return read_whole_record(self._servers, place, offset)
+        try:
+            with closing(PartitionReader(self._servers, place, offset, client_id="sluice-trace")) as reader:
+                while reader.read_through < offset:
+                    for found in reader.read(READ_SECONDS)[:1]:
+                        return found if found.offset == offset else None
+        except LogIncomplete:
+            pass  # deleted since
+        return None
 
     def close(self) -> None:
         """Ends the connections."""

@@ -11,7 +11,6 @@ from sluice.kafka_io import partition_reader
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
 from sluice.kafka_io.partition_reader import PartitionReader, RecordUnreadable
-from sluice.kafka_io.whole_record import RecordNotRead
 from sluice.runtime.skipped_range import SkippedRange
 from sluice.stack import Stack
 from tests.harness.raw_batches import (
@@ -87,7 +86,7 @@ def test_a_record_that_cannot_be_read_keeps_no_other_from_being_read(
     assert found is not None
     assert found.offset == bad - 1
     assert reader.read_record(place, bad + 99) is None
-    with pytest.raises(RecordNotRead, match=f"offset {bad} cannot be read: .*Not implemented"):
+    with pytest.raises(RecordUnreadable, match=f"offset {bad} cannot be read: .*Not implemented"):
         reader.read_record(place, bad)
 
     servers = kafka.kafka_bootstrap_servers()
