@@ -42,8 +42,8 @@ class WholeLetter(NamedTuple):
 
     @property
     def is_cut(self) -> bool:
-        """Returns True if the value is not stored: Kafka alone has it."""
-        return self.flaw is not None and "sha256" in self.flaw
+        """Returns True if the value is not stored, of a large record or of one that was skipped."""
+        return self.flaw is not None and not {"sha256", "skipped"}.isdisjoint(self.flaw)
 
 
 class WaitingLetter(NamedTuple):

@@ -41,11 +41,12 @@ def verify(
     bootstrap_servers: str,
     registry: Registry,
     *,
+    max_record_bytes: int,
     counted: Callable[[int, int], object] = lambda *_: None,
 ) -> Verified:
     """Reads each partition from its start and judges its counters. Changes nothing.
 
-    Passes to `counted` how many offsets were read, of how many. Raises LogsUnavailable if no broker answers.
+    `max_record_bytes` is that of the bridges, which choose queues by keys of that size. Passes to `counted` how many offsets were read, of how many. Raises LogsUnavailable if no broker answers.
     """
     # Before the log is read: every record with an outcome in these totals is in the log already.
     totals = read_partition_totals(session)
@@ -53,7 +54,7 @@ def verify(
     parked, outbox = count_parked(session), read_waiting(session, None)
     calls = read_call_states(session)
     rerouted = {place[0] for place, of in totals.items() if _was_rerouted(session, place[0], of.entity)}
-    logs = _read_logs(bootstrap_servers, totals, read_skipped_ranges(session), counted)
+    logs = _read_logs(bootstrap_servers, totals, read_skipped_ranges(session), max_record_bytes, counted)
     latest = {topic.name for topic in registry.topics.values() if topic.start == "latest"}
     partitions = [
         judge_partition(
@@ -75,6 +76,7 @@ def _read_logs(
     servers: str,
     totals: Mapping[Place, PartitionTotals],
     skipped: Mapping[Place, Sequence[SkippedRange]],
+    max_record_bytes: int,
     counted: Callable[[int, int], object],
 ) -> dict[Place, LogFacts]:
     topics = sorted({topic for topic, _ in totals})
@@ -103,7 +105,12 @@ def _read_logs(
     for place, end in sorted(ends.items()):
         start = logs.ranges[place].start
         reader = PartitionReader(
-            servers, place, start, skipped=skipped.get(place, ()), client_id="sluice-verify"
+            servers,
+            place,
+            start,
+            skipped=skipped.get(place, ()),
+            client_id="sluice-verify",
+            max_record_bytes=max_record_bytes,
         )
         with closing(reader):
             found = _count_log(reader, totals[place], start, end, counted=count)

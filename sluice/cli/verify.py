@@ -50,6 +50,7 @@ def _compare() -> Verified:
             session,
             installation.urls.kafka_bootstrap_servers,
             installation.registry,
+            max_record_bytes=installation.settings.max_record_bytes,
             counted=lambda passed, total: progress.update(bar, completed=passed, total=total),
         )
 

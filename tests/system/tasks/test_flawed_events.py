@@ -34,7 +34,7 @@ def test_flawed_records_concern_their_own_entities_alone(
     deployment.run.start_worker(deployment.queues())
     _produce(deployment)
     deployment.wait_settled(timeout_seconds=120)
-    assert dict(deployment.outcomes()) == {"applied": 20, "dead": 3, "waiting": 1}
+    assert dict(deployment.outcomes()) == {"applied": 20, "dead": 4, "waiting": 1}
     assert deployment.rows(strict_app.strict_things).keys() == {f"good-{n}" for n in range(20)}
     assert [process.exit_code for process in deployment.run.processes] == [None, None]
     letters = {one["entity_key"]: one for one in _letters(deployment)}
@@ -42,7 +42,9 @@ def test_flawed_records_concern_their_own_entities_alone(
         "huge": "RecordTooLarge",
         "large": "RecordTooLarge",
         "unreadable": "HeadersUnreadable",
+        None: "RecordTooLarge",
     }
+    assert sluice(deployment, "verify").returncode == 0
     shown = document(sluice(deployment, "dlq", "show", str(letters["unreadable"]["id"]), "--json"))
     assert (shown["headers"], shown["flaw"]) == ([{"a": "1"}, {"z": "3"}], {"unreadable_headers": 1})
     shown = document(sluice(deployment, "dlq", "show", str(letters["huge"]["id"]), "--json"))
@@ -79,6 +81,8 @@ def _produce(deployment: Deployment) -> None:
                 large = json.dumps(json.loads(written({"amount": 1})) | {"pad": "x" * LIMIT_KIB * 1024})
                 producer.send(topic, key=b"large", value=large.encode())
                 producer.send(topic, key=b"large", value=written({"amount": 2}, event_id="2", version=2))
+            if number == 12:
+                producer.send(topic, key=b"k" * (LIMIT_KIB * 1024 + 1), value=written())
             if number == 15:
                 headers = [("a", b"1"), (RawName(b"\xff"), b"2"), ("z", b"3")]
                 producer.send(topic, key=b"unreadable", value=written(), headers=headers)
