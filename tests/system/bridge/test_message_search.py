@@ -22,6 +22,7 @@ from tests.waiting import wait_until
 PREFIX = "search-00000000:"
 QUEUE, OTHER = "thing.0", "thing.00"
 NOWHERE = Whereabouts()
+NO_KEYS: Any = None
 # Their types say nothing.
 connect: Any = Connection
 make_consumer: Any = Consumer
@@ -63,8 +64,7 @@ def redis(redis_url: str) -> Iterator[PrefixedRedis]:
 
 
 def test_a_message_is_found_until_its_holder_is_gone(redis: PrefixedRedis, redis_url: str) -> None:
-    sender: Any = None
-    publisher = RedisPublisher(TaskSender(redis, sender))
+    publisher = RedisPublisher(TaskSender(redis, NO_KEYS))
 
     def find() -> Whereabouts:
         return publisher.probe([], [QUEUE]).found[QUEUE]
@@ -88,8 +88,7 @@ def test_a_message_is_found_until_its_holder_is_gone(redis: PrefixedRedis, redis
 
 
 def test_what_others_wrote_is_no_message_in_hand(redis: PrefixedRedis) -> None:
-    sender: Any = None
-    publisher = RedisPublisher(TaskSender(redis, sender))
+    publisher = RedisPublisher(TaskSender(redis, NO_KEYS))
     redis.lpush(QUEUE, b"", b"5", b"\xff" * 300)
     for tag in ("", "|", f"{QUEUE}|", f"{QUEUE}|.", f"{QUEUE}|x.y", QUEUE, "%d|x.y"):
         redis.zadd(UNACKED_INDEX_KEY, {tag: 1})
@@ -101,8 +100,7 @@ def test_what_others_wrote_is_no_message_in_hand(redis: PrefixedRedis) -> None:
 
 
 def test_the_bytes_of_a_list_are_known(redis: PrefixedRedis) -> None:
-    sender: Any = None
-    publisher = RedisPublisher(TaskSender(redis, sender))
+    publisher = RedisPublisher(TaskSender(redis, NO_KEYS))
     assert publisher.probe([QUEUE], []).waiting[QUEUE] == Waiting(0, 0)
     redis.lpush(QUEUE, *[b"x" * 700_000] * 3)
     assert 2_100_000 <= publisher.probe([QUEUE], []).waiting[QUEUE].bytes < 2_500_000

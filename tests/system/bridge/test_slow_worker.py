@@ -1,0 +1,34 @@
+"""A message in hand of a worker: while the worker lives the bridge waits, then it publishes again."""
+
+from typing import Any
+
+from sluice.bridge.publisher import RedisPublisher
+from sluice.tasks.task_sender import TaskSender
+from tests.harness.storm import mixed_events
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+
+EVENTS = 400
+
+
+def test_a_message_in_hand_is_found_until_its_worker_is_killed(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    queues = deployment.queues()
+    no_keys: Any = None
+    publisher = RedisPublisher(TaskSender(deployment.redis, no_keys))
+
+    def in_hand() -> frozenset[str]:
+        found = publisher.probe([], queues).found.values()
+        return frozenset(message for one in found for message in one.in_hand)
+
+    # It stands still in its first batch, and its connections stay.
+    worker = deployment.run.start_worker(queues, faults="apply.begun:1:stop")
+    deployment.produce(mixed_events(EVENTS, seed=1))
+    deployment.wait_until(lambda: len(in_hand()) == 1, timeout_seconds=60, what="a message is in hand")
+    worker.kill()
+    deployment.wait_until(lambda: not in_hand(), timeout_seconds=60, what="no living worker holds it")
+    deployment.run.start_worker(queues, name="worker-2")
+    # Before the visibility timeout: the bridge publishes it again.
+    deployment.wait_settled()
+    assert_as_the_oracle_says(deployment)
