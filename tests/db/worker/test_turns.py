@@ -1,0 +1,73 @@
+"""Neither the relay nor a purge holds up other tasks of its worker."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sluice.db.admin.totals import read_call_states
+from sluice.db.connection import Session
+from sluice.runtime.settings import read_settings
+from sluice.worker import worker_process
+from sluice.worker.relay_loop import RelayLoop
+from sluice.worker.worker_metrics import WorkerMetrics
+from sluice.worker.worker_process import WorkerProcess
+from tests.db.admin.leaving import insert_call
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def process(database_url: str) -> Iterator[WorkerProcess]:
+    """What a worker on `relay` and `maintenance` holds."""
+    environ = {
+        "SLUICE_DATABASE_URL": database_url,
+        "SLUICE_REDIS_URL": "redis://nowhere",
+        "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "nowhere",
+        "SLUICE_HANDLERS": "examples.shop.handlers",
+    }
+    app: Any = SimpleNamespace(sluice_metrics=WorkerMetrics())
+    made = WorkerProcess(read_settings(environ), app)
+    made.__dict__["_wakeup"] = None  # no Redis
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch, process: WorkerProcess) -> Iterator[Callable[[object, str], None]]:
+    """Makes a function of a module wait until the test has ended."""
+    over = threading.Event()
+    yield lambda owner, name: monkeypatch.setattr(owner, name, lambda *_, **__: over.wait())
+    over.set()
+
+
+def test_a_relay_that_waits_takes_no_turn_from_maintenance(
+    process: WorkerProcess, hold: Callable[[object, str], None], database_url: str
+) -> None:
+    hold(RelayLoop, "run")
+    process.relay()
+    with closing(Session(database_url, application_name="test")) as session:
+        insert_call(
+            session, "capture_payment:1", "running", effect="capture_payment", claimed_until="2020-01-01"
+        )
+        process.expire_claims()
+        wait_until(
+            lambda: {state for _, state, _ in read_call_states(session)} == {"pending"},
+            timeout_seconds=10,
+            what="the claim ends",
+        )
+
+
+def test_a_purge_that_waits_takes_no_turn_from_others(
+    process: WorkerProcess, hold: Callable[[object, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: set[str] = set()
+    hold(worker_process, "read_topic_configs")
+    monkeypatch.setattr(RelayLoop, "run", lambda _: ran.add("relay"))
+    monkeypatch.setattr(worker_process, "read_lagging", lambda _: ran.add("rebuilds"))
+    process.purge()
+    process.relay()
+    process.start_rebuilds()
+    wait_until(lambda: ran == {"relay", "rebuilds"}, timeout_seconds=10, what="both run")
