@@ -16,9 +16,12 @@ def touch_health(health_file: str) -> None:
 
 
 def is_healthy(health_file: Path, now: float) -> bool:
-    """Whether the file was touched within the last STALE_AFTER_SECONDS; `now` in seconds since 1970."""
+    """Returns True if the file was touched within the last STALE_AFTER_SECONDS; `now` in seconds since 1970.
+
+    A file from the future is stale, too: the clock was set back, and a loop that turns touches it again soon.
+    """
     try:
-        return now - health_file.stat().st_mtime < STALE_AFTER_SECONDS
+        return abs(now - health_file.stat().st_mtime) < STALE_AFTER_SECONDS
     except FileNotFoundError:
         return False
 
