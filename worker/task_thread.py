@@ -64,7 +64,7 @@ class TaskThread:
             task, run = found
             try:
                 run()
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("task failed", task=task)
             finally:
                 self._busy_since = None

@@ -59,9 +59,10 @@ def test_a_task_waits_once_and_runs_again_after_what_came_meanwhile(bench: Bench
     bench.until_began("a", "a", "b")
 
 
-def test_a_task_that_fails_is_logged_and_others_go_on(bench: Bench) -> None:
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit("refused")])
+def test_a_task_that_fails_is_logged_and_others_go_on(bench: Bench, error: BaseException) -> None:
     def fail() -> None:
-        raise ValueError("broken")
+        raise error
 
     with capture_logs() as lines:
         bench.thread.submit("bad", fail)
