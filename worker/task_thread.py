@@ -34,7 +34,7 @@ class TaskThread:
         self._thread: threading.Thread | None = None
 
     def submit(self, task: str, run: Callable[[], None]) -> None:
-        """Has the task run soon. Returns at once. Idempotent until the run begins."""
+        """Queues a run of the task. Returns at once. Idempotent until the run begins."""
         with self._changed:
             self._waiting.setdefault(task, run)
             self._changed.notify()

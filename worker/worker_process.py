@@ -94,7 +94,7 @@ class WorkerProcess:
             self._wakeup.notify()
 
     def relay(self) -> None:
-        """Has the relay run: it dispatches calls that are due, and publishes the outbox."""
+        """Submits a run of the relay: it dispatches calls that are due and publishes the outbox."""
         self._relaying.submit(RELAY_TASK, self._relay_now)
 
     def _relay_now(self) -> None:
@@ -113,11 +113,12 @@ class WorkerProcess:
             self._rebuilder.run(projection, generation, place)
 
     def start_rebuilds(self) -> None:
-        """Has the rebuild workers told what lags, once they have nothing else to do."""
+        """Submits the task that publishes a rebuild message for each partition that lags."""
         self._maintaining.submit(START_REBUILDS_TASK, self._start_rebuilds_now)
 
     def _start_rebuilds_now(self) -> None:
-        # No turn calls its successor: two calls for one partition would become two for ever.
+        # Only once the rebuild workers have nothing to do. No turn calls its successor: two calls for one
+        # partition would become two for ever.
         with self._outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
@@ -125,7 +126,7 @@ class WorkerProcess:
                     self._sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
 
     def expire_claims(self) -> None:
-        """Has attempts ended that were never answered, and counted how long what no worker declares waits."""
+        """Submits the task that ends expired attempts and counts how long undeclared names wait."""
         self._maintaining.submit(EXPIRE_CLAIMS_TASK, self._expire_claims_now)
 
     def _expire_claims_now(self) -> None:
@@ -134,7 +135,7 @@ class WorkerProcess:
             note_undeclared(self._maintenance_session, EFFECTS_QUEUE)
 
     def purge(self) -> None:
-        """Has what is old enough deleted."""
+        """Submits the deletion of rows that are past their retention."""
         self._purging.submit(PURGE_TASK, self._purge_now)
 
     def _purge_now(self) -> None:
@@ -146,7 +147,7 @@ class WorkerProcess:
             log.info("purged", **{kind.replace(" ", "_"): count for kind, count in gone.items()})
 
     def check_self(self) -> None:
-        """Has what waits for an operator logged, in one line."""
+        """Submits the self-check, which logs the open issues in one line."""
         self._maintaining.submit(SELF_CHECK_TASK, self._check_self_now)
 
     def _check_self_now(self) -> None:

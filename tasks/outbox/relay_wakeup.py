@@ -21,7 +21,7 @@ class RelayWakeup:
         self._redis = sender.redis
 
     def notify(self) -> None:
-        """The relay comes soon, if it can be told. Never raises what Redis raises; may run often."""
+        """Wakes the relay unless its message lies in the list. Idempotent. Never raises what Redis raises."""
         try:
             if not self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
                 return
