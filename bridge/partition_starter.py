@@ -10,6 +10,7 @@ from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_ass
 from sluice.bridge.topic_stops import TopicStops
 from sluice.db.delivery.progress import TopicStart
 from sluice.kafka_io.consumer import Consumer, TopicFacts
+from sluice.runtime.backoff import Backoffs
 from sluice.runtime.place import Place
 from sluice.tasks.api import Topic
 
@@ -27,6 +28,8 @@ class PartitionStarter:
         self._topics = topics
         self._stops = stops
         self._differing: set[str] = set()
+        # Asking about a partition that cannot be started takes round trips, and the others wait for them.
+        self._unstarted: Backoffs[Place] = Backoffs()
 
     def start_new(self, consumer: Consumer, now: float) -> None:
         """Starts what is assigned and not started; one without rows gets them, and starts in the next turn.
@@ -39,7 +42,10 @@ class PartitionStarter:
         new = {
             (topic, number)
             for topic, number in consumer.assignment() - self._inflight.partitions.keys()
-            if topic in facts and number < facts[topic].partitions and not self._stops.holds((topic, number))
+            if topic in facts
+            and number < facts[topic].partitions
+            and self._unstarted.allows((topic, number), now)
+            and not self._stops.holds((topic, number))
         }
         if not new:
             return
@@ -69,6 +75,7 @@ class PartitionStarter:
                 case Start(assignment, watermark):
                     consumer.seek(place, watermark)
                     self._inflight.start(place, assignment, watermark)
+                    self._unstarted.note_success(place)
                     started.append(f"{topic}[{partition}] at {watermark}")
                     self._compare_shards(assignment.entity, assignment.shards, topic)
                 case NeedsRows():
@@ -76,7 +83,10 @@ class PartitionStarter:
         if started:
             log.info("partitions started", partitions=started)
         for topic in sorted(unknown):
-            self._register(consumer, topic, facts[topic])
+            if self._register(consumer, topic, facts[topic]):
+                new -= {place for place in new if place[0] == topic}
+        for place in new - self._inflight.partitions.keys():
+            self._unstarted.note_failure(place, now)
 
     def find_unread(self, consumer: Consumer) -> list[Place]:
         """Partitions that are there, not assigned to this bridge, and without rows: nobody ever started them.
@@ -100,15 +110,16 @@ class PartitionStarter:
             if ids.get(place[0]) != partition.assignment.topic_id
         )
 
-    def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> None:
+    def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> bool:
         declared = self._topics[topic]
         # All partitions at once: later ones start at 0, whatever `start` says.
         starts = find_starts(consumer, declared, range(facts.partitions))
         if len(starts) < facts.partitions:
-            return
+            return False
         entity = declared.entity
         self._store.register_topic(TopicStart(topic, facts.topic_id, entity.name, entity.shards, starts))
         log.info("topic registered", topic=topic, start=declared.start, partitions=facts.partitions)
+        return True
 
     def _compare_shards(self, entity: str, shards: int, topic: str) -> None:
         declared = self._topics[topic].entity.shards

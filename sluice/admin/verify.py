@@ -46,7 +46,8 @@ def verify(
 ) -> Verified:
     """Reads each partition from its start and judges its counters. Changes nothing.
 
-    `max_record_bytes` is that of the bridges, which choose queues by keys of that size. Passes to `counted` how many offsets were read, of how many. Raises LogsUnavailable if no broker answers.
+    `max_record_bytes` is that of the bridges, which choose queues by keys of that size. Passes to `counted`
+    how many offsets were read, of how many. Raises LogsUnavailable if no broker answers.
     """
     # Before the log is read: every record with an outcome in these totals is in the log already.
     totals = read_partition_totals(session)

@@ -19,6 +19,7 @@ class _Kafka:
     """A consumer that has all three partitions of the topic; of some it knows what the log holds."""
 
     def __init__(self) -> None:
+        self.asked = 0
         self.ranges = {("clicks", 0): LogRange(0, 10), ("clicks", 2): LogRange(3, 30)}
 
     def assignment(self) -> frozenset[Place]:
@@ -28,6 +29,7 @@ class _Kafka:
         return {"clicks": TopicFacts("id", 3)}
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
+        self.asked += 1
         return {place: self.ranges[place] for place in places if place in self.ranges}
 
 
@@ -51,7 +53,10 @@ def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
     starting.start_new(kafka, 0.0)
     assert not postgres.registered, "one registered later would start at 0, and not at its end"
     kafka.ranges["clicks", 1] = LogRange(0, 20)
-    starting.start_new(kafka, 0.0)
+    asked = kafka.asked
+    starting.start_new(kafka, 0.05)
+    assert kafka.asked == asked, "what cannot be started is asked about less and less often"
+    starting.start_new(kafka, 0.1)
     assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
 
 
