@@ -1,6 +1,6 @@
 """Reports which partitions this bridge reads, and why it does not read others."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 from uuid import UUID
@@ -14,8 +14,8 @@ from sluice.bridge.partition_problems import PartitionProblems
 from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.progress_store import ProgressStore
 from sluice.db.delivery.partition_reads import PartitionRead
-from sluice.db.records import ProblemKind
-from sluice.kafka_io.consumer import Consumer
+from sluice.db.records import PartitionProblem, ProblemKind
+from sluice.kafka_io.consumer import Consumer, TopicFacts
 from sluice.runtime.place import Place
 
 log = structlog.get_logger("sluice.bridge")
@@ -109,9 +109,10 @@ class ReadReport:
     def write(self, consumer: Consumer | None, starter: PartitionStarter, now: float) -> UnreadPartitions:
         """Writes to Postgres, and returns what no bridge reads. Raises ProgressStoreUnavailable."""
         self._written_at = now
-        problems = self.problems.current()
-        started = frozenset(self._inflight.partitions)
-        reading = frozenset() if consumer is None else started & consumer.assignment()
+        assigned = frozenset[Place]() if consumer is None else consumer.assignment()
+        reading = self._inflight.partitions.keys() & assigned
+        waiting = {} if consumer is None else find_waiting(assigned - reading, consumer.topics())
+        problems = waiting | dict(self.problems.current())
         self._store.write_reads(
             self._reader,
             reading=reading - problems.keys(),
@@ -122,6 +123,24 @@ class ReadReport:
             return UnreadPartitions(frozenset(), frozenset())
         there = {(topic, n) for topic, known in consumer.topics().items() for n in range(known.partitions)}
         return find_unread(self._store.read_reads(), starter.find_unread(consumer), there)
+
+
+def find_waiting(
+    unstarted: Iterable[Place], facts: Mapping[str, TopicFacts]
+) -> dict[Place, PartitionProblem]:
+    """Returns the partitions that wait for others of a topic that is seen for the first time.
+
+    Its partitions are registered together: one that is registered later starts at 0, whatever `start` is.
+    """
+    lone = {topic: sorted(known.leaderless) for topic, known in facts.items() if known.leaderless}
+    return {
+        place: PartitionProblem(
+            ProblemKind.NO_LEADER,
+            f"waits for partitions {lone[place[0]]} of its topic, which have no leader",
+        )
+        for place in unstarted
+        if place[0] in lone
+    }
 
 
 def find_unread(

@@ -71,6 +71,9 @@ def test_partitions_without_a_leader_are_named_and_the_others_are_read(
     lone = {place for place, node in led.items() if node == 3}
     assert lone
     assert lone != led.keys()
+    bridge = deployment.run.start_bridge(name="first")
+    _wait_for_reads(deployment, led.keys(), {})
+    assert bridge.stop() == 0
     kafka.stop(3, SIGKILL)
     bridge = deployment.run.start_bridge()
     _wait_for_reads(deployment, led.keys() - lone, dict.fromkeys(lone, ProblemKind.NO_LEADER))

@@ -10,7 +10,7 @@ from sluice.bridge.client_errors import (
     ClientErrors,
 )
 from sluice.bridge.partition_problems import PartitionProblems
-from sluice.bridge.read_report import find_unread
+from sluice.bridge.read_report import find_unread, find_waiting
 from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.kafka_io.consumer import TopicFacts
@@ -170,3 +170,10 @@ def test_a_partition_is_unread_without_a_reason_if_no_bridge_reads_it_and_none_r
     assert unread.abandoned == {("t", 1)}
     assert unread.never_read == {("v", 0), ("x", 0)}
     assert find_unread(reads, [], []).abandoned == frozenset()
+
+
+def test_partitions_that_are_not_started_wait_for_those_of_their_topic_that_have_no_leader() -> None:
+    facts = {**FACTS, "t": TopicFacts("t-id", 2, frozenset([1]))}
+    waiting = find_waiting([("t", 0), ("u", 0), ("v", 0)], facts)
+    assert {place: problem.kind for place, problem in waiting.items()} == {("t", 0): ProblemKind.NO_LEADER}
+    assert find_waiting([("t", 0)], FACTS) == {}
