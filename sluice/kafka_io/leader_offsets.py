@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from sluice.kafka_io.kafka_errors import ClientError, judge_error
@@ -65,13 +65,23 @@ class LeaderOffsets:
         for partition, future in answers.items():
             place = (partition.topic, partition.partition)
             try:
-                found[place] = future.result(REQUEST_TIMEOUT_SECONDS + 1).offset
+                found[place] = known_offset(future.result(REQUEST_TIMEOUT_SECONDS + 1))
             except (KafkaException, TimeoutError) as error:
                 noted = client_error(error, place)
                 if noted.code not in _NO_PARTITION:
                     self._note(noted)
                     self._unanswered.note_failure(place, now)
         return found
+
+
+def known_offset(answer: Any) -> int:
+    """Returns the offset of one answer. Raises KafkaException if it has none."""
+    # librdkafka 2.16 answers -1001, and no error, for a partition whose leader has just gone: taken for the end
+    # of the log, that would be one that lost all of its records.
+    offset: int = answer.offset
+    if offset < 0:
+        raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
+    return offset
 
 
 def client_error(error: KafkaException | TimeoutError, place: Place | None = None) -> ClientError:

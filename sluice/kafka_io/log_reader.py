@@ -17,6 +17,7 @@ from sluice.kafka_io.config import (
     build_confluent_admin,
     build_confluent_consumer,
 )
+from sluice.kafka_io.leader_offsets import known_offset
 from sluice.kafka_io.log_range import LogRange, LogRanges
 from sluice.kafka_io.partition_reader import (
     UNREADABLE,
@@ -212,7 +213,7 @@ class LogReader:
         for where, future in asked.items():
             place = (where.topic, where.partition)
             try:
-                found[place] = self._result(future).offset
+                found[place] = known_offset(self._result(future))
             except KafkaException as error:
                 if error.args[0].code() not in _MISSING:
                     unreadable[place] = error.args[0].str()

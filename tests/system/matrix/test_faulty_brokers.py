@@ -18,6 +18,7 @@ from sluice.runtime.place import Place
 from tests.harness.deployment import Deployment
 from tests.harness.kafka_cluster import REPLICATED, WITH_AUTHORIZER, KafkaCluster, kafka_cluster
 from tests.harness.kafka_rights import Right, build_admin
+from tests.harness.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
@@ -63,10 +64,9 @@ def test_two_bridges_read_on_through_a_rolling_restart_of_three_brokers(
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_partitions_without_a_leader_are_named_and_the_others_are_read(
-    make_deployment: MakeDeployment, kafka: KafkaCluster, tmp_path: Path, client: str
+    make_deployment: MakeDeployment, kafka: KafkaCluster, client: str
 ) -> None:
-    health = tmp_path / "health"
-    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client, SLUICE_HEALTH_FILE=str(health))
+    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
     led = _leaders(deployment, kafka)
     lone = {place for place, node in led.items() if node == 3}
     assert lone
@@ -77,7 +77,7 @@ def test_partitions_without_a_leader_are_named_and_the_others_are_read(
     kafka.stop(3, SIGKILL)
     bridge = deployment.run.start_bridge()
     _wait_for_reads(deployment, led.keys() - lone, dict.fromkeys(lone, ProblemKind.NO_LEADER))
-    assert is_healthy(health, time.time())
+    assert _is_healthy(deployment, bridge)
     kafka.start(3)
     deployment.run.start_worker()
     _wait_for_reads(deployment, led.keys(), {})
@@ -90,10 +90,9 @@ def test_partitions_without_a_leader_are_named_and_the_others_are_read(
 @pytest.mark.parametrize("brokers", [(1, WITH_AUTHORIZER)])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_denied_topic_and_a_denied_group_are_named_until_they_are_allowed(
-    make_deployment: MakeDeployment, kafka: KafkaCluster, tmp_path: Path, client: str
+    make_deployment: MakeDeployment, kafka: KafkaCluster, client: str
 ) -> None:
-    health = tmp_path / "health"
-    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client, SLUICE_HEALTH_FILE=str(health))
+    deployment = make_deployment(SLUICE_KAFKA_CLIENT=client)
     deployment.run.start_worker()
     places = _leaders(deployment, kafka).keys()
     bridge = deployment.run.start_bridge()
@@ -107,15 +106,19 @@ def test_a_denied_topic_and_a_denied_group_are_named_until_they_are_allowed(
         deployment.wait_until(
             lambda: deployment.outcomes("users").total() == 100, timeout_seconds=60, what="others are read"
         )
-        assert is_healthy(health, time.time())
+        assert _is_healthy(deployment, bridge)
     _wait_for_reads(deployment, places, {})
     with _denied(kafka, ResourceType.GROUP, deployment.installation.group, AclOperation.ALL):
         assert bridge.stop() == 0
         bridge = deployment.run.start_bridge(name="second")
         _wait_for_reads(deployment, frozenset(), dict.fromkeys(places, ProblemKind.NOT_AUTHORIZED))
-        assert is_healthy(health, time.time())
+        assert _is_healthy(deployment, bridge)
     _wait_for_reads(deployment, places, {})
     assert bridge.exit_code is None
+
+
+def _is_healthy(deployment: Deployment, bridge: RunningProcess) -> bool:
+    return is_healthy(deployment.run.folder / f"{bridge.name}.alive", time.time())
 
 
 @contextmanager
