@@ -32,7 +32,7 @@ def place_of(deployment: Deployment) -> tuple[str, int]:
 def wait_applied(deployment: Deployment, count: int) -> None:
     """Until so many payments are applied, and no other record has an outcome."""
     deployment.wait_until(
-        lambda: deployment.outcomes("payments") == ({"applied": count} if count else {}),
+        lambda: deployment.outcomes("payments") == {"applied": count},
         timeout_seconds=60,
         what=f"{count} payments are applied",
     )
@@ -54,7 +54,9 @@ def produce_records(
 def skip_document(deployment: Deployment, offset: int, *words: str) -> Any:
     """The document of `sluice skip`."""
     topic, number = place_of(deployment)
-    return document(sluice(deployment, "skip", f"{topic}:{number}:{offset}", *WHY, "--json", *words))
+    done = sluice(deployment, "skip", f"{topic}:{number}:{offset}", *WHY, "--json", *words)
+    assert done.returncode == 0, done.stderr.decode()
+    return document(done)
 
 
 def assert_commands_read(make_deployment: MakeDeployment, **environment: str) -> None:

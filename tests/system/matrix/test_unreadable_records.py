@@ -41,16 +41,17 @@ ONLY_KAFKA_PYTHON = (("none", flip_last_byte, 0),)
 def test_every_damage_is_skipped(make_deployment: MakeDeployment, kafka: Stack, client: str) -> None:
     deployment = make_deployment(partitions=1, SLUICE_KAFKA_CLIENT=client)
     damages = [*DAMAGES, *(ONLY_KAFKA_PYTHON if client == "kafka-python" else ())]
+    deployment.produce([payment(9)])
     # A bridge that runs would read a batch before it is damaged.
     firsts = []
-    for number, (codec, damage, _) in enumerate(damages):
+    for number, (codec, damage, _) in enumerate(damages, start=1):
         first = produce_records(deployment, payment_records(10 * number, 3), codec=codec)
         damage_batch(kafka, place_of(deployment), first, damage)
         deployment.produce([payment(10 * number + 3)])
         firsts.append(first)
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues("payment"))
-    applied = 0
+    applied = 1
     for first, (_, damage, readable) in zip(firsts, damages, strict=True):
         wait_applied(deployment, applied + readable)
         shown = skip_document(deployment, first + readable, "--yes")
