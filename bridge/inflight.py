@@ -12,6 +12,7 @@ from sluice.tasks.events.routing import queue_name, shard_of
 
 # Keys whose lane is remembered per partition: hashing costs ten times as much as a look-up.
 REMEMBERED_KEYS = 10_000
+REMEMBERED_KEY_BYTES = 1024  # so that those of the largest size take 10 MB
 
 Watermarks: TypeAlias = dict[Place, tuple[int, int]]
 """Partition → (epoch, watermark)."""
@@ -59,7 +60,8 @@ class Partition:
         if len(self._by_key) >= REMEMBERED_KEYS:
             self._by_key.clear()
         queue = queue_name(self.assignment.entity, shard_of(key, self.assignment.shards))
-        self._by_key[key] = queue
+        if key is None or len(key) <= REMEMBERED_KEY_BYTES:
+            self._by_key[key] = queue
         return queue
 
     def why_lost(self, now: Assignment | None) -> str | None:

@@ -25,6 +25,7 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
+MAX_SAMPLE_BYTES = 1024  # a hash of a megabyte takes this code a second, and a key may have been cut
 SUSPICIOUS_SAMPLES = 20  # fewer may be left from before a raised partition count
 
 
@@ -37,7 +38,9 @@ class PartitionerCheck:
     def sample(self, place: Place, record: Record, partitions: int) -> bool:
         """Whether this record makes its topic suspicious; True at most once per topic."""
         topic, partition = place
-        if record.key is None or expected_partition(record.key, partitions) == partition:
+        if record.key is None or len(record.key) > MAX_SAMPLE_BYTES:
+            return False
+        if expected_partition(record.key, partitions) == partition:
             return False
         self._elsewhere[topic] = self._elsewhere.get(topic, 0) + 1
         return self._elsewhere[topic] == SUSPICIOUS_SAMPLES

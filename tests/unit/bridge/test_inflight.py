@@ -2,6 +2,7 @@
 
 import pytest
 
+from sluice.bridge.inflight import REMEMBERED_KEY_BYTES
 from sluice.bridge.partitioner import SUSPICIOUS_SAMPLES, PartitionerCheck, expected_partition
 from sluice.bridge.start_conditions import LoudStop, NeedsRows, Start, judge_assignment
 from sluice.db.delivery.progress import Assignment
@@ -128,3 +129,14 @@ def test_a_foreign_partitioner_is_reported_once_per_topic() -> None:
     assert not any(check.sample(("t", right), record(n, key=key), 4) for n in range(100))
     wrong = [check.sample(("t", (right + 1) % 4), record(n, key=key), 4) for n in range(100)]
     assert [n for n, said in enumerate(wrong) if said] == [SUSPICIOUS_SAMPLES - 1]
+
+
+def test_large_keys_are_neither_remembered_nor_hashed_for_the_check() -> None:
+    inflight, check = holding({PLACE: assignment(shards=2)}), PartitionerCheck()
+    keys = [b"%d" % n + bytes(REMEMBERED_KEY_BYTES) for n in range(SUSPICIOUS_SAMPLES + 1)]
+    elsewhere = [key for key in keys if expected_partition(key, 1_000) != 0]
+    assert len(elsewhere) >= SUSPICIOUS_SAMPLES
+    assert not any(check.sample(PLACE, record(0, key=key), 1_000) for key in elsewhere)
+    inflight.take(PLACE, [record(n, key=key) for n, key in enumerate(keys)], 0.0)
+    inflight.take(PLACE, [record(len(keys), key=b"small")], 0.0)
+    assert inflight.partitions[PLACE]._by_key.keys() == {b"small"}
