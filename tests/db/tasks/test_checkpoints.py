@@ -7,6 +7,7 @@ import pytest
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild.checkpoints import drop_checkpoint
 from sluice.admin.rebuild.generation_locks import require_lockstep
+from sluice.kafka_io.bounded_record import bounded
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import DECISION, Bench, poison, registry
@@ -42,6 +43,15 @@ def test_what_came_before_stays_and_what_came_after_is_computed_anew(bench: Benc
     assert bench.rows() == {"a": (1, 1), "b": (3, 2), "c": (4, 1)}
     fixed.live(thing_set(4, "a", 5))
     assert bench.rows(number)["a"] == (50, 2)
+
+
+def test_a_late_event_that_is_not_stored_whole_is_refused(bench: Bench) -> None:
+    bench.kafka[0] = thing_set(0, "a", 5)
+    bench.live(bounded(bench.kafka[0], 10))
+    kept = bench.checkpoint("monday")
+    bench.redrive("a")
+    with pytest.raises(OperationRefused, match="things:0:0 was applied after checkpoint monday and is not"):
+        bench.begin(checkpoint=kept)
 
 
 @pytest.mark.parametrize("redriven", ["before it begins", "while it is built", "when it is ready"])

@@ -1,13 +1,17 @@
 """Workers of two formats of messages side by side: publishers write what every living worker reads."""
 
+import pytest
+
 from sluice.runtime.message_frame import MAC_BYTES
 from sluice.runtime.redis_item import Item, read_item
 from tests.harness.deployment import Deployment
+from tests.harness.header_names import RawName
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
-from tests.system.worker.test_rolling_deployments import APPS, EVENTS, NEW, of, things, wait_applied
+from tests.system.worker.test_rolling_deployments import APPS, EVENTS, NEW, events, of, things, wait_applied
 
 NEWER = f"{APPS}newer_format_app"
+FORMAT_1 = f"{APPS}format_1_app"
 
 
 def waiting_formats(deployment: Deployment) -> set[int]:
@@ -56,6 +60,34 @@ def test_a_format_that_an_old_worker_cannot_read_is_written_when_it_has_ended(
     assert_as_the_oracle_says(deployment)
     assert "newer format" not in first.log.read_text()
     assert [process.exit_code for process in deployment.run.processes[1:]] == [None] * 3
+
+
+@pytest.mark.matrix
+def test_a_flawed_record_waits_for_older_workers_to_end_and_others_do_not(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment(NEW, partitions=1)
+    older = of(deployment, FORMAT_1).start_worker(name="older")
+    deployment.wait_until(
+        lambda: _announced(deployment, 1), timeout_seconds=60, what="it has written its row"
+    )
+    bridge = deployment.run.start_bridge()
+    deployment.produce(things(10))
+    topic = f"rolling-things{deployment.topic_suffix}"
+    deployment.producer.send(topic, key=b"things-0", value=b"{}", headers=[(RawName(b"\xff"), b"")])
+    deployment.producer.flush()
+    deployment.produce(events("others", "thing.counted", EVENTS))
+    wait_applied(deployment, "others", EVENTS)
+    deployment.wait_until(
+        lambda: "lane held back" in bridge.log.read_text(), timeout_seconds=60, what="it is logged"
+    )
+    assert not deployment.outcomes("rolling-things")["dead"]
+    older.stop()
+    deployment.run.start_worker(name="newer")
+    deployment.wait_settled(timeout_seconds=180)
+    assert deployment.outcomes("rolling-things") == {"applied": 10, "dead": 1}
+    assert bridge.log.read_text().count("lane held back") <= 2
+    assert bridge.exit_code is None
 
 
 def _announced(deployment: Deployment, workers: int) -> bool:

@@ -1,0 +1,8 @@
+"""Code of before messages had a second format."""
+
+from sluice.tasks import task_messages
+from sluice.tasks.installation import formats
+from tests.system.worker.rolling_new_app import *  # noqa: F403
+
+formats.NEWEST_FORMAT = 1
+task_messages.READERS.pop(2, None)
