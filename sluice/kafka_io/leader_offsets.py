@@ -76,8 +76,8 @@ class LeaderOffsets:
 
 def known_offset(answer: Any) -> int:
     """Returns the offset of one answer. Raises KafkaException if it has none."""
-    # librdkafka 2.16 answers -1001, and no error, for a partition whose leader has just gone: taken for the end
-    # of the log, that would be one that lost all of its records.
+    # librdkafka 2.16 answers -1001, and no error, for a partition whose leader has just gone. Taken for the
+    # end of the log, that would be a log that lost all of its records.
     offset: int = answer.offset
     if offset < 0:
         raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
