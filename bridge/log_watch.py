@@ -43,6 +43,8 @@ class LogWatch:
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self._failure = Backoff()  # for the log alone
         self._waiting_logged_at: dict[str, float] = {}
+        self.ends: Mapping[Place, int] = {}
+        """Where the logs ended when they were read last: the last stable offsets."""
 
     def start(self) -> None:
         """Starts the thread."""
@@ -99,6 +101,7 @@ class LogWatch:
         self._reader = self._reader or LogReader(self._servers, request_timeout_ms=KAFKA_TIMEOUT_MS)
         # After Postgres: see `judge_assignment`.
         logs = self._reader.read_ranges(topics).ranges
+        self.ends = {place: held.end for place, held in logs.items()}
         self._log_waiting(sorted(topic for topic, _ in missing - assignments.keys()), began_at)
         return Look(
             began_at,

@@ -67,7 +67,7 @@ class Bridge:
         self._stopper = TopicStopper(watch, inflight, topics, self._report.problems)
         self._starter = PartitionStarter(store, inflight, topics, self._stopper.stops)
         self._member = GroupMember(make_consumer, store, inflight, clock)
-        self._unreadable = UnreadableRecords(store, inflight, self._report.problems)
+        self._unreadable = UnreadableRecords(store, inflight, watch, self._report.problems)
         self._send_loop = SendLoop(publisher, inflight, metrics)
         self._reported_over: frozenset[Place] = frozenset()  # for the log alone
         self._check = PartitionerCheck()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from sluice.bridge.inflight import Inflight
+from sluice.bridge.log_watch import LogWatch
 from sluice.bridge.partition_problems import PartitionProblems
 from sluice.bridge.progress_store import ProgressStore
 from sluice.db.records import PartitionProblem, ProblemKind
@@ -49,9 +50,12 @@ class PositionWatch:
 class UnreadableRecords:
     """Notes records that cannot be read among `problems`, where the client's own errors are noted too."""
 
-    def __init__(self, store: ProgressStore, inflight: Inflight, problems: PartitionProblems) -> None:
+    def __init__(
+        self, store: ProgressStore, inflight: Inflight, logs: LogWatch, problems: PartitionProblems
+    ) -> None:
         self._store = store
         self._inflight = inflight
+        self._logs = logs
         self._problems = problems
         self._watch = PositionWatch()
         self._stalled: set[Place] = set()
@@ -87,14 +91,14 @@ class UnreadableRecords:
             self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
         self._stalled -= moved
         # One with a problem has its reason already.
-        doubtful = stood - self._problems.current().keys()
-        for place, held in consumer.log_ranges(doubtful).items() if doubtful else ():
-            offset = positions[place]
-            if offset < held.end:
+        for place in stood - self._problems.current().keys():
+            # An end that was read earlier is no further than the end now.
+            offset, end = positions[place], self._logs.ends.get(place, 0)
+            if offset < end:
                 self._stalled.add(place)
                 detail = (
                     f"the client returns no record from offset {offset} on, although the log goes on to"
-                    f" {held.end}; `sluice skip {place[0]}:{place[1]}:{offset}` gets past what cannot be read"
+                    f" {end}; `sluice skip {place[0]}:{place[1]}:{offset}` gets past what cannot be read"
                 )
                 self._problems.note(place, PartitionProblem(ProblemKind.UNREADABLE_RECORD, detail, offset))
 

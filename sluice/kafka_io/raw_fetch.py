@@ -66,8 +66,8 @@ async def _fetch(consumer: Any, place: Place, offset: int, max_bytes: int) -> by
 
 def find_unparsed(batch: bytes) -> tuple[int, str] | None:
     """Returns the first offset of the batch that kafka-python cannot read, and why; None if it reads all."""
-    if batch[MAGIC_OFFSET] != FORMAT:
-        return int.from_bytes(batch[:8], "big"), f"unknown format {batch[MAGIC_OFFSET]}"
+    if batch[MAGIC_OFFSET] < FORMAT:
+        return None  # kafka-python reads the older formats too
     opened = DefaultRecordBatch(batch)
     offset = opened.base_offset
     if not opened.validate_crc():

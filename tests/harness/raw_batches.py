@@ -97,9 +97,10 @@ def set_unknown_format(batch: bytearray) -> None:
 
 
 def damage_second_record(batch: bytearray) -> None:
-    """Makes the length of the second record of an uncompressed batch wrong."""
+    """Makes the second record of an uncompressed batch longer than the batch. It has 64 bytes or more."""
     first_bytes, first_at = decode_varint(batch, _HEADER_BYTES)
-    batch[first_at + first_bytes] = 0x7E
+    second_at = first_at + first_bytes
+    batch[second_at : second_at + 2] = b"\xfe\x7f"
     _sign(batch)
 
 

@@ -303,6 +303,7 @@ class Watch:
     """Looks now and then; anything may happen between Postgres' answer and Kafka's."""
 
     def __init__(self, store: ProgressStore) -> None:
+        self.ends: Mapping[Place, int] = {}
         self._store = store
         self._topics: Mapping[str, TopicFacts] = {}
 

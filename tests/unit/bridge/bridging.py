@@ -1,5 +1,8 @@
 """Records, assignments and a queue with its lanes, for tests of what the bridge decides."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from sluice.bridge.inflight import Inflight
 from sluice.bridge.lanes import Lane, Origin
 from sluice.bridge.queue_buffer import QueueBuffer, Resend
@@ -70,6 +73,8 @@ def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_sp
 
 class NoWatch:
     """A watch that never looks."""
+
+    ends: Mapping[Place, int] = MappingProxyType({})
 
     def offer(self, _: object, __: object) -> None:
         pass

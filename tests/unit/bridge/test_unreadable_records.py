@@ -1,6 +1,5 @@
 """Partitions that stand at a record which cannot be read: noted with the offset, and passed once skipped."""
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 from sluice.bridge.inflight import Inflight
@@ -13,7 +12,6 @@ from sluice.bridge.unreadable_records import (
 )
 from sluice.db.delivery.progress import Assignment
 from sluice.db.records import PartitionProblem, ProblemKind
-from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange
@@ -27,7 +25,6 @@ class World:
     def __init__(self) -> None:
         self.now = 0.0
         self.end = 9
-        self.asked: list[set[Place]] = []
         self.sought: list[tuple[Place, int]] = []
         self.is_paused = False
         self.skipped: dict[Place, list[SkippedRange]] = {}
@@ -35,7 +32,7 @@ class World:
         self.inflight = Inflight(max_bytes=1_000, max_span=1_000)
         self.inflight.start(PLACE, Assignment("t-id", "e", 1, 1, 1, 4, {}), 4)
         store = cast("Any", self)
-        self.unreadable = UnreadableRecords(store, self.inflight, self.problems)
+        self.unreadable = UnreadableRecords(store, self.inflight, cast("Any", self), self.problems)
 
     def look(self, seconds: float) -> PartitionProblem | None:
         """Lets so much time pass. Returns the problem of the partition."""
@@ -50,9 +47,9 @@ class World:
     def paused(self) -> frozenset[Place]:
         return frozenset([PLACE] if self.is_paused else [])
 
-    def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        self.asked.append(set(places))
-        return {place: LogRange(0, self.end) for place in places}
+    @property
+    def ends(self) -> dict[Place, int]:
+        return {PLACE: self.end}
 
     def seek(self, place: Place, offset: int) -> None:
         self.sought.append((place, offset))
@@ -88,7 +85,6 @@ def test_a_partition_at_the_end_of_its_log_or_paused_is_not_suspected() -> None:
     world = World()
     world.end = 4
     assert world.look(3 * STALLED_SECONDS) is None
-    assert world.asked
     world.end, world.is_paused = 9, True
     assert world.look(3 * STALLED_SECONDS) is None
 
@@ -98,7 +94,6 @@ def test_what_the_client_reported_is_kept() -> None:
     reported = PartitionProblem(ProblemKind.UNREADABLE_RECORD, "bad compression", 6)
     world.problems.note(PLACE, reported)
     assert world.look(3 * STALLED_SECONDS) == reported
-    assert not world.asked
 
 
 def test_reading_goes_on_behind_skipped_records() -> None:
