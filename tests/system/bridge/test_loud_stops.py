@@ -78,7 +78,7 @@ def test_a_lane_above_the_end_stops_its_topic_in_running_bridges_until_it_is_acc
     deployment.run.run_sluice("accept", topic, "--reason", "a test", "--yes")
     _wait_applied(deployment, "payments", 2 * EVENTS)
     for bridge in (first, second):
-        assert topic in _line(bridge, "topic is no longer stopped")
+        _wait_for_line(deployment, bridge, "topic is no longer stopped")
         assert bridge.exit_code is None
 
 
@@ -134,18 +134,22 @@ def _create_anew(deployment: Deployment, topic: str) -> None:
 
 
 def _wait_for_stop(deployment: Deployment, bridge: RunningProcess, why: str) -> None:
-    deployment.wait_until(
-        lambda: STOPPED in bridge.log.read_text(), timeout_seconds=60, what="the topic stops"
-    )
+    _wait_for_line(deployment, bridge, STOPPED)
     line = _line(bridge, STOPPED)
     assert why in line
     assert "sluice accept" in line
     assert bridge.exit_code is None
 
 
+def _wait_for_line(deployment: Deployment, bridge: RunningProcess, text: str) -> None:
+    deployment.wait_until(
+        lambda: text in bridge.log.read_text(), timeout_seconds=60, what=f"{text!r} is logged"
+    )
+
+
 def _wait_applied(deployment: Deployment, topic: str, events: int) -> None:
     deployment.wait_until(
-        lambda: sum(deployment.outcomes(topic).values()) >= events,
+        lambda: deployment.outcomes(topic).total() >= events,
         timeout_seconds=60,
         what=f"{topic} are applied",
     )

@@ -184,6 +184,9 @@ def test_a_partition_that_kafka_does_not_report_is_marked_and_the_others_are_sum
         (None, 50, "no leader"),
     ]
     assert topic(of, "users").incomplete
+    of.logs = LogRanges({}, unreadable={("users", 3): "no leader"})
+    [silent] = topic(of, "users").partitions
+    assert (silent.partition, silent.unreachable) == (3, "no leader"), "no bridge has begun it"
     assert found.unreachable == ["topic users: denied", "orders[1]: no leader"]
     output = io.StringIO()
     Console(file=output, width=200).print(topic_table(found.topics))

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import kombu.exceptions as kombu
 import psycopg2
 import pytest
 from kafka.errors import KafkaTimeoutError
@@ -133,6 +134,8 @@ def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str]) 
         (RedisError("gone."), "Redis (SLUICE_REDIS_URL): gone"),
         (KafkaTimeoutError("late"), "Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS): KafkaTimeoutError: late"),
         (RedisError(), "Redis (SLUICE_REDIS_URL): RedisError"),
+        (kombu.OperationalError("refused"), "Redis (SLUICE_REDIS_URL): refused"),
+        (TimeoutError(), "Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS): TimeoutError"),
     ],
 )
 def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: str) -> None:
