@@ -33,3 +33,7 @@ def test_one_clock_is_ahead_and_all_others_are_behind(make_deployment: MakeDeplo
     start_with_clocks(deployment, offsets)
     assert_events_are_applied(deployment, seed=1)
     assert_beat_is_heard(deployment, number=1)
+    shown = " ".join(deployment.run.sluice("doctor").stdout.decode().split())
+    assert "Clocks differ from that of Postgres" in shown
+    assert "3600.0 s ahead" in shown
+    assert "3600.0 s behind" in shown
