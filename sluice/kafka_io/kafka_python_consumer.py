@@ -37,7 +37,6 @@ from sluice.kafka_io.consumer import BrokersAway, ConsumerBroken, TopicFacts
 from sluice.kafka_io.kafka_errors import AWAY_CODES, ClientError, ErrorAction
 from sluice.kafka_io.kafka_python_mends import (
     FetchErrors,
-    LeaderOffsets,
     TopicMetadata,
     client_error,
     finish_joining,
@@ -46,6 +45,7 @@ from sluice.kafka_io.kafka_python_mends import (
     raise_if_fenced,
     take_up_parked,
 )
+from sluice.kafka_io.kafka_python_offsets import LeaderOffsets
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.backoff import Backoff
@@ -286,10 +286,8 @@ class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]
 
 def _for_those_left(method: Callable[..., None], places: Iterable[TopicPartition]) -> None:
     for place in places:
-        try:
+        with suppress(KeyError):  # it went meanwhile
             method(place)
-        except KeyError:  # it went meanwhile
-            continue
 
 
 @contextmanager

@@ -23,20 +23,15 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from kafka.protocol.consumer import OffsetSpec
 from kafka.util import WeakMethod
 
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, ErrorAction, judge_error
-from sluice.kafka_io.log_range import LogRange
 from sluice.runtime.backoff import Backoffs
 from sluice.runtime.place import Place
 
 # kafka-python fetches again at every poll what failed before.
 FETCH_AGAIN_SECONDS = 10.0
-# A leader that does not answer stops the loop for the time-out whenever it is asked.
-UNANSWERED_SECONDS = 60.0
-
 ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
 
@@ -184,65 +179,6 @@ class TopicMetadata:
     def _handle_update(self, cluster: Any) -> None:
         cluster.unauthorized_topics = set()
         self._coordinator._handle_metadata_update(cluster)
-
-
-class LeaderOffsets:
-    """The log ranges of partitions, asked of each leader and topic by itself."""
-
-    def __init__(self, consumer: Any, note: NoteError, *, timeout_ms: int) -> None:
-        self._cluster, self._manager = consumer._cluster, consumer._manager
-        self._fetcher = consumer._fetcher
-        self._note = note
-        self._timeout_seconds = timeout_ms / 1_000
-        self._unanswered: Backoffs[Place] = Backoffs(max_seconds=UNANSWERED_SECONDS)
-
-    def measure(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        """Returns the ranges of the partitions that have a leader and an answer."""
-        now = time.monotonic()
-        groups: dict[tuple[int, str], list[TopicPartition]] = {}
-        for place in places:
-            leader = self._cluster.leader_for_partition(TopicPartition(*place))
-            if leader is not None and leader >= 0 and self._unanswered.allows(place, now):
-                groups.setdefault((leader, place[0]), []).append(TopicPartition(*place))
-        if not groups:
-            return {}
-        starts, ends = self._manager.run(self._ask, groups)
-        found = {
-            (place.topic, place.partition): LogRange(starts[place].offset, ends[place].offset)
-            for place in starts.keys() & ends.keys()
-        }
-        for place in found:
-            self._unanswered.note_success(place)
-        return found
-
-    async def _ask(self, groups: Mapping[tuple[int, str], list[TopicPartition]]) -> list[dict[Any, Any]]:
-        asked = [
-            (spec, places, self._manager.call_soon(self._send, leader, spec, places))
-            for (leader, _), places in groups.items()
-            for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
-        ]
-        deadline = time.monotonic() + self._timeout_seconds
-        found: dict[Any, dict[Any, Any]] = {OffsetSpec.EARLIEST: {}, OffsetSpec.LATEST: {}}
-        for spec, places, future in asked:
-            remaining_ms = max(0.0, deadline - time.monotonic()) * 1_000
-            try:
-                offsets, unanswered = await self._manager.wait_for(future, remaining_ms)
-            except KafkaError as error:
-                self._note_unanswered(places, client_error(error))
-                continue
-            found[spec].update(offsets)
-            if unanswered:
-                detail = "the broker that leads the partition gave no offsets"
-                self._note_unanswered(unanswered, judge_error("OFFSET_NOT_AVAILABLE", detail))
-        return list(found.values())
-
-    async def _send(self, leader: int, spec: Any, places: Iterable[TopicPartition]) -> Any:
-        return await self._fetcher._send_list_offsets_request(leader, dict.fromkeys(places, (spec, -1)))
-
-    def _note_unanswered(self, places: Iterable[TopicPartition], error: ClientError) -> None:
-        for place in places:
-            self._unanswered.note_failure((place.topic, place.partition), time.monotonic())
-            self._note(error._replace(topic=place.topic, partition=place.partition, of_group=False))
 
 
 def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
