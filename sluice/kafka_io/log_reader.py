@@ -158,7 +158,9 @@ class LogReader:
         )
 
     def _note_error(self, error: KafkaError) -> None:
-        self._client_error = error.str()
+        # "1/1 brokers are down" follows the reason and says less.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._client_error = error.str()
 
     def _describe(
         self, topics: list[str], leaders: dict[Place, int | None]

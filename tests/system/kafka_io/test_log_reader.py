@@ -68,7 +68,7 @@ def test_records_behind_an_open_transaction_are_counted(kafka: Stack, reader: Lo
 
 def test_without_a_broker_the_reason_is_that_of_the_client() -> None:
     reader = LogReader(NOWHERE, request_timeout_ms=1_000)
-    with closing(reader), pytest.raises(LogsUnavailable, match="Connection refused"):
+    with closing(reader), pytest.raises(LogsUnavailable, match=r"refused|Timed out"):
         reader.read_ranges(["orders"])
 
 
@@ -94,7 +94,7 @@ def test_a_record_that_cannot_be_read_keeps_no_other_from_being_read(
     assert read_all(PartitionReader(servers, place, 0, skipped=skipped), bad + 4) == [0, 1, bad + 3]
     # From within the batch, and of records that can be read after all.
     assert read_all(PartitionReader(servers, place, bad + 1, skipped=skipped), bad + 4) == [bad + 3]
-    assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(0, 0)]), 2) == [1]
+    assert read_all(PartitionReader(servers, place, 0, skipped=[SkippedRange(1, 1)]), 2) == [0]
 
 
 def test_a_malformed_record_is_found_although_the_client_reports_nothing(
