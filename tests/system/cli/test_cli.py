@@ -143,6 +143,7 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["pause", "--topic", users, *WHY],
         ["resume", "--topic", users, *WHY],
         ["accept", users, *WHY, "--dry-run"],
+        ["skip", f"{users}:0:0", *WHY, "--dry-run"],
         ["reshard", "user", "5", *WHY, "--dry-run"],
         *([group, "ls"] for group in groups),
         ["rebuild", "status"],
@@ -152,7 +153,7 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
     ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
     # No bridge has read the topic, and the folder has no stack of its own.
     refused = {name for name, done in ended.items() if done.returncode}
-    assert {name.split()[0] for name in refused} == {"trace", "accept", "stack"}, [
+    assert {name.split()[0] for name in refused} == {"trace", "accept", "skip", "stack"}, [
         ended[name] for name in refused
     ]
     assert not [done for done in ended.values() if b"Traceback" in done.stderr]
