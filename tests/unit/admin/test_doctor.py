@@ -242,6 +242,12 @@ def test_a_healthy_installation_has_no_findings(name: str) -> None:
     assert find_problems(HEALTHY_TOO[name]) == []
 
 
+@pytest.mark.parametrize("kind", UnreadKind)
+def test_every_reason_why_a_partition_is_not_read_has_its_advice(kind: UnreadKind) -> None:
+    found = find_problems(postgres(unread=[unread(kind)]))
+    assert [bool(one.advice) for one in found] == ([] if kind is UnreadKind.PAUSED else [True])
+
+
 def test_errors_come_first() -> None:
     facts = replace(server(synchronous_commit="off"), kafka=KafkaFacts({}))
     assert [finding.severity for finding in find_problems(facts)] == [ERROR, WARNING]
