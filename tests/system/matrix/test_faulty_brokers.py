@@ -1,6 +1,5 @@
 """Bridges beside brokers that are absent, restart or refuse: what can be read is read, the rest is named."""
 
-import json
 import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -79,7 +78,6 @@ def test_partitions_without_a_leader_are_named_and_the_others_are_read(
     bridge = deployment.run.start_bridge()
     _wait_for_reads(deployment, led.keys() - lone, dict.fromkeys(lone, ProblemKind.NO_LEADER))
     assert _is_healthy(deployment, bridge)
-    _assert_commands_show_the_others(deployment, led.keys(), lone)
     kafka.start(3)
     deployment.run.start_worker()
     _wait_for_reads(deployment, led.keys(), {})
@@ -121,26 +119,6 @@ def test_a_denied_topic_and_a_denied_group_are_named_until_they_are_allowed(
 
 def _is_healthy(deployment: Deployment, bridge: RunningProcess) -> bool:
     return is_healthy(deployment.run.folder / f"{bridge.name}.alive", time.time())
-
-
-def _assert_commands_show_the_others(deployment: Deployment, places: Set[Place], silent: Set[Place]) -> None:
-    status = deployment.run.sluice("status", "--json")
-    assert status.returncode == 1, status.stderr
-    shown = json.loads(status.stdout)
-    ends = {
-        (topic["topic"], one["partition"]): one["log_end"]
-        for topic in shown["topics"]
-        for one in topic["partitions"]
-    }
-    assert {place for place, end in ends.items() if end is None} == silent
-    assert ends.keys() == places
-    assert {(one["topic"], one["partition"]) for one in shown["unread"]} == silent
-    named = " ".join(shown["unreachable"])
-    assert all(f"{topic}[{number}]: " in named for topic, number in silent)
-    doctor = deployment.run.sluice("doctor", "--json")
-    assert doctor.returncode == 1, doctor.stderr
-    problems = " ".join(one["problem"] for one in json.loads(doctor.stdout)["findings"])
-    assert all(f"{topic}[{number}]" in problems for topic, number in silent)
 
 
 @contextmanager
