@@ -44,6 +44,7 @@ _KEYS: dict[str, tuple[int, int | None]] = {
             "PTTL",
             "TYPE",
             "LLEN",
+            "MEMORY USAGE",
             "LPUSH",
             "RPUSH",
             "LPOP",
@@ -112,7 +113,6 @@ _WITHOUT_KEYS = frozenset(
         "COMMAND",
     ]
 )
-_SUBCOMMANDS_WITH_KEY = frozenset({"MEMORY USAGE"})  # one, at once after the words
 _SUBCOMMANDS_WITHOUT_KEYS = frozenset({"SCRIPT LOAD", "SCRIPT EXISTS", "MEMORY DOCTOR"})
 
 
@@ -145,8 +145,6 @@ def _key_span(args: Sequence[Any]) -> range:
         return range(0)
     if name in _SCRIPTS:
         start, end = 2, 2 + int(words[1])
-    elif name in _SUBCOMMANDS_WITH_KEY:
-        start, end = _FIRST
     elif name in _KEYS:
         start, last = _KEYS[name]
         end = len(words) if last is None else last if last >= 0 else len(words) + last
