@@ -10,6 +10,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from sluice.kafka_io.config import (
+    BOOTSTRAP_TIMEOUT_MS,
     LOG_LEVEL_CRITICAL,
     RECONNECT_BACKOFF_MAX_MS,
     REQUEST_TIMEOUT_MS,
@@ -39,6 +40,7 @@ QUEUED_KIB = 1_024
 NO_LEADER = "the partition has no leader"
 
 _START, _END = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_AWAY = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
 _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT})
 
 
@@ -171,6 +173,12 @@ class LogReader:
         """
         topic_ids: dict[str, str] = {}
         refused: dict[str, str] = {}
+        # At first, and also without a topic: librdkafka waits for a broker as long as for an answer.
+        patience = min(self._timeout_seconds, BOOTSTRAP_TIMEOUT_MS / 1_000)
+        try:
+            self._result(self._admin.describe_cluster(request_timeout=patience))
+        except KafkaException as error:
+            self._raise_if_away(error)
         if not topics:
             return topic_ids, refused
         asked = self._admin.describe_topics(TopicCollection(topics), request_timeout=self._timeout_seconds)
@@ -178,11 +186,8 @@ class LogReader:
             try:
                 described = self._result(future)
             except KafkaException as error:
-                code = error.args[0].code()
-                if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
-                    self._admin.poll(0)  # calls `error_cb`, which has the better reason
-                    raise LogsUnavailable(self._client_error or error.args[0].str()) from error
-                if code not in _MISSING:
+                self._raise_if_away(error)
+                if error.args[0].code() not in _MISSING:
                     refused[topic] = error.args[0].str()
                 continue
             topic_ids[topic] = topic_uuid(described.topic_id)
@@ -191,6 +196,11 @@ class LogReader:
                 has_leader = leader is not None and leader.id >= 0
                 leaders[topic, partition.id] = leader.id if has_leader else None
         return topic_ids, refused
+
+    def _raise_if_away(self, error: KafkaException) -> None:
+        if error.args[0].code() in _AWAY:
+            self._admin.poll(0)  # calls `error_cb`, which has the better reason
+            raise LogsUnavailable(self._client_error or error.args[0].str()) from error
 
     def _read_offsets(
         self,

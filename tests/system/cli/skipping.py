@@ -21,6 +21,7 @@ def deploy(make_deployment: MakeDeployment, **environment: str) -> Deployment:
     deployment.run.start_worker(deployment.queues("payment"))
     deployment.produce(payments(0, ALREADY))
     wait_applied(deployment, ALREADY)
+    deployment.wait_settled()
     return deployment
 
 

@@ -19,15 +19,15 @@ def test_metadata_of_a_commit_reads_back(
     servers, group = kafka.kafka_bootstrap_servers(), f"group-{topic}"
     with closing(GroupMetadataReader(servers, group)) as reader:
         assert reader.read() == set()
-        texts = iter(["1.0.first", "1.0.second", ""])
+        text = ""
         consumer: Consumer = client(
-            servers, group=group, instance=None, topics=[topic], commit_metadata=lambda: next(texts)
+            servers, group=group, instance=None, topics=[topic], commit_metadata=lambda: text
         )
 
         def committed(places: list[int], expected: set[str]) -> None:
-            consumer.commit({(topic, number): 0 for number in places})
-
             def reads() -> bool:
+                # Again and again, like a bridge: a commit may meet a rebalance.
+                consumer.commit({(topic, number): 0 for number in places})
                 consumer.poll(POLL_SECONDS)
                 return reader.read() == expected
 
@@ -38,7 +38,10 @@ def test_metadata_of_a_commit_reads_back(
             return len(consumer.assignment()) == 2
 
         wait_until(joined, timeout_seconds=30, what="both partitions are assigned")
+        text = "1.0.first"
         committed([0], {"1.0.first"})
+        text = "1.0.second"
         committed([1], {"1.0.first", "1.0.second"})
+        text = ""
         committed([0], {"1.0.second"})
         consumer.close()
