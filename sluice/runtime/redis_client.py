@@ -44,7 +44,6 @@ _KEYS: dict[str, tuple[int, int | None]] = {
             "PTTL",
             "TYPE",
             "LLEN",
-            "MEMORY USAGE",
             "LPUSH",
             "RPUSH",
             "LPOP",
@@ -145,6 +144,8 @@ def _key_span(args: Sequence[Any]) -> range:
         return range(0)
     if name in _SCRIPTS:
         start, end = 2, 2 + int(words[1])
+    elif name == "MEMORY USAGE":
+        start, end = _FIRST
     elif name in _KEYS:
         start, last = _KEYS[name]
         end = len(words) if last is None else last if last >= 0 else len(words) + last

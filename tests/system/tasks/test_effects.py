@@ -49,8 +49,14 @@ def end_leases(deployment: Deployment) -> None:
 
 def wait_called(deployment: Deployment) -> None:
     """Leases of the dead are ended meanwhile."""
+
+    def ended() -> bool:
+        # In one look: a call whose lease ends goes from running to pending.
+        calls = deployment.calls()
+        return not calls["pending"] and not calls["running"]
+
     deployment.wait_until(
-        lambda: not deployment.calls()["pending"] and not deployment.calls()["running"],
+        ended,
         timeout_seconds=120,
         what=f"all calls have ended: {deployment.calls()}",
     )

@@ -70,7 +70,9 @@ def assert_none_halted(deployment: Deployment) -> None:
     assert not [name for name, state in read_queues(deployment.session).items() if state.halted_reason]
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["queues shared", "queues named"])
+@pytest.mark.parametrize(
+    "named", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["queues shared", "queues named"]
+)
 def test_what_old_workers_do_not_know_waits_for_a_new_one_and_nothing_halts(
     make_deployment: MakeDeployment, named: bool
 ) -> None:
