@@ -34,11 +34,10 @@ class PartitionProblems:
         return {place: noted[max(noted, key=rank.index)] for place, noted in self._noted.items()}
 
     def due_lines(self, now: float) -> list[tuple[Place, PartitionProblem]]:
-        """Returns the problems to log now: each at once, and then once a minute."""
+        """Returns those of the current problems to log now: each at once, and then once a minute."""
         due = []
-        for place, noted in sorted(self._noted.items()):
-            for kind, problem in noted.items():
-                if now - self._logged_at.get((place, kind), float("-inf")) >= LOG_SECONDS:
-                    self._logged_at[place, kind] = now
-                    due.append((place, problem))
+        for place, problem in sorted(self.current().items()):
+            if now - self._logged_at.get((place, problem.kind), float("-inf")) >= LOG_SECONDS:
+                self._logged_at[place, problem.kind] = now
+                due.append((place, problem))
         return due

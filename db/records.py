@@ -56,11 +56,11 @@ class Declaration(StrEnum):
 
 
 class ProblemKind(StrEnum):
-    """What keeps a bridge from reading a partition."""
+    """What keeps a bridge from reading a partition. Of several the one that is declared last says most."""
 
+    KAFKA_ERROR = "kafka_error"
     NO_LEADER = "no_leader"
     NOT_AUTHORIZED = "not_authorized"
-    KAFKA_ERROR = "kafka_error"
     UNREADABLE_RECORD = "unreadable_record"
     STOPPED = "stopped"
     """Reading on would skip records: an operator decides."""

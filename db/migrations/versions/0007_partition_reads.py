@@ -17,7 +17,7 @@ def upgrade() -> None:
             noted_at timestamptz DEFAULT now() NOT NULL, reported_at timestamptz DEFAULT now() NOT NULL,
             read_at timestamptz, reader uuid,
             problem text CONSTRAINT partition_reads_problem_known CHECK (problem IN
-                ('no_leader', 'not_authorized', 'kafka_error', 'unreadable_record', 'stopped')),
+                ('kafka_error', 'no_leader', 'not_authorized', 'unreadable_record', 'stopped')),
             detail text, problem_offset bigint, problem_since timestamptz,
             CONSTRAINT partition_reads_pkey PRIMARY KEY (topic, partition)
         ) WITH (fillfactor = '50')

@@ -21,6 +21,14 @@ def test_the_kind_declared_last_is_reported() -> None:
     assert problems.current() == {OTHER: NO_LEADER}
 
 
+def test_an_error_that_its_leader_left_behind_does_not_hide_that_it_is_gone() -> None:
+    problems = PartitionProblems()
+    problems.note(PLACE, NO_LEADER)
+    problems.note(PLACE, PartitionProblem(ProblemKind.KAFKA_ERROR, "OFFSET_NOT_AVAILABLE"))
+    assert problems.current() == {PLACE: NO_LEADER}
+    assert problems.due_lines(0.0) == [(PLACE, NO_LEADER)]
+
+
 def test_each_problem_is_logged_at_once_and_then_once_a_minute() -> None:
     problems = PartitionProblems()
     problems.note(PLACE, NO_LEADER)
@@ -28,7 +36,10 @@ def test_each_problem_is_logged_at_once_and_then_once_a_minute() -> None:
     problems.note(PLACE, STOPPED)
     problems.note(PLACE, NO_LEADER._replace(detail="still"))
     assert problems.due_lines(101.0) == [(PLACE, STOPPED)]
-    assert problems.due_lines(100.0 + LOG_SECONDS) == [(PLACE, NO_LEADER._replace(detail="still"))]
+    # The other one says more; without it, the first is due again.
+    assert problems.due_lines(100.0 + LOG_SECONDS) == []
+    problems.clear(PLACE, [ProblemKind.STOPPED])
+    assert problems.due_lines(100.5 + LOG_SECONDS) == [(PLACE, NO_LEADER._replace(detail="still"))]
     problems.clear(PLACE)
     assert problems.due_lines(1_000.0) == []
     problems.note(PLACE, NO_LEADER)
