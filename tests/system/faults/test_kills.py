@@ -89,8 +89,9 @@ def play_bridges_in_turns(deployment: Deployment, *, seed: int, keep_on: Callabl
     deployment.run.start_worker(deployment.queues("payment", "balance"), name="worker-a")
     deployment.run.start_worker(deployment.queues("stock", "order", "user"), name="worker-b")
     for turn in takewhile(keep_on, count()):
-        deployment.produce(mixed_events(2_000, seed=seed * 1_000 + turn))
+        # Before: on a busy machine all of them may be applied by the time they are produced.
         before = sum(deployment.outcomes().values())
+        deployment.produce(mixed_events(2_000, seed=seed * 1_000 + turn))
         victim = rng.randrange(2)
         deployment.wait_until(
             lambda before=before: sum(deployment.outcomes().values()) > before,  # type: ignore[misc]
