@@ -1,4 +1,4 @@
-"""Whether a restart could mend this bridge. Pure.
+"""Judges if a restart could mend this bridge. Pure.
 
 An absent broker, a missing right or an error of one partition shows in `status`, `doctor` and metrics. A
 restart does not change it, so that the bridge stays healthy. A spare bridge is healthy as well.

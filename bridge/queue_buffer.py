@@ -73,7 +73,7 @@ class QueueBuffer:
         self._unsend(lane)
 
     def needs_list(self, now: float) -> bool:
-        """Whether anything below depends on what is on the queue's list."""
+        """Returns True if anything below depends on what is on the queue's list."""
         self._end_pauses(now)
         if self.halted:
             return now - self._sent_at >= HALTED_RETRY_SECONDS
@@ -163,7 +163,7 @@ class QueueBuffer:
         return overtaken
 
     def needs_search(self, now: float) -> bool:
-        """Whether a lane stands still for longer than its patience: its message is to be searched for."""
+        """Returns True if a lane stands still for longer than its patience: its message is searched for."""
         if self.halted or now < self._look_at:
             return False
         found = bool(self._overdue_lanes(now))

@@ -36,7 +36,7 @@ class SendLoop:
         self._backoff = Backoff()
         self._pace = LogPace()
         self.redis_refuses = False
-        """Whether Redis answered, but refused to store, when it was last asked."""
+        """True if Redis answered the last time, but refused to store."""
         self._sentinel: str | None = None
         self._probed_at = -SENTINEL_SECONDS
 

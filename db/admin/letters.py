@@ -212,7 +212,7 @@ READ_KEYLESS = Statement(
 def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[int, str]]:
     """(id, entity type) of the chosen letters that are dead and whose record names no entity.
 
-    Without those of skipped records, which nobody has read.
+    Skipped records are left out: no process has read them.
     """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)

@@ -75,7 +75,7 @@ class TopicStatus:
     behind_transaction: int = 0
     """Offsets that open transactions hold back."""
     incomplete: bool = False
-    """Whether Kafka did not report some of its logs."""
+    """True if Kafka did not report some of its logs."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class BatchHeader(NamedTuple):
     """The highest one of the batch."""
     codec: str
     is_control: bool
-    """Whether it is the mark that ends a transaction."""
+    """Returns True if it is the mark that ends a transaction."""
 
 
 def split_batches(data: bytes) -> list[bytes]:

@@ -35,7 +35,7 @@ class Backoff:
         return self._failures > 0
 
     def allows(self, now: float) -> bool:
-        """Whether the service may be tried."""
+        """Returns True if the service may be tried."""
         return now >= self._retry_at
 
     def note_failure(self, now: float) -> bool:
@@ -58,7 +58,7 @@ class Backoffs(Generic[Key]):
         self._failing: dict[Key, Backoff] = {}
 
     def allows(self, key: Key, now: float) -> bool:
-        """Whether the service may be tried."""
+        """Returns True if the service may be tried."""
         return key not in self._failing or self._failing[key].allows(now)
 
     def note_failure(self, key: Key, now: float) -> bool:

@@ -19,19 +19,18 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.apply.guard import Judgement, first_unapplied, judge
 from sluice.tasks.events.routing import queue_name, shard_of
+from tests.simulation.simulated_kafka import Consumer, Watch
 from tests.simulation.simulated_services import (
     PACES,
     PLACES,
     QUIET_TURNS,
     TOPICS,
     Broken,
-    Consumer,
     Crash,
     Message,
     Postgres,
     ProgressStore,
     Publisher,
-    Watch,
     WatchedHoldings,
 )
 

@@ -1,0 +1,59 @@
+"""`sluice doctor` on real services."""
+
+import pytest
+
+from examples.shop.generate import generate
+from tests.system.cli.test_cli import document, errors, sluice
+from tests.system.conftest import MakeDeployment
+
+
+def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    users = "users" + deployment.topic_suffix
+    deployment.produce(generate("users", count=20, seed=1))
+    deployment.wait_settled()
+    healthy = document(sluice(deployment, "doctor", "--json"))
+    assert healthy["findings"] == []
+    assert healthy["topics"][users]["partitions"] == 4
+
+    session = deployment.session
+    session.command("ALTER TABLE public.users RENAME TO people")
+    assert errors(deployment) == ["Table users is missing in schema public."]
+    session.command("ALTER TABLE public.people RENAME TO users")
+
+    session.command("ALTER TABLE public.users RENAME COLUMN name TO called")
+    assert errors(deployment) == ["Table users lacks name."]
+    session.command("ALTER TABLE public.users RENAME COLUMN called TO name")
+
+    session.command("DELETE FROM sluice.queues WHERE queue = 'balance.2'")
+    assert errors(deployment) == ["Queues without a row: balance.2."]
+    assert sluice(deployment, "init").returncode == 0
+
+    session.command(f"UPDATE sluice.topics SET topic_id = 'another' WHERE topic = '{users}'")
+    [problem] = errors(deployment)
+    assert f"{users} is not the one" in problem
+    assert "another" in problem
+
+
+@pytest.mark.own("redis")
+def test_doctor_finds_a_redis_that_evicts(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    policy = deployment.redis.config_get("maxmemory-policy")
+    assert policy == {"maxmemory-policy": "noeviction"}
+    deployment.redis.config_set("maxmemory-policy", "allkeys-lru")
+    assert errors(deployment) == ["Redis evicts keys: its maxmemory-policy is allkeys-lru."]
+    deployment.redis.config_set("maxmemory-policy", "noeviction")
+    assert errors(deployment) == []
+
+
+def test_doctor_before_init_says_to_run_it(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.session.command("DROP SCHEMA sluice CASCADE")
+    assert errors(deployment) == ["The database has none of Sluice's tables."]
+    status = sluice(deployment, "status", "--json")
+    assert status.returncode == 1
+    assert "run `sluice init`" in document(status)["unreachable"][0]
+    assert sluice(deployment, "init").returncode == 0
+    assert errors(deployment) == []
