@@ -10,6 +10,7 @@ from sqlalchemy import Table
 from sluice.db.errors import DeploymentBroken
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded, convert_data
+from sluice.tasks.fold.handler_steps import iter_effects
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
 
@@ -34,7 +35,7 @@ class HandlerRun:
     def iter_effects(self) -> Generator[Effect, Any, None]:
         """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
         if self.reads:
-            yield from self.entry.function(self.event)
+            yield from iter_effects(self.entry, self.event)
             return
         yield from self.effects
         if self.error is not None:
@@ -126,7 +127,7 @@ def _typed(event: Event[Any], data_type: Any) -> Event[Any]:
 def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
     try:
-        for effect in entry.function(event):
+        for effect in iter_effects(entry, event):
             run.effects.append(effect)
             if isinstance(effect, Read):
                 run.reads = True
