@@ -9,7 +9,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery import partition_reads, progress, skipped_records, switches
 from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.delivery.progress import Assignment, TopicStart
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import Fault, whose_fault
 from sluice.db.records import PartitionProblem
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange
@@ -141,7 +141,7 @@ class PostgresProgressStore:
         try:
             return action()
         except Exception as error:
-            if classify(error) is not ErrorKind.TRANSIENT:
+            if whose_fault(error) is not Fault.SURROUNDINGS:
                 raise
             # Perhaps this server is no primary any more: the next try looks again.
             self._session.close()

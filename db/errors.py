@@ -1,16 +1,16 @@
-"""What an error means: try again, the event's own fault, or a broken deployment."""
+"""Whose fault an error of the apply transaction is, by SQLSTATE and exception type: see docs/faults.md."""
 
 from enum import Enum
 
 import psycopg2
 
 
-class ErrorKind(Enum):
-    """The three kinds of errors; each asks for another answer."""
+class Fault(Enum):
+    """Whose fault an error is. Each asks for another answer."""
 
-    TRANSIENT = "transient"  # the whole transaction again, in place
-    REJECTED = "rejected"  # this event alone becomes a dead letter
-    BROKEN = "broken"  # the deployment is wrong, not the events: the queue halts
+    EVENT = "event"  # this event alone becomes a dead letter
+    DEPLOYMENT = "deployment"  # the queue halts, tries again by itself, and goes on when it is mended
+    SURROUNDINGS = "surroundings"  # the transaction is tried again with backoff, for as long as it takes
 
 
 class DeploymentBroken(Exception):
@@ -18,46 +18,79 @@ class DeploymentBroken(Exception):
 
 
 class RowsChanged(Exception):
-    """A statement touched another number of rows than the fold foresaw: somebody else wrote. Start over."""
+    """A statement touched another number of rows than the fold foresaw; another transaction wrote them."""
 
 
-# Classes and codes of the PostgreSQL manual, appendix A.
-_TRANSIENT_CLASSES = frozenset({"08", "53", "57", "58"})
-_TRANSIENT_CODES = frozenset({"25P03", "25006", "40001", "40P01", "55P03", "0A000", "26000"})
-_REJECTED_CLASSES = frozenset({"22", "23", "54"})
-_REJECTED_CODES = frozenset({"P0001"})
+# Classes of the PostgreSQL manual, appendix A (16, and class 10 of 17). A trigger may raise any other.
+POSTGRES_CLASSES = frozenset({
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21",
+    "22", "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D",
+    "3F", "40", "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
+})  # fmt: skip
+FAULT_OF_CLASS = {
+    **dict.fromkeys(("22", "23", "38", "39", "44", "54", "P0"), Fault.EVENT),
+    "42": Fault.DEPLOYMENT,
+    **dict.fromkeys(("08", "28", "40", "53", "57", "58"), Fault.SURROUNDINGS),
+}
+FAULT_OF_CODE = {
+    **dict.fromkeys(("3F000", "55000"), Fault.DEPLOYMENT),
+    **dict.fromkeys(("25006", "25P03", "25P04", "3D000", "55P03"), Fault.SURROUNDINGS),
+    # Once, with a new connection; where they repeat on it, retry_policy blames the deployment.
+    **dict.fromkeys(("0A000", "26000"), Fault.SURROUNDINGS),
+}
 
 QUERY_CANCELED = "57014"
+LOCK_NOT_AVAILABLE = "55P03"
 # A plan prepared before a migration (0A000) or on another connection behind a pooler (26000).
 STALE_PLAN = frozenset({"0A000", "26000"})
+# The server ends the session with these (25P03, 25P04), or is no primary any more (25006).
+_SESSION_ENDED = frozenset({"25006", "25P03", "25P04"})
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The SQLSTATE of a database error, if it has one."""
+    """Returns the SQLSTATE of a database error, None if it has none."""
     return getattr(error, "pgcode", None)
 
 
 def needs_new_connection(error: BaseException) -> bool:
-    """Whether the connection may be lost, or its plans or its server no longer be the right ones."""
+    """Returns True if the connection may be lost, or its plans or its server may no longer be right."""
     code = sqlstate(error)
     if code is None:
-        return isinstance(error, psycopg2.Error)
-    return code in STALE_PLAN or code in {"25P03", "25006"} or code[:2] == "08" or code[:3] == "57P"
+        return isinstance(error, psycopg2.Error) and whose_fault(error) is not Fault.EVENT
+    return code in STALE_PLAN or code in _SESSION_ENDED or code[:2] == "08" or code[:3] == "57P"
 
 
-def classify(error: BaseException) -> ErrorKind:
-    """The kind of an error met in the apply transaction; anything unlisted is BROKEN."""
+def whose_fault(error: BaseException) -> Fault:
+    """Returns whose fault an error of a running process is. What is not listed is the deployment's."""
     code = sqlstate(error)
-    if code is not None:
-        if code in _TRANSIENT_CODES or code[:2] in _TRANSIENT_CLASSES:
-            return ErrorKind.TRANSIENT
-        if code in _REJECTED_CODES or code[:2] in _REJECTED_CLASSES:
-            return ErrorKind.REJECTED
-        return ErrorKind.BROKEN
-    # Without a code nothing came from the server: the connection is gone, or never was.
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return ErrorKind.TRANSIENT
-    # psycopg2 refuses to send a NUL or a lone surrogate before the server sees it.
-    if isinstance(error, UnicodeEncodeError) or (isinstance(error, ValueError) and "NUL" in str(error)):
-        return ErrorKind.REJECTED
-    return ErrorKind.BROKEN
+    if code is None:
+        return _fault_without_code(error)
+    known = FAULT_OF_CODE.get(code) or FAULT_OF_CLASS.get(code[:2])
+    if known is None and code[:2] not in POSTGRES_CLASSES:
+        return Fault.EVENT
+    return known or Fault.DEPLOYMENT
+
+
+def allows_waiting_at_start(error: BaseException) -> bool:
+    """Returns True if a process that starts should wait for Postgres. A wrong password or name is refused."""
+    code = sqlstate(error) or ""
+    return whose_fault(error) is Fault.SURROUNDINGS and code[:2] not in ("28", "3D")
+
+
+def _fault_without_code(error: BaseException) -> Fault:
+    """The server answered nothing: psycopg2 refused a value, the connection is gone, or our code failed."""
+    if isinstance(error, RowsChanged):
+        return Fault.SURROUNDINGS
+    # psycopg2 and the JSON encoder refuse a NUL, a lone surrogate, a type and a number before they are sent.
+    if isinstance(error, UnicodeError | OverflowError | psycopg2.DataError):
+        return Fault.EVENT
+    if isinstance(error, ValueError) and "NUL" in str(error):
+        return Fault.EVENT
+    if isinstance(error, psycopg2.ProgrammingError) and "can't adapt" in str(error):
+        return Fault.EVENT
+    lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
+    # libpq reports some lost connections without a class of their own: "no message from the libpq".
+    return Fault.SURROUNDINGS if isinstance(error, lost) or type(error) in _UNSPECIFIC else Fault.DEPLOYMENT
+
+
+_UNSPECIFIC = (psycopg2.Error, psycopg2.DatabaseError)

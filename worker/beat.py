@@ -13,7 +13,7 @@ from celery.beat import Scheduler
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import try_lead
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import Fault, allows_waiting_at_start, whose_fault
 from sluice.db.records import ProcessKind
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import touch_health
@@ -121,7 +121,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             self._refusal = f"Beat refused: {error}"
             raise SystemExit(self._refusal) from error
         except psycopg2.Error as error:
-            if classify(error) is not ErrorKind.TRANSIENT:
+            if not allows_waiting_at_start(error):
                 raise
             log.warning("waiting for Postgres", error=str(error).strip())
             return False
@@ -137,7 +137,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         except Exception as error:
             self._session.close()
             self._lead = Lead.UNKNOWN
-            if classify(error) is not ErrorKind.TRANSIENT:
+            if whose_fault(error) is not Fault.SURROUNDINGS:
                 raise
             log.warning("Postgres is away: nothing is scheduled", error=str(error).strip())
         leads = self._lead is Lead.LEADS

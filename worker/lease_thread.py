@@ -25,7 +25,7 @@ from sluice.db.delivery.leases import (
     try_lease,
     write_heartbeat,
 )
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import Fault, whose_fault
 from sluice.runtime.backoff import Backoff
 from sluice.tasks.installation import formats
 from sluice.worker.activity import Activity
@@ -139,7 +139,7 @@ class LeaseThread:
         except psycopg2.Error as error:
             self._leave()
             if self._backoff.note_failure(now):
-                away = classify(error) is ErrorKind.TRANSIENT
+                away = whose_fault(error) is Fault.SURROUNDINGS
                 say = "no leases until Postgres answers" if away else "no leases: run `sluice init`"
                 log.warning(say, error=str(error).strip())
             return

@@ -11,7 +11,7 @@ from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery.progress import read_queue_names
 from sluice.db.delivery.undeclared import note_undeclared
-from sluice.db.errors import ErrorKind, classify, needs_new_connection
+from sluice.db.errors import Fault, needs_new_connection, whose_fault
 from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.producer import ConfluentProducer
@@ -267,7 +267,7 @@ class _Outages:
         if needs_new_connection(error):
             self._session.close()
         away = isinstance(error, RedisError | OSError)
-        if not away and classify(error) is not ErrorKind.TRANSIENT:
+        if not away and whose_fault(error) is not Fault.SURROUNDINGS:
             return False
         if isinstance(error, ResponseError):
             refused.note(error, self._redis)

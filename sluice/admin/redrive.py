@@ -22,7 +22,7 @@ from sluice.db.admin.letters import (
     resolve_conflicts,
 )
 from sluice.db.connection import BATCH_PLANS, Session
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import Fault, whose_fault
 from sluice.db.records import RECORD_SKIPPED, LetterState, Outcome
 from sluice.kafka_io.whole_record import read_whole_record
 from sluice.tasks.redrive import Redriven, Redriver
@@ -246,7 +246,7 @@ def _told_if_broken(redriven: EntityRedriven) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if classify(error) is ErrorKind.BROKEN:
+        if whose_fault(error) is Fault.DEPLOYMENT:
             raise OperationRefused(
                 f"{redriven.name}: the deployment is broken: {_one_line(error)}"
             ) from error

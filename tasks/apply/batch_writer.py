@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from sluice.db.connection import Session
-from sluice.db.errors import QUERY_CANCELED, ErrorKind, classify, sqlstate
+from sluice.db.errors import QUERY_CANCELED, Fault, sqlstate, whose_fault
 from sluice.db.records import Outcome
 from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.fold.fold import fold
@@ -63,7 +63,7 @@ class BatchWriter:
                 one = self._settle([event])
                 self._session.command("RELEASE SAVEPOINT event")
             except Exception as error:
-                if classify(error) is not ErrorKind.REJECTED and sqlstate(error) != QUERY_CANCELED:
+                if whose_fault(error) is not Fault.EVENT and sqlstate(error) != QUERY_CANCELED:
                     raise
                 self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
                 one = self._bury(event, error)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from sluice.db.connection import Session
-from sluice.db.errors import DeploymentBroken, ErrorKind, RowsChanged, classify, needs_new_connection
+from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
 from sluice.db.projections import generation_deaths, generation_lanes, generations
 from sluice.db.projections.generation_deaths import GenerationDeath
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
@@ -121,7 +121,7 @@ class GenerationWriter:
             if needs_new_connection(error):
                 raise
             self._session.command("ROLLBACK TO SAVEPOINT generation; RELEASE SAVEPOINT generation")
-            if isinstance(error, RowsChanged) or classify(error) is ErrorKind.TRANSIENT:
+            if whose_fault(error) is Fault.SURROUNDINGS:
                 if not may_lag:
                     raise
                 log.info("generation lags", table=synced.table, queue=queue, error=str(error)[:200])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from sluice.db.errors import QUERY_CANCELED, STALE_PLAN, ErrorKind, RowsChanged, classify, sqlstate
+from sluice.db.errors import QUERY_CANCELED, STALE_PLAN, Fault, RowsChanged, sqlstate, whose_fault
 from sluice.runtime.backoff import backoff_seconds
 
 PATIENCE_SECONDS = 20.0  # then the task returns: the bridge still holds the batch, and sends it again
@@ -46,12 +46,12 @@ class Tries:
         self.rows_changed += isinstance(error, RowsChanged)
         self.canceled += code == QUERY_CANCELED
         self.stale_plans += code in STALE_PLAN
-        kind = ErrorKind.TRANSIENT if isinstance(error, RowsChanged) else classify(error)
-        if kind is ErrorKind.BROKEN or self.stale_plans > 1:
+        fault = whose_fault(error)
+        if fault is Fault.DEPLOYMENT or self.stale_plans > 1:
             return Step.HALT
         if elapsed_seconds > PATIENCE_SECONDS:
             return Step.GIVE_UP
-        if kind is ErrorKind.REJECTED:
+        if fault is Fault.EVENT:
             # Event by event, a refusal is caught at its event. One that still comes here is nobody's.
             step = Step.HALT if self.singly else Step.SINGLY
         elif self.rows_changed >= MAX_ROWS_CHANGED or self.canceled >= MAX_CANCELED:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from sluice.db.connection import Session
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import Fault, whose_fault
 from sluice.db.records import CallState
 from sluice.db.sending import calls
 from sluice.db.sending.calls import CallRow
@@ -148,7 +148,7 @@ class Executor:
 def pause_after_store(error: Exception, elapsed_seconds: float, _jitter: float) -> float | None:
     """Returns the pause before an answer is stored again, None if that would not help."""
     patient = elapsed_seconds <= STORE_PATIENCE_SECONDS
-    return STORE_PAUSE_SECONDS if patient and classify(error) is ErrorKind.TRANSIENT else None
+    return STORE_PAUSE_SECONDS if patient and whose_fault(error) is Fault.SURROUNDINGS else None
 
 
 def expire_claims(session: Session, registry: Registry) -> int:

@@ -56,7 +56,7 @@ def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
         except _Died as died:
             folded.bury(planned, died.error, memory)
         except LoadFailed as failed:
-            # Callers classify the database's own error; its cause stays as it was.
+            # Callers judge the database's own error; its cause stays as it was.
             raise failed.cause from failed.cause.__cause__
     return folded
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import structlog
 from redis import RedisError
 
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import allows_waiting_at_start
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.health import touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
@@ -65,7 +65,7 @@ class ClaimCheck:
         try:
             look = self.reader.look(with_kafka=self.with_kafka)
         except Exception as error:
-            if not isinstance(error, RedisError) and classify(error) is not ErrorKind.TRANSIENT:
+            if not isinstance(error, RedisError) and not allows_waiting_at_start(error):
                 raise
             # The other database may have been unable to renew its claims as well.
             self.began = None

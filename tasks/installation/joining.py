@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import allows_waiting_at_start
 from sluice.db.records import ProcessKind
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.health import touch_health
@@ -93,7 +93,7 @@ def _wait_for_postgres(settings: Settings, action: Callable[[], T]) -> T:
             try:
                 return action()
             except Exception as error:
-                if classify(error) is not ErrorKind.TRANSIENT:
+                if not allows_waiting_at_start(error):
                     raise
                 if backoff.note_failure(now):
                     log.warning("waiting for Postgres", error=str(error).strip())

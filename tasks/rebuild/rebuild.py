@@ -9,7 +9,7 @@ import structlog
 
 from sluice.db.apply import guard, identities
 from sluice.db.connection import Session
-from sluice.db.errors import DeploymentBroken, ErrorKind, classify, needs_new_connection
+from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
 from sluice.db.projections import generation_deaths, generation_lag, generation_lanes, generations
 from sluice.db.projections.generation_lag import PartitionSnapshot
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
@@ -211,7 +211,7 @@ class _Turn:
         except Exception as error:
             if needs_new_connection(error) or tries.step is Step.GIVE_UP:
                 raise
-            if tries.step is Step.HALT or classify(error) is ErrorKind.REJECTED:
+            if tries.step is Step.HALT or whose_fault(error) is Fault.EVENT:
                 raise DeploymentBroken(f"{type(error).__name__}: {error}") from error
             # A smaller chunk is faster, and touches fewer of the rows that another writer keeps changing.
             lane.most = FEWEST_RECORDS

@@ -19,7 +19,7 @@ from sluice.db.delivery.progress import (
     register_topic,
     try_instance,
 )
-from sluice.db.errors import ErrorKind, classify
+from sluice.db.errors import Fault, whose_fault
 from sluice.tasks.events.routing import queue_name
 from tests.waiting import wait_until
 
@@ -104,7 +104,7 @@ def test_a_rerouting_in_between_undoes_the_write(session: Session, other: Sessio
 
     with pytest.raises(psycopg2.Error) as caught:
         write()
-    assert classify(caught.value) is ErrorKind.TRANSIENT
+    assert whose_fault(caught.value) is Fault.SURROUNDINGS
     assert read_assignments(session, [PLACE])[PLACE].watermark == 10
 
 

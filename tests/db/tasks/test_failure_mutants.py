@@ -87,8 +87,7 @@ def test_nothing_dies_of_a_lock_that_somebody_holds(bench: Bench, monkeypatch: p
 
 
 def test_dead_letters_for_transient_errors_are_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "_TRANSIENT_CODES", errors._TRANSIENT_CODES - {"55P03"})
-    monkeypatch.setattr(errors, "_REJECTED_CODES", errors._REJECTED_CODES | {"55P03"})
+    monkeypatch.setitem(errors.FAULT_OF_CODE, "55P03", errors.Fault.EVENT)
     assert deaths_of_a_locked_row(bench, monkeypatch) == 1
 
 

@@ -1,10 +1,27 @@
-"""Errors of the apply transaction: each is of one of three kinds, by its SQLSTATE or its type."""
+"""Whose fault an error is: by its SQLSTATE or its type, as docs/faults.md shows it."""
+
+import re
+from pathlib import Path
 
 import psycopg2
+import psycopg2.errorcodes
 import pytest
 
-from sluice.db.errors import DeploymentBroken, ErrorKind, classify, needs_new_connection, sqlstate
+from sluice.db.errors import (
+    FAULT_OF_CLASS,
+    FAULT_OF_CODE,
+    POSTGRES_CLASSES,
+    DeploymentBroken,
+    Fault,
+    RowsChanged,
+    allows_waiting_at_start,
+    needs_new_connection,
+    sqlstate,
+    whose_fault,
+)
 from sluice.db.tables import TableRefused
+
+PAGE = Path(__file__).parents[3] / "docs/faults.md"
 
 
 class Answer(psycopg2.Error):
@@ -19,39 +36,87 @@ class Answer(psycopg2.Error):
         return self.code
 
 
-TRANSIENT, REJECTED, BROKEN = ErrorKind.TRANSIENT, ErrorKind.REJECTED, ErrorKind.BROKEN
-BY_CODE = [
-    *((code, TRANSIENT, True) for code in ("08006", "57P01", "57P03", "25P03", "25006", "0A000", "26000")),
-    *((code, TRANSIENT, False) for code in ("40001", "40P01", "53100", "53300", "55P03", "57014", "58030")),
-    *((code, REJECTED, False) for code in ("22001", "22P05", "23502", "23514", "P0001", "54000")),
-    *((code, BROKEN, False) for code in ("42P01", "42703", "42501", "42804", "25P02", "3D000", "XX000")),
-]  # fmt: skip
+EVENT, DEPLOYMENT, SURROUNDINGS = Fault.EVENT, Fault.DEPLOYMENT, Fault.SURROUNDINGS
+RECONNECTING = {"0A000", "26000", "25006", "25P03", "25P04"}
+KNOWN_CODES = sorted(
+    code
+    for name, code in vars(psycopg2.errorcodes).items()
+    if name.isupper() and not name.startswith("CLASS_") and isinstance(code, str)
+)
 
 
-@pytest.mark.parametrize(("code", "kind", "reconnects"), BY_CODE)
-def test_a_code_has_a_kind(code: str, kind: ErrorKind, reconnects: bool) -> None:
-    assert classify(Answer(code)) is kind
+def expected(code: str) -> Fault:
+    """The table, written once more as a rule."""
+    if re.match(r"22|23|44|54|P0|38|39", code):
+        return EVENT
+    if re.match(r"08|28|40|53|57|58|25006|25P03|25P04|3D000|55P03|0A000|26000", code):
+        return SURROUNDINGS
+    return DEPLOYMENT
+
+
+def test_every_code_that_psycopg2_knows_is_as_the_table_says() -> None:
+    assert len(KNOWN_CODES) > 250
+    assert {code: whose_fault(Answer(code)) for code in KNOWN_CODES} == {c: expected(c) for c in KNOWN_CODES}
+    assert {code[:2] for code in KNOWN_CODES} <= POSTGRES_CLASSES
+
+
+@pytest.mark.parametrize("code", ["ZZ001", "99999", "A0000", "P1234", "SL001", "U0001"])
+def test_a_class_that_is_not_of_postgres_is_the_events_fault(code: str) -> None:
+    assert whose_fault(Answer(code)) is EVENT
+
+
+@pytest.mark.parametrize("code", [*KNOWN_CODES, "99999"])
+def test_a_code_that_doubts_the_connection_asks_for_a_new_one(code: str) -> None:
+    reconnects = code in RECONNECTING or code[:2] == "08" or code[:3] == "57P"
     assert needs_new_connection(Answer(code)) is reconnects
     assert sqlstate(Answer(code)) == code
 
 
-BY_TYPE: list[tuple[BaseException, ErrorKind, bool]] = [
-    (psycopg2.OperationalError("server closed the connection unexpectedly"), TRANSIENT, True),
-    (psycopg2.InterfaceError("connection already closed"), TRANSIENT, True),
-    (psycopg2.ProgrammingError("the connection cannot be re-entered"), BROKEN, True),
-    (ValueError("A string literal cannot contain NUL (0x00) characters."), REJECTED, False),
-    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), REJECTED, False),
-    (ValueError("another"), BROKEN, False),
-    (DeploymentBroken("a table is missing"), BROKEN, False),
-    (TableRefused("no key"), BROKEN, False),
-    (KeyError("a bug"), BROKEN, False),
-]
+@pytest.mark.parametrize(
+    ("code", "waits"),
+    [
+        ("28P01", False),
+        ("28000", False),
+        ("3D000", False),
+        ("42P01", False),
+        ("57P03", True),
+        ("08006", True),
+    ],
+)
+def test_a_process_that_starts_waits_for_a_server_but_refuses_a_wrong_login(code: str, waits: bool) -> None:
+    assert allows_waiting_at_start(Answer(code)) is waits
 
 
-@pytest.mark.parametrize(("error", "kind", "reconnects"), BY_TYPE, ids=lambda value: repr(value)[:40])
-def test_an_error_without_code_has_a_kind_by_its_type(
-    error: BaseException, kind: ErrorKind, reconnects: bool
+BY_TYPE: list[tuple[BaseException, Fault, bool]] = [
+    (psycopg2.OperationalError("server closed the connection unexpectedly"), SURROUNDINGS, True),
+    (psycopg2.InterfaceError("connection already closed"), SURROUNDINGS, True),
+    (psycopg2.DatabaseError("error with status PGRES_TUPLES_OK"), SURROUNDINGS, True),
+    (psycopg2.ProgrammingError("the connection cannot be re-entered"), DEPLOYMENT, True),
+    (psycopg2.ProgrammingError("can't adapt type 'Decimal128'"), EVENT, False),
+    (psycopg2.DataError("number out of range"), EVENT, False),
+    (OverflowError("can't serialize ints >= 2**64 or < -(2**63)"), EVENT, False),
+    (ValueError("A string literal cannot contain NUL (0x00) characters."), EVENT, False),
+    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), EVENT, False),
+    (RowsChanged("orders: wrote 1 row where the fold foresaw 2"), SURROUNDINGS, False),
+    (ValueError("another"), DEPLOYMENT, False),
+    (DeploymentBroken("a table is missing"), DEPLOYMENT, False),
+    (TableRefused("no key"), DEPLOYMENT, False),
+    (KeyError("a bug"), DEPLOYMENT, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "fault", "reconnects"), BY_TYPE, ids=lambda value: repr(value)[:40])
+def test_an_error_without_code_is_judged_by_its_type(
+    error: BaseException, fault: Fault, reconnects: bool
 ) -> None:
     assert sqlstate(error) is None
-    assert classify(error) is kind
+    assert whose_fault(error) is fault
     assert needs_new_connection(error) is reconnects
+
+
+def test_the_page_shows_the_table_of_the_code() -> None:
+    rows = re.findall(r"^\| ([0-9A-Z]{2}|[0-9A-Z]{5}) \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
+    assert len({code for code, _ in rows}) == len(rows)
+    assert {code: Fault(fault) for code, fault in rows} == FAULT_OF_CLASS | FAULT_OF_CODE
+    assert "| any class that Postgres does not define | event |" in PAGE.read_text()
+    assert "| any other code | deployment |" in PAGE.read_text()
