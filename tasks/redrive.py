@@ -11,7 +11,6 @@ from sluice.db.connection import Session
 from sluice.db.delivery import progress
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import LetterState, Outcome
-from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
 from sluice.tasks.api import Topic
@@ -168,7 +167,7 @@ class Redriver:
         if settled.error is None:
             dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)
             return
-        error, text = type(settled.error).__name__, printable(str(settled.error))[:MAX_ERROR_CHARACTERS]
+        error, text = settled.error.error_class, settled.error.text
         dead_letters.fail_letter(self._session, letter.id, settled.outcome, error, text)
         if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
             redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"

@@ -137,7 +137,7 @@ def trace(
         known.outcome if known else None,
         known.processed_at.isoformat() if known else None,
         _repeated(decoded, known),
-        None if error is None else f"{type(error).__name__}: {error}",
+        None if error is None else str(error),
     )
     found.letter = tracing.read_traced_letter(session, topic_id, partition, record.offset)
     if planned.error is None and decoded.error is None:

@@ -202,8 +202,7 @@ class Applier:
             last = next(s.error for s in reversed(settled) if s.outcome is Outcome.DEAD)
             deaths = verdict.failure_window.count(FAILED)
             raise DeploymentBroken(
-                f"{deaths} of the last {len(verdict.failure_window)} events died,"
-                f" lately of {type(last).__name__}: {last}"
+                f"{deaths} of the last {len(verdict.failure_window)} events died, lately of {last}"
             )
         return verdict
 

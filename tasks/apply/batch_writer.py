@@ -6,6 +6,7 @@ from sluice.db.connection import Session
 from sluice.db.errors import QUERY_CANCELED, Fault, sqlstate, whose_fault
 from sluice.db.records import Outcome
 from sluice.tasks.apply.fold_io import FoldIO
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FoldResult
 from sluice.tasks.fold.plan import Planned
@@ -66,15 +67,15 @@ class BatchWriter:
                 if whose_fault(error) is not Fault.EVENT and sqlstate(error) != QUERY_CANCELED:
                     raise
                 self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                one = self._bury(event, error)
+                one = self._bury(event, EventFault.of(error))
             settled += one
         return settled
 
-    def _bury(self, event: Planned, error: Exception) -> list[EventResult]:
+    def _bury(self, event: Planned, fault: EventFault) -> list[EventResult]:
         store = self._store()
         memory = store.load([])
         dead = FoldResult()
-        dead.bury(event, error, memory)
+        dead.bury(event, fault, memory)
         store.write_back(self._queue, memory, dead)
         return dead.settled
 

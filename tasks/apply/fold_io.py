@@ -110,6 +110,7 @@ def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
 def _letter(settled: EventResult) -> DeadLetterRow:
     decoded, outcome, error = settled.planned.decoded, settled.outcome, settled.error
     assert outcome is not None
+    assert error is not None
     record = decoded.record
     headers = [(printable(name), None if value is None else value.hex()) for name, value in record.headers]
     return DeadLetterRow(
@@ -127,8 +128,8 @@ def _letter(settled: EventResult) -> DeadLetterRow:
         decoded.type,
         decoded.source,
         outcome,
-        type(error).__name__,
-        printable(str(error))[:MAX_ERROR_CHARACTERS],
+        error.error_class,
+        error.text,
         None if record.flaw is None else write_flaw(record.flaw),
         1 if record.flaw is None else FLAWED_LETTER_FORMAT,
     )

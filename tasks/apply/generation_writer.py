@@ -181,13 +181,14 @@ def _no_effects(effect_key: str) -> None:
 
 def _death(settled: EventResult) -> GenerationDeath:
     decoded, error = settled.planned.decoded, settled.error
+    assert error is not None
     return GenerationDeath(
         decoded.topic,
         decoded.partition,
         decoded.record.offset,
         decoded.entity_key,
-        type(error).__name__,
-        printable(str(error))[:MAX_ERROR_CHARACTERS],
+        error.error_class,
+        error.text,
     )
 
 

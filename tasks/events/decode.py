@@ -18,6 +18,7 @@ from sluice.tasks.events.envelope import (
     readable_text,
     require_text,
 )
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.events.flaws import flaw_error
 from sluice.tasks.events.identity import event_identity, hash_content, hash_raw, read_key, record_identity
 from sluice.tasks.events.payload import convert_data
@@ -50,7 +51,7 @@ class Decoded(msgspec.Struct, frozen=True):
     identity: UUID
     data_hash: UUID
     event: Event[Any] | None
-    error: DecodeError | None
+    error: EventFault | None
     event_id: str | None
     type: str | None
     source: str | None
@@ -207,7 +208,7 @@ def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, er
         identity,
         hash_raw(record.value),
         None,
-        error,
+        EventFault.of(error),
         readable_text(id_),
         readable_text(type_),
         readable_text(source, MAX_SOURCE_CHARACTERS),

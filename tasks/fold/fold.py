@@ -13,6 +13,7 @@ from sluice.db.records import LedgerRow, OutboxRow, Outcome
 from sluice.db.tables import Shape, TableRefused, shape_of
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
 from sluice.tasks.events.decode import Decoded
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.emitting import outbox_row, trace_of
 from sluice.tasks.fold.fold_state import (
     Conflict,
@@ -54,7 +55,7 @@ def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
         try:
             folded.settled.append(_settle(planned, memory, folded))
         except _Died as died:
-            folded.bury(planned, died.error, memory)
+            folded.bury(planned, died.fault, memory)
         except LoadFailed as failed:
             # Callers judge the database's own error; its cause stays as it was.
             raise failed.cause from failed.cause.__cause__
@@ -84,12 +85,12 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
         return EventResult(planned, Outcome.DUPLICATE, known=True)
     if known is not None:
         text = f"event id seen before at {known.partition}:{known.offset} with other type, version or data"
-        return EventResult(planned, Outcome.CONFLICT, Conflict(text), known=True)
+        return EventResult(planned, Outcome.CONFLICT, EventFault.of(Conflict(text)), known=True)
     memory.identities[decoded.identity] = here
     if planned.ignored:
         return EventResult(planned, Outcome.IGNORED)
     if decoded.entity_key in memory.parked:
-        return EventResult(planned, Outcome.WAITING, Waiting("its entity is parked"))
+        return EventResult(planned, Outcome.WAITING, EventFault.of(Waiting("its entity is parked")))
     error = decoded.error or planned.error
     if error is not None:
         raise _Died(error)
@@ -99,13 +100,13 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     except (DeploymentBroken, LoadFailed):
         raise
     except Conflict as conflict:
-        return EventResult(planned, Outcome.CONFLICT, conflict)
+        return EventResult(planned, Outcome.CONFLICT, EventFault.of(conflict))
     except ImportError as missing:
         raise DeploymentBroken(f"a handler cannot import {missing.name}: {missing}") from missing
     except TableRefused as refused:
         raise DeploymentBroken(str(refused)) from refused
     except Exception as fault:
-        raise _Died(fault) from fault
+        raise _Died(EventFault.of(fault)) from None
     memory.rows.update(scratch.rows)
     memory.effect_keys.update({call.effect_key: call.fingerprint for call in scratch.calls})
     folded.emits += scratch.emits
@@ -118,9 +119,9 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
 class _Died(Exception):
     """The event's own fault."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(self, fault: EventFault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
 
 
 class _Ended(Exception):

@@ -9,6 +9,7 @@ from sqlalchemy import Table
 
 from sluice.db.records import LedgerRow, OutboxRow, Outcome
 from sluice.tasks.api import Effect
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.plan import HandlerRun, Planned
 from sluice.tasks.fold.versioned_row import Row
 
@@ -50,7 +51,7 @@ class EventResult:
 
     planned: Planned
     outcome: Outcome | None
-    error: Exception | None = None
+    error: EventFault | None = None
     known: bool = False
     """Its identity has a row already, so it gets none."""
     call_conflicts: int = 0
@@ -105,11 +106,11 @@ class FoldResult:
     parked: list[tuple[str, str]] = field(default_factory=list)
     """Entities that were parked: key and reason."""
 
-    def bury(self, planned: Planned, error: Exception, memory: FoldState) -> EventResult:
+    def bury(self, planned: Planned, error: EventFault, memory: FoldState) -> EventResult:
         """The event is dead; its entity is parked if it has one and the topic says so."""
         key = planned.decoded.entity_key
         if key is not None and planned.parks:
             memory.parked.add(key)
-            self.parked.append((key, f"{type(error).__name__}: {error}"))
+            self.parked.append((key, str(error)))
         self.settled.append(EventResult(planned, Outcome.DEAD, error))
         return self.settled[-1]

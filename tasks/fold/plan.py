@@ -10,6 +10,7 @@ from sqlalchemy import Table
 from sluice.db.errors import DeploymentBroken
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded, convert_data
+from sluice.tasks.events.event_fault import EventFault, HandlerFailed
 from sluice.tasks.fold.handler_steps import iter_effects
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
@@ -24,7 +25,7 @@ class HandlerRun:
     entry: AnyEntry
     event: Event[Any]
     effects: list[Effect]
-    error: Exception | None = None
+    error: EventFault | None = None
     reads: bool = False
 
     @property
@@ -39,7 +40,7 @@ class HandlerRun:
             return
         yield from self.effects
         if self.error is not None:
-            raise self.error
+            raise HandlerFailed(self.error)
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class Planned:
     decoded: Decoded
     runs: Sequence[HandlerRun] = ()
     ignored: bool = False
-    error: Exception | None = None
+    error: EventFault | None = None
     parks: bool = True
     """Whether its death parks its entity."""
 
@@ -75,7 +76,7 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
         if event.type in topic.ignores:
             return Planned(decoded, ignored=True)
         known = f"no handler for type {event.type!r} and topic {topic.name} does not ignore it"
-        return Planned(decoded, error=NoHandler(known))
+        return Planned(decoded, error=EventFault.of(NoHandler(known)))
     return _run(decoded, event, entries)
 
 
@@ -102,7 +103,7 @@ def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Pl
     except DeploymentBroken:
         raise
     except Exception as error:
-        return Planned(decoded, error=error)
+        return Planned(decoded, error=EventFault.of(error))
 
 
 def touched_rows(planned: Planned) -> Iterator[tuple[Table, str]]:
@@ -135,7 +136,7 @@ def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     except ImportError as error:
         raise DeploymentBroken(f"{entry.name} cannot import {error.name}: {error}") from error
     except Exception as error:
-        run.error = error
+        run.error = EventFault.of(error)
     return run
 
 

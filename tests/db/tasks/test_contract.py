@@ -150,7 +150,8 @@ def _letter(settled: EventResult) -> tuple[Any, ...]:
     d = settled.planned.decoded
     assert settled.outcome is not None
     headers = [[name, None if value is None else value.hex()] for name, value in d.record.headers]
-    fault = (type(settled.error).__name__, str(settled.error))
+    assert settled.error is not None
+    fault = (settled.error.error_class, settled.error.text)
     where = (d.topic_id, d.partition, d.record.offset)
     return (*where, d.record.key, d.record.value, headers, d.identity, settled.outcome.value, *fault)
 

@@ -31,6 +31,7 @@ from sluice.tasks.api import (
     handles,
 )
 from sluice.tasks.events.decode import Decoded, DecodeError
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, plan_event
@@ -107,7 +108,7 @@ def scripted(
         identity=id_,
         data_hash=UUID(int=content),
         event=None if error else event,
-        error=error,
+        error=None if error is None else EventFault.of(error),
         event_id=str(id_),
         type=type,
         source=None,

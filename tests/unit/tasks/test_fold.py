@@ -12,6 +12,7 @@ from sqlalchemy import Column, MetaData, String, Table
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import Outcome
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Rejected, Upsert
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.emitting import MAX_EMIT_BYTES
 from sluice.tasks.fold.fold_state import FoldState
 from tests.unit.tasks.scripted import INTEGER, TIMESTAMP, folded, fresh_memory, outcomes, scripted
@@ -227,4 +228,4 @@ def test_a_connection_lost_while_loading_buries_no_event(broken: dict[str, Any],
 
 def test_a_handler_that_raises_the_same_error_as_a_load_dies_of_it() -> None:
     _, result = folded(scripted(0, Read(INTEGER, "k"), LOST))
-    assert [(one.outcome, one.error) for one in result.settled] == [(Outcome.DEAD, LOST)]
+    assert [(one.outcome, one.error) for one in result.settled] == [(Outcome.DEAD, EventFault.of(LOST))]

@@ -6,6 +6,7 @@ from msgspec.structs import replace as changed
 from sluice.db.records import Outcome
 from sluice.tasks.api import Upsert
 from sluice.tasks.events.decode import DecodeError
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import FoldState
 from sluice.tasks.fold.plan import Planned
@@ -70,4 +71,4 @@ def test_waiting_changes_nothing_and_keeps_the_reason() -> None:
     result = fold([death(0, "a"), write(1, "a")], memory)
     assert not memory.rows
     assert result.parked == [("a", "RuntimeError: x")]
-    assert type(result.settled[1].error).__name__ == "Waiting"
+    assert result.settled[1].error == EventFault("Waiting", "its entity is parked")

@@ -1,0 +1,59 @@
+"""Many events that Postgres refuses in one batch: what they leave in the memory of the worker."""
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+
+from sluice.db.apply import guard
+from sluice.db.tables import shape_of
+from tests.db.tasks.applying import Bench, create_tables, made, parts, slice_of
+
+EVENTS, PAYLOAD_BYTES = 24, 200_000
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    opened = Bench(database_url)
+    opened.look(
+        "ALTER TABLE parts ALTER thing_id TYPE text, ADD CONSTRAINT short CHECK (length(thing_id) < 10)"
+    )
+    opened.look("UPDATE sluice.queues SET accepted_deaths = 100")
+    yield opened
+    opened.close()
+
+
+def test_refused_events_keep_neither_errors_nor_statements(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: dict[str, int] = {}
+    advance_lanes = guard.advance_lanes
+
+    def look_before(*args: Any) -> None:
+        # All events are settled here, and none is forgotten yet.
+        alive = gc.get_objects()
+        held["errors"] = sum(isinstance(one, psycopg2.Error) for one in alive)
+        held["cursors"] = sum(isinstance(one, psycopg2.extensions.cursor) for one in alive)
+        held["bytes"] = tracemalloc.get_traced_memory()[0]
+        advance_lanes(*args)
+
+    monkeypatch.setattr(guard, "advance_lanes", look_before)
+    records = [made(n, "part.added", f"k{n}", thing_id="x" * PAYLOAD_BYTES) for n in range(EVENTS)]
+    monkeypatch.setitem(shape_of(parts).coercers, "thing_id", str)
+    gc.disable()
+    tracemalloc.start()
+    try:
+        applied = bench.apply(slice_of(records))
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert applied is not None
+    assert applied.outcomes == {"dead": EVENTS}
+    assert (held["errors"], held["cursors"]) == (0, 0)
+    # Of each event the decoded data is there, and the effect that its handler yielded.
+    assert held["bytes"] < 4 * EVENTS * PAYLOAD_BYTES
