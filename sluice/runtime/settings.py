@@ -71,7 +71,11 @@ class Settings(FaultSettings):
         200_000, ge=1_000, description="position − watermark, over all partitions"
     )
     handler_seconds: float = Field(
-        10, ge=0.1, le=300, description="what all handlers of one event may take together, in one run"
+        10,
+        ge=0.1,
+        le=300,
+        allow_inf_nan=False,
+        description="what all handlers of one event may take together, in one run",
     )
     handler_effects: int = Field(
         100_000, ge=1, le=10_000_000, description="effects that all handlers of one event may yield together"
