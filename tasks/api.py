@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -165,7 +165,17 @@ class EffectCall(msgspec.Struct, frozen=True):
 
 
 class NotSent(Exception):
-    """Raised by an effect function: nothing left this machine; it is tried again."""
+    """Raised by an effect function: the call was certainly not made; it is tried again.
+
+    `retry_after` is when the provider wants to be asked again: seconds, or a timedelta. Such an attempt does
+    not count towards `attempts`.
+    """
+
+    retry_after: float | timedelta | None = None
+
+    def __init__(self, *args: object, retry_after: float | timedelta | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
 
 
 class Refused(Exception):

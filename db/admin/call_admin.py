@@ -37,6 +37,7 @@ class ListedCall(NamedTuple):
     error: str | None
     due_at: datetime
     age_seconds: float
+    due_in_seconds: float
 
 
 class WholeCall(NamedTuple):
@@ -53,6 +54,7 @@ class WholeCall(NamedTuple):
     error: str | None
     due_at: datetime
     age_seconds: float
+    due_in_seconds: float
     identity: UUID
     explicit_once: bool
     args: dict[str, Any] | None
@@ -78,7 +80,7 @@ class CallConflict(NamedTuple):
 
 
 _LISTED = """id, effect_key, effect, entity, entity_key, state, attempt, tried, error, due_at,
-    extract(epoch FROM now() - created_at)::float8"""
+    extract(epoch FROM now() - created_at)::float8, extract(epoch FROM due_at - now())::float8"""
 _WHOLE = f"""{_LISTED}, identity, explicit_once, args, response, ended_unknown, first_attempt_at,
     claimed_until, dispatched_at, created_at, settled_at"""
 # Chosen, in its order.

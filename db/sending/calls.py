@@ -29,9 +29,9 @@ class CallRow(NamedTuple):
     explicit_once: bool
     state: str
     attempt: int
-    """Rises with every attempt, for good: it tells a late answer from that of the attempt that counts."""
+    """Another one with every attempt: it tells a late answer from that of the attempt that counts."""
     tried: int
-    """Attempts since the call was last released."""
+    """Attempts since the call was last released; those that ended with a retry_after do not count."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     claimed_until: datetime | None
@@ -163,11 +163,14 @@ def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple
     return bool(behind), bool(paused)
 
 
+LARGEST_ATTEMPT = 32_767
+"""After it the numbers begin again at 1: a provider that is asked every second reaches it in hours."""
+
 BEGIN_ATTEMPT = Statement(
     "begin_attempt",
-    """
+    f"""
     UPDATE sluice.executed_side_effects
-    SET state = 'running', attempt = attempt + 1, tried = tried + 1, error = NULL,
+    SET state = 'running', attempt = attempt % {LARGEST_ATTEMPT} + 1, tried = tried + 1, error = NULL,
         claimed_until = now() + make_interval(secs => $2),
         first_attempt_at = coalesce(first_attempt_at, now())
     WHERE effect_key = $1 AND state = 'pending'
@@ -203,11 +206,14 @@ STORE_FAILURE = Statement(
     """
     UPDATE sluice.executed_side_effects
     SET state = $3, error = $4, ended_unknown = ended_unknown OR $5, claimed_until = NULL,
+        tried = tried - CASE WHEN $8 THEN 0 ELSE 1 END,
+        -- No attempt reached the provider yet: its memory of the key has not begun.
+        first_attempt_at = CASE WHEN $3 <> 'pending' OR ended_unknown OR $5 THEN first_attempt_at END,
         dispatched_at = NULL, due_at = now() + make_interval(secs => $6),
         settled_at = CASE $3 WHEN 'pending' THEN NULL ELSE now() END
     WHERE effect_key = $1 AND attempt = $2 AND state = $7
     """,
-    ("text", "int", "text", "text", "bool", "float8", "text"),
+    ("text", "int", "text", "text", "bool", "float8", "text", "bool"),
 )
 
 
@@ -221,12 +227,13 @@ def store_failure(
     error: str,
     ended_unknown: bool,
     due_in_seconds: float,
+    counts: bool,
 ) -> bool:
     """`from_state` → pending, failed or uncertain; whether it was still this attempt's to say.
 
     Of an older attempt, or of one whose lease was ended meanwhile, nothing changes.
     """
-    values = (effect_key, attempt, state, error, ended_unknown, due_in_seconds, from_state)
+    values = (effect_key, attempt, state, error, ended_unknown, due_in_seconds, from_state, counts)
     return session.count(STORE_FAILURE, *values) == 1
 
 

@@ -79,6 +79,7 @@ def reasons_to_wait(
         *([f"all calls are paused: {paused}"] if paused is not None else []),
         *([] if declared else [f"no module of SLUICE_HANDLERS declares effect {call.effect}"]),
         *(f"{key} must end first: it is {state}" for key, state in before),
+        *([f"it is due in {call.due_in_seconds:.0f} s: {call.error}"] if call.due_in_seconds > 0 else []),
     ]
 
 

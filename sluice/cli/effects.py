@@ -104,9 +104,9 @@ def count_table(counts: Sequence[tuple[str, str, int]]) -> Table:
 
 
 def call_table(calls: Iterable[ListedCall]) -> Table:
-    """Per call: its key, whose it is, how far it is, and what went wrong last."""
+    """Per call: its key, whose it is, how far it is, when it is due again, and what went wrong last."""
     return table_of(
-        ("key", "effect", "entity", "state", "attempt", "age", "error"),
+        ("key", "effect", "entity", "state", "attempt", "age", "due in", "error"),
         (
             (
                 one.effect_key,
@@ -115,6 +115,7 @@ def call_table(calls: Iterable[ListedCall]) -> Table:
                 one.state,
                 one.attempt,
                 say_age(one.age_seconds),
+                say_age(one.due_in_seconds) if one.state == CallState.PENDING.value else None,
                 one.error,
             )
             for one in calls

@@ -14,6 +14,8 @@ from sluice.tasks.api import EffectDeclaration
 
 FIRST_PAUSE_SECONDS = 2.0  # jitter takes off up to half: providers' short outages are over in a second or two
 LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
+SHORTEST_RETRY_AFTER_SECONDS = 1.0  # an effect function that asks for no pause must not keep a worker busy
+LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is dispatched twice is made once
 # The same for a message that a worker got which does not declare the effect: one that does may be beside it.
 LEFT_AFTER_SECONDS = 2.0
@@ -23,7 +25,7 @@ CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its le
 class Ending(Enum):
     """How an attempt ended without success."""
 
-    NOT_SENT = "not sent"  # nothing left this machine
+    NOT_SENT = "not sent"  # certainly not made
     REFUSED = "refused"  # the provider said no, for good
     UNKNOWN = "unknown"  # perhaps it was done
 
@@ -42,7 +44,7 @@ class Tried:
 
     state: CallState
     tried: int
-    """Attempts begun since it was last released, this one included once it runs."""
+    """Attempts begun since it was last released that count; this one included once it runs."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     due_at: datetime
@@ -57,6 +59,8 @@ class NextState:
     due_in_seconds: float = 0.0
     ended_unknown: bool = False
     """Whether this attempt ended so that nobody knows what the provider did."""
+    counts: bool = True
+    """Whether this attempt counts towards the effect's `attempts`."""
 
 
 def judge_claim(call: Tried, policy: EffectDeclaration, *, behind: bool, paused: bool) -> Claim:
@@ -80,8 +84,20 @@ def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
     return call.now + timedelta(seconds=policy.timeout_seconds) >= honoured_until
 
 
-def judge_ending(call: Tried, policy: EffectDeclaration, ending: Ending, *, jitter: float) -> NextState:
-    """Returns what follows an attempt without success; `jitter` is drawn from [0, 1)."""
+def judge_ending(
+    call: Tried,
+    policy: EffectDeclaration,
+    ending: Ending,
+    *,
+    jitter: float,
+    retry_after_seconds: float | None = None,
+) -> NextState:
+    """Returns what follows an attempt without success; `jitter` is drawn from [0, 1).
+
+    `retry_after_seconds` is the pause that the provider asked for, if the call was not sent.
+    """
+    if ending is Ending.NOT_SENT and retry_after_seconds is not None:
+        return NextState(CallState.PENDING, retry_after_seconds, counts=False)
     unknown = ending is Ending.UNKNOWN
     doubtful = call.ended_unknown or unknown
     given_up = CallState.UNCERTAIN if doubtful else CallState.FAILED
@@ -90,6 +106,23 @@ def judge_ending(call: Tried, policy: EffectDeclaration, ending: Ending, *, jitt
     if unknown and policy.on_unknown == "ask":
         return NextState(CallState.UNCERTAIN, ended_unknown=True)
     return NextState(CallState.PENDING, pause_seconds(call.tried, jitter), unknown)
+
+
+def read_retry_after(given: object) -> float | None:
+    """Returns the pause in seconds that `NotSent(retry_after=...)` asks for, within its bounds.
+
+    None for everything that is not a duration: another type, a negative number, NaN.
+    """
+    match given:
+        case timedelta():
+            seconds: float = given.total_seconds()
+        case int() | float() if not isinstance(given, bool):
+            seconds = min(given, LONGEST_RETRY_AFTER_SECONDS)  # an integer may be too large for a float
+        case _:
+            return None
+    if not seconds >= 0:
+        return None
+    return min(max(seconds, SHORTEST_RETRY_AFTER_SECONDS), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def pause_seconds(tried: int, jitter: float) -> float:

@@ -35,6 +35,7 @@ from sluice.tasks.effects.call_states import (
     Tried,
     judge_claim,
     judge_ending,
+    read_retry_after,
 )
 from sluice.tasks.fold.registry import EffectEntry, Registry
 from sluice.tasks.installation import formats
@@ -79,7 +80,7 @@ class Executor:
         try:
             answer = _call(entry, row)
         except NotSent as error:
-            self._fail(row, entry, Ending.NOT_SENT, error)
+            self._fail(row, entry, Ending.NOT_SENT, error, self._retry_after(row, error))
         except Refused as error:
             self._fail(row, entry, Ending.REFUSED, error)
         except CallTimedOut as error:
@@ -118,7 +119,8 @@ class Executor:
                     return None
                 case unreachable:
                     assert_never(unreachable)
-        return row._replace(state=CallState.RUNNING, attempt=row.attempt + 1, tried=row.tried + 1)
+        attempt = row.attempt % calls.LARGEST_ATTEMPT + 1
+        return row._replace(state=CallState.RUNNING, attempt=attempt, tried=row.tried + 1)
 
     def _leave(self, row: CallRow) -> None:
         """Leaves a call to a process that declares the effect, or reads the format."""
@@ -128,9 +130,43 @@ class Executor:
                 "call left to another worker", effect=row.effect, key=row.effect_key, format=row.format
             )
 
-    def _fail(self, row: CallRow, entry: EffectEntry, ending: Ending, error: BaseException) -> None:
-        following = judge_ending(_tried(row), entry.declaration, ending, jitter=random.random())
-        text = printable(f"{ending.value}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
+    def _retry_after(self, row: CallRow, error: NotSent) -> float | None:
+        """The pause that the provider asked for. One that is no duration counts as none."""
+        seconds = read_retry_after(error.retry_after)
+        if (
+            seconds is None
+            and error.retry_after is not None
+            and self._pace.allows((row.effect, "retry_after"))
+        ):
+            log.warning(
+                "retry_after ignored; pass seconds or a timedelta that is not negative",
+                effect=row.effect,
+                key=row.effect_key,
+                retry_after=reprlib.repr(error.retry_after),
+            )
+        return seconds
+
+    def _fail(
+        self,
+        row: CallRow,
+        entry: EffectEntry,
+        ending: Ending,
+        error: BaseException,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        following = judge_ending(
+            _tried(row),
+            entry.declaration,
+            ending,
+            jitter=random.random(),
+            retry_after_seconds=retry_after_seconds,
+        )
+        why = (
+            ending.value
+            if following.counts
+            else f"{ending.value}, retry after {following.due_in_seconds:g} s"
+        )
+        text = printable(f"{why}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
         counted = self._store(row.effect_key, lambda: _store_next_state(self._session, row, following, text))
         log.warning(
             "call not made" if ending is Ending.NOT_SENT else "call failed",
@@ -238,6 +274,7 @@ def _store_next_state(session: Session, row: CallRow, following: NextState, erro
         error=error,
         ended_unknown=following.ended_unknown,
         due_in_seconds=following.due_in_seconds,
+        counts=following.counts,
     )
 
 

@@ -18,6 +18,10 @@ NOT_FINAL = frozenset((408, 409, 425, 429))
 429, like 503: turned away, but no standard says that nothing was done, and what stands between may have
 passed the request on. So they are unknown, which costs nothing: the key makes the next attempt harmless."""
 
+TURNED_AWAY = frozenset((429, 503))
+"""With a Retry-After in seconds the provider promises more than the standards: it turned the request away
+before it looked at the key. So nothing was done, and the provider is asked again when it wants to be."""
+
 
 class CaptureArgs(msgspec.Struct, frozen=True):
     """Args of a `capture_payment` call."""
@@ -50,9 +54,9 @@ def find_capture(call: EffectCall) -> JsonObject | None:
 def capture_payment(call: EffectCall) -> JsonObject:
     """Captures once per key, however often it runs; returns the provider's capture.
 
-    Raises NotSent if no connection came about, Refused for a final no. Anything else is unknown: the
-    connection ended, no answer in time, 5xx (also one that the provider stored and gives again for the key),
-    an answer that is not understood.
+    Raises NotSent if no connection came about or the provider turned the request away, Refused for a final
+    no. Anything else is unknown: the connection ended, no answer in time, 5xx (also one that the provider
+    stored and gives again for the key), an answer that is not understood.
     """
     try:
         args = msgspec.convert(call.args, CaptureArgs)
@@ -73,6 +77,9 @@ def capture_payment(call: EffectCall) -> JsonObject:
             )
         except urllib3.exceptions.ConnectTimeoutError as error:  # also refused, unreachable, or no such name
             raise NotSent(f"no connection to {host}:{port}: {error}") from error
+    retry_after = response.headers.get("Retry-After", "")
+    if response.status in TURNED_AWAY and retry_after.isdecimal():
+        raise NotSent(f"{response.status}: turned away", retry_after=int(retry_after))
     if 400 <= response.status < 500 and response.status not in NOT_FINAL:
         raise Refused(f"{response.status}: {response.data.decode(errors='replace')}")
     if response.status not in (200, 201):

@@ -138,6 +138,7 @@ def test_what_was_found_out_of_one_attempt_is_not_said_of_the_next(session: Sess
         error="cut off",
         ended_unknown=True,
         due_in_seconds=0,
+        counts=True,
     )
     assert release_calls(session, [call]) == set()
     assert not settle_call(session, call, state=CallState.FAILED, response=None, error="no")

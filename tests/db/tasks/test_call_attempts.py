@@ -1,11 +1,13 @@
 """How one attempt at a call ends on a real Postgres: its state, its error, and the answer that is stored."""
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog
 
-from sluice.tasks.api import EffectCall
+from sluice.tasks.api import EffectCall, NotSent
 from tests.db.tasks import calling
 from tests.db.tasks.calling import NOT_SENT, REFUSED, UNKNOWN, Act, Bench, raises
 
@@ -59,6 +61,103 @@ def test_how_an_attempt_ends_decides_the_state(
     # Told of it again: not due, or over.
     bench.executor.run("c")
     assert len(bench.called) == len(acts)
+
+
+BUSY = raises(NotSent("429", retry_after=30))
+
+
+@pytest.mark.parametrize(
+    ("effect", "acts", "state", "tried", "ended_unknown"),
+    [
+        # No number of such answers uses up the three attempts.
+        ("pay", [BUSY] * 9, "pending", 0, False),
+        ("mail", [BUSY] * 9, "pending", 0, False),
+        ("pay", [*[BUSY] * 5, lambda _: {}], "succeeded", 1, False),
+        ("pay", [*[BUSY] * 5, REFUSED], "failed", 1, False),
+        # The others count as before.
+        ("pay", [NOT_SENT, BUSY, NOT_SENT, BUSY, BUSY], "pending", 2, False),
+        ("pay", [NOT_SENT, BUSY, NOT_SENT, BUSY, NOT_SENT], "failed", 3, False),
+        ("pay", [UNKNOWN, BUSY, BUSY, NOT_SENT, BUSY, NOT_SENT], "uncertain", 3, True),
+        ("mail", [BUSY, BUSY, UNKNOWN], "uncertain", 1, True),
+    ],
+)
+def test_an_attempt_with_retry_after_does_not_count(
+    bench: Bench, effect: str, acts: list[Act], state: str, tried: int, ended_unknown: bool
+) -> None:
+    bench.add("c", effect=effect)
+    for act in acts:
+        assert bench.state("c") == "pending"
+        bench.run("c", act)
+    assert len(bench.called) == len(acts)
+    found = bench.row("c", "state, attempt, tried, ended_unknown")
+    assert found == (state, len(acts), tried, ended_unknown)
+
+
+@pytest.mark.parametrize(
+    ("given", "due_in", "why"),
+    [
+        (30, 30, "not sent, retry after 30 s: NotSent: 429"),
+        (timedelta(hours=1), 3_600, "not sent, retry after 3600 s: NotSent: 429"),
+        (0, 1, "not sent, retry after 1 s: NotSent: 429"),
+        (10**9, 86_400, "not sent, retry after 86400 s: NotSent: 429"),
+        # No duration: the usual back-off, and the attempt counts.
+        (-5, None, "not sent: NotSent: 429"),
+        ("30", None, "not sent: NotSent: 429"),
+        (float("nan"), None, "not sent: NotSent: 429"),
+    ],
+)
+def test_a_call_is_due_again_when_the_provider_wants_to_be_asked(
+    bench: Bench, given: Any, due_in: float | None, why: str
+) -> None:
+    bench.add("c")
+    [(before,)] = bench.look("SELECT clock_timestamp()")
+    with structlog.testing.capture_logs() as logs:
+        bench.run("c", raises(NotSent("429", retry_after=given)))
+    [(after,)] = bench.look("SELECT clock_timestamp()")
+    ignored = [line["retry_after"] for line in logs if line["event"].startswith("retry_after ignored")]
+    assert ignored == ([] if due_in else [repr(given)])
+    assert bench.row("c", "error, tried") == (why, 0 if due_in else 1)
+    low, high = (due_in, due_in) if due_in else (1, 2)
+    due_at = bench.row("c", "due_at")
+    assert before + timedelta(seconds=low) <= due_at <= after + timedelta(seconds=high)
+
+
+def test_the_lifetime_of_a_key_begins_with_the_first_attempt_that_may_have_arrived(bench: Bench) -> None:
+    bench.add("c")
+    for _ in range(3):
+        bench.run("c", BUSY)
+        assert bench.row("c", "first_attempt_at") is None
+    bench.run("c", UNKNOWN)
+    assert bench.row("c", "first_attempt_at") is not None
+    bench.look("UPDATE sluice.executed_side_effects SET first_attempt_at = now() - interval '10 min'")
+    bench.run("c", BUSY)
+    assert bench.row("c", "state, first_attempt_at < now() - interval '9 min'") == ("pending", True)
+    # The pause was longer than the provider remembers the key: the call is not repeated.
+    bench.look("UPDATE sluice.executed_side_effects SET first_attempt_at = now() - interval '1 h'")
+    bench.run("c", BUSY)
+    assert (bench.state("c"), len(bench.called)) == ("uncertain", 5)
+
+
+def test_the_number_of_an_attempt_begins_again_after_the_largest(bench: Bench) -> None:
+    bench.add("c")
+    bench.look("UPDATE sluice.executed_side_effects SET attempt = 32766")
+    for attempt in (32_767, 1, 2):
+        bench.run("c", BUSY)
+        assert bench.row("c", "attempt") == attempt
+    assert [call.attempt for call in bench.called] == [32_767, 1, 2]
+
+
+def test_a_call_that_waits_holds_later_ones_of_its_entity(bench: Bench) -> None:
+    bench.add("first", "second")
+    bench.run("first", BUSY)
+    bench.look("UPDATE sluice.executed_side_effects SET due_at = now() WHERE effect_key = 'second'")
+    bench.executor.run("second")
+    bench.add("other", entity_key="elsewhere")
+    bench.executor.run("other")
+    assert [call.key for call in bench.called] == ["first", "other"]
+    bench.run("first")
+    bench.run("second")
+    assert [call.key for call in bench.called] == ["first", "other", "first", "second"]
 
 
 def test_a_key_that_is_not_there_or_whose_effect_is_undeclared_is_left(bench: Bench) -> None:

@@ -33,7 +33,7 @@ URLS = {
     "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "SLUICE_HANDLERS": "examples.shop.handlers",
 }
-LISTED = ListedCall(3, "notify:o-1", "notify", "order", "o-1", "pending", 2, 1, "cut off", NOW, 7_300.0)
+LISTED = ListedCall(3, "notify:o-1", "notify", "order", "o-1", "pending", 2, 1, "cut off", NOW, 7_300.0, 45.4)
 WHOLE = WholeCall(*LISTED, ID, True, {"to": "ann"}, None, True, NOW, None, None, NOW, None)
 EVENT = OutgoingEvent(
     "order.0",
@@ -197,13 +197,14 @@ def test_the_tables_of_the_outbox_name_what_is_held() -> None:
 
 def test_the_tables_of_calls_name_the_states_that_occur() -> None:
     counts = [("capture", "succeeded", 9), ("notify", "pending", 2), ("notify", "failed", 1)]
-    assert shown(count_table(counts), call_table([LISTED, LISTED._replace(entity_key=None, error=None)])) == [
+    failed = LISTED._replace(entity_key=None, error=None, state="failed")
+    assert shown(count_table(counts), call_table([LISTED, failed])) == [
         ["effect", "pending", "succeeded", "failed"],
         ["capture", "0", "9", "0"],
         ["notify", "2", "0", "1"],
-        ["key", "effect", "entity", "state", "attempt", "age", "error"],
-        ["notify:o-1", "notify", "order/o-1", "pending", "2", "2h", "cut", "off"],
-        ["notify:o-1", "notify", "order", "pending", "2", "2h", "-"],
+        ["key", "effect", "entity", "state", "attempt", "age", "due", "in", "error"],
+        ["notify:o-1", "notify", "order/o-1", "pending", "2", "2h", "45s", "cut", "off"],
+        ["notify:o-1", "notify", "order", "failed", "2", "2h", "-", "-"],
     ]
     conflict = CallConflict(1, "notify:o-1", ID, {"to": "bob"}, NOW, None, None)
     assert shown(conflict_table([conflict]))[1] == ["1", "notify:o-1", "{'to':", "'bob'}", "-", "-"]
@@ -215,8 +216,10 @@ def test_a_pending_call_says_what_it_waits_for() -> None:
         "all calls are paused: provider down",
         "no module of SLUICE_HANDLERS declares effect notify",
         "notify:o-0 must end first: it is running",
+        "it is due in 45 s: cut off",
     ]
-    assert reasons_to_wait(WHOLE, before=[], paused=None, declared=True) == []
+    due = WHOLE._replace(due_in_seconds=-0.1)
+    assert reasons_to_wait(due, before=[], paused=None, declared=True) == []
     done = WHOLE._replace(state="succeeded")
     assert reasons_to_wait(done, before=before, paused="x", declared=False) == []
 

@@ -94,6 +94,30 @@ def test_answers_that_settle_nothing_are_unknown(outside: Providers, status: int
     assert capture_payment(call) == find_capture(call)
 
 
+@pytest.mark.parametrize(
+    ("status", "retry_after", "seconds"),
+    [
+        (429, "30", 30),
+        (503, "0", 0),
+        (429, "", None),
+        (429, "Wed, 21 Oct 2026 07:28:00 GMT", None),
+        (503, "-1", None),
+        (503, "1.5", None),
+        (500, "30", None),
+        (408, "30", None),
+    ],
+)
+def test_a_provider_that_turns_requests_away_is_asked_when_it_wants_to_be(
+    monkeypatch: pytest.MonkeyPatch, status: int, retry_after: str, seconds: int | None
+) -> None:
+    head = f"HTTP/1.0 {status} Busy\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n"
+    with listener(answering(head.encode())) as port:
+        monkeypatch.setenv(PROVIDER_URL, f"http://127.0.0.1:{port}")
+        with pytest.raises(NotAnswered if seconds is None else NotSent, match=str(status)) as raised:
+            capture_payment(capture_call("pay-x"))
+    assert getattr(raised.value, "retry_after", None) == seconds
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
 def test_other_answers_of_the_4xx_are_final(outside: Providers, status: int) -> None:
     outside.payments.set_faults(Fault("before", "error", 1, status=status))

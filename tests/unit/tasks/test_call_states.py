@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from sluice.tasks.effects.call_states import (
     judge_claim,
     judge_ending,
     pause_seconds,
+    read_retry_after,
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,7 +110,42 @@ def test_the_pause_doubles_to_ten_minutes(tried: int, jitter: float, seconds: fl
     assert pause_seconds(tried, jitter) == seconds
 
 
-endings = st.lists(st.sampled_from(Ending), min_size=1, max_size=8)
+@pytest.mark.parametrize("tried", [1, 3, 4, 32_767])
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_a_call_whose_provider_asks_for_a_pause_stays_pending_and_uses_no_attempt(
+    tried: int, doubtful: bool
+) -> None:
+    call = replace(DUE, state=CallState.RUNNING, tried=tried, ended_unknown=doubtful)
+    following = judge_ending(call, RETRY, Ending.NOT_SENT, jitter=0.5, retry_after_seconds=30)
+    assert following == NextState(PENDING, 30, counts=False)
+
+
+@pytest.mark.parametrize("ending", [Ending.REFUSED, Ending.UNKNOWN])
+def test_only_a_call_that_was_not_sent_may_ask_for_a_pause(ending: Ending) -> None:
+    call = replace(DUE, state=CallState.RUNNING, tried=1)
+    following = judge_ending(call, RETRY, ending, jitter=0.5, retry_after_seconds=30)
+    assert following == judge_ending(call, RETRY, ending, jitter=0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (30, 30), (0.5, 1), (0, 1), (-0.0, 1), (1.5, 1.5), (86_399.5, 86_399.5), (86_401, 86_400),
+        (float("inf"), 86_400), (10**400, 86_400),
+        (timedelta(minutes=2), 120), (timedelta.max, 86_400), (timedelta(0), 1),
+        # No durations: as if nothing was asked for.
+        (None, None), (-1, None), (-0.001, None), (float("-inf"), None), (-(10**400), None),
+        (timedelta(seconds=-1), None), (float("nan"), None), ("30", None), (b"30", None), (True, None),
+        (Decimal(30), None), ([30], None), (NOW, None),
+    ],
+)  # fmt: skip
+def test_a_pause_is_a_duration_between_a_second_and_a_day(given: Any, seconds: float | None) -> None:
+    assert read_retry_after(given) == seconds
+
+
+endings = st.lists(
+    st.tuples(st.sampled_from(Ending), st.none() | st.floats(1, 86_400)), min_size=1, max_size=8
+)
 policies = st.builds(
     EffectDeclaration,
     st.just("e"),
@@ -127,10 +165,10 @@ def test_a_pause_is_within_one_second_and_ten_minutes(tried: int, jitter: float)
 
 @given(policies, endings, jitters, st.integers(0, 5_000))
 def test_no_chain_of_attempts_forgets_a_doubt(
-    policy: EffectDeclaration, chain: list[Ending], jitter: float, wait_seconds: int
+    policy: EffectDeclaration, chain: list[tuple[Ending, float | None]], jitter: float, wait_seconds: int
 ) -> None:
-    call, began, unknown_before = DUE, 0, False
-    for ending in chain:
+    call, counted, unknown_before = DUE, 0, False
+    for ending, retry_after in chain:
         claim = judge_claim(call, policy, behind=False, paused=False)
         if claim is Claim.GIVE_UP:
             assert unknown_before
@@ -143,23 +181,31 @@ def test_no_chain_of_attempts_forgets_a_doubt(
             assert call.first_attempt_at is not None
             age = (call.now - call.first_attempt_at).total_seconds()
             assert age + policy.timeout_seconds < policy.key_lifetime_seconds + 1e-3
-        began += 1
+        counted += 1
         running = replace(
-            call, state=CallState.RUNNING, tried=began, first_attempt_at=call.first_attempt_at or call.now
+            call, state=CallState.RUNNING, tried=counted, first_attempt_at=call.first_attempt_at or call.now
         )
-        following = judge_ending(running, policy, ending, jitter=jitter)
+        following = judge_ending(running, policy, ending, jitter=jitter, retry_after_seconds=retry_after)
         unknown_before = unknown_before or ending is Ending.UNKNOWN
         if following.state is not CallState.PENDING:
             assert following.state is (UNCERTAIN if unknown_before else FAILED)
             break
         assert ending is not Ending.REFUSED
-        assert began < policy.attempts
+        assert following.counts == (ending is not Ending.NOT_SENT or retry_after is None)
+        if following.counts:
+            assert counted < policy.attempts
+        else:
+            assert following.due_in_seconds == retry_after
+            counted -= 1
         due_at = call.now + timedelta(seconds=following.due_in_seconds)
+        # As the ledger stores it: the key's lifetime begins with an attempt that may have reached the provider.
         call = replace(
             running,
             state=PENDING,
-            ended_unknown=running.ended_unknown or following.ended_unknown,
+            tried=counted,
+            ended_unknown=unknown_before,
+            first_attempt_at=running.first_attempt_at if unknown_before else None,
             due_at=due_at,
             now=due_at + timedelta(seconds=wait_seconds),
         )
-    assert began <= policy.attempts
+    assert counted <= policy.attempts
