@@ -64,6 +64,8 @@ class Shape:
         # All that a row in memory holds.
         self.row_columns = (*self.fields, *sorted(self.counters & self.types.keys()))
         self.coercers: dict[str, Coercer] = {name: coercer(kind) for name, kind in self.types.items()}
+        self.writable = {name: self.coercers[name] for name in self.fields}
+        self.json_columns = tuple(name for name in self.fields if isinstance(self.types[name], JSON))
         self.defaults = {
             name: _default(table.columns[name], self.coercers[name]) for name in self.row_columns
         }

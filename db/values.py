@@ -42,7 +42,7 @@ def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
 def _checker(kind: types.TypeEngine[Any]) -> Coercer:
     # Enum is a String and Boolean no Integer to SQLAlchemy: the narrower first.
     if isinstance(kind, types.Enum):
-        return _one_of(frozenset(kind.enums))
+        return _one_of(kind)
     if isinstance(kind, types.String):
         return _text(kind.length)
     if isinstance(kind, types.Boolean):
@@ -84,12 +84,23 @@ def _exactly(kind: type) -> Coercer:
     return check
 
 
-def _one_of(values: frozenset[str]) -> Coercer:
-    plain = {value: value for value in values}
+def _one_of(kind: types.Enum) -> Coercer:
+    plain = {value: value for value in kind.enums}
+    enum_class = kind.enum_class
+    # As SQLAlchemy stores members: by their names, or as `values_callable` makes them.
+    stored: dict[Any, str] = {}
+    if enum_class is not None:
+        members = list(enum_class)
+        if len(members) != len(kind.enums):  # it keeps aliases
+            members = list(enum_class.__members__.values())
+        stored = dict(zip(members, kind.enums, strict=True))
 
     def check(value: Any) -> Any:
+        # First, since a member of a StrEnum is a text as well, perhaps another one.
+        if enum_class is not None and isinstance(value, enum_class):
+            return stored[value]
         if not isinstance(value, str) or value not in plain:
-            raise _refuse(value, f"one of {sorted(values)}")
+            raise _refuse(value, f"one of {sorted(plain)}")
         return plain[value]
 
     return check
@@ -202,7 +213,7 @@ def _json(value: Any) -> Any:
         plain = msgspec.json.decode(encoded)
     except (TypeError, ValueError, RecursionError) as error:
         raise _refuse(value, "JSON value") from error
-    if b"\\u0000" in encoded and _holds_nul(plain):
+    if b"\\u0000" in encoded and json_holds_nul(plain):
         raise ValueRefused(f"JSON {value!r:.80} holds NUL, which Postgres cannot keep")
     return plain
 
@@ -224,11 +235,12 @@ def _as_jsonb(value: Any) -> Any:
     return value
 
 
-def _holds_nul(value: Any) -> bool:
+def json_holds_nul(value: Any) -> bool:
+    """Returns True if a text in a JSON value holds NUL, which Postgres cannot keep."""
     if type(value) is dict:
-        return any("\0" in name or _holds_nul(inner) for name, inner in value.items())
+        return any("\0" in name or json_holds_nul(inner) for name, inner in value.items())
     if type(value) is list:
-        return any(map(_holds_nul, value))
+        return any(map(json_holds_nul, value))
     return type(value) is str and "\0" in value
 
 

@@ -1,8 +1,10 @@
 """All that a handler author imports: events, effects, topics, and the decorators that declare handlers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -12,6 +14,10 @@ D = TypeVar("D")
 F = TypeVar("F", bound=Callable[..., Any])
 JsonObject: TypeAlias = dict[str, Any]
 Row: TypeAlias = Mapping[str, Any]
+Columns: TypeAlias = Mapping[Any, Any]
+"""Values by column: its name, the column itself (`orders.c.status`), or an Enum member of that value."""
+Text: TypeAlias = str | Enum
+"""A text, or an Enum member whose value is one."""
 Version: TypeAlias = int | datetime
 """An integer that fits 64 bits, or an aware datetime (kept as microseconds)."""
 
@@ -48,16 +54,16 @@ class Insert(msgspec.Struct, frozen=True):
     """The row exists once. There before with the same values: duplicate; with others: conflict."""
 
     table: Table
-    key: str | None
-    values: Row
+    key: Text | None
+    values: Columns
 
 
 class Upsert(msgspec.Struct, frozen=True):
-    """The newest version of the whole row wins, in any order of arrival; unlisted columns: their default."""
+    """The newest version of the whole row wins, in any order of arrival. `values` holds every column."""
 
     table: Table
-    key: str | None
-    values: Row
+    key: Text | None
+    values: Columns
     version: WriteVersion = EVENT
 
 
@@ -65,8 +71,8 @@ class Merge(msgspec.Struct, frozen=True):
     """The newest version wins per field: events that change different fields never undo each other."""
 
     table: Table
-    key: str | None
-    values: Row
+    key: Text | None
+    values: Columns
     version: WriteVersion = EVENT
 
 
@@ -74,17 +80,17 @@ class Increment(msgspec.Struct, frozen=True):
     """Adds to counter columns. A result below `floor` applies `otherwise` instead and ends the handler."""
 
     table: Table
-    key: str | None
-    deltas: Mapping[str, Any]
-    floor: int | None = None
-    otherwise: "Sequence[Effect]" = ()
+    key: Text | None
+    deltas: Columns
+    floor: int | float | Decimal | None = None
+    otherwise: "Iterable[Effect]" = ()
 
 
 class Delete(msgspec.Struct, frozen=True):
     """The row goes; its version stays, so that a late older event cannot bring it back."""
 
     table: Table
-    key: str | None
+    key: Text | None
     version: WriteVersion = EVENT
 
 
@@ -92,26 +98,29 @@ class Read(msgspec.Struct, frozen=True):
     """`row = yield Read(table, key)`: the row as of now, locked; None is a snapshot, not a lock."""
 
     table: Table
-    key: str | None
+    key: Text | None
 
 
 class Emit(msgspec.Struct, frozen=True):
     """An outgoing event, written to the outbox in the same transaction; a repeat has the same id."""
 
-    topic: str
-    key: str | None
-    type: str
+    topic: Text
+    key: Text | None
+    type: Text
     data: Any
-    version: int | str | None = None
-    headers: Mapping[str, str] = {}
+    version: Version | Text | None = None
+    headers: Mapping[Any, Text] = {}
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A side effect, written to the ledger in the same transaction; one call per `once`."""
+    """A side effect, written to the ledger in the same transaction; one call per `once`.
 
-    effect: str
-    once: str | None = None
-    args: Mapping[str, Any] = {}
+    `effect` is the name of a declared effect, or its function.
+    """
+
+    effect: "Text | EffectFunction"
+    once: Text | None = None
+    args: Mapping[Any, Any] = {}
 
 
 Write: TypeAlias = Insert | Upsert | Merge | Increment | Delete
@@ -121,6 +130,10 @@ ProjectionEffect: TypeAlias = Write | Read
 
 class Rejected(Exception):
     """Raised by a handler: the event can never be applied. It becomes a dead letter."""
+
+
+class EffectRefused(Exception):
+    """An effect that a handler yielded can never be applied: the event becomes a dead letter."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,9 @@ class Topic:
     fields: FieldNames = FieldNames()
     tombstone_type: str | None = None  # default: <entity type>.deleted
     max_bytes: int = 1_048_576  # a value above it is rejected undecoded
+
+
+TopicChoice: TypeAlias = Text | Topic | Collection[Text | Topic] | None
 
 
 class EffectCall(msgspec.Struct, frozen=True):
@@ -198,6 +214,8 @@ class Handles:
     """Left on a function by `handles`: collected at start, never at import."""
 
     types: tuple[str, ...]
+    topics: tuple[str, ...] | None = None
+    """None: of every topic."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +225,7 @@ class Projects:
     types: tuple[str, ...]
     into: Table
     revision: int
+    topics: tuple[str, ...] | None = None
 
 
 Reconcile: TypeAlias = Callable[[EffectCall], JsonObject | None]
@@ -238,17 +257,35 @@ def _mark(function: F, declaration: object) -> F:
     return function
 
 
-def handles(*types: str) -> Callable[[H], H]:
-    """Declares a handler for these event types: a generator, event in, effects out, pure."""
-    return lambda function: _mark(function, Handles(types))
+def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
+    """Declares a handler for these event types: a generator, event in, effects out, pure.
+
+    `topic`: only for events of this topic, or of these; by default of every topic.
+    """
+    declared = Handles(_texts(types), _topic_names(topic))
+    return lambda function: _mark(function, declared)
 
 
-def projects(*types: str, into: Table, revision: int) -> Callable[[P], P]:
+def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
     """Declares a projection handler: only writes to, and Reads of, the table `into`.
 
-    `revision` rises with every change of what the handlers of that table make of events.
+    `revision` rises with every change of what the handlers of that table make of events. `topic`: as for
+    `handles`.
     """
-    return lambda function: _mark(function, Projects(types, into, revision))
+    declared = Projects(_texts(types), into, revision, _topic_names(topic))
+    return lambda function: _mark(function, declared)
+
+
+def _texts(given: Iterable[Text]) -> tuple[str, ...]:
+    # What is no text is refused when the declarations are collected, with its place.
+    return tuple([one.value if isinstance(one, Enum) else one for one in given])
+
+
+def _topic_names(topic: TopicChoice) -> tuple[str, ...] | None:
+    if topic is None:
+        return None
+    several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)
+    return _texts([one.name if isinstance(one, Topic) else one for one in several])
 
 
 def effect(

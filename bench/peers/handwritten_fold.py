@@ -80,7 +80,7 @@ def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> i
     ]
     if planned:
         with session.transaction():
-            store = FoldIO(session, registry, ENTITY, {})
+            store = FoldIO(session, ENTITY, {})
             memory = store.load(planned)
             folded = fold(planned, memory)
             store.write_back(QUEUE, memory, folded)

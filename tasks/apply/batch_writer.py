@@ -80,7 +80,7 @@ class BatchWriter:
         return dead.settled
 
     def _store(self) -> FoldIO:
-        return FoldIO(self._session, self._registry, self._entity, self._generations, self._redriving)
+        return FoldIO(self._session, self._entity, self._generations, self._redriving)
 
 
 def _blocks(settled: EventResult) -> bool:

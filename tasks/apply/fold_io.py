@@ -15,7 +15,6 @@ from sluice.tasks.events.flaws import write_flaw
 from sluice.tasks.fold.fold import effect_key
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, called_effects
-from sluice.tasks.fold.registry import Registry
 from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
 
@@ -25,7 +24,6 @@ class FoldIO:
     def __init__(
         self,
         session: Session,
-        registry: Registry,
         entity: str,
         generations: Mapping[str, int],
         redriving: bool = False,
@@ -34,12 +32,11 @@ class FoldIO:
         self._session = session
         self._entity = entity
         self._redriving = redriving
-        self._effects = frozenset(registry.effects)
         self._rows = RowStore(session, generations)
 
     def load(self, events: Sequence[Planned]) -> FoldState:
         """Identities, effect keys and locked rows that these events are known to need."""
-        memory = FoldState(self._rows.load_row, self._load_effect, self._effects)
+        memory = FoldState(self._rows.load_row, self._load_effect)
         wanted = list({planned.decoded.identity for planned in events})
         own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
         for identity, *where in identities.load_identities(self._session, wanted):

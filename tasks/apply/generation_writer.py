@@ -165,7 +165,7 @@ def apply_to_generation(
     Raises DeploymentBroken for an effect that is no write to it, RowsChanged, and what Postgres refuses.
     """
     store = RowStore(session, {synced.projection: synced.generation})
-    memory = FoldState(store.load_row, _no_effects, frozenset(), refuse=refuse)
+    memory = FoldState(store.load_row, _no_effects, refuse=refuse)
     memory.rows = store.load(events)
     folded = fold(events, memory)
     if folded.emits or folded.calls:

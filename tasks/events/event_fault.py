@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.runtime.worker_stop import is_worker_stop
 
 MAX_CLASS_CHARACTERS = 200
 
@@ -23,13 +24,15 @@ class EventFault:
 
     @classmethod
     def of(cls, error: BaseException) -> "EventFault":
-        """Returns the fault of an error. Never raises, whatever the error's own text does."""
+        """Returns the fault of an error. Whatever the error's own text raises is ignored."""
         if isinstance(error, HandlerFailed):
             return error.fault
         name = printable(type(error).__name__)[:MAX_CLASS_CHARACTERS]
         try:
             text = str(error)
-        except Exception as second:
+        except BaseException as second:
+            if is_worker_stop(second):
+                raise
             text = f"the error has no text: {type(second).__name__}"
         return cls(name, printable(text[:MAX_ERROR_CHARACTERS]))
 

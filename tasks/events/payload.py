@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from sluice.tasks.api import JsonObject
 from sluice.tasks.events.strict_json import DecodeError
@@ -22,6 +23,46 @@ def convert_data(data: object, data_type: Any) -> Any:
     if _holds_decimals(data_type):
         _refuse_floats("$", data, msgspec.to_builtins(converted, builtin_types=(Decimal,), str_keys=True))
     return converted
+
+
+def own_data(data: JsonObject, data_type: Any) -> Any:
+    """As `convert_data`, of a copy: whatever is done to it, `data` stays as it is. Raises DecodeError."""
+    return convert_data(copied_json(data) if _takes_as_it_is(data_type) else data, data_type)
+
+
+def copied_json(value: Any) -> Any:
+    """Returns a JSON value with objects and arrays of its own."""
+    if type(value) is dict:
+        return {
+            name: copied_json(inner) if type(inner) is dict or type(inner) is list else inner
+            for name, inner in value.items()
+        }
+    return [copied_json(inner) for inner in value] if type(value) is list else value
+
+
+@cache
+def _takes_as_it_is(data_type: Any) -> bool:
+    """Whether a conversion may keep objects or arrays of its input. msgspec makes typed ones anew."""
+    try:
+        waiting, seen = [msgspec.inspect.type_info(data_type)], set()
+    except TypeError:
+        return True
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, msgspec.inspect.AnyType | msgspec.inspect.CustomType):
+            return True
+        if id(kind) in seen:
+            continue
+        seen.add(id(kind))
+        for name in kind.__struct_fields__:
+            part = getattr(kind, name)
+            parts = part if isinstance(part, tuple) else (part,)
+            waiting += [
+                one.type if isinstance(one, msgspec.inspect.Field) else one
+                for one in parts
+                if isinstance(one, msgspec.inspect.Type | msgspec.inspect.Field)
+            ]
+    return False
 
 
 @cache

@@ -1,45 +1,148 @@
-"""An Emit as a row of the outbox: the same for handlers and for a user's own transaction. Pure."""
+"""An Emit, checked where it is yielded, and as a row of the outbox. Pure.
 
-from collections.abc import Iterable, Iterator, Mapping
+The same for handlers and for a user's own transaction.
+"""
+
+from collections.abc import Mapping
 from datetime import datetime
+from enum import Enum
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
 
 from sluice.db.records import OutboxRow
-from sluice.tasks.api import Emit, Rejected
+from sluice.tasks.api import EffectRefused, Emit
+from sluice.tasks.events.envelope import MAX_CHARACTERS
+from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER
+from sluice.tasks.fold.topic_names import topic_name_flaw
 
-MAX_EMIT_BYTES = 1_000_000  # brokers refuse records over 1,048,588 bytes by default, headers included
-TRACE_HEADERS = ("traceparent", "tracestate")
+# Brokers refuse records over 1,048,588 bytes by default. Key and attributes are 8 KiB at most.
+MAX_EMIT_BYTES = 1_000_000
+MAX_HEADERS_BYTES = 32_768
+MAX_HEADERS = 100
+_RESERVED_PREFIX = "ce_"
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def checked_emit(emit: Emit) -> Emit:
+    """Returns the event as it will be sent, `data` encoded. Raises EffectRefused if it can never be sent."""
+    topic: Any = emit.topic.value if isinstance(emit.topic, Enum) else emit.topic
+    flaw = topic_name_flaw(topic)
+    if flaw is not None:
+        raise EffectRefused(f"Emit: {flaw}")
+    try:
+        kind = checked_text("type", emit.type, MAX_CHARACTERS)
+        key = None if emit.key is None else checked_text("key", emit.key, MAX_CHARACTERS, may_be_empty=True)
+        payload = encoded_json("data", emit.data)
+        if len(payload) > MAX_EMIT_BYTES:
+            raise EffectRefused(f"data of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
+        headers = _checked_headers(emit.headers) if emit.headers or emit.headers != {} else {}
+        return Emit(topic, key, kind, msgspec.Raw(payload), _checked_version(emit.version), headers)
+    except EffectRefused as refused:
+        raise EffectRefused(f"Emit to {topic}: {refused}") from None
+
+
+def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = False) -> str:
+    """Returns a text that Postgres and Kafka can hold, the value of an Enum member. Raises EffectRefused."""
+    if type(value) is not str:
+        value = value.value if isinstance(value, Enum) else value
+        if type(value) is not str:
+            raise EffectRefused(f"{name} must be a text, not {type(value).__name__} {value!r:.80}")
+    if not value and not may_be_empty:
+        raise EffectRefused(f"{name} is empty")
+    if len(value) > limit:
+        raise EffectRefused(f"{name} has {len(value)} characters, the limit is {limit}")
+    if "\0" in value or not (value.isascii() or _is_encodable(value)):
+        raise EffectRefused(f"{name} {value!r:.80} holds NUL or a lone surrogate")
+    return value
+
+
+def encoded_json(name: str, value: Any, *, is_sorted: bool = False) -> bytes:
+    """Returns the value as JSON, whatever JSON can hold of it. Raises EffectRefused for anything else."""
+    encode = _encode_sorted if is_sorted else _encode
+    try:
+        try:
+            return encode(value)
+        except TypeError:
+            return encode(_without_members(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EffectRefused(f"{name} {value!r:.80} is no JSON: {error}") from None
 
 
 def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
-    """The row. `time` and `trace` are those of the event's cause. Raises Rejected if it cannot be sent."""
-    payload = msgspec.json.encode(emit.data)
-    if len(payload) > MAX_EMIT_BYTES:
-        raise Rejected(f"event for {emit.topic} of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
+    """Returns the row of a checked event. `time` and `trace` are those of the event's cause."""
     headers = dict(trace)
     if time is not None:
         headers["ce_time"] = time.isoformat()
-    for name, value in emit.headers.items():
-        # The relay has no way to reject it any more.
-        if type(name) is not str or type(value) is not str:
-            raise Rejected(f"event for {emit.topic}: header {name!r} must be a text, not {value!r}")
-        headers[name] = value
+    headers.update(emit.headers)
     version = None if emit.version is None else str(emit.version)
     return OutboxRow(
         event_id,
-        emit.topic,
-        emit.key,
-        emit.type,
+        cast(str, emit.topic),
+        cast("str | None", emit.key),
+        cast(str, emit.type),
         version,
         msgspec.json.encode(headers).decode(),
-        payload.decode(),
+        bytes(emit.data).decode(),
     )
 
 
-def trace_of(headers: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, str]]:
-    """The W3C trace context among a record's headers."""
-    for name, value in headers:
-        if name in TRACE_HEADERS and value is not None:
-            yield name, value.decode("ascii", "replace")
+def _checked_version(version: Any) -> int | str | None:
+    if isinstance(version, Enum):
+        version = version.value
+    if version is None:
+        return None
+    if type(version) is int and MIN_INTEGER <= version <= MAX_INTEGER:
+        return version
+    if type(version) is str:
+        return checked_text("version", version, MAX_CHARACTERS)
+    if isinstance(version, datetime) and version.tzinfo is not None:
+        return version.isoformat()
+    raise EffectRefused(
+        f"version must be a 64-bit integer, a text or an aware datetime, not {type(version).__name__}"
+        f" {version!r:.80}"
+    )
+
+
+def _checked_headers(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        raise EffectRefused(f"headers must be a mapping, not {type(headers).__name__} {headers!r:.80}")
+    if len(headers) > MAX_HEADERS:
+        raise EffectRefused(f"{len(headers)} headers, the limit is {MAX_HEADERS}")
+    checked: dict[str, str] = {}
+    size_bytes = 0
+    for written_name, written_value in headers.items():
+        name = checked_text("a header's name", written_name, MAX_HEADERS_BYTES)
+        if name.lower().startswith(_RESERVED_PREFIX):
+            raise EffectRefused(
+                f"header {name!r:.80}: names that begin with {_RESERVED_PREFIX!r} are those of CloudEvents,"
+                " which Sluice sets"
+            )
+        checked[name] = checked_text(
+            f"header {name!r:.80}", written_value, MAX_HEADERS_BYTES, may_be_empty=True
+        )
+        size_bytes += len(name.encode()) + len(checked[name].encode())
+    if size_bytes > MAX_HEADERS_BYTES:
+        raise EffectRefused(f"headers of {size_bytes} bytes, the limit is {MAX_HEADERS_BYTES}")
+    return checked
+
+
+def _without_members(value: Any) -> Any:
+    """Returns the value with Enum members replaced by their values, also where they are keys."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {_without_members(key): _without_members(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_members(inner) for inner in value]
+    return value
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

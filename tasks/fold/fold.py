@@ -1,20 +1,21 @@
 """The fold: events in record order against rows in memory. Pure; the same code is the oracle of the tests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, assert_never, cast
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Table
 
-from sluice.db.errors import DeploymentBroken
 from sluice.db.records import LedgerRow, OutboxRow, Outcome
-from sluice.db.tables import Shape, TableRefused, shape_of
+from sluice.db.tables import shape_of
+from sluice.db.values import ValueRefused
+from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Delete, Effect, Emit, Increment, Insert, Merge, Read, Upsert
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault
-from sluice.tasks.fold.emitting import outbox_row, trace_of
+from sluice.tasks.fold.emitting import outbox_row
 from sluice.tasks.fold.fold_state import (
     Conflict,
     EventResult,
@@ -24,8 +25,10 @@ from sluice.tasks.fold.fold_state import (
     LoadFailed,
     Waiting,
 )
+from sluice.tasks.fold.handler_steps import end_quietly
 from sluice.tasks.fold.plan import HandlerRun, Planned
-from sluice.tasks.fold.row_writes import apply_write, checked_key, view
+from sluice.tasks.fold.row_writes import apply_write, view
+from sluice.tasks.fold.trace_context import carried_trace
 from sluice.tasks.fold.versioned_row import Row, WriteResult
 
 # Several handlers of one event, several writes of one handler: the first of these that occurs.
@@ -48,7 +51,8 @@ _BY_RESULT = {
 def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
     """Settles each event in turn; an event's own fault is its outcome.
 
-    Raises DeploymentBroken, and the error of a failed load: a lost connection must not bury an event.
+    Raises what `FoldState.refuse` raises, and the error of a failed load: a lost connection must not bury an
+    event.
     """
     folded = FoldResult()
     for planned in events:
@@ -97,16 +101,8 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     scratch = _Scratch(planned, memory)
     try:
         outcome = scratch.run_handlers()
-    except (DeploymentBroken, LoadFailed):
-        raise
     except Conflict as conflict:
         return EventResult(planned, Outcome.CONFLICT, EventFault.of(conflict))
-    except ImportError as missing:
-        raise DeploymentBroken(f"a handler cannot import {missing.name}: {missing}") from missing
-    except TableRefused as refused:
-        raise DeploymentBroken(str(refused)) from refused
-    except Exception as fault:
-        raise _Died(EventFault.of(fault)) from None
     memory.rows.update(scratch.rows)
     memory.effect_keys.update({call.effect_key: call.fingerprint for call in scratch.calls})
     folded.emits += scratch.emits
@@ -146,13 +142,16 @@ class _Scratch:
         """All handlers of the event, one decision. Raises what kills it, or Conflict."""
         for run in self.runs:
             self.ordinal = 0
-            effects = run.iter_effects()
+            steps = run.iter_effects()
+            answer = None
             try:
-                answer = None
-                while True:
-                    answer = self.apply(run, effects.send(answer))
-            except (StopIteration, _Ended):
-                effects.close()
+                while (effect := _step(steps, answer)) is not None:
+                    answer = self.apply(run, effect)
+            except _Ended:
+                _end(steps)
+            except BaseException:
+                end_quietly(steps)
+                raise
         return next((outcome for outcome in _WORST_FIRST if outcome in self.results), Outcome.IGNORED)
 
     def apply(self, run: HandlerRun, effect: Effect) -> Any:
@@ -160,25 +159,22 @@ class _Scratch:
         self.ordinal += 1
         if self.memory.refuse is not None:
             self.memory.refuse(run, effect)
-        if run.into is not None:
-            _check_projects(run, run.into, effect)
         match effect:
             case Emit():
                 self.results.add(Outcome.APPLIED)
-                event_id = derived_id(self.decoded.identity, run.entry.name, self.ordinal)
-                trace = dict(trace_of(run.event.headers))
-                self.emits.append(outbox_row(effect, event_id, run.event.time, trace))
+                identity, event = self.decoded.identity, run.event
+                event_id = derived_id(identity, run.entry.name, self.ordinal)
+                trace = carried_trace(event.headers, identity) if event.headers else {}
+                self.emits.append(outbox_row(effect, event_id, event.time, trace))
             case Call():
                 self.results.add(Outcome.APPLIED)
                 self.call(run, effect)
             case Read(table, key):
-                shape = _own_shape(run, table)
-                return view(shape, checked_key(table, key), self.row(table, checked_key(table, key)))
+                return view(shape_of(table), cast(str, key), self.row(table, cast(str, key)))
             case Insert() | Upsert() | Merge() | Increment() | Delete():
                 self.write(run, effect)
             case _:
-                # mypy sees that no effect is left; a handler may still yield what is none.
-                raise DeploymentBroken(f"{run.entry.name} yielded {effect!r}, which is no effect")
+                assert_never(effect)
         return None
 
     def row(self, table: Table, key: str) -> Row:
@@ -187,10 +183,11 @@ class _Scratch:
 
     def write(self, run: HandlerRun, write: Insert | Upsert | Merge | Increment | Delete) -> None:
         """One write. Raises _Ended where it took no effect, Conflict where it contradicts the row."""
-        table = write.table
-        key = checked_key(table, write.key)
-        shape = _own_shape(run, table)
-        result, after = apply_write(shape, self.row(table, key), write, run.event)
+        table, key = write.table, cast(str, write.key)
+        try:
+            result, after = apply_write(shape_of(table), self.row(table, key), write, run.event)
+        except ValueRefused as refused:
+            raise _Died(EventFault.of(refused)) from None
         if result is None:
             assert isinstance(write, Increment)
             self.results.add(Outcome.APPLIED)
@@ -208,14 +205,12 @@ class _Scratch:
 
     def call(self, run: HandlerRun, call: Call) -> None:
         """One ledger row, unless its key is there: then no call, and other args are a call conflict."""
-        if call.effect not in self.memory.effects:
-            raise DeploymentBroken(f"{run.entry.name} calls effect {call.effect!r}, declared by no module")
-        args = msgspec.json.encode(call.args, order="sorted")
+        args = bytes(cast(msgspec.Raw, call.args))
         fingerprint = UUID(bytes=blake2b(args, digest_size=16).digest())
         name = effect_key(run, self.decoded, self.ordinal, call)
         made = LedgerRow(
             name,
-            call.effect,
+            cast(str, call.effect),
             self.decoded.identity,
             self.decoded.entity_key,
             args.decode(),
@@ -230,21 +225,23 @@ class _Scratch:
             self.call_conflicts.append(made)
 
 
-def _check_projects(run: HandlerRun, into: Table, effect: Effect) -> None:
-    """A projection handler writes and reads its table, and nothing else: else a rebuild would repeat it."""
-    if isinstance(effect, Emit | Call):
-        raise DeploymentBroken(
-            f"{run.entry.name} projects into {into.name} and yielded a {type(effect).__name__}:"
-            " a rebuild would repeat it; yield it from a handler of its own"
-        )
-    if getattr(effect, "table", into) is not into:
-        raise DeploymentBroken(f"{run.entry.name} projects into {into.name} and yielded {effect!r:.200}")
+def _step(steps: Generator[Effect, Any, None], answer: Any) -> Effect | None:
+    """The handler's next effect, None at its end."""
+    try:
+        return steps.send(answer)
+    except StopIteration:
+        return None
+    except BaseException as error:
+        raise _blamed(error) from None
 
 
-def _own_shape(run: HandlerRun, table: Table) -> Shape:
-    shape = shape_of(table)
-    if shape.projection and run.into is not table:
-        raise DeploymentBroken(
-            f"{run.entry.name} touches projection {table.name}: only its own @projects handlers may"
-        )
-    return shape
+def _end(steps: Generator[Effect, Any, None]) -> None:
+    try:
+        steps.close()
+    except BaseException as error:
+        raise _blamed(error) from None
+
+
+def _blamed(error: BaseException) -> BaseException:
+    """Whatever a handler raises is the event's fault, unless it ends the worker."""
+    return error if is_worker_stop(error) else _Died(EventFault.of(error))

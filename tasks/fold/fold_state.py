@@ -65,8 +65,6 @@ class FoldState:
 
     load_row: Callable[[Table, str], Row]
     load_effect: Callable[[str], UUID | None]
-    effects: frozenset[str]
-    """Names of the declared effects."""
     refuse: Callable[[HandlerRun, Effect], None] | None = None
     """Raises for an effect that must not be here: a rebuild says so once more."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)

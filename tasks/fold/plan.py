@@ -1,25 +1,27 @@
 """Runs the handlers of one event as far as they go without rows, to learn which rows they touch. Pure."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
-import msgspec
 from sqlalchemy import Table
 
-from sluice.db.errors import DeploymentBroken
+from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
-from sluice.tasks.events.decode import Decoded, convert_data
+from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault, HandlerFailed
-from sluice.tasks.fold.handler_steps import iter_effects
+from sluice.tasks.fold.handler_steps import end_quietly, iter_effects, own_event
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
+
+E = TypeVar("E", bound=AnyEntry)
 
 
 @dataclass(slots=True)
 class HandlerRun:
     """One handler's first run: all its effects and how it ended, or nothing where it asked for a row.
 
-    A handler that reads no row does not depend on any, so this run is the only one it needs.
+    A handler that reads no row does not depend on any, so this run is the only one it needs. `event` holds
+    the data as JSON; every run gets a copy of its own.
     """
 
     entry: AnyEntry
@@ -36,7 +38,7 @@ class HandlerRun:
     def iter_effects(self) -> Generator[Effect, Any, None]:
         """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
         if self.reads:
-            yield from iter_effects(self.entry, self.event)
+            yield from iter_effects(self.entry, own_event(self.entry, self.event))
             return
         yield from self.effects
         if self.error is not None:
@@ -60,7 +62,7 @@ class NoHandler(Exception):
 
 
 def plan_event(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
-    """Finds and first-runs the handlers. Raises DeploymentBroken only: an event's own fault is its error."""
+    """Finds and first-runs the handlers. Whatever they raise is the event's error."""
     planned = _plan(registry, topic, decoded)
     planned.parks = topic.on_failure == "park"
     return planned
@@ -70,12 +72,12 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
     event = decoded.event
     if event is None:
         return Planned(decoded)
-    entries: tuple[AnyEntry, ...] = registry.handlers.get(event.type, ())
-    entries += registry.projections.get(event.type, ())
+    entries: list[AnyEntry] = _of_topic(registry.handlers.get(event.type, ()), event)
+    entries += _of_topic(registry.projections.get(event.type, ()), event)
     if not entries:
         if event.type in topic.ignores:
             return Planned(decoded, ignored=True)
-        known = f"no handler for type {event.type!r} and topic {topic.name} does not ignore it"
+        known = f"no handler for type {event.type!r} of topic {topic.name}, which does not ignore it"
         return Planned(decoded, error=EventFault.of(NoHandler(known)))
     return _run(decoded, event, entries)
 
@@ -85,7 +87,8 @@ def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> 
     event = decoded.event
     if event is None:
         return Planned(decoded, parks=False)
-    entries = [entry for entry in registry.projections.get(event.type, ()) if entry.into is projection]
+    handling = _of_topic(registry.projections.get(event.type, ()), event)
+    entries = [entry for entry in handling if entry.into is projection]
     planned = _run(decoded, event, entries) if entries else Planned(decoded, ignored=True)
     planned.parks = False
     return planned
@@ -99,11 +102,15 @@ def part_of(planned: Planned, projection: Table) -> Planned:
 
 def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Planned:
     try:
-        return Planned(decoded, [_first_run(entry, _typed(event, entry.data_type)) for entry in entries])
-    except DeploymentBroken:
-        raise
-    except Exception as error:
+        return Planned(decoded, [_first_run(entry, event) for entry in entries])
+    except BaseException as error:
+        if is_worker_stop(error):
+            raise
         return Planned(decoded, error=EventFault.of(error))
+
+
+def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:
+    return [entry for entry in entries if entry.topics is None or event.topic in entry.topics]
 
 
 def touched_rows(planned: Planned) -> Iterator[tuple[Table, str]]:
@@ -120,31 +127,28 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
                 yield run, ordinal, effect
 
 
-def _typed(event: Event[Any], data_type: Any) -> Event[Any]:
-    data = convert_data(event.data, data_type)
-    return event if data is event.data else msgspec.structs.replace(event, data=data)
-
-
 def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
+    steps = iter_effects(entry, own_event(entry, event))
     try:
-        for effect in iter_effects(entry, event):
+        for effect in steps:
             run.effects.append(effect)
             if isinstance(effect, Read):
                 run.reads = True
                 break
-    except ImportError as error:
-        raise DeploymentBroken(f"{entry.name} cannot import {error.name}: {error}") from error
-    except Exception as error:
+    except BaseException as error:
+        if is_worker_stop(error):
+            raise
         run.error = EventFault.of(error)
+    if run.reads:
+        end_quietly(steps)
     return run
 
 
-def _touched(effects: Sequence[Effect]) -> Iterator[tuple[Table, str]]:
+def _touched(effects: Iterable[Effect]) -> Iterator[tuple[Table, str]]:
     for effect in effects:
         if isinstance(effect, Emit | Call):
             continue
-        if isinstance(getattr(effect, "key", None), str):
-            yield effect.table, effect.key  # type: ignore[misc]
+        yield effect.table, cast(str, effect.key)
         if isinstance(effect, Increment):
             yield from _touched(effect.otherwise)

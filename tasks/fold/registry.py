@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -13,6 +13,7 @@ from sqlalchemy import MetaData, Table
 
 from sluice.db.tables import TableRefused, shape_of
 from sluice.tasks.api import MARK, EffectDeclaration, Entity, Event, Handler, Handles, Projects, Topic
+from sluice.tasks.fold.topic_names import topic_name_flaw
 
 E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
 FIRST_REVISION = 1
@@ -31,16 +32,16 @@ class HandlerEntry:
     types: tuple[str, ...]
     function: Handler
     data_type: Any
+    topics: tuple[str, ...] | None
+    """None: it handles events of every topic."""
+    effects: Mapping[str, "EffectEntry"] = field(repr=False, compare=False)
+    """The effects that it may call: all that are declared."""
 
 
 @dataclass(frozen=True)
-class ProjectionEntry:
+class ProjectionEntry(HandlerEntry):
     """One collected projection handler."""
 
-    name: str
-    types: tuple[str, ...]
-    function: Handler
-    data_type: Any
     into: Table
     revision: int
 
@@ -110,7 +111,7 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     for module in modules:
         for topic in getattr(module, "topics", ()):
             _add_topic(registry, topic, module.__name__)
-        registry.outgoing_topics |= set(getattr(module, "outgoing_topics", ()))
+        _add_outgoing_topics(registry, getattr(module, "outgoing_topics", ()), module.__name__)
         for thing in vars(module).values():
             if id(thing) in seen or not callable(thing):
                 continue
@@ -119,10 +120,18 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
                 _add_function(registry, thing, declaration)
     if not registry.topics:
         raise HandlersRefused("no module of SLUICE_HANDLERS has `topics = (Topic(...), …)`")
+    for entries in (*registry.handlers.values(), *registry.projections.values()):
+        for entry in entries:
+            _refuse_undeclared_topics(registry, entry)
     return registry
 
 
 def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
+    if not isinstance(topic, Topic):
+        raise HandlersRefused(f"topics of {place} holds {topic!r:.80}, which is no Topic(...)")
+    flaw = topic_name_flaw(topic.name)
+    if flaw is not None:
+        raise HandlersRefused(f"topics of {place}: {flaw}")
     if registry.topics.get(topic.name, topic) != topic:
         raise HandlersRefused(f"topic {topic.name} is declared twice, differently (again in {place})")
     entity = topic.entity
@@ -136,6 +145,27 @@ def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
     registry.entities[entity.name] = entity
 
 
+def _add_outgoing_topics(registry: Registry, names: Any, place: str) -> None:
+    if isinstance(names, str):
+        raise HandlersRefused(f"outgoing_topics of {place} is a text; write ({names!r:.80},)")
+    for name in names:
+        flaw = topic_name_flaw(name)
+        if flaw is not None:
+            raise HandlersRefused(f"outgoing_topics of {place}: {flaw}")
+        registry.outgoing_topics.add(name)
+
+
+def _refuse_undeclared_topics(registry: Registry, entry: AnyEntry) -> None:
+    if entry.topics == ():
+        raise HandlersRefused(f"{entry.name}: topic= names no topic; leave it out to handle every topic")
+    for name in entry.topics or ():
+        if name not in registry.topics:
+            raise HandlersRefused(
+                f"{entry.name}: topic={name!r:.80} is declared by no module of SLUICE_HANDLERS; declared:"
+                f" {', '.join(sorted(registry.topics))}"
+            )
+
+
 def _add_function(registry: Registry, function: Any, declaration: object) -> None:
     name = f"{function.__module__}.{function.__qualname__}"
     # A handler names its tables as globals of its module: so they are found without being listed.
@@ -143,13 +173,15 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
         if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
             registry.metadatas.append(thing.metadata)
     match declaration:
-        case Handles(types):
-            entry = HandlerEntry(name, types, function, _data_type(function, name))
+        case Handles(types, topics):
+            entry = HandlerEntry(name, types, function, _data_type(function, name), topics, registry.effects)
             for kind in _distinct(types, name):
                 registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
-        case Projects(types, into, revision):
+        case Projects(types, into, revision, topics):
             _add_projection(registry, into, revision, name)
-            projection = ProjectionEntry(name, types, function, _data_type(function, name), into, revision)
+            projection = ProjectionEntry(
+                name, types, function, _data_type(function, name), topics, registry.effects, into, revision
+            )
             for kind in _distinct(types, name):
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
         case EffectDeclaration(name=effect):
@@ -187,6 +219,9 @@ def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
 
 
 def _distinct(types: tuple[str, ...], name: str) -> tuple[str, ...]:
+    for kind in types:
+        if not isinstance(kind, str):
+            raise HandlersRefused(f"{name}: {kind!r:.80} is no event type; an event type is a text")
     if not types or len(set(types)) != len(types):
         raise HandlersRefused(f"{name}: name each event type once, at least one")
     return types

@@ -2,7 +2,8 @@
 
 A row has a base version: that of its newest Insert, Upsert or Delete, which write all fields. A field that
 was merged later has a version of its own, above the base. None is older than every version. So the writes
-of different versions commute, in any order of arrival.
+of different versions commute, in any order of arrival. Fields and deltas are checked where they are yielded:
+Insert and Upsert write every field of the table.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ from uuid import UUID
 
 import msgspec
 
-from sluice.db.errors import DeploymentBroken
 from sluice.db.tables import Shape
 from sluice.db.values import ValueRefused, add_exactly
 
@@ -44,9 +44,8 @@ class Row(NamedTuple):
 ABSENT = Row()
 
 
-def insert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
+def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
     """The row exists once. Without a version it goes in unless the row was deleted or written in full."""
-    fields = full_fields(shape, values)
     content = _content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
@@ -58,9 +57,8 @@ def insert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | Non
     return WriteResult.APPLIED, _written(shape, row, fields, version, content)
 
 
-def upsert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
+def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
     """The newest version of the whole row wins; `version=None`: arrival order decides."""
-    fields = full_fields(shape, values)
     base = row.tombstone if row.values is None else row.version
     if version is None:
         # Every field, also those with a version of their own: later is newer.
@@ -78,11 +76,8 @@ def upsert(shape: Shape, row: Row, values: Mapping[str, Any], version: int | Non
     return WriteResult.APPLIED, _written(shape, row, fields, version, row.inserted_hash)
 
 
-def merge(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
+def merge(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
     """The newest version wins per field; a field without a version of its own has the base's."""
-    if not shape.merged:
-        raise DeploymentBroken(f"Merge into table {shape.name}, declared without merged=True")
-    fields = _coerced(shape, values)
     absent = row.values is None
     base = row.tombstone if absent else row.version
     current = {**shape.defaults} if row.values is None else dict(row.values)
@@ -104,8 +99,6 @@ def merge(shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
 
 def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Row]:
     """The row goes; its version stays as the tombstone. Fields newer than it are left alone, with the row."""
-    if not shape.deletable:
-        raise DeploymentBroken(f"Delete from table {shape.name}, declared without deletable=True")
     base = row.tombstone if row.values is None else row.version
     if version is None:
         known = [v for v in (base, row.tombstone, *row.field_versions.values()) if v is not None]
@@ -122,62 +115,26 @@ def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Ro
 
 
 def increment(
-    shape: Shape, row: Row, deltas: Mapping[str, Any], floor: int | None
+    shape: Shape, row: Row, deltas: Mapping[str, Any], floor: Any
 ) -> tuple[WriteResult | None, Row]:
     """Adds to counters; None instead of a result: a result would be below `floor`, and nothing was done."""
-    unknown = sorted(set(deltas) - shape.counters)
-    if unknown:
-        raise DeploymentBroken(f"Increment of {shape.name}.{unknown[0]}, not declared in counters=")
     if row.values is None and row.tombstone is not None:
         return WriteResult.STALE, row
     if row.values is None:
         _check_required(shape, shape.defaults)
     current = shape.defaults if row.values is None else row.values
     results = {
-        name: shape.coercers[name](add_exactly(current[name], delta))
-        for name, delta in _numbers(shape, deltas)
+        name: shape.coercers[name](add_exactly(current[name], delta)) for name, delta in deltas.items()
     }
     if floor is not None and any(result < floor for result in results.values()):
         return None, row
     return WriteResult.APPLIED, row._replace(values={**current, **results})
 
 
-def full_fields(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of the table: the given ones checked, the others at their default. Raises ValueRefused."""
-    given = _coerced(shape, values)
-    if len(given) == len(shape.fields):
-        return given
-    fields = {name: given[name] if name in given else shape.defaults[name] for name in shape.fields}
-    _check_required(shape, fields)
-    return fields
-
-
 def _check_required(shape: Shape, values: Mapping[str, Any]) -> None:
     for name in shape.required:
         if values.get(name, 0) is None:
             raise ValueRefused(f"{shape.name}.{name} must not be null")
-
-
-def _coerced(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
-    coercers, required = shape.coercers, shape.required
-    fields = {}
-    for name, value in values.items():
-        if name not in shape.fields:
-            raise DeploymentBroken(f"{shape.name}.{name} is no column that a handler may write this way")
-        try:
-            fields[name] = coercers[name](value)
-        except ValueRefused as error:
-            raise ValueRefused(f"{shape.name}.{name}: {error}") from None
-        if value is None and name in required:
-            raise ValueRefused(f"{shape.name}.{name} must not be null")
-    return fields
-
-
-def _numbers(shape: Shape, deltas: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    numbers = [(name, shape.coercers[name](delta)) for name, delta in deltas.items()]
-    if any(delta is None for _, delta in numbers):
-        raise ValueRefused(f"Increment of {shape.name} by null")
-    return numbers
 
 
 def _counters(shape: Shape, row: Row) -> Mapping[str, Any]:

@@ -17,10 +17,8 @@ from sqlalchemy import Connection
 
 from sluice.db.sending.emit import insert_emitted
 from sluice.runtime.settings import read_source
-from sluice.tasks.api import Emit, Rejected
-from sluice.tasks.events.envelope import optional_text, require_text
-from sluice.tasks.events.strict_json import DecodeError
-from sluice.tasks.fold.emitting import outbox_row
+from sluice.tasks.api import EffectRefused, Emit, Rejected
+from sluice.tasks.fold.emitting import checked_emit, outbox_row
 
 QUEUES_PER_STREAM = 16  # transactions that run at once seldom meet at one lock
 _STREAM = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -45,8 +43,8 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     now = datetime.now(UTC)
     rows = []
     for event in events:
-        _require_sendable(event)
-        rows.append((queue_of(stream, event.key), outbox_row(event, uuid4(), now, {})))
+        row = outbox_row(_sendable(event), uuid4(), now, {})
+        rows.append((queue_of(stream, row.key), row))
     insert_emitted(connection, rows, read_source())
     return [row.event_id for _, row in rows]
 
@@ -57,10 +55,10 @@ def queue_of(stream: str, key: str | None) -> str:
     return f"emit.{stream}.{int.from_bytes(digest, 'big') % QUEUES_PER_STREAM}"
 
 
-def _require_sendable(event: Emit) -> None:
+def _sendable(event: Emit) -> Emit:
+    if not isinstance(event, Emit):
+        raise Rejected(f"{type(event).__name__} {event!r:.80} is no Emit")
     try:
-        require_text("topic", event.topic)
-        require_text("type", event.type)
-        optional_text("key", event.key)
-    except DecodeError as error:
-        raise Rejected(f"event for topic {event.topic!r}: {error}") from error
+        return checked_emit(event)
+    except EffectRefused as refused:
+        raise Rejected(str(refused)) from None

@@ -75,7 +75,7 @@ def expect(
     registry: Registry, log: Mapping[tuple[str, int], Sequence[Record]], topic_ids: Mapping[str, str]
 ) -> Expectation:
     """Folds the log. Order between partitions does not matter: no entity is on two of them."""
-    memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None, frozenset(registry.effects))
+    memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None)
     by_entity: defaultdict[str, list[Planned]] = defaultdict(list)
     for (name, number), records in sorted(log.items()):
         topic = registry.topics[name]

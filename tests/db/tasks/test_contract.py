@@ -22,8 +22,8 @@ from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.versioned_row import Row
-from tests.unit.tasks.scripted import REGISTRY, event_logs, folded, results, scripted, splits
-from tests.unit.tasks.strategies import AWKWARD_TEXTS, EVERY_TYPE, metadata
+from tests.unit.tasks.scripted import event_logs, folded, results, scripted, splits
+from tests.unit.tasks.strategies import AWKWARD_TEXTS, EVERY_TYPE, metadata, whole
 
 QUEUE, ENTITY = "script.0", "script"
 
@@ -55,7 +55,7 @@ def applied(
     try:
         with session.transaction():
             for batch in batches:
-                store = FoldIO(session, REGISTRY, ENTITY, {})
+                store = FoldIO(session, ENTITY, {})
                 memory = store.load(batch)
                 if forgetful:
                     memory.identities.clear()
@@ -193,10 +193,13 @@ def test_a_mutant_without_dedup_is_caught(session: Session) -> None:
 def test_mutants_that_forget_bookkeeping_are_caught(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deleted = [scripted(0, Delete(EVERY_TYPE, "k", 3)), scripted(1, Upsert(EVERY_TYPE, "k", {}, 2))]
+    deleted = [
+        scripted(0, Delete(EVERY_TYPE, "k", 3)),
+        scripted(1, Upsert(EVERY_TYPE, "k", whole(EVERY_TYPE, {}), 2)),
+    ]
     merged = [
         scripted(2, Merge(EVERY_TYPE, "m", {"yes": True}, 5)),
-        scripted(3, Upsert(EVERY_TYPE, "m", {}, 4)),
+        scripted(3, Upsert(EVERY_TYPE, "m", whole(EVERY_TYPE, {}), 4)),
     ]
     check(session, [[event] for event in deleted + merged])
     with monkeypatch.context() as patched:
@@ -259,8 +262,8 @@ def test_values_that_postgres_would_alter_are_kept(session: Session, name: str) 
         key = f"k{number}"
         for write in (
             Insert(EVERY_TYPE, key, {name: value}),
-            Upsert(EVERY_TYPE, key, {name: value}, 5),
-            Upsert(EVERY_TYPE, key, {name: value}, 5),  # the same again: a duplicate
+            Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),
+            Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),  # the same again: a duplicate
             Merge(EVERY_TYPE, key, {name: value}, 6),
             Insert(EVERY_TYPE, key, {name: value}),  # its hash is the same
             Read(EVERY_TYPE, key),
@@ -277,12 +280,12 @@ def test_values_that_postgres_would_alter_are_kept(session: Session, name: str) 
 @pytest.mark.parametrize("key", AWKWARD_TEXTS)
 def test_keys_are_kept(session: Session, key: str) -> None:
     log = [
-        scripted(0, Upsert(EVERY_TYPE, key, {}, 1)),
+        scripted(0, Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {}), 1)),
         scripted(1, Merge(EVERY_TYPE, key, {"yes": True}, 3)),
         scripted(2, Delete(EVERY_TYPE, key, 2)),
         scripted(3, Delete(EVERY_TYPE, key, 4)),
-        scripted(4, Upsert(EVERY_TYPE, key, {}, 4)),
-        scripted(5, Upsert(EVERY_TYPE, key, {}, 5)),
+        scripted(4, Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {}), 4)),
+        scripted(5, Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {}), 5)),
     ]
     check(session, [[event] for event in log])
     check(session, [log[:3], log[3:]])

@@ -29,7 +29,7 @@ def bench(database_url: str) -> Iterator[Bench]:
     [entry] = application.handlers["thing.set"]
     name = f"{welcome.__module__}.{welcome.__qualname__}"
     application.handlers["thing.welcomed"] = (
-        type(entry)(name, ("thing.welcomed",), welcome, dict[str, Any]),
+        type(entry)(name, ("thing.welcomed",), welcome, dict[str, Any], None, application.effects),
     )
     bench = Bench(database_url, application)
     yield bench

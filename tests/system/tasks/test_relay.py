@@ -124,7 +124,9 @@ def test_rows_wait_while_kafka_is_away(
     for first in range(0, 500, 50):
         with engine.begin() as connection:
             events = [Emit(TOPIC, f"k{n % 40}", "order.created", n) for n in range(first, first + 50)]
-            sent += zip((event.key for event in events), emit(connection, events), strict=True)
+            sent += zip(
+                (f"k{n % 40}" for n in range(first, first + 50)), emit(connection, events), strict=True
+            )
     wait_until(
         lambda: "outgoing events held back" in relay.log.read_text(),
         timeout_seconds=60,

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -37,7 +38,7 @@ from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.fold.versioned_row import ABSENT
-from tests.unit.tasks.strategies import EVERY_TYPE, MERGED, PLAIN, every_type_values, few_values
+from tests.unit.tasks.strategies import EVERY_TYPE, MERGED, PLAIN, every_type_values, few_values, whole
 
 TOPIC, TOPIC_ID = "scripts", "id-of-scripts"
 INTEGER, TIMESTAMP = MERGED["integer"], MERGED["timestamp"]
@@ -118,7 +119,7 @@ def scripted(
 
 def fresh_memory() -> FoldState:
     """A memory over nothing."""
-    return FoldState(lambda _table, _key: ABSENT, lambda _key: None, frozenset(REGISTRY.effects))
+    return FoldState(lambda _table, _key: ABSENT, lambda _key: None)
 
 
 def folded(*events: Planned, memory: FoldState | None = None) -> tuple[FoldState, FoldResult]:
@@ -143,13 +144,14 @@ _moments = _integers.map(lambda n: datetime(2026, 1, 1, microsecond=n, tzinfo=UT
 def _writes(table: Table, values: st.SearchStrategy[Mapping[str, Any]]) -> st.SearchStrategy[Any]:
     moments: st.SearchStrategy[Any] = _moments if table is TIMESTAMP else _integers
     versions = st.sampled_from((*(moments,) * 8, st.just(EVENT), st.just(None))).flatmap(lambda one: one)
-    whole = st.builds(Insert, st.just(table), _keys, values) | st.builds(
-        Upsert, st.just(table), _keys, values, versions
+    rows = values.map(partial(whole, table))
+    of_rows = st.builds(Insert, st.just(table), _keys, values) | st.builds(
+        Upsert, st.just(table), _keys, rows, versions
     )
     if table is PLAIN:
-        return whole
+        return of_rows
     return (
-        whole
+        of_rows
         | st.builds(Merge, st.just(table), _keys, values, versions)
         | st.builds(Delete, st.just(table), _keys, versions)
     )

@@ -26,9 +26,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
-from sluice.db.tables import Versions, entity_table
+from sluice.db.tables import Versions, entity_table, shape_of
 
 metadata = MetaData()
+
+
+def whole(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as an Upsert takes them: every column, the others at their default."""
+    shape = shape_of(table)
+    return {name: values.get(name, shape.defaults[name]) for name in shape.fields}
 
 
 def _fields() -> tuple[Column[Any], ...]:

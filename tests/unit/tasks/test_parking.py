@@ -24,7 +24,8 @@ def of(key: str | None, planned: Planned, *, parks: bool = True) -> Planned:
 
 
 def write(offset: int, key: str | None, **more: object) -> Planned:
-    return of(key, scripted(offset, Upsert(INTEGER, f"row-{key}", {"a": str(offset)}, offset), **more))  # type: ignore[arg-type]
+    values = {"a": str(offset), "b": 7}
+    return of(key, scripted(offset, Upsert(INTEGER, f"row-{key}", values, offset), **more))  # type: ignore[arg-type]
 
 
 def death(offset: int, key: str | None, *, parks: bool = True) -> Planned:

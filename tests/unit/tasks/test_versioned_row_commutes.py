@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sluice.db.tables import Shape, Versions, shape_of
 from sluice.tasks.fold import versioned_row
 from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
-from tests.unit.tasks.strategies import MERGED, few_values
+from tests.unit.tasks.strategies import MERGED, few_values, whole
 
 VERSIONS: tuple[Versions, ...] = ("integer", "timestamp")
 SHAPES = {versions: shape_of(MERGED[versions]) for versions in VERSIONS}
@@ -44,7 +44,7 @@ def played(
     row, results = ABSENT, []
     for one in sequence:
         if one.verb == "upsert":
-            result, row = upsert(shape, row, one.values, one.version)
+            result, row = upsert(shape, row, whole(MERGED[shape.versions], one.values), one.version)
         elif one.verb == "merge":
             result, row = versioned_row.merge(shape, row, one.values, one.version)
         else:

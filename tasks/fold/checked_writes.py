@@ -1,0 +1,220 @@
+"""Checks a yielded write or Read: its table, key, columns and version, as the table keeps them. Pure."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Column, Table
+
+from sluice.db.tables import Shape, TableRefused, shape_of
+from sluice.db.values import Coercer, ValueRefused
+from sluice.tasks.api import (
+    Delete,
+    EffectRefused,
+    Event,
+    EventVersion,
+    Increment,
+    Insert,
+    Merge,
+    Read,
+    Upsert,
+    WriteVersion,
+)
+from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_TEXTS = frozenset({str})
+
+
+def checked_insert(entry: AnyEntry, event: Event[Any], write: Insert) -> Insert:
+    """Returns the Insert with all fields of its table, those that it leaves out at their default."""
+    shape, key = _target(entry, write)
+    given = _checked_fields(shape, write)
+    version_number(shape, event.version)
+    if len(given) == len(shape.fields):
+        return Insert(write.table, key, given)
+    fields = {name: given[name] if name in given else shape.defaults[name] for name in shape.fields}
+    empty = [name for name in shape.fields if fields[name] is None and name in shape.required]
+    if empty:
+        raise EffectRefused(
+            f"Insert into {shape.name} leaves out {', '.join(empty)}: not nullable and without a default"
+        )
+    return Insert(write.table, key, fields)
+
+
+def checked_upsert(entry: AnyEntry, event: Event[Any], write: Upsert) -> Upsert:
+    """Returns the Upsert. Raises EffectRefused if it leaves out a column: it writes the whole row."""
+    shape, key = _target(entry, write)
+    fields = _checked_fields(shape, write)
+    if len(fields) != len(shape.fields):
+        missing = [name for name in shape.fields if name not in fields]
+        merge = "Merge" if shape.merged else "Merge and declare the table with merged=True"
+        raise EffectRefused(
+            f"Upsert of {shape.name} leaves out {', '.join(missing)}: an Upsert writes every column;"
+            f" write the value, the default or None, or use {merge} to keep what is there"
+        )
+    return Upsert(write.table, key, fields, _resolved(shape, write.version, event))
+
+
+def checked_merge(entry: AnyEntry, event: Event[Any], write: Merge) -> Merge:
+    """Returns the Merge. Raises EffectRefused if its table is not merged."""
+    shape, key = _target(entry, write)
+    if not shape.merged:
+        raise EffectRefused(f"Merge into {shape.name}, which is declared without merged=True")
+    return Merge(write.table, key, _checked_fields(shape, write), _resolved(shape, write.version, event))
+
+
+def checked_delete(entry: AnyEntry, event: Event[Any], write: Delete) -> Delete:
+    """Returns the Delete. Raises EffectRefused if rows of its table cannot be deleted."""
+    shape, key = _target(entry, write)
+    if not shape.deletable:
+        raise EffectRefused(f"Delete from {shape.name}, which is declared without deletable=True")
+    return Delete(write.table, key, _resolved(shape, write.version, event))
+
+
+def checked_read(entry: AnyEntry, _event: Event[Any], read: Read) -> Read:
+    """Returns the Read."""
+    return Read(read.table, _target(entry, read)[1])
+
+
+def checked_increment(entry: AnyEntry, write: Increment) -> Increment:
+    """Returns the Increment, its `otherwise` unchecked. Raises EffectRefused if it adds to no counter."""
+    shape, key = _target(entry, write)
+    deltas: dict[str, Any] = {}
+    for name, delta in _named(write.table, "deltas", write.deltas):
+        if name not in shape.counters:
+            raise EffectRefused(f"Increment of {shape.name}.{name}, which is not declared in counters=")
+        deltas[name] = _coerced(shape, name, delta, shape.coercers[name])
+        if deltas[name] is None:
+            raise EffectRefused(f"Increment of {shape.name}.{name} by null")
+    floor: Any = write.floor.value if isinstance(write.floor, Enum) else write.floor
+    if floor is not None and (isinstance(floor, bool) or not isinstance(floor, int | float | Decimal)):
+        raise EffectRefused(f"floor must be a number, not {type(floor).__name__} {floor!r:.80}")
+    return Increment(write.table, key, deltas, floor, write.otherwise)
+
+
+def version_number(shape: Shape, version: Any) -> int | None:
+    """Returns a version as it is stored: the integer, or microseconds since 1970."""
+    if isinstance(version, Enum):
+        version = version.value
+    if version is None:
+        return None
+    wanted = int if shape.versions == "integer" else datetime
+    # A subclass of datetime is one; a bool is no version.
+    if type(version) is not wanted and not (wanted is datetime and isinstance(version, datetime)):
+        raise EffectRefused(f"version {version!r:.80} where {shape.name} has versions={shape.versions!r}")
+    if isinstance(version, datetime):
+        if version.utcoffset() is None:
+            raise EffectRefused(f"version {version!r} has no offset")
+        return (version - _EPOCH) // _MICROSECOND
+    if not -(2**63) <= version < 2**63:
+        raise EffectRefused("the version does not fit 64 bits")
+    return int(version)
+
+
+def _target(
+    entry: AnyEntry, effect: Insert | Upsert | Merge | Increment | Delete | Read
+) -> tuple[Shape, str]:
+    """The shape of the table, which this handler may touch, and the key as the table keeps it."""
+    table, key, what = effect.table, effect.key, type(effect).__name__
+    if not isinstance(table, Table):
+        raise EffectRefused(
+            f"{what}: table must be made by entity_table(...), not {type(table).__name__} {table!r:.80}"
+        )
+    try:
+        shape = shape_of(table)
+    except TableRefused as refused:
+        raise EffectRefused(f"{what}: {refused}") from None
+    if isinstance(entry, ProjectionEntry):
+        if table is not entry.into:
+            raise EffectRefused(
+                f"{what} of {table.name} by a handler that projects into {entry.into.name}, its only table"
+            )
+    elif shape.projection:
+        raise EffectRefused(
+            f"{what} of projection {table.name}: only handlers declared with @projects(into={table.name})"
+            " may touch it"
+        )
+    if key is None:
+        raise EffectRefused(f"{what} of {table.name} without a key: the record's key is null or unreadable")
+    return shape, _coerced(shape, shape.key, key, shape.coercers[shape.key])
+
+
+def _checked_fields(shape: Shape, write: Insert | Upsert | Merge) -> dict[str, Any]:
+    writable, required = shape.writable, shape.required
+    fields: dict[str, Any] = {}
+    for name, value in _named(write.table, "values", write.values):
+        coerce = writable.get(name)
+        if coerce is None:
+            raise EffectRefused(f"{type(write).__name__} of {shape.name}: {_why_not_writable(shape, name)}")
+        try:
+            checked = coerce(value)
+        except ValueRefused:
+            checked = _coerced(shape, name, value, coerce)
+        if checked is None and name in required:
+            raise EffectRefused(f"{shape.name}.{name} must not be null")
+        fields[name] = checked
+    return fields
+
+
+def _named(table: Table, what: str, values: Any) -> Any:
+    """The items of `values`, their keys as names of columns."""
+    if type(values) is not dict and not isinstance(values, Mapping):
+        raise EffectRefused(
+            f"{what} for {table.name} must be a mapping, not {type(values).__name__} {values!r:.80}"
+        )
+    if set(map(type, values)) <= _TEXTS:
+        return values.items()
+    named: dict[str, Any] = {}
+    for written, value in values.items():
+        name = _column_name(table, written)
+        if name in named:
+            raise EffectRefused(f"{what} for {table.name} hold column {name} twice")
+        named[name] = value
+    return named.items()
+
+
+def _column_name(table: Table, written: Any) -> str:
+    if isinstance(written, Column):
+        if written.table is not table:
+            raise EffectRefused(f"column {written} is not a column of {table.name}")
+        return str(written.name)
+    name = written.value if isinstance(written, Enum) else written
+    if not isinstance(name, str):
+        raise EffectRefused(
+            f"{type(name).__name__} {name!r:.80} names no column of {table.name}; use a text or a column"
+        )
+    return str.__str__(name)  # `column.name` is a subclass of its own
+
+
+def _why_not_writable(shape: Shape, name: str) -> str:
+    if name in shape.counters:
+        return f"column {name} is a counter, which only Increment writes"
+    if name == shape.key:
+        return f"column {name} is the key, which is given as key="
+    if name in shape.types:
+        return f"column {name} is kept by Sluice"
+    return f"there is no column {name!r:.80}; its columns are {', '.join(shape.fields)}"
+
+
+def _coerced(shape: Shape, name: str, value: Any, coerce: Coercer) -> Any:
+    """The value as the column keeps it; of an Enum member its value, unless the column knows the member."""
+    try:
+        return coerce(value)
+    except ValueRefused as refused:
+        if isinstance(value, Enum):
+            return _coerced(shape, name, value.value, coerce)
+        raise EffectRefused(f"{shape.name}.{name}: {refused}") from None
+
+
+def _resolved(shape: Shape, version: WriteVersion, event: Event[Any]) -> int | None:
+    if version is None:
+        return None
+    if isinstance(version, EventVersion):
+        if event.version is None:
+            raise EffectRefused(f"the event has no version, and {shape.name} is written by version")
+        version = event.version
+    return version_number(shape, version)

@@ -1,0 +1,18 @@
+"""Which names a Kafka topic can have. Pure."""
+
+import re
+
+MAX_TOPIC_CHARACTERS = 249
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
+
+
+def topic_name_flaw(name: object) -> str | None:
+    """Returns why Kafka can hold no topic of this name, None if it can."""
+    if not isinstance(name, str):
+        return f"the name of a topic must be a text, not {type(name).__name__} {name!r:.80}"
+    if _TOPIC_NAME.fullmatch(name) and len(name) <= MAX_TOPIC_CHARACTERS and name not in {".", ".."}:
+        return None
+    return (
+        f"Kafka has no topic named {name!r:.80}: a name has 1 to {MAX_TOPIC_CHARACTERS} letters, digits, '.',"
+        " '_' and '-', and is not '.' or '..'"
+    )
