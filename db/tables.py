@@ -3,34 +3,22 @@
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-from sqlalchemy import BigInteger, Column, MetaData, Table
+from sqlalchemy import BigInteger, Column, Constraint, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.types import (
-    CHAR,
-    JSON,
-    REAL,
-    Boolean,
-    Date,
-    DateTime,
-    Enum,
-    Float,
-    Integer,
-    LargeBinary,
-    Numeric,
-    String,
-    TypeEngine,
-    Uuid,
-)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import Integer, Numeric, String, TypeEngine, Uuid
 
+from sluice.db.made_tables import note_table
+from sluice.db.table_rules import column_problem, name_problem
 from sluice.db.values import Coercer, ValueRefused, coercer
 
 Versions = Literal["integer", "timestamp"]
 
 VERSION, FIELD_VERSIONS, INSERTED_HASH = "version", "field_versions", "inserted_hash"
 BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
-SUPPORTED_TYPES = (String, Integer, Numeric, Float, Boolean, DateTime, Date, Uuid, LargeBinary, JSON, Enum)
 
-_INFO = "sluice"
+# Not in `table.info`: Alembic writes that into users' revisions.
+_SHAPE = "_sluice_shape"
 MAX_PROJECTION_BYTES = 50  # of a name: Postgres cuts at 63, and a generation adds its number to it
 
 
@@ -75,7 +63,7 @@ class Shape:
 def entity_table(
     name: str,
     metadata: MetaData,
-    *columns: Column[Any],
+    *columns: Column[Any] | Constraint | Index,
     versions: Versions = "integer",
     merged: bool = False,
     deletable: bool = False,
@@ -101,7 +89,7 @@ def entity_table(
 def projection_table(
     name: str,
     metadata: MetaData,
-    *columns: Column[Any],
+    *columns: Column[Any] | Constraint | Index,
     versions: Versions = "integer",
     merged: bool = False,
     deletable: bool = False,
@@ -112,12 +100,10 @@ def projection_table(
     Its name is that of a view over one generation, a table of its own; otherwise as `entity_table`. Nothing
     refers to it by a foreign key: generations come and go. Raises TableRefused.
     """
-    if len(name.encode()) > MAX_PROJECTION_BYTES:
+    if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) > MAX_PROJECTION_BYTES:
         raise TableRefused(
             f"projection {name}: more than {MAX_PROJECTION_BYTES} bytes: no room for generations"
         )
-    if any(column.foreign_keys for column in columns):
-        raise TableRefused(f"projection {name}: a foreign key: rows it names come by events of another order")
     return _make_table(
         name,
         metadata,
@@ -138,7 +124,7 @@ def generation_name(projection: str, generation: int) -> str:
 def _make_table(
     name: str,
     metadata: MetaData,
-    columns: Sequence[Column[Any]],
+    columns: Sequence[Column[Any] | Constraint | Index],
     *,
     versions: Versions,
     merged: bool,
@@ -146,41 +132,55 @@ def _make_table(
     counters: Sequence[str],
     projection: bool,
 ) -> Table:
+    _refuse_name(name, metadata)
     own: list[Column[Any]] = [
         Column(VERSION, BigInteger, nullable=True),
         Column(INSERTED_HASH, Uuid, nullable=True),
     ]
     if merged:
         own.append(Column(FIELD_VERSIONS, JSONB(none_as_null=True), nullable=True))
-    taken = sorted(BOOKKEEPING & {c.name for c in columns})
+    taken = sorted(BOOKKEEPING & {c.name for c in columns if isinstance(c, Column)})
     if taken:
         raise TableRefused(f"table {name}: column {taken[0]} is kept by Sluice; choose another name")
-    table = Table(name, metadata, *columns, *own)
-    shape = Shape(
-        table,
-        versions=versions,
-        merged=merged,
-        deletable=deletable,
-        counters=counters,
-        projection=projection,
-    )
-    _refuse(table, shape)
-    table.info[_INFO] = shape
+    try:
+        table = Table(name, metadata, *columns, *own)
+    except SQLAlchemyError as error:
+        raise TableRefused(f"table {name}: {error}") from error
+    try:
+        _refuse_columns(table)
+        shape = Shape(
+            table,
+            versions=versions,
+            merged=merged,
+            deletable=deletable,
+            counters=counters,
+            projection=projection,
+        )
+        _refuse_shape(table, shape)
+    except TableRefused:
+        metadata.remove(table)  # `sluice init` makes all tables of a MetaData
+        raise
+    setattr(table, _SHAPE, shape)
+    note_table(table)
     return table
 
 
 def shape_of(table: Table) -> Shape:
     """The shape of a table made by the functions above. Raises TableRefused for any other."""
-    shape = table.info.get(_INFO)
+    shape = getattr(table, _SHAPE, None)
     if shape is None:
         raise TableRefused(f"table {table.name} was not made by entity_table(...); only such can be written")
     return cast(Shape, shape)
 
 
+def has_shape(table: Table) -> bool:
+    """Returns True if a table was made by the functions above. A copy by `to_metadata` was not."""
+    return hasattr(table, _SHAPE)
+
+
 def is_projection(table: Table) -> bool:
     """Whether a table, of whatever kind, was made by `projection_table`."""
-    shape = table.info.get(_INFO)
-    return shape is not None and bool(shape.projection)
+    return has_shape(table) and shape_of(table).projection
 
 
 def _only_key(table: Table) -> str:
@@ -200,25 +200,26 @@ def _default(column: Column[Any], coerce: Coercer) -> Any:
         raise TableRefused(f"table {column.table.name}: default of column {column.name}: {error}") from error
 
 
-def _refuse(table: Table, shape: Shape) -> None:
-    if table.schema is not None:
-        raise TableRefused(f"table {table.name}: has schema {table.schema!r}; users' tables live in public")
+def _refuse_name(name: str, metadata: MetaData) -> None:
+    if not isinstance(name, str):
+        raise TableRefused(f"table {name!r}: its name is no text")
+    if problem := name_problem(name):
+        raise TableRefused(f"table {name!r}: its name {problem}")
+    if metadata.schema is not None:
+        raise TableRefused(f"table {name}: has schema {metadata.schema!r}; users' tables live in public")
+
+
+def _refuse_columns(table: Table) -> None:
     for column in table.columns:
-        if not isinstance(column.type, SUPPORTED_TYPES):
-            raise TableRefused(
-                f"table {table.name}: column {column.name} has type {column.type!r}, not supported"
-            )
-        if isinstance(column.type, DateTime) and not column.type.timezone:
-            raise TableRefused(f"table {table.name}: column {column.name} needs DateTime(timezone=True)")
-        if _is_altered_by_postgres(column.type):
-            raise TableRefused(
-                f"table {table.name}: column {column.name} has type {column.type!r}, which pads or rounds"
-                " what is written; use String, Float or DateTime(timezone=True)"
-            )
-        if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
-            raise TableRefused(
-                f"table {table.name}: column {column.name} needs a literal default, which the fold can know"
-            )
+        if problem := column_problem(column, is_key=column.primary_key):
+            raise TableRefused(f"table {table.name}: column {column.name} {problem}")
+
+
+def _refuse_shape(table: Table, shape: Shape) -> None:
+    if shape.projection and table.foreign_keys:
+        raise TableRefused(
+            f"projection {table.name}: a foreign key: rows it names come by events of another order"
+        )
     for counter in shape.counters:
         if counter not in shape.row_columns or not isinstance(shape.types[counter], Integer | Numeric):
             raise TableRefused(f"table {table.name}: counter {counter} is no number column of it")
@@ -230,13 +231,3 @@ def _refuse(table: Table, shape: Shape) -> None:
                 f"merged table {table.name}: column {name} must be nullable or have a literal default,"
                 " since the first event may bring any other field"
             )
-
-
-def _is_altered_by_postgres(kind: TypeEngine[Any]) -> bool:
-    # What is read back would differ from what the fold in memory has.
-    single = isinstance(kind, REAL) or (isinstance(kind, Float) and (kind.precision or 53) <= 24)
-    return (
-        single
-        or isinstance(kind, CHAR)
-        or (getattr(kind, "precision", None) is not None and isinstance(kind, DateTime))
-    )

@@ -94,8 +94,9 @@ class RowStatements:
 
     def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
         # Postgres cuts names at 63 bytes: two long table names must not share a statement.
-        mark = blake2b(self.name.encode(), digest_size=6).hexdigest()
-        return Statement(f"{verb}_{self.name[:32]}_{mark}", text, types)
+        name = self.name.encode()
+        mark = blake2b(name, digest_size=6).hexdigest()
+        return Statement(f"{verb}_{name[:32].decode(errors='ignore')}_{mark}", text, types)
 
 
 def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> list[dict[str, Any]]:

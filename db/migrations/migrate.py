@@ -5,13 +5,14 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Connection, MetaData, Table, create_engine, func, select, text
+from sqlalchemy import Connection, MetaData, String, Table, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
@@ -20,7 +21,7 @@ from sluice.db.connection import CONNECTION
 from sluice.db.identifiers import qualified
 from sluice.db.projections.generation_tables import first_generation, view_text
 from sluice.db.schema import SCHEMA
-from sluice.db.tables import TableRefused, is_projection
+from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 from sluice.runtime.installation import InstallationRefused
 
 VERSION_TABLE = "alembic_version"
@@ -69,13 +70,29 @@ def _upgrade_by_one(database_url: str) -> None:
 
 
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
-    """Missing tables exist, in schema `public`; returns their names. Changes no table. May run twice."""
+    """Missing tables exist, in schema `public`; returns their names. Changes no table. May run twice.
+
+    Raises TableRefused for a key whose collation makes one key of two.
+    """
     with _locked(database_url) as connection:
         before = _tables(connection)
         for metadata in metadatas:
+            _require_distinct_keys(connection, metadata)
             plain = [table for table in metadata.sorted_tables if not is_projection(table)]
             metadata.create_all(connection, tables=plain, checkfirst=True)
         return sorted(_tables(connection) - before)
+
+
+def _require_distinct_keys(connection: Connection, metadata: MetaData) -> None:
+    query = text("SELECT 1 FROM pg_collation WHERE collname = :name AND NOT collisdeterministic")
+    for table in filter(has_shape, metadata.tables.values()):
+        key = table.columns[shape_of(table).key]
+        collation = cast(String, key.type).collation
+        if collation is not None and connection.scalar(query, {"name": collation}) is not None:
+            raise TableRefused(
+                f"table {table.name}: key {key.name} has collation {collation}, to which different texts are"
+                " equal: two keys would be one row; leave the collation out"
+            )
 
 
 def create_projections(

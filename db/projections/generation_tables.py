@@ -1,6 +1,7 @@
 """The tables of generations and the view over the live one: made, looked at, replaced, dropped."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from sqlalchemy import MetaData, Table
@@ -8,17 +9,29 @@ from sqlalchemy.sql import quoted_name
 
 from sluice.db.connection import Session, Statement
 from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
+from sluice.db.table_rules import MAX_NAME_BYTES
 from sluice.db.tables import generation_name
 
 
 def first_generation(projection: Table) -> Table:
     """Generation 1 as a table to be created, with the projection's columns, constraints and indexes."""
     table = projection.to_metadata(MetaData(), name=generation_name(projection.name, 1))
-    for index in table.indexes:
-        # As Postgres names them: an index's name is one in its schema, and the next generation has its own.
-        columns = "_".join(column.name for column in index.columns)
-        index.name = quoted_name(f"{table.name}_{columns}_idx", None)
+    taken: set[str] = set()
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        name = _index_name([table.name, *(column.name for column in index.columns)], taken)
+        taken.add(name)
+        index.name = quoted_name(name, None)
     return table
+
+
+def _index_name(parts: Sequence[str], taken: Set[str]) -> str:
+    """A free name as Postgres chooses it: in a schema an index's name is given once."""
+    for number in itertools.count():
+        ending = f"_idx{number or ''}"
+        name = "_".join(parts).encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+        if name not in taken:
+            return name
+    raise AssertionError("numbers do not end")
 
 
 def view_text(projection: str, columns: Sequence[str], generation: int) -> str:

@@ -11,9 +11,10 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
+from sluice.db.tables import is_projection
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.service_urls import StackUrls
-from sluice.tasks.fold.registry import Registry
+from sluice.tasks.fold.registry import FIRST_REVISION, Registry
 from sluice.tasks.installation.opening import require_installation
 
 DEFAULT_PARTITIONS = 12  # of new topics: room for as many bridges; cannot be lowered later
@@ -57,8 +58,7 @@ def initialise(
             made.changed = change(session, name)
         stored = require_installation(read_installation(session), read_database(session), name=name)
         made.installation = stored.installation.group
-    made.tables = create_user_tables(urls.database_url, registry.metadatas)
-    made.projections = create_projections(urls.database_url, registry.projection_tables, registry.revisions)
+    made.tables, made.projections = create_tables(urls.database_url, registry)
     made.topics = create_topics(urls.kafka_bootstrap_servers, registry, partitions, replication_factor)
     session = Session(urls.database_url, application_name="sluice init")
     try:
@@ -67,6 +67,15 @@ def initialise(
     finally:
         session.close()
     return made
+
+
+def create_tables(database_url: str, registry: Registry) -> tuple[list[str], list[str]]:
+    """Creates the users' tables and projections that are missing; returns their names. Idempotent."""
+    tables = create_user_tables(database_url, registry.metadatas)
+    projections = {name: table for name, table in registry.tables.items() if is_projection(table)}
+    # One without handlers has no revision yet.
+    revisions = {name: registry.revisions.get(name, FIRST_REVISION) for name in projections}
+    return tables, create_projections(database_url, projections, revisions)
 
 
 def create_topics(

@@ -13,6 +13,7 @@ from sqlalchemy import MetaData, Table
 
 from sluice.db.tables import TableRefused, shape_of
 from sluice.tasks.api import MARK, EffectDeclaration, Entity, Event, Handler, Handles, Projects, Topic
+from sluice.tasks.fold.known_tables import find_tables, tables_by_name
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
 E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
@@ -75,6 +76,8 @@ class Registry:
     """Topics that handlers emit to, as far as the modules say so."""
     metadatas: list[MetaData] = field(default_factory=list)
     """Of all tables that the modules of the handlers know."""
+    tables: dict[str, Table] = field(default_factory=dict)
+    """Name → table that `entity_table` or `projection_table` made by the time of the start."""
 
     def topics_by_entity(self) -> dict[str, list[str]]:
         """Returns entity type → the names of its topics."""
@@ -108,6 +111,7 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     """What modules declare; a thing imported by several of them counts once. Raises HandlersRefused."""
     registry = Registry()
     seen: set[int] = set()
+    modules = list(modules)
     for module in modules:
         for topic in getattr(module, "topics", ()):
             _add_topic(registry, topic, module.__name__)
@@ -123,7 +127,18 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     for entries in (*registry.handlers.values(), *registry.projections.values()):
         for entry in entries:
             _refuse_undeclared_topics(registry, entry)
+    _add_tables(registry, modules)
     return registry
+
+
+def _add_tables(registry: Registry, modules: Iterable[ModuleType]) -> None:
+    for table in (*registry.projection_tables.values(), *find_tables(modules)):
+        if table.metadata not in registry.metadatas:
+            registry.metadatas.append(table.metadata)
+    try:
+        registry.tables = tables_by_name(registry.metadatas)
+    except TableRefused as error:
+        raise HandlersRefused(str(error)) from error
 
 
 def _add_topic(registry: Registry, topic: Topic, place: str) -> None:

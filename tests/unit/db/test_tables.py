@@ -4,11 +4,35 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, DateTime, Float, Integer, Interval, MetaData, Numeric, String, Table, func
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
-from sqlalchemy.types import CHAR, REAL
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Computed,
+    DateTime,
+    Enum,
+    FetchedValue,
+    Float,
+    ForeignKey,
+    Identity,
+    Integer,
+    Interval,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Sequence,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, DOMAIN, INET, JSONB, TIMESTAMP
+from sqlalchemy.sql import quoted_name
+from sqlalchemy.types import BLOB, CHAR, CLOB, NCHAR, NVARCHAR, REAL, TypeEngine
 
-from sluice.db.tables import TableRefused, entity_table, shape_of
+from sluice.db.tables import TableRefused, entity_table, projection_table, shape_of
 
 
 def key() -> Column[Any]:
@@ -19,7 +43,7 @@ def required() -> Column[Any]:
     return Column("a", Integer, nullable=False)
 
 
-def make(*columns: Column[Any], **options: Any) -> Table:
+def make(*columns: Column[Any] | UniqueConstraint, **options: Any) -> Table:
     return entity_table("boxes", MetaData(), *columns, **options)
 
 
@@ -53,6 +77,28 @@ def test_a_shape_knows_fields_counters_and_defaults() -> None:
     assert (shape.versions, shape.merged, shape.deletable) == ("timestamp", False, True)
 
 
+def field(kind: Any, **options: Any) -> Callable[[], object]:
+    return lambda: make(key(), Column("a", kind, **options))
+
+
+def named(name: Any) -> Callable[[], object]:
+    return lambda: entity_table(name, MetaData(), key())
+
+
+class Shouted(TypeDecorator[str]):
+    """A type of a user's own."""
+
+    impl = String
+    cache_ok = True
+
+
+class Renamed(String):
+    """A type that is another one in Postgres."""
+
+    __visit_name__ = "CITEXT_OF_OURS"
+
+
+STRANGE = ".\0\"'%:;\n\\/(\ud800"
 REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("no key", lambda: make(Column("a", Integer)), "table boxes needs exactly one primary-key column"),
     ("two keys", lambda: make(key(), Column("b", String, primary_key=True)), "exactly one primary-key"),
@@ -89,9 +135,122 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         lambda: make(key(), required(), merged=True),
         "merged table boxes: column a",
     ),
+    ("an Enum as key", lambda: make(Column("id", Enum("a", name="e"), primary_key=True)), "that is no text"),
+    ("CITEXT as key", lambda: make(Column("id", CITEXT, primary_key=True)), "two keys of other case are one"),
+    (
+        "CITEXT as key by a variant",
+        lambda: make(Column("id", String().with_variant(CITEXT(), "postgresql"), primary_key=True)),
+        "a type with variants",
+    ),
+    ("a type of a user", field(Shouted), "not supported"),
+    ("a subclass with another name", field(Renamed), "which Postgres does not have"),
+    ("an array of a supported type", field(ARRAY(String)), "not supported"),
+    ("a domain", field(DOMAIN("amount", Integer)), "not supported"),
+    ("an address", field(INET), "not supported"),
+    ("a variant", field(Integer().with_variant(Text(), "postgresql")), "a type with variants"),
+    ("a uuid that is text", field(Uuid(native_uuid=False)), r"CHAR\(32\) in Postgres"),
+    ("a padded national text", field(NCHAR(3)), r"NCHAR\(3\) in Postgres"),
+    ("a type of another database", field(NVARCHAR(3)), r"NVARCHAR\(3\) in Postgres"),
+    ("a large text of another database", field(CLOB), "CLOB in Postgres"),
+    ("bytes of another database", field(BLOB), "BLOB in Postgres"),
+    ("an Enum without name", field(Enum("a")), "an Enum without name="),
+    ("an Enum of another schema", field(Enum("a", name="e", schema="x")), "an Enum of schema 'x'"),
+    ("an Enum whose name is too long", field(Enum("a", name="e" * 64)), "whose name has 64 bytes"),
+    ("no characters", field(String(0)), "has length 0"),
+    ("too many characters", field(String(10_485_761)), "has length 10485761"),
+    ("too many digits", field(Numeric(1001)), "has precision 1001"),
+    ("more places than digits", field(Numeric(2, 3)), "has scale 3"),
+    ("places before the point", field(Numeric(5, -2)), "has scale -2"),
+    ("a float of too many bits", field(Float(54)), "has precision 54"),
+    ("onupdate", field(Integer, onupdate=1), "has onupdate="),
+    ("onupdate called", field(Integer, onupdate=lambda: 1), "has onupdate="),
+    ("onupdate of Postgres", field(Integer, server_onupdate=FetchedValue()), "has onupdate="),
+    ("an identity", lambda: make(key(), Column("a", Integer, Identity())), "filled by Postgres"),
+    ("a computed column", lambda: make(key(), Column("a", Integer, Computed("1"))), "filled by Postgres"),
+    ("autoincrement", field(Integer, autoincrement=True), "filled by Postgres"),
+    ("a sequence", lambda: make(key(), Column("a", Integer, Sequence("s"))), "literal default"),
+    ("a default of Postgres", field(Integer, server_default=FetchedValue()), "literal default"),
+    ("a column that is not made", field(Integer, system=True), "system=True"),
+    ("another key", field(Integer, key="b"), "has key='b'"),
+    ("a column of Postgres' own", lambda: make(key(), Column("xmin", Integer)), "one of Postgres' own"),
+    ("a column twice", lambda: make(key(), Column("a", Integer), Column("a", Integer)), "table boxes: .*'a'"),
+    ("a long column", lambda: make(key(), Column("c" * 64, Integer)), "64 bytes"),
+    ("a column of long letters", lambda: make(key(), Column("ü" * 32, Integer)), "64 bytes"),
+    ("a column with a dot", lambda: make(key(), Column("a.b", Integer)), r"holds '\.'"),
+    ("a column without case", lambda: make(key(), Column("A", Integer, quote=False)), "quote=False"),
+    ("a long name", named("n" * 64), "64 bytes"),
+    ("a name of long letters", named("ü" * 32), "64 bytes"),
+    ("a name without case", named(quoted_name("Boxes", quote=False)), "quote=False"),
+    ("no name", named(""), "its name is empty"),
+    ("no text as name", named(None), "table None: its name is no text"),
+    *((f"a name with {sign!a}", named(f"a{sign}b"), "its name holds") for sign in STRANGE),
+    ("a name that ends in a space", named("boxes "), "a space at an end"),
     ("another schema", lambda: entity_table("boxes", MetaData(schema="x"), key()), "live in public"),
     ("a plain table", lambda: shape_of(Table("plain", MetaData(), key())), "was not made by entity_table"),
 ]
+
+
+REFUSED_PROJECTIONS: list[tuple[str, Callable[[], object], str]] = [
+    (
+        "a name too long for generations",
+        lambda: projection_table("ü" * 26, MetaData(), key()),
+        "more than 50",
+    ),
+    (
+        "a foreign key",
+        lambda: projection_table("p", MetaData(), key(), Column("a", String, ForeignKey("boxes.id"))),
+        "projection p: a foreign key",
+    ),
+]
+
+
+@pytest.mark.parametrize(("act", "text"), [c[1:] for c in REFUSED_PROJECTIONS])
+def test_refused_as_a_projection(act: Callable[[], object], text: str) -> None:
+    with pytest.raises(TableRefused, match=text):
+        act()
+
+
+def test_a_name_is_given_once() -> None:
+    metadata = MetaData()
+    entity_table("boxes", metadata, key())
+    with pytest.raises(TableRefused, match="table boxes: Table 'boxes' is already defined"):
+        entity_table("boxes", metadata, key())
+    assert list(metadata.tables) == ["boxes"]
+
+
+def test_a_refused_table_leaves_nothing_in_the_metadata_that_init_would_make() -> None:
+    metadata = MetaData()
+    with pytest.raises(TableRefused):
+        entity_table("boxes", metadata, key(), Column("a", Interval))
+    assert not metadata.tables
+
+
+SUPPORTED: dict[str, TypeEngine[Any]] = {
+    "any text": String(),
+    "long text": Text(),
+    "text of any case": CITEXT(),
+    "text that sorts": String(collation="de-x-icu"),
+    "an Enum of Postgres": Enum("a", "b", name="letters"),
+    "an Enum as text": Enum("a", "b", native_enum=False),
+    "a number": Numeric(12, 4),
+    "any number": Numeric(),
+    "a truth": Boolean(create_constraint=True),
+    "bytes": LargeBinary(),
+    "a document": JSONB(),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_supported(name: str) -> None:
+    assert shape_of(make(key(), Column("a", SUPPORTED[name]))).fields == ("a",)
+
+
+def test_a_table_takes_constraints_beside_columns() -> None:
+    unique = UniqueConstraint("a", "b")
+    table = make(key(), Column("a", Integer), Column("b", Integer), unique)
+    assert unique in table.constraints
+    projection = projection_table("p", MetaData(), key(), Column("a", Integer), UniqueConstraint("a"))
+    assert shape_of(projection).projection
 
 
 @pytest.mark.parametrize(("act", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])

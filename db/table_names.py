@@ -1,0 +1,120 @@
+"""Names that tables, indexes, constraints and types take in schema public: those that collide. Pure."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Constraint, Enum, Index, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy.exc import IdentifierError
+
+from sluice.db.table_rules import DIALECT, name_problem
+from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
+
+
+class _Claim(NamedTuple):
+    """A name that something takes. `is_chosen`: by Postgres, which takes another one if it is taken."""
+
+    name: str
+    owner: str
+    is_chosen: bool = False
+
+
+def require_usable_names(tables: Iterable[Table]) -> None:
+    """Raises TableRefused if a name cannot be used, or if two things of these tables would have one name.
+
+    To be run when all tables are there, since columns and indexes may be added after a table was made.
+    """
+    in_public = sorted((t for t in tables if t.schema in (None, "public")), key=lambda table: table.name)
+    relations: list[_Claim] = []
+    types: set[_Claim] = set()
+    for table in in_public:
+        if has_shape(table):
+            _require_columns_of_before(table)
+        claim = _Claim(table.name, f"{'projection' if is_projection(table) else 'table'} {table.name}")
+        relations += [claim, *_indexes(table)]
+        types |= {claim, *_enums(table)}
+        _require_distinct(list(_constraints(table)))
+    _require_distinct(relations)
+    _require_distinct(sorted(types))
+    projections = {table.name for table in in_public if is_projection(table)}
+    _require_free_for_generations(projections, relations)
+    for table in in_public:
+        for key in table.foreign_keys:
+            if (target := key.target_fullname.rpartition(".")[0]) in projections:
+                raise TableRefused(
+                    f"table {table.name}: a foreign key to projection {target}, which is a view: leave it out"
+                )
+
+
+def _require_columns_of_before(table: Table) -> None:
+    if added := [column.name for column in table.columns if column.name not in shape_of(table).types]:
+        raise TableRefused(
+            f"table {table.name}: column {added[0]} was added after the table was made; pass it to the"
+            " function that makes the table"
+        )
+
+
+def _indexes(table: Table) -> Iterator[_Claim]:
+    """What becomes an index: an index's name is one in its schema, not in its table."""
+    for constraint in table.constraints:
+        if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
+            name = _name_of(constraint, table)
+            ending = "pkey" if isinstance(constraint, PrimaryKeyConstraint) else "key"
+            columns = [] if ending == "pkey" else [column.name for column in constraint.columns]
+            default = "_".join([table.name, *columns, ending])
+            yield _Claim(name or default, f"a constraint of table {table.name}", is_chosen=name is None)
+    if not is_projection(table):  # the indexes of its generations have names of Sluice's
+        for index in table.indexes:
+            if name := _name_of(index, table):
+                yield _Claim(name, f"an index of table {table.name}")
+
+
+def _constraints(table: Table) -> Iterator[_Claim]:
+    for constraint in table.constraints:
+        if name := _name_of(constraint, table):
+            yield _Claim(name, f"a constraint of table {table.name}")
+
+
+def _enums(table: Table) -> Iterator[_Claim]:
+    """Types have names of their own, but for that each table has a type of its name."""
+    for column in table.columns:
+        if isinstance(column.type, Enum) and column.type.native_enum and column.type.name:
+            yield _Claim(column.type.name, f"an Enum of {', '.join(column.type.enums)}")
+
+
+def _name_of(thing: Constraint | Index, table: Table) -> str | None:
+    """The name as Postgres gets it: SQLAlchemy shortens those that it made. None: Postgres chooses one."""
+    if not isinstance(thing.name, str):
+        return None
+    try:
+        name = DIALECT.identifier_preparer.format_constraint(thing, _alembic_quote=False)
+    except IdentifierError:
+        name = thing.name
+    if has_shape(table) and (problem := name_problem(str(name))):
+        what = "index" if isinstance(thing, Index) else "constraint"
+        raise TableRefused(f"table {table.name}: the name of {what} {name!r} {problem}")
+    return str(name)
+
+
+def _require_distinct(claims: Sequence[_Claim]) -> None:
+    found: dict[str, list[_Claim]] = defaultdict(list)
+    for claim in claims:
+        found[claim.name].append(claim)
+    for name, same in sorted(found.items()):
+        if len(same) > 1 and not all(claim.is_chosen for claim in same):
+            owners = " and for ".join(claim.owner for claim in same)
+            raise TableRefused(
+                f"name {name} is used for {owners}: Postgres takes it once; give one of them another name"
+            )
+
+
+def _require_free_for_generations(projections: Iterable[str], claims: Iterable[_Claim]) -> None:
+    for projection in projections:
+        pattern = re.compile(rf"{re.escape(projection)}_g[0-9]+(_.*)?", re.DOTALL)
+        for claim in claims:
+            if pattern.fullmatch(claim.name):
+                raise TableRefused(
+                    f"name {claim.name}, used for {claim.owner}, is one of those that generations of"
+                    f" projection {projection} take; choose another name"
+                )

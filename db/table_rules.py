@@ -1,0 +1,139 @@
+"""What a column of a users' table must be like, so that Postgres gives back what was written. Pure."""
+
+import re
+from typing import Any
+
+from sqlalchemy import Column
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import (
+    CHAR,
+    JSON,
+    REAL,
+    Boolean,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    TypeEngine,
+    Uuid,
+)
+
+MAX_NAME_BYTES = 63
+SUPPORTED_TYPES = (String, Integer, Numeric, Float, Boolean, DateTime, Date, Uuid, LargeBinary, JSON, Enum)
+# What these types are in Postgres. A subclass may have been given another name there.
+_SUPPORTED_NAMES = frozenset(
+    {"VARCHAR", "TEXT", "CITEXT", "SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "DECIMAL", "FLOAT"}
+    | {"DOUBLE PRECISION", "BOOLEAN", "TIMESTAMP WITH TIME ZONE", "DATE", "UUID", "BYTEA", "JSON", "JSONB"}
+)
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+# Beside letters, digits and "_". A dot, a colon, "%" or a quote means something else to one of the programs
+# that a name passes through.
+_SIGNS = frozenset("$- ")
+_MAX_PRECISION, _MAX_LENGTH = 1_000, 10_485_760
+
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def name_problem(name: str) -> str | None:
+    """Returns why a name cannot be used, as the end of a sentence about it. None: it can."""
+    if not name:
+        return "is empty"
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > MAX_NAME_BYTES:
+        return f"has {size} bytes, and Postgres cuts names after {MAX_NAME_BYTES}; choose a shorter one"
+    strange = sorted({sign for sign in name if not (sign in _SIGNS or f"a{sign}".isidentifier())})
+    if strange or name != name.strip():
+        what = " ".join(map(ascii, strange)) or "a space at an end"
+        return f"holds {what}; use letters, digits, '_', '$', '-' and spaces between them"
+    if getattr(name, "quote", None) is False:
+        return "has quote=False, so that Postgres changes its case; leave quote out"
+    return None
+
+
+def column_problem(column: Column[Any], *, is_key: bool) -> str | None:
+    """Returns why a column cannot be kept, as the end of a sentence about it. None: it can."""
+    if problem := name_problem(column.name):
+        return f"has a name that {problem}"
+    if column.name in _SYSTEM_COLUMNS:
+        return "has the name of one of Postgres' own columns; choose another one"
+    if column.key != column.name:
+        return f"has key={column.key!r}: handlers name columns as Postgres does; leave key out"
+    return _type_problem(column.type, is_key=is_key) or _value_problem(column)
+
+
+def _value_problem(column: Column[Any]) -> str | None:
+    """What gives a column a value that the fold does not know."""
+    if column.identity is not None or column.computed is not None or column.autoincrement is True:
+        return "is filled by Postgres (Identity, Computed or autoincrement); let the handler write it"
+    if column.onupdate is not None or column.server_onupdate is not None:
+        return "has onupdate=, which would write what no event says; let the handler write it"
+    if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
+        return "needs a literal default, which the fold can know"
+    if column.system:
+        return "has system=True, so that no statement makes it"
+    return None
+
+
+def _type_problem(kind: TypeEngine[Any], *, is_key: bool) -> str | None:
+    if not isinstance(kind, SUPPORTED_TYPES):
+        return f"has type {kind!r}, not supported"
+    if kind._variant_mapping:
+        return "has a type with variants; declare the type that it has in Postgres"
+    if isinstance(kind, DateTime) and not kind.timezone:
+        return "needs DateTime(timezone=True)"
+    if _is_altered_by_postgres(kind):
+        return (
+            f"has type {kind!r}, which pads or rounds what is written; use String, Float or"
+            " DateTime(timezone=True)"
+        )
+    if isinstance(kind, Enum) and kind.native_enum:
+        return "has a key's type that is no text; use String" if is_key else _enum_problem(kind)
+    try:
+        rendered = kind.compile(dialect=DIALECT)
+    except SQLAlchemyError as error:
+        return f"has type {kind!r}, which Postgres does not have: {error}"
+    name = re.sub(r"\(.*?\)| COLLATE .*", "", rendered)
+    if name not in _SUPPORTED_NAMES:
+        return f"has type {kind!r}, which is {rendered} in Postgres and not supported"
+    if is_key and name == "CITEXT":
+        return "is the key and has type CITEXT, to which two keys of other case are one; use String"
+    return _size_problem(kind)
+
+
+def _enum_problem(kind: Enum) -> str | None:
+    if not kind.name:
+        return "has an Enum without name=, which Postgres needs for its type"
+    if kind.schema is not None:
+        return f"has an Enum of schema {kind.schema!r}; users' types live in public"
+    if problem := name_problem(kind.name):
+        return f"has an Enum whose name {problem}"
+    return None
+
+
+def _size_problem(kind: TypeEngine[Any]) -> str | None:
+    if isinstance(kind, String) and kind.length is not None and not 1 <= kind.length <= _MAX_LENGTH:
+        return f"has length {kind.length}; Postgres takes 1 to {_MAX_LENGTH}, or none for any length"
+    if isinstance(kind, Float):
+        if kind.precision is not None and not 1 <= kind.precision <= 53:
+            return f"has precision {kind.precision}; Postgres takes 25 to 53"
+    elif isinstance(kind, Numeric) and kind.precision is not None:
+        if not 1 <= kind.precision <= _MAX_PRECISION:
+            return f"has precision {kind.precision}; Postgres takes 1 to {_MAX_PRECISION}"
+        if not 0 <= (kind.scale or 0) <= kind.precision:
+            return f"has scale {kind.scale}; 0 to its precision {kind.precision} is supported"
+    return None
+
+
+def _is_altered_by_postgres(kind: TypeEngine[Any]) -> bool:
+    # What is read back would differ from what the fold in memory has.
+    single = isinstance(kind, REAL) or (isinstance(kind, Float) and (kind.precision or 53) <= 24)
+    return (
+        single
+        or isinstance(kind, CHAR)
+        or (getattr(kind, "precision", None) is not None and isinstance(kind, DateTime))
+    )

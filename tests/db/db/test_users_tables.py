@@ -1,0 +1,109 @@
+"""Users' tables with awkward names and declarations: `init` makes them, and events are applied to them."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Connection, Index, MetaData, String, Table, UniqueConstraint, func, text
+
+from sluice.admin.init import create_tables
+from sluice.db.identifiers import qualified
+from sluice.db.tables import TableRefused, entity_table, is_projection, projection_table
+from sluice.tasks.api import Entity, Event, Handler, Topic, Upsert, handles, projects
+from sluice.tasks.fold.registry import Registry, collect_modules
+from tests.db.tasks import applying
+from tests.db.tasks.applying import TOPIC, Bench, made, slice_of
+
+UMLAUTS = "Größe der Bestellung über alles"
+NAMES = ["order", "Order", "user", "two words", "a-b", "$1", "1st", "x" * 63, "ü" * 31, "t", "d", "queues"]
+COLUMNS = ["Status", "status", "order", "two words", "a-b", "d", "t", "json", UMLAUTS, "y" * 63]
+ANY_CASE = (
+    "CREATE COLLATION public.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+)
+VALUES = {column: f"value of {number}" for number, column in enumerate(COLUMNS)}
+
+
+def declare(name: str, make: Any = entity_table, *more: Any) -> Table:
+    columns = [Column(column, String(20)) for column in COLUMNS]
+    table: Table = make(name, MetaData(), Column("The Key", String(64), primary_key=True), *columns, *more)
+    return table
+
+
+def writing(table: Table) -> Handler:
+    """A handler that writes one row of a table."""
+
+    def write(event: Event[Any]) -> Iterator[Any]:
+        yield Upsert(table, event.key, event.data)
+
+    write.__qualname__ = f"write {table.name}"
+    if is_projection(table):
+        return projects("thing.set", into=table, revision=1)(write)
+    return handles("thing.set")(write)
+
+
+def code_for(*tables: Table) -> Registry:
+    """An event of `thing.set` writes one row of each table."""
+    module = ModuleType("awkward")
+    module.topics = (Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
+    vars(module).update({f"write {table.name}": writing(table) for table in tables}, tables=tables)
+    return collect_modules([module])
+
+
+def test_awkward_names_work(database_url: str) -> None:
+    applying.create_tables(database_url)
+    projections = [declare(f"{name} as view"[:50], projection_table) for name in ("Order", "p" * 50, UMLAUTS)]
+    tables = [*map(declare, NAMES), *projections]
+    code = code_for(*tables)
+    created, viewed = create_tables(database_url, code)
+    assert {*created, *viewed} >= {table.name for table in tables}
+    assert create_tables(database_url, code) == ([], [])
+    bench = Bench(database_url, code)
+    # Twice: rows are added, then changed.
+    for offset, data in enumerate([dict.fromkeys(COLUMNS, "before"), VALUES]):
+        bench.apply(slice_of([made(offset, "thing.set", **data)], offset - 1))
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    for table in tables:
+        [row] = bench.look(f'SELECT "The Key", {names} FROM {qualified(table.name)}')
+        assert row == ("k", *VALUES.values()), table.name
+    bench.close()
+
+
+def test_a_projection_has_indexes_of_any_number_and_length(database_url: str, connection: Connection) -> None:
+    wide = Column("z" * 60, String)
+    table = projection_table(
+        "p" * 50,
+        MetaData(),
+        Column("id", String(64), primary_key=True),
+        wide,
+        Index("one", wide),
+        Index("two", wide, unique=True),
+        Index("three", func.lower(wide)),
+        UniqueConstraint(wide, "id"),
+    )
+    assert create_tables(database_url, code_for(table))[1] == [table.name]
+    query = "SELECT indexname FROM pg_indexes WHERE tablename = :name"
+    assert len(connection.scalars(text(query), {"name": f"{table.name}_g1"}).all()) == 5
+
+
+def test_a_projection_without_handlers_is_made(database_url: str, connection: Connection) -> None:
+    entity, projection = declare("things of a user"), declare("totals", projection_table)
+    code = code_for(entity)
+    code.tables["totals"] = projection
+    assert create_tables(database_url, code)[1] == ["totals"]
+    query = text("SELECT revision FROM sluice.generations WHERE projection = 'totals'")
+    assert connection.scalars(query).all() == [1]
+    assert connection.execute(text("SELECT * FROM public.totals")).all() == []
+
+
+def test_a_key_to_which_different_texts_are_equal_is_refused(
+    database_url: str, connection: Connection
+) -> None:
+    connection.execute(text(ANY_CASE))
+    connection.commit()
+    key = Column("id", String(64, collation="any_case"), primary_key=True)
+    with pytest.raises(TableRefused, match="table loose: key id has collation any_case, to which different"):
+        create_tables(database_url, code_for(entity_table("loose", MetaData(), key)))
+    assert connection.scalar(text("SELECT to_regclass('public.loose')")) is None
+    key = Column("id", String(64, collation="C"), primary_key=True)
+    assert "strict" in create_tables(database_url, code_for(entity_table("strict", MetaData(), key)))[0]

@@ -1,0 +1,158 @@
+"""A table is known wherever the handlers' modules keep it; one that is made later is not."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, MetaData, String, Table
+
+from sluice.db.tables import entity_table
+from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers, collect_modules
+from tests.unit.tasks.test_registry import TOPICS
+
+TABLES = """
+from types import SimpleNamespace
+from sqlalchemy import Column, MetaData, String
+from sluice.tables import entity_table, projection_table
+
+def made(name, function=entity_table):
+    return function(name, MetaData(), Column("id", String(64), primary_key=True))
+"""
+HANDLERS = """
+from collections.abc import Iterator
+from sluice import EVENT, Effect, Entity, Event, Insert, Topic, handles
+
+topics = (Topic("kept", entity=Entity("kept")),)
+
+def keep(table):
+    @handles("kept")
+    def handler(event: Event[dict]) -> Iterator[Effect]:
+        yield Insert(table() if callable(table) else table, event.key, {})
+    return handler
+"""
+# How the module of the handlers, or one that it imports, keeps the table `found`.
+KEPT = {
+    "an attribute of its module": "found = made('found')\nhandler = keep(lambda: found)",
+    "a dict": "ALL = {'x': made('found')}\nhandler = keep(lambda: ALL['x'])",
+    "a dict of lists": "ALL = {'x': [(made('found'),)]}\nhandler = keep(lambda: ALL['x'][0][0])",
+    "an object": "ALL = SimpleNamespace(x=made('found'))\nhandler = keep(lambda: ALL.x)",
+    "a class": "class All:\n    x = made('found')\nhandler = keep(lambda: All.x)",
+    "a closure": "handler = keep(made('found'))",
+    "a default": "def find(table=made('found')):\n    return table\nhandler = keep(find)",
+    "its MetaData alone": (
+        "metadata = made('found').metadata\nhandler = keep(lambda: metadata.tables['found'])"
+    ),
+    "a private name": "__found = made('found')\nhandler = keep(lambda: globals()['__found'])",
+    "a projection without handlers": "ALL = [made('found', projection_table)]\nhandler = keep(None)",
+}
+IMPORTED = {
+    "a module whose table is imported": "from {tables} import found\nhandler = keep(lambda: found)",
+    "a module that is imported": "import {tables}\nhandler = keep(lambda: {tables}.found)",
+    "a module of which a class is imported": "from {tables} import All\nhandler = keep(lambda: All.x)",
+    "a module of which a function is imported": "from {tables} import find\nhandler = keep(find)",
+    "a module of which a dict is imported": "from {tables} import ALL\nhandler = keep(lambda: ALL['x'])",
+    "a module of which nothing is kept": (
+        "import {tables} as imported\ndel imported\n"
+        "def find():\n    import {tables}\n    return {tables}.found\nhandler = keep(find)"
+    ),
+    "a module that is found by its name": (
+        "import importlib\nimportlib.import_module('{tables}')\nhandler = keep(None)"
+    ),
+}
+SEVERAL = (
+    "found = made('found')\nclass All:\n    x = found\nALL = {'x': found}\ndef find():\n    return found\n"
+)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Writes a module that can be imported until the test ends."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names: list[str] = []
+
+    def write_module(name: str, text: str) -> str:
+        (tmp_path / f"{name}.py").write_text(text)
+        names.append(name)
+        return name
+
+    yield write_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def names(registry: Registry) -> list[str]:
+    return sorted(registry.tables)
+
+
+@pytest.mark.parametrize("place", KEPT)
+def test_a_table_is_known_wherever_it_is_kept(place: str, write: Any) -> None:
+    registry = collect_handlers(write("kept_handlers", f"{TABLES}{HANDLERS}{KEPT[place]}\n"))
+    assert names(registry) == ["found"]
+    [metadata] = registry.metadatas
+    assert list(metadata.tables) == ["found"]
+
+
+@pytest.mark.parametrize("place", IMPORTED)
+@pytest.mark.parametrize("is_imported_before", [False, True])
+def test_a_table_of_another_module_is_known(place: str, is_imported_before: bool, write: Any) -> None:
+    write("kept_tables", f"{TABLES}{SEVERAL}")
+    handlers = write("kept_handlers", f"{HANDLERS}{IMPORTED[place].format(tables='kept_tables')}\n")
+    if is_imported_before and "nothing" not in place and "by its name" not in place:
+        __import__("kept_tables")
+    assert names(collect_handlers(handlers)) == ["found"]
+
+
+def test_tables_of_a_known_metadata_are_known(write: Any) -> None:
+    more = "metadata = MetaData()\nfor name in ('a', 'b'):\n    entity_table(name, metadata, Column('id', "
+    text = f"{TABLES}{HANDLERS}{more}String, primary_key=True))\nhandler = keep(metadata.tables['a'])\n"
+    assert names(collect_handlers(write("kept_handlers", text))) == ["a", "b"]
+
+
+def test_a_table_that_is_made_later_is_not_known(write: Any) -> None:
+    text = f"{TABLES}{HANDLERS}handler = keep(lambda: made('late'))\n"
+    registry = collect_handlers(write("kept_handlers", text))
+    [entry] = registry.handlers["kept"]
+    [make] = inspect.getclosurevars(entry.function).nonlocals.values()
+    table = make()
+    assert (table.name, names(registry)) == ("late", [])
+
+
+def test_tables_of_another_application_in_the_process_are_not_known(write: Any) -> None:
+    other = write("other_handlers", f"{TABLES}{HANDLERS}other = made('found')\nhandler = keep(other)\n")
+    mine = write("kept_handlers", f"{TABLES}{HANDLERS}mine = made('found')\nhandler = keep(mine)\n")
+    kept = collect_handlers(other), collect_handlers(mine)
+    assert [registry.tables["found"] for registry in kept] == [
+        sys.modules[other].other,
+        sys.modules[mine].mine,
+    ]
+
+
+def test_a_table_that_is_kept_nowhere_is_not_known(write: Any) -> None:
+    text = f"{TABLES}{HANDLERS}for _ in range(2):\n    made('found')\nhandler = keep(None)\n"
+    assert names(collect_handlers(write("kept_handlers", text))) == []
+
+
+def test_two_tables_of_one_name_are_refused_with_their_places(write: Any) -> None:
+    text = f"{TABLES}{HANDLERS}one = made('found')\nhandler = keep(made('found'))\n"
+    with pytest.raises(
+        HandlersRefused, match=r"two tables are called found \(made in .*kept_handlers\.py:7 "
+    ):
+        collect_handlers(write("kept_handlers", text))
+
+
+def test_what_collides_is_refused(write: Any) -> None:
+    text = f"{TABLES}{HANDLERS}kept = [made('p', projection_table), made('p_g1')]\n"
+    with pytest.raises(HandlersRefused, match="name p_g1, used for table p_g1, is one of those"):
+        collect_handlers(write("kept_handlers", f"{text}handler = keep(None)\n"))
+
+
+def test_a_copy_or_a_plain_table_of_the_same_name_does_not_count() -> None:
+    table = entity_table("copied", MetaData(), Column("id", String(64), primary_key=True))
+    copy, plain = table.to_metadata(MetaData()), Table("copied", MetaData(), Column("id", String(64)))
+    module = ModuleType("made_up")
+    vars(module).update(topics=TOPICS, copy=copy, plain=plain, table=table)
+    assert collect_modules([module]).tables["copied"] is table
