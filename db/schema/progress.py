@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -114,6 +115,38 @@ skipped_records = Table(
     now_column("skipped_at"),
     PrimaryKeyConstraint("topic_id", "partition", "first_offset"),
     CheckConstraint("first_offset <= last_offset", name="offsets_in_order"),
+)
+
+# Events in whose handler a worker's process ended. A row goes when its event has an outcome.
+handler_deaths = Table(
+    "handler_deaths",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("timed_out", Boolean, nullable=False),
+    Column("how", Text, nullable=False),
+    now_column("last_at"),
+    PrimaryKeyConstraint("queue", "topic_id", "partition", "offset"),
+)
+
+# The event whose handler a worker without a supervisor runs: one that is left is a death.
+handler_notes = Table(
+    "handler_notes",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("worker", Uuid, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    now_column("noted_at"),
+    PrimaryKeyConstraint("queue", "worker"),
+    # Rewritten with each event that is noted: room for HOT updates.
+    postgresql_with={"fillfactor": "50"},
 )
 
 processed_events = Table(

@@ -1,0 +1,124 @@
+"""Events in whose handler a worker's process ended: `handler_deaths`, and `handler_notes`.
+
+A supervisor notes the death of its worker. A worker without one notes each event before its handler runs,
+and the next holder of the queue takes a note that is left for a death.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+from uuid import UUID
+
+from sluice.db.connection import Session, Statement
+from sluice.db.values import bare_array, text_array
+
+LEFT_BEHIND = "it ended without a trace"
+
+
+class Place(NamedTuple):
+    """Where an event is. The topic's id makes it differ from one of a re-created topic."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+
+
+class HandlerDeaths(NamedTuple):
+    """How often, and how lately, a process ended inside the handlers of one event."""
+
+    deaths: int
+    timed_out: bool
+    """A supervisor ended it, since its handlers ran for longer than they may."""
+    how: str
+
+
+NOTE_DEATH = Statement(
+    "note_handler_death",
+    """
+    INSERT INTO sluice.handler_deaths AS d (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
+    VALUES ($1, $2, $3, $4, $5, 1, $6, $7)
+    ON CONFLICT (queue, topic_id, partition, "offset") DO UPDATE SET
+        deaths = d.deaths + 1, timed_out = d.timed_out OR excluded.timed_out, how = excluded.how, last_at = now()
+    RETURNING deaths
+    """,
+    ("text", "text", "text", "int", "bigint", "boolean", "text"),
+)
+
+
+def note_death(session: Session, queue: str, place: Place, *, timed_out: bool, how: str) -> int:
+    """Counts one death. Returns how many there are now."""
+    return int(session.run(NOTE_DEATH, queue, *place, timed_out, how)[0][0])
+
+
+FORGET_DEATHS = Statement(
+    "forget_handler_deaths",
+    """
+    DELETE FROM sluice.handler_deaths d USING unnest($2, $3, $4) AS s (topic_id, partition, "offset")
+    WHERE d.queue = $1 AND d.topic_id = s.topic_id AND d.partition = s.partition AND d."offset" = s."offset"
+    """,
+    ("text", "text[]", "int[]", "bigint[]"),
+)
+
+
+def forget_deaths(session: Session, queue: str, places: Iterable[Place]) -> None:
+    """Deletes what was counted of events that have an outcome now. Under the queue's lock."""
+    places = list(places)
+    session.run(
+        FORGET_DEATHS,
+        queue,
+        text_array(place.topic_id for place in places),
+        bare_array(place.partition for place in places),
+        bare_array(place.offset for place in places),
+    )
+
+
+NOTE_HANDLER = Statement(
+    "note_handler",
+    """
+    INSERT INTO sluice.handler_notes AS n (queue, worker, topic, topic_id, partition, "offset")
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (queue, worker) DO UPDATE SET
+        topic = excluded.topic, topic_id = excluded.topic_id, partition = excluded.partition,
+        "offset" = excluded."offset", noted_at = now()
+    """,
+    ("text", "uuid", "text", "text", "int", "bigint"),
+)
+
+
+def note_handler(session: Session, queue: str, worker: UUID, place: Place) -> None:
+    """Notes the event whose handlers this worker begins to run, in place of an earlier one of the queue."""
+    session.run(NOTE_HANDLER, queue, worker, *place)
+
+
+REMOVE_NOTE = Statement(
+    "remove_handler_note",
+    "DELETE FROM sluice.handler_notes WHERE queue = $1 AND worker = $2",
+    ("text", "uuid"),
+)
+
+
+def remove_note(session: Session, queue: str, worker: UUID) -> None:
+    """Removes the note of a worker: no handler of it runs. Idempotent."""
+    session.run(REMOVE_NOTE, queue, worker)
+
+
+COUNT_NOTES = Statement(
+    "count_handler_notes",
+    """
+    WITH found AS (
+        DELETE FROM sluice.handler_notes WHERE queue = $1 AND worker <> $2
+        RETURNING topic, topic_id, partition, "offset"
+    )
+    INSERT INTO sluice.handler_deaths AS d (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
+    SELECT $1, topic, topic_id, partition, "offset", count(*), false, $3 FROM found
+    GROUP BY topic, topic_id, partition, "offset"
+    ON CONFLICT (queue, topic_id, partition, "offset") DO UPDATE SET
+        deaths = d.deaths + excluded.deaths, how = excluded.how, last_at = now()
+    """,
+    ("text", "uuid", "text"),
+)
+
+
+def count_notes(session: Session, queue: str, worker: UUID) -> int:
+    """Turns the notes that other workers left at a queue into deaths. Returns of how many events."""
+    return session.count(COUNT_NOTES, queue, worker, LEFT_BEHIND)

@@ -1,0 +1,88 @@
+"""Memory that a worker shares with its supervisor: the event whose handler runs, and the worker's state.
+
+The worker writes, the supervisor reads. Numbers are 64 bits wide. The label is JSON text behind them.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from enum import IntEnum
+from mmap import mmap
+from typing import NamedTuple
+
+MARK_BYTES = 4096
+RUNNING, PARTITION, OFFSET, STATE, LABEL_BYTES = range(5)
+_LABEL_AT = 64
+
+MARK_VARIABLE = "_SLUICE_HANDLER_MARK"
+"""Descriptor of the memory and process id of the supervisor, as `7:4711`. No setting: users do not set it."""
+
+
+class WorkerState(IntEnum):
+    """How far a worker is. A new one is STARTING."""
+
+    STARTING = 0
+    READY = 1
+    ENDING = 2
+    """It was ordered to end."""
+
+
+class Mark(NamedTuple):
+    """An event whose handler runs. `number` differs between any two runs of one worker."""
+
+    number: int
+    queue: str
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+
+
+def write_place(cells: memoryview, partition: int, offset: int) -> None:
+    """Stores where the event is, before its handlers run."""
+    cells[PARTITION] = partition
+    cells[OFFSET] = offset
+
+
+def write_label(cells: memoryview, label: tuple[str, str, str]) -> None:
+    """Stores queue, topic and topic id. Raises ValueError if they do not fit."""
+    text = json.dumps(label).encode()
+    cells.cast("B")[_LABEL_AT : _LABEL_AT + len(text)] = text
+    cells[LABEL_BYTES] = len(text)
+
+
+def read_mark(memory: memoryview) -> Mark | None:
+    """Returns the event whose handler runs, None if none does. The worker must have ended."""
+    cells = memory.cast("q")
+    if cells[RUNNING] == 0:
+        return None
+    text = bytes(memory[_LABEL_AT : _LABEL_AT + cells[LABEL_BYTES]])
+    queue, topic, topic_id = json.loads(text)
+    return Mark(cells[RUNNING], queue, topic, topic_id, cells[PARTITION], cells[OFFSET])
+
+
+def make_memory() -> int:
+    """Returns a descriptor of zeroed memory. A process that inherits it shares the memory."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("sluice-handler-mark")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, MARK_BYTES)
+    return descriptor
+
+
+def map_memory(descriptor: int) -> memoryview:
+    """Returns the memory behind a descriptor. Raises OSError, ValueError."""
+    return memoryview(mmap(descriptor, MARK_BYTES))
+
+
+def find_memory(environ: Mapping[str, str]) -> memoryview | None:
+    """Returns the memory that the parent of this process shares with it, None if it shares none."""
+    descriptor, _, supervisor = environ.get(MARK_VARIABLE, "").partition(":")
+    # The variable is inherited further than the descriptor.
+    if not supervisor or int(supervisor) != os.getppid():
+        return None
+    return map_memory(int(descriptor))

@@ -1,0 +1,159 @@
+"""Bounds what the handlers of one event may take: time, and the number of their effects.
+
+A timer interrupts the main thread. Its signal also ends a sleep, a blocking read and a regular expression:
+a thread could not, since the regular expression engine keeps the interpreter lock. The timer counts its own
+ticks, so time in which the process was frozen does not count. Code in C that never checks for signals is not
+interrupted. The supervisor sees it in the memory that both share (`handler_mark`), and kills this process.
+
+CPython runs signal handlers only after a call, at a function's start and at a loop's end. So plain stores
+mark exactly the code in which the time-out may be raised.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from sluice.runtime.handler_mark import MARK_BYTES, RUNNING, write_label, write_place
+
+TICKS_OF_LIMIT = 20
+SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.01, 0.5
+
+
+class HandlerTimedOut(BaseException):
+    """The time of the event's handlers is over. No Exception: `except Exception` must not swallow it."""
+
+
+class TooManyEffects(Exception):
+    """The event's handlers yielded more effects than one event may have."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What the handlers of one event may take. The time is limited where `timed` runs them."""
+
+    seconds: float = 10.0
+    effects: int = 100_000
+
+
+limits = Limits()
+"""Those of this process, set once at start from the settings."""
+
+
+class HandlerWatch:
+    """The event whose handlers one thread runs, and what they have used up.
+
+    `cells[RUNNING]` is `number` while code of the handler runs, else 0: `iter_effects` stores it.
+    """
+
+    __slots__ = ("_label", "_seen", "_used", "cells", "effects", "expired", "handler", "number", "queue")
+
+    def __init__(self) -> None:
+        self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
+        self.number = 0
+        """Rises with each run of an event's handlers."""
+        self.expired = 0
+        """The number of the run whose time is over."""
+        self.effects = 0
+        self.handler = ""
+        self.queue = ""
+        self._seen = 0
+        self._used = 0.0
+        self._label: tuple[str, str, str] | None = None
+
+    def attach(self, memory: memoryview) -> None:
+        """Marks what runs in memory that a supervisor reads."""
+        self.cells = memory.cast("q")
+
+    def begin(self, topic: str, topic_id: str, partition: int, offset: int) -> None:
+        """Begins one run of all handlers of the event at this place."""
+        self.number += 1
+        self.effects = 0
+        write_place(self.cells, partition, offset)
+        label = (self.queue, topic, topic_id)
+        if label != self._label:
+            write_label(self.cells, label)
+            self._label = label
+
+    def check(self) -> None:
+        """Call it after each step of a handler. Raises HandlerTimedOut if the handler swallowed it."""
+        if self.expired == self.number:
+            raise self._timed_out()
+
+    def count_effect(self) -> None:
+        """Counts one effect of the run. Raises TooManyEffects."""
+        self.effects += 1
+        if self.effects > limits.effects:
+            raise TooManyEffects(
+                f"{self.handler} yielded effect {self.effects} of this event: all its handlers together may"
+                f" yield {limits.effects} (SLUICE_HANDLER_EFFECTS); split the event, or raise the limit"
+            )
+
+    def note_tick(self, seconds: float) -> None:
+        """Counts a tick of the timer. Raises HandlerTimedOut in the handler whose time is over.
+
+        It raises at each further tick, until the handler ends.
+        """
+        running = self.cells[RUNNING]
+        if running == 0:
+            return
+        if running != self._seen:
+            # The run began since the last tick: less than a tick ago.
+            self._seen, self._used = running, 0.0
+            return
+        self._used += seconds
+        if self._used >= limits.seconds:
+            self.expired = running
+            raise self._timed_out()
+
+    def _timed_out(self) -> HandlerTimedOut:
+        return HandlerTimedOut(
+            f"{self.handler} was stopped: the handlers of this event ran for {limits.seconds:g} s"
+            " (SLUICE_HANDLER_SECONDS); make them faster, or raise the limit"
+        )
+
+
+main_watch = HandlerWatch()
+"""That of the main thread. The timer and the supervisor watch this thread alone."""
+_other_threads = threading.local()
+
+
+def current_watch() -> HandlerWatch:
+    """Returns the watch of the calling thread."""
+    if threading.current_thread() is threading.main_thread():
+        return main_watch
+    if not hasattr(_other_threads, "watch"):
+        _other_threads.watch = HandlerWatch()
+    watch: HandlerWatch = _other_threads.watch
+    return watch
+
+
+@contextmanager
+def timed(queue: str) -> Iterator[None]:
+    """Limits the time of handlers that run within, for one queue, if this is the main thread.
+
+    Uses SIGALRM, as calls of effects do: a process runs one of both at a time. A handler must not use it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    tick = tick_seconds(limits.seconds)
+
+    def note_tick(_number: int, _frame: FrameType | None) -> None:
+        main_watch.note_tick(tick)
+
+    main_watch.queue = queue
+    before = signal.signal(signal.SIGALRM, note_tick)
+    signal.setitimer(signal.ITIMER_REAL, tick, tick)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def tick_seconds(limit_seconds: float) -> float:
+    """Returns the interval of the timer for a limit: an event is stopped at most two of them later."""
+    return min(LONGEST_TICK_SECONDS, max(SHORTEST_TICK_SECONDS, limit_seconds / TICKS_OF_LIMIT))
