@@ -35,10 +35,12 @@ class HandlerDeaths(NamedTuple):
 NOTE_DEATH = Statement(
     "note_handler_death",
     """
-    INSERT INTO sluice.handler_deaths AS d (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
+    INSERT INTO sluice.handler_deaths AS d
+        (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
     VALUES ($1, $2, $3, $4, $5, 1, $6, $7)
     ON CONFLICT (queue, topic_id, partition, "offset") DO UPDATE SET
-        deaths = d.deaths + 1, timed_out = d.timed_out OR excluded.timed_out, how = excluded.how, last_at = now()
+        deaths = d.deaths + 1, timed_out = d.timed_out OR excluded.timed_out, how = excluded.how,
+        last_at = now()
     RETURNING deaths
     """,
     ("text", "text", "text", "int", "bigint", "boolean", "text"),
@@ -109,7 +111,8 @@ COUNT_NOTES = Statement(
         DELETE FROM sluice.handler_notes WHERE queue = $1 AND worker <> $2
         RETURNING topic, topic_id, partition, "offset"
     )
-    INSERT INTO sluice.handler_deaths AS d (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
+    INSERT INTO sluice.handler_deaths AS d
+        (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
     SELECT $1, topic, topic_id, partition, "offset", count(*), false, $3 FROM found
     GROUP BY topic, topic_id, partition, "offset"
     ON CONFLICT (queue, topic_id, partition, "offset") DO UPDATE SET
