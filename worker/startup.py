@@ -1,5 +1,6 @@
 """What a worker sets up before Celery chooses its queues. Celery imports this module by name."""
 
+import os
 from typing import Any
 
 import psycopg2
@@ -10,6 +11,8 @@ from celery.utils.text import str_to_list
 from sluice.db.records import ProcessKind
 from sluice.runtime.celery_options import SERVICE_QUEUES, apply_queue
 from sluice.runtime.exposition import MetricsEndpoint
+from sluice.runtime.handler_mark import STATE, WorkerState, find_memory
+from sluice.runtime.handler_watch import limits, main_watch
 from sluice.runtime.installation import InstallationRefused
 from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
@@ -25,6 +28,8 @@ log = structlog.get_logger("sluice.worker")
 def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """Creates the services of this process, and declares the queues from which `-Q` chooses."""
     app = instance.app
+    limits.seconds, limits.effects = app.sluice_settings.handler_seconds, app.sluice_settings.handler_effects
+    app.sluice_is_supervised = join_supervisor()
     app.sluice_activity = Activity()
     app.sluice_yields = QueueYields()
     app.sluice_metrics = WorkerMetrics()
@@ -60,3 +65,19 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     signals.worker_process_init.connect(lambda **_: app.sluice_endpoint.forget(), weak=False)
     signals.worker_shutdown.connect(lambda **_: services.close(), weak=False)
     signals.worker_shutdown.connect(lambda **_: app.sluice_membership.leave(), weak=False)
+
+
+def join_supervisor() -> bool:
+    """Marks handlers and the state of this worker in memory of its supervisor. Returns False without one."""
+    memory = find_memory(os.environ)
+    if memory is None:
+        return False
+    main_watch.attach(memory)
+    signals.worker_ready.connect(lambda **_: _note_state(WorkerState.READY), weak=False)
+    for ending in (signals.worker_shutting_down, signals.worker_shutdown):
+        ending.connect(lambda **_: _note_state(WorkerState.ENDING), weak=False)
+    return True
+
+
+def _note_state(state: WorkerState) -> None:
+    main_watch.cells[STATE] = state

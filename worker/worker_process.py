@@ -28,6 +28,7 @@ from sluice.runtime.celery_options import (
     SluiceCelery,
 )
 from sluice.runtime.gc_tuning import tune_gc
+from sluice.runtime.handler_watch import timed
 from sluice.runtime.place import Place
 from sluice.runtime.redis_client import PrefixedRedis
 from sluice.runtime.redis_refusals import refused
@@ -85,7 +86,8 @@ class WorkerProcess:
 
     def apply(self, queue: str, slices: list[Slice]) -> None:
         """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
-        with self._app.sluice_activity.batch(queue, sum(len(piece.records) for piece in slices)):
+        records = sum(len(piece.records) for piece in slices)
+        with self._app.sluice_activity.batch(queue, records), timed(queue):
             applied = self._applier.apply(queue, slices)
         self._metrics.note_batch(applied, self._app.sluice_activity.last.seconds)
         if applied is not None and applied.undeclared:
@@ -109,7 +111,7 @@ class WorkerProcess:
 
     def rebuild(self, projection: str, generation: int, place: Place) -> None:
         """One turn of a rebuild at one partition."""
-        with self._outages(self._rebuild_session, "rebuild"):
+        with self._outages(self._rebuild_session, "rebuild"), timed(REBUILD_QUEUE):
             self._rebuilder.run(projection, generation, place)
 
     def start_rebuilds(self) -> None:

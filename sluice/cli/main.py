@@ -22,6 +22,7 @@ COMMANDS = {
     "stack": "sluice.cli.stack:stack_app",
     "send": "sluice.cli.send:send",
     "status": "sluice.cli.status:status",
+    "worker": "sluice.cli.worker:worker",
     "workers": "sluice.cli.workers:workers",
     "doctor": "sluice.cli.doctor:doctor",
     "pause": "sluice.cli.pause:pause",

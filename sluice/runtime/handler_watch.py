@@ -145,13 +145,13 @@ def timed(queue: str) -> Iterator[None]:
         main_watch.note_tick(tick)
 
     main_watch.queue = queue
-    before = signal.signal(signal.SIGALRM, note_tick)
-    signal.setitimer(signal.ITIMER_REAL, tick, tick)
+    function = signal.signal(signal.SIGALRM, note_tick)
+    timer = signal.setitimer(signal.ITIMER_REAL, tick, tick)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, function)
 
 
 def tick_seconds(limit_seconds: float) -> float:

@@ -1,0 +1,245 @@
+"""A supervisor and its worker as processes: which event ended the worker, and what follows."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sluice.runtime import handler_mark
+from sluice.stack.patience import patient
+from tests.waiting import wait_until
+
+# Deaths go to standard output, a line each. The first attempts to store one may fail.
+SUPERVISOR = """
+    import os, structlog, sys
+    from sluice.worker.supervisor import Supervisor
+
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    failures = {failures}
+    def store(death):
+        global failures
+        failures -= 1
+        print([*death.mark[1:], death.timed_out, death.how] if failures < 0 else "no answer", flush=True)
+        return failures < 0
+
+    command = [sys.executable, "-c", {worker!r}]
+    sys.exit(Supervisor(command, environ=os.environ, handler_seconds=0.2, store_death=store).run())
+"""
+# `attempt` counts the workers of the test, from 1. The module is loaded without its package, to start soon.
+WORKER = """
+    import ctypes, importlib.util, os, pathlib, signal, sys, time
+
+    spec = importlib.util.spec_from_file_location("handler_mark", {module!r})
+    mark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mark)
+    cells = mark.find_memory(os.environ).cast("q")
+    attempts = pathlib.Path("attempts")
+    attempts.open("a").write("x")
+    attempt = len(attempts.read_text())
+
+    def ready():
+        cells[mark.STATE] = mark.WorkerState.READY
+
+    def run(offset):
+        mark.write_label(cells, ("order.0", "orders", "id"))
+        mark.write_place(cells, 3, offset)
+        cells[mark.RUNNING] = offset + 1
+
+    def leave():
+        cells[mark.RUNNING] = 0
+
+    def end():
+        cells[mark.STATE] = mark.WorkerState.ENDING
+        sys.exit(0)
+
+    def pid():
+        pathlib.Path("pid").write_text(str(os.getpid()))
+
+"""
+DEATH = "['order.0', 'orders', 'id', 3, 40, {}, '{}']"
+KILLED = "killed by its supervisor, since the handler could not be interrupted"
+
+
+@contextmanager
+def supervised(folder: Path, worker: str, *, failures: int = 0) -> "Iterator[subprocess.Popen[str]]":
+    code = textwrap.dedent(WORKER).format(module=handler_mark.__file__) + textwrap.dedent(worker)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SUPERVISOR).format(worker=code, failures=failures)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def attempts(folder: Path) -> int:
+    return len((folder / "attempts").read_text())
+
+
+RUNS = [
+    # case, worker, exit code of the supervisor, workers that were started, deaths
+    ("refuses to start", "sys.exit('Worker refused: no')", 1, 1, []),
+    ("does not understand its options", "sys.exit(2)", 2, 1, []),
+    ("fails once, then ends by order", "ready()\nif attempt == 1: sys.exit(1)\nend()", 0, 2, []),
+    ("is killed at its start", "if attempt == 1: os.kill(os.getpid(), 9)\nend()", 0, 2, []),
+    (
+        "exits in a handler",
+        "ready()\nif attempt < 3: run(40); os._exit(0)\nend()",
+        0,
+        3,
+        [DEATH.format(False, "exit code 0")] * 2,
+    ),
+    (
+        "crashes in a handler",
+        "ready()\nif attempt == 1: run(40); ctypes.string_at(0)\nend()",
+        0,
+        2,
+        [DEATH.format(False, "signal SIGSEGV")],
+    ),
+    (
+        "aborts in a handler of its first batch",
+        "if attempt == 1: run(40); os.abort()\nready(); end()",
+        0,
+        2,
+        [DEATH.format(False, "signal SIGABRT")],
+    ),
+    (
+        "is killed in a handler",
+        "ready()\nif attempt == 1: run(40); os.kill(os.getpid(), 9)\nend()",
+        0,
+        2,
+        [DEATH.format(False, "signal SIGKILL")],
+    ),
+    (
+        "is killed between two handlers",
+        "ready()\nif attempt == 1: run(40); leave(); os.kill(os.getpid(), 9)\nend()",
+        0,
+        2,
+        [],
+    ),
+    (
+        "computes with the lock of the interpreter",
+        "ready()\nif attempt == 1: run(40); 3 ** 10 ** 9\nend()",
+        0,
+        2,
+        [DEATH.format(True, KILLED)],
+    ),
+    (
+        "sleeps with the lock of the interpreter",
+        "ready()\nif attempt == 1: run(40); ctypes.PyDLL(None).sleep(1000)\nend()",
+        0,
+        2,
+        [DEATH.format(True, KILLED)],
+    ),
+]
+
+
+OFTEN = {"refuses to start", "exits in a handler", "sleeps with the lock of the interpreter"}
+"""Run by `make test`; the others by `make test-matrix`."""
+
+
+@pytest.mark.parametrize(
+    ("worker", "exit_code", "started", "deaths"),
+    [pytest.param(*c[1:], id=c[0], marks=() if c[0] in OFTEN else pytest.mark.matrix) for c in RUNS],
+)
+def test_ends(tmp_path: Path, worker: str, exit_code: int, started: int, deaths: Sequence[str]) -> None:
+    with supervised(tmp_path, worker) as process:
+        output, _ = process.communicate(timeout=patient(60))
+    assert process.returncode == exit_code
+    assert attempts(tmp_path) == started
+    assert output.splitlines() == list(deaths)
+
+
+def test_a_worker_starts_after_the_death_is_stored(tmp_path: Path) -> None:
+    worker = "ready()\nif attempt == 1: run(40); os._exit(0)\nend()"
+    with supervised(tmp_path, worker, failures=1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "no answer\n"
+        # The next attempt follows after a pause, and until then no worker.
+        assert attempts(tmp_path) == 1
+        assert process.stdout.readline().strip() == DEATH.format(False, "exit code 0")
+        assert process.wait(patient(60)) == 0
+    assert attempts(tmp_path) == 2
+
+
+@pytest.mark.matrix
+def test_a_handler_that_gets_on_is_not_killed(tmp_path: Path) -> None:
+    """Ten handlers, each shorter than the limit, take longer than the limit together."""
+    worker = "ready()\nfor offset in range(10): run(offset); time.sleep(0.1); leave()\nend()"
+    with supervised(tmp_path, worker) as process:
+        output, _ = process.communicate(timeout=patient(60))
+    assert (process.returncode, output, attempts(tmp_path)) == (0, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        pytest.param(signal.SIGINT, signal.SIGINT, marks=pytest.mark.matrix),
+        pytest.param(signal.SIGQUIT, signal.SIGQUIT, marks=pytest.mark.matrix),
+        pytest.param(signal.SIGHUP, signal.SIGTERM, marks=pytest.mark.matrix),
+    ],
+)
+def test_a_signal_to_end_is_passed_on_and_no_other_worker_starts(
+    tmp_path: Path, given: signal.Signals, received: signal.Signals
+) -> None:
+    worker = f"""
+        def stop(*_):
+            pathlib.Path("stopped").write_text("yes")
+            sys.exit(5)
+        signal.signal({received.value}, stop)
+        ready(); pid()
+        while True: time.sleep(1)
+    """
+    with supervised(tmp_path, "\n" + textwrap.dedent(worker)) as process:
+        wait_until(lambda: worker_pid(tmp_path), timeout_seconds=30, what="the worker runs")
+        process.send_signal(given)
+        assert process.wait(patient(60)) == 5
+    assert (tmp_path / "stopped").read_text() == "yes"
+    assert attempts(tmp_path) == 1
+
+
+@pytest.mark.matrix
+def test_a_signal_to_end_ends_the_pause_before_the_next_worker(tmp_path: Path) -> None:
+    with supervised(tmp_path, "ready()\nsys.exit(1)") as process:
+        # The pauses grow to 30 seconds: the signal arrives in one, or shortly before.
+        wait_until(
+            lambda: (tmp_path / "attempts").exists() and attempts(tmp_path) == 3,
+            timeout_seconds=30,
+            what="the third worker started",
+        )
+        process.terminate()
+        process.wait(patient(60))
+    assert process.returncode in (0, 1, 143)
+
+
+def test_a_supervisor_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
+    with supervised(tmp_path, "\nready(); pid()\nwhile True: time.sleep(1)") as process:
+        pid = wait_until(lambda: worker_pid(tmp_path), timeout_seconds=30, what="the worker runs")
+        process.kill()
+        wait_until(lambda: not is_alive(pid), timeout_seconds=30, what="the worker has ended")
+
+
+def worker_pid(folder: Path) -> int:
+    file = folder / "pid"
+    return int(file.read_text() or 0) if file.exists() else 0
+
+
+def is_alive(pid: int) -> bool:
+    """A process that has ended and waits for its parent is not alive."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,34 @@
+"""Stores the deaths that a supervisor saw."""
+
+import psycopg2
+import structlog
+
+from sluice.db.apply.handler_deaths import Place, note_death
+from sluice.db.connection import Session
+from sluice.runtime.log_pace import LogPace
+from sluice.worker.supervision import Death
+
+log = structlog.get_logger("sluice.supervisor")
+
+
+class DeathNotes:
+    """Writes to Postgres, over a connection per death."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._pace = LogPace()
+
+    def store(self, death: Death) -> bool:
+        """Stores a death. Returns False if Postgres did not answer or refused it."""
+        mark = death.mark
+        place = Place(mark.topic, mark.topic_id, mark.partition, mark.offset)
+        session = Session(self._database_url, application_name="sluice supervisor")
+        try:
+            note_death(session, mark.queue, place, timed_out=death.timed_out, how=death.how)
+        except psycopg2.Error as error:
+            if self._pace.allows("store"):
+                log.warning("death not stored; retrying", error=str(error).strip())
+            return False
+        finally:
+            session.close()
+        return True

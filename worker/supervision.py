@@ -1,0 +1,132 @@
+"""Decides what a supervisor does about its worker. Pure."""
+
+import signal
+from typing import NamedTuple
+
+from sluice.runtime.handler_mark import Mark, WorkerState
+
+LONGEST_GRACE_SECONDS = 2.5
+"""A worker stops a handler by itself within two ticks after the limit, if Python can interrupt it."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+STEADY_SECONDS = 60.0
+"""A worker that ran for so long did not fail at its start."""
+SIGNAL_EXIT_CODE = 128  # plus the number, as a shell reports it
+
+
+class ProcessTimes(NamedTuple):
+    """What the kernel reports of a process."""
+
+    state: str
+    """One letter: R runs or waits for a processor, S sleeps, D waits for a disk, T is stopped."""
+    cpu_seconds: float
+
+
+class HandlerClock:
+    """Counts how long the worker has run handlers of one event, by the supervisor's own ticks.
+
+    Time does not count in which the worker could not run: stopped, waiting for a disk, or without a
+    processor on a busy machine.
+    """
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit = limit_seconds + min(limit_seconds, LONGEST_GRACE_SECONDS)
+        self._number = 0
+        self._used = 0.0
+        self._cpu_seconds = 0.0
+
+    def is_over(self, number: int, times: ProcessTimes | None, tick_seconds: float) -> bool:
+        """Counts a tick. Returns True if the run of this number (0: none) is over limit and grace.
+
+        `times` are None where the kernel reports none.
+        """
+        cpu_seconds = self._cpu_seconds if times is None else times.cpu_seconds
+        if number != 0 and number == self._number:
+            self._used += usable_seconds(times, cpu_seconds - self._cpu_seconds, tick_seconds)
+        else:
+            self._number, self._used = number, 0.0
+        self._cpu_seconds = cpu_seconds
+        return number != 0 and self._used >= self._limit
+
+
+def usable_seconds(times: ProcessTimes | None, cpu_seconds: float, tick_seconds: float) -> float:
+    """Returns how much of a tick counts, given the processor time that the worker used in it."""
+    if times is None or times.state in "SI":
+        return tick_seconds
+    return min(tick_seconds, max(0.0, cpu_seconds)) if times.state == "R" else 0.0
+
+
+class Ended(NamedTuple):
+    """How a worker ended."""
+
+    exit_code: int
+    """Below zero: the number of the signal."""
+    state: WorkerState
+    mark: Mark | None
+    """The event whose handler ran."""
+    killed_run: int | None
+    """The number of the run for which the supervisor killed it."""
+    ran_seconds: float
+    is_ordered: bool
+    """The supervisor was ordered to end, and passed it on."""
+
+
+class Death(NamedTuple):
+    """A process ended inside the handlers of an event."""
+
+    mark: Mark
+    timed_out: bool
+    how: str
+
+
+class Decision(NamedTuple):
+    """What follows. `exit_code` is that of the supervisor, None if it starts another worker."""
+
+    death: Death | None
+    exit_code: int | None
+    failures: int
+    """Ends in a row that no event explains."""
+    pause_seconds: float
+
+
+def decide(ended: Ended, failures: int) -> Decision:
+    """Decides what follows the end of a worker, after so many failures in a row."""
+    death = find_death(ended)
+    exit_code = ended.exit_code if ended.exit_code >= 0 else SIGNAL_EXIT_CODE - ended.exit_code
+    if ended.is_ordered:
+        return Decision(death, exit_code, 0, 0.0)
+    if ended.mark is not None or ended.killed_run is not None:
+        # At once: such deaths are counted, and their number is limited.
+        return Decision(death, None, 0, 0.0)
+    if ended.exit_code == 0 and ended.state is WorkerState.ENDING:
+        return Decision(None, 0, 0, 0.0)
+    if ended.exit_code >= 0 and ended.state is WorkerState.STARTING:
+        # It refused to start, and has logged why. The next one would refuse as well.
+        return Decision(None, exit_code, 0, 0.0)
+    failures = 1 if ended.ran_seconds >= STEADY_SECONDS else failures + 1
+    return Decision(None, None, failures, pause_seconds(failures))
+
+
+def find_death(ended: Ended) -> Death | None:
+    """Returns the death inside a handler. None if no handler ran, or another than it was killed for."""
+    if ended.mark is None:
+        return None
+    if ended.killed_run is None:
+        return Death(ended.mark, False, describe_end(ended.exit_code))
+    if ended.killed_run != ended.mark.number:
+        return None
+    return Death(ended.mark, True, "killed by its supervisor, since the handler could not be interrupted")
+
+
+def describe_end(exit_code: int) -> str:
+    """Returns how a process ended, in words."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return f"signal {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+def pause_seconds(failures: int) -> float:
+    """Returns the pause before the next worker, after so many failures in a row."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))
