@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import BigInteger, Column, Constraint, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.types import Integer, Numeric, String, TypeEngine, Uuid
+from sqlalchemy.types import JSON, Integer, Numeric, String, TypeEngine, Uuid
 
 from sluice.db.made_tables import note_table
 from sluice.db.table_rules import column_problem, name_problem
