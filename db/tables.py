@@ -46,7 +46,7 @@ class Shape:
         self.deletable = deletable
         self.counters = frozenset(counters)
         self.key = _only_key(table)
-        self.types: dict[str, TypeEngine[Any]] = {c.name: c.type for c in table.columns}
+        self.types: dict[str, TypeEngine[Any]] = {str(c.name): c.type for c in table.columns}
         # Columns that Insert, Upsert and Merge write, in declared order.
         self.fields = tuple(n for n in self.types if n != self.key and n not in BOOKKEEPING | self.counters)
         # All that a row in memory holds.

@@ -40,35 +40,28 @@ def copied_json(value: Any) -> Any:
     return [copied_json(inner) for inner in value] if type(value) is list else value
 
 
-@cache
 def _takes_as_it_is(data_type: Any) -> bool:
     """Whether a conversion may keep objects or arrays of its input. msgspec makes typed ones anew."""
-    try:
-        waiting, seen = [msgspec.inspect.type_info(data_type)], set()
-    except TypeError:
-        return True
-    while waiting:
-        kind = waiting.pop()
-        if isinstance(kind, msgspec.inspect.AnyType | msgspec.inspect.CustomType):
-            return True
-        if id(kind) in seen:
-            continue
-        seen.add(id(kind))
-        for name in kind.__struct_fields__:
-            part = getattr(kind, name)
-            parts = part if isinstance(part, tuple) else (part,)
-            waiting += [
-                one.type if isinstance(one, msgspec.inspect.Field) else one
-                for one in parts
-                if isinstance(one, msgspec.inspect.Type | msgspec.inspect.Field)
-            ]
-    return False
+    return bool(_kinds_in(data_type) & {msgspec.inspect.AnyType, msgspec.inspect.CustomType})
+
+
+def _holds_decimals(data_type: Any) -> bool:
+    return msgspec.inspect.DecimalType in _kinds_in(data_type)
 
 
 @cache
-def _holds_decimals(data_type: Any) -> bool:
-    schema = msgspec.json.schema(data_type, schema_hook=lambda _: {})
-    return b'"format":"decimal"' in msgspec.json.encode(schema)
+def _kinds_in(data_type: Any) -> frozenset[type]:
+    """The kinds of types that a type is made of, as msgspec tells them apart."""
+    waiting: list[Any] = [msgspec.inspect.type_info(data_type)]
+    seen: dict[int, Any] = {}
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, tuple):
+            waiting += part
+        elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) and id(part) not in seen:
+            seen[id(part)] = part  # kept, so that no other part gets its id
+            waiting += [getattr(part, name) for name in part.__struct_fields__]
+    return frozenset(map(type, seen.values()))
 
 
 def _refuse_floats(place: str, data: Any, converted: Any) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, create_engine, select
@@ -127,17 +128,23 @@ def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Sessi
 
 
 @pytest.mark.parametrize(
-    "event",
+    ("event", "text"),
     [
-        Emit("t", "k", "x", "x" * MAX_EMIT_BYTES),
-        Emit("", "k", "x", 1),
-        Emit("t", "k", "", 1),
-        Emit("t", "k\0", "x", 1),
-        Emit("t", "k" * 300, "x", 1),
+        (Emit("t", "k", "x", "x" * MAX_EMIT_BYTES), "Emit to t: data of 1000002 bytes"),
+        (Emit("", "k", "x", 1), "no topic named ''"),
+        (Emit("a topic", "k", "x", 1), "no topic named 'a topic'"),
+        (Emit("..", "k", "x", 1), "no topic named"),
+        (Emit("t" * 250, "k", "x", 1), "no topic named"),
+        (Emit("t", "k", "", 1), "type is empty"),
+        (Emit("t", "k\0", "x", 1), "holds NUL"),
+        (Emit("t", "k" * 300, "x", 1), "key has 300 characters"),
+        (Emit("t", "k", "x", object()), "is no JSON"),
+        (Emit("t", "k", "x", 1, headers={"ce_id": "1"}), "names that begin with 'ce_'"),
+        ("an event", "str 'an event' is no Emit"),
     ],
 )
-def test_an_event_that_could_never_be_sent_is_refused(engine: Engine, event: Emit) -> None:
-    with engine.connect() as connection, pytest.raises(Rejected):
+def test_an_event_that_could_never_be_sent_is_refused(engine: Engine, event: Any, text: str) -> None:
+    with engine.connect() as connection, pytest.raises(Rejected, match=text):
         emit(connection, [event])
 
 

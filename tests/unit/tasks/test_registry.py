@@ -1,6 +1,7 @@
 """Handlers are collected at start; what cannot work is refused with its place."""
 
 from collections.abc import Callable, Iterator
+from enum import Enum
 from types import ModuleType
 from typing import Any, cast
 
@@ -9,7 +10,10 @@ from sqlalchemy import Column, MetaData, String, Table
 
 from examples.shop import tables
 from sluice.db.tables import entity_table, projection_table
-from sluice.tasks.api import Effect, Entity, Event, ProjectionEffect, Topic, effect, handles, projects
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.api import Effect, Entity, Event, Insert, ProjectionEffect, Topic, effect, handles, projects
+from sluice.tasks.events.decode import decode
+from sluice.tasks.fold.plan import plan_event, plan_projection
 from sluice.tasks.fold.registry import HandlersRefused, collect_handlers, collect_modules
 
 THING = Entity("thing", 2)
@@ -81,6 +85,48 @@ def test_modules_are_named_in_one_setting() -> None:
     registry = collect_handlers(" examples.shop.handlers , examples.shop.effects,")
     assert "order.placed" in registry.handlers
     assert tables.metadata in registry.metadatas
+
+
+class Kind(Enum):
+    PLACED = "order.placed"
+
+
+def test_a_handler_may_be_narrowed_to_topics() -> None:
+    def of(name: str, topic: Any, kind: Any = "a") -> Any:
+        def handler(event: Event[Any]) -> Iterator[ProjectionEffect]:
+            yield Insert(view, event.key, {})
+
+        handler.__qualname__ = name
+        return projects(kind, into=view, revision=1, topic=topic)(handler)
+
+    both = (Topic("things", entity=THING), Topic("others", entity=THING))
+    functions = (of("one", "things"), of("two", ("things", both[1])), of("three", both[1], Kind.PLACED))
+    registry = collect_modules([module(topics=both, **{f.__qualname__: f for f in functions})])
+    assert list(registry.projections) == ["a", "order.placed"]
+
+    def planned(topic: Topic, kind: bytes = b"a") -> list[str]:
+        value = b'{"event_id": "e", "type": "%s", "version": 1}' % kind
+        decoded = decode(topic, "id", 0, Record(0, 0, b"k", value, []))
+        event, projected = plan_event(registry, topic, decoded), plan_projection(registry, view, decoded)
+        names = [run.entry.name.rpartition(".")[2] for run in event.runs]
+        assert [run.entry.name.rpartition(".")[2] for run in projected.runs] == names
+        return names
+
+    assert planned(both[0]) == ["one", "two"]
+    assert planned(both[1]) == ["two"]
+    assert planned(both[0], b"order.placed") == []
+    assert planned(both[1], b"order.placed") == ["three"]
+
+
+def test_a_topic_that_no_handler_of_the_type_serves_is_told() -> None:
+    narrowed = handles("a", topic="things")(twin)
+    try:
+        both = (Topic("things", entity=THING), Topic("others", entity=THING))
+        registry = collect_modules([module(topics=both, a=narrowed)])
+        decoded = decode(both[1], "id", 0, Record(0, 0, b"k", b'{"event_id": "e", "type": "a"}', []))
+        assert "no handler for type 'a' of topic others" in str(plan_event(registry, both[1], decoded).error)
+    finally:
+        vars(twin).pop("__sluice__")
 
 
 def test_importing_registers_nothing() -> None:
@@ -156,6 +202,20 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("an entity without name", lambda: topics(Topic("t", entity=Entity(""))), "entity '' in made_up"),
     ("an entity name too long", lambda: topics(Topic("t", entity=Entity("x" * 65))), "1 to 64 characters"),
     ("no shards", lambda: topics(Topic("t", entity=Entity("x", 0))), "shards ≥ 1"),
+    ("a topic's name that Kafka refuses", lambda: topics(Topic("a b", entity=THING)),
+     "topics of made_up: Kafka has no topic named 'a b'"),
+    ("a topic that is a text", lambda: module(topics=("things",)), "'things', which is no Topic"),
+    ("an outgoing topic's name that Kafka refuses", lambda: module(outgoing_topics=(*"ab", "..")),
+     "outgoing_topics of made_up: Kafka has no topic named '..'"),
+    ("an outgoing topic that is no text", lambda: module(outgoing_topics=(7,)), "a text, not int 7"),
+    ("outgoing topics without a comma", lambda: module(outgoing_topics=("out")), r"write \('out',\)"),
+    ("a handler of an undeclared topic", lambda: handles("a", topic=("things", "thongs"))(twin),
+     "twin: topic='thongs' is declared by no module of SLUICE_HANDLERS; declared: things"),
+    ("a projection of an undeclared topic",
+     lambda: projects("a", into=view, revision=3, topic=Topic("other", entity=THING))(twin), "topic='other'"),
+    ("a handler of no topic", lambda: handles("a", topic=())(twin), "twin: topic= names no topic"),
+    ("a topic that is a number", lambda: handles("a", topic=cast(Any, 7))(twin), "twin: topic=7 is declared"),
+    ("a type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is no event type"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,317 @@
+"""What a handler may yield: refused with a sentence, or accepted in a form that nothing changes any more."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Numeric, String, Table
+from sqlalchemy import Enum as EnumType
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.tables import entity_table, projection_table
+from sluice.tasks.api import (
+    Call,
+    Delete,
+    EffectRefused,
+    Emit,
+    Entity,
+    Event,
+    Increment,
+    Insert,
+    Merge,
+    ProjectionEffect,
+    Read,
+    Topic,
+    Upsert,
+    effect,
+    handles,
+    projects,
+)
+from sluice.tasks.fold.checked_effects import MAX_OTHERWISE, checked_effect
+from sluice.tasks.fold.emitting import MAX_EMIT_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES
+from sluice.tasks.fold.registry import AnyEntry, collect_modules
+
+
+class Mood(Enum):
+    GLAD = "joyful"
+    SAD = "mournful"
+
+
+class Status(StrEnum):
+    PAID = "paid"
+    NAME = "name"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+metadata = MetaData()
+people = entity_table(
+    "people",
+    metadata,
+    Column("id", String(20), primary_key=True),
+    Column("name", String(20), nullable=False),
+    Column("level", Integer, nullable=False, default=1),
+    Column("mood", EnumType(Mood, name="people_mood")),
+    Column("more", JSONB),
+    Column("visits", Integer, nullable=False, default=0),
+    Column("paid", Numeric(12, 2), nullable=False, default=0),
+    counters=("visits", "paid"),
+)
+merged = entity_table(
+    "merged", metadata, Column("id", String(20), primary_key=True), Column("a", String), Column("b", String),
+    merged=True, deletable=True, versions="timestamp",
+)  # fmt: skip
+seen = projection_table("seen", metadata, Column("id", String(20), primary_key=True), Column("n", Integer))
+unseen = projection_table("unseen", metadata, Column("id", String(20), primary_key=True))
+alien = Table("alien", MetaData(), Column("id", String, primary_key=True))
+
+
+@effect("send_mail", on_unknown="ask")
+def send_mail(call: Any) -> None: ...
+
+
+@effect("twice", on_unknown="ask")
+@effect("two", on_unknown="ask")
+def send_twice(call: Any) -> None: ...
+
+
+def send_plainly(call: Any) -> None: ...
+
+
+@handles("a")
+def handler(event: Event[Any]) -> Iterator[Any]:
+    yield from ()
+
+
+@projects("a", into=seen, revision=1)
+def projector(event: Event[Any]) -> Iterator[ProjectionEffect]:
+    yield from ()
+
+
+def _entries() -> tuple[AnyEntry, AnyEntry]:
+    module = ModuleType("made")
+    vars(module).update(handler=handler, projector=projector, send_mail=send_mail)
+    vars(module)["topics"] = (Topic("t", entity=Entity("e")),)
+    registry = collect_modules([module])
+    return registry.handlers["a"][0], registry.projections["a"][0]
+
+
+HANDLER, PROJECTOR = _entries()
+EVENT: Event[Any] = Event("id", "a", "k", 7, None, {}, "t", 0, 0)
+WHOLE: dict[Any, Any] = {"name": "Ann", "level": 1, "mood": None, "more": None}
+
+
+class Forgotten:
+    """No effect."""
+
+
+# What is yielded, by which handler, and what the refusal says.
+REFUSED: list[tuple[str, Any, str]] = [
+    ("nothing", None, r"NoneType None is no effect; a `yield` without an effect"),
+    ("a text", "send", "str 'send' is no effect$"),
+    ("an effect's class", Insert, "is no effect"),
+    ("a list of effects", [Read(people, "k")], "use `yield from`"),
+    ("an object", Forgotten(), "Forgotten .* is no effect"),
+    ("a table by its name",
+        Insert("people", "k", WHOLE),  # type: ignore[arg-type]
+        "table must be made by entity_table.*str 'people'"),
+    ("a table of others", Insert(alien, "k", {}), "alien was not made by entity_table"),
+    ("a projection", Read(seen, "k"), "Read of projection seen: only handlers declared with @projects"),
+    ("no key", Insert(people, None, WHOLE), "Insert of people without a key"),
+    ("a number as key", Insert(people, 7, WHOLE), "people.id: int 7 is no text"),  # type: ignore[arg-type]
+    ("a key too long", Read(people, "k" * 21), "21 characters, the column holds 20"),
+    ("a key with NUL", Read(people, "\0"), "NUL"),
+    ("values that are no mapping",
+        Insert(people, "k", [1]), r"values for people must be a mapping, not list"),  # type: ignore[arg-type]
+    ("an unknown column", Insert(people, "k", {"naem": 1}), "no column 'naem'; its columns are name, level,"),
+    ("the key as a value", Insert(people, "k", {"id": "k"}), "column id is the key"),
+    ("a column of Sluice", Insert(people, "k", {"version": 1}), "column version is kept by Sluice"),
+    ("a counter as a value", Insert(people, "k", {"visits": 1}), "visits is a counter, which only Increment"),
+    ("a column of another table",
+        Insert(people, "k", {merged.c.a: "x"}), "merged.a is not a column of people"),
+    ("a column twice", Insert(people, "k", {"name": "x", people.c.name: "y"}), "hold column name twice"),
+    ("a number as a column", Insert(people, "k", {1: "x"}), "int 1 names no column"),
+    ("a value of another type", Insert(people, "k", {"name": 1}), "people.name: int 1 is no text"),
+    ("a member of another type", Insert(people, "k", {"name": Level.HIGH}), "people.name: int 3 is no text"),
+    ("an unknown member",
+        Insert(people, "k", {"name": "x", "mood": Status.PAID}), "people.mood: .*is no one of"),
+    ("null where none may be", Insert(people, "k", {"name": None}), "people.name must not be null"),
+    ("an Insert without a needed column",
+        Insert(people, "k", {}), "Insert into people leaves out name: not nul"),
+    ("an Upsert without columns", Upsert(people, "k", {"name": "x", "mood": None}),
+        "leaves out level, more: .* write the value, the default or None, or use Merge and declare"),
+    ("an Upsert of a merged table",
+        Upsert(merged, "k", {"a": "x"}, None), "leaves out b: .* or use Merge to"),
+    ("a Merge into a plain table", Merge(people, "k", {}), "without merged=True"),
+    ("a Delete from a plain table", Delete(people, "k"), "without deletable=True"),
+    ("a version of the other kind", Delete(merged, "k"), "version 7 where merged has versions='timestamp'"),
+    ("a version without offset", Delete(merged, "k", datetime(2026, 1, 1)), "has no offset"),  # noqa: DTZ001
+    ("a version over 64 bits", Upsert(people, "k", WHOLE, 2**63), "does not fit 64 bits"),
+    ("a bool as version", Upsert(people, "k", WHOLE, True), "version True"),
+    ("an Increment of no counter",
+        Increment(people, "k", {"level": 1}), "people.level, which is not declared in"),
+    ("an Increment by null", Increment(people, "k", {"visits": None}), "people.visits by null"),
+    ("an Increment by a float",
+        Increment(people, "k", {"paid": 0.1}), "people.paid: float 0.1 is no decimal"),
+    ("a floor that is no number",
+        Increment(people, "k", {"visits": 1}, "0"),  # type: ignore[arg-type]
+        "floor must be a number, not str"),
+    ("otherwise with one effect",
+        Increment(people, "k", {"visits": 1}, 0, Read(people, "k")),  # type: ignore[arg-type]
+        "otherwise must be a sequence of effects, not Read"),
+    ("otherwise with no effect",
+        Increment(people, "k", {"visits": 1}, 0, ("x",)), "str 'x' is no effect"),  # type: ignore[arg-type]
+    ("otherwise with a bad effect",
+        Increment(people, "k", {"visits": 1}, 0, (Call("x"),)), "effect 'x', decl"),
+    ("otherwise without end",
+        Increment(people, "k", {"visits": 1}, 0, [Read(people, "k")] * (MAX_OTHERWISE + 1)),
+        "more than 1000"),
+    ("a topic without name", Emit("", "k", "t", 1), "Emit: Kafka has no topic named ''"),
+    ("a topic with a space", Emit("my topic", "k", "t", 1), "no topic named 'my topic': a name has 1 to 249"),
+    ("a topic's name too long", Emit("t" * 250, "k", "t", 1), "no topic named"),
+    ("a dot as topic", Emit(".", "k", "t", 1), "no topic named '.'"),
+    ("two dots as topic", Emit("..", "k", "t", 1), "no topic named '..'"),
+    ("a topic's name with a line break", Emit("t\n", "k", "t", 1), "no topic named"),
+    ("a number as topic", Emit(7, "k", "t", 1), "topic must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a number as key of an event",
+        Emit("out", 7, "t", 1), "Emit to out: key must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a key of an event too long",
+        Emit("out", "k" * 256, "t", 1), "key has 256 characters, the limit is 255"),
+    ("a key of an event with NUL", Emit("out", "\0", "t", 1), "key '.x00' holds NUL"),
+    ("a lone surrogate as key", Emit("out", "\ud800", "t", 1), "holds NUL or a lone surrogate"),
+    ("no type", Emit("out", "k", "", 1), "type is empty"),
+    ("a type too long", Emit("out", "k", "t" * 256, 1), "type has 256 characters"),
+    ("None as type",
+        Emit("out", "k", None, 1), "type must be a text, not NoneType"),  # type: ignore[arg-type]
+    ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "data .* is no JSON"),
+    ("data with a surrogate", Emit("out", "k", "t", "\ud800"), "is no JSON"),
+    ("data over the limit",
+        Emit("out", "k", "t", "x" * MAX_EMIT_BYTES), "data of 1000002 bytes, the limit is"),
+    ("a float as version of an event",
+        Emit("out", "k", "t", 1, 1.5), "version must be a 64-bit integer, a text"),  # type: ignore[arg-type]
+    ("a version of an event without offset",
+        Emit("out", "k", "t", 1, datetime(2026, 1, 1)), "aware datetime"),  # noqa: DTZ001
+    ("headers that are no mapping",
+        Emit("out", "k", "t", 1, headers=[1]), "headers must be a mapping"),  # type: ignore[arg-type]
+    ("a header that is no text",
+        Emit("out", "k", "t", 1, headers={"n": 1}),  # type: ignore[dict-item]
+        "header 'n' must be a text, not int"),
+    ("a header's name that is no text", Emit("out", "k", "t", 1, headers={1: "x"}), "name must be a text"),
+    ("a header's name that is empty",
+        Emit("out", "k", "t", 1, headers={"": "x"}), "a header's name is empty"),
+    ("a header with NUL", Emit("out", "k", "t", 1, headers={"n": "\0"}), "header 'n' .* holds NUL"),
+    ("a header of CloudEvents",
+        Emit("out", "k", "t", 1, headers={"CE_Id": "x"}), "'CE_Id': names that begin with"),
+    ("headers over the limit",
+        Emit("out", "k", "t", 1, headers={"a": "é" * (MAX_HEADERS_BYTES // 2)}), "headers of"),
+    ("too many headers", Emit("out", "k", "t", 1, headers={f"h{n}": "" for n in range(MAX_HEADERS + 1)}),
+        "101 headers, the limit is 100"),
+    ("an unknown effect",
+        Call("send_male"), "effect 'send_male', declared by no module.*declared: send_mail$"),
+    ("a number as effect", Call(7), "effect must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a function that is no effect", Call(send_plainly), "send_plainly', which has 0 @effect declarations"),
+    ("a function that is two effects", Call(send_twice), "send_twice', which has 2 @effect"),
+    ("a class as effect", Call(Forgotten), "effect must be a text, not type"),  # type: ignore[arg-type]
+    ("an empty once", Call("send_mail", ""), "Call of send_mail: once is empty"),
+    ("a number as once", Call("send_mail", 7), "once must be a text, not int 7"),  # type: ignore[arg-type]
+    ("a once with NUL", Call("send_mail", "a\0"), "once .* holds NUL"),
+    ("a once too long", Call("send_mail", "x" * 501), "once has 501 characters"),
+    ("args that are no mapping",
+        Call("send_mail", args=[1]), "args must be a mapping, not list"),  # type: ignore[arg-type]
+    ("args that are no JSON", Call("send_mail", args={"x": Forgotten()}), "args .* is no JSON"),
+    ("args with NUL", Call("send_mail", args={"x": ["\0"]}), "args hold the character NUL"),
+]  # fmt: skip
+
+REFUSED_IN_PROJECTIONS: list[tuple[str, Any, str]] = [
+    ("an Emit",
+        Emit("out", "k", "t", 1), "Emit by a handler that projects into seen: a rebuild would repeat it"),
+    ("a Call", Call("send_mail"), "Call by a handler that projects into seen"),
+    ("a write to a plain table",
+        Insert(people, "k", WHOLE), "Insert of people by a handler that projects into seen"),
+    ("a read of another projection",
+        Read(unseen, "k"), "Read of unseen by a handler that projects into seen"),
+    ("an Emit below the floor",
+        Increment(seen, "k", {}, 0, (Emit("out", "k", "t", 1),)), "Emit by a handler"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "yielded", "text"),
+    [(HANDLER, *case[1:]) for case in REFUSED] + [(PROJECTOR, *case[1:]) for case in REFUSED_IN_PROJECTIONS],
+    ids=[case[0] for case in REFUSED + REFUSED_IN_PROJECTIONS],
+)
+def test_refused_with_a_sentence(entry: AnyEntry, yielded: Any, text: str) -> None:
+    with pytest.raises(EffectRefused, match=text):
+        checked_effect(entry, EVENT, yielded)
+
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+RAW = msgspec.Raw
+# What is yielded, and what becomes of it.
+ACCEPTED: list[tuple[str, Any, Any]] = [
+    ("an Insert takes defaults",
+        Insert(people, "k", {"name": "x"}), Insert(people, "k", {**WHOLE, "name": "x"})),
+    ("an Upsert with the event's version", Upsert(people, "k", WHOLE), Upsert(people, "k", WHOLE, 7)),
+    ("an Upsert without version", Upsert(people, "k", WHOLE, None), Upsert(people, "k", WHOLE, None)),
+    ("columns as keys",
+        Upsert(people, "k", {people.c.name: "x", "level": 2, people.c.mood: None, people.c.more: None}),
+        Upsert(people, "k", {"name": "x", "level": 2, "mood": None, "more": None}, 7)),
+    ("a member as a column's name", Insert(people, "k", {Status.NAME: "x"}),
+        Insert(people, "k", {**WHOLE, "name": "x"})),
+    ("names of columns as SQLAlchemy has them", Insert(people, "k", {people.c.name.name: "x"}),
+        Insert(people, "k", {**WHOLE, "name": "x"})),
+    ("members as values",
+        Insert(people, Status.PAID, {"name": Status.PAID, "level": Level.HIGH, "more": {"mood": Mood.SAD}}),
+        Insert(people, "paid", {"name": "paid", "level": 3, "mood": None, "more": {"mood": "mournful"}})),
+    ("a member of the column's own type, by its name",
+        Insert(people, "k", {"name": "x", "mood": Mood.SAD}),
+        Insert(people, "k", {**WHOLE, "name": "x", "mood": "SAD"})),
+    ("the name of a member",
+        Insert(people, "k", {"name": "x", "mood": "SAD"}),
+        Insert(people, "k", {**WHOLE, "name": "x", "mood": "SAD"})),
+    ("a member as version", Upsert(people, "k", WHOLE, Level.HIGH), Upsert(people, "k", WHOLE, 3)),
+    ("a moment as version",
+        Delete(merged, "k", MOMENT), Delete(merged, "k", 1_767_225_600_000_000)),
+    ("a merge", Merge(merged, "k", {merged.c.a: None}, None), Merge(merged, "k", {"a": None}, None)),
+    ("deltas by column",
+        Increment(people, "k", {people.c.paid: Decimal("1.5"), "visits": Level.HIGH}, Level.HIGH),
+        Increment(people, "k", {"paid": Decimal("1.50"), "visits": 3}, 3)),
+    ("otherwise from a generator",
+        Increment(people, "k", {"visits": 1}, 0, (Read(people, key) for key in "ab")),
+        Increment(people, "k", {"visits": 1}, 0, (Read(people, "a"), Read(people, "b")))),
+    ("an Emit", Emit("out", None, "t", {"n": 1}), Emit("out", None, "t", RAW(b'{"n":1}'))),
+    ("an Emit with the empty key", Emit("out", "", "t", 1), Emit("out", "", "t", RAW(b"1"))),
+    ("members in an Emit",
+        Emit(Status.PAID, Status.NAME, Mood.GLAD, {Mood.SAD: [Mood.GLAD, Level.HIGH]}, Level.HIGH,
+            {"h": Mood.SAD}),
+        Emit("paid", "name", "joyful", RAW(b'{"mournful":["joyful",3]}'), 3, {"h": "mournful"})),
+    ("a moment as version of an event",
+        Emit("out", "k", "t", 1, MOMENT), Emit("out", "k", "t", RAW(b"1"), "2026-01-01T00:00:00+00:00")),
+    ("a Call by its function",
+        Call(send_mail, "o", {"b": 1, "a": 2}), Call("send_mail", "o", RAW(b'{"a":2,"b":1}'))),  # type: ignore[arg-type]
+    ("members in a Call",
+        Call("send_mail", Status.PAID, {Mood.SAD: Status.PAID}),
+        Call("send_mail", "paid", RAW(b'{"mournful":"paid"}'))),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("yielded", "made"), [c[1:] for c in ACCEPTED], ids=[c[0] for c in ACCEPTED])
+def test_accepted(yielded: Any, made: Any) -> None:
+    checked = checked_effect(HANDLER, EVENT, yielded)
+    assert checked == made
+    assert _types(checked) == _types(made), "a member is replaced by its value, not by something equal to it"
+
+
+def _types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [(type(name), type(inner)) for name, inner in sorted(value.items())]
+    if isinstance(value, msgspec.Struct):
+        return [_types(getattr(value, name)) for name in value.__struct_fields__]
+    return type(value)
