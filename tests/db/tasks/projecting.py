@@ -69,7 +69,8 @@ def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: An
     plain = applying.registry()
     module.topics = tuple(plain.topics.values())  # type: ignore[attr-defined]
     both = collect_modules([module])
-    both.handlers, both.effects, both.metadatas = plain.handlers, plain.effects, plain.metadatas
+    both.handlers, both.metadatas = plain.handlers, plain.metadatas
+    both.effects.update(plain.effects)
     if mended:
         forgiving = ModuleType("forgiving")
         vars(forgiving).update({"topics": module.topics, "set_shortened": set_shortened})

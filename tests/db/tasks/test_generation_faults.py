@@ -13,6 +13,7 @@ from tests.db.tasks import projecting
 from tests.db.tasks.applying import Thing, thing_set, things
 from tests.db.tasks.projecting import Bench, registry, totals
 
+DEATHS = 'SELECT "offset", error_class, error_text FROM sluice.generation_deaths'
 LEAVING = """
 SELECT count(*) FROM sluice.outbox_events UNION ALL SELECT count(*) FROM sluice.executed_side_effects
 """
@@ -85,39 +86,47 @@ def test_a_projection_that_emits_or_calls_is_refused_and_nothing_leaves(
     before = bench.look(LEAVING)
     fixed = opened(bench.with_code(registry(2, project=talkative)))
     number = fixed.begin()
-    assert not fixed.rebuild(number)
-    assert bench.states()[number] == "failed"
-    assert type(effect).__name__ in bench.generation(number).failed_reason
-    assert fixed.live(thing_set(1, "a", 2)) is None, "the live queue halts: the deployment is wrong"
-    assert "a rebuild would repeat it" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+    assert fixed.rebuild(number)
+    [(offset, error_class, text)] = bench.look(DEATHS)
+    assert (offset, error_class) == (0, "EffectRefused")
+    assert f"{type(effect).__name__} by a handler that projects into totals" in text
+    fixed.live(thing_set(1, "a", 2))
+    assert "a rebuild would repeat it" in _only_letter(bench)
     assert bench.look(LEAVING) == before
 
 
-def test_a_projection_handler_that_writes_elsewhere_halts_the_queue(bench: Bench, opened: Any) -> None:
+def test_a_projection_handler_that_writes_elsewhere_makes_letters(bench: Bench, opened: Any) -> None:
     @projects("thing.set", into=totals, revision=2)
     def stray(event: Event[Thing]) -> Iterator[Any]:
-        yield Upsert(things, event.key, {"amount": 1})
+        yield Upsert(things, event.key, {"amount": 1, "name": None})
 
-    assert opened(bench.with_code(registry(2, project=stray))).live(thing_set(0, "a", 1)) is None
-    assert "projects into totals and yielded" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+    opened(bench.with_code(registry(2, project=stray))).live(thing_set(0, "a", 1))
+    assert "Upsert of things by a handler that projects into totals" in _only_letter(bench)
+    assert bench.amounts() == {}, "what the other handlers of the event would do is not done either"
 
 
-def test_a_handler_that_writes_a_projection_halts_the_queue(bench: Bench) -> None:
+def _only_letter(bench: Bench) -> str:
+    assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
+    [(text,)] = bench.look("SELECT error_text FROM sluice.dead_letters WHERE outcome = 'dead'")
+    return str(text)
+
+
+def test_a_handler_that_writes_a_projection_makes_letters(bench: Bench) -> None:
     @handles("thing.set")
     def meddle(event: Event[Thing]) -> Iterator[Effect]:
         yield Upsert(totals, event.key, {"amount": 1})
 
     [entry] = bench.registry.handlers["thing.set"]
     bench.registry.handlers["thing.set"] = (replace(entry, function=meddle),)
-    assert bench.live(thing_set(0, "a", 1)) is None
-    assert "touches projection totals" in bench.look("SELECT halted_reason FROM sluice.queues")[0][0]
+    bench.live(thing_set(0, "a", 1))
+    assert "Upsert of projection totals: only handlers declared with @projects" in _only_letter(bench)
 
 
 @pytest.mark.parametrize("effect", [Emit("out", "k", "t", {}), Call("notify")], ids=["emit", "call"])
-def test_without_the_folds_check_something_leaves_and_a_rebuild_refuses_it_all_the_same(
+def test_without_the_check_at_the_yield_something_leaves_and_a_rebuild_refuses_it_all_the_same(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch, effect: Any
 ) -> None:
-    monkeypatch.setattr("sluice.tasks.fold.fold._check_projects", lambda *_: None)
+    monkeypatch.setattr("sluice.tasks.fold.checked_effects._refuse_in_projection", lambda *_: None)
 
     @projects("thing.set", into=totals, revision=2)
     def talkative(event: Event[Thing]) -> Iterator[Any]:
