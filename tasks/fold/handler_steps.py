@@ -7,8 +7,11 @@ from typing import Any
 
 import msgspec
 
+from sluice.runtime.handler_mark import RUNNING
+from sluice.runtime.handler_watch import current_watch
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Effect, EffectRefused, Event
+from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.payload import own_data
 from sluice.tasks.fold.checked_effects import checked_effect
 from sluice.tasks.fold.registry import AnyEntry
@@ -22,33 +25,85 @@ def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
     return msgspec.structs.replace(event, data=own_data(event.data, entry.data_type))
 
 
+def begin_run(decoded: Decoded) -> None:
+    """Begins one run of all handlers of an event: what they take is counted from here on."""
+    current_watch().begin(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset)
+
+
 def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, None]:
     """Yields the effects of one run of a handler, checked and copied, and sends it the answers to its Reads.
 
-    Raises what the handler raises, EffectRefused for what it yields. To close it closes the handler, which
-    may raise.
+    The data of `event` is JSON; the run gets a copy of its own. Raises DecodeError if the data does not fit,
+    what the handler raises, HandlerTimedOut and TooManyEffects, and EffectRefused for what it yields. Closing
+    it closes the handler, which may raise.
     """
-    steps: Any = entry.function(event)
+    run = _Run(entry, event)
     answer = None
-    while True:
-        try:
-            effect = steps.send(answer)
-        except StopIteration:
-            return
-        try:
-            checked = checked_effect(entry, event, effect)
-        except EffectRefused as refused:
-            error = EffectRefused(f"{_place(steps)}: {refused}")
-            end_quietly(steps)
-            raise error from None
-        try:
-            answer = yield checked
-        except GeneratorExit:
-            steps.close()
-            raise
+    try:
+        while (effect := run.advance(answer)) is not None:
+            answer = yield effect
+    except GeneratorExit:
+        run.close()
+        raise
+    except BaseException:
+        end_quietly(run)
+        raise
 
 
-def end_quietly(steps: Generator[Any, Any, Any]) -> None:
+class _Run:
+    """One run of a handler, whose own code runs within the limits of its event.
+
+    `cells[RUNNING]` marks that code. Between the mark and `try`, and after `finally`, stand stores alone.
+    """
+
+    __slots__ = ("_entry", "_event", "_steps", "_watch")
+
+    def __init__(self, entry: AnyEntry, event: Event[Any]) -> None:
+        self._entry = entry
+        self._event = event
+        self._steps: Any = None
+        self._watch = current_watch()
+        self._watch.handler = entry.name
+
+    def advance(self, answer: object) -> Effect | None:
+        """Returns the next effect, checked, or None at the end. See `iter_effects`."""
+        watch, cells = self._watch, self._watch.cells
+        refused: EffectRefused | None = None
+        checked: Effect | None = None
+        cells[RUNNING] = watch.number
+        try:
+            if self._steps is None:
+                self._event = own_event(self._entry, self._event)
+                self._steps = self._entry.function(self._event)
+            try:
+                effect = self._steps.send(answer)
+            except StopIteration:
+                return None
+            try:
+                checked = checked_effect(self._entry, self._event, effect)
+            except EffectRefused as error:
+                refused = error
+        finally:
+            cells[RUNNING] = 0
+            watch.check()
+        if refused is not None:
+            raise EffectRefused(f"{_place(self._steps)}: {refused}")
+        watch.count_effect()
+        return checked
+
+    def close(self) -> None:
+        """Ends the handler. Raises what it raises then."""
+        watch, cells = self._watch, self._watch.cells
+        cells[RUNNING] = watch.number
+        try:
+            if self._steps is not None:
+                self._steps.close()
+        finally:
+            cells[RUNNING] = 0
+            watch.check()
+
+
+def end_quietly(steps: Generator[Any, Any, Any] | _Run) -> None:
     """Closes a run that does not count; what it raises then does not count either."""
     try:
         steps.close()

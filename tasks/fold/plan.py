@@ -10,7 +10,7 @@ from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault, HandlerFailed
-from sluice.tasks.fold.handler_steps import end_quietly, iter_effects, own_event
+from sluice.tasks.fold.handler_steps import begin_run, end_quietly, iter_effects
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
 E = TypeVar("E", bound=AnyEntry)
@@ -38,7 +38,7 @@ class HandlerRun:
     def iter_effects(self) -> Generator[Effect, Any, None]:
         """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
         if self.reads:
-            yield from iter_effects(self.entry, own_event(self.entry, self.event))
+            yield from iter_effects(self.entry, self.event)
             return
         yield from self.effects
         if self.error is not None:
@@ -101,6 +101,7 @@ def part_of(planned: Planned, projection: Table) -> Planned:
 
 
 def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Planned:
+    begin_run(decoded)
     try:
         return Planned(decoded, [_first_run(entry, event) for entry in entries])
     except BaseException as error:
@@ -129,7 +130,7 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
 
 def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
-    steps = iter_effects(entry, own_event(entry, event))
+    steps = iter_effects(entry, event)
     try:
         for effect in steps:
             run.effects.append(effect)
