@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 
 from kafka.errors import TopicAlreadyExistsError
 
+from sluice.admin.doctor.facts import Finding, Severity
 from sluice.admin.installation import Changed
+from sluice.admin.table_drift import drift_findings, missing_findings
+from sluice.db.admin.doctor_facts import read_user_columns
+from sluice.db.admin.stored_tables import read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
@@ -32,6 +36,8 @@ class Initialised:
     shards: dict[str, int] = field(default_factory=dict)
     """Entity type → the shard count that counts, as Postgres has it."""
     projections: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    """What Postgres has of the users' tables otherwise than it is declared."""
     changed: Changed | None = None
     """The change of the installation that was asked for."""
 
@@ -64,6 +70,7 @@ def initialise(
     try:
         for entity in registry.entities.values():
             made.shards[entity.name] = register_entity(session, entity.name, entity.shards)
+        made.findings = _compare_tables(session, registry)
     finally:
         session.close()
     return made
@@ -76,6 +83,14 @@ def create_tables(database_url: str, registry: Registry) -> tuple[list[str], lis
     # One without handlers has no revision yet.
     revisions = {name: registry.revisions.get(name, FIRST_REVISION) for name in projections}
     return tables, create_projections(database_url, projections, revisions)
+
+
+def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
+    tables = registry.tables.values()
+    columns = {table.name: frozenset(column.name for column in table.columns) for table in tables}
+    missing = missing_findings(columns, read_user_columns(session))
+    found = [*missing, *drift_findings(tables, read_stored_tables(session, tables))]
+    return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
 
 
 def create_topics(

@@ -10,7 +10,7 @@ from sluice.admin.connection import read_environment
 from sluice.admin.doctor.facts import Facts, Finding, Severity
 from sluice.admin.doctor.facts_reading import read_facts
 from sluice.admin.doctor.rules import find_problems
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, finding_document, finding_lines
 
 UNKNOWN = "?"
 
@@ -42,7 +42,7 @@ def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
     topics = facts.kafka.topics if facts.kafka else {}
     return {
         "installation": installation.group if installation else None,
-        "findings": [asdict(finding) | {"severity": finding.severity.value} for finding in findings],
+        "findings": [finding_document(finding) for finding in findings],
         "postgres": asdict(facts.postgres.server) if facts.postgres else None,
         "redis": {"version": facts.redis.version} if facts.redis else None,
         "topics": {name: asdict(topic) for name, topic in topics.items()},
@@ -51,7 +51,7 @@ def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
 
 def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     """For people."""
-    lines = [f"{one.severity.value}: {one.problem}\n    {one.advice}" for one in findings]
+    lines = [finding_lines(finding) for finding in findings]
     for name, topic in sorted(facts.kafka.topics.items() if facts.kafka else ()):
         insync = UNKNOWN if topic.min_insync_replicas is None else topic.min_insync_replicas
         lines.append(

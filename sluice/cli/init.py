@@ -9,11 +9,12 @@ import typer
 
 from sluice.admin.connection import read_environment
 from sluice.admin.decisions import OperationRefused, decide
+from sluice.admin.doctor.facts import Severity
 from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
 from sluice.admin.init_original import QUESTION, make_original
 from sluice.admin.installation import CHANGES, Change, Changed
 from sluice.cli.confirmation import Yes, require_confirmation
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, finding_document, finding_lines
 from sluice.db.connection import Session
 from sluice.runtime.settings import Settings
 
@@ -74,6 +75,7 @@ def init(
     """Make everything that is missing: migrations, your tables, topics, entity types and their queues.
 
     Changes nothing that is there. Run it after every deployment, any number of times.
+    Exit code 1 if a table is not what the code declares, so that values would be lost; all else is made.
 
     The database belongs to one installation: a name (SLUICE_NAME) and an id.
     A database that was copied is refused until --new-installation or --moved.
@@ -110,9 +112,12 @@ def init(
     )
     declared = {entity.name: entity.shards for entity in registry.entities.values()}
     if as_json:
-        typer.echo(json.dumps(asdict(made) | {"declared_shards": declared}))
+        findings = [finding_document(finding) for finding in made.findings]
+        typer.echo(json.dumps(asdict(made) | {"declared_shards": declared, "findings": findings}))
     else:
-        typer.echo("\n".join(describe(made, declared)))
+        typer.echo("\n".join([*describe(made, declared), *map(finding_lines, made.findings)]))
+    if any(finding.severity is Severity.ERROR for finding in made.findings):
+        raise typer.Exit(1)
 
 
 def _chosen(given: Mapping[Change, bool]) -> Change | None:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from sluice.admin.doctor.facts import Finding
 from sluice.admin.documents import as_json
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -52,3 +54,13 @@ def say_age(seconds: float) -> str:
 def print_refusal(refusal: str) -> None:
     """Reports why only commands that read, as this one does, work with this database."""
     typer.echo(f"sluice: {refusal}. Until then no command changes anything here; this one reads", err=True)
+
+
+def finding_lines(finding: Finding) -> str:
+    """A finding for people."""
+    return f"{finding.severity.value}: {finding.problem}\n    {finding.advice}"
+
+
+def finding_document(finding: Finding) -> dict[str, str]:
+    """A finding for --json."""
+    return asdict(finding) | {"severity": finding.severity.value}

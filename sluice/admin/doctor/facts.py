@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 
+from sqlalchemy import Table
+
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.admin.stored_tables import StoredTable
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadPartition
@@ -28,6 +31,8 @@ class DeclaredFacts:
     revisions: Mapping[str, int] = field(default_factory=dict)
     """Projection → the revision of the code that fills it."""
     keep_identities_days: int = 30
+    tables: Sequence[Table] = ()
+    """Those that `entity_table` and `projection_table` made."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class PostgresFacts:
     """Seconds that the clock of this machine is ahead of Postgres', negative if behind."""
     unread: Sequence[UnreadPartition] = ()
     """The partitions that no bridge reads, or not further."""
+    tables: Mapping[str, StoredTable] = field(default_factory=dict)
+    """Declared table → what holds its rows."""
 
     @property
     def bridges(self) -> list[Process]:

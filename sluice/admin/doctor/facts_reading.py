@@ -1,6 +1,6 @@
 """Reads the facts that `sluice doctor` judges; a service that fails is noted, and the others are read."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import read_registered, read_server, read_user_columns
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
+from sluice.db.admin.stored_tables import StoredTable, read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
@@ -64,7 +65,8 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
             unreachable[service] = f"{type(error).__name__}: {error}"
         return None
 
-    postgres = tried("Postgres", lambda: _postgres(urls.database_url, settings.name))
+    tables = list(registry.tables.values())
+    postgres = tried("Postgres", lambda: _postgres(urls.database_url, settings.name, tables))
     registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
     topics = sorted({*registry.topics, *registered})
     installation = _own(postgres)
@@ -94,10 +96,11 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
         effects=frozenset(registry.effects),
         revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
+        tables=list(registry.tables.values()),
     )
 
 
-def _postgres(url: str, name: str) -> PostgresFacts:
+def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
     revision = current_revision(url)
     with closing(Session(url, application_name="sluice doctor")) as session:
         registered = leaving = None
@@ -107,6 +110,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
         undeclared: list[Undeclared] = []
         living: list[Process] = []
         unread: list[UnreadPartition] = []
+        stored_tables: dict[str, StoredTable] = {}
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -115,6 +119,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
             undeclared = read_halted(session)
             living = read_living(session)
             unread = read_unread(session, registered.paused_topics)
+            stored_tables = read_stored_tables(session, tables)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -133,6 +138,7 @@ def _postgres(url: str, name: str) -> PostgresFacts:
             living,
             measure_clock_offset(session),
             unread,
+            stored_tables,
         )
 
 

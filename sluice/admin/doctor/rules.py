@@ -19,6 +19,7 @@ from sluice.admin.doctor.rules_installation import installation_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import leaving_problems, projection_problems, retention_problems
 from sluice.admin.service_errors import SETTING_OF
+from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
 from sluice.tasks.events.routing import queue_name
 
@@ -38,7 +39,8 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _server(facts.postgres)
         found += _installation(facts.postgres, facts.declared)
         found += _migrations(facts.postgres, facts.declared)
-        found += _tables(facts.postgres, facts.declared)
+        found += missing_findings(facts.declared.columns, facts.postgres.columns)
+        found += drift_findings(facts.declared.tables, facts.postgres.tables)
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
             found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
@@ -125,17 +127,6 @@ def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fi
             "Tables of Sluice are missing although all migrations were applied.",
             "Restore the database from a backup: somebody changed schema sluice by hand.",
         )
-
-
-def _tables(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
-    for table, columns in sorted(declared.columns.items()):
-        if table not in postgres.columns:
-            yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
-        elif lacking := sorted(columns - postgres.columns[table]):
-            yield error(
-                f"Table {table} lacks {', '.join(lacking)}.",
-                "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
-            )
 
 
 def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Finding]:

@@ -29,7 +29,16 @@ def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment
 
     session.command("DELETE FROM sluice.queues WHERE queue = 'balance.2'")
     assert errors(deployment) == ["Queues without a row: balance.2."]
-    assert sluice(deployment, "init").returncode == 0
+    session.command("ALTER TABLE public.users ALTER COLUMN name TYPE varchar(5) USING left(name, 5)")
+    narrower = "a text of more than 5 characters would make its event a dead letter"
+    assert [one for one in errors(deployment) if narrower in one]
+    made = sluice(deployment, "init")
+    assert made.returncode == 1, "and all else is made"
+    assert narrower in made.stdout.decode()
+    session.command("ALTER TABLE public.users ALTER COLUMN name TYPE text")
+    done = sluice(deployment, "init", "--json")
+    assert (done.returncode, [one["severity"] for one in document(done)["findings"]]) == (0, ["warning"])
+    assert errors(deployment) == []
 
     session.command(f"UPDATE sluice.topics SET topic_id = 'another' WHERE topic = '{users}'")
     [problem] = errors(deployment)

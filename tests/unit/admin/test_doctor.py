@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Column, MetaData, String
 
+from sluice.admin import table_drift
 from sluice.admin.doctor import rules, rules_unread, rules_waiting
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
@@ -24,9 +26,11 @@ from sluice.admin.doctor.facts import (
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
 from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
 from sluice.db.records import Declaration
+from sluice.db.tables import entity_table
 
 QUEUES = ("order.0", "order.1")
 TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000)
@@ -80,6 +84,14 @@ def projected(*generations: GenerationFacts, revision: int = 2) -> Facts:
     )
 
 
+def stored(*columns: str, **changed: Any) -> Facts:
+    """A declared table `boxes` with a key `id`, and what holds its rows in Postgres."""
+    table = entity_table("boxes", MetaData(), Column("id", String, primary_key=True))
+    text = StoredColumn("text", -1, "text", not_null=True)
+    facts = StoredTable("boxes", columns=dict.fromkeys(columns, text), **changed)
+    return replace(postgres(tables={"boxes": facts}), declared=replace(HEALTHY.declared, tables=[table]))
+
+
 def redis(**changed: Any) -> Facts:
     assert HEALTHY.redis is not None
     return replace(HEALTHY, redis=replace(HEALTHY.redis, **changed))
@@ -116,6 +128,10 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "tables dropped": (postgres(registered=None), ERROR, "although all migrations"),
     "user table": (postgres(columns={}), ERROR, "Table orders is missing"),
     "column": (postgres(columns={"orders": frozenset({"order_id"})}), ERROR, "orders lacks version"),
+    "no table": (stored(kind="foreign table", is_writable=False), ERROR, "boxes is a foreign table"),
+    "unlogged": (stored(is_logged=False), ERROR, "boxes is UNLOGGED"),
+    "no key": (stored("id"), ERROR, "no unique index on its key id"),
+    "undeclared column": (stored("x"), ERROR, "Column boxes.x is not declared"),
     "entity type": (
         declared(shards={"order": 2, "user": 4}),
         ERROR,
@@ -200,7 +216,7 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    modules = (rules, rules_unread, rules_waiting)
+    modules = (rules, rules_unread, rules_waiting, table_drift)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 

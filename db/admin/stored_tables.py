@@ -1,0 +1,135 @@
+"""What holds users' rows in Postgres: tables and columns as the catalogue has them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import Table
+
+from sluice.db.connection import Session, Statement
+from sluice.db.tables import generation_name, is_projection
+from sluice.db.values import text_array
+
+
+class StoredColumn(NamedTuple):
+    """One column. The type of a domain is the one under it."""
+
+    type: str
+    """Without modifiers, as `numeric` or `timestamp with time zone`."""
+    modifier: int
+    """Length, precision and scale, as `pg_attribute.atttypmod` has them; -1: none."""
+    shown: str
+    """The type as Postgres prints it."""
+    not_null: bool
+    is_domain: bool = False
+    has_default: bool = False
+    generated: str | None = None
+    """EXPRESSION or IDENTITY: Postgres refuses what is written to it."""
+    is_distinct: bool = True
+    """Different values are not equal: the collation is deterministic."""
+    labels: tuple[str, ...] | None = None
+    """Those of an Enum."""
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table of schema public, or something else that has a table's name."""
+
+    name: str
+    kind: str = "table"
+    is_writable: bool = True
+    is_logged: bool = True
+    columns: Mapping[str, StoredColumn] = field(default_factory=dict)
+    unique: frozenset[str] = frozenset()
+    """Columns of which Postgres holds each value once."""
+    generation: int | None = None
+    """That of a projection."""
+
+
+# 28: INSERT, UPDATE and DELETE.
+READ_RELATIONS = Statement(
+    "read_relations",
+    """
+    SELECT c.relname::text,
+           CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
+                ELSE 'table' END,
+           c.relkind IN ('r', 'p') OR (c.relkind = 'v' AND pg_relation_is_updatable(c.oid, false) & 28 = 28),
+           c.relpersistence <> 'u',
+           ARRAY (
+               SELECT a.attname::text FROM pg_index i
+               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+               WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+                 AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL
+           )
+    FROM pg_class c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY ($1)
+      AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    """,
+    ("text[]",),
+)
+READ_STORED_COLUMNS = Statement(
+    "read_stored_columns",
+    """
+    WITH RECURSIVE resolved AS (
+        SELECT a.attrelid, a.attnum, a.atttypid AS type, a.atttypmod AS modifier,
+               a.attnotnull AS not_null, a.atthasdef AS has_default
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY ($1)
+          AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT r.attrelid, r.attnum, t.typbasetype, t.typtypmod,
+               r.not_null OR t.typnotnull, r.has_default OR t.typdefault IS NOT NULL
+        FROM resolved r JOIN pg_type t ON t.oid = r.type
+        WHERE t.typtype = 'd'
+    )
+    SELECT c.relname::text, a.attname::text,
+           CASE t.typname WHEN 'citext' THEN 'citext' ELSE format_type(r.type, NULL) END, r.modifier,
+           CASE WHEN r.type = a.atttypid THEN format_type(r.type, r.modifier)
+                ELSE format('%s (%s)', format_type(a.atttypid, NULL), format_type(r.type, r.modifier)) END,
+           r.not_null, r.type <> a.atttypid, r.has_default OR a.attidentity <> '',
+           CASE WHEN a.attgenerated <> '' THEN 'EXPRESSION' WHEN a.attidentity = 'a' THEN 'IDENTITY' END,
+           coalesce(k.collisdeterministic, true),
+           (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_enum e
+            WHERE e.enumtypid = r.type)
+    FROM resolved r
+    JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
+    JOIN pg_class c ON c.oid = r.attrelid
+    JOIN pg_attribute a ON a.attrelid = r.attrelid AND a.attnum = r.attnum
+    LEFT JOIN pg_collation k ON k.oid = a.attcollation
+    """,
+    ("text[]",),
+)
+
+
+READ_LIVE_GENERATIONS = Statement(
+    "read_live_generations", "SELECT projection, live_generation FROM sluice.projections"
+)
+
+
+def read_stored_tables(session: Session, tables: Iterable[Table]) -> dict[str, StoredTable]:
+    """Returns declared table → what holds its rows, where there is something.
+
+    The rows of a projection are those of its live generation.
+    """
+    live = dict(session.run(READ_LIVE_GENERATIONS))
+    generations = {table.name: live.get(table.name) if is_projection(table) else None for table in tables}
+    declared = {
+        name if number is None else generation_name(name, number): name
+        for name, number in generations.items()
+    }
+    columns: dict[str, dict[str, StoredColumn]] = {}
+    for table, column, *facts, labels in session.run(READ_STORED_COLUMNS, text_array(declared)):
+        stored = StoredColumn._make([*facts, None if labels is None else tuple(labels)])
+        columns.setdefault(table, {})[column] = stored
+    return {
+        declared[name]: StoredTable(
+            name,
+            kind,
+            is_writable,
+            is_logged,
+            columns.get(name, {}),
+            frozenset(unique),
+            generations[declared[name]],
+        )
+        for name, kind, is_writable, is_logged, unique in session.run(READ_RELATIONS, text_array(declared))
+    }

@@ -1,0 +1,120 @@
+"""Users' tables: what Postgres has compared with what is declared. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+from sqlalchemy import Column, Table
+
+from sluice.admin.column_drift import Difference, column_differences, is_same_family, rendered_type
+from sluice.admin.doctor.facts import Finding, error, warning
+from sluice.db.admin.stored_tables import StoredColumn, StoredTable
+from sluice.db.identifiers import qualified, quoted
+from sluice.db.projections.generation_tables import view_text
+from sluice.db.tables import BOOKKEEPING, is_projection, shape_of
+
+
+def missing_findings(declared: Mapping[str, Set[str]], stored: Mapping[str, Set[str]]) -> Iterator[Finding]:
+    """Yields the tables and columns that are declared and not in Postgres. Both: table → its columns."""
+    for table, columns in sorted(declared.items()):
+        if table not in stored:
+            yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
+        elif lacking := sorted(columns - stored[table]):
+            yield error(
+                f"Table {table} lacks {', '.join(lacking)}.",
+                "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
+            )
+
+
+def drift_findings(tables: Iterable[Table], stored: Mapping[str, StoredTable]) -> Iterator[Finding]:
+    """Yields what differs, table by table. `stored`: by the names of the declared tables.
+
+    A table or a column that Postgres lacks is not looked at, nor are constraints, triggers and indexes, which
+    are the user's own.
+    """
+    for table in sorted(tables, key=lambda table: table.name):
+        # A projection without a live generation has its view at most.
+        if table.name in stored and is_projection(table) == (stored[table.name].generation is not None):
+            yield from _table_findings(table, stored[table.name])
+
+
+def _table_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
+    name = stored.name
+    if not stored.is_writable:
+        yield error(
+            f"Table {table.name} is a {stored.kind} in Postgres, which cannot be written like a table.",
+            "Rename it or the table in code; `sluice init` then makes the table.",
+        )
+        return
+    if not stored.is_logged:
+        yield error(
+            f"Table {name} is UNLOGGED: a crash of Postgres empties it, and what was applied to it is not"
+            " applied again.",
+            f"Run `ALTER TABLE {qualified(name)} SET LOGGED;`.",
+        )
+    key = shape_of(table).key
+    if stored.kind == "table" and key in stored.columns and key not in stored.unique:
+        yield error(
+            f"Table {name} has no unique index on its key {key}: no row can be added.",
+            f"Run `ALTER TABLE {qualified(name)} ADD PRIMARY KEY ({quoted(key)});`.",
+        )
+    yield from _column_findings(table, stored)
+    for other, found in sorted(stored.columns.items()):
+        if other not in table.columns and found.not_null and not (found.has_default or found.generated):
+            yield error(
+                f"Column {name}.{other} is not declared, has no default and is NOT NULL in Postgres: no row"
+                " can be added.",
+                f"Run `{_alter(name, other)} DROP NOT NULL;`, give it a default, or declare it.",
+            )
+
+
+def _column_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
+    name, is_view = stored.name, stored.kind == "view"
+    for column in table.columns:
+        if (found := stored.columns.get(column.name)) is None:
+            continue
+        for difference in column_differences(column, found, is_view=is_view):
+            make = error if difference.loses else warning
+            declare = "" if column.name in BOOKKEEPING else ", or declare what Postgres has"
+            change = "Change the table under the view"
+            if not is_view:
+                change = f"Run `{_mend(stored, column, difference)}`"
+            yield make(
+                f"Column {name}.{column.name} is declared {_declared(column)} and is {_stored(found)} in"
+                f" Postgres: {difference.consequence}.",
+                f"{change}{declare}.",
+            )
+
+
+def _declared(column: Column[Any]) -> str:
+    return rendered_type(column) + ("" if column.nullable else " NOT NULL")
+
+
+def _stored(column: StoredColumn) -> str:
+    return column.shown + (" NOT NULL" if column.not_null else "")
+
+
+def _alter(name: str, column: str) -> str:
+    return f"ALTER TABLE {qualified(name)} ALTER COLUMN {quoted(column)}"
+
+
+def _mend(table: StoredTable, column: Column[Any], difference: Difference) -> str:
+    """The statements that make the column the declared one."""
+    stored = table.columns[column.name]
+    if difference.missing_labels:
+        labels = [label.replace("'", "''") for label in difference.missing_labels]
+        return " ".join(f"ALTER TYPE {stored.shown} ADD VALUE '{label}';" for label in labels)
+    if difference.change is not None:
+        return f"{_alter(table.name, column.name)} {difference.change};"
+    value, rendered = quoted(column.name), rendered_type(column)
+    plain = rendered.partition(" COLLATE ")[0]
+    if stored.type == "timestamp without time zone" and plain.startswith("TIMESTAMP"):
+        value = f"{value} AT TIME ZONE 'UTC'"
+    else:
+        value = f"{value}::{plain}" if is_same_family(column, stored) else f"{value}::text::{plain}"
+    statement = f"{_alter(table.name, column.name)} TYPE {rendered} USING {value};"
+    if table.generation is None:
+        return statement
+    # Postgres changes no type of a column that a view shows.
+    projection = column.table.name
+    view = view_text(projection, [one.name for one in column.table.columns], table.generation)
+    return f"BEGIN; DROP VIEW {qualified(projection)}; {statement} {view}; COMMIT;"
