@@ -21,6 +21,17 @@ class RowsChanged(Exception):
     """A statement touched another number of rows than the fold foresaw; another transaction wrote them."""
 
 
+class WriteSuppressed(Exception):
+    """Postgres wrote fewer rows than it must, and no other transaction is the reason."""
+
+    def __init__(self, table: str, written: int, wanted: int) -> None:
+        super().__init__(
+            f"{table}: Postgres wrote {written} of {wanted} rows, and no other transaction changed them;"
+            " a trigger that returns NULL, a rule or row-level security keeps rows from being written"
+        )
+        self.table = table
+
+
 # Classes of the PostgreSQL manual, appendix A (16, and class 10 of 17). A trigger may raise any other.
 POSTGRES_CLASSES = frozenset({
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21",
@@ -81,6 +92,8 @@ def _fault_without_code(error: BaseException) -> Fault:
     """The server answered nothing: psycopg2 refused a value, the connection is gone, or our code failed."""
     if isinstance(error, RowsChanged):
         return Fault.SURROUNDINGS
+    if isinstance(error, WriteSuppressed):
+        return Fault.EVENT
     # psycopg2 and the JSON encoder refuse a NUL, a lone surrogate, a type and a number before they are sent.
     if isinstance(error, UnicodeError | OverflowError | psycopg2.DataError):
         return Fault.EVENT

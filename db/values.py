@@ -1,10 +1,10 @@
 """Values of columns: brought to the form in which Postgres gives them back, and as arrays of a statement."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -12,6 +12,7 @@ from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import JSONB
 
 Coercer = Callable[[Any], Any]
+T = TypeVar("T")
 
 # A numeric without precision holds these digits before and after the point (the manual, chapter 8.1).
 _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
@@ -250,6 +251,15 @@ MAX_ERROR_CHARACTERS = 2_000  # of an error's text that is kept
 def printable(text: str) -> str:
     """The text without NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+ROWS_OF_A_STATEMENT = 5_000  # written within the statement time-out by a server that is not idle
+
+
+def in_pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yields the rows in pieces of ROWS_OF_A_STATEMENT, in order; nothing if there are none."""
+    for first in range(0, len(rows), ROWS_OF_A_STATEMENT):
+        yield rows[first : first + ROWS_OF_A_STATEMENT]
 
 
 def bare_array(values: Iterable[object]) -> str:

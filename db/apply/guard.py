@@ -19,6 +19,16 @@ class QueueRow(NamedTuple):
     accepted_deaths: int
 
 
+class QueueFailures(NamedTuple):
+    """Failed transactions in a row of a queue that begin at one record; `batch_limit` is in events."""
+
+    topic: str
+    partition: int
+    offset: int
+    failures: int
+    batch_limit: int | None
+
+
 class Lanes(NamedTuple):
     """What the queue's entity type is now, and what its lanes of this epoch have applied.
 
@@ -30,6 +40,8 @@ class Lanes(NamedTuple):
     topic_ids: Mapping[str, str]
     """The topics of the entity type, with their ids."""
     applied: Mapping[tuple[str, int], int]
+    failures: QueueFailures | None = None
+    """None: the newest transaction of the queue was committed, and nothing limits the next one."""
 
 
 class LaneStep(NamedTuple):
@@ -60,6 +72,8 @@ READ_LANES = Statement(
     """
     SELECT e.epoch, e.shards,
            (SELECT jsonb_object_agg(t.topic, t.topic_id) FROM sluice.topics t WHERE t.entity = e.entity),
+           (SELECT jsonb_build_array(f.topic, f.partition, f."offset", f.failures, f.batch_limit)
+            FROM sluice.queue_failures f WHERE f.queue = $1),
            l.topic, l.partition, l.applied_offset
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
@@ -75,9 +89,34 @@ def read_lanes(session: Session, queue: str) -> Lanes:
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
-    epoch, shards, topic_ids = rows[0][:3]
+    epoch, shards, topic_ids, failures = rows[0][:4]
     applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
-    return Lanes(epoch, shards, topic_ids or {}, applied)
+    return Lanes(epoch, shards, topic_ids or {}, applied, failures and QueueFailures(*failures))
+
+
+NOTE_FAILURES = Statement(
+    "note_failures",
+    """
+    INSERT INTO sluice.queue_failures (queue, topic, partition, "offset", failures, batch_limit, error)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT (queue) DO UPDATE SET topic = $2, partition = $3, "offset" = $4, failures = $5,
+        batch_limit = $6, error = coalesce(nullif($7, ''), queue_failures.error), failed_at = now()
+    """,
+    ("text", "text", "int", "bigint", "int", "int", "text"),
+)
+
+
+def note_failures(session: Session, queue: str, failures: QueueFailures, error: str = "") -> None:
+    """Writes the failures of a queue. Without an error the newest one stays. Idempotent."""
+    session.run(NOTE_FAILURES, queue, *failures, error)
+
+
+CLEAR_FAILURES = Statement("clear_failures", "DELETE FROM sluice.queue_failures WHERE queue = $1", ("text",))
+
+
+def clear_failures(session: Session, queue: str) -> None:
+    """Removes the failures of a queue. Idempotent."""
+    session.run(CLEAR_FAILURES, queue)
 
 
 _COUNTER_LIST = ", ".join(COUNTERS)

@@ -10,10 +10,10 @@ import msgspec
 from sqlalchemy import Table
 
 from sluice.db.connection import Session, Statement
-from sluice.db.errors import RowsChanged
+from sluice.db.errors import RowsChanged, WriteSuppressed
 from sluice.db.identifiers import qualified, quoted
 from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
-from sluice.db.values import bare_array, text_array
+from sluice.db.values import bare_array, in_pieces, text_array
 
 Document = Mapping[str, Any]
 """One row as column → value."""
@@ -101,8 +101,11 @@ class RowStatements:
 
 def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Locks the rows of these keys and returns them, column → value; absent ones are not in the list."""
-    loaded = session.run(statements.load, text_array(keys))
-    return [dict(zip(statements.columns, row, strict=True)) for row in loaded]
+    loaded: list[dict[str, Any]] = []
+    for piece in in_pieces(keys):
+        for row in session.run(statements.load, text_array(piece)):
+            loaded.append(dict(zip(statements.columns, row, strict=True)))
+    return loaded
 
 
 def read_version(session: Session, statements: RowStatements, key: str) -> tuple[bool, int | None]:
@@ -128,34 +131,60 @@ def readable(value: Any) -> Any:
 
 
 def update_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
-    """Rewrites loaded rows. Raises RowsChanged."""
-    keys = text_array(document[shape_of(statements.table).key] for document in documents)
-    _expect(session.count(statements.update, _encode(documents), keys), documents, statements)
+    """Rewrites loaded rows. Raises WriteSuppressed: they are locked, so no other transaction wrote them."""
+    for piece in in_pieces(documents):
+        keys = text_array(document[shape_of(statements.table).key] for document in piece)
+        _expect(session.count(statements.update, _encode(piece), keys), piece, statements)
 
 
 def insert_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
-    """Adds rows that were absent when loaded. Raises RowsChanged if one is there by now."""
-    _expect(session.count(statements.insert, _encode(documents)), documents, statements)
+    """Adds rows that were absent. Raises RowsChanged if they are there by now, or WriteSuppressed."""
+    for piece in in_pieces(documents):
+        inserted = session.count(statements.insert, _encode(piece))
+        if inserted != len(piece):
+            keys = [document[shape_of(statements.table).key] for document in piece]
+            # A row that another transaction added is there to be seen.
+            if len(load_rows(session, statements, keys)) == len(piece):
+                raise RowsChanged(f"{statements.name}: {len(piece) - inserted} rows were added meanwhile")
+            raise WriteSuppressed(statements.name, inserted, len(piece))
 
 
 def delete_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> None:
-    """Removes loaded rows. Raises RowsChanged."""
-    _expect(session.count(statements.delete, text_array(keys)), keys, statements)
+    """Removes loaded rows. Raises WriteSuppressed."""
+    for piece in in_pieces(keys):
+        _expect(session.count(statements.delete, text_array(piece)), piece, statements)
 
 
 LOCK_ABSENT = Statement(
-    "lock_absent", "SELECT pg_advisory_xact_lock(k) FROM unnest($1) AS d (k)", ("bigint[]",)
+    "lock_absent",
+    """
+    WITH t AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared($1))
+    SELECT pg_advisory_xact_lock(d.k) FROM t, unnest($2) AS d (k)
+    """,
+    ("bigint", "bigint[]"),
 )
+LOCK_TABLE_KEYS = Statement("lock_table_keys", "SELECT pg_advisory_xact_lock($1)", ("bigint",))
 
 
 def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
-    """Locks keys that have no row to lock, until the transaction ends.
+    """Locks keys that have no row to lock, until the transaction ends; and shares the lock of all keys.
 
     Without it one queue deletes a key and another writes it at an older version, and both see nothing.
     """
-    names = (f"{table}\0{key}".encode() for key in keys)
-    numbers = (int.from_bytes(blake2b(n, digest_size=8).digest(), "big", signed=True) for n in names)
-    session.run(LOCK_ABSENT, bare_array(sorted(numbers)))
+    session.run(
+        LOCK_ABSENT, _lock_number(table), bare_array(sorted(_lock_number(table, key) for key in keys))
+    )
+
+
+def lock_all_keys(session: Session, table: str) -> None:
+    """Locks every key of a table that has no row, until the transaction ends, by one lock."""
+    session.run(LOCK_TABLE_KEYS, _lock_number(table))
+
+
+def _lock_number(table: str, key: str | None = None) -> int:
+    # No key holds NUL, and no name of a table: each pair has a text of its own.
+    name = f"{table}\0{key}" if key is not None else f"{table}\0\0"
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 LOAD_TOMBSTONES = Statement(
@@ -183,8 +212,9 @@ WRITE_TOMBSTONES = Statement(
 
 def write_tombstones(session: Session, table: str, versions: Mapping[str, int]) -> None:
     """Keeps the versions of Deletes. Under the rows' or the keys' locks; may run twice."""
-    if versions:
-        session.run(WRITE_TOMBSTONES, table, text_array(versions), bare_array(versions.values()))
+    for piece in in_pieces(list(versions.items())):
+        keys, numbers = zip(*piece, strict=True)
+        session.run(WRITE_TOMBSTONES, table, text_array(keys), bare_array(numbers))
 
 
 def document(table: Table, key: str, values: Document, bookkeeping: Document) -> Document:
@@ -207,4 +237,4 @@ def _encode(documents: Sequence[Document]) -> str:
 
 def _expect(count: int, wanted: Sequence[Any], statements: RowStatements) -> None:
     if count != len(wanted):
-        raise RowsChanged(f"{statements.name}: wrote {count} rows where the fold foresaw {len(wanted)}")
+        raise WriteSuppressed(statements.name, count, len(wanted))

@@ -52,6 +52,21 @@ queues = Table(
     CheckConstraint("length(failure_window) <= 200", name="failure_window_bounded"),
 )
 
+# Failed transactions in a row at one record. There is a row only while the surroundings fail.
+queue_failures = Table(
+    "queue_failures",
+    metadata,
+    Column("queue", Text, ForeignKey(queues.c.queue), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    # Events of one transaction, at most; NULL: as many as a message holds.
+    Column("batch_limit", Integer),
+    Column("error", Text, nullable=False),
+    now_column("failed_at"),
+)
+
 partition_progress = Table(
     "partition_progress",
     metadata,

@@ -1,5 +1,6 @@
-"""Applies one batch of a queue: deduplicated, folded, written and accounted for in ONE transaction."""
+"""Applies the batches of a queue: deduplicated, folded, written and accounted for in ONE transaction each."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,34 +11,26 @@ from sluice.db.apply import guard
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import Outcome
-from sluice.db.values import printable
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
 from sluice.tasks.apply.batch_message import Slice
-from sluice.tasks.apply.batch_writer import BatchWriter
+from sluice.tasks.apply.batch_writer import BatchWriter, SetAside
+from sluice.tasks.apply.chunks import Chunk, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.generation_writer import GenerationWriter
-from sluice.tasks.apply.guard import Judgement, belongs, first_unapplied, judge
+from sluice.tasks.apply.guard import Judgement, belongs, judge
+from sluice.tasks.apply.narrowing import after_failure, after_success
 from sluice.tasks.apply.retry import retry
-from sluice.tasks.apply.retry_policy import Step, Tries
-from sluice.tasks.events.decode import decode
+from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries, counts
 from sluice.tasks.fold.fold_state import EventResult
-from sluice.tasks.fold.plan import Planned, plan_event
+from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.registry import Registry
 
 log = structlog.get_logger("sluice.apply")
 
 MAX_REASON_CHARACTERS = 500  # of an error's text in `queues.halted_reason`
 _SUCCEEDED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is left of a message after the judgement without the lock; records are planned once."""
-
-    queue: str
-    slices: list[Slice]
-    planned: dict[tuple[str, int, int], Planned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +43,84 @@ class Applied:
     """Rows for others: events and calls that wait now."""
     undeclared: frozenset[str] = frozenset()
     """Topics of slices that were left: this process does not declare them."""
+    is_whole: bool = True
+    """Nothing of the message is left that the same worker can apply."""
+
+    def plus(self, later: "Applied") -> "Applied":
+        """Returns what this chunk of a message and a later one came to."""
+        return Applied(
+            self.outcomes + later.outcomes,
+            self.judgements + later.judgements,
+            self.outgoing + later.outgoing,
+            self.undeclared | later.undeclared,
+            later.is_whole,
+        )
+
+
+@dataclass(slots=True)
+class _Claims:
+    """The slices of a chunk as judged under the lock: those that are next in line, and the others."""
+
+    next: list[tuple[Slice, list[Planned]]] = field(default_factory=list)
+    left: list[Slice] = field(default_factory=list)
+    judgements: Counter[str] = field(default_factory=Counter)
+    undeclared: set[str] = field(default_factory=set)
 
 
 class Applier:
     """Applies batches over one session, one at a time. `apply` may run any number of times per batch."""
 
-    def __init__(self, session: Session, registry: Registry) -> None:
+    def __init__(self, session: Session, registry: Registry, set_aside: SetAside | None = None) -> None:
+        """`set_aside`: what is done with events that the surroundings keep from being applied."""
         self._session = session
         self._registry = registry
+        self._set_aside = set_aside
         self._generation_writer = GenerationWriter(session, registry)
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
-        """Applies what fits of the slices; None where it gave up or halted the queue: the bridge sends again.
+        """Applies what fits of the slices, in chunks that Postgres can take. One is the rule.
 
+        Returns None if it gave up or halted the queue before anything was applied: the bridge sends again.
         Returns normally in every case but a bug of ours: a message may always be acknowledged.
         """
+        message = MessageEvents(self._registry, slices)
+        started = time.monotonic()
+        total = Applied(Counter(), Counter())
+        while True:
+            applied = self._apply_chunk(queue, message, started)
+            if applied is None:
+                return total if total.outcomes else None
+            total = total.plus(applied)
+            # The bridge sends what is left again.
+            if applied.is_whole or time.monotonic() - started > PATIENCE_SECONDS:
+                break
+        for topic in sorted(total.undeclared):
+            if self._pace.allows(topic):
+                log.warning("undeclared topic left to other workers", topic=topic, queue=queue)
+        return total
+
+    def _apply_chunk(self, queue: str, message: MessageEvents, started: float) -> Applied | None:
         tries = Tries()
-        batch: Batch | None = None
+        chunk: Chunk | None = None
 
         def attempt() -> Applied:
-            nonlocal batch
-            if batch is None:
-                batch = self._prepare(queue, slices)
+            nonlocal chunk
+            if chunk is None:
+                # Without the lock, so that a storm of repeats costs no decoding.
+                chunk = message.next_chunk(guard.read_lanes(self._session, queue))
             # Idempotent: after a lost COMMIT the guard tells what was applied.
-            return self._attempt(batch, singly=tries.singly)
+            return self._attempt(queue, message, chunk, singly=tries.singly)
+
+        def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
+            nonlocal chunk
+            if chunk is not None and chunk.has_begun and counts(error):
+                self._count_failure(queue, chunk, error)
+                chunk = None
+            return tries.pause_after(error, time.monotonic() - started, jitter)
 
         try:
-            applied = retry(self._session, attempt, tries.pause_after, what=queue)
-            for topic in sorted(applied.undeclared):
-                if self._pace.allows(topic):
-                    log.warning("undeclared topic left to other workers", topic=topic, queue=queue)
-            return applied
+            return retry(self._session, attempt, pause_after, what=queue)
         except Exception as error:
             if tries.step is Step.HALT:
                 self._halt(queue, error)
@@ -94,105 +133,120 @@ class Applier:
                 )
             return None
 
-    def _prepare(self, queue: str, slices: Sequence[Slice]) -> Batch:
-        """Drops what is applied, without the lock, so that a storm of repeats costs no decoding."""
-        lanes = guard.read_lanes(self._session, queue)
-        batch = Batch(queue, [])
-        for piece in slices:
-            applied = lanes.applied.get((piece.topic, piece.partition), -1)
-            if piece.epoch == lanes.epoch and piece.last <= applied:
-                continue
-            batch.slices.append(piece)
-            # Of a topic that this code does not declare nothing is decoded; its slice is left under the lock.
-            topic = self._registry.topics.get(piece.topic)
-            if topic is None or piece.epoch != lanes.epoch:
-                continue
-            for record in piece.records[first_unapplied([r.offset for r in piece.records], applied) :]:
-                decoded = decode(topic, piece.topic_id, piece.partition, record)
-                place = (piece.topic, piece.partition, record.offset)
-                batch.planned[place] = plan_event(self._registry, topic, decoded)
-        return batch
-
-    def _attempt(self, batch: Batch, *, singly: bool) -> Applied:
-        judgements: Counter[str] = Counter()
-        undeclared: set[str] = set()
-        if not batch.slices:
-            return Applied(Counter(), judgements)
+    def _attempt(self, queue: str, message: MessageEvents, chunk: Chunk, *, singly: bool) -> Applied:
+        chunk.has_begun = False
+        if not chunk.slices:
+            return Applied(Counter(), Counter())
         with self._session.transaction():
-            row = guard.lock_queue(self._session, batch.queue)
+            row = guard.lock_queue(self._session, queue)
             if row is None:
-                raise DeploymentBroken(f"queue {batch.queue} has no row: run `sluice init`")
+                raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
             faults.reach("apply.begun")
-            lanes = guard.read_lanes(self._session, batch.queue)
-            applied = dict(lanes.applied)
-            events: list[Planned] = []
-            for piece in batch.slices:
-                lane = (piece.topic, piece.partition)
-                before = applied.get(lane, -1)
-                judgement = judge(
-                    epoch=piece.epoch,
-                    prev=piece.prev,
-                    last=piece.last,
-                    current_epoch=lanes.epoch,
-                    applied_offset=before,
-                )
-                if judgement is Judgement.NEXT and not _belongs(piece, batch.queue, lanes):
-                    judgement = Judgement.MISROUTED
-                    log.warning("slice misrouted", queue=batch.queue, topic=piece.topic)
-                if judgement is Judgement.NEXT and piece.topic not in self._registry.topics:
-                    # Left, not refused: its lane waits for a process that declares it, the others go on.
-                    judgement = Judgement.UNDECLARED
-                    undeclared.add(piece.topic)
-                judgements[judgement.value] += 1
-                if judgement is Judgement.NEXT:
-                    events += self._events(batch, piece, before)
-                    applied[lane] = piece.last
-            if not events:
-                return Applied(Counter(), judgements, undeclared=frozenset(undeclared))
-            snapshot = self._generation_writer.read_projection_snapshot()
-            writer = BatchWriter(
-                self._session,
-                self._registry,
-                queue=batch.queue,
-                entity=batch.queue.rpartition(".")[0],
-                generations=snapshot.live,
-            )
-            settled = writer.settle(events, singly=singly)
-            verdict = self._judge_deaths(row, settled)
-            steps = _steps(settled, applied)
-            assert lanes.epoch is not None
-            guard.advance_lanes(self._session, batch.queue, lanes.epoch, steps)
-            if row != guard.QueueRow(None, verdict.failure_window, verdict.accepted_deaths):
-                guard.update_queue(
-                    self._session,
-                    batch.queue,
-                    failure_window=verdict.failure_window,
-                    accepted_deaths=verdict.accepted_deaths,
-                )
-            moved = {(step.topic, step.partition): step.applied_offset for step in steps}
-            self._generation_writer.sync(snapshot, batch.queue, lanes.applied, moved, settled)
-            faults.reach("apply.before_commit")
+            lanes = guard.read_lanes(self._session, queue)
+            claims = self._judge(queue, message, chunk, lanes)
+            events = [event for _, planned in claims.next for event in planned]
+            settled: list[EventResult] = []
+            if events:
+                chunk.has_begun, chunk.failures = True, lanes.failures
+                settled = self._settle(queue, row, lanes, claims, events, singly=singly)
+                faults.reach("apply.before_commit")
         faults.reach("apply.committed")
-        if row.halted_reason is not None:
-            log.warning("queue goes on", queue=batch.queue, was_halted_for=row.halted_reason)
-        outcomes: Counter[str] = Counter(s.outcome for s in settled if s.outcome)
+        message.leave(claims.left)
+        if settled and row.halted_reason is not None:
+            log.warning("queue goes on", queue=queue, was_halted_for=row.halted_reason)
         return Applied(
-            outcomes, judgements, sum(s.outgoing for s in settled), undeclared=frozenset(undeclared)
+            Counter(s.outcome for s in settled if s.outcome),
+            claims.judgements,
+            sum(s.outgoing for s in settled),
+            frozenset(claims.undeclared),
+            is_whole=not chunk.is_cut and len(settled) == len(events),
         )
 
-    def _events(self, batch: Batch, piece: Slice, applied_offset: int) -> list[Planned]:
-        unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied_offset) :]
-        return [self._planned(batch, piece, record.offset) for record in unapplied]
+    def _judge(self, queue: str, message: MessageEvents, chunk: Chunk, lanes: guard.Lanes) -> _Claims:
+        claims = _Claims()
+        applied = dict(lanes.applied)
+        for piece in chunk.slices:
+            lane = (piece.topic, piece.partition)
+            before = applied.get(lane, -1)
+            judgement = judge(
+                epoch=piece.epoch,
+                prev=piece.prev,
+                last=piece.last,
+                current_epoch=lanes.epoch,
+                applied_offset=before,
+            )
+            if judgement is Judgement.NEXT and not _belongs(piece, queue, lanes):
+                judgement = Judgement.MISROUTED
+                log.warning("slice misrouted", queue=queue, topic=piece.topic)
+            if judgement is Judgement.NEXT and piece.topic not in self._registry.topics:
+                # Left, not refused: its lane waits for a process that declares it, the others go on.
+                judgement = Judgement.UNDECLARED
+                claims.undeclared.add(piece.topic)
+            claims.judgements[judgement.value] += 1
+            if judgement is Judgement.NEXT:
+                claims.next.append((piece, message.events_of(piece, before)))
+                applied[lane] = piece.last
+            elif judgement is not Judgement.REPEATED:
+                claims.left.append(piece)
+        return claims
 
-    def _planned(self, batch: Batch, piece: Slice, offset: int) -> Planned:
-        place = (piece.topic, piece.partition, offset)
-        if place not in batch.planned:
-            # Postgres was moved back, or re-routed, between the judgements: rare, and worth no cleverness.
-            record = next(r for r in piece.records if r.offset == offset)
-            topic = self._registry.topics[piece.topic]
-            decoded = decode(topic, piece.topic_id, piece.partition, record)
-            batch.planned[place] = plan_event(self._registry, topic, decoded)
-        return batch.planned[place]
+    def _settle(
+        self,
+        queue: str,
+        row: guard.QueueRow,
+        lanes: guard.Lanes,
+        claims: _Claims,
+        events: Sequence[Planned],
+        *,
+        singly: bool,
+    ) -> list[EventResult]:
+        """Settles the first of the events, mostly all, and moves their lanes."""
+        snapshot = self._generation_writer.read_projection_snapshot()
+        limit = None if lanes.failures is None else lanes.failures.batch_limit
+        writer = BatchWriter(
+            self._session,
+            self._registry,
+            queue=queue,
+            entity=queue.rpartition(".")[0],
+            generations=snapshot.live,
+            set_aside=self._set_aside,
+            limit=limit,
+        )
+        settled = writer.settle(events, singly=singly or limit is not None)
+        verdict = self._judge_deaths(row, settled)
+        moved = reached(claims.next, len(settled))
+        assert lanes.epoch is not None
+        guard.advance_lanes(self._session, queue, lanes.epoch, _steps(settled, moved))
+        if row != guard.QueueRow(None, verdict.failure_window, verdict.accepted_deaths):
+            guard.update_queue(
+                self._session,
+                queue,
+                failure_window=verdict.failure_window,
+                accepted_deaths=verdict.accepted_deaths,
+            )
+        if lanes.failures is not None:
+            self._note_success(queue, lanes.failures)
+        self._generation_writer.sync(snapshot, queue, lanes.applied, moved, settled)
+        return settled
+
+    def _note_success(self, queue: str, failures: guard.QueueFailures) -> None:
+        left = after_success(failures)
+        if left is None:
+            guard.clear_failures(self._session, queue)
+        else:
+            guard.note_failures(self._session, queue, left)
+
+    def _count_failure(self, queue: str, chunk: Chunk, error: Exception) -> None:
+        """Counts a failed transaction, in one of its own. Best effort: it is counted the next time."""
+        if chunk.first is None:
+            return
+        failures = after_failure(chunk.failures, chunk.first, chunk.events)
+        text = printable(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
+        try:
+            guard.note_failures(self._session, queue, failures, text)
+        except Exception as second:
+            log.info("failure not counted", queue=queue, error=str(second)[:200])
+            self._session.close()
 
     def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[EventResult]) -> BreakerState:
         tried = (s for s in settled if not s.known and (s.outcome in _SUCCEEDED or self._counts_as_death(s)))
@@ -218,7 +272,8 @@ class Applier:
         except Exception as second:
             # Not marked, so not slowed down: the bridge sends the batch again, and it is tried again.
             log.error("queue could not be halted", queue=queue, reason=reason, error=str(second))
-            self._session.close()
+        # A prepared plan may outlive what is mended, as that of a rule by which a statement does nothing.
+        self._session.close()
 
 
 def _belongs(piece: Slice, queue: str, lanes: guard.Lanes) -> bool:
@@ -227,12 +282,12 @@ def _belongs(piece: Slice, queue: str, lanes: guard.Lanes) -> bool:
     return belongs((record.key for record in piece.records), queue, shards=lanes.shards)
 
 
-def _steps(settled: Sequence[EventResult], applied: dict[tuple[str, int], int]) -> list[guard.LaneStep]:
-    counts: dict[tuple[str, int], Counter[str]] = {}
+def _steps(settled: Sequence[EventResult], moved: dict[tuple[str, int], int]) -> list[guard.LaneStep]:
+    counts: dict[tuple[str, int], Counter[str]] = {lane: Counter() for lane in moved}
     for one in settled:
         decoded = one.planned.decoded
-        count = counts.setdefault((decoded.topic, decoded.partition), Counter())
+        count = counts[decoded.topic, decoded.partition]
         if one.outcome is not None:
             count[one.outcome] += 1
         count["call_conflict"] += one.call_conflicts
-    return [guard.LaneStep(*lane, applied[lane], count) for lane, count in counts.items()]
+    return [guard.LaneStep(*lane, moved[lane], count) for lane, count in counts.items()]

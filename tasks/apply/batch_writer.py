@@ -1,11 +1,16 @@
-"""Folds events and writes what they come to, within a transaction that somebody else began and commits."""
+"""Folds events and writes what they come to, within a transaction that the caller begins and commits."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from sluice.db.connection import Session
-from sluice.db.errors import QUERY_CANCELED, Fault, sqlstate, whose_fault
+from sluice.db.errors import Fault, WriteSuppressed, needs_new_connection, whose_fault
 from sluice.db.records import Outcome
-from sluice.tasks.apply.fold_io import FoldIO
+from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
+from sluice.tasks.apply.fold_io import FoldIO, LetterNotStored
+from sluice.tasks.apply.row_store import AbsentKeyLocks
+from sluice.tasks.apply.single_events import SingleEvents, may_be_set_aside
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FoldResult
@@ -14,9 +19,24 @@ from sluice.tasks.fold.registry import Registry
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
 
+# In the rest of a pass in which an event was held up: the others wait for less.
+SHORT_LIMITS = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '100ms'"
+USUAL_LIMITS = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT"
+
+T = TypeVar("T")
+
+
+class SetAside(Protocol):
+    """Keeps an event in Postgres that the surroundings keep from being applied, so that its lane goes on."""
+
+    def __call__(
+        self, session: Session, store: FoldIO, queue: str, planned: Planned, error: Exception
+    ) -> EventResult:
+        """Writes the event as one that waits for a retry, under the queue's lock. Returns its result."""
+
 
 class BatchWriter:
-    """Settles events of one queue, whose lock the caller holds."""
+    """Settles events of one queue, whose lock the caller holds. One transaction."""
 
     def __init__(
         self,
@@ -27,11 +47,14 @@ class BatchWriter:
         entity: str,
         generations: Mapping[str, int],
         redriving: bool = False,
+        set_aside: SetAside | None = None,
+        limit: int | None = None,
     ) -> None:
         """`generations`: projection → its live one, as read under the lock.
 
         `redriving`: these are letters of one entity, which are applied although they are known and it is
-        parked. Letters and identities are then left to the caller, who knows what they were.
+        parked. All are settled. Letters and identities are then left to the caller, who knows what they were.
+        `set_aside` is None: what the surroundings refuse is raised. `limit`: events of a pass event by event.
         """
         self._session = session
         self._registry = registry
@@ -39,48 +62,108 @@ class BatchWriter:
         self._entity = entity
         self._generations = generations
         self._redriving = redriving
+        self._set_aside = set_aside
+        self._limit = limit
+        self._locks = AbsentKeyLocks()
 
     def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
-        """What became of the events, written. Raises what Postgres refuses, unless they go singly."""
-        return self._settle_singly(events) if singly else self._settle(events)
+        """Writes what becomes of the events, or of the first of them. Returns their results.
 
-    def _settle(self, events: Sequence[Planned]) -> list[EventResult]:
-        store = self._store()
+        Raises what Postgres refuses. Event by event it raises only what is no event's fault.
+        """
+        if singly:
+            return self._settle_singly(events)
+        until = time.monotonic() + HANDLER_BUDGET_SECONDS
+        is_over = None if self._redriving else lambda: time.monotonic() >= until
+        return self._settle(self._store(), events, is_over)
+
+    def _settle(
+        self, store: FoldIO, events: Sequence[Planned], is_over: Callable[[], bool] | None = None
+    ) -> list[EventResult]:
         memory = store.load(events)
-        folded = fold(events, memory)
+        folded = fold(events, memory, is_over)
         store.write_back(self._queue, memory, folded)
         self._session.defer(CHECK_CONSTRAINTS)
         return folded.settled
 
     def _settle_singly(self, events: Sequence[Planned]) -> list[EventResult]:
         """Event by event, each in a savepoint: what Postgres refuses is that event's death."""
-        settled: list[EventResult] = []
+        done = SingleEvents(self._limit)
         for event in events:
-            if self._redriving and settled and _blocks(settled[-1]):
-                settled.append(EventResult(event, Outcome.WAITING))
+            if self._redriving and done.settled and _blocks(done.settled[-1]):
+                done.settled.append(EventResult(event, Outcome.WAITING))
                 continue
-            self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
-            try:
-                one = self._settle([event])
-                self._session.command("RELEASE SAVEPOINT event")
-            except Exception as error:
-                if whose_fault(error) is not Fault.EVENT and sqlstate(error) != QUERY_CANCELED:
-                    raise
-                self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                one = self._bury(event, EventFault.of(error))
-            settled += one
-        return settled
+            if not self._redriving and done.is_enough():
+                break
+            done.settled.append(self._settle_one(event, done))
+        done.check()
+        if done.aside:
+            self._session.command(USUAL_LIMITS)
+        return done.settled
 
-    def _bury(self, event: Planned, fault: EventFault) -> list[EventResult]:
+    def _settle_one(self, event: Planned, done: SingleEvents) -> EventResult:
         store = self._store()
+        try:
+            [one] = self._in_savepoint(lambda: self._settle(store, [event]))
+            done.written_tables |= store.written_tables
+            return one
+        except LetterNotStored:
+            return self._in_savepoint(lambda: self._settle(self._store(cut_letters=True), [event]))[0]
+        except WriteSuppressed as error:
+            done.suppressed.append(error)
+            fault = EventFault.of(error)
+        except Exception as error:
+            if self._set_aside is not None and may_be_set_aside(error):
+                one = self._put_aside(self._set_aside, event, error)
+                done.aside.append((one, error))
+                return one
+            if whose_fault(error) is not Fault.EVENT:
+                raise
+            fault = EventFault.of(error)
+        return self._with_letter(lambda store: self._bury(store, event, fault))
+
+    def _put_aside(self, set_aside: SetAside, event: Planned, error: Exception) -> EventResult:
+        one = self._with_letter(lambda store: set_aside(self._session, store, self._queue, event, error))
+        # Further events that are held up must not use up the time of those that are not.
+        self._session.command(SHORT_LIMITS)
+        return one
+
+    def _bury(self, store: FoldIO, event: Planned, fault: EventFault) -> EventResult:
         memory = store.load([])
         dead = FoldResult()
         dead.bury(event, fault, memory)
         store.write_back(self._queue, memory, dead)
-        return dead.settled
+        return dead.settled[0]
 
-    def _store(self) -> FoldIO:
-        return FoldIO(self._session, self._entity, self._generations, self._redriving)
+    def _with_letter(self, write: Callable[[FoldIO], T]) -> T:
+        """Runs what stores one letter; again with the letter cut, if Postgres does not take it whole."""
+        try:
+            return self._in_savepoint(lambda: write(self._store()))
+        except LetterNotStored:
+            return self._in_savepoint(lambda: write(self._store(cut_letters=True)))
+
+    def _in_savepoint(self, action: Callable[[], T]) -> T:
+        self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
+        held = dict(self._locks.held)
+        try:
+            result = action()
+            self._session.command("RELEASE SAVEPOINT event")
+            return result
+        except Exception as error:
+            if not needs_new_connection(error):
+                self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
+                self._locks.held = held
+            raise
+
+    def _store(self, *, cut_letters: bool = False) -> FoldIO:
+        return FoldIO(
+            self._session,
+            self._entity,
+            self._generations,
+            self._redriving,
+            locks=self._locks,
+            cut_letters=cut_letters,
+        )
 
 
 def _blocks(settled: EventResult) -> bool:

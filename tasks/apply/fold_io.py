@@ -4,18 +4,32 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
+import psycopg2
 
 from sluice.db.apply import dead_letters, identities, outgoing
 from sluice.db.connection import Session
+from sluice.db.errors import QUERY_CANCELED
 from sluice.db.records import DeadLetterRow, Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.kafka_io.bounded_record import bounded, count_bytes
 from sluice.runtime.settings import read_source
-from sluice.tasks.apply.row_store import RowStore
+from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
 from sluice.tasks.events.flaws import write_flaw
 from sluice.tasks.fold.fold import effect_key
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, called_effects
 from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
+
+KEPT_BYTES = 65_536  # of key and headers of a letter that is stored without its value
+NOT_WHOLE = " (Postgres did not store the value in time; `sluice dlq redrive` reads it from Kafka)"
+
+
+class LetterNotStored(Exception):
+    """One dead letter alone took Postgres too long, or too much. It fits without the record's value."""
+
+    def __init__(self, error: psycopg2.Error) -> None:
+        super().__init__(str(error))
+        self.pgcode = error.pgcode
 
 
 class FoldIO:
@@ -27,12 +41,24 @@ class FoldIO:
         entity: str,
         generations: Mapping[str, int],
         redriving: bool = False,
+        *,
+        locks: AbsentKeyLocks | None = None,
+        cut_letters: bool = False,
     ) -> None:
-        """`entity` is the entity type of all events, `generations` the live ones; the rest: `BatchWriter`."""
+        """`entity` is the entity type of all events, `generations` the live ones; the rest: `BatchWriter`.
+
+        `locks`: those of the transaction. `cut_letters`: letters are stored without their values.
+        """
         self._session = session
         self._entity = entity
         self._redriving = redriving
-        self._rows = RowStore(session, generations)
+        self._rows = RowStore(session, generations, locks)
+        self._cut_letters = cut_letters
+
+    @property
+    def written_tables(self) -> set[str]:
+        """Names of the tables whose rows `write_back` wrote."""
+        return self._rows.written_tables
 
     def load(self, events: Sequence[Planned]) -> FoldState:
         """Identities, effect keys and locked rows that these events are known to need."""
@@ -63,12 +89,20 @@ class FoldIO:
         outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
         if self._redriving:
             return
-        letters = [_letter(settled) for settled in folded.settled if settled.error is not None]
-        dead_letters.insert_dead_letters(self._session, queue, self._entity, letters)
+        self._write_letters(queue, [s for s in folded.settled if s.error is not None])
         reasons = [(key, printable(reason)[:MAX_ERROR_CHARACTERS]) for key, reason in folded.parked]
         dead_letters.park_entities(self._session, self._entity, queue, reasons)
         new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
         identities.insert_identities(self._session, new)
+
+    def _write_letters(self, queue: str, settled: Sequence[EventResult]) -> None:
+        letters = [_letter(one, cut=self._cut_letters) for one in settled]
+        try:
+            dead_letters.insert_dead_letters(self._session, queue, self._entity, letters)
+        except psycopg2.Error as error:
+            if len(letters) == 1 and not self._cut_letters and _is_too_large(error):
+                raise LetterNotStored(error) from None
+            raise
 
     def _load_effects(self, events: Sequence[Planned], memory: FoldState) -> None:
         keys = {
@@ -104,11 +138,19 @@ def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
     )
 
 
-def _letter(settled: EventResult) -> DeadLetterRow:
+def _is_too_large(error: psycopg2.Error) -> bool:
+    code = error.pgcode or ""
+    return code == QUERY_CANCELED or code[:2] in ("53", "54")
+
+
+def _letter(settled: EventResult, *, cut: bool) -> DeadLetterRow:
     decoded, outcome, error = settled.planned.decoded, settled.outcome, settled.error
     assert outcome is not None
     assert error is not None
-    record = decoded.record
+    text, record = error.text, decoded.record
+    if cut and record.value:
+        record = bounded(record, min(KEPT_BYTES, count_bytes(record) - 1))
+        text = f"{text[: MAX_ERROR_CHARACTERS - len(NOT_WHOLE)]}{NOT_WHOLE}"
     headers = [(printable(name), None if value is None else value.hex()) for name, value in record.headers]
     return DeadLetterRow(
         decoded.topic,
@@ -126,7 +168,7 @@ def _letter(settled: EventResult) -> DeadLetterRow:
         decoded.source,
         outcome,
         error.error_class,
-        error.text,
+        text,
         None if record.flaw is None else write_flaw(record.flaw),
         1 if record.flaw is None else FLAWED_LETTER_FORMAT,
     )

@@ -3,14 +3,22 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from sluice.db.errors import QUERY_CANCELED, STALE_PLAN, Fault, RowsChanged, sqlstate, whose_fault
+from sluice.db.errors import (
+    LOCK_NOT_AVAILABLE,
+    QUERY_CANCELED,
+    STALE_PLAN,
+    Fault,
+    RowsChanged,
+    sqlstate,
+    whose_fault,
+)
 from sluice.runtime.backoff import backoff_seconds
 
 PATIENCE_SECONDS = 20.0  # then the task returns: the bridge still holds the batch, and sends it again
 FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within one transaction
 LONGEST_PAUSE_SECONDS = 2.0  # a restarted Postgres should be used at once, and the patience is short
 MAX_ROWS_CHANGED = 5  # somebody else keeps writing to these rows: smaller steps meet him less
-MAX_CANCELED = 2  # the batch is too slow as one: a single event may be the reason
+MAX_HELD_UP = 2  # by a time-out or a lock: a single event may be the reason
 
 
 class Step(Enum):
@@ -22,13 +30,19 @@ class Step(Enum):
     GIVE_UP = "give up"  # out of patience; nothing is lost
 
 
+def counts(error: Exception) -> bool:
+    """Returns True for a failure that a smaller batch may avoid: Postgres answered, or rows changed."""
+    answered = isinstance(error, RowsChanged) or sqlstate(error) is not None
+    return answered and whose_fault(error) is Fault.SURROUNDINGS
+
+
 @dataclass(slots=True)
 class Tries:
     """Failed attempts at one batch."""
 
     attempts: int = 0
     rows_changed: int = 0
-    canceled: int = 0
+    held_up: int = 0
     stale_plans: int = 0
     singly: bool = False
     step: Step | None = None
@@ -44,7 +58,7 @@ class Tries:
         self.attempts += 1
         code = sqlstate(error)
         self.rows_changed += isinstance(error, RowsChanged)
-        self.canceled += code == QUERY_CANCELED
+        self.held_up += code in (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
         self.stale_plans += code in STALE_PLAN
         fault = whose_fault(error)
         if fault is Fault.DEPLOYMENT or self.stale_plans > 1:
@@ -54,7 +68,7 @@ class Tries:
         if fault is Fault.EVENT:
             # Event by event, a refusal is caught at its event. One that still comes here is nobody's.
             step = Step.HALT if self.singly else Step.SINGLY
-        elif self.rows_changed >= MAX_ROWS_CHANGED or self.canceled >= MAX_CANCELED:
+        elif self.rows_changed >= MAX_ROWS_CHANGED or self.held_up >= MAX_HELD_UP:
             step = Step.SINGLY
         else:
             step = Step.AGAIN

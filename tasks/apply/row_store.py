@@ -13,13 +13,38 @@ from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, generation_
 from sluice.tasks.fold.plan import Planned, touched_rows
 from sluice.tasks.fold.versioned_row import Row
 
+KEY_LOCKS = 256  # of one table in one transaction: the server's lock table has room for some thousands
+
+
+class AbsentKeyLocks:
+    """The keys without a row that one transaction locks: few one by one, many by a lock of their table."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+        """Locks per table. A rollback to a savepoint takes back those that were taken since."""
+
+    def take(self, session: Session, table: str, keys: Sequence[str]) -> None:
+        """Locks the keys of a table until the transaction ends."""
+        held = self.held.get(table, 0)
+        if held > KEY_LOCKS:
+            return
+        self.held[table] = held + len(keys)
+        if held + len(keys) > KEY_LOCKS:
+            rows.lock_all_keys(session, table)
+        else:
+            rows.lock_absent_keys(session, table, keys)
+
 
 class RowStore:
     """The rows of one fold: `load`, `load_row` while it goes on, then `write`, in one transaction."""
 
-    def __init__(self, session: Session, generations: Mapping[str, int]) -> None:
-        """`generations`: projection → the one whose rows these are."""
+    def __init__(
+        self, session: Session, generations: Mapping[str, int], locks: AbsentKeyLocks | None = None
+    ) -> None:
+        """`generations`: projection → the one whose rows these are. `locks`: those of the transaction."""
+        self.written_tables: set[str] = set()
         self._session = session
+        self._locks = locks or AbsentKeyLocks()
         self._generations = generations
         self._statements: dict[Table, rows.RowStatements] = {}
         self._loaded: dict[tuple[Table, str], Row] = {}
@@ -70,7 +95,7 @@ class RowStore:
         if shape.deletable:
             absent = [key for key in keys if key not in found]
             if absent:
-                rows.lock_absent_keys(self._session, statements.name, absent)
+                self._locks.take(self._session, statements.name, absent)
                 found |= {row[shape.key]: row for row in rows.load_rows(self._session, statements, absent)}
             tombstones = rows.load_tombstones(self._session, statements.name, keys)
         loaded = {(table, key): _row(table, found.get(key), tombstones.get(key)) for key in keys}
@@ -99,6 +124,8 @@ class RowStore:
         if inserted:
             rows.insert_rows(self._session, statements, inserted)
         rows.write_tombstones(self._session, statements.name, tombstones)
+        if gone or updated or inserted:
+            self.written_tables.add(statements.name)
 
 
 def _row(table: Table, loaded: dict[str, Any] | None, tombstone: int | None) -> Row:

@@ -1,6 +1,6 @@
 """The fold: events in record order against rows in memory. Pure; the same code is the oracle of the tests."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, assert_never, cast
 from uuid import UUID
@@ -48,14 +48,19 @@ _BY_RESULT = {
 }
 
 
-def fold(events: Iterable[Planned], memory: FoldState) -> FoldResult:
+def fold(
+    events: Iterable[Planned], memory: FoldState, is_over: Callable[[], bool] | None = None
+) -> FoldResult:
     """Settles each event in turn; an event's own fault is its outcome.
 
+    No further event is begun once `is_over` returns True: then the first of them are settled, at least one.
     Raises what `FoldState.refuse` raises, and the error of a failed load: a lost connection must not bury an
     event.
     """
     folded = FoldResult()
     for planned in events:
+        if is_over is not None and folded.settled and is_over():
+            break
         try:
             folded.settled.append(_settle(planned, memory, folded))
         except _Died as died:

@@ -3,13 +3,13 @@
 import psycopg2
 import pytest
 
-from sluice.db.errors import DeploymentBroken, RowsChanged
-from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries
+from sluice.db.errors import DeploymentBroken, RowsChanged, WriteSuppressed
+from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries, counts
 from tests.unit.db.test_errors import Answer
 
 AGAIN, SINGLY, HALT, GIVE_UP = Step.AGAIN, Step.SINGLY, Step.HALT, Step.GIVE_UP
 LOST = psycopg2.OperationalError("server closed the connection")
-CHANGED, DEADLOCK = RowsChanged("somebody else wrote"), Answer("40P01")
+CHANGED, DEADLOCK, HELD = RowsChanged("another writer"), Answer("40P01"), Answer("55P03")
 CANCELED, STALE_PLAN, UNIQUE, MISSING = Answer("57014"), Answer("0A000"), Answer("23505"), Answer("42P01")
 
 CASES: list[tuple[str, list[Exception], list[Step]]] = [
@@ -17,6 +17,9 @@ CASES: list[tuple[str, list[Exception], list[Step]]] = [
     ("a deadlock", [DEADLOCK], [AGAIN]),
     ("rows changed five times", [CHANGED] * 6, [AGAIN] * 4 + [SINGLY] * 2),
     ("canceled twice", [CANCELED, CANCELED], [AGAIN, SINGLY]),
+    ("a held row twice", [HELD, HELD], [AGAIN, SINGLY]),
+    ("a time-out and a held row", [CANCELED, HELD], [AGAIN, SINGLY]),
+    ("a write that was suppressed", [WriteSuppressed("t", 0, 1)], [SINGLY]),
     ("a stale plan once", [STALE_PLAN], [AGAIN]),
     ("a stale plan twice", [STALE_PLAN, STALE_PLAN], [AGAIN, HALT]),
     ("stale plans of both kinds", [STALE_PLAN, Answer("26000")], [AGAIN, HALT]),
@@ -58,3 +61,13 @@ def test_only_further_attempts_have_a_pause() -> None:
     assert Tries().pause_after(UNIQUE, 0, 0) == 0.1
     assert Tries().pause_after(LOST, PATIENCE_SECONDS + 1, 0.5) is None
     assert Tries().pause_after(MISSING, 0, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [(DEADLOCK, True), (CHANGED, True), (CANCELED, True), (HELD, True), (STALE_PLAN, True),
+     (LOST, False), (UNIQUE, False), (MISSING, False), (KeyError("x"), False)],
+    ids=repr,
+)  # fmt: skip
+def test_failures_that_a_smaller_batch_may_avoid_are_counted(error: Exception, counted: bool) -> None:
+    assert counts(error) is counted

@@ -1,0 +1,118 @@
+"""Cuts a message into chunks, each of which one transaction applies."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sluice.db.apply.guard import Lanes, QueueFailures
+from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
+from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.apply.guard import first_unapplied
+from sluice.tasks.events.decode import decode
+from sluice.tasks.fold.plan import Planned, plan_event
+from sluice.tasks.fold.registry import Registry
+
+HANDLER_BUDGET_SECONDS = 1.0
+"""Time spent in handlers after which no further event is begun, before a transaction and within it."""
+
+RecordPlace: TypeAlias = tuple[str, int, int]
+"""A record: (topic, partition, offset)."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The next slices of a message, of which the last one may be cut."""
+
+    slices: list[Slice] = field(default_factory=list)
+    is_cut: bool = False
+    """The message holds more."""
+    first: RecordPlace | None = None
+    """Its first event; None: none of its records are known to be new."""
+    events: int = 0
+    has_begun: bool = False
+    """Its newest transaction held the queue's lock and had events to apply."""
+    failures: QueueFailures | None = None
+    """As read by that transaction."""
+
+
+class MessageEvents:
+    """The slices of a message and their events. Each record is decoded and planned once."""
+
+    def __init__(
+        self, registry: Registry, slices: Sequence[Slice], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._registry = registry
+        self._slices = list(slices)
+        self._planned: dict[RecordPlace, Planned] = {}
+        self._clock = clock
+
+    def next_chunk(self, lanes: Lanes) -> Chunk:
+        """Returns what was not applied before, as far as the handlers run within their budget.
+
+        `lanes` may be read without the lock: what is applied is never applied again.
+        """
+        until = self._clock() + HANDLER_BUDGET_SECONDS
+        chunk = Chunk()
+        for piece in self._slices:
+            applied = lanes.applied.get((piece.topic, piece.partition), -1)
+            if piece.epoch == lanes.epoch and piece.last <= applied:
+                continue
+            # Of a topic that this code does not declare nothing is decoded; its slice is left under the lock.
+            if piece.topic not in self._registry.topics or piece.epoch != lanes.epoch:
+                chunk.slices.append(piece)
+                continue
+            first = first_unapplied([r.offset for r in piece.records], applied)
+            taken = self._take(piece, first, chunk, until)
+            chunk.is_cut = taken < len(piece.records)
+            if taken > first:
+                chunk.slices.append(piece._replace(records=piece.records[:taken]) if chunk.is_cut else piece)
+            if chunk.is_cut:
+                break
+        return chunk
+
+    def events_of(self, piece: Slice, applied: int) -> list[Planned]:
+        """Returns the events of a slice above an offset."""
+        unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
+        # Postgres was moved back, or re-routed, since the chunk was cut: what is not planned yet is rare.
+        return [self._plan(piece, record) for record in unapplied]
+
+    def leave(self, pieces: Sequence[Slice]) -> None:
+        """Forgets the lanes of slices that cannot be applied now."""
+        lanes = {(piece.topic, piece.partition) for piece in pieces}
+        self._slices = [piece for piece in self._slices if (piece.topic, piece.partition) not in lanes]
+
+    def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
+        """Plans events of a slice while the budget lasts. Returns the number of the first that is left."""
+        for number in range(first, len(piece.records)):
+            if chunk.events and self._clock() >= until:
+                return number
+            self._plan(piece, piece.records[number])
+            chunk.first = chunk.first or (piece.topic, piece.partition, piece.records[number].offset)
+            chunk.events += 1
+        return len(piece.records)
+
+    def _plan(self, piece: Slice, record: Record) -> Planned:
+        place = (piece.topic, piece.partition, record.offset)
+        planned = self._planned.get(place)
+        if planned is None:
+            topic = self._registry.topics[piece.topic]
+            planned = plan_event(
+                self._registry, topic, decode(topic, piece.topic_id, piece.partition, record)
+            )
+            self._planned[place] = planned
+        return planned
+
+
+def reached(claims: Sequence[tuple[Slice, Sequence[Planned]]], settled: int) -> dict[Place, int]:
+    """Returns how far each lane is once so many of the events of the slices are settled, in this order."""
+    offsets: dict[Place, int] = {}
+    for piece, events in claims:
+        if settled <= 0:
+            break
+        whole = settled >= len(events)
+        last = piece.last if whole else events[settled - 1].decoded.record.offset
+        offsets[piece.topic, piece.partition] = last
+        settled -= len(events)
+    return offsets

@@ -1,0 +1,72 @@
+"""Events settled one by one in one transaction: when they are enough, and whether they may stand. Pure."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sluice.db.errors import DeploymentBroken, WriteSuppressed, needs_new_connection, sqlstate
+from sluice.db.records import Outcome
+from sluice.tasks.fold.fold_state import EventResult
+
+PASS_SECONDS = 10.0  # then the events so far are committed
+LONGEST_SECONDS = 20.0  # the same, although an event that was set aside may not stand
+_SET_ASIDE_CODES = ("57014", "55P03")
+_SET_ASIDE_CLASSES = ("53", "58")
+
+
+def may_be_set_aside(error: Exception) -> bool:
+    """Returns True for an error of the surroundings that may concern one event alone."""
+    code = sqlstate(error) or ""
+    alone = code in _SET_ASIDE_CODES or code[:2] in _SET_ASIDE_CLASSES
+    return alone and not needs_new_connection(error)
+
+
+@dataclass(slots=True)
+class SingleEvents:
+    """Results of a pass event by event. `limit` is in events; None: no limit."""
+
+    limit: int | None = None
+    clock: Callable[[], float] = time.monotonic
+    settled: list[EventResult] = field(default_factory=list)
+    written_tables: set[str] = field(default_factory=set)
+    aside: list[tuple[EventResult, Exception]] = field(default_factory=list)
+    suppressed: list[WriteSuppressed] = field(default_factory=list)
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+
+    def is_enough(self) -> bool:
+        """Returns True if the events so far are to be committed before further ones are tried.
+
+        An event that waits for another one to prove its server or its table sound makes the pass longer.
+        """
+        seconds = self.clock() - self._started
+        if seconds >= LONGEST_SECONDS:
+            return True
+        is_full = self.limit is not None and len(self.settled) >= self.limit
+        return (is_full or seconds >= PASS_SECONDS) and self._error() is None
+
+    def check(self) -> None:
+        """Raises what must undo the pass: the server, or a table, may work for no event at all."""
+        error = self._error()
+        if error is not None:
+            raise error
+
+    def _error(self) -> Exception | None:
+        for suppressed in self.suppressed:
+            if suppressed.table not in self.written_tables:
+                return DeploymentBroken(str(suppressed))
+        if self.aside and not may_stand([one for one, _ in self.aside], self.settled):
+            return self.aside[0][1]
+        return None
+
+
+def may_stand(aside: Sequence[EventResult], settled: Sequence[EventResult]) -> bool:
+    """Returns True if an event of an entity none of whose events is set aside was applied.
+
+    Else the server is slow or held up as a whole, and all events stay where they are.
+    """
+    keys = {one.planned.decoded.entity_key for one in aside} - {None}
+    applied = [one.planned.decoded.entity_key for one in settled if one.outcome is Outcome.APPLIED]
+    return any(key not in keys for key in applied)

@@ -1,0 +1,114 @@
+"""A message is cut where handlers used up their time, and all of it is applied chunk by chunk."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.db.apply.guard import Lanes
+from sluice.runtime.place import Place
+from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS, MessageEvents, reached
+from sluice.tasks.fold.fold import fold
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, registry, thing_set
+from tests.unit.tasks.scripted import fresh_memory, scripted
+
+REGISTRY = registry()
+
+
+def lanes(applied: dict[Place, int]) -> Lanes:
+    return Lanes(1, 1, {TOPIC: TOPIC_ID}, applied)
+
+
+def slices(*sizes: int, topic: str = TOPIC, epoch: int = 1) -> list[Slice]:
+    """One slice per partition, with so many records."""
+    return [
+        Slice(topic, TOPIC_ID, number, epoch, -1, [thing_set(offset) for offset in range(size)])
+        for number, size in enumerate(sizes)
+    ]
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that goes on by so much whenever it is read."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += seconds
+        return now
+
+    return clock
+
+
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    seconds=st.sampled_from([0.0, 0.3, 0.6, 5.0]),
+    before=st.dictionaries(st.integers(0, 3), st.integers(-1, 7)),
+)
+def test_chunk_by_chunk_every_lane_is_applied_to_its_end(
+    sizes: list[int], seconds: float, before: dict[int, int]
+) -> None:
+    message = MessageEvents(REGISTRY, slices(*sizes), ticking(seconds))
+    applied: dict[Place, int] = {(TOPIC, number): offset for number, offset in before.items()}
+    seen = [(n, offset) for n, size in enumerate(sizes) for offset in range(before.get(n, -1) + 1, size)]
+    taken: list[tuple[int, int]] = []
+    while True:
+        chunk = message.next_chunk(lanes(applied))
+        claims = [(p, message.events_of(p, applied.get((p.topic, p.partition), -1))) for p in chunk.slices]
+        events = [event for _, planned in claims for event in planned]
+        assert chunk.events == len(events)
+        assert bool(events) or not chunk.is_cut, "a chunk that is cut makes progress"
+        taken += [(e.decoded.partition, e.decoded.record.offset) for e in events]
+        applied |= reached(claims, len(events))
+        if not chunk.is_cut:
+            break
+    assert taken == seen
+
+
+def test_a_fast_message_is_one_chunk() -> None:
+    chunk = MessageEvents(REGISTRY, slices(200, 3)).next_chunk(lanes({}))
+    assert (chunk.is_cut, chunk.events, chunk.first) == (False, 203, (TOPIC, 0, 0))
+
+
+def test_a_slow_handler_ends_its_chunk() -> None:
+    clock = ticking(HANDLER_BUDGET_SECONDS / 2)
+    chunk = MessageEvents(REGISTRY, slices(5), clock).next_chunk(lanes({}))
+    # The clock is read once at the beginning and before each event but the first.
+    assert (chunk.is_cut, chunk.events) == (True, 2)
+
+
+@pytest.mark.parametrize("odd", [{"topic": "undeclared"}, {"epoch": 2}])
+def test_a_slice_that_cannot_be_planned_is_passed_on_and_costs_no_time(odd: dict[str, object]) -> None:
+    [strange] = slices(3, **odd)  # type: ignore[arg-type]
+    message = MessageEvents(REGISTRY, [strange, *slices(2)])
+    chunk = message.next_chunk(lanes({}))
+    assert (chunk.slices[0], chunk.events) == (strange, 2)
+
+
+def test_lanes_that_are_left_are_not_tried_again() -> None:
+    pieces = slices(2, 2)
+    message = MessageEvents(REGISTRY, pieces)
+    message.leave(pieces[:1])
+    assert message.next_chunk(lanes({})).slices == pieces[1:]
+
+
+@pytest.mark.parametrize(
+    ("settled", "offsets"),
+    [(0, {}), (1, {(TOPIC, 0): 0}), (2, {(TOPIC, 0): 1}), (3, {(TOPIC, 0): 1, (TOPIC, 1): 0}),
+     (5, {(TOPIC, 0): 1, (TOPIC, 1): 2})],
+)  # fmt: skip
+def test_a_lane_reaches_its_last_settled_record(settled: int, offsets: dict[Place, int]) -> None:
+    pieces = slices(2, 3)
+    message = MessageEvents(REGISTRY, pieces)
+    assert reached([(piece, message.events_of(piece, -1)) for piece in pieces], settled) == offsets
+
+
+def test_the_fold_begins_no_further_event_once_its_time_is_over() -> None:
+    over = iter([False, False, True])
+    result = fold([scripted(n) for n in range(9)], fresh_memory(), lambda: next(over))
+    assert [one.planned.decoded.record.offset for one in result.settled] == [0, 1, 2]
+
+
+def test_the_fold_settles_one_event_however_late_it_is() -> None:
+    assert len(fold([scripted(0), scripted(1)], fresh_memory(), lambda: True).settled) == 1
