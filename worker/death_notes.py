@@ -3,9 +3,10 @@
 import psycopg2
 import structlog
 
-from sluice.db.apply.handler_deaths import Place, note_death
+from sluice.db.apply.handler_deaths import note_death
 from sluice.db.connection import Session
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.place import EventPlace
 from sluice.worker.supervision import Death
 
 log = structlog.get_logger("sluice.supervisor")
@@ -21,7 +22,7 @@ class DeathNotes:
     def store(self, death: Death) -> bool:
         """Stores a death. Returns False if Postgres did not answer or refused it."""
         mark = death.mark
-        place = Place(mark.topic, mark.topic_id, mark.partition, mark.offset)
+        place = EventPlace(mark.topic, mark.topic_id, mark.partition, mark.offset)
         session = Session(self._database_url, application_name="sluice supervisor")
         try:
             note_death(session, mark.queue, place, timed_out=death.timed_out, how=death.how)

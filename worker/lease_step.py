@@ -27,6 +27,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, consumer: Consumer, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
+        self._services = consumer.app.sluice_services
         self._lease_thread: LeaseThread | None = None
         self._consuming: QueueSubscription | None = None
 
@@ -93,7 +94,10 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             log.error("the thread of the leases ended: so does this worker")
             raise WorkerShutdown(1)
         wanted = lease_thread.wanted
+        before = consuming.queues
         _adjust(consuming, wanted.queues)
+        for queue in before - consuming.queues:
+            self._services.forget_queue(queue)
         lease_thread.note_tick(View(wanted.version, consuming.queues))
 
     def _drain(self, consumer: Consumer, consuming: QueueSubscription) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import cached_property
+from uuid import uuid4
 
 import structlog
 from redis import RedisError, ResponseError
@@ -28,13 +29,14 @@ from sluice.runtime.celery_options import (
     SluiceCelery,
 )
 from sluice.runtime.gc_tuning import tune_gc
-from sluice.runtime.handler_watch import timed
+from sluice.runtime.handler_watch import main_watch, timed
 from sluice.runtime.place import Place
 from sluice.runtime.redis_client import PrefixedRedis
 from sluice.runtime.redis_refusals import refused
 from sluice.runtime.settings import Settings
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.apply.handler_notes import NOTE_SETTINGS, HandlerNotes
 from sluice.tasks.effects.dispatcher import Dispatcher
 from sluice.tasks.effects.executor import Executor, expire_claims
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
@@ -87,13 +89,17 @@ class WorkerProcess:
     def apply(self, queue: str, slices: list[Slice]) -> None:
         """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
         records = sum(len(piece.records) for piece in slices)
-        with self._app.sluice_activity.batch(queue, records), timed(queue):
+        with self._app.sluice_activity.batch(queue, records), timed(queue), self._notes.batch(queue):
             applied = self._applier.apply(queue, slices)
         self._metrics.note_batch(applied, self._app.sluice_activity.last.seconds)
         if applied is not None and applied.undeclared:
             self._app.sluice_yields.note(queue, topics=applied.undeclared)
         if applied is not None and applied.outgoing:
             self._wakeup.notify()
+
+    def forget_queue(self, queue: str) -> None:
+        """Notes that the queue is left to other workers."""
+        self._notes.forget(queue)
 
     def relay(self) -> None:
         """Submits a run of the relay: it dispatches calls that are due and publishes the outbox."""
@@ -181,6 +187,15 @@ class WorkerProcess:
     @cached_property
     def _applier(self) -> Applier:
         return Applier(self._open("worker", BATCH_PLANS), self.registry)
+
+    @cached_property
+    def _notes(self) -> HandlerNotes:
+        session = Session(self._url, application_name="sluice notes", settings=NOTE_SETTINGS)
+        self._sessions.append(session)
+        # Not the id of the worker's row: prefork children share it.
+        notes = HandlerNotes(session, uuid4(), notes_handlers=not self._app.sluice_is_supervised)
+        main_watch.journal = notes
+        return notes
 
     @cached_property
     def _wakeup(self) -> RelayWakeup:

@@ -10,17 +10,9 @@ from uuid import UUID
 
 from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
+from sluice.runtime.place import EventPlace
 
-LEFT_BEHIND = "it ended without a trace"
-
-
-class Place(NamedTuple):
-    """Where an event is. The topic's id makes it differ from one of a re-created topic."""
-
-    topic: str
-    topic_id: str
-    partition: int
-    offset: int
+LEFT_BEHIND = "an end that left no trace"
 
 
 class HandlerDeaths(NamedTuple):
@@ -47,7 +39,7 @@ NOTE_DEATH = Statement(
 )
 
 
-def note_death(session: Session, queue: str, place: Place, *, timed_out: bool, how: str) -> int:
+def note_death(session: Session, queue: str, place: EventPlace, *, timed_out: bool, how: str) -> int:
     """Counts one death. Returns how many there are now."""
     return int(session.run(NOTE_DEATH, queue, *place, timed_out, how)[0][0])
 
@@ -62,7 +54,7 @@ FORGET_DEATHS = Statement(
 )
 
 
-def forget_deaths(session: Session, queue: str, places: Iterable[Place]) -> None:
+def forget_deaths(session: Session, queue: str, places: Iterable[EventPlace]) -> None:
     """Deletes what was counted of events that have an outcome now. Under the queue's lock."""
     places = list(places)
     session.run(
@@ -87,7 +79,7 @@ NOTE_HANDLER = Statement(
 )
 
 
-def note_handler(session: Session, queue: str, worker: UUID, place: Place) -> None:
+def note_handler(session: Session, queue: str, worker: UUID, place: EventPlace) -> None:
     """Notes the event whose handlers this worker begins to run, in place of an earlier one of the queue."""
     session.run(NOTE_HANDLER, queue, worker, *place)
 

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 from sluice.runtime.handler_mark import MARK_BYTES, RUNNING, write_label, write_place
+from sluice.runtime.place import EventPlace
 
 TICKS_OF_LIMIT = 20
 SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.01, 0.5
@@ -42,13 +44,34 @@ limits = Limits()
 """Those of this process, set once at start from the settings."""
 
 
+class Journal(Protocol):
+    """Where a worker that shares no memory notes the event whose handlers run. It raises nothing."""
+
+    def begin(self, queue: str, place: EventPlace) -> None:
+        """The handlers of the event begin a run."""
+
+    def end(self, queue: str) -> None:
+        """They have ended."""
+
+
 class HandlerWatch:
     """The event whose handlers one thread runs, and what they have used up.
 
     `cells[RUNNING]` is `number` while code of the handler runs, else 0: `iter_effects` stores it.
     """
 
-    __slots__ = ("_label", "_seen", "_used", "cells", "effects", "expired", "handler", "number", "queue")
+    __slots__ = (
+        "_label",
+        "_seen",
+        "_used",
+        "cells",
+        "effects",
+        "expired",
+        "handler",
+        "journal",
+        "number",
+        "queue",
+    )
 
     def __init__(self) -> None:
         self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
@@ -59,6 +82,7 @@ class HandlerWatch:
         self.effects = 0
         self.handler = ""
         self.queue = ""
+        self.journal: Journal | None = None
         self._seen = 0
         self._used = 0.0
         self._label: tuple[str, str, str] | None = None
@@ -67,15 +91,27 @@ class HandlerWatch:
         """Marks what runs in memory that a supervisor reads."""
         self.cells = memory.cast("q")
 
-    def begin(self, topic: str, topic_id: str, partition: int, offset: int) -> None:
+    def detach(self) -> None:
+        """Marks what runs in memory of this process alone."""
+        self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
+        self._label = None
+
+    def begin(self, place: EventPlace) -> None:
         """Begins one run of all handlers of the event at this place."""
         self.number += 1
         self.effects = 0
-        write_place(self.cells, partition, offset)
-        label = (self.queue, topic, topic_id)
+        write_place(self.cells, place.partition, place.offset)
+        label = (self.queue, place.topic, place.topic_id)
         if label != self._label:
             write_label(self.cells, label)
             self._label = label
+        if self.journal is not None:
+            self.journal.begin(self.queue, place)
+
+    def end(self) -> None:
+        """Ends the run."""
+        if self.journal is not None:
+            self.journal.end(self.queue)
 
     def check(self) -> None:
         """Call it after each step of a handler. Raises HandlerTimedOut if the handler swallowed it."""

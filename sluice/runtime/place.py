@@ -1,10 +1,19 @@
-"""How a partition is named: everywhere the same pair."""
+"""How a partition, and an event in it, are named: everywhere in the same way."""
 
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Place: TypeAlias = tuple[str, int]
 """A partition: (topic, number)."""
+
+
+class EventPlace(NamedTuple):
+    """Where an event is. The topic's id makes it differ from one of a topic that was created anew."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
 
 
 def place_names(places: Iterable[Place]) -> list[str]:

@@ -1,7 +1,8 @@
 """Runs a user's handler: the one place that does. Pure."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from types import GeneratorType
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from sluice.runtime.handler_mark import RUNNING
 from sluice.runtime.handler_watch import current_watch
+from sluice.runtime.place import EventPlace
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Effect, EffectRefused, Event
 from sluice.tasks.events.decode import Decoded
@@ -25,9 +27,15 @@ def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
     return msgspec.structs.replace(event, data=own_data(event.data, entry.data_type))
 
 
-def begin_run(decoded: Decoded) -> None:
-    """Begins one run of all handlers of an event: what they take is counted from here on."""
-    current_watch().begin(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset)
+@contextmanager
+def event_run(decoded: Decoded) -> Iterator[None]:
+    """Runs all handlers of an event within: what they take is counted from here on."""
+    watch = current_watch()
+    watch.begin(EventPlace(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset))
+    try:
+        yield
+    finally:
+        watch.end()
 
 
 def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, None]:

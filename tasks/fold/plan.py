@@ -10,7 +10,7 @@ from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault, HandlerFailed
-from sluice.tasks.fold.handler_steps import begin_run, end_quietly, iter_effects
+from sluice.tasks.fold.handler_steps import end_quietly, event_run, iter_effects
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
 E = TypeVar("E", bound=AnyEntry)
@@ -101,9 +101,9 @@ def part_of(planned: Planned, projection: Table) -> Planned:
 
 
 def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Planned:
-    begin_run(decoded)
     try:
-        return Planned(decoded, [_first_run(entry, event) for entry in entries])
+        with event_run(decoded):
+            return Planned(decoded, [_first_run(entry, event) for entry in entries])
     except BaseException as error:
         if is_worker_stop(error):
             raise

@@ -27,6 +27,7 @@ from sluice.runtime.handler_watch import (
     tick_seconds,
     timed,
 )
+from sluice.runtime.place import EventPlace
 from sluice.tasks.api import Effect, Emit, Entity, Event, Increment, Read, Topic, handles
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault
@@ -371,14 +372,14 @@ def _pause(seconds: float) -> Effects:
 
 def test_a_frozen_process_is_not_over_its_time() -> None:
     """A timer that fires late fires once: what counts are its ticks."""
-    main_watch.begin("limited", "id", 0, 0)
+    main_watch.begin(EventPlace("limited", "id", 0, 0))
     main_watch.cells[RUNNING] = main_watch.number
     try:
         main_watch.note_tick(LIMIT / 2)
         main_watch.note_tick(LIMIT / 2)
         with pytest.raises(HandlerTimedOut):
             main_watch.note_tick(LIMIT / 2)
-        main_watch.begin("limited", "id", 0, 1)
+        main_watch.begin(EventPlace("limited", "id", 0, 1))
         main_watch.cells[RUNNING] = main_watch.number
         main_watch.note_tick(LIMIT / 2)
         main_watch.check()

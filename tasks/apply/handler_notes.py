@@ -1,0 +1,101 @@
+"""Notes in Postgres the event whose handlers run, for a worker that no supervisor watches.
+
+Only the first slice of each lane that a worker applies is noted: the next holder of a queue begins with the
+slice whose event ended the worker before it. A note stands exactly while handlers run, so a worker that is
+killed elsewhere leaves none. All is best effort: what is not noted is noted by the next holder.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+from uuid import UUID
+
+import psycopg2
+import structlog
+
+from sluice.db.apply.handler_deaths import count_notes, note_handler, remove_note
+from sluice.db.connection import Session
+from sluice.runtime.log_pace import LogPace
+from sluice.runtime.place import EventPlace
+
+log = structlog.get_logger("sluice.apply")
+
+# A process that ends loses no commit, and a server that crashes loses a note at most.
+NOTE_SETTINGS = {"synchronous_commit": "off"}
+Lane = tuple[str, str, int]
+T = TypeVar("T")
+
+
+class HandlerNotes:
+    """The notes of one worker, over a connection that is open while there is something to note."""
+
+    def __init__(self, session: Session, worker: UUID, *, notes_handlers: bool) -> None:
+        """`notes_handlers` is False where a supervisor watches: then only notes of others are counted."""
+        self._session = session
+        self._worker = worker
+        self._notes_handlers = notes_handlers
+        self._queue: str | None = None
+        """That of the batch in hand."""
+        self._counted: set[str] = set()
+        """Queues whose notes of other workers were counted."""
+        self._known: set[Lane] = set()
+        """Queue, topic and partition of which this worker applied a slice."""
+        self._met: set[Lane] = set()
+        """Those of the batch in hand."""
+        self._is_noted = self._failed = False
+        self._pace = LogPace()
+
+    @contextmanager
+    def batch(self, queue: str) -> Iterator[None]:
+        """The block applies a batch. Notes that former holders of the queue left are deaths."""
+        self._queue = queue
+        if queue not in self._counted:
+            self._count(queue)
+        try:
+            yield
+            self._known |= self._met
+        finally:
+            self._queue = None
+            self._met.clear()
+            self._is_noted = self._failed = False
+            self._session.close()
+
+    def forget(self, queue: str) -> None:
+        """Another worker takes the queue: what it leaves there is not known."""
+        self._counted.discard(queue)
+        self._known = {lane for lane in self._known if lane[0] != queue}
+
+    def begin(self, queue: str, place: EventPlace) -> None:
+        """Notes the event, unless its lane is known."""
+        if not self._notes_handlers or queue != self._queue or self._failed:
+            return
+        lane = (queue, place.topic, place.partition)
+        if lane in self._known:
+            return
+        self._met.add(lane)
+        self._is_noted = True
+        self._try(lambda: note_handler(self._session, queue, self._worker, place))
+
+    def end(self, queue: str) -> None:
+        """Removes the note."""
+        if self._is_noted:
+            self._is_noted = False
+            self._try(lambda: remove_note(self._session, queue, self._worker))
+
+    def _count(self, queue: str) -> None:
+        found = self._try(lambda: count_notes(self._session, queue, self._worker))
+        if found is not None:
+            self._counted.add(queue)
+        if found:
+            log.warning("workers ended inside handlers", queue=queue, events=found)
+
+    def _try(self, run: Callable[[], T]) -> T | None:
+        """Returns None if Postgres fails: the batch meets the same failure, and waits for it to be over."""
+        try:
+            return run()
+        except psycopg2.Error as error:
+            self._failed = True
+            self._session.close()
+            if self._pace.allows("failed"):
+                log.warning("handlers not noted", error=str(error).strip())
+            return None
