@@ -1,9 +1,10 @@
 """Values of columns: brought to the form in which Postgres gives them back, and as arrays of a statement."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
+from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +20,7 @@ _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
 # Wide enough for any of them: the usual 28 digits would round a numeric(40, 2).
 _EXACT = Context(prec=_DIGITS_BEFORE + _DIGITS_AFTER)
 
+_SORTED = msgspec.json.Encoder(order="sorted")
 _INTEGER_BITS = {types.SmallInteger: 15, types.Integer: 31, types.BigInteger: 63}
 
 
@@ -64,7 +66,7 @@ def _checker(kind: types.TypeEngine[Any]) -> Coercer:
         return _exactly(UUID)
     if isinstance(kind, types.LargeBinary):
         return _exactly(bytes)
-    return _jsonb if isinstance(kind, JSONB) else _json
+    return (lambda value: _as_jsonb(_json(value))) if isinstance(kind, JSONB) else _json
 
 
 def add_exactly(number: Any, delta: Any) -> Any:
@@ -113,7 +115,7 @@ def _text(length: int | None) -> Coercer:
             raise _refuse(value, "text")
         if length is not None and len(value) > length:
             raise ValueRefused(f"text of {len(value)} characters, the column holds {length}")
-        if "\0" in value or not (value.isascii() or _is_encodable(value)):
+        if "\0" in value or not (value.isascii() or is_encodable(value)):
             raise ValueRefused(
                 f"text {value!r:.80} holds NUL or a lone surrogate, which Postgres cannot keep"
             )
@@ -122,7 +124,8 @@ def _text(length: int | None) -> Coercer:
     return check
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Returns True if the text has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -207,20 +210,46 @@ def _date(value: Any) -> date:
     return value
 
 
+def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
+    """Returns the value as JSON, of Enum members the values. Raises ValueRefused if JSON cannot hold it."""
+    encode = _SORTED.encode if is_sorted else msgspec.json.encode
+    try:
+        try:
+            encoded = encode(value)
+        except TypeError:
+            # Members that are keys.
+            encoded = encode(_without_members(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueRefused(f"{type(value).__name__} {value!r:.80} is no JSON value: {error}") from None
+    if b"null" in encoded and not _is_finite(value):
+        raise ValueRefused(f"{type(value).__name__} {value!r:.80} is no JSON value: it holds NaN or infinity")
+    return encoded
+
+
+def _is_finite(value: Any) -> bool:
+    # JSON has no such numbers, and null would be written for them.
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple | set | frozenset) or all(map(_is_finite, value))
+
+
+def _without_members(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {_without_members(key): _without_members(inner) for key, inner in value.items()}
+    return [_without_members(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _json(value: Any) -> Any:
     # Through JSON and back: what is compared later is what will be stored.
-    try:
-        encoded = msgspec.json.encode(value)
-        plain = msgspec.json.decode(encoded)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _refuse(value, "JSON value") from error
+    encoded = encoded_json(value)
+    plain = msgspec.json.decode(encoded)
     if b"\\u0000" in encoded and json_holds_nul(plain):
         raise ValueRefused(f"JSON {value!r:.80} holds NUL, which Postgres cannot keep")
     return plain
-
-
-def _jsonb(value: Any) -> Any:
-    return _as_jsonb(_json(value))
 
 
 def _as_jsonb(value: Any) -> Any:

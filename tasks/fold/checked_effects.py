@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from sluice.db.values import json_holds_nul
+from sluice.db.values import ValueRefused, encoded_json, json_holds_nul
 from sluice.tasks.api import (
     MARK,
     Call,
@@ -35,7 +35,7 @@ from sluice.tasks.fold.checked_writes import (
     checked_read,
     checked_upsert,
 )
-from sluice.tasks.fold.emitting import checked_emit, checked_text, encoded_json
+from sluice.tasks.fold.emitting import checked_emit, checked_text
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry
 
 MAX_OTHERWISE = 1_000
@@ -76,12 +76,12 @@ def _checked_call(entry: AnyEntry, _event: Event[Any], call: Call) -> Call:
         )
     try:
         once = None if call.once is None else checked_text("once", call.once, MAX_ONCE_CHARACTERS)
-        if not isinstance(call.args, Mapping):
+        args = encoded_json(call.args, is_sorted=True)
+        if not args.startswith(b"{"):
             raise EffectRefused(f"args must be a mapping, not {type(call.args).__name__} {call.args!r:.80}")
-        args = encoded_json("args", call.args, is_sorted=True)
         if b"\\u0000" in args and json_holds_nul(msgspec.json.decode(args)):
             raise EffectRefused("args hold the character NUL, which Postgres cannot keep")
-    except EffectRefused as refused:
+    except (EffectRefused, ValueRefused) as refused:
         raise EffectRefused(f"Call of {effect}: {refused}") from None
     return Call(effect, once, cast(Mapping[str, Any], msgspec.Raw(args)))
 

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from sluice.db.records import OutboxRow
+from sluice.db.values import ValueRefused, encoded_json, is_encodable
 from sluice.tasks.api import EffectRefused, Emit
 from sluice.tasks.events.envelope import MAX_CHARACTERS
 from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER
@@ -22,8 +23,6 @@ MAX_EMIT_BYTES = 1_000_000
 MAX_HEADERS_BYTES = 32_768
 MAX_HEADERS = 100
 _RESERVED_PREFIX = "ce_"
-_encode = msgspec.json.Encoder().encode
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 def checked_emit(emit: Emit) -> Emit:
@@ -35,12 +34,12 @@ def checked_emit(emit: Emit) -> Emit:
     try:
         kind = checked_text("type", emit.type, MAX_CHARACTERS)
         key = None if emit.key is None else checked_text("key", emit.key, MAX_CHARACTERS, may_be_empty=True)
-        payload = encoded_json("data", emit.data)
+        payload = encoded_json(emit.data)
         if len(payload) > MAX_EMIT_BYTES:
             raise EffectRefused(f"data of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
         headers = _checked_headers(emit.headers) if emit.headers or emit.headers != {} else {}
         return Emit(topic, key, kind, msgspec.Raw(payload), _checked_version(emit.version), headers)
-    except EffectRefused as refused:
+    except (EffectRefused, ValueRefused) as refused:
         raise EffectRefused(f"Emit to {topic}: {refused}") from None
 
 
@@ -54,21 +53,9 @@ def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = Fals
         raise EffectRefused(f"{name} is empty")
     if len(value) > limit:
         raise EffectRefused(f"{name} has {len(value)} characters, the limit is {limit}")
-    if "\0" in value or not (value.isascii() or _is_encodable(value)):
+    if "\0" in value or not (value.isascii() or is_encodable(value)):
         raise EffectRefused(f"{name} {value!r:.80} holds NUL or a lone surrogate")
     return value
-
-
-def encoded_json(name: str, value: Any, *, is_sorted: bool = False) -> bytes:
-    """Returns the value as JSON, whatever JSON can hold of it. Raises EffectRefused for anything else."""
-    encode = _encode_sorted if is_sorted else _encode
-    try:
-        try:
-            return encode(value)
-        except TypeError:
-            return encode(_without_members(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise EffectRefused(f"{name} {value!r:.80} is no JSON: {error}") from None
 
 
 def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
@@ -127,22 +114,3 @@ def _checked_headers(headers: Any) -> dict[str, str]:
     if size_bytes > MAX_HEADERS_BYTES:
         raise EffectRefused(f"headers of {size_bytes} bytes, the limit is {MAX_HEADERS_BYTES}")
     return checked
-
-
-def _without_members(value: Any) -> Any:
-    """Returns the value with Enum members replaced by their values, also where they are keys."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {_without_members(key): _without_members(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_members(inner) for inner in value]
-    return value
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -47,6 +47,8 @@ class LeavingFacts:
     open_calls: Mapping[str, int] = field(default_factory=dict)
     """Effect → calls that have not succeeded."""
     parked_entities: int = 0
+    outgoing: Mapping[str, int] = field(default_factory=dict)
+    """Topic → outgoing events that are not sent yet."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class KafkaFacts:
     """Those that exist."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Those of which Kafka gives no facts → the error."""
+    missing_outgoing: Set[str] = frozenset()
+    """Topics for which outgoing events wait and which do not exist."""
 
 
 @dataclass(frozen=True)

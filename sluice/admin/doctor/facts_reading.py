@@ -26,6 +26,7 @@ from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import read_registered, read_server, read_user_columns
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
+from sluice.db.admin.outbox_admin import read_waiting_topics
 from sluice.db.admin.stored_tables import StoredTable, read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
@@ -42,6 +43,7 @@ from sluice.runtime.installation import Installation
 from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.fold.topic_names import topic_name_flaw
 
 T = TypeVar("T")
 
@@ -68,13 +70,16 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
     tables = list(registry.tables.values())
     postgres = tried("Postgres", lambda: _postgres(urls.database_url, settings.name, tables))
     registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
+    outgoing = postgres.leaving.outgoing if postgres and postgres.leaving else ()
+    # Asking for a name that Kafka cannot hold would fail the whole request.
+    sendable = [topic for topic in outgoing if topic_name_flaw(topic) is None]
     topics = sorted({*registry.topics, *registered})
     installation = _own(postgres)
     return Facts(
         _declared(settings, registry),
         postgres,
         tried("Redis", lambda: _redis(settings, urls.redis_url, installation)),
-        tried("Kafka", lambda: read_kafka(urls.kafka_bootstrap_servers, topics)),
+        tried("Kafka", lambda: read_kafka(urls.kafka_bootstrap_servers, topics, sendable)),
         unreachable,
         []
         if installation is None
@@ -167,6 +172,7 @@ def _leaving(session: Session) -> LeavingFacts:
         effects_paused=read_switch(session, EFFECTS_PAUSED),
         open_calls=count_open_calls(session),
         parked_entities=count_parked(session),
+        outgoing=read_waiting_topics(session),
     )
 
 

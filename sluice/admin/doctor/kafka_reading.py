@@ -1,7 +1,8 @@
 """Reads what `sluice doctor` judges of Kafka; what of it cannot be read is noted, and the rest is read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -18,22 +19,25 @@ from sluice.kafka_io.config import (
 TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
 
 
-def read_kafka(servers: str, topics: list[str]) -> KafkaFacts:
-    """Reads the topics that exist. Raises KafkaError if no broker answers."""
+def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> KafkaFacts:
+    """Reads the topics that exist, and which outgoing ones do not. Raises KafkaError if no broker answers."""
     admin = build_kafka_python_admin(
         KafkaAccess(servers),
         bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
     with closing(admin):
-        described = admin.describe_topics(topics)
+        wanted = frozenset(topics)
+        found_topics = admin.describe_topics(sorted(wanted.union(outgoing)))
+        described = [topic for topic in found_topics if topic["name"] in wanted]
         existing = [topic for topic in described if topic["partitions"]]
         asked = [
             ConfigResource(ConfigResourceType.TOPIC, topic["name"], dict.fromkeys(TOPIC_SETTINGS))
             for topic in existing
         ]
         found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
-    return judge_topics(described, found)
+    missing = (topic["name"] for topic in found_topics if _is_missing(topic))
+    return replace(judge_topics(described, found), missing_outgoing=frozenset(outgoing).intersection(missing))
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:
@@ -46,6 +50,10 @@ def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> Kafka
         elif topic["error_code"] not in (0, UnknownTopicOrPartitionError.errno):
             refused[topic["name"]] = for_code(topic["error_code"]).__name__
     return KafkaFacts(topics, refused)
+
+
+def _is_missing(described: Any) -> bool:
+    return bool(described["error_code"] == UnknownTopicOrPartitionError.errno)
 
 
 def _topic(described: Any, settings: Any) -> TopicFacts:

@@ -17,7 +17,12 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules_installation import installation_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
-from sluice.admin.doctor.rules_waiting import leaving_problems, projection_problems, retention_problems
+from sluice.admin.doctor.rules_waiting import (
+    leaving_problems,
+    projection_problems,
+    retention_problems,
+    unsendable_problems,
+)
 from sluice.admin.service_errors import SETTING_OF
 from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
@@ -56,6 +61,8 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _topics(facts.kafka, facts.declared)
         found += kafka_problems(facts.kafka, facts.postgres)
         found += retention_problems(facts.kafka.topics, facts.declared)
+        if facts.postgres is not None and facts.postgres.leaving is not None:
+            found += unsendable_problems(facts.postgres.leaving, facts.kafka)
         if facts.postgres is not None and facts.postgres.registered is not None:
             found += _log(facts.kafka.topics, facts.postgres.registered)
     return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)

@@ -6,12 +6,14 @@ from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Finding,
     GenerationFacts,
+    KafkaFacts,
     LeavingFacts,
     TopicFacts,
     error,
     warning,
 )
 from sluice.db.records import GenerationState
+from sluice.tasks.fold.topic_names import topic_name_flaw
 
 DAY_MS = 24 * 60 * 60 * 1000
 KEPT_DAYS = 7.0  # a generation that is no longer live: time enough to want it back
@@ -49,6 +51,23 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
             yield warning(
                 f"Effect {effect} has {calls} calls that have not succeeded, and no module declares it.",
                 "Name its module in SLUICE_HANDLERS: until then nobody makes them.",
+            )
+
+
+def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Finding]:
+    """Outgoing events for topics that do not exist: they wait, and no other line shows it."""
+    for topic, events in sorted(leaving.outgoing.items()):
+        flaw = topic_name_flaw(topic)
+        if flaw is not None:
+            yield warning(
+                f"Outgoing events that can never be sent: {events}. {flaw}.",
+                "Correct the code that emits them, then `sluice outbox drop` them with --even-if-waiting.",
+            )
+        elif topic in kafka.missing_outgoing:
+            yield warning(
+                f"Outgoing events wait for topic {topic}, which does not exist: {events}.",
+                "Create the topic, or add it to outgoing_topics and run `sluice init`; if its name is wrong,"
+                " correct the code and `sluice outbox drop` the events with --even-if-waiting.",
             )
 
 

@@ -19,6 +19,14 @@ def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment
     assert healthy["topics"][users]["partitions"] == 4
 
     session = deployment.session
+    session.command(
+        "INSERT INTO sluice.outbox_events (queue, id, event_id, topic, type, headers, payload) VALUES"
+        " ('user.0', nextval('sluice.outbox_ids'), gen_random_uuid(), 'nowhere', 't', '{}', 'null')"
+    )
+    [found] = document(sluice(deployment, "doctor", "--json"))["findings"]
+    assert "wait for topic nowhere, which does not exist: 1" in found["problem"]
+    session.command("DELETE FROM sluice.outbox_events")
+
     session.command("ALTER TABLE public.users RENAME TO people")
     assert errors(deployment) == ["Table users is missing in schema public."]
     session.command("ALTER TABLE public.people RENAME TO users")

@@ -182,6 +182,15 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "made by old code": (projected(LIVE, revision=3), WARNING, "is at revision 3 in code"),
     "a failed generation": (projected(LIVE, FAILED), WARNING, "Generation 2 of revenue failed: too small"),
     "kept for nobody": (projected(LIVE, replace(RETIRED, idle_days=9.2)), WARNING, "retired for 9 days"),
+    "outgoing, no topic": (
+        replace(
+            leaving(outgoing={"out": 3, "there": 1}),
+            kafka=KafkaFacts({"orders": TOPIC}, missing_outgoing=frozenset({"out"})),
+        ),
+        WARNING,
+        "wait for topic out, which does not exist: 3",
+    ),
+    "outgoing, no name": (leaving(outgoing={"a b": 3}), WARNING, "can never be sent: 3. Kafka has no topic"),
     "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
     "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
     "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
@@ -246,6 +255,7 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "everything left": leaving(),
     "swapped yesterday": projected(LIVE, RETIRED),
     "being rebuilt": projected(replace(LIVE, revision=1), replace(LIVE, generation=2, state="building")),
+    "outgoing events wait for a topic that exists": leaving(outgoing={"there": 5}),
     "a call waits for its time": leaving(open_calls={"send_email": 5}),
     "more columns than declared": postgres(
         columns={"orders": {"order_id", "version", "note"}, "more": {"x"}}

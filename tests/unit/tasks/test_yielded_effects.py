@@ -190,7 +190,10 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a type too long", Emit("out", "k", "t" * 256, 1), "type has 256 characters"),
     ("None as type",
         Emit("out", "k", None, 1), "type must be a text, not NoneType"),  # type: ignore[arg-type]
-    ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "data .* is no JSON"),
+    ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "dict .* is no JSON value: Enc"),
+    ("data with NaN", Emit("out", "k", "t", [{"x": (float("nan"),)}]), "it holds NaN or infinity"),
+    ("args with infinity", Call("send_mail", args={"x": float("-inf")}), "it holds NaN or infinity"),
+    ("NaN in a JSON column", Insert(people, "k", {"name": "x", "more": float("nan")}), "people.more: .*NaN"),
     ("data with a surrogate", Emit("out", "k", "t", "\ud800"), "is no JSON"),
     ("data over the limit",
         Emit("out", "k", "t", "x" * MAX_EMIT_BYTES), "data of 1000002 bytes, the limit is"),
@@ -225,7 +228,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a once too long", Call("send_mail", "x" * 501), "once has 501 characters"),
     ("args that are no mapping",
         Call("send_mail", args=[1]), "args must be a mapping, not list"),  # type: ignore[arg-type]
-    ("args that are no JSON", Call("send_mail", args={"x": Forgotten()}), "args .* is no JSON"),
+    ("args that are no JSON", Call("send_mail", args={"x": Forgotten()}), "dict .* is no JSON value"),
     ("args with NUL", Call("send_mail", args={"x": ["\0"]}), "args hold the character NUL"),
 ]  # fmt: skip
 
@@ -268,8 +271,8 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("names of columns as SQLAlchemy has them", Insert(people, "k", {people.c.name.name: "x"}),
         Insert(people, "k", {**WHOLE, "name": "x"})),
     ("members as values",
-        Insert(people, Status.PAID, {"name": Status.PAID, "level": Level.HIGH, "more": {"mood": Mood.SAD}}),
-        Insert(people, "paid", {"name": "paid", "level": 3, "mood": None, "more": {"mood": "mournful"}})),
+        Insert(people, Status.PAID, {"name": Status.PAID, "level": Level.HIGH, "more": {Mood.SAD: Mood.SAD}}),
+        Insert(people, "paid", {"name": "paid", "level": 3, "mood": None, "more": {"mournful": "mournful"}})),
     ("a member of the column's own type, by its name",
         Insert(people, "k", {"name": "x", "mood": Mood.SAD}),
         Insert(people, "k", {**WHOLE, "name": "x", "mood": "SAD"})),
