@@ -1,7 +1,7 @@
 """Users' tables: SQLAlchemy Core tables with the columns a versioned row needs."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from sqlalchemy import BigInteger, Column, Constraint, Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import JSONB
@@ -13,6 +13,8 @@ from sluice.db.table_rules import column_problem, name_problem
 from sluice.db.values import Coercer, ValueRefused, coercer
 
 Versions = Literal["integer", "timestamp"]
+EqualVersions = Literal["last", "first"]
+"""Which of two writes with the same timestamp counts, in the order in which they are applied."""
 
 VERSION, FIELD_VERSIONS, INSERTED_HASH = "version", "field_versions", "inserted_hash"
 BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
@@ -34,6 +36,7 @@ class Shape:
         table: Table,
         *,
         versions: Versions,
+        equal_versions: EqualVersions | None = None,
         merged: bool,
         deletable: bool,
         counters: Sequence[str],
@@ -41,7 +44,9 @@ class Shape:
     ) -> None:
         self.name = table.name
         self.projection = projection
+        _check_versions(table.name, versions, equal_versions)
         self.versions: Versions = versions
+        self.first_wins = equal_versions == "first"
         self.merged = merged
         self.deletable = deletable
         self.counters = frozenset(counters)
@@ -65,6 +70,7 @@ def entity_table(
     metadata: MetaData,
     *columns: Column[Any] | Constraint | Index,
     versions: Versions = "integer",
+    equal_versions: EqualVersions | None = None,
     merged: bool = False,
     deletable: bool = False,
     counters: Sequence[str] = (),
@@ -72,13 +78,16 @@ def entity_table(
     """A table whose rows are last-writer-wins maps, one row per key (its single primary-key column, text).
 
     Adds `version` (bigint, null = older than all), `inserted_hash`, and `field_versions` where fields are
-    merged. `counters` are the columns that only Increment writes. Raises TableRefused.
+    merged. `counters` are the columns that only Increment writes. `equal_versions` is for timestamps alone:
+    of two writes with the same one, "last" (the default) keeps the one that is applied last, "first" the one
+    that is applied first. Raises TableRefused.
     """
     return _make_table(
         name,
         metadata,
         columns,
         versions=versions,
+        equal_versions=equal_versions,
         merged=merged,
         deletable=deletable,
         counters=counters,
@@ -91,6 +100,7 @@ def projection_table(
     metadata: MetaData,
     *columns: Column[Any] | Constraint | Index,
     versions: Versions = "integer",
+    equal_versions: EqualVersions | None = None,
     merged: bool = False,
     deletable: bool = False,
     counters: Sequence[str] = (),
@@ -109,6 +119,7 @@ def projection_table(
         metadata,
         columns,
         versions=versions,
+        equal_versions=equal_versions,
         merged=merged,
         deletable=deletable,
         counters=counters,
@@ -127,6 +138,7 @@ def _make_table(
     columns: Sequence[Column[Any] | Constraint | Index],
     *,
     versions: Versions,
+    equal_versions: EqualVersions | None,
     merged: bool,
     deletable: bool,
     counters: Sequence[str],
@@ -151,6 +163,7 @@ def _make_table(
         shape = Shape(
             table,
             versions=versions,
+            equal_versions=equal_versions,
             merged=merged,
             deletable=deletable,
             counters=counters,
@@ -181,6 +194,20 @@ def has_shape(table: Table) -> bool:
 def is_projection(table: Table) -> bool:
     """Whether a table, of whatever kind, was made by `projection_table`."""
     return has_shape(table) and shape_of(table).projection
+
+
+def _check_versions(name: str, versions: str, equal_versions: str | None) -> None:
+    if versions not in get_args(Versions):
+        raise TableRefused(f'table {name}: versions={versions!r}; use "integer" or "timestamp"')
+    if equal_versions is None:
+        return
+    if equal_versions not in get_args(EqualVersions):
+        raise TableRefused(f'table {name}: equal_versions={equal_versions!r}; use "last" or "first"')
+    if versions == "integer":
+        raise TableRefused(
+            f"table {name}: equal_versions={equal_versions!r} with integer versions, of which two equal ones"
+            ' with other values are a conflict; leave it out, or use versions="timestamp"'
+        )
 
 
 def _only_key(table: Table) -> str:

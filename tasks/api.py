@@ -87,7 +87,10 @@ class Increment(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """The row goes; its version stays, so that a late older event cannot bring it back."""
+    """The row goes; its version stays, so that a late older event cannot bring it back.
+
+    With `version=None` only versions that the row had stay: a row without any leaves no tombstone.
+    """
 
     table: Table
     key: Text | None

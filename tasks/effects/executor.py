@@ -133,11 +133,8 @@ class Executor:
     def _retry_after(self, row: CallRow, error: NotSent) -> float | None:
         """The pause that the provider asked for. One that is no duration counts as none."""
         seconds = read_retry_after(error.retry_after)
-        if (
-            seconds is None
-            and error.retry_after is not None
-            and self._pace.allows((row.effect, "retry_after"))
-        ):
+        ignored = seconds is None and error.retry_after is not None
+        if ignored and self._pace.allows((row.effect, "retry_after")):
             log.warning(
                 "retry_after ignored; pass seconds or a timedelta that is not negative",
                 effect=row.effect,
@@ -161,12 +158,8 @@ class Executor:
             jitter=random.random(),
             retry_after_seconds=retry_after_seconds,
         )
-        why = (
-            ending.value
-            if following.counts
-            else f"{ending.value}, retry after {following.due_in_seconds:g} s"
-        )
-        text = printable(f"{why}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
+        asked = "" if following.counts else f", retry after {following.due_in_seconds:g} s"
+        text = printable(f"{ending.value}{asked}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
         counted = self._store(row.effect_key, lambda: _store_next_state(self._session, row, following, text))
         log.warning(
             "call not made" if ending is Ending.NOT_SENT else "call failed",

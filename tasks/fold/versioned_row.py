@@ -4,6 +4,10 @@ A row has a base version: that of its newest Insert, Upsert or Delete, which wri
 was merged later has a version of its own, above the base. None is older than every version. So the writes
 of different versions commute, in any order of arrival. Fields and deltas are checked where they are yielded:
 Insert and Upsert write every field of the table.
+
+Of two writes with the same version: integers conflict unless they say the same, and a Delete wins. Of
+timestamps, which come from coarse clocks, the one that is applied last wins, or in a table with
+`equal_versions="first"` the one that is applied first; the version of a field may equal the base's there.
 """
 
 from collections.abc import Mapping
@@ -67,10 +71,10 @@ def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
         )
     if base is not None and version < base:
         return WriteResult.STALE, row
-    if version == base and shape.versions == "integer":
+    if version == base and not _last_wins(shape):
         if row.values is None or version == row.tombstone:
             return WriteResult.STALE, row  # the Delete of this version wins
-        return _compare(row, fields, frozenset(row.field_versions)), row
+        return _compare(shape, row, fields, frozenset(row.field_versions)), row
     if _contradicts(shape, row, fields, version):
         return WriteResult.CONFLICT, row
     return WriteResult.APPLIED, _written(shape, row, fields, version, row.inserted_hash)
@@ -105,9 +109,11 @@ def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Ro
         return WriteResult.APPLIED, Row(tombstone=max(known, default=None))
     if base is not None and version < base:
         return WriteResult.STALE, row
-    if version == base == row.tombstone and (row.values is None or shape.versions == "integer"):
+    if version == base == row.tombstone and (row.values is None or not _last_wins(shape)):
         return WriteResult.DUPLICATE, row
-    newer = {name: own for name, own in row.field_versions.items() if own > version}
+    if version == base and shape.first_wins:
+        return WriteResult.STALE, row
+    newer = _fields_that_stay(shape, row, version)
     if row.values is None or not newer:
         return WriteResult.APPLIED, Row(tombstone=version)
     kept = {**shape.defaults, **{name: row.values[name] for name in newer}}
@@ -148,7 +154,7 @@ def _written(
     """The row after a whole-row write at `version`: fields that are newer stay, with their versions."""
     if row.values is None:
         return Row({**_counters(shape, row), **fields}, version, {}, content, row.tombstone)
-    newer = {name: own for name, own in row.field_versions.items() if version is None or own > version}
+    newer = row.field_versions if version is None else _fields_that_stay(shape, row, version)
     kept = {name: row.values[name] for name in newer}
     return Row({**_counters(shape, row), **fields, **kept}, version, newer, content, row.tombstone)
 
@@ -161,10 +167,27 @@ def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int
     )
 
 
-def _compare(row: Row, fields: Mapping[str, Any], besides: frozenset[str]) -> WriteResult:
+def _last_wins(shape: Shape) -> bool:
+    """Whether of two writes with one version the later one counts."""
+    return shape.versions == "timestamp" and not shape.first_wins
+
+
+def _fields_that_stay(shape: Shape, row: Row, version: int) -> dict[str, int]:
+    """Fields that a whole-row write at `version` leaves alone, with their versions."""
+    first = shape.first_wins
+    return {
+        name: own for name, own in row.field_versions.items() if own > version or (first and own == version)
+    }
+
+
+def _compare(
+    shape: Shape, row: Row, fields: Mapping[str, Any], besides: frozenset[str] = frozenset()
+) -> WriteResult:
+    """What a write comes to whose version is there already, and counts."""
     values = row.values or {}
-    same = all(values[name] == value for name, value in fields.items() if name not in besides)
-    return WriteResult.DUPLICATE if same else WriteResult.CONFLICT
+    if all(values[name] == value for name, value in fields.items() if name not in besides):
+        return WriteResult.DUPLICATE
+    return WriteResult.STALE if shape.first_wins else WriteResult.CONFLICT
 
 
 def _merge_field(
@@ -174,11 +197,11 @@ def _merge_field(
         return WriteResult.APPLIED
     if version < known:
         return WriteResult.STALE
-    if shape.versions == "timestamp":
-        return WriteResult.APPLIED  # clocks are coarse: the later arrival wins
+    if _last_wins(shape):
+        return WriteResult.APPLIED
     if name not in row.field_versions and known == row.tombstone:
         return WriteResult.STALE  # the Delete of this version wins
-    return WriteResult.DUPLICATE if (row.values or {})[name] == value else WriteResult.CONFLICT
+    return _compare(shape, row, {name: value})
 
 
 def _content_hash(fields: Mapping[str, Any]) -> UUID:

@@ -77,6 +77,14 @@ def test_a_shape_knows_fields_counters_and_defaults() -> None:
     assert (shape.versions, shape.merged, shape.deletable) == ("timestamp", False, True)
 
 
+def test_of_equal_timestamps_a_table_chooses_which_wins() -> None:
+    assert shape_of(make(key(), versions="timestamp", equal_versions="first")).first_wins
+    assert not shape_of(make(key(), versions="timestamp", equal_versions="last")).first_wins
+    assert not shape_of(make(key(), versions="timestamp")).first_wins
+    table = projection_table("boxes", MetaData(), key(), versions="timestamp", equal_versions="first")
+    assert shape_of(table).first_wins
+
+
 def field(kind: Any, **options: Any) -> Callable[[], object]:
     return lambda: make(key(), Column("a", kind, **options))
 
@@ -100,6 +108,19 @@ class Renamed(String):
 
 STRANGE = ".\0\"'%:;\n\\/(\ud800"
 REFUSED: list[tuple[str, Callable[[], object], str]] = [
+    ("versions of no kind", lambda: make(key(), versions="text"), 'boxes: versions=.text.; use "integer"'),
+    (
+        "neither first nor last",
+        lambda: make(key(), versions="timestamp", equal_versions="newest"),
+        'boxes: equal_versions=.newest.; use "last" or "first"',
+    ),
+    ("equal integers", lambda: make(key(), equal_versions="first"), "other values are a conflict"),
+    ("equal integers, last", lambda: make(key(), equal_versions="last"), "other values are a conflict"),
+    (
+        "a projection's equal integers",
+        lambda: projection_table("boxes", MetaData(), key(), equal_versions="first"),
+        "other values are a conflict",
+    ),
     ("no key", lambda: make(Column("a", Integer)), "table boxes needs exactly one primary-key column"),
     ("two keys", lambda: make(key(), Column("b", String, primary_key=True)), "exactly one primary-key"),
     ("a number as key", lambda: make(Column("id", Integer, primary_key=True)), "of a text type"),

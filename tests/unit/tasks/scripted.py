@@ -38,7 +38,15 @@ from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.fold.versioned_row import ABSENT
-from tests.unit.tasks.strategies import EVERY_TYPE, MERGED, PLAIN, every_type_values, few_values, whole
+from tests.unit.tasks.strategies import (
+    EVERY_TYPE,
+    FIRST_WINS,
+    MERGED,
+    PLAIN,
+    every_type_values,
+    few_values,
+    whole,
+)
 
 TOPIC, TOPIC_ID = "scripts", "id-of-scripts"
 INTEGER, TIMESTAMP = MERGED["integer"], MERGED["timestamp"]
@@ -142,7 +150,7 @@ _moments = _integers.map(lambda n: datetime(2026, 1, 1, microsecond=n, tzinfo=UT
 
 
 def _writes(table: Table, values: st.SearchStrategy[Mapping[str, Any]]) -> st.SearchStrategy[Any]:
-    moments: st.SearchStrategy[Any] = _moments if table is TIMESTAMP else _integers
+    moments: st.SearchStrategy[Any] = _moments if table in (TIMESTAMP, FIRST_WINS) else _integers
     versions = st.sampled_from((*(moments,) * 8, st.just(EVENT), st.just(None))).flatmap(lambda one: one)
     rows = values.map(partial(whole, table))
     of_rows = st.builds(Insert, st.just(table), _keys, values) | st.builds(
@@ -157,7 +165,7 @@ def _writes(table: Table, values: st.SearchStrategy[Mapping[str, Any]]) -> st.Se
     )
 
 
-_tables = st.sampled_from((INTEGER, TIMESTAMP, PLAIN))
+_tables = st.sampled_from((INTEGER, TIMESTAMP, FIRST_WINS, PLAIN))
 _emits = st.builds(
     Emit, st.just("out"), _keys | st.none(), st.just("told"), every_type_values, st.none() | st.integers(0, 9)
 )
@@ -178,6 +186,7 @@ _increments = st.builds(
 _steps = st.one_of(
     _writes(INTEGER, few_values),
     _writes(TIMESTAMP, few_values),
+    _writes(FIRST_WINS, few_values),
     _writes(PLAIN, few_values),
     _writes(EVERY_TYPE, every_type_values),
     _writes(EVERY_TYPE, every_type_values),

@@ -59,6 +59,18 @@ MERGED: dict[Versions, Table] = {
     )
     for versions in ("integer", "timestamp")
 }
+FIRST_WINS = entity_table(
+    "first_wins",
+    metadata,
+    *_fields(),
+    versions="timestamp",
+    equal_versions="first",
+    merged=True,
+    deletable=True,
+    counters=("count",),
+)
+"""As the one of timestamps; of equal ones the first counts."""
+
 PLAIN = entity_table("plain", metadata, *_fields(), counters=("count",))
 """Neither merged nor deletable."""
 

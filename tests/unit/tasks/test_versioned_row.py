@@ -9,9 +9,9 @@ from sluice.db.tables import Shape, shape_of
 from sluice.db.values import ValueRefused
 from sluice.tasks.fold import versioned_row
 from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
-from tests.unit.tasks.strategies import MERGED, whole
+from tests.unit.tasks.strategies import FIRST_WINS, MERGED, whole
 
-INT, TIME = shape_of(MERGED["integer"]), shape_of(MERGED["timestamp"])
+INT, TIME, FIRST = shape_of(MERGED["integer"]), shape_of(MERGED["timestamp"]), shape_of(FIRST_WINS)
 
 
 def U(version: int | None, **values: Any) -> tuple[Any, ...]:
@@ -99,6 +99,36 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], A
     ("delete wins, a newer field stays", INT, [M(3, b=1), D(2), U(2, a="x")], [A, A, S], (None, 1, 0)),
     ("delete twice below a newer field", INT, [M(3, b=1), D(2), D(2)], [A, A, DUP], (None, 1, 0)),
     ("delete same time: the later arrival", TIME, [U(2, a="x"), D(2), U(2, a="x")], [A, A, A], ("x", 7, 0)),
+    ("first: upsert same time, other values", FIRST, [U(2, a="x"), U(2, a="y")], [A, S], ("x", 7, 0)),
+    ("first: upsert same time, same values", FIRST, [U(2, a="x"), U(2, a="x")], [A, DUP], ("x", 7, 0)),
+    ("first: upsert of another time as ever", FIRST,
+        [U(2, a="x"), U(3, a="y"), U(1, a="z")], [A, A, S], ("y", 7, 0)),
+    ("first: upsert leaves a field of its time alone", FIRST,
+        [M(2, a="x"), U(2, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("first: upsert repeated beside a field of its time", FIRST,
+        [M(2, a="x"), U(2, a="y", b=1), U(2, a="y", b=1)], [A, A, DUP], ("x", 1, 0)),
+    ("first: upsert above a field of its time takes it", FIRST,
+        [M(2, a="x"), U(2, a="y", b=1), U(3)], [A, A, A], (None, 7, 0)),
+    ("first: merge same time, other value", FIRST, [M(2, a="x"), M(2, a="y")], [A, S], ("x", 7, 0)),
+    ("first: merge same time, same value", FIRST, [M(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
+    ("first: merge same time, per field", FIRST, [M(2, a="x"), M(2, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("first: merge at the base, other value", FIRST, [U(2, a="x"), M(2, a="y")], [A, S], ("x", 7, 0)),
+    ("first: merge at the base, same value", FIRST, [U(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
+    ("first: insert at the base", FIRST, [U(2, a="x"), I(2, a="y")], [A, S], ("x", 7, 0)),
+    ("first: insert leaves a field of its time alone", FIRST,
+        [M(2, a="x"), I(2, a="y", b=1)], [A, A], ("x", 1, 0)),
+    ("first: upsert at an insert's time", FIRST, [I(2, a="x"), U(2, a="y")], [A, S], ("x", 7, 0)),
+    ("first: insert twice, other values, is a conflict as ever", FIRST,
+        [I(2, a="x"), I(2, a="y")], [A, C], ("x", 7, 0)),
+    ("first: delete at the row's time", FIRST, [U(2, a="x"), D(2)], [A, S], ("x", 7, 0)),
+    ("first: delete, then what has its time", FIRST,
+        [D(2), U(2, a="x"), M(2, a="x"), I(2, a="x"), D(2)], [A, S, S, S, DUP], GONE),
+    ("first: delete of a row, then what has its time", FIRST,
+        [U(1, a="x"), D(2), U(2, a="x")], [A, A, S], GONE),
+    ("first: delete leaves a field of its time, with the row", FIRST,
+        [U(1, a="y", b=1), M(2, a="x"), D(2), M(2, b=2), U(2, b=2), D(2)],
+        [A, A, A, S, S, DUP], ("x", 7, 0)),
+    ("first: arrival decides without version", FIRST, [U(2, a="x"), U(None, a="y")], [A, A], ("y", 7, 0)),
     ("delete without version", INT,
         [U(5, a="x"), M(7, b=1), D(None), U(7), U(8)], [A, A, A, S, A], (None, 7, 0)),
     ("delete resets counters", INT, [INC(5), D(2), U(3)], [A, A, A], (None, 7, 0)),

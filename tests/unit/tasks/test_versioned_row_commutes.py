@@ -8,14 +8,13 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from sluice.db.tables import Shape, Versions, shape_of
+from sluice.db.tables import Shape, shape_of
 from sluice.tasks.fold import versioned_row
 from sluice.tasks.fold.versioned_row import ABSENT, Row, WriteResult
-from tests.unit.tasks.strategies import MERGED, few_values, whole
+from tests.unit.tasks.strategies import FIRST_WINS, MERGED, few_values, whole
 
-VERSIONS: tuple[Versions, ...] = ("integer", "timestamp")
-SHAPES = {versions: shape_of(MERGED[versions]) for versions in VERSIONS}
-INT = SHAPES["integer"]
+INT, LAST, FIRST = shape_of(MERGED["integer"]), shape_of(MERGED["timestamp"]), shape_of(FIRST_WINS)
+SHAPES = [INT, LAST, FIRST]
 
 Upserter = Callable[[Shape, Row, Mapping[str, Any], int | None], tuple[WriteResult, Row]]
 
@@ -84,15 +83,43 @@ def endings(
     return found
 
 
-@pytest.mark.parametrize("versions", VERSIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("count", [2, 3])
-def test_writes_of_different_versions_end_in_one_row_in_any_order(versions: Versions, count: int) -> None:
+def test_writes_of_different_versions_end_in_one_row_in_any_order(shape: Shape, count: int) -> None:
     @settings(max_examples=250, deadline=None, print_blob=True)
     @given(writes(count))
     def holds(written: list[Write]) -> None:
-        assert len(endings(SHAPES[versions], written)) == 1
+        assert len(endings(shape, written)) == 1
 
     holds()
+
+
+def writes_of_few_versions(count: int) -> st.SearchStrategy[list[Write]]:
+    """Writes of which several have the same version."""
+    return st.lists(st.integers(1, 2).flatmap(write), min_size=count, max_size=count)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_equal_versions_the_first_wins_in_one_order_as_the_last_in_the_other(count: int) -> None:
+    @settings(max_examples=250, deadline=None, print_blob=True)
+    @given(writes_of_few_versions(count))
+    def holds(written: list[Write]) -> None:
+        # But for the mark of a row that a Delete cut down, which decides nothing where the last wins.
+        (first_results, first), (last_results, last) = played(FIRST, written), played(LAST, written[::-1])
+        assert observable(first)[:3] == observable(last)[:3]
+        assert WriteResult.CONFLICT not in first_results + last_results
+
+    holds()
+
+
+@settings(max_examples=250, deadline=None, print_blob=True)
+@given(writes_of_few_versions(3))
+def test_where_the_first_wins_no_repeat_changes_anything(written: list[Write]) -> None:
+    _, row = played(FIRST, written)
+    for again in written:
+        results, after = played(FIRST, [*written, again])
+        assert observable(after) == observable(row)
+        assert results[-1] in (WriteResult.STALE, WriteResult.DUPLICATE)
 
 
 @settings(max_examples=40, deadline=None, print_blob=True)
