@@ -5,7 +5,6 @@ from typing import Any
 
 import structlog
 from celery import bootsteps
-from celery.concurrency.solo import TaskPool
 from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
 
@@ -32,15 +31,8 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._consuming: QueueSubscription | None = None
 
     def include_if(self, consumer: Consumer) -> bool:
-        """See above. Raises SystemExit for a pool that would apply several batches of a queue at once."""
-        if not consumer.app.sluice_shares_queues:
-            return False
-        if not isinstance(consumer.pool, TaskPool):
-            raise SystemExit(
-                "A worker without -Q shares the queues, and does one batch at a time: start it with -P solo,"
-                " or name its queues with -Q."
-            )
-        return True
+        """See above. Such a worker has the pool solo, or is refused at its start."""
+        return bool(consumer.app.sluice_shares_queues)
 
     def start(self, consumer: Consumer) -> None:
         """After every connect: what is held is consumed again, once the lease thread says so."""

@@ -17,6 +17,7 @@ from sluice.runtime.installation import InstallationRefused
 from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
+from sluice.worker.pools import pool_names, pool_refusal
 from sluice.worker.queue_yields import QueueYields
 from sluice.worker.worker_metrics import WorkerMetrics
 from sluice.worker.worker_process import WorkerProcess
@@ -28,6 +29,8 @@ log = structlog.get_logger("sluice.worker")
 def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     """Creates the services of this process, and declares the queues from which `-Q` chooses."""
     app = instance.app
+    queues = str_to_list(options["queues"]) if options.get("queues") else None
+    _check_pool(options.get("pool") or options.get("pool_cls") or app.conf.worker_pool, queues)
     limits.seconds, limits.effects = app.sluice_settings.handler_seconds, app.sluice_settings.handler_effects
     app.sluice_is_supervised = join_supervisor()
     app.sluice_activity = Activity()
@@ -38,14 +41,13 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
         queue, message_format=formats.NEWEST_FORMAT + 1
     )
     services = app.sluice_services = WorkerProcess(app.sluice_settings, app)
-    queues = options.get("queues")
     try:
         app.sluice_membership = join_installation(
             app.sluice_settings,
             services.registry,
             kind=ProcessKind.WORKER,
             node=instance.hostname,
-            queues=str_to_list(queues) if queues else None,
+            queues=queues,
         )
     except InstallationRefused as error:
         log.error("worker refused", reason=str(error))
@@ -58,7 +60,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     names = [*services.queue_names(), *SERVICE_QUEUES]
     app.conf.task_queues = [apply_queue(name) for name in names]
     app.amqp.queues = app.amqp.Queues(app.conf.task_queues)
-    app.sluice_shares_queues = not queues
+    app.sluice_shares_queues = queues is None
     if app.sluice_shares_queues:
         # Without -Q the worker consumes only the queues for which it holds a lease.
         app.amqp.queues.deselect(names)
@@ -88,3 +90,15 @@ def join_supervisor() -> bool:
 
 def _note_state(state: WorkerState) -> None:
     main_watch.cells[STATE] = state
+
+
+def _check_pool(pool: Any, queues: list[str] | None) -> None:
+    """Raises SystemExit for a pool that must not serve the queues; None: the worker shares all of them."""
+    try:
+        refusal = pool_refusal(pool_names(pool), queues)
+    except (ImportError, AttributeError) as error:
+        refusal = f"it cannot be imported: {error}"
+    if refusal is not None:
+        name = pool if isinstance(pool, str) else pool.__module__
+        log.error("worker refused", pool=name, reason=refusal)
+        raise SystemExit(f"Worker refused with the pool {name}: {refusal}")
