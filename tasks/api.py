@@ -160,13 +160,19 @@ class FieldNames:
 
 @dataclass(frozen=True)
 class Topic:
-    """A Kafka topic whose record keys are keys of `entity`."""
+    """A Kafka topic whose record keys are keys of `entity`.
+
+    `dedup` says by what an event is known again. "id": by its event id; a record without one is a dead
+    letter, but for null values. "position": by its place in the log, so every record counts, also one that a
+    producer repeats.
+    """
 
     name: str
     entity: Entity
     ignores: tuple[str, ...] = ()
     start: Literal["earliest", "latest"] = "earliest"
     on_failure: Literal["park", "skip"] = "park"
+    dedup: Literal["id", "position"] = "id"
     fields: FieldNames = FieldNames()
     tombstone_type: str | None = None  # default: <entity type>.deleted
     max_bytes: int = 1_048_576  # a value above it is rejected undecoded

@@ -23,6 +23,7 @@ class WorkerMetrics:
         self._records = counter(metrics.WORKER_RECORDS)
         # Kept: to look one up costs as much as to count.
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
+        self._events_without_id = counter(metrics.WORKER_MISSING_ID_EVENTS)
         self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
         self._dropped_messages = counter(metrics.WORKER_DROPPED_MESSAGES)
         dropped.listen(lambda reason: self._dropped_messages.labels(reason).inc())
@@ -34,7 +35,7 @@ class WorkerMetrics:
         """Those that a worker on these queues writes: nobody should look at the others' zeros."""
         found: list[Collector] = [self._dropped_messages]
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
-            found += [self._batch_seconds, self._records, self._aborted_batches]
+            found += [self._batch_seconds, self._records, self._events_without_id, self._aborted_batches]
         if shares_queues:
             found.append(self._leased_queues)
         if RELAY_QUEUE in queues:
@@ -49,6 +50,8 @@ class WorkerMetrics:
             return
         for outcome, records in applied.outcomes.items():
             self._records_of[outcome].inc(records)
+        for topic, events in applied.without_id.items():
+            self._events_without_id.labels(topic).inc(events)
 
     def note_sent(self, records: int) -> None:
         """The relay sent so many."""

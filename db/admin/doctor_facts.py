@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sluice.db.admin.totals import read_positions, read_queues, read_topic_ids
 from sluice.db.connection import Session, Statement
@@ -31,6 +32,14 @@ class Registered:
     """Topic → how many partitions have a watermark."""
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     """Topic → why an operator paused it."""
+
+
+class EventsWithoutId(NamedTuple):
+    """Of one topic: its events without id, and those that are dead letters for it now."""
+
+    topic: str
+    events: int
+    letters: int
 
 
 READ_SERVER = Statement(
@@ -87,3 +96,19 @@ def read_registered(session: Session) -> Registered:
             partitions=partitions,
             paused_topics=read_paused_topics(session),
         )
+
+
+READ_EVENTS_WITHOUT_ID = Statement(
+    "read_events_without_id",
+    """
+    SELECT l.topic, sum(l.without_id)::bigint,
+           (SELECT count(*) FROM sluice.dead_letters d
+            WHERE d.state = 'dead' AND d.topic = l.topic AND d.error_class = 'EventIdMissing')
+    FROM sluice.lane_progress l GROUP BY l.topic HAVING sum(l.without_id) > 0 ORDER BY l.topic
+    """,
+)
+
+
+def read_events_without_id(session: Session) -> list[EventsWithoutId]:
+    """The topics that had events without id."""
+    return [EventsWithoutId(*row) for row in session.run(READ_EVENTS_WITHOUT_ID)]

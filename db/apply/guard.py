@@ -8,7 +8,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.schema import OUTCOMES
 from sluice.db.values import bare_array, text_array
 
-COUNTERS = (*OUTCOMES, "call_conflict")
+COUNTERS = (*OUTCOMES, "call_conflict", "without_id")
 
 
 class QueueRow(NamedTuple):

@@ -89,6 +89,7 @@ lane_progress = Table(
     Column("applied_offset", BigInteger, nullable=False),
     *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in OUTCOMES),
     Column("call_conflict", BigInteger, nullable=False, server_default=text("0")),
+    Column("without_id", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("topic", "partition", "queue", "epoch"),
     # Rewritten by every batch: room for HOT updates.
     postgresql_with={"fillfactor": "30"},

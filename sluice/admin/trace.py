@@ -20,7 +20,7 @@ from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
-from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.decode import Decoded, decode, former_identity
 from sluice.tasks.events.identity import event_identity, record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold import derived_id, effect_key
@@ -77,6 +77,11 @@ def find_place(
     """Returns where the event with this identity was read. Raises OperationRefused if it is not known."""
     topic = _declared(registry, name)
     known = tracing.read_traced(session, event_identity(name, source, key.encode(), event_id))
+    if known is None and topic.dedup == "position":
+        raise OperationRefused(
+            f'topic {name} declares dedup="position", so its events are not known by their ids: name the'
+            " record as TOPIC:PARTITION:OFFSET"
+        )
     if known is None:
         raise OperationRefused(
             f"no event {event_id} of key {key} is known of topic {name}: it was not applied yet, its identity"
@@ -120,7 +125,7 @@ def trace(
     """What became of the record. Reads only; may run any number of times."""
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
-    known = _read_known(session, decoded)
+    known = _read_known(session, topic, decoded)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
     queue = queue_name(topic.entity.name, shard_of(record.key if decoded.entity_key else None, shards))
     error = decoded.error or planned.error
@@ -166,17 +171,29 @@ def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
                 yield derived_id(planned.decoded.identity, run.entry.name, ordinal), effect
 
 
-def _read_known(session: Session, decoded: Decoded) -> TracedEvent | None:
-    """What is known of the record: by its place as long as it is a dead letter that was not decoded."""
+def _read_known(session: Session, topic: Topic, decoded: Decoded) -> TracedEvent | None:
+    """What is known of the record: by its place as long as it is a dead letter that was not decoded.
+
+    Also under the identity that it had before the topic's `dedup` was changed.
+    """
     place = (decoded.topic_id, decoded.partition, decoded.record.offset)
     undecoded = tracing.read_traced(session, record_identity(*place))
     if undecoded is not None and undecoded.outcome not in TAKEN:
         return undecoded
-    return tracing.read_traced(session, decoded.identity)
+    known = tracing.read_traced(session, decoded.identity)
+    former = former_identity(topic, decoded)
+    if former is None or (known is not None and _is_at(known, decoded)):
+        return known
+    before = tracing.read_traced(session, former)
+    return before if before is not None and _is_at(before, decoded) else known or before
+
+
+def _is_at(known: TracedEvent, decoded: Decoded) -> bool:
+    here = (decoded.topic_id, decoded.partition, decoded.record.offset)
+    return (known.topic_id, known.partition, known.offset) == here
 
 
 def _repeated(decoded: Decoded, known: TracedEvent | None) -> str | None:
-    here = (decoded.topic_id, decoded.partition, decoded.record.offset)
-    if known is None or (known.topic_id, known.partition, known.offset) == here:
+    if known is None or _is_at(known, decoded):
         return None
     return f"{known.topic}:{known.partition}:{known.offset}"

@@ -1,6 +1,7 @@
 """`sluice doctor`: the command."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from sluice.admin.doctor.facts import Facts, Finding, Severity
 from sluice.admin.doctor.facts_reading import read_facts
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.printing import AsJson, finding_document, finding_lines
+from sluice.db.admin.doctor_facts import EventsWithoutId
 
 UNKNOWN = "?"
 
@@ -46,6 +48,7 @@ def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
         "postgres": asdict(facts.postgres.server) if facts.postgres else None,
         "redis": {"version": facts.redis.version} if facts.redis else None,
         "topics": {name: asdict(topic) for name, topic in topics.items()},
+        "events_without_id": {one.topic: one.events for one in _without_id(facts)},
     }
 
 
@@ -58,4 +61,13 @@ def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
             f"topic {name}: partitions {topic.partitions}, replicas {topic.replicas},"
             f" min.insync.replicas {insync}, cleanup.policy {topic.cleanup_policy or UNKNOWN}"
         )
+    for one in _without_id(facts):
+        known = "positions" if one.topic in facts.declared.by_position else "ids"
+        lines.append(
+            f"topic {one.topic}: {one.events} events without id so far; events are known by their {known}"
+        )
     return [*lines, "no problem found"] if not findings else lines
+
+
+def _without_id(facts: Facts) -> Sequence[EventsWithoutId]:
+    return facts.postgres.without_id if facts.postgres else ()

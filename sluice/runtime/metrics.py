@@ -113,6 +113,13 @@ WORKER_BATCH_SECONDS = Metric(
 WORKER_RECORDS = _counter(
     Exporter.WORKER, "worker_records", "records", "records that got their outcome here", "outcome"
 )
+WORKER_MISSING_ID_EVENTS = _counter(
+    Exporter.WORKER,
+    "worker_missing_id_events",
+    "events",
+    'events without id that got their outcome here: dead letters, or with dedup="position" counted each time',
+    "topic",
+)
 WORKER_ABORTED_BATCHES = _counter(
     Exporter.WORKER,
     "worker_aborted_batches",

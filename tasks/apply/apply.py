@@ -45,6 +45,8 @@ class Applied:
     """Topics of slices that were left: this process does not declare them."""
     is_whole: bool = True
     """Nothing of the message is left that the same worker can apply."""
+    without_id: Counter[str] = field(default_factory=Counter)
+    """Topic → events without id, of topics that had any."""
 
     def plus(self, later: "Applied") -> "Applied":
         """Returns what this chunk of a message and a later one came to."""
@@ -54,6 +56,7 @@ class Applied:
             self.outgoing + later.outgoing,
             self.undeclared | later.undeclared,
             later.is_whole,
+            self.without_id + later.without_id,
         )
 
 
@@ -160,6 +163,9 @@ class Applier:
             sum(s.outgoing for s in settled),
             frozenset(claims.undeclared),
             is_whole=not chunk.is_cut and len(settled) == len(events),
+            without_id=Counter(
+                s.planned.decoded.topic for s in settled if s.outcome and s.planned.decoded.lacks_id
+            ),
         )
 
     def _judge(self, queue: str, message: MessageEvents, chunk: Chunk, lanes: guard.Lanes) -> _Claims:
@@ -289,5 +295,6 @@ def _steps(settled: Sequence[EventResult], moved: dict[tuple[str, int], int]) ->
         count = counts[decoded.topic, decoded.partition]
         if one.outcome is not None:
             count[one.outcome] += 1
+            count["without_id"] += decoded.lacks_id
         count["call_conflict"] += one.call_conflicts
     return [guard.LaneStep(*lane, moved[lane], count) for lane, count in counts.items()]

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from sluice.kafka_io.record_types import Headers, Record
-from sluice.tasks.api import Event, FieldNames, JsonObject, Topic, Version
+from sluice.tasks.api import Event, JsonObject, Topic, Version
 from sluice.tasks.events.envelope import (
     MAX_SOURCE_CHARACTERS,
     optional_text,
@@ -56,6 +56,11 @@ class Decoded(msgspec.Struct, frozen=True):
     type: str | None
     source: str | None
 
+    @property
+    def lacks_id(self) -> bool:
+        """Whether it is an event without id; a null value has no room for one."""
+        return self.event_id is None and self.event is not None and self.record.value is not None
+
 
 class _Envelope(NamedTuple):
     id: str | None
@@ -77,7 +82,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
         return _undecodable(topic, topic_id, partition, record, error)
     id_, type_, source, version, time, data = envelope
     key = read_key(record.key)
-    if id_ is None:
+    if id_ is None or topic.dedup == "position":
         identity = record_identity(topic_id, partition, record.offset)
     else:
         identity = event_identity(topic.name, source, record.key, id_)
@@ -89,6 +94,15 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
     )
 
 
+def former_identity(topic: Topic, decoded: Decoded) -> UUID | None:
+    """The identity that an event had before the topic's `dedup` was changed; None: it never had another."""
+    if decoded.event is None or decoded.event_id is None:
+        return None
+    if topic.dedup == "position":
+        return event_identity(topic.name, decoded.source, decoded.record.key, decoded.event_id)
+    return record_identity(decoded.topic_id, decoded.partition, decoded.record.offset)
+
+
 def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelope:
     if value is None:
         return _tombstone(topic, attributes)
@@ -96,15 +110,28 @@ def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelop
         raise DecodeError(f"a value of {len(value)} bytes, the topic's limit is {topic.max_bytes}")
     body = parse_object(value)
     if _is_structured(attributes):
-        return _structured(body)
+        return _structured(topic, body)
     if "ce_specversion" in attributes:
-        return _binary(body, attributes)
-    return _plain(topic.fields, body)
+        return _binary(topic, body, attributes)
+    return _plain(topic, body)
 
 
-def _plain(fields: FieldNames, body: JsonObject) -> _Envelope:
+def _read_id(topic: Topic, name: str, value: object) -> str | None:
+    """The event id; None if it is missing, null or empty. Where ids decide nothing, any other is shown."""
+    if topic.dedup == "position":
+        return readable_text(value)
+    return None if value == "" else optional_text(name, value)
+
+
+def _read_header_id(topic: Topic, attributes: Attributes) -> str | None:
+    read = _peek_header if topic.dedup == "position" else _header_text
+    return _read_id(topic, "ce_id", read(attributes, "ce_id"))
+
+
+def _plain(topic: Topic, body: JsonObject) -> _Envelope:
+    fields = topic.fields
     return _Envelope(
-        optional_text(fields.event_id, body.get(fields.event_id)),
+        _read_id(topic, fields.event_id, body.get(fields.event_id)),
         require_text(fields.type, body.get(fields.type)),
         None,
         parse_version(fields.version, body.get(fields.version)),
@@ -113,12 +140,12 @@ def _plain(fields: FieldNames, body: JsonObject) -> _Envelope:
     )
 
 
-def _structured(body: JsonObject) -> _Envelope:
+def _structured(topic: Topic, body: JsonObject) -> _Envelope:
     _check_specversion(body.get("specversion"))
     if "data" not in body:
         raise DecodeError("data is missing (data_base64 is not supported)")
     return _Envelope(
-        require_text("id", body.get("id")),
+        _read_id(topic, "id", body.get("id")),
         require_text("type", body.get("type")),
         require_text("source", body.get("source"), MAX_SOURCE_CHARACTERS),
         parse_version_text("version", body.get("version")),
@@ -127,10 +154,10 @@ def _structured(body: JsonObject) -> _Envelope:
     )
 
 
-def _binary(body: JsonObject, attributes: Attributes) -> _Envelope:
+def _binary(topic: Topic, body: JsonObject, attributes: Attributes) -> _Envelope:
     _check_specversion(_header_text(attributes, "ce_specversion"))
     return _Envelope(
-        require_text("ce_id", _header_text(attributes, "ce_id")),
+        _read_header_id(topic, attributes),
         require_text("ce_type", _header_text(attributes, "ce_type")),
         require_text("ce_source", _header_text(attributes, "ce_source"), MAX_SOURCE_CHARACTERS),
         parse_version_text("ce_version", _header_text(attributes, "ce_version")),
@@ -144,7 +171,7 @@ def _tombstone(topic: Topic, attributes: Attributes) -> _Envelope:
     if "ce_specversion" in attributes:
         _check_specversion(_header_text(attributes, "ce_specversion"))
     return _Envelope(
-        optional_text("ce_id", _header_text(attributes, "ce_id")),
+        _read_header_id(topic, attributes),
         _tombstone_type(topic),
         optional_text("ce_source", _header_text(attributes, "ce_source"), MAX_SOURCE_CHARACTERS),
         parse_version_text("ce_version", _header_text(attributes, "ce_version")),

@@ -10,6 +10,7 @@ from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault, HandlerFailed
+from sluice.tasks.events.missing_id import missing_id_error
 from sluice.tasks.fold.handler_steps import end_quietly, event_run, iter_effects
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
@@ -79,11 +80,16 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
             return Planned(decoded, ignored=True)
         known = f"no handler for type {event.type!r} of topic {topic.name}, which does not ignore it"
         return Planned(decoded, error=EventFault.of(NoHandler(known)))
+    if decoded.lacks_id and topic.dedup == "id":
+        return Planned(decoded, error=EventFault.of(missing_id_error(topic)))
     return _run(decoded, event, entries)
 
 
 def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> Planned:
-    """As `plan_event`, for one projection alone: whatever it does not handle is ignored."""
+    """As `plan_event`, for one projection alone: whatever it does not handle is ignored.
+
+    An event without id is what it was to live: it was applied while the topic was known by positions.
+    """
     event = decoded.event
     if event is None:
         return Planned(decoded, parks=False)

@@ -149,6 +149,11 @@ def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
         raise HandlersRefused(f"topics of {place}: {flaw}")
     if registry.topics.get(topic.name, topic) != topic:
         raise HandlersRefused(f"topic {topic.name} is declared twice, differently (again in {place})")
+    if topic.dedup not in ("id", "position"):
+        raise HandlersRefused(
+            f'topic {topic.name} in {place}: dedup={topic.dedup!r}; use "id" (events are known by their ids)'
+            ' or "position" (every record counts)'
+        )
     entity = topic.entity
     if registry.entities.get(entity.name, entity) != entity:
         raise HandlersRefused(f"entity {entity.name} is declared with two shard counts (again in {place})")

@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from sluice.db.apply import guard, identities
+from sluice.db.apply import guard
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
 from sluice.db.projections import generation_deaths, generation_lag, generation_lanes, generations
@@ -28,6 +28,7 @@ from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import (
     FEWEST_RECORDS,
     Chunk,
@@ -268,15 +269,15 @@ class _Turn:
     def _fold(self, snapshot: PartitionSnapshot, records: Sequence[Record]) -> Counter[str]:
         topic = self._registry.topics[self._place[0]]
         decoded = [decode(topic, snapshot.topic_id, self._place[1], record) for record in records]
-        outcomes = identities.load_outcomes(self._session, [one.identity for one in decoded])
-        for number, one in enumerate(decoded):
-            if needs_whole(one, outcomes.get(one.identity)):
-                decoded[number] = whole = self._decode_whole(topic, one)
-                outcomes |= identities.load_outcomes(self._session, [whole.identity])
+        found = load_known(self._session, self._registry.topics, decoded)
+        for number, (one, known) in enumerate(found):
+            if needs_whole(one, known):
+                whole = self._decode_whole(topic, one)
+                [found[number]] = load_known(self._session, self._registry.topics, [whole])
         counts: Counter[str] = Counter()
         taken = []
-        for one in decoded:
-            became = judge_record(one, outcomes.get(one.identity))
+        for one, known in found:
+            became = judge_record(one, known)
             counts[became] += 1
             if became == FOLDED:
                 assert self._table is not None

@@ -7,7 +7,7 @@ from enum import Enum
 from sqlalchemy import Table
 
 from sluice.admin.service_errors import ServiceTitle
-from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.admin.doctor_facts import EventsWithoutId, Registered, ServerSettings
 from sluice.db.admin.stored_tables import StoredTable
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
@@ -33,6 +33,8 @@ class DeclaredFacts:
     keep_identities_days: int = 30
     tables: Sequence[Table] = ()
     """Those that `entity_table` and `projection_table` made."""
+    by_position: Set[str] = frozenset()
+    """Topics that know their events by positions, not by ids."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class PostgresFacts:
     """The partitions that no bridge reads, or not further."""
     tables: Mapping[str, StoredTable] = field(default_factory=dict)
     """Declared table → what holds its rows."""
+    without_id: Sequence[EventsWithoutId] = ()
+    """The topics that had events without id."""
 
     @property
     def bridges(self) -> list[Process]:

@@ -23,7 +23,13 @@ from sluice.admin.doctor.installation_reading import read_foreign_claims, read_m
 from sluice.admin.doctor.kafka_reading import read_kafka
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.db.admin.call_admin import count_open_calls
-from sluice.db.admin.doctor_facts import read_registered, read_server, read_user_columns
+from sluice.db.admin.doctor_facts import (
+    EventsWithoutId,
+    read_events_without_id,
+    read_registered,
+    read_server,
+    read_user_columns,
+)
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.admin.outbox_admin import read_waiting_topics
@@ -102,6 +108,7 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
         revisions=registry.revisions,
         keep_identities_days=settings.keep_identities_days,
         tables=list(registry.tables.values()),
+        by_position=frozenset(one.name for one in registry.topics.values() if one.dedup == "position"),
     )
 
 
@@ -116,6 +123,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
         living: list[Process] = []
         unread: list[UnreadPartition] = []
         stored_tables: dict[str, StoredTable] = {}
+        without_id: list[EventsWithoutId] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -125,6 +133,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             living = read_living(session)
             unread = read_unread(session, registered.paused_topics)
             stored_tables = read_stored_tables(session, tables)
+            without_id = read_events_without_id(session)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -144,6 +153,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             measure_clock_offset(session),
             unread,
             stored_tables,
+            without_id,
         )
 
 

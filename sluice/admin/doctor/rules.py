@@ -19,6 +19,7 @@ from sluice.admin.doctor.rules_installation import installation_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import (
     leaving_problems,
+    missing_id_problems,
     projection_problems,
     retention_problems,
     unsendable_problems,
@@ -54,6 +55,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)
+            found += missing_id_problems(facts.postgres.without_id, facts.declared)
     if facts.redis is not None:
         found += _redis(facts.redis)
         found += _workers(facts)

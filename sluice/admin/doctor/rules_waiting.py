@@ -12,6 +12,7 @@ from sluice.admin.doctor.facts import (
     error,
     warning,
 )
+from sluice.db.admin.doctor_facts import EventsWithoutId
 from sluice.db.records import GenerationState
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
@@ -68,6 +69,20 @@ def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Fi
                 f"Outgoing events wait for topic {topic}, which does not exist: {events}.",
                 "Create the topic, or add it to outgoing_topics and run `sluice init`; if its name is wrong,"
                 " correct the code and `sluice outbox drop` the events with --even-if-waiting.",
+            )
+
+
+def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: DeclaredFacts) -> Iterator[Finding]:
+    """Topics that know their events by ids, and have dead letters without one."""
+    for topic, events, letters in without_id:
+        if letters:
+            redrive = "redrive them by `sluice dlq redrive`, or drop them"
+            yield warning(
+                f"Topic {topic} has {letters} dead letters without event id, of {events} such events so far.",
+                f"Every event of it counts now: {redrive}."
+                if topic in declared.by_position
+                else "Have the producer set an id, and drop them. Or declare the topic with"
+                f' dedup="position" if every record counts, also a repeated one; then {redrive}.',
             )
 
 

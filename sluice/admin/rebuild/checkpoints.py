@@ -9,7 +9,6 @@ from sluice.admin.documents import as_json
 from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, patiently
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.apply.dead_letters import lock_letter
-from sluice.db.apply.identities import load_outcomes
 from sluice.db.connection import Session
 from sluice.db.projections import generation_deaths, generation_tables, generations
 from sluice.db.projections.checkpoints import (
@@ -30,6 +29,7 @@ from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.letter_records import is_cut
+from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import judge_record
 from sluice.tasks.redrive import decode_letter
 
@@ -77,11 +77,10 @@ def take_late_letters(
                 " SLUICE_MAX_RECORD_KIB. Take a newer one, or begin without"
             )
     decoded = [decode_letter(registry, letter) for letter in letters]
-    outcomes = load_outcomes(session, [one.identity for one in decoded])
     events = [
         plan_projection(registry, registry.projection_tables[projection], one)
-        for one in decoded
-        if judge_record(one, outcomes.get(one.identity)) == FOLDED
+        for one, known in load_known(session, registry.topics, decoded)
+        if judge_record(one, known) == FOLDED
     ]
     synced = SyncedGeneration(
         projection, number, GenerationState.BUILDING, registry.revisions[projection], has_been_live=False

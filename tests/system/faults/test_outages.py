@@ -156,7 +156,9 @@ def test_redis_is_empty_once_all_is_applied(make_deployment: MakeDeployment) -> 
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
-    deployment.produce([OutgoingRecord("users", "u", {"type": "user.changed", "version": 1, "data": {}})])
+    deployment.produce(
+        [OutgoingRecord("users", "u", {"event_id": "e", "type": "user.changed", "version": 1, "data": {}})]
+    )
     deployment.wait_settled()
     with Redis.from_url(deployment.urls.redis_url) as redis:
         assert not any(redis.llen(queue) for queue in deployment.queues())

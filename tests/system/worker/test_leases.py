@@ -26,7 +26,12 @@ def things(count: int, *, first: int = 0) -> list[OutgoingRecord]:
         OutgoingRecord(
             "shared-things",
             f"thing-{number % 50}",
-            {"type": "thing.counted", "id": f"e-{number}", "version": number, "data": {"amount": number}},
+            {
+                "type": "thing.counted",
+                "event_id": f"e-{number}",
+                "version": number,
+                "data": {"amount": number},
+            },
         )
         for number in range(first, first + count)
     ]

@@ -33,7 +33,7 @@ topics = tuple(replace(topic, name=topic.name + "{suffix}") for topic in base.to
 def events(topic: str, kind: str, count: int, *, first: int = 0) -> Iterable[OutgoingRecord]:
     """Of forty keys per topic; the version rises, so that order shows."""
     for number in range(first, first + count):
-        value = {"type": kind, "id": f"{topic}-{number}", "version": number, "data": {"amount": number}}
+        value = {"type": kind, "event_id": f"{topic}-{number}", "version": number, "data": {"amount": number}}
         yield OutgoingRecord(f"rolling-{topic}", f"{topic}-{number % 40}", value)
 
 

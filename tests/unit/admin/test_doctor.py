@@ -25,7 +25,7 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
-from sluice.db.admin.doctor_facts import Registered, ServerSettings
+from sluice.db.admin.doctor_facts import EventsWithoutId, Registered, ServerSettings
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
@@ -204,6 +204,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         WARNING,
         "Effect send_fax has 7 calls",
     ),
+    "no event ids": (
+        postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 3)]),
+        WARNING,
+        "orders has 3 dead letters without event id, of 9 such events",
+    ),
     "identities": (
         replace(
             topic(retention_ms=40 * 86_400_000), declared=replace(HEALTHY.declared, keep_identities_days=7)
@@ -244,6 +249,9 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "Redis without a limit": redis(used_bytes=79 * MIB),
     "Redis 10": redis(version="10.0.1"),
     "commit without waiting for a standby": server(synchronous_commit="local"),
+    "events without id, and no letter of them": postgres(
+        leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 0)]
+    ),
     "queues that a re-routing left behind": registered(
         queues=dict.fromkeys(QUEUES) | {"order.2": "halted before it"}
     ),
@@ -293,6 +301,22 @@ def test_it_is_one_json_document_and_lines_for_people() -> None:
     assert document["topics"]["orders"]["min_insync_replicas"] == 2
     assert as_lines(facts, findings)[0].startswith("error: Redis evicts keys")
     assert as_lines(HEALTHY, [])[-1] == "no problem found"
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
+    facts = replace(
+        postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 1)]),
+        declared=replace(HEALTHY.declared, by_position={"orders"} if by_position else set()),
+    )
+    [finding] = find_problems(facts)
+    assert ("Every event of it counts now" in finding.advice) == by_position
+    assert ("Have the producer set an id" in finding.advice) != by_position
+    assert as_document(facts, [])["events_without_id"] == {"orders": 9}
+    known = "positions" if by_position else "ids"
+    assert f"topic orders: 9 events without id so far; events are known by their {known}" in as_lines(
+        facts, []
+    )
 
 
 def test_silent_workers_are_no_finding_while_redis_is_full() -> None:

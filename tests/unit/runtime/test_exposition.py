@@ -174,7 +174,7 @@ def test_what_a_bridge_counts() -> None:
 
 def test_what_a_worker_counts() -> None:
     worker = WorkerMetrics()
-    worker.note_batch(Applied(Counter(applied=5, dead=1), Counter()), 0.25)
+    worker.note_batch(Applied(Counter(applied=5, dead=1), Counter(), without_id=Counter(t=2)), 0.25)
     worker.note_batch(None, 20.0)
     worker.watch_leases(lambda: 4)
     found = shown(worker.collectors((), shares_queues=True))
@@ -183,10 +183,16 @@ def test_what_a_worker_counts() -> None:
     batches = metrics.WORKER_BATCH_SECONDS.name
     assert (found[(f"{batches}_count",)], found[(f"{batches}_sum",)]) == (2, 20.25)
     assert found[(metrics.WORKER_ABORTED_BATCHES.name,)] == 1
+    assert found[metrics.WORKER_MISSING_ID_EVENTS.name, "t"] == 2
     assert found[(metrics.WORKER_LEASED_QUEUES.name,)] == 4
 
 
-BATCHES = {metrics.WORKER_BATCH_SECONDS, metrics.WORKER_RECORDS, metrics.WORKER_ABORTED_BATCHES}
+BATCHES = {
+    metrics.WORKER_BATCH_SECONDS,
+    metrics.WORKER_RECORDS,
+    metrics.WORKER_MISSING_ID_EVENTS,
+    metrics.WORKER_ABORTED_BATCHES,
+}
 RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS}
 
 

@@ -198,7 +198,7 @@ def test_no_chain_of_attempts_forgets_a_doubt(
             assert following.due_in_seconds == retry_after
             counted -= 1
         due_at = call.now + timedelta(seconds=following.due_in_seconds)
-        # As the ledger stores it: a key's lifetime begins with an attempt that may have reached the provider.
+        # As the ledger stores it: a key's lifetime begins with an attempt that may have arrived.
         call = replace(
             running,
             state=PENDING,

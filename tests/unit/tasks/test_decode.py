@@ -131,11 +131,6 @@ def test_a_null_value_is_a_tombstone() -> None:
     assert told.identity == event_identity("balances", "/shop", b"acc-42", "e1")
 
 
-def test_without_event_id_the_place_is_the_identity() -> None:
-    assert read(plain(event_id=None)).identity == COORDINATES
-    assert read(b'{"event_id":null,"type":"t"}').identity == COORDINATES
-
-
 def test_an_unreadable_key_has_no_entity_but_still_its_identity() -> None:
     first, second, none = read(plain(), key=b"\xff"), read(plain(), key=b"\xfe"), read(plain(), key=None)
     assert first.event is not None

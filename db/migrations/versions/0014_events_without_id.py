@@ -1,0 +1,13 @@
+"""How many events of a lane had no id."""
+
+from alembic import op
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds a counter that workers of before leave as it is."""
+    op.execute("ALTER TABLE sluice.lane_progress ADD COLUMN without_id bigint DEFAULT 0 NOT NULL")

@@ -1,0 +1,136 @@
+"""Events without id on a real Postgres: dead or counted each time, redriven, counted, shown, rebuilt."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from sluice.db.admin.doctor_facts import EventsWithoutId, read_events_without_id
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks import applying, projecting
+from tests.db.tasks.applying import TOPIC, Bench, nothing_in_kafka, slice_of, thing_set
+from tests.db.tasks.projecting import registry as projecting_registry
+
+bench, opened = applying.bench, projecting.opened
+
+
+def without_id(offset: int, key: str = "k", amount: int = 1) -> Record:
+    record = thing_set(offset, key, amount)
+    value = json.loads(record.value or b"")
+    del value["event_id"]
+    return record._replace(value=json.dumps(value).encode())
+
+
+def tombstone(offset: int, key: str = "gone") -> Record:
+    return Record(offset, 1_700_000_000_000, key.encode(), None, [])
+
+
+def by_position(code: Registry) -> Registry:
+    code.topics[TOPIC] = replace(code.topics[TOPIC], dedup="position")
+    return code
+
+
+def counted(bench: applying.Bench) -> int:
+    [(found,)] = bench.look("SELECT sum(without_id)::int FROM sluice.lane_progress")
+    return int(found)
+
+
+def letters(bench: applying.Bench) -> list[tuple[object, ...]]:
+    return bench.look('SELECT "offset", outcome, error_class FROM sluice.dead_letters ORDER BY id')
+
+
+@pytest.fixture
+def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
+    session = Session(database_url, application_name="test redrive", plans=BATCH_PLANS)
+    yield Redriver(session, bench.registry, nothing_in_kafka)
+    session.close()
+
+
+def test_without_id_an_event_dies_and_its_entity_waits(bench: Bench) -> None:
+    records = [without_id(0, "a"), thing_set(1, "a", 2), thing_set(2, "b", 3), without_id(3, "a", 4)]
+    applied = bench.apply(slice_of(records))
+    assert applied is not None
+    assert applied.without_id == {TOPIC: 2}
+    assert bench.outcomes() == {"applied": 1, "dead": 1, "waiting": 2}
+    assert letters(bench)[0] == (0, "dead", "EventIdMissing")
+    assert (bench.amounts(), counted(bench)) == ({"b": 3}, 2)
+    # The same records again change nothing, and are counted once.
+    bench.apply(slice_of(records))
+    assert counted(bench) == 2
+    assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 1)]
+
+
+def test_where_positions_count_every_record_does(bench: Bench) -> None:
+    by_position(bench.registry)
+    again = thing_set(3, "b", 5, event_id="e2")
+    applied = bench.apply(
+        slice_of([without_id(0, "a", 1), without_id(1, "a", 2), thing_set(2, "b", 4, event_id="e2"), again])
+    )
+    assert applied is not None
+    assert applied.without_id == {TOPIC: 2}
+    assert (bench.outcomes(), letters(bench)) == ({"applied": 4}, [])
+    assert (bench.amounts(), counted(bench)) == ({"a": 2, "b": 5}, 2)
+    assert bench.look("SELECT count(*) FROM sluice.outbox_events") == [(4,)]
+    assert bench.look("SELECT event_id FROM sluice.processed_events WHERE event_id IS NOT NULL") == [
+        ("e2",),
+        ("e2",),
+    ]
+    assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 0)]
+
+
+def test_a_null_value_is_counted_nowhere(bench: Bench) -> None:
+    bench.registry.topics[TOPIC] = replace(bench.registry.topics[TOPIC], ignores=("thing.deleted",))
+    bench.apply(slice_of([tombstone(0), tombstone(1)]))
+    assert (bench.outcomes(), counted(bench)) == ({"ignored": 2}, 0)
+    assert read_events_without_id(bench.looking) == []
+
+
+def test_redriven_after_positions_were_declared_such_letters_are_applied(
+    bench: Bench, redriver: Redriver
+) -> None:
+    records = [without_id(0, "a", 1), thing_set(1, "a", 2), without_id(2, "a", 3)]
+    bench.apply(slice_of(records))
+    assert redriver.redrive_once("thing", "a").blocked_by is not None
+    by_position(bench.registry)
+    assert redriver.redrive_once("thing", "a").unparked
+    assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {"applied": 3})
+    assert bench.look("SELECT state FROM sluice.dead_letters GROUP BY state") == [("done",)]
+    assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 0)]
+    # The very same records once more, as after an accept: each is known by its place.
+    bench.looking.command("DELETE FROM sluice.lane_progress")
+    bench.apply(slice_of(records))
+    assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {})
+
+
+@pytest.fixture
+def projected(database_url: str) -> Iterator[projecting.Bench]:
+    projecting.create(database_url)
+    made = projecting.Bench(database_url, by_position(projecting_registry(1)))
+    yield made
+    made.close()
+
+
+def test_a_rebuild_knows_events_from_before_dedup_was_changed(
+    projected: projecting.Bench, opened: Callable[[projecting.Bench], projecting.Bench]
+) -> None:
+    # By position: two that say the same id, and one without.
+    first = [thing_set(0, "a", 1, event_id="x"), thing_set(1, "a", 2, event_id="x"), without_id(2, "b", 3)]
+    projected.live(*first)
+    # By id: the same id is another event once, then a duplicate.
+    by_id = opened(projected.with_code(projecting_registry(1)))
+    by_id.live(thing_set(3, "a", 4, event_id="x"), thing_set(4, "a", 4, event_id="x", version=3))
+    assert by_id.outcomes() == {"applied": 4, "duplicate": 1}
+    # By position again.
+    again = opened(projected.with_code(by_position(projecting_registry(1))))
+    again.live(thing_set(5, "a", 6, event_id="x"))
+    live = again.rows()
+    assert live == {"a": (6, 4), "b": (3, 1)}
+    for code in (projecting_registry(2), by_position(projecting_registry(2))):
+        rebuilding = opened(projected.with_code(code))
+        generation = rebuilding.begin()
+        assert rebuilding.rebuild(generation)
+        assert rebuilding.rows(generation) == live
