@@ -66,7 +66,7 @@ READ_TOTALS = Statement(
 
 
 def read_totals(session: Session) -> list[tuple[str, str, int]]:
-    """(topic, outcome, records), over all epochs; call conflicts, which are no outcome, left out."""
+    """(topic, outcome, records), over all epochs, without the counters that count no outcome."""
     return [
         (topic, name, count)
         for topic, *counts in session.run(READ_TOTALS)

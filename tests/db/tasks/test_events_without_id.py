@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.trace import find_place
+from sluice.admin.trace import trace as trace_record
 from sluice.db.admin.doctor_facts import EventsWithoutId, read_events_without_id
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying, projecting
-from tests.db.tasks.applying import TOPIC, Bench, nothing_in_kafka, slice_of, thing_set
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, Bench, nothing_in_kafka, slice_of, thing_set
 from tests.db.tasks.projecting import registry as projecting_registry
 
 bench, opened = applying.bench, projecting.opened
@@ -104,6 +107,29 @@ def test_redriven_after_positions_were_declared_such_letters_are_applied(
     bench.looking.command("DELETE FROM sluice.lane_progress")
     bench.apply(slice_of(records))
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {})
+
+
+def test_a_trace_finds_what_was_applied_under_the_other_dedup(bench: Bench) -> None:
+    records = [thing_set(0, "a", 1, event_id="x"), thing_set(1, "a", 1, event_id="x", version=0)]
+    bench.apply(slice_of(records))
+
+    def trace(record: Record) -> tuple[str | None, str | None]:
+        topic = bench.registry.topics[TOPIC]
+        found = trace_record(bench.looking, bench.registry, topic, TOPIC_ID, 0, record)
+        return found.outcome, found.repeats
+
+    traced = [("applied", None), ("applied", f"{TOPIC}:0:0")]
+    assert [trace(record) for record in records] == traced
+    key, event_id, source = "a", "x", None
+    assert find_place(bench.looking, bench.registry, TOPIC, key, event_id, source).offset == 0
+    by_position(bench.registry)
+    assert [trace(record) for record in records] == traced
+    assert find_place(bench.looking, bench.registry, TOPIC, key, event_id, source).offset == 0
+    later = thing_set(2, "a", 2, event_id="y")
+    bench.apply(slice_of([later], 1))
+    assert trace(later) == ("applied", None)
+    with pytest.raises(OperationRefused, match="name the record as TOPIC:PARTITION:OFFSET"):
+        find_place(bench.looking, bench.registry, TOPIC, key, "y", source)
 
 
 @pytest.fixture
