@@ -138,6 +138,11 @@ def _target(
             f"{what} of projection {table.name}: only handlers declared with @projects(into={table.name})"
             " may touch it"
         )
+    elif entry.tables.get(table.name) is not table:
+        raise EffectRefused(
+            f"{what} of {table.name}, a table that was made after the start or by a module that no module of"
+            " SLUICE_HANDLERS uses: make it in such a module, so that `sluice init` creates it"
+        )
     if key is None:
         raise EffectRefused(f"{what} of {table.name} without a key: the record's key is null or unreadable")
     return shape, _coerced(shape, shape.key, key, shape.coercers[shape.key])

@@ -37,6 +37,8 @@ class HandlerEntry:
     """None: it handles events of every topic."""
     effects: Mapping[str, "EffectEntry"] = field(repr=False, compare=False)
     """The effects that it may call: all that are declared."""
+    tables: Mapping[str, Table] = field(repr=False, compare=False)
+    """The tables that it may use: all that are known at start."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _add_tables(registry: Registry, modules: Iterable[ModuleType]) -> None:
         if table.metadata not in registry.metadatas:
             registry.metadatas.append(table.metadata)
     try:
-        registry.tables = tables_by_name(registry.metadatas)
+        registry.tables.update(tables_by_name(registry.metadatas))
     except TableRefused as error:
         raise HandlersRefused(str(error)) from error
 
@@ -194,13 +196,16 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
             registry.metadatas.append(thing.metadata)
     match declaration:
         case Handles(types, topics):
-            entry = HandlerEntry(name, types, function, _data_type(function, name), topics, registry.effects)
+            entry = HandlerEntry(
+                name, types, function, _data_type(function, name), topics, registry.effects, registry.tables
+            )
             for kind in _distinct(types, name):
                 registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
         case Projects(types, into, revision, topics):
             _add_projection(registry, into, revision, name)
+            data_type = _data_type(function, name)
             projection = ProjectionEntry(
-                name, types, function, _data_type(function, name), topics, registry.effects, into, revision
+                name, types, function, data_type, topics, registry.effects, registry.tables, into, revision
             )
             for kind in _distinct(types, name):
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)

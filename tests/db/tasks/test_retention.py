@@ -1,6 +1,7 @@
 """What is forgotten with age on a real Postgres, and what never is."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,9 +29,10 @@ def bench(database_url: str) -> Iterator[Bench]:
     application = registry()
     [entry] = application.handlers["thing.set"]
     name = f"{welcome.__module__}.{welcome.__qualname__}"
-    application.handlers["thing.welcomed"] = (
-        type(entry)(name, ("thing.welcomed",), welcome, dict[str, Any], None, application.effects),
+    welcoming = replace(
+        entry, name=name, types=("thing.welcomed",), function=welcome, data_type=dict[str, Any]
     )
+    application.handlers["thing.welcomed"] = (welcoming,)
     bench = Bench(database_url, application)
     yield bench
     bench.close()

@@ -1,6 +1,5 @@
 """A table is known wherever the handlers' modules keep it; one that is made later is not."""
 
-import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
 from sluice.db.tables import entity_table
+from sluice.tasks.api import EffectRefused, Event
+from sluice.tasks.fold.handler_steps import iter_effects
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers, collect_modules
 from tests.unit.tasks.test_registry import TOPICS
 
@@ -112,13 +113,14 @@ def test_tables_of_a_known_metadata_are_known(write: Any) -> None:
     assert names(collect_handlers(write("kept_handlers", text))) == ["a", "b"]
 
 
-def test_a_table_that_is_made_later_is_not_known(write: Any) -> None:
-    text = f"{TABLES}{HANDLERS}handler = keep(lambda: made('late'))\n"
+def test_a_table_that_is_made_later_is_refused_where_it_is_yielded(write: Any) -> None:
+    text = f"{TABLES}{HANDLERS}kept = made('kept')\nhandler = keep(lambda: made('late'))\n"
     registry = collect_handlers(write("kept_handlers", text))
+    assert names(registry) == ["kept"]
     [entry] = registry.handlers["kept"]
-    [make] = inspect.getclosurevars(entry.function).nonlocals.values()
-    table = make()
-    assert (table.name, names(registry)) == ("late", [])
+    event: Event[Any] = Event("1", "kept", "k", 1, None, {}, "kept", 0, 0)
+    with pytest.raises(EffectRefused, match="Insert of late, a table that was made after the start"):
+        list(iter_effects(entry, event))
 
 
 def test_tables_of_another_application_in_the_process_are_not_known(write: Any) -> None:
