@@ -36,6 +36,7 @@ from sluice.runtime.redis_refusals import refused
 from sluice.runtime.settings import Settings
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.apply.chunks import session_settings
 from sluice.tasks.apply.handler_notes import NOTE_SETTINGS, HandlerNotes
 from sluice.tasks.effects.dispatcher import Dispatcher
 from sluice.tasks.effects.executor import Executor, expire_claims
@@ -179,7 +180,9 @@ class WorkerProcess:
         return self._settings.database_url.get_secret_value()
 
     def _open(self, name: str, plans: Mapping[str, str]) -> Session:
-        session = Session(self._url, application_name=f"sluice {name}", plans=plans)
+        # Handlers run in the transactions of the batch plans.
+        settings = session_settings(self._settings.handler_seconds) if plans is BATCH_PLANS else {}
+        session = Session(self._url, application_name=f"sluice {name}", plans=plans, settings=settings)
         self._sessions.append(session)
         tune_gc()
         return session

@@ -5,10 +5,11 @@ from contextlib import closing, contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sluice.db.connection import Session
+from sluice.db.connection import BATCH_PLANS, Session
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.service_urls import StackUrls, read_addresses
 from sluice.runtime.settings import Settings, read_settings
+from sluice.tasks.apply.chunks import session_settings
 from sluice.tasks.fold.registry import Registry, collect_handlers
 from sluice.tasks.installation.opening import check_installation
 
@@ -42,7 +43,9 @@ def connected(
     """
     settings = read_settings()
     url = read_addresses(settings).database_url
-    with closing(Session(url, application_name=name, plans=plans)) as session:
+    # Handlers run in the transactions of the batch plans.
+    limits = session_settings(settings.handler_seconds) if plans is BATCH_PLANS else {}
+    with closing(Session(url, application_name=name, plans=plans, settings=limits)) as session:
         refusal = read_refusal(session, settings.name)
         if refusal is not None:
             if report_refusal is None:

@@ -17,6 +17,15 @@ from sluice.tasks.fold.registry import Registry
 HANDLER_BUDGET_SECONDS = 1.0
 """Time spent in handlers after which no further event is begun, before a transaction and within it."""
 
+_MARGIN_SECONDS = 5.0  # for all else that a process does between two statements, on a busy machine
+
+
+def session_settings(handler_seconds: float) -> dict[str, str]:
+    """Returns the settings of a session whose transactions wait for handlers of at most so many seconds."""
+    idle_seconds = handler_seconds + HANDLER_BUDGET_SECONDS + _MARGIN_SECONDS
+    return {"idle_in_transaction_session_timeout": f"{round(idle_seconds * 1000)}ms"}
+
+
 RecordPlace: TypeAlias = tuple[str, int, int]
 """A record: (topic, partition, offset)."""
 

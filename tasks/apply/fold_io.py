@@ -73,7 +73,13 @@ class FoldIO:
         if not self._redriving:
             of = {p.decoded.entity_key for p in events if p.decoded.entity_key is not None}
             memory.parked = dead_letters.load_parked(self._session, self._entity, sorted(of))
-        fresh = [planned for planned in events if planned.decoded.identity not in memory.identities]
+        # What a parked entity needs may be held by another session: its events wait without it.
+        fresh = [
+            planned
+            for planned in events
+            if planned.decoded.identity not in memory.identities
+            and planned.decoded.entity_key not in memory.parked
+        ]
         self._load_effects(fresh, memory)
         memory.rows = self._rows.load(fresh)
         return memory

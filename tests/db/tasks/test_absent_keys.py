@@ -1,0 +1,142 @@
+"""Keys without a row in a deletable table: few locks for any number of keys, and no two queues at one key."""
+
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, MetaData, String, create_engine
+
+from sluice.db.connection import Session
+from sluice.db.tables import entity_table
+from sluice.tasks.api import Effect, Entity, Event, Topic, Upsert, handles
+from sluice.tasks.apply.row_store import KEY_LOCKS, AbsentKeyLocks
+from sluice.tasks.fold.registry import Registry, collect_modules
+from tests.db.tasks.applying import TOPIC, Bench, create_tables, made, slice_of
+from tests.waiting import WAITING_BACKENDS, wait_until
+
+KEYS = 40_000
+metadata = MetaData()
+notes = entity_table(
+    "notes", metadata, Column("note_id", String(64), primary_key=True), Column("text", String), deletable=True
+)
+
+
+@handles("notes.imported")
+def import_notes(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Writes as many rows as the event says."""
+    for number in range(event.data["rows"]):
+        yield Upsert(notes, f"n{number}", {"text": "x" * 20})
+
+
+def registry() -> Registry:
+    module = ModuleType("notes")
+    vars(module).update(
+        import_notes=import_notes, notes=notes, topics=(Topic(TOPIC, entity=Entity("thing", 1)),)
+    )
+    return collect_modules([module])
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create_tables(database_url)
+    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    metadata.create_all(engine)
+    engine.dispose()
+    opened = Bench(database_url, registry())
+    yield opened
+    opened.close()
+
+
+def test_an_event_with_very_many_new_keys_is_applied_and_leaves_the_lock_table_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    take = AbsentKeyLocks.take
+
+    def take_and_count(self: AbsentKeyLocks, session: Session, table: str, keys: Any) -> None:
+        take(self, session, table, keys)
+        held.extend(n for (n,) in bench.look("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+        # Another application can connect.
+        other = Session(bench.database_url, application_name="another application")
+        other.command("SELECT 1")
+        other.close()
+
+    monkeypatch.setattr(AbsentKeyLocks, "take", take_and_count)
+    applied = bench.apply(slice_of([made(0, "notes.imported", rows=KEYS)]))
+    assert applied is not None
+    assert applied.outcomes == {"applied": 1}
+    assert bench.look("SELECT count(*) FROM notes") == [(KEYS,)]
+    assert held
+    assert max(held) <= 10
+    # And once more, as updates.
+    assert bench.apply(slice_of([made(1, "notes.imported", rows=KEYS)], prev=0)) is not None
+    assert bench.look("SELECT count(*) FROM notes WHERE version = 1") == [(KEYS,)]
+
+
+FEW, MANY = ["a", "b"], [f"n{number}" for number in range(KEY_LOCKS + 1)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "waits"),
+    [
+        (FEW, FEW, True),
+        (FEW, ["c"], False),
+        (FEW, MANY, True),
+        (MANY, FEW, True),
+        (MANY, MANY, True),
+    ],
+    ids=["few, the same few", "few, other few", "few, many", "many, few", "many, many"],
+)
+def test_two_transactions_never_hold_one_absent_key(
+    bench: Bench, first: list[str], second: list[str], waits: bool
+) -> None:
+    holder, other = bench.session, Session(bench.database_url, application_name="other queue")
+    finished = threading.Event()
+
+    def take_second() -> None:
+        with other.transaction():
+            AbsentKeyLocks().take(other, "notes", second)
+        finished.set()
+
+    with holder.transaction():
+        AbsentKeyLocks().take(holder, "notes", first)
+        thread = threading.Thread(target=take_second)
+        thread.start()
+        waited = wait_until(
+            lambda: "waits" if bench.look(WAITING_BACKENDS) else "takes" if finished.is_set() else "",
+            timeout_seconds=10,
+            what="the other one waits, or has its locks",
+        )
+    thread.join()
+    other.close()
+    assert (waited == "waits") is waits
+
+
+def test_many_keys_taken_in_small_numbers_become_one_lock(bench: Bench) -> None:
+    locks = AbsentKeyLocks()
+    with bench.session.transaction():
+        for number in range(KEY_LOCKS + 50):
+            locks.take(bench.session, "notes", [f"n{number}"])
+        [(held,)] = bench.look("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    assert held <= KEY_LOCKS + 2
+
+
+def test_a_rollback_to_a_savepoint_takes_its_locks_back(bench: Bench) -> None:
+    bench.look("ALTER TABLE notes ADD CONSTRAINT few CHECK (note_id <> 'n300')")
+    bench.look("UPDATE sluice.queues SET accepted_deaths = 9")
+    seen: list[dict[str, int]] = []
+    take = AbsentKeyLocks.take
+
+    def noting(self: AbsentKeyLocks, session: Session, table: str, keys: Any) -> None:
+        seen.append(dict(self.held))
+        take(self, session, table, keys)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AbsentKeyLocks, "take", noting)
+        records = [made(0, "notes.imported", "k", rows=301), made(1, "notes.imported", "l", rows=2)]
+        assert bench.apply(slice_of(records)) is not None
+    assert bench.outcomes() == {"applied": 1, "dead": 1}
+    # The second event of the pass event by event takes its locks itself.
+    assert seen[-1] == {}

@@ -1,0 +1,193 @@
+"""A batch that cannot be applied as one is applied in parts: by time in handlers, by failures, by size."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.kafka_io.record_types import Record
+from sluice.runtime.place import Place
+from sluice.tasks.api import Effect, Event, Read, Upsert
+from sluice.tasks.apply import batch_writer, chunks, retry_policy
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.apply.fold_io import FoldIO
+from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.fold.fold_state import EventResult, FoldResult
+from sluice.tasks.fold.plan import Planned
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks.applying import Bench, create_tables, made, slice_of, thing_set, things
+from tests.db.tasks.test_faults import MEND, trigger
+
+OpenBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def open_bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenBench]:
+    """Opens workers that soon give up, on a database with the application's tables."""
+    monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
+    create_tables(database_url)
+    opened: list[Bench] = []
+
+    def open_one(set_aside: Any = None, **settings: str) -> Bench:
+        bench = Bench(database_url)
+        bench.session.close()
+        limits = {"lock_timeout": "200ms", "statement_timeout": "2s"} | settings
+        bench.session = Session(database_url, application_name="test", plans=BATCH_PLANS, settings=limits)
+        bench.applier = Applier(bench.session, bench.registry, set_aside)
+        opened.append(bench)
+        return bench
+
+    yield open_one
+    for bench in opened:
+        bench.close()
+
+
+def failures(bench: Bench) -> list[tuple[Any, ...]]:
+    return bench.look('SELECT "offset", failures, batch_limit FROM sluice.queue_failures')
+
+
+FULL = trigger("IF NEW.thing_id = 'bad' THEN RAISE 'disk full' USING ERRCODE = '53100'; END IF; RETURN NEW;")
+
+
+def test_failures_are_counted_across_workers_and_narrow_the_batch_to_what_is_before_them(
+    open_bench: OpenBench,
+) -> None:
+    bench = open_bench()
+    bench.look(FULL)
+    batch = slice_of([thing_set(n, "bad" if n == 5 else f"k{n}") for n in range(8)])
+    for _ in range(40):
+        # Each is another worker, which knows of the failures before it from Postgres alone.
+        open_bench().apply(batch)
+        if bench.outcomes() == {"applied": 5}:
+            break
+    open_bench().apply(batch)
+    [(offset, count, limit)] = failures(bench)
+    assert (offset, limit) == (5, 1)
+    assert count > 0
+    assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
+    bench.look(MEND)
+    assert bench.apply(batch) is not None
+    assert bench.outcomes() == {"applied": 8}
+    for n in range(8, 18):
+        assert bench.apply(slice_of([thing_set(n)], prev=n - 1)) is not None
+    assert failures(bench) == []
+
+
+def test_a_batch_without_failures_writes_no_count(open_bench: OpenBench) -> None:
+    bench = open_bench()
+    assert bench.apply(slice_of([thing_set(0), thing_set(1)])) is not None
+    assert failures(bench) == []
+
+
+def stub_aside(
+    session: Session, store: FoldIO, queue: str, planned: Planned, error: Exception
+) -> EventResult:
+    """Parks the event's entity behind it, as an event that waits."""
+    memory = store.load([])
+    waiting = FoldResult()
+    waiting.bury(planned, EventFault.of(error), memory)
+    waiting.settled = [replace(waiting.settled[0], outcome="waiting")]  # type: ignore[arg-type]
+    store.write_back(queue, memory, waiting)
+    return waiting.settled[0]
+
+
+def test_an_event_that_meets_a_held_row_is_set_aside_if_another_entity_is_written(
+    open_bench: OpenBench, database_url: str
+) -> None:
+    bench = open_bench(stub_aside)
+    bench.apply(slice_of([thing_set(0, "held")]))
+    holder = Session(database_url, application_name="holder")
+    holder.command("BEGIN; SELECT FROM public.things WHERE thing_id = 'held' FOR UPDATE")
+    alone = slice_of([thing_set(1, "held", 5)], prev=0)
+    assert bench.apply(alone) is None
+    assert bench.outcomes() == {"applied": 1}
+    both = slice_of([thing_set(1, "held", 5), thing_set(2, "other", 6), thing_set(3, "held", 7)], prev=0)
+    for _ in range(9):
+        # Also with a batch that is narrowed to one event.
+        bench.apply(alone)
+    assert bench.apply(both) is not None
+    assert bench.outcomes() == {"applied": 2, "waiting": 2}
+    holder.close()
+
+
+def test_slow_handlers_with_reads_stay_below_the_idle_limit(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(batch_writer, "HANDLER_BUDGET_SECONDS", 0.05)
+    bench = open_bench(idle_in_transaction_session_timeout="600ms")
+
+    def slow(event: Event[Any]) -> Iterator[Effect]:
+        yield Read(things, event.key)
+        time.sleep(0.03)
+        yield Upsert(things, event.key, {"amount": 1, "name": None})
+
+    [entry] = bench.registry.handlers["thing.set"]
+    bench.registry.handlers["thing.set"] = (replace(entry, function=slow, data_type=Any),)
+    applied = bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(40)]))
+    assert applied is not None
+    assert applied.outcomes == {"applied": 40}
+    assert applied.judgements["next"] > 2, "it was applied in one transaction"
+    assert failures(bench) == []
+
+
+def test_slow_first_runs_are_applied_in_several_transactions(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(chunks, "HANDLER_BUDGET_SECONDS", 0.0)
+    bench = open_bench()
+    applied = bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(4)]))
+    assert applied is not None
+    assert dict(applied.judgements) == {"next": 4}
+    assert bench.outcomes() == {"applied": 4}
+
+
+def test_what_is_left_when_patience_ends_is_left_to_the_bridge(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluice.tasks.apply.apply.PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(chunks, "HANDLER_BUDGET_SECONDS", 0.0)
+    bench = open_bench()
+    batch = slice_of([thing_set(n, f"k{n}") for n in range(3)])
+    for n in range(1, 4):
+        assert bench.apply(batch) is not None
+        assert bench.outcomes() == {"applied": n}
+
+
+# Of a letter: a value that Postgres does not store in time.
+
+
+def test_a_letter_that_is_not_stored_in_time_is_stored_cut_and_redriven_from_kafka(
+    open_bench: OpenBench,
+) -> None:
+    bench = open_bench()
+    bench.look("""
+        CREATE FUNCTION sluice.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF length(NEW.value) > 100000 THEN PERFORM pg_sleep(9); END IF; RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON sluice.dead_letters FOR EACH ROW EXECUTE FUNCTION sluice.slow()
+    """)
+    large = made(0, "thing.broken", "k", pad="x" * 200_000)
+    refused = made(1, "thing.set", "l", amount=-1, pad="x" * 200_000)
+    for _ in range(3):
+        if bench.apply(slice_of([large, refused, thing_set(2, "m")])) is not None:
+            break
+    assert bench.outcomes() == {"applied": 1, "dead": 2}
+    letters = bench.look("SELECT value, flaw, error_text FROM sluice.dead_letters ORDER BY id")
+    for record, (value, flaw, text) in zip([large, refused], letters, strict=True):
+        assert value is None
+        assert flaw["sha256"] == hashlib.sha256(record.value or b"").hexdigest()
+        assert text.endswith("`sluice dlq redrive` reads it from Kafka)")
+    bench.registry.handlers["thing.broken"] = ()
+
+    def read_whole(place: Place, offset: int) -> Record:
+        return [large, refused][offset]
+
+    redriver = Redriver(bench.looking, bench.registry, read_whole)
+    bench.look("ALTER TABLE things DROP CONSTRAINT amount_not_negative")
+    assert redriver.redrive_once("thing", "l").outcomes == {"applied": 1}
