@@ -16,7 +16,7 @@ from sluice.tasks.fold.plan import HandlerRun
 
 CHUNK_RECORDS = 200  # of one transaction: a live one may wait for it
 CHUNK_SECONDS = 0.1  # and it should last no longer than this
-FEWEST_RECORDS = 10
+FEWEST_RECORDS = 1  # the first chunk, too: nothing is known of the handlers yet
 
 
 class Chunk(NamedTuple):
@@ -66,7 +66,7 @@ class RebuildLane:
     applied: int
     live: int
     records: list[Record] = field(default_factory=list)
-    most: int = CHUNK_RECORDS
+    most: int = FEWEST_RECORDS
     skipped: bool = False
     """Records were read that it did not need then."""
     size_bytes: int = 0
