@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 SESSION_SETTINGS = {
     "statement_timeout": "5s",
@@ -71,7 +71,7 @@ class Session:
 
     def __init__(
         self,
-        database_url: str,
+        database_url: str | URL,
         *,
         application_name: str,
         plans: Mapping[str, str] = MappingProxyType({}),
@@ -110,6 +110,10 @@ class Session:
         connection.autocommit = True
         psycopg2.extras.register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         return connection
+
+    def another(self, application_name: str) -> "Session":
+        """Returns a session on the same database, for a short look beside this one."""
+        return Session(self._url, application_name=application_name)
 
     def close(self) -> None:
         """Ends the connection; the next use opens a new one. May run twice."""

@@ -22,12 +22,24 @@ class Outcome(StrEnum):
 
 
 class LetterState(StrEnum):
-    """The states of a dead letter: dead or waiting, until it is applied (done) or dropped."""
+    """The states of a dead letter: dead, waiting or retrying, until it is applied (done) or dropped."""
 
     DEAD = "dead"
     WAITING = "waiting"
+    RETRYING = "retrying"
+    """Shown, never stored: the letter is stored as waiting and has a row in `retries`."""
     DROPPED = "dropped"
     DONE = "done"
+
+
+class RetryKind(StrEnum):
+    """Why an event was set aside. It is retried without an operator."""
+
+    TIMED_OUT = "timed_out"
+    ROW_HELD = "row_held"
+    """Another session holds a row, a table, a key or a lock that the event needs."""
+    UNAVAILABLE = "unavailable"
+    """The server refused it for another reason that passes."""
 
 
 class CallState(StrEnum):

@@ -30,6 +30,9 @@ class TaskServices(Protocol):
     def start_rebuilds(self) -> None:
         """Publishes a rebuild task for every partition that lags."""
 
+    def start_retries(self) -> None:
+        """Publishes a message without slices for every queue with an event that is due for a retry."""
+
     def expire_claims(self) -> None:
         """Ends the attempts of calls whose claim has expired."""
 
@@ -58,7 +61,7 @@ _EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False,
 
 @shared_task(name=names.APPLY_TASK, base=ServiceTask, bind=True, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
 def apply(task: ServiceTask, queue: str, slices: list[Slice]) -> None:
-    """Applies the slices of one message from the bridge."""
+    """Applies the slices of one message, and retries events of the queue; without slices it only retries."""
     task.services.apply(queue, slices)
 
 
@@ -84,6 +87,12 @@ def rebuild(task: ServiceTask, projection: str, generation: int, topic: str, par
 def start_rebuilds(task: ServiceTask) -> None:
     """Publishes the rebuild tasks."""
     task.services.start_rebuilds()
+
+
+@shared_task(name=names.START_RETRIES_TASK, **_EARLY)  # type: ignore[untyped-decorator]
+def start_retries(task: ServiceTask) -> None:
+    """Has idle queues retry what is due."""
+    task.services.start_retries()
 
 
 @shared_task(name=names.EXPIRE_CLAIMS_TASK, **_EARLY)  # type: ignore[untyped-decorator]

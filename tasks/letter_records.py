@@ -1,15 +1,17 @@
 """The records of dead letters. Of a letter that is not stored whole, Kafka has the record."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
 
 from sluice.db.apply.dead_letters import Letter
+from sluice.db.errors import DeploymentBroken
 from sluice.kafka_io.bounded_record import is_whole_of
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.whole_record import ReadWhole, RecordNotRead
 from sluice.tasks.events.flaws import read_flaw
+from sluice.tasks.installation import formats
 
 T = TypeVar("T")
 
@@ -41,6 +43,27 @@ def stored_record(letter: Letter) -> Record:
 def is_cut(letter: Letter) -> bool:
     """Returns True if Kafka alone has the record whole."""
     return letter.flaw is not None and read_flaw(letter.flaw).is_cut
+
+
+def readable_letters(letters: Sequence[Letter]) -> Sequence[Letter]:
+    """Returns the letters before the first of a newer format. Raises DeploymentBroken if that is the first.
+
+    Those behind it wait: the order of an entity's letters is kept.
+    """
+    for number, letter in enumerate(letters):
+        if letter.format > formats.NEWEST_FORMAT:
+            if number == 0:
+                refuse_newer(letter)
+            return letters[:number]
+    return letters
+
+
+def refuse_newer(letter: Letter) -> NoReturn:
+    """Raises DeploymentBroken for a letter that only newer code reads."""
+    raise DeploymentBroken(
+        f"dead letter {letter.topic}:{letter.partition}:{letter.offset} is stored in format {letter.format},"
+        f" this code reads format {formats.NEWEST_FORMAT}; run the command with the newer code"
+    )
 
 
 class LetterRecords:

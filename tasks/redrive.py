@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-from sluice.db.apply import dead_letters, guard, identities
+from sluice.db.apply import dead_letters, guard, identities, retries
 from sluice.db.apply.dead_letters import Letter
+from sluice.db.apply.retries import Retry
 from sluice.db.connection import Session
 from sluice.db.delivery import progress
 from sluice.db.errors import DeploymentBroken
@@ -29,6 +30,8 @@ from sluice.tasks.letter_records import (
     LetterRecords,
     NotRedrivable,
     WholeRecordNeeded,
+    readable_letters,
+    refuse_newer,
     stored_record,
 )
 
@@ -50,6 +53,10 @@ class Redriven:
     blocked_by: str | None = None
     """Why the first of them that did not live died, if one did: those behind it wait."""
     unparked: bool = False
+    outgoing: int = 0
+    """Rows for others that were written: events and calls."""
+    holds: str | None = None
+    """Why those behind one that died wait, if they do."""
 
 
 class Redriver:
@@ -60,6 +67,7 @@ class Redriver:
         self._records = LetterRecords(read_whole)
         self._registry = registry
         self._generation_writer = GenerationWriter(session, registry)
+        self._skipping = [topic.name for topic in registry.topics.values() if topic.on_failure == "skip"]
 
     def redrive_once(self, entity: str, key: str) -> Redriven:
         """The entity's oldest letters, in one transaction. May run often, and be killed anywhere.
@@ -79,8 +87,9 @@ class Redriver:
             with self._session.transaction():
                 queue = self._lock(entity, "")
                 letter = dead_letters.lock_letter(self._session, letter_id)
-                if letter is not None and letter.state == LetterState.DEAD and letter.outcome == Outcome.DEAD:
+                if letter is not None and _is_open(letter):
                     self._settle(queue, entity, self._choose([letter]), redriven, singly=singly)
+                    retries.move_retry(self._session, entity, None, goes_on=False)
             return redriven
 
         return self._provide(lambda: self._retry(entity, attempt))
@@ -95,9 +104,64 @@ class Redriver:
                 if not letters or letters[0].id != letter_id:
                     return False
                 dead_letters.finish_letters(self._session, [letter_id], LetterState.DROPPED)
+                retries.move_retry(self._session, entity, key, goes_on=False)
                 return True
 
         return self._retry(entity, attempt)
+
+    def retry_waiting(self, retry: Retry, limit: int, begin: Callable[[], None]) -> Redriven:
+        """Tries so many waiting letters once: one that was set aside, and those behind it.
+
+        Calls `begin` once the queue is locked. Commits those before the first that the surroundings refuse.
+        Raises the error of the first letter, and what `redrive_once` raises; the caller tries again later.
+        """
+        redriven = Redriven()
+        with self._session.transaction():
+            queue = self._lock(retry.entity, retry.key or "")
+            begin()
+            letters = readable_letters(self._lock_waiting(retry, limit))
+            if letters:
+                self._settle(queue, retry.entity, letters, redriven, singly=limit == 1)
+            self._release(queue, retry.entity, retry.key, redriven)
+            faults.reach("retry.before_commit")
+        faults.reach("retry.committed")
+        return redriven
+
+    def bury_waiting(self, retry: Retry, error_class: str, error_text: str) -> bool:
+        """Makes a letter that was set aside a dead one. Returns False if it was not waiting any more."""
+        redriven = Redriven()
+        with self._session.transaction():
+            queue = self._lock(retry.entity, retry.key or "")
+            letters = self._lock_waiting(retry, 1)
+            for letter in letters:
+                dead_letters.fail_letter(self._session, letter.id, Outcome.DEAD, error_class, error_text)
+                place = (letter.topic_id, letter.partition, letter.offset)
+                identities.update_outcomes(self._session, [(letter.identity, Outcome.DEAD, *place)])
+                moved = (letter.topic, letter.partition, letter.outcome, Outcome.DEAD)
+                guard.move_counts(self._session, *moved, 1)
+                if letter.topic not in self._skipping:
+                    redriven.holds = f"{error_class}: {error_text}"
+            self._release(queue, retry.entity, retry.key, redriven)
+        return bool(letters)
+
+    def _lock_waiting(self, retry: Retry, limit: int) -> Sequence[Letter]:
+        """Locks the first waiting letters, if the first of them is the one that is retried."""
+        waiting = LetterState.WAITING
+        if retry.key is None:
+            letter = dead_letters.lock_letter(self._session, retry.letter_id)
+            return [letter] if letter is not None and letter.state == waiting else []
+        letters = dead_letters.lock_letters(self._session, retry.entity, retry.key, limit, [waiting])
+        return letters if letters and letters[0].id == retry.letter_id else []
+
+    def _release(self, queue: str, entity: str, key: str | None, redriven: Redriven) -> None:
+        """Passes the retries on to what waits still, and unparks the entity if nothing holds it."""
+        retries.move_retry(self._session, entity, key, goes_on=redriven.holds is None)
+        if key is None:
+            return
+        if redriven.holds is None:
+            redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key, self._skipping)
+        else:
+            dead_letters.park_entities(self._session, entity, queue, [(key, redriven.holds)])
 
     def _redrive(self, entity: str, key: str, *, singly: bool) -> Redriven:
         redriven = Redriven()
@@ -106,8 +170,7 @@ class Redriver:
             letters = self._choose(dead_letters.lock_letters(self._session, entity, key, LETTERS))
             self._settle(queue, entity, letters, redriven, singly=singly)
             faults.reach("redrive.before_commit")
-            if redriven.blocked_by is None:
-                redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key)
+            self._release(queue, entity, key, redriven)
         faults.reach("redrive.committed")
         return redriven
 
@@ -127,13 +190,14 @@ class Redriver:
         settled = writer.settle(events, singly=singly)
         for letter, one in zip(letters, settled, strict=True):
             self._note(letter, one, redriven)
+        redriven.outgoing += sum(one.outgoing for one in settled)
         self._remember(letters, settled)
         self._recount(letters, settled)
         was = [letter.outcome for letter in letters]
         self._generation_writer.sync_redriven(snapshot, queue, list(zip(settled, was, strict=True)))
 
     def _choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
-        return self._records.choose(_readable(letters))
+        return self._records.choose(readable_letters(letters))
 
     def _provide(self, attempt: Callable[[], Redriven]) -> Redriven:
         try:
@@ -171,6 +235,8 @@ class Redriver:
         dead_letters.fail_letter(self._session, letter.id, settled.outcome, error, text)
         if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
             redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"
+        if settled.outcome is Outcome.DEAD and settled.planned.parks:
+            redriven.holds = redriven.holds or f"{error}: {text}"
 
     def _remember(self, letters: Sequence[Letter], settled: Sequence[EventResult]) -> None:
         changed, new = [], []
@@ -206,30 +272,15 @@ class Redriver:
         return retry(self._session, lambda: attempt(tries.singly), pause_after, what=what)
 
 
-def _readable(letters: Sequence[Letter]) -> Sequence[Letter]:
-    """Returns the letters before the first of a newer format. Raises DeploymentBroken if that is the first.
-
-    Those behind it wait: the order of an entity's letters is kept.
-    """
-    for number, letter in enumerate(letters):
-        if letter.format > formats.NEWEST_FORMAT:
-            if number == 0:
-                _refuse_newer(letter)
-            return letters[:number]
-    return letters
-
-
-def _refuse_newer(letter: Letter) -> NoReturn:
-    raise DeploymentBroken(
-        f"dead letter {letter.topic}:{letter.partition}:{letter.offset} is stored in format {letter.format},"
-        f" this code reads format {formats.NEWEST_FORMAT}; run the command with the newer code"
-    )
+def _is_open(letter: Letter) -> bool:
+    died = letter.state == LetterState.DEAD and letter.outcome == Outcome.DEAD
+    return died or letter.state == LetterState.WAITING
 
 
 def decode_letter(registry: Registry, letter: Letter) -> Decoded:
     """Its record, as it is stored, as the code of today decodes it. Raises DeploymentBroken."""
     if letter.format > formats.NEWEST_FORMAT:
-        _refuse_newer(letter)
+        refuse_newer(letter)
     return decode(_topic_of(registry, letter), letter.topic_id, letter.partition, stored_record(letter))
 
 

@@ -19,6 +19,7 @@ _ARGUMENTS: Mapping[str, Any] = {
         (
             names.RELAY_TASK,
             names.START_REBUILDS_TASK,
+            names.START_RETRIES_TASK,
             names.EXPIRE_CLAIMS_TASK,
             names.PURGE_TASK,
             names.SELF_CHECK_TASK,

@@ -11,6 +11,7 @@ from sluice.runtime.celery_options import (
     RELAY_TASK,
     SELF_CHECK_TASK,
     START_REBUILDS_TASK,
+    START_RETRIES_TASK,
 )
 
 
@@ -26,6 +27,8 @@ SCHEDULE = (
     # The safety net under the wake-ups, and what dispatches calls whose back-off is over.
     Periodic(RELAY_TASK, RELAY_QUEUE, 1.0),
     Periodic(START_REBUILDS_TASK, MAINTENANCE_QUEUE, 1.0),
+    # Queues with messages retry by themselves.
+    Periodic(START_RETRIES_TASK, MAINTENANCE_QUEUE, 1.0),
     Periodic(EXPIRE_CLAIMS_TASK, MAINTENANCE_QUEUE, 5.0),
     Periodic(SELF_CHECK_TASK, MAINTENANCE_QUEUE, 60.0),
     Periodic(PURGE_TASK, MAINTENANCE_QUEUE, 3_600.0),

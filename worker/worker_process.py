@@ -9,6 +9,7 @@ import structlog
 from redis import RedisError, ResponseError
 
 from sluice.db.admin.open_issues import read_open_issues
+from sluice.db.apply.retries import read_due_queues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery.progress import read_queue_names
 from sluice.db.delivery.undeclared import note_undeclared
@@ -17,6 +18,7 @@ from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.runtime.celery_options import (
+    APPLY_TASK,
     EFFECT_TASK,
     EFFECTS_QUEUE,
     EXPIRE_CLAIMS_TASK,
@@ -26,6 +28,7 @@ from sluice.runtime.celery_options import (
     RELAY_TASK,
     SELF_CHECK_TASK,
     START_REBUILDS_TASK,
+    START_RETRIES_TASK,
     SluiceCelery,
 )
 from sluice.runtime.gc_tuning import tune_gc
@@ -133,6 +136,17 @@ class WorkerProcess:
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
                 for what in lagging:
                     self._sender.send(REBUILD_TASK, REBUILD_QUEUE, what)
+
+    def start_retries(self) -> None:
+        """Submits the task that has idle queues retry events that are due."""
+        self._maintaining.submit(START_RETRIES_TASK, self._start_retries_now)
+
+    def _start_retries_now(self) -> None:
+        with self._outages(self._maintenance_session, "retries"):
+            for queue in read_due_queues(self._maintenance_session):
+                # A queue with messages retries behind its next batch.
+                if self._sender.count_waiting(queue) == 0:
+                    self._sender.send(APPLY_TASK, queue, (queue, []))
 
     def expire_claims(self) -> None:
         """Submits the task that ends expired attempts and counts how long undeclared names wait."""

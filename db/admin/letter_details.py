@@ -39,6 +39,8 @@ class WholeLetter(NamedTuple):
     parked: str | None
     flaw: dict[str, Any] | None = None
     """What is missing of the record; None if it is stored whole."""
+    retry: dict[str, Any] | None = None
+    """How an event that was set aside is retried; None if it is not."""
 
     @property
     def is_cut(self) -> bool:
@@ -59,7 +61,12 @@ class WaitingLetter(NamedTuple):
 _WHOLE = f"""{LISTED}, d.topic_id, d.queue, d.identity, d.event_id, d.source, d.timestamp_ms, d.created_at,
     d.settled_at, d.headers, d.key, d.value,
     (SELECT p.reason FROM sluice.parked_entities p WHERE p.entity = d.entity AND p.key = d.entity_key),
-    d.flaw"""
+    d.flaw,
+    (SELECT jsonb_build_object(
+        'kind', r.kind, 'attempts', r.attempts, 'counted_time_outs', r.failures,
+        'set_aside_at', r.set_aside_at, 'retry_at', r.retry_at, 'blockers', r.blockers,
+        'blockers_at', r.blockers_at
+     ) FROM sluice.retries r WHERE r.letter_id = d.id AND d.state = 'waiting')"""
 READ_WHOLE_LETTERS = Statement(
     "read_whole_letters",
     f"SELECT {_WHOLE} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9 ORDER BY d.id LIMIT $10",

@@ -33,7 +33,7 @@ class LetterCount(NamedTuple):
 
 
 class ListedLetter(NamedTuple):
-    """A letter without its bytes. `behind` it so many of its entity wait; None of one that is not dead."""
+    """A letter without its bytes. `behind` it so many of its entity wait; None of one that holds none up."""
 
     id: int
     topic: str
@@ -51,26 +51,33 @@ class ListedLetter(NamedTuple):
     behind: int | None
 
 
-LISTED = """d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
-    d.error_text, d.outcome, d.state, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
+# A letter that is retried is stored as one that waits.
+SHOWN_STATE = """CASE WHEN d.state = 'waiting' AND EXISTS (
+        SELECT FROM sluice.retries r WHERE r.letter_id = d.id
+    ) THEN 'retrying' ELSE d.state END"""
+LISTED = f"""d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
+    d.error_text, d.outcome, {SHOWN_STATE}, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
 # Only of those at the head: a page of those that wait would walk each over all the others.
-_BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' THEN (
+_BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' OR EXISTS (
+        SELECT FROM sluice.retries r WHERE r.letter_id = d.id AND d.state = 'waiting'
+    ) THEN (
         SELECT count(*) FROM sluice.dead_letters b
         WHERE b.entity = d.entity AND b.entity_key = d.entity_key AND b.id > d.id AND b.state = 'waiting'
     ) END"""
 # Chosen, in its order.
-CHOSEN = """($1 IS NULL OR d.id = ANY ($1)) AND ($2 IS NULL OR d.topic = $2)
+CHOSEN = f"""($1 IS NULL OR d.id = ANY ($1)) AND ($2 IS NULL OR d.topic = $2)
     AND ($3 IS NULL OR d.entity = $3) AND ($4 IS NULL OR d.entity_key = $4)
     AND ($5 IS NULL OR d.type = $5) AND ($6 IS NULL OR d.error_class = $6)
-    AND ($7 IS NULL OR d.state = $7)
+    AND ($7 IS NULL OR {SHOWN_STATE} = $7)
     AND ($8 IS NULL OR d.created_at < now() - make_interval(secs => $8))"""
 CHOSEN_TYPES = ("bigint[]", "text", "text", "text", "text", "text", "text", "float8")
 
 COUNT_LETTERS = Statement(
     "count_letters",
     f"""
-    SELECT d.topic, d.error_class, d.state, d.outcome, count(*) FROM sluice.dead_letters d WHERE {CHOSEN}
-    GROUP BY d.topic, d.error_class, d.state, d.outcome ORDER BY d.topic, d.error_class, d.state, d.outcome
+    SELECT d.topic, d.error_class, {SHOWN_STATE} AS state, d.outcome, count(*)
+    FROM sluice.dead_letters d WHERE {CHOSEN}
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     """,
     CHOSEN_TYPES,
 )
@@ -125,14 +132,14 @@ DROP_KEYLESS = Statement(
     "drop_keyless",
     """
     UPDATE sluice.dead_letters SET state = 'dropped', settled_at = now()
-    WHERE id = $1 AND state = 'dead' AND outcome = 'dead' AND entity_key IS NULL
+    WHERE id = $1 AND state IN ('dead', 'waiting') AND outcome = state AND entity_key IS NULL
     """,
     ("bigint",),
 )
 
 
 def drop_keyless(session: Session, letter_id: int) -> bool:
-    """A dead letter without an entity is given up; whether it was there to be. May run twice."""
+    """Drops a letter without an entity. Returns True if it was dead or retried. Idempotent."""
     return session.count(DROP_KEYLESS, letter_id) == 1
 
 
@@ -201,7 +208,7 @@ READ_KEYLESS = Statement(
     "read_keyless",
     f"""
     SELECT d.id, d.entity FROM sluice.dead_letters d
-    WHERE {CHOSEN} AND d.entity_key IS NULL AND d.state = 'dead' AND d.outcome = 'dead'
+    WHERE {CHOSEN} AND d.entity_key IS NULL AND d.state IN ('dead', 'waiting') AND d.outcome = d.state
       AND d.error_class <> '{RECORD_SKIPPED}'
     ORDER BY d.id LIMIT $9
     """,
@@ -210,7 +217,7 @@ READ_KEYLESS = Statement(
 
 
 def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[int, str]]:
-    """(id, entity type) of the chosen letters that are dead and whose record names no entity.
+    """(id, entity type) of the chosen letters that are dead or retried and whose record names no entity.
 
     Skipped records are left out: no process has read them.
     """
@@ -220,10 +227,13 @@ def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[
         return [(number, entity) for number, entity in rows]
 
 
-COUNT_PARKED = Statement("count_parked", "SELECT count(*) FROM sluice.parked_entities")
+# Those that are retried need no operator.
+PARKED = """sluice.parked_entities p
+    WHERE NOT EXISTS (SELECT FROM sluice.retries r WHERE r.entity = p.entity AND r.key = p.key)"""
+COUNT_PARKED = Statement("count_parked", f"SELECT count(*) FROM {PARKED}")
 
 
 def count_parked(session: Session) -> int:
-    """How many entities are parked."""
+    """Returns how many entities wait for an operator."""
     ((count,),) = session.run(COUNT_PARKED)
     return int(count)

@@ -5,6 +5,7 @@ Nothing here may take longer because history is long: a metrics endpoint asks ev
 
 from typing import NamedTuple
 
+from sluice.db.admin.letters import PARKED
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.undeclared import HALTED_SECONDS
 from sluice.db.records import Declaration
@@ -25,6 +26,7 @@ class OpenIssues(NamedTuple):
     failed_calls: int
     halted_topics: int
     halted_effects: int
+    retrying_events: int
     waiting_letters: int
     parked_entities: int
     outgoing_records: int
@@ -62,6 +64,9 @@ _WAITING = """
     ) o
 """
 
+_BEHIND = """sluice.dead_letters d WHERE d.state = 'waiting'
+    AND NOT EXISTS (SELECT FROM sluice.retries r WHERE r.letter_id = d.id)"""
+
 READ_OPEN_ISSUES = Statement(
     "read_open_issues",
     f"""
@@ -73,8 +78,9 @@ READ_OPEN_ISSUES = Statement(
            {_calls("failed")},
            {_halted(Declaration.TOPIC)},
            {_halted(Declaration.EFFECT)},
-           {_count("sluice.dead_letters WHERE state = 'waiting'")},
-           {_count("sluice.parked_entities")},
+           {_count("sluice.retries")},
+           {_count(_BEHIND)},
+           {_count(PARKED)},
            {_count(_WAITING.format(limit="$1"))},
            {_calls("pending")},
            {_calls("running")},

@@ -224,7 +224,19 @@ MOVE_PARKED = Statement(
 )
 
 
+MOVE_RETRIES = Statement(
+    "move_retries",
+    """
+    UPDATE sluice.retries r SET queue = d.queue FROM unnest($2, $3) AS d (key, queue)
+    WHERE r.entity = $1 AND r.key = d.key
+    """,
+    ("text", "text[]", "text[]"),
+)
+
+
 def move_parked(session: Session, entity: str, queues: Mapping[str, str]) -> None:
-    """Parked entities are those of these queues, by key. Under all locks; may run twice."""
+    """Stores the queues of parked entities and their retries, by key. Under all locks; idempotent."""
     if queues:
-        session.run(MOVE_PARKED, entity, text_array(queues), text_array(queues.values()))
+        keys, names = text_array(queues), text_array(queues.values())
+        session.run(MOVE_PARKED, entity, keys, names)
+        session.run(MOVE_RETRIES, entity, keys, names)

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from sluice.db.admin.letters import SHOWN_STATE
 from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array
 
@@ -92,8 +93,8 @@ class TracedLetter(NamedTuple):
 
 READ_TRACED_LETTER = Statement(
     "read_traced_letter",
-    """
-    SELECT d.id, d.state, d.outcome, d.error_class, d.error_text, d.attempts,
+    f"""
+    SELECT d.id, {SHOWN_STATE}, d.outcome, d.error_class, d.error_text, d.attempts,
            (SELECT count(*) FROM sluice.dead_letters b
             WHERE b.entity = d.entity AND b.entity_key = d.entity_key AND b.id < d.id
               AND b.state IN ('dead', 'waiting') AND b.outcome <> 'conflict'),

@@ -1,6 +1,6 @@
 """Records that could not be applied, with the reason; and the entities that are parked behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -75,11 +75,12 @@ LOCK_LETTERS = Statement(
     SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
            outcome, state, format, flaw::text
     FROM sluice.dead_letters
-    WHERE entity = $1 AND entity_key = $2 AND state IN ('dead', 'waiting') AND outcome <> 'conflict'
-    ORDER BY id LIMIT $3 FOR UPDATE
+    WHERE entity = $1 AND entity_key = $2 AND state = ANY ($3) AND outcome <> 'conflict'
+    ORDER BY id LIMIT $4 FOR UPDATE
     """,
-    ("text", "text", "int"),
+    ("text", "text", "text[]", "int"),
 )
+OPEN = (LetterState.DEAD, LetterState.WAITING)
 LOCK_LETTER = Statement(
     "lock_letter",
     """
@@ -91,9 +92,11 @@ LOCK_LETTER = Statement(
 )
 
 
-def lock_letters(session: Session, entity: str, key: str, limit: int) -> list[Letter]:
-    """What of an entity is dead or waits, oldest first. Under the queue's lock."""
-    return [_letter(row) for row in session.run(LOCK_LETTERS, entity, key, limit)]
+def lock_letters(
+    session: Session, entity: str, key: str, limit: int, states: Sequence[LetterState] = OPEN
+) -> list[Letter]:
+    """Returns what of an entity is dead or waits, oldest first. Under the queue's lock."""
+    return [_letter(row) for row in session.run(LOCK_LETTERS, entity, key, text_array(states), limit)]
 
 
 def lock_letter(session: Session, letter_id: int) -> Letter | None:
@@ -181,12 +184,17 @@ UNPARK = Statement(
           SELECT FROM sluice.dead_letters d
           WHERE d.entity = $1 AND d.entity_key = $2 AND d.state IN ('dead', 'waiting')
             AND d.outcome <> 'conflict'
+            -- Nor behind a dead event of a topic that skips.
+            AND NOT (d.state = 'dead' AND d.topic = ANY ($3))
       )
     """,
-    ("text", "text"),
+    ("text", "text", "text[]"),
 )
 
 
-def unpark_if_clear(session: Session, entity: str, key: str) -> bool:
-    """Unparks the entity if nothing is dead or waits; whether it did. Under the queue's lock, or it races."""
-    return session.count(UNPARK, entity, key) == 1
+def unpark_if_clear(session: Session, entity: str, key: str, skipping: Collection[str] = ()) -> bool:
+    """Unparks the entity if nothing holds it. Returns True if it did. Under the queue's lock, or it races.
+
+    Dead letters of the topics `skipping` hold nothing.
+    """
+    return session.count(UNPARK, entity, key, text_array(skipping)) == 1

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.records import LetterState, Outcome
+from sluice.db.records import LetterState, Outcome, RetryKind
 from sluice.db.schema.declarations import format_column, metadata, now_column, one_of
 from sluice.db.schema.progress import queues
 
@@ -54,7 +54,7 @@ dead_letters = Table(
     Column("flaw", JSONB),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
-    one_of("state", LetterState),
+    one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
 )
 Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
 # Those that are open are counted every few seconds, however many are done.
@@ -75,3 +75,26 @@ parked_entities = Table(
     now_column("parked_at"),
     PrimaryKeyConstraint("entity", "key"),
 )
+
+# One row per entity: that of its first waiting letter.
+retries = Table(
+    "retries",
+    metadata,
+    Column("letter_id", BigInteger, ForeignKey(dead_letters.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("key", Text),
+    Column("kind", Text, nullable=False),
+    # Time-outs between which the same worker committed other events of the queue.
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    # Failed attempts in a row at this letter.
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    now_column("set_aside_at"),
+    Column("retry_at", DateTime(timezone=True), nullable=False),
+    # The sessions that held what the event needs, as last seen.
+    Column("blockers", JSONB),
+    Column("blockers_at", DateTime(timezone=True)),
+    one_of("kind", RetryKind),
+)
+Index("retries_queue_idx", retries.c.queue, retries.c.retry_at)
+Index("retries_entity_idx", retries.c.entity, retries.c.key)

@@ -69,7 +69,8 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
     has no name here; `flaw` is its size and SHA-256.
     """
     document = letter._asdict()
-    for name in ("headers", "key", "value", *(() if letter.flaw else ("flaw",))):
+    absent = [name for name in ("flaw", "retry") if document[name] is None]
+    for name in ("headers", "key", "value", *absent):
         del document[name]
     document["behind"] = behind
     document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]

@@ -11,6 +11,7 @@ from sluice.db.admin.queue_admin import ListedQueue, lock_listed_queue, resume_q
 from sluice.db.admin.rerouting import read_topic_routing
 from sluice.db.apply.dead_letters import load_parked, park_entities
 from sluice.db.apply.guard import lock_queue
+from sluice.db.apply.retries import delete_retries, is_retried
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import read_routing
 from sluice.db.delivery.switches import (
@@ -107,8 +108,10 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
         if read_routing(session, entity) != before:
             raise OperationRefused(f"entity type {entity} was re-routed meanwhile: try again")
         # One that is parked keeps the reason of the death at its head.
-        fresh = not load_parked(session, entity, [key])
+        # Of one that is retried the retries end: it waits for the operator from now on.
+        fresh = not load_parked(session, entity, [key]) or is_retried(session, entity, key)
         if fresh and not dry_run:
+            delete_retries(session, entity, key)
             park_entities(session, entity, queue, [(key, f"by hand, {decision.actor}: {decision.reason}")])
             insert_audits(session, decision, [(f"{entity} {key}", '{"paused": true}')])
     return fresh

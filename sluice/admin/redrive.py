@@ -178,7 +178,7 @@ def require_droppable(session: Session, letter: WholeLetter) -> None:
     """Raises OperationRefused unless the letter is dead, and the first of its entity."""
     if letter.outcome == Outcome.CONFLICT:
         raise OperationRefused(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
-    if letter.state not in (LetterState.DEAD, LetterState.WAITING):
+    if letter.state not in (LetterState.DEAD, LetterState.WAITING, LetterState.RETRYING):
         raise OperationRefused(f"{letter.id} is {letter.state}: there is nothing to drop")
     if letter.entity_key is not None:
         head = read_head(session, letter.entity, letter.entity_key)
@@ -192,6 +192,7 @@ def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decis
     """The letter is given up for good. Raises OperationRefused if it is no longer the first of its entity."""
     subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
     if letter.entity_key is None:
+        # A retry of it locks the queue, then the letter: whichever comes first counts.
         with session.transaction():
             if not drop_keyless(session, letter.id):
                 raise OperationRefused(f"{letter.id}: {MOVED}")

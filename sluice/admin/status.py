@@ -31,6 +31,7 @@ class Reading:
     unreachable: list[str] = field(default_factory=list)
     effects_paused: str | None = None
     parked_entities: int | None = None
+    retrying_events: int | None = None
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     sharing: Sharing | None = None
     installation: Installation | None = None
@@ -96,7 +97,8 @@ class Status:
     """All of it. `unreachable` has one sentence per service or partition that did not answer.
 
     `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
-    letter holds up, None where that is not known. `paused_topics` is why a topic is not read.
+    letter holds up, None where that is not known; `retrying_events` how many events were set aside and are
+    retried by themselves. `paused_topics` is why a topic is not read.
     `queues_without_worker` are those whose lease nobody holds, None where that is not known. `installation`
     is `<name>-<short id>`, which is also the consumer group. `refusal` is why no process works with this
     database.
@@ -109,6 +111,7 @@ class Status:
     unreachable: list[str]
     effects_paused: str | None = None
     parked_entities: int | None = None
+    retrying_events: int | None = None
     paused_topics: Mapping[str, str] = field(default_factory=dict)
     queues_without_worker: list[str] | None = None
     installation: str | None = None
@@ -129,6 +132,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         [*reading.unreachable, *_unreachable_logs(reading.logs)],
         reading.effects_paused,
         reading.parked_entities,
+        reading.retrying_events,
         dict(reading.paused_topics),
         reading.sharing.unheld() if reading.sharing else None,
         reading.installation.group if reading.installation else None,

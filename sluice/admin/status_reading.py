@@ -7,6 +7,7 @@ from sluice.admin.connection import read_refusal
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.admin.status import Reading, unapplied
 from sluice.db.admin.letters import count_parked
+from sluice.db.admin.retrying import count_retrying
 from sluice.db.admin.totals import read_progress
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
@@ -43,6 +44,7 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)
+        reading.retrying_events = count_retrying(session)
         reading.paused_topics = read_paused_topics(session)
         reading.sharing = read_workers(session)
         reading.undeclared = read_halted(session)

@@ -88,6 +88,8 @@ def say_what_waits(found: Status) -> Iterator[str]:
     yield from found.halted_effects.values()
     if found.parked_entities:
         yield f"parked entities: {found.parked_entities}; see `sluice dlq ls`"
+    if found.retrying_events:
+        yield f"events that are retried: {found.retrying_events}; see `sluice dlq ls --state retrying`"
 
 
 def topic_table(topics: Sequence[TopicStatus]) -> Table:

@@ -88,7 +88,8 @@ def partition_table(partitions: Sequence[PartitionVerdict]) -> Table:
 
 def summary_lines(found: Verified) -> list[str]:
     """What is counted and not judged, one line a kind, and the verdict."""
-    open_letters = [one for one in found.letters if one.state in (LetterState.DEAD, LetterState.WAITING)]
+    settled = (LetterState.DONE, LetterState.DROPPED)
+    open_letters = [one for one in found.letters if one.state not in settled]
     states: dict[str, int] = {}
     for one in open_letters:
         name = Outcome.CONFLICT if one.outcome == Outcome.CONFLICT else one.state

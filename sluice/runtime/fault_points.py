@@ -24,7 +24,9 @@ POINTS = frozenset(
         "effect.answered",  # the provider answered, nothing stored
         "effect.stored",
         "redrive.before_commit",
-        "redrive.committed",  # one transaction of it
+        "redrive.committed",
+        "retry.before_commit",
+        "retry.committed",  # one transaction of it
         "rebuild.before_commit",  # of a chunk
         "rebuild.committed",
         "swap.before",  # everything looked at, no lock taken

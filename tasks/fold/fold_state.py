@@ -57,6 +57,8 @@ class EventResult:
     call_conflicts: int = 0
     outgoing: int = 0
     """Rows for others that it wrote: events and calls."""
+    set_aside: bool = False
+    """It waits for itself, not behind another one: it is retried without an operator."""
 
 
 @dataclass(slots=True)
@@ -111,4 +113,13 @@ class FoldResult:
             memory.parked.add(key)
             self.parked.append((key, str(error)))
         self.settled.append(EventResult(planned, Outcome.DEAD, error))
+        return self.settled[-1]
+
+    def set_aside(self, planned: Planned, error: EventFault, memory: FoldState) -> EventResult:
+        """The event waits; its entity is parked if it has one, whatever the topic says: its order is kept."""
+        key = planned.decoded.entity_key
+        if key is not None:
+            memory.parked.add(key)
+            self.parked.append((key, f"retrying: {error}"))
+        self.settled.append(EventResult(planned, Outcome.WAITING, error, set_aside=True))
         return self.settled[-1]

@@ -8,6 +8,7 @@ from sqlalchemy import Table
 
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import EventsWithoutId, Registered, ServerSettings
+from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.admin.stored_tables import StoredTable
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
@@ -103,6 +104,8 @@ class PostgresFacts:
     """Declared table → what holds its rows."""
     without_id: Sequence[EventsWithoutId] = ()
     """The topics that had events without id."""
+    retrying: Sequence[RetryingEvent] = ()
+    """The events that were set aside, oldest first."""
 
     @property
     def bridges(self) -> list[Process]:

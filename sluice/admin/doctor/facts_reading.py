@@ -33,6 +33,7 @@ from sluice.db.admin.doctor_facts import (
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.admin.outbox_admin import read_waiting_topics
+from sluice.db.admin.retrying import RetryingEvent, read_retrying
 from sluice.db.admin.stored_tables import StoredTable, read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
@@ -124,6 +125,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
         unread: list[UnreadPartition] = []
         stored_tables: dict[str, StoredTable] = {}
         without_id: list[EventsWithoutId] = []
+        retrying: list[RetryingEvent] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -134,6 +136,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             unread = read_unread(session, registered.paused_topics)
             stored_tables = read_stored_tables(session, tables)
             without_id = read_events_without_id(session)
+            retrying = read_retrying(session)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -154,6 +157,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             unread,
             stored_tables,
             without_id,
+            retrying,
         )
 
 

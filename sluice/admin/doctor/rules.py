@@ -16,6 +16,7 @@ from sluice.admin.doctor.facts import (
     warning,
 )
 from sluice.admin.doctor.rules_installation import installation_problems
+from sluice.admin.doctor.rules_retrying import retrying_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import (
     leaving_problems,
@@ -52,6 +53,7 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
             found += _undeclared(facts.postgres)
             found += unread_problems(facts.postgres.unread)
+            found += retrying_problems(facts.postgres.retrying)
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)

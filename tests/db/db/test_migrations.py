@@ -24,7 +24,15 @@ from sluice.db.migrations.migrate import (
     newest_revision,
     upgrade,
 )
-from sluice.db.records import CallState, Declaration, GenerationState, LetterState, Outcome, ProcessKind
+from sluice.db.records import (
+    CallState,
+    Declaration,
+    GenerationState,
+    LetterState,
+    Outcome,
+    ProcessKind,
+    RetryKind,
+)
 from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import TableRefused, is_projection
 from sluice.runtime.installation import InstallationRefused
@@ -86,11 +94,12 @@ def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
     [
         ("processed_events", "outcome", Outcome),
         ("executed_side_effects", "state", CallState),
-        ("dead_letters", "state", LetterState),
+        ("dead_letters", "state", set(LetterState) - {LetterState.RETRYING}),
         ("dead_letters", "outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
         ("generations", "state", GenerationState),
         ("processes", "kind", ProcessKind),
         ("undeclared", "kind", Declaration),
+        ("retries", "kind", RetryKind),
     ],
 )
 def test_the_enums_are_the_states_that_the_database_admits(
@@ -111,6 +120,7 @@ def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None
         "partition_reads_problem_known",
         "processed_events_outcome_known",
         "processes_kind_known",
+        "retries_kind_known",
         "undeclared_kind_known",
     ]
 

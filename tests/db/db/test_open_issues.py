@@ -45,9 +45,16 @@ def session(bench: Bench, database_url: str) -> Iterator[RecordingSession]:
 
 
 def make_troubles(bench: Bench) -> None:
-    """Of each kind another number; `fill` makes 3 dead, 1 conflict, 2 waiting, 2 parked, 1 event, 1 call."""
+    """Of each kind another number; `fill` makes 3 dead, 1 conflict, 2 waiting, 2 parked, 1 event, 1 call.
+
+    One of those that wait is retried.
+    """
     fill(bench)
     look = bench.looking
+    look.command(
+        "INSERT INTO sluice.retries (letter_id, queue, entity, key, kind, retry_at)"
+        " VALUES (2, 'thing.0', 'thing', 'k', 'row_held', now())"
+    )
     look.command("UPDATE sluice.queues SET halted_reason = 'why'")
     for number in range(4):
         insert_event(look, 1_000 + number, queue="thing.0", refused="too large")
@@ -80,8 +87,9 @@ def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> Non
         failed_calls=6,
         halted_topics=1,
         halted_effects=2,
-        waiting_letters=2,
-        parked_entities=2,
+        retrying_events=1,
+        waiting_letters=1,
+        parked_entities=1,
         outgoing_records=1 + 4 + 1,
         pending_calls=1 + 8,
         running_calls=7,
@@ -107,7 +115,9 @@ def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session
     well = read_open_issues(session)
     changed: dict[str, Any] = {field: 1}
     assert well._replace(**changed).are_for_somebody
-    assert not well._replace(outgoing_records=9, pending_calls=9, waiting_letters=9).are_for_somebody
+    assert not well._replace(
+        outgoing_records=9, pending_calls=9, waiting_letters=9, retrying_events=9
+    ).are_for_somebody
 
 
 def test_counting_ends_at_its_bound(bench: Bench, session: Session) -> None:

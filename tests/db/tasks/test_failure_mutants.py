@@ -31,8 +31,8 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     applying = threading.Thread(target=lambda: bench.apply(slice_of([thing_set(1, amount=5)], prev=0)))
     unpark = dead_letters.unpark_if_clear
 
-    def unpark_slowly(session: Session, entity: str, key: str) -> bool:
-        unparked = unpark(session, entity, key)
+    def unpark_slowly(session: Session, entity: str, key: str, skipping: list[str]) -> bool:
+        unparked = unpark(session, entity, key, skipping)
         applying.start()
         wait_until(
             lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),

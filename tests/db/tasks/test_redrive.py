@@ -273,10 +273,10 @@ def test_blocked_then_mended_all_is_as_if_it_had_never_died(bench: Bench, redriv
 
 REDRIVE_MUTANTS = {
     "unparked whatever is left": (
-        "redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key)",
+        "redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key, self._skipping)",
         "redriven.unparked = self._session.command("
         "f\"DELETE FROM sluice.parked_entities WHERE key = '{key}'\") is None",
-        "if redriven.blocked_by is None:",
+        "if redriven.holds is None:",
         "if True:",
     ),
     "counters left as they were": ("        self._recount(letters, settled)\n", ""),

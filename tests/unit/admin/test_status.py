@@ -223,6 +223,7 @@ def test_it_is_one_json_document() -> None:
         "unreachable",
         "effects_paused",
         "parked_entities",
+        "retrying_events",
         "paused_topics",
         "queues_without_worker",
         "installation",

@@ -1,0 +1,191 @@
+"""`retries`: events that were set aside, of which each is tried again without an operator.
+
+A row belongs to the first waiting letter of its entity. The letters behind it wait for it.
+"""
+
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+from sluice.db.records import RetryKind
+
+
+class Retry(NamedTuple):
+    """One event that is due. `attempts` failed in a row; `failures` of them were time-outs that count."""
+
+    letter_id: int
+    entity: str
+    key: str | None
+    kind: str
+    failures: int
+    attempts: int
+    knows_blockers: bool
+
+
+class NextRetry(NamedTuple):
+    """What is stored after an attempt that failed. `blockers` is a JSON array; None keeps what is stored."""
+
+    kind: RetryKind
+    failures: int
+    attempts: int
+    pause_seconds: float
+    error_class: str
+    error_text: str
+    blockers: str | None = None
+
+
+INSERT_RETRY = Statement(
+    "insert_retry",
+    """
+    INSERT INTO sluice.retries (letter_id, queue, entity, key, kind, attempts, retry_at)
+    SELECT id, queue, entity, entity_key, $4, 1, clock_timestamp() + make_interval(secs => $5)
+    FROM sluice.dead_letters
+    WHERE topic_id = $1 AND partition = $2 AND "offset" = $3 AND state = 'waiting'
+    ON CONFLICT (letter_id) DO NOTHING
+    """,
+    ("text", "int", "bigint", "text", "float8"),
+)
+
+
+def insert_retry(
+    session: Session,
+    topic_id: str,
+    partition: int,
+    offset: int,
+    *,
+    kind: RetryKind,
+    pause_seconds: float,
+) -> None:
+    """Adds the waiting letter of a record. Under the queue's lock; idempotent."""
+    session.run(INSERT_RETRY, topic_id, partition, offset, kind, pause_seconds)
+
+
+READ_DUE_RETRY = Statement(
+    "read_due_retry",
+    """
+    SELECT letter_id, entity, key, kind, failures, attempts, blockers IS NOT NULL FROM sluice.retries
+    WHERE queue = $1 AND retry_at <= clock_timestamp() ORDER BY retry_at LIMIT 1
+    """,
+    ("text",),
+)
+
+
+def read_due_retry(session: Session, queue: str) -> Retry | None:
+    """Returns the event of a queue that has been due for longest, None if none is due."""
+    rows = session.run(READ_DUE_RETRY, queue)
+    return Retry(*rows[0]) if rows else None
+
+
+READ_DUE_QUEUES = Statement(
+    "read_due_queues", "SELECT DISTINCT queue FROM sluice.retries WHERE retry_at <= clock_timestamp()"
+)
+
+
+def read_due_queues(session: Session) -> list[str]:
+    """Returns the queues with an event that is due."""
+    return sorted(queue for (queue,) in session.run(READ_DUE_QUEUES))
+
+
+POSTPONE_RETRY = Statement(
+    "postpone_retry",
+    """
+    WITH postponed AS (
+        UPDATE sluice.retries
+        SET kind = $2, failures = $3, attempts = $4, retry_at = clock_timestamp() + make_interval(secs => $5),
+            blockers = coalesce($6::jsonb, blockers),
+            blockers_at = CASE WHEN $6 IS NULL THEN blockers_at ELSE clock_timestamp() END
+        WHERE letter_id = $1 RETURNING letter_id
+    )
+    UPDATE sluice.dead_letters d SET attempts = d.attempts + 1, error_class = $7, error_text = $8
+    FROM postponed p WHERE d.id = p.letter_id AND d.state = 'waiting'
+    """,
+    ("bigint", "text", "int", "int", "float8", "text", "text", "text"),
+)
+
+
+def postpone_retry(session: Session, letter_id: int, after: NextRetry) -> None:
+    """Stores a failed attempt. Changes nothing if the letter is no longer retried."""
+    session.run(
+        POSTPONE_RETRY,
+        letter_id,
+        after.kind,
+        after.failures,
+        after.attempts,
+        after.pause_seconds,
+        after.blockers,
+        after.error_class,
+        after.error_text,
+    )
+
+
+MOVE_RETRY = Statement(
+    "move_retry",
+    """
+    WITH gone AS (
+        DELETE FROM sluice.retries r USING sluice.dead_letters d
+        WHERE r.entity = $1 AND r.key IS NOT DISTINCT FROM $2 AND d.id = r.letter_id AND d.state <> 'waiting'
+        RETURNING r.queue, r.kind, r.set_aside_at
+    )
+    INSERT INTO sluice.retries (letter_id, queue, entity, key, kind, set_aside_at, retry_at)
+    SELECT n.id, g.queue, $1, $2, g.kind, g.set_aside_at, clock_timestamp()
+    FROM gone g, LATERAL (
+        SELECT d.id FROM sluice.dead_letters d
+        WHERE d.entity = $1 AND d.entity_key = $2 AND d.state = 'waiting' ORDER BY d.id LIMIT 1
+    ) n
+    WHERE $3
+    ON CONFLICT (letter_id) DO NOTHING
+    """,
+    ("text", "text", "bool"),
+)
+
+
+def move_retry(session: Session, entity: str, key: str | None, *, goes_on: bool) -> None:
+    """Deletes the rows of letters that wait no longer. Under the queue's lock; idempotent.
+
+    If the entity `goes_on`, its first waiting letter gets the row, due at once.
+    """
+    session.run(MOVE_RETRY, entity, key, goes_on)
+
+
+READ_IS_RETRIED = Statement(
+    "read_is_retried",
+    "SELECT EXISTS (SELECT FROM sluice.retries WHERE entity = $1 AND key = $2)",
+    ("text", "text"),
+)
+
+
+def is_retried(session: Session, entity: str, key: str) -> bool:
+    """Returns True if an event of the entity is retried. Under the queue's lock, or it races."""
+    ((found,),) = session.run(READ_IS_RETRIED, entity, key)
+    return bool(found)
+
+
+DELETE_RETRIES = Statement(
+    "delete_retries", "DELETE FROM sluice.retries WHERE entity = $1 AND key = $2", ("text", "text")
+)
+
+
+def delete_retries(session: Session, entity: str, key: str) -> None:
+    """Ends the retries of an entity. Under the queue's lock; idempotent."""
+    session.run(DELETE_RETRIES, entity, key)
+
+
+READ_BLOCKERS = Statement(
+    "read_blockers",
+    """
+    SELECT jsonb_agg(jsonb_build_object(
+        'pid', b.pid, 'application', a.application_name, 'user', a.usename, 'state', a.state,
+        'since', a.xact_start, 'query', left(a.query, 300)
+    ) ORDER BY b.pid)::text
+    FROM unnest(pg_blocking_pids($1)) AS b (pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid
+    """,
+    ("int",),
+)
+
+
+def read_blockers(session: Session, pid: int) -> str | None:
+    """Returns the sessions that the backend `pid` waits for, as a JSON array; None if it does not wait.
+
+    The pid 0 stands for a prepared transaction. What the role may not see of a session is null.
+    """
+    ((found,),) = session.run(READ_BLOCKERS, pid)
+    return None if found is None else str(found)

@@ -1,0 +1,87 @@
+"""Decides which events are set aside, when they are retried, and when one becomes a dead letter. Pure."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from sluice.db.errors import LOCK_NOT_AVAILABLE, QUERY_CANCELED, sqlstate
+from sluice.db.records import RetryKind
+from sluice.runtime.backoff import backoff_seconds
+
+# The server ends a session that is idle within a transaction: the handler, or a Read of it, takes too long.
+_TIME_OUTS = frozenset({QUERY_CANCELED, "25P03", "25P04"})
+_MAX_REMEMBERED = 10_000  # letters of one process; to forget one costs an attempt that does not count
+
+
+@dataclass(frozen=True)
+class RetryLimits:
+    """How often and how long events that were set aside are retried."""
+
+    first_pause_seconds: float = 1.0
+    longest_pause_seconds: float = 60.0
+    max_failures: int = 5
+    """Time-outs that count; then the event becomes a dead letter."""
+    share: float = 0.1
+    """Of a queue's time that all its retries take together."""
+    run_seconds: float = 0.1
+    """After this time no further retry is begun behind one batch."""
+
+    def pause_seconds(self, attempts: int) -> float:
+        """Returns the pause after so many failed attempts in a row."""
+        return backoff_seconds(self.first_pause_seconds, self.longest_pause_seconds, attempts)
+
+
+def kind_of(error: BaseException) -> RetryKind:
+    """Returns why an event with this error of the surroundings is set aside."""
+    code = sqlstate(error)
+    if code in _TIME_OUTS:
+        return RetryKind.TIMED_OUT
+    return RetryKind.ROW_HELD if code == LOCK_NOT_AVAILABLE else RetryKind.UNAVAILABLE
+
+
+class RetryBudget:
+    """Keeps the retries of one queue within their share of its time."""
+
+    def __init__(self, share: float) -> None:
+        self._rest = 1 / share - 1
+        self._closed_until = float("-inf")
+
+    def allows(self, now: float) -> bool:
+        """Returns True if a retry may begin."""
+        return now >= self._closed_until
+
+    def note(self, started: float, ended: float) -> None:
+        """Closes the budget for the rest of the time of which the retries took their share."""
+        self._closed_until = ended + (ended - started) * self._rest
+
+
+class CommitCounts:
+    """Counts what one worker committed per queue, to tell a slow event from a slow server.
+
+    A time-out of an event counts only if, since the time-out before, this worker committed other events of
+    the queue and none of its batches timed out.
+    """
+
+    def __init__(self) -> None:
+        self._commits: defaultdict[str, int] = defaultdict(int)
+        self._time_outs: defaultdict[str, int] = defaultdict(int)
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def note_committed(self, queue: str) -> None:
+        """A batch with events of the queue was committed."""
+        self._commits[queue] += 1
+
+    def note_timed_out(self, queue: str) -> None:
+        """A batch of the queue timed out."""
+        self._time_outs[queue] += 1
+
+    def counts(self, queue: str, letter_id: int) -> bool:
+        """Returns True if a time-out of the letter counts now, and begins to wait for the next commit."""
+        commits, time_outs = self._seen.get(letter_id, (0, 0))
+        if len(self._seen) >= _MAX_REMEMBERED:
+            self._seen.clear()
+        self._seen[letter_id] = now = (self._commits[queue], self._time_outs[queue])
+        return now[0] > commits and now[1] == time_outs
+
+    def forget(self, letter_id: int) -> None:
+        """The letter is retried no longer."""
+        self._seen.pop(letter_id, None)
