@@ -42,6 +42,8 @@ class Lanes(NamedTuple):
     applied: Mapping[tuple[str, int], int]
     failures: QueueFailures | None = None
     """None: the newest transaction of the queue was committed, and nothing limits the next one."""
+    retry_is_due: bool = False
+    """An event of the queue that was set aside is due for a retry."""
 
 
 class LaneStep(NamedTuple):
@@ -74,6 +76,7 @@ READ_LANES = Statement(
            (SELECT jsonb_object_agg(t.topic, t.topic_id) FROM sluice.topics t WHERE t.entity = e.entity),
            (SELECT jsonb_build_array(f.topic, f.partition, f."offset", f.failures, f.batch_limit)
             FROM sluice.queue_failures f WHERE f.queue = $1),
+           EXISTS (SELECT FROM sluice.retries r WHERE r.queue = $1 AND r.retry_at <= clock_timestamp()),
            l.topic, l.partition, l.applied_offset
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
@@ -89,9 +92,10 @@ def read_lanes(session: Session, queue: str) -> Lanes:
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
-    epoch, shards, topic_ids, failures = rows[0][:4]
+    epoch, shards, topic_ids, failures, retry_is_due = rows[0][:5]
     applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
-    return Lanes(epoch, shards, topic_ids or {}, applied, failures and QueueFailures(*failures))
+    failed = failures and QueueFailures(*failures)
+    return Lanes(epoch, shards, topic_ids or {}, applied, failed, retry_is_due)
 
 
 NOTE_FAILURES = Statement(

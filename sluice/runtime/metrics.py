@@ -126,6 +126,14 @@ WORKER_ABORTED_BATCHES = _counter(
     "batches",
     "batches aborted and resent later: Postgres did not answer in time, or the queue is halted",
 )
+WORKER_RETRIES = _counter(
+    Exporter.WORKER,
+    "worker_retries",
+    "retries",
+    "retries of events that were set aside, by result:"
+    " applied, dead, refused, row_held, timed_out, unavailable",
+    "result",
+)
 WORKER_DROPPED_MESSAGES = _counter(
     Exporter.WORKER,
     "worker_dropped_messages",
@@ -199,6 +207,9 @@ DEAD_LETTERS = _gauge(
     "letters",
     "records not applied, by state: dead, conflict, waiting",
     "state",
+)
+RETRYING_EVENTS = _gauge(
+    Exporter.LEADER, "retrying_events", "events", "events that were set aside and are retried by themselves"
 )
 PARKED_ENTITIES = _gauge(
     Exporter.LEADER, "parked_entities", "entities", "entities whose later events wait behind a dead letter"

@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
@@ -15,14 +16,17 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
 from sluice.tasks.apply.batch_message import Slice
-from sluice.tasks.apply.batch_writer import BatchWriter, SetAside
-from sluice.tasks.apply.chunks import Chunk, MessageEvents, reached
+from sluice.tasks.apply.batch_writer import BatchWriter
+from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.generation_writer import GenerationWriter
-from sluice.tasks.apply.guard import Judgement, belongs, judge
+from sluice.tasks.apply.guard import Judgement, is_of_queue, judge
 from sluice.tasks.apply.narrowing import after_failure, after_success
+from sluice.tasks.apply.retrier import Retried, Retrier
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries, counts
+from sluice.tasks.apply.set_aside import set_aside
+from sluice.tasks.apply.set_aside_rules import RetryLimits
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.registry import Registry
@@ -47,6 +51,8 @@ class Applied:
     """Nothing of the message is left that the same worker can apply."""
     without_id: Counter[str] = field(default_factory=Counter)
     """Topic → events without id, of topics that had any."""
+    retries: Mapping[str, int] = field(default_factory=dict)
+    """Attempts at events that were set aside, by result."""
 
     def plus(self, later: "Applied") -> "Applied":
         """Returns what this chunk of a message and a later one came to."""
@@ -60,34 +66,36 @@ class Applied:
         )
 
 
-@dataclass(slots=True)
-class _Claims:
-    """The slices of a chunk as judged under the lock: those that are next in line, and the others."""
-
-    next: list[tuple[Slice, list[Planned]]] = field(default_factory=list)
-    left: list[Slice] = field(default_factory=list)
-    judgements: Counter[str] = field(default_factory=Counter)
-    undeclared: set[str] = field(default_factory=set)
-
-
 class Applier:
     """Applies batches over one session, one at a time. `apply` may run any number of times per batch."""
 
-    def __init__(self, session: Session, registry: Registry, set_aside: SetAside | None = None) -> None:
-        """`set_aside`: what is done with events that the surroundings keep from being applied."""
+    def __init__(self, session: Session, registry: Registry, limits: RetryLimits = RetryLimits()) -> None:
+        """`limits`: of the retries of events that the surroundings keep from being applied."""
         self._session = session
         self._registry = registry
-        self._set_aside = set_aside
+        self._set_aside = partial(set_aside, limits=limits)
+        self._retrier = Retrier(session, registry, limits)
         self._generation_writer = GenerationWriter(session, registry)
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
         """Applies what fits of the slices, in chunks that Postgres can take. One is the rule.
 
+        Then it retries events of the queue that were set aside; without slices it does nothing else.
         Returns None if it gave up or halted the queue before anything was applied: the bridge sends again.
         Returns normally in every case but a bug of ours: a message may always be acknowledged.
         """
         message = MessageEvents(self._registry, slices)
+        total = self._apply_chunks(queue, message)
+        retried = self._retrier.run(queue) if message.retry_is_due else Retried()
+        if total is None:
+            return None
+        for topic in sorted(total.undeclared):
+            if self._pace.allows(topic):
+                log.warning("undeclared topic left to other workers", topic=topic, queue=queue)
+        return replace(total, outgoing=total.outgoing + retried.outgoing, retries=retried.results)
+
+    def _apply_chunks(self, queue: str, message: MessageEvents) -> Applied | None:
         started = time.monotonic()
         total = Applied(Counter(), Counter())
         while True:
@@ -97,11 +105,7 @@ class Applier:
             total = total.plus(applied)
             # The bridge sends what is left again.
             if applied.is_whole or time.monotonic() - started > PATIENCE_SECONDS:
-                break
-        for topic in sorted(total.undeclared):
-            if self._pace.allows(topic):
-                log.warning("undeclared topic left to other workers", topic=topic, queue=queue)
-        return total
+                return total
 
     def _apply_chunk(self, queue: str, message: MessageEvents, started: float) -> Applied | None:
         tries = Tries()
@@ -118,6 +122,7 @@ class Applier:
         def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
             nonlocal chunk
             if chunk is not None and chunk.has_begun and counts(error):
+                self._retrier.note_failed_batch(queue, error)
                 self._count_failure(queue, chunk, error)
                 chunk = None
             return tries.pause_after(error, time.monotonic() - started, jitter)
@@ -155,6 +160,7 @@ class Applier:
                 faults.reach("apply.before_commit")
         faults.reach("apply.committed")
         message.leave(claims.left)
+        self._retrier.note_committed(queue, settled)
         if settled and row.halted_reason is not None:
             log.warning("queue goes on", queue=queue, was_halted_for=row.halted_reason)
         return Applied(
@@ -168,8 +174,8 @@ class Applier:
             ),
         )
 
-    def _judge(self, queue: str, message: MessageEvents, chunk: Chunk, lanes: guard.Lanes) -> _Claims:
-        claims = _Claims()
+    def _judge(self, queue: str, message: MessageEvents, chunk: Chunk, lanes: guard.Lanes) -> Claims:
+        claims = Claims()
         applied = dict(lanes.applied)
         for piece in chunk.slices:
             lane = (piece.topic, piece.partition)
@@ -181,7 +187,7 @@ class Applier:
                 current_epoch=lanes.epoch,
                 applied_offset=before,
             )
-            if judgement is Judgement.NEXT and not _belongs(piece, queue, lanes):
+            if judgement is Judgement.NEXT and not is_of_queue(piece, queue, lanes):
                 judgement = Judgement.MISROUTED
                 log.warning("slice misrouted", queue=queue, topic=piece.topic)
             if judgement is Judgement.NEXT and piece.topic not in self._registry.topics:
@@ -201,7 +207,7 @@ class Applier:
         queue: str,
         row: guard.QueueRow,
         lanes: guard.Lanes,
-        claims: _Claims,
+        claims: Claims,
         events: Sequence[Planned],
         *,
         singly: bool,
@@ -280,12 +286,6 @@ class Applier:
             log.error("queue could not be halted", queue=queue, reason=reason, error=str(second))
         # A prepared plan may outlive what is mended, as that of a rule by which a statement does nothing.
         self._session.close()
-
-
-def _belongs(piece: Slice, queue: str, lanes: guard.Lanes) -> bool:
-    if lanes.topic_ids.get(piece.topic) != piece.topic_id:
-        return False
-    return belongs((record.key for record in piece.records), queue, shards=lanes.shards)
 
 
 def _steps(settled: Sequence[EventResult], moved: dict[tuple[str, int], int]) -> list[guard.LaneStep]:

@@ -113,6 +113,9 @@ class BatchWriter:
             done.suppressed.append(error)
             fault = EventFault.of(error)
         except Exception as error:
+            if self._redriving and done.settled and may_be_set_aside(error):
+                # Those before it are applied. The next transaction begins at it, and raises this.
+                return EventResult(event, Outcome.WAITING)
             if self._set_aside is not None and may_be_set_aside(error):
                 one = self._put_aside(self._set_aside, event, error)
                 done.aside.append((one, error))

@@ -1,6 +1,7 @@
 """Cuts a message into chunks, each of which one transaction applies."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -46,6 +47,16 @@ class Chunk:
     """As read by that transaction."""
 
 
+@dataclass(slots=True)
+class Claims:
+    """The slices of a chunk as judged under the lock: those that are next in line, and the others."""
+
+    next: list[tuple[Slice, list[Planned]]] = field(default_factory=list)
+    left: list[Slice] = field(default_factory=list)
+    judgements: Counter[str] = field(default_factory=Counter)
+    undeclared: set[str] = field(default_factory=set)
+
+
 class MessageEvents:
     """The slices of a message and their events. Each record is decoded and planned once."""
 
@@ -55,6 +66,8 @@ class MessageEvents:
         self._registry = registry
         self._slices = list(slices)
         self._planned: dict[RecordPlace, Planned] = {}
+        self.retry_is_due = False
+        """An event of the queue was due for a retry when its lanes were read."""
         self._clock = clock
 
     def next_chunk(self, lanes: Lanes) -> Chunk:
@@ -64,6 +77,7 @@ class MessageEvents:
         """
         until = self._clock() + HANDLER_BUDGET_SECONDS
         chunk = Chunk()
+        self.retry_is_due = lanes.retry_is_due
         for piece in self._slices:
             applied = lanes.applied.get((piece.topic, piece.partition), -1)
             if piece.epoch == lanes.epoch and piece.last <= applied:

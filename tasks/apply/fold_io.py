@@ -73,7 +73,7 @@ class FoldIO:
         if not self._redriving:
             of = {p.decoded.entity_key for p in events if p.decoded.entity_key is not None}
             memory.parked = dead_letters.load_parked(self._session, self._entity, sorted(of))
-        # What a parked entity needs may be held by another session: its events wait without it.
+        # Another session may hold what a parked entity needs: its events wait without it.
         fresh = [
             planned
             for planned in events

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
+from sluice.db.apply.guard import Lanes
+from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.events.routing import queue_name, shard_of
 
 
@@ -41,6 +43,13 @@ def belongs(keys: Iterable[bytes | None], queue: str, *, shards: int) -> bool:
     """
     entity = queue.rpartition(".")[0]
     return all(queue_name(entity, shard_of(key, shards)) == queue for key in set(keys))
+
+
+def is_of_queue(piece: Slice, queue: str, lanes: Lanes) -> bool:
+    """Returns True if the slice is of the topic that the queue's lanes have, and all its records belong."""
+    if lanes.topic_ids.get(piece.topic) != piece.topic_id:
+        return False
+    return belongs((record.key for record in piece.records), queue, shards=lanes.shards)
 
 
 def first_unapplied(offsets: Sequence[int], applied_offset: int) -> int:

@@ -4,7 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sluice.db.errors import DeploymentBroken, WriteSuppressed, needs_new_connection, sqlstate
+from sluice.db.errors import (
+    DeploymentBroken,
+    Fault,
+    WriteSuppressed,
+    needs_new_connection,
+    sqlstate,
+    whose_fault,
+)
 from sluice.db.records import Outcome
 from sluice.tasks.fold.fold_state import EventResult
 
@@ -18,7 +25,7 @@ def may_be_set_aside(error: Exception) -> bool:
     """Returns True for an error of the surroundings that may concern one event alone."""
     code = sqlstate(error) or ""
     alone = code in _SET_ASIDE_CODES or code[:2] in _SET_ASIDE_CLASSES
-    return alone and not needs_new_connection(error)
+    return alone and whose_fault(error) is Fault.SURROUNDINGS and not needs_new_connection(error)
 
 
 @dataclass(slots=True)

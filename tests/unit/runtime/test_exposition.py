@@ -192,6 +192,7 @@ BATCHES = {
     metrics.WORKER_RECORDS,
     metrics.WORKER_MISSING_ID_EVENTS,
     metrics.WORKER_ABORTED_BATCHES,
+    metrics.WORKER_RETRIES,
 }
 RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS}
 
