@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
+from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.db.connection import Session, Statement
 from sluice.db.schema import OUTCOMES
 from sluice.db.values import bare_array, text_array
+from sluice.runtime.place import EventPlace
 
 COUNTERS = (*OUTCOMES, "call_conflict", "without_id")
 
@@ -44,6 +47,8 @@ class Lanes(NamedTuple):
     """None: the newest transaction of the queue was committed, and nothing limits the next one."""
     retry_is_due: bool = False
     """An event of the queue that was set aside is due for a retry."""
+    deaths: Mapping[EventPlace, HandlerDeaths] = MappingProxyType({})
+    """Events in whose handlers processes ended."""
 
 
 class LaneStep(NamedTuple):
@@ -77,6 +82,9 @@ READ_LANES = Statement(
            (SELECT jsonb_build_array(f.topic, f.partition, f."offset", f.failures, f.batch_limit)
             FROM sluice.queue_failures f WHERE f.queue = $1),
            EXISTS (SELECT FROM sluice.retries r WHERE r.queue = $1 AND r.retry_at <= clock_timestamp()),
+           (SELECT jsonb_agg(jsonb_build_array(d.topic, d.topic_id, d.partition, d."offset",
+                                               d.deaths, d.timed_out, d.how))
+            FROM sluice.handler_deaths d WHERE d.queue = $1),
            l.topic, l.partition, l.applied_offset
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
@@ -92,10 +100,17 @@ def read_lanes(session: Session, queue: str) -> Lanes:
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
-    epoch, shards, topic_ids, failures, retry_is_due = rows[0][:5]
+    epoch, shards, topic_ids, failures, retry_is_due, deaths = rows[0][:6]
     applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
-    failed = failures and QueueFailures(*failures)
-    return Lanes(epoch, shards, topic_ids or {}, applied, failed, retry_is_due)
+    return Lanes(
+        epoch,
+        shards,
+        topic_ids or {},
+        applied,
+        failures and QueueFailures(*failures),
+        retry_is_due,
+        {EventPlace(*row[:4]): HandlerDeaths(*row[4:]) for row in deaths or ()},
+    )
 
 
 NOTE_FAILURES = Statement(

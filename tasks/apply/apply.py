@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 
 from sluice.db.apply import guard
+from sluice.db.apply.handler_deaths import forget_deaths
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import Outcome
@@ -27,6 +28,7 @@ from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries, counts
 from sluice.tasks.apply.set_aside import set_aside
 from sluice.tasks.apply.set_aside_rules import RetryLimits
+from sluice.tasks.apply.suspects import passed
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.fold.registry import Registry
@@ -238,6 +240,9 @@ class Applier:
             )
         if lanes.failures is not None:
             self._note_success(queue, lanes.failures)
+        if lanes.deaths:
+            over = passed(lanes.deaths, lanes.topic_ids, {**lanes.applied, **moved})
+            forget_deaths(self._session, queue, over)
         self._generation_writer.sync(snapshot, queue, lanes.applied, moved, settled)
         return settled
 

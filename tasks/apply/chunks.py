@@ -2,16 +2,19 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sluice.db.apply.guard import Lanes, QueueFailures
+from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.kafka_io.record_types import Record
-from sluice.runtime.place import Place
+from sluice.runtime.place import EventPlace, Place
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.guard import first_unapplied
+from sluice.tasks.apply.suspects import find_fault
 from sluice.tasks.events.decode import decode
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
@@ -45,6 +48,8 @@ class Chunk:
     """Its newest transaction held the queue's lock and had events to apply."""
     failures: QueueFailures | None = None
     """As read by that transaction."""
+    is_alone: bool = False
+    """Its one event may end the process: nothing else runs with it."""
 
 
 @dataclass(slots=True)
@@ -68,6 +73,7 @@ class MessageEvents:
         self._planned: dict[RecordPlace, Planned] = {}
         self.retry_is_due = False
         """An event of the queue was due for a retry when its lanes were read."""
+        self._deaths: Mapping[EventPlace, HandlerDeaths] = {}
         self._clock = clock
 
     def next_chunk(self, lanes: Lanes) -> Chunk:
@@ -78,7 +84,8 @@ class MessageEvents:
         until = self._clock() + HANDLER_BUDGET_SECONDS
         chunk = Chunk()
         self.retry_is_due = lanes.retry_is_due
-        for piece in self._slices:
+        self._deaths = lanes.deaths
+        for piece in self._in_order(lanes):
             applied = lanes.applied.get((piece.topic, piece.partition), -1)
             if piece.epoch == lanes.epoch and piece.last <= applied:
                 continue
@@ -109,9 +116,11 @@ class MessageEvents:
     def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
         """Plans events of a slice while the budget lasts. Returns the number of the first that is left."""
         for number in range(first, len(piece.records)):
-            if chunk.events and self._clock() >= until:
+            is_suspect = self._is_suspect(piece, piece.records[number])
+            if chunk.events and (is_suspect or chunk.is_alone or self._clock() >= until):
                 return number
             self._plan(piece, piece.records[number])
+            chunk.is_alone = is_suspect
             chunk.first = chunk.first or (piece.topic, piece.partition, piece.records[number].offset)
             chunk.events += 1
         return len(piece.records)
@@ -121,11 +130,39 @@ class MessageEvents:
         planned = self._planned.get(place)
         if planned is None:
             topic = self._registry.topics[piece.topic]
-            planned = plan_event(
-                self._registry, topic, decode(topic, piece.topic_id, piece.partition, record)
-            )
+            decoded = decode(topic, piece.topic_id, piece.partition, record)
+            fault = self._find_fault(piece, record)
+            if fault is None:
+                planned = plan_event(self._registry, topic, decoded)
+            else:
+                planned = Planned(decoded, error=fault, parks=topic.on_failure == "park")
             self._planned[place] = planned
         return planned
+
+    def _in_order(self, lanes: Lanes) -> list[Slice]:
+        """Returns the slices, those of lanes whose next event may end the process behind all others."""
+        if not self._deaths:
+            return self._slices
+        late = set()
+        for piece in self._slices:
+            lane = (piece.topic, piece.partition)
+            first = first_unapplied([r.offset for r in piece.records], lanes.applied.get(lane, -1))
+            if any(self._is_suspect(piece, record) for record in piece.records[first : first + 1]):
+                late.add(lane)
+        return sorted(self._slices, key=lambda piece: (piece.topic, piece.partition) in late)
+
+    def _is_suspect(self, piece: Slice, record: Record) -> bool:
+        """Returns True for an event that runs again although a process ended in its handlers."""
+        return self._deaths_of(piece, record) is not None and self._find_fault(piece, record) is None
+
+    def _find_fault(self, piece: Slice, record: Record) -> EventFault | None:
+        deaths = self._deaths_of(piece, record)
+        return None if deaths is None else find_fault(deaths)
+
+    def _deaths_of(self, piece: Slice, record: Record) -> HandlerDeaths | None:
+        if not self._deaths:
+            return None
+        return self._deaths.get(EventPlace(piece.topic, piece.topic_id, piece.partition, record.offset))
 
 
 def reached(claims: Sequence[tuple[Slice, Sequence[Planned]]], settled: int) -> dict[Place, int]:

@@ -125,6 +125,10 @@ class LocalRun:
             options += ["-Q", ",".join(queues)]
         return self._start(name, "celery", [*CELERY, "worker", *options], faults)
 
+    def start_supervised_worker(self, *words: str, name: str = "worker", faults: str = "") -> RunningProcess:
+        """`sluice worker …`: a supervisor and its worker. The process is the supervisor."""
+        return self._start(name, "sluice.cli.main", ["worker", "--name", name, *words], faults)
+
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
         """A worker for the relay and maintenance; nothing comes of it without a beat, or a kick."""
         return self.start_worker((RELAY_QUEUE, MAINTENANCE_QUEUE), name=name, faults=faults)

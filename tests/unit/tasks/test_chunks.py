@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.db.apply.guard import Lanes
-from sluice.runtime.place import Place
+from sluice.db.apply.handler_deaths import HandlerDeaths
+from sluice.runtime.place import EventPlace, Place
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS, MessageEvents, reached
 from sluice.tasks.fold.fold import fold
@@ -112,3 +113,59 @@ def test_the_fold_begins_no_further_event_once_its_time_is_over() -> None:
 
 def test_the_fold_settles_one_event_however_late_it_is() -> None:
     assert len(fold([scripted(0), scripted(1)], fresh_memory(), lambda: True).settled) == 1
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    suspected=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 5))),
+)
+def test_an_event_that_may_end_the_process_is_alone_and_last(
+    sizes: list[int], suspected: set[tuple[int, int]]
+) -> None:
+    message = MessageEvents(REGISTRY, slices(*sizes), ticking(0.0))
+    deaths = {EventPlace(TOPIC, TOPIC_ID, *place): HandlerDeaths(1, False, "x") for place in suspected}
+    applied: dict[Place, int] = {}
+    taken: list[tuple[int, int]] = []
+    ready = dict.fromkeys(range(len(sizes)), 0)
+    while True:
+        chunk = message.next_chunk(lanes(applied)._replace(deaths=deaths))
+        claims = [(p, message.events_of(p, applied.get((p.topic, p.partition), -1))) for p in chunk.slices]
+        places = [(e.decoded.partition, e.decoded.record.offset) for _, planned in claims for e in planned]
+        if suspected.intersection(places):
+            assert len(places) == 1
+            # Every other lane is at its end, or at such an event.
+            assert all(at == sizes[n] or (n, at) in suspected for n, at in ready.items())
+        taken += places
+        applied |= reached(claims, len(places))
+        for number, offset in places:
+            assert offset == ready[number]
+            ready[number] = offset + 1
+        if not chunk.is_cut:
+            break
+    assert ready == dict(enumerate(sizes))
+    assert len(taken) == sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "expected"),
+    [
+        (HandlerDeaths(2, False, "signal SIGSEGV"), None),
+        (HandlerDeaths(3, False, "signal SIGSEGV"), "HandlerEndedProcess"),
+        (HandlerDeaths(1, True, "killed"), "HandlerTimedOut"),
+    ],
+)
+def test_an_event_that_ended_processes_too_often_does_not_run(
+    deaths: HandlerDeaths, expected: str | None
+) -> None:
+    message = MessageEvents(REGISTRY, slices(3))
+    died = {EventPlace(TOPIC, TOPIC_ID, 0, 1): deaths, EventPlace(TOPIC, "older id", 0, 2): deaths}
+    chunk = message.next_chunk(lanes({})._replace(deaths=died))
+    events = message.events_of(chunk.slices[0], -1)
+    if expected is None:
+        assert (chunk.is_cut, [len(event.runs) for event in events]) == (True, [1])
+        return
+    assert not chunk.is_cut
+    assert [len(event.runs) for event in events] == [1, 0, 1]
+    assert events[1].error is not None
+    assert events[1].error.error_class == expected
+    assert events[1].parks

@@ -1,0 +1,47 @@
+"""Decides which events, in whose handlers a process ended, must not run again, and which are over. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+from sluice.db.apply.handler_deaths import HandlerDeaths
+from sluice.runtime.handler_watch import HandlerTimedOut
+from sluice.runtime.place import EventPlace, Place
+from sluice.tasks.events.event_fault import EventFault
+
+DEATHS_OF_LETTER = 3
+"""Kills at random rarely hit one event three times before it is applied, which ends the count."""
+
+
+class HandlerEndedProcess(Exception):
+    """The class of a dead letter whose handlers ended the process again and again."""
+
+
+def find_fault(deaths: HandlerDeaths) -> EventFault | None:
+    """Returns why an event must not run again, None if it may.
+
+    A supervisor that killed a worker over the limit saw the handler run for so long: once is enough.
+    """
+    times = "once" if deaths.deaths == 1 else f"{deaths.deaths} times"
+    if deaths.timed_out:
+        return EventFault(
+            HandlerTimedOut.__name__,
+            "the handlers of this event ran for longer than SLUICE_HANDLER_SECONDS in code that Python cannot"
+            f" interrupt, and their process was killed ({times}); make them faster, or raise the limit",
+        )
+    if deaths.deaths < DEATHS_OF_LETTER:
+        return None
+    return EventFault(
+        HandlerEndedProcess.__name__,
+        f"the process ended {times} while it ran the handlers of this event, lastly by {deaths.how}",
+    )
+
+
+def passed(
+    deaths: Iterable[EventPlace], topic_ids: Mapping[str, str], applied: Mapping[Place, int]
+) -> list[EventPlace]:
+    """Returns the places at or below which their lane is, and those of topics that were created anew."""
+    return [
+        place
+        for place in deaths
+        if topic_ids.get(place.topic) != place.topic_id
+        or place.offset <= applied.get((place.topic, place.partition), -1)
+    ]

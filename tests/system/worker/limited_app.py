@@ -1,0 +1,103 @@
+"""An application whose events say what their handler does: it runs too long, or ends its process."""
+
+import faulthandler
+import itertools
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, MetaData, String
+
+from sluice import Effect, Entity, Event, Read, Topic, Upsert, entity_table, handles
+
+metadata = MetaData()
+acted = entity_table(
+    "acted",
+    metadata,
+    Column("actor_id", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+topics = (
+    Topic("actors", entity=Entity("actor", shards=1)),
+    Topic("bystanders", entity=Entity("bystander", shards=1)),
+)
+
+
+def computes() -> None:
+    while os.getpid():
+        pass
+
+
+def matches() -> None:
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def swallows() -> None:
+    while os.getpid():
+        with suppress(BaseException):
+            time.sleep(1000)
+
+
+def loops_with_the_lock() -> None:
+    deque(itertools.repeat(0), maxlen=0)
+
+
+def computes_with_the_lock() -> None:
+    pow(3, 10**9)
+
+
+def runs_out_of_memory() -> None:
+    """Its process alone gets so little memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, hard))
+    try:
+        bytearray(2**30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def exits_in_a_thread() -> None:
+    threading.Thread(target=lambda: os._exit(7)).start()
+    time.sleep(1000)
+
+
+ACTIONS: dict[str, Callable[[], Any]] = {
+    "nothing": lambda: None,
+    "computes": computes,
+    "sleeps": lambda: time.sleep(1000),
+    "matches": matches,
+    "swallows": swallows,
+    "waits": lambda: threading.Event().wait(),
+    "loops with the lock": loops_with_the_lock,
+    "computes with the lock": computes_with_the_lock,
+    "exits": lambda: os._exit(0),
+    "crashes": faulthandler._sigsegv,  # type: ignore[attr-defined]
+    "aborts": os.abort,
+    "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exits in a thread": exits_in_a_thread,
+    "leaves": lambda: sys.exit(3),
+    "runs out of memory": runs_out_of_memory,
+}
+
+
+@handles("acted")
+def act(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Does what the event says, without a row or, with `reads`, after it has read one."""
+    if event.data.get("reads"):
+        yield Read(acted, event.key)
+    if event.data["do"] == "yields":
+        while True:
+            yield Read(acted, event.key)
+    ACTIONS[event.data["do"]]()
+    yield Upsert(acted, event.key, {"number": event.data["number"]})

@@ -1,0 +1,111 @@
+"""Handlers that run too long, or end their process, on a real worker: one dead letter, and nothing else."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.harness.deployment import Deployment
+from tests.system.conftest import MakeDeployment
+from tests.system.worker import limited_app
+
+APP = "tests.system.worker.limited_app"
+LIMIT = 1.0
+NEIGHBOURS = 20
+
+
+@dataclass(frozen=True)
+class Acting:
+    """An event of the application."""
+
+    number: int
+    key: str
+    do: str = "nothing"
+    topic: str = "actors"
+    reads: bool = False
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """Plain JSON."""
+        data = {"do": self.do, "number": self.number, "reads": self.reads}
+        return {"event_id": f"{self.topic}-{self.number}", "type": "acted", "version": 1, "data": data}
+
+
+def events(bad: dict[str, bool]) -> list[Acting]:
+    """The bad ones, each between two good ones of other keys, and good ones of another entity type."""
+    found: list[Acting] = []
+    for do, reads in bad.items():
+        found.append(Acting(len(found), f"before {do}"))
+        found.append(Acting(len(found), do, do, reads=reads))
+        found.append(Acting(len(found), f"after {do}"))
+    return found + [Acting(n, f"k{n}", topic="bystanders") for n in range(NEIGHBOURS)]
+
+
+def letters(deployment: Deployment) -> dict[str, tuple[str, str]]:
+    """Key → class and text of its dead letter."""
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute("SELECT convert_from(key, 'UTF8'), error_class, error_text FROM sluice.dead_letters")
+        return {key: (error_class, text) for key, error_class, text in cursor.fetchall()}
+
+
+def deaths_left(deployment: Deployment) -> int:
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT count(*) FROM sluice.handler_deaths)"
+            "     + (SELECT count(*) FROM sluice.handler_notes)"
+        )
+        return int(cursor.fetchall()[0][0])
+
+
+def check_settled(deployment: Deployment, produced: list[Acting], expected: dict[str, str]) -> None:
+    """One letter of its class for each bad event, and every other event is applied."""
+    deployment.wait_settled(timeout_seconds=120)
+    found = letters(deployment)
+    assert {key: error_class for key, (error_class, _) in found.items()} == expected
+    good = {event.key for event in produced if event.key not in expected}
+    assert set(deployment.rows(limited_app.acted)) == good
+    assert dict(deployment.outcomes()) == {"applied": len(good), "dead": len(expected)}
+    assert deaths_left(deployment) == 0
+
+
+def run(make_deployment: MakeDeployment, expected: dict[str, str], *, reads: bool = False) -> None:
+    deployment = make_deployment(
+        APP, partitions=1, SLUICE_HANDLER_SECONDS=str(LIMIT), SLUICE_HANDLER_EFFECTS="1000"
+    )
+    deployment.run.start_bridge()
+    worker = deployment.run.start_supervised_worker()
+    produced = events(dict.fromkeys(expected, reads))
+    deployment.produce(produced)
+    check_settled(deployment, produced, expected)
+    assert worker.stop() == 0
+
+
+TIMED_OUT, ENDED = "HandlerTimedOut", "HandlerEndedProcess"
+
+
+def test_a_handler_over_its_limits_costs_one_event(make_deployment: MakeDeployment) -> None:
+    run(make_deployment, {"sleeps": TIMED_OUT, "loops with the lock": TIMED_OUT, "leaves": "SystemExit"})
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {
+            "computes": TIMED_OUT,
+            "matches": TIMED_OUT,
+            "waits": TIMED_OUT,
+            "yields": "TooManyEffects",
+            "runs out of memory": "MemoryError",
+        },
+        {"swallows": TIMED_OUT, "computes with the lock": TIMED_OUT},
+        {"exits": ENDED},
+        {"crashes": ENDED},
+        {"aborts": ENDED, "is killed": ENDED},
+        {"exits in a thread": ENDED},
+    ],
+    ids=lambda expected: ", ".join(expected) if isinstance(expected, dict) else None,
+)
+def test_every_kind(make_deployment: MakeDeployment, expected: dict[str, str], reads: bool) -> None:
+    run(make_deployment, expected, reads=reads)
