@@ -64,16 +64,19 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     if app.sluice_shares_queues:
         # Without -Q the worker consumes only the queues for which it holds a lease.
         app.amqp.queues.deselect(names)
-    signals.worker_process_init.connect(lambda **_: _leave_parent(app), weak=False)
+    own_process = os.getpid()
+    signals.worker_process_init.connect(lambda **_: _leave_parent(app, own_process), weak=False)
     signals.worker_shutdown.connect(lambda **_: services.close(), weak=False)
     signals.worker_shutdown.connect(lambda **_: app.sluice_membership.leave(), weak=False)
 
 
-def _leave_parent(app: Any) -> None:
+def _leave_parent(app: Any, parent: int) -> None:
     """Runs in a child of a pool: it shares neither the port nor the memory of its parent."""
     app.sluice_endpoint.forget()
-    app.sluice_is_supervised = False
-    main_watch.detach()
+    # The pool "solo" sends the signal, too, in the worker's own process.
+    if os.getpid() != parent:
+        app.sluice_is_supervised = False
+        main_watch.detach()
 
 
 def join_supervisor() -> bool:

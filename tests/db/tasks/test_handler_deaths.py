@@ -12,7 +12,8 @@ LETTERS = 'SELECT "offset", error_class, state FROM sluice.dead_letters ORDER BY
 LEFT = "SELECT count(*) FROM sluice.handler_deaths"
 # Rows of one transaction have one.
 TRANSACTIONS = """
-    SELECT array_agg("offset"::int ORDER BY "offset") FROM sluice.processed_events GROUP BY xmin::text ORDER BY 1
+    SELECT array_agg("offset"::int ORDER BY "offset") FROM sluice.processed_events
+    GROUP BY xmin::text ORDER BY 1
 """
 
 
