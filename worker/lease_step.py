@@ -10,7 +10,7 @@ from celery.worker.consumer import Consumer
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import LEASE_SETTINGS
-from sluice.worker.lease_thread import LeaseThread, View
+from sluice.worker.lease_thread import LeaseThread, View, stuck_seconds
 from sluice.worker.queue_subscription import QueueSubscription
 
 log = structlog.get_logger("sluice.leases")
@@ -76,6 +76,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             wanted_changed=lambda: consumer.hub.call_soon(self._tick),
             declared=consumer.app.sluice_services.registry.topics_by_entity(),
             yields=consumer.app.sluice_yields,
+            stuck_after=stuck_seconds(consumer.app.sluice_settings.handler_seconds),
         )
 
     def _tick(self) -> None:

@@ -50,10 +50,20 @@ class View(NamedTuple):
     queues: frozenset[str]
 
 
-def is_responsive(*, now: float, seen_at: float, busy_since: float | None) -> bool:
+def stuck_seconds(handler_seconds: float) -> float:
+    """Returns how long a batch may be in hand, with this limit for the handlers of an event.
+
+    A batch begins no other event after 20 seconds. The last one may run twice, the second time with rows.
+    """
+    return max(STUCK_SECONDS, 2 * handler_seconds + 40.0)
+
+
+def is_responsive(
+    *, now: float, seen_at: float, busy_since: float | None, stuck_after: float = STUCK_SECONDS
+) -> bool:
     """Whether the loop can be trusted with queues. `seen_at`: when it last ticked, or ended a batch."""
     if busy_since is not None:
-        return now - busy_since < STUCK_SECONDS
+        return now - busy_since < stuck_after
     return now - seen_at < SILENT_SECONDS
 
 
@@ -70,6 +80,7 @@ class LeaseThread:
     yields: QueueYields = field(default_factory=QueueYields)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
+    stuck_after: float = STUCK_SECONDS
 
     def __post_init__(self) -> None:
         self.wanted = View(0, frozenset())
@@ -129,7 +140,8 @@ class LeaseThread:
         # Busy first: a batch that ends in between was seen, one way or the other.
         busy, last = self.activity.busy, self.activity.last
         seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
-        if not is_responsive(now=now, seen_at=seen_at, busy_since=busy and busy[1]):
+        busy_since = busy and busy[1]
+        if not is_responsive(now=now, seen_at=seen_at, busy_since=busy_since, stuck_after=self.stuck_after):
             if self._joined:
                 log.warning("consumer loop unresponsive or broker unreachable; releasing queue leases")
                 self._leave()

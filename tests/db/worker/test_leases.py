@@ -10,7 +10,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.leases import read_lease_snapshot
 from sluice.db.delivery.progress import register_entity
 from sluice.worker import lease_thread as lease_thread_module
-from sluice.worker.lease_thread import SILENT_SECONDS, STUCK_SECONDS, is_responsive
+from sluice.worker.lease_thread import SILENT_SECONDS, STUCK_SECONDS, is_responsive, stuck_seconds
 from tests.db.worker.leasing import Member, Workers
 from tests.mutants import mutated
 from tests.waiting import wait_until
@@ -176,6 +176,14 @@ def test_a_loop_in_a_batch_is_trusted_for_longer(
 ) -> None:
     busy_since = None if busy_seconds is None else 100 - busy_seconds
     assert is_responsive(now=100, seen_at=100 - silent_seconds, busy_since=busy_since) is responsive
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(0.1, 60), (10, 60), (30, 100), (300, 640)])
+def test_a_batch_may_take_as_long_as_its_handlers_may(limit: float, seconds: float) -> None:
+    after = stuck_seconds(limit)
+    assert after == seconds
+    for busy, trusted in ((seconds - 1, True), (seconds, False)):
+        assert is_responsive(now=1000, seen_at=0, busy_since=1000 - busy, stuck_after=after) is trusted
 
 
 def test_queues_of_a_larger_number_of_shards_are_taken_too_and_retired_ones_shared_apart(
