@@ -1,16 +1,17 @@
 """Values of columns: brought to the form in which Postgres gives them back, and as arrays of a statement."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
-from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import types
 from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.json_text import NotJson, encoded_json, holds_nul
 
 Coercer = Callable[[Any], Any]
 T = TypeVar("T")
@@ -20,7 +21,6 @@ _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
 # Wide enough for any of them: the usual 28 digits would round a numeric(40, 2).
 _EXACT = Context(prec=_DIGITS_BEFORE + _DIGITS_AFTER)
 
-_SORTED = msgspec.json.Encoder(order="sorted")
 _INTEGER_BITS = {types.SmallInteger: 15, types.Integer: 31, types.BigInteger: 63}
 
 
@@ -210,44 +210,14 @@ def _date(value: Any) -> date:
     return value
 
 
-def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
-    """Returns the value as JSON, of Enum members the values. Raises ValueRefused if JSON cannot hold it."""
-    encode = _SORTED.encode if is_sorted else msgspec.json.encode
-    try:
-        try:
-            encoded = encode(value)
-        except TypeError:
-            # Members that are keys.
-            encoded = encode(_without_members(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueRefused(f"{type(value).__name__} {value!r:.80} is no JSON value: {error}") from None
-    if b"null" in encoded and not _is_finite(value):
-        raise ValueRefused(f"{type(value).__name__} {value!r:.80} is no JSON value: it holds NaN or infinity")
-    return encoded
-
-
-def _is_finite(value: Any) -> bool:
-    # JSON has no such numbers, and null would be written for them.
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    return not isinstance(value, list | tuple | set | frozenset) or all(map(_is_finite, value))
-
-
-def _without_members(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {_without_members(key): _without_members(inner) for key, inner in value.items()}
-    return [_without_members(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
 def _json(value: Any) -> Any:
     # Through JSON and back: what is compared later is what will be stored.
-    encoded = encoded_json(value)
+    try:
+        encoded = encoded_json(value)
+    except NotJson as error:
+        raise ValueRefused(str(error)) from None
     plain = msgspec.json.decode(encoded)
-    if b"\\u0000" in encoded and json_holds_nul(plain):
+    if b"\\u0000" in encoded and holds_nul(plain):
         raise ValueRefused(f"JSON {value!r:.80} holds NUL, which Postgres cannot keep")
     return plain
 
@@ -263,15 +233,6 @@ def _as_jsonb(value: Any) -> Any:
         text = msgspec.json.encode(value).decode()
         return int(Decimal(text)) if "e" in text and value.is_integer() else value + 0.0
     return value
-
-
-def json_holds_nul(value: Any) -> bool:
-    """Returns True if a text in a JSON value holds NUL, which Postgres cannot keep."""
-    if type(value) is dict:
-        return any("\0" in name or json_holds_nul(inner) for name, inner in value.items())
-    if type(value) is list:
-        return any(map(json_holds_nul, value))
-    return type(value) is str and "\0" in value
 
 
 MAX_ERROR_CHARACTERS = 2_000  # of an error's text that is kept

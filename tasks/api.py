@@ -222,19 +222,18 @@ E = TypeVar("E", bound=EffectFunction)
 class Handles:
     """Left on a function by `handles`: collected at start, never at import."""
 
-    types: tuple[str, ...]
-    topics: tuple[str, ...] | None = None
-    """None: of every topic."""
+    types: tuple[Text, ...]
+    topic: TopicChoice = None
 
 
 @dataclass(frozen=True)
 class Projects:
     """Left on a function by `projects`."""
 
-    types: tuple[str, ...]
+    types: tuple[Text, ...]
     into: Table
     revision: int
-    topics: tuple[str, ...] | None = None
+    topic: TopicChoice = None
 
 
 Reconcile: TypeAlias = Callable[[EffectCall], JsonObject | None]
@@ -271,8 +270,7 @@ def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
 
     `topic`: only for events of this topic, or of these; by default of every topic.
     """
-    declared = Handles(_texts(types), _topic_names(topic))
-    return lambda function: _mark(function, declared)
+    return lambda function: _mark(function, Handles(types, topic))
 
 
 def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
@@ -281,20 +279,7 @@ def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None
     `revision` rises with every change of what the handlers of that table make of events. `topic`: as for
     `handles`.
     """
-    declared = Projects(_texts(types), into, revision, _topic_names(topic))
-    return lambda function: _mark(function, declared)
-
-
-def _texts(given: Iterable[Text]) -> tuple[str, ...]:
-    # What is no text is refused when the declarations are collected, with its place.
-    return tuple([one.value if isinstance(one, Enum) else one for one in given])
-
-
-def _topic_names(topic: TopicChoice) -> tuple[str, ...] | None:
-    if topic is None:
-        return None
-    several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)
-    return _texts([one.name if isinstance(one, Topic) else one for one in several])
+    return lambda function: _mark(function, Projects(types, into, revision, topic))
 
 
 def effect(

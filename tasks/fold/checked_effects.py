@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from sluice.db.values import ValueRefused, encoded_json, json_holds_nul
+from sluice.db.json_text import NotJson, encoded_json, holds_nul
 from sluice.tasks.api import (
     MARK,
     Call,
@@ -79,9 +79,9 @@ def _checked_call(entry: AnyEntry, _event: Event[Any], call: Call) -> Call:
         args = encoded_json(call.args, is_sorted=True)
         if not args.startswith(b"{"):
             raise EffectRefused(f"args must be a mapping, not {type(call.args).__name__} {call.args!r:.80}")
-        if b"\\u0000" in args and json_holds_nul(msgspec.json.decode(args)):
+        if b"\\u0000" in args and holds_nul(msgspec.json.decode(args)):
             raise EffectRefused("args hold the character NUL, which Postgres cannot keep")
-    except (EffectRefused, ValueRefused) as refused:
+    except (EffectRefused, NotJson) as refused:
         raise EffectRefused(f"Call of {effect}: {refused}") from None
     return Call(effect, once, cast(Mapping[str, Any], msgspec.Raw(args)))
 

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import msgspec
 
+from sluice.db.json_text import NotJson, encoded_json
 from sluice.db.records import OutboxRow
-from sluice.db.values import ValueRefused, encoded_json, is_encodable
+from sluice.db.values import is_encodable
 from sluice.tasks.api import EffectRefused, Emit
 from sluice.tasks.events.envelope import MAX_CHARACTERS
 from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER
@@ -39,7 +40,7 @@ def checked_emit(emit: Emit) -> Emit:
             raise EffectRefused(f"data of {len(payload)} bytes, the limit is {MAX_EMIT_BYTES}")
         headers = _checked_headers(emit.headers) if emit.headers or emit.headers != {} else {}
         return Emit(topic, key, kind, msgspec.Raw(payload), _checked_version(emit.version), headers)
-    except (EffectRefused, ValueRefused) as refused:
+    except (EffectRefused, NotJson) as refused:
         raise EffectRefused(f"Emit to {topic}: {refused}") from None
 
 

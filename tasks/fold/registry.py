@@ -6,13 +6,25 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from sqlalchemy import MetaData, Table
 
 from sluice.db.tables import TableRefused, shape_of
-from sluice.tasks.api import MARK, EffectDeclaration, Entity, Event, Handler, Handles, Projects, Topic
+from sluice.tasks.api import (
+    MARK,
+    EffectDeclaration,
+    Entity,
+    Event,
+    Handler,
+    Handles,
+    Projects,
+    Text,
+    Topic,
+    TopicChoice,
+)
 from sluice.tasks.fold.known_tables import find_tables, tables_by_name
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
@@ -195,19 +207,20 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
         if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
             registry.metadatas.append(thing.metadata)
     match declaration:
-        case Handles(types, topics):
-            entry = HandlerEntry(
-                name, types, function, _data_type(function, name), topics, registry.effects, registry.tables
-            )
-            for kind in _distinct(types, name):
+        case Handles(written, topic):
+            types, data_type = _event_types(written, name), _data_type(function, name)
+            topics = _topic_names(topic)
+            entry = HandlerEntry(name, types, function, data_type, topics, registry.effects, registry.tables)
+            for kind in types:
                 registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
-        case Projects(types, into, revision, topics):
+        case Projects(written, into, revision, topic):
             _add_projection(registry, into, revision, name)
-            data_type = _data_type(function, name)
+            types, data_type = _event_types(written, name), _data_type(function, name)
+            topics = _topic_names(topic)
             projection = ProjectionEntry(
                 name, types, function, data_type, topics, registry.effects, registry.tables, into, revision
             )
-            for kind in _distinct(types, name):
+            for kind in types:
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
         case EffectDeclaration(name=effect):
             other = registry.effects.get(effect)
@@ -243,7 +256,20 @@ def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
     return tuple(sorted((*entries, entry), key=lambda e: e.name))
 
 
-def _distinct(types: tuple[str, ...], name: str) -> tuple[str, ...]:
+def _topic_names(topic: TopicChoice) -> tuple[Any, ...] | None:
+    """The topics that a handler is narrowed to, checked once all are known. None: every topic."""
+    if topic is None:
+        return None
+    several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)
+    return tuple([one.name if isinstance(one, Topic) else _value(one) for one in several])
+
+
+def _value(one: Any) -> Any:
+    return one.value if isinstance(one, Enum) else one
+
+
+def _event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
+    types = tuple([_value(one) for one in written])
     for kind in types:
         if not isinstance(kind, str):
             raise HandlersRefused(f"{name}: {kind!r:.80} is no event type; an event type is a text")

@@ -1,0 +1,56 @@
+"""Values as JSON: for columns, outgoing events and arguments of calls."""
+
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+_SORTED = msgspec.json.Encoder(order="sorted")
+
+
+class NotJson(ValueError):
+    """A value that JSON cannot hold as it is."""
+
+
+def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
+    """Returns the value as JSON, of Enum members the values. Raises NotJson for what JSON cannot hold."""
+    encode = _SORTED.encode if is_sorted else msgspec.json.encode
+    try:
+        try:
+            encoded = encode(value)
+        except TypeError:
+            # Members that are keys.
+            encoded = encode(_without_members(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise NotJson(f"{type(value).__name__} {value!r:.80} is no JSON value: {error}") from None
+    if b"null" in encoded and not _is_finite(value):
+        raise NotJson(f"{type(value).__name__} {value!r:.80} is no JSON value: it holds NaN or infinity")
+    return encoded
+
+
+def holds_nul(value: Any) -> bool:
+    """Returns True if a text in a JSON value holds NUL, which Postgres cannot keep."""
+    if type(value) is dict:
+        return any("\0" in name or holds_nul(inner) for name, inner in value.items())
+    if type(value) is list:
+        return any(map(holds_nul, value))
+    return type(value) is str and "\0" in value
+
+
+def _is_finite(value: Any) -> bool:
+    # JSON has no such numbers, and null would be written for them.
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple | set | frozenset) or all(map(_is_finite, value))
+
+
+def _without_members(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {_without_members(key): _without_members(inner) for key, inner in value.items()}
+    return [_without_members(inner) for inner in value] if isinstance(value, list | tuple) else value
