@@ -18,12 +18,15 @@ def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
     """Returns the value as JSON, of Enum members the values. Raises NotJson for what JSON cannot hold."""
     encode = _SORTED.encode if is_sorted else msgspec.json.encode
     try:
+        if isinstance(value, msgspec.Raw):
+            msgspec.json.decode(value)
         try:
             encoded = encode(value)
         except TypeError:
             # Members that are keys.
-            encoded = encode(_without_members(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            value = _without_members(value)
+            encoded = encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise NotJson(f"{type(value).__name__} {value!r:.80} is no JSON value: {error}") from None
     if b"null" in encoded and not _is_finite(value):
         raise NotJson(f"{type(value).__name__} {value!r:.80} is no JSON value: it holds NaN or infinity")
@@ -40,12 +43,19 @@ def holds_nul(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    # JSON has no such numbers, and null would be written for them.
+    # JSON has no NaN and no infinity: msgspec writes null for them.
+    try:
+        return _holds_finite(msgspec.to_builtins(value))
+    except TypeError:
+        return True  # it holds msgspec.Raw, which was JSON before
+
+
+def _holds_finite(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    return not isinstance(value, list | tuple | set | frozenset) or all(map(_is_finite, value))
+    if isinstance(value, dict):
+        return all(map(_holds_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_holds_finite, value))
 
 
 def _without_members(value: Any) -> Any:

@@ -116,10 +116,7 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A side effect, written to the ledger in the same transaction; one call per `once`.
-
-    `effect` is the name of a declared effect, or its function.
-    """
+    """A side effect (its name, or its function), a row of the ledger of that transaction; one per `once`."""
 
     effect: "Text | EffectFunction"
     once: Text | None = None

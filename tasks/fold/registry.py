@@ -223,6 +223,8 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
             for kind in types:
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
         case EffectDeclaration(name=effect):
+            if not isinstance(effect, str) or not effect:
+                raise HandlersRefused(f"{name}: the name of an effect must be a text, not {effect!r:.80}")
             other = registry.effects.get(effect)
             if other is not None and other.function is not function:
                 raise HandlersRefused(

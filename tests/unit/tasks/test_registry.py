@@ -215,6 +215,8 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
      lambda: projects("a", into=view, revision=3, topic=Topic("other", entity=THING))(twin), "topic='other'"),
     ("a handler of no topic", lambda: handles("a", topic=())(twin), "twin: topic= names no topic"),
     ("a topic that is a number", lambda: handles("a", topic=cast(Any, 7))(twin), "twin: topic=7 is declared"),
+    ("an effect whose name is a number",
+     lambda: module(a=effect(cast(Any, 7), on_unknown="ask")(lambda call: None)), "must be a text, not 7"),
     ("a type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is no event type"),
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """What a handler may yield: refused with a sentence, or accepted in a form that nothing changes any more."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -108,6 +109,11 @@ EVENT: Event[Any] = Event("id", "a", "k", 7, None, {}, "t", 0, 0)
 WHOLE: dict[Any, Any] = {"name": "Ann", "level": 1, "mood": None, "more": None}
 
 
+@dataclass
+class Reading:
+    celsius: float
+
+
 class Forgotten:
     """No effect."""
 
@@ -192,6 +198,8 @@ REFUSED: list[tuple[str, Any, str]] = [
         Emit("out", "k", None, 1), "type must be a text, not NoneType"),  # type: ignore[arg-type]
     ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "dict .* is no JSON value: Enc"),
     ("data with NaN", Emit("out", "k", "t", [{"x": (float("nan"),)}]), "it holds NaN or infinity"),
+    ("data with NaN in a struct", Emit("out", "k", "t", {"x": [Reading(float("nan"))]}), "it holds NaN"),
+    ("data that only says that it is JSON", Emit("out", "k", "t", msgspec.Raw(b"{")), "no JSON value: Inp"),
     ("args with infinity", Call("send_mail", args={"x": float("-inf")}), "it holds NaN or infinity"),
     ("NaN in a JSON column", Insert(people, "k", {"name": "x", "more": float("nan")}), "people.more: .*NaN"),
     ("data with a surrogate", Emit("out", "k", "t", "\ud800"), "is no JSON"),
