@@ -4,7 +4,6 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable, Generator, Iterator
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from sluice.db.records import Outcome
 from sluice.db.tables import entity_table
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import (
+    MARK,
     Call,
     Emit,
     Entity,
@@ -29,13 +29,12 @@ from sluice.tasks.api import (
     Topic,
     Upsert,
     effect,
-    handles,
 )
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import Conflict, FoldResult, FoldState, LoadFailed
 from sluice.tasks.fold.plan import plan_event
-from sluice.tasks.fold.registry import Registry, collect_modules
+from sluice.tasks.fold.registry import EffectEntry, HandlerEntry, Registry
 from sluice.tasks.fold.versioned_row import ABSENT
 from tests.unit.tasks.strategies import json_values, texts
 
@@ -58,12 +57,17 @@ class HoldsAny(msgspec.Struct, frozen=True):
     deep: list[Any]
 
 
-def app(*functions: Callable[[Event[Any]], Iterator[Any]], **more: Any) -> Registry:
-    module = ModuleType("runs")
-    for number, function in enumerate(functions):
-        vars(module)[f"handler_{number}"] = handles("thing")(function)
-    vars(module).update(more, topics=(Topic("things", entity=Entity("thing")),))
-    return collect_modules([module])
+def app(*functions: Callable[[Event[Any]], Iterator[Any]], data_type: Any = Any) -> Registry:
+    """Handlers of one type, put together by hand: to collect them takes longer than to run them."""
+    registry = Registry()
+    registry.topics["things"] = Topic("things", entity=Entity("thing"))
+    registry.tables["things"] = things
+    registry.effects["notify"] = EffectEntry(getattr(notify, MARK)[0], notify)
+    registry.handlers["thing"] = tuple(
+        HandlerEntry(str(number), ("thing",), function, data_type, None, registry.effects, registry.tables)
+        for number, function in enumerate(functions)
+    )
+    return registry
 
 
 def run(registry: Registry, *values: Any, memory: FoldState | None = None) -> FoldResult:
@@ -108,7 +112,7 @@ def test_one_object_that_changes_between_yields_is_seen_as_it_was(reads: bool) -
         otherwise.clear()
 
     memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None)
-    result = run(app(changing, notify=notify), memory=memory)
+    result = run(app(changing), memory=memory)
     assert [one.outcome for one in result.settled] == [Outcome.APPLIED], result.settled[0].error
     for number in (1, 2, 3):
         listed = list(range(1, number + 1))
@@ -176,9 +180,7 @@ def test_what_a_handler_does_to_its_data_is_seen_by_no_other_run(data_type: Any,
         yield Read(things, "other")
         yield Emit("out", "k", "t", msgspec.Raw(spoil_first))
 
-    for function in (spoiling, also_spoiling):
-        function.__annotations__["event"] = Event[data_type]
-    registry = app(spoiling, also_spoiling)
+    registry = app(spoiling, also_spoiling, data_type=data_type)
     first, again = run(registry), run(registry)
     assert sent(first) == sent(again) == [DATA, DATA]
     assert first.settled[0].planned.decoded.data_hash == again.settled[0].planned.decoded.data_hash
