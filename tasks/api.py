@@ -253,8 +253,7 @@ class EffectDeclaration:
     reconcile: "Reconcile | None" = None
 
 
-MARK = "__sluice__"
-"""Attribute of a decorated function that holds its declarations."""
+MARK = "__sluice__"  # attribute of a decorated function that holds its declarations
 
 
 def _mark(function: F, declaration: object) -> F:
@@ -271,10 +270,9 @@ def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
 
 
 def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
-    """Declares a projection handler: only writes to, and Reads of, the table `into`.
+    """Declares a projection handler: only writes to, and Reads of, the table `into`; `topic` as for `handles`.
 
-    `revision` rises with every change of what the handlers of that table make of events. `topic`: as for
-    `handles`.
+    `revision` rises with every change of what the handlers of that table make of events.
     """
     return lambda function: _mark(function, Projects(types, into, revision, topic))
 
