@@ -270,7 +270,7 @@ def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
 
 
 def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
-    """Declares a projection handler: only writes to, and Reads of, the table `into`; `topic` as for `handles`.
+    """Declares a projection handler: only writes to, and Reads of, the table `into`. `topic`: see `handles`.
 
     `revision` rises with every change of what the handlers of that table make of events.
     """
