@@ -14,6 +14,7 @@ from sluice.stack import ComponentMissing, ServiceName, Stack
 from tests.harness import stacks
 
 STACK_ROOT = pytest.StashKey[Path]()
+SLOWEST_FIRST = ("system", "simulation", "db")
 
 # A busy machine is a normal machine: no example fails for having been slow.
 settings.register_profile("sluice", deadline=None)
@@ -60,6 +61,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: one more than there are cores, for a quarter of the time is spent waiting."""
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deals the tests to the pytest workers, each of which begins with those on whole deployments.
+
+    Each worker gets a part of the list, one after the other. As they are collected one part has all slow
+    tests, and at the end of a run all but one worker wait for the last of them.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:
+        items.sort(key=_rank)
+        items[:] = [item for first in range(workers) for item in items[first::workers]]
+
+
+def _rank(item: pytest.Item) -> int:
+    room = item.nodeid.split("/")[1]
+    return SLOWEST_FIRST.index(room) if room in SLOWEST_FIRST else len(SLOWEST_FIRST)
 
 
 @pytest.hookimpl(wrapper=True)
