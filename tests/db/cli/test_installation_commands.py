@@ -2,19 +2,25 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
+from sluice.admin import init
+from sluice.admin.doctor import installation_reading, kafka_reading
 from sluice.cli.main import app
 from sluice.db.connection import Session
+from sluice.kafka_io import log_reader
+from sluice.kafka_io.config import build_kafka_python_admin
 from sluice.runtime.installation import Installation
 from tests.db.admin.leaving import insert_call, insert_event, rows
 from tests.harness.stacks import install
 
 Run = Callable[..., str]
+IMPATIENT_MS = 200
 WHY = ("--reason", "test")
 COPY = "UPDATE sluice.installation SET database_oid = database_oid + 1"
 WRITING = (
@@ -63,6 +69,15 @@ def environ(database_url: str, redis_url: str, installation: Installation) -> di
         "SLUICE_HANDLERS": "examples.shop.handlers",
         "COLUMNS": "200",
     }
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no Kafka here: nobody waits for it as long as an operator would."""
+    for module in (installation_reading, kafka_reading, log_reader):
+        monkeypatch.setattr(module, "BOOTSTRAP_TIMEOUT_MS", IMPATIENT_MS)
+    build = partial(build_kafka_python_admin, bootstrap_timeout_ms=IMPATIENT_MS)
+    monkeypatch.setattr(init, "build_kafka_python_admin", build)
 
 
 @pytest.fixture
