@@ -149,7 +149,8 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["rebuild", "status"],
         ["stack", "status"],
     )
-    assert {words[0] for words in commands} == set(COMMANDS)
+    # `sluice worker` does not end by itself: other tests start it.
+    assert {words[0] for words in commands} == set(COMMANDS) - {"worker"}
     ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
     # No bridge has read the topic, and the folder has no stack of its own.
     refused = {name for name, done in ended.items() if done.returncode}

@@ -86,7 +86,8 @@ def make_environment(folder: Path, distribution: Path) -> Path:
     return folder / "bin"
 
 
-@pytest.mark.parametrize("layout", ["clone", "wheel", "image"])
+# Every other test runs in the clone.
+@pytest.mark.parametrize("layout", [pytest.param("clone", marks=pytest.mark.matrix), "wheel", "image"])
 def test_an_event_is_applied_beside_modules_of_the_same_names(
     layout: str, distributions: Path, kafka: Stack, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:

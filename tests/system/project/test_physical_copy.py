@@ -103,7 +103,11 @@ def look_at_claims(redis: Any) -> dict[bytes, bytes]:
 
 
 @pytest.mark.own("postgres")
-@pytest.mark.parametrize("shares_redis", [True, False], ids=["one-redis", "other-redis"])
+@pytest.mark.parametrize(
+    "shares_redis",
+    [True, pytest.param(False, marks=pytest.mark.matrix)],
+    ids=["one-redis", "other-redis"],
+)
 def test_a_base_backup_beside_its_original_is_refused(
     make_deployment: MakeDeployment, postgres: Stack, redis: Stack, shares_redis: bool
 ) -> None:
@@ -205,6 +209,7 @@ def test_forged_and_replayed_claims_delay_nobody(make_deployment: MakeDeployment
     assert "watching" not in last.log.read_text()
 
 
+@pytest.mark.matrix
 @pytest.mark.own("postgres")
 def test_the_original_displaces_a_copy_that_was_started_while_it_was_down(
     make_deployment: MakeDeployment, postgres: Stack

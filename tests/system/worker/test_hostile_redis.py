@@ -27,7 +27,7 @@ from tests.system.worker.test_flower import consumed
 
 QUEUE = "payment.0"
 OFFSET = 1_000_000
-LOOK_AT_FLOWER = 6  # each sixth time: a look takes a second or two
+ITEMS_AT_ONCE = 4  # messages between two looks at the processes: a look takes a second or two
 SERVICES = ("relay", "maintenance", "effects", "rebuild")
 
 
@@ -197,25 +197,26 @@ def test_nothing_bad_in_redis_has_an_effect_or_ends_a_process(attacker: Attacker
         "effects": {"effects"},
         "rebuild": {"rebuild"},
     }
-    seed = 2
+    names = list(ITEMS)
+    rounds = [names[first : first + ITEMS_AT_ONCE] for first in range(0, len(names), ITEMS_AT_ONCE)]
+    rounds += [[name] for name in KEYS]
     with closing(attacker.redis):
-        for name, make in (*ITEMS.items(), *KEYS.items()):
-            if name in ITEMS:
-                attacker.push(cast("bytes", make(attacker)))
-            else:
-                make(attacker)
-            # The events around it are applied.
+        for seed, together in enumerate(rounds, start=2):
+            for name in together:
+                if name in ITEMS:
+                    attacker.push(ITEMS[name](attacker))
+                else:
+                    KEYS[name](attacker)
+            # The events around them are applied.
             deployment.produce(generate("payments", count=5, seed=seed))
             deployment.wait_settled()
-            seed += 1
             ended = [process.name for process in deployment.run.processes if process.exit_code is not None]
-            assert ended == [], name
-            if seed % LOOK_AT_FLOWER == 0 or name in KEYS:
-                deployment.wait_until(
-                    lambda: consumed(port) == shown,
-                    timeout_seconds=60,
-                    what="Flower shows all workers and queues",
-                )
+            assert ended == [], together
+            deployment.wait_until(
+                lambda: consumed(port) == shown,
+                timeout_seconds=60,
+                what="Flower shows all workers and queues",
+            )
         deployment.wait_until(
             lambda: not any(attacker.redis.exists(attacker.prefix + queue) for queue in (QUEUE, *SERVICES)),
             timeout_seconds=60,
@@ -223,6 +224,6 @@ def test_nothing_bad_in_redis_has_an_effect_or_ends_a_process(attacker: Attacker
         )
     assert deployment.complaints(deployment.tables()) == []
     restarted = deployment.run.start_worker(name="successor")
-    deployment.produce(generate("payments", count=5, seed=seed))
+    deployment.produce(generate("payments", count=5, seed=1_000))
     deployment.wait_settled()
     assert restarted.exit_code is None
