@@ -23,6 +23,7 @@ from sluice.db.sending.calls import CallRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import EffectCall, NotSent, Refused
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.effects.call_states import (
@@ -37,6 +38,7 @@ from sluice.tasks.effects.call_states import (
     judge_ending,
     read_retry_after,
 )
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.registry import EffectEntry, Registry
 from sluice.tasks.installation import formats
 
@@ -83,9 +85,9 @@ class Executor:
             self._fail(row, entry, Ending.NOT_SENT, error, self._retry_after(row, error))
         except Refused as error:
             self._fail(row, entry, Ending.REFUSED, error)
-        except CallTimedOut as error:
-            self._fail(row, entry, Ending.UNKNOWN, error)
-        except Exception as error:
+        except BaseException as error:
+            if is_worker_stop(error):
+                raise
             self._fail(row, entry, Ending.UNKNOWN, error)
         else:
             faults.reach("effect.answered")
@@ -159,7 +161,7 @@ class Executor:
             retry_after_seconds=retry_after_seconds,
         )
         asked = "" if following.counts else f", retry after {following.due_in_seconds:g} s"
-        text = printable(f"{ending.value}{asked}: {type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
+        text = f"{ending.value}{asked}: {EventFault.of(error)}"[:MAX_ERROR_CHARACTERS]
         counted = self._store(row.effect_key, lambda: _store_next_state(self._session, row, following, text))
         log.warning(
             "call not made" if ending is Ending.NOT_SENT else "call failed",

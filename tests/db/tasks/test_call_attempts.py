@@ -1,6 +1,7 @@
 """How one attempt at a call ends on a real Postgres: its state, its error, and the answer that is stored."""
 
 import threading
+from asyncio import CancelledError
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,13 @@ from tests.db.tasks import calling
 from tests.db.tasks.calling import NOT_SENT, REFUSED, UNKNOWN, Act, Bench, raises
 
 bench, quiet = calling.bench, calling.quiet
+
+
+class Wordless(Exception):
+    """An error of a user's own that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
 
 
 def hang(call: EffectCall) -> Any:
@@ -38,6 +46,12 @@ def hang(call: EffectCall) -> Any:
         ("pay", [UNKNOWN, NOT_SENT, lambda _: {}], ["pending", "pending", "succeeded"], True, None),
         ("slow", [hang], ["pending"], True, "unknown: CallTimedOut: no answer within 0.2 s"),
         ("pay", [raises(ValueError("x\0"))], ["pending"], True, "unknown: ValueError: x\ufffd"),
+        # Of any class, and without a text of its own: the worker goes on.
+        ("mail", [raises(SystemExit(3))], ["uncertain"], True, "unknown: SystemExit: 3"),
+        ("mail", [raises(GeneratorExit())], ["uncertain"], True, "unknown: GeneratorExit: "),
+        ("mail", [raises(CancelledError())], ["uncertain"], True, "unknown: CancelledError: "),
+        ("mail", [raises(Wordless())], ["uncertain"], True,
+            "unknown: Wordless: the error has no text: RuntimeError"),
     ],
 )  # fmt: skip
 def test_how_an_attempt_ends_decides_the_state(
