@@ -1,5 +1,6 @@
-"""Declaring users' tables: the same names as in `sluice`."""
+"""Declaring users' tables: the names that `sluice` has, too, and the filter for Alembic's `env.py`."""
 
+from sluice.db.autogenerate import include_object
 from sluice.db.tables import TableRefused, entity_table, projection_table
 
-__all__ = ["TableRefused", "entity_table", "projection_table"]
+__all__ = ["TableRefused", "entity_table", "include_object", "projection_table"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sluice
+from sluice import tables
 
 ROOT = Path(__file__).parents[3]
 PUBLIC_MODULES = {"sluice", "sluice.tables", "sluice.outbox", "sluice.testing"}
@@ -50,6 +51,10 @@ MAY_BE_LOADED = {"msgspec", "sluice", "sqlalchemy", "typing_extensions", "greenl
 def test_the_names_are_these() -> None:
     assert sorted(sluice.__all__) == sorted(NAMES)
     assert all(hasattr(sluice, name) for name in NAMES)
+
+
+def test_the_module_of_tables_has_the_filter_for_alembic_beside_them() -> None:
+    assert set(tables.__all__) == {"TableRefused", "entity_table", "projection_table", "include_object"}
 
 
 def test_importing_it_loads_sqlalchemy_msgspec_and_the_standard_library_alone() -> None:

@@ -1,0 +1,41 @@
+"""Alembic's autogenerate in a user's project: what belongs to Sluice is left out of it."""
+
+import re
+from typing import Any
+
+from sqlalchemy import Table
+
+from sluice.db.schema import SCHEMA, metadata
+from sluice.db.tables import INSERTED_HASH, VERSION, is_projection
+
+# The tables of generations and checkpoints.
+_COPY = re.compile(r".+_(g[0-9]+|at_.+)", re.DOTALL)
+
+
+def include_object(
+    object: Any,
+    name: str | None,  # noqa: ARG001
+    type_: str,
+    reflected: bool,
+    compare_to: Any,
+) -> bool:
+    """Returns False for what `sluice init` and `sluice rebuild` make and change. For `env.py` of Alembic.
+
+    Left out are Sluice's own tables, projections, which are views, and the tables of their generations and
+    checkpoints; Alembic then leaves out their columns, indexes and constraints.
+    """
+    if type_ != "table":
+        return True
+    is_undeclared = reflected and compare_to is None
+    return not (is_projection(object) or (is_undeclared and _is_made_by_sluice(object)))
+
+
+def _is_made_by_sluice(table: Table) -> bool:
+    if table.schema == SCHEMA:
+        return True
+    columns = set(table.columns.keys())
+    # Without a schema where it is the default one, as for a role that is called like it.
+    own = metadata.tables.get(f"{SCHEMA}.{table.name}")
+    if table.schema is None and own is not None and columns == set(own.columns.keys()):
+        return True
+    return _COPY.fullmatch(table.name) is not None and columns >= {VERSION, INSERTED_HASH}
