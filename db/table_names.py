@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Constraint, Enum, Index, PrimaryKeyConstraint, Table, UniqueConstraint
-from sqlalchemy.exc import IdentifierError
+from sqlalchemy.exc import IdentifierError, SQLAlchemyError
 
 from sluice.db.table_rules import DIALECT, name_problem
 from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
@@ -41,7 +41,11 @@ def require_usable_names(tables: Iterable[Table]) -> None:
     _require_free_for_generations(projections, relations)
     for table in in_public:
         for key in table.foreign_keys:
-            if (target := key.target_fullname.rpartition(".")[0]) in projections:
+            try:
+                target = key.column.table.name
+            except SQLAlchemyError as error:
+                raise TableRefused(f"table {table.name}: {error}") from error
+            if target in projections:
                 raise TableRefused(
                     f"table {table.name}: a foreign key to projection {target}, which is a view: leave it out"
                 )

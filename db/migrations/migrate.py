@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from graphlib import CycleError, TopologicalSorter
 from typing import cast
 
 from alembic import command
@@ -13,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, MetaData, String, Table, create_engine, func, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
@@ -72,15 +73,40 @@ def _upgrade_by_one(database_url: str) -> None:
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
     """Missing tables exist, in schema `public`; returns their names. Changes no table. May run twice.
 
-    Raises TableRefused for a key whose collation makes one key of two.
+    Raises TableRefused for a key whose collation makes one key of two, and for what Postgres refuses.
     """
-    with _locked(database_url) as connection:
+    with _locked(database_url) as connection, _refusing():
         before = _tables(connection)
-        for metadata in metadatas:
+        for metadata in _by_reference(metadatas):
             _require_distinct_keys(connection, metadata)
             plain = [table for table in metadata.sorted_tables if not is_projection(table)]
             metadata.create_all(connection, tables=plain, checkfirst=True)
         return sorted(_tables(connection) - before)
+
+
+def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
+    """A MetaData after those whose tables its foreign keys name. Raises TableRefused for a circle."""
+    known = list(metadatas)
+    named = {
+        one: [key.column.table.metadata for table in one.tables.values() for key in table.foreign_keys]
+        for one in known
+    }
+    order = TopologicalSorter({one: [other for other in named[one] if other is not one] for one in known})
+    try:
+        return [one for one in order.static_order() if one in named]
+    except CycleError as error:
+        names = ", ".join(sorted(table for one in error.args[1][1:] for table in one.tables))
+        raise TableRefused(f"tables of several MetaData refer to each other: {names}; use one") from error
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Raises TableRefused for a table that Postgres does not make."""
+    try:
+        yield
+    except ProgrammingError as error:
+        statement, reason = (str(part).strip().partition("\n")[0] for part in (error.statement, error.orig))
+        raise TableRefused(f"Postgres refused `{statement.rstrip(' (')}`: {reason}") from error
 
 
 def _require_distinct_keys(connection: Connection, metadata: MetaData) -> None:
@@ -104,7 +130,7 @@ def create_projections(
     something else has the view's name.
     """
     made = []
-    with _locked(database_url) as connection:
+    with _locked(database_url) as connection, _refusing():
         known = set(connection.scalars(text("SELECT projection FROM sluice.projections")))
         for name, projection in sorted(tables.items()):
             if name in known:

@@ -114,6 +114,8 @@ def collect_handlers(names: str) -> Registry:
             modules.append(importlib.import_module(name))
         except ImportError as error:
             raise HandlersRefused(f"SLUICE_HANDLERS: module {name} cannot be imported: {error}") from error
+        except TableRefused as error:
+            raise HandlersRefused(f"SLUICE_HANDLERS: module {name}: {error}") from error
     if not modules:
         raise HandlersRefused(
             "SLUICE_HANDLERS is empty: name the modules of your handlers, separated by commas"

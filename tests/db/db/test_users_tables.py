@@ -1,11 +1,24 @@
 """Users' tables with awkward names and declarations: `init` makes them, and events are applied to them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Connection, Index, MetaData, String, Table, UniqueConstraint, func, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    func,
+    text,
+)
 
 from sluice.admin.init import create_tables
 from sluice.db.identifiers import qualified
@@ -94,6 +107,47 @@ def test_a_projection_without_handlers_is_made(database_url: str, connection: Co
     query = text("SELECT revision FROM sluice.generations WHERE projection = 'totals'")
     assert connection.scalars(query).all() == [1]
     assert connection.execute(text("SELECT * FROM public.totals")).all() == []
+
+
+def test_tables_of_several_metadata_refer_to_each_other(database_url: str) -> None:
+    """Whatever the order of their names."""
+    parent = declare("m parent")
+    children = [
+        declare(name, entity_table, Column("parent", ForeignKey(parent.columns["The Key"])))
+        for name in ("a child", "z child")
+    ]
+    code = code_for(children[0], parent, children[1])
+    assert {"m parent", "a child", "z child"} <= set(create_tables(database_url, code)[0])
+
+
+def test_tables_of_two_metadata_in_a_circle_are_refused(database_url: str) -> None:
+    one, two = declare("one"), declare("two")
+    for table, other in ((one, two), (two, one)):
+        table.append_constraint(ForeignKeyConstraint(["status"], [other.columns["The Key"]]))
+    with pytest.raises(TableRefused, match="tables of several MetaData refer to each other: one, two"):
+        create_tables(database_url, code_for(one, two))
+
+
+REFUSED_BY_POSTGRES: list[tuple[Callable[[], Column[Any]], str]] = [
+    (
+        lambda: Column("a", String(collation="nowhere")),
+        r'`CREATE TABLE refused(_g1)?`: collation "nowhere" for encoding "UTF8" does not exist',
+    ),
+    (lambda: Column("a", String, CheckConstraint("b > 0")), r'refused(_g1)?`: column "b" does not exist'),
+    (lambda: Column("a", String, index=True), r"`CREATE INDEX \w+ ON refused\w* \(a\)`: .* already exists"),
+]
+
+
+@pytest.mark.parametrize("make", [entity_table, projection_table])
+def test_what_postgres_refuses_is_one_sentence(database_url: str, connection: Connection, make: Any) -> None:
+    for taken in ("ix_refused_a", "refused_g1_a_idx"):
+        connection.execute(text(f"CREATE TABLE public.{taken} (n int)"))
+    connection.commit()
+    for column, words in REFUSED_BY_POSTGRES:
+        table = make("refused", MetaData(), Column("id", String(64), primary_key=True), column())
+        code = Registry(metadatas=[table.metadata], tables={"refused": table})
+        with pytest.raises(TableRefused, match=words):
+            create_tables(database_url, code)
 
 
 def test_a_key_to_which_different_texts_are_equal_is_refused(

@@ -123,6 +123,10 @@ COLLIDING: dict[str, tuple[list[Declare], str]] = {
         [projection("p"), entity("a", Column("p_id", String, ForeignKey("p.id")))],
         "table a: a foreign key to projection p",
     ),
+    "a foreign key to nothing": (
+        [entity("a", Column("p_id", String, ForeignKey("p.id")))],
+        "table a: Foreign key associated with column 'a.p_id' could not find table 'p'",
+    ),
     "a late column": ([late("a")], "table a: column a was added after the table was made"),
 }
 ALLOWED: dict[str, list[Declare]] = {

@@ -146,6 +146,12 @@ def test_two_tables_of_one_name_are_refused_with_their_places(write: Any) -> Non
         collect_handlers(write("kept_handlers", text))
 
 
+def test_a_table_that_is_refused_names_its_module(write: Any) -> None:
+    text = f"{TABLES}{HANDLERS}made('a.b')\n"
+    with pytest.raises(HandlersRefused, match=r"module kept_handlers: table 'a\.b': its name"):
+        collect_handlers(write("kept_handlers", text))
+
+
 def test_what_collides_is_refused(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}kept = [made('p', projection_table), made('p_g1')]\n"
     with pytest.raises(HandlersRefused, match="name p_g1, used for table p_g1, is one of those"):
