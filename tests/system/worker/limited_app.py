@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, MetaData, String
@@ -72,6 +73,15 @@ def exits_in_a_thread() -> None:
     time.sleep(1000)
 
 
+def is_killed_twice() -> None:
+    """As by a storm of kills that hits the same handler twice. The working folder is that of the test."""
+    attempts = Path("attempts")
+    with attempts.open("a") as file:
+        file.write("x")
+    if attempts.stat().st_size <= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 ACTIONS: dict[str, Callable[[], Any]] = {
     "nothing": lambda: None,
     "computes": computes,
@@ -85,6 +95,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "crashes": faulthandler._sigsegv,  # type: ignore[attr-defined]
     "aborts": os.abort,
     "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "is killed twice": is_killed_twice,
     "exits in a thread": exits_in_a_thread,
     "leaves": lambda: sys.exit(3),
     "runs out of memory": runs_out_of_memory,

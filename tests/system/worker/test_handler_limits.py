@@ -1,11 +1,13 @@
 """Handlers that run too long, or end their process, on a real worker: one dead letter, and nothing else."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.harness.deployment import Deployment
+from tests.harness.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.worker import limited_app
 
@@ -64,15 +66,19 @@ def check_settled(deployment: Deployment, produced: list[Acting], expected: dict
     assert {key: error_class for key, (error_class, _) in found.items()} == expected
     good = {event.key for event in produced if event.key not in expected}
     assert set(deployment.rows(limited_app.acted)) == good
-    assert dict(deployment.outcomes()) == {"applied": len(good), "dead": len(expected)}
+    assert Counter(deployment.outcomes()) == Counter(applied=len(good), dead=len(expected))
     assert deaths_left(deployment) == 0
 
 
-def run(make_deployment: MakeDeployment, expected: dict[str, str], *, reads: bool = False) -> None:
-    deployment = make_deployment(
-        APP, partitions=1, SLUICE_HANDLER_SECONDS=str(LIMIT), SLUICE_HANDLER_EFFECTS="1000"
-    )
+def make(make_deployment: MakeDeployment) -> Deployment:
+    limits = {"SLUICE_HANDLER_SECONDS": str(LIMIT), "SLUICE_HANDLER_EFFECTS": "1000"}
+    deployment = make_deployment(APP, partitions=1, **limits)
     deployment.run.start_bridge()
+    return deployment
+
+
+def run(make_deployment: MakeDeployment, expected: dict[str, str], *, reads: bool = False) -> None:
+    deployment = make(make_deployment)
     worker = deployment.run.start_supervised_worker()
     produced = events(dict.fromkeys(expected, reads))
     deployment.produce(produced)
@@ -109,3 +115,61 @@ def test_a_handler_over_its_limits_costs_one_event(make_deployment: MakeDeployme
 )
 def test_every_kind(make_deployment: MakeDeployment, expected: dict[str, str], reads: bool) -> None:
     run(make_deployment, expected, reads=reads)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("is_supervised", [False, True])
+def test_two_kills_in_one_handler_make_no_letter(
+    make_deployment: MakeDeployment, is_supervised: bool
+) -> None:
+    deployment = make(make_deployment)
+    produced = events({"is killed twice": False})
+    deployment.produce(produced)
+    if is_supervised:
+        deployment.run.start_supervised_worker()
+    else:
+        start_again(deployment, times=3)
+    check_settled(deployment, produced, {})
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("reads", [False, True])
+def test_without_a_supervisor_the_fourth_worker_goes_on(make_deployment: MakeDeployment, reads: bool) -> None:
+    """The first worker ends in the first slice of the lane, so each of three notes its event."""
+    deployment = make(make_deployment)
+    produced = events({"exits": reads})
+    deployment.produce(produced)
+    start_again(deployment, times=4)
+    check_settled(deployment, produced, {"exits": ENDED})
+    assert deployment.run.processes[-1].stop() == 0
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("point", ["apply.begun", "apply.before_commit", "apply.committed"])
+def test_kills_outside_of_handlers_count_for_nothing(make_deployment: MakeDeployment, point: str) -> None:
+    """Each worker is killed in its first batch, four times in a row at the same events."""
+    deployment = make(make_deployment)
+    produced = events({"nothing": True})
+    deployment.produce(produced)
+    # After a commit the same events are not met again.
+    for number in range(1 if point == "apply.committed" else 4):
+        wait_for_end(
+            deployment, deployment.run.start_worker(name=f"killed{number}", faults=f"{point}:1:kill")
+        )
+        assert deaths_left(deployment) == 0
+    deployment.run.start_worker(name="last")
+    check_settled(deployment, produced, {})
+
+
+def start_again(deployment: Deployment, *, times: int) -> None:
+    """Starts plain workers, each after the end of the one before."""
+    for number in range(times):
+        worker = deployment.run.start_worker(name=f"worker{number}")
+        if number < times - 1:
+            wait_for_end(deployment, worker)
+
+
+def wait_for_end(deployment: Deployment, worker: RunningProcess) -> None:
+    deployment.wait_until(
+        lambda: worker.exit_code is not None, timeout_seconds=60, what=f"{worker.name} has ended"
+    )

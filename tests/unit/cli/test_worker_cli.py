@@ -1,0 +1,83 @@
+"""`sluice worker`: Celery's worker gets the pool and the queues for what it serves."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sluice.cli import worker as module
+from sluice.cli.main import app
+from tests.unit.runtime.test_settings import ENVIRON
+
+WORDS = [
+    ((), "-P solo"),
+    (("--serve", "apply"), "-P solo"),
+    (("--queues", "order.0,order.1"), "-P solo -Q order.0,order.1"),
+    (("--serve", "relay"), "-P solo -Q relay,maintenance"),
+    (("--serve", "rebuild"), "-P solo -Q rebuild"),
+    (("--serve", "effects"), "-P prefork -Q effects"),
+    (("--serve", "effects", "--concurrency", "8"), "-P prefork -Q effects -c 8"),
+    (("--name", "w1"), "-P solo -n w1@%h"),
+    (("--", "--without-heartbeat", "-E"), "-P solo --without-heartbeat -E"),
+]
+REFUSED = [
+    (("--serve", "relay", "--queues", "order.0"), "pass one of both"),
+    (("--concurrency", "2"), "--concurrency requires --serve effects"),
+    (("--serve", "everything"), "everything"),
+    (("--", "--detach"), "--detach: a worker in the background cannot be supervised"),
+    (("--log-level", "loud"), "loud"),
+]
+
+
+class Started:
+    """A supervisor that starts nothing."""
+
+    made: dict[str, Any]
+
+    def __init__(self, command: Sequence[str], **given: Any) -> None:
+        Started.made = {"command": list(command), **given}
+
+    def run(self) -> int:
+        return 7
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+        monkeypatch.delenv(name)
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module, "Supervisor", Started)
+    monkeypatch.setattr(module, "configure_logs", lambda **_: None)
+
+
+@pytest.mark.parametrize(("words", "expected"), WORDS, ids=[" ".join(w) or "none" for w, _ in WORDS])
+def test_words_of_celery(words: Sequence[str], expected: str) -> None:
+    result = CliRunner().invoke(app, ["worker", *words])
+    assert result.exit_code == 7, result.output
+    assert Started.made["command"][1:] == [
+        *("-m", "celery", "-A", "sluice.runtime.app", "worker"),
+        *expected.split(),
+    ]
+
+
+@pytest.mark.parametrize(("words", "text"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
+def test_refused(words: Sequence[str], text: str) -> None:
+    result = CliRunner().invoke(app, ["worker", *words])
+    assert result.exit_code == 2
+    assert text in " ".join(result.output.replace("│", " ").split())
+
+
+def test_the_worker_gets_the_level_and_the_supervisor_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_HANDLER_SECONDS", "3")
+    CliRunner().invoke(app, ["worker", "--log-level", "warning"])
+    assert Started.made["environ"]["SLUICE_LOG_LEVEL"] == "warning"
+    assert Started.made["handler_seconds"] == 3
+
+
+def test_wrong_settings_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_HANDLER_SECONDS", "0")
+    result = CliRunner().invoke(app, ["worker"])
+    assert (result.exit_code, "SLUICE_HANDLER_SECONDS" in result.output) == (2, True)
