@@ -8,6 +8,8 @@ from sluice.runtime.handler_mark import Mark, WorkerState
 LONGEST_GRACE_SECONDS = 2.5
 """A worker stops a handler by itself within two ticks after the limit, if Python can interrupt it."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+DEATHS_WITHOUT_PAUSE = 6
+"""In a row: two events, three times each."""
 STEADY_SECONDS = 60.0
 """A worker that ran for so long did not fail at its start."""
 SIGNAL_EXIT_CODE = 128  # plus the number, as a shell reports it
@@ -84,7 +86,7 @@ class Decision(NamedTuple):
     death: Death | None
     exit_code: int | None
     failures: int
-    """Ends in a row that no event explains."""
+    """Ends in a row that came soon after the start."""
     pause_seconds: float
 
 
@@ -94,15 +96,15 @@ def decide(ended: Ended, failures: int) -> Decision:
     exit_code = ended.exit_code if ended.exit_code >= 0 else SIGNAL_EXIT_CODE - ended.exit_code
     if ended.is_ordered:
         return Decision(death, exit_code, 0, 0.0)
+    failures = 1 if ended.ran_seconds >= STEADY_SECONDS else failures + 1
     if ended.mark is not None or ended.killed_run is not None:
-        # At once: such deaths are counted, and their number is limited.
-        return Decision(death, None, 0, 0.0)
+        # The others wait for the next worker, and the deaths of an event are limited. Not those in a rebuild.
+        return Decision(death, None, failures, pause_seconds(failures - DEATHS_WITHOUT_PAUSE))
     if ended.exit_code == 0 and ended.state is WorkerState.ENDING:
         return Decision(None, 0, 0, 0.0)
     if ended.exit_code >= 0 and ended.state is WorkerState.STARTING:
         # It refused to start, and has logged why. The next one would refuse as well.
         return Decision(None, exit_code, 0, 0.0)
-    failures = 1 if ended.ran_seconds >= STEADY_SECONDS else failures + 1
     return Decision(None, None, failures, pause_seconds(failures))
 
 
@@ -129,4 +131,6 @@ def describe_end(exit_code: int) -> str:
 
 def pause_seconds(failures: int) -> float:
     """Returns the pause before the next worker, after so many failures in a row."""
+    if failures <= 0:
+        return 0.0
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))
