@@ -14,6 +14,7 @@ from sluice.db.errors import DeploymentBroken
 from sluice.db.records import LetterState, Outcome
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
+from sluice.runtime.handler_watch import timed
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.fold_io import processed_row
@@ -269,7 +270,8 @@ class Redriver:
             # No failure: the next attempt reads the new routing.
             return 0.0 if isinstance(error, Rerouted) else tries.pause_after(error, elapsed_seconds, jitter)
 
-        return retry(self._session, lambda: attempt(tries.singly), pause_after, what=what)
+        with timed(what):
+            return retry(self._session, lambda: attempt(tries.singly), pause_after, what=what)
 
 
 def _is_open(letter: Letter) -> bool:

@@ -12,7 +12,7 @@ from sluice.db.records import ProcessKind
 from sluice.runtime.celery_options import SERVICE_QUEUES, apply_queue
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.handler_mark import STATE, WorkerState, find_memory
-from sluice.runtime.handler_watch import limits, main_watch
+from sluice.runtime.handler_watch import main_watch, set_limits
 from sluice.runtime.installation import InstallationRefused
 from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
@@ -31,7 +31,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     app = instance.app
     queues = str_to_list(options["queues"]) if options.get("queues") else None
     _check_pool(options.get("pool") or options.get("pool_cls") or app.conf.worker_pool, queues)
-    limits.seconds, limits.effects = app.sluice_settings.handler_seconds, app.sluice_settings.handler_effects
+    set_limits(app.sluice_settings)
     app.sluice_is_supervised = join_supervisor()
     app.sluice_activity = Activity()
     app.sluice_yields = QueueYields()

@@ -25,6 +25,7 @@ from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import Fault, whose_fault
 from sluice.db.records import RECORD_SKIPPED, LetterState, Outcome
 from sluice.kafka_io.whole_record import read_whole_record
+from sluice.runtime.handler_watch import set_limits
 from sluice.tasks.redrive import Redriven, Redriver
 
 MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
@@ -66,6 +67,7 @@ def redriving() -> Iterator[Redriver]:
 
 def make_redriver(session: Session, environment: Environment) -> Redriver:
     """Returns what applies letters again over this session, in this process."""
+    set_limits(environment.settings)
     servers = environment.urls.kafka_bootstrap_servers
     return Redriver(session, environment.registry, partial(read_whole_record, servers))
 

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from sluice.runtime.handler_mark import MARK_BYTES, RUNNING, write_label, write_place
 from sluice.runtime.place import EventPlace
+from sluice.runtime.settings import Settings
 
 TICKS_OF_LIMIT = 20
 SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.01, 0.5
@@ -41,7 +42,12 @@ class Limits:
 
 
 limits = Limits()
-"""Those of this process, set once at start from the settings."""
+"""Those of this process."""
+
+
+def set_limits(settings: Settings) -> None:
+    """Takes the limits of this process from its settings. Call it at its start."""
+    limits.seconds, limits.effects = settings.handler_seconds, settings.handler_effects
 
 
 class Journal(Protocol):
@@ -180,7 +186,7 @@ def timed(queue: str) -> Iterator[None]:
     def note_tick(_number: int, _frame: FrameType | None) -> None:
         main_watch.note_tick(tick)
 
-    main_watch.queue = queue
+    outer_queue, main_watch.queue = main_watch.queue, queue
     function = signal.signal(signal.SIGALRM, note_tick)
     timer = signal.setitimer(signal.ITIMER_REAL, tick, tick)
     try:
@@ -188,6 +194,7 @@ def timed(queue: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, function)
+        main_watch.queue = outer_queue
 
 
 def tick_seconds(limit_seconds: float) -> float:

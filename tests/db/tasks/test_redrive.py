@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import DeploymentBroken
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import FaultInjected, faults
+from sluice.runtime.handler_watch import limits
 from sluice.stack.patience import patient
 from sluice.tasks import redrive
 from sluice.tasks.api import Effect, Event, Upsert
@@ -51,6 +53,17 @@ def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
 def broken(offset: int, key: str = "k", amount: int = 1) -> Record:
     """Its handler has a fault, until `mend`."""
     return made(offset, "thing.broken", key, amount=amount)
+
+
+def hang(bench: Bench) -> None:
+    """What a deployment does whose handler never ends."""
+
+    def sleep(event: Event[Any]) -> Iterator[Effect]:
+        time.sleep(1000)
+        yield Upsert(things, event.key, {"amount": 1, "name": None})
+
+    [entry] = bench.registry.handlers["thing.broken"]
+    bench.registry.handlers["thing.broken"] = (replace(entry, function=sleep),)
 
 
 def mend(bench: Bench) -> None:
@@ -309,3 +322,14 @@ def test_the_play_catches_a_redrive_that_consults_its_own_identity(
     monkeypatch.setattr("sluice.tasks.apply.batch_writer.FoldIO", mutant.FoldIO)
     with pytest.raises(AssertionError):
         play(bench, redriver)
+
+
+def test_a_handler_over_its_time_fails_again(
+    bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Applied or redriven, an event has the same limits."""
+    monkeypatch.setattr(limits, "seconds", 0.1)
+    bench.apply(slice_of([broken(0)]))
+    hang(bench)
+    assert "HandlerTimedOut" in str(redriver.redrive_once("thing", "k").blocked_by)
+    assert bench.look("SELECT error_class, state FROM sluice.dead_letters") == [("HandlerTimedOut", "dead")]
