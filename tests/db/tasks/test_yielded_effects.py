@@ -1,5 +1,6 @@
 """A bad effect, or a handler that raises anything, is one dead letter, and its neighbours are applied."""
 
+import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from enum import Enum, StrEnum
@@ -7,10 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, String, Table
+from sqlalchemy import Column, MetaData, String, Table, create_engine, select
+from sqlalchemy import Enum as EnumType
 
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import DeploymentBroken
+from sluice.db.tables import entity_table
+from sluice.kafka_io.record_types import Headers
 from sluice.tasks.api import (
     Call,
     Delete,
@@ -42,6 +46,13 @@ class Kind(Enum):
 
 
 alien = Table("alien", MetaData(), Column("id", String, primary_key=True))
+moods = entity_table(
+    "moods",
+    MetaData(),
+    Column("id", String(20), primary_key=True),
+    Column("kind", EnumType(Kind, name="kind"), nullable=False, default=Kind.NAMED),
+    Column("name", EnumType(Name, name="name_of", values_callable=lambda of: [one.value for one in of])),
+)
 WHOLE: dict[Any, Any] = {"amount": 1, "name": None}
 
 
@@ -109,6 +120,15 @@ def good_members(event: Event[dict[str, Any]]) -> Iterator[Effect]:
     yield Call(notify, Name.ANN, {"name": Name.ANN})
 
 
+@handles("mood")
+def keep_mood(event: Event[dict[str, Any]]) -> Generator[Effect, Any, None]:
+    """Members of Enum columns, and what a Read returns of them."""
+    yield Insert(moods, "default", {})
+    yield Upsert(moods, event.key, {"kind": Kind.NAMED, moods.c.name: Name.ANN})
+    row = yield Read(moods, event.key)
+    yield Emit("out", event.key, "mood", row)
+
+
 @effect("notify", on_unknown="ask")
 def notify(call: Any) -> None: ...
 
@@ -123,7 +143,10 @@ def registry(*functions: Any) -> Registry:
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
     create_tables(database_url)
-    bench = Bench(database_url, registry(yields_case, reads_first, good, good_members))
+    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    moods.metadata.create_all(engine)
+    engine.dispose()
+    bench = Bench(database_url, registry(yields_case, reads_first, good, good_members, keep_mood))
     yield bench
     bench.close()
 
@@ -162,6 +185,27 @@ def test_a_letter_is_applied_once_the_code_is_mended(
     with closing(Session(database_url, application_name="test redrive", plans=BATCH_PLANS)) as session:
         Redriver(session, bench.registry, nothing_in_kafka).redrive_once("thing", "k")
     assert bench.look("SELECT amount, name FROM public.things") == [(1, "later")]
+
+
+def test_members_are_stored_as_sqlalchemy_stores_them(bench: Bench) -> None:
+    bench.apply(slice_of([made(0, "mood", "k")]))
+    assert bench.outcomes() == {"applied": 1}, bench.look("SELECT error_text FROM sluice.dead_letters")
+    engine = create_engine(bench.database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(select(moods.c.id, moods.c.kind, moods.c.name).order_by(moods.c.id)).all()
+    engine.dispose()
+    assert [tuple(row) for row in rows] == [("default", Kind.NAMED, None), ("k", Kind.NAMED, Name.ANN)]
+    [(payload,)] = bench.look("SELECT convert_from(payload, 'UTF8') FROM sluice.outbox_events")
+    assert json.loads(payload) == {"id": "k", "kind": "NAMED", "name": "ann", "version": 0}
+
+
+def test_a_broken_trace_context_kills_no_event(bench: Bench) -> None:
+    headers: Headers = [("traceparent", b"00-\0"), ("tracestate", b"\0")]
+    bench.apply(slice_of([made(0, "mood", "k")._replace(headers=headers)]))
+    assert bench.outcomes() == {"applied": 1}
+    [(sent,)] = bench.look("SELECT headers FROM sluice.outbox_events")
+    assert list(sent) == ["traceparent"]
+    assert len(sent["traceparent"]) == len("00-") + 32 + len("-") + 16 + len("-00")
 
 
 def test_columns_members_and_functions_stand_for_what_they_name(bench: Bench) -> None:
