@@ -42,6 +42,34 @@ class EventsWithoutId(NamedTuple):
     letters: int
 
 
+class NarrowedQueue(NamedTuple):
+    """A queue whose transactions failed so often at one record that they were made smaller."""
+
+    queue: str
+    topic: str
+    partition: int
+    offset: int
+    batch_limit: int
+    error: str
+    seconds: float
+    """Since the newest failure, or the newest success with a limit in force."""
+
+
+READ_NARROWED = Statement(
+    "read_narrowed",
+    """
+    SELECT queue, topic, partition, "offset", batch_limit, error,
+           extract(epoch FROM now() - failed_at)::float8
+    FROM sluice.queue_failures WHERE batch_limit IS NOT NULL ORDER BY queue
+    """,
+)
+
+
+def read_narrowed_queues(session: Session) -> list[NarrowedQueue]:
+    """Returns the queues that apply fewer events at a time, since the surroundings fail."""
+    return [NarrowedQueue(*row) for row in session.run(READ_NARROWED)]
+
+
 READ_SERVER = Statement(
     "read_server",
     """

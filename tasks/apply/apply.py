@@ -13,16 +13,16 @@ from sluice.db.apply.handler_deaths import forget_deaths
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.records import Outcome
-from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.db.values import printable
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
 from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
+from sluice.tasks.apply.failure_counts import FailureCounts
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.guard import Judgement, is_of_queue, judge
-from sluice.tasks.apply.narrowing import after_failure, after_success
 from sluice.tasks.apply.retrier import Retried, Retrier
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import PATIENCE_SECONDS, Step, Tries, counts
@@ -77,6 +77,7 @@ class Applier:
         self._registry = registry
         self._set_aside = partial(set_aside, limits=limits)
         self._retrier = Retrier(session, registry, limits)
+        self._failures = FailureCounts(session)
         self._generation_writer = GenerationWriter(session, registry)
         self._pace = LogPace()
 
@@ -125,7 +126,7 @@ class Applier:
             nonlocal chunk
             if chunk is not None and chunk.has_begun and counts(error):
                 self._retrier.note_failed_batch(queue, error)
-                self._count_failure(queue, chunk, error)
+                self._failures.count(queue, chunk, error)
                 chunk = None
             return tries.pause_after(error, time.monotonic() - started, jitter)
 
@@ -239,31 +240,12 @@ class Applier:
                 accepted_deaths=verdict.accepted_deaths,
             )
         if lanes.failures is not None:
-            self._note_success(queue, lanes.failures)
+            self._failures.note_success(queue, lanes.failures)
         if lanes.deaths:
             over = passed(lanes.deaths, lanes.topic_ids, {**lanes.applied, **moved})
             forget_deaths(self._session, queue, over)
         self._generation_writer.sync(snapshot, queue, lanes.applied, moved, settled)
         return settled
-
-    def _note_success(self, queue: str, failures: guard.QueueFailures) -> None:
-        left = after_success(failures)
-        if left is None:
-            guard.clear_failures(self._session, queue)
-        else:
-            guard.note_failures(self._session, queue, left)
-
-    def _count_failure(self, queue: str, chunk: Chunk, error: Exception) -> None:
-        """Counts a failed transaction, in one of its own. Best effort: it is counted the next time."""
-        if chunk.first is None:
-            return
-        failures = after_failure(chunk.failures, chunk.first, chunk.events)
-        text = printable(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
-        try:
-            guard.note_failures(self._session, queue, failures, text)
-        except Exception as second:
-            log.info("failure not counted", queue=queue, error=str(second)[:200])
-            self._session.close()
 
     def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[EventResult]) -> BreakerState:
         tried = (s for s in settled if not s.known and (s.outcome in _SUCCEEDED or self._counts_as_death(s)))

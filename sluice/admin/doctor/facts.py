@@ -7,7 +7,7 @@ from enum import Enum
 from sqlalchemy import Table
 
 from sluice.admin.service_errors import ServiceTitle
-from sluice.db.admin.doctor_facts import EventsWithoutId, Registered, ServerSettings
+from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue, Registered, ServerSettings
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.admin.stored_tables import StoredTable
 from sluice.db.delivery.living_processes import Process
@@ -106,6 +106,8 @@ class PostgresFacts:
     """The topics that had events without id."""
     retrying: Sequence[RetryingEvent] = ()
     """The events that were set aside, oldest first."""
+    narrowed: Sequence[NarrowedQueue] = ()
+    """The queues whose batches were made smaller after failures."""
 
     @property
     def bridges(self) -> list[Process]:

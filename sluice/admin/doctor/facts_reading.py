@@ -25,7 +25,9 @@ from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_se
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import (
     EventsWithoutId,
+    NarrowedQueue,
     read_events_without_id,
+    read_narrowed_queues,
     read_registered,
     read_server,
     read_user_columns,
@@ -126,6 +128,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
         stored_tables: dict[str, StoredTable] = {}
         without_id: list[EventsWithoutId] = []
         retrying: list[RetryingEvent] = []
+        narrowed: list[NarrowedQueue] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -137,6 +140,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             stored_tables = read_stored_tables(session, tables)
             without_id = read_events_without_id(session)
             retrying = read_retrying(session)
+            narrowed = read_narrowed_queues(session)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -158,6 +162,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             stored_tables,
             without_id,
             retrying,
+            narrowed,
         )
 
 

@@ -21,6 +21,7 @@ from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import (
     leaving_problems,
     missing_id_problems,
+    narrowed_problems,
     projection_problems,
     retention_problems,
     unsendable_problems,
@@ -58,6 +59,7 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)
             found += missing_id_problems(facts.postgres.without_id, facts.declared)
+            found += narrowed_problems(facts.postgres.narrowed)
     if facts.redis is not None:
         found += _redis(facts.redis)
         found += _workers(facts)

@@ -12,7 +12,7 @@ from sluice.admin.doctor.facts import (
     error,
     warning,
 )
-from sluice.db.admin.doctor_facts import EventsWithoutId
+from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue
 from sluice.db.records import GenerationState
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
@@ -84,6 +84,18 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
                 else "Have the producer set an id, and drop them. Or declare the topic with"
                 f' dedup="position" if every record counts, also a repeated one; then {redrive}.',
             )
+
+
+def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
+    """Queues that go in small steps, since Postgres answers with errors that concern no event."""
+    for one in narrowed:
+        reason = (one.error.splitlines() or [""])[0]
+        yield warning(
+            f"Queue {one.queue} failed often at {one.topic}:{one.partition}:{one.offset}, and applies"
+            f" {one.batch_limit} events at a time; newest failure {one.seconds:.0f} s ago: {reason}.",
+            "It is retried by itself, and goes on when the cause is gone: see docs/faults.md. Look for a full"
+            " or slow server, and for locks that other applications hold.",
+        )
 
 
 def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
+from sluice.db.admin.doctor_facts import read_narrowed_queues
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.api import Effect, Event, Read, Upsert
 from sluice.tasks.apply import batch_writer, chunks, retry_policy
 from sluice.tasks.apply.apply import Applier
-from sluice.tasks.apply.fold_io import FoldIO
-from sluice.tasks.events.event_fault import EventFault
-from sluice.tasks.fold.fold_state import EventResult, FoldResult
-from sluice.tasks.fold.plan import Planned
 from sluice.tasks.redrive import Redriver
-from tests.db.tasks.applying import Bench, create_tables, made, slice_of, thing_set, things
+from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, slice_of, thing_set, things
 from tests.db.tasks.test_faults import MEND, trigger
 
 OpenBench = Callable[..., Bench]
@@ -33,12 +30,12 @@ def open_bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[O
     create_tables(database_url)
     opened: list[Bench] = []
 
-    def open_one(set_aside: Any = None, **settings: str) -> Bench:
+    def open_one(**settings: str) -> Bench:
         bench = Bench(database_url)
         bench.session.close()
         limits = {"lock_timeout": "200ms", "statement_timeout": "2s"} | settings
         bench.session = Session(database_url, application_name="test", plans=BATCH_PLANS, settings=limits)
-        bench.applier = Applier(bench.session, bench.registry, set_aside)
+        bench.applier = Applier(bench.session, bench.registry)
         opened.append(bench)
         return bench
 
@@ -51,14 +48,15 @@ def failures(bench: Bench) -> list[tuple[Any, ...]]:
     return bench.look('SELECT "offset", failures, batch_limit FROM sluice.queue_failures')
 
 
-FULL = trigger("IF NEW.thing_id = 'bad' THEN RAISE 'disk full' USING ERRCODE = '53100'; END IF; RETURN NEW;")
+# A failure that concerns the transaction as a whole: no event is set aside for it.
+FAILING = trigger("IF NEW.thing_id = 'bad' THEN RAISE 'failing' USING ERRCODE = '40001'; END IF; RETURN NEW;")
 
 
 def test_failures_are_counted_across_workers_and_narrow_the_batch_to_what_is_before_them(
     open_bench: OpenBench,
 ) -> None:
     bench = open_bench()
-    bench.look(FULL)
+    bench.look(FAILING)
     batch = slice_of([thing_set(n, "bad" if n == 5 else f"k{n}") for n in range(8)])
     for _ in range(40):
         # Each is another worker, which knows of the failures before it from Postgres alone.
@@ -69,6 +67,9 @@ def test_failures_are_counted_across_workers_and_narrow_the_batch_to_what_is_bef
     [(offset, count, limit)] = failures(bench)
     assert (offset, limit) == (5, 1)
     assert count > 0
+    [narrowed] = read_narrowed_queues(bench.looking)
+    assert narrowed[:5] == (QUEUE, TOPIC, 0, 5, 1)
+    assert "failing" in narrowed.error
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
     bench.look(MEND)
     assert bench.apply(batch) is not None
@@ -84,22 +85,10 @@ def test_a_batch_without_failures_writes_no_count(open_bench: OpenBench) -> None
     assert failures(bench) == []
 
 
-def stub_aside(
-    session: Session, store: FoldIO, queue: str, planned: Planned, error: Exception
-) -> EventResult:
-    """Parks the event's entity behind it, as an event that waits."""
-    memory = store.load([])
-    waiting = FoldResult()
-    waiting.bury(planned, EventFault.of(error), memory)
-    waiting.settled = [replace(waiting.settled[0], outcome="waiting")]  # type: ignore[arg-type]
-    store.write_back(queue, memory, waiting)
-    return waiting.settled[0]
-
-
 def test_an_event_that_meets_a_held_row_is_set_aside_if_another_entity_is_written(
     open_bench: OpenBench, database_url: str
 ) -> None:
-    bench = open_bench(stub_aside)
+    bench = open_bench()
     bench.apply(slice_of([thing_set(0, "held")]))
     holder = Session(database_url, application_name="holder")
     holder.command("BEGIN; SELECT FROM public.things WHERE thing_id = 'held' FOR UPDATE")

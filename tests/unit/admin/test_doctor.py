@@ -25,7 +25,7 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
-from sluice.db.admin.doctor_facts import EventsWithoutId, Registered, ServerSettings
+from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue, Registered, ServerSettings
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
@@ -208,6 +208,15 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 3)]),
         WARNING,
         "orders has 3 dead letters without event id, of 9 such events",
+    ),
+    "a queue that goes in small steps": (
+        postgres(
+            leaving=LeavingFacts(),
+            narrowed=[NarrowedQueue("order.1", "orders", 2, 7, 25, "DiskFull: no space left\nmore", 4.2)],
+        ),
+        WARNING,
+        "order.1 failed often at orders:2:7, and applies 25 events at a time; newest failure 4 s ago:"
+        " DiskFull: no space left.",
     ),
     "identities": (
         replace(

@@ -10,7 +10,7 @@ from sluice.db.apply.guard import Lanes
 from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.runtime.place import EventPlace, Place
 from sluice.tasks.apply.batch_message import Slice
-from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS, MessageEvents, reached
+from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS, MessageEvents, reached, session_settings
 from sluice.tasks.fold.fold import fold
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, registry, thing_set
 from tests.unit.tasks.scripted import fresh_memory, scripted
@@ -169,3 +169,9 @@ def test_an_event_that_ended_processes_too_often_does_not_run(
     assert events[1].error is not None
     assert events[1].error.error_class == expected
     assert events[1].parks
+
+
+@pytest.mark.parametrize("handler_seconds", [0.1, 10, 300])
+def test_a_transaction_may_be_idle_for_longer_than_its_handlers_may_run(handler_seconds: float) -> None:
+    limit = session_settings(handler_seconds)["idle_in_transaction_session_timeout"]
+    assert int(limit.removesuffix("ms")) / 1000 > handler_seconds + HANDLER_BUDGET_SECONDS
