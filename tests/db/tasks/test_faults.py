@@ -15,13 +15,12 @@ from tests.waiting import wait_until
 
 RECORDS = [thing_set(0, "a", 1), thing_set(1, "bad", 2), thing_set(2, "b", 3)]
 ALL = {"a": 1, "bad": 2, "b": 3}
-LIMITS = {"lock_timeout": "200ms", "statement_timeout": "1s"}
+LIMITS = {"lock_timeout": "200ms", "statement_timeout": "500ms"}
 
 
 @pytest.fixture
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A bench that soon gives up, and whose session waits for less than a second."""
-    monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.3)
+    """A bench whose session waits for a second at most."""
     monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
     create_tables(database_url)
     made = Bench(database_url)
@@ -31,6 +30,12 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     made.applier = Applier(made.session, made.registry, RetryLimits(first_pause_seconds=0.01, share=0.9))
     yield made
     made.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers give up after the first failures."""
+    monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.1)
 
 
 def trigger(body: str, when: str = "INSERT OR UPDATE") -> str:
@@ -166,10 +171,7 @@ PASSES = {
 }
 
 
-def test_codes_that_are_the_surroundings_fault_are_only_tried_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.05)
+def test_codes_that_are_the_surroundings_fault_are_only_tried_again(bench: Bench, impatient: None) -> None:
     bench.look(RAISING)
     for code in SURROUNDINGS_CODES:
         assert bench.apply(slice_of([thing_set(0, "bad", 2, name=f"raise{code}")])) is None
@@ -195,7 +197,9 @@ def assert_passes(bench: Bench, mend: str, message: Slice) -> None:
 
 
 @pytest.mark.parametrize("case", PASSES.values(), ids=PASSES)
-def test_the_surroundings_fault_is_neither_a_letter_nor_a_halt_and_passes(bench: Bench, case: Case) -> None:
+def test_the_surroundings_fault_is_neither_a_letter_nor_a_halt_and_passes(
+    bench: Bench, impatient: None, case: Case
+) -> None:
     bench.look(case.disturb)
     for _ in range(3):
         bench.apply(slice_of(RECORDS))
@@ -208,12 +212,14 @@ def test_the_surroundings_fault_is_neither_a_letter_nor_a_halt_and_passes(bench:
     "lock",
     [
         "SELECT FROM public.things WHERE thing_id = 'bad' FOR UPDATE",
-        "LOCK TABLE public.things",
+        "LOCK TABLE public.things IN EXCLUSIVE MODE",
         "INSERT INTO public.things (thing_id, amount, name) VALUES ('other', 1, 'taken')",
     ],
     ids=["a row", "a table", "a unique key"],
 )
-def test_what_another_session_holds_is_waited_for(bench: Bench, database_url: str, lock: str) -> None:
+def test_what_another_session_holds_is_waited_for(
+    bench: Bench, impatient: None, database_url: str, lock: str
+) -> None:
     bench.apply(slice_of([thing_set(0, "a", 1), thing_set(1, "bad", 1)]))
     later = slice_of([thing_set(2, "bad", 2, name="taken"), thing_set(3, "b", 3)], prev=1)
     holder = Session(database_url, application_name="holder")
