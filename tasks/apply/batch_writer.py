@@ -73,15 +73,13 @@ class BatchWriter:
         """
         if singly:
             return self._settle_singly(events)
-        until = time.monotonic() + HANDLER_BUDGET_SECONDS
-        is_over = None if self._redriving else lambda: time.monotonic() >= until
-        return self._settle(self._store(), events, is_over)
+        return self._settle(self._store(), events)
 
-    def _settle(
-        self, store: FoldIO, events: Sequence[Planned], is_over: Callable[[], bool] | None = None
-    ) -> list[EventResult]:
+    def _settle(self, store: FoldIO, events: Sequence[Planned]) -> list[EventResult]:
         memory = store.load(events)
-        folded = fold(events, memory, is_over)
+        # From here on: how long the rows took to load does not count.
+        until = time.monotonic() + HANDLER_BUDGET_SECONDS
+        folded = fold(events, memory, None if self._redriving else lambda: time.monotonic() >= until)
         store.write_back(self._queue, memory, folded)
         self._session.defer(CHECK_CONSTRAINTS)
         return folded.settled
