@@ -1,5 +1,6 @@
 """Applies a dead letter again, and what waits behind it, with the code as it is now."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from sluice.runtime.fault_points import faults
 from sluice.runtime.handler_watch import timed
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_writer import BatchWriter
+from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.fold_io import processed_row
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.retry import retry
@@ -178,7 +180,7 @@ class Redriver:
     def _settle(
         self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
     ) -> None:
-        events = [self._plan(letter) for letter in letters]
+        events = self._plan_in_time(letters)
         snapshot = self._generation_writer.read_projection_snapshot()
         writer = BatchWriter(
             self._session,
@@ -189,6 +191,8 @@ class Redriver:
             redriving=True,
         )
         settled = writer.settle(events, singly=singly)
+        # The others are left to the next transaction.
+        letters = letters[: len(settled)]
         for letter, one in zip(letters, settled, strict=True):
             self._note(letter, one, redriven)
         redriven.outgoing += sum(one.outgoing for one in settled)
@@ -205,6 +209,16 @@ class Redriver:
             return self._records.provide(attempt)
         except NotRedrivable as error:
             return Redriven(blocked_by=str(error))
+
+    def _plan_in_time(self, letters: Sequence[Letter]) -> list[Planned]:
+        """Plans the first letters: their handlers run within the transaction, which must not be idle long."""
+        until = time.monotonic() + HANDLER_BUDGET_SECONDS
+        events: list[Planned] = []
+        for letter in letters:
+            if events and time.monotonic() >= until:
+                break
+            events.append(self._plan(letter))
+        return events
 
     def _plan(self, letter: Letter) -> Planned:
         topic = _topic_of(self._registry, letter)

@@ -53,7 +53,7 @@ class BatchWriter:
         """`generations`: projection → its live one, as read under the lock.
 
         `redriving`: these are letters of one entity, which are applied although they are known and it is
-        parked. All are settled. Letters and identities are then left to the caller, who knows what they were.
+        parked. Letters and identities are then left to the caller, who knows what they were.
         `set_aside` is None: what the surroundings refuse is raised. `limit`: events of a pass event by event.
         """
         self._session = session
@@ -79,7 +79,7 @@ class BatchWriter:
         memory = store.load(events)
         # From here on: how long the rows took to load does not count.
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
-        folded = fold(events, memory, None if self._redriving else lambda: time.monotonic() >= until)
+        folded = fold(events, memory, lambda: time.monotonic() >= until)
         store.write_back(self._queue, memory, folded)
         self._session.defer(CHECK_CONSTRAINTS)
         return folded.settled
@@ -91,7 +91,7 @@ class BatchWriter:
             if self._redriving and done.settled and _blocks(done.settled[-1]):
                 done.settled.append(EventResult(event, Outcome.WAITING))
                 continue
-            if not self._redriving and done.is_enough():
+            if done.is_enough():
                 break
             done.settled.append(self._settle_one(event, done))
         done.check()

@@ -83,6 +83,18 @@ def remembered(bench: Bench) -> list[tuple[object, ...]]:
     return bench.look('SELECT "offset", outcome FROM sluice.processed_events ORDER BY 1')
 
 
+def test_slow_letters_are_redriven_in_transactions_that_are_not_idle_for_long(
+    bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
+    mend(bench)
+    monkeypatch.setattr(redrive, "HANDLER_BUDGET_SECONDS", 0.0)
+    done = [redriver.redrive_once("thing", "k") for _ in range(3)]
+    assert [sum(one.outcomes.values()) for one in done] == [1, 1, 1]
+    assert [one.unparked for one in done] == [False, False, True]
+    assert {state for _, state, _ in states(bench)} == {"done"}
+
+
 def test_a_death_parks_and_those_behind_wait_while_others_flow(bench: Bench) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, "other", amount=6)]))
     bench.apply(slice_of([thing_set(3, amount=7)], prev=2))
