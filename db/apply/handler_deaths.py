@@ -49,6 +49,10 @@ FORGET_DEATHS = Statement(
     """
     DELETE FROM sluice.handler_deaths d USING unnest($2, $3, $4) AS s (topic_id, partition, "offset")
     WHERE d.queue = $1 AND d.topic_id = s.topic_id AND d.partition = s.partition AND d."offset" = s."offset"
+      -- One that waits runs again at a retry.
+      AND coalesce((SELECT l.state FROM sluice.dead_letters l
+                    WHERE l.topic_id = s.topic_id AND l.partition = s.partition AND l."offset" = s."offset"
+                   ), '') <> 'waiting'
     """,
     ("text", "text[]", "int[]", "bigint[]"),
 )

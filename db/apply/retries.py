@@ -1,10 +1,12 @@
 """`retries`: events that were set aside, of which each is tried again without an operator.
 
-A row belongs to the first waiting letter of its entity. The letters behind it wait for it.
+A row belongs to the first waiting letter of its entity. The letters behind it wait for it. Letters are found
+by scalar subqueries, not by joins: sessions of batches would hash all letters there are.
 """
 
 from typing import NamedTuple
 
+from sluice.db.apply.handler_deaths import HandlerDeaths
 from sluice.db.connection import Session, Statement
 from sluice.db.records import RetryKind
 
@@ -19,6 +21,8 @@ class Retry(NamedTuple):
     failures: int
     attempts: int
     knows_blockers: bool
+    deaths: HandlerDeaths | None
+    """Processes that ended in its handlers, if any did."""
 
 
 class NextRetry(NamedTuple):
@@ -62,8 +66,13 @@ def insert_retry(
 READ_DUE_RETRY = Statement(
     "read_due_retry",
     """
-    SELECT letter_id, entity, key, kind, failures, attempts, blockers IS NOT NULL FROM sluice.retries
-    WHERE queue = $1 AND retry_at <= clock_timestamp() ORDER BY retry_at LIMIT 1
+    SELECT r.letter_id, r.entity, r.key, r.kind, r.failures, r.attempts, r.blockers IS NOT NULL,
+           (SELECT jsonb_build_array(h.deaths, h.timed_out, h.how) FROM sluice.handler_deaths h
+            WHERE h.queue = $1 AND (h.topic_id, h.partition, h."offset") = (
+                SELECT d.topic_id, d.partition, d."offset" FROM sluice.dead_letters d
+                WHERE d.id = r.letter_id))
+    FROM sluice.retries r
+    WHERE r.queue = $1 AND r.retry_at <= clock_timestamp() ORDER BY r.retry_at LIMIT 1
     """,
     ("text",),
 )
@@ -72,7 +81,10 @@ READ_DUE_RETRY = Statement(
 def read_due_retry(session: Session, queue: str) -> Retry | None:
     """Returns the event of a queue that has been due for longest, None if none is due."""
     rows = session.run(READ_DUE_RETRY, queue)
-    return Retry(*rows[0]) if rows else None
+    if not rows:
+        return None
+    *row, deaths = rows[0]
+    return Retry._make([*row, HandlerDeaths(*deaths) if deaths else None])
 
 
 READ_DUE_QUEUES = Statement(
@@ -85,6 +97,20 @@ def read_due_queues(session: Session) -> list[str]:
     return sorted(queue for (queue,) in session.run(READ_DUE_QUEUES))
 
 
+BEGIN_RETRY = Statement(
+    "begin_retry",
+    """
+    UPDATE sluice.retries SET retry_at = clock_timestamp() + make_interval(secs => $2) WHERE letter_id = $1
+    """,
+    ("bigint", "float8"),
+)
+
+
+def begin_retry(session: Session, letter_id: int, pause_seconds: float) -> None:
+    """Postpones an event before it is tried: an attempt that ends the process must not follow at once."""
+    session.run(BEGIN_RETRY, letter_id, pause_seconds)
+
+
 POSTPONE_RETRY = Statement(
     "postpone_retry",
     """
@@ -95,8 +121,8 @@ POSTPONE_RETRY = Statement(
             blockers_at = CASE WHEN $6 IS NULL THEN blockers_at ELSE clock_timestamp() END
         WHERE letter_id = $1 RETURNING letter_id
     )
-    UPDATE sluice.dead_letters d SET attempts = d.attempts + 1, error_class = $7, error_text = $8
-    FROM postponed p WHERE d.id = p.letter_id AND d.state = 'waiting'
+    UPDATE sluice.dead_letters SET attempts = attempts + 1, error_class = $7, error_text = $8
+    WHERE id = ANY (ARRAY(SELECT letter_id FROM postponed)) AND state = 'waiting'
     """,
     ("bigint", "text", "int", "int", "float8", "text", "text", "text"),
 )
@@ -121,8 +147,9 @@ MOVE_RETRY = Statement(
     "move_retry",
     """
     WITH gone AS (
-        DELETE FROM sluice.retries r USING sluice.dead_letters d
-        WHERE r.entity = $1 AND r.key IS NOT DISTINCT FROM $2 AND d.id = r.letter_id AND d.state <> 'waiting'
+        DELETE FROM sluice.retries r
+        WHERE r.entity = $1 AND (r.key = $2 OR $2 IS NULL AND r.key IS NULL)
+          AND (SELECT d.state FROM sluice.dead_letters d WHERE d.id = r.letter_id) <> 'waiting'
         RETURNING r.queue, r.kind, r.set_aside_at
     )
     INSERT INTO sluice.retries (letter_id, queue, entity, key, kind, set_aside_at, retry_at)

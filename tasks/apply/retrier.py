@@ -18,6 +18,8 @@ from sluice.runtime.log_pace import LogPace
 from sluice.runtime.place import Place
 from sluice.tasks.apply.blocker_watch import BlockerWatch
 from sluice.tasks.apply.set_aside_rules import CommitCounts, RetryBudget, RetryLimits, kind_of
+from sluice.tasks.apply.suspects import find_fault
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.redrive import LETTERS, Redriven, Redriver, Rerouted
@@ -113,9 +115,14 @@ class Retrier:
         return done
 
     def _retry(self, queue: str, retry: Retry, done: Retried) -> None:
+        fault = None if retry.deaths is None else find_fault(retry.deaths)
+        if fault is not None:
+            self._bury(queue, retry, fault, done)
+            return
         # One that was tried before goes alone. Those behind it follow once it is applied.
-        limit = LETTERS if retry.attempts == 0 else 1
+        limit = LETTERS if retry.attempts == 0 and retry.deaths is None else 1
         attempt = _Attempt(self._session, retry)
+        retries.begin_retry(self._session, retry.letter_id, self._limits.pause_seconds(retry.attempts + 1))
         try:
             redriven = self._redriver.retry_waiting(retry, limit, attempt.begin)
         except Exception as error:
@@ -144,6 +151,12 @@ class Retrier:
             blocked_by=redriven.blocked_by,
         )
 
+    def _bury(self, queue: str, retry: Retry, fault: EventFault, done: Retried) -> None:
+        if self._redriver.bury_waiting(retry, fault.error_class, fault.text):
+            self._commits.forget(retry.letter_id)
+            done.results[Outcome.DEAD] += 1
+            log.warning("event died", queue=queue, entity=retry.entity, key=retry.key, error=str(fault)[:200])
+
     def _note_failure(
         self, queue: str, retry: Retry, error: Exception, blockers: str | None, done: Retried
     ) -> None:
@@ -154,10 +167,7 @@ class Retrier:
         name, text = type(error).__name__, printable(str(error))[:MAX_ERROR_CHARACTERS]
         if failures >= self._limits.max_failures:
             why = f"timed out {failures} times while other events of its queue were applied; lately: {text}"
-            if self._redriver.bury_waiting(retry, name, why[:MAX_ERROR_CHARACTERS]):
-                self._commits.forget(retry.letter_id)
-                done.results[Outcome.DEAD] += 1
-                log.warning("event died", queue=queue, entity=retry.entity, key=retry.key, error=why[:200])
+            self._bury(queue, retry, EventFault(name, why[:MAX_ERROR_CHARACTERS]), done)
             return
         attempts = retry.attempts + 1
         pause = self._limits.pause_seconds(attempts)

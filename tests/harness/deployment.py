@@ -13,6 +13,7 @@ from kafka import KafkaProducer
 from redis import Redis
 from sqlalchemy import Table
 
+from sluice.db.admin.retrying import count_retrying
 from sluice.db.admin.totals import (
     read_call_states,
     read_outgoing,
@@ -131,13 +132,14 @@ class Deployment:
             time.sleep(POLL_SECONDS)
 
     def wait_settled(self, *, timeout_seconds: float = 60) -> None:
-        """Until the watermark of every partition is at the end of its log. Raises NotSettled."""
+        """Until every watermark is at the end of its log, and no event is retried. Raises NotSettled."""
         log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
         ends = {place: records[-1].offset + 1 for place, records in log.items() if records}
 
         def settled() -> bool:
             watermarks = read_positions(self.session)
-            return all(watermarks.get(place, -1) >= end for place, end in ends.items())
+            is_read = all(watermarks.get(place, -1) >= end for place, end in ends.items())
+            return is_read and count_retrying(self.session) == 0
 
         self.wait_until(settled, timeout_seconds=timeout_seconds, what="every record has its outcome")
 

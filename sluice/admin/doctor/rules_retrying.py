@@ -9,6 +9,8 @@ from sluice.db.records import RetryKind
 
 MOST_HOLDERS = 5  # findings about other sessions; one session may hold many rows
 _QUERY_CHARACTERS = 100
+_HIDDEN = "<insufficient privilege>"
+"""What Postgres shows instead of a query that the role may not see."""
 
 
 def retrying_problems(events: Sequence[RetryingEvent]) -> Iterator[Finding]:
@@ -23,21 +25,22 @@ def retrying_problems(events: Sequence[RetryingEvent]) -> Iterator[Finding]:
             others.setdefault(one.kind, []).append(one)
     for holders, group in list(held.items())[:MOST_HOLDERS]:
         pids = sorted({blocker["pid"] for one in group for blocker in one.blockers if blocker["is_there"]})
-        yield warning(f"{_named(group)} for what another session holds: {holders}.", _ending(pids))
+        yield warning(f"{_named(group)} for what another session holds: {holders}.", _ending(group, pids))
     for kind, group in sorted(others.items()):
-        yield warning(f"{_named(group)} and {_KINDS[kind]} Lately: {group[0].error[:200]}", _ADVICE[kind])
+        problem = f"{_named(group)}: {_KINDS[kind]}. Lately: {group[0].error[:200]}"
+        yield warning(problem, f"{_LIST} {_ADVICE[kind]}")
 
 
 _KINDS = {
-    RetryKind.ROW_HELD.value: "needs what another session held at the newest attempt.",
-    RetryKind.TIMED_OUT.value: "takes longer than a statement may.",
-    RetryKind.UNAVAILABLE.value: "is refused by the server for a reason that passes.",
+    RetryKind.ROW_HELD.value: "another session held what the event needs at the newest attempt",
+    RetryKind.TIMED_OUT.value: "the event takes longer than a statement may",
+    RetryKind.UNAVAILABLE.value: "the server refuses the event for a reason that passes",
 }
 _LIST = "`sluice dlq ls --state retrying` lists such events; they are retried by themselves."
 _ADVICE = {
-    RetryKind.ROW_HELD.value: f"{_LIST} If it stays, look at `sluice dlq show`, and for open transactions.",
-    RetryKind.TIMED_OUT.value: f"{_LIST} Look for a slow trigger, a missing index or an event of great size.",
-    RetryKind.UNAVAILABLE.value: f"{_LIST} The log of Postgres has the cause.",
+    RetryKind.ROW_HELD.value: "If one stays, look for open transactions in pg_stat_activity.",
+    RetryKind.TIMED_OUT.value: "Look for a slow trigger, a missing index or an event of great size.",
+    RetryKind.UNAVAILABLE.value: "The log of Postgres has the cause.",
 }
 
 
@@ -45,7 +48,7 @@ def _named(group: Sequence[RetryingEvent]) -> str:
     first = group[0]
     name = f"Dead letter {first.letter_id}" if first.key is None else f"Entity {first.entity}/{first.key}"
     more = "" if len(group) == 1 else f" (and {len(group) - 1} others)"
-    return f"{name}{more} waits since {_age(first.seconds)}"
+    return f"{name}{more} has waited for {_age(first.seconds)}"
 
 
 def _holder(blocker: dict[str, Any]) -> str:
@@ -57,16 +60,24 @@ def _holder(blocker: dict[str, Any]) -> str:
     if blocker.get("user"):
         parts.append(f"user {blocker['user']}")
     if blocker.get("seconds") is not None:
-        parts.append(f"{blocker.get('state') or 'in transaction'} since {_age(blocker['seconds'])}")
-    if blocker.get("query"):
+        parts.append(f"{blocker.get('state') or 'in transaction'} for {_age(blocker['seconds'])}")
+    if _is_visible(blocker):
         parts.append(f"query {' '.join(blocker['query'].split())[:_QUERY_CHARACTERS]}")
     return ", ".join(parts)
 
 
-def _ending(pids: Sequence[int]) -> str:
-    backends = [f"`SELECT pg_terminate_backend({pid})`" for pid in pids if pid != 0]
-    prepared = ["see pg_prepared_xacts"] if 0 in pids else []
-    return f"End the transaction there, or by {', '.join([*backends, *prepared])}; the event is applied then."
+def _is_visible(blocker: dict[str, Any]) -> bool:
+    return bool(blocker.get("query")) and blocker["query"] != _HIDDEN
+
+
+def _ending(group: Sequence[RetryingEvent], pids: Sequence[int]) -> str:
+    backends = ", ".join(f"`SELECT pg_terminate_backend({pid})`" for pid in pids if pid != 0)
+    said = [f"End its transaction, or run {backends}."] if backends else []
+    if 0 in pids:
+        said.append("Commit the prepared transaction or roll it back; pg_prepared_xacts lists it.")
+    if any(blocker.get("query") == _HIDDEN for one in group for blocker in one.blockers):
+        said.append("The role of this command needs pg_read_all_stats to see the query.")
+    return " ".join([*said, "The event is then applied by itself."])
 
 
 def _age(seconds: float) -> str:

@@ -3,20 +3,27 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from sluice.admin.doctor.rules_retrying import retrying_problems
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.admin.rerouting import move_parked
 from sluice.db.admin.retrying import read_retrying
-from tests.db.tasks.applying import TOPIC, made, slice_of, thing_set
+from sluice.db.apply.handler_deaths import note_death
+from sluice.runtime.place import EventPlace
+from sluice.tasks import redrive
+from tests.db.tasks.applying import QUEUE, TOPIC, TOPIC_ID, made, slice_of, thing_set
 from tests.db.tasks.failing import WHY, Run, audits
 from tests.db.tasks.failing import run as run
 from tests.db.tasks.setting_aside import (
     HELD,
     ROW,
+    SOON,
     TABLE,
     UNIQUE_KEY,
     AsideBench,
     apply_held,
+    apply_next,
     held,
     others,
     thing_named,
@@ -113,13 +120,13 @@ def test_an_operator_sees_it(bench: AsideBench, run: Run) -> None:
         assert found.parked_entities == 0
         assert not found.are_for_somebody
         (finding,) = retrying_problems(read_retrying(bench.looking))
-        assert finding.problem.startswith("Entity thing/k waits since ")
-        assert f"pid {pid}, application psql, user sluice, idle in transaction since" in finding.problem
+        assert finding.problem.startswith("Entity thing/k has waited for ")
+        assert f"pid {pid}, application psql, user sluice, idle in transaction for" in finding.problem
         assert "query SELECT FROM things" in finding.problem
         assert f"pg_terminate_backend({pid})" in finding.advice
     # The transaction ended; the session that was seen holds nothing now.
     (finding,) = retrying_problems(read_retrying(bench.looking))
-    assert "held at the newest attempt" in finding.problem
+    assert "at the newest attempt" in finding.problem
     bench.retry_until_settled()
     assert list(retrying_problems(read_retrying(bench.looking))) == []
 
@@ -189,3 +196,37 @@ def test_rerouting_moves_the_retries(bench: AsideBench) -> None:
     bench.look("INSERT INTO sluice.queues (queue, entity) VALUES ('thing.1', 'thing')")
     move_parked(bench.looking, "thing", {"k": "thing.1"})
     assert [row["queue"] for row in bench.retries()] == ["thing.1"]
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_attempt_that_ends_the_process_is_not_repeated_at_once(bench: AsideBench) -> None:
+    with held(bench, ROW):
+        apply_held(bench, ROW, FEW)
+    bench.restart(replace(SOON, first_pause_seconds=3_600, longest_pause_seconds=3_600))
+    bench.look("UPDATE sluice.retries SET retry_at = now()")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redrive.Redriver, "retry_waiting", _end)
+        with pytest.raises(KeyboardInterrupt):
+            bench.retry()
+    assert bench.retry() == {}
+    assert bench.look("SELECT retry_at > now() FROM sluice.retries") == [(True,)]
+
+
+@pytest.mark.parametrize(("deaths", "state"), [(2, "done"), (3, "dead")])
+def test_three_deaths_of_processes_in_its_handlers_make_a_letter(
+    bench: AsideBench, deaths: int, state: str
+) -> None:
+    place = EventPlace(TOPIC, TOPIC_ID, 0, HELD)
+    with held(bench, ROW):
+        apply_held(bench, ROW, FEW)
+        for _ in range(deaths):
+            note_death(bench.looking, QUEUE, place, timed_out=False, how="signal 9")
+        # The lane has passed the event; what was counted of it stays while it waits.
+        apply_next(bench, FEW + 4)
+    bench.retry_until(lambda: bench.letters()[0][2] != "waiting")
+    assert bench.letters()[0][2] == state
+    apply_next(bench, FEW + 5)
+    assert bench.look("SELECT count(*) FROM sluice.handler_deaths") == [(0,)]

@@ -66,10 +66,17 @@ def cancel(admin: psycopg2.extensions.connection) -> None:
     _ask(admin, f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {WORKERS}")
 
 
+def start_retries(deployment: Deployment) -> None:
+    """Starts what has idle queues retry events that were set aside."""
+    deployment.run.start_relay()
+    deployment.run.start_beat()
+
+
 def play(deployment: Deployment, trouble: Callable[[], None], times: int) -> None:
     """Load, and the trouble again and again while it is applied."""
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
+    start_retries(deployment)
     for turn in range(times):
         before = sum(deployment.outcomes().values())
         deployment.produce(mixed_events(EVENTS // times, seed=turn))
@@ -126,6 +133,7 @@ def test_a_row_locked_by_somebody_for_longer_than_the_lock_timeout(
     deployment.produce(generate("stock", count=300, seed=1, keys=10))
     deployment.run.start_bridge()
     worker = deployment.run.start_worker(deployment.queues())
+    start_retries(deployment)
     deployment.wait_settled()
     holder = _connect(database_url)
     _ask(holder, "BEGIN")
