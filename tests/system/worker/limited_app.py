@@ -82,6 +82,13 @@ def is_killed_twice() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def waits_for_the_test() -> None:
+    """The test makes the second file, in the working folder."""
+    Path("handler-runs").touch()
+    while not Path("handler-may-end").exists():
+        time.sleep(0.01)
+
+
 ACTIONS: dict[str, Callable[[], Any]] = {
     "nothing": lambda: None,
     "computes": computes,
@@ -95,6 +102,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "crashes": faulthandler._sigsegv,  # type: ignore[attr-defined]
     "aborts": os.abort,
     "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "waits for the test": waits_for_the_test,
     "is killed twice": is_killed_twice,
     "exits in a thread": exits_in_a_thread,
     "leaves": lambda: sys.exit(3),

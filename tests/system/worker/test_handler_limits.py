@@ -1,5 +1,6 @@
 """Handlers that run too long, or end their process, on a real worker: one dead letter, and nothing else."""
 
+import signal
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -158,6 +159,29 @@ def test_kills_outside_of_handlers_count_for_nothing(make_deployment: MakeDeploy
         )
         assert deaths_left(deployment) == 0
     deployment.run.start_worker(name="last")
+    check_settled(deployment, produced, {})
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("is_supervised", [False, True])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_end_in_a_handler_ends_the_worker_after_its_batch(
+    make_deployment: MakeDeployment, is_supervised: bool, stop: signal.Signals
+) -> None:
+    deployment = make_deployment(APP, partitions=1)
+    deployment.run.start_bridge()
+    produced = events({"waits for the test": False})
+    deployment.produce(produced)
+    run = deployment.run
+    worker = run.start_supervised_worker() if is_supervised else run.start_worker()
+    deployment.wait_until((run.folder / "handler-runs").exists, timeout_seconds=60, what="the handler runs")
+    worker.signal(stop)
+    (run.folder / "handler-may-end").touch()
+    wait_for_end(deployment, worker)
+    assert worker.exit_code == 0
+    assert letters(deployment) == {}
+    assert "waits for the test" in deployment.rows(limited_app.acted)
+    run.start_worker(name="next")
     check_settled(deployment, produced, {})
 
 
