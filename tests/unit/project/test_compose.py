@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sluice.cli.worker import QUEUES_OF, Serve
 from sluice.runtime.celery_options import SERVICE_QUEUES
 from sluice.runtime.settings import PREFIX, Settings
 from sluice.stack.patience import patient
@@ -33,8 +34,11 @@ each_of_ours = pytest.mark.parametrize("name", OURS)
 
 
 def queues_of(name: str) -> list[str]:
-    command = SERVICES[name].get("command", [])
-    return command[command.index("-Q") + 1].split(",") if "-Q" in command else []
+    """The queues that a `sluice worker` names; the one that applies events names none."""
+    match SERVICES[name].get("command", []):
+        case ["sluice", "worker", "--serve", serve, *_]:
+            return list(QUEUES_OF[Serve(serve)])
+    return []
 
 
 def test_the_file_follows_the_compose_specification() -> None:
@@ -188,9 +192,12 @@ def assert_sluice_knows(words: list[str]) -> None:
     from sluice.cli.main import app
 
     command: Any = typer.main.get_command(app)
-    for word in words:
-        command = command.get_command(None, word)
+    while words and hasattr(command, "get_command"):
+        command = command.get_command(None, words[0])
         assert command is not None
+        words = words[1:]
+    # Raises for an option or a value that there is not.
+    command.make_context(command.name, list(words))
 
 
 def assert_celery_knows(subcommand: str, arguments: list[str]) -> None:
@@ -210,6 +217,6 @@ def assert_celery_knows(subcommand: str, arguments: list[str]) -> None:
 
 def test_a_worker_shares_the_entities_queues_and_the_others_name_theirs() -> None:
     assert queues_of("worker") == []
-    assert "solo" in SERVICES["worker"]["command"]
+    assert SERVICES["worker"]["command"] == ["sluice", "worker"]
     named = [queue for name in OURS for queue in queues_of(name)]
     assert sorted(named) == sorted(SERVICE_QUEUES)
