@@ -164,10 +164,11 @@ def test_kills_outside_of_handlers_count_for_nothing(make_deployment: MakeDeploy
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("is_supervised", [False, True])
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("stop", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)])
 def test_a_signal_to_end_in_a_handler_ends_the_worker_after_its_batch(
-    make_deployment: MakeDeployment, is_supervised: bool, stop: signal.Signals
+    make_deployment: MakeDeployment, is_supervised: bool, stop: signal.Signals, exit_code: int
 ) -> None:
+    """The exit codes are Celery's."""
     deployment = make_deployment(APP, partitions=1)
     deployment.run.start_bridge()
     produced = events({"waits for the test": False})
@@ -178,7 +179,7 @@ def test_a_signal_to_end_in_a_handler_ends_the_worker_after_its_batch(
     worker.signal(stop)
     (run.folder / "handler-may-end").touch()
     wait_for_end(deployment, worker)
-    assert worker.exit_code == 0
+    assert worker.exit_code == exit_code
     assert letters(deployment) == {}
     assert "waits for the test" in deployment.rows(limited_app.acted)
     run.start_worker(name="next")

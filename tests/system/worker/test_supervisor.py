@@ -146,7 +146,7 @@ RUNS = [
 ]
 
 
-OFTEN = {"refuses to start", "exits in a handler", "sleeps with the lock of the interpreter"}
+OFTEN = {"exits in a handler", "sleeps with the lock of the interpreter"}
 """Run by `make test`; the others by `make test-matrix`."""
 
 
@@ -162,6 +162,7 @@ def test_ends(tmp_path: Path, worker: str, exit_code: int, started: int, deaths:
     assert output.splitlines() == list(deaths)
 
 
+@pytest.mark.matrix
 def test_a_worker_starts_after_the_death_is_stored(tmp_path: Path) -> None:
     worker = "ready()\nif attempt == 1: run(40); os._exit(0)\nend()"
     with supervised(tmp_path, worker, failures=1) as process:
