@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Generator, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,23 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deals the tests to the pytest workers, each of which begins with those on whole deployments.
 
-    Each worker gets a part of the list, one after the other. As they are collected one part has all slow
-    tests, and at the end of a run all but one worker wait for the last of them.
+    Each worker gets an equal part of the list. As it is collected one part has all slow tests, and at the end
+    of a run the others wait for it. Tests of one file stay together, for what they share; those of the last
+    room are short, and make the parts equal.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    if workers > 1:
-        items.sort(key=_rank)
-        items[:] = [item for first in range(workers) for item in items[first::workers]]
+    if workers == 1:
+        return
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for (rank, _), file in groupby(sorted(items, key=_rank), key=_rank):
+        for together in [[one] for one in file] if rank == len(SLOWEST_FIRST) else [list(file)]:
+            min(parts, key=len).extend(together)
+    items[:] = chain(*sorted(parts, key=len))
 
 
-def _rank(item: pytest.Item) -> int:
+def _rank(item: pytest.Item) -> tuple[int, str]:
     room = item.nodeid.split("/")[1]
-    return SLOWEST_FIRST.index(room) if room in SLOWEST_FIRST else len(SLOWEST_FIRST)
+    return SLOWEST_FIRST.index(room) if room in SLOWEST_FIRST else len(SLOWEST_FIRST), str(item.path)
 
 
 @pytest.hookimpl(wrapper=True)
