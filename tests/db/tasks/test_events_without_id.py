@@ -15,7 +15,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying, projecting
-from tests.db.tasks.applying import TOPIC, TOPIC_ID, Bench, nothing_in_kafka, slice_of, thing_set
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, Bench, made, nothing_in_kafka, slice_of, thing_set
 from tests.db.tasks.projecting import registry as projecting_registry
 
 bench, opened = applying.bench, projecting.opened
@@ -107,6 +107,23 @@ def test_redriven_after_positions_were_declared_such_letters_are_applied(
     bench.looking.command("DELETE FROM sluice.lane_progress")
     bench.apply(slice_of(records))
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {})
+
+
+def test_a_letter_with_an_id_is_redriven_once_after_positions_were_declared(
+    bench: Bench, redriver: Redriver
+) -> None:
+    broken = made(0, "thing.broken", "a", event_id="x", amount=1)
+    bench.apply(slice_of([broken, thing_set(1, "a", 2)]))
+    by_position(bench.registry)
+    bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
+    assert redriver.redrive_once("thing", "a").unparked
+    assert (bench.amounts(), bench.outcomes()) == ({"a": 2}, {"applied": 2})
+    assert redriver.redrive_once("thing", "a").outcomes == {}
+    # Known by its id and by its place, of which the second counts now.
+    known = 'SELECT "offset", outcome FROM sluice.processed_events ORDER BY "offset"'
+    assert bench.look(known) == [(0, "applied"), (0, "applied"), (1, "applied"), (1, "applied")]
+    bench.apply(slice_of([made(2, "thing.set", "a", event_id="x", amount=3)], 1))
+    assert bench.amounts() == {"a": 3}
 
 
 def test_a_trace_finds_what_was_applied_under_the_other_dedup(bench: Bench) -> None:
