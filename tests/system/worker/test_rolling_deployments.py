@@ -18,7 +18,7 @@ from tests.system.faults.load import assert_as_the_oracle_says
 
 APPS = "tests.system.worker.rolling_"
 OLD, NEW, NEWS = f"{APPS}old_app", f"{APPS}new_app", f"{APPS}news_app"
-EVENTS = 400
+EVENTS = 100
 # More than the bridge may have unapplied of one queue: 8 messages of 200 records, for 4 queues.
 MANY = 8_000
 
