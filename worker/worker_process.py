@@ -1,19 +1,17 @@
 """What one worker process holds, made when it is first needed: after the fork, where there is one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from functools import cached_property
 from uuid import uuid4
 
 import structlog
-from redis import RedisError, ResponseError
 
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.apply.retries import read_due_queues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery.progress import read_queue_names
 from sluice.db.delivery.undeclared import note_undeclared
-from sluice.db.errors import Fault, needs_new_connection, whose_fault
 from sluice.db.projections.generation_lag import read_lagging
 from sluice.db.records import WaitingRow
 from sluice.kafka_io.producer import ConfluentProducer
@@ -34,8 +32,6 @@ from sluice.runtime.celery_options import (
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.runtime.handler_watch import main_watch, timed
 from sluice.runtime.place import Place
-from sluice.runtime.redis_client import PrefixedRedis
-from sluice.runtime.redis_refusals import refused
 from sluice.runtime.settings import Settings
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
@@ -49,6 +45,7 @@ from sluice.tasks.outbox.relay_wakeup import RelayWakeup
 from sluice.tasks.rebuild.rebuild import Rebuilder
 from sluice.tasks.retention import purge, read_topic_configs
 from sluice.tasks.task_sender import TaskSender, open_sender
+from sluice.worker.outages import Outages
 from sluice.worker.relay_loop import RelayLoop
 from sluice.worker.task_thread import TaskThread, end_threads
 from sluice.worker.worker_metrics import WorkerMetrics
@@ -277,34 +274,8 @@ class WorkerProcess:
     def _maintenance_session(self) -> Session:
         return self._open("maintenance", QUEUE_PLANS)
 
-    def _outages(self, session: Session, what: str) -> "_Outages":
-        return _Outages(session, what, lambda: self._sender.redis)
+    def _outages(self, session: Session, what: str) -> Outages:
+        return Outages(session, what, lambda: self._sender.redis)
 
     def _publish_call(self, effect_key: str) -> None:
         self._sender.send(EFFECT_TASK, EFFECTS_QUEUE, (effect_key,))
-
-
-class _Outages:
-    """Postgres or Redis away: said once here; beat, or the lease, has the work done again."""
-
-    def __init__(self, session: Session, what: str, redis: Callable[[], PrefixedRedis]) -> None:
-        self._session = session
-        self._redis = redis
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        if needs_new_connection(error):
-            self._session.close()
-        away = isinstance(error, RedisError | OSError)
-        if not away and whose_fault(error) is not Fault.SURROUNDINGS:
-            return False
-        if isinstance(error, ResponseError):
-            refused.note(error, self._redis)
-            return True
-        log.warning("task aborted; beat will retry it", what=self._what, error=str(error).strip())
-        return True

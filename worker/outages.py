@@ -1,0 +1,39 @@
+"""What a worker's task does when Postgres or Redis is away."""
+
+from collections.abc import Callable
+
+import structlog
+from redis import RedisError, ResponseError
+
+from sluice.db.connection import Session
+from sluice.db.errors import Fault, needs_new_connection, whose_fault
+from sluice.runtime.redis_client import PrefixedRedis
+from sluice.runtime.redis_refusals import refused
+
+log = structlog.get_logger("sluice.worker")
+
+
+class Outages:
+    """Postgres or Redis away: said once here; beat, or the lease, has the work done again."""
+
+    def __init__(self, session: Session, what: str, redis: Callable[[], PrefixedRedis]) -> None:
+        self._session = session
+        self._redis = redis
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if needs_new_connection(error):
+            self._session.close()
+        away = isinstance(error, RedisError | OSError)
+        if not away and whose_fault(error) is not Fault.SURROUNDINGS:
+            return False
+        if isinstance(error, ResponseError):
+            refused.note(error, self._redis)
+            return True
+        log.warning("task aborted; beat will retry it", what=self._what, error=str(error).strip())
+        return True
