@@ -27,7 +27,7 @@ class WriteSuppressed(Exception):
     def __init__(self, table: str, written: int, wanted: int) -> None:
         super().__init__(
             f"{table}: Postgres wrote {written} of {wanted} rows, and no other transaction changed them;"
-            " a trigger that returns NULL, a rule or row-level security keeps rows from being written"
+            " likely causes are a trigger that returns NULL, a rule, row-level security or a cascade"
         )
         self.table = table
 

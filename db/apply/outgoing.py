@@ -6,7 +6,7 @@ from uuid import UUID
 from sluice.db.connection import Session, Statement
 from sluice.db.errors import RowsChanged
 from sluice.db.records import LedgerRow, OutboxRow
-from sluice.db.values import bare_array, text_array
+from sluice.db.values import bare_array, in_pieces, text_array
 
 # `<name>-<short id>`, as `Installation.group`. NULL in a database without an installation.
 DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation WHERE is_only)"
@@ -31,8 +31,8 @@ def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], sourc
 
     `source` is their CloudEvents source; None: `<name>-<short id>` of the installation.
     """
-    if rows:
-        event_ids, *texts = zip(*rows, strict=True)
+    for piece in in_pieces(rows):
+        event_ids, *texts = zip(*piece, strict=True)
         session.run(INSERT_OUTBOX, queue, bare_array(event_ids), *map(text_array, texts), source)
 
 
@@ -64,22 +64,21 @@ INSERT_EFFECTS = Statement(
 
 def insert_effects(session: Session, entity: str, rows: Sequence[LedgerRow]) -> None:
     """Writes calls to make. Raises RowsChanged if a key was taken meanwhile, by another queue."""
-    if not rows:
-        return
-    keys, effects, identities, entity_keys, args, fingerprints, once = zip(*rows, strict=True)
-    inserted = session.count(
-        INSERT_EFFECTS,
-        entity,
-        text_array(keys),
-        text_array(effects),
-        bare_array(identities),
-        text_array(entity_keys),
-        text_array(args),
-        bare_array(fingerprints),
-        bare_array(once),
-    )
-    if inserted != len(rows):
-        raise RowsChanged(f"{len(rows) - inserted} effect keys were taken meanwhile")
+    for piece in in_pieces(rows):
+        keys, effects, identities, entity_keys, args, fingerprints, once = zip(*piece, strict=True)
+        inserted = session.count(
+            INSERT_EFFECTS,
+            entity,
+            text_array(keys),
+            text_array(effects),
+            bare_array(identities),
+            text_array(entity_keys),
+            text_array(args),
+            bare_array(fingerprints),
+            bare_array(once),
+        )
+        if inserted != len(piece):
+            raise RowsChanged(f"{len(piece) - inserted} effect keys were taken meanwhile")
 
 
 INSERT_CALL_CONFLICTS = Statement(

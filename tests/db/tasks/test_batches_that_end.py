@@ -12,7 +12,7 @@ from sluice.db.admin.doctor_facts import read_narrowed_queues
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
-from sluice.tasks.api import Effect, Event, Read, Upsert
+from sluice.tasks.api import Call, Effect, Emit, Event, Read, Upsert
 from sluice.tasks.apply import batch_writer, chunks, retry_policy
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.redrive import Redriver
@@ -147,6 +147,30 @@ def test_what_is_left_when_patience_ends_is_left_to_the_bridge(
     for n in range(1, 4):
         assert bench.apply(batch) is not None
         assert bench.outcomes() == {"applied": n}
+
+
+def test_what_one_event_writes_is_cut_into_statements_in_its_order(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluice.db.values.ROWS_OF_A_STATEMENT", 3)
+    bench = open_bench()
+
+    def many(event: Event[Any]) -> Iterator[Effect]:
+        for n in range(10):
+            yield Upsert(things, f"k{n}", {"amount": event.version, "name": None})
+            yield Emit("things-out", key="k", type="thing.seen", data={"n": n})
+            yield Call("notify", args={"n": n})
+
+    [entry] = bench.registry.handlers["thing.set"]
+    bench.registry.handlers["thing.set"] = (replace(entry, function=many, data_type=Any),)
+    for version in (0, 1):
+        assert bench.apply(slice_of([thing_set(version)], prev=version - 1)) is not None
+        assert bench.amounts() == {f"k{n}": version for n in range(10)}
+    order = "SELECT convert_from(payload, 'UTF8')::jsonb -> 'n' FROM sluice.outbox_events ORDER BY id"
+    assert bench.look(order) == [(n % 10,) for n in range(20)]
+    assert bench.look("SELECT args -> 'n' FROM sluice.executed_side_effects ORDER BY id") == [
+        (n % 10,) for n in range(20)
+    ]
 
 
 # Of a letter: a value that Postgres does not store in time.
