@@ -11,7 +11,7 @@ from sluice.db.apply.dead_letters import Letter
 from sluice.db.apply.retries import Retry
 from sluice.db.connection import Session
 from sluice.db.delivery import progress
-from sluice.db.errors import DeploymentBroken
+from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
 from sluice.db.records import LetterState, Outcome
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
@@ -113,18 +113,27 @@ class Redriver:
         return self._retry(entity, attempt)
 
     def retry_waiting(self, retry: Retry, limit: int, begin: Callable[[], None]) -> Redriven:
-        """Tries so many waiting letters once: one that was set aside, and those behind it.
+        """Tries so many waiting letters: one that was set aside, and those behind it.
 
         Calls `begin` once the queue is locked. Commits those before the first that the surroundings refuse.
         Raises the error of the first letter, and what `redrive_once` raises; the caller tries again later.
         """
+        if limit > 1:
+            try:
+                return self._try_waiting(retry, limit, begin, singly=False)
+            except Exception as error:
+                if needs_new_connection(error) or whose_fault(error) is Fault.DEPLOYMENT:
+                    raise
+        return self._try_waiting(retry, limit, begin, singly=True)
+
+    def _try_waiting(self, retry: Retry, limit: int, begin: Callable[[], None], singly: bool) -> Redriven:
         redriven = Redriven()
         with self._session.transaction():
             queue = self._lock(retry.entity, retry.key or "")
             begin()
             letters = readable_letters(self._lock_waiting(retry, limit))
             if letters:
-                self._settle(queue, retry.entity, letters, redriven, singly=limit == 1)
+                self._settle(queue, retry.entity, letters, redriven, singly=singly)
             self._release(queue, retry.entity, retry.key, redriven)
             faults.reach("retry.before_commit")
         faults.reach("retry.committed")
@@ -149,11 +158,11 @@ class Redriver:
 
     def _lock_waiting(self, retry: Retry, limit: int) -> Sequence[Letter]:
         """Locks the first waiting letters, if the first of them is the one that is retried."""
-        waiting = LetterState.WAITING
         if retry.key is None:
             letter = dead_letters.lock_letter(self._session, retry.letter_id)
-            return [letter] if letter is not None and letter.state == waiting else []
-        letters = dead_letters.lock_letters(self._session, retry.entity, retry.key, limit, [waiting])
+            return [letter] if letter is not None and letter.state == LetterState.WAITING else []
+        waiting = [LetterState.WAITING]
+        letters = dead_letters.lock_letters(self._session, retry.entity, retry.key, limit, waiting)
         return letters if letters and letters[0].id == retry.letter_id else []
 
     def _release(self, queue: str, entity: str, key: str | None, redriven: Redriven) -> None:
@@ -289,8 +298,7 @@ class Redriver:
 
 
 def _is_open(letter: Letter) -> bool:
-    died = letter.state == LetterState.DEAD and letter.outcome == Outcome.DEAD
-    return died or letter.state == LetterState.WAITING
+    return letter.state in dead_letters.OPEN and letter.outcome == letter.state
 
 
 def decode_letter(registry: Registry, letter: Letter) -> Decoded:

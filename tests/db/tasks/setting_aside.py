@@ -45,10 +45,12 @@ class AsideBench(Bench):
         self.registry.handlers.update(collect_modules([module]).handlers)
         self.restart()
 
-    def restart(self, limits: RetryLimits = SOON, *, statement_timeout: str = "5s") -> None:
+    def restart(
+        self, limits: RetryLimits = SOON, *, statement_timeout: str = "5s", lock_timeout: str = LOCK_TIMEOUT
+    ) -> None:
         """Works with an applier that has just been started."""
         self.session.close()
-        settings = {"statement_timeout": statement_timeout, "lock_timeout": LOCK_TIMEOUT}
+        settings = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
         self.session = Session(
             self.database_url, application_name="test apply", plans=BATCH_PLANS, settings=settings
         )

@@ -1,5 +1,6 @@
 """Events that another session or their own slowness holds up: set aside and retried, while others flow."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,42 @@ def test_two_held_events_of_one_entity_are_applied_one_after_the_other(bench: As
     assert bench.sent("k") == [5, 7]
     assert bench.look("SELECT part_id FROM parts") == [("k",)]
     assert bench.parked() == []
+
+
+def test_those_before_a_held_event_are_applied_with_one_retry(bench: AsideBench) -> None:
+    part = made(HELD + 2, "part.added", "k", thing_id="whole")
+    with held(bench, TABLE):
+        with held(bench, ROW):
+            events = [*others(2), ROW.event, thing_set(HELD + 1, "k", amount=6), part]
+            bench.apply(slice_of([*events, thing_set(HELD + 3, "k", amount=7)]))
+        bench.retry_until(lambda: bench.sent("k") == [5, 6])
+        bench.retry_until_attempts(2)
+        assert [state for _, _, state in bench.letters()] == ["done", "done", "waiting", "waiting"]
+        # The second one never failed.
+        assert bench.look("SELECT attempts FROM sluice.dead_letters WHERE id = 2") == [(1,)]
+    bench.retry_until_settled()
+    assert bench.sent("k") == [5, 6, 7]
+
+
+def test_an_event_behind_that_postgres_refuses_dies_at_the_first_retry(bench: AsideBench) -> None:
+    bench.look("INSERT INTO things (thing_id, amount, name) VALUES ('other', 0, 'taken')")
+    with held(bench, ROW):
+        refused = thing_set(HELD + 2, "k", amount=1, name="taken")
+        bench.apply(slice_of([*others(2), ROW.event, thing_set(HELD + 1, "k", amount=6), refused]))
+    results: Counter[str] = Counter()
+    while bench.retries():
+        results.update(bench.retry())
+    assert results == {"applied": 1, "dead": 1}
+    assert [state for _, _, state in bench.letters()] == ["done", "done", "dead"]
+
+
+def test_a_retry_does_not_wait_for_what_is_held(bench: AsideBench) -> None:
+    with held(bench, ROW):
+        apply_held(bench, ROW, FEW)
+        # Waiting would show as a time-out.
+        bench.restart(statement_timeout="1s", lock_timeout="1h")
+        bench.retry_until_attempts(4)
+        assert [row["kind"] for row in bench.retries()] == ["row_held"]
 
 
 def test_a_release_between_two_retries_is_used_by_the_next(bench: AsideBench) -> None:
