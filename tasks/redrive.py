@@ -193,7 +193,6 @@ class Redriver:
         snapshot = self._generation_writer.read_projection_snapshot()
         writer = BatchWriter(
             self._session,
-            self._registry,
             queue=queue,
             entity=entity,
             generations=snapshot.live,

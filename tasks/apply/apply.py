@@ -220,7 +220,6 @@ class Applier:
         limit = None if lanes.failures is None else lanes.failures.batch_limit
         writer = BatchWriter(
             self._session,
-            self._registry,
             queue=queue,
             entity=queue.rpartition(".")[0],
             generations=snapshot.live,

@@ -15,7 +15,6 @@ from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FoldResult
 from sluice.tasks.fold.plan import Planned
-from sluice.tasks.fold.registry import Registry
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
 
@@ -41,7 +40,6 @@ class BatchWriter:
     def __init__(
         self,
         session: Session,
-        registry: Registry,
         *,
         queue: str,
         entity: str,
@@ -57,7 +55,6 @@ class BatchWriter:
         `set_aside` is None: what the surroundings refuse is raised. `limit`: events of a pass event by event.
         """
         self._session = session
-        self._registry = registry
         self._queue = queue
         self._entity = entity
         self._generations = generations
