@@ -164,7 +164,7 @@ _other_threads = threading.local()
 
 def current_watch() -> HandlerWatch:
     """Returns the watch of the calling thread."""
-    if threading.current_thread() is threading.main_thread():
+    if threading.get_ident() == threading.main_thread().ident:
         return main_watch
     if not hasattr(_other_threads, "watch"):
         _other_threads.watch = HandlerWatch()

@@ -40,16 +40,17 @@ def copied_json(value: Any) -> Any:
     return [copied_json(inner) for inner in value] if type(value) is list else value
 
 
+@cache
 def _takes_as_it_is(data_type: Any) -> bool:
     """Whether a conversion may keep objects or arrays of its input. msgspec makes typed ones anew."""
     return bool(_kinds_in(data_type) & {msgspec.inspect.AnyType, msgspec.inspect.CustomType})
 
 
+@cache
 def _holds_decimals(data_type: Any) -> bool:
     return msgspec.inspect.DecimalType in _kinds_in(data_type)
 
 
-@cache
 def _kinds_in(data_type: Any) -> frozenset[type]:
     """The kinds of types that a type is made of, as msgspec tells them apart."""
     waiting: list[Any] = [msgspec.inspect.type_info(data_type)]

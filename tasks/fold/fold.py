@@ -25,7 +25,7 @@ from sluice.tasks.fold.fold_state import (
     LoadFailed,
     Waiting,
 )
-from sluice.tasks.fold.handler_steps import end_quietly, event_run
+from sluice.tasks.fold.handler_steps import begin_run, end_quietly
 from sluice.tasks.fold.plan import HandlerRun, Planned
 from sluice.tasks.fold.row_writes import apply_write, view
 from sluice.tasks.fold.trace_context import carried_trace
@@ -145,10 +145,13 @@ class _Scratch:
 
     def run_handlers(self) -> Outcome:
         """All handlers of the event, one decision. Raises what kills it, or Conflict."""
-        if any(run.reads for run in self.runs):
-            with event_run(self.decoded):
-                return self._run_handlers()
-        return self._run_handlers()
+        if not any([run.reads for run in self.runs]):
+            return self._run_handlers()
+        watch = begin_run(self.decoded)
+        try:
+            return self._run_handlers()
+        finally:
+            watch.end()
 
     def _run_handlers(self) -> Outcome:
         for run in self.runs:

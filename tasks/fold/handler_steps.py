@@ -1,15 +1,14 @@
 """Runs a user's handler: the one place that does. Pure."""
 
 import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from types import GeneratorType
 from typing import Any
 
 import msgspec
 
 from sluice.runtime.handler_mark import RUNNING
-from sluice.runtime.handler_watch import current_watch
+from sluice.runtime.handler_watch import HandlerWatch, current_watch
 from sluice.runtime.place import EventPlace
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Effect, EffectRefused, Event
@@ -27,15 +26,11 @@ def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
     return msgspec.structs.replace(event, data=own_data(event.data, entry.data_type))
 
 
-@contextmanager
-def event_run(decoded: Decoded) -> Iterator[None]:
-    """Runs all handlers of an event within: what they take is counted from here on."""
+def begin_run(decoded: Decoded) -> HandlerWatch:
+    """Begins a run of all handlers of an event: what they take is counted from here on. Call `end` after."""
     watch = current_watch()
     watch.begin(EventPlace(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset))
-    try:
-        yield
-    finally:
-        watch.end()
+    return watch
 
 
 def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, None]:
@@ -45,7 +40,7 @@ def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, N
     what the handler raises, HandlerTimedOut and TooManyEffects, and EffectRefused for what it yields. Closing
     it closes the handler, which may raise.
     """
-    run = _Run(entry, event)
+    run = HandlerSteps(entry, event)
     answer = None
     try:
         while (effect := run.advance(answer)) is not None:
@@ -58,7 +53,7 @@ def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, N
         raise
 
 
-class _Run:
+class HandlerSteps:
     """One run of a handler, whose own code runs within the limits of its event.
 
     `cells[RUNNING]` marks that code. Between the mark and `try`, and after `finally`, stand stores alone.
@@ -111,7 +106,7 @@ class _Run:
             watch.check()
 
 
-def end_quietly(steps: Generator[Any, Any, Any] | _Run) -> None:
+def end_quietly(steps: Generator[Any, Any, Any] | HandlerSteps) -> None:
     """Closes a run that does not count; what it raises then does not count either."""
     try:
         steps.close()
