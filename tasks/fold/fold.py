@@ -145,7 +145,7 @@ class _Scratch:
 
     def run_handlers(self) -> Outcome:
         """All handlers of the event, one decision. Raises what kills it, or Conflict."""
-        if not any([run.reads for run in self.runs]):
+        if not any(run.reads for run in self.runs):
             return self._run_handlers()
         watch = begin_run(self.decoded)
         try:
