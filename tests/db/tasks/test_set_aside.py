@@ -33,12 +33,13 @@ IMPATIENT = {"statement_timeout": "300ms"}
 
 @pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
 def test_what_another_session_holds_up_waits_and_others_flow(bench: AsideBench, hold: Hold) -> None:
+    keys = KEYS if hold is ROW else FEW
     with held(bench, hold) as pid:
-        apply_held(bench, hold)
-        assert len([key for key in bench.amounts() if key.startswith("key-")]) == KEYS - 1
+        apply_held(bench, hold, keys)
+        assert len([key for key in bench.amounts() if key.startswith("key-")]) == keys - 1
         assert "free" in bench.amounts()
         assert bench.parked() == ["k"]
-        assert bench.letters() == [(n, "waiting", "waiting") for n in (HELD, KEYS, KEYS + 1, KEYS + 2)]
+        assert bench.letters() == [(n, "waiting", "waiting") for n in (HELD, keys, keys + 1, keys + 2)]
         # Longer than the longest backoff; the row is held for ever, and never a letter for it.
         bench.retry_until_attempts(10)
         (row,) = bench.retries()
@@ -53,7 +54,7 @@ def test_what_another_session_holds_up_waits_and_others_flow(bench: AsideBench, 
     assert bench.retries() == []
     assert bench.parked() == []
     assert bench.sent("k")[-3:] == [10, 11, 12]
-    assert bench.outcomes() == {"applied": KEYS + 4}
+    assert bench.outcomes() == {"applied": keys + 4}
     assert set(bench.look("SELECT outcome FROM sluice.processed_events")) == {("applied",)}
 
 
