@@ -86,7 +86,7 @@ class Retrier:
             self._commits.note_timed_out(queue)
 
     def run(self, queue: str) -> Retried:
-        """Retries what is due, if the queue's budget allows it. Raises nothing but bugs of ours.
+        """Retries what is due, if the queue's budget allows it. Raises nothing: what fails is tried again.
 
         May be killed anywhere: a retry is one transaction, and a failed one is counted in another.
         """
@@ -104,12 +104,12 @@ class Retrier:
         except Rerouted:
             log.info("entity type re-routed; its events are retried in their new queues", queue=queue)
         except Exception as error:
-            if whose_fault(error) is not Fault.SURROUNDINGS:
-                raise
+            # Before the queue was locked. The batch is applied, so its message is done all the same.
             if needs_new_connection(error):
                 self._session.close()
             if self._pace.allows(queue):
-                log.warning("events not retried; tried again later", queue=queue, error=str(error).strip())
+                text = f"{type(error).__name__}: {error}".strip()
+                log.warning("events not retried; tried again later", queue=queue, error=text)
         finally:
             budget.note(started, self._clock())
         return done
