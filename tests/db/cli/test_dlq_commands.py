@@ -63,7 +63,7 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
     bench.apply(slice_of([thing_set(7, "paused")], prev=6))
     done = run("dlq", "redrive", "--all", *WHY, "--yes", exit_code=1)
     assert "paused" not in done
-    assert f"thing, 6: 1 dead; blocked by {TOPIC}:0:6 Rejected" in done
+    assert f"thing, 6: 1 dead; blocked by {TOPIC}:0:6 EffectRefused" in done
     assert "thing/k: 3 applied; unparked\n" in done
     assert "thing/other: 1 applied; unparked\n" in done
     assert bench.amounts() == {"k": -2, "other": -1, "c": 1}
