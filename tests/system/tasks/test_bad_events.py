@@ -97,6 +97,37 @@ def test_a_deployment_that_kills_every_event_halts_before_letters_pile_up(
     assert _halted(deployment) == 0
 
 
+def test_events_that_arrive_later_show_that_a_suppressed_write_is_its_event_s_fault(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment()
+    engine = create_engine(deployment.urls.database_url)
+    with engine.begin() as connection:
+        connection.execute(text(SUPPRESSING))
+    engine.dispose()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues("payment"))
+    deployment.produce([OutgoingRecord("payments", "suppressed", GOOD)])
+    deployment.wait_until(
+        lambda: _halted(deployment) == 1, timeout_seconds=60, what="an event alone halts its queue"
+    )
+    assert not _dead_letters(deployment)
+    deployment.produce(generate("payments", count=100, seed=1))
+    deployment.wait_settled()
+    assert dict(deployment.outcomes()) == {"applied": 100, "dead": 1}
+    assert {key: error for key, (_, error) in _dead_letters(deployment).items()} == {
+        "suppressed": "WriteSuppressed"
+    }
+    assert _halted(deployment) == 0
+
+
+SUPPRESSING = """
+    CREATE FUNCTION public.suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER suppress BEFORE INSERT ON public.transactions
+    FOR EACH ROW WHEN (NEW.payment_id = 'suppressed') EXECUTE FUNCTION public.suppress()
+"""
+
+
 def _dead_letters(deployment: Deployment) -> dict[str, tuple[bytes, str]]:
     engine = create_engine(deployment.urls.database_url)
     with engine.begin() as connection:
