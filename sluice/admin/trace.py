@@ -128,7 +128,7 @@ def trace(
     known = _read_known(session, topic, decoded)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
     queue = queue_name(topic.entity.name, shard_of(record.key if decoded.entity_key else None, shards))
-    error = decoded.error or planned.error
+    error = decoded.error or planned.error or next((run.error for run in planned.runs if run.error), None)
     found = Trace(
         topic.name,
         partition,
@@ -145,7 +145,7 @@ def trace(
         None if error is None else str(error),
     )
     found.letter = tracing.read_traced_letter(session, topic_id, partition, record.offset)
-    if planned.error is None and decoded.error is None:
+    if error is None:
         _follow(session, planned, found)
     return found
 

@@ -96,7 +96,7 @@ def test_every_outcome_read_again_changes_nothing_but_counts_of_repeats(
     assert everything(bench) == before
     # A repeat has no row of its own by which it would be known as the very same record.
     counted = bench.look(f"SELECT * FROM sluice.lane_progress WHERE epoch = 2 AND topic = '{TOPIC}'")
-    assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0)]
+    assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0, 0)]
 
 
 def claim_another_topic_goes_on(bench: Bench, session: Session) -> None:

@@ -12,7 +12,7 @@ from redis import Redis, ResponseError
 
 from tests.waiting import wait_until
 
-CHANNEL_COMMANDS: dict[str, slice] = {"PUBLISH": slice(1, 2)} | dict.fromkeys(
+CHANNEL_COMMANDS: dict[str, slice] = {"PUBLISH": slice(1, 2), "PUBSUB": slice(2, None)} | dict.fromkeys(
     ["SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"], slice(1, None)
 )
 """Redis does not call a channel a key."""
