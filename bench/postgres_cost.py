@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from bench.app import SHARDS, TOPIC, account
 from bench.contenders import SLUICE_1
@@ -13,6 +14,7 @@ from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.events.routing import shard_of
 
 BATCH_SIZES = (200, 500)
 EVENTS = 40_000
@@ -44,13 +46,19 @@ def _measure(site: Site, events: list[BenchEvent], batch_events: int) -> Postgre
     register_topic(site.session, TopicStart(TOPIC, TOPIC_ID, account.name, SHARDS, lanes))
     session = Session(site.deployment.urls.database_url, application_name="bench applier", plans=BATCH_PLANS)
     applier = Applier(session, site.ground.registry)
-    records = [Record(e.number, 0, e.key.encode(), e.value, []) for e in events]
+    by_lane: list[list[Record]] = [[] for _ in QUEUES]
+    for event in events:
+        key = event.key.encode()
+        by_lane[shard_of(key, SHARDS)].append(Record(event.number, 0, key, event.value, []))
     before = site.ground.cpu_seconds()["postgres"]
     started = time.process_time()
     previous = dict.fromkeys(lanes, -1)
-    for number, first in enumerate(range(0, len(records), batch_events)):
-        # One lane per queue: batches follow each other as a worker's do, over several queues.
-        lane, part = number % SHARDS, records[first : first + batch_events]
+    # One lane per queue: batches follow each other as a worker's do, over several queues.
+    most = max(map(len, by_lane))
+    for first, lane in product(range(0, most, batch_events), lanes):
+        part = by_lane[lane][first : first + batch_events]
+        if not part:
+            continue
         piece = Slice(TOPIC, TOPIC_ID, lane, EPOCH, previous[lane], part)
         applied = applier.apply(QUEUES[lane], [piece])
         if applied is None or applied.outcomes["applied"] != len(part):
@@ -59,5 +67,5 @@ def _measure(site: Site, events: list[BenchEvent], batch_events: int) -> Postgre
     spent = time.process_time() - started
     postgres = site.ground.cpu_seconds()["postgres"] - before
     session.close()
-    per_event = MICROSECONDS / len(records)
+    per_event = MICROSECONDS / len(events)
     return PostgresCost(batch_events, postgres * per_event, spent * per_event)

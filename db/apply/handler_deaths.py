@@ -73,19 +73,24 @@ def forget_deaths(session: Session, queue: str, places: Iterable[EventPlace]) ->
 NOTE_HANDLER = Statement(
     "note_handler",
     """
-    INSERT INTO sluice.handler_notes AS n (queue, worker, topic, topic_id, partition, "offset")
-    VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO sluice.handler_notes AS n (queue, worker, topic, topic_id, partition, "offset", is_batch)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (queue, worker) DO UPDATE SET
         topic = excluded.topic, topic_id = excluded.topic_id, partition = excluded.partition,
-        "offset" = excluded."offset", noted_at = now()
+        "offset" = excluded."offset", is_batch = excluded.is_batch, noted_at = now()
     """,
-    ("text", "uuid", "text", "text", "int", "bigint"),
+    ("text", "uuid", "text", "text", "int", "bigint", "boolean"),
 )
 
 
-def note_handler(session: Session, queue: str, worker: UUID, place: EventPlace) -> None:
-    """Notes the event whose handlers this worker begins to run, in place of an earlier one of the queue."""
-    session.run(NOTE_HANDLER, queue, worker, *place)
+def note_handler(
+    session: Session, queue: str, worker: UUID, place: EventPlace, *, is_batch: bool = False
+) -> None:
+    """Notes the event whose handlers this worker begins to run, in place of an earlier one of the queue.
+
+    `is_batch`: those of the events behind it run under the same note.
+    """
+    session.run(NOTE_HANDLER, queue, worker, *place, is_batch)
 
 
 REMOVE_NOTE = Statement(
@@ -105,19 +110,25 @@ COUNT_NOTES = Statement(
     """
     WITH found AS (
         DELETE FROM sluice.handler_notes WHERE queue = $1 AND worker <> $2
-        RETURNING topic, topic_id, partition, "offset"
+        RETURNING topic, topic_id, partition, "offset", is_batch
+    ), counted AS (
+        INSERT INTO sluice.handler_deaths AS d
+            (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
+        SELECT $1, topic, topic_id, partition, "offset", count(*), false, $3 FROM found WHERE NOT is_batch
+        GROUP BY topic, topic_id, partition, "offset"
+        ON CONFLICT (queue, topic_id, partition, "offset") DO UPDATE SET
+            deaths = d.deaths + excluded.deaths, how = excluded.how, last_at = now()
     )
-    INSERT INTO sluice.handler_deaths AS d
-        (queue, topic, topic_id, partition, "offset", deaths, timed_out, how)
-    SELECT $1, topic, topic_id, partition, "offset", count(*), false, $3 FROM found
-    GROUP BY topic, topic_id, partition, "offset"
-    ON CONFLICT (queue, topic_id, partition, "offset") DO UPDATE SET
-        deaths = d.deaths + excluded.deaths, how = excluded.how, last_at = now()
+    SELECT count(*) FROM found
     """,
     ("text", "uuid", "text"),
 )
 
 
 def count_notes(session: Session, queue: str, worker: UUID) -> int:
-    """Turns the notes that other workers left at a queue into deaths. Returns of how many events."""
-    return session.count(COUNT_NOTES, queue, worker, LEFT_BEHIND)
+    """Turns the notes of events that other workers left at a queue into deaths.
+
+    Returns how many notes they left, of batches as well.
+    """
+    ((found,),) = session.run(COUNT_NOTES, queue, worker, LEFT_BEHIND)
+    return int(found)

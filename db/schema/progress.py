@@ -149,7 +149,7 @@ handler_deaths = Table(
     PrimaryKeyConstraint("queue", "topic_id", "partition", "offset"),
 )
 
-# The event whose handler a worker without a supervisor runs: one that is left is a death.
+# The event whose handler a worker without a supervisor runs: one that is left is a death. Or a whole batch.
 handler_notes = Table(
     "handler_notes",
     metadata,
@@ -159,6 +159,7 @@ handler_notes = Table(
     Column("topic_id", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
+    Column("is_batch", Boolean, nullable=False),
     now_column("noted_at"),
     PrimaryKeyConstraint("queue", "worker"),
     # Rewritten with each event that is noted: room for HOT updates.

@@ -1,8 +1,9 @@
 """Notes in Postgres the event whose handlers run, for a worker that no supervisor watches.
 
 Only the first slice of each lane that a worker applies is noted: the next holder of a queue begins with the
-slice whose event ended the worker before it. A note stands exactly while handlers run, so a worker that is
-killed elsewhere leaves none. All is best effort: what is not noted is noted by the next holder.
+slice whose event ended the worker before it. One note stands for the batch, and counts for nothing. Only a
+worker that finds a note of another one notes each event, exactly while its handlers run; such a note counts
+if it is left. All is best effort: what is not noted is noted by the next holder.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ class HandlerNotes:
         """That of the batch in hand."""
         self._counted: set[str] = set()
         """Queues whose notes of other workers were counted."""
+        self._watched: set[str] = set()
+        """Queues at which a worker left a note: each event is noted."""
         self._known: set[Lane] = set()
         """Queue, topic and partition of which this worker applied a slice."""
         self._met: set[Lane] = set()
@@ -55,30 +58,40 @@ class HandlerNotes:
             yield
             self._known |= self._met
         finally:
+            self._remove()
             self._queue = None
             self._met.clear()
-            self._is_noted = self._failed = False
+            self._failed = False
             self._session.close()
 
     def forget(self, queue: str) -> None:
         """Another worker takes the queue: what it leaves there is not known."""
         self._counted.discard(queue)
+        self._watched.discard(queue)
         self._known = {lane for lane in self._known if lane[0] != queue}
 
     def begin(self, queue: str, place: EventPlace) -> None:
-        """Notes the event, unless its lane is known."""
+        """Notes the event, or the batch that begins with it, unless its lane is known."""
         if not self._notes_handlers or queue != self._queue or self._failed:
             return
         lane = (queue, place.topic, place.partition)
         if lane in self._known:
             return
         self._met.add(lane)
+        is_batch = queue not in self._watched
+        if is_batch and self._is_noted:
+            return
         self._is_noted = True
-        self._try(lambda: note_handler(self._session, queue, self._worker, place))
+        self._try(lambda: note_handler(self._session, queue, self._worker, place, is_batch=is_batch))
 
     def end(self, queue: str) -> None:
-        """Removes the note."""
-        if self._is_noted:
+        """Removes the note of an event; that of a batch stands until its end."""
+        if queue in self._watched:
+            self._remove()
+
+    def _remove(self) -> None:
+        queue = self._queue
+        if self._is_noted and queue is not None:
             self._is_noted = False
             self._try(lambda: remove_note(self._session, queue, self._worker))
 
@@ -87,7 +100,8 @@ class HandlerNotes:
         if found is not None:
             self._counted.add(queue)
         if found:
-            log.warning("workers ended inside handlers", queue=queue, events=found)
+            self._watched.add(queue)
+            log.warning("workers ended inside batches", queue=queue, notes=found)
 
     def _try(self, run: Callable[[], T]) -> T | None:
         """Returns None if Postgres fails: the batch meets the same failure, and waits for it to be over."""

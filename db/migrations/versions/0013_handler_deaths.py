@@ -24,7 +24,8 @@ def upgrade() -> None:
         """
         CREATE TABLE sluice.handler_notes (
             queue text NOT NULL, worker uuid NOT NULL, topic text NOT NULL, topic_id text NOT NULL,
-            partition integer NOT NULL, "offset" bigint NOT NULL, noted_at timestamptz DEFAULT now() NOT NULL,
+            partition integer NOT NULL, "offset" bigint NOT NULL, is_batch boolean NOT NULL,
+            noted_at timestamptz DEFAULT now() NOT NULL,
             CONSTRAINT handler_notes_pkey PRIMARY KEY (queue, worker)
         ) WITH (fillfactor = 50)
         """

@@ -1,6 +1,7 @@
 """Notes of the events whose handlers run, for workers without a supervisor, on a real Postgres."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 import pytest
@@ -19,6 +20,7 @@ DEATHS = 'SELECT topic, topic_id, partition, "offset", deaths, timed_out, how FR
 DIED = (False, "an end that left no trace")
 
 MakeNotes = Callable[..., HandlerNotes]
+never_left: list[AbstractContextManager[None]] = []
 
 
 @pytest.fixture
@@ -30,6 +32,8 @@ def make_notes(database_url: str) -> Iterator[MakeNotes]:
         return HandlerNotes(sessions[-1], UUID(int=worker), notes_handlers=not supervised)
 
     yield make
+    while never_left:
+        never_left.pop().__exit__(None, None, None)
     for session in sessions:
         session.close()
 
@@ -39,6 +43,8 @@ def end_inside(notes: HandlerNotes, place: EventPlace, queue: str = QUEUE) -> No
     batch = notes.batch(queue)
     batch.__enter__()
     notes.begin(queue, place)
+    # A block that is collected as garbage would end in order.
+    never_left.append(batch)
 
 
 def fail_after(notes: HandlerNotes) -> None:
@@ -47,7 +53,24 @@ def fail_after(notes: HandlerNotes) -> None:
     raise RuntimeError
 
 
-def test_a_note_stands_while_handlers_run(bench: Bench, make_notes: MakeNotes) -> None:
+def test_one_note_stands_for_a_batch_and_counts_for_nothing(bench: Bench, make_notes: MakeNotes) -> None:
+    notes = make_notes(1)
+    with notes.batch(QUEUE):
+        assert bench.look(NOTES) == []
+        for place in (FIRST, FIRST._replace(offset=6)):
+            notes.begin(QUEUE, place)
+            notes.end(QUEUE)
+            assert bench.look(NOTES) == [FIRST]
+    assert bench.look(NOTES) == []
+    end_inside(make_notes(2), FIRST)
+    with make_notes(3).batch(QUEUE):
+        assert (bench.look(NOTES), bench.look(DEATHS)) == ([], [])
+
+
+def test_behind_a_note_that_was_left_each_event_is_noted_while_its_handlers_run(
+    bench: Bench, make_notes: MakeNotes
+) -> None:
+    end_inside(make_notes(2), FIRST)
     notes = make_notes(1)
     with notes.batch(QUEUE):
         assert bench.look(NOTES) == []
@@ -60,20 +83,21 @@ def test_a_note_stands_while_handlers_run(bench: Bench, make_notes: MakeNotes) -
 
 
 def test_a_note_that_is_left_is_one_death_for_the_next_holder(bench: Bench, make_notes: MakeNotes) -> None:
-    for worker, deaths in ((1, 0), (2, 1), (3, 2)):
+    for worker, deaths in ((1, 0), (2, 0), (3, 1), (4, 2)):
         end_inside(make_notes(worker), FIRST)
         assert [row[4] for row in bench.look(DEATHS)] == [deaths] * bool(deaths)
-    with make_notes(4).batch(QUEUE):
+    with make_notes(5).batch(QUEUE):
         pass
     assert bench.look(DEATHS) == [(*FIRST, 3, *DIED)]
     # Counted once, whoever comes.
-    with make_notes(5).batch(QUEUE), make_notes(4).batch(QUEUE):
+    with make_notes(6).batch(QUEUE), make_notes(5).batch(QUEUE):
         assert bench.look(DEATHS) == [(*FIRST, 3, *DIED)]
 
 
 def test_workers_that_end_at_several_events_count_for_each(bench: Bench, make_notes: MakeNotes) -> None:
-    end_inside(make_notes(1), FIRST)
-    end_inside(make_notes(2), OTHER_LANE, queue="thing.9")
+    for worker in (1, 2):
+        end_inside(make_notes(worker), FIRST)
+        end_inside(make_notes(worker), OTHER_LANE, queue="thing.9")
     with make_notes(3).batch(QUEUE):
         assert bench.look(DEATHS) == [(*FIRST, 1, *DIED)]
 
@@ -108,7 +132,8 @@ def test_a_queue_that_was_with_others_is_not_known(bench: Bench, make_notes: Mak
         notes.begin(QUEUE, FIRST)
         notes.end(QUEUE)
     notes.forget(QUEUE)
-    end_inside(make_notes(2), FIRST)
+    for worker in (2, 3):
+        end_inside(make_notes(worker), FIRST)
     with notes.batch(QUEUE):
         assert bench.look(DEATHS) == [(*FIRST, 1, *DIED)]
         notes.begin(QUEUE, FIRST)
@@ -117,7 +142,8 @@ def test_a_queue_that_was_with_others_is_not_known(bench: Bench, make_notes: Mak
 
 
 def test_a_supervised_worker_counts_and_notes_nothing(bench: Bench, make_notes: MakeNotes) -> None:
-    end_inside(make_notes(1), FIRST)
+    for worker in (1, 3):
+        end_inside(make_notes(worker), FIRST)
     notes = make_notes(2, supervised=True)
     with notes.batch(QUEUE):
         notes.begin(QUEUE, FIRST)
@@ -146,6 +172,7 @@ def test_the_handlers_of_a_batch_are_noted(
     bench: Bench, make_notes: MakeNotes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in the run with rows, within the transaction; and nothing is left."""
+    end_inside(make_notes(2), FIRST)
     notes = make_notes(1)
     seen: list[tuple[str, int]] = []
     begin, end = notes.begin, notes.end
