@@ -116,12 +116,14 @@ class MessageEvents:
     def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
         """Plans events of a slice while the budget lasts. Returns the number of the first that is left."""
         for number in range(first, len(piece.records)):
-            is_suspect = self._is_suspect(piece, piece.records[number])
-            if chunk.events and (is_suspect or chunk.is_alone or self._clock() >= until):
+            record = piece.records[number]
+            is_suspect = bool(self._deaths) and self._is_suspect(piece, record)
+            if chunk.first is None:
+                chunk.first = (piece.topic, piece.partition, record.offset)
+            elif is_suspect or chunk.is_alone or self._clock() >= until:
                 return number
-            self._plan(piece, piece.records[number])
+            self._plan(piece, record)
             chunk.is_alone = is_suspect
-            chunk.first = chunk.first or (piece.topic, piece.partition, piece.records[number].offset)
             chunk.events += 1
         return len(piece.records)
 
@@ -131,7 +133,7 @@ class MessageEvents:
         if planned is None:
             topic = self._registry.topics[piece.topic]
             decoded = decode(topic, piece.topic_id, piece.partition, record)
-            fault = self._find_fault(piece, record)
+            fault = self._find_fault(piece, record) if self._deaths else None
             if fault is None:
                 planned = plan_event(self._registry, topic, decoded)
             else:
@@ -160,8 +162,6 @@ class MessageEvents:
         return None if deaths is None else find_fault(deaths)
 
     def _deaths_of(self, piece: Slice, record: Record) -> HandlerDeaths | None:
-        if not self._deaths:
-            return None
         return self._deaths.get(EventPlace(piece.topic, piece.topic_id, piece.partition, record.offset))
 
 

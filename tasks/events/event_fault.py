@@ -25,8 +25,6 @@ class EventFault:
     @classmethod
     def of(cls, error: BaseException) -> "EventFault":
         """Returns the fault of an error. Whatever the error's own text raises is ignored."""
-        if isinstance(error, HandlerFailed):
-            return error.fault
         name = printable(type(error).__name__)[:MAX_CLASS_CHARACTERS]
         try:
             text = str(error)
@@ -35,11 +33,3 @@ class EventFault:
                 raise
             text = f"the error has no text: {type(second).__name__}"
         return cls(name, printable(text[:MAX_ERROR_CHARACTERS]))
-
-
-class HandlerFailed(Exception):
-    """A handler failed in its first run, of whose error only the fault is kept."""
-
-    def __init__(self, fault: EventFault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault

@@ -25,7 +25,7 @@ from sluice.tasks.fold.fold_state import (
     LoadFailed,
     Waiting,
 )
-from sluice.tasks.fold.handler_steps import begin_run, end_quietly
+from sluice.tasks.fold.handler_steps import begin_run, end_quietly, iter_effects
 from sluice.tasks.fold.plan import HandlerRun, Planned
 from sluice.tasks.fold.row_writes import apply_write, view
 from sluice.tasks.fold.trace_context import carried_trace
@@ -156,17 +156,30 @@ class _Scratch:
     def _run_handlers(self) -> Outcome:
         for run in self.runs:
             self.ordinal = 0
-            steps = run.iter_effects()
-            answer = None
+            if run.reads:
+                self._run_with_rows(run)
+                continue
             try:
-                while (effect := _step(steps, answer)) is not None:
-                    answer = self.apply(run, effect)
+                for effect in run.effects:
+                    self.apply(run, effect)
             except _Ended:
-                _end(steps)
-            except BaseException:
-                end_quietly(steps)
-                raise
+                continue
+            if run.error is not None:
+                raise _Died(run.error)
         return next((outcome for outcome in _WORST_FIRST if outcome in self.results), Outcome.IGNORED)
+
+    def _run_with_rows(self, run: HandlerRun) -> None:
+        """Runs a handler once more, and sends it the rows that it reads."""
+        steps = iter_effects(run.entry, run.event)
+        answer = None
+        try:
+            while (effect := _step(steps, answer)) is not None:
+                answer = self.apply(run, effect)
+        except _Ended:
+            _end(steps)
+        except BaseException:
+            end_quietly(steps)
+            raise
 
     def apply(self, run: HandlerRun, effect: Effect) -> Any:
         """One effect; returns the row for a Read."""

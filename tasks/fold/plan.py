@@ -1,6 +1,6 @@
 """Runs the handlers of one event as far as they go without rows, to learn which rows they touch. Pure."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -9,9 +9,9 @@ from sqlalchemy import Table
 from sluice.runtime.worker_stop import is_worker_stop
 from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded
-from sluice.tasks.events.event_fault import EventFault, HandlerFailed
+from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.events.missing_id import missing_id_error
-from sluice.tasks.fold.handler_steps import HandlerSteps, begin_run, end_quietly, iter_effects
+from sluice.tasks.fold.handler_steps import HandlerSteps, begin_run, end_quietly
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
 E = TypeVar("E", bound=AnyEntry)
@@ -35,15 +35,6 @@ class HandlerRun:
     def into(self) -> Table | None:
         """The projection that this handler fills: all that it may touch. None: it fills none."""
         return self.entry.into if isinstance(self.entry, ProjectionEntry) else None
-
-    def iter_effects(self) -> Generator[Effect, Any, None]:
-        """The handler's effects: the remembered ones, or a fresh run that is sent the rows it reads."""
-        if self.reads:
-            yield from iter_effects(self.entry, self.event)
-            return
-        yield from self.effects
-        if self.error is not None:
-            raise HandlerFailed(self.error)
 
 
 @dataclass(slots=True)

@@ -154,6 +154,8 @@ def _written(
     """The row after a whole-row write at `version`: fields that are newer stay, with their versions."""
     if row.values is None:
         return Row({**_counters(shape, row), **fields}, version, {}, content, row.tombstone)
+    if not row.field_versions:
+        return Row({**_counters(shape, row), **fields}, version, {}, content, row.tombstone)
     newer = row.field_versions if version is None else _fields_that_stay(shape, row, version)
     kept = {name: row.values[name] for name in newer}
     return Row({**_counters(shape, row), **fields, **kept}, version, newer, content, row.tombstone)
@@ -161,10 +163,10 @@ def _written(
 
 def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int) -> bool:
     """Whether a field was merged at this very version with another value; clocks are too coarse to say."""
-    return shape.versions == "integer" and any(
-        own == version and (row.values or {})[name] != fields[name]
-        for name, own in row.field_versions.items()
-    )
+    if not row.field_versions or shape.versions != "integer":
+        return False
+    values = row.values or {}
+    return any(own == version and values[name] != fields[name] for name, own in row.field_versions.items())
 
 
 def _last_wins(shape: Shape) -> bool:

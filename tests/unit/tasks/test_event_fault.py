@@ -10,7 +10,7 @@ import pytest
 
 from sluice.db.values import MAX_ERROR_CHARACTERS
 from sluice.tasks.api import Read
-from sluice.tasks.events.event_fault import MAX_CLASS_CHARACTERS, EventFault, HandlerFailed
+from sluice.tasks.events.event_fault import MAX_CLASS_CHARACTERS, EventFault
 from tests.unit.tasks.scripted import INTEGER, REGISTRY, folded, scripted
 
 
@@ -30,7 +30,6 @@ CASES: list[tuple[str, BaseException, str, str]] = [
     ("a long name", type("N" * 5_000, (Exception,), {})("x"), "N" * MAX_CLASS_CHARACTERS, "x"),
     ("NUL and a lone surrogate", ValueError("a\0b\ud800c"), "ValueError", "a\ufffdb?c"),
     ("a text that raises", Mute(), "Mute", "the error has no text: RuntimeError"),
-    ("a fault of before", HandlerFailed(EventFault("KeyError", "'k'")), "KeyError", "'k'"),
 ]
 
 

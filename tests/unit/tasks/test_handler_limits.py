@@ -31,6 +31,7 @@ from sluice.runtime.place import EventPlace
 from sluice.tasks.api import Effect, Emit, Entity, Event, Increment, Read, Topic, handles
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.fold.handler_steps import iter_effects
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import collect_modules
 from tests.unit.tasks.scripted import INTEGER, folded
@@ -342,7 +343,7 @@ def test_the_clock_stands_still_while_the_handler_waits_for_a_row() -> None:
         event = planned("after_reading")
         [run] = event.runs
         assert run.reads
-        steps = run.iter_effects()
+        steps = iter_effects(run.entry, run.event)
         assert isinstance(next(steps), Read)
         until = time.monotonic() + 3 * LIMIT
         while time.monotonic() < until:
