@@ -23,6 +23,8 @@ log = structlog.get_logger("sluice.apply")
 
 # A process that ends loses no commit, and a server that crashes loses a note at most.
 NOTE_SETTINGS = {"synchronous_commit": "off"}
+QUIET_BATCHES = 50
+"""After them the connection is closed. To open one per batch costs a worker a tenth of its first seconds."""
 Lane = tuple[str, str, int]
 T = TypeVar("T")
 
@@ -45,6 +47,8 @@ class HandlerNotes:
         """Queue, topic and partition of which this worker applied a slice."""
         self._met: set[Lane] = set()
         """Those of the batch in hand."""
+        self._quiet = 0
+        """Batches in a row without a note."""
         self._is_noted = self._failed = False
         self._pace = LogPace()
 
@@ -60,9 +64,11 @@ class HandlerNotes:
         finally:
             self._remove()
             self._queue = None
+            self._quiet = 0 if self._met else self._quiet + 1
             self._met.clear()
             self._failed = False
-            self._session.close()
+            if self._quiet == QUIET_BATCHES:
+                self._session.close()
 
     def forget(self, queue: str) -> None:
         """Another worker takes the queue: what it leaves there is not known."""
