@@ -10,7 +10,10 @@ from sluice.db.errors import DeploymentBroken
 from sluice.kafka_io.bounded_record import is_whole_of
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.whole_record import ReadWhole, RecordNotRead
+from sluice.tasks.api import Topic
+from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.events.flaws import read_flaw
+from sluice.tasks.fold.registry import Registry
 from sluice.tasks.installation import formats
 
 T = TypeVar("T")
@@ -125,3 +128,18 @@ class LetterRecords:
                 f" SHA-256 of its value differs; {instead}"
             )
         return whole
+
+
+def decode_letter(registry: Registry, letter: Letter) -> Decoded:
+    """Returns its stored record as the code of today decodes it. Raises DeploymentBroken."""
+    if letter.format > formats.NEWEST_FORMAT:
+        refuse_newer(letter)
+    return decode(topic_of(registry, letter), letter.topic_id, letter.partition, stored_record(letter))
+
+
+def topic_of(registry: Registry, letter: Letter) -> Topic:
+    """Returns the topic of a letter. Raises DeploymentBroken if no module declares it."""
+    topic = registry.topics.get(letter.topic)
+    if topic is None:
+        raise DeploymentBroken(f"topic {letter.topic} is declared by no module of SLUICE_HANDLERS")
+    return topic

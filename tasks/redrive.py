@@ -16,26 +16,23 @@ from sluice.db.records import LetterState, Outcome
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
 from sluice.runtime.handler_watch import timed
-from sluice.tasks.api import Topic
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.fold_io import processed_row
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Tries
-from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.decode import decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.installation import formats
 from sluice.tasks.letter_records import (
     LetterRecords,
     NotRedrivable,
     WholeRecordNeeded,
     readable_letters,
-    refuse_newer,
-    stored_record,
+    topic_of,
 )
 
 T = TypeVar("T")
@@ -229,7 +226,7 @@ class Redriver:
         return events
 
     def _plan(self, letter: Letter) -> Planned:
-        topic = _topic_of(self._registry, letter)
+        topic = topic_of(self._registry, letter)
         record = self._records.record_of(letter)
         decoded = decode(topic, letter.topic_id, letter.partition, record)
         return plan_event(self._registry, topic, decoded)
@@ -298,17 +295,3 @@ class Redriver:
 
 def _is_open(letter: Letter) -> bool:
     return letter.state in dead_letters.OPEN and letter.outcome == letter.state
-
-
-def decode_letter(registry: Registry, letter: Letter) -> Decoded:
-    """Its record, as it is stored, as the code of today decodes it. Raises DeploymentBroken."""
-    if letter.format > formats.NEWEST_FORMAT:
-        refuse_newer(letter)
-    return decode(_topic_of(registry, letter), letter.topic_id, letter.partition, stored_record(letter))
-
-
-def _topic_of(registry: Registry, letter: Letter) -> Topic:
-    topic = registry.topics.get(letter.topic)
-    if topic is None:
-        raise DeploymentBroken(f"topic {letter.topic} is declared by no module of SLUICE_HANDLERS")
-    return topic

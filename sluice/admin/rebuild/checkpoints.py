@@ -28,10 +28,9 @@ from sluice.db.tables import generation_name
 from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.letter_records import is_cut
+from sluice.tasks.letter_records import decode_letter, is_cut
 from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import judge_record
-from sluice.tasks.redrive import decode_letter
 
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_BYTES - 1}}}")
 
