@@ -19,6 +19,12 @@ WAITING_BACKENDS = """
 """
 """The backends of this database that wait for a lock: other tests use the same server."""
 
+ADVISORY_LOCKS = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+    WHERE locktype = 'advisory' AND datname = current_database()
+"""
+"""How many advisory locks are held or waited for in this database."""
+
 
 def wait_until(
     condition: Callable[[], T], *, timeout_seconds: float, what: str, poll_seconds: float = POLL_SECONDS

@@ -14,7 +14,7 @@ from sluice.tasks.api import Effect, Entity, Event, Topic, Upsert, handles
 from sluice.tasks.apply.row_store import KEY_LOCKS, AbsentKeyLocks
 from sluice.tasks.fold.registry import Registry, collect_modules
 from tests.db.tasks.applying import TOPIC, Bench, create_tables, made, slice_of
-from tests.waiting import WAITING_BACKENDS, wait_until
+from tests.waiting import ADVISORY_LOCKS, WAITING_BACKENDS, wait_until
 
 KEYS = 40_000
 metadata = MetaData()
@@ -57,7 +57,7 @@ def test_an_event_with_very_many_new_keys_is_applied_and_leaves_the_lock_table_a
 
     def take_and_count(self: AbsentKeyLocks, session: Session, table: str, keys: Any) -> None:
         take(self, session, table, keys)
-        held.extend(n for (n,) in bench.look("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+        held.extend(n for (n,) in bench.look(ADVISORY_LOCKS))
         # Another application can connect.
         other = Session(bench.database_url, application_name="another application")
         other.command("SELECT 1")
@@ -119,7 +119,7 @@ def test_many_keys_taken_in_small_numbers_become_one_lock(bench: Bench) -> None:
     with bench.session.transaction():
         for number in range(KEY_LOCKS + 50):
             locks.take(bench.session, "notes", [f"n{number}"])
-        [(held,)] = bench.look("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        [(held,)] = bench.look(ADVISORY_LOCKS)
     assert held <= KEY_LOCKS + 2
 
 
