@@ -119,11 +119,6 @@ class HandlerWatch:
         if self.journal is not None:
             self.journal.end(self.queue)
 
-    def check(self) -> None:
-        """Call it after each step of a handler. Raises HandlerTimedOut if the handler swallowed it."""
-        if self.expired == self.number:
-            raise self._timed_out()
-
     def count_effect(self) -> None:
         """Counts one effect of the run. Raises TooManyEffects."""
         self.effects += 1
@@ -148,9 +143,9 @@ class HandlerWatch:
         self._used += seconds
         if self._used >= limits.seconds:
             self.expired = running
-            raise self._timed_out()
+            raise self.timed_out()
 
-    def _timed_out(self) -> HandlerTimedOut:
+    def timed_out(self) -> HandlerTimedOut:
         return HandlerTimedOut(
             f"{self.handler} was stopped: the handlers of this event ran for {limits.seconds:g} s"
             " (SLUICE_HANDLER_SECONDS); make them faster, or raise the limit"

@@ -1,5 +1,6 @@
 """Generic JSON data to the type a handler declares: exactly that type, or a refusal."""
 
+from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -13,21 +14,41 @@ from sluice.tasks.events.strict_json import DecodeError
 
 def convert_data(data: object, data_type: Any) -> Any:
     """The data as a handler declares it. Raises DecodeError where it is not exactly that."""
-    if type(data) is dict and (data_type is Any or data_type is dict or data_type == JsonObject):
-        return data
-    try:
-        # Keys of JSON objects are always text: str_keys lets them be numbers where the type says so.
-        converted = msgspec.convert(data, data_type, strict=True, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise DecodeError(f"invalid data: {error}") from None
-    if _holds_decimals(data_type):
-        _refuse_floats("$", data, msgspec.to_builtins(converted, builtin_types=(Decimal,), str_keys=True))
-    return converted
+    return _converter(data_type)(data)
 
 
 def own_data(data: JsonObject, data_type: Any) -> Any:
     """As `convert_data`, of a copy: whatever is done to it, `data` stays as it is. Raises DecodeError."""
-    return convert_data(copied_json(data) if _takes_as_it_is(data_type) else data, data_type)
+    return _copier(data_type)(data)
+
+
+@cache
+def _converter(data_type: Any) -> Callable[[object], Any]:
+    takes_every_object = data_type is Any or data_type is dict or data_type == JsonObject
+    holds_decimals = msgspec.inspect.DecimalType in _kinds_in(data_type)
+
+    def convert(data: object) -> Any:
+        if takes_every_object and type(data) is dict:
+            return data
+        try:
+            # Keys of JSON objects are always text: str_keys lets them be numbers where the type says so.
+            converted = msgspec.convert(data, data_type, strict=True, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise DecodeError(f"invalid data: {error}") from None
+        if holds_decimals:
+            _refuse_floats("$", data, msgspec.to_builtins(converted, builtin_types=(Decimal,), str_keys=True))
+        return converted
+
+    return convert
+
+
+@cache
+def _copier(data_type: Any) -> Callable[[JsonObject], Any]:
+    convert = _converter(data_type)
+    # A conversion may keep objects or arrays of its input where any are taken. msgspec makes typed ones anew.
+    if _kinds_in(data_type) & {msgspec.inspect.AnyType, msgspec.inspect.CustomType}:
+        return lambda data: convert(copied_json(data))
+    return convert
 
 
 def copied_json(value: Any) -> Any:
@@ -38,17 +59,6 @@ def copied_json(value: Any) -> Any:
             for name, inner in value.items()
         }
     return [copied_json(inner) for inner in value] if type(value) is list else value
-
-
-@cache
-def _takes_as_it_is(data_type: Any) -> bool:
-    """Whether a conversion may keep objects or arrays of its input. msgspec makes typed ones anew."""
-    return bool(_kinds_in(data_type) & {msgspec.inspect.AnyType, msgspec.inspect.CustomType})
-
-
-@cache
-def _holds_decimals(data_type: Any) -> bool:
-    return msgspec.inspect.DecimalType in _kinds_in(data_type)
 
 
 def _kinds_in(data_type: Any) -> frozenset[type]:

@@ -26,7 +26,6 @@ from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_TEXTS = frozenset({str})
 
 
 def checked_insert(entry: AnyEntry, event: Event[Any], write: Insert) -> Insert:
@@ -98,21 +97,19 @@ def checked_increment(entry: AnyEntry, write: Increment) -> Increment:
 
 def version_number(shape: Shape, version: Any) -> int | None:
     """Returns a version as it is stored: the integer, or microseconds since 1970."""
-    if isinstance(version, Enum):
-        version = version.value
     if version is None:
         return None
-    wanted = int if shape.versions == "integer" else datetime
-    # A subclass of datetime is one; a bool is no version.
-    if type(version) is not wanted and not (wanted is datetime and isinstance(version, datetime)):
+    if type(version) is int and shape.versions == "integer":  # a bool is no version
+        if not -(2**63) <= version < 2**63:
+            raise EffectRefused("the version does not fit 64 bits")
+        return version
+    if isinstance(version, Enum):
+        return version_number(shape, version.value)
+    if not isinstance(version, datetime) or shape.versions != "timestamp":
         raise EffectRefused(f"version {version!r:.80} where {shape.name} has versions={shape.versions!r}")
-    if isinstance(version, datetime):
-        if version.utcoffset() is None:
-            raise EffectRefused(f"version {version!r} has no offset")
-        return (version - _EPOCH) // _MICROSECOND
-    if not -(2**63) <= version < 2**63:
-        raise EffectRefused("the version does not fit 64 bits")
-    return int(version)
+    if version.utcoffset() is None:
+        raise EffectRefused(f"version {version!r} has no offset")
+    return (version - _EPOCH) // _MICROSECOND
 
 
 def _target(
@@ -171,7 +168,10 @@ def _named(table: Table, what: str, values: Any) -> Any:
         raise EffectRefused(
             f"{what} for {table.name} must be a mapping, not {type(values).__name__} {values!r:.80}"
         )
-    if set(map(type, values)) <= _TEXTS:
+    for name in values:
+        if type(name) is not str:
+            break
+    else:
         return values.items()
     named: dict[str, Any] = {}
     for written, value in values.items():

@@ -70,9 +70,9 @@ class HandlerSteps:
 
     def advance(self, answer: object) -> Effect | None:
         """Returns the next effect, checked, or None at the end. See `iter_effects`."""
-        watch, cells = self._watch, self._watch.cells
+        watch = self._watch
+        cells = watch.cells
         refused: EffectRefused | None = None
-        checked: Effect | None = None
         cells[RUNNING] = watch.number
         try:
             if self._steps is None:
@@ -82,17 +82,16 @@ class HandlerSteps:
                 effect = self._steps.send(answer)
             except StopIteration:
                 return None
+            watch.count_effect()
             try:
-                checked = checked_effect(self._entry, self._event, effect)
+                return checked_effect(self._entry, self._event, effect)
             except EffectRefused as error:
                 refused = error
         finally:
             cells[RUNNING] = 0
-            watch.check()
-        if refused is not None:
-            raise EffectRefused(f"{_place(self._steps)}: {refused}")
-        watch.count_effect()
-        return checked
+            if watch.expired == watch.number:
+                raise watch.timed_out()
+        raise EffectRefused(f"{_place(self._steps)}: {refused}")
 
     def close(self) -> None:
         """Ends the handler. Raises what it raises then."""
@@ -103,7 +102,8 @@ class HandlerSteps:
                 self._steps.close()
         finally:
             cells[RUNNING] = 0
-            watch.check()
+            if watch.expired == watch.number:
+                raise watch.timed_out()
 
 
 def end_quietly(steps: Generator[Any, Any, Any] | HandlerSteps) -> None:

@@ -114,10 +114,12 @@ def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:
     return [entry for entry in entries if entry.topics is None or event.topic in entry.topics]
 
 
-def touched_rows(planned: Planned) -> Iterator[tuple[Table, str]]:
+def touched_rows(planned: Planned) -> list[tuple[Table, str]]:
     """Rows that the first runs are known to touch; the fold asks for any others itself."""
+    touched: list[tuple[Table, str]] = []
     for run in planned.runs:
-        yield from _touched(run.effects)
+        _add_touched(run.effects, touched)
+    return touched
 
 
 def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
@@ -147,10 +149,10 @@ def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     return run
 
 
-def _touched(effects: Iterable[Effect]) -> Iterator[tuple[Table, str]]:
+def _add_touched(effects: Iterable[Effect], touched: list[tuple[Table, str]]) -> None:
     for effect in effects:
         if isinstance(effect, Emit | Call):
             continue
-        yield effect.table, cast(str, effect.key)
+        touched.append((effect.table, cast(str, effect.key)))
         if isinstance(effect, Increment):
-            yield from _touched(effect.otherwise)
+            _add_touched(effect.otherwise, touched)

@@ -1,6 +1,7 @@
 """Which names a Kafka topic can have. Pure."""
 
 import re
+from functools import lru_cache
 
 MAX_TOPIC_CHARACTERS = 249
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
@@ -10,6 +11,11 @@ def topic_name_flaw(name: object) -> str | None:
     """Returns why Kafka can hold no topic of this name, None if it can."""
     if not isinstance(name, str):
         return f"the name of a topic must be a text, not {type(name).__name__} {name!r:.80}"
+    return _text_flaw(name)
+
+
+@lru_cache(maxsize=1_000)
+def _text_flaw(name: str) -> str | None:
     if _TOPIC_NAME.fullmatch(name) and len(name) <= MAX_TOPIC_CHARACTERS and name not in {".", ".."}:
         return None
     return (

@@ -66,9 +66,8 @@ def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
     base = row.tombstone if row.values is None else row.version
     if version is None:
         # Every field, also those with a version of their own: later is newer.
-        return WriteResult.APPLIED, Row(
-            {**_counters(shape, row), **fields}, base, row.field_versions, row.inserted_hash, row.tombstone
-        )
+        values = _with_counters(shape, row, fields)
+        return WriteResult.APPLIED, Row(values, base, row.field_versions, row.inserted_hash, row.tombstone)
     if base is not None and version < base:
         return WriteResult.STALE, row
     if version == base and not _last_wins(shape):
@@ -143,22 +142,25 @@ def _check_required(shape: Shape, values: Mapping[str, Any]) -> None:
             raise ValueRefused(f"{shape.name}.{name} must not be null")
 
 
-def _counters(shape: Shape, row: Row) -> Mapping[str, Any]:
-    source = shape.defaults if row.values is None else row.values
-    return {name: source[name] for name in shape.counters}
+def _with_counters(shape: Shape, row: Row, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, and the counters as they are: no other write than an Increment changes them."""
+    values = dict(fields)
+    if shape.counters:
+        source = shape.defaults if row.values is None else row.values
+        values |= {name: source[name] for name in shape.counters}
+    return values
 
 
 def _written(
     shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None, content: UUID | None
 ) -> Row:
     """The row after a whole-row write at `version`: fields that are newer stay, with their versions."""
-    if row.values is None:
-        return Row({**_counters(shape, row), **fields}, version, {}, content, row.tombstone)
-    if not row.field_versions:
-        return Row({**_counters(shape, row), **fields}, version, {}, content, row.tombstone)
+    values = _with_counters(shape, row, fields)
+    if row.values is None or not row.field_versions:
+        return Row(values, version, {}, content, row.tombstone)
     newer = row.field_versions if version is None else _fields_that_stay(shape, row, version)
-    kept = {name: row.values[name] for name in newer}
-    return Row({**_counters(shape, row), **fields, **kept}, version, newer, content, row.tombstone)
+    values |= {name: row.values[name] for name in newer}
+    return Row(values, version, newer, content, row.tombstone)
 
 
 def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int) -> bool:
