@@ -3,11 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from sluice.admin.connection import connected
-from sluice.admin.documents import as_json, documents
-from sluice.cli.printing import AsJson, print_refusal, table_of
+from sluice.admin.documents import documents
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson
+from sluice.cli.tables import table_of
 from sluice.db.admin.audit import read_audits
 
 audit_app = typer.Typer(help="What was decided by hand, by whom, and why.", no_args_is_help=True)
@@ -31,9 +32,10 @@ def ls(
     with connected("sluice audit", report_refusal=print_refusal) as session:
         found = read_audits(session, verb=verb, subject=subject, limit=limit)
     if as_json_:
-        typer.echo(as_json({"audit": documents(found)}))
+        say_document({"audit": documents(found)})
     elif found:
         rows = ((f"{one.at:%F %T} UTC", one.actor, one.verb, one.subject, one.reason) for one in found)
-        Console().print(table_of(("at", "actor", "verb", "subject", "reason"), rows))
+        headings = ("at", "actor", "verb", "subject", "reason")
+        say(table_of(headings, rows, folded=("reason",)))
     else:
-        typer.echo("nothing was decided by hand")
+        say("nothing was decided by hand")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sluice.admin.decisions import OperationRefused
+from sluice.cli.output import ask
 
 
 def _given(reason: str) -> str:
@@ -27,6 +28,5 @@ def require_confirmation(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise OperationRefused(f"{question} There is no terminal to ask at: say --yes if it is meant")
-    # Not on stdout, which may be read as JSON.
-    if not typer.confirm(question, err=True):
+    if not ask(question):
         raise OperationRefused("nothing was changed")

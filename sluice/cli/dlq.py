@@ -4,11 +4,9 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sluice.admin.connection import connected
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.event_lines import letter_line
 from sluice.admin.letters import (
     choose_letters,
@@ -32,7 +30,9 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
-from sluice.cli.printing import AsJson, field_lines, print_refusal, say_age, table_of
+from sluice.cli.output import print_refusal, say, say_document, say_record
+from sluice.cli.printing import AsJson, Full, say_age, say_fields
+from sluice.cli.tables import Table, table_of
 from sluice.db.admin.letters import LetterCount, ListedLetter, count_letters, read_letters
 from sluice.db.records import LetterState, Outcome
 
@@ -61,24 +61,26 @@ def ls(
     following = letters[-1].id if len(letters) == limit else None
     if as_json_:
         shown = {"counts": documents(counts), "letters": documents(letters), "next_after": following}
-        typer.echo(as_json(shown))
+        say_document(shown)
         return
-    console = Console()
     if counts:
-        console.print(count_table(counts), "")
+        say(count_table(counts), "")
     if letters:
-        console.print(letter_table(letters))
+        say(letter_table(letters))
     else:
-        typer.echo(f"no such letter is {state.value}")
+        say(f"no such letter is {state.value}")
     if following is not None:
-        typer.echo(f"\nthere may be more: --after {following}")
+        say("", f"there may be more: --after {following}")
 
 
-def show(number: Id, as_json_: AsJson = False) -> None:
+def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
     """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
     with connected("sluice dlq", report_refusal=print_refusal) as session:
         document = read_letter_document(session, require_letter(session, number))
-    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+    if as_json_:
+        say_document(document)
+    else:
+        say_fields(document, full=full)
 
 
 def export(
@@ -103,7 +105,7 @@ def export(
     chosen = choose_letters(ids, every, filters_of(topic, entity, key, type_, error, state, older_than))
     with connected("sluice dlq", report_refusal=print_refusal) as session:
         for letter in read_all_letters(session, chosen):
-            typer.echo(letter_line(letter))
+            say_record(letter_line(letter))
 
 
 def count_table(counts: Iterable[LetterCount]) -> Table:
@@ -132,6 +134,8 @@ def letter_table(letters: Iterable[ListedLetter]) -> Table:
             )
             for one in letters
         ),
+        folded=("error",),
+        whole="`sluice dlq show ID --full`",
     )
 
 

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.letters import choose_letters, entity_of, place_of, require_letter
 from sluice.admin.redrive import (
     MOST_ENTITIES,
@@ -40,7 +39,9 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
+from sluice.cli.progress import progress_bar
 from sluice.db.admin.letter_details import count_behind
 
 BLOCKED_EXIT_CODE = 1
@@ -89,14 +90,14 @@ def redrive(
                         done.append(one)
             except OperationRefused:
                 # The entities before the failed one are redriven all the same.
-                typer.echo("\n".join(redriven_lines(done)), nl=bool(done), err=as_json_)
+                say(*redriven_lines(done), err=as_json_)
                 raise
     if as_json_:
         document = {"entities": documents(plan.entities), "without_entity": [n for n, _ in plan.keyless]}
         shown = {"dry_run": dry_run} | document
-        typer.echo(as_json(shown | {"redriven": redriven_documents(done)}))
+        say_document(shown | {"redriven": redriven_documents(done)})
     else:
-        typer.echo("\n".join(redriven_lines(done)), nl=bool(done))
+        say(*redriven_lines(done))
     if any(one.blocked_by for one in done):
         raise typer.Exit(BLOCKED_EXIT_CODE)
 
@@ -106,14 +107,12 @@ def _print_plan(plan: RedrivePlan, *, err: bool) -> None:
     lines += [f"{entity}, {number}: dead, names no entity" for number, entity in plan.keyless]
     if plan.is_cut:
         lines.append(f"there may be more than these {MOST_ENTITIES}: run it again afterwards")
-    typer.echo("\n".join(lines or ["no such letter is dead or waiting"]), err=err)
+    say(*(lines or ["no such letter is dead or waiting"]), err=err)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    columns = (TextColumn("redriven"), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("redriven", MofNCompleteColumn()) as progress:
         task = progress.add_task("", total=total)
         yield lambda letters: progress.advance(task, letters)
 
@@ -143,11 +142,11 @@ def drop(
             done = drop_and_redrive(session, redriver, letter, decision, no_redrive=no_redrive)
     if as_json_:
         shown = {"dry_run": dry_run, "dropped": number, "behind": behind}
-        typer.echo(as_json(shown | {"redriven": redriven_documents(done)}))
+        say_document(shown | {"redriven": redriven_documents(done)})
     else:
         would = "would be" if dry_run else "is"
-        typer.echo(f"{number} {would} dropped: {place_of(letter)}, {behind} behind it")
-        typer.echo("\n".join(redriven_lines(done)), nl=bool(done))
+        say(f"{number} {would} dropped: {place_of(letter)}, {behind} behind it")
+        say(*redriven_lines(done))
     if any(one.blocked_by for one in done):
         raise typer.Exit(BLOCKED_EXIT_CODE)
 
@@ -169,15 +168,15 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
     left = [letter for letter in letters if letter.id not in resolved]
     if as_json_:
         shown = {"dry_run": dry_run, "resolved": sorted(resolved), "left": [letter.id for letter in left]}
-        typer.echo(as_json(shown))
+        say_document(shown)
     else:
         would = "would be" if dry_run else "is"
         for letter in letters:
             if letter.id in resolved:
-                typer.echo(f"{letter.id} {would} resolved: {place_of(letter)} of {entity_of(letter)}")
+                say(f"{letter.id} {would} resolved: {place_of(letter)} of {entity_of(letter)}")
             else:
                 why = MOVED if is_conflict(letter) else f"no open conflict, but {letter.state}"
-                typer.echo(f"{letter.id}, left as it is: {why}")
+                say(f"{letter.id}, left as it is: {why}")
     if left:
         raise typer.Exit(LEFT_EXIT_CODE)
 

@@ -1,6 +1,5 @@
 """`sluice doctor`: the command."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from sluice.admin.connection import read_environment
 from sluice.admin.doctor.facts import Facts, Finding, Severity
 from sluice.admin.doctor.facts_reading import read_facts
 from sluice.admin.doctor.rules import find_problems
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson, finding_document, finding_lines
 from sluice.db.admin.doctor_facts import EventsWithoutId
 
@@ -31,9 +31,9 @@ def doctor(as_json: AsJson = False) -> None:
     facts = read_facts(settings, urls, registry)
     findings = find_problems(facts)
     if as_json:
-        typer.echo(json.dumps(as_document(facts, findings)))
+        say_document(as_document(facts, findings))
     else:
-        typer.echo("\n".join(as_lines(facts, findings)))
+        say(*as_lines(facts, findings))
     if any(finding.severity is Severity.ERROR for finding in findings):
         raise typer.Exit(1)
 
@@ -54,7 +54,7 @@ def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
 
 def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
     """For people."""
-    lines = [finding_lines(finding) for finding in findings]
+    lines = [line for finding in findings for line in finding_lines(finding)]
     for name, topic in sorted(facts.kafka.topics.items() if facts.kafka else ()):
         insync = UNKNOWN if topic.min_insync_replicas is None else topic.min_insync_replicas
         lines.append(

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sluice.admin.connection import connected, read_environment
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.effects import read_reasons_to_wait, require_call
 from sluice.cli.effects_change import pause, reconcile, resume, retry, settle
-from sluice.cli.printing import AsJson, field_lines, print_refusal, read_age, say_age, table_of
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson, Full, read_age, say_age, say_fields
+from sluice.cli.tables import Table, table_of
 from sluice.db.admin.call_admin import (
     CallConflict,
     Chosen,
@@ -54,36 +54,39 @@ def ls(
     following = calls[-1].id if len(calls) == limit else None
     if as_json_:
         shown = {"paused": paused, "counts": count_documents(counts), "calls": documents(calls)}
-        typer.echo(as_json(shown | {"next_after": following}))
+        say_document(shown | {"next_after": following})
         return
     if paused is not None:
-        typer.echo(f"all calls are paused: {paused}\n")
+        say(f"all calls are paused: {paused}", "")
     if not counts:
-        typer.echo("no such call")
+        say("no such call")
         return
-    Console().print(count_table(counts), "", call_table(calls))
+    say(count_table(counts), "", call_table(calls))
     if following is not None:
-        typer.echo(f"\nthere may be more: --after {following}")
+        say("", f"there may be more: --after {following}")
 
 
-def show(key: Key, as_json_: AsJson = False) -> None:
+def show(key: Key, full: Full = False, as_json_: AsJson = False) -> None:
     """Show one call whole, and if it is pending, what it waits for."""
     registry = read_environment().registry
     with connected("sluice effects", report_refusal=print_refusal) as session:
         call = require_call(session, key)
         waits_for = read_reasons_to_wait(session, registry, call)
     document = call._asdict() | {"waits_for": waits_for}
-    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+    if as_json_:
+        say_document(document)
+    else:
+        say_fields(document, full=full)
 
 
 def _ls_conflicts(session: Session, effect: str | None, after: int, limit: int, *, as_json_: bool) -> None:
     found = read_call_conflicts(session, effect, after=after, limit=limit)
     if as_json_:
-        typer.echo(as_json({"conflicts": documents(found)}))
+        say_document({"conflicts": documents(found)})
     elif found:
-        Console().print(conflict_table(found))
+        say(conflict_table(found))
     else:
-        typer.echo("no key was taken with other args")
+        say("no key was taken with other args")
 
 
 def count_documents(counts: Iterable[tuple[str, str, int]]) -> list[dict[str, Any]]:
@@ -120,6 +123,8 @@ def call_table(calls: Iterable[ListedCall]) -> Table:
             )
             for one in calls
         ),
+        folded=("error",),
+        whole="`sluice effects show KEY --full`",
     )
 
 
@@ -128,6 +133,7 @@ def conflict_table(conflicts: Iterable[CallConflict]) -> Table:
     return table_of(
         ("id", "key", "not called with", "called with", "state"),
         ((one.id, one.effect_key, one.args, one.made_args, one.state) for one in conflicts),
+        folded=("not called with", "called with"),
     )
 
 

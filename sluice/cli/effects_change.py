@@ -8,7 +8,6 @@ import typer
 
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused, decide
-from sluice.admin.documents import as_json
 from sluice.admin.effects import (
     CallChange,
     reconcile_call,
@@ -20,6 +19,7 @@ from sluice.admin.effects import (
 )
 from sluice.admin.pause import pause_calls, resume_calls
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.db.admin.call_admin import Chosen
 from sluice.db.delivery.switches import read_switch
@@ -145,9 +145,9 @@ def _read_response(text: str) -> str:
 
 def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> None:
     if as_json_:
-        typer.echo(as_json(change_document(changes, dry_run=dry_run)))
+        say_document(change_document(changes, dry_run=dry_run))
     else:
-        typer.echo("\n".join(change_lines(changes, dry_run=dry_run)) or "no such call")
+        say(*(change_lines(changes, dry_run=dry_run) or ["no such call"]))
     if any(change.after is None for change in changes):
         raise typer.Exit(LEFT_EXIT_CODE)
 
@@ -169,12 +169,12 @@ def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
         changed = turn(session, decision, dry_run=dry_run)
         paused = read_switch(session, EFFECTS_PAUSED)
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "changed": changed, "paused": paused}))
+        say_document({"dry_run": dry_run, "changed": changed, "paused": paused})
     elif not changed:
-        typer.echo(f"calls are paused already: {paused}" if pausing else "calls are not paused")
+        say(f"calls are paused already: {paused}" if pausing else "calls are not paused")
     else:
         would = "would be" if dry_run else "are"
-        typer.echo(f"all calls {would} paused: {reason}" if pausing else f"calls {would} resumed")
+        say(f"all calls {would} paused: {reason}" if pausing else f"calls {would} resumed")
 
 
 def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:

@@ -1,6 +1,5 @@
 """`sluice init`: the command around `admin/init.py`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
@@ -14,6 +13,7 @@ from sluice.admin.init import DEFAULT_PARTITIONS, Initialised, initialise
 from sluice.admin.init_original import QUESTION, make_original
 from sluice.admin.installation import CHANGES, Change, Changed
 from sluice.cli.confirmation import Yes, require_confirmation
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson, finding_document, finding_lines
 from sluice.db.connection import Session
 from sluice.runtime.settings import Settings
@@ -99,7 +99,7 @@ def init(
         assert change is not None
         changed = CHANGES[change](session, name, decide(f"init {change.value}", reason))
         # At once, since what follows needs Kafka and may fail. Beside a JSON document on stderr.
-        typer.echo("\n".join(change_lines(changed)), err=as_json)
+        say(*change_lines(changed), err=as_json)
         return changed
 
     made = initialise(
@@ -113,9 +113,9 @@ def init(
     declared = {entity.name: entity.shards for entity in registry.entities.values()}
     if as_json:
         findings = [finding_document(finding) for finding in made.findings]
-        typer.echo(json.dumps(asdict(made) | {"declared_shards": declared, "findings": findings}))
+        say_document(asdict(made) | {"declared_shards": declared, "findings": findings})
     else:
-        typer.echo("\n".join([*describe(made, declared), *map(finding_lines, made.findings)]))
+        say(*describe(made, declared), *(line for one in made.findings for line in finding_lines(one)))
     if any(finding.severity is Severity.ERROR for finding in made.findings):
         raise typer.Exit(1)
 
@@ -147,10 +147,10 @@ def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bo
     require_confirmation(QUESTION, yes=yes)
     raised = make_original(settings, decide(f"init {Change.ORIGINAL.value}", reason))
     if as_json:
-        typer.echo(json.dumps(raised._asdict()))
+        say_document(raised._asdict())
         return
-    typer.echo(f"rank of this database: {raised.after}, before {raised.before}")
-    typer.echo(
+    say(f"rank of this database: {raised.after}, before {raised.before}")
+    say(
         f"bridges of other databases: {raised.foreign_writers}; they stop within a minute once a bridge of"
         " this database runs. Stop their workers and beats yourself."
     )

@@ -11,7 +11,9 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
 
 from sluice import __version__
+from sluice.cli.output import replace_unencodable, say
 from sluice.runtime.fault_points import faults
+from sluice.runtime.terminal_text import shown
 
 FAILED_EXIT_CODE = 2
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
@@ -62,12 +64,29 @@ class Commands(TyperGroup):
         command.name = cmd_name
         return command
 
+    def main(self, *words: Any, **options: Any) -> Any:
+        """Runs the command line, which may also print help or a usage error."""
+        replace_unencodable()
+        return super().main(*words, **options)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses an argument that no service could take."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise typer.BadParameter(f"argument {shown(word)} is not UTF-8") from None
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         try:
             return super().invoke(ctx)
-        except (Exit, Abort, TyperException):
-            raise  # how a command ends, or that it was not understood
+        except (Exit, Abort):
+            raise  # how a command ends
+        except TyperException as error:  # it was not understood
+            error.message = shown(error.message)
+            raise
         except Exception as error:
             sentence = _sentence(error)
             if sentence is None:
@@ -87,7 +106,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sluice {__version__}")
+        say(f"sluice {__version__}")
         raise typer.Exit
 
 
@@ -144,7 +163,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _fail(text: str) -> NoReturn:
-    typer.echo(f"sluice: {text}", err=True)
+    say(f"sluice: {text}", err=True)
     raise typer.Exit(FAILED_EXIT_CODE)
 
 

@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.outbox import (
     drop_all,
     drop_event,
@@ -20,7 +18,9 @@ from sluice.admin.outbox import (
     retry_one,
 )
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson, field_lines, print_refusal, say_age, table_of
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson, Full, say_age, say_fields
+from sluice.cli.tables import Table, table_of
 from sluice.db.admin.outbox_admin import (
     QueueWaiting,
     RefusedRecord,
@@ -55,25 +55,27 @@ def ls(
         records = read_refused(session, topic, limit=limit)
     if as_json_:
         shown = {"refused": documents(records)} | ({} if refused else {"waiting": documents(queues)})
-        typer.echo(as_json(shown))
+        say_document(shown)
         return
-    console = Console()
     if queues:
-        console.print(waiting_table(queues), "")
+        say(waiting_table(queues), "")
     elif not refused:
-        typer.echo("nothing waits")
+        say("nothing waits")
     if records:
-        console.print(refused_table(records))
+        say(refused_table(records))
     else:
-        typer.echo("no record is refused")
+        say("no record is refused")
 
 
 @outbox_app.command()
-def show(queue: Queue, number: Number, as_json_: AsJson = False) -> None:
+def show(queue: Queue, number: Number, full: Full = False, as_json_: AsJson = False) -> None:
     """Show one outgoing event whole: headers, payload, and why it is refused if it is."""
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         document = event_document(require_event(session, queue, number))
-    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+    if as_json_:
+        say_document(document)
+    else:
+        say_fields(document, full=full)
 
 
 @outbox_app.command()
@@ -95,13 +97,13 @@ def retry(
         else:
             tried = retry_all(session, topic, decide("outbox retry", reason), dry_run=dry_run)
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "retried": documents(tried)}))
+        say_document({"dry_run": dry_run, "retried": documents(tried)})
         return
     for one in tried:
         verb = "would be tried" if dry_run else "is tried"
-        typer.echo(f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again: was {one.error}")
+        say(f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again: was {one.error}")
     if not tried:
-        typer.echo("no record is refused")
+        say("no record is refused")
 
 
 @outbox_app.command()
@@ -138,9 +140,9 @@ def drop(
             )
             drop_event(session, event, decide("outbox drop", reason), even_if_waiting=even_if_waiting)
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "dropped": event_document(event)}))
+        say_document({"dry_run": dry_run, "dropped": event_document(event)})
     else:
-        typer.echo(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")
+        say(f"{queue} {number} {'would be' if dry_run else 'is'} dropped: event {event.event_id}")
 
 
 def _drop_all(topic: str | None, reason: str, *, yes: bool, dry_run: bool, as_json_: bool) -> None:
@@ -150,9 +152,9 @@ def _drop_all(topic: str | None, reason: str, *, yes: bool, dry_run: bool, as_js
             require_confirmation(f"{dropped} refused events will never be sent.", yes=yes)
             dropped = drop_all(session, topic, decide("outbox drop", reason))
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "dropped_events": dropped}))
+        say_document({"dry_run": dry_run, "dropped_events": dropped})
     else:
-        typer.echo(f"{dropped} refused events {'would be' if dry_run else 'are'} dropped")
+        say(f"{dropped} refused events {'would be' if dry_run else 'are'} dropped")
 
 
 def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
@@ -171,4 +173,6 @@ def refused_table(records: Iterable[RefusedRecord]) -> Table:
             (one.queue, one.id, one.topic, one.key, say_age(one.refused_seconds), one.behind, one.error)
             for one in records
         ),
+        folded=("error",),
+        whole="`sluice outbox show QUEUE ID --full`",
     )

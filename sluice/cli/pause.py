@@ -7,7 +7,6 @@ import typer
 
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused, decide
-from sluice.admin.documents import as_json
 from sluice.admin.pause import (
     Resumed,
     park_by_hand,
@@ -19,6 +18,7 @@ from sluice.admin.pause import (
 )
 from sluice.admin.redrive import make_redriver
 from sluice.cli.confirmation import DryRun, Reason
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.db.apply.dead_letters import load_parked
 from sluice.db.connection import BATCH_PLANS
@@ -59,11 +59,11 @@ def pause(
             assert key is not None
             fresh = park_by_hand(session, entity, key, decision, dry_run=dry_run)
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "paused": name, "changed": fresh}))
+        say_document({"dry_run": dry_run, "paused": name, "changed": fresh})
     elif fresh:
-        typer.echo(f"{name} {'would be' if dry_run else 'is'} paused: {reason}")
+        say(f"{name} {'would be' if dry_run else 'is'} paused: {reason}")
     else:
-        typer.echo(f"{name} is paused already")
+        say(f"{name} is paused already")
 
 
 def resume(
@@ -95,9 +95,9 @@ def resume(
                 resumed = resume_entity(session, redriver, entity, key, decision)
     if as_json_:
         applied = None if resumed is None else asdict(resumed)
-        typer.echo(as_json({"dry_run": dry_run, "resumed": name, "changed": fresh, "redriven": applied}))
+        say_document({"dry_run": dry_run, "resumed": name, "changed": fresh, "redriven": applied})
     else:
-        typer.echo(_said(name, fresh, resumed, dry_run=dry_run))
+        say(_said(name, fresh, resumed, dry_run=dry_run))
     if resumed is not None and not resumed.unparked:
         raise typer.Exit(BLOCKED_EXIT_CODE)
 

@@ -1,38 +1,49 @@
-"""How commands print values and read them: JSON, lines, tables, and ages such as 90s, 10m, 2h or 3d."""
+"""How commands print documents and findings, and ages such as 90s, 10m, 2h or 3d, which they also read."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from sluice.admin.doctor.facts import Finding
 from sluice.admin.documents import as_json
+from sluice.cli.output import say
+from sluice.runtime.terminal_text import shown_json
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
-def field_lines(document: Mapping[str, Any]) -> list[str]:
-    """A document as one line a field, those that are empty left out."""
-    return [
-        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else as_json(value)}"
-        for name, value in document.items()
-        if value not in (None, [])
-    ]
+Full = Annotated[bool, typer.Option("--full", help="Print long values whole.")]
+MOST_CHARACTERS = 4_000  # of a field
 
 
-def table_of(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose cells are folded, never cut; "-" stands for what is not there."""
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    return table
+def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
+    """Returns a document as one line per field, those that are empty left out.
+
+    A text of several lines follows its name, indented. Unless `full`, a long value is cut.
+    """
+    lines = []
+    for name, value in document.items():
+        if value in (None, []):
+            continue
+        text = value if isinstance(value, str) else shown_json(as_json(value))
+        left = len(text) - MOST_CHARACTERS
+        if left > 0 and not full:
+            text = f"{text[:MOST_CHARACTERS]}… ({left:,} characters more: --full prints them)"
+        first, *others = text.split("\n")
+        title = f"{name.replace('_', ' ')}: "
+        block = [f"    {line}" for line in (first, *others)]
+        lines += [title.rstrip(), *block] if others else [title + first]
+    return lines
+
+
+def say_fields(document: Mapping[str, Any], *, full: bool) -> None:
+    """Prints a document for people."""
+    say(*field_lines(document, full=full))
 
 
 def read_age(text: str) -> float:
@@ -51,14 +62,9 @@ def say_age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
-def print_refusal(refusal: str) -> None:
-    """Reports why only commands that read, as this one does, work with this database."""
-    typer.echo(f"sluice: {refusal}. Until then no command changes anything here; this one reads", err=True)
-
-
-def finding_lines(finding: Finding) -> str:
+def finding_lines(finding: Finding) -> list[str]:
     """A finding for people."""
-    return f"{finding.severity.value}: {finding.problem}\n    {finding.advice}"
+    return [f"{finding.severity.value}: {finding.problem}", f"    {finding.advice}"]
 
 
 def finding_document(finding: Finding) -> dict[str, str]:

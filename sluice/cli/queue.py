@@ -3,14 +3,15 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import decide
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.pause import resume_halted
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson, print_refusal, table_of
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson
+from sluice.cli.tables import table_of
 from sluice.db.admin.queue_admin import ListedQueue, read_queues
 
 queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
@@ -25,13 +26,13 @@ def ls(
     with connected("sluice queue", report_refusal=print_refusal) as session:
         found = [queue for queue in read_queues(session) if queue.halted_reason or not halted]
     if as_json_:
-        typer.echo(as_json(documents(found)))
+        say_document(documents(found))
         return
     if not found:
-        typer.echo("no queue is halted" if halted else "no queue has a row: run `sluice init`")
+        say("no queue is halted" if halted else "no queue has a row: run `sluice init`")
         return
     headings = ("queue", "halted", "since", "died", "of the last", "deaths accepted")
-    Console().print(table_of(headings, [_cells(queue) for queue in found]))
+    say(table_of(headings, [_cells(queue) for queue in found], folded=("halted",)))
 
 
 @queue_app.command()
@@ -64,7 +65,10 @@ def resume(
     document = before._asdict() | {"accepts": accept_deaths, "dry_run": dry_run}
     verb = "would go on" if dry_run else "goes on"
     was = before.halted_reason or "it was not halted"
-    typer.echo(as_json(document) if as_json_ else f"{queue} {verb} ({was}); deaths accepted: {accept_deaths}")
+    if as_json_:
+        say_document(document)
+    else:
+        say(f"{queue} {verb} ({was}); deaths accepted: {accept_deaths}")
 
 
 def _cells(queue: ListedQueue) -> tuple[object, ...]:

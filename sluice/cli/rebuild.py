@@ -3,18 +3,18 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import decide
-from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import until_possible
 from sluice.admin.rebuild import report as reporting
 from sluice.admin.rebuild.rebuild_plan import make_plan, require_declared
 from sluice.admin.rebuild.rebuild_progress import generation_document
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson, print_refusal
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson
+from sluice.cli.progress import progress_bar
 from sluice.cli.rebuild_change import cancel, checkpoint, drop, pause, resume, start, swap
 from sluice.cli.rebuild_options import (
     DEFAULT_PATIENCE_SECONDS,
@@ -32,8 +32,6 @@ from sluice.db.projections.generation_tables import read_table
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.tasks.fold.registry import Registry
 
-WIDTH = 160  # of tables that have no room in 80 columns
-
 
 def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: AsJson = False) -> None:
     """Say what a rebuild would read, how much it is, and what stands in its way. Changes nothing.
@@ -44,9 +42,9 @@ def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: As
     with connected("sluice rebuild", report_refusal=print_refusal) as session:
         found = make_plan(session, registry, urls, projection, checkpoint)
     if as_json_:
-        typer.echo(as_json(plan_document(found)))
+        say_document(plan_document(found))
     else:
-        Console(width=WIDTH).print(*plan_lines(found), sep="\n")
+        say(*plan_lines(found))
     if found.refusals:
         raise typer.Exit(1)
 
@@ -62,9 +60,9 @@ def status(
         found = [generation_document(session, one) for one in read_generations(session, projection)]
         checkpoints = read_checkpoints(session, projection)
     if as_json_:
-        typer.echo(as_json(found))
+        say_document(found)
     else:
-        Console(width=WIDTH).print(*status_lines(found, checkpoints), sep="\n")
+        say(*status_lines(found, checkpoints))
 
 
 def diff(
@@ -84,9 +82,9 @@ def diff(
         found = reporting.require_comparable(session, projection, generation, verb="compared")
         report = until_possible(lambda: _compare(session, registry, found), patience, waiting=report_waiting)
     if as_json_:
-        typer.echo(as_json(report_document(report)))
+        say_document(report_document(report))
     else:
-        Console(width=WIDTH).print(*report_lines(report), sep="\n")
+        say(*report_lines(report))
 
 
 def approve(
@@ -106,16 +104,15 @@ def approve(
             require_confirmation(f"{said}; that is wanted.", yes=yes)
             reporting.approve(session, report, decide("rebuild approve", reason))
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "report": report.id, "differing": report.differing}))
+        say_document({"dry_run": dry_run, "report": report.id, "differing": report.differing})
     else:
-        typer.echo(f"{said}; {'it would be' if dry_run else 'it is'} approved")
+        say(f"{said}; {'it would be' if dry_run else 'it is'} approved")
 
 
 def _compare(session: Session, registry: Registry, found: Generation) -> Report:
     rows = read_table(session, found.table).estimated_rows
-    console = Console(stderr=True)
-    columns = (TextColumn("rows compared"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with progress_bar("rows compared", *columns) as progress:
         bar = progress.add_task("", total=rows or None)
 
         def show(so_far: Comparison) -> None:

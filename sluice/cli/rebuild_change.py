@@ -4,12 +4,10 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import OperationRefused, decide
-from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import until_possible
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
@@ -17,7 +15,9 @@ from sluice.admin.rebuild.rebuild_plan import make_plan
 from sluice.admin.rebuild.rebuild_progress import follow
 from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
+from sluice.cli.progress import progress_bar
 from sluice.cli.rebuild_options import (
     DEFAULT_PATIENCE_SECONDS,
     FromCheckpoint,
@@ -78,42 +78,34 @@ def start(
                 with reaching_services():
                     generation_changes.call_workers(session, settings, projection, number)
             except ServiceFailed as failed:
-                typer.echo(f"beat calls the rebuild workers later: {failed}", err=True)
+                say(f"beat calls the rebuild workers later: {failed}", err=True)
         records = f"{plan.records:,} records"
         if number is None:
             text = f"{projection} would get a generation of revision {plan.revision}: {records}"
         else:
             text = f"generation {number} of {projection} is building: {records} to read"
-        typer.echo(text, err=as_json_)
+        say(text, err=as_json_)
         if number is not None and wait:
             _show_progress(session, projection, number)
-            typer.echo(f"generation {number} is ready: `sluice rebuild diff {projection}`", err=as_json_)
+            say(f"generation {number} is ready: `sluice rebuild diff {projection}`", err=as_json_)
     if as_json_:
         document = {"dry_run": dry_run, "projection": projection, "generation": number}
-        typer.echo(
-            as_json(document | {"revision": plan.revision, "records": plan.records, "from": checkpoint})
-        )
+        document |= {"revision": plan.revision, "records": plan.records, "from": checkpoint}
+        say_document(document)
 
 
 def _show_progress(session: Session, projection: str, generation: int) -> None:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} events/s"),
-        TimeRemainingColumn(),
-    )
+    columns = (BarColumn(), MofNCompleteColumn(), "{task.fields[rate]} events/s", TimeRemainingColumn())
     name = f"{projection}, generation {generation}"
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("{task.description}", *columns) as progress:
         bar = progress.add_task(name, total=None, rate="-")
         printed_at = float("-inf")
         for moved in follow(session, projection, generation):
             done, total, rate = moved.reached.done, moved.reached.total, f"{moved.events_per_second:,.0f}"
             progress.update(bar, completed=done, total=total, rate=rate)
-            if not console.is_terminal and time.monotonic() - printed_at >= LINE_SECONDS:
+            if progress.disable and time.monotonic() - printed_at >= LINE_SECONDS:
                 printed_at = time.monotonic()
-                typer.echo(f"{name}: {done:,} of {total:,}, {rate} events/s", err=True)
+                say(f"{name}: {done:,} of {total:,}, {rate} events/s", err=True)
 
 
 def pause(
@@ -157,14 +149,14 @@ def _set_pace(
             generation_changes.set_pace(session, found, paused=paused, rate=kept, decision=decision)
     if as_json_:
         document = {"dry_run": dry_run, "projection": projection, "generation": found.generation}
-        typer.echo(as_json(document | {"paused": paused, "rate": rate}))
+        say_document(document | {"paused": paused, "rate": rate})
     else:
         would = "would " if dry_run else ""
         how = f" at {rate:,} events a second" if rate else ""
         verb = (
             ("stand still" if dry_run else "stands still") if paused else ("go on" if dry_run else "goes on")
         )
-        typer.echo(f"the rebuild of generation {found.generation} of {projection} {would}{verb}{how}")
+        say(f"the rebuild of generation {found.generation} of {projection} {would}{verb}{how}")
 
 
 def swap(
@@ -198,12 +190,10 @@ def swap(
             )
     if as_json_:
         document = {"dry_run": dry_run, "projection": projection, "from": before, "to": found.generation}
-        typer.echo(as_json(document))
+        say_document(document)
     else:
         would = "would see" if dry_run else "see"
-        typer.echo(
-            f"readers of {projection} {would} generation {found.generation}; {before} is kept up with it"
-        )
+        say(f"readers of {projection} {would} generation {found.generation}; {before} is kept up with it")
 
 
 def drop(
@@ -253,9 +243,9 @@ def _end(
                 waiting=report_waiting,
             )
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "projection": projection, "generation": found.generation}))
+        say_document({"dry_run": dry_run, "projection": projection, "generation": found.generation})
     else:
-        typer.echo(f"{said}: {'would be ' if dry_run else ''}dropped")
+        say(f"{said}: {'would be ' if dry_run else ''}dropped")
 
 
 def checkpoint(
@@ -281,7 +271,7 @@ def checkpoint(
         elif not dry_run:
             make_checkpoint(session, projection, name, decide("rebuild checkpoint", reason))
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "projection": projection, "checkpoint": name, "drop": drop}))
+        say_document({"dry_run": dry_run, "projection": projection, "checkpoint": name, "drop": drop})
     else:
         verb = "dropped" if drop else "kept"
-        typer.echo(f"checkpoint {name} of {projection}: {'would be ' if dry_run else ''}{verb}")
+        say(f"checkpoint {name} of {projection}: {'would be ' if dry_run else ''}{verb}")

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sluice.cli.output import say
+
 Projection = Annotated[str, typer.Argument(metavar="NAME", help="A projection.")]
 Number = Annotated[
     int | None, typer.Option("--generation", metavar="N", help="Required if several generations qualify.")
@@ -20,4 +22,4 @@ DEFAULT_PATIENCE_SECONDS = 30.0
 
 def report_waiting(reason: str) -> None:
     """Prints why an operation waits; to stderr, since stdout may be read as JSON."""
-    typer.echo(f"waiting: {reason}", err=True)
+    say(f"waiting: {reason}", err=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sluice.admin.rebuild.rebuild_plan import Plan
-from sluice.cli.printing import table_of
+from sluice.cli.tables import table_of
 from sluice.db.projections.checkpoints import Checkpoint
 from sluice.db.projections.comparison import KINDS, Report
 

@@ -5,8 +5,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import decide
@@ -20,7 +18,9 @@ from sluice.admin.redis_keys import (
     require_cleanable,
 )
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
-from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson, say_age
+from sluice.cli.tables import Table, table_of
 from sluice.db.admin.audit import insert_audits
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.living_processes import read_living
@@ -49,11 +49,11 @@ def ls(as_json_: AsJson = False) -> None:
     with open_redis(read_addresses(read_settings()).redis_url) as client:
         found = read_prefixes(client)
     if as_json_:
-        typer.echo(as_json([asdict(one) | {"is_own": own is not None and one.group == own} for one in found]))
+        say_document([asdict(one) | {"is_own": own is not None and one.group == own} for one in found])
     elif not found:
-        typer.echo("this Redis database has no keys")
+        say("this Redis database has no keys")
     else:
-        Console().print(prefix_table(found, own))
+        say(prefix_table(found, own))
 
 
 @redis_app.command()
@@ -81,11 +81,11 @@ def clean(
                     insert_audits(session, decide("redis clean", reason), [subject])
                 left = delete_prefix(client, group, deleted=lambda gone: _report(gone, found.keys))
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "found": asdict(found), "keys_left": left.keys}))
+        say_document({"dry_run": dry_run, "found": asdict(found), "keys_left": left.keys})
     elif dry_run or not found.keys:
-        typer.echo(f"{_described(found)} would be deleted")
+        say(f"{_described(found)} would be deleted")
     else:
-        typer.echo(f"{group}: {found.keys} keys deleted, {left.keys} left")
+        say(f"{group}: {found.keys} keys deleted, {left.keys} left")
 
 
 def prefix_table(found: Iterable[PrefixUse], own: str | None) -> Table:
@@ -112,4 +112,4 @@ def _described(use: PrefixUse) -> str:
 
 def _report(gone: int, total: int) -> None:
     # Not on stdout, which may be read as JSON.
-    typer.echo(f"{gone} of {total} keys deleted", err=True)
+    say(f"{gone} of {total} keys deleted", err=True)

@@ -8,10 +8,10 @@ import typer
 from sluice.admin.accept import Acceptance, PartitionChange, accept_topic, plan_accept
 from sluice.admin.connection import connected
 from sluice.admin.decisions import decide
-from sluice.admin.documents import as_json
 from sluice.admin.reshard import Resharded, is_settled, read_reshard_plan, unsettled_text
 from sluice.admin.reshard import reshard as reshard_when_settled
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.db.admin.rerouting import Unsettled
 from sluice.runtime.service_urls import read_addresses
@@ -35,19 +35,19 @@ def accept(
         plan = plan_accept(session, servers, topic)
         found = plan.acceptance
         if not as_json_:
-            typer.echo("\n".join(acceptance_lines(found)))
+            say(*acceptance_lines(found))
         if plan.failing and not as_json_:
             names = ", ".join(f"generation {one.generation} of {one.projection}" for one in plan.failing)
-            typer.echo(f"can no longer be compared or come back, and is failed then: {names}")
+            say(f"can no longer be compared or come back, and is failed then: {names}")
         epoch = None
         if not dry_run:
             require_confirmation(f"Topic {topic} will be read from its log's beginning.", yes=yes)
             decision = decide("accept", reason)
             found, epoch = accept_topic(session, topic, plan.before, plan.wanted, plan.logs, decision)
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, "epoch": epoch, **found.document()}))
+        say_document({"dry_run": dry_run, "epoch": epoch, **found.document()})
     elif not dry_run:
-        typer.echo(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
+        say(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
 
 
 def acceptance_lines(found: Acceptance) -> list[str]:
@@ -117,13 +117,13 @@ def reshard(
                 decide("reshard", reason),
                 force=force,
                 patience_seconds=patience,
-                waiting=lambda reason: typer.echo(f"waiting: {reason}", err=True),
-                warn=lambda sentence: typer.echo(f"sluice: {sentence}", err=True),
+                waiting=lambda reason: say(f"waiting: {reason}", err=True),
+                warn=lambda sentence: say(f"sluice: {sentence}", err=True),
             )
     if as_json_:
-        typer.echo(as_json({"dry_run": dry_run, **asdict(done), "unsettled": unsettled._asdict()}))
+        say_document({"dry_run": dry_run, **asdict(done), "unsettled": unsettled._asdict()})
     else:
-        typer.echo("\n".join(_reshard_lines(done, unsettled, dry_run=dry_run)))
+        say(*_reshard_lines(done, unsettled, dry_run=dry_run))
 
 
 def _question(plan: Resharded, unsettled: Unsettled, *, force: bool) -> str:

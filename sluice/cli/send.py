@@ -1,6 +1,5 @@
 """`sluice send`: sends events to Kafka from a file or a pipe."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn
 
 from sluice.admin.event_lines import Outgoing, SendRefused, parse_lines
 from sluice.admin.sender import Sender, read_topics
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
+from sluice.cli.progress import progress_bar
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 
@@ -54,9 +54,7 @@ def send(
 def _send(
     servers: str, records: Iterable[Outgoing], *, total: int | None, per_second: float | None, as_json: bool
 ) -> None:
-    console = Console(stderr=True)
-    columns = (TextColumn("sent"), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar("sent", MofNCompleteColumn()) as progress:
         task = progress.add_task("", total=total)
         sender = Sender(servers, sent_one=lambda: progress.advance(task))
         try:
@@ -65,10 +63,10 @@ def _send(
             sender.close()
     topics = dict(sorted(sender.acknowledged.items()))
     if as_json:
-        typer.echo(json.dumps({"acknowledged": sum(topics.values()), "topics": topics}))
+        say_document({"acknowledged": sum(topics.values()), "topics": topics})
     else:
         where = ", ".join(f"{number} to {topic}" for topic, number in topics.items())
-        typer.echo(f"{sum(topics.values())} events acknowledged" + (f": {where}" if where else ""))
+        say(f"{sum(topics.values())} events acknowledged" + (f": {where}" if where else ""))
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import typer
 
 from sluice.admin.connection import connected, read_environment
 from sluice.admin.decisions import decide
-from sluice.admin.documents import as_json
 from sluice.admin.skip import SkipPlan, plan_skip
 from sluice.admin.skip import skip as skip_records
 from sluice.admin.trace import parse_place
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 
 
@@ -40,16 +40,16 @@ def skip(
             where,
             with_kafka_python=settings.kafka_client == "kafka-python",
         )
-        typer.echo("\n".join(skip_lines(plan)), err=as_json_)
+        say(*skip_lines(plan), err=as_json_)
         if not dry_run:
             require_confirmation(f"{plan.records.records} records are skipped.", yes=yes)
             skip_records(session, plan, decide("skip", reason))
     if as_json_:
         topic, partition = plan.place
         document = {"topic": topic, "partition": partition, **plan.records._asdict(), "problem": plan.problem}
-        typer.echo(as_json({"dry_run": dry_run, **document}))
+        say_document({"dry_run": dry_run, **document})
     elif not dry_run:
-        typer.echo("skipped: the bridge goes on within seconds")
+        say("skipped: the bridge goes on within seconds")
 
 
 def skip_lines(plan: SkipPlan) -> list[str]:

@@ -1,6 +1,5 @@
 """`sluice stack`: the local services, by hand."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import ServiceStatus, Stack, StackError
@@ -31,7 +31,7 @@ def up(as_json: AsJson = False) -> None:
             _say("the environment names the services: nothing started")
     except StackError as error:
         _fail(error)
-    typer.echo(json.dumps(asdict(urls)) if as_json else _exports(urls))
+    say_document(asdict(urls)) if as_json else say(*_exports(urls))
 
 
 @stack_app.command()
@@ -50,15 +50,19 @@ def status(as_json: AsJson = False) -> None:
     """Say which services run, and where. Exit code 1 unless all do."""
     found = Stack(ROOT).status()
     if as_json:
-        typer.echo(json.dumps([asdict(service) for service in found], default=str))
+        say_document([{name: _plain(value) for name, value in asdict(one).items()} for one in found])
     else:
-        typer.echo("\n".join(_line(service) for service in found))
+        say(*map(_line, found))
     if any(service.state != "running" for service in found):
         raise typer.Exit(1)
 
 
-def _exports(urls: StackUrls) -> str:
-    return "\n".join(f"export {name}={value}" for name, value in urls.environ().items())
+def _exports(urls: StackUrls) -> list[str]:
+    return [f"export {name}={value}" for name, value in urls.environ().items()]
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _line(service: ServiceStatus) -> str:
@@ -68,11 +72,11 @@ def _line(service: ServiceStatus) -> str:
 
 def _say(line: str) -> None:
     # Not on stdout, which `eval "$(sluice stack up)"` reads.
-    typer.echo(line, err=True)
+    say(line, err=True)
 
 
 def _fail(error: StackError) -> NoReturn:
-    typer.echo(f"sluice stack: {error}", err=True)
+    say(f"sluice stack: {error}", err=True)
     raise typer.Exit(2)
 
 

@@ -1,18 +1,17 @@
 """`sluice status`: the command and its two tables."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sluice.admin.connection import read_environment
 from sluice.admin.status import QueueStatus, Status, TopicStatus, judge_status
 from sluice.admin.status_reading import read_status
-from sluice.cli.printing import AsJson, print_refusal
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson
+from sluice.cli.tables import Table, table_of
 from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.unread_partitions import describe_unread, group_unread
@@ -46,19 +45,18 @@ def status(as_json: AsJson = False) -> None:
     settings, registry, urls = read_environment()
     found = judge_status(read_status(urls, registry, settings.name), now=time.time())
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        say_document(asdict(found))
     else:
         if found.installation is not None:
-            typer.echo(f"installation and consumer group: {found.installation}\n")
-        console = Console()
-        console.print(topic_table(found.topics), "")
-        console.print(queue_table(found.queues, workers_known=found.queues_without_worker is not None))
+            say(f"installation and consumer group: {found.installation}", "")
+        known = found.queues_without_worker is not None
+        say(topic_table(found.topics), "", queue_table(found.queues, workers_known=known))
         if found.queues_without_worker:
-            typer.echo(f"\n{say_unheld(found.queues_without_worker)}; {NOT_SEEN}")
+            say("", f"{say_unheld(found.queues_without_worker)}; {NOT_SEEN}")
         for sentence in say_what_waits(found):
-            typer.echo(f"\n{sentence}")
+            say("", sentence)
     for sentence in found.unreachable:
-        typer.echo(f"sluice: not reached: {sentence}", err=True)
+        say(f"sluice: not reached: {sentence}", err=True)
     if found.refusal is not None:
         print_refusal(found.refusal)
     if found.unreachable or found.refusal is not None:
@@ -95,32 +93,34 @@ def say_what_waits(found: Status) -> Iterator[str]:
 def topic_table(topics: Sequence[TopicStatus]) -> Table:
     """Per topic: where the log ends, how far it is applied, what is left, how old that is, the outcomes."""
     counters = _to_show(topic.counters for topic in topics)
-    table = _table("topic", "log end", "watermark", "lag", "oldest unapplied", *counters)
+    numbers = ("log end", "watermark", "lag", "oldest unapplied", *_headings(counters))
+    rows = []
     for topic in topics:
         not_begun = topic.counters is not None and topic.watermark is None
         age = topic.oldest_unapplied_seconds
-        table.add_row(
-            topic.topic,
-            _cell(topic.log_end, incomplete=topic.incomplete),
-            "none" if not_begun else _cell(topic.watermark),
-            _cell(topic.lag, incomplete=topic.incomplete),
-            "-" if age is None else f"{age:.1f} s",
-            *_counts(topic.counters, counters),
+        rows.append(
+            (
+                topic.topic,
+                _cell(topic.log_end, incomplete=topic.incomplete),
+                "none" if not_begun else _cell(topic.watermark),
+                _cell(topic.lag, incomplete=topic.incomplete),
+                None if age is None else f"{age:.1f} s",
+                *_counts(topic.counters, counters),
+            )
         )
-    return table
+    return table_of(("topic", *numbers), rows, right=numbers)
 
 
 def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
     """Per queue: the messages in its Redis list, the outcomes, who holds its lease, and why it is halted."""
     counters = _to_show(queue.counters for queue in queues)
-    table = _table("queue", "in Redis", *counters)
-    table.add_column("worker", overflow="fold")
-    table.add_column("halted", overflow="fold")
+    numbers = ("in Redis", *_headings(counters))
+    rows = []
     for queue in queues:
         halted = f"{queue.halted_reason} (since {queue.halted_at})" if queue.halted_reason else ""
-        worker = queue.worker or ("-" if workers_known else UNKNOWN)
-        table.add_row(queue.queue, _cell(queue.length), *_counts(queue.counters, counters), worker, halted)
-    return table
+        worker = queue.worker or (None if workers_known else UNKNOWN)
+        rows.append((queue.queue, _cell(queue.length), *_counts(queue.counters, counters), worker, halted))
+    return table_of(("queue", *numbers, "worker", "halted"), rows, folded=("halted",), right=numbers)
 
 
 def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
@@ -129,11 +129,8 @@ def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
     return [name for name in COUNTERS if name == Outcome.APPLIED or any(row[name] for row in known)]
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading.replace("_", " "), justify="right" if number else "left", no_wrap=not number)
-    return table
+def _headings(counters: Iterable[str]) -> list[str]:
+    return [name.replace("_", " ") for name in counters]
 
 
 def _counts(counters: Mapping[str, int] | None, names: Iterable[str]) -> list[str]:

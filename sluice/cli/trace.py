@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from sluice.admin.connection import connected, read_environment
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.trace import Trace, find_place, parse_place, trace_place
-from sluice.cli.printing import AsJson, field_lines, print_refusal
+from sluice.cli.output import print_refusal, say_document
+from sluice.cli.printing import AsJson, Full, say_fields
 
 
 def trace(
@@ -20,6 +21,7 @@ def trace(
     source: Annotated[
         str | None, typer.Option("--source", help="Its CloudEvents source, if it has one.")
     ] = None,
+    full: Full = False,
     as_json_: AsJson = False,
 ) -> None:
     """Show what became of one event: record, outcome, rows, events it emitted, calls, dead letter.
@@ -33,11 +35,14 @@ def trace(
         else:
             place = find_place(session, registry, what, key, event_id, source)
         found = trace_place(session, registry, urls.kafka_bootstrap_servers, place)
-    _show(found, as_json_=as_json_)
+    _show(found, full=full, as_json_=as_json_)
 
 
-def _show(found: Trace, *, as_json_: bool) -> None:
+def _show(found: Trace, *, full: bool, as_json_: bool) -> None:
     calls = documents(found.calls)
     letter = None if found.letter is None else found.letter._asdict()
     document = asdict(found) | {"calls": calls, "letter": letter}
-    typer.echo(as_json(document) if as_json_ else "\n".join(field_lines(document)))
+    if as_json_:
+        say_document(document)
+    else:
+        say_fields(document, full=full)

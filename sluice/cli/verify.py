@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
+from rich.progress import BarColumn, TaskProgressColumn
 
 from sluice.admin.connection import connected, read_environment
-from sluice.admin.documents import as_json, documents
+from sluice.admin.documents import documents
 from sluice.admin.partition_verdict import PartitionVerdict, Verdict, Verified
 from sluice.admin.verify import verify as compare_counters
-from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson, say_age
+from sluice.cli.progress import progress_bar
+from sluice.cli.tables import Table, table_of
 from sluice.db.records import LetterState, Outcome
 
 MISMATCH_EXIT_CODE = 1
@@ -29,21 +30,18 @@ def verify(as_json_: AsJson = False) -> None:
     """
     found = _compare()
     if as_json_:
-        typer.echo(as_json(verified_document(found)))
+        say_document(verified_document(found))
     else:
-        Console().print(partition_table(found.partitions), "")
-        typer.echo("\n".join(summary_lines(found)))
+        say(partition_table(found.partitions), "", *summary_lines(found))
     if found.mismatches():
         raise typer.Exit(MISMATCH_EXIT_CODE)
 
 
 def _compare() -> Verified:
     installation = read_environment()
-    console = Console(stderr=True)
-    columns = (TextColumn("read"), BarColumn(), TaskProgressColumn())
     with (
         connected("sluice verify", report_refusal=print_refusal) as session,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        progress_bar("read", BarColumn(), TaskProgressColumn()) as progress,
     ):
         bar = progress.add_task("", total=None)
         return compare_counters(
@@ -83,6 +81,7 @@ def partition_table(partitions: Sequence[PartitionVerdict]) -> Table:
             )
             for one in partitions
         ),
+        folded=("because",),
     )
 
 

@@ -4,12 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-import typer
-from rich.console import Console
-from rich.table import Table
-
 from sluice.admin.connection import connected
-from sluice.admin.documents import as_json
 from sluice.admin.workers import (
     age_seconds,
     last_batch_ms,
@@ -18,7 +13,9 @@ from sluice.admin.workers import (
     seconds_since,
     sharing_document,
 )
-from sluice.cli.printing import AsJson, print_refusal, say_age, table_of
+from sluice.cli.output import print_refusal, say, say_document
+from sluice.cli.printing import AsJson, say_age
+from sluice.cli.tables import Table, table_of
 from sluice.db.delivery.leases import Sharing, Worker, read_workers
 
 NOT_SEEN = "a worker with -Q holds no lease and is not seen here"
@@ -35,11 +32,11 @@ def workers(as_json_: AsJson = False) -> None:
     with connected("sluice workers", report_refusal=print_refusal) as session:
         found = read_workers(session)
     if as_json_:
-        typer.echo(as_json(sharing_document(found)))
+        say_document(sharing_document(found))
         return
     if found.workers:
-        Console().print(worker_table(found), "")
-    typer.echo("\n".join(lines_below(found)))
+        say(worker_table(found), "")
+    say(*lines_below(found))
 
 
 def worker_table(sharing: Sharing) -> Table:
@@ -59,6 +56,7 @@ def worker_table(sharing: Sharing) -> Table:
             )
             for one in sharing.workers
         ),
+        folded=("queues", "last batch"),
     )
 
 

@@ -1,15 +1,14 @@
 """The arithmetic of `sluice status`, and what becomes of it where a service did not answer."""
 
-import io
 import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
-from rich.console import Console
 
 from sluice.admin.status import Reading, TopicStatus, judge_status, unapplied
 from sluice.cli.status import queue_table, say_what_waits, topic_table
+from sluice.cli.tables import table_lines
 from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Lease, Sharing, Worker
@@ -188,9 +187,7 @@ def test_a_partition_that_kafka_does_not_report_is_marked_and_the_others_are_sum
     [silent] = topic(of, "users").partitions
     assert (silent.partition, silent.unreachable) == (3, "no leader"), "no bridge has begun it"
     assert found.unreachable == ["topic users: denied", "orders[1]: no leader"]
-    output = io.StringIO()
-    Console(file=output, width=200).print(topic_table(found.topics))
-    assert output.getvalue().splitlines()[1].split()[:4] == ["orders", "100+?", "140", "10+?"]
+    assert table_lines(topic_table(found.topics))[1].split()[:4] == ["orders", "100+?", "140", "10+?"]
 
 
 def test_what_waits_is_named() -> None:
@@ -246,10 +243,8 @@ def test_it_is_one_json_document() -> None:
 
 def test_the_tables_name_what_occurred() -> None:
     found = judge_status(replace(reading(), lengths=None), now=1_007.5)
-    output = io.StringIO()
-    tables = topic_table(found.topics), queue_table(found.queues, workers_known=True)
-    Console(file=output, width=200).print(*tables)
-    topics, queues = output.getvalue().split("queue ")
+    topics = "\n".join(table_lines(topic_table(found.topics)))
+    queues = "\n".join(table_lines(queue_table(found.queues, workers_known=True))).removeprefix("queue ")
     assert topics.splitlines()[0].split() == [
         "topic",
         "log",
@@ -270,7 +265,10 @@ def test_the_tables_name_what_occurred() -> None:
 
 
 def test_whose_worker_is_not_known_is_not_said_to_have_none() -> None:
-    output = io.StringIO()
     found = judge_status(replace(reading(), progress=None, sharing=None), now=0)
-    Console(file=output, width=200).print(queue_table(found.queues, workers_known=False))
-    assert output.getvalue().splitlines()[1].split() == ["order.0", "2", "?", "?"]
+    assert table_lines(queue_table(found.queues, workers_known=False))[1].split() == [
+        "order.0",
+        "2",
+        "?",
+        "?",
+    ]

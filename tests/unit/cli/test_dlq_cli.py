@@ -1,7 +1,6 @@
 """`sluice dlq` where no service is needed: what is refused, and what is printed and exported."""
 
 import base64
-import io
 import json
 from collections import Counter
 from datetime import UTC, datetime
@@ -9,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from sluice.admin import event_lines
@@ -21,6 +19,7 @@ from sluice.cli.dlq import count_table, letter_table
 from sluice.cli.dlq_change import redriven_documents, redriven_lines
 from sluice.cli.main import app
 from sluice.cli.printing import field_lines
+from sluice.cli.tables import table_lines
 from sluice.db.admin.letter_details import WaitingLetter, WholeLetter
 from sluice.db.admin.letters import LetterCount, ListedLetter
 from tests.mutants import mutated
@@ -206,11 +205,10 @@ def test_a_letter_is_shown_as_text_and_json_or_as_base64() -> None:
 
 
 def test_the_tables_name_conflicts_and_what_waits() -> None:
-    output = io.StringIO()
     conflict = LISTED._replace(outcome="conflict", entity_key=None, type=None, behind=None)
     counts = [LetterCount("orders", "Conflict", "dead", "conflict", 2)]
-    Console(file=output, width=200).print(count_table(counts), letter_table([LISTED, conflict]))
-    assert [line.split() for line in output.getvalue().splitlines()] == [
+    tables = (count_table(counts), letter_table([LISTED, conflict]))
+    assert [line.split() for table in tables for line in table_lines(table)] == [
         ["topic", "error", "state", "letters"],
         ["orders", "Conflict", "dead", "(conflict)", "2"],
         ["id", "record", "entity", "type", "state", "attempts", "age", "behind", "error"],

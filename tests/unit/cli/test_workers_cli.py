@@ -1,16 +1,15 @@
 """What `sluice workers` says of the workers that share the queues."""
 
-import io
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from sluice.admin.documents import as_json
 from sluice.admin.workers import name_queues, sharing_document
+from sluice.cli.tables import table_lines
 from sluice.cli.workers import NOT_SEEN, lines_below, worker_table
 from sluice.db.delivery.leases import Lease, Sharing, Worker
 
@@ -51,9 +50,7 @@ SHARING = Sharing(
 
 
 def table(sharing: Sharing) -> list[list[str]]:
-    output = io.StringIO()
-    Console(file=output, width=250).print(worker_table(sharing))
-    return [line.split() for line in output.getvalue().splitlines()]
+    return [line.split() for line in table_lines(worker_table(sharing))]
 
 
 def test_a_worker_is_a_row_with_what_it_holds_and_does() -> None:

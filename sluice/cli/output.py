@@ -1,0 +1,62 @@
+"""All that commands print: no other module of this room writes to a stream, so `shown` sees every value."""
+
+import io
+import shutil
+import sys
+from typing import Any, TextIO
+
+import typer
+
+from sluice.admin.documents import as_json
+from sluice.cli.tables import Table, table_lines
+from sluice.runtime.terminal_text import UTF_8, shown, shown_json
+
+
+def say(*parts: str | Table, err: bool = False) -> None:
+    """Prints lines and tables.
+
+    Each text is one line: an end of line in it is shown as an escape. A table is as wide as it is if the
+    output is no terminal.
+    """
+    stream = sys.stderr if err else sys.stdout
+    encoding = _encoding(stream)
+    width = shutil.get_terminal_size().columns if stream.isatty() else None
+    lines: list[str] = []
+    for part in parts:
+        lines += [part] if isinstance(part, str) else table_lines(part, width=width, encoding=encoding)
+    if lines:
+        # A line of a table is shown already; a second time changes nothing.
+        typer.echo("\n".join(shown(line, encoding) for line in lines), err=err)
+
+
+def say_document(document: Any) -> None:
+    """Prints one JSON document in one line."""
+    typer.echo(shown_json(as_json(document), _encoding(sys.stdout)))
+
+
+def say_record(line: str) -> None:
+    """Prints a line of JSON: as it is in UTF-8 for a program, safely for a terminal."""
+    if sys.stdout.isatty():
+        line = shown_json(line, _encoding(sys.stdout))
+    typer.echo(line.encode())
+
+
+def ask(question: str) -> bool:
+    """Asks on stderr, since stdout may be read as JSON. Returns True for yes."""
+    return typer.confirm(shown(question, _encoding(sys.stderr)), err=True)
+
+
+def print_refusal(refusal: str) -> None:
+    """Reports why only commands that read, as this one does, work with this database."""
+    say(f"sluice: {refusal}. Until then no command changes anything here; this one reads", err=True)
+
+
+def replace_unencodable() -> None:
+    """Prints escapes for what a terminal lacks also where other libraries print: help and usage errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _encoding(stream: TextIO) -> str:
+    return stream.encoding or UTF_8

@@ -1,0 +1,16 @@
+"""Progress bars: on stderr, and only if it is a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, TextColumn
+
+
+@contextmanager
+def progress_bar(*columns: ProgressColumn | str) -> Iterator[Progress]:
+    """Yields a bar of these columns, which is gone when it ends. No text in it is read as markup."""
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    shown = [TextColumn(one, markup=False) if isinstance(one, str) else one for one in columns]
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
