@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sluice.db.admin.outbox_admin import LOOKING
+from sluice.db.admin.outbox_admin import BEHIND_NEWEST, LOOKING
 from sluice.db.connection import Session, Statement
 from sluice.db.records import CallState
 from sluice.db.values import bare_array, text_array
@@ -106,28 +106,61 @@ def count_calls(session: Session, chosen: Chosen) -> list[tuple[str, str, int]]:
         return [(effect, state, count) for effect, state, count in session.run(COUNT_CALLS, *chosen)]
 
 
-READ_CALLS = Statement(
-    "read_calls",
+class CallReason(NamedTuple):
+    """How many calls that have not succeeded share an error, and the newest of them."""
+
+    calls: int
+    effect: str
+    state: str
+    newest_key: str
+    error: str
+
+
+COUNT_REASONS = Statement(
+    "count_call_reasons",
     f"""
-    SELECT {_LISTED} FROM sluice.executed_side_effects WHERE {_CHOSEN} AND id > $6 ORDER BY id LIMIT $7
+    SELECT count(*), effect, state, (array_agg(effect_key ORDER BY id DESC))[1], error
+    FROM sluice.executed_side_effects
+    WHERE {_CHOSEN} AND state <> 'succeeded' AND error IS NOT NULL
+    GROUP BY effect, state, error HAVING count(*) > 1
+    ORDER BY count(*) DESC, max(id) DESC LIMIT $6
     """,
-    (*_CHOSEN_TYPES, "bigint", "int"),
+    (*_CHOSEN_TYPES, "int"),
 )
 
 
-def read_calls(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedCall]:
-    """Calls by id, which rises as they are decided; those after `after`."""
+def count_call_reasons(session: Session, chosen: Chosen, *, limit: int) -> list[CallReason]:
+    """Returns the errors that several of the chosen calls share, the most frequent first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
-        return [ListedCall(*row) for row in session.run(READ_CALLS, *chosen, after, limit)]
+        return [CallReason(*row) for row in session.run(COUNT_REASONS, *chosen, limit)]
+
+
+_CALLS = f"SELECT {_LISTED} FROM sluice.executed_side_effects WHERE {_CHOSEN} AND id"
+_CALLS_TYPES = (*_CHOSEN_TYPES, "bigint", "int")
+READ_CALLS = Statement("read_calls", f"{_CALLS} < $6 ORDER BY id DESC LIMIT $7", _CALLS_TYPES)
+READ_NEXT_CALLS = Statement("read_next_calls", f"{_CALLS} > $6 ORDER BY id LIMIT $7", _CALLS_TYPES)
+
+
+def read_calls(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedCall]:
+    """Returns calls, newest first; those behind the call `after`, or the first if it is 0."""
+    return _read_page(session, READ_CALLS, chosen, after or BEHIND_NEWEST, limit)
 
 
 def read_all_calls(session: Session, chosen: Chosen) -> Iterator[ListedCall]:
-    """All of them, page by page; ends, since one that comes back later keeps its id."""
+    """Yields all of them, oldest first, page by page; ends, since one that comes back later keeps its id."""
     after = 0
-    while page := read_calls(session, chosen, after=after, limit=PAGE_ROWS):
+    while page := _read_page(session, READ_NEXT_CALLS, chosen, after, PAGE_ROWS):
         yield from page
         after = page[-1].id
+
+
+def _read_page(
+    session: Session, statement: Statement, chosen: Chosen, after: int, limit: int
+) -> list[ListedCall]:
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [ListedCall(*row) for row in session.run(statement, *chosen, after, limit)]
 
 
 READ_CALL = Statement(
@@ -173,8 +206,8 @@ READ_CALL_CONFLICTS = Statement(
     SELECT c.id, c.effect_key, c.identity, c.args, c.created_at, e.state, e.args
     FROM sluice.call_conflicts c
     LEFT JOIN sluice.executed_side_effects e ON e.effect_key = c.effect_key
-    WHERE ($1 IS NULL OR e.effect = $1) AND c.id > $2
-    ORDER BY c.id LIMIT $3
+    WHERE ($1 IS NULL OR e.effect = $1) AND c.id < $2
+    ORDER BY c.id DESC LIMIT $3
     """,
     ("text", "bigint", "int"),
 )
@@ -183,8 +216,9 @@ READ_CALL_CONFLICTS = Statement(
 def read_call_conflicts(
     session: Session, effect: str | None, *, after: int, limit: int
 ) -> list[CallConflict]:
-    """Calls that were not made because their key was taken with other args, by id."""
-    return [CallConflict(*row) for row in session.run(READ_CALL_CONFLICTS, effect, after, limit)]
+    """Returns calls that were not made because their key was taken with other args, newest first."""
+    rows = session.run(READ_CALL_CONFLICTS, effect, after or BEHIND_NEWEST, limit)
+    return [CallConflict(*row) for row in rows]
 
 
 # Of those that are open alone: an index holds no others, however long the history is.

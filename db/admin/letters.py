@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sluice.db.admin.outbox_admin import LOOKING
+from sluice.db.admin.outbox_admin import BEHIND_NEWEST, LOOKING
 from sluice.db.connection import Session, Statement
 from sluice.db.records import RECORD_SKIPPED
 from sluice.db.values import bare_array
@@ -93,18 +93,49 @@ def count_letters(session: Session, chosen: Chosen) -> list[LetterCount]:
 READ_LETTERS = Statement(
     "read_letters",
     f"""
-    SELECT {LISTED}, {_BEHIND} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id > $9
-    ORDER BY d.id LIMIT $10
+    SELECT {LISTED}, {_BEHIND} FROM sluice.dead_letters d WHERE {CHOSEN} AND d.id < $9
+    ORDER BY d.id DESC LIMIT $10
     """,
     (*CHOSEN_TYPES, "bigint", "int"),
 )
 
 
 def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedLetter]:
-    """Letters by id, which rises as they are listed; those after `after`."""
+    """Returns letters, newest first; those behind the letter `after`, or the first if it is 0."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
-        return [ListedLetter(*row) for row in session.run(READ_LETTERS, *chosen_values(chosen), after, limit)]
+        rows = session.run(READ_LETTERS, *chosen_values(chosen), after or BEHIND_NEWEST, limit)
+        return [ListedLetter(*row) for row in rows]
+
+
+class LetterReason(NamedTuple):
+    """How many letters share a reason, and the newest of them."""
+
+    letters: int
+    topic: str
+    error_class: str
+    state: str
+    newest_id: int
+    error_text: str
+
+
+COUNT_REASONS = Statement(
+    "count_letter_reasons",
+    f"""
+    SELECT count(*), d.topic, d.error_class, {SHOWN_STATE} AS state, max(d.id), d.error_text
+    FROM sluice.dead_letters d WHERE {CHOSEN}
+    GROUP BY d.topic, d.error_class, 4, d.error_text HAVING count(*) > 1
+    ORDER BY count(*) DESC, max(d.id) DESC LIMIT $9
+    """,
+    (*CHOSEN_TYPES, "int"),
+)
+
+
+def count_letter_reasons(session: Session, chosen: Chosen, *, limit: int) -> list[LetterReason]:
+    """Returns the reasons that several of the chosen letters share, the most frequent first."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [LetterReason(*row) for row in session.run(COUNT_REASONS, *chosen_values(chosen), limit)]
 
 
 def chosen_values(chosen: Chosen) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from sluice.db.connection import Session, Statement
 
 # A look at a table that nobody sends from may take longer than a worker's statement.
 LOOKING = "SET LOCAL statement_timeout = '60s'"
+BEHIND_NEWEST = 2**63 - 1  # an id that all others are below
 
 
 class QueueWaiting(NamedTuple):
@@ -88,7 +89,7 @@ READ_REFUSED = Statement(
     """
     WITH refused AS (
         SELECT queue, id, topic, key, error, refused_at FROM sluice.outbox_refusals
-        WHERE $1 IS NULL OR topic = $1 ORDER BY queue, id LIMIT $2
+        WHERE $1 IS NULL OR topic = $1 ORDER BY refused_at DESC, queue, id DESC LIMIT $2
     ), held AS (
         -- One walk over the outbox for all of them.
         SELECT o.queue, o.topic, o.key, count(*) AS behind
@@ -100,17 +101,42 @@ READ_REFUSED = Statement(
     SELECT f.queue, f.id, f.topic, f.key, f.error, f.refused_at,
            extract(epoch FROM now() - f.refused_at)::float8, coalesce(h.behind, 0)
     FROM refused f LEFT JOIN held h ON h.queue = f.queue AND h.topic = f.topic AND h.key = f.key
-    ORDER BY f.queue, f.id
+    ORDER BY f.refused_at DESC, f.queue, f.id DESC
     """,
     ("text", "int"),
 )
 
 
 def read_refused(session: Session, topic: str | None, *, limit: int) -> list[RefusedRecord]:
-    """Records that the broker refuses, by queue and id; of one topic or of all."""
+    """Returns records that the broker refuses, newest first; of one topic or of all."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [RefusedRecord(*row) for row in session.run(READ_REFUSED, topic, limit)]
+
+
+class RefusalReason(NamedTuple):
+    """How many refused records share a topic and the broker's reason."""
+
+    records: int
+    topic: str
+    error: str
+
+
+COUNT_REFUSAL_REASONS = Statement(
+    "count_refusal_reasons",
+    """
+    SELECT count(*), topic, error FROM sluice.outbox_refusals WHERE $1 IS NULL OR topic = $1
+    GROUP BY topic, error HAVING count(*) > 1 ORDER BY count(*) DESC, topic, error LIMIT $2
+    """,
+    ("text", "int"),
+)
+
+
+def count_refusal_reasons(session: Session, topic: str | None, *, limit: int) -> list[RefusalReason]:
+    """Returns the reasons that several refused records share, the most frequent first."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [RefusalReason(*row) for row in session.run(COUNT_REFUSAL_REASONS, topic, limit)]
 
 
 READ_OUTGOING_EVENT = Statement(

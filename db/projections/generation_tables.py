@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from psycopg2.errors import QueryCanceled
 from sqlalchemy import MetaData, Table
 from sqlalchemy.sql import quoted_name
 
@@ -11,6 +12,8 @@ from sluice.db.connection import Session, Statement
 from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
 from sluice.db.table_rules import MAX_NAME_BYTES
 from sluice.db.tables import generation_name
+
+COUNTING = "SET LOCAL statement_timeout = '60s'"
 
 
 def first_generation(projection: Table) -> Table:
@@ -64,6 +67,17 @@ COPY_TOMBSTONES = Statement(
 def copy_tombstones(session: Session, source: str, table: str) -> None:
     """The deleted keys of a copied table are deleted in the copy, too."""
     session.run(COPY_TOMBSTONES, source, table)
+
+
+def count_rows(session: Session, table: str) -> int | None:
+    """Returns how many rows the table has, None if they cannot be counted in a minute. Reads all of them."""
+    try:
+        with session.transaction("READ ONLY"):
+            session.defer(COUNTING)
+            ((rows,),) = session.run(Statement(f"count_{table}", f"SELECT count(*) FROM {qualified(table)}"))
+    except QueryCanceled:
+        return None
+    return int(rows)
 
 
 def drop_table(session: Session, table: str) -> None:

@@ -1,12 +1,10 @@
 """The dead letters that an operator names, and one of them as a JSON object."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.documents import payload_field
 from sluice.db.admin.letter_details import (
     WaitingLetter,
     WholeLetter,
@@ -16,6 +14,7 @@ from sluice.db.admin.letter_details import (
 )
 from sluice.db.admin.letters import Chosen, ListedLetter
 from sluice.db.connection import Session
+from sluice.runtime.terminal_text import text_or_base64
 
 MOST_BEHIND = 10  # letters behind another one that a document names
 PAGE_LETTERS = 20  # each may be as large as a record can be
@@ -65,8 +64,8 @@ def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any
 def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
     """A letter whole, with how many wait behind it and the first of those.
 
-    Bytes are JSON or text where they are, else base64 under a name that says so. A value that is not stored
-    has no name here; `flaw` is its size and SHA-256.
+    A value is JSON, else `value_text`, else `value_base64`. A key or a header is text, else has `_base64` in
+    its name. A value that is not stored has no name here; `flaw` is its size and SHA-256.
     """
     document = letter._asdict()
     absent = [name for name in ("flaw", "retry") if document[name] is None]
@@ -74,29 +73,11 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
         del document[name]
     document["behind"] = behind
     document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]
-    document["headers"] = [_text(name, _unhex(value)) for name, value in letter.headers]
-    document |= {} if letter.key is None else _text("key", bytes(letter.key))
-    return document if letter.is_cut else document | _value(letter.value)
-
-
-def _value(value: memoryview | None) -> dict[str, Any]:
-    if value is None:
-        return {"value": None}
-    raw = bytes(value)
-    try:
-        return {"value": msgspec.json.decode(raw)}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {"value_base64": base64.b64encode(raw).decode()}
-
-
-def _text(name: str, value: bytes | None) -> dict[str, Any]:
-    if value is None:
-        return {name: None}
-    try:
-        return {name: value.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": base64.b64encode(value).decode()}
-
-
-def _unhex(value: str | None) -> bytes | None:
-    return None if value is None else bytes.fromhex(value)
+    document["headers"] = [
+        {name: None} if value is None else text_or_base64(name, bytes.fromhex(value))
+        for name, value in letter.headers
+    ]
+    document |= {} if letter.key is None else text_or_base64("key", bytes(letter.key))
+    if letter.is_cut:
+        return document
+    return document | ({"value": None} if letter.value is None else payload_field("value", letter.value))

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from psycopg2.errors import LockNotAvailable, QueryCanceled
 
 from sluice.admin.decisions import OperationRefused
-from sluice.admin.documents import as_json
+from sluice.admin.documents import as_json, payload_field
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.outbox_admin import (
     OutgoingEvent,
@@ -54,7 +53,7 @@ def retry_all(session: Session, topic: str | None, decision: Decision, *, dry_ru
     """
     if dry_run:
         found = read_refused(session, topic, limit=MOST_REFUSED)
-        return [Refusal(one.queue, one.id, one.topic, one.key, one.error) for one in found]
+        return sorted(Refusal(one.queue, one.id, one.topic, one.key, one.error) for one in found)
     until = count_refused(session, topic).until
     retried: list[Refusal] = []
     while True:
@@ -144,10 +143,6 @@ def require_droppable(event: OutgoingEvent, *, even_if_waiting: bool) -> None:
 
 
 def event_document(event: OutgoingEvent) -> dict[str, Any]:
-    """An outgoing event whole. Its payload is `payload` if it is JSON, else `payload_base64`."""
+    """Returns an outgoing event whole: `payload` if it is JSON, else `payload_text` or `payload_base64`."""
     document = event._asdict()
-    payload = bytes(document.pop("payload"))
-    try:
-        return document | {"payload": msgspec.json.decode(payload)}
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return document | {"payload_base64": base64.b64encode(payload).decode()}
+    return document | payload_field("payload", document.pop("payload"))

@@ -87,8 +87,8 @@ def require_cleanable(prefix: str, own: Installation, living: Sequence[Process])
 
 def delete_prefix(
     client: Redis, group: str, *, deleted: Callable[[int], object] = lambda _: None
-) -> PrefixUse:
-    """Deletes the keys of a group, PAGE_KEYS at a time, and returns what is left. Idempotent.
+) -> tuple[int, PrefixUse]:
+    """Deletes the keys of a group, PAGE_KEYS at a time. Returns how many, and what is left. Idempotent.
 
     Passes to `deleted` after each step how many keys are gone. A key that is made meanwhile may be left.
     """
@@ -96,7 +96,7 @@ def delete_prefix(
     for page in _pages(client, f"{group}:*"):
         gone += int(client.unlink(*page))
         deleted(gone)
-    return replace(read_prefix(client, group), idle_seconds=None)
+    return gone, replace(read_prefix(client, group), idle_seconds=None)
 
 
 def _pages(client: Redis, pattern: str) -> Iterator[list[bytes]]:

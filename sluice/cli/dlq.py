@@ -1,6 +1,6 @@
 """`sluice dlq`: the group of commands, and those that only read: ls, show, export."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -31,9 +31,16 @@ from sluice.cli.dlq_options import (
     filters_of,
 )
 from sluice.cli.output import print_refusal, say, say_document, say_record
-from sluice.cli.printing import AsJson, Full, say_age, say_fields
+from sluice.cli.printing import MOST_REASONS, AsJson, Full, say_age, say_fields
 from sluice.cli.tables import Table, table_of
-from sluice.db.admin.letters import LetterCount, ListedLetter, count_letters, read_letters
+from sluice.db.admin.letters import (
+    LetterCount,
+    LetterReason,
+    ListedLetter,
+    count_letter_reasons,
+    count_letters,
+    read_letters,
+)
 from sluice.db.records import LetterState, Outcome
 
 
@@ -49,7 +56,9 @@ def ls(
     after: Annotated[int, typer.Option(min=0, help="Go on behind this id.")] = 0,
     as_json_: AsJson = False,
 ) -> None:
-    """Show events that failed: how many per topic, error and state, then each, oldest first.
+    """Show events that failed: how many per topic, error and state, then each, newest first.
+
+    A reason that several events share is printed once, with its number of events.
 
     Behind: events of the same entity that wait until this one is applied or dropped.
     A conflict holds nothing up.
@@ -57,16 +66,20 @@ def ls(
     chosen = filters_of(topic, entity, key, type_, error, None, older_than)
     with connected("sluice dlq", report_refusal=print_refusal) as session:
         counts = count_letters(session, chosen)
-        letters = read_letters(session, chosen._replace(state=state.value), after=after, limit=limit)
+        listed = chosen._replace(state=state.value)
+        letters = read_letters(session, listed, after=after, limit=limit)
+        reasons = count_letter_reasons(session, listed, limit=MOST_REASONS)
     following = letters[-1].id if len(letters) == limit else None
     if as_json_:
-        shown = {"counts": documents(counts), "letters": documents(letters), "next_after": following}
-        say_document(shown)
+        shown = {"counts": documents(counts), "reasons": documents(reasons), "letters": documents(letters)}
+        say_document(shown | {"next_after": following})
         return
     if counts:
         say(count_table(counts), "")
+    if reasons:
+        say(reason_table(reasons), "")
     if letters:
-        say(letter_table(letters))
+        say(letter_table(letters, reasons))
     else:
         say(f"no such letter is {state.value}")
     if following is not None:
@@ -116,8 +129,27 @@ def count_table(counts: Iterable[LetterCount]) -> Table:
     )
 
 
-def letter_table(letters: Iterable[ListedLetter]) -> Table:
+def reason_table(reasons: Iterable[LetterReason]) -> Table:
+    """Per reason that several letters share: how many do, and the newest of them."""
+    return table_of(
+        ("letters", "topic", "newest id", "reason"),
+        (
+            (one.letters, one.topic, one.newest_id, f"{number}: {one.error_class}: {one.error_text}")
+            for number, one in enumerate(reasons, 1)
+        ),
+        folded=("reason",),
+        whole="`sluice dlq show ID --full`",
+    )
+
+
+def letter_table(letters: Iterable[ListedLetter], reasons: Sequence[LetterReason]) -> Table:
     """Per letter: where it is, whose, what went wrong, and how many wait behind it."""
+    numbers = {(one.topic, one.error_class, one.error_text): n for n, one in enumerate(reasons, 1)}
+
+    def error(one: ListedLetter) -> str:
+        number = numbers.get((one.topic, one.error_class, one.error_text))
+        return f"{one.error_class}: " + (one.error_text if number is None else f"reason {number}")
+
     return table_of(
         ("id", "record", "entity", "type", "state", "attempts", "age", "behind", "error"),
         (
@@ -130,7 +162,7 @@ def letter_table(letters: Iterable[ListedLetter]) -> Table:
                 one.attempts,
                 say_age(one.age_seconds),
                 one.behind,
-                f"{one.error_class}: {one.error_text}",
+                error(one),
             )
             for one in letters
         ),

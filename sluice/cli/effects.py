@@ -10,12 +10,14 @@ from sluice.admin.documents import documents
 from sluice.admin.effects import read_reasons_to_wait, require_call
 from sluice.cli.effects_change import pause, reconcile, resume, retry, settle
 from sluice.cli.output import print_refusal, say, say_document
-from sluice.cli.printing import AsJson, Full, read_age, say_age, say_fields
+from sluice.cli.printing import MOST_REASONS, AsJson, Full, read_age, say_age, say_fields
 from sluice.cli.tables import Table, table_of
 from sluice.db.admin.call_admin import (
     CallConflict,
+    CallReason,
     Chosen,
     ListedCall,
+    count_call_reasons,
     count_calls,
     read_call_conflicts,
     read_calls,
@@ -43,25 +45,33 @@ def ls(
     after: Annotated[int, typer.Option(min=0, help="Go on behind this id.")] = 0,
     as_json_: AsJson = False,
 ) -> None:
-    """Show calls: how many there are per effect and state, then each, oldest first."""
+    """Show calls: how many there are per effect and state, then each, newest first.
+
+    An error that several calls share is printed once, with its number of calls.
+    """
     with connected("sluice effects", report_refusal=print_refusal) as session:
         if conflicts:
             _ls_conflicts(session, effect, after, limit, as_json_=as_json_)
             return
         chosen = Chosen(state.value if state else None, effect, entity, key, older_than)
         paused = read_switch(session, EFFECTS_PAUSED)
-        counts, calls = count_calls(session, chosen), read_calls(session, chosen, after=after, limit=limit)
+        counts = count_calls(session, chosen)
+        calls = read_calls(session, chosen, after=after, limit=limit)
+        reasons = count_call_reasons(session, chosen, limit=MOST_REASONS)
     following = calls[-1].id if len(calls) == limit else None
     if as_json_:
-        shown = {"paused": paused, "counts": count_documents(counts), "calls": documents(calls)}
-        say_document(shown | {"next_after": following})
+        shown = {"paused": paused, "counts": count_documents(counts), "reasons": documents(reasons)}
+        say_document(shown | {"calls": documents(calls), "next_after": following})
         return
     if paused is not None:
         say(f"all calls are paused: {paused}", "")
     if not counts:
         say("no such call")
         return
-    say(count_table(counts), "", call_table(calls))
+    say(count_table(counts), "")
+    if reasons:
+        say(reason_table(reasons), "")
+    say(call_table(calls, reasons))
     if following is not None:
         say("", f"there may be more: --after {following}")
 
@@ -106,8 +116,22 @@ def count_table(counts: Sequence[tuple[str, str, int]]) -> Table:
     )
 
 
-def call_table(calls: Iterable[ListedCall]) -> Table:
+def reason_table(reasons: Iterable[CallReason]) -> Table:
+    """Per error that several calls share: how many do, and the newest of them."""
+    return table_of(
+        ("calls", "effect", "state", "newest key", "error"),
+        (
+            (one.calls, one.effect, one.state, one.newest_key, f"{number}: {one.error}")
+            for number, one in enumerate(reasons, 1)
+        ),
+        folded=("error",),
+        whole="`sluice effects show KEY --full`",
+    )
+
+
+def call_table(calls: Iterable[ListedCall], reasons: Sequence[CallReason]) -> Table:
     """Per call: its key, whose it is, how far it is, when it is due again, and what went wrong last."""
+    numbers = {(one.effect, one.state, one.error): f"error {n}" for n, one in enumerate(reasons, 1)}
     return table_of(
         ("key", "effect", "entity", "state", "attempt", "age", "due in", "error"),
         (
@@ -119,7 +143,7 @@ def call_table(calls: Iterable[ListedCall]) -> Table:
                 one.attempt,
                 say_age(one.age_seconds),
                 say_age(one.due_in_seconds) if one.state == CallState.PENDING.value else None,
-                one.error,
+                numbers.get((one.effect, one.state, one.error or ""), one.error),
             )
             for one in calls
         ),

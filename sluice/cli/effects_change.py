@@ -20,7 +20,7 @@ from sluice.admin.effects import (
 from sluice.admin.pause import pause_calls, resume_calls
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import say, say_document
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, equal_lines
 from sluice.db.admin.call_admin import Chosen
 from sluice.db.delivery.switches import read_switch
 from sluice.db.records import CallState
@@ -178,14 +178,17 @@ def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
 
 
 def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:
-    """What became of each call, or would."""
+    """What became of each call, or would; calls that came to the same share a line."""
     would = "would become " if dry_run else ""
-    return [
-        f"{one.effect_key}: {one.before or 'not there'}"
-        + (f" → {would}{one.after}" if one.after else ", left as it is")
-        + f": {one.said}"
+    return equal_lines(
+        (
+            one.effect_key,
+            f"{one.before or 'not there'}"
+            + (f" → {would}{one.after}" if one.after else ", left as it is")
+            + f": {one.said}",
+        )
         for one in changes
-    ]
+    )
 
 
 def change_document(changes: Sequence[CallChange], *, dry_run: bool) -> Mapping[str, Any]:

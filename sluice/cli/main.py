@@ -13,6 +13,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from sluice import __version__
 from sluice.cli.output import replace_unencodable, say
 from sluice.runtime.fault_points import faults
+from sluice.runtime.logs import show_values
 from sluice.runtime.terminal_text import shown
 
 FAILED_EXIT_CODE = 2
@@ -118,7 +119,17 @@ def prepare(
 ) -> None:
     """Before every command."""
     # What a command prints is its result alone; some of it is read by programs.
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%F %T", utc=False),
+            structlog.processors.format_exc_info,
+            show_values,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
     if not os.environ.get("SLUICE_FAULTS"):
         return
     # Only here: the settings take longer to import than most commands take.

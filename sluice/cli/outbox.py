@@ -1,6 +1,6 @@
 """`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -19,11 +19,13 @@ from sluice.admin.outbox import (
 )
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import print_refusal, say, say_document
-from sluice.cli.printing import AsJson, Full, say_age, say_fields
+from sluice.cli.printing import MOST_REASONS, AsJson, Full, equal_lines, say_age, say_fields
 from sluice.cli.tables import Table, table_of
 from sluice.db.admin.outbox_admin import (
     QueueWaiting,
+    RefusalReason,
     RefusedRecord,
+    count_refusal_reasons,
     count_refused,
     read_refused,
     read_waiting,
@@ -48,21 +50,25 @@ def ls(
     """Show per queue what waits and how old it is, and each record that the broker refused.
 
     A refused record holds back what its queue has behind it of its topic and key,
-    and nothing else.
+    and nothing else. The newest comes first. An error that several records share is
+    printed once, with its number of records.
     """
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)
         records = read_refused(session, topic, limit=limit)
+        reasons = count_refusal_reasons(session, topic, limit=MOST_REASONS)
     if as_json_:
-        shown = {"refused": documents(records)} | ({} if refused else {"waiting": documents(queues)})
-        say_document(shown)
+        shown = {"refused": documents(records), "reasons": documents(reasons)}
+        say_document(shown | ({} if refused else {"waiting": documents(queues)}))
         return
     if queues:
         say(waiting_table(queues), "")
     elif not refused:
         say("nothing waits")
+    if reasons:
+        say(reason_table(reasons), "")
     if records:
-        say(refused_table(records))
+        say(refused_table(records, reasons))
     else:
         say("no record is refused")
 
@@ -99,11 +105,12 @@ def retry(
     if as_json_:
         say_document({"dry_run": dry_run, "retried": documents(tried)})
         return
-    for one in tried:
-        verb = "would be tried" if dry_run else "is tried"
-        say(f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again: was {one.error}")
-    if not tried:
-        say("no record is refused")
+    verb = "would be tried" if dry_run else "is tried"
+    lines = equal_lines(
+        (f"{one.queue} {one.id} (topic {one.topic}, key {one.key}) {verb} again", f"was {one.error}")
+        for one in tried
+    )
+    say(*(lines or ["no record is refused"]))
 
 
 @outbox_app.command()
@@ -165,12 +172,30 @@ def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
     )
 
 
-def refused_table(records: Iterable[RefusedRecord]) -> Table:
+def reason_table(reasons: Iterable[RefusalReason]) -> Table:
+    """Per topic and reason that several records share: how many do."""
+    return table_of(
+        ("records", "topic", "error"),
+        ((one.records, one.topic, f"{number}: {one.error}") for number, one in enumerate(reasons, 1)),
+        folded=("error",),
+    )
+
+
+def refused_table(records: Iterable[RefusedRecord], reasons: Sequence[RefusalReason]) -> Table:
     """Per record: where it is, what it holds back, and the broker's reason."""
+    numbers = {(one.topic, one.error): f"error {n}" for n, one in enumerate(reasons, 1)}
     return table_of(
         ("queue", "id", "topic", "key", "since", "behind", "error"),
         (
-            (one.queue, one.id, one.topic, one.key, say_age(one.refused_seconds), one.behind, one.error)
+            (
+                one.queue,
+                one.id,
+                one.topic,
+                one.key,
+                say_age(one.refused_seconds),
+                one.behind,
+                numbers.get((one.topic, one.error), one.error),
+            )
             for one in records
         ),
         folded=("error",),

@@ -1,7 +1,7 @@
 """How commands print documents and findings, and ages such as 90s, 10m, 2h or 3d, which they also read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -19,6 +19,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 Full = Annotated[bool, typer.Option("--full", help="Print long values whole.")]
 MOST_CHARACTERS = 4_000  # of a field
+MOST_NAMES = 5  # with the same reason that have a line each
+MOST_REASONS = 20  # that a list prints apart from its rows
 
 
 def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
@@ -38,6 +40,20 @@ def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
         title = f"{name.replace('_', ' ')}: "
         block = [f"    {line}" for line in (first, *others)]
         lines += [title.rstrip(), *block] if others else [title + first]
+    return lines
+
+
+def equal_lines(reasons: Iterable[tuple[str, str]], *, most: int = MOST_NAMES) -> list[str]:
+    """Returns (name, reason) pairs as lines; more than `most` names with one reason share a line."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(name)
+    lines = []
+    for reason, equal in names.items():
+        if len(equal) <= most:
+            lines += [f"{name}: {reason}" for name in equal]
+        else:
+            lines.append(f"{len(equal):,} of them, the first {', '.join(equal[:most])}: {reason}")
     return lines
 
 

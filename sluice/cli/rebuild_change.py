@@ -27,7 +27,7 @@ from sluice.cli.rebuild_options import (
     report_waiting,
 )
 from sluice.db.connection import Session
-from sluice.db.projections.generation_tables import read_table
+from sluice.db.projections.generation_tables import count_rows
 
 Rate = Annotated[
     int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second, of all workers.")
@@ -232,8 +232,9 @@ def _end(
     require = generation_changes.require_building if verb == "cancel" else generation_changes.require_ended
     with connected("sluice rebuild") as session:
         found = require(session, projection, generation)
-        rows = read_table(session, found.table).estimated_rows
-        said = f"generation {found.generation} of {projection}, {found.state}, some {rows:,} rows"
+        rows = count_rows(session, found.table)
+        counted = "too many rows to count" if rows is None else f"{rows:,} rows"
+        said = f"generation {found.generation} of {projection}, {found.state}, {counted}"
         if not dry_run:
             require_confirmation(f"{said}: it is dropped.", yes=yes)
             decision = decide(f"rebuild {verb}", reason)
@@ -243,7 +244,8 @@ def _end(
                 waiting=report_waiting,
             )
     if as_json_:
-        say_document({"dry_run": dry_run, "projection": projection, "generation": found.generation})
+        document = {"dry_run": dry_run, "projection": projection, "generation": found.generation}
+        say_document(document | {"rows": rows})
     else:
         say(f"{said}: {'would be ' if dry_run else ''}dropped")
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sluice.admin.rebuild.rebuild_plan import Plan
+from sluice.cli.printing import equal_lines
 from sluice.cli.tables import table_of
 from sluice.db.projections.checkpoints import Checkpoint
 from sluice.db.projections.comparison import KINDS, Report
@@ -80,10 +81,11 @@ def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoi
         died = one.get("died_in_generation", {"count": 0, "first": []})
         if died["count"]:
             lines.append(f"{name}: {died['count']} events that live applied died in it, the first of them:")
-            lines += [
-                f"  {d['topic']}:{d['partition']}:{d['offset']} {d['error_class']}: {d['error_text']}"
+            named = (
+                (f"{d['topic']}:{d['partition']}:{d['offset']}", f"{d['error_class']}: {d['error_text']}")
                 for d in died["first"]
-            ]
+            )
+            lines += [f"  {line}" for line in equal_lines(named)]
     if checkpoints:
         kept = [(one.projection, one.checkpoint, one.generation, one.made_at) for one in checkpoints]
         lines.append(table_of(("projection", "checkpoint", "of generation", "made at"), kept))

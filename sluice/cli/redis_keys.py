@@ -74,18 +74,19 @@ def clean(
         group = require_cleanable(prefix, own, read_living(session))
         with open_redis(read_addresses(read_settings()).redis_url) as client:
             found = left = read_prefix(client, group)
+            gone = 0
             if found.keys and not dry_run:
                 require_confirmation(f"{_described(found)} will be deleted.", yes=yes)
                 with session.transaction():
                     subject = (group, as_json(asdict(found)))
                     insert_audits(session, decide("redis clean", reason), [subject])
-                left = delete_prefix(client, group, deleted=lambda gone: _report(gone, found.keys))
+                gone, left = delete_prefix(client, group, deleted=lambda keys: _report(keys, found.keys))
     if as_json_:
-        say_document({"dry_run": dry_run, "found": asdict(found), "keys_left": left.keys})
+        say_document({"dry_run": dry_run, "found": asdict(found), "deleted": gone, "keys_left": left.keys})
     elif dry_run or not found.keys:
         say(f"{_described(found)} would be deleted")
     else:
-        say(f"{group}: {found.keys} keys deleted, {left.keys} left")
+        say(f"{group}: {gone} keys deleted, {left.keys} left")
 
 
 def prefix_table(found: Iterable[PrefixUse], own: str | None) -> Table:

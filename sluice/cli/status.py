@@ -10,7 +10,7 @@ from sluice.admin.connection import read_environment
 from sluice.admin.status import QueueStatus, Status, TopicStatus, judge_status
 from sluice.admin.status_reading import read_status
 from sluice.cli.output import print_refusal, say, say_document
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, equal_lines
 from sluice.cli.tables import Table, table_of
 from sluice.cli.workers import NOT_SEEN, say_unheld
 from sluice.db.apply.guard import COUNTERS
@@ -55,8 +55,9 @@ def status(as_json: AsJson = False) -> None:
             say("", f"{say_unheld(found.queues_without_worker)}; {NOT_SEEN}")
         for sentence in say_what_waits(found):
             say("", sentence)
-    for sentence in found.unreachable:
-        say(f"sluice: not reached: {sentence}", err=True)
+    places = (sentence.partition(": ") for sentence in found.unreachable)
+    for line in equal_lines((place, reason) for place, _, reason in places):
+        say(f"sluice: not reached: {line}", err=True)
     if found.refusal is not None:
         print_refusal(found.refusal)
     if found.unreachable or found.refusal is not None:

@@ -2,9 +2,21 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+from sluice.runtime.terminal_text import shown
+
+
+def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escapes in texts what a terminal would interpret. A traceback keeps its lines."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if name in ("exception", "stack") else [value]
+            fields[name] = "\n".join(map(shown, lines))
+    return fields
 
 
 def configure_logs(*, log_format: str, level: str, process: str) -> None:
@@ -25,6 +37,7 @@ def configure_logs(*, log_format: str, level: str, process: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                show_values,
                 renderer,
             ],
         )

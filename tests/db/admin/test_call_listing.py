@@ -4,7 +4,9 @@ import pytest
 
 from sluice.admin.effects import require_call
 from sluice.db.admin.call_admin import (
+    CallReason,
     Chosen,
+    count_call_reasons,
     count_calls,
     count_open_calls,
     read_all_calls,
@@ -30,14 +32,25 @@ def test_calls_are_counted_and_listed_by_what_is_chosen(session: Session) -> Non
     def keys(chosen: Chosen, after: int = 0, limit: int = 10) -> list[str]:
         return [call.effect_key for call in read_calls(session, chosen, after=after, limit=limit)]
 
-    assert keys(Chosen()) == ["a", "b", "c"]
-    assert keys(Chosen(), after=require_call(session, "a").id, limit=1) == ["b"]
+    assert keys(Chosen()) == ["c", "b", "a"]
+    assert keys(Chosen(), after=require_call(session, "c").id, limit=1) == ["b"]
     assert keys(Chosen(state="failed")) == ["a"]
     assert keys(Chosen(effect="notify", entity_key="other")) == ["b"]
     assert keys(Chosen(older_than_seconds=60)) == ["c"]
     assert keys(Chosen(entity="payment")) == []
     assert [call.effect_key for call in read_all_calls(session, Chosen(effect="notify"))] == ["a", "b"]
     assert count_open_calls(session) == {"notify": 2}
+
+
+def test_errors_that_calls_share_are_counted(session: Session) -> None:
+    for number in range(3):
+        insert_call(session, f"k{number}", "failed", error="[gone]")
+    insert_call(session, "alone", "failed", error="other")
+    insert_call(session, "done", "succeeded", error="[gone]")
+    assert count_call_reasons(session, Chosen(), limit=9) == [
+        CallReason(3, "notify", "failed", "k2", "[gone]")
+    ]
+    assert count_call_reasons(session, Chosen(state="pending"), limit=9) == []
 
 
 def test_all_calls_are_read_page_by_page(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from sluice.db.admin import outbox_admin
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.outbox_admin import (
     QueueWaiting,
+    RefusalReason,
+    count_refusal_reasons,
     count_refused,
     delete_outgoing_event,
     delete_refusals,
@@ -67,11 +69,16 @@ def test_what_waits_is_counted_per_queue_and_refused_ones_name_what_they_hold(se
     assert [one.waiting for one in read_waiting(session, "more")] == [2]
     refused = read_refused(session, None, limit=10)
     assert [(one.queue, one.id, one.key, one.error, one.behind) for one in refused] == [
-        ("order.0", 1, "k", "too large", 1),
         ("order.1", 5, None, "bad", 0),
-    ]
+        ("order.0", 1, "k", "too large", 1),
+    ], "newest first"
     assert [one.id for one in read_refused(session, "more", limit=10)] == [5]
     assert len(read_refused(session, None, limit=1)) == 1
+    assert count_refusal_reasons(session, None, limit=9) == []
+    insert_event(session, 7, refused="bad")
+    insert_event(session, 8, refused="bad")
+    assert count_refusal_reasons(session, None, limit=9) == [RefusalReason(2, "out", "bad")]
+    assert count_refusal_reasons(session, "more", limit=9) == []
     # As the relay sees it.
     assert page(session) == [("order.0", 3), ("order.1", 4), ("order.1", 6)]
 

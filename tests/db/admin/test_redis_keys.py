@@ -76,11 +76,11 @@ def test_one_prefix_is_deleted_and_nothing_else(
     monkeypatch.setattr(redis_keys, "PAGE_KEYS", page)
     fill(client)
     steps: list[int] = []
-    assert delete_prefix(client, OWN.group, deleted=steps.append) == PrefixUse(OWN.group)
+    assert delete_prefix(client, OWN.group, deleted=steps.append) == (5, PrefixUse(OWN.group))
     assert steps[-1] == 5
     assert len(steps) == -(-5 // page)
     assert [(one.group, one.keys) for one in read_prefixes(client)] == [(OTHER.group, 5), (None, len(LEFT))]
-    assert delete_prefix(client, OWN.group) == PrefixUse(OWN.group)
+    assert delete_prefix(client, OWN.group) == (0, PrefixUse(OWN.group))
 
 
 def test_the_own_prefix_is_refused_while_a_process_is_alive() -> None:

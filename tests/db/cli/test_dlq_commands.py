@@ -27,10 +27,10 @@ def test_ls_and_show_say_what_failed(bench: Bench, run: Run) -> None:
     assert "dead (conflict)" in shown
     assert f"{TOPIC}:0:3" in shown
     assert f"{TOPIC}:0:1" not in shown, "it waits, and is not dead"
-    assert "there may be more: --after 1" in run("dlq", "ls", "--limit", "1")
-    document = json.loads(run("dlq", "ls", "--limit", "2", "--after", "1", "--json"))
-    assert [one["id"] for one in document["letters"]] == [4, 5]
-    assert document["next_after"] == 5
+    assert "there may be more: --after 6" in run("dlq", "ls", "--limit", "1")
+    document = json.loads(run("dlq", "ls", "--limit", "2", "--after", "6", "--json"))
+    assert [one["id"] for one in document["letters"]] == [5, 4]
+    assert document["next_after"] == 4
     whole = json.loads(run("dlq", "show", "1", "--json"))
     assert (whole["value"]["data"], whole["key"], whole["error_class"]) == (
         {"amount": -1},

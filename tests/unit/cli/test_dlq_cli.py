@@ -15,13 +15,13 @@ from sluice.admin.documents import as_json
 from sluice.admin.event_lines import LineRefused, Outgoing, letter_line, parse_lines
 from sluice.admin.letters import letter_document
 from sluice.admin.redrive import EntityRedriven
-from sluice.cli.dlq import count_table, letter_table
+from sluice.cli.dlq import count_table, letter_table, reason_table
 from sluice.cli.dlq_change import redriven_documents, redriven_lines
 from sluice.cli.main import app
 from sluice.cli.printing import field_lines
 from sluice.cli.tables import table_lines
 from sluice.db.admin.letter_details import WaitingLetter, WholeLetter
-from sluice.db.admin.letters import LetterCount, ListedLetter
+from sluice.db.admin.letters import LetterCount, LetterReason, ListedLetter
 from tests.mutants import mutated
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -201,13 +201,14 @@ def test_a_letter_is_shown_as_text_and_json_or_as_base64() -> None:
     assert "error class: CheckViolation" in field_lines(letter_document(letter, 0, []))
     raw = letter_document(whole(b"\xff", b"\xff{"), 0, [])
     assert (raw["key_base64"], raw["value_base64"]) == ("/w==", "/3s=")
+    assert letter_document(whole(value=b"<a>\xc3\xa9</a>"), 0, [])["value_text"] == "<a>é</a>"
     assert letter_document(whole(None, None), 0, [])["value"] is None
 
 
 def test_the_tables_name_conflicts_and_what_waits() -> None:
     conflict = LISTED._replace(outcome="conflict", entity_key=None, type=None, behind=None)
     counts = [LetterCount("orders", "Conflict", "dead", "conflict", 2)]
-    tables = (count_table(counts), letter_table([LISTED, conflict]))
+    tables = (count_table(counts), letter_table([LISTED, conflict], []))
     assert [line.split() for table in tables for line in table_lines(table)] == [
         ["topic", "error", "state", "letters"],
         ["orders", "Conflict", "dead", "(conflict)", "2"],
@@ -215,6 +216,19 @@ def test_the_tables_name_conflicts_and_what_waits() -> None:
         ["3", "orders:1:7", "order/o-1", "order.placed", "dead", "2", "2h", "4", "CheckViolation:", "no"],
         ["3", "orders:1:7", "order", "-", "dead", "(conflict)", "2", "2h", "-", "CheckViolation:", "no"],
     ]
+
+
+def test_a_reason_that_letters_share_is_printed_once() -> None:
+    reasons = [LetterReason(2, "orders", "CheckViolation", "dead", 4, "no such [amount]")]
+    letters = [LISTED._replace(id=number, error_text="no such [amount]") for number in (4, 3)]
+    other = LISTED._replace(id=2, error_text="another")
+    tables = (reason_table(reasons), letter_table([*letters, other], reasons))
+    lines = [line for table in tables for line in table_lines(table)]
+    assert [line.split()[-5:] for line in lines if "no such" in line] == [
+        ["1:", "CheckViolation:", "no", "such", "[amount]"]
+    ]
+    assert [line.endswith("CheckViolation: reason 1") for line in lines[-3:]] == [True, True, False]
+    assert lines[-1].endswith("CheckViolation: another")
 
 
 def test_what_became_of_entities_is_said() -> None:

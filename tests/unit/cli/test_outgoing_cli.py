@@ -16,14 +16,14 @@ from sluice.admin.documents import as_json
 from sluice.admin.effects import CallChange, reasons_to_wait
 from sluice.admin.outbox import event_document
 from sluice.cli.confirmation import require_confirmation
-from sluice.cli.effects import call_table, conflict_table, count_table
+from sluice.cli.effects import call_table, conflict_table, count_table, reason_table
 from sluice.cli.effects_change import change_document, change_lines
 from sluice.cli.main import app
 from sluice.cli.outbox import refused_table, waiting_table
 from sluice.cli.printing import field_lines, read_age, say_age
 from sluice.cli.tables import Table, table_lines
-from sluice.db.admin.call_admin import CallConflict, ListedCall, WholeCall
-from sluice.db.admin.outbox_admin import OutgoingEvent, QueueWaiting, RefusedRecord
+from sluice.db.admin.call_admin import CallConflict, CallReason, ListedCall, WholeCall
+from sluice.db.admin.outbox_admin import OutgoingEvent, QueueWaiting, RefusalReason, RefusedRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ID = UUID(int=7)
@@ -165,18 +165,20 @@ def test_the_actor_is_who_runs_the_command() -> None:
     assert (verb, reason) == ("effects retry", "because")
 
 
-def test_a_payload_is_shown_as_json_or_as_base64() -> None:
+def test_a_payload_is_shown_as_json_as_text_or_as_base64() -> None:
     document = json.loads(as_json(event_document(EVENT)))
     assert (document["payload"], document["event_id"], document["created_at"]) == (
         {"n": 1},
         str(ID),
         "2026-01-02T03:04:05Z",
     )
-    for raw in (b"\xff\x00", b'"\xff"', b""):
+    for raw in (b"\xff\x00", b'"\xff"'):
         document = event_document(EVENT._replace(payload=memoryview(raw)))
         assert "payload" not in document
         assert set(document) > {"payload_base64"}
     assert event_document(EVENT._replace(payload=memoryview(b"\xff")))["payload_base64"] == "/w=="
+    for raw in (b"", b"<a>", b"{", b"a\x1b"):
+        assert event_document(EVENT._replace(payload=memoryview(raw)))["payload_text"] == raw.decode()
     lines = field_lines(event_document(EVENT))
     assert 'payload: {"n":1}' in lines
     assert not any(line.startswith("error") for line in lines)
@@ -184,25 +186,33 @@ def test_a_payload_is_shown_as_json_or_as_base64() -> None:
 
 def test_the_tables_of_the_outbox_name_what_is_held() -> None:
     waiting = waiting_table([QueueWaiting("order.0", 3, 1, 125.0)])
-    refused = refused_table([RefusedRecord("order.0", 5, "out", None, "too large", NOW, 7_300.0, 2)])
+    record = RefusedRecord("order.0", 5, "out", None, "too large", NOW, 7_300.0, 2)
+    refused = refused_table([record, record._replace(error="[x]")], [RefusalReason(2, "out", "[x]")])
     assert shown(waiting, refused) == [
         ["queue", "waiting", "refused", "oldest"],
         ["order.0", "3", "1", "2m"],
         ["queue", "id", "topic", "key", "since", "behind", "error"],
         ["order.0", "5", "out", "-", "2h", "2", "too", "large"],
+        ["order.0", "5", "out", "-", "2h", "2", "error", "1"],
     ]
 
 
 def test_the_tables_of_calls_name_the_states_that_occur() -> None:
     counts = [("capture", "succeeded", 9), ("notify", "pending", 2), ("notify", "failed", 1)]
     failed = LISTED._replace(entity_key=None, error=None, state="failed")
-    assert shown(count_table(counts), call_table([LISTED, failed])) == [
+    shared = LISTED._replace(error="[gone]", due_in_seconds=1)
+    reasons = [CallReason(7, "notify", "pending", "notify:o-1", "[gone]")]
+    tables = (count_table(counts), call_table([LISTED, failed, shared], reasons), reason_table(reasons))
+    assert shown(*tables) == [
         ["effect", "pending", "succeeded", "failed"],
         ["capture", "0", "9", "0"],
         ["notify", "2", "0", "1"],
         ["key", "effect", "entity", "state", "attempt", "age", "due", "in", "error"],
         ["notify:o-1", "notify", "order/o-1", "pending", "2", "2h", "45s", "cut", "off"],
         ["notify:o-1", "notify", "order", "failed", "2", "2h", "-", "-"],
+        ["notify:o-1", "notify", "order/o-1", "pending", "2", "2h", "1s", "error", "1"],
+        ["calls", "effect", "state", "newest", "key", "error"],
+        ["7", "notify", "pending", "notify:o-1", "1:", "[gone]"],
     ]
     conflict = CallConflict(1, "notify:o-1", ID, {"to": "bob"}, NOW, None, None)
     assert shown(conflict_table([conflict]))[1] == ["1", "notify:o-1", '{"to":"bob"}', "-", "-"]

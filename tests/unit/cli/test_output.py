@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sluice import cli
 from sluice.cli.main import app
 from sluice.cli.output import say, say_document
-from sluice.cli.printing import MOST_CHARACTERS, field_lines
+from sluice.cli.printing import MOST_CHARACTERS, equal_lines, field_lines
 
 ROOM = Path(cli.__file__).parent
 # Each prints, or makes what prints.
@@ -65,6 +65,13 @@ def test_a_text_of_several_lines_is_a_block_and_a_long_one_is_cut() -> None:
     assert lines[:3] == ["a b:", "    x", "    y"]
     assert lines[3].endswith("z… (5 characters more: --full prints them)")
     assert field_lines({"long_one": "z" * 9_999}) == ["long one: " + "z" * 9_999]
+
+
+def test_equal_reasons_share_a_line_with_their_count() -> None:
+    named = [("a", "gone"), ("b", "late"), ("c", "gone"), ("d", "gone")]
+    assert equal_lines(named, most=2) == ["3 of them, the first a, c: gone", "b: late"]
+    assert equal_lines(named[:3], most=2) == ["a: gone", "c: gone", "b: late"]
+    assert equal_lines([]) == []
 
 
 @pytest.mark.parametrize(
