@@ -44,49 +44,65 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
     tried, ended_unknown, first_attempt_at, claimed_until, due_at, now(),
     format"""
 
-# Whether another call of the same entity and effect must end first: $2 are the effects that hold.
-_BEHIND_ANOTHER = """
+# Another call of the same entity and effect must end first. The calls that run are few, and are read by their
+# own index; the earlier ones are walked over from the first. $2 are the effects that hold.
+_RUNNING = """
+    SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
+    WHERE state = 'running' ORDER BY claimed_until OFFSET 0
+"""
+_SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
+_BEHIND_RUNNING = f"EXISTS (SELECT FROM running b WHERE {_SAME_ORDER} AND b.id <> e.id)"
+_BEHIND_EARLIER = f"""
     EXISTS (
         SELECT FROM sluice.executed_side_effects b
-        WHERE b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect
-          AND b.state <> 'succeeded' AND b.id <> e.id
-          AND (
-              b.state = 'running'
-              OR b.id < e.id AND (b.state = 'pending' OR b.effect = ANY ($2))
-          )
+        WHERE {_SAME_ORDER} AND b.state <> 'succeeded' AND b.id < e.id
+          AND (b.state = 'pending' OR b.effect = ANY ($2))
     )
 """
 
 DISPATCH_CALLS = Statement(
     "dispatch_calls",
     f"""
-    WITH due AS MATERIALIZED (
+    WITH running AS MATERIALIZED ({_RUNNING}), looked_at AS MATERIALIZED (
         -- Each effect by itself: calls of an undeclared one may wait in millions, and are not walked over.
-        SELECT d.effect_key
+        SELECT w.*, CASE WHEN w.entity_key IS NULL THEN w.effect_key END AS no_entity
         FROM unnest($1) AS declared (effect)
         CROSS JOIN LATERAL (
-            SELECT e.effect_key, e.due_at, e.id
+            SELECT e.effect_key, e.effect, e.entity, e.entity_key, e.id
             FROM sluice.executed_side_effects e
             WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = declared.effect AND e.format <= $5
               -- Again after a while: the message may be lost.
               AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
-              AND NOT {_BEHIND_ANOTHER}
               AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
             ORDER BY e.due_at, e.id
-            LIMIT $4
-            FOR UPDATE SKIP LOCKED
-        ) d
-        ORDER BY d.due_at, d.id
+            LIMIT $6
+        ) w
+    ), first AS MATERIALIZED (
+        -- Of each entity only the first may go: that is asked once, however many wait behind it.
+        SELECT DISTINCT ON (effect, entity, entity_key, no_entity) effect_key FROM looked_at
+        ORDER BY effect, entity, entity_key, no_entity, id
+    ), due AS MATERIALIZED (
+        SELECT e.effect_key
+        FROM first JOIN sluice.executed_side_effects e ON e.effect_key = first.effect_key
+        WHERE e.state = 'pending' AND NOT {_BEHIND_RUNNING} AND NOT {_BEHIND_EARLIER}
+        ORDER BY e.due_at, e.id
         LIMIT $4
+        FOR UPDATE OF e SKIP LOCKED
     ), told AS (
         UPDATE sluice.executed_side_effects e SET dispatched_at = now()
         FROM due WHERE e.effect_key = due.effect_key
         RETURNING e.effect_key, e.effect, e.due_at, e.id
+    ), reached AS (
+        SELECT coalesce(max(calls), 0) = $6 AS all_of_them
+        FROM (SELECT count(*) AS calls FROM looked_at GROUP BY effect) c
     )
-    SELECT effect_key, effect FROM told ORDER BY due_at, id
+    SELECT reached.all_of_them, told.effect_key, told.effect FROM reached LEFT JOIN told ON true
+    ORDER BY told.due_at, told.id
     """,
-    ("text[]", "text[]", "float8", "int", "int"),
+    ("text[]", "text[]", "float8", "int", "int", "int"),
 )
+LEAST_LOOKED_AT = 2_000  # due calls of an effect, of which the first of each entity are dispatched
+LOOKED_AT_GROWTH = 10
 
 
 def dispatch_calls(
@@ -100,12 +116,17 @@ def dispatch_calls(
 ) -> list[tuple[str, str]]:
     """Marks calls of these effects as dispatched, oldest due first: (effect key, effect). Idempotent.
 
-    Rows of a newer format are left.
+    Rows of a newer format are left. Looks at more due calls if too few of the first ones may go.
     """
-    if limit <= 0:
-        return []
-    values = (text_array(effects), text_array(holding), again_after_seconds, limit, newest_format)
-    return [(key, effect) for key, effect in session.run(DISPATCH_CALLS, *values)]
+    found: list[tuple[str, str]] = []
+    look_at, more = LEAST_LOOKED_AT, True
+    wanted = (text_array(effects), text_array(holding), again_after_seconds)
+    while more and len(found) < limit:
+        rows = session.run(DISPATCH_CALLS, *wanted, limit - len(found), newest_format, look_at)
+        more = rows[0][0]
+        found += [(key, effect) for _, key, effect in rows if key is not None]
+        look_at *= LOOKED_AT_GROWTH
+    return found
 
 
 RETURN_CALL = Statement(
@@ -145,7 +166,9 @@ LOCK_ORDER = Statement(
 IS_CALL_HELD = Statement(
     "is_call_held",
     f"""
-    SELECT {_BEHIND_ANOTHER}, EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
+    WITH running AS MATERIALIZED ({_RUNNING})
+    SELECT {_BEHIND_RUNNING} OR {_BEHIND_EARLIER},
+           EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
     FROM sluice.executed_side_effects e WHERE e.effect_key = $1
     """,
     ("text", "text[]"),

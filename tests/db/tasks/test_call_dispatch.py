@@ -187,7 +187,9 @@ def test_calls_that_nobody_declares_make_the_dispatch_of_others_no_dearer(bench:
     assert told.run() == ["c"]
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
     with bench.sessions[-1].connection.cursor() as cursor:
-        cursor.execute("EXPLAIN (ANALYZE, BUFFERS) EXECUTE dispatch_calls ('{mail,pay}', '{}', 30, 500, 1)")
+        cursor.execute(
+            "EXPLAIN (ANALYZE, BUFFERS) EXECUTE dispatch_calls ('{mail,pay}', '{}', 30, 500, 1, 2000)"
+        )
         plan = "\n".join(row[0] for row in cursor.fetchall())
     pages = re.search(r"shared hit=(\d+)", plan)
     assert pages is not None
