@@ -1,7 +1,10 @@
 """How long what happened is remembered, and the forgetting. The first part is pure."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import structlog
 from confluent_kafka import KafkaException
@@ -12,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from sluice.db.admin import retention
 from sluice.db.connection import Session
+from sluice.db.errors import needs_new_connection
 from sluice.kafka_io.config import LOG_LEVEL_CRITICAL, KafkaAccess, build_confluent_admin
 from sluice.runtime.settings import Settings
 
@@ -21,8 +25,8 @@ DAY_SECONDS = 86_400.0
 # Some write "for ever" as the largest number there is; Postgres knows no time so long ago.
 FOR_EVER_SECONDS = 100 * 365 * DAY_SECONDS
 MARGIN_SECONDS = DAY_SECONDS  # records that were read, or sent, and lie somewhere yet
-ROWS = 5_000  # of one statement: some milliseconds, so that nobody waits behind it
-MOST_SECONDS = 20.0  # of one run; the next one goes on
+ROWS = 5_000  # of one statement: some milliseconds, so that no other session waits behind it
+MOST_SECONDS = 20.0  # of one run; if there is more, the worker runs it again
 ANSWER_SECONDS = 10.0
 
 
@@ -49,11 +53,16 @@ def retention_seconds(config: Mapping[str, str]) -> float | None:
 
 
 def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, str]]:
-    """Topic → its configuration, of the topics that exist."""
-    admin = build_confluent_admin(KafkaAccess(bootstrap_servers), {"log_level": LOG_LEVEL_CRITICAL})
-    asked = admin.describe_configs(
-        [ConfigResource(ResourceType.TOPIC, topic) for topic in topics], request_timeout=ANSWER_SECONDS
-    )
+    """Returns topic → its configuration, of the topics that exist; nothing if Kafka cannot be asked."""
+    if not topics:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    try:
+        admin = build_confluent_admin(KafkaAccess(bootstrap_servers), {"log_level": LOG_LEVEL_CRITICAL})
+        asked = admin.describe_configs(resources, request_timeout=ANSWER_SECONDS)
+    except KafkaException as error:
+        log.warning("retention of topics not known: identities are kept", error=str(error))
+        return {}
     found = {}
     for resource, future in asked.items():
         try:
@@ -63,33 +72,74 @@ def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, d
     return found
 
 
+Kinds: TypeAlias = Mapping[str, Callable[[], int]]
+"""Kind → a step that deletes up to ROWS rows of it in a transaction of its own, and returns how many."""
+
+
+class Purged(NamedTuple):
+    """What a run deleted by kind, and which kinds failed. `more`: the time was over before the work."""
+
+    gone: dict[str, int]
+    failed: dict[str, Exception]
+    more: bool
+
+
 def purge(
     session: Session,
     settings: Settings,
     configs: Mapping[str, Mapping[str, str]],
     *,
     clock: Callable[[], float] = time.monotonic,
-) -> dict[str, int]:
-    """Forgets what is old enough, for MOST_SECONDS; rows by kind. May run often, and at once."""
-    deadline = clock() + MOST_SECONDS
-    parked = retention.read_oldest_parked_seconds(session)
+) -> Purged:
+    """Deletes what is old enough, for MOST_SECONDS. Idempotent. Raises what means that Postgres is away."""
+    return run_in_turns(kinds_to_purge(session, settings, configs), until=clock() + MOST_SECONDS, clock=clock)
+
+
+def kinds_to_purge(session: Session, settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> Kinds:
+    """Returns the kinds of rows that have an age limit; topics that keep their records for ever have none."""
     kinds: dict[str, Callable[[], int]] = {}
-    for topic, config in sorted(configs.items()):
-        age = identity_seconds(
-            wanted_seconds=settings.keep_identities_days * DAY_SECONDS,
-            topic_retention_seconds=retention_seconds(config),
-            oldest_parked_seconds=parked,
-        )
-        if age is not None:
-            kinds[f"identities of {topic}"] = lambda topic=topic, age=age: retention.purge_identities(  # type: ignore[misc]
-                session, topic, age, ROWS
-            )
     effects_age = settings.keep_effects_days * DAY_SECONDS
     letters_age = settings.keep_dead_letters_days * DAY_SECONDS
     kinds["calls"] = lambda: retention.purge_calls(session, effects_age, ROWS)
+    kinds["call arguments"] = lambda: retention.empty_calls(session, effects_age, ROWS)
     kinds["dead letters"] = lambda: retention.purge_dead_letters(session, letters_age, ROWS)
+    for topic, config in sorted(configs.items()):
+        topic_seconds = retention_seconds(config)
+        if topic_seconds is not None:
+            kinds[f"identities of {topic}"] = partial(
+                _purge_identities, session, topic, topic_seconds, settings.keep_identities_days * DAY_SECONDS
+            )
+    return kinds
+
+
+def _purge_identities(session: Session, topic: str, topic_seconds: float, wanted_seconds: float) -> int:
+    age = identity_seconds(
+        wanted_seconds=wanted_seconds,
+        topic_retention_seconds=topic_seconds,
+        oldest_parked_seconds=retention.read_oldest_parked_seconds(session),
+    )
+    return 0 if age is None else retention.purge_identities(session, topic, age, ROWS)
+
+
+def run_in_turns(kinds: Kinds, *, until: float, clock: Callable[[], float]) -> Purged:
+    """Runs one step of each kind after the other, until nothing is left or the time is over.
+
+    A kind that fails is left out of this run, and the others go on. Raises what means that Postgres is away.
+    """
     gone: dict[str, int] = {}
-    for kind, forget in kinds.items():
-        while clock() < deadline and (count := forget()):
+    failed: dict[str, Exception] = {}
+    left = deque(kinds)
+    while left and clock() < until:
+        kind = left.popleft()
+        try:
+            count = kinds[kind]()
+        except Exception as error:
+            if needs_new_connection(error):
+                raise
+            failed[kind] = error
+            continue
+        if count:
             gone[kind] = gone.get(kind, 0) + count
-    return gone
+        if count >= ROWS:
+            left.append(kind)
+    return Purged(gone, failed, more=bool(left))

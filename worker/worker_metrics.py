@@ -13,6 +13,7 @@ from sluice.runtime.dropped_messages import dropped
 from sluice.runtime.exposition import Collector, MetricsEndpoint, counter, gauge, histogram
 from sluice.runtime.settings import SettingsError
 from sluice.tasks.apply.apply import Applied
+from sluice.tasks.retention import Purged
 
 
 class WorkerMetrics:
@@ -31,6 +32,8 @@ class WorkerMetrics:
         self._leased_queues = gauge(metrics.WORKER_LEASED_QUEUES)
         self._sent_records = counter(metrics.RELAY_SENT_RECORDS)
         self._runs = counter(metrics.RELAY_RUNS)
+        self._purged_rows = counter(metrics.PURGED_ROWS)
+        self._purge_failures = counter(metrics.PURGE_FAILURES)
 
     def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
         """Those that a worker on these queues writes: nobody should look at the others' zeros."""
@@ -41,7 +44,7 @@ class WorkerMetrics:
         if shares_queues:
             found.append(self._leased_queues)
         if RELAY_QUEUE in queues:
-            found += [self._sent_records, self._runs]
+            found += [self._sent_records, self._runs, self._purged_rows, self._purge_failures]
         return found
 
     def note_batch(self, applied: Applied | None, seconds: float) -> None:
@@ -65,6 +68,13 @@ class WorkerMetrics:
     def note_run(self) -> None:
         """The relay came."""
         self._runs.inc()
+
+    def note_purge(self, purged: Purged) -> None:
+        """A run of the purge has ended."""
+        for kind, rows in purged.gone.items():
+            self._purged_rows.labels(kind).inc(rows)
+        for kind in purged.failed:
+            self._purge_failures.labels(kind).inc()
 
     def watch_leases(self, count_queues: Callable[[], int]) -> None:
         """How many queues are held is asked when somebody looks; by another thread."""

@@ -8,6 +8,7 @@ from uuid import uuid4
 import structlog
 
 from sluice.db.admin.open_issues import read_open_issues
+from sluice.db.admin.retention import PURGE_PLANS
 from sluice.db.apply.retries import read_due_queues
 from sluice.db.connection import BATCH_PLANS, QUEUE_PLANS, Session
 from sluice.db.delivery.progress import read_queue_names
@@ -161,10 +162,15 @@ class WorkerProcess:
     def _purge_now(self) -> None:
         configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
         # Once an hour: a connection of its own for so long.
-        session = Session(self._url, application_name="sluice purge", plans=QUEUE_PLANS)
+        session = Session(self._url, application_name="sluice purge", plans=PURGE_PLANS)
         with closing(session), self._outages(session, "purge"):
-            gone = purge(session, self._settings, configs)
-            log.info("purged", **{kind.replace(" ", "_"): count for kind, count in gone.items()})
+            purged = purge(session, self._settings, configs)
+            log.info("purged", **{kind.replace(" ", "_"): count for kind, count in purged.gone.items()})
+            self._metrics.note_purge(purged)
+            for kind, error in purged.failed.items():
+                log.error("rows past their retention not deleted", kind=kind, error=str(error).strip())
+            if purged.more:
+                self.purge()
 
     def check_self(self) -> None:
         """Submits the self-check, which logs the open issues in one line."""

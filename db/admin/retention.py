@@ -1,6 +1,9 @@
 """What is thrown away with age, some rows at a time."""
 
-from sluice.db.connection import Session, Statement
+from sluice.db.connection import QUEUE_PLANS, Session, Statement
+
+# The index on the age of identities is a BRIN, which only a bitmap scan reads.
+PURGE_PLANS = {**QUEUE_PLANS, "enable_bitmapscan": "on"}
 
 PURGE_IDENTITIES = Statement(
     "purge_identities",
@@ -52,11 +55,14 @@ PURGE_CALLS = Statement(
 )
 
 
+def empty_calls(session: Session, older_than_seconds: float, limit: int) -> int:
+    """Forgets all but the key of calls with an explicit `once` that succeeded; how many. Idempotent."""
+    return session.count(EMPTY_CALLS, older_than_seconds, limit)
+
+
 def purge_calls(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Forgets calls that succeeded; of those with an explicit `once` all but the key. May run twice."""
-    return session.count(EMPTY_CALLS, older_than_seconds, limit) + session.count(
-        PURGE_CALLS, older_than_seconds, limit
-    )
+    """Forgets calls without an explicit `once` that succeeded; how many. Idempotent."""
+    return session.count(PURGE_CALLS, older_than_seconds, limit)
 
 
 PURGE_DEAD_LETTERS = Statement(

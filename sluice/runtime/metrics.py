@@ -150,6 +150,22 @@ RELAY_SENT_RECORDS = _counter(
 )
 RELAY_RUNS = _counter(Exporter.RELAY, "relay_runs", "runs", "relay runs")
 
+PURGED_ROWS = _counter(
+    Exporter.RELAY,
+    "purged_rows",
+    "rows",
+    "rows deleted or emptied after their retention,"
+    " by kind: calls, call arguments, dead letters, identities of a topic",
+    "kind",
+)
+PURGE_FAILURES = _counter(
+    Exporter.RELAY,
+    "purge_failures",
+    "failures",
+    "times that a kind could not be purged, by kind; the other kinds are",
+    "kind",
+)
+
 BEAT_LEADS = _gauge(Exporter.BEAT, "beat_leads", "", "whether this beat is the one that schedules")
 POSTGRES_UP = _gauge(
     Exporter.BEAT, "postgres_up", "", "whether Postgres answers; absent where another beat leads"

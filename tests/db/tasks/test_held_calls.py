@@ -26,7 +26,8 @@ def insert_calls(session: Session, prefix: str, entity_key: str, number: int, mi
     session.command(
         "INSERT INTO sluice.executed_side_effects (effect_key, effect, identity, entity, entity_key, args,"
         " fingerprint, explicit_once, due_at)"
-        f" SELECT '{prefix}' || n, 'notify', gen_random_uuid(), 'order', replace('{entity_key}', '-', n::text),"
+        f" SELECT '{prefix}' || n, 'notify', gen_random_uuid(), 'order',"
+        f" replace('{entity_key}', '-', n::text),"
         f" '{{}}', gen_random_uuid(), false, now() - make_interval(mins => {minutes}, secs => -n * 0.001)"
         f" FROM generate_series(1, {number}) AS n"
     )

@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import psycopg2
 import pytest
 
 from sluice.db.admin import retention
+from sluice.db.admin.retention import PURGE_PLANS
 from sluice.runtime.settings import Settings, read_settings
 from sluice.tasks.api import Call, Effect, Event, handles
-from sluice.tasks.retention import MOST_SECONDS, purge
+from sluice.tasks.retention import MOST_SECONDS, Purged, purge
 from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, registry, slice_of, thing_set
+from tests.db.tasks.recording import RecordingSession
 
 OLD = "now() - interval '40 days'"
 WEEK = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000)}
@@ -53,7 +56,9 @@ def settings(database_url: str) -> Settings:
 
 
 def run_purge(bench: Bench, settings: Settings, config: dict[str, str] = WEEK) -> dict[str, int]:
-    return purge(bench.looking, settings, {TOPIC: config})
+    purged = purge(bench.looking, settings, {TOPIC: config})
+    assert (purged.failed, purged.more) == ({}, False)
+    return purged.gone
 
 
 def age(bench: Bench, table: str, *columns: str) -> None:
@@ -118,7 +123,7 @@ def test_a_call_with_an_explicit_once_keeps_its_key_and_fingerprint_for_ever(
     bench.apply(slice_of([made(0, "thing.welcomed", text="hello")]))
     finish_calls(bench)
     fingerprint = bench.look("SELECT effect_key, fingerprint FROM sluice.executed_side_effects")
-    assert run_purge(bench, settings) == {"calls": 1}
+    assert run_purge(bench, settings) == {"call arguments": 1}
     assert calls(bench) == [("succeeded", None, None)]
     assert bench.look("SELECT effect_key, fingerprint FROM sluice.executed_side_effects") == fingerprint
     assert run_purge(bench, settings) == {}
@@ -164,15 +169,77 @@ def test_dead_letters_go_when_they_are_done_and_old(
     assert run_purge(bench, settings) == ({"dead letters": 1} if goes and is_old else {})
 
 
-def test_a_purge_ends_in_time_and_the_next_one_goes_on(
-    bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def old_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """25 identities, 25 calls and 25 letters that are past their retention; a step deletes 10 rows."""
     monkeypatch.setattr("sluice.tasks.retention.ROWS", 10)
     bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(25)]))
+    bench.apply(slice_of([made(n, "thing.broken", f"b{n}") for n in range(25, 50)], prev=24))
+    bench.look(f"UPDATE sluice.dead_letters SET state = 'done', settled_at = {OLD}")
+    bench.look("DELETE FROM sluice.processed_events WHERE outcome = 'dead'")
     age(bench, "processed_events", "processed_at")
-    # The time is over with the second look at the clock after the beginning.
-    times = iter([0.0, 1.0, MOST_SECONDS, MOST_SECONDS, MOST_SECONDS])
-    gone = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
-    assert gone == {f"identities of {TOPIC}": 10}
-    assert run_purge(bench, settings) == {f"identities of {TOPIC}": 15}
+    finish_calls(bench)
+
+
+IDENTITIES = f"identities of {TOPIC}"
+
+
+@pytest.mark.usefixtures("old_rows")
+def test_a_purge_gives_each_kind_a_turn_and_the_next_one_goes_on(bench: Bench, settings: Settings) -> None:
+    # The time is over after one step of each of the four kinds.
+    times = iter([0.0] + [1.0] * 4 + [MOST_SECONDS])
+    purged = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
+    assert purged == Purged({"calls": 10, "dead letters": 10, IDENTITIES: 10}, {}, more=True)
+    assert run_purge(bench, settings) == {"calls": 15, "dead letters": 15, IDENTITIES: 15}
     assert bench.look(f"SELECT count(*) FROM sluice.outbox_events WHERE queue = '{QUEUE}'") == [(25,)]
+
+
+@pytest.mark.usefixtures("old_rows")
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("executed_side_effects", "calls"),
+        ("dead_letters", "dead letters"),
+        ("processed_events", IDENTITIES),
+    ],
+)
+@pytest.mark.parametrize("locked", [True, False], ids=["slow", "refused"])
+def test_a_kind_that_is_slow_or_fails_stops_no_other(
+    bench: Bench, settings: Settings, table: str, kind: str, locked: bool
+) -> None:
+    bench.looking.command("SET statement_timeout = '300ms'")
+    if locked:
+        bench.session.command(f"BEGIN; SELECT FROM sluice.{table} FOR UPDATE")
+    else:
+        bench.look(
+            f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';"
+            f"CREATE TRIGGER refuse BEFORE DELETE ON sluice.{table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    purged = purge(bench.looking, settings, {TOPIC: WEEK})
+    assert set(purged.failed) >= {kind}
+    assert purged.gone == {
+        other: 25 for other in ("calls", "dead letters", IDENTITIES) if other not in purged.failed
+    }
+    assert len(purged.failed) <= 2, "the arguments of calls are in the table of the calls"
+
+
+@pytest.mark.usefixtures("old_rows")
+def test_a_lost_connection_ends_the_run(bench: Bench, settings: Settings) -> None:
+    bench.session.command(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        f" AND pid = {bench.looking.connection.info.backend_pid}"
+    )
+    with pytest.raises(psycopg2.OperationalError):
+        purge(bench.looking, settings, {TOPIC: WEEK})
+
+
+def test_identities_are_found_by_the_index_on_their_age(
+    bench: Bench, database_url: str, settings: Settings
+) -> None:
+    bench.apply(slice_of([thing_set(n, f"k{n}") for n in range(25)]))
+    session = RecordingSession(database_url, application_name="test purge", plans=PURGE_PLANS)
+    session.ran = []
+    purge(session, settings, {TOPIC: WEEK})
+    [(statement, values)] = [one for one in session.ran if one[0].name == "purge_identities"]
+    assert "processed_events_age_idx" in str(session.explain(statement, values))
+    session.close()

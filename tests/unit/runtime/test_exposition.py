@@ -194,7 +194,7 @@ BATCHES = {
     metrics.WORKER_ABORTED_BATCHES,
     metrics.WORKER_RETRIES,
 }
-RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS}
+RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS, metrics.PURGED_ROWS, metrics.PURGE_FAILURES}
 
 
 @pytest.mark.parametrize(
