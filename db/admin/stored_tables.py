@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Table
 
 from sluice.db.connection import Session, Statement
+from sluice.db.schema import SCHEMA, metadata
 from sluice.db.tables import generation_name, is_projection
 from sluice.db.values import text_array
 
@@ -99,6 +100,24 @@ READ_STORED_COLUMNS = Statement(
     """,
     ("text[]",),
 )
+
+
+READ_MISPLACED = Statement(
+    "read_misplaced",
+    """
+    SELECT relname::text FROM pg_class
+    WHERE relnamespace = to_regnamespace($1) AND relname = ANY ($2) AND relname <> ALL ($3)
+      AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    ORDER BY relname
+    """,
+    ("text", "text[]", "text[]"),
+)
+
+
+def read_misplaced(session: Session, tables: Iterable[str]) -> list[str]:
+    """Returns the users' tables that have a namesake in Sluice's own schema which Sluice did not make."""
+    own = [table.name for table in metadata.tables.values()]
+    return [name for (name,) in session.run(READ_MISPLACED, SCHEMA, text_array(tables), text_array(own))]
 
 
 READ_LIVE_GENERATIONS = Statement(

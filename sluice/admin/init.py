@@ -8,14 +8,14 @@ from kafka.errors import TopicAlreadyExistsError
 
 from sluice.admin.doctor.facts import Finding, Severity
 from sluice.admin.installation import Changed
-from sluice.admin.table_drift import drift_findings, missing_findings
+from sluice.admin.table_drift import drift_findings, misplaced_finding, missing_findings
 from sluice.db.admin.doctor_facts import read_user_columns
-from sluice.db.admin.stored_tables import read_stored_tables
+from sluice.db.admin.stored_tables import read_misplaced, read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_database, read_installation
 from sluice.db.delivery.progress import register_entity
 from sluice.db.migrations.migrate import create_projections, create_user_tables, upgrade
-from sluice.db.tables import is_projection
+from sluice.db.tables import TableRefused, is_projection
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import FIRST_REVISION, Registry
@@ -64,6 +64,7 @@ def initialise(
             made.changed = change(session, name)
         stored = require_installation(read_installation(session), read_database(session), name=name)
         made.installation = stored.installation.group
+        _refuse_misplaced(session, registry)
     made.tables, made.projections = create_tables(urls.database_url, registry)
     made.topics = create_topics(urls.kafka_bootstrap_servers, registry, partitions, replication_factor)
     session = Session(urls.database_url, application_name="sluice init")
@@ -74,6 +75,15 @@ def initialise(
     finally:
         session.close()
     return made
+
+
+def _refuse_misplaced(session: Session, registry: Registry) -> None:
+    """Raises TableRefused for a table in Sluice's own schema: an empty one would be made beside its rows."""
+    names = {table.name for metadata in registry.metadatas for table in metadata.tables.values()}
+    missing = [name for name in read_misplaced(session, names) if name not in read_user_columns(session)]
+    if missing:
+        found = [misplaced_finding(name, is_missing=True) for name in missing]
+        raise TableRefused(" ".join(f"{one.problem} {one.advice}" for one in found))
 
 
 def create_tables(database_url: str, registry: Registry) -> tuple[list[str], list[str]]:
@@ -88,7 +98,7 @@ def create_tables(database_url: str, registry: Registry) -> tuple[list[str], lis
 def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
     tables = registry.tables.values()
     columns = {table.name: frozenset(column.name for column in table.columns) for table in tables}
-    missing = missing_findings(columns, read_user_columns(session))
+    missing = missing_findings(columns, read_user_columns(session), read_misplaced(session, columns))
     found = [*missing, *drift_findings(tables, read_stored_tables(session, tables))]
     return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
 

@@ -8,14 +8,24 @@ from sqlalchemy import Column, Table
 from sluice.admin.column_drift import Difference, column_differences, is_same_family, rendered_type
 from sluice.admin.doctor.facts import Finding, error, warning
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
-from sluice.db.identifiers import qualified, quoted
+from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
 from sluice.db.projections.generation_tables import view_text
+from sluice.db.schema import SCHEMA
 from sluice.db.tables import BOOKKEEPING, is_projection, shape_of
 
 
-def missing_findings(declared: Mapping[str, Set[str]], stored: Mapping[str, Set[str]]) -> Iterator[Finding]:
-    """Yields the tables and columns that are declared and not in Postgres. Both: table → its columns."""
+def missing_findings(
+    declared: Mapping[str, Set[str]], stored: Mapping[str, Set[str]], misplaced: Iterable[str]
+) -> Iterator[Finding]:
+    """Yields the tables and columns that are declared and not in Postgres. Both: table → its columns.
+
+    Those of `misplaced` have a table of their name in Sluice's own schema.
+    """
+    for table in sorted(misplaced):
+        yield misplaced_finding(table, is_missing=table not in stored)
     for table, columns in sorted(declared.items()):
+        if table not in stored and table in misplaced:
+            continue
         if table not in stored:
             yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
         elif lacking := sorted(columns - stored[table]):
@@ -23,6 +33,25 @@ def missing_findings(declared: Mapping[str, Set[str]], stored: Mapping[str, Set[
                 f"Table {table} lacks {', '.join(lacking)}.",
                 "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
             )
+
+
+def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
+    """A table that has a namesake in Sluice's own schema, and may be missing in the schema of users."""
+    here = f"{SCHEMA}.{quoted(table)}"
+    path = (
+        f" A role that is named {SCHEMA} makes its tables there: run"
+        f" `ALTER ROLE {SCHEMA} SET search_path = {USERS_SCHEMA};` as well if yours is."
+    )
+    if not is_missing:
+        return warning(
+            f"Table {table} is in schema {USERS_SCHEMA} and also in schema {SCHEMA}, which is Sluice's own:"
+            f" no handler uses {here}.",
+            f"Copy the rows that you need to {qualified(table)}, and run `DROP TABLE {here};`.{path}",
+        )
+    return error(
+        f"Table {table} is in schema {SCHEMA}, which is Sluice's own: no handler can use it.",
+        f"Run `ALTER TABLE {here} SET SCHEMA {USERS_SCHEMA};`.{path}",
+    )
 
 
 def drift_findings(tables: Iterable[Table], stored: Mapping[str, StoredTable]) -> Iterator[Finding]:

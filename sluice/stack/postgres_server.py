@@ -2,10 +2,13 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
 
 import psycopg2
+import psycopg2.extensions
 from psycopg2 import sql
 
 from sluice.stack.atomic_folders import made_whole
@@ -23,7 +26,10 @@ from sluice.stack.postgres_files import (
 from sluice.stack.processes import group_of
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
 
-SUPERUSER = "sluice"
+# Not the name of a schema: "$user" is first in the search path, so tables of the user would be made in it.
+SUPERUSER = "app"
+FORMER_SUPERUSER = "sluice"  # of data that an earlier version made
+RENAMING_USER = "app_renaming"
 DATABASE = "sluice"
 ANSWER_TIMEOUT_SECONDS = 2
 INITDB_TIMEOUT_SECONDS = 120
@@ -42,7 +48,7 @@ SETTINGS = {
 
 
 class PostgresServer:
-    """One Postgres with the superuser and the database `sluice`, trusting the loopback address."""
+    """One Postgres with the superuser `app` and the database `sluice`, trusting the loopback address."""
 
     name: ServiceName = "postgres"
     port_names: tuple[str, ...] = ("postgres",)
@@ -107,14 +113,46 @@ class PostgresServer:
 
 def create_database(port: int, name: str) -> None:
     """Makes sure the database is there. Raises psycopg2.OperationalError if the server does not answer."""
+    with _cursor(port, _superuser_of(port)) as cursor:
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+        if cursor.fetchone() is None:
+            cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _superuser_of(port: int) -> str:
+    """Returns SUPERUSER. Data of an earlier version have FORMER_SUPERUSER, which is renamed first.
+
+    Idempotent, also when it was interrupted. All objects stay with their owner. The former name exists
+    afterwards too, for URLs that were printed before, without its own schema in the search path.
+    """
+    try:
+        with _cursor(port, SUPERUSER):
+            return SUPERUSER
+    except psycopg2.OperationalError as error:
+        if f'role "{SUPERUSER}" does not exist' not in str(error):
+            raise
+    # A session cannot rename its own role.
+    with _cursor(port, FORMER_SUPERUSER) as cursor:
+        cursor.execute(f"DROP ROLE IF EXISTS {RENAMING_USER}; CREATE ROLE {RENAMING_USER} SUPERUSER LOGIN")
+    with _cursor(port, RENAMING_USER) as cursor:
+        cursor.execute(
+            f"BEGIN; ALTER ROLE {FORMER_SUPERUSER} RENAME TO {SUPERUSER};"
+            f" CREATE ROLE {FORMER_SUPERUSER} SUPERUSER LOGIN;"
+            f" ALTER ROLE {FORMER_SUPERUSER} SET search_path = public; COMMIT"
+        )
+    with _cursor(port, SUPERUSER) as cursor:
+        cursor.execute(f"DROP ROLE {RENAMING_USER}")
+    return SUPERUSER
+
+
+@contextmanager
+def _cursor(port: int, user: str) -> Iterator[psycopg2.extensions.cursor]:
     connection = psycopg2.connect(
-        host=LOOPBACK, port=port, user=SUPERUSER, dbname="postgres", connect_timeout=ANSWER_TIMEOUT_SECONDS
+        host=LOOPBACK, port=port, user=user, dbname="postgres", connect_timeout=ANSWER_TIMEOUT_SECONDS
     )
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
-            if cursor.fetchone() is None:
-                cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            yield cursor
     finally:
         connection.close()

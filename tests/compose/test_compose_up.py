@@ -107,7 +107,7 @@ def deployment_of(project: ComposeProject, folder: Path) -> Deployment:
     """The same as seen from this machine, through the published ports."""
     port = {name: f"{LOOPBACK}:{project.environment[name]}" for name in PORT_NAMES}
     urls = StackUrls(
-        database_url=f"postgresql+psycopg2://sluice:{PASSWORD}@{port['POSTGRES_PORT']}/sluice",
+        database_url=f"postgresql+psycopg2://app:{PASSWORD}@{port['POSTGRES_PORT']}/sluice",
         redis_url=f"redis://{port['REDIS_PORT']}/0",
         kafka_bootstrap_servers=port["KAFKA_PORT"],
     )

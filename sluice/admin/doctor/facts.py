@@ -108,6 +108,8 @@ class PostgresFacts:
     """The events that were set aside, oldest first."""
     narrowed: Sequence[NarrowedQueue] = ()
     """The queues whose batches were made smaller after failures."""
+    misplaced: Sequence[str] = ()
+    """Declared tables that have a namesake in Sluice's own schema."""
 
     @property
     def bridges(self) -> list[Process]:

@@ -36,7 +36,7 @@ from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.admin.outbox_admin import read_waiting_topics
 from sluice.db.admin.retrying import RetryingEvent, read_retrying
-from sluice.db.admin.stored_tables import StoredTable, read_stored_tables
+from sluice.db.admin.stored_tables import StoredTable, read_misplaced, read_stored_tables
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_installation
 from sluice.db.delivery.leases import read_workers
@@ -129,6 +129,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
         without_id: list[EventsWithoutId] = []
         retrying: list[RetryingEvent] = []
         narrowed: list[NarrowedQueue] = []
+        misplaced = read_misplaced(session, [table.name for table in tables])
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -163,6 +164,7 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             without_id,
             retrying,
             narrowed,
+            misplaced,
         )
 
 

@@ -47,7 +47,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _server(facts.postgres)
         found += _installation(facts.postgres, facts.declared)
         found += _migrations(facts.postgres, facts.declared)
-        found += missing_findings(facts.declared.columns, facts.postgres.columns)
+        found += missing_findings(facts.declared.columns, facts.postgres.columns, facts.postgres.misplaced)
         found += drift_findings(facts.declared.tables, facts.postgres.tables)
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)

@@ -121,7 +121,7 @@ def test_an_operator_sees_it(bench: AsideBench, run: Run) -> None:
         assert not found.are_for_somebody
         (finding,) = retrying_problems(read_retrying(bench.looking))
         assert finding.problem.startswith("Entity thing/k has waited for ")
-        assert f"pid {pid}, application psql, user sluice, idle in transaction for" in finding.problem
+        assert f"pid {pid}, application psql, user app, idle in transaction for" in finding.problem
         assert "query SELECT FROM things" in finding.problem
         assert f"pg_terminate_backend({pid})" in finding.advice
     # The transaction ended; the session that was seen holds nothing now.

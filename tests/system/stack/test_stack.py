@@ -15,8 +15,9 @@ import pytest
 import redis as redis_client
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
+from sqlalchemy.engine import make_url
 
-from sluice.stack import Stack, StackError
+from sluice.stack import Stack, StackError, local, postgres_server
 from sluice.stack.kafka_jars import KAFKA_VERSION, cache_folder, fetch_jars
 from sluice.stack.kafka_metadata import lists_itself
 from sluice.stack.patience import patient
@@ -188,6 +189,35 @@ def test_postgres_can_be_moved_back_to_an_older_copy_of_its_data(own_stack: Stac
     own_stack.start("postgres")
     with pytest.raises(psycopg2.errors.UndefinedTable):
         run_sql(own_stack, "SELECT FROM lost")
+
+
+def test_data_with_the_former_superuser_keep_their_owners_and_urls(
+    own_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as former:
+        for module in (local, postgres_server):
+            former.setattr(module, "SUPERUSER", "sluice")
+        own_stack.start("postgres")
+        url = own_stack.database_url()
+        assert url.startswith("postgresql+psycopg2://sluice@")
+        run_sql(own_stack, "CREATE TABLE mark (); CREATE SCHEMA sluice; CREATE TABLE lost ()")
+        own_stack.stop("postgres")
+    own_stack.start("postgres")
+    for role in ("app", "sluice"):
+        at = make_url(own_stack.database_url()).set(username=role)
+        with psycopg2.connect(at.set(drivername="postgresql").render_as_string()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"CREATE TABLE by_{role} ()")
+            cursor.execute("SELECT schemaname || '.' || tablename, tableowner FROM pg_tables ORDER BY 1")
+            found = dict(row for row in cursor if "pg_" not in row[0] and "information" not in row[0])
+        connection.close()
+    assert found == {
+        "public.by_app": "app",
+        "public.by_sluice": "sluice",
+        "public.mark": "app",
+        "sluice.lost": "app",
+    }
+    own_stack.start("postgres")
 
 
 def test_a_server_that_cannot_start_is_reported_with_its_log(own_stack: Stack) -> None:

@@ -166,7 +166,7 @@ def test_no_answer_shows_a_password_or_a_key(make_deployment: MakeDeployment, re
     secret = {
         "SLUICE_REDIS_URL": redis_url.replace("//", f"//keeper:{SECRET}@"),
         # This Postgres trusts everyone.
-        "SLUICE_DATABASE_URL": made.urls.database_url.replace("sluice@", f"sluice:{SECRET}@"),
+        "SLUICE_DATABASE_URL": made.urls.database_url.replace("app@", f"app:{SECRET}@"),
     }
     made.run.environment = secret
     worker = made.run.start_worker(name="sharing")
