@@ -40,7 +40,7 @@ from sluice.cli.dlq_options import (
     filters_of,
 )
 from sluice.cli.output import say, say_document
-from sluice.cli.printing import AsJson
+from sluice.cli.printing import AsJson, equal_lines
 from sluice.cli.progress import progress_bar
 from sluice.db.admin.letter_details import count_behind
 
@@ -182,14 +182,19 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
 
 
 def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
-    """What became of each entity."""
-    return [
-        f"{one.name}: "
-        + (", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items())) or "nothing")
-        + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
-        + ("; unparked" if one.unparked else "")
+    """What became of each entity; entities of which the same became share a line."""
+    return equal_lines(
+        (
+            one.name,
+            (
+                ", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items()))
+                or "nothing"
+            )
+            + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
+            + ("; unparked" if one.unparked else ""),
+        )
         for one in done
-    ]
+    )
 
 
 def redriven_documents(done: Iterable[EntityRedriven]) -> list[Mapping[str, Any]]:

@@ -136,7 +136,7 @@ def report_lines(report: Report) -> list[Any]:
         for sample in found["samples"][kind]
     ]
     if samples:
-        lines.append(table_of(("sample", "key", "live", "new"), samples))
+        lines.append(table_of(("sample", "key", "live", "new"), samples, folded=("live", "new")))
     passed = {why: count for why, count in found["passed_over"].items() if count}
     if passed:
         told = ", ".join(f"{count:,} {why}" for why, count in passed.items())

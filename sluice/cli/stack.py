@@ -76,7 +76,8 @@ def _say(line: str) -> None:
 
 
 def _fail(error: StackError) -> NoReturn:
-    say(f"sluice stack: {error}", err=True)
+    # The log of a server that did not start has lines of its own.
+    say(*f"sluice stack: {error}".split("\n"), err=True)
     raise typer.Exit(2)
 
 

@@ -1,5 +1,6 @@
 """What the operator's services for generations choose and refuse, and how they follow a rebuild."""
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from sluice.admin.rebuild.generation_changes import (
     require_rebuilt,
 )
 from sluice.admin.rebuild.rebuild_progress import follow, generation_document
+from sluice.db.projections import generation_tables
+from sluice.db.projections.generation_tables import count_rows, read_table
+from sluice.db.projections.generations import read_generations
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import DECISION, Bench, registry
@@ -99,6 +103,17 @@ def test_a_rebuild_is_followed_until_it_is_ready(bench: Bench) -> None:
     assert bench.states()[number] == "ready"
     document = generation_document(bench.session, bench.generation(number))
     assert (document["done"], document["total"], document["folded"]) == (300, 300, 300)
+
+
+def test_rows_are_counted_and_not_estimated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.live(*(thing_set(n, f"k{n}", n) for n in range(7)))
+    [live] = read_generations(bench.session, "totals")
+    assert read_table(bench.session, live.table).estimated_rows == 0, "it was never analyzed"
+    assert count_rows(bench.session, live.table) == 7
+    monkeypatch.setattr(generation_tables, "COUNTING", "SET LOCAL statement_timeout = '100ms'")
+    with closing(bench.session.another("test holder")) as holder, holder.transaction():
+        holder.command(f"LOCK TABLE public.{live.table}")
+        assert count_rows(bench.session, live.table) is None
 
 
 def pause(bench: Bench, number: int) -> None:
