@@ -159,7 +159,8 @@ RECORD_SKIPPED = "RecordSkipped"
 class DeadLetterRow(NamedTuple):
     """A record as Kafka holds it (`key` and `value` in hex, `headers` as JSON), and why it is here.
 
-    `flaw` is a JSON object of what is missing of the record, None if it is whole.
+    `flaw` is a JSON object of what is missing of the record, None if it is whole. `traceback` holds the
+    handler's frames as text, None if no handler raised.
     """
 
     topic: str
@@ -180,6 +181,7 @@ class DeadLetterRow(NamedTuple):
     error_text: str
     flaw: str | None = None
     format: int = 1
+    traceback: str | None = None
 
 
 class KnownClaims(NamedTuple):

@@ -135,6 +135,9 @@ class Rejected(Exception):
 class EffectRefused(Exception):
     """An effect that a handler yielded can never be applied: the event becomes a dead letter."""
 
+    frames: tuple[tuple[str, int, str], ...] = ()
+    """File, line and function of the `yield`; of a `yield from` also those around it, which come before."""
+
 
 @dataclass(frozen=True)
 class Entity:

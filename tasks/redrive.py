@@ -252,7 +252,8 @@ class Redriver:
             dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)
             return
         error, text = settled.error.error_class, settled.error.text
-        dead_letters.fail_letter(self._session, letter.id, settled.outcome, error, text)
+        traceback = settled.error.traceback or None
+        dead_letters.fail_letter(self._session, letter.id, settled.outcome, error, text, traceback)
         if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
             redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"
         if settled.outcome is Outcome.DEAD and settled.planned.parks:

@@ -39,6 +39,8 @@ class WholeLetter(NamedTuple):
     parked: str | None
     flaw: dict[str, Any] | None = None
     """What is missing of the record; None if it is stored whole."""
+    traceback: str | None = None
+    """The frames of the handler that raised, as text; None if no handler did."""
     retry: dict[str, Any] | None = None
     """How an event that was set aside is retried; None if it is not."""
 
@@ -62,6 +64,7 @@ _WHOLE = f"""{LISTED}, d.topic_id, d.queue, d.identity, d.event_id, d.source, d.
     d.settled_at, d.headers, d.key, d.value,
     (SELECT p.reason FROM sluice.parked_entities p WHERE p.entity = d.entity AND p.key = d.entity_key),
     d.flaw,
+    d.traceback,
     (SELECT jsonb_build_object(
         'kind', r.kind, 'attempts', r.attempts, 'counted_time_outs', r.failures,
         'set_aside_at', r.set_aside_at, 'retry_at', r.retry_at, 'blockers', r.blockers,

@@ -14,15 +14,18 @@ INSERT_DEAD_LETTERS = Statement(
     """
     INSERT INTO sluice.dead_letters
         (queue, entity, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key,
-         identity, event_id, type, source, outcome, error_class, error_text, flaw, format, state)
+         identity, event_id, type, source, outcome, error_class, error_text, flaw, format, traceback,
+         state)
     SELECT $1, $2, d.topic, d.topic_id, d.partition, d."offset", d.timestamp_ms,
            decode(d.key, 'hex'), decode(d.value, 'hex'), d.headers::jsonb, d.entity_key, d.identity,
            d.event_id, d.type, d.source, d.outcome, d.error_class, d.error_text, d.flaw::jsonb, d.format,
+           d.traceback,
            CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
-    FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+    FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
          WITH ORDINALITY
          AS d (topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key, identity,
-               event_id, type, source, outcome, error_class, error_text, flaw, format, n)
+               event_id, type, source, outcome, error_class, error_text, flaw, format, traceback,
+               n)
     ON CONFLICT (topic_id, partition, "offset") DO NOTHING
     """,
     (
@@ -30,7 +33,7 @@ INSERT_DEAD_LETTERS = Statement(
         "text",
         *("text[]", "text[]", "int[]", "bigint[]", "bigint[]", "text[]", "text[]", "text[]", "text[]"),
         *("uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]"),
-        *("text[]", "smallint[]"),
+        *("text[]", "smallint[]", "text[]"),
     ),
 )
 
@@ -130,18 +133,24 @@ FAIL_LETTER = Statement(
     "fail_letter",
     """
     UPDATE sluice.dead_letters
-    SET state = 'dead', outcome = $2, error_class = $3, error_text = $4, attempts = attempts + 1
+    SET state = 'dead', outcome = $2, error_class = $3, error_text = $4, traceback = $5,
+        attempts = attempts + 1
     WHERE id = $1
     """,
-    ("bigint", "text", "text", "text"),
+    ("bigint", "text", "text", "text", "text"),
 )
 
 
 def fail_letter(
-    session: Session, letter_id: int, outcome: Outcome, error_class: str, error_text: str
+    session: Session,
+    letter_id: int,
+    outcome: Outcome,
+    error_class: str,
+    error_text: str,
+    traceback: str | None = None,
 ) -> None:
     """It died again, or conflicts: with this reason. Under the queue's lock."""
-    session.run(FAIL_LETTER, letter_id, outcome, error_class, error_text)
+    session.run(FAIL_LETTER, letter_id, outcome, error_class, error_text, traceback)
 
 
 LOAD_PARKED = Statement(

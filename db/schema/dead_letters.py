@@ -52,6 +52,8 @@ dead_letters = Table(
     format_column(),
     # What is missing of the record; NULL if it is stored whole.
     Column("flaw", JSONB),
+    # The handler's frames, bounded; NULL if no handler raised.
+    Column("traceback", Text),
     UniqueConstraint("topic_id", "partition", "offset", name="dead_letters_record_key"),
     one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
     one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),

@@ -68,7 +68,7 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
     its name. A value that is not stored has no name here; `flaw` is its size and SHA-256.
     """
     document = letter._asdict()
-    absent = [name for name in ("flaw", "retry") if document[name] is None]
+    absent = [name for name in ("flaw", "traceback", "retry") if document[name] is None]
     for name in ("headers", "key", "value", *absent):
         del document[name]
     document["behind"] = behind

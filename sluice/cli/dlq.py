@@ -92,8 +92,11 @@ def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
         document = read_letter_document(session, require_letter(session, number))
     if as_json_:
         say_document(document)
-    else:
-        say_fields(document, full=full)
+        return
+    traceback = document.pop("traceback", "")
+    say_fields(document, full=full)
+    for line in traceback.splitlines():
+        say(line)
 
 
 def export(

@@ -13,13 +13,21 @@ class LogPace:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._logged_at: dict[Hashable, float] = {}
+        self._left_out: dict[Hashable, int] = {}
 
     def allows(self, subject: Hashable) -> bool:
         """Returns True if nothing was logged about the subject for a minute, and counts as logging it."""
+        return self.count(subject) is not None
+
+    def count(self, subject: Hashable) -> int | None:
+        """Returns None if the line must be left out, else how many were left out since the last line."""
         now = self._clock()
         if now - self._logged_at.get(subject, float("-inf")) < LOG_SECONDS:
-            return False
+            self._left_out[subject] = self._left_out.get(subject, 0) + 1
+            return None
+        left_out = self._left_out.pop(subject, 0)
         if len(self._logged_at) >= MAX_SUBJECTS:
             self._logged_at.clear()
+            self._left_out.clear()
         self._logged_at[subject] = now
-        return True
+        return left_out

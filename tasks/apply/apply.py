@@ -20,6 +20,7 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
+from sluice.tasks.apply.death_log import DeathLog, describe_place
 from sluice.tasks.apply.failure_counts import FailureCounts
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.guard import Judgement, is_of_queue, judge
@@ -79,6 +80,7 @@ class Applier:
         self._retrier = Retrier(session, registry, limits)
         self._failures = FailureCounts(session)
         self._generation_writer = GenerationWriter(session, registry)
+        self._deaths = DeathLog()
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
@@ -164,6 +166,7 @@ class Applier:
         faults.reach("apply.committed")
         message.leave(claims.left)
         self._retrier.note_committed(queue, settled)
+        self._deaths.note_committed(queue, settled)
         if settled and row.halted_reason is not None:
             log.warning("queue goes on", queue=queue, was_halted_for=row.halted_reason)
         return Applied(
@@ -251,10 +254,11 @@ class Applier:
         results = "".join(FAILED if s.outcome is Outcome.DEAD else SUCCEEDED for s in tried)
         verdict = judge_batch(row.failure_window, results, row.accepted_deaths)
         if verdict.halts:
-            last = next(s.error for s in reversed(settled) if s.outcome is Outcome.DEAD)
+            last = next(s for s in reversed(settled) if s.outcome is Outcome.DEAD)
             deaths = verdict.failure_window.count(FAILED)
             raise DeploymentBroken(
-                f"{deaths} of the last {len(verdict.failure_window)} events died, lately of {last}"
+                f"{deaths} of the last {len(verdict.failure_window)} events died, lately of"
+                f" {last.error}{describe_place(last)}"
             )
         return verdict
 

@@ -177,4 +177,5 @@ def _letter(settled: EventResult, *, cut: bool) -> DeadLetterRow:
         text,
         None if record.flaw is None else write_flaw(record.flaw),
         1 if record.flaw is None else FLAWED_LETTER_FORMAT,
+        error.traceback or None,
     )

@@ -1,6 +1,7 @@
 """Why an event is not applied, as a dead letter holds it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.worker_stop import is_worker_stop
@@ -8,9 +9,17 @@ from sluice.runtime.worker_stop import is_worker_stop
 MAX_CLASS_CHARACTERS = 200
 
 
+class HandlerPlace(NamedTuple):
+    """A line of a handler."""
+
+    handler: str
+    file: str
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class EventFault:
-    """Class and text of an error.
+    """Class and text of an error, and where in a handler it arose.
 
     The exception itself is not kept: its traceback holds the frames of the handler, and an error of Postgres
     holds its cursor, whose query holds every payload of the batch.
@@ -18,12 +27,16 @@ class EventFault:
 
     error_class: str
     text: str
+    at: HandlerPlace | None = field(default=None, compare=False)
+    """None if the error is not that of one handler."""
+    traceback: str = field(default="", compare=False)
+    """The frames of the handler as text, bounded, without values; empty if it was not the handler's code."""
 
     def __str__(self) -> str:
         return f"{self.error_class}: {self.text}"
 
     @classmethod
-    def of(cls, error: BaseException) -> "EventFault":
+    def of(cls, error: BaseException, at: HandlerPlace | None = None, traceback: str = "") -> "EventFault":
         """Returns the fault of an error. Whatever the error's own text raises is ignored."""
         name = printable(type(error).__name__)[:MAX_CLASS_CHARACTERS]
         try:
@@ -32,4 +45,4 @@ class EventFault:
             if is_worker_stop(second):
                 raise
             text = f"the error has no text: {type(second).__name__}"
-        return cls(name, printable(text[:MAX_ERROR_CHARACTERS]))
+        return cls(name, printable(text[:MAX_ERROR_CHARACTERS]), at, traceback)

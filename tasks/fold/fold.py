@@ -25,6 +25,7 @@ from sluice.tasks.fold.fold_state import (
     LoadFailed,
     Waiting,
 )
+from sluice.tasks.fold.handler_faults import blame
 from sluice.tasks.fold.handler_steps import begin_run, end_quietly, iter_effects
 from sluice.tasks.fold.plan import HandlerRun, Planned
 from sluice.tasks.fold.row_writes import apply_write, view
@@ -173,10 +174,10 @@ class _Scratch:
         steps = iter_effects(run.entry, run.event)
         answer = None
         try:
-            while (effect := _step(steps, answer)) is not None:
+            while (effect := _step(run, steps, answer)) is not None:
                 answer = self.apply(run, effect)
         except _Ended:
-            _end(steps)
+            _end(run, steps)
         except BaseException:
             end_quietly(steps)
             raise
@@ -214,7 +215,7 @@ class _Scratch:
         try:
             result, after = apply_write(shape_of(table), self.row(table, key), write, run.event)
         except ValueRefused as refused:
-            raise _Died(EventFault.of(refused)) from None
+            raise _Died(blame(refused, run.entry)) from None
         if result is None:
             assert isinstance(write, Increment)
             self.results.add(Outcome.APPLIED)
@@ -252,23 +253,23 @@ class _Scratch:
             self.call_conflicts.append(made)
 
 
-def _step(steps: Generator[Effect, Any, None], answer: Any) -> Effect | None:
+def _step(run: HandlerRun, steps: Generator[Effect, Any, None], answer: Any) -> Effect | None:
     """The handler's next effect, None at its end."""
     try:
         return steps.send(answer)
     except StopIteration:
         return None
     except BaseException as error:
-        raise _blamed(error) from None
+        raise _blamed(run, error) from None
 
 
-def _end(steps: Generator[Effect, Any, None]) -> None:
+def _end(run: HandlerRun, steps: Generator[Effect, Any, None]) -> None:
     try:
         steps.close()
     except BaseException as error:
-        raise _blamed(error) from None
+        raise _blamed(run, error) from None
 
 
-def _blamed(error: BaseException) -> BaseException:
+def _blamed(run: HandlerRun, error: BaseException) -> BaseException:
     """Whatever a handler raises is the event's fault, unless it ends the worker."""
-    return error if is_worker_stop(error) else _Died(EventFault.of(error))
+    return error if is_worker_stop(error) else _Died(blame(error, run.entry))

@@ -1,8 +1,6 @@
 """Runs a user's handler: the one place that does. Pure."""
 
-import os
 from collections.abc import Generator
-from types import GeneratorType
 from typing import Any
 
 import msgspec
@@ -15,6 +13,7 @@ from sluice.tasks.api import Effect, EffectRefused, Event
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.payload import own_data
 from sluice.tasks.fold.checked_effects import checked_effect
+from sluice.tasks.fold.handler_faults import shown_path, yield_frames
 from sluice.tasks.fold.registry import AnyEntry
 
 
@@ -91,7 +90,10 @@ class HandlerSteps:
             cells[RUNNING] = 0
             if watch.expired == watch.number:
                 raise watch.timed_out()
-        raise EffectRefused(f"{_place(self._steps)}: {refused}")
+        frames = yield_frames(self._steps)
+        located = EffectRefused(f"{shown_path(frames[-1].file)}:{frames[-1].line}: {refused}")
+        located.frames = frames
+        raise located
 
     def close(self) -> None:
         """Ends the handler. Raises what it raises then."""
@@ -113,15 +115,3 @@ def end_quietly(steps: Generator[Any, Any, Any] | HandlerSteps) -> None:
     except BaseException as error:
         if is_worker_stop(error):
             raise
-
-
-def _place(steps: Any) -> str:
-    """File and line of the `yield` at which a handler is, also within `yield from`."""
-    while isinstance(steps.gi_yieldfrom, GeneratorType):
-        steps = steps.gi_yieldfrom
-    path = steps.gi_code.co_filename
-    try:
-        relative = os.path.relpath(path)
-    except (OSError, ValueError):  # the current directory is gone, or on another drive
-        relative = os.pardir
-    return f"{path if relative.startswith(os.pardir) else relative}:{steps.gi_frame.f_lineno}"

@@ -11,6 +11,7 @@ from sluice.tasks.api import Call, Effect, Emit, Event, Increment, Read, Topic
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.events.missing_id import missing_id_error
+from sluice.tasks.fold.handler_faults import blame
 from sluice.tasks.fold.handler_steps import HandlerSteps, begin_run, end_quietly
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
@@ -145,7 +146,7 @@ def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
         end_quietly(steps)
         if is_worker_stop(error):
             raise
-        run.error = EventFault.of(error)
+        run.error = blame(error, entry)
     return run
 
 

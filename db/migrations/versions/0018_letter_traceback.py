@@ -1,0 +1,13 @@
+"""The frames of the handler in a dead letter."""
+
+from alembic import op
+
+revision = "0018"
+down_revision = "0014"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds a column that workers of before leave empty."""
+    op.execute("ALTER TABLE sluice.dead_letters ADD COLUMN traceback text")

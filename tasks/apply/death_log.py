@@ -1,0 +1,64 @@
+"""Logs events that became dead letters: one line per handler, line of code and error in a minute."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from sluice.db.records import Outcome
+from sluice.runtime.log_pace import LogPace
+from sluice.tasks.fold.fold_state import EventResult
+from sluice.tasks.fold.handler_faults import place_of
+
+log = structlog.get_logger("sluice.apply")
+
+MAX_ERROR_CHARACTERS = 200
+
+
+class DeathLog:
+    """Not thread-safe. The letters hold what a line leaves out."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pace = LogPace(clock=clock)
+
+    def note_committed(self, queue: str, settled: Sequence[EventResult]) -> None:
+        """Logs those of a committed batch that died, if a line is due."""
+        for one in settled:
+            if one.outcome is Outcome.DEAD and one.error is not None:
+                self._note(queue, one)
+
+    def _note(self, queue: str, died: EventResult) -> None:
+        assert died.error is not None
+        where = _where(died)
+        more = self._pace.count((queue, died.error.error_class, *where.items()))
+        if more is None:
+            return
+        decoded = died.planned.decoded
+        log.warning(
+            "event died",
+            queue=queue,
+            record=f"{decoded.topic}:{decoded.partition}:{decoded.record.offset}",
+            key=decoded.entity_key,
+            error=str(died.error)[:MAX_ERROR_CHARACTERS],
+            **where,
+            **({"more_in_the_last_minute": more} if more else {}),
+        )
+
+
+def describe_place(died: EventResult) -> str:
+    """Returns handler, file and line in brackets; nothing if no handler is known."""
+    where = _where(died)
+    lines = f" at {where['file']}:{where['line']}" if "file" in where else ""
+    return f" (in {where['handler']}{lines})" if where else ""
+
+
+def _where(died: EventResult) -> dict[str, Any]:
+    """Returns handler, file and line; the names alone if Postgres refused what several handlers wrote."""
+    assert died.error is not None
+    at, runs = died.error.at, died.planned.runs
+    if at is None and len(runs) == 1:
+        at = place_of(runs[0].entry)
+    if at is not None:
+        return at._asdict()
+    return {"handler": ", ".join(run.entry.name for run in runs)} if runs else {}
