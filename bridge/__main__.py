@@ -19,6 +19,7 @@ from sluice.bridge.progress_store import PostgresProgressStore
 from sluice.bridge.publisher import RedisPublisher
 from sluice.bridge.topic_stops import BridgeStopped
 from sluice.db.connection import Session
+from sluice.db.errors import describe_refusal
 from sluice.db.records import ProcessKind
 from sluice.kafka_io.consumer import Consumer
 from sluice.runtime.exposition import MetricsEndpoint
@@ -68,9 +69,6 @@ def main() -> int:
     except InstallationRefused as error:
         log.error("bridge refused", reason=str(error))
         return REFUSED_EXIT_CODE
-    except psycopg2.Error as error:
-        log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
-        return REFUSED_EXIT_CODE
     installation = membership.installation
     claims = ClaimWriter(settings, installation)
     store = PostgresProgressStore(
@@ -109,7 +107,7 @@ def main() -> int:
         return LOUD_STOP_EXIT_CODE
     except psycopg2.Error as error:
         # Outages are waited out; what is left is a database that does not fit.
-        log.error("Postgres refuses: run `sluice init`, or look at the reason", reason=str(error).strip())
+        log.error("bridge refused", reason=describe_refusal(error))
         return REFUSED_EXIT_CODE
     finally:
         claims.stop()

@@ -11,6 +11,8 @@ import psycopg2.extensions
 import psycopg2.extras
 from sqlalchemy.engine import URL, make_url
 
+from sluice.db.connecting import open_connection
+
 SESSION_SETTINGS = {
     "statement_timeout": "5s",
     "lock_timeout": "2s",
@@ -22,16 +24,6 @@ SESSION_SETTINGS = {
     "tcp_keepalives_idle": "10s",
     "tcp_keepalives_interval": "5s",
     "tcp_keepalives_count": "3",
-}
-
-# And a server that did, or a network that swallows packets: else a worker would wait for its answer until the
-# kernel gives up, a quarter of an hour later. What the server's machine acknowledges may take its time.
-CONNECTION = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
 }
 
 # The planner takes an unnested document for 1 row and nests loops over it, quadratically; a table that
@@ -67,7 +59,7 @@ class Statement:
 
 
 class Session:
-    """A connection to the primary. Not thread-safe; reconnects only when asked, never by itself."""
+    """A connection to Postgres. Not thread-safe; reconnects only when asked, never by itself."""
 
     def __init__(
         self,
@@ -76,13 +68,16 @@ class Session:
         application_name: str,
         plans: Mapping[str, str] = MappingProxyType({}),
         settings: Mapping[str, str] = MappingProxyType({}),
+        may_be_read_only: bool = False,
     ) -> None:
         """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice would be a gamble.
 
-        `settings`: what else of Postgres's the session needs.
+        `settings`: what else of Postgres's the session needs. `may_be_read_only`: a standby, or a server that
+        refuses writes, will do if there is no primary.
         """
         self._url = make_url(database_url)
         self._application_name = application_name
+        self._may_be_read_only = may_be_read_only
         self._settings = {**SESSION_SETTINGS, **plans, **settings}
         self._connection: psycopg2.extensions.connection | None = None
         self._prepared: set[str] = set()
@@ -90,21 +85,21 @@ class Session:
 
     @property
     def connection(self) -> psycopg2.extensions.connection:
-        """The open connection; opened by the first use. Raises psycopg2.OperationalError."""
+        """The open connection; opened by the first use. Raises ConnectFailed."""
         if self._connection is None or self._connection.closed:
             self._prepared = set()
             self._connection = self._connect()
         return self._connection
 
     def _connect(self) -> psycopg2.extensions.connection:
-        target: dict[str, Any] = {**CONNECTION, **self._url.query}
-        target |= self._url.translate_connect_args(username="user", database="dbname")
-        target.setdefault("target_session_attrs", "read-write")
         options = " ".join(
             f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in self._settings.items()
         )
-        connection: psycopg2.extensions.connection = psycopg2.connect(
-            **target, options=options, application_name=self._application_name
+        connection = open_connection(
+            self._url,
+            options=options,
+            application_name=self._application_name,
+            may_be_read_only=self._may_be_read_only,
         )
         # BEGIN and COMMIT are ours to send: the first statement shares BEGIN's round trip.
         connection.autocommit = True
@@ -113,7 +108,7 @@ class Session:
 
     def another(self, application_name: str) -> "Session":
         """Returns a session on the same database, for a short look beside this one."""
-        return Session(self._url, application_name=application_name)
+        return Session(self._url, application_name=application_name, may_be_read_only=self._may_be_read_only)
 
     def close(self) -> None:
         """Ends the connection; the next use opens a new one. May run twice."""

@@ -4,6 +4,8 @@ from enum import Enum
 
 import psycopg2
 
+from sluice.db.connect_failures import ConnectFailed
+
 
 class Fault(Enum):
     """Whose fault an error is. Each asks for another answer."""
@@ -84,8 +86,18 @@ def whose_fault(error: BaseException) -> Fault:
 
 def allows_waiting_at_start(error: BaseException) -> bool:
     """Returns True if a process that starts should wait for Postgres. A wrong password or name is refused."""
+    if isinstance(error, ConnectFailed) and error.is_refused:
+        return False
     code = sqlstate(error) or ""
     return whose_fault(error) is Fault.SURROUNDINGS and code[:2] not in ("28", "3D")
+
+
+def describe_refusal(error: psycopg2.Error) -> str:
+    """Returns why a process that starts is refused by Postgres, and what to do."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ConnectFailed):
+        return f"Postgres: {text}"
+    return f"Postgres refuses: {text}; run `sluice init`, or correct the reason"
 
 
 def _fault_without_code(error: BaseException) -> Fault:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from socket import gethostname
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg2
 import redis
@@ -13,7 +13,7 @@ from celery.beat import Scheduler
 
 from sluice.db.connection import Session
 from sluice.db.delivery.leases import try_lead
-from sluice.db.errors import Fault, allows_waiting_at_start, whose_fault
+from sluice.db.errors import Fault, allows_waiting_at_start, describe_refusal, whose_fault
 from sluice.db.records import ProcessKind
 from sluice.runtime.exposition import MetricsEndpoint
 from sluice.runtime.health import touch_health
@@ -117,15 +117,19 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         try:
             self._membership = join_once(settings, None, kind=ProcessKind.BEAT, node=gethostname())
         except InstallationRefused as error:
-            log.error("beat refused", reason=str(error))
-            self._refusal = f"Beat refused: {error}"
-            raise SystemExit(self._refusal) from error
+            self._refuse(str(error))
         except psycopg2.Error as error:
             if not allows_waiting_at_start(error):
-                raise
-            log.warning("waiting for Postgres", error=str(error).strip())
+                self._refuse(describe_refusal(error))
+            if self._pace.allows("postgres"):
+                log.warning("waiting for Postgres", error=str(error).strip())
             return False
         return True
+
+    def _refuse(self, reason: str) -> NoReturn:
+        log.error("beat refused", reason=reason)
+        self._refusal = f"Beat refused: {reason}"
+        raise SystemExit(self._refusal)
 
     def _try_lead(self) -> bool:
         if self._session is None:

@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import psycopg2
 import structlog
 from celery import signals
 from celery.utils.text import str_to_list
@@ -52,11 +51,6 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     except InstallationRefused as error:
         log.error("worker refused", reason=str(error))
         raise SystemExit(f"Worker refused: {error}") from error
-    except psycopg2.Error as error:
-        # Outages are waited out; what is left is a database that does not fit.
-        raise SystemExit(
-            f"Postgres refuses: {str(error).strip()}. Run `sluice init`, or look at the reason"
-        ) from error
     names = [*services.queue_names(), *SERVICE_QUEUES]
     app.conf.task_queues = [apply_queue(name) for name in names]
     app.amqp.queues = app.amqp.Queues(app.conf.task_queues)

@@ -14,11 +14,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, MetaData, String, Table, create_engine, func, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
-from sluice.db.connection import CONNECTION
+from sluice.db.connecting import open_connection
 from sluice.db.identifiers import qualified
 from sluice.db.projections.generation_tables import first_generation, view_text
 from sluice.db.schema import SCHEMA
@@ -184,8 +185,8 @@ def newest_revision() -> str | None:
 
 
 def current_revision(database_url: str) -> str | None:
-    """The revision the database is at; None before the first migration."""
-    with _connected(database_url) as connection:
+    """The revision the database is at, also of a standby; None before the first migration."""
+    with _connected(database_url, may_be_read_only=True) as connection:
         return _revision_of(connection)
 
 
@@ -214,14 +215,16 @@ def _locked(database_url: str, *, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[
 
 
 @contextmanager
-def _connected(database_url: str) -> Iterator[Connection]:
-    target = {
-        **CONNECTION,
-        "target_session_attrs": "read-write",
-        "application_name": "sluice migrate",
-        "options": "-c search_path=public -c timezone=UTC",
-    }
-    engine = create_engine(database_url, poolclass=NullPool, connect_args=target)
+def _connected(database_url: str, *, may_be_read_only: bool = False) -> Iterator[Connection]:
+    def connect() -> object:
+        return open_connection(
+            make_url(database_url),
+            options="-c search_path=public -c timezone=UTC",
+            application_name="sluice migrate",
+            may_be_read_only=may_be_read_only,
+        )
+
+    engine = create_engine("postgresql+psycopg2://", poolclass=NullPool, creator=connect)
     with engine.begin() as connection:
         yield connection
 

@@ -39,13 +39,21 @@ def connected(
     """Yields a session that Postgres shows as `name`, on a database of the installation SLUICE_NAME.
 
     Raises InstallationRefused for any other database, and SettingsError. With `report_refusal`, which is for
-    commands that only read, the refusal is passed to it, and the session yielded cannot write.
+    commands that only read, the refusal is passed to it, and the session yielded cannot write. Such a command
+    works on a standby, too.
     """
     settings = read_settings()
     url = read_addresses(settings).database_url
     # Handlers run in the transactions of the batch plans.
     limits = session_settings(settings.handler_seconds) if plans is BATCH_PLANS else {}
-    with closing(Session(url, application_name=name, plans=plans, settings=limits)) as session:
+    session = Session(
+        url,
+        application_name=name,
+        plans=plans,
+        settings=limits,
+        may_be_read_only=report_refusal is not None,
+    )
+    with closing(session):
         refusal = read_refusal(session, settings.name)
         if refusal is not None:
             if report_refusal is None:

@@ -1,8 +1,11 @@
 """A service that does not answer as it should: what is said of it, in one sentence."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
+
+from sluice.runtime.redis_failures import find_advice, redis_address
 
 ServiceTitle: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
 
@@ -16,7 +19,7 @@ _NO_TABLES = frozenset({"42P01", "3F000"})
 
 
 class ServiceFailed(RuntimeError):
-    """A service did not answer, or refused; the message says which one and why."""
+    """A service did not answer, or refused; the message says which one, its address and why."""
 
     def __init__(self, service: ServiceTitle, reason: str) -> None:
         self.service = service
@@ -59,8 +62,19 @@ def failed_service(error: Exception) -> ServiceFailed | None:
     }
     for service, classes in kinds.items():
         if isinstance(error, classes):
-            return ServiceFailed(service, _one_line(error))
+            return ServiceFailed(service, _reason(service, error))
     return None
+
+
+def _reason(service: ServiceTitle, error: Exception) -> str:
+    """Returns the reason with the address, which errors of Postgres name themselves, and what to do."""
+    reason, setting = _one_line(error), os.environ.get(SETTING_OF[service], "")
+    if service == "Postgres" or not setting:
+        return reason
+    address, advice = setting, None
+    if service == "Redis":
+        address, advice = redis_address(setting), find_advice(error)
+    return f"cannot use {address}: {reason}" + ("" if advice is None else f"; {advice}")
 
 
 def _one_line(error: Exception) -> str:

@@ -36,7 +36,9 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
     # Before the logs' ends: read the other way round, a watermark could be above its log.
     with (
         _noted(reading, "Postgres"),
-        closing(Session(urls.database_url, application_name="sluice status")) as session,
+        closing(
+            Session(urls.database_url, application_name="sluice status", may_be_read_only=True)
+        ) as session,
     ):
         if stored := read_installation(session):
             reading.installation = stored.installation

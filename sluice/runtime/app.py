@@ -3,6 +3,7 @@
 Imports go one way, so the application names what the layers above it provide.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from kombu.utils.imports import symbol_by_name
 
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.fault_points import faults
-from sluice.runtime.installation import Installation
+from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.settings import Settings, read_settings
 
@@ -62,8 +63,12 @@ def _keep_logs(**_: Any) -> None:
 
 
 def _wait_for_installation(settings: Settings) -> Installation:
-    installation: Installation = symbol_by_name(READ_INSTALLATION)(settings)  # type: ignore[no-untyped-call]
-    return installation
+    read: Callable[[Settings], Installation] = symbol_by_name(READ_INSTALLATION)  # type: ignore[no-untyped-call]
+    try:
+        return read(settings)
+    except InstallationRefused as error:
+        # For Flower and `celery inspect`: a worker has read it before.
+        raise SystemExit(f"Refused: {error}") from error
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,8 @@ from sluice.db.errors import allows_waiting_at_start
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.health import touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
+from sluice.runtime.log_pace import LogPace
+from sluice.runtime.redis_failures import describe_failure, find_advice
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Verdict, Watch, begin_watch, judge_claims
 from sluice.tasks.installation.claim_reader import ClaimReader, Look
@@ -36,7 +38,8 @@ def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
     """Returns if no other database works as this installation.
 
     To be called before the process joins a group or writes anything. Waits while Redis or Postgres does not
-    answer. Raises InstallationRefused, and what Postgres raises for other reasons than an outage.
+    answer. Raises InstallationRefused, also if Redis refuses this process for good, and what Postgres raises
+    for other reasons than an outage.
     """
     with closing(ClaimReader(settings, installation)) as reader:
         check = ClaimCheck(reader, WATCH_SECONDS)
@@ -57,6 +60,7 @@ class ClaimCheck:
 
     def __post_init__(self) -> None:
         self._backoff = Backoff()
+        self._pace = LogPace()
 
     def is_done(self, now: float) -> bool:
         """Looks once. Returns True if the process may start. Raises InstallationRefused."""
@@ -65,15 +69,25 @@ class ClaimCheck:
         try:
             look = self.reader.look(with_kafka=self.with_kafka)
         except Exception as error:
-            if not isinstance(error, RedisError) and not allows_waiting_at_start(error):
-                raise
-            # The other database may have been unable to renew its claims as well.
-            self.began = None
-            if self._backoff.note_failure(now):
-                log.warning("waiting for Redis and Postgres", error=str(error).strip())
+            self._note_failure(error, now)
             return False
         self._backoff.note_success()
         return self._judge(look, now)
+
+    def _note_failure(self, error: Exception, now: float) -> None:
+        """Logs an outage once a minute. Raises what waiting does not end."""
+        server, text = "Postgres", str(error).strip()
+        if isinstance(error, RedisError):
+            server, text = "Redis", describe_failure(error, self.reader.redis_url)
+            if find_advice(error) is not None:
+                raise InstallationRefused(f"Redis: {text}") from error
+        elif not allows_waiting_at_start(error):
+            raise error
+        # The other database may have been unable to renew its claims as well.
+        self.began = None
+        self._backoff.note_failure(now)
+        if self._pace.allows(server):
+            log.warning(f"waiting for {server}", error=text)
 
     def _judge(self, look: Look, now: float) -> bool:
         # A Kafka that answers only later would show as new what is old.

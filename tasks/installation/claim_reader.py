@@ -48,7 +48,8 @@ class ClaimReader:
 
     def __init__(self, settings: Settings, installation: Installation) -> None:
         self.installation = installation
-        self.redis: Redis = build_redis(settings.redis_url.get_secret_value(), installation.redis_prefix)
+        self.redis_url = settings.redis_url.get_secret_value()
+        self.redis: Redis = build_redis(self.redis_url, installation.redis_prefix)
         self._url = settings.database_url.get_secret_value()
         self._kafka = GroupMetadataReader(settings.kafka_bootstrap_servers, installation.group)
         self._kafka_failed = False

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
+import psycopg2
 import structlog
 
-from sluice.db.errors import allows_waiting_at_start
+from sluice.db.errors import allows_waiting_at_start, describe_refusal
 from sluice.db.records import ProcessKind
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.health import touch_health
-from sluice.runtime.installation import Installation
+from sluice.runtime.installation import Installation, InstallationRefused
+from sluice.runtime.log_pace import LogPace
 from sluice.runtime.settings import Settings
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.installation.claim_check import refuse_if_claimed
@@ -70,7 +72,10 @@ def join_installation(
     node: str,
     queues: Iterable[str] | None = None,
 ) -> Membership:
-    """As `join_once`, but waits as long as Postgres does not answer. SIGTERM ends the process meanwhile."""
+    """As `join_once`, but waits as long as Postgres does not answer. SIGTERM ends the process meanwhile.
+
+    Raises InstallationRefused, also for a wrong setting and a database that does not fit.
+    """
     with _ended_by_sigterm():
         return _wait_for_postgres(
             settings, lambda: join_once(settings, registry, kind=kind, node=node, queues=queues)
@@ -80,22 +85,23 @@ def join_installation(
 def wait_for_installation(settings: Settings) -> Installation:
     """Returns the installation of this process's database; waits as long as Postgres does not answer.
 
-    Raises InstallationRefused, and psycopg2.Error for other reasons than an outage.
+    Raises InstallationRefused, also for a wrong setting and a database that does not fit.
     """
     return _wait_for_postgres(settings, lambda: open_installation(settings).installation)
 
 
 def _wait_for_postgres(settings: Settings, action: Callable[[], T]) -> T:
-    backoff = Backoff()
+    backoff, pace = Backoff(), LogPace()
     while True:
         now = time.monotonic()
         if backoff.allows(now):
             try:
                 return action()
-            except Exception as error:
+            except psycopg2.Error as error:
                 if not allows_waiting_at_start(error):
-                    raise
-                if backoff.note_failure(now):
+                    raise InstallationRefused(describe_refusal(error)) from error
+                backoff.note_failure(now)
+                if pace.allows("postgres"):
                     log.warning("waiting for Postgres", error=str(error).strip())
         # To start it anew would not help.
         touch_health(settings.health_file)

@@ -117,7 +117,7 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
 
 def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
     revision = current_revision(url)
-    with closing(Session(url, application_name="sluice doctor")) as session:
+    with closing(Session(url, application_name="sluice doctor", may_be_read_only=True)) as session:
         registered = leaving = None
         stored = read_installation(session)
         generations: list[GenerationFacts] = []

@@ -4,7 +4,8 @@ from contextlib import closing
 
 from sqlalchemy.engine import make_url
 
-from sluice.db.connection import CONNECTION, Session
+from sluice.db.connecting import CONNECTION
+from sluice.db.connection import Session
 
 
 def test_neither_side_waits_for_one_that_vanished(database_url: str) -> None:

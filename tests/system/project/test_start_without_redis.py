@@ -12,7 +12,7 @@ from tests.harness.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 
 EVENTS = 50
-WAITING = "waiting for Redis and Postgres"
+WAITING = "waiting for Redis"
 
 
 def has_logged(process: RunningProcess, words: str) -> bool:

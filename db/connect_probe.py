@@ -1,0 +1,47 @@
+"""Asks a server for the SQLSTATE of a refused connect, whatever language its messages are in.
+
+At the verbosity PQERRORS_SQLSTATE libpq prints the SQLSTATE instead of the text. psycopg2 does not offer
+that, but the connection of libpq can be reached before an asynchronous connection is open.
+"""
+
+import ctypes
+import time
+from collections.abc import Mapping
+from select import select
+from typing import Any
+
+import psycopg2
+from psycopg2 import _psycopg
+from psycopg2.extensions import POLL_OK, POLL_READ
+
+PQERRORS_SQLSTATE = 3
+PROBE_SECONDS = 5.0
+
+
+def read_sqlstate_text(target: Mapping[str, Any], *, seconds: float = PROBE_SECONDS) -> str:
+    """Connects once more, and returns libpq's text, with a SQLSTATE in place of the server's own text.
+
+    Returns "" if there is none: the connect succeeds, lasts longer than `seconds`, or libpq is too old.
+    """
+    try:
+        set_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity
+        set_verbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    except (OSError, AttributeError):
+        return ""
+    until = time.monotonic() + seconds
+    try:
+        connection = psycopg2.connect(**target, async_=True)
+    except (psycopg2.Error, UnicodeDecodeError):
+        return ""
+    try:
+        set_verbosity(connection.pgconn_ptr, PQERRORS_SQLSTATE)
+        while (state := connection.poll()) != POLL_OK and (left := until - time.monotonic()) > 0:
+            waiting = [connection]
+            select(waiting if state == POLL_READ else [], [] if state == POLL_READ else waiting, [], left)
+    except psycopg2.Error as error:
+        return str(error)
+    except (UnicodeDecodeError, OSError):
+        return ""
+    finally:
+        connection.close()
+    return ""

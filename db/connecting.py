@@ -1,0 +1,57 @@
+"""Opens connections to Postgres, and states in one sentence why that failed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy.engine import URL
+
+from sluice.db.connect_failures import ConnectCause, ConnectFailed, describe_failure, judge_connect_text
+from sluice.db.connect_probe import read_sqlstate_text
+
+# For a server that vanished, or a network that swallows packets. Else a worker would wait for its answer
+# until the kernel gives up, a quarter of an hour later. What the server's machine acknowledges may take its
+# time.
+CONNECTION = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
+
+
+def open_connection(
+    url: URL, *, options: str, application_name: str, may_be_read_only: bool = False
+) -> psycopg2.extensions.connection:
+    """Connects to the primary. Raises ConnectFailed.
+
+    `may_be_read_only`: a standby, or a server that refuses writes, will do if no primary answers. `options`:
+    the settings of the session, as libpq has them.
+    """
+    target: dict[str, Any] = {**CONNECTION, **url.query}
+    target |= url.translate_connect_args(username="user", database="dbname")
+    target.setdefault("target_session_attrs", "read-write")
+    target |= {"options": options, "application_name": application_name}
+    try:
+        return _connect(target)
+    except ConnectFailed as failed:
+        if failed.cause is not ConnectCause.READ_ONLY or not may_be_read_only:
+            raise
+    return _connect({**target, "target_session_attrs": "any"})
+
+
+def _connect(target: Mapping[str, Any]) -> psycopg2.extensions.connection:
+    try:
+        connection: psycopg2.extensions.connection = psycopg2.connect(**target)
+        return connection
+    except psycopg2.Error as error:
+        text = str(error)
+    except UnicodeDecodeError as error:
+        # The server's messages have another encoding.
+        text = error.object.decode(errors="replace")
+    verdict = judge_connect_text(text)
+    if not verdict.is_known:
+        verdict = judge_connect_text(read_sqlstate_text(target) or text)
+    raise ConnectFailed(describe_failure(text, verdict, target), verdict.cause)

@@ -1,0 +1,57 @@
+"""Why Redis was not reached: refused for good, or away. Pure.
+
+A refusal needs a person: credentials, rights, a database number, certificates. All else may pass by itself.
+"""
+
+import re
+from urllib.parse import urlsplit
+
+SETTING = "SLUICE_REDIS_URL"
+
+_ADVICE = (
+    (
+        r"WRONGPASS|NOAUTH|AuthenticationError|already authenticated|invalid username-password|invalid password"
+        r"|without any password configured|no password is set|Authentication required",
+        f"correct the user or the password in {SETTING}",
+    ),
+    (r"NOPERM|no permissions? to", "allow it to the user with ACL SETUSER"),
+    (r"DB index is out of range|SELECT is not allowed", f"correct the number of the database in {SETTING}"),
+    (
+        r"CERTIFICATE.VERIFY.FAILED|WRONG.VERSION.NUMBER|CERTIFICATE.REQUIRED|ALERT.UNKNOWN.CA"
+        r"|BAD.CERTIFICATE|HANDSHAKE.FAILURE|NO.SHARED.CIPHER|UNSUPPORTED.PROTOCOL",
+        f"correct redis:// or rediss:// and the certificates in {SETTING}",
+    ),
+    (
+        r"DENIED Redis is running in protected mode",
+        "set a password or bind addresses in Redis' configuration",
+    ),
+    (
+        r"Protocol Error|Invalid Database|HTTP/1",
+        f"check host and port in {SETTING}: another kind of server answers",
+    ),
+)
+_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), advice) for pattern, advice in _ADVICE)
+
+
+def find_advice(error: BaseException) -> str | None:
+    """Returns what a person must do, None if waiting may help."""
+    # A client of TLS gives the reason in the text alone.
+    text = f"{type(error).__name__}: {error}"
+    return next((advice for pattern, advice in _COMPILED if pattern.search(text)), None)
+
+
+def describe_failure(error: BaseException, redis_url: str) -> str:
+    """Returns one sentence: the address, the reason and what to do."""
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    advice = find_advice(error)
+    return f"cannot use {redis_address(redis_url)}: {reason}" + ("" if advice is None else f"; {advice}")
+
+
+def redis_address(redis_url: str) -> str:
+    """Returns host:port/database, and the user if there is one; never the password."""
+    url = urlsplit(redis_url)
+    if url.scheme == "unix":
+        return url.path
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or "localhost"
+    user = f" (user {url.username})" if url.username else ""
+    return f"{host}:{url.port or 6379}{url.path}{user}"

@@ -1,0 +1,96 @@
+"""Processes whose settings a server refuses for good end with one sentence; for an outage they wait."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy.engine import make_url
+
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
+from tests.harness.local_run import LocalRun, RunningProcess
+from tests.harness.processes import Start
+from tests.harness.stacks import install
+from tests.waiting import wait_until
+
+NOWHERE = "127.0.0.1:1"
+PROCESSES: dict[str, Callable[[LocalRun], RunningProcess]] = {
+    "bridge": lambda run: run.start_bridge(),
+    "celery worker": lambda run: run.start_worker(["order.0"]),
+    "sluice worker": lambda run: run.start_supervised_worker(),
+    "effects": lambda run: run.start_supervised_worker("--serve", "effects"),
+    "beat": lambda run: run.start_beat(),
+    "celery inspect": lambda run: run.start_celery("inspect", "ping"),
+}
+MakeRun = Callable[[str, str], LocalRun]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, start: Start) -> Iterator[MakeRun]:
+    """Processes with these addresses of Postgres and Redis, and no Kafka."""
+    made: list[LocalRun] = []
+
+    def make(database_url: str, redis_url: str) -> LocalRun:
+        run = LocalRun(StackUrls(database_url, redis_url, NOWHERE), tmp_path, start=start)
+        made.append(run.__enter__())
+        return run
+
+    yield make
+    for run in made:
+        run.stop_all()
+
+
+def end_of(process: RunningProcess) -> str:
+    """What a process has written when it has ended."""
+    wait_until(lambda: process.exit_code is not None, timeout_seconds=60, what=f"{process.name} ends")
+    return process.log.read_text()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_wrong_database_ends_a_process_with_one_sentence(
+    process: str, make_run: MakeRun, database_url: str, redis_url: str
+) -> None:
+    url = make_url(database_url).set(database="missing", password="not to be shown")
+    run = make_run(url.render_as_string(hide_password=False), redis_url)
+    written = end_of(started := PROCESSES[process](run))
+    assert started.exit_code not in (0, None)
+    assert (
+        f"cannot connect to 127.0.0.1:{url.port} (database missing, user {url.username}): FATAL: database"
+        in written
+    )
+    assert "Traceback" not in written
+    assert "not to be shown" not in written
+    assert "waiting" not in written
+
+
+@pytest.mark.own("redis")
+def test_a_wrong_password_of_redis_ends_a_process_with_one_sentence(
+    make_run: MakeRun, database_url: str, redis: Stack, start: Start
+) -> None:
+    install(database_url)
+    address = redis.redis_url()
+    with Redis.from_url(address) as client:
+        client.config_set("requirepass", "right")
+        client.auth("right")
+        for url in (address, address.replace("redis://", "redis://:not-to-be-shown@")):
+            run = make_run(database_url, url)
+            kinds = [name for name in PROCESSES if name not in ("celery inspect", "effects")]
+            for started in [PROCESSES[kind](run) for kind in kinds]:
+                written = end_of(started)
+                assert started.exit_code not in (0, None), started.name
+                assert f"cannot use {address.removeprefix('redis://')}: " in written
+                assert "correct the user or the password in SLUICE_REDIS_URL" in written
+                assert "Traceback" not in written
+                assert "not-to-be-shown" not in written
+        client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("process", [name for name in PROCESSES if name != "celery inspect"])
+def test_a_postgres_that_does_not_answer_is_waited_for_and_named(process: str, make_run: MakeRun) -> None:
+    run = make_run("postgresql+psycopg2://alice@127.0.0.1:1/shop", "redis://127.0.0.1:1/0")
+    started = PROCESSES[process](run)
+    waiting = "cannot connect to 127.0.0.1:1 (database shop, user alice): Connection refused"
+    wait_until(lambda: waiting in started.log.read_text(), timeout_seconds=60, what=f"{process} waits")
+    assert started.exit_code is None
+    assert started.log.read_text().count("waiting for Postgres") == 1
