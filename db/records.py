@@ -86,6 +86,10 @@ class GenerationState(StrEnum):
     READY = "ready"
     LIVE = "live"
     RETIRED = "retired"
+    STOPPED = "stopped"
+    """It was live once, and nothing is fed to it: its place in each lane is kept."""
+    RESUMING = "resuming"
+    """It catches up from the log, and was stopped before."""
 
 
 class PartitionProblem(NamedTuple):

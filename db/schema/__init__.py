@@ -1,6 +1,14 @@
 """The tables of Sluice, schema `sluice`: the declaration that the migrations add up to."""
 
-from sluice.db.schema import admin, dead_letters, installation, outbox, progress, projections
+from sluice.db.schema import (
+    admin,
+    dead_letters,
+    installation,
+    outbox,
+    progress,
+    projection_letters,
+    projections,
+)
 from sluice.db.schema.declarations import OUTCOMES, SCHEMA, metadata
 
 __all__ = [
@@ -12,5 +20,6 @@ __all__ = [
     "metadata",
     "outbox",
     "progress",
+    "projection_letters",
     "projections",
 ]

@@ -43,10 +43,14 @@ generations = Table(
     # With a rate: when the next chunk may begin.
     Column("paced_until", DateTime(timezone=True)),
     Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
+    # Of a generation that is failed or stopped.
     Column("failed_reason", Text),
     now_column("created_at"),
     Column("ready_at", DateTime(timezone=True)),
     Column("live_at", DateTime(timezone=True)),
+    # Identities of records after this time are kept until the generation has caught up. NULL of a stopped
+    # one: its place in the log is lost.
+    Column("stopped_at", DateTime(timezone=True)),
     PrimaryKeyConstraint("projection", "generation"),
     one_of("state", GenerationState),
 )
@@ -54,7 +58,8 @@ generations = Table(
 _of_generation = ("projection", "generation")
 
 
-def _generation_key(name: str) -> ForeignKeyConstraint:
+def generation_key(name: str) -> ForeignKeyConstraint:
+    """Returns the constraint by which a row goes with its generation."""
     return ForeignKeyConstraint(
         _of_generation, [generations.c.projection, generations.c.generation], name=name, ondelete="CASCADE"
     )
@@ -78,7 +83,7 @@ generation_lanes = Table(
     Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
-    _generation_key("generation_lanes_generation_fkey"),
+    generation_key("generation_lanes_generation_fkey"),
     # Rewritten by every chunk: room for HOT updates.
     postgresql_with={"fillfactor": "30"},
 )
@@ -97,7 +102,7 @@ generation_deaths = Table(
     Column("error_text", Text, nullable=False),
     now_column("died_at"),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "offset"),
-    _generation_key("generation_deaths_generation_fkey"),
+    generation_key("generation_deaths_generation_fkey"),
 )
 
 generation_reports = Table(
@@ -113,7 +118,7 @@ generation_reports = Table(
     Column("report", JSONB, nullable=False),
     Column("approved_by", Text),
     Column("approved_at", DateTime(timezone=True)),
-    _generation_key("generation_reports_generation_fkey"),
+    generation_key("generation_reports_generation_fkey"),
 )
 
 # A copy of a generation as it was at one cut; its rows are in a table of their own.

@@ -96,6 +96,8 @@ def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
         ("executed_side_effects", "state", CallState),
         ("dead_letters", "state", set(LetterState) - {LetterState.RETRYING}),
         ("dead_letters", "outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
+        ("projection_letters", "state", set(LetterState) - {LetterState.RETRYING}),
+        ("projection_letters", "outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
         ("generations", "state", GenerationState),
         ("processes", "kind", ProcessKind),
         ("undeclared", "kind", Declaration),
@@ -120,6 +122,8 @@ def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None
         "partition_reads_problem_known",
         "processed_events_outcome_known",
         "processes_kind_known",
+        "projection_letters_outcome_known",
+        "projection_letters_state_known",
         "retries_kind_known",
         "undeclared_kind_known",
     ]

@@ -1,0 +1,87 @@
+"""Events that one generation of a projection did not take, and what decides when its feeding stops."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.records import LetterState, Outcome
+from sluice.db.schema.declarations import format_column, metadata, now_column, one_of
+from sluice.db.schema.projections import generation_key
+
+# The same columns as `dead_letters`, for one generation.
+projection_letters = Table(
+    "projection_letters",
+    metadata,
+    # Drawn from the sequence of `dead_letters`, under the queue's lock: one number names one letter.
+    Column("id", BigInteger, nullable=False),
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("topic_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", JSONB, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("entity_key", Text),
+    Column("identity", Uuid, nullable=False),
+    Column("event_id", Text),
+    Column("type", Text),
+    Column("source", Text),
+    Column("outcome", Text, nullable=False),
+    Column("error_class", Text, nullable=False),
+    Column("error_text", Text, nullable=False),
+    Column("traceback", Text, nullable=False, server_default=""),
+    Column("attempts", Integer, nullable=False, server_default=text("1")),
+    Column("state", Text, nullable=False, server_default=LetterState.DEAD.value),
+    # Later events of its entity wait behind it, in this generation alone.
+    Column("holds", Boolean, nullable=False),
+    now_column("created_at"),
+    Column("settled_at", DateTime(timezone=True)),
+    format_column(),
+    # What is missing of the record; NULL if it is stored whole.
+    Column("flaw", JSONB),
+    PrimaryKeyConstraint("projection", "generation", "topic_id", "partition", "offset"),
+    UniqueConstraint("id", name="projection_letters_id_key"),
+    generation_key("projection_letters_generation_fkey"),
+    one_of("outcome", (Outcome.DEAD, Outcome.CONFLICT, Outcome.WAITING)),
+    one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
+)
+# A worker reads the held keys of one entity type, an operator the open letters of one entity.
+Index(
+    "projection_letters_open_idx",
+    projection_letters.c.projection,
+    projection_letters.c.generation,
+    projection_letters.c.entity,
+    projection_letters.c.entity_key,
+    projection_letters.c.id,
+    postgresql_where=text("state IN ('dead', 'waiting')"),
+)
+
+# One row per generation and queue in which an event failed lately.
+generation_failures = Table(
+    "generation_failures",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("queue", Text, nullable=False),
+    # As in `queues`, of the events that this generation tried.
+    Column("failure_window", Text, nullable=False),
+    PrimaryKeyConstraint("projection", "generation", "queue"),
+    generation_key("generation_failures_generation_fkey"),
+)
