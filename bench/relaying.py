@@ -19,7 +19,7 @@ from sluice.db.connection import QUEUE_PLANS, Session
 from sluice.kafka_io.producer import ConfluentProducer
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.tasks.events.identity import event_identity
-from sluice.tasks.fold.fold import derived_id
+from sluice.tasks.fold.decision import derived_id
 from sluice.tasks.outbox.relay import Relay
 
 RELAYED_ROWS = 200_000

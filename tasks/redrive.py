@@ -1,71 +1,32 @@
 """Applies a dead letter again, and what waits behind it, with the code as it is now."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
 
 from sluice.db.apply import dead_letters, guard, identities, retries
 from sluice.db.apply.dead_letters import Letter
 from sluice.db.apply.retries import Retry
 from sluice.db.connection import Session
-from sluice.db.delivery import progress
-from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
+from sluice.db.errors import Fault, needs_new_connection, whose_fault
 from sluice.db.records import LetterState, Outcome
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
-from sluice.runtime.handler_watch import timed
 from sluice.tasks.apply.batch_writer import BatchWriter
-from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.fold_io import processed_row
 from sluice.tasks.apply.generation_writer import GenerationWriter
-from sluice.tasks.apply.retry import retry
-from sluice.tasks.apply.retry_policy import Tries
-from sluice.tasks.events.decode import decode
-from sluice.tasks.events.routing import queue_name, shard_of
+from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.letter_records import (
-    LetterRecords,
-    NotRedrivable,
-    WholeRecordNeeded,
-    readable_letters,
-    topic_of,
-)
-
-T = TypeVar("T")
-
-LETTERS = 200  # of one transaction: the queue stands still meanwhile
+from sluice.tasks.letter_records import readable_letters
+from sluice.tasks.letter_redriver import LETTERS, LetterRedriver, Redriven
 
 
-class Rerouted(Exception):
-    """The entity type was re-routed between reading its routing and locking the queue: look again."""
-
-
-@dataclass
-class Redriven:
-    """What one or more transactions came to."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    """Of the letters that were tried."""
-    blocked_by: str | None = None
-    """Why the first of them that did not live died, if one did: those behind it wait."""
-    unparked: bool = False
-    outgoing: int = 0
-    """Rows for others that were written: events and calls."""
-    holds: str | None = None
-    """Why those behind one that died wait, if they do."""
-
-
-class Redriver:
-    """Redrives over one session, one entity at a time. Live traffic goes on between the transactions."""
+class Redriver(LetterRedriver):
+    """Redrives dead letters, and what waits behind them."""
 
     def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
-        self._session = session
-        self._records = LetterRecords(read_whole)
-        self._registry = registry
+        super().__init__(session, registry, read_whole)
         self._generation_writer = GenerationWriter(session, registry)
         self._skipping = [topic.name for topic in registry.topics.values() if topic.on_failure == "skip"]
 
@@ -119,9 +80,10 @@ class Redriver:
             try:
                 return self._try_waiting(retry, limit, begin, singly=False)
             except Exception as error:
-                if needs_new_connection(error) or whose_fault(error) is Fault.DEPLOYMENT:
+                broken = whose_fault(error) is Fault.DEPLOYMENT and not self._registry.revisions
+                if needs_new_connection(error) or broken:
                     raise
-        return self._try_waiting(retry, limit, begin, singly=True)
+        return self._without_broken(lambda: self._try_waiting(retry, limit, begin, singly=True))
 
     def _try_waiting(self, retry: Retry, limit: int, begin: Callable[[], None], singly: bool) -> Redriven:
         redriven = Redriven()
@@ -186,13 +148,13 @@ class Redriver:
     def _settle(
         self, queue: str, entity: str, letters: Sequence[Letter], redriven: Redriven, *, singly: bool
     ) -> None:
-        events = self._plan_in_time(letters)
-        snapshot = self._generation_writer.read_projection_snapshot()
+        events = self._plan_in_time(letters, self._plan)
+        snapshot = self._generation_writer.read_projection_snapshot(queue)
         writer = BatchWriter(
             self._session,
             queue=queue,
             entity=entity,
-            generations=snapshot.live,
+            snapshot=snapshot,
             redriving=True,
         )
         settled = writer.settle(events, singly=singly)
@@ -206,42 +168,8 @@ class Redriver:
         was = [letter.outcome for letter in letters]
         self._generation_writer.sync_redriven(snapshot, queue, list(zip(settled, was, strict=True)))
 
-    def _choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
-        return self._records.choose(readable_letters(letters))
-
-    def _provide(self, attempt: Callable[[], Redriven]) -> Redriven:
-        try:
-            return self._records.provide(attempt)
-        except NotRedrivable as error:
-            return Redriven(blocked_by=str(error))
-
-    def _plan_in_time(self, letters: Sequence[Letter]) -> list[Planned]:
-        """Plans the first letters: their handlers run within the transaction, which must not be idle long."""
-        until = time.monotonic() + HANDLER_BUDGET_SECONDS
-        events: list[Planned] = []
-        for letter in letters:
-            if events and time.monotonic() >= until:
-                break
-            events.append(self._plan(letter))
-        return events
-
-    def _plan(self, letter: Letter) -> Planned:
-        topic = topic_of(self._registry, letter)
-        record = self._records.record_of(letter)
-        decoded = decode(topic, letter.topic_id, letter.partition, record)
-        return plan_event(self._registry, topic, decoded)
-
-    def _lock(self, entity: str, key: str) -> str:
-        """Takes the lock of the entity's queue; its name."""
-        before = progress.read_routing(self._session, entity)
-        if before is None:
-            raise DeploymentBroken(f"entity type {entity} has no row: run `sluice init`")
-        queue = queue_name(entity, shard_of(key.encode(), before[0]))
-        if guard.lock_queue(self._session, queue) is None:
-            raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
-        if progress.read_routing(self._session, entity) != before:
-            raise Rerouted(f"{entity} was re-routed")
-        return queue
+    def _plan(self, decoded: Decoded) -> Planned:
+        return plan_event(self._registry, self._registry.topics[decoded.topic], decoded)
 
     def _note(self, letter: Letter, settled: EventResult, redriven: Redriven) -> None:
         assert settled.outcome is not None
@@ -280,18 +208,6 @@ class Redriver:
                 moves[letter.topic, letter.partition, letter.outcome, one.outcome] += 1
         for move, count in sorted(moves.items()):
             guard.move_counts(self._session, *move, count)
-
-    def _retry(self, what: str, attempt: Callable[[bool], T]) -> T:
-        tries = Tries()
-
-        def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
-            if isinstance(error, WholeRecordNeeded):
-                return None
-            # No failure: the next attempt reads the new routing.
-            return 0.0 if isinstance(error, Rerouted) else tries.pause_after(error, elapsed_seconds, jitter)
-
-        with timed(what):
-            return retry(self._session, lambda: attempt(tries.singly), pause_after, what=what)
 
 
 def _is_open(letter: Letter) -> bool:

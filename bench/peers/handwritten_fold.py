@@ -16,6 +16,7 @@ from bench.peers.config import PeerConfig, read_config
 from bench.peers.group_poll import poll_group
 from bench.peers.handwritten import MAX_RECORDS
 from sluice.db.connection import BATCH_PLANS, Session
+from sluice.db.projections.generations import NO_PROJECTIONS
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
@@ -80,7 +81,7 @@ def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> i
     ]
     if planned:
         with session.transaction():
-            store = FoldIO(session, ENTITY, {})
+            store = FoldIO(session, ENTITY, NO_PROJECTIONS)
             memory = store.load(planned)
             folded = fold(planned, memory)
             store.write_back(QUEUE, memory, folded)

@@ -99,16 +99,17 @@ def lock_letters(
     session: Session, entity: str, key: str, limit: int, states: Sequence[LetterState] = OPEN
 ) -> list[Letter]:
     """Returns what of an entity is dead or waits, oldest first. Under the queue's lock."""
-    return [_letter(row) for row in session.run(LOCK_LETTERS, entity, key, text_array(states), limit)]
+    return [letter_of(row) for row in session.run(LOCK_LETTERS, entity, key, text_array(states), limit)]
 
 
 def lock_letter(session: Session, letter_id: int) -> Letter | None:
     """One letter. Under the queue's lock."""
     rows = session.run(LOCK_LETTER, letter_id)
-    return _letter(rows[0]) if rows else None
+    return letter_of(rows[0]) if rows else None
 
 
-def _letter(row: Sequence[Any]) -> Letter:
+def letter_of(row: Sequence[Any]) -> Letter:
+    """Returns a row of the columns of Letter, its key and value as bytes."""
     found = Letter(*row)
     key, value = (None if part is None else bytes(part) for part in (found.key, found.value))
     return found._replace(key=key, value=value)

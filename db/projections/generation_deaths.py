@@ -1,25 +1,12 @@
-"""`generation_deaths`: events that live applied and a generation could not."""
+"""Events that live applied and one generation did not: its open letters."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
-from sluice.db.values import bare_array, text_array
-
-INSERT_DEATHS = Statement(
-    "insert_generation_deaths",
-    """
-    INSERT INTO sluice.generation_deaths
-        (projection, generation, topic, partition, "offset", key, error_class, error_text)
-    SELECT $1, $2, * FROM unnest($3, $4, $5, $6, $7, $8)
-    ON CONFLICT DO NOTHING
-    """,
-    ("text", "int", "text[]", "int[]", "bigint[]", "text[]", "text[]", "text[]"),
-)
 
 
 class GenerationDeath(NamedTuple):
-    """An event that live applied and a generation could not."""
+    """An event that live applied, and that died, conflicts or waits in a generation."""
 
     topic: str
     partition: int
@@ -29,38 +16,24 @@ class GenerationDeath(NamedTuple):
     error_text: str
 
 
-def insert_deaths(
-    session: Session, projection: str, generation: int, deaths: Sequence[GenerationDeath]
-) -> None:
-    """Remembers them. May run twice."""
-    if deaths:
-        topics, partitions, offsets, keys, classes, texts = zip(*deaths, strict=True)
-        session.run(
-            INSERT_DEATHS,
-            projection,
-            generation,
-            text_array(topics),
-            bare_array(partitions),
-            bare_array(offsets),
-            text_array(keys),
-            text_array(classes),
-            text_array(texts),
-        )
-
-
+_OPEN = """(
+        SELECT topic, partition, "offset", entity_key AS key, error_class, error_text, created_at AS at
+        FROM sluice.projection_letters
+        WHERE projection = $1 AND generation = $2 AND state IN ('dead', 'waiting')
+        UNION ALL
+        -- Written by workers of a version before there were letters of a generation.
+        SELECT topic, partition, "offset", key, error_class, error_text, died_at
+        FROM sluice.generation_deaths WHERE projection = $1 AND generation = $2
+    ) o"""
 READ_DEATHS = Statement(
     "read_generation_deaths",
-    """
-    SELECT topic, partition, "offset", key, error_class, error_text FROM sluice.generation_deaths
-    WHERE projection = $1 AND generation = $2 ORDER BY died_at, topic, partition, "offset" LIMIT $3
+    f"""
+    SELECT topic, partition, "offset", key, error_class, error_text FROM {_OPEN}
+    ORDER BY at, topic, partition, "offset" LIMIT $3
     """,
     ("text", "int", "int"),
 )
-COUNT_DEATHS = Statement(
-    "count_generation_deaths",
-    "SELECT count(*) FROM sluice.generation_deaths WHERE projection = $1 AND generation = $2",
-    ("text", "int"),
-)
+COUNT_DEATHS = Statement("count_generation_deaths", f"SELECT count(*) FROM {_OPEN}", ("text", "int"))
 
 
 def read_deaths(

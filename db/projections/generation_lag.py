@@ -43,15 +43,17 @@ READ_LAGGING = Statement(
     """
     SELECT DISTINCT g.projection, g.generation, l.topic, l.partition
     FROM sluice.generations g
-    JOIN sluice.projections p ON p.projection = g.projection AND p.live_generation <> g.generation
+    JOIN sluice.projections p ON p.projection = g.projection
+        AND (p.live_generation <> g.generation OR g.state = 'resuming')
     CROSS JOIN sluice.lane_progress l
     JOIN sluice.topics t ON t.topic = l.topic
     JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
     LEFT JOIN sluice.generation_lanes k
         ON k.projection = g.projection AND k.generation = g.generation
        AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
-    WHERE g.state IN ('building', 'ready', 'retired') AND NOT g.paused
-      AND coalesce(k.applied_offset, -1) < l.applied_offset
+    WHERE g.state IN ('building', 'ready', 'retired', 'resuming') AND NOT g.paused
+      -- One that has met live everywhere is still to be made what it was.
+      AND (coalesce(k.applied_offset, -1) < l.applied_offset OR g.state = 'resuming')
     ORDER BY 1, 2, 3, 4
     """,
 )
@@ -140,7 +142,6 @@ class PartitionSnapshot(NamedTuple):
     """What a rebuild of one partition has to know, in one snapshot."""
 
     synced: SyncedGeneration
-    is_live: bool
     paused: bool
     is_paced: bool
     is_compacted: bool
@@ -155,11 +156,10 @@ class PartitionSnapshot(NamedTuple):
 READ_PARTITION = Statement(
     "read_rebuilt_partition",
     """
-    SELECT g.state, g.revision, g.has_been_live, p.live_generation = g.generation, g.paused,
+    SELECT g.state, g.revision, g.has_been_live, g.paused,
            g.rate IS NOT NULL, g.compacted_topics @> to_jsonb($3), t.topic_id, t.entity, e.epoch, e.shards,
            l.queue, l.applied_offset, coalesce(k.applied_offset, -1)
     FROM sluice.generations g
-    JOIN sluice.projections p ON p.projection = g.projection
     JOIN sluice.topics t ON t.topic = $3
     JOIN sluice.entities e ON e.entity = t.entity
     LEFT JOIN sluice.lane_progress l ON l.topic = $3 AND l.partition = $4 AND l.epoch = e.epoch
@@ -179,9 +179,9 @@ def read_partition(
     if not rows:
         return None
     first = rows[0]
-    lanes = {row[11]: LaneOffsets(*row[12:]) for row in rows if row[11] is not None}
+    lanes = {row[10]: LaneOffsets(*row[11:]) for row in rows if row[10] is not None}
     return PartitionSnapshot._make(
-        [SyncedGeneration(projection, generation, *first[:3]), *first[3:11], lanes]
+        [SyncedGeneration(projection, generation, *first[:3]), *first[3:10], lanes]
     )
 
 

@@ -122,6 +122,65 @@ def lock_lanes(
     return {(topic, partition): offset for topic, partition, offset in rows}
 
 
+LOCK_QUEUE_LANES = Statement(
+    "lock_queue_lanes",
+    """
+    SELECT FROM sluice.generation_lanes WHERE projection = $1 AND generation = $2 AND queue = $3
+    ORDER BY topic, partition FOR UPDATE
+    """,
+    ("text", "int", "text"),
+)
+
+
+def lock_queue_lanes(session: Session, projection: str, generation: int, queue: str) -> None:
+    """Keeps chunks of a rebuild out of one queue's lanes until the transaction ends."""
+    session.run(LOCK_QUEUE_LANES, projection, generation, queue)
+
+
+KEEP_PLACES = Statement(
+    "keep_generation_places",
+    """
+    INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
+    SELECT $1, $2, d.topic, d.partition, $3, d.applied_offset
+    FROM unnest($4, $5, $6) AS d (topic, partition, applied_offset)
+    ORDER BY d.topic, d.partition
+    ON CONFLICT (projection, generation, topic, partition, queue) DO NOTHING
+    """,
+    ("text", "int", "text", "text[]", "int[]", "bigint[]"),
+)
+KEEP_LIVE_PLACES = Statement(
+    "keep_live_places",
+    """
+    INSERT INTO sluice.generation_lanes (projection, generation, topic, partition, queue, applied_offset)
+    SELECT $1, $2, l.topic, l.partition, l.queue, l.applied_offset
+    FROM sluice.lane_progress l
+    JOIN sluice.topics t ON t.topic = l.topic
+    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
+    WHERE $3 IS NULL OR l.queue = $3
+    ON CONFLICT (projection, generation, topic, partition, queue) DO NOTHING
+    """,
+    ("text", "int", "text"),
+)
+
+
+def keep_places(
+    session: Session, projection: str, generation: int, queue: str, places: Mapping[Place, int]
+) -> None:
+    """Stores how far lanes of a generation are, unless it is stored. Under the queue's lock; idempotent."""
+    if places:
+        topics, partitions = zip(*places, strict=True)
+        values = text_array(topics), bare_array(partitions), bare_array(places.values())
+        session.run(KEEP_PLACES, projection, generation, queue, *values)
+
+
+def keep_live_places(session: Session, projection: str, generation: int, queue: str | None) -> None:
+    """Stores where live is in the lanes of a queue, or of all, unless a place is stored. As `keep_places`.
+
+    For a generation that was live until it was stopped: a lane without a row was fed up to now.
+    """
+    session.run(KEEP_LIVE_PLACES, projection, generation, queue)
+
+
 READ_PASSED = Statement(
     "read_passed",
     f"""

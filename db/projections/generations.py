@@ -1,6 +1,6 @@
 """`projections` and `generations`: which generation readers see, and which others are kept in sync."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -11,13 +11,17 @@ from sluice.db.tables import generation_name
 
 
 class SyncedGeneration(NamedTuple):
-    """A generation that is not live and is kept up with it."""
+    """A generation that is fed with what live applies."""
 
     projection: str
     generation: int
     state: str
     revision: int
     has_been_live: bool
+    has_letters: bool = False
+    """Events of the entity type that is asked for wait for this generation."""
+    failure_window: str | None = None
+    """Of the queue that is asked for; None: no event failed lately."""
 
     @property
     def table(self) -> str:
@@ -35,30 +39,58 @@ class ProjectionSnapshot:
 
     live: Mapping[str, int]
     synced: Sequence[SyncedGeneration]
+    """Those that have lanes of their own: all but the live ones, and of these the ones that were stopped."""
     live_revisions: Mapping[str, int]
     """Projection → the revision that its live generation was begun with."""
+    fed: Mapping[str, SyncedGeneration]
+    """Projection → its live generation, if the live transaction writes it itself."""
+
+    @property
+    def left(self) -> Set[str]:
+        """Projections whose live generation was stopped."""
+        return self.live.keys() - self.fed.keys() if len(self.live) > len(self.fed) else frozenset()
 
 
-NO_PROJECTIONS = ProjectionSnapshot({}, (), {})
+NO_PROJECTIONS = ProjectionSnapshot({}, (), {}, {})
 
 READ_PROJECTION_SNAPSHOT = Statement(
     "read_projection_snapshot",
     """
-    SELECT p.projection, p.live_generation, g.generation, g.state, g.revision, g.has_been_live
+    SELECT p.projection, p.live_generation, g.generation, g.state, g.revision, g.has_been_live,
+           EXISTS (
+               SELECT FROM sluice.projection_letters l
+               WHERE l.projection = g.projection AND l.generation = g.generation AND l.entity = $1
+                 AND l.state IN ('dead', 'waiting') AND l.holds
+           ),
+           (SELECT f.failure_window FROM sluice.generation_failures f
+            WHERE f.projection = g.projection AND f.generation = g.generation AND f.queue = $2)
     FROM sluice.projections p
     JOIN sluice.generations g ON g.projection = p.projection AND g.state <> 'failed'
     ORDER BY p.projection, g.generation
     """,
+    ("text", "text"),
 )
 
 
-def read_projection_snapshot(session: Session) -> ProjectionSnapshot:
-    """What counts until a queue's lock is let go, if it is held: a swap takes the locks of all queues."""
-    rows = session.run(READ_PROJECTION_SNAPSHOT)
+def read_projection_snapshot(session: Session, queue: str | None = None) -> ProjectionSnapshot:
+    """What counts until a queue's lock is let go, if it is held: a swap takes the locks of all queues.
+
+    `queue`: whose letters and failures are asked for.
+    """
+    entity = None if queue is None else queue.rpartition(".")[0]
+    rows = session.run(READ_PROJECTION_SNAPSHOT, entity, queue)
+    read = {(row[0], row[2]): SyncedGeneration(row[0], *row[2:]) for row in rows}
+    live = {row[0]: row[1] for row in rows}
+    fed = {
+        projection: read[projection, number]
+        for projection, number in live.items()
+        if (projection, number) in read and read[projection, number].state == GenerationState.LIVE
+    }
     return ProjectionSnapshot(
-        {row[0]: row[1] for row in rows},
-        [SyncedGeneration(row[0], *row[2:]) for row in rows if row[2] != row[1]],
+        live,
+        [one for one in read.values() if one is not fed.get(one.projection)],
         {row[0]: row[4] for row in rows if row[2] == row[1]},
+        fed,
     )
 
 
@@ -214,37 +246,6 @@ SET_LIVE = Statement(
 def set_live(session: Session, projection: str, generation: int) -> None:
     """Readers' view shows this generation: in the transaction that replaces the view."""
     session.run(SET_LIVE, projection, generation)
-
-
-SET_PACE = Statement(
-    "set_generation_pace",
-    "UPDATE sluice.generations SET paused = $3, rate = $4 WHERE projection = $1 AND generation = $2",
-    ("text", "int", "boolean", "int"),
-)
-
-
-def set_pace(session: Session, projection: str, generation: int, *, paused: bool, rate: int | None) -> None:
-    """Whether its rebuild goes on, and how many events a second it may take. May run twice."""
-    session.run(SET_PACE, projection, generation, paused, rate)
-
-
-# One row for all tasks of the generation: they share the rate however many they are.
-TAKE_PACE = Statement(
-    "take_generation_pace",
-    """
-    UPDATE sluice.generations
-    SET paced_until = greatest(paced_until, now()) + make_interval(secs => $3 / rate::float8)
-    WHERE projection = $1 AND generation = $2 AND rate > 0
-    RETURNING extract(epoch FROM paced_until - now())::float8
-    """,
-    ("text", "int", "int"),
-)
-
-
-def take_pace(session: Session, projection: str, generation: int, events: int) -> float:
-    """Seconds to wait after so many events, so that all tasks together keep the rate."""
-    rows = session.run(TAKE_PACE, projection, generation, events)
-    return float(rows[0][0]) if rows else 0.0
 
 
 DELETE_GENERATION = Statement(

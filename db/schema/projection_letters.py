@@ -46,7 +46,7 @@ projection_letters = Table(
     Column("outcome", Text, nullable=False),
     Column("error_class", Text, nullable=False),
     Column("error_text", Text, nullable=False),
-    Column("traceback", Text, nullable=False, server_default=""),
+    Column("traceback", Text),
     Column("attempts", Integer, nullable=False, server_default=text("1")),
     Column("state", Text, nullable=False, server_default=LetterState.DEAD.value),
     # Later events of its entity wait behind it, in this generation alone.

@@ -26,7 +26,8 @@ from sluice.db.errors import Fault, whose_fault
 from sluice.db.records import RECORD_SKIPPED, LetterState, Outcome
 from sluice.kafka_io.whole_record import read_whole_record
 from sluice.runtime.handler_watch import set_limits
-from sluice.tasks.redrive import Redriven, Redriver
+from sluice.tasks.letter_redriver import Redriven
+from sluice.tasks.redrive import Redriver
 
 MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
 MOVED = "it moved meanwhile: look again"

@@ -23,7 +23,7 @@ from sluice.tasks.api import Emit, Topic
 from sluice.tasks.events.decode import Decoded, decode, former_identity
 from sluice.tasks.events.identity import event_identity, record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
-from sluice.tasks.fold.fold import derived_id, effect_key
+from sluice.tasks.fold.decision import derived_id, effect_key
 from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import Planned, called_effects, plan_event, touched_rows
 from sluice.tasks.fold.registry import Registry

@@ -22,6 +22,7 @@ from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.death_log import DeathLog, describe_place
 from sluice.tasks.apply.failure_counts import FailureCounts
+from sluice.tasks.apply.generation_stops import GenerationBroken, stop_broken
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.apply.guard import Judgement, is_of_queue, judge
 from sluice.tasks.apply.retrier import Retried, Retrier
@@ -113,7 +114,7 @@ class Applier:
                 return total
 
     def _apply_chunk(self, queue: str, message: MessageEvents, started: float) -> Applied | None:
-        tries = Tries()
+        tries = Tries(contains=bool(self._registry.revisions))
         chunk: Chunk | None = None
 
         def attempt() -> Applied:
@@ -126,6 +127,9 @@ class Applier:
 
         def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
             nonlocal chunk
+            if isinstance(error, GenerationBroken):
+                stop_broken(self._session, queue, error)
+                return 0.0
             if chunk is not None and chunk.has_begun and counts(error):
                 self._retrier.note_failed_batch(queue, error)
                 self._failures.count(queue, chunk, error)
@@ -219,13 +223,13 @@ class Applier:
         singly: bool,
     ) -> list[EventResult]:
         """Settles the first of the events, mostly all, and moves their lanes."""
-        snapshot = self._generation_writer.read_projection_snapshot()
+        snapshot = self._generation_writer.read_projection_snapshot(queue)
         limit = None if lanes.failures is None else lanes.failures.batch_limit
         writer = BatchWriter(
             self._session,
             queue=queue,
             entity=queue.rpartition(".")[0],
-            generations=snapshot.live,
+            snapshot=snapshot,
             set_aside=self._set_aside,
             limit=limit,
         )
@@ -246,7 +250,7 @@ class Applier:
         if lanes.deaths:
             over = passed(lanes.deaths, lanes.topic_ids, {**lanes.applied, **moved})
             forget_deaths(self._session, queue, over)
-        self._generation_writer.sync(snapshot, queue, lanes.applied, moved, settled)
+        self._generation_writer.sync(snapshot, queue, lanes.applied, moved, settled, row.failure_window)
         return settled
 
     def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[EventResult]) -> BreakerState:

@@ -1,19 +1,29 @@
 """Folds events and writes what they come to, within a transaction that the caller begins and commits."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from sluice.db.connection import Session
-from sluice.db.errors import Fault, WriteSuppressed, needs_new_connection, whose_fault
+from sluice.db.errors import (
+    DeploymentBroken,
+    Fault,
+    WriteSuppressed,
+    needs_new_connection,
+    whose_fault,
+)
+from sluice.db.projections.generations import ProjectionSnapshot, SyncedGeneration
 from sluice.db.records import Outcome
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
 from sluice.tasks.apply.fold_io import FoldIO, LetterNotStored
-from sluice.tasks.apply.row_store import AbsentKeyLocks
+from sluice.tasks.apply.generation_stops import GenerationBroken
+from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
 from sluice.tasks.apply.single_events import SingleEvents, may_be_set_aside
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import EventResult, FoldResult
+from sluice.tasks.fold.fold_state import EventResult, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
@@ -34,6 +44,10 @@ class SetAside(Protocol):
         """Writes the event as one that waits for a retry, under the queue's lock. Returns its result."""
 
 
+class _TakenBack(Exception):
+    """What was tried is rolled back."""
+
+
 class BatchWriter:
     """Settles events of one queue, whose lock the caller holds. One transaction."""
 
@@ -43,12 +57,12 @@ class BatchWriter:
         *,
         queue: str,
         entity: str,
-        generations: Mapping[str, int],
+        snapshot: ProjectionSnapshot,
         redriving: bool = False,
         set_aside: SetAside | None = None,
         limit: int | None = None,
     ) -> None:
-        """`generations`: projection → its live one, as read under the lock.
+        """`snapshot`: the generations as read under the lock; the live ones are written here.
 
         `redriving`: these are letters of one entity, which are applied although they are known and it is
         parked. Letters and identities are then left to the caller, who knows what they were.
@@ -57,7 +71,9 @@ class BatchWriter:
         self._session = session
         self._queue = queue
         self._entity = entity
-        self._generations = generations
+        self._snapshot = snapshot
+        self._held: dict[str, set[str]] = {}
+        """Projection → keys whose events wait for it since this transaction."""
         self._redriving = redriving
         self._set_aside = set_aside
         self._limit = limit
@@ -79,6 +95,7 @@ class BatchWriter:
         folded = fold(events, memory, lambda: time.monotonic() >= until)
         store.write_back(self._queue, memory, folded)
         self._session.defer(CHECK_CONSTRAINTS)
+        self._held = memory.held
         return folded.settled
 
     def _settle_singly(self, events: Sequence[Planned]) -> list[EventResult]:
@@ -97,17 +114,27 @@ class BatchWriter:
         return done.settled
 
     def _settle_one(self, event: Planned, done: SingleEvents) -> EventResult:
-        store = self._store()
-        try:
-            [one] = self._in_savepoint(lambda: self._settle(store, [event]))
-            done.written_tables |= store.written_tables
-            return one
-        except LetterNotStored:
-            return self._in_savepoint(lambda: self._settle(self._store(cut_letters=True), [event]))[0]
-        except WriteSuppressed as error:
-            done.suppressed.append(error)
-            fault = EventFault.of(error)
-        except Exception as error:
+        faults: dict[str, EventFault] = {}
+        while True:
+            store = self._store(faults)
+            try:
+                [one] = self._in_savepoint(lambda store=store: self._settle(store, [event]))  # type: ignore[misc]
+                done.written_tables |= store.written_tables
+                return one
+            except LetterNotStored:
+                cut = self._store(faults, cut_letters=True)
+                return self._in_savepoint(lambda cut=cut: self._settle(cut, [event]))[0]  # type: ignore[misc]
+            except Exception as error:
+                found = self._find_projection_fault(event, error, faults, done)
+                if found is None:
+                    return self._settle_refused(event, error, done)
+                faults |= found
+
+    def _settle_refused(self, event: Planned, error: Exception, done: SingleEvents) -> EventResult:
+        """Settles an event of which Postgres refuses what it is besides its projections."""
+        if isinstance(error, WriteSuppressed):
+            done.suppressed.append((error, DeploymentBroken(str(error))))
+        else:
             if self._redriving and done.settled and may_be_set_aside(error):
                 # Those before it are applied. The next transaction begins at it, and raises this.
                 return EventResult(event, Outcome.WAITING)
@@ -116,9 +143,50 @@ class BatchWriter:
                 done.aside.append((one, error))
                 return one
             if whose_fault(error) is not Fault.EVENT:
-                raise
-            fault = EventFault.of(error)
+                raise error
+        fault = EventFault.of(error)
         return self._with_letter(lambda store: self._bury(store, event, fault))
+
+    def _find_projection_fault(
+        self, event: Planned, error: Exception, known: Container[str], done: SingleEvents
+    ) -> dict[str, EventFault] | None:
+        """Returns the first projection that is the reason for an error, with its fault; None if none is.
+
+        Each is tried alone, and taken back. Raises GenerationBroken if its table is the deployment's fault.
+        """
+        if whose_fault(error) is Fault.SURROUNDINGS or needs_new_connection(error):
+            return None
+        for projection, synced in self._snapshot.fed.items():
+            part = [run for run in event.runs if run.into is not None and run.into.name == projection]
+            if not part or projection in known:
+                continue
+            try:
+                self._try_projection(Planned(event.decoded, part, parks=event.parks), synced)
+            except WriteSuppressed as refused:
+                done.suppressed.append((refused, GenerationBroken(synced, refused)))
+                return {projection: EventFault.of(refused)}
+            except Exception as refused:
+                if whose_fault(refused) is Fault.DEPLOYMENT:
+                    raise GenerationBroken(synced, refused) from refused
+                if whose_fault(refused) is not Fault.EVENT:
+                    raise
+                return {projection: EventFault.of(refused)}
+        return None
+
+    def _try_projection(self, event: Planned, synced: SyncedGeneration) -> None:
+        rows = RowStore(self._session, {synced.projection: synced.generation}, self._locks)
+        held = {name: set(keys) for name, keys in self._held.items()}
+        memory = FoldState(rows.load_row, lambda _key: None, held=held)
+
+        def attempt() -> None:
+            memory.rows = rows.load([event])
+            fold([event], memory)
+            rows.write(memory.rows)
+            self._session.command(CHECK_CONSTRAINTS)
+            raise _TakenBack
+
+        with suppress(_TakenBack):
+            self._in_savepoint(attempt)
 
     def _put_aside(self, set_aside: SetAside, event: Planned, error: Exception) -> EventResult:
         one = self._with_letter(lambda store: set_aside(self._session, store, self._queue, event, error))
@@ -142,7 +210,7 @@ class BatchWriter:
 
     def _in_savepoint(self, action: Callable[[], T]) -> T:
         self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
-        held = dict(self._locks.held)
+        held, waiting = dict(self._locks.held), self._held
         try:
             result = action()
             self._session.command("RELEASE SAVEPOINT event")
@@ -150,15 +218,19 @@ class BatchWriter:
         except Exception as error:
             if not needs_new_connection(error):
                 self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                self._locks.held = held
+                self._locks.held, self._held = held, waiting
             raise
 
-    def _store(self, *, cut_letters: bool = False) -> FoldIO:
+    def _store(
+        self, faults: Mapping[str, EventFault] = MappingProxyType({}), *, cut_letters: bool = False
+    ) -> FoldIO:
         return FoldIO(
             self._session,
             self._entity,
-            self._generations,
+            self._snapshot,
             self._redriving,
+            held=self._held,
+            faults=faults,
             locks=self._locks,
             cut_letters=cut_letters,
         )

@@ -1,27 +1,26 @@
 """Between the live fold and Postgres: identities, effects, letters and rows, loaded and written back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from types import MappingProxyType
 from uuid import UUID
 
-import msgspec
 import psycopg2
 
 from sluice.db.apply import dead_letters, identities, outgoing
+from sluice.db.apply.projection_letters import insert_projection_letters, load_held
 from sluice.db.connection import Session
 from sluice.db.errors import QUERY_CANCELED
-from sluice.db.records import DeadLetterRow, Outcome, ProcessedRow
+from sluice.db.projections.generations import ProjectionSnapshot, SyncedGeneration
+from sluice.db.records import Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
-from sluice.kafka_io.bounded_record import bounded, count_bytes
 from sluice.runtime.settings import read_source
+from sluice.tasks.apply.letter_rows import dead_letter_row, projection_letter_row
 from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
-from sluice.tasks.events.flaws import write_flaw
-from sluice.tasks.fold.fold import effect_key
+from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.fold.decision import effect_key
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
 from sluice.tasks.fold.plan import Planned, called_effects
-from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
-
-KEPT_BYTES = 65_536  # of key and headers of a letter that is stored without its value
-NOT_WHOLE = " (Postgres did not store the value in time; `sluice dlq redrive` reads it from Kafka)"
 
 
 class LetterNotStored(Exception):
@@ -39,20 +38,27 @@ class FoldIO:
         self,
         session: Session,
         entity: str,
-        generations: Mapping[str, int],
+        snapshot: ProjectionSnapshot,
         redriving: bool = False,
         *,
+        held: Mapping[str, Set[str]] = MappingProxyType({}),
+        faults: Mapping[str, EventFault] = MappingProxyType({}),
         locks: AbsentKeyLocks | None = None,
         cut_letters: bool = False,
     ) -> None:
-        """`entity` is the entity type of all events, `generations` the live ones; the rest: `BatchWriter`.
+        """`entity` is the entity type of all events; `snapshot` and `redriving`: see `BatchWriter`.
 
-        `locks`: those of the transaction. `cut_letters`: letters are stored without their values.
+        `held`: entities whose events wait for a projection since this transaction. `faults`: why Postgres
+        refuses what projections make of the only event. `locks`: those of the transaction. `cut_letters`:
+        letters are stored without their values.
         """
         self._session = session
         self._entity = entity
+        self._snapshot = snapshot
         self._redriving = redriving
-        self._rows = RowStore(session, generations, locks)
+        self._held = held
+        self._faults = faults
+        self._rows = RowStore(session, {name: one.generation for name, one in snapshot.fed.items()}, locks)
         self._cut_letters = cut_letters
 
     @property
@@ -62,7 +68,9 @@ class FoldIO:
 
     def load(self, events: Sequence[Planned]) -> FoldState:
         """Identities, effect keys and locked rows that these events are known to need."""
-        memory = FoldState(self._rows.load_row, self._load_effect)
+        memory = FoldState(
+            self._rows.load_row, self._load_effect, left=self._snapshot.left, faults=self._faults
+        )
         wanted = list({planned.decoded.identity for planned in events})
         own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
         for identity, *where in identities.load_identities(self._session, wanted):
@@ -70,9 +78,14 @@ class FoldIO:
             # Its own row says that it died or waits. That is what is to change.
             if own.get(identity) != known[1:]:
                 memory.identities[identity] = known
+        keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
         if not self._redriving:
-            of = {p.decoded.entity_key for p in events if p.decoded.entity_key is not None}
-            memory.parked = dead_letters.load_parked(self._session, self._entity, sorted(of))
+            memory.parked = dead_letters.load_parked(self._session, self._entity, keys)
+        memory.held = {name: set(of) for name, of in self._held.items()}
+        for name, synced in self._snapshot.fed.items():
+            if synced.has_letters:
+                found = load_held(self._session, name, synced.generation, self._entity, keys)
+                memory.held.setdefault(name, set()).update(found)
         # Another session may hold what a parked entity needs: its events wait without it.
         fresh = [
             planned
@@ -81,18 +94,19 @@ class FoldIO:
             and planned.decoded.entity_key not in memory.parked
         ]
         self._load_effects(fresh, memory)
-        memory.rows = self._rows.load(fresh)
+        memory.rows = self._rows.load(fresh, memory.left)
         return memory
 
     def write_back(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
         """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
 
-        Of redriven events it writes no letters and no identities.
+        Of redriven events it writes no identities, and no letters but those of projections.
         """
         self._rows.write(memory.rows)
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
         outgoing.insert_effects(self._session, self._entity, folded.calls)
         outgoing.insert_call_conflicts(self._session, folded.call_conflicts)
+        self._write_projection_letters(folded.settled)
         if self._redriving:
             return
         self._write_letters(queue, [s for s in folded.settled if s.error is not None])
@@ -102,13 +116,15 @@ class FoldIO:
         identities.insert_identities(self._session, new)
 
     def _write_letters(self, queue: str, settled: Sequence[EventResult]) -> None:
-        letters = [_letter(one, cut=self._cut_letters) for one in settled]
-        try:
+        letters = [dead_letter_row(one, cut=self._cut_letters) for one in settled]
+        with storing_letters(len(letters), cut=self._cut_letters):
             dead_letters.insert_dead_letters(self._session, queue, self._entity, letters)
-        except psycopg2.Error as error:
-            if len(letters) == 1 and not self._cut_letters and _is_too_large(error):
-                raise LetterNotStored(error) from None
-            raise
+
+    def _write_projection_letters(self, settled: Sequence[EventResult]) -> None:
+        if any(one.letters for one in settled):
+            with storing_letters(len(settled), cut=self._cut_letters):
+                for synced in self._snapshot.fed.values():
+                    store_letters(self._session, synced, self._entity, settled, cut=self._cut_letters)
 
     def _load_effects(self, events: Sequence[Planned], memory: FoldState) -> None:
         keys = {
@@ -144,38 +160,30 @@ def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
     )
 
 
+@contextmanager
+def storing_letters(events: int, *, cut: bool) -> Iterator[None]:
+    """Raises LetterNotStored if Postgres does not take the letters of one event that hold its value."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        if events == 1 and not cut and _is_too_large(error):
+            raise LetterNotStored(error) from None
+        raise
+
+
+def store_letters(
+    session: Session, synced: SyncedGeneration, entity: str, settled: Sequence[EventResult], *, cut: bool
+) -> None:
+    """Stores the letters of one generation, in the order of the events."""
+    rows = [
+        projection_letter_row(one.planned.decoded, letter, cut=cut)
+        for one in settled
+        for letter in one.letters
+        if letter.projection == synced.projection
+    ]
+    insert_projection_letters(session, synced.projection, synced.generation, entity, rows)
+
+
 def _is_too_large(error: psycopg2.Error) -> bool:
     code = error.pgcode or ""
     return code == QUERY_CANCELED or code[:2] in ("53", "54")
-
-
-def _letter(settled: EventResult, *, cut: bool) -> DeadLetterRow:
-    decoded, outcome, error = settled.planned.decoded, settled.outcome, settled.error
-    assert outcome is not None
-    assert error is not None
-    text, record = error.text, decoded.record
-    if cut and record.value:
-        record = bounded(record, min(KEPT_BYTES, count_bytes(record) - 1))
-        text = f"{text[: MAX_ERROR_CHARACTERS - len(NOT_WHOLE)]}{NOT_WHOLE}"
-    headers = [(printable(name), None if value is None else value.hex()) for name, value in record.headers]
-    return DeadLetterRow(
-        decoded.topic,
-        decoded.topic_id,
-        decoded.partition,
-        record.offset,
-        record.timestamp_ms,
-        None if record.key is None else record.key.hex(),
-        None if record.value is None else record.value.hex(),
-        msgspec.json.encode(headers).decode(),
-        decoded.entity_key,
-        decoded.identity,
-        decoded.event_id,
-        decoded.type,
-        decoded.source,
-        outcome,
-        error.error_class,
-        text,
-        None if record.flaw is None else write_flaw(record.flaw),
-        1 if record.flaw is None else FLAWED_LETTER_FORMAT,
-        error.traceback or None,
-    )

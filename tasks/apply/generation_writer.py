@@ -1,25 +1,24 @@
 """Keeps generations up with live: what the live transaction applied, they apply too, last, in a savepoint."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
-from sluice.db.projections import generation_deaths, generation_lanes, generations
-from sluice.db.projections.generation_deaths import GenerationDeath
+from sluice.db.projections import generation_lanes, generations
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
 from sluice.db.projections.generations import NO_PROJECTIONS, ProjectionSnapshot, SyncedGeneration
-from sluice.db.records import Outcome
-from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.db.records import GenerationState, Outcome
 from sluice.runtime.place import Place
-from sluice.tasks.api import Effect
-from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
-from sluice.tasks.apply.row_store import RowStore
-from sluice.tasks.fold.fold import fold
-from sluice.tasks.fold.fold_state import TAKEN, EventResult, FoldState
-from sluice.tasks.fold.plan import HandlerRun, Planned, part_of
+from sluice.tasks.apply.circuit_breaker import SUCCEEDED
+from sluice.tasks.apply.fold_io import store_letters
+from sluice.tasks.apply.generation_feed import apply_to_generation
+from sluice.tasks.apply.generation_stops import count_failures, end_feeding, reason_of
+from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.fold.fold_state import TAKEN, EventResult, ProjectionLetter, Waiting
+from sluice.tasks.fold.plan import Planned, part_of
 from sluice.tasks.fold.registry import Registry
 
 log = structlog.get_logger("sluice.generation_writer")
@@ -31,11 +30,13 @@ class GenerationWriter:
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
         self._registry = registry
+        self._no_failures = ""
+        """The failure window of a generation of which none is stored."""
 
-    def read_projection_snapshot(self) -> ProjectionSnapshot:
+    def read_projection_snapshot(self, queue: str) -> ProjectionSnapshot:
         """Which generations count until this transaction ends. To be read under the queue's lock."""
         return (
-            generations.read_projection_snapshot(self._session)
+            generations.read_projection_snapshot(self._session, queue)
             if self._registry.revisions
             else NO_PROJECTIONS
         )
@@ -47,32 +48,68 @@ class GenerationWriter:
         before: Mapping[Place, int],
         after: Mapping[Place, int],
         settled: Sequence[EventResult],
+        failure_window: str,
     ) -> None:
-        """Writes the generations that do not lag: those that were as far in a lane as live was.
+        """Counts what the live generations could not take, and writes the others that do not lag.
 
         `before` and `after` are what live had and has applied of the lanes it moved. Never raises what a
-        generation did wrong: that marks the generation as failed, or lets it lag. Raises what ends the
-        connection.
+        generation did wrong: that is a letter, ends its feeding, or lets it lag. Raises what ends the
+        connection. `failure_window` is that of the queue.
         """
+        # Of a generation without failures all that the queue tried lately succeeded.
+        self._no_failures = SUCCEEDED * len(failure_window)
+        for synced in snapshot.fed.values():
+            reason = self._count_failures(synced, queue, settled)
+            if reason is not None:
+                place = (synced.projection, synced.generation)
+                end_feeding(self._session, synced, queue, reason)
+                generation_lanes.keep_places(self._session, *place, queue, after)
         if not snapshot.synced:
             return
         lanes = generation_lanes.read_synced_lanes(self._session, queue)
         for synced in snapshot.synced:
-            if not synced.takes(self._registry.revisions.get(synced.projection)):
-                continue
             own = lanes.get((synced.projection, synced.generation), {})
-            moved = {
-                lane: offset
-                for lane, offset in after.items()
-                if own.get(lane, NOTHING_APPLIED) >= before.get(lane, NOTHING_APPLIED)
-            }
-            if moved:
-                mine = [s for s in settled if _lane(s.planned) in moved]
-                counts: defaultdict[Place, Counter[str]] = defaultdict(Counter)
-                for one in mine:
-                    counts[_lane(one.planned)][_what_became(one)] += 1
-                steps = [GenerationStep(*lane, offset, counts[lane]) for lane, offset in moved.items()]
-                self._sync_safely(synced, queue, steps, mine, may_lag=True)
+            if synced.state == GenerationState.STOPPED:
+                self._keep_places(synced, queue, after, own, before)
+            elif synced.takes(self._registry.revisions.get(synced.projection)):
+                self._sync_lockstep(synced, queue, own, before, after, settled)
+
+    def _sync_lockstep(
+        self,
+        synced: SyncedGeneration,
+        queue: str,
+        own: Mapping[Place, int],
+        before: Mapping[Place, int],
+        after: Mapping[Place, int],
+        settled: Sequence[EventResult],
+    ) -> None:
+        moved = {
+            lane: offset
+            for lane, offset in after.items()
+            if own.get(lane, NOTHING_APPLIED) >= before.get(lane, NOTHING_APPLIED)
+        }
+        if not moved:
+            return
+        mine = [s for s in settled if _lane(s.planned) in moved]
+        counts: defaultdict[Place, Counter[str]] = defaultdict(Counter)
+        for one in mine:
+            counts[_lane(one.planned)][_what_became(one)] += 1
+        steps = [GenerationStep(*lane, offset, counts[lane]) for lane, offset in moved.items()]
+        if not self._sync_safely(synced, queue, steps, mine, may_lag=True):
+            # A lane without a row is one of which nothing was applied, also after the feeding was stopped.
+            self._keep_places(synced, queue, moved, own, {})
+
+    def _keep_places(
+        self,
+        synced: SyncedGeneration,
+        queue: str,
+        moved: Iterable[Place],
+        own: Mapping[Place, int],
+        fed: Mapping[Place, int],
+    ) -> None:
+        """Stores how far lanes without a row were fed."""
+        places = {lane: fed.get(lane, NOTHING_APPLIED) for lane in moved if lane not in own}
+        generation_lanes.keep_places(self._session, synced.projection, synced.generation, queue, places)
 
     def sync_redriven(
         self, snapshot: ProjectionSnapshot, queue: str, redriven: Sequence[tuple[EventResult, str]]
@@ -88,21 +125,37 @@ class GenerationWriter:
         if not places:
             return
         for synced in snapshot.synced:
-            # Locked before it is read: a chunk may be passing over these very records.
-            lanes = generation_lanes.lock_lanes(
-                self._session, synced.projection, synced.generation, queue, places
-            )
-            passed = [(s, was) for s, was in taken if _offset(s.planned) <= lanes[_lane(s.planned)]]
-            if not passed:
-                continue
-            revision = self._registry.revisions.get(synced.projection)
-            if not synced.takes(revision):
-                raise NotThisRevision(synced, revision)
-            counts: defaultdict[Place, Counter[str]] = defaultdict(Counter)
-            for one, was in passed:
-                counts[_lane(one.planned)].update({FOLDED: 1, was: -1})
-            steps = [GenerationStep(*place, lanes[place], counts[place]) for place in counts]
-            self._sync_safely(synced, queue, steps, [one for one, _ in passed], may_lag=False)
+            self._sync_late(synced, snapshot, queue, places, taken)
+
+    def _sync_late(
+        self,
+        synced: SyncedGeneration,
+        snapshot: ProjectionSnapshot,
+        queue: str,
+        places: Sequence[Place],
+        taken: Sequence[tuple[EventResult, str]],
+    ) -> None:
+        place = (synced.projection, synced.generation)
+        if snapshot.live[synced.projection] == synced.generation:
+            # A lane without a row was fed until now.
+            generation_lanes.keep_live_places(self._session, *place, queue)
+        # Locked before it is read: a chunk may be passing over these very records.
+        lanes = generation_lanes.lock_lanes(self._session, *place, queue, places)
+        passed = [(s, was) for s, was in taken if _offset(s.planned) <= lanes[_lane(s.planned)]]
+        if not passed:
+            return
+        if synced.state == GenerationState.STOPPED:
+            late = [_waiting(one, synced.projection) for one, _ in passed if _is_of(one, synced.projection)]
+            store_letters(self._session, synced, _entity(queue), late, cut=False)
+            return
+        revision = self._registry.revisions.get(synced.projection)
+        if not synced.takes(revision):
+            raise NotThisRevision(synced, revision)
+        counts: defaultdict[Place, Counter[str]] = defaultdict(Counter)
+        for one, was in passed:
+            counts[_lane(one.planned)].update({FOLDED: 1, was: -1})
+        steps = [GenerationStep(*lane, lanes[lane], counts[lane]) for lane in counts]
+        self._sync_safely(synced, queue, steps, [one for one, _ in passed], may_lag=False)
 
     def _sync_safely(
         self,
@@ -112,23 +165,40 @@ class GenerationWriter:
         settled: Sequence[EventResult],
         *,
         may_lag: bool,
-    ) -> None:
+    ) -> bool:
+        """Writes one generation in a savepoint. Returns True if it was written, or its feeding ended."""
+        error = self._try_sync(synced, queue, steps, settled, singly=False)
+        if error is not None and whose_fault(error) is Fault.EVENT:
+            error = self._try_sync(synced, queue, steps, settled, singly=True)
+        if error is None:
+            return True
+        if whose_fault(error) is Fault.SURROUNDINGS:
+            if not may_lag:
+                raise error
+            log.info("generation lags", table=synced.table, queue=queue, error=str(error)[:200])
+            return False
+        end_feeding(self._session, synced, queue, reason_of(error))
+        return not synced.has_been_live
+
+    def _try_sync(
+        self,
+        synced: SyncedGeneration,
+        queue: str,
+        steps: Sequence[GenerationStep],
+        settled: Sequence[EventResult],
+        *,
+        singly: bool,
+    ) -> Exception | None:
         self._session.defer("SAVEPOINT generation; SET CONSTRAINTS ALL DEFERRED")
         try:
-            self._sync(synced, queue, steps, settled)
+            self._sync(synced, queue, steps, settled, singly=singly)
             self._session.command("RELEASE SAVEPOINT generation")
         except Exception as error:
             if needs_new_connection(error):
                 raise
             self._session.command("ROLLBACK TO SAVEPOINT generation; RELEASE SAVEPOINT generation")
-            if whose_fault(error) is Fault.SURROUNDINGS:
-                if not may_lag:
-                    raise
-                log.info("generation lags", table=synced.table, queue=queue, error=str(error)[:200])
-                return
-            reason = printable(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
-            generations.fail_generation(self._session, synced.projection, synced.generation, reason)
-            log.error("generation failed", table=synced.table, queue=queue, reason=reason)
+            return error
+        return None
 
     def _sync(
         self,
@@ -136,12 +206,23 @@ class GenerationWriter:
         queue: str,
         steps: Sequence[GenerationStep],
         settled: Sequence[EventResult],
+        *,
+        singly: bool,
     ) -> None:
         table = self._registry.projection_tables[synced.projection]
-        taken = [part_of(s.planned, table) for s in settled if s.outcome in TAKEN and not s.known]
-        deaths = apply_to_generation(self._session, synced, taken)
-        generation_deaths.insert_deaths(self._session, synced.projection, synced.generation, deaths)
+        taken = [part_of(s.planned, table) for s in settled if s.is_taken]
+        fed = apply_to_generation(self._session, synced, taken, _entity(queue), None, singly)
         generation_lanes.advance_generation(self._session, synced.projection, synced.generation, queue, steps)
+        reason = self._count_failures(synced, queue, fed)
+        if reason is not None:
+            end_feeding(self._session, synced, queue, reason)
+
+    def _count_failures(
+        self, synced: SyncedGeneration, queue: str, settled: Sequence[EventResult]
+    ) -> str | None:
+        return count_failures(
+            self._session, synced, queue, self._registry.topics, settled, before=self._no_failures
+        )
 
 
 class NotThisRevision(DeploymentBroken):
@@ -152,44 +233,6 @@ class NotThisRevision(DeploymentBroken):
             f"generation {synced.generation} of {synced.projection} is made by revision {synced.revision},"
             f" this code has {revision}: run it with that code, or after the swap"
         )
-
-
-def apply_to_generation(
-    session: Session,
-    synced: SyncedGeneration,
-    events: Sequence[Planned],
-    refuse: Callable[[HandlerRun, Effect], None] | None = None,
-) -> list[GenerationDeath]:
-    """Folds events into the rows of one generation, and nothing else; those that die or conflict in it alone.
-
-    Raises DeploymentBroken for an effect that is no write to it, RowsChanged, and what Postgres refuses.
-    """
-    store = RowStore(session, {synced.projection: synced.generation})
-    memory = FoldState(store.load_row, _no_effects, refuse=refuse)
-    memory.rows = store.load(events)
-    folded = fold(events, memory)
-    if folded.emits or folded.calls:
-        raise AssertionError(f"{synced.table}: the fold let a projection emit or call")
-    store.write(memory.rows)
-    session.defer(CHECK_CONSTRAINTS)
-    return [_death(one) for one in folded.settled if one.error is not None]
-
-
-def _no_effects(effect_key: str) -> None:
-    raise AssertionError(f"{effect_key}: the fold lets no projection make a call")
-
-
-def _death(settled: EventResult) -> GenerationDeath:
-    decoded, error = settled.planned.decoded, settled.error
-    assert error is not None
-    return GenerationDeath(
-        decoded.topic,
-        decoded.partition,
-        decoded.record.offset,
-        decoded.entity_key,
-        error.error_class,
-        error.text,
-    )
 
 
 def _what_became(settled: EventResult) -> str:
@@ -204,3 +247,17 @@ def _lane(planned: Planned) -> Place:
 
 def _offset(planned: Planned) -> int:
     return planned.decoded.record.offset
+
+
+def _entity(queue: str) -> str:
+    return queue.rpartition(".")[0]
+
+
+def _is_of(settled: EventResult, projection: str) -> bool:
+    return any(run.into is not None and run.into.name == projection for run in settled.planned.runs)
+
+
+def _waiting(settled: EventResult, projection: str) -> EventResult:
+    fault = EventFault.of(Waiting(f"the feeding of projection {projection} is stopped"))
+    letter = ProjectionLetter(projection, Outcome.WAITING, fault, holds=True)
+    return EventResult(settled.planned, settled.outcome, letters=(letter,))

@@ -22,7 +22,8 @@ from sluice.tasks.apply.suspects import find_fault
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.redrive import LETTERS, Redriven, Redriver, Rerouted
+from sluice.tasks.letter_redriver import LETTERS, Redriven, Rerouted
+from sluice.tasks.redrive import Redriver
 
 log = structlog.get_logger("sluice.retries")
 

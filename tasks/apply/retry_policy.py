@@ -40,6 +40,8 @@ def counts(error: Exception) -> bool:
 class Tries:
     """Failed attempts at one batch."""
 
+    contains: bool = False
+    """The batch writes projections: event by event shows if one of them is what Postgres refuses."""
     attempts: int = 0
     rows_changed: int = 0
     held_up: int = 0
@@ -61,6 +63,9 @@ class Tries:
         self.held_up += code in (QUERY_CANCELED, LOCK_NOT_AVAILABLE)
         self.stale_plans += code in STALE_PLAN
         fault = whose_fault(error)
+        if fault is Fault.DEPLOYMENT and self.contains and code is not None and not self.singly:
+            self.singly = True
+            return Step.SINGLY
         if fault is Fault.DEPLOYMENT or self.stale_plans > 1:
             return Step.HALT
         if elapsed_seconds > PATIENCE_SECONDS:

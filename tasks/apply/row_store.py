@@ -1,7 +1,7 @@
 """Rows between the fold and Postgres: loads what the fold will ask for, writes back what it changed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from sqlalchemy import Table
@@ -49,12 +49,15 @@ class RowStore:
         self._statements: dict[Table, rows.RowStatements] = {}
         self._loaded: dict[tuple[Table, str], Row] = {}
 
-    def load(self, events: Iterable[Planned]) -> dict[tuple[Table, str], Row]:
-        """Locked rows that these events are known to need, and the absent ones."""
+    def load(self, events: Iterable[Planned], left: Set[str] = frozenset()) -> dict[tuple[Table, str], Row]:
+        """Locked rows that these events are known to need, and the absent ones.
+
+        Without those of the projections `left`.
+        """
         self._loaded = {}
         keys: defaultdict[Table, set[str]] = defaultdict(set)
         for planned in events:
-            for table, key in touched_rows(planned):
+            for table, key in touched_rows(planned, left):
                 keys[table].add(key)
         for table in sorted(keys, key=lambda table: table.name):
             self._load_table(table, sorted(keys[table]))

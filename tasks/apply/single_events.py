@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sluice.db.errors import (
-    DeploymentBroken,
     Fault,
     WriteSuppressed,
     needs_new_connection,
@@ -37,7 +36,8 @@ class SingleEvents:
     settled: list[EventResult] = field(default_factory=list)
     written_tables: set[str] = field(default_factory=set)
     aside: list[tuple[EventResult, Exception]] = field(default_factory=list)
-    suppressed: list[WriteSuppressed] = field(default_factory=list)
+    suppressed: list[tuple[WriteSuppressed, Exception]] = field(default_factory=list)
+    """What was suppressed, and the error to raise unless another event wrote the table."""
     _started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,9 +61,9 @@ class SingleEvents:
             raise error
 
     def _error(self) -> Exception | None:
-        for suppressed in self.suppressed:
+        for suppressed, broken in self.suppressed:
             if suppressed.table not in self.written_tables:
-                return DeploymentBroken(str(suppressed))
+                return broken
         if self.aside and not may_stand([one for one, _ in self.aside], self.settled):
             return self.aside[0][1]
         return None

@@ -1,6 +1,6 @@
 """What a fold knows, and what it comes to: rows and identities in memory, outcomes, rows to write. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -45,6 +45,21 @@ class FirstSeen(NamedTuple):
     offset: int
 
 
+class ProjectionLetter(NamedTuple):
+    """Why one projection did not take an event: it died or conflicts there, or waits for one that did."""
+
+    projection: str
+    outcome: Outcome
+    fault: EventFault
+    holds: bool
+    """Later events of its entity wait behind it, for this projection alone."""
+
+    @property
+    def failed(self) -> bool:
+        """Returns True unless it waits for another one."""
+        return self.outcome is not Outcome.WAITING
+
+
 @dataclass(slots=True)
 class EventResult:
     """One record with its outcome; None where the very same record was settled before: counted then."""
@@ -59,6 +74,13 @@ class EventResult:
     """Rows for others that it wrote: events and calls."""
     set_aside: bool = False
     """It waits for itself, not behind another one: it is retried without an operator."""
+    letters: Sequence[ProjectionLetter] = ()
+    """Of the projections that did not take it, although it was applied."""
+
+    @property
+    def is_taken(self) -> bool:
+        """Returns True if live applied it now: then every generation applies it, too."""
+        return self.outcome in TAKEN and not self.known
 
 
 @dataclass(slots=True)
@@ -74,6 +96,12 @@ class FoldState:
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
     """Keys of parked entities, of the one entity type that is folded."""
+    held: dict[str, set[str]] = field(default_factory=dict)
+    """Projection → keys of entities whose events wait for it alone."""
+    left: Set[str] = frozenset()
+    """Projections that are not folded: nothing is fed to their live generation."""
+    faults: Mapping[str, EventFault] = field(default_factory=dict)
+    """Projection → why Postgres refuses what it makes of the one event that is folded."""
 
     def row(self, table: Table, key: str) -> Row:
         """The row as of now."""

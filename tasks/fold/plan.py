@@ -1,6 +1,6 @@
 """Runs the handlers of one event as far as they go without rows, to learn which rows they touch. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -16,6 +16,7 @@ from sluice.tasks.fold.handler_steps import HandlerSteps, begin_run, end_quietly
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry, Registry
 
 E = TypeVar("E", bound=AnyEntry)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class HandlerRun:
     @property
     def into(self) -> Table | None:
         """The projection that this handler fills: all that it may touch. None: it fills none."""
-        return self.entry.into if isinstance(self.entry, ProjectionEntry) else None
+        return entry_into(self.entry)
 
 
 @dataclass(slots=True)
@@ -48,6 +49,11 @@ class Planned:
     error: EventFault | None = None
     parks: bool = True
     """Whether its death parks its entity."""
+
+    @property
+    def parts(self) -> list[list[HandlerRun]]:
+        """Its runs by what decides together: those that fill no projection first, then each projection's."""
+        return _parts(self.runs, lambda run: run.into)
 
 
 class NoHandler(Exception):
@@ -88,38 +94,60 @@ def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> 
     handling = _of_topic(registry.projections.get(event.type, ()), event)
     entries = [entry for entry in handling if entry.into is projection]
     planned = _run(decoded, event, entries) if entries else Planned(decoded, ignored=True)
-    planned.parks = False
+    planned.parks = registry.topics[decoded.topic].on_failure == "park"
     return planned
 
 
 def part_of(planned: Planned, projection: Table) -> Planned:
     """What one projection's handlers make of an event that is planned already."""
     runs = [run for run in planned.runs if run.into is projection]
-    return Planned(planned.decoded, runs, ignored=not runs, parks=False)
+    return Planned(planned.decoded, runs, ignored=not runs, parks=planned.parks)
 
 
 def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Planned:
+    runs: list[HandlerRun] = []
     try:
-        watch = begin_run(decoded)
-        try:
-            return Planned(decoded, [_first_run(entry, event) for entry in entries])
-        finally:
-            watch.end()
+        for part in _parts(entries, entry_into):
+            # Each part has the whole time: one projection must not use up that of the others.
+            watch = begin_run(decoded)
+            try:
+                runs += [_first_run(entry, event) for entry in part]
+            finally:
+                watch.end()
+        return Planned(decoded, runs)
     except BaseException as error:
         if is_worker_stop(error):
             raise
         return Planned(decoded, error=EventFault.of(error))
 
 
+def entry_into(entry: AnyEntry) -> Table | None:
+    """Returns the projection that a handler fills, None if it fills none."""
+    return entry.into if isinstance(entry, ProjectionEntry) else None
+
+
+def _parts(things: Sequence[T], into: Callable[[T], Table | None]) -> list[list[T]]:
+    if len(things) == 1:
+        return [list(things)]
+    parts: dict[Table | None, list[T]] = {None: []}
+    for thing in things:
+        parts.setdefault(into(thing), []).append(thing)
+    return [part for part in parts.values() if part]
+
+
 def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:
     return [entry for entry in entries if entry.topics is None or event.topic in entry.topics]
 
 
-def touched_rows(planned: Planned) -> list[tuple[Table, str]]:
-    """Rows that the first runs are known to touch; the fold asks for any others itself."""
+def touched_rows(planned: Planned, left: Set[str] = frozenset()) -> list[tuple[Table, str]]:
+    """Rows that the first runs are known to touch; the fold asks for any others itself.
+
+    Without those of the projections `left`.
+    """
     touched: list[tuple[Table, str]] = []
     for run in planned.runs:
-        _add_touched(run.effects, touched)
+        if not left or run.into is None or run.into.name not in left:
+            _add_touched(run.effects, touched)
     return touched
 
 

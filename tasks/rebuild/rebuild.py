@@ -8,26 +8,30 @@ from functools import partial
 import structlog
 
 from sluice.db.apply import guard
+from sluice.db.apply.projection_letters import read_dropped
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
-from sluice.db.projections import generation_deaths, generation_lag, generation_lanes, generations
+from sluice.db.projections import (
+    generation_lag,
+    generation_lanes,
+    generation_pace,
+)
 from sluice.db.projections.generation_lag import PartitionSnapshot
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
-from sluice.db.records import GenerationState
-from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+from sluice.db.records import Outcome
 from sluice.kafka_io.partition_reader import LogIncomplete
 from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.kafka_io.whole_record import ReadWhole, read_whole_record
 from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place
-from sluice.tasks.api import Topic
-from sluice.tasks.apply.generation_writer import apply_to_generation
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
-from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.decode import decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.rebuild.chunk_feed import decode_whole, feed_chunk
+from sluice.tasks.rebuild.generation_ends import note_failure, note_met
 from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import (
     FEWEST_RECORDS,
@@ -46,7 +50,7 @@ log = structlog.get_logger("sluice.rebuild")
 TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
 READ_SECONDS = 0.2
 BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one read may come on top
-SYNCED_STATES = frozenset({GenerationState.BUILDING, GenerationState.READY, GenerationState.RETIRED})
+FILLED_STATES = ("building", "ready", "retired", "resuming")
 
 
 class Rebuilder:
@@ -105,6 +109,7 @@ class _Turn:
     def run(self, open_reader: Callable[[int], RebuildReader], seconds: float) -> bool:
         """Goes on until all lanes met live (then True), the time is over, or somebody says stop."""
         ends_at = time.monotonic() + seconds
+        snapshot: PartitionSnapshot | None = None
         try:
             while time.monotonic() < ends_at:
                 snapshot = self._look()
@@ -112,7 +117,7 @@ class _Turn:
                     return False
                 behind = [lane for lane in self._lanes.values() if lane.is_behind]
                 if not behind:
-                    generation_lag.note_ready(self._session, self._projection, self._generation)
+                    note_met(self._session, snapshot.synced)
                     return True
                 if self._reader is None:
                     first = min(lane.applied for lane in behind) + 1
@@ -125,7 +130,8 @@ class _Turn:
                     self._take(snapshot, lane, ends_at)
             return False
         except (LogIncomplete, DeploymentBroken) as error:
-            self._fail(error)
+            if snapshot is not None:
+                note_failure(self._session, snapshot.synced, error)
             return False
         finally:
             self._close_reader()
@@ -134,7 +140,7 @@ class _Turn:
         """How things stand; None: it is not ours to go on."""
         found = generation_lag.read_partition(self._session, self._projection, self._generation, *self._place)
         mine = self._registry.revisions.get(self._projection)
-        if found is None or found.is_live or found.paused or found.synced.state not in SYNCED_STATES:
+        if found is None or found.paused or found.synced.state not in FILLED_STATES:
             return None
         if self._table is None or not found.synced.takes(mine) or self._place[0] not in self._registry.topics:
             log.info("rebuild left to workers of its revision", table=found.synced.table, revision=mine)
@@ -189,7 +195,7 @@ class _Turn:
                 return
             taken = self._apply_chunk(snapshot, lane, chunk)
             if snapshot.is_paced:
-                pause = generations.take_pace(self._session, self._projection, self._generation, taken)
+                pause = generation_pace.take_pace(self._session, self._projection, self._generation, taken)
                 time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
 
     def _apply_chunk(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk) -> int:
@@ -198,21 +204,22 @@ class _Turn:
 
         def attempt() -> int:
             began = time.monotonic()
-            taken = self._apply(snapshot, lane, chunk)
+            taken = self._apply(snapshot, lane, chunk, singly=tries.singly)
             lane.most = adapted(lane.most, taken, time.monotonic() - began)
             return taken
 
         def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
             pause_seconds = tries.pause_after(error, elapsed_seconds, jitter)
+            held_up = tries.step is Step.SINGLY and whose_fault(error) is not Fault.EVENT
             # With the connection goes the lock that makes this turn the only one.
-            return None if needs_new_connection(error) or tries.step is Step.SINGLY else pause_seconds
+            return None if needs_new_connection(error) or held_up else pause_seconds
 
         try:
             return retry(self._session, attempt, pause_after, what=f"{self._projection} {lane.queue}")
         except Exception as error:
             if needs_new_connection(error) or tries.step is Step.GIVE_UP:
                 raise
-            if tries.step is Step.HALT or whose_fault(error) is Fault.EVENT:
+            if tries.step is Step.HALT:
                 raise DeploymentBroken(f"{type(error).__name__}: {error}") from error
             # A smaller chunk is faster, and touches fewer of the rows that another writer keeps changing.
             lane.most = FEWEST_RECORDS
@@ -232,7 +239,7 @@ class _Turn:
     def _buffered(self) -> int:
         return sum(lane.size_bytes for lane in self._lanes.values())
 
-    def _apply(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk) -> int:
+    def _apply(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk, *, singly: bool) -> int:
         """One chunk in one transaction; how many records it took."""
         with self._session.transaction():
             if chunk.locked and guard.lock_queue(self._session, lane.queue) is None:
@@ -256,7 +263,7 @@ class _Turn:
                     return 0
                 chunk = again
             records = lane.records[: chunk.records]
-            counts = self._fold(snapshot, records)
+            counts = self._fold(snapshot, lane, records, singly=singly)
             step = GenerationStep(*self._place, chunk.reaches, counts)
             generation_lanes.advance_generation(
                 self._session, self._projection, self._generation, lane.queue, [step]
@@ -266,34 +273,28 @@ class _Turn:
         lane.move(chunk.reaches)
         return len(records)
 
-    def _fold(self, snapshot: PartitionSnapshot, records: Sequence[Record]) -> Counter[str]:
+    def _fold(
+        self, snapshot: PartitionSnapshot, lane: RebuildLane, records: Sequence[Record], *, singly: bool
+    ) -> Counter[str]:
         topic = self._registry.topics[self._place[0]]
         decoded = [decode(topic, snapshot.topic_id, self._place[1], record) for record in records]
         found = load_known(self._session, self._registry.topics, decoded)
         for number, (one, known) in enumerate(found):
             if needs_whole(one, known):
-                whole = self._decode_whole(topic, one)
+                whole = decode_whole(self._read_whole, topic, one)
                 [found[number]] = load_known(self._session, self._registry.topics, [whole])
+        place = (self._projection, self._generation, snapshot.topic_id, self._place[1])
+        dropped = read_dropped(self._session, *place, [record.offset for record in records])
         counts: Counter[str] = Counter()
         taken = []
         for one, known in found:
             became = judge_record(one, known)
+            if became == FOLDED and one.record.offset in dropped:
+                became = Outcome.DEAD
             counts[became] += 1
             if became == FOLDED:
                 assert self._table is not None
                 taken.append(plan_projection(self._registry, self._table, one))
         refuse = refusal(topic if snapshot.is_compacted else None)
-        deaths = apply_to_generation(self._session, snapshot.synced, taken, refuse)
-        generation_deaths.insert_deaths(self._session, self._projection, self._generation, deaths)
+        feed_chunk(self._session, self._registry.topics, snapshot, lane, taken, refuse, singly=singly)
         return counts
-
-    def _decode_whole(self, topic: Topic, cut: Decoded) -> Decoded:
-        record = self._read_whole(self._place, cut.record.offset)
-        if record is None:
-            raise LogIncomplete(f"{topic.name}[{cut.partition}] no longer holds offset {cut.record.offset}")
-        return decode(topic, cut.topic_id, cut.partition, record)
-
-    def _fail(self, error: Exception) -> None:
-        reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
-        if generations.fail_generation(self._session, self._projection, self._generation, reason):
-            log.error("generation failed", projection=self._projection, reason=reason)

@@ -18,7 +18,7 @@ def upgrade() -> None:
             timestamp_ms bigint NOT NULL, key bytea, value bytea, headers jsonb NOT NULL,
             entity text NOT NULL, entity_key text, identity uuid NOT NULL, event_id text, type text,
             source text, outcome text NOT NULL, error_class text NOT NULL, error_text text NOT NULL,
-            traceback text DEFAULT '' NOT NULL, attempts integer DEFAULT 1 NOT NULL,
+            traceback text, attempts integer DEFAULT 1 NOT NULL,
             state text DEFAULT 'dead' NOT NULL, holds boolean NOT NULL,
             created_at timestamptz DEFAULT now() NOT NULL, settled_at timestamptz,
             format smallint DEFAULT 1 NOT NULL, flaw jsonb,

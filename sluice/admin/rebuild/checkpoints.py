@@ -10,7 +10,7 @@ from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, patiently
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.apply.dead_letters import lock_letter
 from sluice.db.connection import Session
-from sluice.db.projections import generation_deaths, generation_tables, generations
+from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.checkpoints import (
     MAX_NAME_BYTES,
     Checkpoint,
@@ -21,11 +21,12 @@ from sluice.db.projections.checkpoints import (
     read_letters_since,
 )
 from sluice.db.projections.comparison import ONE_SNAPSHOT
+from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_lanes import FOLDED
-from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.projections.generations import ProjectionSnapshot, SyncedGeneration
 from sluice.db.records import GenerationState, LetterState
 from sluice.db.tables import generation_name
-from sluice.tasks.apply.generation_writer import apply_to_generation
+from sluice.tasks.apply.generation_feed import apply_to_generation
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.letter_records import decode_letter, is_cut
@@ -84,8 +85,10 @@ def take_late_letters(
     synced = SyncedGeneration(
         projection, number, GenerationState.BUILDING, registry.revisions[projection], has_been_live=False
     )
-    deaths = apply_to_generation(session, synced, events)
-    generation_deaths.insert_deaths(session, projection, number, deaths)
+    entities = {one.decoded.topic: registry.topics[one.decoded.topic].entity.name for one in events}
+    for entity in sorted(set(entities.values())):
+        mine = [one for one in events if entities[one.decoded.topic] == entity]
+        apply_to_generation(session, synced, mine, entity, None, singly=True)
 
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
@@ -94,6 +97,7 @@ def make_checkpoint(session: Session, projection: str, checkpoint: str, decision
         session.command(COPY_PATIENCE)
         live = generations.read_projection_snapshot(session)
         number = live.live[projection]
+        _require_whole(session, live, projection)
         try:
             insert_checkpoint(session, checkpoint, projection, number, live.live_revisions[projection])
         except UniqueViolation as error:
@@ -106,6 +110,22 @@ def make_checkpoint(session: Session, projection: str, checkpoint: str, decision
         generation_tables.copy_tombstones(session, source, table)
         details = {"checkpoint": checkpoint, "generation": number}
         insert_audits(session, decision, [(projection, as_json(details))])
+
+
+def _require_whole(session: Session, snapshot: ProjectionSnapshot, projection: str) -> None:
+    """Raises OperationRefused if the live generation lacks events that live applied."""
+    number = snapshot.live[projection]
+    if projection in snapshot.left:
+        raise OperationRefused(
+            f"generation {number} of {projection} is stopped and lacks what came since: run `sluice rebuild"
+            f" resume {projection}` first"
+        )
+    letters, _ = read_deaths(session, projection, number, 0)
+    if letters:
+        raise OperationRefused(
+            f"generation {number} of {projection} lacks {letters} events that died or wait for it:"
+            f" `sluice dlq ls --projection {projection}` lists them; redrive or drop them first"
+        )
 
 
 def drop_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:

@@ -19,8 +19,9 @@ from sluice.admin.rebuild.generation_locks import (
 from sluice.admin.rebuild.preflight import swap_refusals, table_refusals
 from sluice.admin.rebuild.rebuild_plan import require_declared
 from sluice.db.admin.audit import Decision, insert_audits
+from sluice.db.apply.projection_letters import copy_dropped
 from sluice.db.connection import Session
-from sluice.db.projections import generation_lag, generation_tables, generations
+from sluice.db.projections import generation_lag, generation_pace, generation_tables, generations
 from sluice.db.projections.checkpoints import Checkpoint, place_lanes
 from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import read_deaths
@@ -100,6 +101,7 @@ def _begin(
             rate=rate,
             compacted_topics=msgspec.json.encode(compacted_topics).decode(),
         )
+        copy_dropped(session, projection, number)
         if checkpoint is not None:
             place_lanes(session, projection, number, checkpoint.checkpoint)
             take_late_letters(session, registry, projection, number, checkpoint)
@@ -139,7 +141,9 @@ def set_pace(
 ) -> None:
     """Whether its rebuild goes on, and how fast. May run twice."""
     with session.transaction():
-        generations.set_pace(session, generation.projection, generation.generation, paused=paused, rate=rate)
+        generation_pace.set_pace(
+            session, generation.projection, generation.generation, paused=paused, rate=rate
+        )
         details = {"generation": generation.generation, "paused": paused, "rate": rate}
         insert_audits(session, decision, [(generation.projection, as_json(details))])
 

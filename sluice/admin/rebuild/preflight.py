@@ -147,7 +147,10 @@ def swap_refusals(
     elif differing and not approved:
         yield f"it differs in {differing} rows and nobody approved that: look, then `sluice rebuild approve`"
     if deaths:
-        yield f"{deaths} events that live applied died in it: correct the code, with a new revision"
+        yield (
+            f"{deaths} events that live applied died or wait in it: redrive or drop them (`sluice dlq ls"
+            " --projection NAME --generation N`), or correct the code, with a new revision"
+        )
 
 
 def compacted(configs: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -11,7 +11,8 @@ from sluice.db.admin.letter_details import read_whole_letters
 from sluice.db.admin.letters import Chosen, count_parked
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
-from sluice.tasks.redrive import LETTERS, Redriver
+from sluice.tasks.letter_redriver import LETTERS
+from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying, failing
 from tests.db.tasks.applying import TOPIC, Bench, slice_of, thing_set
 from tests.db.tasks.failing import WHY, Run, allow, audits, fill, refused, states

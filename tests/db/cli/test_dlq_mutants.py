@@ -12,7 +12,8 @@ from sluice.db.admin import letters as letters_module
 from sluice.db.admin.audit import Decision
 from sluice.db.admin.letter_details import read_whole_letters
 from sluice.db.admin.letters import Chosen, read_open_entities
-from sluice.tasks.redrive import LETTERS, Redriver
+from sluice.tasks.letter_redriver import LETTERS
+from sluice.tasks.redrive import Redriver
 from tests.db.tasks import applying, failing
 from tests.db.tasks.applying import Bench, slice_of, thing_set
 from tests.db.tasks.failing import allow, audits, fill

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
@@ -109,9 +109,9 @@ class Bench(applying.Bench):
     kafka: dict[int, Record] = field(default_factory=dict)
     """Records by offset that the log does not hold whole."""
 
-    def with_code(self, code: Registry) -> "Bench":
+    def with_code(self, code: Registry) -> Self:
         """The same database and log, seen by another deployment's processes."""
-        other = Bench(self.database_url, code)
+        other = type(self)(self.database_url, code)
         other.log = self.log
         return other
 

@@ -15,6 +15,7 @@ from sqlalchemy import Table, create_engine
 from sluice.db.apply.rows import RowStatements, readable
 from sluice.db.connection import BATCH_PLANS, Session, Statement
 from sluice.db.errors import RowsChanged
+from sluice.db.projections.generations import NO_PROJECTIONS
 from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
 from sluice.tasks.api import Delete, Insert, Merge, Read, Upsert
 from sluice.tasks.apply.fold_io import FoldIO
@@ -55,7 +56,7 @@ def applied(
     try:
         with session.transaction():
             for batch in batches:
-                store = FoldIO(session, ENTITY, {})
+                store = FoldIO(session, ENTITY, NO_PROJECTIONS)
                 memory = store.load(batch)
                 if forgetful:
                     memory.identities.clear()

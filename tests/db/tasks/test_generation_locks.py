@@ -10,8 +10,8 @@ from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.generation_locks import Held
 from sluice.db.projections import generations
 from sluice.stack.patience import patient
-from sluice.tasks.apply import generation_writer
-from sluice.tasks.rebuild import rebuild, rebuild_lane
+from sluice.tasks.apply import generation_feed
+from sluice.tasks.rebuild import chunk_feed, rebuild, rebuild_lane
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import Bench, registry
@@ -29,7 +29,7 @@ def rebuild_while_an_event_comes(
     bench.log.append(thing_set(1, "b", 2))
     number = bench.begin()
     applying = threading.Thread(target=other.catch_up)
-    fold = generation_writer.apply_to_generation
+    fold = generation_feed.apply_to_generation
 
     def fold_slowly(*arguments: Any) -> Any:
         if applying.ident is None:
@@ -41,7 +41,7 @@ def rebuild_while_an_event_comes(
             )
         return fold(*arguments)
 
-    monkeypatch.setattr(rebuild, "apply_to_generation", fold_slowly)
+    monkeypatch.setattr(chunk_feed, "apply_to_generation", fold_slowly)
     bench.rebuild(number)
     applying.join(patient(30))
     assert bench.rebuild(number)

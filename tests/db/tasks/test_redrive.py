@@ -19,7 +19,8 @@ from sluice.tasks import redrive
 from sluice.tasks.api import Effect, Event, Upsert
 from sluice.tasks.apply import fold_io
 from sluice.tasks.apply.apply import Applier
-from sluice.tasks.redrive import LETTERS, Redriver
+from sluice.tasks.letter_redriver import LETTERS
+from sluice.tasks.redrive import Redriver
 from tests.db.tasks.applying import (
     QUEUE,
     TOPIC,

@@ -11,7 +11,7 @@ from sluice.db.apply.guard import QueueRow
 from sluice.db.connection import Session
 from sluice.db.errors import RowsChanged
 from sluice.runtime.fault_points import faults
-from sluice.tasks.apply.generation_writer import apply_to_generation
+from sluice.tasks.apply.generation_feed import apply_to_generation
 from sluice.tasks.effects.executor import STORE_PATIENCE_SECONDS, STORE_PAUSE_SECONDS, pause_after_store
 from sluice.tasks.rebuild.rebuild_lane import FEWEST_RECORDS
 from sluice.tasks.redrive import Redriver
@@ -59,7 +59,7 @@ def test_a_rebuild_whose_statement_is_cancelled_twice_takes_smaller_chunks(
             raise Answer("57014")
         return apply_to_generation(session, synced, events, *more)
 
-    monkeypatch.setattr("sluice.tasks.rebuild.rebuild.apply_to_generation", cancelled_twice)
+    monkeypatch.setattr("sluice.tasks.rebuild.chunk_feed.apply_to_generation", cancelled_twice)
     # Otherwise a slow machine would keep the chunks small.
     monkeypatch.setattr("sluice.tasks.rebuild.rebuild_lane.CHUNK_SECONDS", 1e9)
     assert fixed.rebuild(number)

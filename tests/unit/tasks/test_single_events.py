@@ -79,7 +79,8 @@ def test_events_set_aside_stand_if_another_entity_was_written(
 
 def test_a_write_that_was_suppressed_is_its_events_fault_if_others_write_the_table() -> None:
     done, _ = a_pass()
-    done.suppressed = [WriteSuppressed("orders", 0, 1)]
+    refused = WriteSuppressed("orders", 0, 1)
+    done.suppressed = [(refused, DeploymentBroken(str(refused)))]
     done.written_tables = {"lines"}
     with pytest.raises(DeploymentBroken, match=r"orders: Postgres wrote 0 of 1 rows.*trigger.*row-level"):
         done.check()

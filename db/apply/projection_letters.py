@@ -1,0 +1,254 @@
+"""`projection_letters`: events that one generation of a projection did not take, and those behind them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sluice.db.apply.dead_letters import Letter, letter_of
+from sluice.db.connection import Session, Statement
+from sluice.db.records import DeadLetterRow, LetterState, Outcome
+from sluice.db.values import bare_array, text_array
+
+_TYPES = {
+    "topic": "text",
+    "topic_id": "text",
+    "partition": "int",
+    "offset": "bigint",
+    "timestamp_ms": "bigint",
+    "key": "text",
+    "value": "text",
+    "headers": "text",
+    "entity_key": "text",
+    "identity": "uuid",
+    "event_id": "text",
+    "type": "text",
+    "source": "text",
+    "outcome": "text",
+    "error_class": "text",
+    "error_text": "text",
+    "flaw": "text",
+    "format": "smallint",
+    "traceback": "text",
+}
+"""Those of the columns that a DeadLetterRow gives."""
+_NAMES = ", ".join(f'"{name}"' for name in _TYPES)
+_AS_STORED = {
+    **{name: f"decode(d.{name}, 'hex')" for name in ("key", "value")},
+    **{name: f"d.{name}::jsonb" for name in ("headers", "flaw")},
+}
+_VALUES = ", ".join(_AS_STORED.get(name, f'd."{name}"') for name in _TYPES)
+_ARRAYS = ", ".join(f"${number}" for number in range(4, len(_TYPES) + 5))
+
+# Ids rise in the order of the records: an entity's letters are redriven in it.
+INSERT_PROJECTION_LETTERS = Statement(
+    "insert_projection_letters",
+    f"""
+    INSERT INTO sluice.projection_letters (id, projection, generation, entity, {_NAMES}, holds, state)
+    SELECT nextval('sluice.dead_letters_id_seq'), $1, $2, $3, {_VALUES}, d.holds,
+           CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
+    FROM unnest({_ARRAYS}) WITH ORDINALITY AS d ({_NAMES}, holds, n)
+    ON CONFLICT (projection, generation, topic_id, partition, "offset") DO NOTHING
+    """,
+    ("text", "int", "text", *[f"{kind}[]" for kind in _TYPES.values()], "bool[]"),
+)
+
+
+class HoldingRow(NamedTuple):
+    """A letter to be stored, and whether later events of its entity wait behind it."""
+
+    letter: DeadLetterRow
+    holds: bool
+
+
+def insert_projection_letters(
+    session: Session, projection: str, generation: int, entity: str, rows: Sequence[HoldingRow]
+) -> None:
+    """Stores letters of one generation, in this order. Under the queue's lock; idempotent."""
+    if not rows:
+        return
+    arrays = [
+        (text_array if kind == "text" else bare_array)([getattr(row.letter, name) for row in rows])
+        for name, kind in _TYPES.items()
+    ]
+    holds = bare_array([str(row.holds).lower() for row in rows])
+    session.run(INSERT_PROJECTION_LETTERS, projection, generation, entity, *arrays, holds)
+
+
+LOAD_HELD = Statement(
+    "load_held",
+    """
+    SELECT DISTINCT entity_key FROM sluice.projection_letters
+    WHERE projection = $1 AND generation = $2 AND entity = $3 AND entity_key = ANY ($4)
+      AND state IN ('dead', 'waiting') AND holds
+    """,
+    ("text", "int", "text", "text[]"),
+)
+
+
+def load_held(
+    session: Session, projection: str, generation: int, entity: str, keys: Sequence[str]
+) -> set[str]:
+    """Returns those of the keys whose events wait for this generation. Under the queue's lock."""
+    if not keys:
+        return set()
+    return {key for (key,) in session.run(LOAD_HELD, projection, generation, entity, text_array(keys))}
+
+
+READ_GENERATION_HEALTH = Statement(
+    "read_generation_health",
+    """
+    SELECT EXISTS (
+               SELECT FROM sluice.projection_letters l
+               WHERE l.projection = $1 AND l.generation = $2 AND l.entity = $3
+                 AND l.state IN ('dead', 'waiting') AND l.holds
+           ),
+           (SELECT f.failure_window FROM sluice.generation_failures f
+            WHERE f.projection = $1 AND f.generation = $2 AND f.queue = $4)
+    """,
+    ("text", "int", "text", "text"),
+)
+
+
+def read_generation_health(
+    session: Session, projection: str, generation: int, entity: str, queue: str
+) -> tuple[bool, str | None]:
+    """Returns True if events of the entity type wait for the generation, and its failure window."""
+    ((has_letters, window),) = session.run(READ_GENERATION_HEALTH, projection, generation, entity, queue)
+    return bool(has_letters), window
+
+
+_LETTER = """id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
+    outcome, state, format, flaw::text"""
+LOCK_HELD_LETTERS = Statement(
+    "lock_held_letters",
+    f"""
+    SELECT {_LETTER} FROM sluice.projection_letters
+    WHERE projection = $1 AND generation = $2 AND entity = $3 AND entity_key = $4
+      AND state IN ('dead', 'waiting')
+    ORDER BY id LIMIT $5 FOR UPDATE
+    """,
+    ("text", "int", "text", "text", "int"),
+)
+LOCK_PROJECTION_LETTER = Statement(
+    "lock_projection_letter",
+    f"SELECT {_LETTER} FROM sluice.projection_letters WHERE id = $1 FOR UPDATE",
+    ("bigint",),
+)
+
+
+def lock_letters(
+    session: Session, projection: str, generation: int, entity: str, key: str, limit: int
+) -> list[Letter]:
+    """Returns the open letters of an entity in one generation, oldest first. Under the queue's lock."""
+    rows = session.run(LOCK_HELD_LETTERS, projection, generation, entity, key, limit)
+    return [letter_of(row) for row in rows]
+
+
+def lock_letter(session: Session, letter_id: int) -> Letter | None:
+    """Returns one letter of a generation, None if there is none. Under the queue's lock."""
+    rows: list[tuple[Any, ...]] = session.run(LOCK_PROJECTION_LETTER, letter_id)
+    return letter_of(rows[0]) if rows else None
+
+
+FINISH_PROJECTION_LETTERS = Statement(
+    "finish_projection_letters",
+    """
+    UPDATE sluice.projection_letters SET state = $2, settled_at = now()
+    WHERE id = ANY ($1) AND state IN ('dead', 'waiting')
+    """,
+    ("bigint[]", "text"),
+)
+
+
+def finish_letters(session: Session, ids: Sequence[int], state: LetterState) -> None:
+    """Marks open letters as done or dropped. Under the queue's lock; idempotent."""
+    if ids:
+        session.run(FINISH_PROJECTION_LETTERS, bare_array(ids), state)
+
+
+FAIL_PROJECTION_LETTER = Statement(
+    "fail_projection_letter",
+    """
+    UPDATE sluice.projection_letters
+    SET state = 'dead', outcome = $2, error_class = $3, error_text = $4, holds = $5, attempts = attempts + 1
+    WHERE id = $1
+    """,
+    ("bigint", "text", "text", "text", "bool"),
+)
+
+
+def fail_letter(
+    session: Session, letter_id: int, outcome: Outcome, error_class: str, error_text: str, *, holds: bool
+) -> None:
+    """Stores why a letter failed again. Under the queue's lock."""
+    session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, holds)
+
+
+READ_DROPPED = Statement(
+    "read_dropped",
+    """
+    SELECT l."offset" FROM sluice.projection_letters l
+    JOIN sluice.projections p ON p.projection = l.projection
+    WHERE l.projection = $1 AND l.generation IN ($2, p.live_generation)
+      AND l.topic_id = $3 AND l.partition = $4 AND l."offset" = ANY ($5) AND l.state = 'dropped'
+    """,
+    ("text", "int", "text", "int", "bigint[]"),
+)
+
+
+def read_dropped(
+    session: Session, projection: str, generation: int, topic_id: str, partition: int, offsets: Sequence[int]
+) -> set[int]:
+    """Returns those of the offsets that an operator dropped, for the generation or for the live one."""
+    rows = session.run(READ_DROPPED, projection, generation, topic_id, partition, bare_array(offsets))
+    return {offset for (offset,) in rows}
+
+
+_COPIED = ", ".join(
+    f'"{name}"' for name in ("entity", *_TYPES, "attempts", "state", "holds", "created_at", "settled_at")
+)
+COPY_DROPPED = Statement(
+    "copy_dropped",
+    f"""
+    INSERT INTO sluice.projection_letters (id, projection, generation, {_COPIED})
+    SELECT nextval('sluice.dead_letters_id_seq'), l.projection, $2, {_COPIED}
+    FROM sluice.projection_letters l
+    JOIN sluice.projections p ON p.projection = l.projection AND p.live_generation = l.generation
+    WHERE l.projection = $1 AND l.state = 'dropped'
+    ON CONFLICT (projection, generation, topic_id, partition, "offset") DO NOTHING
+    """,
+    ("text", "int"),
+)
+
+
+def copy_dropped(session: Session, projection: str, generation: int) -> None:
+    """Makes what was dropped for the live generation dropped for this one, too. Idempotent."""
+    session.run(COPY_DROPPED, projection, generation)
+
+
+WRITE_FAILURES = Statement(
+    "write_generation_failures",
+    """
+    INSERT INTO sluice.generation_failures (projection, generation, queue, failure_window)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (projection, generation, queue) DO UPDATE SET failure_window = excluded.failure_window
+    """,
+    ("text", "int", "text", "text"),
+)
+CLEAR_FAILURES = Statement(
+    "clear_generation_failures",
+    """
+    DELETE FROM sluice.generation_failures
+    WHERE projection = $1 AND generation = $2 AND ($3 IS NULL OR queue = $3)
+    """,
+    ("text", "int", "text"),
+)
+
+
+def write_failures(session: Session, projection: str, generation: int, queue: str, window: str) -> None:
+    """Writes the failure window of a generation in one queue. Idempotent."""
+    session.run(WRITE_FAILURES, projection, generation, queue, window)
+
+
+def clear_failures(session: Session, projection: str, generation: int, queue: str | None = None) -> None:
+    """Forgets the failures of a generation in one queue, or in all. Idempotent."""
+    session.run(CLEAR_FAILURES, projection, generation, queue)

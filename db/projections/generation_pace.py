@@ -1,0 +1,33 @@
+"""How fast a generation is rebuilt."""
+
+from sluice.db.connection import Session, Statement
+
+SET_PACE = Statement(
+    "set_generation_pace",
+    "UPDATE sluice.generations SET paused = $3, rate = $4 WHERE projection = $1 AND generation = $2",
+    ("text", "int", "boolean", "int"),
+)
+
+
+def set_pace(session: Session, projection: str, generation: int, *, paused: bool, rate: int | None) -> None:
+    """Whether its rebuild goes on, and how many events a second it may take. May run twice."""
+    session.run(SET_PACE, projection, generation, paused, rate)
+
+
+# One row for all tasks of the generation: they share the rate however many they are.
+TAKE_PACE = Statement(
+    "take_generation_pace",
+    """
+    UPDATE sluice.generations
+    SET paced_until = greatest(paced_until, now()) + make_interval(secs => $3 / rate::float8)
+    WHERE projection = $1 AND generation = $2 AND rate > 0
+    RETURNING extract(epoch FROM paced_until - now())::float8
+    """,
+    ("text", "int", "int"),
+)
+
+
+def take_pace(session: Session, projection: str, generation: int, events: int) -> float:
+    """Seconds to wait after so many events, so that all tasks together keep the rate."""
+    rows = session.run(TAKE_PACE, projection, generation, events)
+    return float(rows[0][0]) if rows else 0.0

@@ -1,0 +1,51 @@
+"""Folds one chunk of the log into a generation, and ends a rebuild whose events fail in numbers."""
+
+from collections.abc import Mapping, Sequence
+
+from sluice.db.apply.projection_letters import read_generation_health
+from sluice.db.connection import Session
+from sluice.db.errors import DeploymentBroken
+from sluice.db.projections.generation_lag import PartitionSnapshot
+from sluice.kafka_io.partition_reader import LogIncomplete
+from sluice.kafka_io.whole_record import ReadWhole
+from sluice.tasks.api import Topic
+from sluice.tasks.apply.circuit_breaker import SUCCEEDED, WINDOW
+from sluice.tasks.apply.generation_feed import Refuse, apply_to_generation
+from sluice.tasks.apply.generation_stops import count_failures
+from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.fold.plan import Planned
+from sluice.tasks.rebuild.rebuild_lane import RebuildLane
+
+
+def feed_chunk(
+    session: Session,
+    topics: Mapping[str, Topic],
+    snapshot: PartitionSnapshot,
+    lane: RebuildLane,
+    events: Sequence[Planned],
+    refuse: Refuse,
+    singly: bool,
+) -> None:
+    """Folds events that live applied, under the lock of their lane. Raises DeploymentBroken.
+
+    `singly`: each event in a savepoint, after Postgres refused them together.
+    """
+    synced = snapshot.synced
+    place = (synced.projection, synced.generation, snapshot.entity, lane.queue)
+    # Read under the lock of the lane, which a redrive takes as well.
+    has_letters, window = read_generation_health(session, *place)
+    synced = synced._replace(has_letters=has_letters, failure_window=window)
+    settled = apply_to_generation(session, synced, events, snapshot.entity, refuse, singly)
+    # What came before in the lane succeeded, as long as no failure is counted.
+    before = SUCCEEDED * min(WINDOW, lane.applied + 1)
+    reason = count_failures(session, synced, lane.queue, topics, settled, before=before)
+    if reason is not None:
+        raise DeploymentBroken(reason)
+
+
+def decode_whole(read_whole: ReadWhole, topic: Topic, cut: Decoded) -> Decoded:
+    """Returns an event of which the chunk holds a part, read whole. Raises LogIncomplete."""
+    record = read_whole((cut.topic, cut.partition), cut.record.offset)
+    if record is None:
+        raise LogIncomplete(f"{topic.name}[{cut.partition}] no longer holds offset {cut.record.offset}")
+    return decode(topic, cut.topic_id, cut.partition, record)

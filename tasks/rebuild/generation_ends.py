@@ -1,0 +1,54 @@
+"""What becomes of a generation when its rebuild is over: it has met live, or cannot go on."""
+
+import structlog
+from psycopg2.errors import LockNotAvailable
+
+from sluice.db.apply.projection_letters import clear_failures
+from sluice.db.connection import Session
+from sluice.db.projections import generation_lag, generation_tables, generations
+from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.projections.stopped_generations import end_resuming, stop_generation
+from sluice.db.records import GenerationState
+from sluice.db.values import MAX_ERROR_CHARACTERS, printable
+
+log = structlog.get_logger("sluice.rebuild")
+
+# Live traffic stands still while all queues are locked; the next task tries again.
+LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
+
+
+def note_met(session: Session, synced: SyncedGeneration) -> None:
+    """A partition of the generation has met live. Idempotent."""
+    if synced.state != GenerationState.RESUMING:
+        generation_lag.note_ready(session, synced.projection, synced.generation)
+    elif _end_resuming(session, synced):
+        log.info("generation resumed", table=synced.table)
+
+
+def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -> None:
+    """The generation cannot go on: it fails, or is stopped again if it was live once."""
+    reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
+    place = (synced.projection, synced.generation, reason)
+    if generations.fail_generation(session, *place):
+        log.error("generation failed", table=synced.table, reason=reason)
+    elif stop_generation(session, *place):
+        log.error("generation stopped again", table=synced.table, reason=reason)
+
+
+def _end_resuming(session: Session, synced: SyncedGeneration) -> bool:
+    """Feeds a generation as before it was stopped, if it is where live is. Returns True if its state changed.
+
+    Under the locks of all queues: until then live wrote it by its lanes, from now on with everything else.
+    """
+    place = (synced.projection, synced.generation)
+    try:
+        with session.transaction():
+            session.command(LOCK_PATIENCE)
+            generation_tables.lock_all_queues(session)
+            lanes = generation_lag.read_lane_states(session, *place)
+            if any(lane.generation < lane.live for lane in lanes):
+                return False
+            clear_failures(session, *place)
+            return end_resuming(session, *place)
+    except LockNotAvailable:
+        return False

@@ -1,0 +1,150 @@
+"""An application with two projections of its events, one of which can be made to fail in every way."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, Column, MetaData, String
+
+from sluice.db.migrations.migrate import create_projections
+from sluice.db.tables import projection_table
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.api import Event, Increment, ProjectionEffect, Topic, Upsert, projects
+from sluice.tasks.fold.registry import Registry, collect_modules
+from sluice.tasks.projection_redrive import HeldEntity, ProjectionRedriver
+from tests.db.tasks import applying, projecting
+from tests.db.tasks.applying import Thing, made, thing_set
+from tests.db.tasks.projecting import totals
+
+BAD = 13
+"""The amount that the failing code cannot project."""
+
+labels = projection_table(
+    "labels",
+    MetaData(),
+    Column("thing_id", String(64), primary_key=True),
+    Column("amount", BigInteger, nullable=False, default=0),
+    Column("seen", BigInteger, nullable=False, default=0),
+    counters=("seen",),
+)
+
+Amount = Callable[[Event[Thing]], int]
+"""What the projection `totals` makes of an amount; it may raise."""
+
+
+def as_it_is(event: Event[Thing]) -> int:
+    """The right code."""
+    return event.data.amount
+
+
+def raising(event: Event[Thing]) -> int:
+    """Code that stumbles over one event."""
+    if event.data.amount == BAD:
+        raise ValueError("thirteen")
+    return event.data.amount
+
+
+def registry(
+    amount: Amount = as_it_is,
+    *,
+    version: Callable[[Event[Thing]], int] | None = None,
+    revision: int = 1,
+    topic: Topic | None = None,
+) -> Registry:
+    """The application: `thing.set` has a handler and two projections, `thing.shown` has projections alone."""
+
+    @projects("thing.set", "thing.shown", into=totals, revision=revision)
+    def total(event: Event[Thing]) -> Iterator[ProjectionEffect]:
+        yield Increment(totals, event.key, {"seen": 1})
+        at = event.version if version is None else version(event)
+        assert isinstance(at, int)
+        yield Upsert(totals, event.key, {"amount": amount(event)}, at)
+
+    @projects("thing.set", "thing.shown", into=labels, revision=1)
+    def label(event: Event[Thing]) -> Iterator[ProjectionEffect]:
+        yield Increment(labels, event.key, {"seen": 1})
+        yield Upsert(labels, event.key, {"amount": event.data.amount})
+
+    module = ModuleType("failing_projections")
+    vars(module).update(total=total, label=label)
+    plain = applying.registry()
+    module.topics = (topic,) if topic else tuple(plain.topics.values())  # type: ignore[attr-defined]
+    both = collect_modules([module])
+    both.handlers, both.metadatas = plain.handlers, plain.metadatas
+    both.effects.update(plain.effects)
+    return both
+
+
+@dataclass
+class Bench(projecting.Bench):
+    """As that of rebuilds, with letters of generations."""
+
+    def letters(self, generation: int = 1) -> list[tuple[Any, ...]]:
+        """Offset, key, outcome, state and error class of the letters of a generation of `totals`."""
+        return self.look(f"""
+            SELECT "offset", entity_key, outcome, state, error_class FROM sluice.projection_letters
+            WHERE projection = 'totals' AND generation = {generation} ORDER BY id
+        """)
+
+    def states(self) -> dict[int, str]:
+        """Generation of `totals` → state."""
+        return dict(self.look("SELECT generation, state FROM sluice.generations WHERE projection = 'totals'"))
+
+    def labelled(self) -> dict[str, tuple[int, int]]:
+        """thing → (amount, seen) in the other projection."""
+        return {key: (a, n) for key, a, n in self.look("SELECT thing_id, amount, seen FROM public.labels")}
+
+    def halted(self) -> list[str]:
+        """Why queues are halted."""
+        return [why for (why,) in self.look("SELECT halted_reason FROM sluice.queues") if why is not None]
+
+    def redriver(self) -> ProjectionRedriver:
+        """Redrives with this code."""
+        return ProjectionRedriver(self.session, self.registry, self.read_whole)
+
+    def redrive_letters(self, key: str, generation: int = 1) -> str | None:
+        """Redrives the open letters of an entity. Returns why it is blocked."""
+        held = HeldEntity("totals", generation, "thing", key)
+        while not (done := self.redriver().redrive_once(held)).unparked:
+            if done.blocked_by or not done.outcomes:
+                return done.blocked_by
+        return None
+
+    def drop_letter(self, key: str, generation: int = 1) -> bool:
+        """Drops the first open letter of an entity."""
+        held = HeldEntity("totals", generation, "thing", key)
+        [(first,)] = self.look(f"""
+            SELECT min(id) FROM sluice.projection_letters
+            WHERE generation = {generation} AND entity_key = '{key}' AND state IN ('dead', 'waiting')
+        """)
+        return self.redriver().drop(held, first)
+
+
+def shown(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Record:
+    """`thing.shown`, which projections alone handle."""
+    return made(offset, "thing.shown", key, amount=amount, **more)
+
+
+def stream(kind: Callable[..., Record] = thing_set) -> list[Record]:
+    """Five events of two keys, of which the second of `a` is bad.
+
+    Constraints judge what a batch comes to, so the third of `a` belongs into another one.
+    """
+    return [kind(0, "a", 1), kind(1, "b", 4), kind(2, "a", BAD), kind(3, "a", 3), kind(4, "b", 5)]
+
+
+def create(database_url: str) -> None:
+    """The application's tables, its projections, and the rows of `sluice init`."""
+    applying.create_tables(database_url)
+    code = registry()
+    create_projections(database_url, code.projection_tables, code.revisions)
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create(database_url)
+    made = Bench(database_url, registry(raising))
+    yield made
+    made.close()
