@@ -43,8 +43,8 @@ class ProjectionRedriver(LetterRedriver):
                 letters = self._choose(self._lock_letters(held, LETTERS))
                 self._settle(held, synced, letters, redriven, singly=singly)
                 redriven.unparked = not self._lock_letters(held, 1)
-                faults.reach("redrive.before_commit")
-            faults.reach("redrive.committed")
+                faults.reach("projection_redrive.before_commit")
+            faults.reach("projection_redrive.committed")
             return redriven
 
         return self._provide(lambda: self._retry(held.entity, attempt))

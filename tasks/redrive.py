@@ -40,17 +40,21 @@ class Redriver(LetterRedriver):
             lambda: self._retry(entity, lambda singly: self._redrive(entity, key, singly=singly))
         )
 
-    def redrive_letter(self, entity: str, letter_id: int) -> Redriven:
-        """One letter whose record key names no entity. As `redrive_once`; nothing waits behind it."""
+    def redrive_letter(self, entity: str, letter_id: int, key: str | None = None) -> Redriven:
+        """One letter whose record key names no entity, or a conflict of the entity with this key.
+
+        As `redrive_once`; nothing waits behind it.
+        """
 
         def attempt(singly: bool) -> Redriven:
             redriven = Redriven()
             with self._session.transaction():
-                queue = self._lock(entity, "")
+                queue = self._lock(entity, key or "")
                 letter = dead_letters.lock_letter(self._session, letter_id)
                 if letter is not None and _is_open(letter):
                     self._settle(queue, entity, self._choose([letter]), redriven, singly=singly)
-                    retries.move_retry(self._session, entity, None, goes_on=False)
+                    if key is None:
+                        retries.move_retry(self._session, entity, None, goes_on=False)
             return redriven
 
         return self._provide(lambda: self._retry(entity, attempt))
@@ -211,4 +215,5 @@ class Redriver(LetterRedriver):
 
 
 def _is_open(letter: Letter) -> bool:
-    return letter.state in dead_letters.OPEN and letter.outcome == letter.state
+    is_conflict = letter.outcome == Outcome.CONFLICT and letter.state == LetterState.DEAD
+    return is_conflict or (letter.state in dead_letters.OPEN and letter.outcome == letter.state)

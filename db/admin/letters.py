@@ -258,6 +258,31 @@ def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[
         return [(number, entity) for number, entity in rows]
 
 
+class OpenConflict(NamedTuple):
+    """A conflict that is not resolved."""
+
+    id: int
+    entity: str
+    entity_key: str | None
+
+
+READ_CONFLICTS = Statement(
+    "read_conflicts",
+    f"""
+    SELECT d.id, d.entity, d.entity_key FROM sluice.dead_letters d
+    WHERE {CHOSEN} AND d.state = 'dead' AND d.outcome = 'conflict' ORDER BY d.id LIMIT $9
+    """,
+    (*CHOSEN_TYPES, "int"),
+)
+
+
+def read_conflicts(session: Session, chosen: Chosen, *, limit: int) -> list[OpenConflict]:
+    """Returns the chosen conflicts that are not resolved, oldest first."""
+    with session.transaction("READ ONLY"):
+        session.defer(LOOKING)
+        return [OpenConflict(*row) for row in session.run(READ_CONFLICTS, *chosen_values(chosen), limit)]
+
+
 # Those that are retried need no operator.
 PARKED = """sluice.parked_entities p
     WHERE NOT EXISTS (SELECT FROM sluice.retries r WHERE r.entity = p.entity AND r.key = p.key)"""

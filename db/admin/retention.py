@@ -14,6 +14,10 @@ PURGE_IDENTITIES = Statement(
         WHERE topic = $1 AND processed_at < now() - make_interval(secs => $2)
           -- Somebody will want to apply these yet.
           AND outcome NOT IN ('dead', 'waiting')
+          -- A stopped generation catches up by them. A transaction may have begun before the stop.
+          AND processed_at < coalesce(
+              (SELECT min(stopped_at) FROM sluice.generations) - interval '1 hour', 'infinity'
+          )
         LIMIT $3
     )
     """,

@@ -109,6 +109,7 @@ class Generation(NamedTuple):
     created_at: datetime
     ready_at: datetime | None
     live_at: datetime | None
+    stopped_at: datetime | None
 
     @property
     def table(self) -> str:
@@ -223,8 +224,11 @@ def fail_generation(session: Session, projection: str, generation: int, reason: 
 DETACH_GENERATIONS = Statement(
     "detach_generations",
     """
-    UPDATE sluice.generations g SET state = 'failed', failed_reason = $1
-    WHERE g.state IN ('building', 'ready', 'retired')
+    UPDATE sluice.generations g SET
+        state = CASE WHEN p.live_generation = g.generation THEN 'stopped' ELSE 'failed' END,
+        failed_reason = $1, stopped_at = NULL
+    FROM sluice.projections p
+    WHERE p.projection = g.projection AND g.state IN ('building', 'ready', 'retired', 'stopped', 'resuming')
     RETURNING g.projection, g.generation
     """,
     ("text",),
@@ -232,7 +236,11 @@ DETACH_GENERATIONS = Statement(
 
 
 def detach_generations(session: Session, reason: str) -> list[tuple[str, int]]:
-    """Detaches all non-live generations and returns them. Requires the queue locks. Idempotent."""
+    """Ends the feeding of generations that have lanes of their own, and returns them. Idempotent.
+
+    They fail. One that readers see, and that was stopped, stays so, without its place in the log. Requires
+    the queue locks.
+    """
     return sorted((projection, number) for projection, number in session.run(DETACH_GENERATIONS, reason))
 
 

@@ -1,5 +1,7 @@
 """Generations whose feeding is stopped, until they have caught up from the log."""
 
+from typing import NamedTuple
+
 from sluice.db.connection import Session, Statement
 
 STOP_GENERATION = Statement(
@@ -50,3 +52,56 @@ def end_resuming(session: Session, projection: str, generation: int) -> bool:
     """
     ((ended,),) = session.run(END_RESUMING, projection, generation)
     return bool(ended)
+
+
+BEGIN_RESUMING = Statement(
+    "begin_resuming",
+    """
+    UPDATE sluice.generations SET state = 'resuming', failed_reason = NULL
+    WHERE projection = $1 AND generation = $2 AND state = 'stopped' AND stopped_at IS NOT NULL
+    """,
+    ("text", "int"),
+)
+
+
+def begin_resuming(session: Session, projection: str, generation: int) -> bool:
+    """Lets a stopped generation catch up from the log. Requires the locks of all queues.
+
+    Returns True if its state changed. The places of all lanes must be stored.
+    """
+    return session.count(BEGIN_RESUMING, projection, generation) == 1
+
+
+class StoppedPlace(NamedTuple):
+    """How far a stopped generation was fed in one partition: its lane that is furthest back."""
+
+    projection: str
+    generation: int
+    topic: str
+    partition: int
+    applied_offset: int
+
+
+# Lanes without a row were fed as far as live is.
+READ_STOPPED_PLACES = Statement(
+    "read_stopped_places",
+    """
+    SELECT g.projection, g.generation, l.topic, l.partition,
+           min(coalesce(k.applied_offset, l.applied_offset))
+    FROM sluice.generations g
+    CROSS JOIN sluice.lane_progress l
+    JOIN sluice.topics t ON t.topic = l.topic
+    JOIN sluice.entities e ON e.entity = t.entity AND e.epoch = l.epoch
+    LEFT JOIN sluice.generation_lanes k
+        ON k.projection = g.projection AND k.generation = g.generation
+       AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
+    WHERE g.state IN ('stopped', 'resuming') AND g.stopped_at IS NOT NULL
+      AND coalesce(k.applied_offset, l.applied_offset) < l.applied_offset
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    """,
+)
+
+
+def read_stopped_places(session: Session) -> list[StoppedPlace]:
+    """Returns the partitions in which stopped generations lack events that live applied."""
+    return [StoppedPlace(*row) for row in session.run(READ_STOPPED_PLACES)]

@@ -14,8 +14,10 @@ from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.letter_details import WholeLetter, count_behind
 from sluice.db.admin.letters import (
     Chosen,
+    OpenConflict,
     OpenLetters,
     drop_keyless,
+    read_conflicts,
     read_head,
     read_keyless,
     read_open_entities,
@@ -27,6 +29,7 @@ from sluice.db.records import RECORD_SKIPPED, LetterState, Outcome
 from sluice.kafka_io.whole_record import read_whole_record
 from sluice.runtime.handler_watch import set_limits
 from sluice.tasks.letter_redriver import Redriven
+from sluice.tasks.projection_redrive import ProjectionRedriver
 from sluice.tasks.redrive import Redriver
 
 MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
@@ -58,12 +61,23 @@ class EntityRedriven:
         self.blocked_by, self.unparked = once.blocked_by, once.unparked
 
 
+class Redrivers(NamedTuple):
+    """What applies letters again: dead ones, and those of generations."""
+
+    plain: Redriver
+    projections: ProjectionRedriver
+
+
 @contextmanager
-def redriving() -> Iterator[Redriver]:
+def redriving() -> Iterator[Redrivers]:
     """Yields what applies letters again, with the handlers of SLUICE_HANDLERS."""
     # The session is separate, since the plans that suit a batch do not suit the queries of an operator.
     with connected("sluice redrive", plans=BATCH_PLANS) as session:
-        yield make_redriver(session, read_environment())
+        environment = read_environment()
+        plain = make_redriver(session, environment)
+        servers = environment.urls.kafka_bootstrap_servers
+        read_whole = partial(read_whole_record, servers)
+        yield Redrivers(plain, ProjectionRedriver(session, environment.registry, read_whole))
 
 
 def make_redriver(session: Session, environment: Environment) -> Redriver:
@@ -74,20 +88,25 @@ def make_redriver(session: Session, environment: Environment) -> Redriver:
 
 
 class RedrivePlan(NamedTuple):
-    """Whose letters are to be redriven, and (id, entity type) of letters whose records name no entity."""
+    """Whose letters are to be redriven, and (id, entity type) of letters whose records name no entity.
+
+    Conflicts hold nothing up, so each is redriven alone.
+    """
 
     entities: Sequence[OpenLetters]
     keyless: Sequence[tuple[int, str]]
+    conflicts: Sequence[OpenConflict] = ()
 
     @property
     def letters(self) -> int:
         """How many letters these are."""
-        return sum(one.dead + one.waiting for one in self.entities) + len(self.keyless)
+        single = len(self.keyless) + len(self.conflicts)
+        return sum(one.dead + one.waiting for one in self.entities) + single
 
     @property
     def is_cut(self) -> bool:
         """Whether there may be more entities or letters than these."""
-        return MOST_ENTITIES in (len(self.entities), len(self.keyless))
+        return MOST_ENTITIES in (len(self.entities), len(self.keyless), len(self.conflicts))
 
 
 def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
@@ -99,7 +118,8 @@ def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
     if chosen.ids is None and chosen.state is None:
         chosen = chosen._replace(state=LetterState.DEAD)
     entities = read_open_entities(session, chosen, limit=MOST_ENTITIES)
-    return RedrivePlan(entities, read_keyless(session, chosen, limit=MOST_ENTITIES))
+    keyless = read_keyless(session, chosen, limit=MOST_ENTITIES)
+    return RedrivePlan(entities, keyless, read_conflicts(session, chosen, limit=MOST_ENTITIES))
 
 
 def redrive_all(
@@ -119,6 +139,9 @@ def redrive_all(
         yield redrive_entity(session, redriver, one, decision, tried=tried)
     for number, entity in plan.keyless:
         yield redrive_keyless(session, redriver, entity, number, decision)
+        tried(1)
+    for conflict in plan.conflicts:
+        yield redrive_keyless(session, redriver, conflict.entity, conflict.id, decision, conflict.entity_key)
         tried(1)
 
 
@@ -147,7 +170,7 @@ def redrive_rest(
     """As `redrive_entity`, without a row in `audit`: for what follows from a decision that has one."""
     redriven = EntityRedriven(entity, key)
     while True:
-        with _told_if_broken(redriven):
+        with refused_if_broken(redriven.name):
             once = redriver.redrive_once(entity, key)
         redriven.add(once)
         tried(once.outcomes.total())
@@ -157,14 +180,19 @@ def redrive_rest(
 
 
 def redrive_keyless(
-    session: Session, redriver: Redriver, entity: str, letter_id: int, decision: Decision
+    session: Session,
+    redriver: Redriver,
+    entity: str,
+    letter_id: int,
+    decision: Decision,
+    key: str | None = None,
 ) -> EntityRedriven:
-    """One letter whose record names no entity, as `redrive_entity`."""
+    """One letter that holds nothing up, as `redrive_entity`: its record names no entity, or it conflicts."""
     with session.transaction():
         insert_audits(session, decision, [(str(letter_id), as_json({"dead": 1, "waiting": 0}))])
     redriven = EntityRedriven(entity, None, letter_id)
-    with _told_if_broken(redriven):
-        redriven.add(redriver.redrive_letter(entity, letter_id))
+    with refused_if_broken(redriven.name):
+        redriven.add(redriver.redrive_letter(entity, letter_id, key))
     return redriven
 
 
@@ -246,14 +274,13 @@ def is_conflict(letter: WholeLetter) -> bool:
 
 
 @contextmanager
-def _told_if_broken(redriven: EntityRedriven) -> Iterator[None]:
+def refused_if_broken(name: str) -> Iterator[None]:
+    """Raises OperationRefused for a broken deployment, naming whose letters could not be redriven."""
     try:
         yield
     except Exception as error:
         if whose_fault(error) is Fault.DEPLOYMENT:
-            raise OperationRefused(
-                f"{redriven.name}: the deployment is broken: {_one_line(error)}"
-            ) from error
+            raise OperationRefused(f"{name}: the deployment is broken: {_one_line(error)}") from error
         raise
 
 

@@ -16,6 +16,7 @@ from sluice.admin.letters import (
     read_letter_document,
     require_letter,
 )
+from sluice.admin.projection_letters import find_letter
 from sluice.cli.dlq_change import drop, redrive, resolve
 from sluice.cli.dlq_options import (
     Entity,
@@ -30,6 +31,13 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
+from sluice.cli.dlq_projection import (
+    Generation,
+    Projection,
+    letters_of,
+    projection_table,
+    require_projection,
+)
 from sluice.cli.output import print_refusal, say, say_document, say_record
 from sluice.cli.printing import MOST_REASONS, AsJson, Full, say_age, say_fields
 from sluice.cli.tables import Table, table_of
@@ -41,6 +49,7 @@ from sluice.db.admin.letters import (
     count_letters,
     read_letters,
 )
+from sluice.db.admin.projection_letters import read_projection_letters
 from sluice.db.records import LetterState, Outcome
 
 
@@ -54,6 +63,8 @@ def ls(
     older_than: OlderThan = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
     after: Annotated[int, typer.Option(min=0, help="Go on behind this id.")] = 0,
+    projection: Projection = None,
+    generation: Generation = None,
     as_json_: AsJson = False,
 ) -> None:
     """Show events that failed: how many per topic, error and state, then each, newest first.
@@ -61,18 +72,24 @@ def ls(
     A reason that several events share is printed once, with its number of events.
 
     Behind: events of the same entity that wait until this one is applied or dropped.
-    A conflict holds nothing up.
+    A conflict holds nothing up. Events that one projection could not apply follow:
+    they were applied otherwise, and later ones of the entity wait for that projection.
     """
+    require_projection(projection, generation)
     chosen = filters_of(topic, entity, key, type_, error, None, older_than)
+    listed = chosen._replace(state=state.value)
     with connected("sluice dlq", report_refusal=print_refusal) as session:
-        counts = count_letters(session, chosen)
-        listed = chosen._replace(state=state.value)
-        letters = read_letters(session, listed, after=after, limit=limit)
-        reasons = count_letter_reasons(session, listed, limit=MOST_REASONS)
-    following = letters[-1].id if len(letters) == limit else None
+        own = projection is None
+        counts = count_letters(session, chosen) if own else []
+        letters = read_letters(session, listed, after=after, limit=limit) if own else []
+        reasons = count_letter_reasons(session, listed, limit=MOST_REASONS) if own else []
+        of_projections = letters_of(listed, projection, generation)
+        projected = read_projection_letters(session, of_projections, after=after, limit=limit)
+    last = [page[-1].id for page in (letters, projected) if len(page) == limit]
+    following = max(last, default=None)
     if as_json_:
         shown = {"counts": documents(counts), "reasons": documents(reasons), "letters": documents(letters)}
-        say_document(shown | {"next_after": following})
+        say_document(shown | {"projection_letters": documents(projected), "next_after": following})
         return
     if counts:
         say(count_table(counts), "")
@@ -80,7 +97,9 @@ def ls(
         say(reason_table(reasons), "")
     if letters:
         say(letter_table(letters, reasons))
-    else:
+    if projected:
+        say(projection_table(projected))
+    if not letters and not projected:
         say(f"no such letter is {state.value}")
     if following is not None:
         say("", f"there may be more: --after {following}")
@@ -89,7 +108,11 @@ def ls(
 def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
     """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
     with connected("sluice dlq", report_refusal=print_refusal) as session:
-        document = read_letter_document(session, require_letter(session, number))
+        projected = find_letter(session, number)
+        if projected is None:
+            document = read_letter_document(session, require_letter(session, number))
+        else:
+            document = projected._asdict()
     if as_json_:
         say_document(document)
         return

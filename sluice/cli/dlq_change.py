@@ -11,6 +11,7 @@ from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.documents import documents
 from sluice.admin.letters import choose_letters, entity_of, place_of, require_letter
+from sluice.admin.projection_letters import find_letter
 from sluice.admin.redrive import (
     MOST_ENTITIES,
     MOVED,
@@ -39,10 +40,19 @@ from sluice.cli.dlq_options import (
     Type,
     filters_of,
 )
+from sluice.cli.dlq_projection import (
+    Generation,
+    Projection,
+    drop_letter_of_projection,
+    letters_of,
+    redrive_letters,
+    require_projection,
+)
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson, equal_lines
 from sluice.cli.progress import progress_bar
 from sluice.db.admin.letter_details import count_behind
+from sluice.db.connection import Session
 
 BLOCKED_EXIT_CODE = 1
 LEFT_EXIT_CODE = 1
@@ -59,6 +69,8 @@ def redrive(
     error: ErrorClass = None,
     state: State = None,
     older_than: OlderThan = None,
+    projection: Projection = None,
+    generation: Generation = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
@@ -67,14 +79,21 @@ def redrive(
 
     By entity: the letters chosen say which entities, and of each all its letters
     are redriven, in their order, until one fails again. Others flow all the while.
-    --all means those with a dead letter; --state waiting, also those that an
-    operator let wait.
+    --all means those with a dead letter, and conflicts; --state waiting, also those
+    that an operator let wait. --projection means letters of that projection: they
+    are applied to one generation of it, and to nothing else.
 
     Exit code 1 if an entity stayed blocked. May be stopped anywhere and run again.
     """
+    require_projection(projection, generation)
     filters = filters_of(topic, entity, key, type_, error, state, older_than)
     chosen = choose_letters(ids, every, filters)
-    with connected("sluice dlq") as session, redriving() as redriver:
+    with connected("sluice dlq") as session, redriving() as redrivers:
+        if projection is not None or _are_of_projections(session, ids):
+            of_projections = letters_of(chosen, projection, generation)
+            redrive_letters(session, redrivers.projections, of_projections, reason, yes, dry_run, as_json_)
+            return
+        redriver = redrivers.plain
         for number in ids or ():
             require_redrivable(require_letter(session, number))
         plan = plan_redrive(session, chosen)
@@ -93,7 +112,11 @@ def redrive(
                 say(*redriven_lines(done), err=as_json_)
                 raise
     if as_json_:
-        document = {"entities": documents(plan.entities), "without_entity": [n for n, _ in plan.keyless]}
+        document = {
+            "entities": documents(plan.entities),
+            "without_entity": [n for n, _ in plan.keyless],
+            "conflicts": [one.id for one in plan.conflicts],
+        }
         shown = {"dry_run": dry_run} | document
         say_document(shown | {"redriven": redriven_documents(done)})
     else:
@@ -102,9 +125,20 @@ def redrive(
         raise typer.Exit(BLOCKED_EXIT_CODE)
 
 
+def _are_of_projections(session: Session, ids: Ids) -> bool:
+    """Returns True if the ids are those of letters of projections. Raises OperationRefused if some are."""
+    found = [find_letter(session, number) is not None for number in ids or ()]
+    if any(found) and not all(found):
+        raise OperationRefused(
+            "some of the IDs are letters of projections, others are not: redrive them apart"
+        )
+    return any(found)
+
+
 def _print_plan(plan: RedrivePlan, *, err: bool) -> None:
     lines = [f"{e.entity}/{e.entity_key}: {e.dead} dead, {e.waiting} waiting" for e in plan.entities]
     lines += [f"{entity}, {number}: dead, names no entity" for number, entity in plan.keyless]
+    lines += [f"{one.entity}/{one.entity_key}, {one.id}: a conflict" for one in plan.conflicts]
     if plan.is_cut:
         lines.append(f"there may be more than these {MOST_ENTITIES}: run it again afterwards")
     say(*(lines or ["no such letter is dead or waiting"]), err=err)
@@ -129,10 +163,18 @@ def drop(
 ) -> None:
     """Give up an event that failed, the first of its entity, and redrive those behind it.
 
-    It will never be applied. Exit code 1 if one of those behind it failed, too.
+    It will never be applied; a letter of a projection, to that generation of it. A
+    rebuild passes over it, too. Exit code 1 if one of those behind it failed, too.
     """
     done: list[EntityRedriven] = []
-    with connected("sluice dlq") as session, redriving() as redriver:
+    with connected("sluice dlq") as session, redriving() as redrivers:
+        projected = find_letter(session, number)
+        if projected is not None:
+            drop_letter_of_projection(
+                session, redrivers.projections, projected, reason, no_redrive, yes, dry_run, as_json_
+            )
+            return
+        redriver = redrivers.plain
         letter = require_letter(session, number)
         require_droppable(session, letter)
         behind = count_behind(session, letter)

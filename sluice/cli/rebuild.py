@@ -15,7 +15,7 @@ from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import print_refusal, say, say_document
 from sluice.cli.printing import AsJson
 from sluice.cli.progress import progress_bar
-from sluice.cli.rebuild_change import cancel, checkpoint, drop, pause, resume, start, swap
+from sluice.cli.rebuild_change import cancel, checkpoint, drop, start, swap
 from sluice.cli.rebuild_options import (
     DEFAULT_PATIENCE_SECONDS,
     FromCheckpoint,
@@ -24,6 +24,7 @@ from sluice.cli.rebuild_options import (
     Projection,
     report_waiting,
 )
+from sluice.cli.rebuild_pace import pause, resume
 from sluice.cli.rebuild_tables import plan_document, plan_lines, report_document, report_lines, status_lines
 from sluice.db.connection import Session
 from sluice.db.projections.checkpoints import read_checkpoints

@@ -1,4 +1,4 @@
-"""`sluice rebuild start|pause|resume|cancel|swap|drop|checkpoint`: what changes generations."""
+"""`sluice rebuild start|cancel|swap|drop|checkpoint`: what changes generations."""
 
 import time
 from typing import Annotated
@@ -13,7 +13,6 @@ from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
 from sluice.admin.rebuild.rebuild_plan import make_plan
 from sluice.admin.rebuild.rebuild_progress import follow
-from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
@@ -24,14 +23,13 @@ from sluice.cli.rebuild_options import (
     Number,
     Patience,
     Projection,
+    Rate,
     report_waiting,
 )
+from sluice.cli.rebuild_pace import call_rebuild_workers
 from sluice.db.connection import Session
 from sluice.db.projections.generation_tables import count_rows
 
-Rate = Annotated[
-    int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second, of all workers.")
-]
 LINE_SECONDS = 5.0  # between two lines of progress without a terminal
 
 
@@ -74,11 +72,7 @@ def start(
                 DEFAULT_PATIENCE_SECONDS,
                 waiting=report_waiting,
             )
-            try:
-                with reaching_services():
-                    generation_changes.call_workers(session, settings, projection, number)
-            except ServiceFailed as failed:
-                say(f"beat calls the rebuild workers later: {failed}", err=True)
+            call_rebuild_workers(session, settings, projection, number)
         records = f"{plan.records:,} records"
         if number is None:
             text = f"{projection} would get a generation of revision {plan.revision}: {records}"
@@ -106,57 +100,6 @@ def _show_progress(session: Session, projection: str, generation: int) -> None:
             if progress.disable and time.monotonic() - printed_at >= LINE_SECONDS:
                 printed_at = time.monotonic()
                 say(f"{name}: {done:,} of {total:,}, {rate} events/s", err=True)
-
-
-def pause(
-    projection: Projection,
-    reason: Reason,
-    generation: Number = None,
-    dry_run: DryRun = False,
-    as_json_: AsJson = False,
-) -> None:
-    """Pause a rebuild after its current chunk. Lanes that do not lag are still kept in sync."""
-    _set_pace(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
-
-
-def resume(
-    projection: Projection,
-    reason: Reason,
-    rate: Rate = None,
-    generation: Number = None,
-    dry_run: DryRun = False,
-    as_json_: AsJson = False,
-) -> None:
-    """Let a rebuild go on, at --rate events a second, or as fast as it can."""
-    _set_pace(projection, reason, generation, dry_run, as_json_, paused=False, rate=rate)
-
-
-def _set_pace(
-    projection: str,
-    reason: str,
-    generation: int | None,
-    dry_run: bool,
-    as_json_: bool,
-    *,
-    paused: bool,
-    rate: int | None,
-) -> None:
-    with connected("sluice rebuild") as session:
-        found = generation_changes.require_rebuilt(session, projection, generation)
-        if not dry_run:
-            decision = decide(f"rebuild {'pause' if paused else 'resume'}", reason)
-            kept = found.rate if paused else rate
-            generation_changes.set_pace(session, found, paused=paused, rate=kept, decision=decision)
-    if as_json_:
-        document = {"dry_run": dry_run, "projection": projection, "generation": found.generation}
-        say_document(document | {"paused": paused, "rate": rate})
-    else:
-        would = "would " if dry_run else ""
-        how = f" at {rate:,} events a second" if rate else ""
-        verb = (
-            ("stand still" if dry_run else "stands still") if paused else ("go on" if dry_run else "goes on")
-        )
-        say(f"the rebuild of generation {found.generation} of {projection} {would}{verb}{how}")
 
 
 def swap(

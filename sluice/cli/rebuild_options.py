@@ -23,3 +23,8 @@ DEFAULT_PATIENCE_SECONDS = 30.0
 def report_waiting(reason: str) -> None:
     """Prints why an operation waits; to stderr, since stdout may be read as JSON."""
     say(f"waiting: {reason}", err=True)
+
+
+Rate = Annotated[
+    int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second, of all workers.")
+]

@@ -25,6 +25,8 @@ POINTS = frozenset(
         "effect.stored",
         "redrive.before_commit",
         "redrive.committed",
+        "projection_redrive.before_commit",
+        "projection_redrive.committed",
         "retry.before_commit",
         "retry.committed",  # one transaction of it
         "rebuild.before_commit",  # of a chunk

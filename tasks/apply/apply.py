@@ -38,6 +38,7 @@ from sluice.tasks.fold.registry import Registry
 log = structlog.get_logger("sluice.apply")
 
 MAX_REASON_CHARACTERS = 500  # of an error's text in `queues.halted_reason`
+_FAILURES = frozenset({Outcome.DEAD, Outcome.CONFLICT})
 _SUCCEEDED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
 
 
@@ -254,21 +255,23 @@ class Applier:
         return settled
 
     def _judge_deaths(self, row: guard.QueueRow, settled: Sequence[EventResult]) -> BreakerState:
-        tried = (s for s in settled if not s.known and (s.outcome in _SUCCEEDED or self._counts_as_death(s)))
-        results = "".join(FAILED if s.outcome is Outcome.DEAD else SUCCEEDED for s in tried)
+        tried = (
+            s for s in settled if not s.known and (s.outcome in _SUCCEEDED or self._counts_as_failure(s))
+        )
+        results = "".join(FAILED if s.outcome in _FAILURES else SUCCEEDED for s in tried)
         verdict = judge_batch(row.failure_window, results, row.accepted_deaths)
         if verdict.halts:
-            last = next(s for s in reversed(settled) if s.outcome is Outcome.DEAD)
-            deaths = verdict.failure_window.count(FAILED)
+            last = next(s for s in reversed(settled) if s.outcome in _FAILURES and not s.known)
+            failures = verdict.failure_window.count(FAILED)
             raise DeploymentBroken(
-                f"{deaths} of the last {len(verdict.failure_window)} events died, lately of"
+                f"{failures} of the last {len(verdict.failure_window)} events died or conflicted, lately of"
                 f" {last.error}{describe_place(last)}"
             )
         return verdict
 
-    def _counts_as_death(self, settled: EventResult) -> bool:
+    def _counts_as_failure(self, settled: EventResult) -> bool:
         topic = self._registry.topics[settled.planned.decoded.topic]
-        return settled.outcome is Outcome.DEAD and topic.on_failure != "skip"
+        return settled.outcome in _FAILURES and topic.on_failure != "skip"
 
     def _halt(self, queue: str, error: Exception) -> None:
         reason = printable(f"{type(error).__name__}: {error}")[:MAX_REASON_CHARACTERS]

@@ -21,7 +21,13 @@ from sluice.admin.rebuild.rebuild_plan import require_declared
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.apply.projection_letters import copy_dropped
 from sluice.db.connection import Session
-from sluice.db.projections import generation_lag, generation_pace, generation_tables, generations
+from sluice.db.projections import (
+    generation_lag,
+    generation_lanes,
+    generation_pace,
+    generation_tables,
+    generations,
+)
 from sluice.db.projections.checkpoints import Checkpoint, place_lanes
 from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import read_deaths
@@ -41,7 +47,13 @@ from sluice.tasks.task_sender import open_sender
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
 BUILT = (GenerationState.BUILDING,)
 SWAPPABLE = (GenerationState.READY, GenerationState.RETIRED)
-DROPPABLE = (GenerationState.RETIRED, GenerationState.FAILED, GenerationState.READY)
+DROPPABLE = (
+    GenerationState.RETIRED,
+    GenerationState.FAILED,
+    GenerationState.READY,
+    GenerationState.STOPPED,
+    GenerationState.RESUMING,
+)
 
 
 def begin(
@@ -156,7 +168,7 @@ def require_building(session: Session, projection: str, number: int | None) -> G
 
 def require_ended(session: Session, projection: str, number: int | None) -> Generation:
     """Returns the generation that `drop` removes. Raises OperationRefused."""
-    what = "only a retired, failed or ready generation can be dropped"
+    what = "only a retired, failed, stopped or ready generation can be dropped"
     return require_generation(session, projection, number, DROPPABLE, what)
 
 
@@ -241,9 +253,20 @@ def swap(session: Session, registry: Registry, generation: Generation, decision:
         session.command(generation_tables.view_text(projection, columns, now.generation))
         generations.set_live(session, projection, now.generation)
         generations.set_state(session, projection, now.generation, GenerationState.LIVE)
-        generations.set_state(session, projection, before, GenerationState.RETIRED)
-        generation_lag.follow_live(session, projection, before)
+        _retire(session, projection, before)
         insert_audits(session, decision, [(projection, as_json({"from": before, "to": now.generation}))])
         faults.reach("swap.before_commit")
     faults.reach("swap.committed")
     return before
+
+
+def _retire(session: Session, projection: str, generation: int) -> None:
+    """Keeps the generation that was live up from now on. One that was stopped stays so, at its place."""
+    [state] = [
+        one.state for one in generations.read_generations(session, projection) if one.generation == generation
+    ]
+    if state == GenerationState.LIVE:
+        generations.set_state(session, projection, generation, GenerationState.RETIRED)
+        generation_lag.follow_live(session, projection, generation)
+    elif state == GenerationState.STOPPED:
+        generation_lanes.keep_live_places(session, projection, generation, None)
