@@ -179,6 +179,8 @@ def _families(reading: Reading) -> Iterable[GaugeMetricFamily]:
     yield _one(metrics.OUTBOX_RECORDS, open_issues.outgoing_records)
     yield _one(metrics.OUTBOX_OLDEST_SECONDS, open_issues.oldest_outgoing_seconds)
     yield _one(metrics.REFUSED_RECORDS, open_issues.refused_records)
+    yield _one(metrics.PROJECTION_LETTERS, open_issues.projection_letters)
+    yield _one(metrics.STOPPED_GENERATIONS, open_issues.stopped_generations)
     yield _one(metrics.RETRYING_EVENTS, open_issues.retrying_events)
     yield _one(metrics.PARKED_ENTITIES, open_issues.parked_entities)
     yield _one(metrics.CALLS_PAUSED, open_issues.effects_paused)

@@ -19,6 +19,9 @@ class OpenIssues(NamedTuple):
     """What waits for somebody, then what waits by itself, each counted up to COUNT_TO; ages in seconds."""
 
     halted_queues: int
+    stopped_generations: int
+    projection_letters: int
+    """Events that the live generation of a projection could not take."""
     dead_letters: int
     conflicts: int
     refused_records: int
@@ -39,7 +42,7 @@ class OpenIssues(NamedTuple):
     @property
     def are_for_somebody(self) -> bool:
         """Whether anything stays as it is until somebody sees to it."""
-        return any(self[:8]) or self.effects_paused
+        return any(self[:10]) or self.effects_paused
 
 
 def _count(rows: str) -> str:
@@ -67,10 +70,17 @@ _WAITING = """
 _BEHIND = """sluice.dead_letters d WHERE d.state = 'waiting'
     AND NOT EXISTS (SELECT FROM sluice.retries r WHERE r.letter_id = d.id)"""
 
+# Those of other generations wait until one of these is live again.
+_PROJECTION_LETTERS = """sluice.projections p
+    JOIN sluice.projection_letters l ON l.projection = p.projection AND l.generation = p.live_generation
+    WHERE l.state = 'dead'"""
+
 READ_OPEN_ISSUES = Statement(
     "read_open_issues",
     f"""
     SELECT {_count("sluice.queues WHERE halted_reason IS NOT NULL")},
+           {_count("sluice.generations WHERE state = 'stopped'")},
+           {_count(_PROJECTION_LETTERS)},
            {_count("sluice.dead_letters WHERE state = 'dead' AND outcome = 'dead'")},
            {_count("sluice.dead_letters WHERE state = 'dead' AND outcome = 'conflict'")},
            {_count("sluice.outbox_refusals")},

@@ -118,6 +118,31 @@ def read_held_entities(session: Session, chosen: ChosenLetters, *, limit: int) -
         return [HeldLetters(*row) for row in session.run(READ_HELD_ENTITIES, *_values(chosen), limit)]
 
 
+class OpenLetterCount(NamedTuple):
+    """Open letters of the live generation of a projection."""
+
+    projection: str
+    failed: int
+    waiting: int
+
+
+COUNT_OPEN = Statement(
+    "count_open_projection_letters",
+    """
+    SELECT p.projection, count(*) FILTER (WHERE l.state = 'dead'),
+           count(*) FILTER (WHERE l.state = 'waiting')
+    FROM sluice.projections p
+    JOIN sluice.projection_letters l ON l.projection = p.projection AND l.generation = p.live_generation
+    WHERE l.state IN ('dead', 'waiting') GROUP BY 1 ORDER BY 1
+    """,
+)
+
+
+def count_open(session: Session) -> list[OpenLetterCount]:
+    """Returns the projections with open letters."""
+    return [OpenLetterCount(*row) for row in session.run(COUNT_OPEN)]
+
+
 def _values(chosen: ChosenLetters) -> tuple[object, ...]:
     ids = None if chosen.ids is None else bare_array(chosen.ids)
     return (*chosen[:2], ids, *chosen[3:])

@@ -77,10 +77,12 @@ def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoi
     for one in found:
         name = f"generation {one['generation']} of {one['projection']}"
         if one["failed_reason"]:
-            lines.append(f"{name} failed: {one['failed_reason']}")
+            lines.append(f"{name} {one['state']}: {one['failed_reason']}")
         died = one.get("died_in_generation", {"count": 0, "first": []})
         if died["count"]:
-            lines.append(f"{name}: {died['count']} events that live applied died in it, the first of them:")
+            lines.append(
+                f"{name}: {died['count']} events that live applied died or wait in it, the first of them:"
+            )
             named = (
                 (f"{d['topic']}:{d['partition']}:{d['offset']}", f"{d['error_class']}: {d['error_text']}")
                 for d in died["first"]
@@ -142,7 +144,9 @@ def report_lines(report: Report) -> list[Any]:
         told = ", ".join(f"{count:,} {why}" for why, count in passed.items())
         lines.append(f"passed over, as live did not apply them either: {told}")
     if found["died_in_generation"]["count"]:
-        lines.append(f"{found['died_in_generation']['count']} events that live applied died in it: no swap")
+        lines.append(
+            f"{found['died_in_generation']['count']} events that live applied died or wait in it: no swap"
+        )
     return lines
 
 

@@ -224,6 +224,18 @@ DEAD_LETTERS = _gauge(
     "records not applied, by state: dead, conflict, waiting",
     "state",
 )
+PROJECTION_LETTERS = _gauge(
+    Exporter.LEADER,
+    "projection_letters",
+    "letters",
+    "events that the live generation of a projection could not take",
+)
+STOPPED_GENERATIONS = _gauge(
+    Exporter.LEADER,
+    "stopped_generations",
+    "generations",
+    "generations of projections to which nothing is fed until they are resumed",
+)
 RETRYING_EVENTS = _gauge(
     Exporter.LEADER, "retrying_events", "events", "events that were set aside and are retried by themselves"
 )

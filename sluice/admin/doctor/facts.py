@@ -8,13 +8,16 @@ from sqlalchemy import Table
 
 from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue, Registered, ServerSettings
+from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.admin.stored_tables import StoredTable
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadPartition
+from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
+from sluice.runtime.place import Place
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class LeavingFacts:
     open_calls: Mapping[str, int] = field(default_factory=dict)
     """Effect → calls that have not succeeded."""
     parked_entities: int = 0
+    conflicts: int = 0
     outgoing: Mapping[str, int] = field(default_factory=dict)
     """Topic → outgoing events that are not sent yet."""
 
@@ -64,6 +68,8 @@ class GenerationFacts:
     revision: int
     failed_reason: str | None
     idle_days: float
+    keeps_place: bool = True
+    """A stopped one can catch up from the log."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,10 @@ class PostgresFacts:
     """The queues whose batches were made smaller after failures."""
     misplaced: Sequence[str] = ()
     """Declared tables that have a namesake in Sluice's own schema."""
+    projection_letters: Sequence[OpenLetterCount] = ()
+    """The projections that could not take events."""
+    stopped_places: Sequence[StoppedPlace] = ()
+    """The partitions in which stopped generations lack events."""
 
     @property
     def bridges(self) -> list[Process]:
@@ -178,6 +188,8 @@ class Facts:
     unreachable: Mapping[ServiceTitle, str]
     """Service → reason."""
     foreign_claims: Sequence[ForeignClaim] = ()
+    log_starts: Mapping[Place, int] = field(default_factory=dict)
+    """Where the logs begin of the partitions in which stopped generations lack events."""
     members: Sequence[str | None] | None = None
     """The static names of the members of the consumer group. None: they could not be read."""
 

@@ -20,7 +20,7 @@ from sluice.admin.doctor.facts import (
     SharingFacts,
 )
 from sluice.admin.doctor.installation_reading import read_foreign_claims, read_members
-from sluice.admin.doctor.kafka_reading import read_kafka
+from sluice.admin.doctor.kafka_reading import read_kafka, read_log_starts
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import (
@@ -35,6 +35,7 @@ from sluice.db.admin.doctor_facts import (
 from sluice.db.admin.letters import count_parked
 from sluice.db.admin.open_issues import read_open_issues
 from sluice.db.admin.outbox_admin import read_waiting_topics
+from sluice.db.admin.projection_letters import OpenLetterCount, count_open
 from sluice.db.admin.retrying import RetryingEvent, read_retrying
 from sluice.db.admin.stored_tables import StoredTable, read_misplaced, read_stored_tables
 from sluice.db.connection import Session
@@ -46,6 +47,7 @@ from sluice.db.delivery.undeclared import Undeclared, read_halted
 from sluice.db.delivery.unread_partitions import UnreadPartition, read_unread
 from sluice.db.migrations.migrate import current_revision, newest_revision
 from sluice.db.projections.generations import Generation, read_generations
+from sluice.db.projections.stopped_generations import StoppedPlace, read_stopped_places
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.installation import Installation
@@ -84,6 +86,7 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
     sendable = [topic for topic in outgoing if topic_name_flaw(topic) is None]
     topics = sorted({*registry.topics, *registered})
     installation = _own(postgres)
+    stopped = sorted({one.topic for one in postgres.stopped_places}) if postgres else []
     return Facts(
         _declared(settings, registry),
         postgres,
@@ -93,6 +96,8 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
         []
         if installation is None
         else tried("Redis", lambda: read_foreign_claims(settings, installation)) or [],
+        (tried("Kafka", lambda: read_log_starts(urls.kafka_bootstrap_servers, stopped)) if stopped else None)
+        or {},
         None
         if installation is None
         else tried("Kafka", lambda: read_members(urls.kafka_bootstrap_servers, installation.group)),
@@ -130,6 +135,8 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
         retrying: list[RetryingEvent] = []
         narrowed: list[NarrowedQueue] = []
         misplaced = read_misplaced(session, [table.name for table in tables])
+        letters: list[OpenLetterCount] = []
+        stopped: list[StoppedPlace] = []
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
             leaving = _leaving(session)
@@ -142,6 +149,8 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             without_id = read_events_without_id(session)
             retrying = read_retrying(session)
             narrowed = read_narrowed_queues(session)
+            letters = count_open(session)
+            stopped = read_stopped_places(session)
         columns = read_user_columns(session)
         server = read_server(session)
         installation = stored.installation if stored else None
@@ -165,6 +174,8 @@ def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
             retrying,
             narrowed,
             misplaced,
+            letters,
+            stopped,
         )
 
 
@@ -181,7 +192,15 @@ def _sharing(session: Session) -> SharingFacts:
 def _generation(one: Generation) -> GenerationFacts:
     idle = datetime.now(UTC) - max(one.created_at, one.live_at or one.created_at)
     days = idle / timedelta(days=1)
-    return GenerationFacts(one.projection, one.generation, one.state, one.revision, one.failed_reason, days)
+    return GenerationFacts(
+        one.projection,
+        one.generation,
+        one.state,
+        one.revision,
+        one.failed_reason,
+        days,
+        one.stopped_at is not None,
+    )
 
 
 def _leaving(session: Session) -> LeavingFacts:
@@ -193,6 +212,7 @@ def _leaving(session: Session) -> LeavingFacts:
         effects_paused=read_switch(session, EFFECTS_PAUSED),
         open_calls=count_open_calls(session),
         parked_entities=count_parked(session),
+        conflicts=open_issues.conflicts,
         outgoing=read_waiting_topics(session),
     )
 

@@ -15,6 +15,8 @@ from sluice.kafka_io.config import (
     KafkaAccess,
     build_kafka_python_admin,
 )
+from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.place import Place
 
 TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
 
@@ -38,6 +40,12 @@ def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> 
         found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
     missing = (topic["name"] for topic in found_topics if _is_missing(topic))
     return replace(judge_topics(described, found), missing_outgoing=frozenset(outgoing).intersection(missing))
+
+
+def read_log_starts(servers: str, topics: Sequence[str]) -> dict[Place, int]:
+    """Reads where the logs of some topics begin; a partition that does not answer is left out."""
+    with closing(LogReader(servers)) as reader:
+        return {place: log.start for place, log in reader.read_ranges(topics).ranges.items()}
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:

@@ -16,13 +16,13 @@ from sluice.admin.doctor.facts import (
     warning,
 )
 from sluice.admin.doctor.rules_installation import installation_problems
+from sluice.admin.doctor.rules_projections import projection_problems, stopped_problems
 from sluice.admin.doctor.rules_retrying import retrying_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import (
     leaving_problems,
     missing_id_problems,
     narrowed_problems,
-    projection_problems,
     retention_problems,
     unsendable_problems,
 )
@@ -58,6 +58,7 @@ def find_problems(facts: Facts) -> list[Finding]:
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
             found += projection_problems(facts.postgres.generations, facts.declared)
+            found += stopped_problems(facts)
             found += missing_id_problems(facts.postgres.without_id, facts.declared)
             found += narrowed_problems(facts.postgres.narrowed)
     if facts.redis is not None:

@@ -1,23 +1,19 @@
-"""The rules of `sluice doctor` about outgoing events, calls and generations that need an operator. Pure."""
+"""The rules of `sluice doctor` about outgoing events, calls and letters that need an operator. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Finding,
-    GenerationFacts,
     KafkaFacts,
     LeavingFacts,
     TopicFacts,
-    error,
     warning,
 )
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue
-from sluice.db.records import GenerationState
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
 DAY_MS = 24 * 60 * 60 * 1000
-KEPT_DAYS = 7.0  # a generation that is no longer live: time enough to want it back
 
 
 def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator[Finding]:
@@ -31,6 +27,11 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
         yield warning(
             f"Parked entities: {leaving.parked_entities}; an event of each failed, or it was paused by hand.",
             "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`. Or `sluice resume --entity`.",
+        )
+    if leaving.conflicts:
+        yield warning(
+            f"Conflicts: {leaving.conflicts}; of two events with one id or version the first one counts.",
+            "See `sluice dlq ls`. After a correction of the code `sluice dlq redrive` them, else `resolve`.",
         )
     if leaving.refused_records:
         yield warning(
@@ -114,31 +115,3 @@ def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts
             f" longer (days: {named}): the longer time counts.",
             "Raise the setting if that is meant, or lower retention.ms: known events take room until then.",
         )
-
-
-def projection_problems(generations: Sequence[GenerationFacts], declared: DeclaredFacts) -> Iterator[Finding]:
-    """What is missing, failed, or kept up for nobody."""
-    live = {one.projection: one for one in generations if one.state == GenerationState.LIVE}
-    for projection, revision in sorted(declared.revisions.items()):
-        if projection not in live:
-            yield error(f"Projection {projection} has no generation.", "Run `sluice init`.")
-            continue
-        begun = any(one.revision == revision for one in generations if one.projection == projection)
-        if not begun:
-            yield warning(
-                f"Projection {projection} is at revision {revision} in code, its live generation was begun"
-                f" by revision {live[projection].revision}: rows of before are as that one made them.",
-                "`sluice rebuild start` computes them anew, if they are to be.",
-            )
-    for one in generations:
-        name = f"Generation {one.generation} of {one.projection}"
-        if one.state == GenerationState.FAILED:
-            yield warning(
-                f"{name} failed: {one.failed_reason}",
-                "Correct the cause, `sluice rebuild drop` it, and start another one.",
-            )
-        elif one.state in (GenerationState.READY, GenerationState.RETIRED) and one.idle_days > KEPT_DAYS:
-            yield warning(
-                f"{name} is {one.state} for {one.idle_days:.0f} days and kept up with every batch.",
-                "`sluice rebuild drop` it, if nobody wants it any more.",
-            )

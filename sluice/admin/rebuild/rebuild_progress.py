@@ -91,12 +91,13 @@ def is_building(session: Session, projection: str, generation: int) -> bool:
 
 
 def generation_document(session: Session, one: Generation) -> dict[str, Any]:
-    """Returns the generation as a JSON object, with how far it is unless it is live."""
-    document: dict[str, Any] = one._asdict()
+    """Returns the generation as a JSON object, with its open letters, and how far it is unless it is live."""
+    deaths, first = read_deaths(session, one.projection, one.generation, MOST_DEATHS)
+    died = {"count": deaths, "first": [death._asdict() for death in first]}
+    document: dict[str, Any] = one._asdict() | {"died_in_generation": died}
     if one.state == GenerationState.LIVE:
         return document
     passed = read_passed(session, one.projection, one.generation)
-    deaths, first = read_deaths(session, one.projection, one.generation, MOST_DEATHS)
     report = read_newest_report(session, one.projection, one.generation)
     reached = reached_of(read_lane_states(session, one.projection, one.generation))
     return document | {
@@ -105,7 +106,6 @@ def generation_document(session: Session, one: Generation) -> dict[str, Any]:
         "lagging_lanes": reached.lagging_lanes,
         "folded": passed.pop(FOLDED),
         "passed_over": passed,
-        "died_in_generation": {"count": deaths, "first": [death._asdict() for death in first]},
         "report": report
         and {
             "against": report.against,

@@ -80,6 +80,8 @@ def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> Non
     found = read_open_issues(session)
     assert found._replace(oldest_outgoing_seconds=0, oldest_due_call_seconds=0) == OpenIssues(
         halted_queues=1,
+        stopped_generations=0,
+        projection_letters=0,
         dead_letters=3,
         conflicts=1,
         refused_records=4,
@@ -109,7 +111,11 @@ def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None
 
 
 @pytest.mark.parametrize(
-    "field", ["dead_letters", "failed_calls", "halted_topics", "halted_effects", "effects_paused"]
+    "field",
+    [
+        *("dead_letters", "failed_calls", "halted_topics", "halted_effects", "effects_paused"),
+        *("stopped_generations", "projection_letters"),
+    ],
 )
 def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session, field: str) -> None:
     well = read_open_issues(session)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Column, MetaData, String
 
 from sluice.admin import table_drift
-from sluice.admin.doctor import rules, rules_unread, rules_waiting
+from sluice.admin.doctor import rules, rules_projections, rules_unread, rules_waiting
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
@@ -26,6 +26,7 @@ from sluice.admin.doctor.facts import (
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_document, as_lines
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue, Registered, ServerSettings
+from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
@@ -181,6 +182,12 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "no generation": (projected(), ERROR, "Projection revenue has no generation"),
     "made by old code": (projected(LIVE, revision=3), WARNING, "is at revision 3 in code"),
     "a failed generation": (projected(LIVE, FAILED), WARNING, "Generation 2 of revenue failed: too small"),
+    "letters of a projection": (
+        postgres(projection_letters=[OpenLetterCount("revenue", 2, 5)], leaving=LeavingFacts()),
+        WARNING,
+        "Projection revenue could not take 2 events, and 5 wait behind them",
+    ),
+    "conflicts": (leaving(conflicts=3), WARNING, "Conflicts: 3; of two events with one id"),
     "kept for nobody": (projected(LIVE, replace(RETIRED, idle_days=9.2)), WARNING, "retired for 9 days"),
     "outgoing, no topic": (
         replace(
@@ -239,7 +246,7 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    modules = (rules, rules_unread, rules_waiting, table_drift)
+    modules = (rules, rules_projections, rules_unread, rules_waiting, table_drift)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
 

@@ -1,0 +1,81 @@
+"""The rules of `sluice doctor` about projections and their generations. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from sluice.admin.doctor.facts import DeclaredFacts, Facts, Finding, GenerationFacts, error, warning
+from sluice.db.projections.stopped_generations import StoppedPlace
+from sluice.db.records import GenerationState
+from sluice.runtime.place import Place
+
+KEPT_DAYS = 7.0  # a generation that is no longer live: time enough to want it back
+READABLE = (GenerationState.LIVE, GenerationState.STOPPED, GenerationState.RESUMING)
+
+
+def projection_problems(generations: Sequence[GenerationFacts], declared: DeclaredFacts) -> Iterator[Finding]:
+    """What is missing, failed, or kept up for nobody."""
+    live = {one.projection: one for one in generations if one.state in READABLE}
+    live |= {one.projection: one for one in generations if one.state == GenerationState.LIVE}
+    for projection, revision in sorted(declared.revisions.items()):
+        if projection not in live:
+            yield error(f"Projection {projection} has no generation.", "Run `sluice init`.")
+            continue
+        begun = any(one.revision == revision for one in generations if one.projection == projection)
+        if not begun:
+            yield warning(
+                f"Projection {projection} is at revision {revision} in code, its live generation was begun"
+                f" by revision {live[projection].revision}: rows of before are as that one made them.",
+                "`sluice rebuild start` computes them anew, if they are to be.",
+            )
+    for one in generations:
+        name = f"Generation {one.generation} of {one.projection}"
+        if one.state == GenerationState.FAILED:
+            yield warning(
+                f"{name} failed: {one.failed_reason}",
+                "Correct the cause, `sluice rebuild drop` it, and start another one.",
+            )
+        elif one.state in (GenerationState.READY, GenerationState.RETIRED) and one.idle_days > KEPT_DAYS:
+            yield warning(
+                f"{name} is {one.state} for {one.idle_days:.0f} days and kept up with every batch.",
+                "`sluice rebuild drop` it, if nobody wants it any more.",
+            )
+
+
+def stopped_problems(facts: Facts) -> Iterator[Finding]:
+    """Projections that could not take events, and generations to which nothing is fed."""
+    assert facts.postgres is not None
+    for letters in facts.postgres.projection_letters:
+        name = letters.projection
+        yield warning(
+            f"Projection {name} could not take {letters.failed} events, and {letters.waiting} wait behind"
+            " them; everything else of these events is applied.",
+            f"See `sluice dlq ls --projection {name}`; correct the code, then `sluice dlq redrive`.",
+        )
+    for one in facts.postgres.generations:
+        if one.state == GenerationState.STOPPED:
+            yield _stopped(one, facts.postgres.stopped_places, facts.log_starts)
+
+
+def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mapping[Place, int]) -> Finding:
+    name = f"Generation {one.generation} of {one.projection}"
+    reason = " ".join((one.failed_reason or "").split())
+    rebuild = f"`sluice rebuild start {one.projection}` fills another one"
+    if not one.keeps_place:
+        return error(f"{name} is stopped, and its place in the log is lost: {reason}.", f"{rebuild}.")
+    mine = [p for p in places if (p.projection, p.generation) == (one.projection, one.generation)]
+    left = [
+        (p.applied_offset + 1 - starts[p.topic, p.partition], p)
+        for p in mine
+        if (p.topic, p.partition) in starts
+    ]
+    where = "where its logs begin could not be read" if mine else "no event came since"
+    if left:
+        distance, nearest = min(left)
+        place = f"{nearest.topic}:{nearest.partition}:{nearest.applied_offset + 1}"
+        where = f"it goes on at {place}, {distance} offsets after the log's start"
+        if distance < 0:
+            lost = f"{nearest.topic}[{nearest.partition}] no longer holds what it lacks"
+            return error(f"{name} is stopped, and {lost}: {reason}.", f"{rebuild}.")
+    return error(
+        f"{name} is stopped, and readers see old rows: {reason}; {where}.",
+        f"Correct the cause, then `sluice rebuild resume {one.projection}`, before the log begins after it.",
+    )

@@ -1,0 +1,55 @@
+"""What `sluice doctor` reports of stopped generations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from sluice.admin.doctor.facts import Facts, Severity
+from sluice.admin.doctor.rules import find_problems
+from sluice.db.projections.stopped_generations import StoppedPlace
+from tests.unit.admin.test_doctor import FAILED, projected
+
+STOPPED = replace(FAILED, generation=1, state="stopped")
+
+
+def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_place: bool = True) -> Facts:
+    """A live generation that is stopped, at these offsets of partitions of `orders`."""
+    facts = projected(replace(STOPPED, keeps_place=keeps_place))
+    assert facts.postgres is not None
+    places = [StoppedPlace("revenue", 1, "orders", n, offset) for n, offset in enumerate(offsets)]
+    return replace(
+        facts,
+        postgres=replace(facts.postgres, stopped_places=places),
+        log_starts={("orders", number): start for number, start in log_starts.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem", "advice"),
+    [
+        (
+            stopped([4, 9], {0: 2, 1: 9}),
+            "readers see old rows: too small; it goes on at orders:1:10, 1 offsets after the log's start",
+            "`sluice rebuild resume revenue`",
+        ),
+        (stopped([], {}), "readers see old rows: too small; no event came since", "rebuild resume revenue"),
+        (stopped([4], {}), "where its logs begin could not be read", "rebuild resume revenue"),
+        (stopped([4], {0: 5}), "it goes on at orders:0:5, 0 offsets after", "rebuild resume revenue"),
+        (stopped([4], {0: 6}), "orders[0] no longer holds what it lacks: too small", "rebuild start revenue"),
+        (
+            stopped([], {}, keeps_place=False),
+            "its place in the log is lost: too small",
+            "rebuild start revenue",
+        ),
+    ],
+    ids=["two partitions", "nothing since", "no Kafka", "just in time", "too late", "accepted"],
+)
+def test_a_stopped_generation_is_named_with_the_distance_to_the_logs_start(
+    facts: Facts, problem: str, advice: str
+) -> None:
+    found = [one for one in find_problems(facts) if "is stopped" in one.problem]
+    assert [(one.severity, problem in one.problem, advice in one.advice) for one in found] == [
+        (Severity.ERROR, True, True)
+    ]
+    assert not [one for one in find_problems(facts) if "has no generation" in one.problem]
