@@ -65,7 +65,7 @@ def projection_table(letters: Iterable[ProjectionLetterRow]) -> Table:
             for one in letters
         ),
         folded=("error",),
-        whole="sluice dlq show ID",
+        whole="`sluice dlq show ID --full`",
     )
 
 
