@@ -48,28 +48,39 @@ def read_synced_lanes(session: Session, queue: str) -> dict[tuple[str, int], dic
 
 _COUNTERS = (FOLDED, *(f"passed_{why}" for why in PASSED))
 _LIST = ", ".join(_COUNTERS)
-_ARRAYS = ", ".join(f"${7 + i}" for i in range(len(_COUNTERS)))
+_ARRAYS = ", ".join(f"${8 + i}" for i in range(len(_COUNTERS)))
 _SUMS = ", ".join(f"{name} = l.{name} + excluded.{name}" for name in _COUNTERS)
 
 ADVANCE_GENERATION = Statement(
     "advance_generation",
     f"""
     INSERT INTO sluice.generation_lanes AS l
-        (projection, generation, queue, topic, partition, applied_offset, {_LIST})
-    SELECT $1, $2, $3, d.topic, d.partition, d.applied_offset, {_LIST}
+        (projection, generation, queue, topic, partition, applied_offset, filled_xid, {_LIST})
+    SELECT $1, $2, $3, d.topic, d.partition, d.applied_offset,
+        CASE WHEN $7 THEN pg_current_xact_id()::text::bigint END, {_LIST}
     FROM unnest($4, $5, $6, {_ARRAYS}) AS d (topic, partition, applied_offset, {_LIST})
     ORDER BY d.topic, d.partition
     ON CONFLICT (projection, generation, topic, partition, queue) DO UPDATE SET
-        applied_offset = excluded.applied_offset, {_SUMS}
+        applied_offset = excluded.applied_offset,
+        filled_xid = coalesce(excluded.filled_xid, l.filled_xid), {_SUMS}
     """,
-    ("text", "int", "text", "text[]", "int[]", "bigint[]", *["bigint[]"] * len(_COUNTERS)),
+    ("text", "int", "text", "text[]", "int[]", "bigint[]", "boolean", *["bigint[]"] * len(_COUNTERS)),
 )
 
 
 def advance_generation(
-    session: Session, projection: str, generation: int, queue: str, steps: Sequence[GenerationStep]
+    session: Session,
+    projection: str,
+    generation: int,
+    queue: str,
+    steps: Sequence[GenerationStep],
+    *,
+    catches_up: bool = False,
 ) -> None:
-    """Writes how far lanes came. Under the queue's lock, or that of the lane; never twice."""
+    """Writes how far lanes came. Under the queue's lock, or that of the lane; never twice.
+
+    `catches_up`: this transaction writes events into the generation that it does not write into the live one.
+    """
     session.run(
         ADVANCE_GENERATION,
         projection,
@@ -78,6 +89,7 @@ def advance_generation(
         text_array(step.topic for step in steps),
         bare_array(step.partition for step in steps),
         bare_array(step.applied_offset for step in steps),
+        catches_up,
         bare_array(step.counts.get(FOLDED, 0) for step in steps),
         *(bare_array(step.counts.get(why, 0) for step in steps) for why in PASSED),
     )

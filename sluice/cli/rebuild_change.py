@@ -11,6 +11,7 @@ from sluice.admin.decisions import OperationRefused, decide
 from sluice.admin.operation_wait import until_possible
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
+from sluice.admin.rebuild.older_snapshots import SnapshotWait
 from sluice.admin.rebuild.rebuild_plan import make_plan
 from sluice.admin.rebuild.rebuild_progress import follow
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
@@ -115,7 +116,8 @@ def swap(
     """Make another generation live: all readers see it at once.
 
     Requires a diff report, approval of its differences, and a generation that has
-    caught up. The previous generation keeps receiving events, so `swap --back`
+    caught up. Waits until transactions that began before it was filled have ended,
+    and names them; Ctrl-C changes nothing. The previous generation keeps receiving events, so `swap --back`
     restores its rows (not its code) until you drop it.
     """
     registry = read_environment().registry
@@ -125,9 +127,9 @@ def swap(
             require_confirmation(
                 f"Readers of {projection} go from generation {before} to {found.generation}.", yes=yes
             )
-            decision = decide("rebuild swap", reason)
+            decision, snapshots = decide("rebuild swap", reason), SnapshotWait()
             until_possible(
-                lambda: generation_changes.swap(session, registry, found, decision),
+                lambda: generation_changes.swap(session, registry, found, decision, snapshots),
                 patience,
                 waiting=report_waiting,
             )

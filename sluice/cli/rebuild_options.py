@@ -11,7 +11,10 @@ Number = Annotated[
     int | None, typer.Option("--generation", metavar="N", help="Required if several generations qualify.")
 ]
 Patience = Annotated[
-    float, typer.Option("--patience", metavar="SECONDS", help="How long to wait for lockstep and for locks.")
+    float,
+    typer.Option(
+        "--patience", metavar="SECONDS", help="How long to wait for lockstep, locks and older transactions."
+    ),
 ]
 FromCheckpoint = Annotated[
     str | None,

@@ -39,6 +39,7 @@ SETTINGS = {
     # A socket file needs a short path that the server's user may write: TCP needs neither.
     "unix_socket_directories": "",
     "max_connections": "200",
+    "max_prepared_transactions": "20",
     "shared_buffers": "256MB",
     "synchronous_commit": "on",
     "max_wal_size": "4GB",

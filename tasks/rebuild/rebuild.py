@@ -266,7 +266,7 @@ class _Turn:
             counts = self._fold(snapshot, lane, records, singly=singly)
             step = GenerationStep(*self._place, chunk.reaches, counts)
             generation_lanes.advance_generation(
-                self._session, self._projection, self._generation, lane.queue, [step]
+                self._session, self._projection, self._generation, lane.queue, [step], catches_up=True
             )
             faults.reach("rebuild.before_commit")
         faults.reach("rebuild.committed")

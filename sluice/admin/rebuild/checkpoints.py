@@ -93,7 +93,7 @@ def take_late_letters(
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
     """The live generation is copied as it is at one cut, with where live is. Raises OperationRefused."""
-    with patiently(projection), session.transaction(ONE_SNAPSHOT):
+    with patiently(session, projection), session.transaction(ONE_SNAPSHOT):
         session.command(COPY_PATIENCE)
         live = generations.read_projection_snapshot(session)
         number = live.live[projection]
@@ -130,7 +130,7 @@ def _require_whole(session: Session, snapshot: ProjectionSnapshot, projection: s
 
 def drop_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
     """The checkpoint and its rows are gone. Raises OperationRefused if there is none of this name."""
-    with patiently(projection), session.transaction():
+    with patiently(session, projection), session.transaction():
         if not delete_checkpoint(session, checkpoint, projection):
             raise OperationRefused(f"{projection} has no checkpoint {checkpoint}")
         table = checkpoint_table(projection, checkpoint)

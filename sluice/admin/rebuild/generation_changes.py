@@ -10,12 +10,14 @@ from sluice.admin.documents import as_json
 from sluice.admin.rebuild.checkpoints import take_late_letters
 from sluice.admin.rebuild.generation_locks import (
     COPY_PATIENCE,
+    Behind,
     Held,
     lock_all,
     patiently,
     require_generation,
     require_lockstep,
 )
+from sluice.admin.rebuild.older_snapshots import SnapshotWait
 from sluice.admin.rebuild.preflight import swap_refusals, table_refusals
 from sluice.admin.rebuild.rebuild_plan import require_declared
 from sluice.db.admin.audit import Decision, insert_audits
@@ -33,6 +35,7 @@ from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_lag import end_rebuild, try_rebuild
 from sluice.db.projections.generations import Generation
+from sluice.db.projections.snapshots import read_filled_xid
 from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK
@@ -89,7 +92,7 @@ def _begin(
     checkpoint: Checkpoint | None,
 ) -> int:
     revision = registry.revisions[projection]
-    with patiently(projection), session.transaction():
+    with patiently(session, projection), session.transaction():
         live = generations.lock_projection(session, projection)
         if live is None:
             raise OperationRefused(f"projection {projection} has no row: run `sluice init`")
@@ -102,7 +105,7 @@ def _begin(
             session.command(COPY_PATIENCE)
             generation_tables.fill_from(session, table, checkpoint.table)
             generation_tables.copy_tombstones(session, checkpoint.table, table)
-    with patiently(projection), session.transaction():
+    with patiently(session, projection), session.transaction():
         lock_all(session)
         generation_lag.give_lanes(session)
         generations.begin_generation(
@@ -174,7 +177,7 @@ def require_ended(session: Session, projection: str, number: int | None) -> Gene
 
 def drop(session: Session, generation: Generation, decision: Decision) -> None:
     """The generation, its rows and its reports are gone. Raises OperationRefused for the live one."""
-    with patiently(generation.projection), session.transaction():
+    with patiently(session, generation.projection), session.transaction():
         lock_all(session)
         if generations.lock_projection(session, generation.projection) == generation.generation:
             raise OperationRefused(f"generation {generation.generation} is live: readers see it")
@@ -231,17 +234,24 @@ def _previous(session: Session, projection: str, number: int | None) -> Generati
     return require_generation(session, projection, number, (GenerationState.RETIRED,), what)
 
 
-def swap(session: Session, registry: Registry, generation: Generation, decision: Decision) -> int:
+def swap(
+    session: Session,
+    registry: Registry,
+    generation: Generation,
+    decision: Decision,
+    snapshots: SnapshotWait | None = None,
+) -> int:
     """Readers see this generation from now on; the one they saw before, which is kept in sync from now on.
 
-    One short transaction under the locks of all queues. Raises Behind or Held: nothing has changed then. May
-    run again after being killed anywhere.
+    One short transaction under the locks of all queues. Raises Behind, OlderSnapshots or Held: nothing has
+    changed then. May run again after being killed anywhere. `snapshots`: what earlier attempts waited for.
     """
     faults.reach("swap.before")
     projection = generation.projection
+    filled_xid = (snapshots or SnapshotWait()).require(session, projection, generation.generation)
     table = registry.projection_tables[projection]
     columns = [column.name for column in table.columns]
-    with patiently(projection), session.transaction():
+    with patiently(session, projection), session.transaction():
         lock_all(session)
         before = generations.lock_projection(session, projection)
         if before is None or before == generation.generation:
@@ -249,6 +259,8 @@ def swap(session: Session, registry: Registry, generation: Generation, decision:
         # Under the locks: whatever was looked at before may be otherwise by now.
         now = require_generation(session, projection, generation.generation, SWAPPABLE, "look again")
         require_lockstep(session, projection, now.generation)
+        if read_filled_xid(session, projection, now.generation) != filled_xid:
+            raise Behind(f"generation {now.generation} was behind live a moment ago")
         session.command(VIEW_PATIENCE)
         session.command(generation_tables.view_text(projection, columns, now.generation))
         generations.set_live(session, projection, now.generation)

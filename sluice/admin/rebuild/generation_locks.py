@@ -7,10 +7,12 @@ from psycopg2.errors import DeadlockDetected, DependentObjectsStillExist, LockNo
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.operation_wait import NotYet
+from sluice.admin.rebuild.open_transactions import name_transactions
 from sluice.db.connection import Session
 from sluice.db.projections import generation_tables, generations
 from sluice.db.projections.generation_lag import read_lane_states
 from sluice.db.projections.generations import Generation
+from sluice.db.projections.snapshots import read_lock_holders
 
 # Copies and comparisons of whole tables take as long as they take.
 COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
@@ -82,8 +84,11 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
 
 
 @contextmanager
-def patiently(projection: str) -> Iterator[None]:
-    """Raises Held if a lock is not released in time, OperationRefused if an object depends on a table."""
+def patiently(session: Session, projection: str) -> Iterator[None]:
+    """Raises Held if a lock is not released in time, OperationRefused if an object depends on a table.
+
+    Around a transaction, not within it.
+    """
     try:
         yield
     except DependentObjectsStillExist as error:
@@ -92,4 +97,9 @@ def patiently(projection: str) -> Iterator[None]:
             f"{projection}: {detail}; make it read the view {projection} instead"
         ) from error
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
-        raise Held(f"a queue, or the view {projection}, is in somebody's hand for too long") from error
+        tables = [one.table for one in generations.read_generations(session, projection)]
+        holders = name_transactions(read_lock_holders(session, [projection, *tables]))
+        raise Held(
+            f"a queue, or the view {projection}, is in somebody's hand for too long"
+            + (f": {holders}" if holders else "")
+        ) from error

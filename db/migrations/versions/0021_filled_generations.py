@@ -1,0 +1,19 @@
+"""Up to which transaction a generation was filled: older snapshots do not see all of its rows."""
+
+from alembic import op
+
+revision = "0021"
+down_revision = "0014"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Adds the column. Lanes of before count as filled now; workers of before leave the column as it is."""
+    op.execute(
+        """
+        ALTER TABLE sluice.generation_lanes
+            ADD COLUMN filled_xid bigint DEFAULT pg_current_xact_id()::text::bigint;
+        ALTER TABLE sluice.generation_lanes ALTER COLUMN filled_xid DROP DEFAULT
+        """
+    )

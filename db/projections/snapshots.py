@@ -1,0 +1,120 @@
+"""Snapshots that transactions of this database hold, and the one a generation's reader needs at least."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+from sluice.db.identifiers import USERS_SCHEMA
+from sluice.db.values import text_array
+
+_HALF, _ALL = 2**31, 2**32
+
+
+class OpenTransaction(NamedTuple):
+    """A session's transaction, or a prepared one, as an operator finds it."""
+
+    pid: int | None
+    """None if it is prepared."""
+    role: str | None
+    name: str
+    """The session's application, or the prepared transaction's identifier."""
+    seconds: float | None
+    """Its age, if the own role may see that."""
+    query: str | None
+    """The session's last statement, if the own role may see that."""
+
+
+class SnapshotHolder(NamedTuple):
+    """A transaction that sees the database as it was."""
+
+    key: str
+    """Identifies it: no other transaction is ever given this key."""
+    xmin: int
+    """Every transaction below has ended in its eyes; of others it may lack what they wrote."""
+    holder: OpenTransaction
+
+
+def full_xid(xid: int, near: int) -> int:
+    """The 64-bit transaction id of a 32-bit one that is less than 2^31 away from `near`."""
+    return near + (xid - near + _HALF) % _ALL - _HALF
+
+
+READ_FILLED_XID = Statement(
+    "read_filled_xid",
+    """
+    SELECT coalesce(max(filled_xid), 0) FROM sluice.generation_lanes WHERE projection = $1 AND generation = $2
+    """,
+    ("text", "int"),
+)
+
+
+def read_filled_xid(session: Session, projection: str, generation: int) -> int:
+    """The last transaction that wrote rows into the generation and not into the live one; 0 if none did.
+
+    A snapshot whose xmin is above sees all rows of the generation that it sees of the live one.
+    """
+    ((xid,),) = session.run(READ_FILLED_XID, projection, generation)
+    return int(xid)
+
+
+# Every role may see xmin and virtual transaction of all sessions; age and query need pg_read_all_stats.
+_SESSION = """a.pid, a.usename::text, a.application_name,
+           extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
+           CASE WHEN a.xact_start IS NOT NULL THEN a.query END"""
+_PREPARED = "p.owner::text, p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8, NULL"
+
+# Left out: vacuum, which cannot read a view, and autovacuum workers, which have no user.
+READ_SNAPSHOTS = Statement(
+    "read_snapshots",
+    f"""
+    SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, l.virtualtransaction,
+           a.backend_xmin::text::bigint, {_SESSION}
+    FROM pg_stat_activity a
+    JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock'
+    WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.usesysid IS NOT NULL
+      AND a.pid <> pg_backend_pid()
+      AND a.pid NOT IN (SELECT v.pid FROM pg_stat_progress_vacuum v)
+    UNION ALL
+    SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+           'prepared ' || p.transaction || ' ' || p.gid,
+           p.transaction::text::bigint, NULL, {_PREPARED}
+    FROM pg_prepared_xacts p WHERE p.database = current_database()
+    """,
+)
+
+
+def read_snapshots(session: Session) -> list[SnapshotHolder]:
+    """The snapshots held in this database, without those of this session. Outside of a transaction."""
+    return [
+        SnapshotHolder(key, full_xid(xmin, near), OpenTransaction(*holder))
+        for near, key, xmin, *holder in session.run(READ_SNAPSHOTS)
+    ]
+
+
+READ_LOCK_HOLDERS = Statement(
+    "read_lock_holders",
+    f"""
+    WITH held AS (
+        SELECT DISTINCT l.pid, l.virtualtransaction FROM pg_locks l
+        JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+        WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.relation IN (
+              SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE n.nspname = $1 AND c.relname = ANY ($2))
+    )
+    SELECT {_SESSION} FROM held JOIN pg_stat_activity a ON a.pid = held.pid
+    UNION ALL
+    SELECT NULL, {_PREPARED} FROM held
+    JOIN pg_locks x ON x.virtualtransaction = held.virtualtransaction AND x.locktype = 'transactionid'
+        AND x.pid IS NULL
+    JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+    WHERE held.pid IS NULL
+    """,
+    ("text", "text[]"),
+)
+
+
+def read_lock_holders(session: Session, tables: Sequence[str]) -> list[OpenTransaction]:
+    """The transactions that hold a lock on one of these tables or views of users."""
+    rows = session.run(READ_LOCK_HOLDERS, USERS_SCHEMA, text_array(tables))
+    return [OpenTransaction(*row) for row in rows]

@@ -1,0 +1,59 @@
+"""Sessions of other applications that read a projection while a generation is filled and swapped in."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import connection as Connection
+from sqlalchemy.engine import make_url
+
+from tests.db.tasks.projecting import Bench, registry
+
+RR = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+
+
+class Reader:
+    """A session of another application, on this database or another one."""
+
+    def __init__(self, database_url: str, statement: str = "", database: str | None = None) -> None:
+        url = make_url(database_url)
+        self.connection: Connection = psycopg2.connect(
+            host=url.host, port=url.port, user=url.username, dbname=database or url.database,
+            application_name="report",
+        )  # fmt: skip
+        self.connection.autocommit = True
+        self.pid = self.connection.info.backend_pid
+        if statement:
+            self.run(statement)
+
+    def run(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of any query."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+    def keys(self) -> set[str]:
+        """The rows that it sees through the view."""
+        return {key for (key,) in self.run("SELECT thing_id FROM public.totals")}
+
+
+@pytest.fixture
+def open_reader(bench: Bench) -> Iterator[Callable[..., Reader]]:
+    readers: list[Reader] = []
+
+    def opening(*arguments: str) -> Reader:
+        readers.append(Reader(bench.database_url, *arguments))
+        return readers[-1]
+
+    yield opening
+    for reader in readers:
+        reader.connection.close()
+
+
+def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
+    """Another generation, ready to be swapped in."""
+    fixed = opened(bench.with_code(registry(2, 10)))
+    number = fixed.begin()
+    assert fixed.rebuild(number)
+    return fixed, number
