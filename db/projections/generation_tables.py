@@ -37,16 +37,33 @@ def _index_name(parts: Sequence[str], taken: Set[str]) -> str:
     raise AssertionError("numbers do not end")
 
 
-def view_text(projection: str, columns: Sequence[str], generation: int) -> str:
-    """The statement that makes readers see a generation. Grants on the view, and views over it, stay."""
+def view_text(projection: str, columns: Sequence[str], generation: int, options: Sequence[str] = ()) -> str:
+    """The statement that makes readers see a generation.
+
+    Owner, grants, comments, triggers, rules and column defaults of the view, and views over it, stay. Its
+    options (`security_invoker=true`) do not: they are to be given again.
+    """
     names = ", ".join(quoted(name) for name in columns)
     source = qualified(generation_name(projection, generation))
-    return f"CREATE OR REPLACE VIEW {qualified(projection)} AS SELECT {names} FROM {source}"
+    given = f" WITH ({', '.join(options)})" if options else ""
+    return f"CREATE OR REPLACE VIEW {qualified(projection)}{given} AS SELECT {names} FROM {source}"
+
+
+READ_ACCESS_METHOD = Statement(
+    "read_access_method",
+    """
+    SELECT quote_ident(m.amname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_am m ON m.oid = c.relam
+    WHERE n.nspname = $1 AND c.relname = $2
+    """,
+    ("text", "text"),
+)
 
 
 def make_like(session: Session, table: str, model: str) -> None:
-    """An empty table with the columns, defaults, constraints and indexes of another one."""
-    session.command(f"CREATE TABLE {qualified(table)} (LIKE {qualified(model)} INCLUDING ALL)")
+    """An empty table with the columns, defaults, constraints, indexes and statistics of another one."""
+    ((method,),) = session.run(READ_ACCESS_METHOD, USERS_SCHEMA, model)
+    session.command(f"CREATE TABLE {qualified(table)} (LIKE {qualified(model)} INCLUDING ALL) USING {method}")
 
 
 def fill_from(session: Session, table: str, source: str) -> None:
@@ -95,17 +112,24 @@ class TableFacts:
     """Name → type, in order."""
     triggers: Sequence[str]
     readers: Sequence[str]
-    """Views, rules and foreign keys of others that name it."""
+    """Views, foreign keys, functions and others that depend on it, by their names."""
     estimated_rows: int
     bytes: int
+    definition: str | None = None
+    """A view's query as Postgres prints it."""
+    options: Sequence[str] = ()
+    """Name=value: `security_invoker=true` of a view, `fillfactor=70` of a table."""
+    is_owned: bool = True
+    """The own role is its owner, or a member of the owner."""
 
 
-# As pg_depend has it: a view depends on what its rewrite rule names.
 READ_TABLE = Statement(
     "read_table_facts",
     """
     SELECT c.oid::bigint, CASE c.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' ELSE 'something else' END,
-           pg_get_userbyid(c.relowner), greatest(c.reltuples, 0)::bigint, pg_total_relation_size(c.oid)
+           pg_get_userbyid(c.relowner), greatest(c.reltuples, 0)::bigint, pg_total_relation_size(c.oid),
+           CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) END, coalesce(c.reloptions, '{}'),
+           pg_has_role(c.relowner, 'USAGE')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2
     """,
@@ -124,17 +148,25 @@ READ_TRIGGERS = Statement(
     "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal ORDER BY tgname",
     ("bigint",),
 )
+# A view depends on what its rewrite rule names. What depends on the table's row type counts, too.
 READ_READERS = Statement(
     "read_table_readers",
     """
-    SELECT DISTINCT v.oid::regclass::text
+    SELECT DISTINCT CASE
+        WHEN r.rulename = '_RETURN' THEN r.ev_class::regclass::text
+        WHEN o.contype = 'f' THEN o.conrelid::regclass || ' (foreign key ' || o.conname || ')'
+        ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END
     FROM pg_depend d
-    JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
-    JOIN pg_class v ON v.oid = r.ev_class
-    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND v.oid <> $1::oid
-    UNION
-    SELECT conrelid::regclass || ' (foreign key ' || conname || ')' FROM pg_constraint
-    WHERE confrelid = $1::oid AND conrelid <> $1::oid
+    LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    LEFT JOIN pg_constraint o ON d.classid = 'pg_constraint'::regclass AND o.oid = d.objid
+    LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+    LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+    LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+    WHERE d.deptype = 'n' AND d.classid <> 'pg_publication_rel'::regclass
+      AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid
+           OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (
+               SELECT unnest(ARRAY[t.oid, t.typarray]) FROM pg_type t WHERE t.typrelid = $1::oid))
+      AND coalesce(r.ev_class, o.conrelid, p.polrelid, g.tgrelid, f.adrelid, 0) <> $1::oid
     ORDER BY 1
     """,
     ("bigint",),
@@ -146,7 +178,7 @@ def read_table(session: Session, table: str) -> TableFacts:
     rows = session.run(READ_TABLE, USERS_SCHEMA, table)
     if not rows:
         return TableFacts(None, None, {}, (), (), 0, 0)
-    oid, kind, owner, estimated_rows, size = rows[0]
+    oid, kind, owner, estimated_rows, size, *more = rows[0]
     return TableFacts(
         kind,
         owner,
@@ -155,6 +187,7 @@ def read_table(session: Session, table: str) -> TableFacts:
         [name for (name,) in session.run(READ_READERS, oid)],
         estimated_rows,
         size,
+        *more,
     )
 
 

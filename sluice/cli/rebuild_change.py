@@ -25,6 +25,7 @@ from sluice.cli.rebuild_options import (
     Patience,
     Projection,
     Rate,
+    report_older,
     report_waiting,
 )
 from sluice.cli.rebuild_pace import call_rebuild_workers
@@ -123,11 +124,14 @@ def swap(
     registry = read_environment().registry
     with connected("sluice rebuild") as session:
         found, before = generation_changes.plan_swap(session, registry, projection, generation, back=back)
-        if not dry_run:
+        snapshots = SnapshotWait()
+        if dry_run:
+            report_older(session, snapshots, found)
+        else:
             require_confirmation(
                 f"Readers of {projection} go from generation {before} to {found.generation}.", yes=yes
             )
-            decision, snapshots = decide("rebuild swap", reason), SnapshotWait()
+            decision = decide("rebuild swap", reason)
             until_possible(
                 lambda: generation_changes.swap(session, registry, found, decision, snapshots),
                 patience,

@@ -4,7 +4,10 @@ from typing import Annotated
 
 import typer
 
+from sluice.admin.rebuild.older_snapshots import OlderSnapshots, SnapshotWait
 from sluice.cli.output import say
+from sluice.db.connection import Session
+from sluice.db.projections.generations import Generation
 
 Projection = Annotated[str, typer.Argument(metavar="NAME", help="A projection.")]
 Number = Annotated[
@@ -31,3 +34,11 @@ def report_waiting(reason: str) -> None:
 Rate = Annotated[
     int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second, of all workers.")
 ]
+
+
+def report_older(session: Session, snapshots: SnapshotWait, generation: Generation) -> None:
+    """Prints what a swap would wait for now, if there is anything."""
+    try:
+        snapshots.require(session, generation.projection, generation.generation)
+    except OlderSnapshots as older:
+        say(f"would wait: {older}", err=True)

@@ -17,6 +17,7 @@ from sluice.admin.rebuild.generation_locks import (
     require_generation,
     require_lockstep,
 )
+from sluice.admin.rebuild.losses import read_drop_losses, read_swap_losses
 from sluice.admin.rebuild.older_snapshots import SnapshotWait
 from sluice.admin.rebuild.preflight import swap_refusals, table_refusals
 from sluice.admin.rebuild.rebuild_plan import require_declared
@@ -36,6 +37,7 @@ from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_lag import end_rebuild, try_rebuild
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_filled_xid
+from sluice.db.projections.table_traits import copy_traits
 from sluice.db.records import GenerationState
 from sluice.db.tables import generation_name
 from sluice.runtime.celery_options import REBUILD_QUEUE, REBUILD_TASK
@@ -101,6 +103,7 @@ def _begin(
         number = generations.number_generation(session, projection)
         table = generation_name(projection, number)
         generation_tables.make_like(session, table, generation_name(projection, live))
+        copy_traits(session, generation_name(projection, live), table)
         if checkpoint is not None:
             session.command(COPY_PATIENCE)
             generation_tables.fill_from(session, table, checkpoint.table)
@@ -179,8 +182,11 @@ def drop(session: Session, generation: Generation, decision: Decision) -> None:
     """The generation, its rows and its reports are gone. Raises OperationRefused for the live one."""
     with patiently(session, generation.projection), session.transaction():
         lock_all(session)
-        if generations.lock_projection(session, generation.projection) == generation.generation:
+        live = generations.lock_projection(session, generation.projection)
+        if live == generation.generation:
             raise OperationRefused(f"generation {generation.generation} is live: readers see it")
+        if live is not None and (losses := read_drop_losses(session, generation, live)):
+            raise OperationRefused("; ".join(losses))
         generations.delete_generation(session, generation.projection, generation.generation)
         generation_tables.drop_table(session, generation.table)
         details = {"generation": generation.generation, "state": generation.state}
@@ -205,6 +211,7 @@ def plan_swap(
     table = generation_tables.read_table(session, generation.table)
     view = generation_tables.read_table(session, projection)
     refusals = list(table_refusals(projection, generation.generation, columns, table, view))
+    refusals += read_swap_losses(session, generation, live, columns)
     if not generation.has_been_live:
         report = read_newest_report(session, projection, generation.generation)
         refusals += swap_refusals(
@@ -261,8 +268,11 @@ def swap(
         require_lockstep(session, projection, now.generation)
         if read_filled_xid(session, projection, now.generation) != filled_xid:
             raise Behind(f"generation {now.generation} was behind live a moment ago")
+        if losses := read_swap_losses(session, now, before, columns):
+            raise OperationRefused("; ".join(losses))
         session.command(VIEW_PATIENCE)
-        session.command(generation_tables.view_text(projection, columns, now.generation))
+        options = generation_tables.read_table(session, projection).options
+        session.command(generation_tables.view_text(projection, columns, now.generation, options))
         generations.set_live(session, projection, now.generation)
         generations.set_state(session, projection, now.generation, GenerationState.LIVE)
         _retire(session, projection, before)

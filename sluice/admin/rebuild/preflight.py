@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from sluice.admin.rebuild.carry_over import reader_refusals
 from sluice.db.projections.checkpoints import Checkpoint, CheckpointLane
 from sluice.db.projections.generation_tables import TableFacts
 from sluice.db.tables import generation_name
@@ -60,12 +61,7 @@ def table_refusals(
             f"{name} has the trigger {', '.join(table.triggers)}, which a rebuild would set off for every"
             " row again: drop it"
         )
-    direct = [reader for reader in table.readers if reader != projection]
-    if direct:
-        yield (
-            f"{', '.join(direct)} reads {name} itself and would go on reading it after a swap: make it read"
-            f" the view {projection}"
-        )
+    yield from reader_refusals(projection, name, table.readers)
     if table.owner != view.owner:
         yield (
             f"the view {projection} belongs to {view.owner}, {name} to {table.owner}: readers of the view"

@@ -4,13 +4,13 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.rebuild.losses import read_plan_refusals
 from sluice.admin.rebuild.preflight import (
     Source,
     checkpoint_refusals,
     compacted,
     first_offsets,
     source_refusals,
-    table_refusals,
     unreadable_refusals,
 )
 from sluice.db.connection import Session
@@ -74,9 +74,8 @@ def make_plan(
         if (topic, number) not in logs.unreadable
     ]
     columns = [column.name for column in registry.projection_tables[projection].columns]
-    table = read_table(session, generation_name(projection, live))
     refusals = [
-        *table_refusals(projection, live, columns, table, read_table(session, projection)),
+        *read_plan_refusals(session, projection, live, columns),
         *source_refusals(sources, list(registry.topics), topics),
         *unreadable_refusals(logs),
     ]
@@ -90,7 +89,7 @@ def make_plan(
         live,
         revision,
         snapshot.live_revisions[projection],
-        table,
+        read_table(session, generation_name(projection, live)),
         checkpoint,
         sources,
         compacted(configs),

@@ -64,7 +64,12 @@ def test_older_snapshots_are_waited_for_and_named_and_others_are_not(
         assert reader.keys() == {"a", "b"}, what
 
 
-def test_a_swap_gives_up_after_its_patience_and_one_without_any_wait_is_caught(
+def interrupted(_seconds: float) -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def test_a_swap_ends_with_its_patience_or_by_ctrl_c_and_one_that_waits_for_nothing_is_caught(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
@@ -72,6 +77,9 @@ def test_a_swap_gives_up_after_its_patience_and_one_without_any_wait_is_caught(
     fixed, number = fill(bench, opened)
     with pytest.raises(OperationRefused, match=r"nothing was changed\. Let them end, or end them"):
         until_possible(lambda: fixed.swap(number), 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        until_possible(lambda: fixed.swap(number), 60.0, sleep=interrupted)
+    assert bench.states() == {1: "live", number: "ready"}
     monkeypatch.setattr(older_snapshots, "read_snapshots", lambda _session: [])
     fixed.swap(number)
     assert reader.keys() == set(), "the mutant loses nothing"

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import psycopg2
 import pytest
 from kafka import KafkaAdminClient
 from kafka.structs import TopicPartition
@@ -63,6 +64,11 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     assert states(deployment) == {1: "live", 2: "building"}
     assert "dropped" in said(deployment, "cancel", PROJECTION, *WHY, "--yes")
 
+    report_of_others = psycopg2.connect(
+        deployment.urls.database_url.replace("+psycopg2", ""), application_name="report"
+    )
+    report_of_others.set_session(isolation_level="REPEATABLE READ")
+    report_of_others.cursor().execute("SELECT 1")
     deployment.run.start_rebuilds()
     deployment.run.start_relay()
     deployment.run.start_beat()
@@ -75,6 +81,11 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     assert "nobody approved that" in sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes")[1]
     assert "it is approved" in said(deployment, "approve", PROJECTION, *WHY, "--yes")
     assert "would see generation 3" in said(deployment, "swap", PROJECTION, *WHY, "--dry-run")
+    code, text = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes", "--patience", "0")
+    named = f"pid {report_of_others.info.backend_pid} (role sluice, application 'report'"
+    assert (code, named in text) == (2, True)
+    assert "nothing was changed" in text
+    report_of_others.close()
     assert "see generation 3; 1 is kept up with it" in said(deployment, "swap", PROJECTION, *WHY, "--yes")
     assert (
         "generation 3 of billing_line_items is live"
@@ -127,5 +138,7 @@ def test_what_depends_on_the_live_generation_itself_is_named(deployment: Deploym
     deployment.session.command(
         "CREATE VIEW public.taxes AS SELECT tax_cents FROM public.billing_line_items_g1"
     )
+    deployment.session.command("ALTER TABLE public.billing_line_items_g1 ENABLE ROW LEVEL SECURITY")
     text = sluice_fails(deployment, "start", PROJECTION, *WHY)[1]
+    assert "billing_line_items_g1 has the row-level security enabled, which a rebuild does not carry" in text
     assert "taxes reads billing_line_items_g1 itself" in text

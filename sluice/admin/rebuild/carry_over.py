@@ -1,0 +1,93 @@
+"""What users attached to a generation's table or to the view, and a rebuild or a swap would lose. Pure."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import groupby
+
+from sluice.db.projections.generation_tables import TableFacts
+from sluice.db.projections.table_traits import Trait
+from sluice.db.tables import generation_name
+
+NOT_CARRIED = frozenset(
+    {
+        "foreign key",
+        "inheritance",
+        "policy",
+        "publication",
+        "row-level security",
+        "rule",
+        "security label",
+        "trigger",
+    }
+)
+"""Kinds of traits that a new generation does not get from the live one."""
+INDEX_IDENTITY = Trait("replica identity", "an index")
+SHOWN_TO_READERS = NOT_CARRIED | {"grant"}
+"""Kinds that make a difference to readers also if only the new generation has them."""
+
+
+def carry_over_refusals(table: str, traits: Iterable[Trait]) -> Iterator[str]:
+    """What a new generation would not get from the live one's table."""
+    for kinds in _by_kind(one for one in traits if not _is_carried(one)):
+        yield (
+            f"{table} has {kinds}, which a rebuild does not carry over to a new generation yet: remove that"
+            " from it first"
+        )
+
+
+def swap_differences(live: str, live_traits: Set[Trait], new: str, new_traits: Set[Trait]) -> Iterator[str]:
+    """What a swap would take from readers, or add for them. `live` and `new` are the tables' names."""
+    for kinds in _by_kind(live_traits - new_traits):
+        yield f"{live} has {kinds}, and {new} does not: add that to {new}, or remove it from {live}"
+    gained = {one for one in new_traits - live_traits if one.kind in SHOWN_TO_READERS}
+    for kinds in _by_kind(gained):
+        yield f"{new} has {kinds}, and {live} does not: remove that from {new}, or add it to {live}"
+
+
+def drop_losses(
+    dropped: str, dropped_traits: Set[Trait], live: str, live_traits: Set[Trait]
+) -> Iterator[str]:
+    """What would be gone with a table that readers once saw, and the live one does not have either."""
+    for kinds in _by_kind(one for one in dropped_traits - live_traits if not _is_carried(one)):
+        yield f"{dropped} has {kinds}, and {live} does not: add that to {live}, or remove it from {dropped}"
+
+
+def view_refusals(projection: str, live: int, columns: Sequence[str], view: TableFacts) -> Iterator[str]:
+    """What stands in the way of replacing the view, or would be lost: a swap makes it the plain columns."""
+    name = generation_name(projection, live)
+    if not view.is_owned:
+        yield f"the view {projection} belongs to {view.owner}, of which the own role is no member: join it"
+    if view.definition is None or list(view.columns) != list(columns):
+        return
+    if _bare(view.definition).replace(f"{_bare(name)}.", "") != _bare(
+        f"SELECT {','.join(columns)} FROM {name};"
+    ):
+        yield (
+            f"the view {projection} is not the plain columns of {name}, and a swap would make it that: put"
+            f" what is particular into a view over {projection}, under a name of its own"
+        )
+
+
+def reader_refusals(projection: str, table: str, readers: Iterable[str]) -> Iterator[str]:
+    """What depends on a generation's table itself, and would not follow a swap."""
+    direct = [reader for reader in readers if reader != projection]
+    if direct:
+        yield (
+            f"{', '.join(direct)} reads {table} itself and would go on reading it after a swap: make it read"
+            f" the view {projection}"
+        )
+
+
+def _is_carried(trait: Trait) -> bool:
+    return trait.kind not in NOT_CARRIED and trait != INDEX_IDENTITY
+
+
+def _by_kind(traits: Iterable[Trait]) -> Iterator[str]:
+    """`the grant SELECT to a, INSERT to b`, one text for each kind."""
+    for kind, same in groupby(sorted(traits), key=lambda one: one.kind):
+        yield f"the {kind} {', '.join(' '.join(one.what.split()) for one in same)}"
+
+
+def _bare(query: str) -> str:
+    """Without what the version of Postgres that prints it decides: quotes and line breaks."""
+    return re.sub(r"[\s\"]", "", query)

@@ -1,0 +1,81 @@
+"""What a rebuild or a swap would lose, of two descriptions of tables and of a view's query."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.admin.rebuild.carry_over import (
+    NOT_CARRIED,
+    SHOWN_TO_READERS,
+    carry_over_refusals,
+    drop_losses,
+    swap_differences,
+    view_refusals,
+)
+from sluice.db.projections.generation_tables import TableFacts
+from sluice.db.projections.table_traits import Trait
+
+KINDS = sorted(SHOWN_TO_READERS | {"index", "comment", "column"})
+traits = st.frozensets(st.builds(Trait, st.sampled_from(KINDS), st.sampled_from(["a1", "b2", "c3"])))
+
+
+@given(traits, traits)
+def test_a_swap_names_each_trait_that_readers_would_lose_or_gain(
+    live: frozenset[Trait], new: frozenset[Trait]
+) -> None:
+    said = list(swap_differences("t_g1", live, "t_g2", new))
+    for trait in sorted(live | new):
+        lost = trait in live - new
+        gained = trait in new - live and trait.kind in SHOWN_TO_READERS
+        start = f"{'t_g1' if lost else 't_g2'} has the {trait.kind} "
+        assert any(one.startswith(start) and trait.what in one for one in said) == (lost or gained)
+    assert bool(said) == bool(live - new or {one for one in new - live if one.kind in SHOWN_TO_READERS})
+
+
+@given(traits)
+def test_a_rebuild_and_a_drop_name_what_is_not_carried_over_alone(live: frozenset[Trait]) -> None:
+    refused = {one.kind for one in live} & NOT_CARRIED
+    assert len(list(carry_over_refusals("t_g1", live))) == len(refused)
+    assert len(list(drop_losses("t_g1", live, "t_g2", frozenset()))) == len(refused)
+    assert not list(drop_losses("t_g1", live, "t_g2", live))
+
+
+def test_traits_of_one_kind_are_named_in_one_sentence_on_one_line() -> None:
+    grants = {Trait("grant", "SELECT to a"), Trait("grant", "SELECT to b")}
+    both = grants | {Trait("policy", "p using (a\n > 3)")}
+    said = "t_g1 has the {}, and t_g2 does not: add that to t_g2, or remove it from t_g1"
+    assert list(swap_differences("t_g1", both, "t_g2", set())) == [
+        said.format("grant SELECT to a, SELECT to b"),
+        said.format("policy p using (a > 3)"),
+    ]
+
+
+COLUMNS = ("id", "Big one", "version")
+PLAIN = ' SELECT id,\n    "Big one",\n    version\n   FROM {};'
+
+
+@pytest.mark.parametrize(
+    ("definition", "is_plain"),
+    [
+        (PLAIN.format("t_g3"), True),
+        (' SELECT t_g3.id,\n    t_g3."Big one",\n    t_g3.version\n   FROM t_g3;', True),
+        (PLAIN.format("t_g2"), False),
+        (PLAIN.format("t_g33"), False),
+        (PLAIN.format("ONLY t_g3"), False),
+        (PLAIN.format("other.t_g3"), False),
+        (PLAIN.format("t_g3\n  WHERE version > 3"), False),
+        (PLAIN.format("t_g3\n LIMIT 10"), False),
+        (PLAIN.format("t_g3").replace("version\n", "0 AS version\n"), False),
+        (PLAIN.format("t_g3").replace("version\n", "id AS version\n"), False),
+    ],
+)
+def test_a_view_that_is_more_than_the_plain_columns_is_refused(definition: str, is_plain: bool) -> None:
+    view = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, definition=definition)
+    said = list(view_refusals("t", 3, COLUMNS, view))
+    assert len(said) == (not is_plain)
+    assert is_plain or "the view t is not the plain columns of t_g3" in said[0]
+
+
+def test_a_view_of_a_role_that_is_not_ones_own_is_refused() -> None:
+    view = TableFacts("view", "dba", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, is_owned=False)
+    assert "belongs to dba, of which the own role is no member" in next(view_refusals("t", 3, COLUMNS, view))
