@@ -36,7 +36,8 @@ READ_TRAITS = Statement(
         || CASE k.attgenerated WHEN '' THEN '' ELSE ' generated' END
     FROM columns k
     UNION ALL
-    SELECT CASE o.contype WHEN 'f' THEN 'foreign key' ELSE 'constraint' END, pg_get_constraintdef(o.oid)
+    SELECT CASE o.contype WHEN 'f' THEN 'foreign key' ELSE 'constraint' END,
+        regexp_replace(pg_get_constraintdef(o.oid), ' NOT VALID$', '')
     FROM pg_constraint o JOIN t ON t.oid = o.conrelid WHERE o.contype IN ('c', 'f', 'p', 'u', 'x')
     UNION ALL
     SELECT 'index', CASE WHEN i.indisunique THEN 'unique ' ELSE '' END

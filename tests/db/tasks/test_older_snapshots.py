@@ -9,12 +9,12 @@ import pytest
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.operation_wait import until_possible
-from sluice.admin.rebuild import older_snapshots
+from sluice.admin.rebuild import generation_changes, older_snapshots
 from sluice.admin.rebuild.generation_locks import Behind
 from sluice.admin.rebuild.older_snapshots import OlderSnapshots, SnapshotWait
 from tests.db.tasks import projecting, reading
 from tests.db.tasks.applying import thing_set
-from tests.db.tasks.projecting import DECISION, Bench, generation_changes
+from tests.db.tasks.projecting import DECISION, Bench
 from tests.db.tasks.reading import RR, Reader, fill
 from tests.waiting import wait_until
 
