@@ -25,6 +25,13 @@ open_reader = reading.open_reader
 HELD = 1_800_018  # an advisory lock
 
 
+def swap(bench: Bench, number: int, snapshots: SnapshotWait) -> int:
+    """One attempt of a command that waits."""
+    return generation_changes.swap(
+        bench.session, bench.registry, bench.generation(number), DECISION, snapshots
+    )
+
+
 OLD = {
     "idle after a statement": f"{RR}; SELECT 1",
     "serializable": "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1",
@@ -112,14 +119,14 @@ def test_a_snapshot_from_before_a_lane_was_caught_up_is_waited_for(
     with monkeypatch.context() as lagging:
         lagging.setattr("sluice.tasks.apply.generation_writer.GenerationWriter.sync", lambda *_, **__: None)
         fixed.live(thing_set(1, "b", 2))
-    reader = open_reader(f"{RR}; SELECT 1")
+    reader, snapshots = open_reader(f"{RR}; SELECT 1"), SnapshotWait()
     with pytest.raises(Behind):
-        fixed.swap(number)
+        swap(fixed, number, snapshots)
     assert fixed.rebuild(number)
     with pytest.raises(OlderSnapshots):
-        fixed.swap(number)
+        swap(fixed, number, snapshots)
     reader.run("COMMIT")
-    fixed.swap(number)
+    swap(fixed, number, snapshots)
     assert reader.keys() == {"a", "b"}
 
 
@@ -182,13 +189,7 @@ def test_a_long_statement_is_waited_for_until_it_ends(
         holder.run(f"SELECT pg_advisory_unlock({HELD})")
 
     snapshots = SnapshotWait()
-    until_possible(
-        lambda: generation_changes.swap(
-            fixed.session, fixed.registry, fixed.generation(number), DECISION, snapshots
-        ),
-        60,
-        waiting=end_it,
-    )
+    until_possible(lambda: swap(fixed, number, snapshots), 60, waiting=end_it)
     running.join()
     assert re.search(rf"pid {pid} \(.* s old: SELECT pg_advisory_lock.* 'a long", said[0])
     assert bench.states()[number] == "live"
@@ -203,19 +204,14 @@ def test_an_exported_snapshot_is_waited_for_where_it_went(
     ((name,),) = exporter.run("SELECT pg_export_snapshot()")
     fixed, number = fill(bench, opened)
     snapshots = SnapshotWait()
-
-    def swap() -> int:
-        generation = fixed.generation(number)
-        return generation_changes.swap(fixed.session, fixed.registry, generation, DECISION, snapshots)
-
     with pytest.raises(OlderSnapshots):
-        swap()
+        swap(fixed, number, snapshots)
     importer.run(f"{RR}; SET TRANSACTION SNAPSHOT '{name}'; SELECT 1")
     exporter.run("COMMIT")
     with pytest.raises(OlderSnapshots, match=f"pid {importer.pid} "):
-        swap()
+        swap(fixed, number, snapshots)
     importer.run("COMMIT")
-    swap()
+    swap(fixed, number, snapshots)
 
 
 def test_a_prepared_transaction_is_waited_for_and_named(
