@@ -28,7 +28,7 @@ CASES = {
     ),
     "restrictive policy of roles": Case(
         "CREATE POLICY p ON {t} AS RESTRICTIVE FOR INSERT TO CURRENT_USER WITH CHECK (true)",
-        "DROP POLICY p ON {t}", r"p as restrictive for insert to sluice with check \(true\)", "the policy p",
+        "DROP POLICY p ON {t}", r"p as restrictive for insert to app with check \(true\)", "the policy p",
     ),
     "trigger": Case(
         "CREATE TRIGGER t AFTER TRUNCATE ON {t} EXECUTE FUNCTION public.nothing()", "DROP TRIGGER t ON {t}",
@@ -67,7 +67,7 @@ CASES = {
     ),
     "revoked from the owner": Case(
         "REVOKE DELETE ON {t} FROM CURRENT_USER", "GRANT DELETE ON {t} TO CURRENT_USER",
-        "totals_g2 has the grant DELETE to sluice, and totals_g1 does not",
+        "totals_g2 has the grant DELETE to app, and totals_g1 does not",
     ),
     "comment": Case("COMMENT ON TABLE {t} IS 'it''s'", "COMMENT ON TABLE {t} IS NULL", "the comment it's"),
     "comment on a column": Case(

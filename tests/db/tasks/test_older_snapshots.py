@@ -60,7 +60,7 @@ def test_older_snapshots_are_waited_for_and_named_and_others_are_not(
     for what, reader in old.items():
         with pytest.raises(OlderSnapshots) as refused:
             fixed.swap(number)
-        pid = rf"pid {reader.pid} \(role sluice, application 'report', \d+ s old: "
+        pid = rf"pid {reader.pid} \(role app, application 'report', \d+ s old: "
         assert re.search(pid, str(refused.value)), what
         named = {int(found) for found in re.findall(r"pid (\d+)", str(refused.value))}
         assert named.isdisjoint(one.pid for one in (*new.values(), elsewhere))
@@ -223,7 +223,7 @@ def test_a_prepared_transaction_is_waited_for_and_named(
     reader.run(f"{RR}; INSERT INTO public.things (thing_id, amount) VALUES ('w', 1)")
     reader.run(f"PREPARE TRANSACTION '{name}'")
     fixed, number = fill(bench, opened)
-    with pytest.raises(OlderSnapshots, match=rf"prepared transaction '{name}' \(role sluice, \d+ s old\)"):
+    with pytest.raises(OlderSnapshots, match=rf"prepared transaction '{name}' \(role app, \d+ s old\)"):
         fixed.swap(number)
     reader.run(f"ROLLBACK PREPARED '{name}'")
     fixed.swap(number)

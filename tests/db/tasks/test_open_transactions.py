@@ -54,7 +54,7 @@ def test_a_role_without_rights_sees_the_snapshots_of_others_without_age_and_quer
     with closing(bench.session.another("test plain")) as session:
         session.command(f"CREATE ROLE {role}; SET ROLE {role}")
         (found,) = [one for one in read_snapshots(session) if one.holder.pid == reader.pid]
-        assert found.holder[1:] == ("sluice", "report", None, None)
+        assert found.holder[1:] == ("app", "report", None, None)
         session.command(f"RESET ROLE; DROP ROLE {role}")
 
 

@@ -82,7 +82,7 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     assert "it is approved" in said(deployment, "approve", PROJECTION, *WHY, "--yes")
     assert "would see generation 3" in said(deployment, "swap", PROJECTION, *WHY, "--dry-run")
     code, text = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes", "--patience", "0")
-    named = f"pid {report_of_others.info.backend_pid} (role sluice, application 'report'"
+    named = f"pid {report_of_others.info.backend_pid} (role app, application 'report'"
     assert (code, named in text) == (2, True)
     assert "nothing was changed" in text
     report_of_others.close()
