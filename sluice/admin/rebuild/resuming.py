@@ -84,7 +84,7 @@ def resume(
     place = (generation.projection, generation.generation)
     plan = plan_projection_redrive(session, ChosenLetters(*place))
     yield from redrive_projection(session, redriver, plan, decision)
-    with patiently(generation.projection), session.transaction():
+    with patiently(session, generation.projection), session.transaction():
         lock_all(session)
         if generations.lock_projection(session, generation.projection) == generation.generation:
             generation_lanes.keep_live_places(session, *place, None)
