@@ -43,13 +43,16 @@ class EventsWithoutId(NamedTuple):
 
 
 class NarrowedQueue(NamedTuple):
-    """A queue whose transactions failed so often at one record that they were made smaller."""
+    """A queue whose transactions fail at one record for what is no event's fault.
+
+    `batch_limit` is how many events it applies at a time after many failures, None before.
+    """
 
     queue: str
     topic: str
     partition: int
     offset: int
-    batch_limit: int
+    batch_limit: int | None
     error: str
     seconds: float
     """Since the newest failure, or the newest success with a limit in force."""
@@ -60,13 +63,13 @@ READ_NARROWED = Statement(
     """
     SELECT queue, topic, partition, "offset", batch_limit, error,
            extract(epoch FROM now() - failed_at)::float8
-    FROM sluice.queue_failures WHERE batch_limit IS NOT NULL ORDER BY queue
+    FROM sluice.queue_failures ORDER BY queue
     """,
 )
 
 
 def read_narrowed_queues(session: Session) -> list[NarrowedQueue]:
-    """Returns the queues that apply fewer events at a time, since the surroundings fail."""
+    """Returns the queues whose newest transactions failed, since the surroundings fail."""
     return [NarrowedQueue(*row) for row in session.run(READ_NARROWED)]
 
 

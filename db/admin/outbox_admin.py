@@ -72,18 +72,6 @@ def read_waiting(session: Session, topic: str | None) -> list[QueueWaiting]:
         return [QueueWaiting(*row) for row in session.run(READ_WAITING, topic)]
 
 
-READ_WAITING_TOPICS = Statement(
-    "read_waiting_topics", "SELECT topic, count(*) FROM sluice.outbox_events GROUP BY topic ORDER BY topic"
-)
-
-
-def read_waiting_topics(session: Session) -> dict[str, int]:
-    """Topic → how many events for it are not sent yet."""
-    with session.transaction():
-        session.defer(LOOKING)
-        return dict(session.run(READ_WAITING_TOPICS))
-
-
 READ_REFUSED = Statement(
     "read_refused",
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kafka.errors import TopicAlreadyExistsError
 
-from sluice.admin.doctor.facts import Finding, Severity
+from sluice.admin.doctor.facts import Finding, worst_first
 from sluice.admin.installation import Changed
 from sluice.admin.table_drift import drift_findings, misplaced_finding, missing_findings
 from sluice.db.admin.doctor_facts import read_user_columns
@@ -98,9 +98,11 @@ def create_tables(database_url: str, registry: Registry) -> tuple[list[str], lis
 def _compare_tables(session: Session, registry: Registry) -> list[Finding]:
     tables = registry.tables.values()
     columns = {table.name: frozenset(column.name for column in table.columns) for table in tables}
-    missing = missing_findings(columns, read_user_columns(session), read_misplaced(session, columns))
-    found = [*missing, *drift_findings(tables, read_stored_tables(session, tables))]
-    return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
+    unfilled = {table.name for table in tables if is_projection(table)} - registry.revisions.keys()
+    misplaced = read_misplaced(session, columns)
+    missing = missing_findings(columns, read_user_columns(session), misplaced, unfilled)
+    drift = drift_findings(tables, read_stored_tables(session, tables), unfilled)
+    return worst_first([*missing, *drift])
 
 
 def create_topics(

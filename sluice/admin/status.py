@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sluice.admin.doctor.facts import Facts
+from sluice.admin.doctor.rules import situation_problems
 from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
@@ -41,6 +43,8 @@ class Reading:
     """Topics and effects that are halted because no living worker declares them."""
     unread: Sequence[UnreadPartition] = ()
     """Partitions that no bridge reads, or not further."""
+    situation: Facts | None = None
+    """What `sluice doctor` judges of servers and processes."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class Status:
     is `<name>-<short id>`, which is also the consumer group. `refusal` is why no process works with this
     database.
     `halted_effects` is effect → why its calls wait, of effects that no living worker declares. `unread` are
-    the partitions that no bridge reads, or not further.
+    the partitions that no bridge reads, or not further. `problems` are the sentences of `sluice doctor` about
+    servers and processes; it adds what to do.
     """
 
     topics: list[TopicStatus]
@@ -118,6 +123,7 @@ class Status:
     refusal: str | None = None
     halted_effects: Mapping[str, str] = field(default_factory=dict)
     unread: Sequence[UnreadPartition] = ()
+    problems: Sequence[str] = ()
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
@@ -139,6 +145,7 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         reading.refusal,
         _halted(reading, Declaration.EFFECT),
         [one for one in reading.unread if one.topic in topics],
+        [one.problem for one in situation_problems(reading.situation)] if reading.situation else [],
     )
 
 

@@ -2,8 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 from sluice.admin.connection import read_refusal
+from sluice.admin.doctor.facts import DEFAULT_PATIENCE_SECONDS, Facts, KafkaFacts
+from sluice.admin.doctor.facts_reading import declared_facts, outgoing_topics
+from sluice.admin.doctor.kafka_reading import find_missing_topics
+from sluice.admin.doctor.situation_reading import read_lengths, read_redis_memory, read_situation
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.admin.status import Reading, unapplied
 from sluice.db.admin.letters import count_parked
@@ -17,14 +22,23 @@ from sluice.db.delivery.undeclared import read_halted
 from sluice.db.delivery.unread_partitions import read_unread
 from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.kafka_io.log_reader import LogReader
-from sluice.runtime.redis_client import build_redis
 from sluice.runtime.service_urls import StackUrls
+from sluice.runtime.settings import Settings
 from sluice.tasks.events.routing import queue_name
 from sluice.tasks.fold.registry import Registry
 
 
-def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
-    """What each service says now; `name` is SLUICE_NAME."""
+def read_status(
+    settings: Settings,
+    urls: StackUrls,
+    registry: Registry,
+    *,
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
+) -> Reading:
+    """What each service says now; what waits for longer than `patience_seconds` is a problem."""
+    situation = Facts(
+        declared_facts(settings, registry), None, None, None, {}, patience_seconds=patience_seconds
+    )
     reading = Reading(
         {topic.name: topic.start for topic in registry.topics.values()},
         {
@@ -42,7 +56,8 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
     ):
         if stored := read_installation(session):
             reading.installation = stored.installation
-        reading.refusal = read_refusal(session, name)
+        situation = replace(situation, postgres=read_situation(session, settings.name, situation.declared))
+        reading.refusal = read_refusal(session, settings.name)
         reading.progress = read_progress(session)
         reading.effects_paused = read_switch(session, EFFECTS_PAUSED)
         reading.parked_entities = count_parked(session)
@@ -55,22 +70,18 @@ def read_status(urls: StackUrls, registry: Registry, name: str) -> Reading:
         topics = reading.progress.topics if reading.progress else frozenset()
         reading.logs = reader.read_ranges(sorted({*reading.declared_topics, *topics}))
         reading.oldest_at = reader.read_times(unapplied(reading))
+        missing = find_missing_topics(urls.kafka_bootstrap_servers, outgoing_topics(situation.postgres))
+        situation = replace(situation, kafka=KafkaFacts({}, missing_outgoing=missing))
     with _noted(reading, "Redis"):
+        situation = replace(situation, redis=read_redis_memory(urls.redis_url))
         queues = reading.progress.queues if reading.progress else {}
         if reading.installation is not None:
             prefix = reading.installation.redis_prefix
             reading.lengths = read_lengths(
                 urls.redis_url, prefix, sorted({*reading.declared_queues, *queues})
             )
+    reading.situation = situation
     return reading
-
-
-def read_lengths(redis_url: str, prefix: str, queues: list[str]) -> dict[str, int]:
-    """Queue → messages that wait in its Redis list. Raises RedisError."""
-    with build_redis(redis_url, prefix) as redis, redis.pipeline(transaction=False) as pipe:
-        for queue in queues:
-            pipe.llen(queue)
-        return dict(zip(queues, pipe.execute(), strict=True))
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Users' tables: what Postgres has compared with what is declared. Pure."""
+"""Users' tables: what Postgres has compared with what is declared. Pure.
+
+`unfilled` are projections that no handler of this command fills: only a rebuild by other handlers makes such
+a table anew, so its findings are notes.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
@@ -6,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Table
 
 from sluice.admin.column_drift import Difference, column_differences, is_same_family, rendered_type
-from sluice.admin.doctor.facts import Finding, error, warning
+from sluice.admin.doctor.facts import Finding, error, graded, note, warning
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
 from sluice.db.identifiers import USERS_SCHEMA, qualified, quoted
 from sluice.db.projections.generation_tables import view_text
@@ -15,7 +19,10 @@ from sluice.db.tables import BOOKKEEPING, is_projection, shape_of
 
 
 def missing_findings(
-    declared: Mapping[str, Set[str]], stored: Mapping[str, Set[str]], misplaced: Iterable[str]
+    declared: Mapping[str, Set[str]],
+    stored: Mapping[str, Set[str]],
+    misplaced: Iterable[str],
+    unfilled: Set[str] = frozenset(),
 ) -> Iterator[Finding]:
     """Yields the tables and columns that are declared and not in Postgres. Both: table → its columns.
 
@@ -29,7 +36,8 @@ def missing_findings(
         if table not in stored:
             yield error(f"Table {table} is missing in schema public.", "Run `sluice init`, or restore it.")
         elif lacking := sorted(columns - stored[table]):
-            yield error(
+            yield graded(
+                table not in unfilled,
                 f"Table {table} lacks {', '.join(lacking)}.",
                 "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
             )
@@ -54,7 +62,9 @@ def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
     )
 
 
-def drift_findings(tables: Iterable[Table], stored: Mapping[str, StoredTable]) -> Iterator[Finding]:
+def drift_findings(
+    tables: Iterable[Table], stored: Mapping[str, StoredTable], unfilled: Set[str] = frozenset()
+) -> Iterator[Finding]:
     """Yields what differs, table by table. `stored`: by the names of the declared tables.
 
     A table or a column that Postgres lacks is not looked at, nor are constraints, triggers and indexes, which
@@ -63,7 +73,8 @@ def drift_findings(tables: Iterable[Table], stored: Mapping[str, StoredTable]) -
     for table in sorted(tables, key=lambda table: table.name):
         # A projection without a live generation has its view at most.
         if table.name in stored and is_projection(table) == (stored[table.name].generation is not None):
-            yield from _table_findings(table, stored[table.name])
+            for found in _table_findings(table, stored[table.name]):
+                yield note(found.problem, found.advice) if table.name in unfilled else found
 
 
 def _table_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:

@@ -43,7 +43,7 @@ def status(as_json: AsJson = False) -> None:
     the rest is shown. A sum that lacks partitions is marked with +?.
     """
     settings, registry, urls = read_environment()
-    found = judge_status(read_status(urls, registry, settings.name), now=time.time())
+    found = judge_status(read_status(settings, urls, registry), now=time.time())
     if as_json:
         say_document(asdict(found))
     else:
@@ -89,6 +89,7 @@ def say_what_waits(found: Status) -> Iterator[str]:
         yield f"parked entities: {found.parked_entities}; see `sluice dlq ls`"
     if found.retrying_events:
         yield f"events that are retried: {found.retrying_events}; see `sluice dlq ls --state retrying`"
+    yield from found.problems
 
 
 def topic_table(topics: Sequence[TopicStatus]) -> Table:

@@ -1,6 +1,6 @@
 """What the rules of `sluice doctor` take and return: facts as they were read, and findings. Pure."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -10,7 +10,9 @@ from sluice.admin.service_errors import ServiceTitle
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue, Registered, ServerSettings
 from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.retrying import RetryingEvent
+from sluice.db.admin.server_facts import NO_REPLICATION, Blocker, Horizon, Replication
 from sluice.db.admin.stored_tables import StoredTable
+from sluice.db.admin.waiting_facts import DueCalls, EventDeath, HoldingCall, WaitingTopic
 from sluice.db.delivery.living_processes import Process
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadPartition
@@ -18,6 +20,9 @@ from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
 from sluice.runtime.place import Place
+
+DEFAULT_PATIENCE_SECONDS = 60.0
+NO_CALLS = DueCalls()
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class DeclaredFacts:
     """Those that `entity_table` and `projection_table` made."""
     by_position: Set[str] = frozenset()
     """Topics that know their events by positions, not by ids."""
+    holding: Set[str] = frozenset()
+    """Effects of which a failed or uncertain call holds back later ones of its entity."""
+    unfilled: Set[str] = frozenset()
+    """Projections that no handler here fills."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,12 @@ class LeavingFacts:
     """Effect → calls that have not succeeded."""
     parked_entities: int = 0
     conflicts: int = 0
-    outgoing: Mapping[str, int] = field(default_factory=dict)
-    """Topic → outgoing events that are not sent yet."""
+    outgoing: Sequence[WaitingTopic] = ()
+    """The topics for which outgoing events are not sent yet."""
+    due_calls: DueCalls = NO_CALLS
+    """Calls of declared effects that a worker could make now."""
+    holding_calls: Sequence[HoldingCall] = ()
+    """Calls that later calls of their entity wait for."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,9 @@ class GenerationFacts:
     idle_days: float
     keeps_place: bool = True
     """A stopped one can catch up from the log."""
+    paused: bool = False
+    lags: bool = False
+    """True if it lacks records that the live generation has."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,33 @@ class SharingFacts:
     workers: int = 0
     leased: Set[str] = frozenset()
     """The queues that one of them holds."""
+
+
+@dataclass(frozen=True)
+class WorkingFacts:
+    """What keeps events moving, or keeps them from it, as Postgres has it."""
+
+    read_only: str | None = None
+    """Why the server takes no writes, None if it takes them."""
+    beat_silence: float | None = 0.0
+    """Seconds since the beat that schedules was heard of last. None: no beat schedules."""
+    replication: Replication = NO_REPLICATION
+    horizons: Sequence[Horizon] = ()
+    """What keeps vacuum from cleaning, the oldest first."""
+    deaths: Sequence[EventDeath] = ()
+    """Events in whose handlers a worker ended."""
+
+
+@dataclass(frozen=True)
+class StuckQueue:
+    """A queue whose list had messages at the first and the last look, with no commit between them."""
+
+    queue: str
+    messages: int
+    seconds: float
+    """Between the two looks."""
+    blockers: Sequence[Blocker] = ()
+    """Sessions of others for which sessions of Sluice waited meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +156,14 @@ class PostgresFacts:
     retrying: Sequence[RetryingEvent] = ()
     """The events that were set aside, oldest first."""
     narrowed: Sequence[NarrowedQueue] = ()
-    """The queues whose batches were made smaller after failures."""
+    """The queues whose batches fail for what is no event's fault."""
     misplaced: Sequence[str] = ()
     """Declared tables that have a namesake in Sluice's own schema."""
     projection_letters: Sequence[OpenLetterCount] = ()
     """The projections that could not take events."""
     stopped_places: Sequence[StoppedPlace] = ()
     """The partitions in which stopped generations lack events."""
+    working: WorkingFacts | None = None
 
     @property
     def bridges(self) -> list[Process]:
@@ -192,13 +236,21 @@ class Facts:
     """Where the logs begin of the partitions in which stopped generations lack events."""
     members: Sequence[str | None] | None = None
     """The static names of the members of the consumer group. None: they could not be read."""
+    stuck: Sequence[StuckQueue] = ()
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS
+    """What waits for longer than this is a finding."""
 
 
 class Severity(Enum):
-    """error: it does not work, or not safely. warning: it may not be what was meant."""
+    """How bad a finding is.
+
+    error: this deployment does not work, or not safely, and can mend it. warning: it may not be what was
+    meant. note: it is another deployment's to mend.
+    """
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 @dataclass(frozen=True)
@@ -218,3 +270,20 @@ def error(problem: str, advice: str) -> Finding:
 def warning(problem: str, advice: str) -> Finding:
     """A finding that does not."""
     return Finding(Severity.WARNING, problem, advice)
+
+
+def note(problem: str, advice: str) -> Finding:
+    """A finding that leaves `doctor` green: no command of this deployment ends it."""
+    return Finding(Severity.NOTE, problem, advice)
+
+
+def graded(is_ours: bool, problem: str, advice: str) -> Finding:
+    """An error, or a note if the handlers of this command do not declare what it is about."""
+    if is_ours:
+        return error(problem, advice)
+    return note(problem, f"{advice} The handlers of this command do not declare it: use those that do.")
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Returns errors, then warnings, then notes."""
+    return sorted(findings, key=lambda finding: list(Severity).index(finding.severity))

@@ -1,70 +1,66 @@
 """Reads the facts that `sluice doctor` judges; a service that fails is noted, and the others are read."""
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from psycopg2.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
-from redis import Redis
 from sqlalchemy import Table
 
-from sluice.admin.connection import read_refusal
 from sluice.admin.doctor.facts import (
+    DEFAULT_PATIENCE_SECONDS,
     DeclaredFacts,
     Facts,
-    GenerationFacts,
-    LeavingFacts,
     PostgresFacts,
     RedisFacts,
-    SharingFacts,
+    StuckQueue,
 )
 from sluice.admin.doctor.installation_reading import read_foreign_claims, read_members
 from sluice.admin.doctor.kafka_reading import read_kafka, read_log_starts
+from sluice.admin.doctor.queue_watch import watch_queues
+from sluice.admin.doctor.situation_reading import read_lengths, read_redis_memory, read_situation
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
-from sluice.db.admin.call_admin import count_open_calls
 from sluice.db.admin.doctor_facts import (
-    EventsWithoutId,
-    NarrowedQueue,
     read_events_without_id,
-    read_narrowed_queues,
     read_registered,
-    read_server,
     read_user_columns,
 )
-from sluice.db.admin.letters import count_parked
-from sluice.db.admin.open_issues import read_open_issues
-from sluice.db.admin.outbox_admin import read_waiting_topics
-from sluice.db.admin.projection_letters import OpenLetterCount, count_open
-from sluice.db.admin.retrying import RetryingEvent, read_retrying
-from sluice.db.admin.stored_tables import StoredTable, read_misplaced, read_stored_tables
+from sluice.db.admin.projection_letters import count_open
+from sluice.db.admin.stored_tables import read_misplaced, read_stored_tables
 from sluice.db.connection import Session
-from sluice.db.delivery.installation import read_installation
-from sluice.db.delivery.leases import read_workers
-from sluice.db.delivery.living_processes import Process, measure_clock_offset, read_living
-from sluice.db.delivery.switches import read_switch
-from sluice.db.delivery.undeclared import Undeclared, read_halted
-from sluice.db.delivery.unread_partitions import UnreadPartition, read_unread
+from sluice.db.delivery.undeclared import read_halted
+from sluice.db.delivery.unread_partitions import read_unread
 from sluice.db.migrations.migrate import current_revision, newest_revision
-from sluice.db.projections.generations import Generation, read_generations
-from sluice.db.projections.stopped_generations import StoppedPlace, read_stopped_places
-from sluice.db.sending.calls import EFFECTS_PAUSED
+from sluice.db.projections.stopped_generations import read_stopped_places
+from sluice.db.tables import is_projection
 from sluice.runtime.celery_options import make_celery
 from sluice.runtime.installation import Installation
 from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import Settings
+from sluice.tasks.effects.executor import holding_effects
 from sluice.tasks.fold.registry import Registry
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
 T = TypeVar("T")
 
-REDIS_TIMEOUT_SECONDS = 5
 
-INSPECT_SECONDS = 2.0  # a worker answers between two batches
+@dataclass(frozen=True)
+class Looks:
+    """How long `sluice doctor` looks, in seconds."""
+
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS
+    """What waits for longer is a finding."""
+    watch_seconds: float = 15.0
+    """A queue that has messages must commit a batch within this time: longer than a slow batch takes."""
+    inspect_seconds: float = 2.0
+    """Workers must answer within this time: a worker answers between two batches."""
 
 
-def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts:
-    """All of it, now."""
+def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: Looks = Looks()) -> Facts:
+    """All of it, now; takes longer where a queue has messages and commits nothing."""
     unreachable: dict[ServiceTitle, str] = {}
 
     def tried(service: ServiceTitle, read: Callable[[], T]) -> T | None:
@@ -78,20 +74,20 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
             unreachable[service] = f"{type(error).__name__}: {error}"
         return None
 
-    tables = list(registry.tables.values())
-    postgres = tried("Postgres", lambda: _postgres(urls.database_url, settings.name, tables))
+    declared = declared_facts(settings, registry)
+    postgres = tried("Postgres", lambda: _postgres(urls.database_url, settings.name, declared))
     registered = postgres.registered.topic_ids if postgres and postgres.registered else ()
-    outgoing = postgres.leaving.outgoing if postgres and postgres.leaving else ()
-    # Asking for a name that Kafka cannot hold would fail the whole request.
-    sendable = [topic for topic in outgoing if topic_name_flaw(topic) is None]
     topics = sorted({*registry.topics, *registered})
     installation = _own(postgres)
     stopped = sorted({one.topic for one in postgres.stopped_places}) if postgres else []
+    stuck: list[StuckQueue] | None = []
+    if postgres is not None and installation is not None:
+        stuck = tried("Redis", lambda: _stuck(urls, installation, postgres, looks))
     return Facts(
-        _declared(settings, registry),
+        declared,
         postgres,
-        tried("Redis", lambda: _redis(settings, urls.redis_url, installation)),
-        tried("Kafka", lambda: read_kafka(urls.kafka_bootstrap_servers, topics, sendable)),
+        tried("Redis", lambda: _redis(settings, urls.redis_url, installation, looks)),
+        tried("Kafka", lambda: read_kafka(urls.kafka_bootstrap_servers, topics, outgoing_topics(postgres))),
         unreachable,
         []
         if installation is None
@@ -101,11 +97,20 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry) -> Facts
         None
         if installation is None
         else tried("Kafka", lambda: read_members(urls.kafka_bootstrap_servers, installation.group)),
+        stuck or [],
+        looks.patience_seconds,
     )
 
 
-def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
-    tables: Iterable[Table] = (table for metadata in registry.metadatas for table in metadata.sorted_tables)
+def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
+    """Returns what the code and the environment of this process say."""
+    # `sluice init` makes tables in other schemas, too; nothing of Sluice's is in them.
+    tables: Iterable[Table] = (
+        table
+        for metadata in registry.metadatas
+        for table in metadata.sorted_tables
+        if table.schema in (None, "public")
+    )
     return DeclaredFacts(
         topics=frozenset(registry.topics),
         shards={entity.name: entity.shards for entity in registry.entities.values()},
@@ -117,66 +122,41 @@ def _declared(settings: Settings, registry: Registry) -> DeclaredFacts:
         keep_identities_days=settings.keep_identities_days,
         tables=list(registry.tables.values()),
         by_position=frozenset(one.name for one in registry.topics.values() if one.dedup == "position"),
+        holding=frozenset(holding_effects(registry)),
+        unfilled=frozenset(name for name, table in registry.tables.items() if is_projection(table))
+        - registry.revisions.keys(),
     )
 
 
-def _postgres(url: str, name: str, tables: Sequence[Table]) -> PostgresFacts:
+def _postgres(url: str, name: str, declared: DeclaredFacts) -> PostgresFacts:
     revision = current_revision(url)
     with closing(Session(url, application_name="sluice doctor", may_be_read_only=True)) as session:
-        registered = leaving = None
-        stored = read_installation(session)
-        generations: list[GenerationFacts] = []
-        sharing = SharingFacts()
-        undeclared: list[Undeclared] = []
-        living: list[Process] = []
-        unread: list[UnreadPartition] = []
-        stored_tables: dict[str, StoredTable] = {}
-        without_id: list[EventsWithoutId] = []
-        retrying: list[RetryingEvent] = []
-        narrowed: list[NarrowedQueue] = []
-        misplaced = read_misplaced(session, [table.name for table in tables])
-        letters: list[OpenLetterCount] = []
-        stopped: list[StoppedPlace] = []
+        facts = replace(
+            read_situation(session, name, declared),
+            revision=revision,
+            columns=read_user_columns(session),
+            misplaced=read_misplaced(session, [table.name for table in declared.tables]),
+        )
         with suppress(UndefinedTable, UndefinedColumn, InvalidSchemaName):
             registered = read_registered(session)
-            leaving = _leaving(session)
-            generations = [_generation(one) for one in read_generations(session)]
-            sharing = _sharing(session)
-            undeclared = read_halted(session)
-            living = read_living(session)
-            unread = read_unread(session, registered.paused_topics)
-            stored_tables = read_stored_tables(session, tables)
-            without_id = read_events_without_id(session)
-            retrying = read_retrying(session)
-            narrowed = read_narrowed_queues(session)
-            letters = count_open(session)
-            stopped = read_stopped_places(session)
-        columns = read_user_columns(session)
-        server = read_server(session)
-        installation = stored.installation if stored else None
-        refusal = read_refusal(session, name)
-        return PostgresFacts(
-            server,
-            revision,
-            columns,
-            registered,
-            leaving,
-            generations,
-            sharing,
-            installation,
-            refusal,
-            undeclared,
-            living,
-            measure_clock_offset(session),
-            unread,
-            stored_tables,
-            without_id,
-            retrying,
-            narrowed,
-            misplaced,
-            letters,
-            stopped,
-        )
+            facts = replace(
+                facts,
+                registered=registered,
+                undeclared=read_halted(session),
+                unread=read_unread(session, registered.paused_topics),
+                tables=read_stored_tables(session, declared.tables),
+                without_id=read_events_without_id(session),
+                projection_letters=count_open(session),
+                stopped_places=read_stopped_places(session),
+            )
+        return facts
+
+
+def outgoing_topics(postgres: PostgresFacts | None) -> list[str]:
+    """Returns the topics for which outgoing events wait and which Kafka could have."""
+    waiting = postgres.leaving.outgoing if postgres and postgres.leaving else ()
+    # Asking for a name that Kafka cannot hold would fail the whole request.
+    return [one.topic for one in waiting if topic_name_flaw(one.topic) is None]
 
 
 def _own(postgres: PostgresFacts | None) -> Installation | None:
@@ -184,57 +164,29 @@ def _own(postgres: PostgresFacts | None) -> Installation | None:
     return None if postgres is None or postgres.refusal is not None else postgres.installation
 
 
-def _sharing(session: Session) -> SharingFacts:
-    found = read_workers(session)
-    return SharingFacts(len(found.workers), found.holders().keys())
+def _redis(settings: Settings, url: str, installation: Installation | None, looks: Looks) -> RedisFacts:
+    facts = read_redis_memory(url)
+    if installation is None:
+        return facts
+    return replace(facts, consumed=_consumed(settings, installation, looks.inspect_seconds))
 
 
-def _generation(one: Generation) -> GenerationFacts:
-    idle = datetime.now(UTC) - max(one.created_at, one.live_at or one.created_at)
-    days = idle / timedelta(days=1)
-    return GenerationFacts(
-        one.projection,
-        one.generation,
-        one.state,
-        one.revision,
-        one.failed_reason,
-        days,
-        one.stopped_at is not None,
-    )
+def _stuck(
+    urls: StackUrls, installation: Installation, postgres: PostgresFacts, looks: Looks
+) -> list[StuckQueue]:
+    """The queues that commit nothing. Those that are halted, or that no worker holds, have a finding."""
+    registered = postgres.registered
+    if registered is None:
+        return []
+    queues = sorted(name for name, reason in registered.queues.items() if reason is None)
+    with closing(Session(urls.database_url, application_name="sluice doctor")) as session:
+        lengths = partial(read_lengths, urls.redis_url, installation.redis_prefix, queues)
+        return watch_queues(session, lengths, looks.watch_seconds, sleep=time.sleep, clock=time.monotonic)
 
 
-def _leaving(session: Session) -> LeavingFacts:
-    open_issues = read_open_issues(session)
-    return LeavingFacts(
-        refused_records=open_issues.refused_records,
-        uncertain_calls=open_issues.uncertain_calls,
-        failed_calls=open_issues.failed_calls,
-        effects_paused=read_switch(session, EFFECTS_PAUSED),
-        open_calls=count_open_calls(session),
-        parked_entities=count_parked(session),
-        conflicts=open_issues.conflicts,
-        outgoing=read_waiting_topics(session),
-    )
-
-
-def _redis(settings: Settings, url: str, installation: Installation | None) -> RedisFacts:
-    limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
-    with Redis.from_url(url, decode_responses=True, **limits) as redis:
-        # INFO, since a managed Redis refuses CONFIG.
-        information: Any = redis.info()
-    consumed = None if installation is None else _consumed(settings, installation)
-    return RedisFacts(
-        information["redis_version"],
-        information["maxmemory_policy"],
-        consumed,
-        int(information["used_memory"]),
-        int(information["maxmemory"]),
-    )
-
-
-def _consumed(settings: Settings, installation: Installation) -> frozenset[str] | None:
+def _consumed(settings: Settings, installation: Installation, seconds: float) -> frozenset[str] | None:
     with make_celery(settings, lambda: installation) as app:
-        answers = app.control.inspect(timeout=INSPECT_SECONDS).active_queues()
+        answers = app.control.inspect(timeout=seconds).active_queues()
     if answers is None:
         return None
     return frozenset(queue["name"] for queues in answers.values() for queue in queues)

@@ -1,6 +1,6 @@
 """Reads what `sluice doctor` judges of Kafka; what of it cannot be read is noted, and the rest is read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -46,6 +46,11 @@ def read_log_starts(servers: str, topics: Sequence[str]) -> dict[Place, int]:
     """Reads where the logs of some topics begin; a partition that does not answer is left out."""
     with closing(LogReader(servers)) as reader:
         return {place: log.start for place, log in reader.read_ranges(topics).ranges.items()}
+
+
+def find_missing_topics(servers: str, topics: Sequence[str]) -> Set[str]:
+    """Returns those of the topics that do not exist. Raises KafkaError if no broker answers."""
+    return read_kafka(servers, (), topics).missing_outgoing if topics else frozenset()
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:

@@ -8,16 +8,18 @@ from sluice.admin.doctor.facts import (
     Finding,
     KafkaFacts,
     PostgresFacts,
-    RedisFacts,
-    Severity,
-    SharingFacts,
     TopicFacts,
     error,
+    graded,
     warning,
+    worst_first,
 )
-from sluice.admin.doctor.rules_installation import installation_problems
+from sluice.admin.doctor.rules_installation import clock_problems, installation_problems
+from sluice.admin.doctor.rules_late import age_problems, death_problems, holding_problems
+from sluice.admin.doctor.rules_processes import process_problems
 from sluice.admin.doctor.rules_projections import projection_problems, stopped_problems
 from sluice.admin.doctor.rules_retrying import retrying_problems
+from sluice.admin.doctor.rules_server import server_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
 from sluice.admin.doctor.rules_waiting import (
     leaving_problems,
@@ -26,17 +28,15 @@ from sluice.admin.doctor.rules_waiting import (
     retention_problems,
     unsendable_problems,
 )
+from sluice.admin.doctor.rules_workers import idle_workers, redis_problems, used_queues, worker_problems
 from sluice.admin.service_errors import SETTING_OF
 from sluice.admin.table_drift import drift_findings, missing_findings
 from sluice.db.admin.doctor_facts import Registered
+from sluice.db.records import Declaration
 from sluice.tasks.events.routing import queue_name
 
 OLDEST_POSTGRES = 14  # knows idle_session_timeout, with which a stopped worker loses its queues
 TESTED_POSTGRES = 15  # the oldest that the tests run on
-MIB = 1024 * 1024
-# Of maxmemory. A message needs room beside what is stored: Redis refuses commands a little before the limit.
-REDIS_NEARLY_FULL, REDIS_FULL = 0.8, 0.95
-OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
 SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not outlast the log
 
 
@@ -47,13 +47,14 @@ def find_problems(facts: Facts) -> list[Finding]:
         found += _server(facts.postgres)
         found += _installation(facts.postgres, facts.declared)
         found += _migrations(facts.postgres, facts.declared)
-        found += missing_findings(facts.declared.columns, facts.postgres.columns, facts.postgres.misplaced)
-        found += drift_findings(facts.declared.tables, facts.postgres.tables)
+        unfilled, misplaced = facts.declared.unfilled, facts.postgres.misplaced
+        found += missing_findings(facts.declared.columns, facts.postgres.columns, misplaced, unfilled)
+        found += drift_findings(facts.declared.tables, facts.postgres.tables, unfilled)
         if facts.postgres.registered is not None:
             found += _registered(facts.postgres.registered, facts.declared)
-            found += _idle_workers(facts.postgres.registered, facts.postgres.sharing)
-            found += _undeclared(facts.postgres)
-            found += unread_problems(facts.postgres.unread)
+            found += idle_workers(facts.postgres.registered, facts.postgres.sharing)
+            found += _undeclared(facts.postgres, facts.declared)
+            found += unread_problems(facts.postgres.unread, facts.declared)
             found += retrying_problems(facts.postgres.retrying)
         if facts.postgres.leaving is not None:
             found += leaving_problems(facts.postgres.leaving, facts.declared)
@@ -61,18 +62,34 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += stopped_problems(facts)
             found += missing_id_problems(facts.postgres.without_id, facts.declared)
             found += narrowed_problems(facts.postgres.narrowed)
+    found += situation_problems(facts)
     if facts.redis is not None:
-        found += _redis(facts.redis)
-        found += _workers(facts)
+        found += worker_problems(facts)
     if facts.kafka is not None:
         found += _topics(facts.kafka, facts.declared)
-        found += kafka_problems(facts.kafka, facts.postgres)
+        found += kafka_problems(facts.kafka, facts.postgres, facts.declared)
         found += retention_problems(facts.kafka.topics, facts.declared)
-        if facts.postgres is not None and facts.postgres.leaving is not None:
-            found += unsendable_problems(facts.postgres.leaving, facts.kafka)
         if facts.postgres is not None and facts.postgres.registered is not None:
-            found += _log(facts.kafka.topics, facts.postgres.registered)
-    return sorted(found, key=lambda finding: finding.severity is Severity.WARNING)
+            found += _log(facts.kafka.topics, facts.postgres.registered, facts.declared)
+    return worst_first(found)
+
+
+def situation_problems(facts: Facts) -> Iterator[Finding]:
+    """Yields what is wrong now with the servers and the processes, which `sluice status` shows as well."""
+    if facts.postgres is not None:
+        yield from server_problems(facts.postgres, patience_seconds=facts.patience_seconds)
+        yield from process_problems(facts.postgres, facts.declared)
+        missing = facts.kafka.missing_outgoing if facts.kafka else frozenset()
+        yield from age_problems(facts.postgres, missing, patience_seconds=facts.patience_seconds)
+        if facts.postgres.leaving is not None:
+            yield from holding_problems(facts.postgres.leaving)
+            if facts.kafka is not None:
+                yield from unsendable_problems(facts.postgres.leaving, facts.kafka)
+        if facts.postgres.working is not None:
+            yield from death_problems(facts.postgres.working.deaths)
+        yield from clock_problems(facts.postgres)
+    if facts.redis is not None:
+        yield from redis_problems(facts.redis)
 
 
 def _unreachable(facts: Facts) -> Iterator[Finding]:
@@ -156,11 +173,13 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
     for entity, shards in sorted(registered.shards.items()):
         names = [queue_name(entity, shard) for shard in range(shards)]
         if missing := [name for name in names if name not in registered.queues]:
-            yield error(f"Queues without a row: {', '.join(missing)}.", "Run `sluice init`.")
-    used = _used_queues(registered)
+            is_ours = entity in declared.shards
+            yield graded(is_ours, f"Queues without a row: {', '.join(missing)}.", "Run `sluice init`.")
+    used = used_queues(registered)
     for queue, reason in sorted(registered.queues.items()):
         if reason is not None and queue in used:
-            yield error(
+            yield graded(
+                queue.rpartition(".")[0] in declared.shards,
                 f"Queue {queue} is halted: {reason}",
                 "Correct the deployment; the queue is tried again every few seconds and then goes on.",
             )
@@ -171,71 +190,10 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
         )
 
 
-def _used_queues(registered: Registered) -> frozenset[str]:
-    """Those that records go to. A re-routing to fewer shards leaves rows behind, for their counters."""
-    return frozenset(
-        queue_name(entity, shard) for entity, shards in registered.shards.items() for shard in range(shards)
-    )
-
-
-def _redis(redis: RedisFacts) -> Iterator[Finding]:
-    numbers = tuple(int(part) for part in redis.version.split(".")[:2] if part.isdigit())
-    if numbers < OLDEST_REDIS:
-        yield error(f"Redis {redis.version} is too old.", "Use 6.2 or newer.")
-    if redis.eviction_policy != "noeviction":
-        yield error(
-            f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
-            "CONFIG SET maxmemory-policy noeviction, and the same in its configuration.",
-        )
-    memory = f"{redis.used_bytes // MIB} of {redis.max_bytes // MIB} MiB"
-    advice = (
-        "Find what fills it, with `sluice redis ls`; free memory or raise maxmemory. While it is full,"
-        " bridge, relay and beat wait, and workers apply what is there."
-    )
-    if _is_full(redis):
-        yield error(f"Redis is full: {memory}.", advice)
-    elif redis.max_bytes and redis.used_bytes >= REDIS_NEARLY_FULL * redis.max_bytes:
-        yield warning(f"Redis is nearly full: {memory}.", advice)
-
-
-def _is_full(redis: RedisFacts) -> bool:
-    return bool(redis.max_bytes) and redis.used_bytes >= REDIS_FULL * redis.max_bytes
-
-
-def _workers(facts: Facts) -> Iterator[Finding]:
-    registered = facts.postgres.registered if facts.postgres else None
-    if facts.postgres is None or facts.redis is None or registered is None:
-        return
-    if facts.postgres.refusal is not None or _is_full(facts.redis):
-        return  # No worker starts, or none can answer.
-    sharing = facts.postgres.sharing
-    used = registered.queues.keys() & _used_queues(registered)
-    # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.
-    lonely = sorted(used - sharing.leased - (facts.redis.consumed or frozenset()))
-    if facts.redis.consumed is None and not sharing.leased:
-        yield warning(
-            "No worker answered.",
-            "Start one without -Q, or ask again: one with -Q in a long batch is silent.",
-        )
-    elif lonely:
-        yield warning(
-            f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
-            "Start a worker without -Q: it takes what nobody holds. One with -Q in a long batch is silent.",
-        )
-
-
-def _undeclared(postgres: PostgresFacts) -> Iterator[Finding]:
+def _undeclared(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     for one in postgres.undeclared:
-        yield error(one.problem, one.advice)
-
-
-def _idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Finding]:
-    queues = len(registered.queues.keys() & _used_queues(registered))
-    if sharing.workers > max(1, queues):
-        yield warning(
-            f"{sharing.workers} workers share {queues} queues: some of them are idle.",
-            "Stop some, or let an entity type have more queues by `sluice reshard`.",
-        )
+        names = declared.topics if one.kind is Declaration.TOPIC else declared.effects
+        yield graded(one.name in names, one.problem, one.advice)
 
 
 def _topics(kafka: KafkaFacts, declared: DeclaredFacts) -> Iterator[Finding]:
@@ -252,18 +210,22 @@ def _topics(kafka: KafkaFacts, declared: DeclaredFacts) -> Iterator[Finding]:
             )
 
 
-def _log(kafka: Mapping[str, TopicFacts], registered: Registered) -> Iterator[Finding]:
+def _log(
+    kafka: Mapping[str, TopicFacts], registered: Registered, declared: DeclaredFacts
+) -> Iterator[Finding]:
     for name, topic in sorted(kafka.items()):
         known = registered.topic_ids.get(name)
         if known is not None and known != topic.topic_id:
-            yield error(
+            yield graded(
+                name in declared.topics,
                 f"Topic {name} is not the one that was read so far: its id in Kafka is {topic.topic_id}, in"
                 f" Postgres {known}.",
                 "Find out whether it was created again or this is another cluster; it is not read until"
                 f' `sluice accept {name} --reason "…"`.',
             )
         if topic.partitions < registered.partitions.get(name, 0):
-            yield error(
+            yield graded(
+                name in declared.topics,
                 f"Topic {name} has {topic.partitions} partitions in Kafka and"
                 f" {registered.partitions[name]} in Postgres.",
                 "Look at the cluster's address: a topic cannot lose partitions.",

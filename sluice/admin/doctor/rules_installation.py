@@ -9,13 +9,12 @@ MAX_CLOCK_OFFSET_SECONDS = 2.0
 
 
 def installation_problems(facts: Facts) -> Iterator[Finding]:
-    """Others that work as this installation, and the clocks of its own processes."""
+    """Others that work as this installation."""
     yield from _foreign_claims(facts.foreign_claims)
     if facts.postgres is not None:
         if facts.members is not None:
             yield from _members(facts.members, facts.postgres)
         yield from _bridges(facts.postgres.bridges)
-        yield from _clocks(facts.postgres)
 
 
 def _foreign_claims(claims: Sequence[ForeignClaim]) -> Iterator[Finding]:
@@ -63,8 +62,11 @@ def _bridges(bridges: Sequence[Process]) -> Iterator[Finding]:
             )
 
 
-def _clocks(postgres: PostgresFacts) -> Iterator[Finding]:
-    """Nothing that is applied depends on these clocks; ages that operators read and times in events do."""
+def clock_problems(postgres: PostgresFacts) -> Iterator[Finding]:
+    """Clocks of this installation's processes that are wrong.
+
+    Nothing that is applied depends on these clocks; ages that operators read and times in events do.
+    """
     offsets = {
         f"{one.kind} {one.node} ({one.process_id})": one.clock_offset
         for one in postgres.living

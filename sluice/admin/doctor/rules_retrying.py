@@ -1,9 +1,9 @@
-"""The rule of `sluice doctor` about events that are retried: what holds them up, and what ends it. Pure."""
+"""The rules of `sluice doctor` about what is retried: what holds it up, and what ends it. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sluice.admin.doctor.facts import Finding, warning
+from sluice.admin.doctor.facts import Finding, StuckQueue, warning
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.records import RetryKind
 
@@ -16,17 +16,17 @@ _HIDDEN = "<insufficient privilege>"
 def retrying_problems(events: Sequence[RetryingEvent]) -> Iterator[Finding]:
     """What keeps events from being applied: sessions that hold what they need, and what takes too long."""
     held: dict[str, list[RetryingEvent]] = {}
-    others: dict[str, list[RetryingEvent]] = {}
+    others: dict[tuple[str, str], list[RetryingEvent]] = {}
     for one in events:
         there = [blocker for blocker in one.blockers if blocker["is_there"]]
         if one.kind == RetryKind.ROW_HELD and there:
-            held.setdefault("; ".join(_holder(blocker) for blocker in there), []).append(one)
+            held.setdefault("; ".join(describe_holder(blocker) for blocker in there), []).append(one)
         else:
-            others.setdefault(one.kind, []).append(one)
+            others.setdefault((one.kind, one.error.partition(":")[0]), []).append(one)
     for holders, group in list(held.items())[:MOST_HOLDERS]:
         pids = sorted({blocker["pid"] for one in group for blocker in one.blockers if blocker["is_there"]})
         yield warning(f"{_named(group)} for what another session holds: {holders}.", _ending(group, pids))
-    for kind, group in sorted(others.items()):
+    for (kind, _), group in sorted(others.items()):
         problem = f"{_named(group)}: {_KINDS[kind]}. Lately: {group[0].error[:200]}"
         yield warning(problem, f"{_LIST} {_ADVICE[kind]}")
 
@@ -48,10 +48,11 @@ def _named(group: Sequence[RetryingEvent]) -> str:
     first = group[0]
     name = f"Dead letter {first.letter_id}" if first.key is None else f"Entity {first.entity}/{first.key}"
     more = "" if len(group) == 1 else f" (and {len(group) - 1} others)"
-    return f"{name}{more} has waited for {_age(first.seconds)}"
+    return f"{name}{more} has waited for {say_duration(first.seconds)}"
 
 
-def _holder(blocker: dict[str, Any]) -> str:
+def describe_holder(blocker: Mapping[str, Any]) -> str:
+    """Returns what is known of a session that holds something up."""
     if blocker["pid"] == 0:
         return "a prepared transaction"
     parts = [f"pid {blocker['pid']}"]
@@ -60,26 +61,54 @@ def _holder(blocker: dict[str, Any]) -> str:
     if blocker.get("user"):
         parts.append(f"user {blocker['user']}")
     if blocker.get("seconds") is not None:
-        parts.append(f"{blocker.get('state') or 'in transaction'} for {_age(blocker['seconds'])}")
+        parts.append(f"{blocker.get('state') or 'in transaction'} for {say_duration(blocker['seconds'])}")
     if _is_visible(blocker):
         parts.append(f"query {' '.join(blocker['query'].split())[:_QUERY_CHARACTERS]}")
     return ", ".join(parts)
 
 
-def _is_visible(blocker: dict[str, Any]) -> bool:
+def _is_visible(blocker: Mapping[str, Any]) -> bool:
     return bool(blocker.get("query")) and blocker["query"] != _HIDDEN
 
 
 def _ending(group: Sequence[RetryingEvent], pids: Sequence[int]) -> str:
+    ending = _end_transactions([blocker for one in group for blocker in one.blockers], pids)
+    return f"{ending} The event is then applied by itself."
+
+
+def _end_transactions(blockers: Sequence[Mapping[str, Any]], pids: Sequence[int]) -> str:
     backends = ", ".join(f"`SELECT pg_terminate_backend({pid})`" for pid in pids if pid != 0)
     said = [f"End its transaction, or run {backends}."] if backends else []
     if 0 in pids:
         said.append("Commit the prepared transaction or roll it back; pg_prepared_xacts lists it.")
-    if any(blocker.get("query") == _HIDDEN for one in group for blocker in one.blockers):
+    if any(blocker.get("query") == _HIDDEN for blocker in blockers):
         said.append("The role of this command needs pg_read_all_stats to see the query.")
-    return " ".join([*said, "The event is then applied by itself."])
+    return " ".join(said)
 
 
-def _age(seconds: float) -> str:
-    """The age in whole minutes, below two of them in seconds."""
+def stuck_problems(stuck: Sequence[StuckQueue]) -> Iterator[Finding]:
+    """Queues whose messages are there and whose batches do not commit."""
+    for one in stuck:
+        problem = (
+            f"Queue {one.queue} has {one.messages} messages, and no batch of it was committed in"
+            f" {one.seconds:.0f} s"
+        )
+        blockers = [blocker._asdict() for blocker in one.blockers]
+        if blockers:
+            holders = "; ".join(map(describe_holder, blockers))
+            pids = sorted({blocker.pid for blocker in one.blockers})
+            yield warning(
+                f"{problem}; workers wait for what another session holds: {holders}.",
+                f"{_end_transactions(blockers, pids)} The queue then goes on by itself.",
+            )
+        else:
+            yield warning(
+                f"{problem}.",
+                "`sluice workers` shows the worker that serves it: look at its log, and restart it if it does"
+                " not answer.",
+            )
+
+
+def say_duration(seconds: float) -> str:
+    """Returns the time in whole minutes, below two of them in seconds."""
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(0.0, seconds):.0f} s"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sluice.admin.doctor.facts import Finding, KafkaFacts, PostgresFacts, error, warning
+from sluice.admin.doctor.facts import DeclaredFacts, Finding, KafkaFacts, PostgresFacts, graded, warning
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition, describe_unread, group_unread
 
 _ADVICE = {
@@ -15,20 +15,24 @@ _ADVICE = {
 }
 
 
-def unread_problems(unread: Sequence[UnreadPartition]) -> Iterator[Finding]:
+def unread_problems(unread: Sequence[UnreadPartition], declared: DeclaredFacts) -> Iterator[Finding]:
     """One finding per reason."""
     for group in group_unread(unread):
         kind = group[0].kind
         if kind is UnreadKind.NO_BRIDGE:
             yield warning(f"{describe_unread(group)}.", "Start a bridge: `python -m sluice.bridge`.")
         elif kind is not UnreadKind.PAUSED:  # has a finding of its own
-            yield error(f"{describe_unread(group).rstrip('.')}.", _ADVICE[kind])
+            is_ours = any(one.topic in declared.topics for one in group)
+            yield graded(is_ours, f"{describe_unread(group).rstrip('.')}.", _ADVICE[kind])
 
 
-def kafka_problems(kafka: KafkaFacts, postgres: PostgresFacts | None) -> Iterator[Finding]:
+def kafka_problems(
+    kafka: KafkaFacts, postgres: PostgresFacts | None, declared: DeclaredFacts
+) -> Iterator[Finding]:
     """What Kafka did not give, and partitions without a leader that no bridge reports."""
     for topic, reason in sorted(kafka.refused.items()):
-        yield error(
+        yield graded(
+            topic in declared.topics,
             f"Kafka gives no facts of topic {topic}: {reason}.",
             "Grant the right to describe and read it, or look at the brokers' log.",
         )
@@ -43,11 +47,16 @@ def kafka_problems(kafka: KafkaFacts, postgres: PostgresFacts | None) -> Iterato
             "Grant the right DescribeConfigs on the topics to the role of this command.",
         )
     reported = {(one.topic, one.partition) for one in (postgres.unread if postgres else ())}
-    leaderless = [
-        f"{name}[{number}]"
-        for name, topic in sorted(kafka.topics.items())
-        for number in topic.without_leader
-        if (name, number) not in reported
-    ]
-    if leaderless:
-        yield error(f"Partitions without a leader: {', '.join(leaderless)}.", _ADVICE[UnreadKind.NO_LEADER])
+    for is_ours in (True, False):
+        leaderless = [
+            f"{name}[{number}]"
+            for name, topic in sorted(kafka.topics.items())
+            for number in topic.without_leader
+            if (name, number) not in reported and (name in declared.topics) == is_ours
+        ]
+        if leaderless:
+            yield graded(
+                is_ours,
+                f"Partitions without a leader: {', '.join(leaderless)}.",
+                _ADVICE[UnreadKind.NO_LEADER],
+            )

@@ -58,16 +58,17 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
 
 def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Finding]:
     """Outgoing events for topics that do not exist: they wait, and no other line shows it."""
-    for topic, events in sorted(leaving.outgoing.items()):
-        flaw = topic_name_flaw(topic)
+    for one in leaving.outgoing:
+        first = f"{one.events}, the first is {one.queue} {one.id}"
+        flaw = topic_name_flaw(one.topic)
         if flaw is not None:
             yield warning(
-                f"Outgoing events that can never be sent: {events}. {flaw}.",
+                f"Outgoing events that can never be sent: {first}. {flaw}.",
                 "Correct the code that emits them, then `sluice outbox drop` them with --even-if-waiting.",
             )
-        elif topic in kafka.missing_outgoing:
+        elif one.topic in kafka.missing_outgoing:
             yield warning(
-                f"Outgoing events wait for topic {topic}, which does not exist: {events}.",
+                f"Outgoing events wait for topic {one.topic}, which does not exist: {first}.",
                 "Create the topic, or add it to outgoing_topics and run `sluice init`; if its name is wrong,"
                 " correct the code and `sluice outbox drop` the events with --even-if-waiting.",
             )
@@ -90,6 +91,8 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
 def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
     """Queues that go in small steps, since Postgres answers with errors that concern no event."""
     for one in narrowed:
+        if one.batch_limit is None:
+            continue  # It failed, and not yet often.
         reason = (one.error.splitlines() or [""])[0]
         yield warning(
             f"Queue {one.queue} failed often at {one.topic}:{one.partition}:{one.offset}, and applies"

@@ -5,12 +5,14 @@ import pytest
 from examples.shop.generate import generate
 from tests.system.cli.test_cli import document, errors, sluice
 from tests.system.conftest import MakeDeployment
+from tests.system.serving import start_beside
 
 
 def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     deployment.run.start_bridge()
     deployment.run.start_worker(deployment.queues())
+    start_beside(deployment)
     users = "users" + deployment.topic_suffix
     deployment.produce(generate("users", count=20, seed=1))
     deployment.wait_settled()
@@ -24,7 +26,7 @@ def test_doctor_finds_nothing_wrong_and_then_what_was_made_wrong(make_deployment
         " ('user.0', nextval('sluice.outbox_ids'), gen_random_uuid(), 'nowhere', 't', '{}', 'null')"
     )
     [found] = document(sluice(deployment, "doctor", "--json"))["findings"]
-    assert "wait for topic nowhere, which does not exist: 1" in found["problem"]
+    assert "wait for topic nowhere, which does not exist: 1, the first is user.0 " in found["problem"]
     session.command("DELETE FROM sluice.outbox_events")
 
     session.command("ALTER TABLE public.users RENAME TO people")

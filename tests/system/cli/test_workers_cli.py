@@ -7,6 +7,7 @@ from examples.shop.generate import generate
 from sluice.db.delivery.leases import read_workers
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment
+from tests.system.serving import start_beside
 
 
 def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deployment: MakeDeployment) -> None:
@@ -49,6 +50,7 @@ def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deploym
     assert {queue["queue"]: queue["worker"] for queue in status_said["queues"]} == dict.fromkeys(queues, node)
     assert status_said["queues_without_worker"] == []
     assert node in sluice(deployment, "status", environ={"COLUMNS": "400"}).stdout.decode()
+    start_beside(deployment)
     assert document(sluice(deployment, "doctor", "--json"))["findings"] == []
 
     worker.stop()

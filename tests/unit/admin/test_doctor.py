@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Column, MetaData, String
 
 from sluice.admin import table_drift
-from sluice.admin.doctor import rules, rules_projections, rules_unread, rules_waiting
+from sluice.admin.doctor import rules, rules_projections, rules_unread, rules_waiting, rules_workers
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
     Facts,
@@ -28,6 +28,7 @@ from sluice.cli.doctor import as_document, as_lines
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue, Registered, ServerSettings
 from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.stored_tables import StoredColumn, StoredTable
+from sluice.db.admin.waiting_facts import WaitingTopic
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
 from sluice.db.records import Declaration
@@ -100,6 +101,10 @@ def redis(**changed: Any) -> Facts:
 
 def topic(**changed: Any) -> Facts:
     return replace(HEALTHY, kafka=KafkaFacts({"orders": replace(TOPIC, **changed)}))
+
+
+def waiting(topic: str, events: int) -> WaitingTopic:
+    return WaitingTopic(topic, events, "order.0", 7, events, 1.0)
 
 
 def unread(kind: UnreadKind, reason: str = "why") -> UnreadPartition:
@@ -191,13 +196,17 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "kept for nobody": (projected(LIVE, replace(RETIRED, idle_days=9.2)), WARNING, "retired for 9 days"),
     "outgoing, no topic": (
         replace(
-            leaving(outgoing={"out": 3, "there": 1}),
+            leaving(outgoing=[waiting("out", 3), waiting("there", 1)]),
             kafka=KafkaFacts({"orders": TOPIC}, missing_outgoing=frozenset({"out"})),
         ),
         WARNING,
-        "wait for topic out, which does not exist: 3",
+        "wait for topic out, which does not exist: 3, the first is order.0 7.",
     ),
-    "outgoing, no name": (leaving(outgoing={"a b": 3}), WARNING, "can never be sent: 3. Kafka has no topic"),
+    "outgoing, no name": (
+        leaving(outgoing=[waiting("a b", 3)]),
+        WARNING,
+        "can never be sent: 3, the first is order.0 7. Kafka",
+    ),
     "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
     "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
     "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
@@ -219,11 +228,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "a queue that goes in small steps": (
         postgres(
             leaving=LeavingFacts(),
-            narrowed=[NarrowedQueue("order.1", "orders", 2, 7, 25, "DiskFull: no space left\nmore", 4.2)],
+            narrowed=[NarrowedQueue("order.1", "orders", 2, 7, 25, "QueryCanceled: too slow\nmore", 4.2)],
         ),
         WARNING,
         "order.1 failed often at orders:2:7, and applies 25 events at a time; newest failure 4 s ago:"
-        " DiskFull: no space left.",
+        " QueryCanceled: too slow.",
     ),
     "identities": (
         replace(
@@ -246,9 +255,9 @@ def test_each_rule_fires_alone(name: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    modules = (rules, rules_projections, rules_unread, rules_waiting, table_drift)
+    modules = (rules, rules_projections, rules_unread, rules_waiting, rules_workers, table_drift)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
-    assert source.count("yield error(") + source.count("yield warning(") == len(CASES)
+    assert sum(source.count(f"yield {grade}(") for grade in ("error", "warning", "graded")) == len(CASES)
 
 
 HEALTHY_TOO: Mapping[str, Facts] = {
@@ -279,7 +288,7 @@ HEALTHY_TOO: Mapping[str, Facts] = {
     "everything left": leaving(),
     "swapped yesterday": projected(LIVE, RETIRED),
     "being rebuilt": projected(replace(LIVE, revision=1), replace(LIVE, generation=2, state="building")),
-    "outgoing events wait for a topic that exists": leaving(outgoing={"there": 5}),
+    "outgoing events wait for a topic that exists": leaving(outgoing=[waiting("there", 5)]),
     "a call waits for its time": leaving(open_calls={"send_email": 5}),
     "more columns than declared": postgres(
         columns={"orders": {"order_id", "version", "note"}, "more": {"x"}}

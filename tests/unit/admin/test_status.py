@@ -227,6 +227,7 @@ def test_it_is_one_json_document() -> None:
         "refusal",
         "halted_effects",
         "unread",
+        "problems",
     ]
     assert document["topics"][0]["partitions"][0] == {
         "partition": 0,

@@ -1,0 +1,172 @@
+"""What `sluice doctor` reads of the Postgres server: what holds up commits, and what holds up vacuum."""
+
+from typing import NamedTuple
+
+from sluice.db.connection import Session, Statement
+
+MOST_HORIZONS = 20
+_QUERY_CHARACTERS = 100
+
+
+class Horizon(NamedTuple):
+    """Something that keeps vacuum from removing the row versions that were deleted since it began."""
+
+    kind: str
+    """session, prepared, slot or standby."""
+    name: str
+    """A process id, a transaction's name, a slot's name or a standby's name."""
+    application: str | None
+    user: str | None
+    state: str | None
+    query: str | None
+    seconds: float | None
+    """None if it is not known: a slot and a standby have no time, and another role's session may hide it."""
+    transactions: int
+    """How many transactions of the server began after it."""
+
+
+# Snapshots of other databases do not count, those of slots and standbys count everywhere.
+READ_HORIZONS = Statement(
+    "read_horizons",
+    f"""
+    SELECT * FROM (
+        SELECT 'session' AS kind, pid::text AS name, application_name, usename::text, state,
+               left(query, {_QUERY_CHARACTERS}), extract(epoch FROM now() - xact_start)::float8 AS seconds,
+               greatest(age(backend_xmin), age(backend_xid)) AS transactions
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+          AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+          -- Another vacuum holds up none.
+          AND backend_type IS DISTINCT FROM 'autovacuum worker'
+        UNION ALL
+        SELECT 'prepared', gid, NULL, owner::text, NULL, NULL,
+               extract(epoch FROM now() - prepared)::float8, age(transaction)
+        FROM pg_prepared_xacts WHERE database = current_database()
+        UNION ALL
+        SELECT 'slot', slot_name::text, NULL, NULL, CASE WHEN active THEN 'active' ELSE 'inactive' END, NULL,
+               NULL, greatest(age(xmin), age(catalog_xmin))
+        FROM pg_replication_slots
+        WHERE (xmin IS NOT NULL OR catalog_xmin IS NOT NULL)
+          AND (database IS NULL OR database = current_database())
+        UNION ALL
+        SELECT 'standby', coalesce(nullif(application_name, ''), pid::text), NULL, usename::text, state, NULL,
+               NULL, age(backend_xmin)
+        FROM pg_stat_replication WHERE backend_xmin IS NOT NULL
+    ) horizons
+    ORDER BY seconds DESC NULLS LAST, transactions DESC LIMIT {MOST_HORIZONS}
+    """,
+)
+
+
+def read_horizons(session: Session) -> list[Horizon]:
+    """Returns what keeps vacuum from cleaning this database, the oldest first."""
+    return [Horizon(*row) for row in session.run(READ_HORIZONS)]
+
+
+class Replication(NamedTuple):
+    """What commits of this database wait for."""
+
+    standby_names: str
+    """The setting synchronous_standby_names; empty: commits wait for no standby."""
+    connected: int
+    """The standbys that the setting names and that are connected."""
+    waiting: int
+    """Commits of this database that wait for a standby now."""
+    seconds: float
+    """Since the oldest of them waits."""
+
+
+NO_REPLICATION = Replication("", 0, 0, 0.0)
+
+READ_REPLICATION = Statement(
+    "read_replication",
+    """
+    SELECT current_setting('synchronous_standby_names'),
+           (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum', 'potential')),
+           count(*), coalesce(extract(epoch FROM now() - min(query_start)), 0)::float8
+    FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'
+    """,
+)
+
+
+def read_replication(session: Session) -> Replication:
+    """Returns what commits wait for, as of now."""
+    return Replication(*session.run(READ_REPLICATION)[0])
+
+
+# The session itself may have been told to write nothing: that is no state of the server.
+READ_READ_ONLY = Statement(
+    "read_read_only",
+    """
+    SELECT CASE
+        WHEN pg_is_in_recovery() THEN 'it is a standby'
+        WHEN EXISTS (
+            SELECT FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
+              AND source NOT IN ('client', 'session')
+        ) OR EXISTS (
+            SELECT FROM pg_db_role_setting, unnest(setconfig) AS one
+            WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+              AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+              AND lower(one) IN ('default_transaction_read_only=on', 'default_transaction_read_only=true')
+        ) THEN 'default_transaction_read_only is on'
+    END
+    """,
+)
+
+
+def read_read_only(session: Session) -> str | None:
+    """Returns why the server takes no writes, None if it takes them."""
+    ((reason,),) = session.run(READ_READ_ONLY)
+    return None if reason is None else str(reason)
+
+
+# The lock of the beat that schedules, as `try_lead` takes it every second.
+READ_BEAT = Statement(
+    "read_beat",
+    """
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8
+    FROM pg_locks l
+    JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+    JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid = 0
+      AND l.classid::bigint = hashtext('sluice beat')::bigint & 4294967295
+    """,
+)
+
+
+def read_beat_silence(session: Session) -> float | None:
+    """Returns for how many seconds the beat that schedules has sent nothing; None: no beat schedules."""
+    rows = session.run(READ_BEAT)
+    return float(rows[0][0]) if rows else None
+
+
+class Blocker(NamedTuple):
+    """A session of another program that blocks a session of Sluice; pid 0: a prepared transaction."""
+
+    pid: int
+    application: str | None
+    user: str | None
+    state: str | None
+    query: str | None
+    seconds: float | None
+
+
+READ_BLOCKERS = Statement(
+    "read_lock_blockers",
+    f"""
+    SELECT DISTINCT b.pid, a.application_name, a.usename::text, a.state, left(a.query, {_QUERY_CHARACTERS}),
+           extract(epoch FROM now() - a.xact_start)::float8
+    FROM pg_stat_activity w
+    CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+    LEFT JOIN pg_stat_activity a ON a.pid = b.pid
+    WHERE w.datname = current_database() AND w.wait_event_type = 'Lock'
+      AND starts_with(w.application_name, 'sluice')
+      AND NOT starts_with(coalesce(a.application_name, ''), 'sluice')
+    ORDER BY 1
+    """,
+)
+
+
+def read_blockers(session: Session) -> list[Blocker]:
+    """Returns the sessions of others for which sessions of Sluice wait now."""
+    return [Blocker(*row) for row in session.run(READ_BLOCKERS)]

@@ -1,0 +1,129 @@
+"""The rules of `sluice doctor` about processes that are not there, and what waits for them. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from sluice.admin.doctor.facts import (
+    DeclaredFacts,
+    Finding,
+    GenerationFacts,
+    LeavingFacts,
+    PostgresFacts,
+    WorkingFacts,
+    warning,
+)
+from sluice.admin.doctor.rules_retrying import say_duration
+from sluice.db.delivery.living_processes import Process
+from sluice.db.delivery.unread_partitions import UnreadKind
+from sluice.db.records import GenerationState, ProcessKind
+from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
+
+BEAT_SILENCE_SECONDS = 15.0  # it takes its lock again every second
+
+
+def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    """The kinds of processes of which none is alive, with what waits for them."""
+    if postgres.refusal is not None or postgres.working is None or postgres.leaving is None:
+        return  # No process starts, or Sluice's tables cannot be read.
+    yield from _no_bridge(postgres, declared)
+    yield from _no_beat(postgres.working, postgres.living)
+    yield from _no_relay(postgres.leaving, postgres.living)
+    if declared.effects and not _is_served(EFFECTS_QUEUE, postgres.living):
+        due = postgres.leaving.due_calls
+        waiting = (
+            f"; {due.calls} calls are due, the oldest for {say_duration(due.seconds)}" if due.calls else ""
+        )
+        yield warning(
+            f"No worker serves the queue {EFFECTS_QUEUE}: no call is made{waiting}.",
+            "Start one: `sluice worker --serve effects`.",
+        )
+    for generation in postgres.generations:
+        sentence = unfilled_sentence(generation, postgres.living)
+        if sentence is not None:
+            yield warning(f"{sentence}.", "Start one: `sluice worker --serve rebuild`.")
+
+
+def unfilled_sentence(generation: GenerationFacts, living: Sequence[Process]) -> str | None:
+    """Returns why nothing fills a generation, None if a worker does or none has to."""
+    needs = generation.lags or generation.state == GenerationState.BUILDING
+    if not needs or generation.paused or _is_served(REBUILD_QUEUE, living):
+        return None
+    name = f"Generation {generation.generation} of {generation.projection}"
+    what = (
+        "is building" if generation.state == GenerationState.BUILDING else f"is {generation.state} and lags"
+    )
+    return f"{name} {what}, and no worker serves the queue {REBUILD_QUEUE}, which fills it"
+
+
+def has_relay(postgres: PostgresFacts) -> bool:
+    """Returns True if processes are alive that send outgoing events and dispatch calls."""
+    working = postgres.working
+    return (
+        _is_served(RELAY_QUEUE, postgres.living)
+        and working is not None
+        and not list(_no_beat(working, postgres.living))
+    )
+
+
+def has_effects_worker(postgres: PostgresFacts) -> bool:
+    """Returns True if a worker that makes calls is alive."""
+    return _is_served(EFFECTS_QUEUE, postgres.living)
+
+
+def _is_served(queue: str, living: Sequence[Process]) -> bool:
+    return any(one.kind is ProcessKind.WORKER and queue in (one.queues or ()) for one in living)
+
+
+def _no_bridge(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    bridges = postgres.bridges
+    if not bridges:
+        # Partitions that were read before have a finding with the time.
+        if not any(one.kind is UnreadKind.NO_BRIDGE for one in postgres.unread):
+            yield warning("No bridge runs: no topic is read.", "Start one: `python -m sluice.bridge`.")
+        return
+    unread = sorted(declared.topics - {topic for bridge in bridges for topic in bridge.topics})
+    if unread:
+        yield warning(
+            f"No living bridge declares {', '.join(unread)}: nothing of it is read.",
+            "Let the bridges run the SLUICE_HANDLERS of this command; during a rolling deployment this is"
+            " expected.",
+        )
+
+
+def _no_beat(working: WorkingFacts, living: Sequence[Process]) -> Iterator[Finding]:
+    consequence = "nothing is sent again, and no call, retry or rebuild is started"
+    silence = working.beat_silence
+    if silence is not None and silence > BEAT_SILENCE_SECONDS:
+        yield warning(
+            f"The beat that schedules has not been heard of for {say_duration(silence)}: {consequence}.",
+            "Look at its process and its machine, and restart it; another beat takes over when its session in"
+            " Postgres has ended.",
+        )
+    elif silence is None:
+        alive = any(one.kind is ProcessKind.BEAT for one in living)
+        yield warning(
+            f"No beat schedules: {consequence}.",
+            "Look at the log of the beat that runs, and restart it."
+            if alive
+            else "Start one: `celery -A sluice.runtime.app beat`.",
+        )
+
+
+def _no_relay(leaving: LeavingFacts, living: Sequence[Process]) -> Iterator[Finding]:
+    missing = [queue for queue in (RELAY_QUEUE, MAINTENANCE_QUEUE) if not _is_served(queue, living)]
+    if not missing:
+        return
+    events = sum(one.free for one in leaving.outgoing)
+    oldest = max((one.free_seconds for one in leaving.outgoing), default=0.0)
+    waiting = f"; {events} outgoing events wait, the oldest for {say_duration(oldest)}" if events else ""
+    several = len(missing) > 1
+    yield warning(
+        f"No worker serves the queue{'s' if several else ''} {' and '.join(missing)}:"
+        f" {_LOST[missing[0]]}{waiting}.",
+        "Start one: `sluice worker --serve relay`.",
+    )
+
+
+_LOST = {
+    RELAY_QUEUE: "no outgoing event is sent and no call is dispatched",
+    MAINTENANCE_QUEUE: "no retry or rebuild is started, and nothing is purged",
+}

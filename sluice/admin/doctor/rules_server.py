@@ -1,0 +1,110 @@
+"""The rules of `sluice doctor` about the Postgres server: what it refuses, waits for, cannot clean. Pure."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from sluice.admin.doctor.facts import Finding, PostgresFacts, WorkingFacts, error, warning
+from sluice.admin.doctor.rules_retrying import describe_holder, say_duration
+from sluice.db.admin.doctor_facts import ServerSettings
+from sluice.db.admin.server_facts import Horizon, Replication
+
+OLD_FACTOR = 10
+"""A transaction is old after so many times the patience: a report or a backup takes minutes."""
+MANY_TRANSACTIONS = 1_000_000
+"""What has no time is old after so many transactions."""
+MOST_HORIZONS = 5
+_NO_STANDBY_COMMIT = frozenset({"off", "local"})
+_DISK_FULL = "DiskFull"
+_CLEANING = "Until then tables grow, and statements become slower."
+
+
+def server_problems(postgres: PostgresFacts, *, patience_seconds: float) -> Iterator[Finding]:
+    """What of the server stands in the way of every batch."""
+    yield from _disk_full(postgres)
+    if postgres.working is not None:
+        yield from _read_only(postgres.working)
+        yield from _standby(postgres.working.replication, postgres.server, patience_seconds)
+        yield from _horizons(postgres.working.horizons, patience_seconds)
+
+
+def _read_only(working: WorkingFacts) -> Iterator[Finding]:
+    if working.read_only is not None:
+        yield error(
+            f"Postgres can only be read: {working.read_only}.",
+            "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
+        )
+
+
+def _disk_full(postgres: PostgresFacts) -> Iterator[Finding]:
+    failures = [one.error for one in postgres.narrowed] + [one.error for one in postgres.retrying]
+    full = [text for text in failures if text.startswith(_DISK_FULL)]
+    if full:
+        yield error(
+            f"A disk of Postgres is full: {full[0].splitlines()[0][:200].rstrip('.')}.",
+            "Free room on the disk that the message names; everything is then tried again by itself.",
+        )
+
+
+def _standby(replication: Replication, server: ServerSettings, patience_seconds: float) -> Iterator[Finding]:
+    needed = count_needed(replication.standby_names)
+    waiting = ""
+    if replication.waiting:
+        waiting = f"; {replication.waiting} wait now, the oldest for {say_duration(replication.seconds)}"
+    if needed > replication.connected and server.synchronous_commit not in _NO_STANDBY_COMMIT:
+        yield error(
+            f"Commits wait for a synchronous standby that is away: {replication.connected} of {needed} are"
+            f" connected that synchronous_standby_names ({replication.standby_names}) requires{waiting}.",
+            "Start the standby, or take it out: `ALTER SYSTEM SET synchronous_standby_names = ''` and `SELECT"
+            " pg_reload_conf()`.",
+        )
+    elif replication.waiting and replication.seconds >= patience_seconds:
+        yield warning(
+            f"Commits wait for a synchronous standby{waiting}.",
+            "Look at the standby and at the network to it: pg_stat_replication shows how far it is.",
+        )
+
+
+def count_needed(standby_names: str) -> int:
+    """Returns how many standbys a commit waits for, as synchronous_standby_names says it."""
+    text = standby_names.strip()
+    if not text:
+        return 0
+    several = re.match(r"(?:(?:FIRST|ANY)\s+)?(\d+)\s*\(", text, re.IGNORECASE)
+    return int(several[1]) if several else 1
+
+
+def _horizons(horizons: Sequence[Horizon], patience_seconds: float) -> Iterator[Finding]:
+    old = [one for one in horizons if _is_old(one, patience_seconds)]
+    for one in old[:MOST_HORIZONS]:
+        since = f"{one.transactions} transactions" if one.seconds is None else say_duration(one.seconds)
+        yield warning(
+            f"Vacuum has cleaned nothing that was deleted in the last {since}, because of {_describe(one)}.",
+            f"{_advice(one)} {_CLEANING}",
+        )
+
+
+def _is_old(one: Horizon, patience_seconds: float) -> bool:
+    if one.seconds is None:
+        return one.transactions >= MANY_TRANSACTIONS
+    return one.seconds >= OLD_FACTOR * patience_seconds
+
+
+def _describe(one: Horizon) -> str:
+    if one.kind == "session":
+        return describe_holder({**one._asdict(), "pid": int(one.name)})
+    if one.kind == "prepared":
+        return f"the prepared transaction {one.name} of {one.user}"
+    if one.kind == "slot":
+        return f"the replication slot {one.name}, which is {one.state}"
+    return f"the standby {one.name}, on which a long query runs"
+
+
+def _advice(one: Horizon) -> str:
+    name = one.name.replace("'", "''")
+    if one.kind == "session":
+        return f"End its transaction, or run `SELECT pg_terminate_backend({one.name})`."
+    if one.kind == "prepared":
+        return f"Run `COMMIT PREPARED '{name}'` or `ROLLBACK PREPARED '{name}'`."
+    if one.kind == "slot":
+        return f"Start its consumer, or run `SELECT pg_drop_replication_slot('{name}')`."
+    return "End the query on the standby, or set hot_standby_feedback = off there."

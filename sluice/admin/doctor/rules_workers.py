@@ -1,0 +1,83 @@
+"""The rules of `sluice doctor` about Redis and the workers that apply events. Pure."""
+
+from collections.abc import Iterator
+
+from sluice.admin.doctor.facts import Facts, Finding, RedisFacts, SharingFacts, error, warning
+from sluice.admin.doctor.rules_retrying import stuck_problems
+from sluice.db.admin.doctor_facts import Registered
+from sluice.tasks.events.routing import queue_name
+
+MIB = 1024 * 1024
+# Of maxmemory. A message needs room beside what is stored: Redis refuses commands a little before the limit.
+REDIS_NEARLY_FULL, REDIS_FULL = 0.8, 0.95
+OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
+
+
+def used_queues(registered: Registered) -> frozenset[str]:
+    """Returns the queues that records go to.
+
+    A re-routing to fewer shards leaves rows behind, for their counters.
+    """
+    return frozenset(
+        queue_name(entity, shard) for entity, shards in registered.shards.items() for shard in range(shards)
+    )
+
+
+def redis_problems(redis: RedisFacts) -> Iterator[Finding]:
+    """A Redis that is full, evicts keys or is too old."""
+    numbers = tuple(int(part) for part in redis.version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_REDIS:
+        yield error(f"Redis {redis.version} is too old.", "Use 6.2 or newer.")
+    if redis.eviction_policy != "noeviction":
+        yield error(
+            f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
+            "CONFIG SET maxmemory-policy noeviction, and the same in its configuration.",
+        )
+    memory = f"{redis.used_bytes // MIB} of {redis.max_bytes // MIB} MiB"
+    advice = (
+        "Find what fills it, with `sluice redis ls`; free memory or raise maxmemory. While it is full,"
+        " bridge, relay and beat wait, and workers apply what is there."
+    )
+    if _is_full(redis):
+        yield error(f"Redis is full: {memory}.", advice)
+    elif redis.max_bytes and redis.used_bytes >= REDIS_NEARLY_FULL * redis.max_bytes:
+        yield warning(f"Redis is nearly full: {memory}.", advice)
+
+
+def _is_full(redis: RedisFacts) -> bool:
+    return bool(redis.max_bytes) and redis.used_bytes >= REDIS_FULL * redis.max_bytes
+
+
+def worker_problems(facts: Facts) -> Iterator[Finding]:
+    """Queues that no worker serves, or whose batches are not committed."""
+    registered = facts.postgres.registered if facts.postgres else None
+    if facts.postgres is None or facts.redis is None or registered is None:
+        return
+    if facts.postgres.refusal is not None or _is_full(facts.redis):
+        return  # No worker starts, or none can answer.
+    sharing = facts.postgres.sharing
+    used = registered.queues.keys() & used_queues(registered)
+    # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.
+    lonely = sorted(used - sharing.leased - (facts.redis.consumed or frozenset()))
+    if facts.redis.consumed is None and not sharing.leased:
+        yield warning(
+            "No worker answered.",
+            "Start one without -Q, or ask again: one with -Q in a long batch is silent.",
+        )
+        return
+    yield from stuck_problems([one for one in facts.stuck if one.queue not in lonely])
+    if lonely:
+        yield warning(
+            f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
+            "Start a worker without -Q: it takes what nobody holds. One with -Q in a long batch is silent.",
+        )
+
+
+def idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Finding]:
+    """Workers that find no queue to serve."""
+    queues = len(registered.queues.keys() & used_queues(registered))
+    if sharing.workers > max(1, queues):
+        yield warning(
+            f"{sharing.workers} workers share {queues} queues: some of them are idle.",
+            "Stop some, or let an entity type have more queues by `sluice reshard`.",
+        )

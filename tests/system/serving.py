@@ -1,0 +1,25 @@
+"""All processes of a deployment that works, and the moment from which `doctor` knows them."""
+
+from sluice.db.admin.server_facts import read_beat_silence
+from sluice.db.delivery.living_processes import read_living
+from tests.harness.deployment import Deployment
+from tests.harness.local_run import RunningProcess
+
+
+def start_beside(deployment: Deployment) -> dict[str, RunningProcess]:
+    """Starts relay, effects, rebuild and beat beside bridge and workers; returns them by name once alive."""
+    run = deployment.run
+    started = (run.start_relay(), run.start_effects(), run.start_rebuilds(), run.start_beat())
+    wait_alive(deployment, *started)
+    return {process.name: process for process in started}
+
+
+def wait_alive(deployment: Deployment, *processes: RunningProcess) -> None:
+    """Waits until the processes have a heartbeat, and a beat schedules."""
+    pids = {process.pid for process in processes}
+
+    def alive() -> bool:
+        known = {one.process_id for one in read_living(deployment.session)}
+        return pids <= known and read_beat_silence(deployment.session) is not None
+
+    deployment.wait_until(alive, timeout_seconds=30, what="the processes are alive")

@@ -1,0 +1,67 @@
+"""`sluice doctor` is red only for what this deployment can mend: the rest is a note."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from sluice.admin.doctor.facts import Facts, KafkaFacts, Severity
+from sluice.admin.doctor.rules import find_problems
+from sluice.cli.doctor import as_lines
+from sluice.db.delivery.undeclared import Undeclared
+from sluice.db.delivery.unread_partitions import UnreadKind
+from sluice.db.records import Declaration
+from tests.unit.admin.test_doctor import HEALTHY, QUEUES, REGISTERED, TOPIC, postgres, registered, unread
+
+USERS = {"users": replace(TOPIC, topic_id="id-9", without_leader=[1])}
+OTHERS = replace(REGISTERED, shards={"order": 2, "user": 2}, queues=dict.fromkeys(QUEUES) | {"user.0": "why"})
+NOT_OURS: Mapping[str, tuple[Facts, list[str]]] = {
+    "queues of another deployment's entity type": (
+        replace(postgres(registered=OTHERS), redis=None),
+        ["Queues without a row: user.1.", "Queue user.0 is halted: why"],
+    ),
+    "a halted topic and effect": (
+        postgres(
+            undeclared=[
+                Undeclared(Declaration.TOPIC, "users", 700),
+                Undeclared(Declaration.EFFECT, "fax", 700),
+            ]
+        ),
+        ["Topic users is halted: no", "Effect fax is halted: no"],
+    ),
+    "a topic that is not read": (
+        postgres(unread=[replace(unread(UnreadKind.STOPPED, "it was re-created."), topic="users")]),
+        ["users[2] is not read"],
+    ),
+    "a topic in Kafka": (
+        replace(
+            registered(topic_ids={"orders": "id-1", "users": "id-2"}, partitions={"users": 9}),
+            kafka=KafkaFacts({"orders": TOPIC, **USERS}, {"more": "TopicAuthorizationFailedError"}),
+        ),
+        [
+            "Kafka gives no facts of topic more",
+            "Partitions without a leader: users[1]",
+            "Topic users is not the one that was read",
+            "Topic users has 4 partitions",
+        ],
+    ),
+    "columns of a projection that no handler here fills": (
+        replace(
+            HEALTHY,
+            declared=replace(HEALTHY.declared, columns={"orders": {"order_id", "note"}}, unfilled={"orders"}),
+        ),
+        ["Table orders lacks note."],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_what_only_another_deployment_can_mend_is_a_note(name: str) -> None:
+    facts, problems = NOT_OURS[name]
+    findings = find_problems(facts)
+    assert {one.severity for one in findings} == {Severity.NOTE}
+    assert len(findings) == len(problems)
+    for finding, words in zip(findings, problems, strict=True):
+        assert words in finding.problem
+        assert finding.advice.endswith("The handlers of this command do not declare it: use those that do.")
+    assert as_lines(facts, findings)[-1] == "no problem found"

@@ -1,0 +1,288 @@
+"""The rules of `sluice doctor` about processes, what is late, and the Postgres server: each fires alone."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sluice.admin.doctor import rules_late, rules_processes, rules_server
+from sluice.admin.doctor.facts import (
+    Facts,
+    LeavingFacts,
+    Severity,
+    SharingFacts,
+    WorkingFacts,
+)
+from sluice.admin.doctor.rules import find_problems
+from sluice.admin.doctor.rules_processes import BEAT_SILENCE_SECONDS
+from sluice.admin.doctor.rules_server import MANY_TRANSACTIONS, count_needed
+from sluice.admin.status import Reading, judge_status
+from sluice.db.admin.retrying import RetryingEvent
+from sluice.db.admin.server_facts import Blocker, Horizon, Replication
+from sluice.db.admin.waiting_facts import DueCalls, EventDeath, HoldingCall
+from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
+from sluice.db.records import ProcessKind, RetryKind
+from tests.unit.admin.test_doctor import HEALTHY, LIVE, POSTGRES, QUEUES
+from tests.unit.admin.working_facts import (
+    ALL,
+    BEAT,
+    BRIDGE,
+    BUILDING,
+    EFFECTS,
+    REBUILD,
+    RELAY,
+    SESSION,
+    WORKING,
+    WORKING_POSTGRES,
+    but,
+    failing,
+    late,
+    leaving,
+    process,
+    server,
+    stuck,
+    without,
+)
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+
+
+CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
+    "no bridge": (without(BRIDGE), WARNING, "No bridge runs: no topic is read.", "sluice.bridge"),
+    "a topic that no bridge declares": (
+        but(living=[*ALL[1:], process(ProcessKind.BRIDGE, topics=["users"])]),
+        WARNING,
+        "No living bridge declares orders: nothing of it is read.",
+        "SLUICE_HANDLERS",
+    ),
+    "no beat": (
+        without(BEAT, working=WorkingFacts(beat_silence=None)),
+        WARNING,
+        "No beat schedules: nothing is sent again",
+        "Start one: `celery -A sluice.runtime.app beat`.",
+    ),
+    "a beat that cannot lead": (
+        server(beat_silence=None), WARNING, "No beat schedules", "Look at the log of the beat"
+    ),
+    "a frozen beat": (
+        server(beat_silence=BEAT_SILENCE_SECONDS + 1), WARNING, "has not been heard of for 16 s", "restart it"
+    ),
+    "no relay": (
+        without(RELAY, leaving=LeavingFacts(outgoing=[late(90.0)])),
+        WARNING,
+        "No worker serves the queues relay and maintenance: no outgoing event is sent and no call is"
+        " dispatched; 3 outgoing events wait, the oldest for 90 s.",
+        "--serve relay",
+    ),
+    "no maintenance": (
+        but(living=[*(one for one in ALL if one != RELAY), process(ProcessKind.WORKER, "relay")]),
+        WARNING,
+        "No worker serves the queue maintenance: no retry",
+        "--serve relay",
+    ),
+    "no effects worker": (
+        without(EFFECTS, leaving=LeavingFacts(due_calls=DueCalls(2, 75.0))),
+        WARNING,
+        "No worker serves the queue effects: no call is made; 2 calls are due, the oldest for 75 s.",
+        "--serve effects",
+    ),
+    "nothing fills a building generation": (
+        without(REBUILD, generations=[LIVE, BUILDING]),
+        WARNING,
+        "Generation 2 of revenue is building, and no worker serves the queue rebuild, which fills it.",
+        "--serve rebuild",
+    ),
+    "nothing fills a generation that lags": (
+        without(REBUILD, generations=[LIVE, replace(BUILDING, state="retired", lags=True)]),
+        WARNING,
+        "Generation 2 of revenue is retired and lags, and no worker serves",
+        "--serve rebuild",
+    ),
+    "old outgoing events": (
+        leaving(outgoing=[late(61.0), late(5.0, "other")]),
+        WARNING,
+        "Outgoing events wait for up to 61 s: 6, the oldest for topic out.",
+        "workers on `relay`",
+    ),
+    "old due calls": (
+        leaving(due_calls=DueCalls(2, 120.0)), WARNING, "Calls are due for up to 2 min: 2.", "`effects`"
+    ),
+    "calls behind a held one": (
+        leaving(
+            holding_calls=[
+                HoldingCall("k-1", "notify", "order", "o-1", "failed", 4),
+                HoldingCall("k-2", "notify", "order", "o-2", "uncertain", 1),
+            ]
+        ),
+        WARNING,
+        "did not succeed: 5 behind k-1 (and 1 others), which is failed; effect notify of order/o-1.",
+        "`sluice effects retry KEY`",
+    ),
+    "an event that ends its worker": (
+        server(deaths=[EventDeath("order.1", "orders", 0, 12, 2, "signal 11", 4.0)]),
+        WARNING,
+        "Event orders:0:12 ended its worker 2 times: signal 11; the last time 4 s ago.",
+        "Correct its handler",
+    ),
+    "read-only": (
+        server(read_only="it is a standby"), ERROR, "Postgres can only be read: it is a standby.", "primary"
+    ),
+    "a full disk": (
+        but(narrowed=[failing("DiskFull: could not extend file\nHINT: free some")]),
+        ERROR,
+        "A disk of Postgres is full: DiskFull: could not extend file.",
+        "Free room",
+    ),
+    "no synchronous standby": (
+        server(replication=Replication("ANY 2 (a, b)", 1, 3, 4.0)),
+        ERROR,
+        "is away: 1 of 2 are connected that synchronous_standby_names (ANY 2 (a, b)) requires; 3 wait now,"
+        " the oldest for 4 s.",
+        "ALTER SYSTEM SET synchronous_standby_names = ''",
+    ),
+    "a slow synchronous standby": (
+        server(replication=Replication("a", 1, 3, 64.0)), WARNING, "standby; 3 wait", "pg_stat_replication"
+    ),
+    "an old transaction": (
+        server(horizons=[SESSION]),
+        WARNING,
+        "deleted in the last 15 min, because of pid 77, application psql, user ada, idle in transaction for"
+        " 15 min, query SELECT 1.",
+        "`SELECT pg_terminate_backend(77)`",
+    ),
+    "a prepared transaction": (
+        server(horizons=[Horizon("prepared", "it's", None, "ada", None, None, 700.0, 5)]),
+        WARNING,
+        "because of the prepared transaction it's of ada.",
+        "`ROLLBACK PREPARED 'it''s'`",
+    ),
+    "a replication slot": (
+        server(horizons=[Horizon("slot", "cdc", None, None, "inactive", None, None, MANY_TRANSACTIONS)]),
+        WARNING,
+        "in the last 1000000 transactions, because of the replication slot cdc, which is inactive.",
+        "pg_drop_replication_slot('cdc')",
+    ),
+    "a query on a standby": (
+        server(horizons=[Horizon("standby", "b", None, "r", "streaming", None, None, MANY_TRANSACTIONS)]),
+        WARNING,
+        "because of the standby b, on which a long query runs.",
+        "hot_standby_feedback",
+    ),
+    "a queue that stands": (
+        stuck(),
+        WARNING,
+        "Queue order.1 has 4 messages, and no batch of it was committed in 15 s.",
+        "`sluice workers`",
+    ),
+    "a queue that waits for a lock": (
+        stuck(Blocker(77, "psql", "ada", "idle in transaction", "SELECT 1", 300.0)),
+        WARNING,
+        "in 15 s; workers wait for what another session holds: pid 77, application psql",
+        "`SELECT pg_terminate_backend(77)`",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_rule_fires_alone_and_status_says_the_same(name: str) -> None:
+    facts, severity, words, cure = CASES[name]
+    [finding] = find_problems(facts)
+    assert finding.severity is severity
+    assert words in finding.problem
+    assert finding.problem.endswith(".")
+    assert cure in finding.advice
+    assert finding.advice.endswith(".")
+    status = judge_status(Reading({}, {}, situation=facts), now=0.0)
+    assert list(status.problems) == ([] if facts.stuck else [finding.problem])
+
+
+def test_every_rule_has_its_case() -> None:
+    modules = (rules_late, rules_processes, rules_server)
+    source = "".join(Path(str(module.__file__)).read_text() for module in modules)
+    two_names = 3  # a beat that runs and one that does not, two states of a generation, two missing queues
+    stuck_cases = 2  # a rule of another module
+    others_of_one_rule = 3  # horizons of other kinds
+    extra = two_names + stuck_cases + others_of_one_rule
+    assert source.count("yield error(") + source.count("yield warning(") == len(CASES) - extra
+
+
+WORKING_TOO: Mapping[str, Facts] = {
+    "as it should be": WORKING,
+    "no effects, and no worker for them": replace(
+        without(EFFECTS), declared=replace(HEALTHY.declared, effects=frozenset())
+    ),
+    "a paused generation": without(REBUILD, generations=[LIVE, replace(BUILDING, paused=True, lags=True)]),
+    "a generation that keeps up": without(REBUILD, generations=[LIVE, replace(BUILDING, state="ready")]),
+    "events that wait behind a refused one": leaving(outgoing=[late(900.0, free=0)]),
+    "young outgoing events and calls": leaving(outgoing=[late(59.0)], due_calls=DueCalls(1, 59.0)),
+    "another patience": replace(leaving(outgoing=[late(90.0)]), patience_seconds=91.0),
+    "a beat that was just heard of": server(beat_silence=BEAT_SILENCE_SECONDS),
+    "a young transaction": server(horizons=[SESSION._replace(seconds=599.0)]),
+    "an active slot": server(horizons=[Horizon("slot", "a", None, None, "active", None, None, 999_999)]),
+    "a standby that is there": server(replication=Replication("FIRST 1 (a)", 1, 2, 0.5)),
+    "commits that wait for no standby": replace(
+        server(replication=Replication("a", 0, 0, 0.0)),
+        postgres=replace(
+            WORKING_POSTGRES,
+            server=replace(POSTGRES.server, synchronous_commit="local"),
+            working=WorkingFacts(replication=Replication("a", 0, 0, 0.0)),
+        ),
+    ),
+    "a failure that passes": but(narrowed=[failing("DeadlockDetected: deadlock detected")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORKING_TOO)
+def test_what_works_has_no_findings(name: str) -> None:
+    assert find_problems(WORKING_TOO[name]) == []
+
+
+SILENT: Mapping[str, tuple[Facts, str]] = {
+    "calls that are paused": (leaving(effects_paused="why", due_calls=DueCalls(1, 900.0)), "are due"),
+    "a topic that does not exist": (
+        replace(
+            leaving(outgoing=[late(900.0)]), kafka=replace(WORKING.kafka, missing_outgoing={"out"})  # type: ignore[type-var]
+        ),
+        "wait for up to",
+    ),
+    "a topic that cannot exist": (leaving(outgoing=[late(900.0, "a b")]), "wait for up to"),
+    "no beat": (server(beat_silence=None), "wait for up to"),
+    "partitions that no bridge reads": (
+        without(BRIDGE, unread=[UnreadPartition("orders", 0, UnreadKind.NO_BRIDGE, "no bridge runs", 60.0)]),
+        "No bridge runs",
+    ),
+    "a copied database": (but(living=[], refusal="this database is a copy"), "No worker serves"),
+    "a queue that no worker holds": (
+        replace(
+            stuck(), redis=replace(HEALTHY.redis, consumed=frozenset({QUEUES[0]}))  # type: ignore[type-var]
+        ),
+        "committed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_has_a_finding_of_its_own_is_not_said_twice(name: str) -> None:
+    facts, words = SILENT[name]
+    found = find_problems(facts)
+    assert found
+    assert not [one for one in found if words in one.problem]
+
+
+def test_idle_workers_and_a_full_disk_are_seen_in_what_is_retried() -> None:
+    event = RetryingEvent(1, "order", "o-1", RetryKind.UNAVAILABLE, 3, 9.0, "DiskFull: no space", [])
+    found = find_problems(but(retrying=[event], sharing=SharingFacts(1, frozenset(QUEUES))))
+    assert [one.severity for one in found] == [ERROR, WARNING]
+    assert "DiskFull: no space" in found[0].problem
+
+
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [
+        ("", 0), (" ", 0), ("a", 1), ("a, b", 1), ("*", 1), ("FIRST 2 (a, b, c)", 2), ("first 1 (a)", 1),
+        ("ANY 3 (a,b,c)", 3), ("2 (a, b)", 2), ('"2 (a"', 1), ("any", 1),
+    ],
+)  # fmt: skip
+def test_the_standbys_that_a_commit_waits_for(names: str, needed: int) -> None:
+    assert count_needed(names) == needed
