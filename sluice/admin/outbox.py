@@ -1,9 +1,9 @@
 """What becomes of outgoing events by an operator's decision, each with its row in `audit`."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg2.errors import LockNotAvailable, QueryCanceled
 
@@ -22,11 +22,46 @@ from sluice.db.admin.outbox_admin import (
     read_refused,
     read_refused_page,
 )
+from sluice.db.admin.waiting_facts import WaitingTopic
 from sluice.db.connection import Session
+from sluice.tasks.fold.topic_names import topic_name_flaw
 
 MOST_REFUSED = 10_000  # that a dry run of --all lists
 PAGE_ROWS = 5_000  # of one transaction of `retry --all`
 DROP_ROWS = 200  # of one transaction of `drop --all`: no relay sends of the queue meanwhile
+SUSPECT_SECONDS = 5.0  # an event for a topic that exists is sent sooner
+
+
+class UnsendableTopic(NamedTuple):
+    """A topic that does not exist: its events wait. `queue` and `id` name the first of them."""
+
+    topic: str
+    queue: str
+    id: int
+    events: int
+    seconds: float
+    reason: str
+
+
+def find_unsendable(
+    waiting: Sequence[WaitingTopic], find_missing: Callable[[Sequence[str]], Set[str]]
+) -> list[UnsendableTopic]:
+    """Returns the topics whose events wait because the topic does not exist.
+
+    `find_missing` returns those of some topics that Kafka does not have; it is asked only about topics whose
+    events wait for longer than usual. Raises what it raises.
+    """
+    flaws = {one.topic: topic_name_flaw(one.topic) for one in waiting}
+    suspects = [
+        one.topic for one in waiting if flaws[one.topic] is None and one.free_seconds >= SUSPECT_SECONDS
+    ]
+    missing = find_missing(suspects) if suspects else frozenset()
+    reasons = flaws | dict.fromkeys(missing, "Kafka has no such topic")
+    return [
+        UnsendableTopic(one.topic, one.queue, one.id, one.events, one.free_seconds, reason)
+        for one in waiting
+        if (reason := reasons[one.topic]) is not None
+    ]
 
 
 def retry_one(

@@ -1,22 +1,27 @@
 """`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from sluice.admin.connection import connected
 from sluice.admin.decisions import OperationRefused, decide
+from sluice.admin.doctor.kafka_reading import find_missing_topics
 from sluice.admin.documents import documents
 from sluice.admin.outbox import (
+    UnsendableTopic,
     drop_all,
     drop_event,
     event_document,
+    find_unsendable,
     require_droppable,
     require_event,
     retry_all,
     retry_one,
 )
+from sluice.admin.service_errors import ServiceFailed, reaching_services
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import print_refusal, say, say_document
 from sluice.cli.printing import MOST_REASONS, AsJson, Full, equal_lines, say_age, say_fields
@@ -30,6 +35,9 @@ from sluice.db.admin.outbox_admin import (
     read_refused,
     read_waiting,
 )
+from sluice.db.admin.waiting_facts import WaitingTopic, read_waiting_topics
+from sluice.runtime.service_urls import read_addresses
+from sluice.runtime.settings import read_settings
 
 outbox_app = typer.Typer(
     help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
@@ -51,20 +59,27 @@ def ls(
 
     A refused record holds back what its queue has behind it of its topic and key,
     and nothing else. The newest comes first. An error that several records share is
-    printed once, with its number of records.
+    printed once, with its number of records. Events for a topic that does not exist
+    wait until it does: shown are the topic, the first event and the reason.
     """
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)
         records = read_refused(session, topic, limit=limit)
         reasons = count_refusal_reasons(session, topic, limit=MOST_REASONS)
+        topics = [] if refused else read_waiting_topics(session)
+    unsendable = _find_unsendable([one for one in topics if topic in (None, one.topic)])
     if as_json_:
         shown = {"refused": documents(records), "reasons": documents(reasons)}
-        say_document(shown | ({} if refused else {"waiting": documents(queues)}))
+        if not refused:
+            shown |= {"waiting": documents(queues), "unsendable": documents(unsendable)}
+        say_document(shown)
         return
     if queues:
         say(waiting_table(queues), "")
     elif not refused:
         say("nothing waits")
+    if unsendable:
+        say(unsendable_table(unsendable), "")
     if reasons:
         say(reason_table(reasons), "")
     if records:
@@ -179,6 +194,24 @@ def reason_table(reasons: Iterable[RefusalReason]) -> Table:
         ((one.records, one.topic, f"{number}: {one.error}") for number, one in enumerate(reasons, 1)),
         folded=("error",),
     )
+
+
+def unsendable_table(topics: Iterable[UnsendableTopic]) -> Table:
+    """Per topic that does not exist: the first event for it, how many wait, for how long, and the reason."""
+    return table_of(
+        ("topic", "first queue", "first id", "waiting", "oldest", "reason"),
+        ((one.topic, one.queue, one.id, one.events, say_age(one.seconds), one.reason) for one in topics),
+    )
+
+
+def _find_unsendable(waiting: Sequence[WaitingTopic]) -> list[UnsendableTopic]:
+    servers = read_addresses(read_settings()).kafka_bootstrap_servers
+    try:
+        with reaching_services():
+            return find_unsendable(waiting, partial(find_missing_topics, servers))
+    except ServiceFailed as failed:
+        say(f"sluice: not reached, so topics that do not exist are not shown: {failed}", err=True)
+        return []
 
 
 def refused_table(records: Iterable[RefusedRecord], reasons: Sequence[RefusalReason]) -> Table:

@@ -13,7 +13,7 @@ from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import check_checkpoint, drop_checkpoint, make_checkpoint
 from sluice.admin.rebuild.older_snapshots import SnapshotWait
 from sluice.admin.rebuild.rebuild_plan import make_plan
-from sluice.admin.rebuild.rebuild_progress import follow
+from sluice.admin.rebuild.rebuild_progress import find_unfilled, follow
 from sluice.cli.confirmation import DryRun, Reason, Yes, require_confirmation
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
@@ -52,6 +52,7 @@ def start(
     checkpoint on: then what came before it stays as the checkpoint has it. Readers
     see nothing of it, live traffic goes on, no event is emitted and no call made.
     Stopping this command stops nothing: `sluice rebuild status` tells the rest.
+    Reports it if no worker serves the queue `rebuild`.
     """
     settings, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
@@ -81,6 +82,8 @@ def start(
         else:
             text = f"generation {number} of {projection} is building: {records} to read"
         say(text, err=as_json_)
+        if number is not None and not wait and (unfilled := find_unfilled(session, projection, number)):
+            say(unfilled, err=True)
         if number is not None and wait:
             _show_progress(session, projection, number)
             say(f"generation {number} is ready: `sluice rebuild diff {projection}`", err=as_json_)
@@ -99,6 +102,8 @@ def _show_progress(session: Session, projection: str, generation: int) -> None:
         for moved in follow(session, projection, generation):
             done, total, rate = moved.reached.done, moved.reached.total, f"{moved.events_per_second:,.0f}"
             progress.update(bar, completed=done, total=total, rate=rate)
+            if moved.unfilled is not None:
+                say(moved.unfilled, err=True)
             if progress.disable and time.monotonic() - printed_at >= LINE_SECONDS:
                 printed_at = time.monotonic()
                 say(f"{name}: {done:,} of {total:,}, {rate} events/s", err=True)

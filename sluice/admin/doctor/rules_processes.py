@@ -36,14 +36,12 @@ def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterat
             f"No worker serves the queue {EFFECTS_QUEUE}: no call is made{waiting}.",
             "Start one: `sluice worker --serve effects`.",
         )
-    for generation in postgres.generations:
-        sentence = unfilled_sentence(generation, postgres.living)
-        if sentence is not None:
-            yield warning(f"{sentence}.", "Start one: `sluice worker --serve rebuild`.")
+    unfilled = (unfilled_problem(generation, postgres.living) for generation in postgres.generations)
+    yield from filter(None, unfilled)
 
 
-def unfilled_sentence(generation: GenerationFacts, living: Sequence[Process]) -> str | None:
-    """Returns why nothing fills a generation, None if a worker does or none has to."""
+def unfilled_problem(generation: GenerationFacts, living: Sequence[Process]) -> Finding | None:
+    """Returns that no worker fills the generation, None if a worker does or none has to."""
     needs = generation.lags or generation.state == GenerationState.BUILDING
     if not needs or generation.paused or _is_served(REBUILD_QUEUE, living):
         return None
@@ -51,7 +49,10 @@ def unfilled_sentence(generation: GenerationFacts, living: Sequence[Process]) ->
     what = (
         "is building" if generation.state == GenerationState.BUILDING else f"is {generation.state} and lags"
     )
-    return f"{name} {what}, and no worker serves the queue {REBUILD_QUEUE}, which fills it"
+    return warning(
+        f"{name} {what}, and no worker serves the queue {REBUILD_QUEUE}, which fills it.",
+        "Start one: `sluice worker --serve rebuild`.",
+    )
 
 
 def has_relay(postgres: PostgresFacts) -> bool:

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.doctor.rules_processes import unfilled_problem
+from sluice.admin.doctor.situation_reading import read_generation_facts
 from sluice.db.connection import Session
+from sluice.db.delivery.living_processes import read_living
 from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import read_deaths
 from sluice.db.projections.generation_lag import LaneState, read_lane_states
 from sluice.db.projections.generation_lanes import FOLDED, read_passed
 from sluice.db.projections.generations import Generation, read_generations
 from sluice.db.records import GenerationState
+from sluice.runtime.log_pace import LogPace
 
 READ_SECONDS = 0.5
+STILL_SECONDS = 5.0  # a generation that does not move for so long may have no worker
 MOST_DEATHS = 20  # that a document names
 
 
@@ -49,6 +54,8 @@ class Moved:
 
     reached: Reached
     events_per_second: float
+    unfilled: str | None = None
+    """Why nothing fills the generation: reported once a minute while it does not move."""
 
 
 def follow(
@@ -63,13 +70,32 @@ def follow(
 
     Raises OperationRefused if the generation fails, is paused or is dropped in the meantime.
     """
-    began = clock()
+    began = moved_at = clock()
+    before = None
+    pace = LogPace(clock=clock)
     while is_building(session, projection, generation):
         reached = reached_of(read_lane_states(session, projection, generation))
         records = sum(read_passed(session, projection, generation).values())
+        if (reached.done, records) != before:
+            before, moved_at = (reached.done, records), clock()
+        unfilled = None
+        if clock() - moved_at >= STILL_SECONDS:
+            unfilled = find_unfilled(session, projection, generation)
+            if unfilled is not None and not pace.allows("unfilled"):
+                unfilled = None
         seconds = clock() - began
-        yield Moved(reached, records / seconds if seconds > 0 else 0.0)
+        yield Moved(reached, records / seconds if seconds > 0 else 0.0, unfilled)
         sleep(READ_SECONDS)
+
+
+def find_unfilled(session: Session, projection: str, generation: int) -> str | None:
+    """Returns that no worker fills the generation and how to start one; None if a worker is there."""
+    living = read_living(session)
+    for one in read_generation_facts(session):
+        if (one.projection, one.generation) == (projection, generation):
+            finding = unfilled_problem(one, living)
+            return None if finding is None else f"{finding.problem} {finding.advice}"
+    return None
 
 
 def is_building(session: Session, projection: str, generation: int) -> bool:

@@ -18,6 +18,7 @@ from sluice.admin.rebuild.rebuild_progress import follow, generation_document
 from sluice.db.projections import generation_tables
 from sluice.db.projections.generation_tables import count_rows, read_table
 from sluice.db.projections.generations import read_generations
+from tests.db.living import add_process, end_process
 from tests.db.tasks import projecting
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import DECISION, Bench, registry
@@ -114,6 +115,47 @@ def test_rows_are_counted_and_not_estimated(bench: Bench, monkeypatch: pytest.Mo
     with closing(bench.session.another("test holder")) as holder, holder.transaction():
         holder.command(f"LOCK TABLE public.{live.table}")
         assert count_rows(bench.session, live.table) is None
+
+
+class Minutes:
+    """A clock that moves with each sleep, and counts them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.sleeps = seconds, 0.0, 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, _: float) -> None:
+        self.now += self.seconds
+        self.sleeps += 1
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(2.5, [2, 26]), (5.0, [1, 13, 25, 37]), (0.1, [])])
+def test_a_generation_that_nothing_fills_is_reported_after_5_seconds_and_once_a_minute(
+    bench: Bench, seconds: float, said: list[int]
+) -> None:
+    bench.live(thing_set(0, "a", 1))
+    number, time_ = bench.begin(), Minutes(seconds)
+    found = []
+    for moved in follow(bench.session, "totals", number, clock=time_, sleep=time_.sleep):
+        if moved.unfilled is not None:
+            found.append(time_.sleeps)
+            assert f"Generation {number} of totals is building, and no worker serves" in moved.unfilled
+            assert "Start one: `sluice worker --serve rebuild`." in moved.unfilled
+        if time_.sleeps == 40:
+            assert bench.rebuild(number)
+    assert found == said
+
+
+def test_a_generation_that_a_worker_fills_is_slow_and_not_reported(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    number, time_ = bench.begin(), Minutes(60.0)
+    worker = add_process(bench.session, queues=["rebuild"])
+    moves = follow(bench.session, "totals", number, clock=time_, sleep=time_.sleep)
+    assert [next(moves).unfilled for _ in range(3)] == [None] * 3
+    end_process(bench.session, worker)
+    assert next(moves).unfilled is not None
 
 
 def pause(bench: Bench, number: int) -> None:

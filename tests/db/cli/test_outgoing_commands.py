@@ -1,5 +1,6 @@
 """What `sluice outbox` and `sluice effects` print for people, from a real database."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -31,6 +32,41 @@ def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
         return result.output
 
     return run
+
+
+def test_events_for_a_topic_that_does_not_exist_are_shown_with_the_reason(
+    session: Session, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert_event(session, 3, queue="order.1", topic="gone")
+    insert_event(session, 9, topic="gone")
+    insert_event(session, 4, topic="there")
+    insert_event(session, 5, topic="a b")
+    session.command(
+        "UPDATE sluice.outbox_events SET created_at = now() - interval '1 hour' WHERE id IN (3, 4)"
+    )
+    asked = []
+
+    def find_missing(_: str, topics: list[str]) -> set[str]:
+        asked.append(topics)
+        return {"gone"}
+
+    monkeypatch.setattr("sluice.cli.outbox.find_missing_topics", find_missing)
+    lines = [line.split() for line in run("outbox", "ls").splitlines()]
+    assert ["gone", "order.1", "3", "2", "60m", "Kafka", "has", "no", "such", "topic"] in lines
+    assert [line[:4] for line in lines if line[:2] == ["a", "b"]] == [["a", "b", "order.0", "5"]]
+    assert asked == [["gone", "there"]]
+    [one] = json.loads(run("outbox", "ls", "--topic", "gone", "--json"))["unsendable"]
+    assert (one["topic"], one["queue"], one["id"], one["events"]) == ("gone", "order.1", 3, 2)
+    assert one["reason"] == "Kafka has no such topic"
+    assert "unsendable" not in json.loads(run("outbox", "ls", "--refused", "--json"))
+
+
+def test_without_kafka_the_outbox_is_shown_all_the_same(session: Session, run: Run) -> None:
+    insert_event(session, 3, topic="gone")
+    session.command("UPDATE sluice.outbox_events SET created_at = now() - interval '1 hour'")
+    shown = run("outbox", "ls")
+    assert "order.0" in shown
+    assert "so topics that do not exist are not shown: Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS)" in shown
 
 
 def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
