@@ -93,7 +93,7 @@ class SharingFacts:
     """Of the workers that share the queues, whom Postgres knows by the leases they hold."""
 
     workers: int = 0
-    leased: Set[str] = frozenset()
+    leased: frozenset[str] = frozenset()
     """The queues that one of them holds."""
 
 

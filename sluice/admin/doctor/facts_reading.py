@@ -174,11 +174,12 @@ def _redis(settings: Settings, url: str, installation: Installation | None, look
 def _stuck(
     urls: StackUrls, installation: Installation, postgres: PostgresFacts, looks: Looks
 ) -> list[StuckQueue]:
-    """The queues that commit nothing. Those that are halted, or that no worker holds, have a finding."""
+    """The queues that commit nothing. Those that are halted, or that no worker serves, have a finding."""
     registered = postgres.registered
     if registered is None:
         return []
-    queues = sorted(name for name, reason in registered.queues.items() if reason is None)
+    served = postgres.sharing.leased.union(*(one.queues or () for one in postgres.living))
+    queues = sorted(name for name in served if registered.queues.get(name, "no such queue") is None)
     with closing(Session(urls.database_url, application_name="sluice doctor")) as session:
         lengths = partial(read_lengths, urls.redis_url, installation.redis_prefix, queues)
         return watch_queues(session, lengths, looks.watch_seconds, sleep=time.sleep, clock=time.monotonic)

@@ -74,7 +74,7 @@ def _with_tables(session: Session, facts: PostgresFacts, declared: DeclaredFacts
         None,
         leaving=_leaving(session, declared),
         generations=read_generation_facts(session),
-        sharing=SharingFacts(len(sharing.workers), sharing.holders().keys()),
+        sharing=SharingFacts(len(sharing.workers), frozenset(sharing.holders())),
         installation=facts.installation,
         refusal=facts.refusal,
         living=read_living(session),
