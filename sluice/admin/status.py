@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sluice.admin.doctor.facts import Facts
-from sluice.admin.doctor.rules import situation_problems
+from sluice.admin.doctor.rules import missing_topic, situation_problems
 from sluice.db.admin.totals import ProgressRead, QueueState
 from sluice.db.apply.guard import COUNTERS
 from sluice.db.delivery.leases import Sharing
@@ -145,8 +145,16 @@ def judge_status(reading: Reading, *, now: float) -> Status:
         reading.refusal,
         _halted(reading, Declaration.EFFECT),
         [one for one in reading.unread if one.topic in topics],
-        [one.problem for one in situation_problems(reading.situation)] if reading.situation else [],
+        _problems(reading),
     )
+
+
+def _problems(reading: Reading) -> list[str]:
+    found = [one.problem for one in situation_problems(reading.situation)] if reading.situation else []
+    if reading.logs is not None:
+        known = reading.logs.topic_ids.keys() | reading.logs.unreadable_topics.keys()
+        found += [missing_topic(name) for name in sorted(reading.declared_topics) if name not in known]
+    return found
 
 
 def _unreachable_logs(logs: LogRanges | None) -> list[str]:

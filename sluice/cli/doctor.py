@@ -17,15 +17,15 @@ from sluice.db.admin.doctor_facts import EventsWithoutId
 UNKNOWN = "?"
 
 
-def doctor(
-    patience: Annotated[
-        float,
-        typer.Option(
-            min=0.1, metavar="SECONDS", help="Report what waits for longer; transactions: 10 times."
-        ),
-    ] = DEFAULT_PATIENCE_SECONDS,
-    as_json: AsJson = False,
-) -> None:
+Patience = Annotated[
+    float,
+    typer.Option(
+        min=0.1, metavar="SECONDS", help="Report what waits for longer; of transactions, 10 times as long."
+    ),
+]
+
+
+def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
     """Say what is wrong with this installation, and what to do about it. Changes nothing.
 
     Looks at the connections, the migrations, your tables, queues and topics,

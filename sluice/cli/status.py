@@ -7,8 +7,10 @@ from dataclasses import asdict
 import typer
 
 from sluice.admin.connection import read_environment
+from sluice.admin.doctor.facts import DEFAULT_PATIENCE_SECONDS
 from sluice.admin.status import QueueStatus, Status, TopicStatus, judge_status
 from sluice.admin.status_reading import read_status
+from sluice.cli.doctor import Patience
 from sluice.cli.output import print_refusal, say, say_document
 from sluice.cli.printing import AsJson, equal_lines
 from sluice.cli.tables import Table, table_of
@@ -20,7 +22,7 @@ from sluice.db.records import Outcome
 UNKNOWN = "?"  # of a service that did not answer
 
 
-def status(as_json: AsJson = False) -> None:
+def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
     """Show how far each topic and queue is, and what became of the events.
 
     Watermark: every record below it has an outcome.
@@ -36,14 +38,15 @@ def status(as_json: AsJson = False) -> None:
     Installation: its name and short id; also the consumer group in Kafka.
 
     A partition that no bridge reads is named with the reason, and so is a topic
-    whose records wait behind an open transaction of a producer.
+    whose records wait behind an open transaction of a producer. Problems of
+    servers and processes are named as by `sluice doctor`, which adds what to do.
 
     Exit code 1 if a service or the leader of a partition did not answer, or if no
     process works with this database since it is a copy or another installation's;
     the rest is shown. A sum that lacks partitions is marked with +?.
     """
     settings, registry, urls = read_environment()
-    found = judge_status(read_status(settings, urls, registry), now=time.time())
+    found = judge_status(read_status(settings, urls, registry, patience_seconds=patience), now=time.time())
     if as_json:
         say_document(asdict(found))
     else:

@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -64,9 +64,18 @@ def make_deployment(
     start: Start,
 ) -> Iterator[MakeDeployment]:
     """Makes deployments whose topics nobody else uses; all their processes have ended afterwards."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with making_deployments(kafka, postgres, redis_url, database_url, tmp_path, start) as make:
+        yield make
+
+
+@contextmanager
+def making_deployments(
+    kafka: Stack, postgres: Stack, redis_url: str, database_url: str, tmp_path: Path, start: Start
+) -> Iterator[MakeDeployment]:
+    """Yields what makes deployments, whose modules are in `tmp_path`, and ends all their processes."""
     made: list[Deployment] = []
     databases = ExitStack()
-    monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(
         base: str = "examples.shop.handlers",

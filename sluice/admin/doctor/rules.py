@@ -17,7 +17,7 @@ from sluice.admin.doctor.facts import (
 from sluice.admin.doctor.rules_installation import clock_problems, installation_problems
 from sluice.admin.doctor.rules_late import age_problems, death_problems, holding_problems
 from sluice.admin.doctor.rules_processes import process_problems
-from sluice.admin.doctor.rules_projections import projection_problems, stopped_problems
+from sluice.admin.doctor.rules_projections import feeding_problems, projection_problems
 from sluice.admin.doctor.rules_retrying import retrying_problems
 from sluice.admin.doctor.rules_server import server_problems
 from sluice.admin.doctor.rules_unread import kafka_problems, unread_problems
@@ -26,6 +26,7 @@ from sluice.admin.doctor.rules_waiting import (
     missing_id_problems,
     narrowed_problems,
     retention_problems,
+    stopped_problems,
     unsendable_problems,
 )
 from sluice.admin.doctor.rules_workers import idle_workers, redis_problems, used_queues, worker_problems
@@ -57,9 +58,9 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += unread_problems(facts.postgres.unread, facts.declared)
             found += retrying_problems(facts.postgres.retrying)
         if facts.postgres.leaving is not None:
-            found += leaving_problems(facts.postgres.leaving, facts.declared)
+            found += stopped_problems(facts.postgres.leaving)
             found += projection_problems(facts.postgres.generations, facts.declared)
-            found += stopped_problems(facts)
+            found += feeding_problems(facts)
             found += missing_id_problems(facts.postgres.without_id, facts.declared)
             found += narrowed_problems(facts.postgres.narrowed)
     found += situation_problems(facts)
@@ -82,6 +83,7 @@ def situation_problems(facts: Facts) -> Iterator[Finding]:
         missing = facts.kafka.missing_outgoing if facts.kafka else frozenset()
         yield from age_problems(facts.postgres, missing, patience_seconds=facts.patience_seconds)
         if facts.postgres.leaving is not None:
+            yield from leaving_problems(facts.postgres.leaving, facts.declared)
             yield from holding_problems(facts.postgres.leaving)
             if facts.kafka is not None:
                 yield from unsendable_problems(facts.postgres.leaving, facts.kafka)
@@ -196,9 +198,14 @@ def _undeclared(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fi
         yield graded(one.name in names, one.problem, one.advice)
 
 
+def missing_topic(name: str) -> str:
+    """Returns the sentence about a declared topic that does not exist."""
+    return f"Kafka has no topic {name}."
+
+
 def _topics(kafka: KafkaFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     for missing in sorted(declared.topics - kafka.topics.keys() - kafka.refused.keys()):
-        yield error(f"Kafka has no topic {missing}.", "Run `sluice init`, or look at the cluster's address.")
+        yield error(missing_topic(missing), "Run `sluice init`, or look at the cluster's address.")
     for name, topic in sorted(kafka.topics.items()):
         if topic.cleanup_policy is None or topic.retention_ms is None:
             continue

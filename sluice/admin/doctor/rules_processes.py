@@ -13,7 +13,6 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules_retrying import say_duration
 from sluice.db.delivery.living_processes import Process
-from sluice.db.delivery.unread_partitions import UnreadKind
 from sluice.db.records import GenerationState, ProcessKind
 from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 
@@ -77,9 +76,7 @@ def _is_served(queue: str, living: Sequence[Process]) -> bool:
 def _no_bridge(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     bridges = postgres.bridges
     if not bridges:
-        # Partitions that were read before have a finding with the time.
-        if not any(one.kind is UnreadKind.NO_BRIDGE for one in postgres.unread):
-            yield warning("No bridge runs: no topic is read.", "Start one: `python -m sluice.bridge`.")
+        yield warning("No bridge runs: no topic is read.", "Start one: `python -m sluice.bridge`.")
         return
     unread = sorted(declared.topics - {topic for bridge in bridges for topic in bridge.topics})
     if unread:

@@ -40,7 +40,7 @@ def projection_problems(generations: Sequence[GenerationFacts], declared: Declar
             )
 
 
-def stopped_problems(facts: Facts) -> Iterator[Finding]:
+def feeding_problems(facts: Facts) -> Iterator[Finding]:
     """Projections that could not take events, and generations to which nothing is fed."""
     assert facts.postgres is not None
     for letters in facts.postgres.projection_letters:

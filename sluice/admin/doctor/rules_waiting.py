@@ -16,8 +16,8 @@ from sluice.tasks.fold.topic_names import topic_name_flaw
 DAY_MS = 24 * 60 * 60 * 1000
 
 
-def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator[Finding]:
-    """What waits for an operator."""
+def stopped_problems(leaving: LeavingFacts) -> Iterator[Finding]:
+    """What an operator stopped, or a failed event."""
     if leaving.effects_paused is not None:
         yield warning(
             f"All calls are paused: {leaving.effects_paused}.",
@@ -28,6 +28,10 @@ def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator
             f"Parked entities: {leaving.parked_entities}; an event of each failed, or it was paused by hand.",
             "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`. Or `sluice resume --entity`.",
         )
+
+
+def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator[Finding]:
+    """What leaves only after an operator has decided."""
     if leaving.conflicts:
         yield warning(
             f"Conflicts: {leaving.conflicts}; of two events with one id or version the first one counts.",

@@ -21,7 +21,6 @@ from sluice.admin.status import Reading, judge_status
 from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.admin.server_facts import Blocker, Horizon, Replication
 from sluice.db.admin.waiting_facts import DueCalls, EventDeath, HoldingCall
-from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition
 from sluice.db.records import ProcessKind, RetryKind
 from tests.unit.admin.test_doctor import HEALTHY, LIVE, POSTGRES, QUEUES
 from tests.unit.admin.working_facts import (
@@ -249,10 +248,6 @@ SILENT: Mapping[str, tuple[Facts, str]] = {
     ),
     "a topic that cannot exist": (leaving(outgoing=[late(900.0, "a b")]), "wait for up to"),
     "no beat": (server(beat_silence=None), "wait for up to"),
-    "partitions that no bridge reads": (
-        without(BRIDGE, unread=[UnreadPartition("orders", 0, UnreadKind.NO_BRIDGE, "no bridge runs", 60.0)]),
-        "No bridge runs",
-    ),
     "a copied database": (but(living=[], refusal="this database is a copy"), "No worker serves"),
     "a queue that no worker holds": (
         replace(

@@ -48,7 +48,8 @@ def reading() -> Reading:
         declared_queues={"order.0": "order", "order.1": "order", "user.0": "user"},
         progress=PROGRESS,
         logs=LogRanges(
-            {("orders", 0): LogRange(10, 100), ("orders", 1): LogRange(0, 50), ("users", 0): LogRange(0, 0)}
+            {("orders", 0): LogRange(10, 100), ("orders", 1): LogRange(0, 50), ("users", 0): LogRange(0, 0)},
+            {"orders": "id-1", "users": "id-2"},
         ),
         oldest_at={("orders", 0): 1_000.0},
         lengths={"order.0": 2, "order.1": 0, "user.0": 0},
@@ -192,7 +193,8 @@ def test_a_partition_that_kafka_does_not_report_is_marked_and_the_others_are_sum
 
 def test_what_waits_is_named() -> None:
     of = reading()
-    of.logs = LogRanges({("orders", 0): LogRange(10, 100, 107), ("orders", 1): LogRange(0, 50, 50)})
+    ranges = {("orders", 0): LogRange(10, 100, 107), ("orders", 1): LogRange(0, 50, 50)}
+    of.logs = LogRanges(ranges, {"orders": "id-1"})
     of.unread = [
         UnreadPartition("orders", 0, UnreadKind.NO_LEADER, "no leader", 61.2),
         UnreadPartition("orders", 1, UnreadKind.NO_LEADER, "no leader", 21.2),
@@ -205,6 +207,7 @@ def test_what_waits_is_named() -> None:
         "orders[0], orders[1] are not read for 61 s: no leader",
         "topic orders: up to 7 records wait behind an open transaction of a producer (orders[0] 7); they are"
         " read when it commits, aborts or times out",
+        "Kafka has no topic users.",
     ]
     [first, second] = topic(of).partitions
     assert (first.behind_transaction, first.unread_reason, first.unread_seconds) == (7, "no leader", 61.2)
