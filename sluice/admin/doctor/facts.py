@@ -170,6 +170,14 @@ class PostgresFacts:
         """The bridges that are alive."""
         return [one for one in self.living if one.kind is ProcessKind.BRIDGE]
 
+    @property
+    def served_queues(self) -> frozenset[str]:
+        """The queues that a worker holds by a lease, or that a living worker names with -Q.
+
+        Neither waits for an answer of the worker, which may be in a long batch.
+        """
+        return self.sharing.leased.union(*(one.queues or () for one in self.living))
+
 
 @dataclass(frozen=True)
 class RedisFacts:

@@ -178,7 +178,7 @@ def _stuck(
     registered = postgres.registered
     if registered is None:
         return []
-    served = postgres.sharing.leased.union(*(one.queues or () for one in postgres.living))
+    served = postgres.served_queues
     queues = sorted(name for name in served if registered.queues.get(name, "no such queue") is None)
     with closing(Session(urls.database_url, application_name="sluice doctor")) as session:
         lengths = partial(read_lengths, urls.redis_url, installation.redis_prefix, queues)

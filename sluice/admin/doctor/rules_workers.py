@@ -55,21 +55,17 @@ def worker_problems(facts: Facts) -> Iterator[Finding]:
         return
     if facts.postgres.refusal is not None or _is_full(facts.redis):
         return  # No worker starts, or none can answer.
-    sharing = facts.postgres.sharing
     used = registered.queues.keys() & used_queues(registered)
-    # A worker in a batch does not answer, and a queue in hand-over is consumed by nobody for a moment.
-    lonely = sorted(used - sharing.leased - (facts.redis.consumed or frozenset()))
-    if facts.redis.consumed is None and not sharing.leased:
-        yield warning(
-            "No worker answered.",
-            "Start one without -Q, or ask again: one with -Q in a long batch is silent.",
-        )
+    served = facts.postgres.served_queues | (facts.redis.consumed or frozenset())
+    lonely = sorted(used - served)
+    if lonely and not served & used and facts.redis.consumed is None:
+        yield warning("No worker answered.", "Start one without -Q: it takes what nobody holds.")
         return
     yield from stuck_problems([one for one in facts.stuck if one.queue not in lonely])
     if lonely:
         yield warning(
             f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
-            "Start a worker without -Q: it takes what nobody holds. One with -Q in a long batch is silent.",
+            "Start a worker without -Q: it takes what nobody holds.",
         )
 
 

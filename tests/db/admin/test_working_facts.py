@@ -4,7 +4,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy.engine import make_url
 
+from sluice.admin.doctor.facts import DeclaredFacts
+from sluice.admin.doctor.situation_reading import read_situation
 from sluice.db.admin.server_facts import (
     NO_REPLICATION,
     read_beat_silence,
@@ -76,6 +79,34 @@ def test_a_database_is_read_only_and_a_session_is_not_the_server(
     looking.command("SET default_transaction_read_only = on")
     assert read_read_only(looking) == reason
     looking.close()
+
+
+def test_a_role_without_rights_on_the_server_reads_what_it_may_see(
+    session: Session, make_session: Callable[[], Session], database_url: str
+) -> None:
+    name = f"reader_{session.connection.info.backend_pid}"
+    session.command(f"CREATE ROLE {name} LOGIN")
+    session.command(f"GRANT USAGE ON SCHEMA sluice TO {name}")
+    session.command(f"GRANT SELECT ON ALL TABLES IN SCHEMA sluice TO {name}")
+    other = make_session()
+    other.command(WRITE)
+    url = make_url(database_url).set(username=name)
+    reader = Session(url, application_name="test")
+    try:
+        [found] = read_horizons(reader)
+        assert (found.name, found.seconds) == (str(other.connection.info.backend_pid), None)
+        assert read_replication(reader) == NO_REPLICATION
+        assert read_read_only(reader) is None
+        assert read_beat_silence(reader) is None
+        assert read_blockers(reader) == []
+        declared = DeclaredFacts(frozenset(), {}, {}, "", None)
+        working = read_situation(reader, "sluice", declared).working
+        assert working is not None
+        assert working.horizons[0].name == found.name
+    finally:
+        reader.close()
+        session.command(f"DROP OWNED BY {name}")
+        session.command(f"DROP ROLE {name}")
 
 
 def test_the_beat_that_schedules_is_known_by_its_lock(

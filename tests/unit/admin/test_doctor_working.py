@@ -10,6 +10,7 @@ from sluice.admin.doctor import rules_late, rules_processes, rules_server
 from sluice.admin.doctor.facts import (
     Facts,
     LeavingFacts,
+    RedisFacts,
     Severity,
     SharingFacts,
     WorkingFacts,
@@ -228,6 +229,10 @@ WORKING_TOO: Mapping[str, Facts] = {
             server=replace(POSTGRES.server, synchronous_commit="local"),
             working=WorkingFacts(replication=Replication("a", 0, 0, 0.0)),
         ),
+    ),
+    "a worker in a long batch, which does not answer": replace(
+        but(living=[*ALL, process(ProcessKind.WORKER, *QUEUES)]),
+        redis=RedisFacts("7.2.4", "noeviction", None),
     ),
     "a failure that passes": but(narrowed=[failing("DeadlockDetected: deadlock detected")]),
 }  # fmt: skip
