@@ -150,9 +150,9 @@ def read_event_deaths(session: Session) -> list[EventDeath]:
     return [EventDeath(*row) for row in session.run(READ_EVENT_DEATHS)]
 
 
-# An apply statement counts each record once: the sum moves if and only if a batch was committed.
-READ_QUEUE_OUTCOMES = Statement(
-    "read_queue_outcomes",
+# Offsets of a queue's lanes only rise, with each batch that is committed.
+READ_QUEUE_PROGRESS = Statement(
+    "read_queue_progress",
     """
     SELECT queue, sum(applied_offset)::bigint FROM sluice.lane_progress GROUP BY queue ORDER BY queue
     """,
@@ -161,4 +161,18 @@ READ_QUEUE_OUTCOMES = Statement(
 
 def read_queue_progress(session: Session) -> dict[str, int]:
     """Returns queue → a number that rises with each batch of it that is committed."""
-    return dict(session.run(READ_QUEUE_OUTCOMES))
+    return dict(session.run(READ_QUEUE_PROGRESS))
+
+
+READ_GENERATION_PROGRESS = Statement(
+    "read_generation_progress",
+    """
+    SELECT projection, generation, sum(applied_offset)::bigint
+    FROM sluice.generation_lanes GROUP BY projection, generation
+    """,
+)
+
+
+def read_generation_progress(session: Session) -> dict[tuple[str, int], int]:
+    """Returns projection and generation → a number that rises with what is written to the generation."""
+    return {(name, number): reached for name, number, reached in session.run(READ_GENERATION_PROGRESS)}

@@ -86,6 +86,8 @@ class GenerationFacts:
     paused: bool = False
     lags: bool = False
     """True if it lacks records that the live generation has."""
+    rate: int | None = None
+    """Events a second that its rebuild may read; None: as many as it can."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ class Facts:
     members: Sequence[str | None] | None = None
     """The static names of the members of the consumer group. None: they could not be read."""
     stuck: Sequence[StuckQueue] = ()
+    still: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """Projection and generation that lag and are not filled → seconds between the two looks."""
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS
     """What waits for longer than this is a finding."""
 

@@ -1,7 +1,7 @@
 """Reads the facts that `sluice doctor` judges; a service that fails is noted, and the others are read."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,8 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.installation_reading import read_foreign_claims, read_members
 from sluice.admin.doctor.kafka_reading import read_kafka, read_log_starts
-from sluice.admin.doctor.queue_watch import watch_queues
+from sluice.admin.doctor.queue_watch import watch, watch_queues
+from sluice.admin.doctor.rules_processes import has_rebuild_worker
 from sluice.admin.doctor.situation_reading import read_lengths, read_redis_memory, read_situation
 from sluice.admin.service_errors import ServiceFailed, ServiceTitle, reaching_services
 from sluice.db.admin.doctor_facts import (
@@ -30,6 +31,7 @@ from sluice.db.admin.doctor_facts import (
 )
 from sluice.db.admin.projection_letters import count_open
 from sluice.db.admin.stored_tables import read_misplaced, read_stored_tables
+from sluice.db.admin.waiting_facts import read_generation_progress
 from sluice.db.connection import Session
 from sluice.db.delivery.undeclared import read_halted
 from sluice.db.delivery.unread_partitions import read_unread
@@ -98,6 +100,7 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
         if installation is None
         else tried("Kafka", lambda: read_members(urls.kafka_bootstrap_servers, installation.group)),
         stuck or [],
+        tried("Postgres", lambda: _still(urls, postgres, looks)) or {},
         looks.patience_seconds,
     )
 
@@ -169,6 +172,22 @@ def _redis(settings: Settings, url: str, installation: Installation | None, look
     if installation is None:
         return facts
     return replace(facts, consumed=_consumed(settings, installation, looks.inspect_seconds))
+
+
+def _still(urls: StackUrls, postgres: PostgresFacts | None, looks: Looks) -> Mapping[tuple[str, int], float]:
+    """The generations that lag and that no worker fills, although one serves their queue."""
+    if postgres is None or postgres.refusal is not None or not has_rebuild_worker(postgres):
+        return {}
+    lagging = {
+        (one.projection, one.generation)
+        for one in postgres.generations
+        if one.lags and not one.paused and one.rate is None
+    }
+    if not lagging:
+        return {}
+    with closing(Session(urls.database_url, application_name="sluice doctor")) as session:
+        read = partial(read_generation_progress, session)
+        return watch(lagging, read, looks.watch_seconds, sleep=time.sleep, clock=time.monotonic)
 
 
 def _stuck(

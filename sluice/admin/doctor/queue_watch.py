@@ -1,6 +1,7 @@
-"""Looks twice at the queues: a list that has messages, and no batch that is committed."""
+"""Looks twice: a queue that has messages and commits no batch, a generation that lags and is not filled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from typing import TypeVar
 
 from sluice.admin.doctor.facts import StuckQueue
 from sluice.db.admin.server_facts import Blocker, read_blockers
@@ -8,6 +9,7 @@ from sluice.db.admin.waiting_facts import read_queue_progress
 from sluice.db.connection import Session
 
 LOOK_SECONDS = 0.5
+T = TypeVar("T")
 
 
 def watch_queues(
@@ -23,23 +25,41 @@ def watch_queues(
     Ends with the first commit of each: nothing is waited for where all queues are empty or move. A list that
     is empty for a moment counts: a worker takes a message, fails, and the bridge sends it again.
     """
-    before = read_queue_progress(session)
     suspects = {queue for queue, length in read_lengths().items() if length}
     blockers: dict[int, Blocker] = {}
-    began = clock()
-    while suspects and clock() - began < seconds:
-        sleep(LOOK_SECONDS)
-        suspects = unmoved(suspects, before, read_queue_progress(session))
-        if suspects:
-            blockers |= {one.pid: one for one in read_blockers(session)}
-    lengths = read_lengths() if suspects else {}
+
+    def read() -> Mapping[str, int]:
+        blockers.update({one.pid: one for one in read_blockers(session)})
+        return read_queue_progress(session)
+
+    still = watch(suspects, read, seconds, sleep=sleep, clock=clock) if suspects else {}
+    lengths = read_lengths() if still else {}
     return [
-        StuckQueue(queue, lengths[queue], clock() - began, list(blockers.values()))
-        for queue in sorted(suspects)
+        StuckQueue(queue, lengths[queue], seconds, list(blockers.values()))
+        for queue, seconds in sorted(still.items())
         if lengths[queue]
     ]
 
 
-def unmoved(suspects: set[str], before: Mapping[str, int], after: Mapping[str, int]) -> set[str]:
-    """Returns the queues of which nothing was committed between the two looks. Pure."""
-    return {queue for queue in suspects if before.get(queue) == after.get(queue)}
+def watch(
+    suspects: Set[T],
+    read: Callable[[], Mapping[T, int]],
+    seconds: float,
+    *,
+    sleep: Callable[[float], object],
+    clock: Callable[[], float],
+) -> dict[T, float]:
+    """Returns the suspects whose number does not move for so many seconds → the time of the look.
+
+    Ends as soon as the number of each has moved.
+    """
+    before, left, began = read(), set(suspects), clock()
+    while left and clock() - began < seconds:
+        sleep(LOOK_SECONDS)
+        left = unmoved(left, before, read())
+    return dict.fromkeys(left, clock() - began)
+
+
+def unmoved(suspects: Set[T], before: Mapping[T, int], after: Mapping[T, int]) -> set[T]:
+    """Returns the suspects whose number is the same at both looks. Pure."""
+    return {one for one in suspects if before.get(one) == after.get(one)}

@@ -16,7 +16,7 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.admin.doctor.rules_installation import clock_problems, installation_problems
 from sluice.admin.doctor.rules_late import age_problems, death_problems, holding_problems
-from sluice.admin.doctor.rules_processes import process_problems
+from sluice.admin.doctor.rules_processes import process_problems, still_problems
 from sluice.admin.doctor.rules_projections import feeding_problems, projection_problems
 from sluice.admin.doctor.rules_retrying import retrying_problems
 from sluice.admin.doctor.rules_server import server_problems
@@ -61,6 +61,7 @@ def find_problems(facts: Facts) -> list[Finding]:
             found += stopped_problems(facts.postgres.leaving)
             found += projection_problems(facts.postgres.generations, facts.declared)
             found += feeding_problems(facts)
+            found += still_problems(facts.postgres.generations, facts.still)
             found += missing_id_problems(facts.postgres.without_id, facts.declared)
             found += narrowed_problems(facts.postgres.narrowed)
     found += situation_problems(facts)

@@ -1,6 +1,6 @@
 """The rules of `sluice doctor` about processes that are not there, and what waits for them. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sluice.admin.doctor.facts import (
     DeclaredFacts,
@@ -67,6 +67,26 @@ def has_relay(postgres: PostgresFacts) -> bool:
 def has_effects_worker(postgres: PostgresFacts) -> bool:
     """Returns True if a worker that makes calls is alive."""
     return _is_served(EFFECTS_QUEUE, postgres.living)
+
+
+def has_rebuild_worker(postgres: PostgresFacts) -> bool:
+    """Returns True if a worker that fills generations is alive."""
+    return _is_served(REBUILD_QUEUE, postgres.living)
+
+
+def still_problems(
+    generations: Sequence[GenerationFacts], still: Mapping[tuple[str, int], float]
+) -> Iterator[Finding]:
+    """Generations that no worker fills, although one serves their queue."""
+    for one in generations:
+        seconds = still.get((one.projection, one.generation))
+        if seconds is not None:
+            yield warning(
+                f"Generation {one.generation} of {one.projection} lags, and nothing was written to it in"
+                f" {seconds:.0f} s.",
+                f"Look at the log of the workers on `{REBUILD_QUEUE}`; until it is live, only code of"
+                f" revision {one.revision} fills it.",
+            )
 
 
 def _is_served(queue: str, living: Sequence[Process]) -> bool:

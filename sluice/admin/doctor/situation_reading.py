@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,18 +68,12 @@ def read_situation(session: Session, name: str, declared: DeclaredFacts) -> Post
 
 def _with_tables(session: Session, facts: PostgresFacts, declared: DeclaredFacts) -> PostgresFacts:
     sharing = read_workers(session)
-    return PostgresFacts(
-        facts.server,
-        None,
-        {},
-        None,
+    return replace(
+        facts,
         leaving=_leaving(session, declared),
         generations=read_generation_facts(session),
         sharing=SharingFacts(len(sharing.workers), frozenset(sharing.holders())),
-        installation=facts.installation,
-        refusal=facts.refusal,
         living=read_living(session),
-        clock_offset=facts.clock_offset,
         retrying=read_retrying(session),
         narrowed=read_narrowed_queues(session),
         working=WorkingFacts(
@@ -111,6 +106,7 @@ def _generation(one: Generation, lags: bool) -> GenerationFacts:
         one.stopped_at is not None,
         one.paused,
         lags,
+        one.rate,
     )
 
 

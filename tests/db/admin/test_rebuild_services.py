@@ -1,11 +1,14 @@
 """What the operator's services for generations choose and refuse, and how they follow a rebuild."""
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.doctor.queue_watch import watch
+from sluice.admin.doctor.situation_reading import read_generation_facts
 from sluice.admin.rebuild import generation_changes, report
 from sluice.admin.rebuild.checkpoints import check_checkpoint
 from sluice.admin.rebuild.generation_changes import (
@@ -15,6 +18,7 @@ from sluice.admin.rebuild.generation_changes import (
     require_rebuilt,
 )
 from sluice.admin.rebuild.rebuild_progress import follow, generation_document
+from sluice.db.admin.waiting_facts import read_generation_progress
 from sluice.db.projections import generation_tables
 from sluice.db.projections.generation_tables import count_rows, read_table
 from sluice.db.projections.generations import read_generations
@@ -195,3 +199,20 @@ def test_checkpoints_are_checked_before_the_operator_is_asked(
     else:
         with pytest.raises(OperationRefused, match=said):
             check_checkpoint(bench.session, "totals", name, drop=drop)
+
+
+def test_a_generation_that_is_not_filled_is_told_from_one_that_is(bench: Bench) -> None:
+    bench.live(thing_set(0, "a", 1))
+    number, time_ = bench.begin(), Minutes(0.5)
+    generation = ("totals", number)
+    [facts] = [one for one in read_generation_facts(bench.session) if one.generation == number]
+    assert (facts.lags, facts.paused, facts.rate) == (True, False, None)
+    read = partial(read_generation_progress, bench.session)
+    assert watch({generation}, read, 1.0, sleep=time_.sleep, clock=time_) == {generation: 1.0}
+
+    def fill(_: float) -> None:
+        assert bench.rebuild(number)
+
+    assert watch({generation}, read, 1.0, sleep=fill, clock=time_) == {}
+    [facts] = [one for one in read_generation_facts(bench.session) if one.generation == number]
+    assert not facts.lags

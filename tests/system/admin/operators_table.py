@@ -136,11 +136,12 @@ class AtWork:
 
     def assert_printed(self, row: Row) -> None:
         """Waits until both commands print what the table says, and the cure below the finding."""
-        wait_until(
-            lambda: has_line(row.status, status := self.status()) or print(*status, sep="\n"),
-            timeout_seconds=60,
-            what=f"status: {row.status}",
-        )
+
+        def is_printed() -> bool:
+            print(*(lines := self.status()), sep="\n")
+            return has_line(row.status, lines)
+
+        wait_until(is_printed, timeout_seconds=60, what=f"status: {row.status}")
 
         def is_found() -> bool:
             lines = self.doctor()
@@ -152,17 +153,13 @@ class AtWork:
 
     def assert_cured(self, row: Row, environ: Mapping[str, str]) -> None:
         """Waits until the finding is gone, and with the settings of the deployment all others are."""
-        if environ:
-            self.environ = dict(environ)
-            wait_until(
-                lambda: not has_line(row.doctor, self.doctor()), timeout_seconds=60, what=f"not: {row.doctor}"
-            )
-        self.environ = {}
-        wait_until(
-            lambda: GREEN in (lines := self.doctor()) or print(*lines, sep="\n"),
-            timeout_seconds=60,
-            what=GREEN,
-        )
+
+        def is_gone() -> bool:
+            print(*(lines := self.doctor()), sep="\n")
+            return not has_line(row.doctor, lines) and (bool(self.environ) or GREEN in lines)
+
+        for self.environ in ([dict(environ)] if environ else []) + [{}]:
+            wait_until(is_gone, timeout_seconds=60, what=f"doctor without: {row.doctor}")
 
 
 def _connect(url: Any, application_name: str) -> psycopg2.extensions.connection:

@@ -99,6 +99,12 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "Generation 2 of revenue is retired and lags, and no worker serves",
         "--serve rebuild",
     ),
+    "a generation that no worker fills": (
+        replace(but(generations=[LIVE, replace(BUILDING, lags=True)]), still={("revenue", 2): 15.3}),
+        WARNING,
+        "Generation 2 of revenue lags, and nothing was written to it in 15 s.",
+        "only code of revision 2 fills it",
+    ),
     "old outgoing events": (
         leaving(outgoing=[late(61.0), late(5.0, "other")]),
         WARNING,
@@ -194,7 +200,7 @@ def test_each_rule_fires_alone_and_status_says_the_same(name: str) -> None:
     assert cure in finding.advice
     assert finding.advice.endswith(".")
     status = judge_status(Reading({}, {}, situation=facts), now=0.0)
-    assert list(status.problems) == ([] if facts.stuck else [finding.problem])
+    assert list(status.problems) == ([] if facts.stuck or facts.still else [finding.problem])
 
 
 def test_every_rule_has_its_case() -> None:
