@@ -185,7 +185,9 @@ def _still(urls: StackUrls, postgres: PostgresFacts | None, looks: Looks) -> Map
     }
     if not lagging:
         return {}
-    with closing(Session(urls.database_url, application_name="sluice doctor")) as session:
+    with closing(
+        Session(urls.database_url, application_name="sluice doctor", may_be_read_only=True)
+    ) as session:
         read = partial(read_generation_progress, session)
         return watch(lagging, read, looks.watch_seconds, sleep=time.sleep, clock=time.monotonic)
 
@@ -199,7 +201,9 @@ def _stuck(
         return []
     served = postgres.served_queues
     queues = sorted(name for name in served if registered.queues.get(name, "no such queue") is None)
-    with closing(Session(urls.database_url, application_name="sluice doctor")) as session:
+    with closing(
+        Session(urls.database_url, application_name="sluice doctor", may_be_read_only=True)
+    ) as session:
         lengths = partial(read_lengths, urls.redis_url, installation.redis_prefix, queues)
         return watch_queues(session, lengths, looks.watch_seconds, sleep=time.sleep, clock=time.monotonic)
 

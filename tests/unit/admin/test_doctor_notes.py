@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Column, MetaData, String
 
 from sluice.admin.doctor.facts import Facts, KafkaFacts, Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.cli.doctor import as_lines
+from sluice.db.admin.stored_tables import StoredTable
 from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind
 from sluice.db.records import Declaration
+from sluice.db.tables import projection_table
 from tests.unit.admin.test_doctor import HEALTHY, QUEUES, REGISTERED, TOPIC, postgres, registered, unread
 
 USERS = {"users": replace(TOPIC, topic_id="id-9", without_leader=[1])}
@@ -53,6 +56,16 @@ NOT_OURS: Mapping[str, tuple[Facts, list[str]]] = {
         ["Table orders lacks note."],
     ),
 }
+
+
+def test_a_projection_that_no_handler_here_fills_is_as_another_deployment_made_it() -> None:
+    table = projection_table("sums", MetaData(), Column("id", String, primary_key=True))
+    stored = StoredTable("sums_g1", is_logged=False, generation=1)
+    declared = replace(HEALTHY.declared, tables=[table])
+    facts = replace(postgres(tables={"sums": stored}), declared=declared)
+    assert {one.severity for one in find_problems(facts)} == {Severity.ERROR}
+    facts = replace(facts, declared=replace(declared, unfilled={"sums"}))
+    assert {one.severity for one in find_problems(facts)} == {Severity.NOTE}
 
 
 @pytest.mark.parametrize("name", NOT_OURS)
