@@ -101,7 +101,7 @@ DISPATCH_CALLS = Statement(
     """,
     ("text[]", "text[]", "float8", "int", "int", "int"),
 )
-LEAST_LOOKED_AT = 2_000  # due calls of an effect, of which the first of each entity are dispatched
+LOOKED_AT_PER_CALL = 4  # due calls of an effect for each call that is wanted; the first of each entity may go
 LOOKED_AT_GROWTH = 10
 
 
@@ -119,7 +119,7 @@ def dispatch_calls(
     Rows of a newer format are left. Looks at more due calls if too few of the first ones may go.
     """
     found: list[tuple[str, str]] = []
-    look_at, more = LEAST_LOOKED_AT, True
+    look_at, more = limit * LOOKED_AT_PER_CALL, True
     wanted = (text_array(effects), text_array(holding), again_after_seconds)
     while more and len(found) < limit:
         rows = session.run(DISPATCH_CALLS, *wanted, limit - len(found), newest_format, look_at)

@@ -84,12 +84,11 @@ def test_the_first_of_many_is_claimed_without_a_look_at_the_others(
     assert pages(recording.explain(*recording.ran[-1])) <= 20
 
 
-@pytest.mark.parametrize("limit", [1, 3, 500])
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
 def test_calls_behind_more_held_ones_than_are_looked_at_first_are_found(
-    recording: RecordingSession, session: Session, monkeypatch: pytest.MonkeyPatch, limit: int
+    recording: RecordingSession, session: Session, limit: int
 ) -> None:
-    monkeypatch.setattr(calls, "LEAST_LOOKED_AT", 2)
-    insert_calls(session, "held", "k", 50, 60)
+    insert_calls(session, "held", "k", limit * calls.LOOKED_AT_PER_CALL + 5, 60)
     insert_calls(session, "other", "other-", 3, 1)
     assert dispatched(recording, limit) == ["held1", "other1", "other2", "other3"][:limit]
 

@@ -64,3 +64,4 @@ def test_a_folded_text_keeps_its_words(width: int) -> None:
     lines = fold(REASON, width)
     assert " ".join(lines) == REASON
     assert all(len(line) <= width or " " not in line for line in lines)
+    assert fold(f"{KEY} {REASON}", width)[0].startswith(KEY), "no empty line before a long word"
