@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from traceback import format_exc
 from typing import Annotated, Any, NoReturn
 
 import structlog
@@ -17,6 +18,7 @@ from sluice.runtime.logs import show_values
 from sluice.runtime.terminal_text import shown
 
 FAILED_EXIT_CODE = 2
+MISTAKE_EXIT_CODE = 1
 HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
 
 # In the order of the help. Each is imported when it is asked for: all of them take a second.
@@ -46,7 +48,7 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """COMMANDS. Their expected errors are one sentence on stderr and exit code 2, never a traceback."""
+    """COMMANDS. Their expected errors are one sentence on stderr and exit code 2, others a traceback."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -91,7 +93,9 @@ class Commands(TyperGroup):
         except Exception as error:
             sentence = _sentence(error)
             if sentence is None:
-                raise
+                # A mistake of ours. Python would print the values in its text as they are.
+                say(*format_exc().rstrip().split("\n"), err=True)
+                raise Exit(MISTAKE_EXIT_CODE) from error
             _fail(sentence)
 
 

@@ -95,6 +95,20 @@ def test_help_and_usage_errors_print_anywhere(words: list[str], environ: dict[st
     assert "\u202e".encode() not in done.stdout + done.stderr
 
 
+def test_a_traceback_of_a_mistake_keeps_its_lines_and_nothing_that_a_terminal_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("\x1b[2J\nno")
+
+    monkeypatch.setattr("sluice.cli.audit.connected", fail)
+    result = CliRunner().invoke(app, ["audit", "ls"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "Traceback (most recent call last):"
+    assert "\x1b" not in result.stderr
+    assert r"RuntimeError: \x1b[2J" in result.stderr
+
+
 def test_an_argument_that_is_not_utf_8_is_refused() -> None:
     result = CliRunner().invoke(app, ["dlq", "ls", "--key", "a\udcff"])
     assert result.exit_code == 2
