@@ -82,13 +82,13 @@ def ls(
         own = projection is None
         counts = count_letters(session, chosen) if own else []
         letters = read_letters(session, listed, after=after, limit=limit) if own else []
-        reasons = count_letter_reasons(session, listed, limit=MOST_REASONS) if own else []
+        reasons = count_letter_reasons(session, listed, limit=MOST_REASONS) if own and not as_json_ else []
         of_projections = letters_of(listed, projection, generation)
         projected = read_projection_letters(session, of_projections, after=after, limit=limit)
     last = [page[-1].id for page in (letters, projected) if len(page) == limit]
     following = max(last, default=None)
     if as_json_:
-        shown = {"counts": documents(counts), "reasons": documents(reasons), "letters": documents(letters)}
+        shown = {"counts": documents(counts), "letters": documents(letters)}
         say_document(shown | {"projection_letters": documents(projected), "next_after": following})
         return
     if counts:

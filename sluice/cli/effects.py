@@ -57,11 +57,11 @@ def ls(
         paused = read_switch(session, EFFECTS_PAUSED)
         counts = count_calls(session, chosen)
         calls = read_calls(session, chosen, after=after, limit=limit)
-        reasons = count_call_reasons(session, chosen, limit=MOST_REASONS)
+        reasons = [] if as_json_ else count_call_reasons(session, chosen, limit=MOST_REASONS)
     following = calls[-1].id if len(calls) == limit else None
     if as_json_:
-        shown = {"paused": paused, "counts": count_documents(counts), "reasons": documents(reasons)}
-        say_document(shown | {"calls": documents(calls), "next_after": following})
+        shown = {"paused": paused, "counts": count_documents(counts), "calls": documents(calls)}
+        say_document(shown | {"next_after": following})
         return
     if paused is not None:
         say(f"all calls are paused: {paused}", "")

@@ -65,11 +65,11 @@ def ls(
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)
         records = read_refused(session, topic, limit=limit)
-        reasons = count_refusal_reasons(session, topic, limit=MOST_REASONS)
+        reasons = [] if as_json_ else count_refusal_reasons(session, topic, limit=MOST_REASONS)
         topics = [] if refused else read_waiting_topics(session)
     unsendable = _find_unsendable([one for one in topics if topic in (None, one.topic)])
     if as_json_:
-        shown = {"refused": documents(records), "reasons": documents(reasons)}
+        shown = {"refused": documents(records)}
         if not refused:
             shown |= {"waiting": documents(queues), "unsendable": documents(unsendable)}
         say_document(shown)

@@ -108,7 +108,7 @@ def test_an_operator_sees_it(bench: AsideBench, run: Run) -> None:
         states = [(one["state"], one["letters"]) for one in listed["counts"]]
         assert states == [("retrying", 1), ("waiting", 3)]
         waiting = json.loads(run("dlq", "ls", "--state", "waiting", "--json"))["letters"]
-        assert [one["id"] for one in waiting] == [2, 3, 4]
+        assert [one["id"] for one in waiting] == [4, 3, 2]
         assert json.loads(run("dlq", "ls", "--json"))["letters"] == []
         shown = json.loads(run("dlq", "show", "1", "--json"))
         assert shown["state"] == "retrying"
