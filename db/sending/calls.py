@@ -46,10 +46,8 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
 
 # Another call of the same entity and effect must end first. The calls that run are few, and are read by their
 # own index; the earlier ones are walked over from the first. $2 are the effects that hold.
-_RUNNING = """
-    SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
-    WHERE state = 'running' ORDER BY claimed_until OFFSET 0
-"""
+_RUNNING = """SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
+    WHERE state = 'running' ORDER BY claimed_until"""
 _SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
 _BEHIND_RUNNING = f"EXISTS (SELECT FROM running b WHERE {_SAME_ORDER} AND b.id <> e.id)"
 _BEHIND_EARLIER = f"""
@@ -63,9 +61,11 @@ _BEHIND_EARLIER = f"""
 DISPATCH_CALLS = Statement(
     "dispatch_calls",
     f"""
-    WITH running AS MATERIALIZED ({_RUNNING}), looked_at AS MATERIALIZED (
+    WITH running AS MATERIALIZED ({_RUNNING}), first AS MATERIALIZED (
         -- Each effect by itself: calls of an undeclared one may wait in millions, and are not walked over.
-        SELECT w.*, CASE WHEN w.entity_key IS NULL THEN w.effect_key END AS no_entity
+        -- Of each entity only the first call may go: that is asked once, however many wait behind it.
+        SELECT w.effect, w.entity, w.entity_key, CASE WHEN w.entity_key IS NULL THEN w.effect_key END alone,
+               min(w.id) AS id, count(*) AS calls
         FROM unnest($1) AS declared (effect)
         CROSS JOIN LATERAL (
             SELECT e.effect_key, e.effect, e.entity, e.entity_key, e.id
@@ -77,13 +77,14 @@ DISPATCH_CALLS = Statement(
             ORDER BY e.due_at, e.id
             LIMIT $6
         ) w
-    ), first AS MATERIALIZED (
-        -- Of each entity only the first may go: that is asked once, however many wait behind it.
-        SELECT DISTINCT ON (effect, entity, entity_key, no_entity) effect_key FROM looked_at
-        ORDER BY effect, entity, entity_key, no_entity, id
+        GROUP BY 1, 2, 3, 4
     ), due AS MATERIALIZED (
         SELECT e.effect_key
-        FROM first JOIN sluice.executed_side_effects e ON e.effect_key = first.effect_key
+        FROM first f JOIN sluice.executed_side_effects e ON e.effect_key = coalesce(f.alone, (
+            SELECT k.effect_key FROM sluice.executed_side_effects k
+            WHERE k.entity = f.entity AND k.entity_key = f.entity_key AND k.effect = f.effect AND k.id = f.id
+              AND k.state <> 'succeeded'
+        ))
         WHERE e.state = 'pending' AND NOT {_BEHIND_RUNNING} AND NOT {_BEHIND_EARLIER}
         ORDER BY e.due_at, e.id
         LIMIT $4
@@ -94,7 +95,7 @@ DISPATCH_CALLS = Statement(
         RETURNING e.effect_key, e.effect, e.due_at, e.id
     ), reached AS (
         SELECT coalesce(max(calls), 0) = $6 AS all_of_them
-        FROM (SELECT count(*) AS calls FROM looked_at GROUP BY effect) c
+        FROM (SELECT sum(calls) AS calls FROM first GROUP BY effect) c
     )
     SELECT reached.all_of_them, told.effect_key, told.effect FROM reached LEFT JOIN told ON true
     ORDER BY told.due_at, told.id
@@ -102,7 +103,6 @@ DISPATCH_CALLS = Statement(
     ("text[]", "text[]", "float8", "int", "int", "int"),
 )
 LOOKED_AT_PER_CALL = 4  # due calls of an effect for each call that is wanted; the first of each entity may go
-LOOKED_AT_GROWTH = 10
 
 
 def dispatch_calls(
@@ -114,9 +114,9 @@ def dispatch_calls(
     limit: int,
     newest_format: int,
 ) -> list[tuple[str, str]]:
-    """Marks calls of these effects as dispatched, oldest due first: (effect key, effect). Idempotent.
+    """Marks calls of these effects as dispatched: (effect key, effect). Idempotent.
 
-    Rows of a newer format are left. Looks at more due calls if too few of the first ones may go.
+    The oldest due go first. Rows of a newer format are left.
     """
     found: list[tuple[str, str]] = []
     look_at, more = limit * LOOKED_AT_PER_CALL, True
@@ -125,7 +125,7 @@ def dispatch_calls(
         rows = session.run(DISPATCH_CALLS, *wanted, limit - len(found), newest_format, look_at)
         more = rows[0][0]
         found += [(key, effect) for _, key, effect in rows if key is not None]
-        look_at *= LOOKED_AT_GROWTH
+        look_at *= 10
     return found
 
 
