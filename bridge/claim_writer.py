@@ -141,5 +141,5 @@ class ClaimWriter:
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:
-            log.warning("claim not written", error=str(error).strip())
+            log.warning("claim not written", error=error)
         self._failing = True

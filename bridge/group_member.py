@@ -87,7 +87,7 @@ class GroupMember:
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
         """Closes the consumer after an error that it does not recover from."""
         if self._pace.allows(str(error)):
-            log.warning("consumer replaced", error=str(error))
+            log.warning("consumer replaced", error=error)
         self._backoff.note_failure(now)
         self.health.note_consumer(is_broken=not isinstance(error, BrokersAway), now=now)
         self.drop()
@@ -101,12 +101,13 @@ class GroupMember:
             try:
                 consumer.close()
             except ConsumerBroken as error:
-                log.warning("consumer not closed cleanly", error=str(error))
+                log.warning("consumer not closed cleanly", error=error)
 
     def check_assignment(self, consumer: Consumer, now: float) -> None:
         """Raises ConsumerBroken if this bridge has been without a partition for too long."""
         if self._empty.is_overdue(consumer.assignment(), consumer.topics(), self._instance, now):
-            raise ConsumerBroken("no partition was assigned to this bridge")
+            reason = "no partition was assigned to this bridge"
+            raise ConsumerBroken(reason) if consumer.brokers_answer() else BrokersAway(reason)
 
     def note_unread(self, consumer: Consumer, unread: UnreadPartitions, now: float) -> None:
         """Judges the health of this bridge, and rejoins if partitions stay without a bridge.

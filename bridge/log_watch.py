@@ -89,7 +89,7 @@ class LogWatch:
             if isinstance(error, psycopg2.Error):
                 self._session.close()
             if self._failure.note_failure(0):
-                log.warning("logs not compared with what is applied", error=str(error).strip())
+                log.warning("logs not compared with what is applied", error=error)
 
     def _read(self, topics: Mapping[str, TopicFacts], declared: frozenset[str], began_at: float) -> Look:
         missing = {(topic, 0) for topic in declared.difference(topics)}

@@ -113,7 +113,7 @@ class Bridge:
                 self._member.drop()
         except ConsumerBroken as error:
             self._member.note_broken(error, now)
-            self._report.note_away(str(error), now)
+            self._report.note_broken(error, now)
             self._sleep(IDLE_SECONDS)
             return
         self._settle(now)
@@ -266,7 +266,7 @@ class Bridge:
             try:
                 consumer.commit({place: partition.watermark for place, partition in partitions})
             except ConsumerBroken as error:
-                log.warning("offset commit failed (informational)", error=str(error))
+                log.warning("offset commit failed (informational)", error=error)
 
     def _measure(self, now: float) -> None:
         if now - self._measured_at >= MEASURE_SECONDS:
@@ -282,7 +282,7 @@ class Bridge:
     def _note_store_away(self, now: float, error: ProgressStoreUnavailable) -> None:
         self._member.doubt_instance()
         if self._store_backoff.note_failure(now):
-            log.warning("Postgres is away: going on with what is held", error=str(error))
+            log.warning("Postgres is away: going on with what is held", error=error)
 
     def _note_store_back(self) -> None:
         if self._store_backoff.note_success():

@@ -15,12 +15,17 @@ from sluice.bridge.partition_starter import PartitionStarter
 from sluice.bridge.progress_store import ProgressStore
 from sluice.db.delivery.partition_reads import PartitionRead
 from sluice.db.records import PartitionProblem, ProblemKind
-from sluice.kafka_io.consumer import Consumer, TopicFacts
-from sluice.runtime.place import Place
+from sluice.kafka_io.consumer import BrokersAway, Consumer, ConsumerBroken, TopicFacts
+from sluice.kafka_io.kafka_errors import AWAY_CODES
+from sluice.runtime.place import Place, place_names
+from sluice.runtime.repeat_filter import AWAY
 
 log = structlog.get_logger("sluice.bridge")
 
 REPORT_SECONDS = 5.0
+NO_BROKER = "no broker answers"
+_OUTAGE_PROBLEMS = frozenset({ProblemKind.NO_LEADER, ProblemKind.KAFKA_ERROR})
+_OUTAGE_CODES = AWAY_CODES | {"_WAIT_COORD"}
 STATE_SECONDS = 1.0  # what the topics are is compared with the problems this often; it costs 0.1 ms
 
 
@@ -63,9 +68,10 @@ class ReadReport:
         """Returns True if a new consumer should be made, to learn whether Kafka still refuses it."""
         return self._errors.is_group_probe_due(now)
 
-    def note_away(self, reason: str, now: float) -> None:
+    def note_broken(self, error: ConsumerBroken, now: float) -> None:
         """Notes why there is no consumer."""
-        self._errors.note_state({}, {}, frozenset(), now, away=reason)
+        away = f"{NO_BROKER}: {error}" if isinstance(error, BrokersAway) else str(error)
+        self._errors.note_state({}, {}, frozenset(), now, away=away)
 
     def take(self, consumer: Consumer, now: float) -> None:
         """Takes what the consumer reports, and logs what is due. Call it after each poll."""
@@ -77,29 +83,38 @@ class ReadReport:
         for error in errors:
             self._metrics.note_kafka_error(error.code)
         for error in self._errors.note_errors(errors, now):
-            log.warning("Kafka client error", code=error.code, topic=error.topic, reason=error.detail)
+            marked = {AWAY: "Kafka"} if error.topic is None and error.code in _OUTAGE_CODES else {}
+            log.warning(
+                "Kafka client error", code=error.code, topic=error.topic, reason=error.detail, **marked
+            )
         self._errors.note_state(
             consumer.topics(),
             consumer.topic_errors(),
             consumer.assignment(),
             now,
-            away="" if consumer.brokers_answer() else "no broker answers",
+            away="" if consumer.brokers_answer() else NO_BROKER,
         )
         for place in self._errors.due_probes(now):
             if place in self._inflight.partitions:
                 consumer.seek(place, self._inflight.partitions[place].position)
 
     def log_due(self, now: float) -> None:
-        """Logs each problem at once and then once a minute."""
-        for (topic, partition), problem in self.problems.due_lines(now):
+        """Logs each problem at once and then once a minute; one line for all partitions that have it."""
+        due: dict[PartitionProblem, list[Place]] = {}
+        for place, problem in self.problems.due_lines(now):
+            due.setdefault(problem, []).append(place)
+        current = self.problems.current()
+        nothing_is_read = bool(current) and current.keys() >= self._errors.seen()
+        for problem, places in due.items():
             write = log.error if problem.kind is ProblemKind.STOPPED else log.warning
+            is_outage = problem.kind in _OUTAGE_PROBLEMS and nothing_is_read
             write(
                 "partition is not read",
-                topic=topic,
-                partition=partition,
+                partitions=place_names(places),
                 problem=problem.kind.value,
                 offset=problem.offset,
                 reason=problem.detail,
+                **({AWAY: "Kafka"} if is_outage else {}),
             )
 
     def is_due(self, now: float) -> bool:

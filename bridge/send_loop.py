@@ -57,7 +57,7 @@ class SendLoop:
         except PublisherUnavailable as error:
             self.redis_refuses = False
             if self._backoff.note_failure(now):
-                log.warning("Redis is away: what is due stays unsent", error=str(error))
+                log.warning("Redis is away: what is due stays unsent", error=error)
             return
         if self._backoff.note_success():
             log.info("Redis is back")

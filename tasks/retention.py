@@ -68,7 +68,7 @@ def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, d
         try:
             found[resource.name] = {e.name: e.value for e in future.result(ANSWER_SECONDS).values()}
         except (KafkaException, TimeoutError) as error:
-            log.info("retention not known: identities are kept", topic=resource.name, error=str(error))
+            log.info("retention not known: identities are kept", topic=resource.name, error=error)
     return found
 
 

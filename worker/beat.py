@@ -74,7 +74,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             return MAX_INTERVAL_SECONDS
         except (redis.RedisError, OSError) as error:
             if self._pace.allows("redis"):
-                log.warning("nothing is scheduled: Redis is away", error=str(error))
+                log.warning("nothing is scheduled: Redis is away", error=error)
             return MAX_INTERVAL_SECONDS
         return min(MAX_INTERVAL_SECONDS, self._timetable.seconds_left(self._clock()))
 
@@ -122,7 +122,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             if not allows_waiting_at_start(error):
                 self._refuse(describe_refusal(error))
             if self._pace.allows("postgres"):
-                log.warning("waiting for Postgres", error=str(error).strip())
+                log.warning("waiting for Postgres", error=error)
             return False
         return True
 
@@ -143,7 +143,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             self._lead = Lead.UNKNOWN
             if whose_fault(error) is not Fault.SURROUNDINGS:
                 raise
-            log.warning("Postgres is away: nothing is scheduled", error=str(error).strip())
+            log.warning("Postgres is away: nothing is scheduled", error=error)
         leads = self._lead is Lead.LEADS
         if leads != led:
             log.info("this beat leads" if leads else "this beat no longer leads")

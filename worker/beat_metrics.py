@@ -90,7 +90,7 @@ class LeaderReader:
         except psycopg2.Error as error:
             self._session.close()
             if self._postgres.note_failure(0):
-                log.warning("no metrics of what waits: Postgres does not say", error=str(error).strip())
+                log.warning("no metrics of what waits: Postgres does not say", error=error)
             return Reading()
         self._postgres.note_success()
         try:
@@ -98,7 +98,7 @@ class LeaderReader:
         except LogsUnavailable as error:
             self._close_logs()
             if self._kafka.note_failure(0):
-                log.warning("no metrics of the lag: Kafka does not say", error=str(error))
+                log.warning("no metrics of the lag: Kafka does not say", error=error)
             return reading
         self._kafka.note_success()
         return reading

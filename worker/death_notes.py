@@ -28,7 +28,7 @@ class DeathNotes:
             note_death(session, mark.queue, place, timed_out=death.timed_out, how=death.how)
         except psycopg2.Error as error:
             if self._pace.allows("store"):
-                log.warning("death not stored; retrying", error=str(error).strip())
+                log.warning("death not stored; retrying", error=error)
             return False
         finally:
             session.close()

@@ -42,6 +42,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._lease_thread.start()
             lease_thread = self._lease_thread
             consumer.app.sluice_metrics.watch_leases(lambda: len(lease_thread.wanted.queues))
+        self._lease_thread.broker_is_away = False
         self._consuming = QueueSubscription(consumer)
         self._tick()
         consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
@@ -56,6 +57,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if consumer.connection is None:
             # Nothing can be popped any more. What is held stays so for a while: the broker may be back soon.
             log.info("queue leases released", queues=sorted(consuming.queues), why="the broker is away")
+            self._lease_thread.broker_is_away = True
             self._lease_thread.note_tick(View(self._lease_thread.wanted.version, frozenset()))
             return
         self._drain(consumer, consuming)

@@ -84,6 +84,7 @@ class LeaseThread:
 
     def __post_init__(self) -> None:
         self.wanted = View(0, frozenset())
+        self.broker_is_away = False  # for the log alone; the loop's thread knows
         self._consumed = View(0, frozenset())
         self._taken_at: dict[str, float] = {}
         self._unwanted_at: dict[str, int] = {}
@@ -143,7 +144,10 @@ class LeaseThread:
         busy_since = busy and busy[1]
         if not is_responsive(now=now, seen_at=seen_at, busy_since=busy_since, stuck_after=self.stuck_after):
             if self._joined:
-                log.warning("consumer loop unresponsive or broker unreachable; releasing queue leases")
+                if self.broker_is_away:
+                    log.info("broker unreachable; releasing queue leases")
+                else:
+                    log.warning("consumer loop unresponsive; releasing queue leases")
                 self._leave()
             return
         try:
@@ -153,7 +157,7 @@ class LeaseThread:
             if self._backoff.note_failure(now):
                 away = whose_fault(error) is Fault.SURROUNDINGS
                 say = "no leases until Postgres answers" if away else "no leases: run `sluice init`"
-                log.warning(say, error=str(error).strip())
+                log.warning(say, error=error)
             return
         if self._backoff.note_success():
             log.info("Postgres answers: queues are shared again")

@@ -35,5 +35,5 @@ class Outages:
         if isinstance(error, ResponseError):
             refused.note(error, self._redis)
             return True
-        log.warning("task aborted; beat will retry it", what=self._what, error=str(error).strip())
+        log.warning("task aborted; beat will retry it", what=self._what, error=error)
         return True

@@ -1,8 +1,10 @@
 """Celery's consumer, which the loss of its broker does not end, and which runs signed messages alone."""
 
+import warnings
 from typing import Any
 
 import structlog
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 
 from sluice.worker.task_receiver import TaskReceiver
@@ -37,7 +39,10 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]
         back as those of a dead worker do; what was applied of them is known by then.
         """
         try:
-            super().on_connection_error_after_connected(exc)
+            with warnings.catch_warnings():
+                # Celery would rather end the tasks in hand, and warns of the setting at each lost connection.
+                warnings.simplefilter("ignore", CPendingDeprecationWarning)
+                super().on_connection_error_after_connected(exc)
         except AttributeError as error:
             if self.connection is not None:
                 raise  # it was not in closing

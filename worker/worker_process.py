@@ -83,7 +83,7 @@ class WorkerProcess:
             return sorted(declared | set(read_queue_names(session)))
         except Exception as error:
             # Postgres may come up after its workers; the declared queues serve until the next start.
-            log.warning("queues not read from Postgres", error=str(error))
+            log.warning("queues not read from Postgres", error=error)
             return sorted(declared)
         finally:
             session.close()

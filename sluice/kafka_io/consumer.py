@@ -17,6 +17,8 @@ class ConsumerBroken(Exception):
 class BrokersAway(ConsumerBroken):
     """No broker answers, so that no consumer can be made for now."""
 
+    kafka_code = "_TIMED_OUT"
+
 
 @dataclass(frozen=True)
 class TopicFacts:

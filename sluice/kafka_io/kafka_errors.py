@@ -7,6 +7,7 @@ of librdkafka itself has a name that begins with an underscore, one of kafka-pyt
 from enum import Enum, auto
 from typing import NamedTuple
 
+from sluice.runtime.outages import KAFKA_AWAY
 from sluice.runtime.place import Place
 
 
@@ -89,12 +90,7 @@ _GROUP_CODES = frozenset(
 )
 
 # No broker was reached, or none answered.
-AWAY_CODES = frozenset(
-    {
-        *("_TRANSPORT", "_RESOLVE", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "REQUEST_TIMED_OUT"),
-        *("KafkaConnectionError", "KafkaTimeoutError", "NodeNotReadyError", "NoBrokersAvailable"),
-    }
-)
+AWAY_CODES = KAFKA_AWAY
 
 
 def judge_error(

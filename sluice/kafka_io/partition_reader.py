@@ -43,6 +43,8 @@ class LogIncomplete(Exception):
 class PartitionStalled(Exception):
     """No record came and the broker did not answer."""
 
+    kafka_code = "_TIMED_OUT"
+
 
 class RecordUnreadable(Exception):
     """The client cannot open the record at this offset: everything before it was returned."""

@@ -37,6 +37,15 @@ _REFUSED = frozenset(
     }
 )
 
+# Texts of answers AWAY that say nothing about the topic: no broker was reached, or none answered.
+AWAY_TEXTS = frozenset(
+    KafkaError(code).str()
+    for code in (
+        *(KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT),
+        *(KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE),
+    )
+)
+
 
 class Producer(Protocol[T]):
     """Hands records to Kafka. One thread uses it."""

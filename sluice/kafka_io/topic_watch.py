@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.kafka_io.kafka_errors import ClientError, judge_error
 from sluice.runtime.place import Place
+from sluice.runtime.repeat_filter import AWAY
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -50,7 +51,7 @@ class TopicWatch:
             except (KafkaException, TimeoutError) as error:
                 if not self._is_away:
                     self._is_away = True
-                    log.warning("Kafka does not answer: nothing new is read", error=str(error))
+                    log.warning("Kafka does not answer: nothing new is read", error=error, **{AWAY: "Kafka"})
         if not self._asked and time.monotonic() >= self._asked_at + ASK_EVERY_SECONDS:
             self._ask()
 

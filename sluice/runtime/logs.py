@@ -3,10 +3,12 @@
 import logging
 import sys
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 import structlog
 
+from sluice.runtime.repeat_filter import FIELDS, RepeatFilter
 from sluice.runtime.terminal_text import shown
 
 
@@ -21,6 +23,7 @@ def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -
 
 def configure_logs(*, log_format: str, level: str, process: str) -> None:
     """Sends structlog and the standard library's loggers to stderr in one format. May run twice."""
+    logging.captureWarnings(True)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -31,10 +34,12 @@ def configure_logs(*, log_format: str, level: str, process: str) -> None:
         structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RepeatFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=FIELDS)],
             processors=[
+                partial(_complete, process),
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 show_values,
@@ -45,8 +50,16 @@ def configure_logs(*, log_format: str, level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Every reconnect of a client library, two lines per batch of Celery: their warnings are enough.
-    for noisy in ("kafka", "kombu", "amqp", "celery.app.trace", "celery.worker.strategy"):
+    # Every reconnect of a client library, two lines per batch of Celery, one per queue that it cancels: their
+    # warnings are enough.
+    for noisy in (
+        "kafka",
+        "kombu",
+        "amqp",
+        "celery.app.trace",
+        "celery.worker.strategy",
+        "celery.worker.consumer",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[
@@ -59,4 +72,11 @@ def configure_logs(*, log_format: str, level: str, process: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
+
+
+def _complete(process: str, _logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Adds the process, also to lines of other threads, and writes an error as one line."""
+    error = line.get("error")
+    if isinstance(error, BaseException):
+        line["error"] = " ".join(str(error).split()) or type(error).__name__
+    return {**line, "process": process}

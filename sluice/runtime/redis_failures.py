@@ -10,8 +10,8 @@ SETTING = "SLUICE_REDIS_URL"
 
 _ADVICE = (
     (
-        r"WRONGPASS|NOAUTH|AuthenticationError|already authenticated|invalid username-password"
-        r"|invalid password|without any password configured|no password is set|Authentication required",
+        "WRONGPASS|NOAUTH|AuthenticationError|already authenticated|invalid username-password"
+        "|invalid password|without any password configured|no password is set|Authentication required",
         f"correct the user or the password in {SETTING}",
     ),
     (r"NOPERM|no permissions? to", "allow it to the user with ACL SETUSER"),

@@ -146,7 +146,7 @@ class Applier:
                 log.warning(
                     "batch aborted; the bridge will resend it",
                     queue=queue,
-                    error=str(error),
+                    error=error,
                     attempts=tries.attempts,
                 )
             return None
@@ -280,7 +280,7 @@ class Applier:
                 log.error("queue halted", queue=queue, reason=reason)
         except Exception as second:
             # Not marked, so not slowed down: the bridge sends the batch again, and it is tried again.
-            log.error("queue could not be halted", queue=queue, reason=reason, error=str(second))
+            log.error("queue could not be halted", queue=queue, reason=reason, error=second)
         # A prepared plan may outlive what is mended, as that of a rule by which a statement does nothing.
         self._session.close()
 

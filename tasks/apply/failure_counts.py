@@ -29,7 +29,7 @@ class FailureCounts:
         try:
             guard.note_failures(self._session, queue, failures, text)
         except Exception as second:
-            log.info("failure not counted", queue=queue, error=str(second)[:200])
+            log.info("failure not counted", queue=queue, error=second)
             self._session.close()
         if failures.batch_limit is not None and self._pace.allows(queue):
             log.warning("batch narrowed", queue=queue, events=failures.batch_limit, error=text[:200])

@@ -117,5 +117,5 @@ class HandlerNotes:
             self._failed = True
             self._session.close()
             if self._pace.allows("failed"):
-                log.warning("handlers not noted", error=str(error).strip())
+                log.warning("handlers not noted", error=error)
             return None

@@ -109,8 +109,7 @@ class Retrier:
             if needs_new_connection(error):
                 self._session.close()
             if self._pace.allows(queue):
-                text = f"{type(error).__name__}: {error}".strip()
-                log.warning("events not retried; tried again later", queue=queue, error=text)
+                log.warning("events not retried; tried again later", queue=queue, error=error)
         finally:
             budget.note(started, self._clock())
         return done

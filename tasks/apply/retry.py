@@ -47,7 +47,7 @@ def retry(
             log.info(
                 "transaction retried",
                 what=what,
-                error=str(error)[:200],
+                error=error,
                 pause_seconds=round(pause_seconds, 3),
             )
             sleep(pause_seconds)

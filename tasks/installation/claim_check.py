@@ -12,7 +12,9 @@ from sluice.runtime.backoff import Backoff
 from sluice.runtime.health import touch_health
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.outages import Server
 from sluice.runtime.redis_failures import describe_failure, find_advice
+from sluice.runtime.repeat_filter import AWAY
 from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Verdict, Watch, begin_watch, judge_claims
 from sluice.tasks.installation.claim_reader import ClaimReader, Look
@@ -76,7 +78,8 @@ class ClaimCheck:
 
     def _note_failure(self, error: Exception, now: float) -> None:
         """Logs an outage once a minute. Raises what waiting does not end."""
-        server, text = "Postgres", str(error).strip()
+        server: Server = "Postgres"
+        text = str(error).strip()
         if isinstance(error, RedisError):
             server, text = "Redis", describe_failure(error, self.reader.redis_url)
             if find_advice(error) is not None:
@@ -87,7 +90,7 @@ class ClaimCheck:
         self.began = None
         self._backoff.note_failure(now)
         if self._pace.allows(server):
-            log.warning(f"waiting for {server}", error=text)
+            log.warning(f"waiting for {server}", error=text, **{AWAY: server})
 
     def _judge(self, look: Look, now: float) -> bool:
         # A Kafka that answers only later would show as new what is old.

@@ -102,7 +102,7 @@ def _wait_for_postgres(settings: Settings, action: Callable[[], T]) -> T:
                     raise InstallationRefused(describe_refusal(error)) from error
                 backoff.note_failure(now)
                 if pace.allows("postgres"):
-                    log.warning("waiting for Postgres", error=str(error).strip())
+                    log.warning("waiting for Postgres", error=error)
         # To start it anew would not help.
         touch_health(settings.health_file)
         time.sleep(POLL_SECONDS)

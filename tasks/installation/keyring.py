@@ -96,7 +96,7 @@ class KeyRing:
             try:
                 self._signing = self._read()
             except Exception as error:
-                log.warning("signing keys not read", error=str(error).strip())
+                log.warning("signing keys not read", error=error)
                 return False
             return True
 

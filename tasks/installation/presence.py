@@ -94,7 +94,7 @@ class Presence:
                 failing = False
             except psycopg2.Error as error:
                 if not failing:
-                    log.warning("heartbeat not written", error=str(error).strip())
+                    log.warning("heartbeat not written", error=error)
                 failing = True
                 self._stopping.wait(HEARTBEAT_SECONDS)
 

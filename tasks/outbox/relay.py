@@ -15,10 +15,11 @@ import structlog
 from sluice.db.connection import Session
 from sluice.db.records import WaitingRow
 from sluice.db.sending import relay as outbox
-from sluice.kafka_io.producer import Producer
+from sluice.kafka_io.producer import AWAY_TEXTS, Producer
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.fault_points import faults
 from sluice.runtime.log_pace import LogPace
+from sluice.runtime.repeat_filter import AWAY
 from sluice.tasks.installation import formats
 from sluice.tasks.outbox.outbox_page import OutboxPage, ids_by_queue, sent_through
 from sluice.tasks.outbox.outgoing_record import outgoing_record
@@ -195,7 +196,8 @@ class Relay:
         now = self._clock()
         for topic, error in page.away.items():
             if self._topics[topic].note_failure(now):
-                log.warning("topic unavailable; outgoing events held back", topic=topic, error=error)
+                away = {AWAY: "Kafka"} if error in AWAY_TEXTS else {}
+                log.warning("topic unavailable; outgoing events held back", topic=topic, error=error, **away)
         if not self._topics:
             return
         for topic in {row.topic for row in page.acknowledged} - page.away.keys():

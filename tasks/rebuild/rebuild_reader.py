@@ -40,7 +40,7 @@ class RebuildReader:
         try:
             return self._reader.read(timeout_seconds)
         except PartitionStalled as error:
-            log.warning("rebuild waits for Kafka", reason=str(error))
+            log.warning("rebuild waits for Kafka", error=error)
         except RecordUnreadable as error:
             # A rebuild reads no further than live. So the record was skipped since this reader was opened, or
             # the bridge's client can open what this one cannot.

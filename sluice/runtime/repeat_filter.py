@@ -1,0 +1,107 @@
+"""Keeps an outage, and a client library that repeats itself, from filling the log: one line a minute."""
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from sluice.runtime.log_pace import LogPace
+from sluice.runtime.outages import Server, server_away
+
+# Of the lines of other loggers, which may be those of a user's handler, none is left out.
+LIBRARIES = frozenset(
+    {
+        "alembic",
+        "amqp",
+        "asyncio",
+        "billiard",
+        "celery",
+        "kafka",
+        "kombu",
+        "py",
+        "redis",
+        "sqlalchemy",
+        "vine",
+    }
+)
+AWAY = "away"
+"""A field of a line of Sluice: the server that is away, where no exception tells."""
+OUTAGE, MORE = "outage", "more_in_the_last_minute"
+FIELDS = frozenset({OUTAGE, MORE})
+"""What the filter adds to a line: the server, and how many lines were left out since the last one."""
+
+# Of kafka-python, about connections to brokers, whose errors it logs as text.
+_KAFKA_CONNECTIONS = ("kafka.net", "kafka.conn", "kafka.cluster", "kafka.client")
+_IS_REFUSED = re.compile("authenti|authoriz|sasl|ssl|tls|certificate|version", re.IGNORECASE)
+# What differs in lines about the same thing: addresses of objects, ids, counts, times.
+_VARYING = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", re.IGNORECASE)
+
+
+class RepeatFilter(logging.Filter):
+    """Passes one line a minute per server that is away, and per text of a client library. Thread-safe.
+
+    Lines about an outage are one kind whatever component writes them. A different error is another kind.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._pace = LogPace(clock=clock)
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns False for a line that is left out. Adds FIELDS to one that is not."""
+        server = _find_outage(record)
+        subject = (OUTAGE, server) if server is not None else _library_subject(record)
+        if subject is None:
+            return True
+        with self._lock:
+            more = self._pace.count(subject)
+        if more is None:
+            return False
+        _write_fields(record, ({OUTAGE: server} if server else {}) | ({MORE: more} if more else {}))
+        return True
+
+
+def _find_outage(record: logging.LogRecord) -> Server | None:
+    if isinstance(record.msg, dict) and (marked := record.msg.pop(AWAY, None)) is not None:
+        return marked  # type: ignore[no-any-return]
+    if record.name.startswith(_KAFKA_CONNECTIONS) and not _IS_REFUSED.search(record.getMessage()):
+        return "Kafka" if record.levelno >= logging.WARNING else None
+    return next((server for error in _errors_of(record) if (server := server_away(error)) is not None), None)
+
+
+def _errors_of(record: logging.LogRecord) -> Iterator[BaseException]:
+    candidates: list[Any] = []
+    if isinstance(record.msg, dict):
+        raised = record.msg.get("exc_info")
+        candidates = [record.msg.get("error"), sys.exc_info()[1] if raised is True else raised]
+    elif _is_library(record):
+        given = record.args.values() if isinstance(record.args, dict) else record.args or ()
+        candidates = [*given, *(record.exc_info or ())]
+    yield from (one for one in candidates if isinstance(one, BaseException))
+
+
+def _library_subject(record: logging.LogRecord) -> Hashable:
+    if isinstance(record.msg, dict) or record.levelno < logging.WARNING or not _is_library(record):
+        return None
+    return (record.name, record.levelno, _VARYING.sub("#", record.getMessage()))
+
+
+def _is_library(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in LIBRARIES
+
+
+def _write_fields(record: logging.LogRecord, fields: dict[str, Any]) -> None:
+    """Adds the fields. A line about an outage needs no traceback, and is one line."""
+    if isinstance(record.msg, dict):
+        record.msg.update(fields)
+        if OUTAGE in fields:
+            record.msg.pop("exc_info", None)
+        return
+    vars(record).update(fields)
+    if OUTAGE in fields:
+        record.msg, record.args = " ".join(record.getMessage().split()), ()
+        record.exc_info = record.exc_text = None
