@@ -17,6 +17,8 @@ class ServerSettings:
     version: int
     fsync: str
     synchronous_commit: str
+    read_only: str = ""
+    """Why the server can only be read, "" if it takes writes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,11 @@ READ_SERVER = Statement(
     "read_server",
     """
     SELECT current_setting('server_version_num')::int / 10000, current_setting('fsync'),
-           current_setting('synchronous_commit')
+           current_setting('synchronous_commit'),
+           CASE WHEN pg_is_in_recovery() THEN 'it is a standby'
+                WHEN current_setting('transaction_read_only') = 'on'
+                THEN 'default_transaction_read_only is on'
+                ELSE '' END
     """,
 )
 

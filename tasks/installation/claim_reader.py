@@ -46,7 +46,11 @@ class Look(NamedTuple):
 class ClaimReader:
     """Connects at the first use. Owned by one thread."""
 
-    def __init__(self, settings: Settings, installation: Installation) -> None:
+    def __init__(
+        self, settings: Settings, installation: Installation, *, may_be_read_only: bool = False
+    ) -> None:
+        """`may_be_read_only`: a standby of Postgres will do."""
+        self._may_be_read_only = may_be_read_only
         self.installation = installation
         self.redis_url = settings.redis_url.get_secret_value()
         self.redis: Redis = build_redis(self.redis_url, installation.redis_prefix)
@@ -65,7 +69,7 @@ class ClaimReader:
 
     def open_session(self) -> Session:
         """Returns a session for one look. It connects at its first statement."""
-        return Session(self._url, application_name="sluice claims")
+        return Session(self._url, application_name="sluice claims", may_be_read_only=self._may_be_read_only)
 
     def read_redis(self) -> RedisClaims:
         """Returns what the hash holds. Raises RedisError and psycopg2.Error."""
@@ -95,7 +99,7 @@ class ClaimReader:
             texts = self._kafka.read()
         except GroupMetadataUnavailable as error:
             if not self._kafka_failed:
-                log.info("claims not read from Kafka", error=str(error))
+                log.info("claims not read from Kafka", error=error)
             self._kafka_failed = True
             return None
         self._kafka_failed = False

@@ -3,7 +3,7 @@
 from contextlib import closing, suppress
 
 from kafka.errors import KafkaError
-from psycopg2.errors import InsufficientPrivilege
+from psycopg2.errors import FeatureNotSupported, InsufficientPrivilege
 
 from sluice.admin.doctor.facts import ForeignClaim
 from sluice.kafka_io.config import (
@@ -20,9 +20,11 @@ from sluice.tasks.installation.claim_reader import ClaimReader
 def read_foreign_claims(settings: Settings, installation: Installation) -> list[ForeignClaim]:
     """Returns the newest claim of each writer that this database does not know.
 
-    Returns nothing for a role that may not read the key. Raises RedisError and psycopg2.Error.
+    Returns nothing for a role that may not read the key, and on a standby, which lacks the claims.
+    Raises RedisError and psycopg2.Error.
     """
-    with closing(ClaimReader(settings, installation)) as reader, suppress(InsufficientPrivilege):
+    claims = ClaimReader(settings, installation, may_be_read_only=True)
+    with closing(claims) as reader, suppress(InsufficientPrivilege, FeatureNotSupported):
         look = reader.look()
         newest = {claim.writer: claim for claim in sorted(look.foreign, key=lambda one: one.written_at)}
         return [

@@ -97,16 +97,10 @@ def situation_problems(facts: Facts) -> Iterator[Finding]:
 
 def _unreachable(facts: Facts) -> Iterator[Finding]:
     for service, reason in facts.unreachable.items():
-        if service == "Postgres" and "read-only" in reason:
-            yield error(
-                f"Postgres can only be read: {reason}.",
-                "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
-            )
-        else:
-            yield error(
-                f"{service} was not reached: {reason}.",
-                f"Start it, or correct {SETTING_OF[service]}.",
-            )
+        yield error(
+            f"{service} was not reached: {reason}.",
+            f"Start it, or correct {SETTING_OF[service]}.",
+        )
 
 
 def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
@@ -119,6 +113,11 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
 
 def _server(postgres: PostgresFacts) -> Iterator[Finding]:
     server = postgres.server
+    if server.read_only:
+        yield error(
+            f"Postgres can only be read: {server.read_only}.",
+            "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
+        )
     if server.version < OLDEST_POSTGRES:
         yield error(f"Postgres {server.version} is too old.", f"Use {TESTED_POSTGRES} or newer.")
     elif server.version < TESTED_POSTGRES:

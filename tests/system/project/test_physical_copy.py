@@ -39,8 +39,8 @@ COUNT_CLAIMS = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 
 
 @contextmanager
-def physical_copy(postgres: Stack) -> Iterator[Stack]:
-    """A running base backup of a running Postgres."""
+def physical_copy(postgres: Stack, *options: str) -> Iterator[Stack]:
+    """A running base backup of a running Postgres. `options`: further ones of pg_basebackup."""
     with stacks.own_stack() as copy:
         copy.start("postgres")
         copy.stop("postgres")
@@ -49,7 +49,7 @@ def physical_copy(postgres: Stack) -> Iterator[Stack]:
         subprocess.run(
             [
                 str(find_programs().bin / "pg_basebackup"),
-                *("-D", str(copy.data_dir("postgres")), "--checkpoint=fast", "--no-sync"),
+                *("-D", str(copy.data_dir("postgres")), "--checkpoint=fast", "--no-sync", *options),
                 *("-h", str(url.host), "-p", str(url.port), "-U", str(url.username)),
             ],
             check=True,

@@ -118,7 +118,7 @@ def shared(leased: Iterable[str], *, workers: int = 1, consumed: frozenset[str] 
 
 CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "standby": (
-        replace(HEALTHY, postgres=None, unreachable={"Postgres": "session is read-only"}),
+        server(read_only="it is a standby"),
         ERROR,
         "can only be read",
     ),
