@@ -94,6 +94,7 @@ class ProjectionRedriver(LetterRedriver):
         if not synced.takes(revision):
             raise NotThisRevision(synced, revision)
         generation_lanes.lock_queue_lanes(self._session, held.projection, held.generation, queue)
+        generation_lanes.note_filled(self._session, held.projection, held.generation, queue)
         return synced
 
     def _lock_letters(self, held: HeldEntity, limit: int) -> Sequence[Letter]:

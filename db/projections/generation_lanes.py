@@ -149,6 +149,24 @@ def lock_queue_lanes(session: Session, projection: str, generation: int, queue: 
     session.run(LOCK_QUEUE_LANES, projection, generation, queue)
 
 
+NOTE_FILLED = Statement(
+    "note_filled",
+    """
+    UPDATE sluice.generation_lanes SET filled_xid = pg_current_xact_id()::text::bigint
+    WHERE projection = $1 AND generation = $2 AND queue = $3
+    """,
+    ("text", "int", "text"),
+)
+
+
+def note_filled(session: Session, projection: str, generation: int, queue: str) -> None:
+    """This transaction writes events of a queue into the generation alone: older snapshots lack its rows.
+
+    After `lock_queue_lanes`.
+    """
+    session.run(NOTE_FILLED, projection, generation, queue)
+
+
 KEEP_PLACES = Statement(
     "keep_generation_places",
     """
