@@ -134,8 +134,7 @@ class ProjectionRedriver(LetterRedriver):
             return
         redriven.outcomes[mine.outcome] += 1
         fault = mine.fault
-        projection_letters.fail_letter(
-            self._session, letter.id, mine.outcome, fault.error_class, fault.text, holds=mine.holds
-        )
+        why = (fault.error_class, fault.text, fault.traceback or None)
+        projection_letters.fail_letter(self._session, letter.id, mine.outcome, *why, holds=mine.holds)
         if redriven.blocked_by is None:
             redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {fault}"

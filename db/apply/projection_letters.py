@@ -169,18 +169,26 @@ FAIL_PROJECTION_LETTER = Statement(
     "fail_projection_letter",
     """
     UPDATE sluice.projection_letters
-    SET state = 'dead', outcome = $2, error_class = $3, error_text = $4, holds = $5, attempts = attempts + 1
+    SET state = 'dead', outcome = $2, error_class = $3, error_text = $4, traceback = $5, holds = $6,
+        attempts = attempts + 1
     WHERE id = $1
     """,
-    ("bigint", "text", "text", "text", "bool"),
+    ("bigint", "text", "text", "text", "text", "bool"),
 )
 
 
 def fail_letter(
-    session: Session, letter_id: int, outcome: Outcome, error_class: str, error_text: str, *, holds: bool
+    session: Session,
+    letter_id: int,
+    outcome: Outcome,
+    error_class: str,
+    error_text: str,
+    traceback: str | None,
+    *,
+    holds: bool,
 ) -> None:
     """Stores why a letter failed again. Under the queue's lock."""
-    session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, holds)
+    session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, traceback, holds)
 
 
 READ_DROPPED = Statement(

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from sluice.db.apply.projection_letters import read_generation_health
+from sluice.db.apply.projection_letters import copy_dropped, read_dropped, read_generation_health
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generation_lag import PartitionSnapshot
 from sluice.kafka_io.partition_reader import LogIncomplete
+from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.circuit_breaker import SUCCEEDED, WINDOW
@@ -41,6 +42,21 @@ def feed_chunk(
     reason = count_failures(session, synced, lane.queue, topics, settled, before=before)
     if reason is not None:
         raise DeploymentBroken(reason)
+
+
+def pass_over_dropped(
+    session: Session, snapshot: PartitionSnapshot, partition: int, records: Sequence[Record]
+) -> set[int]:
+    """Returns the offsets of records that an operator dropped for the generation, or for the live one.
+
+    They stay dropped for this generation, whatever becomes of the live one.
+    """
+    place = (snapshot.synced.projection, snapshot.synced.generation)
+    offsets = [record.offset for record in records]
+    dropped = read_dropped(session, *place, snapshot.topic_id, partition, offsets)
+    if dropped:
+        copy_dropped(session, *place)
+    return dropped
 
 
 def decode_whole(read_whole: ReadWhole, topic: Topic, cut: Decoded) -> Decoded:

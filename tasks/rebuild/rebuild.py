@@ -8,7 +8,6 @@ from functools import partial
 import structlog
 
 from sluice.db.apply import guard
-from sluice.db.apply.projection_letters import read_dropped
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
 from sluice.db.projections import (
@@ -30,7 +29,7 @@ from sluice.tasks.events.decode import decode
 from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.rebuild.chunk_feed import decode_whole, feed_chunk
+from sluice.tasks.rebuild.chunk_feed import decode_whole, feed_chunk, pass_over_dropped
 from sluice.tasks.rebuild.generation_ends import note_failure, note_met
 from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import (
@@ -283,8 +282,7 @@ class _Turn:
             if needs_whole(one, known):
                 whole = decode_whole(self._read_whole, topic, one)
                 [found[number]] = load_known(self._session, self._registry.topics, [whole])
-        place = (self._projection, self._generation, snapshot.topic_id, self._place[1])
-        dropped = read_dropped(self._session, *place, [record.offset for record in records])
+        dropped = pass_over_dropped(self._session, snapshot, self._place[1], records)
         counts: Counter[str] = Counter()
         taken = []
         for one, known in found:

@@ -83,7 +83,7 @@ def test_what_can_be_cancelled_cannot_be_dropped_and_the_other_way_round(bench: 
     number = bench.begin()
     assert require_building(bench.session, "totals", None).generation == number
     assert require_rebuilt(bench.session, "totals", None).generation == number
-    with pytest.raises(OperationRefused, match="only a retired, failed or ready generation can be dropped"):
+    with pytest.raises(OperationRefused, match="only a retired, failed, stopped or ready generation can"):
         require_ended(bench.session, "totals", number)
     assert bench.rebuild(number)
     assert require_ended(bench.session, "totals", None).generation == number

@@ -71,7 +71,7 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
     settled = {1: "done", 2: "done", 3: "done", 4: "done", 5: "dead", 6: "dead"}
     assert states(bench) == {**settled, 7: "waiting"}
     assert audits(bench) == [
-        ("dlq redrive", subject, "test") for subject in ("thing/k", "thing/k", "thing/other", "6")
+        ("dlq redrive", subject, "test") for subject in ("thing/k", "thing/k", "thing/other", "6", "5")
     ]
     assert "no such letter is dead or waiting" in run("dlq", "redrive", "1", *WHY, "--yes")
     assert "thing/paused: 1 applied; unparked" in run(

@@ -11,11 +11,11 @@ from sqlalchemy import BigInteger, Column, MetaData, String
 from sluice.db.migrations.migrate import create_projections
 from sluice.db.tables import projection_table
 from sluice.kafka_io.record_types import Record
-from sluice.tasks.api import Event, Increment, ProjectionEffect, Topic, Upsert, projects
+from sluice.tasks.api import Entity, Event, Increment, ProjectionEffect, Topic, Upsert, projects
 from sluice.tasks.fold.registry import Registry, collect_modules
 from sluice.tasks.projection_redrive import HeldEntity, ProjectionRedriver
 from tests.db.tasks import applying, projecting
-from tests.db.tasks.applying import Thing, made, thing_set
+from tests.db.tasks.applying import TOPIC, Thing, made, thing_set
 from tests.db.tasks.projecting import totals
 
 BAD = 13
@@ -46,13 +46,13 @@ def raising(event: Event[Thing]) -> int:
     return event.data.amount
 
 
-def registry(
+def application(
     amount: Amount = as_it_is,
     *,
     version: Callable[[Event[Thing]], int] | None = None,
     revision: int = 1,
     topic: Topic | None = None,
-) -> Registry:
+) -> ModuleType:
     """The application: `thing.set` has a handler and two projections, `thing.shown` has projections alone."""
 
     @projects("thing.set", "thing.shown", into=totals, revision=revision)
@@ -69,12 +69,15 @@ def registry(
 
     module = ModuleType("failing_projections")
     vars(module).update(total=total, label=label)
-    plain = applying.registry()
-    module.topics = (topic,) if topic else tuple(plain.topics.values())  # type: ignore[attr-defined]
-    both = collect_modules([module])
-    both.handlers, both.metadatas = plain.handlers, plain.metadatas
-    both.effects.update(plain.effects)
-    return both
+    for name in ("set_thing", "add_part", "break_thing", "notify", "things"):
+        setattr(module, name, getattr(applying, name))
+    module.topics = (topic or Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
+    return module
+
+
+def registry(amount: Amount = as_it_is, **more: Any) -> Registry:
+    """The application, collected."""
+    return collect_modules([application(amount, **more)])
 
 
 @dataclass
