@@ -45,11 +45,23 @@ def identity_seconds(
 
 
 def retention_seconds(config: Mapping[str, str]) -> float | None:
-    """How long a topic keeps records, from its Kafka configuration; None: for ever, or it is not said."""
+    """How long a topic may keep a record, from its Kafka configuration; None: for ever, or it is not said.
+
+    Kafka deletes a segment when its newest record is older than `retention.ms`. Its oldest one is older by up
+    to `segment.ms` (by default 7 days), in which a segment takes records. In a topic that is compacted, also
+    in one that is deleted from as well, segments are merged, so that nothing bounds their span.
+    """
     if config.get("cleanup.policy", "") != "delete":
         return None
-    seconds = int(config.get("retention.ms", "-1")) / 1000
-    return seconds if 0 <= seconds < FOR_EVER_SECONDS else None
+    return kept_seconds(config.get("retention.ms"), config.get("segment.ms"))
+
+
+def kept_seconds(retention_ms: int | str | None, segment_ms: int | str | None) -> float | None:
+    """How long a topic that is only deleted from may keep a record; None: for ever, or it is not said."""
+    if retention_ms is None or segment_ms is None or int(retention_ms) < 0:
+        return None
+    seconds = (int(retention_ms) + int(segment_ms)) / 1000
+    return seconds if seconds < FOR_EVER_SECONDS else None
 
 
 def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, str]]:

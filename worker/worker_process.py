@@ -1,7 +1,7 @@
 """What one worker process holds, made when it is first needed: after the fork, where there is one."""
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cached_property
 from uuid import uuid4
 
@@ -119,8 +119,18 @@ class WorkerProcess:
 
     def rebuild(self, projection: str, generation: int, place: Place) -> None:
         """One turn of a rebuild at one partition."""
-        with self._outages(self._rebuild_session, "rebuild"), timed(REBUILD_QUEUE):
+        with self._outages(self._rebuild_session, "rebuild"):
             self._rebuilder.run(projection, generation, place)
+
+    @contextmanager
+    def _watched(self, turn: str) -> Iterator[None]:
+        """Limits the handlers of a turn of a rebuild, and notes those in which this process may end."""
+        try:
+            with timed(turn), self._notes.batch(turn):
+                yield
+        finally:
+            # The next turn at the partition may be another worker's.
+            self._notes.forget(turn)
 
     def start_rebuilds(self) -> None:
         """Submits the task that publishes a rebuild message for each partition that lags."""
@@ -274,6 +284,7 @@ class WorkerProcess:
             self.registry,
             self._settings.kafka_bootstrap_servers,
             max_record_bytes=self._settings.max_record_bytes,
+            watched=self._watched,
         )
 
     @cached_property

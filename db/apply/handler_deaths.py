@@ -44,6 +44,21 @@ def note_death(session: Session, queue: str, place: EventPlace, *, timed_out: bo
     return int(session.run(NOTE_DEATH, queue, *place, timed_out, how)[0][0])
 
 
+READ_DEATHS = Statement(
+    "read_handler_deaths",
+    """
+    SELECT topic, topic_id, partition, "offset", deaths, timed_out, how FROM sluice.handler_deaths
+    WHERE queue = $1
+    """,
+    ("text",),
+)
+
+
+def read_deaths(session: Session, queue: str) -> dict[EventPlace, HandlerDeaths]:
+    """Returns what was counted at a queue."""
+    return {EventPlace(*row[:4]): HandlerDeaths(*row[4:]) for row in session.run(READ_DEATHS, queue)}
+
+
 FORGET_DEATHS = Statement(
     "forget_handler_deaths",
     """

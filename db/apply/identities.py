@@ -1,6 +1,7 @@
 """`processed_events`: what is remembered of every event, so that a repeat changes nothing."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from sluice.db.values import bare_array, text_array
 LOAD_IDENTITIES = Statement(
     "load_identities",
     """
-    SELECT identity, data_hash, topic_id, partition, "offset" FROM sluice.processed_events
+    SELECT identity, data_hash, topic_id, partition, "offset", processed_at < now() - interval '12 hours'
+    FROM sluice.processed_events
     WHERE identity = ANY ($1)
     """,
     ("uuid[]",),
@@ -20,23 +22,43 @@ LOAD_IDENTITIES = Statement(
 
 
 def load_identities(session: Session, identities: Sequence[UUID]) -> list[tuple[Any, ...]]:
-    """Those that are known: (identity, data hash, topic id, partition, offset)."""
+    """Those that are known: (identity, data hash, topic id, partition, offset, is half a day old)."""
     return session.run(LOAD_IDENTITIES, bare_array(identities))
 
 
-LOAD_OUTCOMES = Statement(
-    "load_outcomes",
-    """
-    SELECT identity, data_hash, outcome, topic_id, partition, "offset" FROM sluice.processed_events
-    WHERE identity = ANY ($1)
-    """,
+RENEW_IDENTITIES = Statement(
+    "renew_identities",
+    "UPDATE sluice.processed_events SET processed_at = now() WHERE identity = ANY ($1)",
     ("uuid[]",),
 )
 
 
-def load_outcomes(session: Session, identities: Sequence[UUID]) -> dict[UUID, tuple[Any, ...]]:
-    """Identity → (data hash, outcome, topic id, partition, offset) of the record it belongs to."""
-    return {row[0]: row[1:] for row in session.run(LOAD_OUTCOMES, bare_array(identities))}
+def renew_identities(session: Session, identities: Sequence[UUID]) -> None:
+    """Counts the age of events from now on: a repeat stands in the log for as long as a new event."""
+    if identities:
+        session.run(RENEW_IDENTITIES, bare_array(identities))
+
+
+HAS_PLACED_EVENTS = Statement(
+    "has_placed_events",
+    """
+    SELECT EXISTS (
+        SELECT FROM sluice.processed_events
+        WHERE topic = $1 AND processed_at < $2 AND (event_id IS NULL OR $3)
+          AND outcome IN ('applied', 'stale', 'duplicate')
+    )
+    """,
+    ("text", "timestamptz", "boolean"),
+)
+
+
+def has_placed_events(session: Session, topic: str, before: datetime, *, by_position: bool) -> bool:
+    """Returns True if events of a topic that are known by their places alone were applied before a time.
+
+    `by_position`: all of the topic are. Reads all that was applied before, if there are none.
+    """
+    ((found,),) = session.run(HAS_PLACED_EVENTS, topic, before, by_position)
+    return bool(found)
 
 
 INSERT_IDENTITIES = Statement(

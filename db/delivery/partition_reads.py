@@ -109,6 +109,22 @@ def write_partition_reads(
     session.run(FORGET_READS)
 
 
+CLEAR_STOPS = Statement(
+    "clear_stops",
+    """
+    UPDATE sluice.partition_reads
+    SET problem = NULL, detail = NULL, problem_offset = NULL, problem_since = NULL
+    WHERE topic = $1 AND problem = 'stopped'
+    """,
+    ("text",),
+)
+
+
+def clear_stops(session: Session, topic: str) -> None:
+    """Forgets why bridges stopped at a topic. A bridge that still finds a reason reports it again."""
+    session.run(CLEAR_STOPS, topic)
+
+
 class PartitionRead(NamedTuple):
     """A partition as the bridges reported it last. Times are in seconds before Postgres' time."""
 

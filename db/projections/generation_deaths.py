@@ -3,6 +3,24 @@
 from typing import NamedTuple
 
 from sluice.db.connection import Session, Statement
+from sluice.runtime.place import Place
+
+
+def deaths_queue(projection: str, generation: int, place: Place) -> str:
+    """Returns the name under which deaths of processes in a rebuild of a partition are counted."""
+    return f"rebuild {projection} {generation} {place[0]}[{place[1]}]"
+
+
+FORGET_GENERATION_DEATHS = Statement(
+    "forget_generation_deaths",
+    "DELETE FROM sluice.handler_deaths WHERE starts_with(queue, $1)",
+    ("text",),
+)
+
+
+def forget_process_deaths(session: Session, projection: str, generation: int) -> None:
+    """Deletes what was counted in rebuilds of a generation that is dropped."""
+    session.run(FORGET_GENERATION_DEATHS, f"rebuild {projection} {generation} ")
 
 
 class GenerationDeath(NamedTuple):

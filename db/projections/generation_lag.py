@@ -156,7 +156,7 @@ class PartitionSnapshot(NamedTuple):
 READ_PARTITION = Statement(
     "read_rebuilt_partition",
     """
-    SELECT g.state, g.revision, g.has_been_live, g.paused,
+    SELECT g.state, g.revision, g.has_been_live, g.checkpoint IS NOT NULL, g.paused,
            g.rate IS NOT NULL, g.compacted_topics @> to_jsonb($3), t.topic_id, t.entity, e.epoch, e.shards,
            l.queue, l.applied_offset, coalesce(k.applied_offset, -1)
     FROM sluice.generations g
@@ -179,10 +179,9 @@ def read_partition(
     if not rows:
         return None
     first = rows[0]
-    lanes = {row[10]: LaneOffsets(*row[11:]) for row in rows if row[10] is not None}
-    return PartitionSnapshot._make(
-        [SyncedGeneration(projection, generation, *first[:3]), *first[3:10], lanes]
-    )
+    lanes = {row[11]: LaneOffsets(*row[12:]) for row in rows if row[11] is not None}
+    synced = SyncedGeneration(projection, generation, first[0], first[1], first[2], from_checkpoint=first[3])
+    return PartitionSnapshot._make([synced, *first[4:11], lanes])
 
 
 TRY_REBUILD = Statement(

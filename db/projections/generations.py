@@ -22,11 +22,18 @@ class SyncedGeneration(NamedTuple):
     """Events of the entity type that is asked for wait for this generation."""
     failure_window: str | None = None
     """Of the queue that is asked for; None: no event failed lately."""
+    from_checkpoint: bool = False
+    """It began as a copy of what live had at a checkpoint."""
 
     @property
     def table(self) -> str:
         """The table of its rows."""
         return generation_name(self.projection, self.generation)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it held at some moment all that live had applied until then."""
+        return self.has_been_live or self.from_checkpoint
 
     def takes(self, revision: int | None) -> bool:
         """Whether code of this revision may write it: until it was live, only the one it was begun with."""
@@ -63,7 +70,8 @@ READ_PROJECTION_SNAPSHOT = Statement(
                  AND l.state IN ('dead', 'waiting') AND l.holds
            ),
            (SELECT f.failure_window FROM sluice.generation_failures f
-            WHERE f.projection = g.projection AND f.generation = g.generation AND f.queue = $2)
+            WHERE f.projection = g.projection AND f.generation = g.generation AND f.queue = $2),
+           g.checkpoint IS NOT NULL
     FROM sluice.projections p
     JOIN sluice.generations g ON g.projection = p.projection AND g.state <> 'failed'
     ORDER BY p.projection, g.generation
@@ -106,6 +114,8 @@ class Generation(NamedTuple):
     rate: int | None
     compacted_topics: list[str]
     failed_reason: str | None
+    checkpoint: str | None
+    """Where it began; None: at the beginning of the log."""
     created_at: datetime
     ready_at: datetime | None
     live_at: datetime | None
@@ -167,10 +177,11 @@ def number_generation(session: Session, projection: str) -> int:
 BEGIN_GENERATION = Statement(
     "begin_generation",
     """
-    INSERT INTO sluice.generations (projection, generation, state, revision, rate, compacted_topics)
-    VALUES ($1, $2, 'building', $3, $4, $5)
+    INSERT INTO sluice.generations
+        (projection, generation, state, revision, rate, compacted_topics, checkpoint)
+    VALUES ($1, $2, 'building', $3, $4, $5, $6)
     """,
-    ("text", "int", "int", "int", "jsonb"),
+    ("text", "int", "int", "int", "jsonb", "text"),
 )
 
 
@@ -182,9 +193,10 @@ def begin_generation(
     revision: int,
     rate: int | None,
     compacted_topics: str,
+    checkpoint: str | None,
 ) -> None:
     """It is `building` from now on, and kept in sync. `compacted_topics`: a JSON array."""
-    session.run(BEGIN_GENERATION, projection, generation, revision, rate, compacted_topics)
+    session.run(BEGIN_GENERATION, projection, generation, revision, rate, compacted_topics, checkpoint)
 
 
 SET_STATE = Statement(

@@ -177,6 +177,7 @@ processed_events = Table(
     Column("topic_id", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
+    # When it was applied, or when it was repeated half a day or more after that.
     now_column("processed_at"),
     one_of("outcome", Outcome),
 )

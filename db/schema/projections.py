@@ -12,9 +12,10 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from sluice.db.records import GenerationState
 from sluice.db.schema.declarations import metadata, now_column, one_of
@@ -51,6 +52,8 @@ generations = Table(
     # Identities of records after this time are kept until the generation has caught up. NULL of a stopped
     # one: its place in the log is lost.
     Column("stopped_at", DateTime(timezone=True)),
+    # Where it began; NULL: at the beginning of the log.
+    Column("checkpoint", Text),
     PrimaryKeyConstraint("projection", "generation"),
     one_of("state", GenerationState),
 )
@@ -88,6 +91,34 @@ generation_lanes = Table(
     generation_key("generation_lanes_generation_fkey"),
     # Rewritten by every chunk: room for HOT updates.
     postgresql_with={"fillfactor": "30"},
+)
+
+# What a rebuild read of a lane: of the offsets in (after, through], events that were first applied there were
+# in the log at the offsets in `found`. What lies in no span was written by live, or came with a copy.
+generation_spans = Table(
+    "generation_spans",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("after_offset", BigInteger, nullable=False),
+    Column("through_offset", BigInteger, nullable=False),
+    Column("found", ARRAY(BigInteger), nullable=False),
+    PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue", "through_offset"),
+    generation_key("generation_spans_generation_fkey"),
+)
+
+# Events that a generation holds and that it did not read where live first applied them.
+generation_identities = Table(
+    "generation_identities",
+    metadata,
+    Column("projection", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("identity", Uuid, nullable=False),
+    PrimaryKeyConstraint("projection", "generation", "identity"),
+    generation_key("generation_identities_generation_fkey"),
 )
 
 # Events that live applied and this generation could not.

@@ -1,6 +1,6 @@
 """What `sluice accept` does: a topic's log is not what was read so far, and is read from its beginning."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
 from sluice.admin.operation_wait import refused_if_queues_are_held
+from sluice.bridge.start_conditions import LoudStop, judge_assignment
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.admin.rerouting import (
     TopicRouting,
@@ -19,9 +20,13 @@ from sluice.db.admin.rerouting import (
     restart_topic,
 )
 from sluice.db.connection import Session
+from sluice.db.delivery.partition_reads import PartitionRead, clear_stops, read_partition_reads
+from sluice.db.delivery.progress import Assignment, read_assignments
 from sluice.db.projections.generations import SyncedGeneration, detach_generations, read_projection_snapshot
+from sluice.db.records import ProblemKind
 from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.log_reader import LogReader
+from sluice.runtime.place import Place
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class PartitionChange:
     """Records that will never be applied."""
     again: int
     """Records that were applied perhaps, and are read once more."""
+    log_end: int | None
+    """Where the log ends; None for a partition that is gone."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,14 @@ def judge_acceptance(
 
 def _change(number: int, before: int | None, log: LogRange | None, *, recreated: bool) -> PartitionChange:
     if log is None:
-        return PartitionChange(number, before, None, None, 0)
+        return PartitionChange(number, before, None, None, 0, None)
     if before is None:
-        return PartitionChange(number, None, log.start, 0, 0)
+        return PartitionChange(number, None, log.start, 0, 0, log.end)
     if recreated:
-        return PartitionChange(number, before, log.start, None, 0)
+        return PartitionChange(number, before, log.start, None, 0, log.end)
     lost = max(0, log.start - before)
-    return PartitionChange(number, before, log.start, lost, max(0, min(before, log.end) - log.start))
+    again = max(0, min(before, log.end) - log.start)
+    return PartitionChange(number, before, log.start, lost, again, log.end)
 
 
 class AcceptPlan(NamedTuple):
@@ -108,23 +116,58 @@ class AcceptPlan(NamedTuple):
     acceptance: Acceptance
     failing: tuple[SyncedGeneration, ...]
     """Generations that are kept in sync with live, and that accepting marks as failed."""
+    reasons: tuple[str, ...]
+    """Why bridges do not read the topic as it is; none: there is nothing to accept."""
 
 
 def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptPlan:
-    """Reads Postgres and Kafka. Raises OperationRefused if there is nothing to accept."""
+    """Reads Postgres and Kafka. Raises OperationRefused for a topic that one of them does not know."""
     before = read_topic_routing(session, topic)
     if before is None:
         raise OperationRefused(f"no bridge has read topic {topic} so far: there is nothing to accept")
+    # As the bridge reads them: lanes before the ends of the logs.
+    watermarks = read_watermarks_of(session, topic)
+    assignments = read_assignments(session, [(topic, number) for number in watermarks])
     topic_id, logs = read_topic(bootstrap_servers, topic)
     acceptance = judge_acceptance(
         topic,
         before.entity,
         topic_ids=(before.topic_id, topic_id),
-        watermarks=read_watermarks_of(session, topic),
+        watermarks=watermarks,
         logs=logs,
     )
+    stopped = [one for one in read_partition_reads(session) if one.topic == topic]
+    reasons = tuple(find_reasons(topic, topic_id, assignments, logs, stopped))
     failing = tuple(read_projection_snapshot(session).synced)
-    return AcceptPlan(before, TopicRouting(topic_id, before.entity), logs, acceptance, failing)
+    return AcceptPlan(before, TopicRouting(topic_id, before.entity), logs, acceptance, failing, reasons)
+
+
+def find_lost_ends(assignments: Mapping[Place, Assignment], logs: Mapping[int, LogRange]) -> list[int]:
+    """Returns the partitions whose log ends below what was applied: others stand at its offsets. Pure."""
+    return [
+        number
+        for (_, number), one in sorted(assignments.items())
+        if max([(one.watermark or 0) - 1, *one.applied.values()]) >= logs[number].end
+    ]
+
+
+def find_reasons(
+    topic: str,
+    topic_id: str,
+    assignments: Mapping[Place, Assignment],
+    logs: Mapping[int, LogRange],
+    reads: Iterable[PartitionRead],
+) -> Iterator[str]:
+    """Yields why reading on would mean guessing, as the bridges judge it or as they reported it. Pure."""
+    reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
+    for (_, number), assignment in sorted(assignments.items()):
+        if (log := logs.get(number)) is None:
+            yield f"{topic}[{number}] is gone: the topic has fewer partitions than before"
+            continue
+        verdict = judge_assignment(topic, number, assignment, topic_id=topic_id, log=log)
+        if isinstance(verdict, LoudStop) and verdict.message not in reported:
+            yield verdict.message
+    yield from sorted(reported)
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
@@ -169,6 +212,7 @@ def accept_topic(
             watermarks=read_watermarks_of(session, topic),
             logs=logs,
         )
+        lost_ends = find_lost_ends(read_assignments(session, [(topic, number) for number in logs]), logs)
         epoch = raise_epoch(session, before.entity, shards)
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
@@ -176,6 +220,7 @@ def accept_topic(
         ended = detach_generations(
             session, f"topic {topic} was accepted: it is read from its log's beginning"
         )
-        details = {"epoch": epoch, "ended_generations": ended, **found.document()}
+        clear_stops(session, topic)
+        details = {"epoch": epoch, "ended_generations": ended, "lost_ends": lost_ends, **found.document()}
         insert_audits(session, decision, [(topic, as_json(details))])
     return found, epoch

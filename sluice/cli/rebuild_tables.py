@@ -41,7 +41,7 @@ def plan_lines(found: Plan) -> list[Any]:
         lines.append("the revision is that of the live generation: nothing will differ unless it should not")
     if found.compacted_topics:
         lines.append(f"compacted, so no Increment may come of them: {', '.join(found.compacted_topics)}")
-    return lines + [f"refused: {why}" for why in found.refusals]
+    return lines + found.notes + [f"refused: {why}" for why in found.refusals]
 
 
 def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoint]) -> list[Any]:

@@ -21,12 +21,20 @@ Topic = Annotated[str, typer.Argument(metavar="TOPIC")]
 
 
 def accept(
-    topic: Topic, reason: Reason, yes: Yes = False, dry_run: DryRun = False, as_json_: AsJson = False
+    topic: Topic,
+    reason: Reason,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also read a topic again whose log is what was read so far.")
+    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
 ) -> None:
     """Accept that a topic's log is not what was read so far, and read it from its beginning.
 
     For a topic that was re-created, or that lost records before they were
-    applied: what is not in the log any more will never be applied.
+    applied: what is not in the log any more will never be applied. For any
+    other topic the command changes nothing unless --force is given.
 
     --dry-run says per partition what that would come to.
     """
@@ -36,18 +44,26 @@ def accept(
         found = plan.acceptance
         if not as_json_:
             say(*acceptance_lines(found))
+            say(*(plan.reasons or (NOTHING_TO_ACCEPT,)))
         if plan.failing and not as_json_:
             names = ", ".join(f"generation {one.generation} of {one.projection}" for one in plan.failing)
             say(f"can no longer be compared or come back, and is failed then: {names}")
         epoch = None
-        if not dry_run:
+        changes = not dry_run and (force or bool(plan.reasons))
+        if changes:
             require_confirmation(f"Topic {topic} will be read from its log's beginning.", yes=yes)
             decision = decide("accept", reason)
             found, epoch = accept_topic(session, topic, plan.before, plan.wanted, plan.logs, decision)
     if as_json_:
-        say_document({"dry_run": dry_run, "epoch": epoch, **found.document()})
-    elif not dry_run:
+        document = {"dry_run": dry_run, "accepted": changes, "epoch": epoch, "reasons": plan.reasons}
+        say_document({**document, **found.document()})
+    elif not changes and not dry_run:
+        say("nothing was changed: pass --force to do the above all the same")
+    elif changes:
         say(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
+
+
+NOTHING_TO_ACCEPT = "there is nothing to accept: the log is what was read so far, and bridges read on"
 
 
 def acceptance_lines(found: Acceptance) -> list[str]:

@@ -60,6 +60,8 @@ class FoldIO:
         self._faults = faults
         self._rows = RowStore(session, {name: one.generation for name, one in snapshot.fed.items()}, locks)
         self._cut_letters = cut_letters
+        self._renewed: list[UUID] = []
+        """Events that were applied long ago and are repeated now."""
 
     @property
     def written_tables(self) -> set[str]:
@@ -73,11 +75,13 @@ class FoldIO:
         )
         wanted = list({planned.decoded.identity for planned in events})
         own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
-        for identity, *where in identities.load_identities(self._session, wanted):
+        for identity, *where, is_old in identities.load_identities(self._session, wanted):
             known = FirstSeen(*where)
             # Its own row says that it died or waits. That is what is to change.
             if own.get(identity) != known[1:]:
                 memory.identities[identity] = known
+                if is_old:
+                    self._renewed.append(identity)
         keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
         if not self._redriving:
             memory.parked = dead_letters.load_parked(self._session, self._entity, keys)
@@ -114,6 +118,7 @@ class FoldIO:
         dead_letters.park_entities(self._session, self._entity, queue, reasons)
         new = [processed_row(s, s.outcome) for s in folded.settled if s.outcome is not None and not s.known]
         identities.insert_identities(self._session, new)
+        identities.renew_identities(self._session, self._renewed)
 
     def _write_letters(self, queue: str, settled: Sequence[EventResult]) -> None:
         letters = [dead_letter_row(one, cut=self._cut_letters) for one in settled]

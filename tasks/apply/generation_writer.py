@@ -1,20 +1,24 @@
 """Keeps generations up with live: what the live transaction applied, they apply too, last, in a savepoint."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from uuid import UUID
 
 import structlog
 
+from sluice.db.apply import guard
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
 from sluice.db.projections import generation_lanes, generations
 from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
+from sluice.db.projections.generation_records import note_identities
 from sluice.db.projections.generations import NO_PROJECTIONS, ProjectionSnapshot, SyncedGeneration
 from sluice.db.records import GenerationState, Outcome
 from sluice.runtime.place import Place
 from sluice.tasks.apply.circuit_breaker import SUCCEEDED
 from sluice.tasks.apply.fold_io import store_letters
 from sluice.tasks.apply.generation_feed import apply_to_generation
+from sluice.tasks.apply.generation_repeats import is_displaced, lagging_places
 from sluice.tasks.apply.generation_stops import count_failures, end_feeding, reason_of
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.fold_state import TAKEN, EventResult, ProjectionLetter, Waiting
@@ -88,6 +92,9 @@ class GenerationWriter:
             for lane, offset in after.items()
             if own.get(lane, NOTHING_APPLIED) >= before.get(lane, NOTHING_APPLIED)
         }
+        repeats = [s for s in settled if s.known and _lane(s.planned) in moved]
+        for lane in lagging_places(self._session, synced, queue, own, repeats):
+            del moved[lane]
         if not moved:
             return
         mine = [s for s in settled if _lane(s.planned) in moved]
@@ -122,10 +129,19 @@ class GenerationWriter:
         """
         taken = [(one, was) for one, was in redriven if one.outcome in TAKEN and not one.known]
         places = sorted({_lane(one.planned) for one, _ in taken})
-        if not places:
+        if not places or not snapshot.synced:
             return
+        topic_ids = guard.read_lanes(self._session, queue).topic_ids
+        displaced = {topic for topic, _ in places if is_displaced(self._session, topic)}
+        # Of a topic that was accepted since then the log has the event elsewhere, or not at all.
+        elsewhere = {
+            one.planned.decoded.identity
+            for one, _ in taken
+            if one.planned.decoded.topic in displaced
+            or one.planned.decoded.topic_id != topic_ids.get(one.planned.decoded.topic)
+        }
         for synced in snapshot.synced:
-            self._sync_late(synced, snapshot, queue, places, taken)
+            self._sync_late(synced, snapshot, queue, places, taken, elsewhere)
 
     def _sync_late(
         self,
@@ -134,6 +150,7 @@ class GenerationWriter:
         queue: str,
         places: Sequence[Place],
         taken: Sequence[tuple[EventResult, str]],
+        elsewhere: Collection[UUID],
     ) -> None:
         place = (synced.projection, synced.generation)
         if snapshot.live[synced.projection] == synced.generation:
@@ -141,7 +158,11 @@ class GenerationWriter:
             generation_lanes.keep_live_places(self._session, *place, queue)
         # Locked before it is read: a chunk may be passing over these very records.
         lanes = generation_lanes.lock_lanes(self._session, *place, queue, places)
-        passed = [(s, was) for s, was in taken if _offset(s.planned) <= lanes[_lane(s.planned)]]
+        passed = [
+            (s, was)
+            for s, was in taken
+            if s.planned.decoded.identity in elsewhere or _offset(s.planned) <= lanes[_lane(s.planned)]
+        ]
         if not passed:
             return
         if synced.state == GenerationState.STOPPED:
@@ -156,6 +177,8 @@ class GenerationWriter:
             counts[_lane(one.planned)].update({FOLDED: 1, was: -1})
         steps = [GenerationStep(*lane, lanes[lane], counts[lane]) for lane in counts]
         self._sync_safely(synced, queue, steps, [one for one, _ in passed], may_lag=False)
+        # The log may have them elsewhere, too, further on.
+        note_identities(self._session, *place, [one.planned.decoded.identity for one, _ in passed])
 
     def _sync_safely(
         self,

@@ -23,6 +23,7 @@ from sluice.tasks.api import (
     WriteVersion,
 )
 from sluice.tasks.fold.registry import AnyEntry, ProjectionEntry
+from sluice.tasks.fold.versionless import versionless_problem
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -55,7 +56,7 @@ def checked_upsert(entry: AnyEntry, event: Event[Any], write: Upsert) -> Upsert:
             f"Upsert of {shape.name} leaves out {', '.join(missing)}: an Upsert writes every column;"
             f" write the value, the default or None, or use {merge} to keep what is there"
         )
-    return Upsert(write.table, key, fields, _resolved(shape, write.version, event))
+    return Upsert(write.table, key, fields, _resolved(entry, shape, write.version, event))
 
 
 def checked_merge(entry: AnyEntry, event: Event[Any], write: Merge) -> Merge:
@@ -63,7 +64,8 @@ def checked_merge(entry: AnyEntry, event: Event[Any], write: Merge) -> Merge:
     shape, key = _target(entry, write)
     if not shape.merged:
         raise EffectRefused(f"Merge into {shape.name}, which is declared without merged=True")
-    return Merge(write.table, key, _checked_fields(shape, write), _resolved(shape, write.version, event))
+    fields = _checked_fields(shape, write)
+    return Merge(write.table, key, fields, _resolved(entry, shape, write.version, event))
 
 
 def checked_delete(entry: AnyEntry, event: Event[Any], write: Delete) -> Delete:
@@ -71,7 +73,7 @@ def checked_delete(entry: AnyEntry, event: Event[Any], write: Delete) -> Delete:
     shape, key = _target(entry, write)
     if not shape.deletable:
         raise EffectRefused(f"Delete from {shape.name}, which is declared without deletable=True")
-    return Delete(write.table, key, _resolved(shape, write.version, event))
+    return Delete(write.table, key, _resolved(entry, shape, write.version, event))
 
 
 def checked_read(entry: AnyEntry, _event: Event[Any], read: Read) -> Read:
@@ -215,8 +217,10 @@ def _coerced(shape: Shape, name: str, value: Any, coerce: Coercer) -> Any:
         raise EffectRefused(f"{shape.name}.{name}: {refused}") from None
 
 
-def _resolved(shape: Shape, version: WriteVersion, event: Event[Any]) -> int | None:
+def _resolved(entry: AnyEntry, shape: Shape, version: WriteVersion, event: Event[Any]) -> int | None:
     if version is None:
+        if isinstance(entry, ProjectionEntry) and len(entry.sources[shape.name]) > 1:
+            raise EffectRefused(f"{entry.name} {versionless_problem(shape.name, entry.sources[shape.name])}")
         return None
     if isinstance(version, EventVersion):
         if event.version is None:

@@ -48,12 +48,12 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     here = FirstSeen(decoded.data_hash, decoded.topic_id, decoded.partition, record.offset)
     known = memory.identities.get(decoded.identity)
     if known == here:
-        return EventResult(planned, None, known=True)
+        return EventResult(planned, None, first=known)
     if known is not None and known.data_hash == here.data_hash:
-        return EventResult(planned, Outcome.DUPLICATE, known=True)
+        return EventResult(planned, Outcome.DUPLICATE, first=known)
     if known is not None:
         text = f"event id seen before at {known.partition}:{known.offset} with other type, version or data"
-        return EventResult(planned, Outcome.CONFLICT, EventFault.of(Conflict(text)), known=True)
+        return EventResult(planned, Outcome.CONFLICT, EventFault.of(Conflict(text)), first=known)
     memory.identities[decoded.identity] = here
     if planned.ignored:
         return EventResult(planned, Outcome.IGNORED)

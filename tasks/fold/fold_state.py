@@ -67,8 +67,8 @@ class EventResult:
     planned: Planned
     outcome: Outcome | None
     error: EventFault | None = None
-    known: bool = False
-    """Its identity has a row already, so it gets none."""
+    first: FirstSeen | None = None
+    """Where its identity was seen before; None if it is new."""
     call_conflicts: int = 0
     outgoing: int = 0
     """Rows for others that it wrote: events and calls."""
@@ -81,6 +81,11 @@ class EventResult:
     def is_taken(self) -> bool:
         """Returns True if live applied it now: then every generation applies it, too."""
         return self.outcome in TAKEN and not self.known
+
+    @property
+    def known(self) -> bool:
+        """Returns True if its identity has a row already, so that it gets none."""
+        return self.first is not None
 
 
 @dataclass(slots=True)

@@ -1,14 +1,12 @@
 """Collects handlers, effects and topics from the user's modules, and refuses at start what cannot work."""
 
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import MetaData, Table
 
@@ -17,24 +15,20 @@ from sluice.tasks.api import (
     MARK,
     EffectDeclaration,
     Entity,
-    Event,
     Handler,
     Handles,
     Projects,
-    Text,
     Topic,
-    TopicChoice,
 )
+from sluice.tasks.fold.handler_signature import HandlersRefused as HandlersRefused
+from sluice.tasks.fold.handler_signature import data_type_of, event_types, topic_names
 from sluice.tasks.fold.known_tables import find_tables, tables_by_name
 from sluice.tasks.fold.topic_names import topic_name_flaw
+from sluice.tasks.fold.versionless import topics_of_projections, versionless_flaw
 
 E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
 FIRST_REVISION = 1
 MAX_ENTITY_NAME = 64  # characters: it is the beginning of every queue's name
-
-
-class HandlersRefused(ValueError):
-    """The handlers cannot be served; the message says which place to change."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,8 @@ class ProjectionEntry(HandlerEntry):
 
     into: Table
     revision: int
+    sources: Mapping[str, frozenset[str]] = field(repr=False, compare=False)
+    """Projection → the topics whose events its handlers take."""
 
 
 AnyEntry: TypeAlias = HandlerEntry | ProjectionEntry
@@ -85,6 +81,8 @@ class Registry:
     projection_tables: dict[str, Table] = field(default_factory=dict)
     """Projection → its table, and below the revision of the code that fills it."""
     revisions: dict[str, int] = field(default_factory=dict)
+    projection_topics: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Projection → the topics whose events its handlers take."""
     effects: dict[str, EffectEntry] = field(default_factory=dict)
     outgoing_topics: set[str] = field(default_factory=set)
     """Topics that handlers emit to, as far as the modules say so."""
@@ -143,6 +141,10 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
     for entries in (*registry.handlers.values(), *registry.projections.values()):
         for entry in entries:
             _refuse_undeclared_topics(registry, entry)
+    projecting = [entry for of_type in registry.projections.values() for entry in of_type]
+    registry.projection_topics.update(topics_of_projections(projecting, registry.topics))
+    if (flaw := versionless_flaw(projecting)) is not None:
+        raise HandlersRefused(flaw)
     _add_tables(registry, modules)
     return registry
 
@@ -210,17 +212,26 @@ def _add_function(registry: Registry, function: Any, declaration: object) -> Non
             registry.metadatas.append(thing.metadata)
     match declaration:
         case Handles(written, topic):
-            types, data_type = _event_types(written, name), _data_type(function, name)
-            topics = _topic_names(topic)
+            types, data_type = event_types(written, name), data_type_of(function, name)
+            topics = topic_names(topic)
             entry = HandlerEntry(name, types, function, data_type, topics, registry.effects, registry.tables)
             for kind in types:
                 registry.handlers[kind] = _with(registry.handlers.get(kind, ()), entry)
         case Projects(written, into, revision, topic):
             _add_projection(registry, into, revision, name)
-            types, data_type = _event_types(written, name), _data_type(function, name)
-            topics = _topic_names(topic)
+            types, data_type = event_types(written, name), data_type_of(function, name)
+            topics = topic_names(topic)
             projection = ProjectionEntry(
-                name, types, function, data_type, topics, registry.effects, registry.tables, into, revision
+                name,
+                types,
+                function,
+                data_type,
+                topics,
+                registry.effects,
+                registry.tables,
+                into,
+                revision,
+                registry.projection_topics,
             )
             for kind in types:
                 registry.projections[kind] = _with(registry.projections.get(kind, ()), projection)
@@ -258,38 +269,3 @@ def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
     if any(other.name == entry.name for other in entries):
         raise HandlersRefused(f"two handlers are called {entry.name}: a name gives emitted events their ids")
     return tuple(sorted((*entries, entry), key=lambda e: e.name))
-
-
-def _topic_names(topic: TopicChoice) -> tuple[Any, ...] | None:
-    """The topics that a handler is narrowed to, checked once all are known. None: every topic."""
-    if topic is None:
-        return None
-    several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)
-    return tuple([one.name if isinstance(one, Topic) else _value(one) for one in several])
-
-
-def _value(one: Any) -> Any:
-    return one.value if isinstance(one, Enum) else one
-
-
-def _event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
-    types = tuple([_value(one) for one in written])
-    for kind in types:
-        if not isinstance(kind, str):
-            raise HandlersRefused(f"{name}: {kind!r:.80} is no event type; an event type is a text")
-    if not types or len(set(types)) != len(types):
-        raise HandlersRefused(f"{name}: name each event type once, at least one")
-    return types
-
-
-def _data_type(function: Any, name: str) -> Any:
-    if not inspect.isgeneratorfunction(function):
-        raise HandlersRefused(f"{name} is no generator function: a handler yields its effects")
-    parameters = list(inspect.signature(function).parameters)
-    if len(parameters) != 1:
-        raise HandlersRefused(f"{name} takes {len(parameters)} parameters; a handler takes one event")
-    try:
-        hint = get_type_hints(function).get(parameters[0], Any)
-    except NameError as error:
-        raise HandlersRefused(f"{name}: its annotation cannot be read: {error}") from error
-    return get_args(hint)[0] if get_origin(hint) is Event else Any

@@ -1,46 +1,37 @@
 """Rebuilds one partition of a projection's generation from the log, up to where live is, in small chunks."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
 
 import structlog
 
 from sluice.db.apply import guard
+from sluice.db.apply.handler_deaths import read_deaths
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken, Fault, needs_new_connection, whose_fault
-from sluice.db.projections import (
-    generation_lag,
-    generation_lanes,
-    generation_pace,
-)
+from sluice.db.projections import generation_lag, generation_lanes, generation_pace
+from sluice.db.projections.generation_deaths import deaths_queue
 from sluice.db.projections.generation_lag import PartitionSnapshot
-from sluice.db.projections.generation_lanes import FOLDED, NOTHING_APPLIED, GenerationStep
-from sluice.db.records import Outcome
+from sluice.db.projections.generation_lanes import NOTHING_APPLIED, GenerationStep
 from sluice.kafka_io.partition_reader import LogIncomplete
-from sluice.kafka_io.record_types import Record, size_bytes
-from sluice.kafka_io.whole_record import ReadWhole, read_whole_record
+from sluice.kafka_io.record_types import size_bytes
+from sluice.kafka_io.whole_record import ReadWhole, RecordNotRead, read_whole_record
 from sluice.runtime.fault_points import faults
 from sluice.runtime.place import Place
 from sluice.tasks.apply.retry import retry
 from sluice.tasks.apply.retry_policy import Step, Tries
-from sluice.tasks.events.decode import decode
 from sluice.tasks.events.routing import queue_name, shard_of
-from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.rebuild.chunk_feed import decode_whole, feed_chunk, pass_over_dropped
+from sluice.tasks.rebuild.chunk_folder import ChunkFolder, ChunkPlace
 from sluice.tasks.rebuild.generation_ends import note_failure, note_met
-from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import (
     FEWEST_RECORDS,
     Chunk,
     RebuildLane,
     adapted,
-    judge_record,
-    needs_whole,
     next_chunk,
-    refusal,
 )
 from sluice.tasks.rebuild.rebuild_reader import RebuildReader
 
@@ -56,9 +47,19 @@ class Rebuilder:
     """Rebuilds over one session. `run` may run any number of times, at once, and be killed anywhere."""
 
     def __init__(
-        self, session: Session, registry: Registry, bootstrap_servers: str, *, max_record_bytes: int
+        self,
+        session: Session,
+        registry: Registry,
+        bootstrap_servers: str,
+        *,
+        max_record_bytes: int,
+        watched: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        """Larger records are read whole, one at a time, where live applied them whole."""
+        """Larger records are read whole, one at a time, where live applied them whole.
+
+        `watched`: what bounds and notes the handlers of a turn, under this name.
+        """
+        self._watched = watched
         self._session = session
         self._registry = registry
         self._bootstrap_servers = bootstrap_servers
@@ -75,10 +76,14 @@ class Rebuilder:
         try:
             servers, limit = self._bootstrap_servers, self._max_record_bytes
             read_whole = partial(read_whole_record, servers)
-            return _Turn(self._session, self._registry, projection, generation, place, read_whole).run(
-                lambda offset: RebuildReader(self._session, servers, place, offset, max_record_bytes=limit),
-                seconds,
-            )
+            turn = _Turn(self._session, self._registry, projection, generation, place, read_whole)
+            with self._watched(turn.deaths_queue):
+                return turn.run(
+                    lambda offset: RebuildReader(
+                        self._session, servers, place, offset, max_record_bytes=limit
+                    ),
+                    seconds,
+                )
         finally:
             generation_lag.end_rebuild(self._session, what, place[1])
 
@@ -104,6 +109,21 @@ class _Turn:
         self._table = registry.projection_tables.get(projection)
         self._lanes: dict[str, RebuildLane] = {}
         self._reader: RebuildReader | None = None
+        self.deaths_queue = deaths_queue(projection, generation, place)
+
+    @cached_property
+    def _folder(self) -> ChunkFolder:
+        assert self._table is not None
+        deaths = read_deaths(self._session, self.deaths_queue)
+        return ChunkFolder(
+            self._session,
+            self._registry,
+            self._table,
+            self._place,
+            self._read_whole,
+            deaths,
+            self.deaths_queue,
+        )
 
     def run(self, open_reader: Callable[[int], RebuildReader], seconds: float) -> bool:
         """Goes on until all lanes met live (then True), the time is over, or somebody says stop."""
@@ -211,10 +231,14 @@ class _Turn:
             pause_seconds = tries.pause_after(error, elapsed_seconds, jitter)
             held_up = tries.step is Step.SINGLY and whose_fault(error) is not Fault.EVENT
             # With the connection goes the lock that makes this turn the only one.
-            return None if needs_new_connection(error) or held_up else pause_seconds
+            is_left = needs_new_connection(error) or isinstance(error, RecordNotRead)
+            return None if is_left or held_up else pause_seconds
 
         try:
             return retry(self._session, attempt, pause_after, what=f"{self._projection} {lane.queue}")
+        except RecordNotRead as error:
+            log.warning("rebuild waits for Kafka", reason=str(error))
+            return 0
         except Exception as error:
             if needs_new_connection(error) or tries.step is Step.GIVE_UP:
                 raise
@@ -261,8 +285,9 @@ class _Turn:
                 if again is None:
                     return 0
                 chunk = again
-            records = lane.records[: chunk.records]
-            counts = self._fold(snapshot, lane, records, singly=singly)
+            assert self._reader is not None
+            where = ChunkPlace(lane, chunk, self._reader.read_through)
+            counts = self._folder.fold(snapshot, where, singly=singly)
             step = GenerationStep(*self._place, chunk.reaches, counts)
             generation_lanes.advance_generation(
                 self._session, self._projection, self._generation, lane.queue, [step], catches_up=True
@@ -270,29 +295,4 @@ class _Turn:
             faults.reach("rebuild.before_commit")
         faults.reach("rebuild.committed")
         lane.move(chunk.reaches)
-        return len(records)
-
-    def _fold(
-        self, snapshot: PartitionSnapshot, lane: RebuildLane, records: Sequence[Record], *, singly: bool
-    ) -> Counter[str]:
-        topic = self._registry.topics[self._place[0]]
-        decoded = [decode(topic, snapshot.topic_id, self._place[1], record) for record in records]
-        found = load_known(self._session, self._registry.topics, decoded)
-        for number, (one, known) in enumerate(found):
-            if needs_whole(one, known):
-                whole = decode_whole(self._read_whole, topic, one)
-                [found[number]] = load_known(self._session, self._registry.topics, [whole])
-        dropped = pass_over_dropped(self._session, snapshot, self._place[1], records)
-        counts: Counter[str] = Counter()
-        taken = []
-        for one, known in found:
-            became = judge_record(one, known)
-            if became == FOLDED and one.record.offset in dropped:
-                became = Outcome.DEAD
-            counts[became] += 1
-            if became == FOLDED:
-                assert self._table is not None
-                taken.append(plan_projection(self._registry, self._table, one))
-        refuse = refusal(topic if snapshot.is_compacted else None)
-        feed_chunk(self._session, self._registry.topics, snapshot, lane, taken, refuse, singly=singly)
-        return counts
+        return chunk.records

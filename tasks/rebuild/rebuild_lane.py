@@ -3,10 +3,11 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generation_lanes import FOLDED, UNKNOWN
+from sluice.db.projections.generation_records import Known
 from sluice.db.records import Outcome
 from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.api import Call, Effect, Emit, Increment, Topic
@@ -14,6 +15,7 @@ from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import HandlerRun
 
+REPEATED = "repeated"
 CHUNK_RECORDS = 200  # of one transaction: a live one may wait for it
 CHUNK_SECONDS = 0.1  # and it should last no longer than this
 FEWEST_RECORDS = 1  # the first chunk, too: nothing is known of the handlers yet
@@ -96,26 +98,37 @@ class RebuildLane:
         self.size_bytes = 0
 
 
-def judge_record(decoded: Decoded, known: tuple[Any, ...] | None) -> str:
+def is_own(decoded: Decoded, known: Known | None) -> bool:
+    """Returns True if what is remembered is of this very record."""
+    here = (decoded.topic_id, decoded.partition, decoded.record.offset)
+    return known is not None and (known.topic_id, known.partition, known.offset) == here
+
+
+def judge_record(decoded: Decoded, known: Known | None) -> str:
     """Whether a generation folds a record, or why it passes it over: live did not apply it either. Pure.
 
-    `known` is what is remembered of its identity: (data hash, outcome, topic id, partition, offset).
+    REPEATED: live applied the event from another place, and the generation does not hold it as one that it
+    read elsewhere. It folds the record if the log no longer has that other one.
     """
     if known is None:
         return UNKNOWN
-    data_hash, outcome, *place = known
-    if place != [decoded.topic_id, decoded.partition, decoded.record.offset]:
-        return Outcome.DUPLICATE if data_hash == decoded.data_hash else Outcome.CONFLICT
-    return FOLDED if outcome in TAKEN else str(outcome)
+    is_taken = known.outcome in TAKEN
+    if is_own(decoded, known):
+        if is_taken and known.is_noted:
+            return Outcome.DUPLICATE
+        return FOLDED if is_taken else known.outcome
+    if known.data_hash != decoded.data_hash:
+        return Outcome.CONFLICT
+    return REPEATED if is_taken and not known.is_noted else Outcome.DUPLICATE
 
 
-def needs_whole(decoded: Decoded, known: tuple[Any, ...] | None) -> bool:
+def needs_whole(decoded: Decoded, known: Known | None) -> bool:
     """Returns True if a record was read without its value, but live may have applied it whole. Pure.
 
     Live knew such a record by its place, until it was redriven; or a greater limit let live read it whole.
     """
     flaw = decoded.record.flaw
-    return flaw is not None and flaw.is_cut and (known is None or known[1] in TAKEN)
+    return flaw is not None and flaw.is_cut and (known is None or known.outcome in TAKEN)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:

@@ -206,6 +206,7 @@ class TopicFacts:
     min_insync_replicas: int | None
     cleanup_policy: str | None
     retention_ms: int | None
+    segment_ms: int | None
     without_leader: Sequence[int] = ()
     """Its partitions that have no leader now."""
 

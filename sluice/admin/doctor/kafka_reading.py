@@ -18,7 +18,7 @@ from sluice.kafka_io.config import (
 from sluice.kafka_io.log_reader import LogReader
 from sluice.runtime.place import Place
 
-TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "min.insync.replicas")
+TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "segment.ms", "min.insync.replicas")
 
 
 def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> KafkaFacts:
@@ -70,7 +70,7 @@ def _is_missing(described: Any) -> bool:
 
 
 def _topic(described: Any, settings: Any) -> TopicFacts:
-    policy, retention, insync = (settings.get(name, {}).get("value") for name in TOPIC_SETTINGS)
+    policy, retention, segment, insync = (settings.get(name, {}).get("value") for name in TOPIC_SETTINGS)
     partitions = described["partitions"]
     return TopicFacts(
         topic_id=str(described["topic_id"]),
@@ -79,5 +79,6 @@ def _topic(described: Any, settings: Any) -> TopicFacts:
         min_insync_replicas=None if insync is None else int(insync),
         cleanup_policy=policy,
         retention_ms=None if retention is None else int(retention),
+        segment_ms=None if segment is None else int(segment),
         without_leader=tuple(sorted(part["partition_index"] for part in partitions if part["leader_id"] < 0)),
     )

@@ -12,8 +12,7 @@ from sluice.admin.doctor.facts import (
 )
 from sluice.db.admin.doctor_facts import EventsWithoutId, NarrowedQueue
 from sluice.tasks.fold.topic_names import topic_name_flaw
-
-DAY_MS = 24 * 60 * 60 * 1000
+from sluice.tasks.retention import DAY_SECONDS, kept_seconds
 
 
 def stopped_problems(leaving: LeavingFacts) -> Iterator[Finding]:
@@ -108,17 +107,21 @@ def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
 
 def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
     """Where a setting does not count because Kafka keeps records for longer."""
-    longer = {
-        name: (topic.retention_ms or 0) / DAY_MS
+    kept = {
+        name: kept_seconds(topic.retention_ms, topic.segment_ms)
         for name, topic in sorted(topics.items())
         if topic.cleanup_policy == "delete"
-        and topic.retention_ms is not None
-        and topic.retention_ms > declared.keep_identities_days * DAY_MS
+    }
+    longer = {
+        name: seconds / DAY_SECONDS
+        for name, seconds in kept.items()
+        if seconds is not None and seconds > declared.keep_identities_days * DAY_SECONDS
     }
     if longer:
         named = ", ".join(f"{name} {days:.0f}" for name, days in longer.items())
         yield warning(
             f"SLUICE_KEEP_IDENTITIES_DAYS is {declared.keep_identities_days}, but topics keep records for"
-            f" longer (days: {named}): the longer time counts.",
-            "Raise the setting if that is meant, or lower retention.ms: known events take room until then.",
+            f" longer (days, retention.ms and segment.ms together: {named}): the longer time counts.",
+            "Raise the setting if that is meant, or lower retention.ms or segment.ms: known events take room"
+            " until then.",
         )

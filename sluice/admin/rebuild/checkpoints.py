@@ -77,14 +77,15 @@ def take_late_letters(
                 " SLUICE_MAX_RECORD_KIB. Take a newer one, or begin without"
             )
     decoded = [decode_letter(registry, letter) for letter in letters]
+    revision = registry.revisions[projection]
+    synced = SyncedGeneration(
+        projection, number, GenerationState.BUILDING, revision, has_been_live=False, from_checkpoint=True
+    )
     events = [
         plan_projection(registry, registry.projection_tables[projection], one)
-        for one, known in load_known(session, registry.topics, decoded)
+        for one, known in load_known(session, synced, registry.topics, decoded)
         if judge_record(one, known) == FOLDED
     ]
-    synced = SyncedGeneration(
-        projection, number, GenerationState.BUILDING, registry.revisions[projection], has_been_live=False
-    )
     entities = {one.decoded.topic: registry.topics[one.decoded.topic].entity.name for one in events}
     for entity in sorted(set(entities.values())):
         mine = [one for one in events if entities[one.decoded.topic] == entity]

@@ -33,7 +33,7 @@ from sluice.db.projections import (
 )
 from sluice.db.projections.checkpoints import Checkpoint, place_lanes
 from sluice.db.projections.comparison import read_newest_report
-from sluice.db.projections.generation_deaths import read_deaths
+from sluice.db.projections.generation_deaths import forget_process_deaths, read_deaths
 from sluice.db.projections.generation_lag import end_rebuild, try_rebuild
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_filled_xid
@@ -118,6 +118,7 @@ def _begin(
             revision=revision,
             rate=rate,
             compacted_topics=msgspec.json.encode(compacted_topics).decode(),
+            checkpoint=checkpoint.checkpoint if checkpoint else None,
         )
         copy_dropped(session, projection, number)
         if checkpoint is not None:
@@ -188,6 +189,7 @@ def drop(session: Session, generation: Generation, decision: Decision) -> None:
         if live is not None and (losses := read_drop_losses(session, generation, live)):
             raise OperationRefused("; ".join(losses))
         generations.delete_generation(session, generation.projection, generation.generation)
+        forget_process_deaths(session, generation.projection, generation.generation)
         generation_tables.drop_table(session, generation.table)
         details = {"generation": generation.generation, "state": generation.state}
         insert_audits(session, decision, [(generation.projection, as_json(details))])

@@ -4,6 +4,12 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.rebuild.accepted_topics import (
+    displaced_refusals,
+    moved_note,
+    read_accepted,
+    reading_again,
+)
 from sluice.admin.rebuild.losses import read_plan_refusals
 from sluice.admin.rebuild.preflight import (
     Source,
@@ -38,6 +44,8 @@ class Plan:
     sources: list[Source]
     compacted_topics: list[str]
     refusals: list[str]
+    notes: list[str]
+    """What the operator should know and what does not stand in the way."""
 
     @property
     def records(self) -> int:
@@ -83,6 +91,11 @@ def make_plan(
         refusals += checkpoint_refusals(
             checkpoint, columns, read_table(session, checkpoint.table), read_epochs(session)
         )
+    accepted = read_accepted(session, topics)
+    refusals += [why for one in accepted for why in reading_again(urls.kafka_bootstrap_servers, one)]
+    taken = registry.projection_topics[projection]
+    displaced = [one for one in accepted if one.topic in taken] if checkpoint is None else []
+    refusals += displaced_refusals(session, registry.topics, displaced)
     configs = read_topic_configs(urls.kafka_bootstrap_servers, topics) if topics else {}
     return Plan(
         projection,
@@ -94,6 +107,7 @@ def make_plan(
         sources,
         compacted(configs),
         refusals,
+        [moved_note(one) for one in displaced if one.moved_at is not None],
     )
 
 

@@ -54,6 +54,16 @@ def test_accepting_starts_the_topic_anew_and_nothing_else(bench: Bench, session:
     assert (details["topic_id_before"], details["topic_id"], details["epoch"]) == (TOPIC_ID, "id-new", 2)
 
 
+def test_accepting_takes_back_why_bridges_stopped(bench: Bench, session: Session) -> None:
+    bench.look(f"""
+        INSERT INTO sluice.partition_reads (topic, partition, problem, detail, problem_since) VALUES
+            ('{TOPIC}', 0, 'stopped', 'lost', now()), ('{TOPIC}', 1, 'no_leader', 'none', now()),
+            ('{OTHER}', 0, 'stopped', 'lost', now())""")
+    accept(session)
+    left = "SELECT topic, partition, problem, detail FROM sluice.partition_reads WHERE problem IS NOT NULL"
+    assert set(bench.look(left)) == {(TOPIC, 1, "no_leader", "none"), (OTHER, 0, "stopped", "lost")}
+
+
 def test_a_slice_of_the_old_epoch_does_nothing(bench: Bench, session: Session) -> None:
     bench.apply(slice_of([thing_set(0, amount=1)]))
     accept(session, "id-new")

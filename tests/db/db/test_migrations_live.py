@@ -140,3 +140,21 @@ MIGRATION_WAITS = Statement(
     )
     """,
 )
+
+
+def test_a_generation_is_told_where_it_began(at_first_revision: str) -> None:
+    with closing(Session(at_first_revision, application_name="test old")) as session:
+        session.command("""
+            INSERT INTO sluice.projections VALUES ('p', 1, 3);
+            INSERT INTO sluice.generations (projection, generation, state, revision)
+                SELECT 'p', n, 'ready', 1 FROM generate_series(1, 3) AS n;
+            INSERT INTO sluice.audit (actor, verb, subject, reason, details) VALUES
+                ('a', 'rebuild start', 'p', 'why', '{"generation": 2, "from": null}'),
+                ('a', 'rebuild start', 'p', 'why', '{"generation": 3, "from": "easter"}'),
+                ('a', 'rebuild swap', 'p', 'why', '{"generation": 1, "from": 2}')""")
+    upgrade(at_first_revision)
+    with closing(Session(at_first_revision, application_name="test look")) as session:
+        found = session.run(
+            Statement("look", "SELECT generation, checkpoint FROM sluice.generations ORDER BY 1")
+        )
+    assert found == [(1, None), (2, None), (3, "easter")]

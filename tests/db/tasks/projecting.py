@@ -8,13 +8,16 @@ from typing import Any, Self
 import pytest
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String
 
+from sluice.admin.accept import accept_topic
 from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.checkpoints import make_checkpoint
 from sluice.db.admin.audit import Decision
+from sluice.db.admin.rerouting import TopicRouting
 from sluice.db.migrations.migrate import create_projections
 from sluice.db.projections.checkpoints import Checkpoint, read_checkpoints
 from sluice.db.tables import projection_table
 from sluice.kafka_io import partition_reader
+from sluice.kafka_io.log_range import LogRange
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.tasks.api import Effect, Event, Increment, ProjectionEffect, Upsert, handles, projects
@@ -120,16 +123,29 @@ class Bench(applying.Bench):
         self.log += records
         return self.catch_up()
 
-    def catch_up(self, queues: Sequence[str] | None = None) -> Applied | None:
+    def catch_up(self, queues: Sequence[str] | None = None, through: int | None = None) -> Applied | None:
         """Live applies what of the log it has not applied yet; of these queues, or of all."""
         done = None
+        [(topic_id, epoch)] = self.look("SELECT topic_id, epoch FROM sluice.topics, sluice.entities")
+        log = [r for r in self.log if through is None or r.offset <= through]
         for queue in queues or self.queues():
-            rows = self.look(f"SELECT applied_offset FROM sluice.lane_progress WHERE queue = '{queue}'")
+            rows = self.look(
+                f"SELECT applied_offset FROM sluice.lane_progress WHERE queue = '{queue}' AND epoch = {epoch}"
+            )
             applied = rows[0][0] if rows else -1
-            left = [r for r in self.log if r.offset > applied and self.queue_of(r) == queue]
+            left = [r for r in log if r.offset > applied and self.queue_of(r) == queue]
             if left:
-                done = self.applier.apply(queue, [slice_of(left, applied)])
+                piece = slice_of(left, applied, epoch=epoch)._replace(topic_id=topic_id)
+                done = self.applier.apply(queue, [piece])
         return done
+
+    def accept(self, log: Sequence[Record], topic_id: str) -> None:
+        """The topic has another log, or another part of it, which live reads from its beginning."""
+        [(before,)] = self.look("SELECT topic_id FROM sluice.topics")
+        ranges = {0: LogRange(0, log[-1].offset + 1 if log else 0)}
+        routings = TopicRouting(before, "thing"), TopicRouting(topic_id, "thing")
+        accept_topic(self.session, TOPIC, *routings, ranges, DECISION._replace(verb="accept"))
+        self.log[:] = log
 
     def queues(self) -> list[str]:
         """All of them."""
@@ -162,14 +178,16 @@ class Bench(applying.Bench):
         make_checkpoint(self.session, "totals", name, DECISION)
         return next(one for one in read_checkpoints(self.session, "totals") if one.checkpoint == name)
 
-    def rebuild(self, generation: int, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """One turn."""
-        turn = _Turn(self.session, self.registry, "totals", generation, PLACE, self.read_whole)
+    def rebuild(
+        self, generation: int, meanwhile: Callable[[], None] = lambda: None, place: Place = PLACE
+    ) -> bool:
+        """One turn at a partition whose log is the bench's."""
+        turn = _Turn(self.session, self.registry, "totals", generation, place, self.read_whole)
         return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
 
     def read_whole(self, place: Place, offset: int) -> Record | None:
         """As `read_whole_record`."""
-        return self.kafka.get(offset)
+        return self.kafka.get(offset) or next((one for one in self.log if one.offset == offset), None)
 
     def redrive(self, key: str = "k") -> None:
         """All letters of an entity."""
@@ -199,6 +217,10 @@ class Bench(applying.Bench):
     def reset(self) -> None:
         """Everything as before the first event."""
         self.session.close()
+        newest = max(self.states())
+        self.looking.command(
+            f"CREATE TABLE IF NOT EXISTS public.totals_g1 (LIKE public.totals_g{newest} INCLUDING ALL)"
+        )
         self.looking.command("CREATE OR REPLACE VIEW public.totals AS SELECT * FROM public.totals_g1")
         for number in self.states():
             if number > 1:
@@ -207,7 +229,9 @@ class Bench(applying.Bench):
             """
             TRUNCATE public.things, public.totals_g1, sluice.processed_events, sluice.lane_progress,
                 sluice.outbox_events, sluice.executed_side_effects, sluice.dead_letters,
-                sluice.parked_entities, sluice.tombstones, sluice.generations CASCADE;
+                sluice.parked_entities, sluice.tombstones, sluice.generations, sluice.audit CASCADE;
+            UPDATE sluice.topics SET topic_id = 'id-of-things';
+            UPDATE sluice.entities SET epoch = 1;
             UPDATE sluice.projections SET live_generation = 1, newest_generation = 1;
             INSERT INTO sluice.generations (projection, generation, state, revision, has_been_live)
             VALUES ('totals', 1, 'live', 1, true);

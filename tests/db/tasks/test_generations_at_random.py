@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.rebuild import generation_changes
 from sluice.admin.rebuild.generation_locks import Behind
 from sluice.db.projections.generation_lanes import FOLDED
 from sluice.kafka_io import partition_reader
@@ -14,7 +15,7 @@ from sluice.runtime.fault_points import faults
 from sluice.tasks.apply import generation_writer
 from sluice.tasks.rebuild.rebuild_lane import RebuildLane
 from tests.db.tasks.applying import thing_set
-from tests.db.tasks.projecting import Bench, create, poison, registry
+from tests.db.tasks.projecting import DECISION, Bench, create, poison, registry
 from tests.mutants import mutated
 
 STEPS = 45
@@ -65,10 +66,12 @@ class Play:
         self.swaps = swaps
         self.queues = bench.queues()
         self.generations: list[int] = []
+        self.events = self.topics = 0
 
     def run(self) -> None:
         """All steps; then everything that is left to do, without faults."""
         steps = [self.batch, self.batch, self.batch, self.turn, self.turn, self.redrive, self.begin]
+        steps += [self.compact, self.accept] if self.random.random() < 0.5 else []
         steps += [self.swap] * self.swaps
         for _ in range(STEPS):
             point = self.random.choice(POINTS)
@@ -92,18 +95,54 @@ class Play:
     def batch(self) -> None:
         """Some events, now and then a repeat or a poison one, applied by either code."""
         who = self.random.choice([self.old, self.new])
+        log = self.old.log
         for _ in range(self.random.randint(1, 8)):
-            self.old.log.append(self.event(len(self.old.log)))
+            log.append(self.event()._replace(offset=log[-1].offset + 1 if log else 0))
         who.catch_up(self.random.choices(self.queues, k=self.random.randint(1, 3)))
 
-    def event(self, offset: int) -> Record:
-        """The next record of the log."""
+    def event(self) -> Record:
+        """The next event of the log, at any offset."""
         key = self.random.choice(KEYS)
+        self.events += 1
         if self.random.random() < 0.1:
-            return poison(offset, key, offset)
-        if offset and self.random.random() < 0.1:
-            return self.old.log[self.random.randrange(offset)]._replace(offset=offset)
-        return thing_set(offset, key, offset)
+            return poison(self.events, key, self.events)
+        if self.old.log and self.random.random() < 0.1:
+            return self.random.choice(self.old.log)
+        return thing_set(self.events, key, self.events)
+
+    def compact(self) -> None:
+        """The log loses records that it has once more further on."""
+        log = self.old.log
+        values = [record.value for record in log]
+        lost = [
+            n for n, value in enumerate(values) if value in values[n + 1 :] and self.random.random() < 0.7
+        ]
+        log[:] = [record for n, record in enumerate(log) if n not in lost]
+
+    def accept(self) -> None:
+        """The topic is created anew or moved, or lost its end: all is sent again, some of it twice."""
+        faults.arm("")
+        offset, log = self.random.randrange(9), []
+        for record in self.old.log:
+            again = [record, self.random.choice(self.old.log)] if self.random.random() < 0.1 else [record]
+            for one in again:
+                log.append(one._replace(offset=offset))
+                offset += self.random.choice((1, 1, 3))
+        self.topics += 1
+        self.old.accept(log, f"id-{self.topics // 2}")
+        for generation, state in self.old.states().items():
+            if state == "failed":
+                generation_changes.drop(self.old.session, self.old.generation(generation), DECISION)
+        self.generations = []
+        if self.swaps:
+            # Live takes what it has applied for known: a generation that is live must hold it by then.
+            self.random.choice([self.old, self.new]).catch_up()
+        elif log and self.random.random() < 0.5:
+            # A generation meets live while live reads all of it again.
+            self.new.catch_up(through=self.random.choice(log).offset)
+            self.begin()
+            self.new.rebuild(self.generations[0])
+            self.new.catch_up(through=self.random.choice(log).offset)
 
     def turn(self) -> None:
         """A rebuild worker of either deployment is called for any generation."""
@@ -127,7 +166,7 @@ class Play:
 
     def swap(self) -> None:
         """To any of them, or back."""
-        self.new.swap(self.random.choice([1, *self.generations]))
+        self.new.swap(self.random.choice(sorted(self.old.states())))
 
     def synced(self) -> list[int]:
         """Generations that are not live and not failed."""
@@ -158,7 +197,21 @@ MUTANTS: list[tuple[str, str, object]] = [
         "sluice.db.projections.generations.SyncedGeneration.takes",
         lambda *_: True,
     ),
-    ("what live did not apply is folded", "sluice.tasks.rebuild.rebuild.judge_record", lambda *_: FOLDED),
+    (
+        "what live did not apply is folded",
+        "sluice.tasks.rebuild.chunk_folder.judge_record",
+        lambda *_: FOLDED,
+    ),
+    (
+        "events are known by their places alone",
+        "sluice.tasks.rebuild.chunk_folder.ChunkFolder._take_repeats",
+        lambda *_: set(),
+    ),
+    (
+        "live passes over repeats for generations that lack the event",
+        "sluice.tasks.apply.generation_writer.lagging_places",
+        lambda *_: frozenset(),
+    ),
     (
         "swapped in without lockstep",
         "sluice.admin.rebuild.generation_changes.require_lockstep",

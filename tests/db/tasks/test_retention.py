@@ -16,8 +16,9 @@ from tests.db.tasks.applying import QUEUE, TOPIC, Bench, create_tables, made, re
 from tests.db.tasks.recording import RecordingSession
 
 OLD = "now() - interval '40 days'"
-WEEK = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000)}
-FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1"}
+DAY_MS = 86_400_000
+WEEK = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS), "segment.ms": str(7 * DAY_MS)}
+FOR_EVER = WEEK | {"retention.ms": "-1"}
 
 
 @handles("thing.welcomed")
@@ -92,6 +93,34 @@ def test_a_topic_kept_for_ever_keeps_its_identities_and_the_rest_is_purged_all_t
     bench.apply(slice_of([thing_set(1, event_id="e0", version=0)], prev=0))
     assert bench.outcomes() == {"applied": 1, "duplicate": 1}
     assert calls(bench) == []
+
+
+@pytest.mark.parametrize(
+    ("retention_days", "segment_days", "stays"), [(25, 7, False), (33, 7, True), (25, 15, True)]
+)
+def test_identities_outlive_the_segment_that_holds_their_records(
+    bench: Bench, settings: Settings, retention_days: int, segment_days: int, stays: bool
+) -> None:
+    """Of an event that was applied 40 days ago."""
+    bench.apply(slice_of([thing_set(0)]))
+    age(bench, "processed_events", "processed_at")
+    ages = {"retention.ms": str(retention_days * DAY_MS), "segment.ms": str(segment_days * DAY_MS)}
+    run_purge(bench, settings, WEEK | ages)
+    assert len(identities(bench)) == stays
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_an_event_that_is_repeated_is_known_for_as_long_as_its_repeat_is_in_the_log(
+    bench: Bench, settings: Settings, repeated: bool
+) -> None:
+    """Read again from the beginning of the log, the repeat would be applied as a new event."""
+    bench.apply(slice_of([thing_set(0)]))
+    age(bench, "processed_events", "processed_at")
+    record = thing_set(1, event_id="e0", version=0) if repeated else thing_set(1)
+    bench.apply(slice_of([record], prev=0))
+    run_purge(bench, settings)
+    assert ("e0", "applied") in identities(bench) or not repeated
+    assert len(identities(bench)) == 1
 
 
 def test_while_an_entity_is_parked_identities_last_longer(bench: Bench, settings: Settings) -> None:

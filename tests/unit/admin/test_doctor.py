@@ -35,7 +35,7 @@ from sluice.db.records import Declaration
 from sluice.db.tables import entity_table
 
 QUEUES = ("order.0", "order.1")
-TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000)
+TOPIC = TopicFacts("id-1", 4, 3, 2, "delete", 604_800_000, 604_800_000)
 REGISTERED = Registered({"order": 2}, dict.fromkeys(QUEUES), {"orders": "id-1"}, {"orders": 4})
 POSTGRES = PostgresFacts(
     ServerSettings(16, "on", "on"), "0001", {"orders": frozenset({"order_id", "version"})}, REGISTERED
@@ -236,10 +236,11 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "identities": (
         replace(
-            topic(retention_ms=40 * 86_400_000), declared=replace(HEALTHY.declared, keep_identities_days=7)
+            topic(retention_ms=5 * 86_400_000, segment_ms=3 * 86_400_000),
+            declared=replace(HEALTHY.declared, keep_identities_days=7),
         ),
         WARNING,
-        "is 7, but topics keep records for longer (days: orders 40): the longer time counts",
+        "is 7, but topics keep records for longer (days, retention.ms and segment.ms together: orders 8)",
     ),
     "partitions": (topic(partitions=3), ERROR, "3 partitions in Kafka and 4 in Postgres"),
 }

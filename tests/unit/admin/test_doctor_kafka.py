@@ -7,6 +7,7 @@ from sluice.admin.doctor.kafka_reading import judge_topics
 SETTINGS = {
     "cleanup.policy": {"value": "delete"},
     "retention.ms": {"value": "1000"},
+    "segment.ms": {"value": "2000"},
     "min.insync.replicas": {"value": "2"},
 }
 
@@ -28,4 +29,5 @@ def test_a_topic_that_kafka_refuses_is_not_one_that_it_lacks() -> None:
 def test_partitions_without_a_leader_and_settings_that_are_not_given_are_noted() -> None:
     found = judge_topics([described("a", 1, -1, 2, -1), described("b", 1)], {"a": SETTINGS, "b": {}}).topics
     assert (found["a"].without_leader, found["a"].retention_ms, found["a"].replicas) == ((1, 3), 1000, 3)
+    assert (found["a"].segment_ms, found["b"].segment_ms) == (2000, None)
     assert (found["b"].without_leader, found["b"].retention_ms, found["b"].cleanup_policy) == ((), None, None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice.admin.accept import PartitionChange, judge_acceptance
+from sluice.admin.accept import PartitionChange, find_reasons, judge_acceptance
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.reshard import (
     advice,
@@ -14,6 +14,9 @@ from sluice.admin.reshard import (
 )
 from sluice.cli.reroute import acceptance_lines
 from sluice.db.admin.rerouting import Unsettled
+from sluice.db.delivery.partition_reads import PartitionRead
+from sluice.db.delivery.progress import Assignment
+from sluice.db.records import ProblemKind
 from sluice.kafka_io.log_range import LogRange
 from sluice.tasks.events.routing import queue_name, shard_of
 
@@ -21,13 +24,13 @@ from sluice.tasks.events.routing import queue_name, shard_of
 @pytest.mark.parametrize(
     ("before", "log", "recreated", "expected"),
     [
-        (5, LogRange(8, 20), False, PartitionChange(0, 5, 8, 3, 0)),
-        (12, LogRange(8, 20), False, PartitionChange(0, 12, 8, 0, 4)),
-        (8, LogRange(8, 20), False, PartitionChange(0, 8, 8, 0, 0)),
-        (30, LogRange(0, 20), False, PartitionChange(0, 30, 0, 0, 20)),
-        (30, LogRange(0, 20), True, PartitionChange(0, 30, 0, None, 0)),
-        (None, LogRange(3, 9), False, PartitionChange(0, None, 3, 0, 0)),
-        (7, None, True, PartitionChange(0, 7, None, None, 0)),
+        (5, LogRange(8, 20), False, PartitionChange(0, 5, 8, 3, 0, 20)),
+        (12, LogRange(8, 20), False, PartitionChange(0, 12, 8, 0, 4, 20)),
+        (8, LogRange(8, 20), False, PartitionChange(0, 8, 8, 0, 0, 20)),
+        (30, LogRange(0, 20), False, PartitionChange(0, 30, 0, 0, 20, 20)),
+        (30, LogRange(0, 20), True, PartitionChange(0, 30, 0, None, 0, 20)),
+        (None, LogRange(3, 9), False, PartitionChange(0, None, 3, 0, 0, 9)),
+        (7, None, True, PartitionChange(0, 7, None, None, 0, None)),
     ],
     ids=[
         "records are lost",
@@ -52,6 +55,47 @@ def test_each_partition_starts_at_its_log(
     assert found.partitions == (expected,)
     assert found.recreated is recreated
     assert found.watermarks() == ({} if log is None else {0: log.start})
+
+
+def assignment(watermark: int | None = 5, epoch: int = 1, applied: int = 7) -> Assignment:
+    return Assignment("id", "e", 1, 4, epoch, watermark, {"e.0": applied})
+
+
+def report(problem: ProblemKind, detail: str) -> PartitionRead:
+    return PartitionRead("t", 0, None, True, None, problem, detail, None, None, None, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("topic_id", "known", "logs", "reads", "reason"),
+    [
+        ("id", assignment(), {0: LogRange(0, 8)}, [], None),
+        ("id", assignment(), {0: LogRange(5, 20), 1: LogRange(0, 9)}, [], None),
+        ("id", assignment(), {0: LogRange(0, 8)}, [report(ProblemKind.NO_LEADER, "none")], None),
+        ("new", assignment(), {0: LogRange(0, 8)}, [], "was re-created"),
+        ("id", assignment(), {0: LogRange(6, 8)}, [], "were deleted from the log before"),
+        ("id", assignment(), {0: LogRange(0, 7)}, [], "offset 7 was applied, but the log ends at 7"),
+        ("id", assignment(epoch=2), {0: LogRange(0, 8)}, [], "is routed by epoch 2"),
+        ("id", assignment(), {1: LogRange(0, 8)}, [], "t[0] is gone"),
+        ("id", assignment(), {0: LogRange(0, 8)}, [report(ProblemKind.STOPPED, "lost records")], "lost rec"),
+    ],
+)
+def test_there_is_something_to_accept_where_bridges_stop(
+    topic_id: str,
+    known: Assignment,
+    logs: dict[int, LogRange],
+    reads: list[PartitionRead],
+    reason: str | None,
+) -> None:
+    found = list(find_reasons("t", topic_id, {("t", 0): known}, logs, reads))
+    assert len(found) == (reason is not None)
+    assert reason is None or reason in found[0]
+
+
+def test_a_stop_that_a_bridge_reported_is_named_once() -> None:
+    assignments = {("t", 0): assignment()}
+    [message] = find_reasons("t", "new", assignments, {0: LogRange(0, 8)}, [])
+    again = find_reasons("t", "new", assignments, {0: LogRange(0, 8)}, [report(ProblemKind.STOPPED, message)])
+    assert list(again) == [message]
 
 
 def test_it_is_said_what_is_lost_and_what_comes_again() -> None:

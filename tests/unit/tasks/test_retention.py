@@ -12,20 +12,25 @@ from sluice.tasks.retention import (
     retention_seconds,
 )
 
+FOR_EVER_MS = str(int(FOR_EVER_SECONDS) * 1_000)
+
 
 @pytest.mark.parametrize(
     ("config", "seconds"),
     [
-        ({"cleanup.policy": "delete", "retention.ms": "604800000"}, 604_800.0),
-        ({"cleanup.policy": "delete", "retention.ms": "1"}, 0.001),
-        ({"cleanup.policy": "delete", "retention.ms": "0"}, 0.0),
-        ({"cleanup.policy": "delete", "retention.ms": "-1"}, None),
-        ({"cleanup.policy": "delete", "retention.ms": str(2**63 - 1)}, None),
-        ({"cleanup.policy": "delete", "retention.ms": str(int(FOR_EVER_SECONDS) * 1_000)}, None),
-        ({"cleanup.policy": "delete"}, None),
-        ({"cleanup.policy": "compact", "retention.ms": "1"}, None),
-        ({"cleanup.policy": "compact,delete", "retention.ms": "1"}, None),
-        ({"retention.ms": "1"}, None),
+        ({"cleanup.policy": "delete", "retention.ms": "604800000", "segment.ms": "604800000"}, 1_209_600.0),
+        ({"cleanup.policy": "delete", "retention.ms": "604800000", "segment.ms": "1000"}, 604_801.0),
+        ({"cleanup.policy": "delete", "retention.ms": "1", "segment.ms": "1"}, 0.002),
+        ({"cleanup.policy": "delete", "retention.ms": "0", "segment.ms": "1"}, 0.001),
+        ({"cleanup.policy": "delete", "retention.ms": "-1", "segment.ms": "1"}, None),
+        ({"cleanup.policy": "delete", "retention.ms": str(2**63 - 1), "segment.ms": "1"}, None),
+        ({"cleanup.policy": "delete", "retention.ms": "1", "segment.ms": str(2**63 - 1)}, None),
+        ({"cleanup.policy": "delete", "retention.ms": FOR_EVER_MS, "segment.ms": "1"}, None),
+        ({"cleanup.policy": "delete", "retention.ms": "1"}, None),
+        ({"cleanup.policy": "delete", "segment.ms": "1"}, None),
+        ({"cleanup.policy": "compact", "retention.ms": "1", "segment.ms": "1"}, None),
+        ({"cleanup.policy": "compact,delete", "retention.ms": "1", "segment.ms": "1"}, None),
+        ({"retention.ms": "1", "segment.ms": "1"}, None),
         ({}, None),
     ],
 )

@@ -1,0 +1,131 @@
+"""What accepting a topic means for a rebuild: its log is read again, and places in it no longer tell."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+
+from sluice.db.admin.audit import AuditRow, read_audits
+from sluice.db.admin.rerouting import read_topic_routing, read_watermarks_of
+from sluice.db.apply.identities import has_placed_events
+from sluice.db.connection import Session
+from sluice.db.projections.comparison import PATIENCE
+from sluice.kafka_io.partition_reader import (
+    LogIncomplete,
+    PartitionReader,
+    PartitionStalled,
+    RecordUnreadable,
+)
+from sluice.runtime.place import Place
+from sluice.tasks.api import Topic
+
+MOST_ACCEPTS = 1_000  # of one topic
+READ_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class AcceptedTopic:
+    """A topic whose log was accepted, once or more often."""
+
+    topic: str
+    topic_id: str
+    watermarks: Mapping[int, int]
+    accepts: tuple[AuditRow, ...]
+    """Newest first."""
+
+    @property
+    def displaced_at(self) -> datetime | None:
+        """When other records came to stand at places that had been applied; None: never."""
+        return next((one.at for one in self.accepts if _displaces(one)), None)
+
+    @property
+    def moved_at(self) -> datetime | None:
+        """When it became another topic: created anew, or of another cluster."""
+        return next((one.at for one in self.accepts if _is_another(one)), None)
+
+
+def _is_another(accept: AuditRow) -> bool:
+    details = accept.details or {}
+    return bool(details.get("topic_id") != details.get("topic_id_before"))
+
+
+def _displaces(accept: AuditRow) -> bool:
+    return _is_another(accept) or bool((accept.details or {}).get("lost_ends"))
+
+
+def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
+    """Yields (partition, watermark, end) where live is below the end that the accepted log had then. Pure."""
+    for one in (found.accepts[0].details or {}).get("partitions", ()):
+        watermark, end = found.watermarks.get(one["partition"]), one.get("log_end")
+        if watermark is not None and end is not None and watermark < end:
+            yield one["partition"], watermark, end
+
+
+def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]:
+    """Yields the partitions of an accepted topic that live still reads again.
+
+    Live takes what it has applied for known. A generation that was swapped in meanwhile would lack it.
+    """
+    for number, watermark, end in left_to_read(found):
+        # Markers of transactions are no records: live does not come to an end that consists of them.
+        if _holds_records(bootstrap_servers, (found.topic, number), watermark, end):
+            yield (
+                f"{found.topic}[{number}] was accepted and is read again: live has come to offset {watermark}"
+                f" of {end}; begin when it has come there"
+            )
+
+
+def _holds_records(bootstrap_servers: str, place: Place, first: int, end: int) -> bool:
+    with closing(PartitionReader(bootstrap_servers, place, first)) as reader:
+        try:
+            while reader.read_through < end - 1:
+                if records := reader.read(READ_SECONDS):
+                    return records[0].offset < end
+        except (LogIncomplete, PartitionStalled, RecordUnreadable):
+            return True  # live does not pass it either
+    return False
+
+
+def displaced_refusal(found: AcceptedTopic, *, by_position: bool) -> str:
+    """Returns why a topic with events that are known by their places alone is refused. Pure."""
+    what = 'is declared with dedup="position"' if by_position else "has tombstones without id"
+    how = "was created anew or moved" if found.moved_at == found.displaced_at else "lost the end of its log"
+    return (
+        f"topic {found.topic} {what}, so that live knows these events by their places alone, and it {how}"
+        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): its log no longer tells which of them live applied"
+        " before; begin from a checkpoint that was made since then (--from)"
+    )
+
+
+def moved_note(found: AcceptedTopic) -> str:
+    """Returns what is not rebuilt of a topic that is another one by now. Pure."""
+    return (
+        f"topic {found.topic} was created anew or moved ({found.moved_at:%Y-%m-%d %H:%M} UTC): an event that"
+        " today's log does not hold is not rebuilt; `sluice rebuild diff` lists its rows"
+    )
+
+
+def read_accepted(session: Session, topics: Iterable[str]) -> list[AcceptedTopic]:
+    """Returns those of the topics that were ever accepted."""
+    found = []
+    for topic in topics:
+        accepts = tuple(read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS))
+        routing = read_topic_routing(session, topic)
+        if accepts and routing is not None:
+            watermarks = read_watermarks_of(session, topic)
+            found.append(AcceptedTopic(topic, routing.topic_id, watermarks, accepts))
+    return found
+
+
+def displaced_refusals(
+    session: Session, topics: Mapping[str, Topic], accepted: Iterable[AcceptedTopic]
+) -> Iterator[str]:
+    """Yields the topics with events whose places no longer tell which of them live applied."""
+    for found in accepted:
+        if found.displaced_at is None or found.topic not in topics:
+            continue
+        by_position = topics[found.topic].dedup == "position"
+        with session.transaction():
+            session.command(PATIENCE)  # all that was applied before may have to be looked at
+            if has_placed_events(session, found.topic, found.displaced_at, by_position=by_position):
+                yield displaced_refusal(found, by_position=by_position)

@@ -1,0 +1,107 @@
+"""Whether a generation holds an event that live applied from another place in the log."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+
+from sluice.db.admin.audit import read_audits
+from sluice.db.connection import Session
+from sluice.db.projections.generation_records import Found, find_events
+from sluice.db.projections.generations import SyncedGeneration
+from sluice.db.records import Outcome
+from sluice.runtime.place import Place
+from sluice.tasks.events.decode import Decoded
+from sluice.tasks.fold.fold_state import EventResult, FirstSeen
+
+MOST_ACCEPTS = 1_000  # of one topic
+
+
+class Holding(Enum):
+    """What is known of an event that a repeat of it brings."""
+
+    HELD = "held"
+    """The generation holds it."""
+    GONE = "gone"
+    """The log that the generation read no longer has it where live applied it."""
+    AHEAD = "ahead"
+    """The generation has not come to that place."""
+
+
+def judge_holding(
+    first: FirstSeen, repeat: Decoded, found: Found, generation: SyncedGeneration, applied: int
+) -> Holding:
+    """Judges an event. Pure.
+
+    `first` is where live applied it, `applied` is how far the generation is there.
+    """
+    if found.is_noted:
+        return Holding.HELD
+    if first.topic_id != repeat.topic_id:
+        # Applied before the topic was accepted. A copy is newer, since accepting ends older ones.
+        return Holding.HELD if generation.is_copy else Holding.GONE
+    if first.offset > applied:
+        return Holding.AHEAD
+    return Holding.GONE if found.was_there is False else Holding.HELD
+
+
+def is_displaced(session: Session, topic: str) -> bool:
+    """Returns True if the topic was ever accepted with the same id: its places may hold others."""
+    accepts = read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS)
+    told = [one.details or {} for one in accepts]
+    return any(one.get("topic_id") == one.get("topic_id_before") for one in told)
+
+
+def find_holdings(
+    session: Session,
+    generation: SyncedGeneration,
+    queue: str,
+    repeats: Sequence[tuple[Decoded, FirstSeen]],
+    applied: Callable[[Place], int],
+) -> list[Holding]:
+    """Judges repeats of one queue, in one statement."""
+    events = [(one.identity, one.topic, first.partition, first.offset) for one, first in repeats]
+    found = find_events(session, generation.projection, generation.generation, queue, events)
+    return [
+        judge_holding(first, one, found[one.identity], generation, applied((one.topic, first.partition)))
+        for one, first in repeats
+    ]
+
+
+def lagging_places(
+    session: Session,
+    generation: SyncedGeneration,
+    queue: str,
+    applied: Mapping[Place, int],
+    settled: Iterable[EventResult],
+) -> frozenset[Place]:
+    """Returns the lanes with a repeat of an event that the generation may lack.
+
+    Live passes such a record over. The generation must not: its lane lags, and the rebuild, which reads the
+    log, decides. The interleaving: a topic is created anew and accepted, a generation meets live at its first
+    record, and live passes over all others, since it knows them from the old topic.
+    """
+    if generation.has_been_live:
+        return frozenset()
+    doubtful = [
+        (one.planned.decoded, one.first)
+        for one in settled
+        if one.first is not None
+        and one.outcome is not Outcome.CONFLICT
+        and not _is_of_this_batch(one, applied)
+    ]
+    if not doubtful:
+        return frozenset()
+    holdings = find_holdings(session, generation, queue, doubtful, lambda place: applied.get(place, -1))
+    return frozenset(
+        (one.topic, one.partition)
+        for (one, _), holding in zip(doubtful, holdings, strict=True)
+        if holding is not Holding.HELD
+    )
+
+
+def _is_of_this_batch(one: EventResult, applied: Mapping[Place, int]) -> bool:
+    """Returns True for a repeat of an event that this very batch applied, so that the generation gets it."""
+    decoded, first = one.planned.decoded, one.first
+    assert first is not None
+    same_lane = (first.topic_id, first.partition) == (decoded.topic_id, decoded.partition)
+    before = applied.get((decoded.topic, decoded.partition), -1)
+    return same_lane and before < first.offset < decoded.record.offset

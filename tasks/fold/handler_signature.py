@@ -1,0 +1,48 @@
+"""What a decorated function declares: its event types, its topics, the type of its data."""
+
+import inspect
+from enum import Enum
+from typing import Any, get_args, get_origin, get_type_hints
+
+from sluice.tasks.api import Event, Text, Topic, TopicChoice
+
+
+class HandlersRefused(ValueError):
+    """The handlers cannot be served; the message says which place to change."""
+
+
+def topic_names(topic: TopicChoice) -> tuple[Any, ...] | None:
+    """The topics that a handler is narrowed to, checked once all are known. None: every topic."""
+    if topic is None:
+        return None
+    several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)
+    return tuple([one.name if isinstance(one, Topic) else _value(one) for one in several])
+
+
+def _value(one: Any) -> Any:
+    return one.value if isinstance(one, Enum) else one
+
+
+def event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
+    """Returns the event types that a handler is declared for. Raises HandlersRefused."""
+    types = tuple([_value(one) for one in written])
+    for kind in types:
+        if not isinstance(kind, str):
+            raise HandlersRefused(f"{name}: {kind!r:.80} is no event type; an event type is a text")
+    if not types or len(set(types)) != len(types):
+        raise HandlersRefused(f"{name}: name each event type once, at least one")
+    return types
+
+
+def data_type_of(function: Any, name: str) -> Any:
+    """Returns X of the handler's parameter `Event[X]`, Any without one. Raises HandlersRefused."""
+    if not inspect.isgeneratorfunction(function):
+        raise HandlersRefused(f"{name} is no generator function: a handler yields its effects")
+    parameters = list(inspect.signature(function).parameters)
+    if len(parameters) != 1:
+        raise HandlersRefused(f"{name} takes {len(parameters)} parameters; a handler takes one event")
+    try:
+        hint = get_type_hints(function).get(parameters[0], Any)
+    except NameError as error:
+        raise HandlersRefused(f"{name}: its annotation cannot be read: {error}") from error
+    return get_args(hint)[0] if get_origin(hint) is Event else Any

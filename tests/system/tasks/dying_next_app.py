@@ -1,0 +1,18 @@
+"""The application of tomorrow: its projection ends the process at one thing."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from sluice import Event, Increment, ProjectionEffect, projects
+from tests.system.tasks.dying_app import counted
+from tests.system.tasks.dying_app import topics as topics
+
+
+@projects("thing.seen", into=counted, revision=2)
+def count_thing(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
+    """One more, unless the process ends."""
+    if event.key == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield Increment(counted, event.key, {"seen": 1})
