@@ -17,6 +17,8 @@ from sluice.db.projections.generation_tables import view_text
 from sluice.db.schema import SCHEMA
 from sluice.db.tables import BOOKKEEPING, is_projection, shape_of
 
+_AFTER_A_NEW_VIEW = " and give the view its grants, options, comments and triggers again"
+
 
 def missing_findings(
     declared: Mapping[str, Set[str]],
@@ -117,7 +119,8 @@ def _column_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
             declare = "" if column.name in BOOKKEEPING else ", or declare what Postgres has"
             change = "Change the table under the view"
             if not is_view:
-                change = f"Run `{_mend(stored, column, difference)}`"
+                mend = _mend(stored, column, difference)
+                change = f"Run `{mend}`{_AFTER_A_NEW_VIEW if 'DROP VIEW' in mend else ''}"
             yield make(
                 f"Column {name}.{column.name} is declared {_declared(column)} and is {_stored(found)} in"
                 f" Postgres: {difference.consequence}.",

@@ -98,6 +98,7 @@ def test_a_live_generation(session: Session, request: pytest.FixtureRequest) -> 
     [finding] = findings(session, table)
     assert finding.severity is ERROR
     assert "Column revenue_g1.v is declared NUMERIC(12, 4) and is numeric(12,2)" in finding.problem
+    assert "and give the view its grants, options, comments and triggers again" in finding.advice
     follow(session, finding.advice)
     assert findings(session, table) == []
     session.command("SELECT id, v, version, inserted_hash FROM public.revenue")
