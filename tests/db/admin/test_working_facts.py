@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -32,7 +33,7 @@ from sluice.db.delivery.leases import try_lead
 from sluice.db.delivery.progress import TopicStart, register_topic
 from sluice.runtime.place import EventPlace
 from tests.db.admin.leaving import insert_call, insert_event
-from tests.waiting import wait_until
+from tests.waiting import WAITING_BACKENDS, wait_until
 
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sluice.queues"
 WRITE = "BEGIN; INSERT INTO sluice.tombstones VALUES ('t', 'k', 1)"
@@ -54,6 +55,13 @@ def test_a_transaction_of_this_database_holds_up_vacuum(
     other.roll_back()
     other.command("BEGIN; SELECT 1")
     assert read_horizons(session) == [], "READ COMMITTED holds no snapshot between two statements"
+
+
+def test_a_transaction_of_another_database_holds_up_nothing_here(session: Session, database_url: str) -> None:
+    url = make_url(database_url).set(database="postgres")
+    with closing(Session(url, application_name="test")) as other:
+        other.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+        assert read_horizons(session) == []
 
 
 def test_a_server_without_standbys_keeps_no_commit_waiting(session: Session) -> None:
@@ -122,24 +130,36 @@ def test_the_beat_that_schedules_is_known_by_its_lock(
     wait_until(lambda: read_beat_silence(session) is None, timeout_seconds=5, what="the lock ends")
 
 
+@pytest.mark.parametrize(("application", "is_found"), [("psql", True), ("sluice relay", False)])
 def test_sessions_of_other_programs_that_block_sluice_are_found(
-    session: Session, make_session: Callable[[], Session], database_url: str
+    session: Session, database_url: str, application: str, is_found: bool
 ) -> None:
-    other = make_session()
-    other.command("BEGIN; LOCK TABLE sluice.audit")
+    lock = "BEGIN; LOCK TABLE sluice.audit"
     limits = {"lock_timeout": "0", "statement_timeout": "0"}
-    waiting = Session(database_url, application_name="sluice worker", settings=limits)
-    assert read_blockers(session) == []
-    thread = threading.Thread(target=waiting.command, args=("SELECT count(*) FROM sluice.audit",))
-    thread.start()
-    try:
-        [found] = wait_until(lambda: read_blockers(session), timeout_seconds=10, what="it waits")
-    finally:
-        other.roll_back()
-        thread.join()
-        waiting.close()
-    assert found.pid == other.connection.info.backend_pid
-    assert (found.application, found.query) == ("test 1", "BEGIN; LOCK TABLE sluice.audit")
+    with (
+        closing(Session(database_url, application_name=application)) as other,
+        closing(Session(database_url, application_name="sluice worker", settings=limits)) as waiting,
+    ):
+        other.command(lock)
+        assert read_blockers(session) == []
+        thread = threading.Thread(target=waiting.command, args=("SELECT count(*) FROM sluice.audit",))
+        thread.start()
+        try:
+            with session.connection.cursor() as cursor:
+
+                def waits() -> bool:
+                    cursor.execute(WAITING_BACKENDS)
+                    return cursor.rowcount == 1
+
+                wait_until(waits, timeout_seconds=10, what="the worker waits")
+            found = read_blockers(session)
+        finally:
+            other.roll_back()
+            thread.join()
+        pid = other.connection.info.backend_pid
+        assert [(one.pid, one.application, one.query) for one in found] == [
+            (pid, application, lock)
+        ] * is_found
 
 
 def test_outgoing_events_are_counted_per_topic_with_the_first_and_the_free_ones(session: Session) -> None:
