@@ -94,32 +94,6 @@ def read_replication(session: Session) -> Replication:
     return Replication(*session.run(READ_REPLICATION)[0])
 
 
-# The session itself may have been told to write nothing: that is no state of the server.
-READ_READ_ONLY = Statement(
-    "read_read_only",
-    """
-    SELECT CASE
-        WHEN pg_is_in_recovery() THEN 'it is a standby'
-        WHEN EXISTS (
-            SELECT FROM pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'
-              AND source NOT IN ('client', 'session')
-        ) OR EXISTS (
-            SELECT FROM pg_db_role_setting, unnest(setconfig) AS one
-            WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-              AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
-              AND lower(one) IN ('default_transaction_read_only=on', 'default_transaction_read_only=true')
-        ) THEN 'default_transaction_read_only is on'
-    END
-    """,
-)
-
-
-def read_read_only(session: Session) -> str | None:
-    """Returns why the server takes no writes, None if it takes them."""
-    ((reason,),) = session.run(READ_READ_ONLY)
-    return None if reason is None else str(reason)
-
-
 # The lock of the beat that schedules, as `try_lead` takes it every second.
 READ_BEAT = Statement(
     "read_beat",

@@ -103,8 +103,6 @@ class SharingFacts:
 class WorkingFacts:
     """What keeps events moving, or keeps them from it, as Postgres has it."""
 
-    read_only: str | None = None
-    """Why the server takes no writes, None if it takes them."""
     beat_silence: float | None = 0.0
     """Seconds since the beat that schedules was heard of last. None: no beat schedules."""
     replication: Replication = NO_REPLICATION

@@ -113,11 +113,6 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
 
 def _server(postgres: PostgresFacts) -> Iterator[Finding]:
     server = postgres.server
-    if server.read_only:
-        yield error(
-            f"Postgres can only be read: {server.read_only}.",
-            "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
-        )
     if server.version < OLDEST_POSTGRES:
         yield error(f"Postgres {server.version} is too old.", f"Use {TESTED_POSTGRES} or newer.")
     elif server.version < TESTED_POSTGRES:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from sluice.admin.doctor.facts import Finding, PostgresFacts, WorkingFacts, error, warning
+from sluice.admin.doctor.facts import Finding, PostgresFacts, error, warning
 from sluice.admin.doctor.rules_retrying import describe_holder, say_duration
 from sluice.db.admin.doctor_facts import ServerSettings
 from sluice.db.admin.server_facts import Horizon, Replication
@@ -20,17 +20,17 @@ _CLEANING = "Until then tables grow, and statements become slower."
 
 def server_problems(postgres: PostgresFacts, *, patience_seconds: float) -> Iterator[Finding]:
     """What of the server stands in the way of every batch."""
+    yield from _read_only(postgres.server)
     yield from _disk_full(postgres)
     if postgres.working is not None:
-        yield from _read_only(postgres.working)
         yield from _standby(postgres.working.replication, postgres.server, patience_seconds)
         yield from _horizons(postgres.working.horizons, patience_seconds)
 
 
-def _read_only(working: WorkingFacts) -> Iterator[Finding]:
-    if working.read_only is not None:
+def _read_only(server: ServerSettings) -> Iterator[Finding]:
+    if server.read_only:
         yield error(
-            f"Postgres can only be read: {working.read_only}.",
+            f"Postgres can only be read: {server.read_only}.",
             "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
         )
 

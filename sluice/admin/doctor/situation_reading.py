@@ -27,7 +27,6 @@ from sluice.db.admin.retrying import read_retrying
 from sluice.db.admin.server_facts import (
     read_beat_silence,
     read_horizons,
-    read_read_only,
     read_replication,
 )
 from sluice.db.admin.waiting_facts import (
@@ -77,7 +76,6 @@ def _with_tables(session: Session, facts: PostgresFacts, declared: DeclaredFacts
         retrying=read_retrying(session),
         narrowed=read_narrowed_queues(session),
         working=WorkingFacts(
-            read_read_only(session),
             read_beat_silence(session),
             read_replication(session),
             read_horizons(session),

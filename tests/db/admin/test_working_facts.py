@@ -14,7 +14,6 @@ from sluice.db.admin.server_facts import (
     read_beat_silence,
     read_blockers,
     read_horizons,
-    read_read_only,
     read_replication,
 )
 from sluice.db.admin.waiting_facts import (
@@ -68,27 +67,6 @@ def test_a_server_without_standbys_keeps_no_commit_waiting(session: Session) -> 
     assert read_replication(session) == NO_REPLICATION
 
 
-@pytest.mark.parametrize(
-    ("object_", "reason"),
-    [("DATABASE", "default_transaction_read_only is on"), ("", None)],
-)
-def test_a_database_is_read_only_and_a_session_is_not_the_server(
-    session: Session, database_url: str, object_: str, reason: str | None
-) -> None:
-    if object_:
-        name = session.connection.info.dbname
-        session.command(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    looking = Session(
-        f"{database_url}?target_session_attrs=any",
-        application_name="test",
-        settings={"default_transaction_read_only": "on"},
-    )
-    assert read_read_only(looking) == reason
-    looking.command("SET default_transaction_read_only = on")
-    assert read_read_only(looking) == reason
-    looking.close()
-
-
 def test_a_role_without_rights_on_the_server_reads_what_it_may_see(
     session: Session, make_session: Callable[[], Session], database_url: str
 ) -> None:
@@ -104,7 +82,6 @@ def test_a_role_without_rights_on_the_server_reads_what_it_may_see(
         [found] = read_horizons(reader)
         assert (found.name, found.seconds) == (str(other.connection.info.backend_pid), None)
         assert read_replication(reader) == NO_REPLICATION
-        assert read_read_only(reader) is None
         assert read_beat_silence(reader) is None
         assert read_blockers(reader) == []
         declared = DeclaredFacts(frozenset(), {}, {}, "", None)

@@ -117,11 +117,6 @@ def shared(leased: Iterable[str], *, workers: int = 1, consumed: frozenset[str] 
 
 
 CASES: Mapping[str, tuple[Facts, Severity, str]] = {
-    "standby": (
-        server(read_only="it is a standby"),
-        ERROR,
-        "can only be read",
-    ),
     "unreachable": (replace(HEALTHY, kafka=None, unreachable={"Kafka": "refused"}), ERROR, "Kafka was not"),
     "faults": (declared(faults="apply.begun:1:kill"), ERROR, "apply.begun:1:kill"),
     "Postgres too old": (server(version=13), ERROR, "Postgres 13 is too old"),

@@ -132,7 +132,10 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "Correct its handler",
     ),
     "read-only": (
-        server(read_only="it is a standby"), ERROR, "Postgres can only be read: it is a standby.", "primary"
+        but(server=replace(POSTGRES.server, read_only="it is a standby")),
+        ERROR,
+        "Postgres can only be read: it is a standby.",
+        "primary",
     ),
     "a full disk": (
         but(narrowed=[failing("DiskFull: could not extend file\nHINT: free some")]),
