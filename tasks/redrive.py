@@ -12,6 +12,7 @@ from sluice.db.records import LetterState, Outcome
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply.batch_writer import BatchWriter
+from sluice.tasks.apply.death_log import describe_place
 from sluice.tasks.apply.fold_io import processed_row
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.events.decode import Decoded
@@ -187,7 +188,8 @@ class Redriver(LetterRedriver):
         traceback = settled.error.traceback or None
         dead_letters.fail_letter(self._session, letter.id, settled.outcome, error, text, traceback)
         if settled.outcome is Outcome.DEAD and redriven.blocked_by is None:
-            redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {error}: {text}"
+            why = f"{error}: {text}{describe_place(settled)}"
+            redriven.blocked_by = f"{letter.topic}:{letter.partition}:{letter.offset} {why}"
         if settled.outcome is Outcome.DEAD and settled.planned.parks:
             redriven.holds = redriven.holds or f"{error}: {text}"
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
+from sluice.kafka_io import kafka_errors
 from sluice.runtime.redis_failures import find_advice, redis_address
 
 ServiceTitle: TypeAlias = Literal["Postgres", "Redis", "Kafka"]
@@ -74,6 +75,8 @@ def _reason(service: ServiceTitle, error: Exception) -> str:
     address, advice = setting, None
     if service == "Redis":
         address, advice = redis_address(setting), find_advice(error)
+    else:
+        advice = kafka_errors.find_advice(reason)
     return f"cannot use {address}: {reason}" + ("" if advice is None else f"; {advice}")
 
 

@@ -4,6 +4,7 @@ Every error that a client reports becomes one ClientError. Its code is the name 
 of librdkafka itself has a name that begins with an underscore, one of kafka-python the name of its class.
 """
 
+import re
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -89,8 +90,21 @@ _GROUP_CODES = frozenset(
     }
 )
 
+# What a client's text says of a broker that refuses it for good, or expects another protocol.
+_REFUSALS = re.compile(
+    "SASL|_AUTHENTICATION|authentication failed|handshake fail|certificate|incorrect security.protocol"
+    "|CLUSTER_AUTHORIZATION_FAILED|ClusterAuthorizationFailed|not a Kafka|SSL routines",
+    re.IGNORECASE,
+)
 # No broker was reached, or none answered.
 AWAY_CODES = KAFKA_AWAY
+
+
+def find_advice(text: str) -> str | None:
+    """Returns what a person must do about an error of a client, None if waiting may help."""
+    if _REFUSALS.search(text) is None:
+        return None
+    return "let SLUICE_KAFKA_BOOTSTRAP_SERVERS name a listener that accepts this client"
 
 
 def judge_error(

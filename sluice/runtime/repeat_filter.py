@@ -85,7 +85,7 @@ def _errors_of(record: logging.LogRecord) -> Iterator[BaseException]:
 
 
 def _library_subject(record: logging.LogRecord) -> Hashable:
-    if isinstance(record.msg, dict) or record.levelno < logging.WARNING or not _is_library(record):
+    if record.levelno < logging.WARNING or not _is_library(record):
         return None
     return (record.name, record.levelno, _VARYING.sub("#", record.getMessage()))
 

@@ -60,7 +60,8 @@ def test_a_death_is_one_line_and_its_letter_keeps_the_frames_of_the_handler(
 def test_a_redrive_replaces_the_traceback(bench: Bench, run: Run) -> None:
     bench.apply(slice_of([made(0, "thing.broken")]))
     bench.look("UPDATE sluice.dead_letters SET traceback = 'of a former handler'")
-    run("dlq", "redrive", "1", *WHY, "--yes", exit_code=1)
+    shown = run("dlq", "redrive", "1", *WHY, "--yes", exit_code=1)
+    assert f"RuntimeError: a fault in the handler (in {BROKEN} at {FILE}:" in shown
     [(traceback,)] = bench.look("SELECT traceback FROM sluice.dead_letters")
     assert "in break_thing" in traceback
     bench.look("UPDATE sluice.dead_letters SET value = NULL, traceback = 'of a former handler'")

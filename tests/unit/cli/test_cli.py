@@ -10,7 +10,7 @@ import kombu.exceptions as kombu
 import psycopg2
 import pytest
 from kafka.errors import KafkaTimeoutError
-from redis import RedisError
+from redis import AuthenticationError, RedisError
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
@@ -139,6 +139,31 @@ def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str]) 
     ],
 )
 def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: str) -> None:
+    with pytest.raises(ServiceFailed) as caught, reaching_services():
+        raise error
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RedisError("gone."), "Redis (SLUICE_REDIS_URL): cannot use cache:6379/0: gone"),
+        (
+            AuthenticationError("invalid username-password pair"),
+            "Redis (SLUICE_REDIS_URL): cannot use cache:6379/0: invalid username-password pair;"
+            " correct the user or the password in SLUICE_REDIS_URL",
+        ),
+        (
+            KafkaTimeoutError("late"),
+            "Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS): cannot use kafka:9092: KafkaTimeoutError: late",
+        ),
+    ],
+)
+def test_the_address_is_named_without_the_password(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_REDIS_URL", "redis://:secret@cache:6379/0")
+    monkeypatch.setenv("SLUICE_KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
     with pytest.raises(ServiceFailed) as caught, reaching_services():
         raise error
     assert str(caught.value) == said

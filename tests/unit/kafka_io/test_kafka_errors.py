@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import kafka_errors
 
-from sluice.kafka_io.kafka_errors import _ACTIONS, _GROUP_CODES, AWAY_CODES, ErrorAction, judge_error
+from sluice.kafka_io.kafka_errors import (
+    _ACTIONS,
+    _GROUP_CODES,
+    AWAY_CODES,
+    ErrorAction,
+    find_advice,
+    judge_error,
+)
 
 PLACE = ("t", 3)
 
@@ -58,3 +65,25 @@ def test_every_code_that_is_named_exists_in_one_of_the_clients() -> None:
     named = {code for codes in _ACTIONS.values() for code in codes} | _GROUP_CODES | AWAY_CODES
     classes = {code for code in named if not code.isupper()}
     assert named - classes <= names
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ("SASL authentication error: Authentication failed: Invalid username or password", True),
+        ("KafkaError{code=_AUTHENTICATION,val=-169}", True),
+        ("ssl://b:9093/bootstrap: SSL handshake failed: certificate verify failed", True),
+        (
+            "b:9093/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect"
+            " security.protocol configuration (connecting to a SSL listener?)",
+            True,
+        ),
+        ("CLUSTER_AUTHORIZATION_FAILED", True),
+        ("b:9092/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused", False),
+        ("Failed to resolve 'b:9092': Name or service not known", False),
+        ("KafkaTimeoutError: Unable to bootstrap from ['b:9092']", False),
+        ("1/1 brokers are down", False),
+    ],
+)
+def test_a_broker_that_refuses_needs_a_person(text: str, is_refused: bool) -> None:
+    assert (find_advice(text) is not None) == is_refused

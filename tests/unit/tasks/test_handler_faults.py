@@ -132,6 +132,23 @@ def test_of_many_frames_the_most_recent_are_kept(monkeypatch: pytest.MonkeyPatch
     assert fault.traceback.splitlines()[-1].strip() == "raise RuntimeError(SECRET)"
 
 
+def test_of_long_frames_the_most_recent_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "def recurse(depth):\n    if depth: recurse(depth - 1)\n    raise RuntimeError(depth)"
+    names: dict[str, Any] = {}
+    exec(compile(source, f"/{'f' * 300}.py", "exec"), names)
+
+    def deep(event: Event[Any]) -> Iterator[Any]:
+        yield from ()
+        names["recurse"](100)
+
+    fault = fault_of(deep, monkeypatch)
+    frames = [text for text in fault.traceback.splitlines() if "File " in text]
+    assert 5 < len(frames) < MAX_FRAMES
+    assert len(fault.traceback) <= MAX_TRACEBACK_CHARACTERS
+    assert frames[-1].endswith("line 3, in recurse")
+    assert f"{102 - len(frames)} earlier frames left out" in fault.traceback
+
+
 def test_a_cause_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = fault_of(chained, monkeypatch)
     assert fault.traceback.splitlines()[-1] == f'Caused by KeyError at "{FILE}", line {_line("the cause")}'
