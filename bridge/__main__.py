@@ -27,6 +27,7 @@ from sluice.runtime.fault_points import faults
 from sluice.runtime.health import TOUCH_EVERY_SECONDS, touch_health
 from sluice.runtime.installation import InstallationRefused
 from sluice.runtime.logs import configure_logs
+from sluice.runtime.service_urls import shown_addresses
 from sluice.runtime.settings import Settings, SettingsError, read_settings
 from sluice.runtime.watchdog import Watchdog
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers
@@ -56,7 +57,12 @@ def main() -> int:
     except (SettingsError, HandlersRefused, ValueError) as error:
         sys.stderr.write(f"bridge: {error}\n")
         return REFUSED_EXIT_CODE
-    configure_logs(log_format=settings.log_format, level=settings.log_level, process="bridge")
+    configure_logs(
+        log_format=settings.log_format,
+        level=settings.log_level,
+        process="bridge",
+        addresses=shown_addresses(settings),
+    )
     stops: list[int] = []
 
     def note_stop(number: int, _: FrameType | None) -> None:

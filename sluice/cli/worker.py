@@ -10,6 +10,7 @@ import typer
 
 from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 from sluice.runtime.logs import configure_logs
+from sluice.runtime.service_urls import shown_addresses
 from sluice.runtime.settings import PREFIX, read_settings
 from sluice.worker.death_notes import DeathNotes
 from sluice.worker.supervisor import Supervisor
@@ -85,7 +86,12 @@ def worker(
     if log_level is not None:
         environ[f"{PREFIX}LOG_LEVEL"] = log_level.value
     settings = read_settings(environ)
-    configure_logs(log_format=settings.log_format, level=settings.log_level, process="supervisor")
+    configure_logs(
+        log_format=settings.log_format,
+        level=settings.log_level,
+        process="supervisor",
+        addresses=shown_addresses(settings),
+    )
     supervisor = Supervisor(
         [sys.executable, "-m", "celery", *words],
         environ=environ,

@@ -14,6 +14,7 @@ from sluice.runtime.celery_options import make_celery
 from sluice.runtime.fault_points import faults
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.logs import configure_logs
+from sluice.runtime.service_urls import shown_addresses
 from sluice.runtime.settings import Settings, read_settings
 
 TASKS = "sluice.tasks.celery_tasks"
@@ -32,7 +33,12 @@ def create_app() -> Celery:
     settings = read_settings()
     faults.arm(settings.faults)
     # Before anything is logged: a process may have to wait for Postgres.
-    configure_logs(log_format=settings.log_format, level=settings.log_level, process="celery")
+    configure_logs(
+        log_format=settings.log_format,
+        level=settings.log_level,
+        process="celery",
+        addresses=shown_addresses(settings),
+    )
     app = make_celery(settings, partial(_wait_for_installation, settings))
     app.conf.update(
         imports=(TASKS, STARTUP),

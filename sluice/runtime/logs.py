@@ -2,12 +2,14 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
+from sluice.runtime.outages import Server
 from sluice.runtime.repeat_filter import FIELDS, RepeatFilter
 from sluice.runtime.terminal_text import shown
 
@@ -21,8 +23,13 @@ def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -
     return fields
 
 
-def configure_logs(*, log_format: str, level: str, process: str) -> None:
-    """Sends structlog and the standard library's loggers to stderr in one format. May run twice."""
+def configure_logs(
+    *, log_format: str, level: str, process: str, addresses: Mapping[Server, str] = MappingProxyType({})
+) -> None:
+    """Sends structlog and the standard library's loggers to stderr in one format. May run twice.
+
+    `addresses`: those that a line about an outage names.
+    """
     logging.captureWarnings(True)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -34,7 +41,7 @@ def configure_logs(*, log_format: str, level: str, process: str) -> None:
         structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(RepeatFilter())
+    handler.addFilter(RepeatFilter(addresses))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=FIELDS)],

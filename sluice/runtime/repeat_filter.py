@@ -5,7 +5,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sluice.runtime.log_pace import LogPace
@@ -29,9 +30,9 @@ LIBRARIES = frozenset(
 )
 AWAY = "away"
 """A field of a line of Sluice: the server that is away, where no exception tells."""
-OUTAGE, MORE = "outage", "more_in_the_last_minute"
-FIELDS = frozenset({OUTAGE, MORE})
-"""What the filter adds to a line: the server, and how many lines were left out since the last one."""
+OUTAGE, ADDRESS, MORE = "outage", "address", "more_in_the_last_minute"
+FIELDS = frozenset({OUTAGE, ADDRESS, MORE})
+"""What the filter adds to a line: the server, its address, and the number of lines left out before it."""
 
 # Of kafka-python, about connections to brokers, whose errors it logs as text.
 _KAFKA_CONNECTIONS = ("kafka.net", "kafka.conn", "kafka.cluster", "kafka.client")
@@ -46,8 +47,13 @@ class RepeatFilter(logging.Filter):
     Lines about an outage are one kind whatever component writes them. A different error is another kind.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        addresses: Mapping[Server, str] = MappingProxyType({}),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__()
+        self._addresses = addresses
         self._pace = LogPace(clock=clock)
         self._lock = threading.Lock()
 
@@ -61,7 +67,10 @@ class RepeatFilter(logging.Filter):
             more = self._pace.count(subject)
         if more is None:
             return False
-        _write_fields(record, ({OUTAGE: server} if server else {}) | ({MORE: more} if more else {}))
+        fields: dict[str, Any] = {MORE: more} if more else {}
+        if server is not None:
+            fields |= {OUTAGE: server, ADDRESS: self._addresses.get(server, "")}
+        _write_fields(record, fields)
         return True
 
 

@@ -1,11 +1,14 @@
 """The services' addresses, out of the settings, refused where no client could use them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.connection import parse_url
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sluice.runtime.outages import Server
+from sluice.runtime.redis_failures import redis_address
 from sluice.runtime.settings import Settings, SettingsError
 
 DATABASE_URL = "SLUICE_DATABASE_URL"
@@ -32,6 +35,19 @@ class StackUrls:
             REDIS_URL: self.redis_url,
             KAFKA_BOOTSTRAP_SERVERS: self.kafka_bootstrap_servers,
         }
+
+
+def shown_addresses(settings: Settings) -> dict[Server, str]:
+    """Returns the addresses as the log shows them, without passwords. One that cannot be read is left out."""
+    shown: dict[Server, str] = {"Kafka": settings.kafka_bootstrap_servers}
+    with suppress(ArgumentError, ValueError):
+        url = make_url(settings.database_url.get_secret_value())
+        shown["Postgres"] = (
+            f"{url.host or url.query.get('host', 'localhost')}:{url.port or 5432}/{url.database}"
+        )
+    with suppress(ValueError):
+        shown["Redis"] = redis_address(settings.redis_url.get_secret_value())
+    return shown
 
 
 def read_addresses(settings: Settings) -> StackUrls:

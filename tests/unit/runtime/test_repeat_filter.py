@@ -19,7 +19,7 @@ from sluice.db.connect_failures import ConnectCause, ConnectFailed
 from sluice.kafka_io.consumer import BrokersAway
 from sluice.runtime.log_pace import LOG_SECONDS
 from sluice.runtime.logs import configure_logs
-from sluice.runtime.outages import server_away
+from sluice.runtime.outages import Server, server_away
 from sluice.runtime.repeat_filter import AWAY, RepeatFilter
 
 
@@ -75,18 +75,21 @@ def restored() -> Iterator[None]:
     structlog.configure(**configuration)
 
 
+ADDRESSES: dict[Server, str] = {"Postgres": "db:5432/shop", "Redis": "cache:6379/0", "Kafka": "kafka:9092"}
+
+
 class Lines:
     """What a process writes, and its clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._stream = StringIO()
-        configure_logs(log_format="json", level="info", process="test")
+        configure_logs(log_format="json", level="info", process="test", addresses=ADDRESSES)
         [handler] = logging.getLogger().handlers
         assert isinstance(handler, logging.StreamHandler)
         assert [type(one) for one in handler.filters] == [RepeatFilter]
         handler.setStream(self._stream)
-        handler.filters[:] = [RepeatFilter(clock=lambda: self.now)]
+        handler.filters[:] = [RepeatFilter(ADDRESSES, clock=lambda: self.now)]
 
     def read(self) -> list[dict[str, Any]]:
         """All lines, each of which must be JSON."""
@@ -162,7 +165,11 @@ def test_outages_of_different_servers_are_different_lines(lines: Lines) -> None:
         celery.error(*CANNOT_CONNECT)
         own.warning("not written", error=LOST)
         kafka.error("%s: closed", KafkaConnectionError("refused"))
-    assert [line["outage"] for line in lines.read()] == ["Redis", "Postgres", "Kafka"]
+    assert [(line["outage"], line["address"]) for line in lines.read()] == [
+        ("Redis", "cache:6379/0"),
+        ("Postgres", "db:5432/shop"),
+        ("Kafka", "kafka:9092"),
+    ]
     lines.now = LOG_SECONDS
     celery.error(*CANNOT_CONNECT)
     last = lines.read()[-1]
