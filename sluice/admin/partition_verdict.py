@@ -6,6 +6,7 @@ from enum import Enum
 
 from sluice.db.admin.letters import LetterCount
 from sluice.db.admin.outbox_admin import QueueWaiting
+from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.totals import PartitionTotals
 from sluice.tasks.events.routing import queue_name, shard_of
 
@@ -107,6 +108,10 @@ class Verified:
     outbox: Sequence[QueueWaiting]
     calls: Sequence[tuple[str, str, int]]
     """(effect, state, calls)."""
+    projections: Sequence[OpenLetterCount] = ()
+    """The projections whose rows lack events that died or wait there."""
+    stopped: Sequence[str] = ()
+    """The projections to which nothing is fed: their rows are those of before."""
 
     def mismatches(self) -> list[PartitionVerdict]:
         """The partitions whose counters are not true."""

@@ -18,9 +18,11 @@ from sluice.admin.rebuild.preflight import compacted
 from sluice.db.admin.audit import read_audits
 from sluice.db.admin.letters import Chosen, count_letters, count_parked
 from sluice.db.admin.outbox_admin import read_waiting
+from sluice.db.admin.projection_letters import count_open
 from sluice.db.admin.totals import PartitionTotals, read_call_states, read_partition_totals
 from sluice.db.connection import Session
 from sluice.db.delivery.skipped_records import read_skipped_ranges
+from sluice.db.projections.generations import read_projection_snapshot
 from sluice.kafka_io.log_reader import LogReader
 from sluice.kafka_io.partition_reader import (
     LogIncomplete,
@@ -63,7 +65,12 @@ def verify(
         )
         for place, of in totals.items()
     ]
-    return Verified(partitions, letters, parked, outbox, calls)
+    return Verified(partitions, letters, parked, outbox, calls, count_open(session), _read_stopped(session))
+
+
+def _read_stopped(session: Session) -> list[str]:
+    snapshot = read_projection_snapshot(session)
+    return sorted(snapshot.left)
 
 
 def _was_rerouted(session: Session, topic: str, entity: str) -> bool:

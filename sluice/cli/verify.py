@@ -59,6 +59,8 @@ def verified_document(found: Verified) -> dict[str, Any]:
         "ok": not found.mismatches(),
         "partitions": found.partitions,
         "dead_letters": documents(found.letters),
+        "projection_letters": documents(found.projections),
+        "stopped_projections": found.stopped,
         "parked_entities": found.parked,
         "outbox": documents(found.outbox),
         "calls": [{"effect": effect, "state": state, "calls": calls} for effect, state, calls in found.calls],
@@ -100,6 +102,12 @@ def summary_lines(found: Verified) -> list[str]:
     return [
         "dead letters: "
         + (", ".join(f"{number} {name}" for name, number in sorted(states.items())) or "none"),
+        *(
+            f"projection {one.projection} lacks {one.failed + one.waiting} events: {one.failed} could not be"
+            f" applied to it, {one.waiting} wait behind them"
+            for one in found.projections
+        ),
+        *(f"projection {name} is stopped: its rows are those of before" for name in found.stopped),
         f"parked entities: {found.parked}",
         f"outgoing events: {waiting} wait"
         + (f", the oldest for {say_age(oldest)}" if waiting else "")

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from sluice.admin.decisions import OperationRefused
+from sluice.admin.rebuild import generation_changes
+from sluice.db.admin.projection_letters import count_open
 from sluice.db.records import Outcome
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Entity, Topic
@@ -13,6 +16,7 @@ from sluice.tasks.fold.registry import Registry
 from tests.db.tasks import failing_projections, projecting
 from tests.db.tasks.applying import TOPIC, slice_of, thing_set
 from tests.db.tasks.failing_projections import BAD, Bench, raising, registry, shown, stream
+from tests.db.tasks.projecting import DECISION
 
 bench = failing_projections.bench
 opened = projecting.opened
@@ -174,3 +178,55 @@ def test_a_letter_is_stored_once_however_often_its_batch_comes(bench: Bench) -> 
     for _ in range(2):
         bench.apply(slice_of(stream()))
     assert len(bench.letters()) == 2
+
+
+@pytest.mark.parametrize("dropped", ["before it begins", "while it is built"])
+def test_a_rebuild_folds_what_failed_and_passes_over_what_was_dropped(
+    bench: Bench, opened: Any, dropped: str
+) -> None:
+    bench.live(*stream(), thing_set(5, "d", BAD), thing_set(6, "d", 7))
+    mended = opened(bench.with_code(registry(revision=2)))
+
+    def drop() -> None:
+        assert bench.drop_letter("a")
+        assert bench.redrive_letters("a") is None
+
+    if dropped == "before it begins":
+        drop()
+    number = mended.begin()
+    if dropped == "while it is built":
+        drop()
+    assert mended.rebuild(number)
+    assert mended.rows(number) == {"a": (3, 2), "b": (5, 2), "d": (7, 2)}
+    assert [(offset, state) for offset, _, _, state, _ in mended.letters(number)] == [(2, "dropped")]
+
+    assert [(one.failed, one.waiting) for one in count_open(bench.looking)] == [(1, 1)]
+    mended.swap(number)
+    assert count_open(bench.looking) == [], "put aside with their generation"
+    mended.live(thing_set(7, "d", 8))
+    assert mended.rows()["d"] == (8, 3)
+    mended.swap(1)
+    assert [(one.failed, one.waiting) for one in count_open(bench.looking)] == [(1, 2)]
+    assert mended.redrive_letters("d") is None
+    assert mended.rows() == {"a": (3, 2), "b": (5, 2), "d": (8, 3)}
+    again = mended.begin()
+    assert mended.rebuild(again)
+    assert mended.rows(again) == mended.rows(), "what was dropped stays dropped"
+
+
+def test_a_generation_that_is_dropped_takes_its_letters_along(bench: Bench) -> None:
+    number = bench.begin()
+    bench.live(*stream())
+    assert bench.rebuild(number)
+    assert len(bench.letters(number)) == len(bench.letters(1)) == 2
+    generation_changes.drop(bench.session, bench.generation(number), DECISION)
+    assert (bench.letters(number), len(bench.letters(1))) == ([], 2)
+
+
+def test_a_checkpoint_is_refused_while_the_generation_lacks_events(bench: Bench) -> None:
+    bench.live(*stream())
+    with pytest.raises(OperationRefused, match="lacks 2 events that died or wait for it"):
+        bench.checkpoint("monday")
+    assert bench.drop_letter("a")
+    assert bench.redrive_letters("a") is None
+    bench.checkpoint("monday")

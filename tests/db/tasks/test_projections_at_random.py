@@ -15,7 +15,7 @@ from tests.db.tasks.projecting import DECISION
 
 STEPS = 40
 KEYS = ("a", "b", "c")
-SEEDS = range(4)
+SEEDS = [*range(2), *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 20))]
 
 
 def fussy(event: object) -> int:

@@ -15,7 +15,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.runtime.handler_watch import limits
 from sluice.stack.patience import patient
-from sluice.tasks import redrive
+from sluice.tasks import letter_redriver
 from sluice.tasks.api import Effect, Event, Upsert
 from sluice.tasks.apply import fold_io
 from sluice.tasks.apply.apply import Applier
@@ -89,7 +89,7 @@ def test_slow_letters_are_redriven_in_transactions_that_are_not_idle_for_long(
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
     mend(bench)
-    monkeypatch.setattr(redrive, "HANDLER_BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(letter_redriver, "HANDLER_BUDGET_SECONDS", 0.0)
     done = [redriver.redrive_once("thing", "k") for _ in range(3)]
     assert [sum(one.outcomes.values()) for one in done] == [1, 1, 1]
     assert [one.unparked for one in done] == [False, False, True]

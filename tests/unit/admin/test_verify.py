@@ -19,6 +19,7 @@ from sluice.cli.tables import table_lines
 from sluice.cli.verify import partition_table, summary_lines, verified_document
 from sluice.db.admin.letters import LetterCount
 from sluice.db.admin.outbox_admin import QueueWaiting
+from sluice.db.admin.projection_letters import OpenLetterCount
 from sluice.db.admin.totals import PartitionTotals
 from sluice.tasks.events.routing import queue_name, shard_of
 from tests.mutants import mutated
@@ -155,3 +156,12 @@ def tells_all(module: ModuleType) -> bool:
 def test_a_verdict_that_is_not_true_is_noticed(old: str, new: str) -> None:
     assert tells_all(partition_verdict)
     assert not tells_all(mutated(partition_verdict, old, new))
+
+
+def test_rows_that_a_projection_lacks_are_explained_and_are_no_mismatch() -> None:
+    found = Verified([], [], 0, [], [], [OpenLetterCount("revenue", 1, 4)], ["lines"])
+    assert summary_lines(found)[1:3] == [
+        "projection revenue lacks 5 events: 1 could not be applied to it, 4 wait behind them",
+        "projection lines is stopped: its rows are those of before",
+    ]
+    assert verified_document(found)["ok"]

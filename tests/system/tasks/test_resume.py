@@ -1,0 +1,44 @@
+"""A projection whose table is broken, on real services: the rest goes on, and it catches up from the log."""
+
+from examples.shop.tables import billing_line_items
+from sluice.db.connection import Statement
+from tests.system.conftest import MakeDeployment
+from tests.system.faults.load import assert_as_the_oracle_says
+from tests.system.tasks.rebuilding import PROJECTION, payments, sluice, start_live
+
+HALTED = Statement("read_halted_queues", "SELECT queue FROM sluice.queues WHERE halted_reason IS NOT NULL")
+LINES = 200
+WHY = ("--reason", "the table was renamed")
+
+
+def test_a_stopped_projection_is_resumed_from_the_log_while_payments_go_on(
+    make_deployment: MakeDeployment,
+) -> None:
+    deployment = make_deployment("examples.shop.handlers")
+    start_live(deployment)
+    deployment.produce(payments(0, LINES))
+    deployment.wait_settled()
+    deployment.session.command(f"ALTER TABLE public.{PROJECTION}_g1 RENAME TO away")
+    deployment.produce(payments(LINES, LINES))
+    deployment.wait_settled()
+    [live] = sluice(deployment, "status", PROJECTION)
+    assert (live["state"], f"{PROJECTION}_g1" in live["failed_reason"]) == ("stopped", True)
+    said = deployment.run.sluice("doctor").stdout.decode()
+    assert f"Generation 1 of {PROJECTION} is stopped, and readers see old rows" in said
+    assert "offsets after the log's start" in said
+    assert deployment.session.run(HALTED) == []
+
+    deployment.session.command(f"ALTER TABLE public.away RENAME TO {PROJECTION}_g1")
+    deployment.run.start_rebuilds()
+    deployment.produce(payments(2 * LINES, LINES))
+    sluice(deployment, "resume", PROJECTION, *WHY)
+    deployment.produce(payments(3 * LINES, LINES))
+    deployment.wait_until(
+        lambda: [one["state"] for one in sluice(deployment, "status", PROJECTION)] == ["live"],
+        timeout_seconds=60,
+        what="the generation has met live",
+    )
+    deployment.produce(payments(4 * LINES, LINES))
+    deployment.wait_settled()
+    assert len(deployment.rows(billing_line_items)) == 5 * LINES
+    assert_as_the_oracle_says(deployment)
