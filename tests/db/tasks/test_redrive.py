@@ -15,7 +15,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.runtime.handler_watch import limits
 from sluice.stack.patience import patient
-from sluice.tasks import letter_redriver
+from sluice.tasks import letter_redriver, redrive
 from sluice.tasks.api import Effect, Event, Upsert
 from sluice.tasks.apply import fold_io
 from sluice.tasks.apply.apply import Applier
