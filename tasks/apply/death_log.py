@@ -10,6 +10,7 @@ from sluice.db.records import Outcome
 from sluice.runtime.log_pace import LogPace
 from sluice.tasks.fold.fold_state import EventResult
 from sluice.tasks.fold.handler_faults import place_of
+from sluice.tasks.fold.plan import HandlerRun, Planned
 
 log = structlog.get_logger("sluice.apply")
 
@@ -23,27 +24,37 @@ class DeathLog:
         self._pace = LogPace(clock=clock)
 
     def note_committed(self, queue: str, settled: Sequence[EventResult]) -> None:
-        """Logs those of a committed batch that died, if a line is due."""
+        """Logs those of a committed batch that died, for one projection or as a whole, if a line is due."""
         for one in settled:
             if one.outcome is Outcome.DEAD and one.error is not None:
-                self._note(queue, one)
+                self._note("event died", queue, one)
+            for letter in one.letters:
+                if letter.failed:
+                    runs = [run for run in one.planned.runs if _fills(run, letter.projection)]
+                    failed = EventResult(Planned(one.planned.decoded, runs), letter.outcome, letter.fault)
+                    self._note("event failed for a projection", queue, failed, projection=letter.projection)
 
-    def _note(self, queue: str, died: EventResult) -> None:
+    def _note(self, what: str, queue: str, died: EventResult, **more_fields: str) -> None:
         assert died.error is not None
         where = _where(died)
-        more = self._pace.count((queue, died.error.error_class, *where.items()))
+        more = self._pace.count((queue, died.error.error_class, *where.items(), *more_fields.items()))
         if more is None:
             return
         decoded = died.planned.decoded
         log.warning(
-            "event died",
+            what,
             queue=queue,
+            **more_fields,
             record=f"{decoded.topic}:{decoded.partition}:{decoded.record.offset}",
             key=decoded.entity_key,
             error=str(died.error)[:MAX_ERROR_CHARACTERS],
             **where,
             **({"more_in_the_last_minute": more} if more else {}),
         )
+
+
+def _fills(run: HandlerRun, projection: str) -> bool:
+    return run.into is not None and run.into.name == projection
 
 
 def describe_place(died: EventResult) -> str:

@@ -12,7 +12,8 @@ from sluice.runtime.log_pace import LOG_SECONDS
 from sluice.tasks.api import Event
 from sluice.tasks.apply.death_log import DeathLog
 from sluice.tasks.events.event_fault import EventFault
-from sluice.tasks.fold.fold_state import EventResult
+from sluice.tasks.fold.fold_state import EventResult, ProjectionLetter
+from sluice.tasks.fold.plan import Planned
 from tests.unit.tasks.scripted import REGISTRY, folded, scripted
 
 
@@ -69,3 +70,18 @@ def test_an_error_of_no_single_handler_names_those_that_ran(handlers: int, died:
     [entry] = REGISTRY.handlers["script"]
     assert lines[0].get("handler") == (", ".join([entry.name] * handlers) or None)
     assert ("line" in lines[0]) == (handlers == 1)
+
+
+def test_a_failure_for_one_projection_is_logged_as_such() -> None:
+    decoded = scripted(0).decoded
+    letters = [
+        ProjectionLetter("totals", Outcome.CONFLICT, EventFault("Conflict", "same version"), holds=True),
+        ProjectionLetter("labels", Outcome.WAITING, EventFault("Waiting", "behind"), holds=True),
+    ]
+    with capture_logs() as lines:
+        DeathLog().note_committed(
+            "thing.0", [EventResult(Planned(decoded), Outcome.APPLIED, letters=letters)] * 3
+        )
+    [line] = lines
+    assert (line["event"], line["projection"]) == ("event failed for a projection", "totals")
+    assert line["error"] == "Conflict: same version"
