@@ -115,6 +115,7 @@ def kinds_to_purge(session: Session, settings: Settings, configs: Mapping[str, M
     kinds["calls"] = lambda: retention.purge_calls(session, effects_age, ROWS)
     kinds["call arguments"] = lambda: retention.empty_calls(session, effects_age, ROWS)
     kinds["dead letters"] = lambda: retention.purge_dead_letters(session, letters_age, ROWS)
+    kinds["letters of projections"] = lambda: retention.purge_projection_letters(session, letters_age, ROWS)
     for topic, config in sorted(configs.items()):
         topic_seconds = retention_seconds(config)
         if topic_seconds is not None:

@@ -88,6 +88,26 @@ def purge_dead_letters(session: Session, older_than_seconds: float, limit: int) 
     return session.count(PURGE_DEAD_LETTERS, older_than_seconds, limit)
 
 
+# Dropped ones stay as long as their generation: a rebuild passes over their events.
+PURGE_PROJECTION_LETTERS = Statement(
+    "purge_projection_letters",
+    """
+    DELETE FROM sluice.projection_letters
+    WHERE id IN (
+        SELECT id FROM sluice.projection_letters
+        WHERE state = 'done' AND settled_at < now() - make_interval(secs => $1)
+        ORDER BY id LIMIT $2
+    )
+    """,
+    ("float8", "int"),
+)
+
+
+def purge_projection_letters(session: Session, older_than_seconds: float, limit: int) -> int:
+    """Deletes letters of generations that were applied, and returns how many. Idempotent."""
+    return session.count(PURGE_PROJECTION_LETTERS, older_than_seconds, limit)
+
+
 READ_OLDEST_PARKED = Statement(
     "read_oldest_parked",
     "SELECT coalesce(extract(epoch FROM now() - min(parked_at)), 0)::float8 FROM sluice.parked_entities",

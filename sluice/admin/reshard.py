@@ -163,9 +163,10 @@ def reshard_entity(
         synced = read_projection_snapshot(session).synced
         if synced:
             names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
+            first = synced[0].projection
             raise OperationRefused(
                 f"{names} is kept up with live, by lanes that end with a re-routing: first run"
-                f" `sluice rebuild drop {synced[0].projection}` (or cancel)"
+                f" `sluice rebuild drop {first}` (or cancel), or `resume` it if it is stopped"
             )
         # Under the locks: a batch may have come between the waiting and here.
         unsettled = read_unsettled(session, entity)

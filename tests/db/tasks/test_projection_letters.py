@@ -9,6 +9,7 @@ import pytest
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.rebuild import generation_changes
 from sluice.db.admin.projection_letters import count_open
+from sluice.db.admin.retention import purge_projection_letters
 from sluice.db.records import Outcome
 from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Entity, Topic
@@ -230,3 +231,15 @@ def test_a_checkpoint_is_refused_while_the_generation_lacks_events(bench: Bench)
     assert bench.drop_letter("a")
     assert bench.redrive_letters("a") is None
     bench.checkpoint("monday")
+
+
+def test_letters_that_were_applied_are_purged_with_age_and_dropped_ones_stay(
+    bench: Bench, opened: Any
+) -> None:
+    bench.live(*stream())
+    assert bench.drop_letter("a")
+    assert opened(bench.with_code(registry())).redrive_letters("a") is None
+    assert purge_projection_letters(bench.session, 60, 10) == 0
+    bench.look("UPDATE sluice.projection_letters SET settled_at = now() - interval '1 h'")
+    assert purge_projection_letters(bench.session, 60, 10) == 1
+    assert [state for *_, state, _ in bench.letters()] == ["dropped"]

@@ -215,8 +215,8 @@ IDENTITIES = f"identities of {TOPIC}"
 
 @pytest.mark.usefixtures("old_rows")
 def test_a_purge_gives_each_kind_a_turn_and_the_next_one_goes_on(bench: Bench, settings: Settings) -> None:
-    # The time is over after one step of each of the four kinds.
-    times = iter([0.0] + [1.0] * 4 + [MOST_SECONDS])
+    # The time is over after one step of each of the five kinds.
+    times = iter([0.0] + [1.0] * 5 + [MOST_SECONDS])
     purged = purge(bench.looking, settings, {TOPIC: WEEK}, clock=lambda: next(times))
     assert purged == Purged({"calls": 10, "dead letters": 10, IDENTITIES: 10}, {}, more=True)
     assert run_purge(bench, settings) == {"calls": 15, "dead letters": 15, IDENTITIES: 15}
