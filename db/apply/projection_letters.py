@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from sluice.db.apply.dead_letters import Letter, letter_of
 from sluice.db.connection import Session, Statement
@@ -191,24 +192,23 @@ def fail_letter(
     session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, traceback, holds)
 
 
+# By what the events are: a log that was moved, or compacted, has them elsewhere.
 READ_DROPPED = Statement(
     "read_dropped",
     """
-    SELECT l."offset" FROM sluice.projection_letters l
+    SELECT l.identity FROM sluice.projection_letters l
     JOIN sluice.projections p ON p.projection = l.projection
     WHERE l.projection = $1 AND l.generation IN ($2, p.live_generation)
-      AND l.topic_id = $3 AND l.partition = $4 AND l."offset" = ANY ($5) AND l.state = 'dropped'
+      AND l.state = 'dropped' AND l.identity = ANY ($3)
     """,
-    ("text", "int", "text", "int", "bigint[]"),
+    ("text", "int", "uuid[]"),
 )
 
 
-def read_dropped(
-    session: Session, projection: str, generation: int, topic_id: str, partition: int, offsets: Sequence[int]
-) -> set[int]:
-    """Returns those of the offsets that an operator dropped, for the generation or for the live one."""
-    rows = session.run(READ_DROPPED, projection, generation, topic_id, partition, bare_array(offsets))
-    return {offset for (offset,) in rows}
+def read_dropped(session: Session, projection: str, generation: int, identities: Sequence[UUID]) -> set[UUID]:
+    """Returns those of the identities that an operator dropped, for the generation or for the live one."""
+    rows = session.run(READ_DROPPED, projection, generation, bare_array(identities))
+    return {identity for (identity,) in rows}
 
 
 _COPIED = ", ".join(

@@ -1,13 +1,14 @@
 """Folds one chunk of the log into a generation, and ends a rebuild whose events fail in numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
 from sluice.db.apply.projection_letters import copy_dropped, read_dropped, read_generation_health
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generation_lag import PartitionSnapshot
+from sluice.db.projections.generations import SyncedGeneration
 from sluice.kafka_io.partition_reader import LogIncomplete
-from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.circuit_breaker import SUCCEEDED, WINDOW
@@ -44,16 +45,13 @@ def feed_chunk(
         raise DeploymentBroken(reason)
 
 
-def pass_over_dropped(
-    session: Session, snapshot: PartitionSnapshot, partition: int, records: Sequence[Record]
-) -> set[int]:
-    """Returns the offsets of records that an operator dropped for the generation, or for the live one.
+def pass_over_dropped(session: Session, synced: SyncedGeneration, events: Iterable[Decoded]) -> set[UUID]:
+    """Returns the identities of events that an operator dropped for the generation, or for the live one.
 
     They stay dropped for this generation, whatever becomes of the live one.
     """
-    place = (snapshot.synced.projection, snapshot.synced.generation)
-    offsets = [record.offset for record in records]
-    dropped = read_dropped(session, *place, snapshot.topic_id, partition, offsets)
+    place = (synced.projection, synced.generation)
+    dropped = read_dropped(session, *place, [one.identity for one in events])
     if dropped:
         copy_dropped(session, *place)
     return dropped

@@ -76,7 +76,7 @@ class ChunkFolder:
         synced, (lane, chunk, _) = snapshot.synced, where
         records = lane.records[: chunk.records]
         found = self._load(snapshot, records)
-        dropped = pass_over_dropped(self._session, snapshot, self._place[1], records)
+        dropped = pass_over_dropped(self._session, synced, [one for one, _ in found])
         own = {one.identity: one.record.offset for one, known in found if is_own(one, known)}
         taken_again = self._take_repeats(snapshot, where, found, own.keys())
         counts: Counter[str] = Counter()
@@ -85,7 +85,7 @@ class ChunkFolder:
             became = judge_record(one, known)
             if became == REPEATED:
                 became = FOLDED if one.record.offset in taken_again else Outcome.DUPLICATE
-            if became == FOLDED and one.record.offset in dropped:
+            if became == FOLDED and one.identity in dropped:
                 became = Outcome.DEAD
             counts[became] += 1
             if became == FOLDED:

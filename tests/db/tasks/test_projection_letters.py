@@ -215,6 +215,20 @@ def test_a_rebuild_folds_what_failed_and_passes_over_what_was_dropped(
     assert mended.rows(again) == mended.rows(), "what was dropped stays dropped"
 
 
+def test_a_dropped_event_is_passed_over_also_where_only_a_repeat_of_it_is_left(
+    bench: Bench, opened: Any
+) -> None:
+    bench.live(*stream())
+    assert bench.drop_letter("a")
+    assert bench.redrive_letters("a") is None
+    bench.live(stream()[2]._replace(offset=5))
+    del bench.log[2]  # compaction
+    mended = opened(bench.with_code(registry(revision=2)))
+    number = mended.begin()
+    assert mended.rebuild(number)
+    assert mended.rows(number) == {"a": (3, 2), "b": (5, 2)}
+
+
 def test_a_generation_that_is_dropped_takes_its_letters_along(bench: Bench) -> None:
     number = bench.begin()
     bench.live(*stream())
