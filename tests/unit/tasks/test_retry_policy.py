@@ -71,3 +71,10 @@ def test_only_further_attempts_have_a_pause() -> None:
 )  # fmt: skip
 def test_failures_that_a_smaller_batch_may_avoid_are_counted(error: Exception, counted: bool) -> None:
     assert counts(error) is counted
+
+
+def test_a_batch_with_projections_is_tried_event_by_event_before_its_queue_halts() -> None:
+    tries = Tries(contains=True)
+    assert tries.after(MISSING, elapsed_seconds=0) is SINGLY
+    assert tries.after(MISSING, elapsed_seconds=0) is HALT
+    assert Tries(contains=True).after(DeploymentBroken("no row"), elapsed_seconds=0) is HALT
