@@ -7,7 +7,7 @@ from sluice.db.admin.audit import read_audits
 from sluice.db.connection import Session
 from sluice.db.projections.generation_records import Found, find_events
 from sluice.db.projections.generations import SyncedGeneration
-from sluice.db.records import Outcome
+from sluice.db.records import GenerationState, Outcome
 from sluice.runtime.place import Place
 from sluice.tasks.events.decode import Decoded
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen
@@ -79,8 +79,8 @@ def lagging_places(
     log, decides. The interleaving: a topic is created anew and accepted, a generation meets live at its first
     record, and live passes over all others, since it knows them from the old topic.
     """
-    if generation.has_been_live:
-        return frozenset()
+    if generation.state == GenerationState.RETIRED:
+        return frozenset()  # it holds what live held
     doubtful = [
         (one.planned.decoded, one.first)
         for one in settled

@@ -93,8 +93,11 @@ class GenerationWriter:
             if own.get(lane, NOTHING_APPLIED) >= before.get(lane, NOTHING_APPLIED)
         }
         repeats = [s for s in settled if s.known and _lane(s.planned) in moved]
-        for lane in lagging_places(self._session, synced, queue, own, repeats):
-            del moved[lane]
+        held_up = lagging_places(self._session, synced, queue, own, repeats)
+        if held_up:
+            # Without a row a lane that was fed until now would count as not begun, or as fed.
+            self._keep_places(synced, queue, held_up, own, {})
+            moved = {lane: offset for lane, offset in moved.items() if lane not in held_up}
         if not moved:
             return
         mine = [s for s in settled if _lane(s.planned) in moved]
@@ -165,6 +168,8 @@ class GenerationWriter:
         ]
         if not passed:
             return
+        # The log may have them elsewhere, too, further on.
+        note_identities(self._session, *place, [one.planned.decoded.identity for one, _ in passed])
         if synced.state == GenerationState.STOPPED:
             late = [_waiting(one, synced.projection) for one, _ in passed if _is_of(one, synced.projection)]
             store_letters(self._session, synced, _entity(queue), late, cut=False)
@@ -177,8 +182,6 @@ class GenerationWriter:
             counts[_lane(one.planned)].update({FOLDED: 1, was: -1})
         steps = [GenerationStep(*lane, lanes[lane], counts[lane]) for lane in counts]
         self._sync_safely(synced, queue, steps, [one for one, _ in passed], may_lag=False)
-        # The log may have them elsewhere, too, further on.
-        note_identities(self._session, *place, [one.planned.decoded.identity for one, _ in passed])
 
     def _sync_safely(
         self,

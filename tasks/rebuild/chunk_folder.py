@@ -173,7 +173,7 @@ class ChunkFolder:
         deaths = self._deaths.get(self._event_place(one)) if self._deaths else None
         fault = None if deaths is None else find_fault(deaths)
         if fault is not None:
-            return Planned(one, error=fault, parks=False)
+            return Planned(one, error=fault, parks=self._topic.on_failure == "park")
         return plan_projection(self._registry, self._table, one)
 
     def _forget_deaths(self, passed: Iterable[Decoded]) -> None:

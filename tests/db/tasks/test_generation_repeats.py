@@ -157,3 +157,21 @@ def test_repeats_in_another_partition_are_taken_once(
         bench.rebuild(number, place=(TOPIC, partition))
     assert bench.generation(number).state == "ready"
     assert bench.rows(number) == bench.rows(1)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_what_was_dropped_for_live_stays_dropped_wherever_it_stands(
+    bench: Bench, opened: Any, dropped: bool
+) -> None:
+    code = opened(bench.with_code(registry(1, 1_000)))
+    refused = thing_set(1, "b", 5_000)  # times 1,000 it is above what the table takes
+    code.live(thing_set(0, "a", 5), refused)
+    if dropped:
+        bench.looking.command("UPDATE sluice.projection_letters SET state = 'dropped'")
+    code.accept(sent([refused, thing_set(0, "a", 5)]), NEW_ID)
+    code.catch_up()
+    number = code.begin()
+    assert code.rebuild(number)
+    assert bench.rows(number) == bench.rows(1) == {"a": (5_000, 1)}
+    states = bench.look(f"SELECT state FROM sluice.projection_letters WHERE generation = {number}")
+    assert states == [("dropped" if dropped else "dead",)]
