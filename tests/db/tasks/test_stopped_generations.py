@@ -182,8 +182,8 @@ def test_a_swap_leaves_a_stopped_generation_at_its_place(bench: Bench, opened: A
     fixed.live(thing_set(1, "a", 2))
     assert fixed.rebuild(number)
     assert fixed.states() == {1: "stopped", number: "ready"}
-    fixed.swap(number)
     fixed.look(SHOW)
+    fixed.swap(number)
     fixed.live(thing_set(2, "a", 3))
     assert fixed.states() == {1: "stopped", number: "live"}
     assert (fixed.rows(), fixed.rows(1)) == ({"a": (30, 3)}, {"a": (10, 1)})
