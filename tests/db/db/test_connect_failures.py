@@ -24,7 +24,7 @@ host all rejected 127.0.0.1/32 reject
 host all alice,expired,locked,full 127.0.0.1/32 scram-sha-256
 hostssl all tls 127.0.0.1/32 trust
 hostssl all certified 127.0.0.1/32 cert
-host all sluice,plain 127.0.0.1/32 trust
+host all {superuser},plain 127.0.0.1/32 trust
 """
 ROLES = """
 CREATE ROLE alice LOGIN PASSWORD 'right'; CREATE ROLE rejected LOGIN; CREATE ROLE tls LOGIN;
@@ -78,7 +78,7 @@ def server() -> Iterator[Server]:
         folder = Path(str(hba)).parent
         certificate = _make_certificate(folder)
         give_to(server_user(), folder)
-        Path(str(hba)).write_text(RULES)
+        Path(str(hba)).write_text(RULES.format(superuser=url.username))
         _run(
             url,
             *ROLES.split(";"),
