@@ -19,6 +19,8 @@ class Outcome(StrEnum):
     WAITING = "waiting"
     DEAD = "dead"
     IGNORED = "ignored"
+    ERASED = "erased"
+    """Passed over, since an operator erased the entity after the record was written."""
 
 
 class LetterState(StrEnum):
@@ -158,6 +160,10 @@ class LedgerRow(NamedTuple):
 
 RECORD_SKIPPED = "RecordSkipped"
 """The error class of a dead letter whose record an operator skipped: Sluice never read it."""
+
+
+ENTITY_ERASED = "EntityErased"
+"""The error class of a letter whose entity an operator erased: its place and its identity are left."""
 
 
 class DeadLetterRow(NamedTuple):

@@ -13,6 +13,7 @@ from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.fault_points import faults
 from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.death_log import describe_place
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import processed_row
 from sluice.tasks.apply.generation_writer import GenerationWriter
 from sluice.tasks.events.decode import Decoded
@@ -29,6 +30,7 @@ class Redriver(LetterRedriver):
     def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
         super().__init__(session, registry, read_whole)
         self._generation_writer = GenerationWriter(session, registry)
+        self._erasures = Erasures(session)
         self._skipping = [topic.name for topic in registry.topics.values() if topic.on_failure == "skip"]
 
     def redrive_once(self, entity: str, key: str) -> Redriven:
@@ -155,11 +157,13 @@ class Redriver(LetterRedriver):
     ) -> None:
         events = self._plan_in_time(letters, self._plan)
         snapshot = self._generation_writer.read_projection_snapshot(queue)
+        self._erasures.refresh()
         writer = BatchWriter(
             self._session,
             queue=queue,
             entity=entity,
             snapshot=snapshot,
+            erasures=self._erasures,
             redriving=True,
         )
         settled = writer.settle(events, singly=singly)

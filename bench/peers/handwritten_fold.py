@@ -20,6 +20,7 @@ from sluice.db.projections.generations import NO_PROJECTIONS
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.gc_tuning import tune_gc
 from sluice.tasks.apply.batch_writer import CHECK_CONSTRAINTS
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.events.decode import decode
 from sluice.tasks.fold.fold import fold
@@ -81,7 +82,7 @@ def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> i
     ]
     if planned:
         with session.transaction():
-            store = FoldIO(session, ENTITY, NO_PROJECTIONS)
+            store = FoldIO(session, ENTITY, NO_PROJECTIONS, erasures=Erasures(session))
             memory = store.load(planned)
             folded = fold(planned, memory)
             store.write_back(QUEUE, memory, folded)

@@ -46,8 +46,8 @@ class WholeLetter(NamedTuple):
 
     @property
     def is_cut(self) -> bool:
-        """Returns True if the value is not stored, of a large record or of one that was skipped."""
-        return self.flaw is not None and not {"sha256", "skipped"}.isdisjoint(self.flaw)
+        """Returns True if the value is not stored: of a large record, or one that was skipped or erased."""
+        return self.flaw is not None and not {"sha256", "skipped", "erased"}.isdisjoint(self.flaw)
 
 
 class WaitingLetter(NamedTuple):

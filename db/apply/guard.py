@@ -49,6 +49,8 @@ class Lanes(NamedTuple):
     """An event of the queue that was set aside is due for a retry."""
     deaths: Mapping[EventPlace, HandlerDeaths] = MappingProxyType({})
     """Events in whose handlers processes ended."""
+    newest_erasure: int = 0
+    """The id of the newest erasure of any entity; 0: none."""
 
 
 class LaneStep(NamedTuple):
@@ -85,6 +87,7 @@ READ_LANES = Statement(
            (SELECT jsonb_agg(jsonb_build_array(d.topic, d.topic_id, d.partition, d."offset",
                                                d.deaths, d.timed_out, d.how))
             FROM sluice.handler_deaths d WHERE d.queue = $1),
+           (SELECT coalesce(max(x.id), 0)::bigint FROM sluice.erasures x),
            l.topic, l.partition, l.applied_offset
     FROM sluice.queues q
     JOIN sluice.entities e ON e.entity = q.entity
@@ -100,7 +103,7 @@ def read_lanes(session: Session, queue: str) -> Lanes:
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
-    epoch, shards, topic_ids, failures, retry_is_due, deaths = rows[0][:6]
+    epoch, shards, topic_ids, failures, retry_is_due, deaths, newest_erasure = rows[0][:7]
     applied = {(topic, partition): offset for *_, topic, partition, offset in rows if topic is not None}
     return Lanes(
         epoch,
@@ -110,6 +113,7 @@ def read_lanes(session: Session, queue: str) -> Lanes:
         failures and QueueFailures(*failures),
         retry_is_due,
         {EventPlace(*row[:4]): HandlerDeaths(*row[4:]) for row in deaths or ()},
+        newest_erasure,
     )
 
 

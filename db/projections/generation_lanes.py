@@ -10,7 +10,7 @@ from sluice.runtime.place import Place
 
 FOLDED = "folded"
 UNKNOWN = "unknown"  # nothing is remembered of the record
-PASSED = (Outcome.DUPLICATE, Outcome.DEAD, Outcome.WAITING, Outcome.CONFLICT, UNKNOWN)
+PASSED = (Outcome.DUPLICATE, Outcome.DEAD, Outcome.WAITING, Outcome.CONFLICT, UNKNOWN, Outcome.ERASED)
 """Why a record is passed over: live did not apply it either."""
 
 NOTHING_APPLIED = -1

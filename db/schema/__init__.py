@@ -3,6 +3,7 @@
 from sluice.db.schema import (
     admin,
     dead_letters,
+    erasures,
     installation,
     outbox,
     progress,
@@ -16,6 +17,7 @@ __all__ = [
     "SCHEMA",
     "admin",
     "dead_letters",
+    "erasures",
     "installation",
     "metadata",
     "outbox",

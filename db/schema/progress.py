@@ -79,6 +79,11 @@ partition_progress = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+
+def _counter(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
 lane_progress = Table(
     "lane_progress",
     metadata,
@@ -87,9 +92,10 @@ lane_progress = Table(
     Column("queue", Text, ForeignKey(queues.c.queue), nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("applied_offset", BigInteger, nullable=False),
-    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in OUTCOMES),
-    Column("call_conflict", BigInteger, nullable=False, server_default=text("0")),
-    Column("without_id", BigInteger, nullable=False, server_default=text("0")),
+    *(_counter(name) for name in OUTCOMES if name != Outcome.ERASED),
+    _counter("call_conflict"),
+    _counter("without_id"),
+    _counter(Outcome.ERASED),
     PrimaryKeyConstraint("topic", "partition", "queue", "epoch"),
     # Rewritten by every batch: room for HOT updates.
     postgresql_with={"fillfactor": "30"},

@@ -87,6 +87,7 @@ generation_lanes = Table(
     Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
     # The last transaction that wrote the lane here and not into the live one: older snapshots lack its rows.
     Column("filled_xid", BigInteger),
+    Column("passed_erased", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
     generation_key("generation_lanes_generation_fkey"),
     # Rewritten by every chunk: room for HOT updates.

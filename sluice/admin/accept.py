@@ -19,6 +19,7 @@ from sluice.db.admin.rerouting import (
     read_watermarks_of,
     restart_topic,
 )
+from sluice.db.apply.erasures import lower_log_ends
 from sluice.db.connection import Session
 from sluice.db.delivery.partition_reads import PartitionRead, clear_stops, read_partition_reads
 from sluice.db.delivery.progress import Assignment, read_assignments
@@ -216,6 +217,7 @@ def accept_topic(
         epoch = raise_epoch(session, before.entity, shards)
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
+        lower_log_ends(session, wanted.topic_id, {number: log.end for number, log in logs.items()})
         # What they hold of the topic was read from another log, and where they are says nothing of this one.
         ended = detach_generations(
             session, f"topic {topic} was accepted: it is read from its log's beginning"

@@ -25,7 +25,7 @@ from sluice.db.admin.letters import (
 )
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import Fault, whose_fault
-from sluice.db.records import RECORD_SKIPPED, LetterState, Outcome
+from sluice.db.records import ENTITY_ERASED, RECORD_SKIPPED, LetterState, Outcome
 from sluice.kafka_io.whole_record import read_whole_record
 from sluice.runtime.handler_watch import set_limits
 from sluice.tasks.letter_redriver import Redriven
@@ -197,7 +197,11 @@ def redrive_keyless(
 
 
 def require_redrivable(letter: WholeLetter) -> None:
-    """Raises OperationRefused for the letter of a skipped record: there is nothing to apply."""
+    """Raises OperationRefused for a letter of a skipped record or an erased entity: nothing is stored."""
+    if letter.error_class == ENTITY_ERASED:
+        raise OperationRefused(
+            f"{letter.id} was erased with its entity: nothing of it is stored, and its record is passed over"
+        )
     if letter.error_class == RECORD_SKIPPED:
         raise OperationRefused(
             f"{letter.id} is a record that was skipped and never read: have its event produced again, then"

@@ -20,6 +20,7 @@ from sluice.kafka_io.partition_reader import RecordUnreadable
 from sluice.kafka_io.record_types import Record
 from sluice.runtime.skipped_range import next_unskipped
 from sluice.tasks.api import Emit, Topic
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.events.decode import Decoded, decode, former_identity
 from sluice.tasks.events.identity import event_identity, record_identity
 from sluice.tasks.events.routing import queue_name, shard_of
@@ -41,7 +42,8 @@ class Trace:
     type: str | None
     entity: str
     key: str | None
-    queue: str
+    queue: str | None
+    """None of an erased entity, whose key is not shown."""
     outcome: str | None
     """Of the record that counts under the identity; None: nothing is known of it."""
     processed_at: str | None
@@ -126,6 +128,8 @@ def trace(
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
     known = _read_known(session, topic, decoded)
+    if _is_erased(session, topic, decoded, known):
+        return _erased(topic, decoded, known)
     shards, _ = read_routing(session, topic.entity.name) or (topic.entity.shards, 1)
     queue = queue_name(topic.entity.name, shard_of(record.key if decoded.entity_key else None, shards))
     error = decoded.error or planned.error or next((run.error for run in planned.runs if run.error), None)
@@ -150,11 +154,38 @@ def trace(
     return found
 
 
+def _is_erased(session: Session, topic: Topic, decoded: Decoded, known: TracedEvent | None) -> bool:
+    erasures = Erasures(session)
+    erasures.refresh()
+    first = None if known is None else (known.topic_id, known.partition, known.offset)
+    return bool(erasures.find(topic.entity.name, [(decoded, first)]))
+
+
+def _erased(topic: Topic, decoded: Decoded, known: TracedEvent | None) -> Trace:
+    """Says that the entity was erased, without its key and without what came of the event before."""
+    return Trace(
+        topic.name,
+        decoded.partition,
+        decoded.record.offset,
+        decoded.identity,
+        event_id=None,
+        type=decoded.type,
+        entity=topic.entity.name,
+        key=None,
+        queue=None,
+        outcome=Outcome.ERASED,
+        processed_at=known.processed_at.isoformat() if known else None,
+        repeats=None,
+        error=None,
+    )
+
+
 def _follow(session: Session, planned: Planned, found: Trace) -> None:
     for table, key in dict.fromkeys(touched_rows(planned)):
         there, version = read_version(session, RowStatements(table), key)
         found.rows.append({"table": str(table.name), "key": key, "there": there, "version": version})
     emits = list(_emits(planned))
+    assert found.queue is not None
     waiting = tracing.read_waiting_emits(session, found.queue, [event_id for event_id, _ in emits])
     applied = found.outcome == Outcome.APPLIED
     for event_id, emit in emits:

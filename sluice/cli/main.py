@@ -35,6 +35,7 @@ COMMANDS = {
     "accept": "sluice.cli.reroute:accept",
     "skip": "sluice.cli.skip:skip",
     "reshard": "sluice.cli.reroute:reshard",
+    "erase": "sluice.cli.erase:erase",
     "verify": "sluice.cli.verify:verify",
     "trace": "sluice.cli.trace:trace",
     "outbox": "sluice.cli.outbox:outbox_app",

@@ -28,7 +28,7 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     Watermark: every record below it has an outcome.
     Lag: records between it and the end of the log.
 
-    Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored.
+    Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored, erased.
     Call conflict: a call not made, since its key had other arguments before.
     Worker: who holds the queue's lease; one with -Q holds none, see `sluice workers`.
     A table leaves out what nowhere occurred, --json does not.

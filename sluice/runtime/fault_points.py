@@ -34,6 +34,8 @@ POINTS = frozenset(
         "swap.before",  # everything looked at, no lock taken
         "swap.before_commit",  # view replaced
         "swap.committed",
+        "erase.before_commit",
+        "erase.committed",  # what is settled is still there
     }
 )
 ACTIONS = frozenset({"kill", "stop", "raise"})

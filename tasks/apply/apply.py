@@ -21,6 +21,7 @@ from sluice.tasks.apply.batch_writer import BatchWriter
 from sluice.tasks.apply.chunks import Chunk, Claims, MessageEvents, reached
 from sluice.tasks.apply.circuit_breaker import FAILED, SUCCEEDED, BreakerState, judge_batch
 from sluice.tasks.apply.death_log import DeathLog, describe_place
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.failure_counts import FailureCounts
 from sluice.tasks.apply.generation_stops import GenerationBroken, stop_broken
 from sluice.tasks.apply.generation_writer import GenerationWriter
@@ -83,6 +84,7 @@ class Applier:
         self._failures = FailureCounts(session)
         self._generation_writer = GenerationWriter(session, registry)
         self._deaths = DeathLog()
+        self._erasures = Erasures(session)
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
@@ -156,8 +158,7 @@ class Applier:
         if not chunk.slices:
             return Applied(Counter(), Counter())
         with self._session.transaction():
-            row = guard.lock_queue(self._session, queue)
-            if row is None:
+            if (row := guard.lock_queue(self._session, queue)) is None:
                 raise DeploymentBroken(f"queue {queue} has no row: run `sluice init`")
             faults.reach("apply.begun")
             lanes = guard.read_lanes(self._session, queue)
@@ -225,12 +226,14 @@ class Applier:
     ) -> list[EventResult]:
         """Settles the first of the events, mostly all, and moves their lanes."""
         snapshot = self._generation_writer.read_projection_snapshot(queue)
+        self._erasures.refresh(lanes.newest_erasure)
         limit = None if lanes.failures is None else lanes.failures.batch_limit
         writer = BatchWriter(
             self._session,
             queue=queue,
             entity=queue.rpartition(".")[0],
             snapshot=snapshot,
+            erasures=self._erasures,
             set_aside=self._set_aside,
             limit=limit,
         )

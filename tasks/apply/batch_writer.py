@@ -6,6 +6,8 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
+from sqlalchemy import Table
+
 from sluice.db.connection import Session
 from sluice.db.errors import (
     DeploymentBroken,
@@ -17,6 +19,7 @@ from sluice.db.errors import (
 from sluice.db.projections.generations import ProjectionSnapshot, SyncedGeneration
 from sluice.db.records import Outcome
 from sluice.tasks.apply.chunks import HANDLER_BUDGET_SECONDS
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO, LetterNotStored
 from sluice.tasks.apply.generation_stops import GenerationBroken
 from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
@@ -58,11 +61,13 @@ class BatchWriter:
         queue: str,
         entity: str,
         snapshot: ProjectionSnapshot,
+        erasures: Erasures,
         redriving: bool = False,
         set_aside: SetAside | None = None,
         limit: int | None = None,
     ) -> None:
         """`snapshot`: the generations as read under the lock; the live ones are written here.
+        `erasures`: as of the same moment.
 
         `redriving`: these are letters of one entity, which are applied although they are known and it is
         parked. Letters and identities are then left to the caller, who knows what they were.
@@ -72,21 +77,25 @@ class BatchWriter:
         self._queue = queue
         self._entity = entity
         self._snapshot = snapshot
+        self._erasures = erasures
         self._held: dict[str, set[str]] = {}
         """Projection → keys whose events wait for it since this transaction."""
         self._redriving = redriving
         self._set_aside = set_aside
         self._limit = limit
         self._locks = AbsentKeyLocks()
+        # Tables whose rows changed, and those that events wrote by other keys than theirs, or tried to.
+        self._changed_tables: set[Table] = set()
+        self._other_tables: set[Table] = set()
 
     def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
         """Writes what becomes of the events, or of the first of them. Returns their results.
 
         Raises what Postgres refuses. Event by event it raises only what is no event's fault.
         """
-        if singly:
-            return self._settle_singly(events)
-        return self._settle(self._store(), events)
+        settled = self._settle_singly(events) if singly else self._settle(self._store(), events)
+        self._erasures.tables.note(self._entity, self._changed_tables, self._other_tables)
+        return settled
 
     def _settle(self, store: FoldIO, events: Sequence[Planned]) -> list[EventResult]:
         memory = store.load(events)
@@ -94,6 +103,8 @@ class BatchWriter:
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
         folded = fold(events, memory, lambda: time.monotonic() >= until)
         store.write_back(self._queue, memory, folded)
+        self._changed_tables |= store.changed_tables
+        self._other_tables |= memory.other_tables
         self._session.defer(CHECK_CONSTRAINTS)
         self._held = memory.held
         return folded.settled
@@ -229,6 +240,7 @@ class BatchWriter:
             self._entity,
             self._snapshot,
             self._redriving,
+            erasures=self._erasures,
             held=self._held,
             faults=faults,
             locks=self._locks,

@@ -1,11 +1,12 @@
 """Between the live fold and Postgres: identities, effects, letters and rows, loaded and written back."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 from uuid import UUID
 
 import psycopg2
+from sqlalchemy import Table
 
 from sluice.db.apply import dead_letters, identities, outgoing
 from sluice.db.apply.projection_letters import insert_projection_letters, load_held
@@ -15,11 +16,12 @@ from sluice.db.projections.generations import ProjectionSnapshot, SyncedGenerati
 from sluice.db.records import Outcome, ProcessedRow
 from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 from sluice.runtime.settings import read_source
+from sluice.tasks.apply.erasures import Erasures, place_of
 from sluice.tasks.apply.letter_rows import dead_letter_row, projection_letter_row
 from sluice.tasks.apply.row_store import AbsentKeyLocks, RowStore
 from sluice.tasks.events.event_fault import EventFault
 from sluice.tasks.fold.decision import effect_key
-from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
+from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState, RecordPlace
 from sluice.tasks.fold.plan import Planned, called_effects
 
 
@@ -41,6 +43,7 @@ class FoldIO:
         snapshot: ProjectionSnapshot,
         redriving: bool = False,
         *,
+        erasures: Erasures,
         held: Mapping[str, Set[str]] = MappingProxyType({}),
         faults: Mapping[str, EventFault] = MappingProxyType({}),
         locks: AbsentKeyLocks | None = None,
@@ -52,6 +55,7 @@ class FoldIO:
         refuses what projections make of the only event. `locks`: those of the transaction. `cut_letters`:
         letters are stored without their values.
         """
+        self._erasures = erasures
         self._session = session
         self._entity = entity
         self._snapshot = snapshot
@@ -68,13 +72,18 @@ class FoldIO:
         """Names of the tables whose rows `write_back` wrote."""
         return self._rows.written_tables
 
+    @property
+    def changed_tables(self) -> set[Table]:
+        """The same as they are declared, with those from which rows were deleted."""
+        return self._rows.changed_tables
+
     def load(self, events: Sequence[Planned]) -> FoldState:
         """Identities, effect keys and locked rows that these events are known to need."""
         memory = FoldState(
             self._rows.load_row, self._load_effect, left=self._snapshot.left, faults=self._faults
         )
         wanted = list({planned.decoded.identity for planned in events})
-        own = {p.decoded.identity: _place(p) for p in events} if self._redriving else {}
+        own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
         for identity, *where, is_old in identities.load_identities(self._session, wanted):
             known = FirstSeen(*where)
             # Its own row says that it died or waits. That is what is to change.
@@ -85,6 +94,8 @@ class FoldIO:
         keys = sorted({p.decoded.entity_key for p in events if p.decoded.entity_key is not None})
         if not self._redriving:
             memory.parked = dead_letters.load_parked(self._session, self._entity, keys)
+            if self._erasures.may_have(self._entity):
+                memory.erased = self._find_erased(events, memory)
         memory.held = {name: set(of) for name, of in self._held.items()}
         for name, synced in self._snapshot.fed.items():
             if synced.has_letters:
@@ -96,10 +107,20 @@ class FoldIO:
             for planned in events
             if planned.decoded.identity not in memory.identities
             and planned.decoded.entity_key not in memory.parked
+            and (not memory.erased or place_of(planned.decoded) not in memory.erased)
         ]
         self._load_effects(fresh, memory)
         memory.rows = self._rows.load(fresh, memory.left)
         return memory
+
+    def _find_erased(self, events: Sequence[Planned], memory: FoldState) -> set[RecordPlace]:
+        first = {identity: seen[1:] for identity, seen in memory.identities.items()}
+        known = [(one.decoded, first.get(one.decoded.identity)) for one in events]
+        places = self._erasures.find(self._entity, known)
+        erased = {one.identity for one, _ in known if place_of(one) in places}
+        # The age of an erased event does not begin anew.
+        self._renewed = [identity for identity in self._renewed if identity not in erased]
+        return places
 
     def write_back(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
         """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
@@ -139,23 +160,24 @@ class FoldIO:
         }
         if keys:
             memory.effect_keys.update(dict.fromkeys(keys))
-            memory.effect_keys.update(outgoing.load_effects(self._session, sorted(keys)))
+            memory.effect_keys.update(self._load_known_effects(keys))
 
     def _load_effect(self, key: str) -> UUID | None:
-        return outgoing.load_effects(self._session, [key]).get(key)
+        return self._load_known_effects([key]).get(key)
 
-
-def _place(planned: Planned) -> tuple[str, int, int]:
-    decoded = planned.decoded
-    return decoded.topic_id, decoded.partition, decoded.record.offset
+    def _load_known_effects(self, keys: Collection[str]) -> dict[str, UUID]:
+        """Fingerprints of the keys that are taken, also by calls that were erased since."""
+        stand_ins = self._erasures.stand_ins(keys)
+        found = outgoing.load_effects(self._session, sorted([*keys, *stand_ins]))
+        return {stand_ins.get(key, key): fingerprint for key, fingerprint in found.items()}
 
 
 def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
-    """What is remembered of an event."""
+    """What is remembered of an event; of one that was erased not its id, which may hold the key."""
     decoded = settled.planned.decoded
     return ProcessedRow(
         decoded.identity,
-        decoded.event_id,
+        None if outcome is Outcome.ERASED else decoded.event_id,
         decoded.data_hash,
         outcome,
         decoded.topic,

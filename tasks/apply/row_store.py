@@ -43,6 +43,7 @@ class RowStore:
     ) -> None:
         """`generations`: projection → the one whose rows these are. `locks`: those of the transaction."""
         self.written_tables: set[str] = set()
+        self.changed_tables: set[Table] = set()
         self._session = session
         self._locks = locks or AbsentKeyLocks()
         self._generations = generations
@@ -73,6 +74,7 @@ class RowStore:
         for (table, key), row in wanted.items():
             if row is not self._loaded[table, key]:
                 changed[table][key] = row
+        self.changed_tables |= changed.keys()
         for table in sorted(changed, key=lambda table: table.name):
             self._write_table(table, changed[table])
 

@@ -155,6 +155,8 @@ class Decision:
     def write(self, run: HandlerRun, write: Insert | Upsert | Merge | Increment | Delete) -> None:
         """One write. Raises _Ended where it took no effect, Conflict where it contradicts the row."""
         table, key = write.table, cast(str, write.key)
+        if key != self.decoded.entity_key is not None:
+            self.memory.other_tables.add(table)
         try:
             result, after = apply_write(shape_of(table), self.row(table, key), write, run.event)
         except ValueRefused as refused:

@@ -49,6 +49,10 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     known = memory.identities.get(decoded.identity)
     if known == here:
         return EventResult(planned, None, first=known)
+    if memory.erased and here[1:] in memory.erased:
+        # Before everything that would store the record: a conflict, a letter, what waits.
+        memory.identities.setdefault(decoded.identity, here)
+        return EventResult(planned, Outcome.ERASED, first=known)
     if known is not None and known.data_hash == here.data_hash:
         return EventResult(planned, Outcome.DUPLICATE, first=known)
     if known is not None:

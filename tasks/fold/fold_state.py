@@ -1,8 +1,8 @@
 """What a fold knows, and what it comes to: rows and identities in memory, outcomes, rows to write. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Table
@@ -15,6 +15,8 @@ from sluice.tasks.fold.versioned_row import Row
 
 T = TypeVar("T")
 
+RecordPlace: TypeAlias = tuple[str, int, int]
+"""Where a record stands: topic id, partition, offset."""
 
 TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
 """Outcomes of events that live applied, whatever came of it: every generation applies these, no others."""
@@ -107,6 +109,10 @@ class FoldState:
     """Projections that are not folded: nothing is fed to their live generation."""
     faults: Mapping[str, EventFault] = field(default_factory=dict)
     """Projection → why Postgres refuses what it makes of the one event that is folded."""
+    erased: Collection[RecordPlace] = ()
+    """Records of erased entities: they are passed over."""
+    other_tables: set[Table] = field(default_factory=set)
+    """Tables with a write whose key is not that of the event."""
 
     def row(self, table: Table, key: str) -> Row:
         """The row as of now."""

@@ -7,14 +7,17 @@ from sluice.db.apply.projection_letters import copy_dropped, read_dropped, read_
 from sluice.db.connection import Session
 from sluice.db.errors import DeploymentBroken
 from sluice.db.projections.generation_lag import PartitionSnapshot
+from sluice.db.projections.generation_records import Known
 from sluice.db.projections.generations import SyncedGeneration
 from sluice.kafka_io.partition_reader import LogIncomplete
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.tasks.api import Topic
 from sluice.tasks.apply.circuit_breaker import SUCCEEDED, WINDOW
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.generation_feed import Refuse, apply_to_generation
 from sluice.tasks.apply.generation_stops import count_failures
 from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.fold.fold_state import RecordPlace
 from sluice.tasks.fold.plan import Planned
 from sluice.tasks.rebuild.rebuild_lane import RebuildLane
 
@@ -55,6 +58,14 @@ def pass_over_dropped(session: Session, synced: SyncedGeneration, events: Iterab
     if dropped:
         copy_dropped(session, *place)
     return dropped
+
+
+def find_erased(
+    erasures: Erasures, snapshot: PartitionSnapshot, found: Sequence[tuple[Decoded, Known | None]]
+) -> set[RecordPlace]:
+    """Returns the places of records that an erasure covers. Under the lane's lock, which it takes, too."""
+    erasures.refresh()
+    return erasures.find(snapshot.entity, [(one, known and known[2:5]) for one, known in found])
 
 
 def decode_whole(read_whole: ReadWhole, topic: Topic, cut: Decoded) -> Decoded:

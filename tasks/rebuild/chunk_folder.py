@@ -18,13 +18,14 @@ from sluice.db.records import Outcome
 from sluice.kafka_io.record_types import Record
 from sluice.kafka_io.whole_record import ReadWhole
 from sluice.runtime.place import EventPlace, Place
+from sluice.tasks.apply.erasures import Erasures, place_of
 from sluice.tasks.apply.generation_repeats import Holding, find_holdings, is_displaced
 from sluice.tasks.apply.suspects import find_fault
 from sluice.tasks.events.decode import Decoded, decode, former_identity
 from sluice.tasks.fold.fold_state import FirstSeen
 from sluice.tasks.fold.plan import Planned, plan_projection
 from sluice.tasks.fold.registry import Registry
-from sluice.tasks.rebuild.chunk_feed import decode_whole, feed_chunk, pass_over_dropped
+from sluice.tasks.rebuild.chunk_feed import decode_whole, feed_chunk, find_erased, pass_over_dropped
 from sluice.tasks.rebuild.known_records import load_known
 from sluice.tasks.rebuild.rebuild_lane import (
     REPEATED,
@@ -60,6 +61,7 @@ class ChunkFolder:
     ) -> None:
         """`deaths`: the events in whose handlers a process ended, in this generation."""
         self._session = session
+        self._erasures = Erasures(session)
         self._registry = registry
         self._table = table
         self._place = place
@@ -75,11 +77,11 @@ class ChunkFolder:
         """
         synced, (lane, chunk, _) = snapshot.synced, where
         records = lane.records[: chunk.records]
-        found = self._load(snapshot, records)
+        found, erased = self._load(snapshot, records)
+        counts = Counter({Outcome.ERASED.value: len(erased)})
         dropped = pass_over_dropped(self._session, synced, [one for one, _ in found])
         own = {one.identity: one.record.offset for one, known in found if is_own(one, known)}
         taken_again = self._take_repeats(snapshot, where, found, own.keys())
-        counts: Counter[str] = Counter()
         taken = []
         for one, known in found:
             became = judge_record(one, known)
@@ -94,19 +96,23 @@ class ChunkFolder:
         feed_chunk(self._session, self._registry.topics, snapshot, lane, taken, refuse, singly=singly)
         span = Span(self._place, lane.queue, lane.applied, chunk.reaches)
         insert_span(self._session, synced.projection, synced.generation, span, list(own.values()))
-        self._forget_deaths(one for one, _ in found)
+        self._forget_deaths([*erased, *(one for one, _ in found)])
         return counts
 
     def _load(
         self, snapshot: PartitionSnapshot, records: Sequence[Record]
-    ) -> list[tuple[Decoded, Known | None]]:
+    ) -> tuple[list[tuple[Decoded, Known | None]], list[Decoded]]:
+        """Returns the records with what is remembered of them, and those that were erased."""
         decoded = [decode(self._topic, snapshot.topic_id, self._place[1], record) for record in records]
         found = load_known(self._session, snapshot.synced, self._registry.topics, decoded)
+        places = find_erased(self._erasures, snapshot, found)
+        erased = [one for one, _ in found if place_of(one) in places] if places else []
+        found = [pair for pair in found if place_of(pair[0]) not in places] if places else found
         for number, (one, known) in enumerate(found):
             if needs_whole(one, known):
                 whole = decode_whole(self._read_whole, self._topic, one)
                 [found[number]] = load_known(self._session, snapshot.synced, self._registry.topics, [whole])
-        return found
+        return found, erased
 
     def _take_repeats(
         self,

@@ -6,7 +6,7 @@ from psycopg2.errors import UniqueViolation
 
 from sluice.admin.decisions import OperationRefused
 from sluice.admin.documents import as_json
-from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, patiently
+from sluice.admin.rebuild.generation_locks import COPY_PATIENCE, copying, patiently
 from sluice.db.admin.audit import Decision, insert_audits
 from sluice.db.apply.dead_letters import lock_letter
 from sluice.db.connection import Session
@@ -94,7 +94,11 @@ def take_late_letters(
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
     """The live generation is copied as it is at one cut, with where live is. Raises OperationRefused."""
-    with patiently(session, projection), session.transaction(ONE_SNAPSHOT):
+    with (
+        copying(session, projection),
+        patiently(session, projection),
+        session.transaction(ONE_SNAPSHOT),
+    ):
         session.command(COPY_PATIENCE)
         live = generations.read_projection_snapshot(session)
         number = live.live[projection]

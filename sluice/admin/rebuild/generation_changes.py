@@ -11,7 +11,7 @@ from sluice.admin.rebuild.checkpoints import take_late_letters
 from sluice.admin.rebuild.generation_locks import (
     COPY_PATIENCE,
     Behind,
-    Held,
+    copying,
     lock_all,
     patiently,
     require_generation,
@@ -34,7 +34,6 @@ from sluice.db.projections import (
 from sluice.db.projections.checkpoints import Checkpoint, place_lanes
 from sluice.db.projections.comparison import read_newest_report
 from sluice.db.projections.generation_deaths import forget_process_deaths, read_deaths
-from sluice.db.projections.generation_lag import end_rebuild, try_rebuild
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_filled_xid
 from sluice.db.projections.table_traits import copy_traits
@@ -75,13 +74,8 @@ def begin(
 
     `checkpoint`: it begins as a copy of that one.
     """
-    # Else one would clear away, as left over, what the other has just made.
-    if not try_rebuild(session, f"start {projection}", 0):
-        raise Held(f"somebody else is starting a generation of {projection}")
-    try:
+    with copying(session, projection):
         return _begin(session, registry, projection, rate, compacted_topics, decision, checkpoint)
-    finally:
-        end_rebuild(session, f"start {projection}", 0)
 
 
 def _begin(

@@ -10,7 +10,7 @@ from sluice.admin.operation_wait import NotYet
 from sluice.admin.rebuild.open_transactions import name_transactions
 from sluice.db.connection import Session
 from sluice.db.projections import generation_tables, generations
-from sluice.db.projections.generation_lag import read_lane_states
+from sluice.db.projections.generation_lag import end_rebuild, read_lane_states, try_rebuild
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_lock_holders
 
@@ -59,6 +59,21 @@ def require_generation(
             f" {' or '.join(states)} ({numbers}): name it by --generation"
         )
     return fitting[0]
+
+
+@contextmanager
+def copying(session: Session, projection: str) -> Iterator[None]:
+    """Keeps others from copying tables of a projection: to a new generation, or to a checkpoint. Raises Held.
+
+    One of two starts would clear away, as left over, what the other one has just made. A copy that began
+    before an erasure would bring its rows back.
+    """
+    if not try_rebuild(session, f"start {projection}", 0):
+        raise Held(f"another command is copying or erasing rows of {projection}")
+    try:
+        yield
+    finally:
+        end_rebuild(session, f"start {projection}", 0)
 
 
 def lock_all(session: Session) -> None:

@@ -1,5 +1,6 @@
 """Accepting a topic on a real Postgres: it starts anew under all queue locks, everything else goes on."""
 
+import json
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_every_outcome_read_again_changes_nothing_but_counts_of_repeats(
     assert everything(bench) == before
     # A repeat has no row of its own by which it would be known as the very same record.
     counted = bench.look(f"SELECT * FROM sluice.lane_progress WHERE epoch = 2 AND topic = '{TOPIC}'")
-    assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0, 0)]
+    assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0)]
 
 
 def claim_another_topic_goes_on(bench: Bench, session: Session) -> None:
@@ -154,3 +155,14 @@ def everything(bench: Bench) -> list[list[tuple[Any, ...]]]:
     names = ("dead_letters", "processed_events", "outbox_events", "executed_side_effects", "parked_entities")
     tables = ["public.things", *(f"sluice.{name}" for name in names)]
     return [bench.look(f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables]
+
+
+def test_an_erasure_covers_no_more_than_the_log_has(bench: Bench, session: Session) -> None:
+    ends = {TOPIC_ID: {"0": 1_000, "7": 0}, "other": {"0": 1_000}}
+    bench.look(
+        "INSERT INTO sluice.erasures (entity, key_hash, log_ends)"
+        f" VALUES ('thing', gen_random_uuid(), '{json.dumps(ends)}')"
+    )
+    accept(session)
+    end = LOGS[0].end
+    assert bench.look("SELECT log_ends FROM sluice.erasures") == [({**ends, TOPIC_ID: {"0": end, "7": 0}},)]

@@ -18,6 +18,7 @@ from sluice.db.errors import RowsChanged
 from sluice.db.projections.generations import NO_PROJECTIONS
 from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, shape_of
 from sluice.tasks.api import Delete, Insert, Merge, Read, Upsert
+from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.apply.fold_io import FoldIO
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldResult, FoldState
@@ -56,7 +57,7 @@ def applied(
     try:
         with session.transaction():
             for batch in batches:
-                store = FoldIO(session, ENTITY, NO_PROJECTIONS)
+                store = FoldIO(session, ENTITY, NO_PROJECTIONS, erasures=Erasures(session))
                 memory = store.load(batch)
                 if forgetful:
                     memory.identities.clear()

@@ -1,0 +1,21 @@
+"""The outcome of events whose entities were erased."""
+
+from alembic import op
+
+revision = "0017c"
+down_revision = "0017b"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Admits one more outcome, without reading the table under the lock that stops workers."""
+    op.execute(
+        """
+        ALTER TABLE sluice.processed_events
+            DROP CONSTRAINT processed_events_outcome_known,
+            ADD CONSTRAINT processed_events_outcome_known CHECK (outcome IN (
+                'applied', 'duplicate', 'stale', 'conflict', 'waiting', 'dead', 'ignored', 'erased'
+            )) NOT VALID
+        """
+    )

@@ -1,0 +1,59 @@
+"""Erased entities: hashes of their keys, and where each log ended; and which tables hold an entity's rows."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sluice.db.schema.declarations import metadata
+
+# One row, made by the first erasure and changed by nothing: with another key no erased entity is recognised.
+erasure_key = Table(
+    "erasure_key",
+    metadata,
+    Column(
+        "is_only",
+        Boolean,
+        CheckConstraint("is_only", name="one_row"),
+        primary_key=True,
+        server_default="true",
+    ),
+    Column("key", LargeBinary, CheckConstraint("length(key) = 32", name="key_length"), nullable=False),
+)
+
+# Only added to, under the lock of the row of `erasure_key`: so ids are committed in their order.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("entity", Text, nullable=False),
+    # Keyed hash of entity type and key.
+    Column("key_hash", Uuid, nullable=False),
+    # Of the moment, not of the transaction's beginning.
+    Column("erased_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    # {topic id: {partition: first offset that is not erased}}
+    Column("log_ends", JSONB, nullable=False),
+)
+Index("erasures_key_idx", erasures.c.entity, erasures.c.key_hash)
+
+# Tables that handlers wrote for events of an entity type: by the event's own key, or also by other keys.
+entity_tables = Table(
+    "entity_tables",
+    metadata,
+    Column("entity", Text, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("keyed_otherwise", Boolean, nullable=False),
+    PrimaryKeyConstraint("entity", "table_name"),
+)

@@ -1,0 +1,29 @@
+"""Where the logs of an entity type end: records below are erased with the entity."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import TypeAlias
+
+from sluice.admin.decisions import OperationRefused
+from sluice.kafka_io.log_reader import LogReader
+
+LogEnds: TypeAlias = Mapping[str, tuple[str, Mapping[int, int]]]
+"""Topic → its id, and where each partition ends. Topics that Kafka does not have are missing."""
+ReadLogEnds: TypeAlias = Callable[[Sequence[str]], LogEnds]
+
+
+def read_log_ends(bootstrap_servers: str, topics: Sequence[str]) -> LogEnds:
+    """Reads from Kafka where the logs end, open transactions included. Raises OperationRefused."""
+    with closing(LogReader(bootstrap_servers)) as reader:
+        logs = reader.read_ranges(topics)
+    unread = {f"topic {topic}": why for topic, why in logs.unreadable_topics.items()}
+    unread |= {f"{topic}[{number}]": why for (topic, number), why in logs.unreadable.items()}
+    if unread:
+        said = "; ".join(f"{what}: {why}" for what, why in sorted(unread.items()))
+        raise OperationRefused(
+            f"Kafka does not say where all logs end ({said}): nothing was erased, try again"
+        )
+    ends: dict[str, dict[int, int]] = {topic: {} for topic in logs.topic_ids}
+    for (topic, number), found in logs.ranges.items():
+        ends[topic][number] = found.end if found.log_end is None else max(found.end, found.log_end)
+    return {topic: (logs.topic_ids[topic], ends[topic]) for topic in ends}

@@ -1,0 +1,83 @@
+"""`sluice erase`: the command, and what it prints before it asks and afterwards."""
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from sluice.admin.connection import connected, read_environment
+from sluice.admin.decisions import decide
+from sluice.admin.erase import Erased
+from sluice.admin.erase import erase as erase_entity
+from sluice.admin.erased_logs import read_log_ends
+from sluice.cli.confirmation import DryRun, Yes, require_confirmation
+from sluice.cli.output import say, say_document
+from sluice.cli.printing import AsJson
+
+
+def erase(
+    entity: Annotated[str, typer.Argument(metavar="ENTITY", help="The entity type.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The entity: its record key.")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why; kept in sluice.audit with who and when, without the key.")
+    ] = "erasure was requested",
+    table: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="Delete the row of KEY in this table as well. May be repeated."),
+    ] = None,
+    patience: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to wait for outgoing events to be sent and calls to end."),
+    ] = 30.0,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json_: AsJson = False,
+) -> None:
+    """Erase what Sluice holds of one entity. It cannot be taken back.
+
+    Deletes the rows of KEY in all tables that events of ENTITY write by their
+    own keys, in all generations and checkpoints; its letters, its settled calls,
+    and the key wherever Sluice noted it. Unparks the entity. Prints the tables,
+    and everything else, that it does not search.
+
+    Records of the entity that are in Kafka now are passed over from then on,
+    also by a rebuild and after `accept`. Newer records are applied. The records
+    themselves stay in Kafka: delete them there.
+
+    Refused while an outgoing event or a call of the entity is not settled.
+    Run every worker with this version of Sluice before the first erasure.
+
+    Example: sluice erase customer 4711 --reason "request 17" --dry-run
+    """
+    _, registry, urls = read_environment()
+    ends = partial(read_log_ends, urls.kafka_bootstrap_servers)
+    decision = decide("erase", reason)
+    report = partial(say, err=True)
+    with connected("sluice erase") as session:
+        run = partial(
+            erase_entity, session, registry, ends, entity, key, decision,
+            tables=table or (), patience_seconds=patience, waiting=report,
+        )  # fmt: skip
+        found = run(dry_run=True)
+        if not dry_run:
+            if not as_json_:
+                report(*erased_lines(found, dry_run=True))
+            require_confirmation("All this is deleted and cannot be brought back.", yes=yes)
+            found = run()
+    if as_json_:
+        say_document({"dry_run": dry_run, **found.document()})
+    else:
+        say(*erased_lines(found, dry_run=dry_run))
+
+
+def erased_lines(found: Erased, *, dry_run: bool) -> list[str]:
+    """What is erased, by table, and what is not searched."""
+    rows = [f"  {table}: {count}" for table, count in sorted(found.rows.items()) if count]
+    name = found.entity if dry_run else f"{found.entity} {found.erased}"
+    said = "would be erased" if dry_run else "is erased"
+    return [
+        f"{name} {said}; rows:",
+        *(rows or ["  none"]),
+        "not searched:",
+        *(f"  {sentence}" for sentence in found.not_searched),
+    ]

@@ -1,0 +1,121 @@
+"""An entity to erase, all that may name it, and a search for its key in every column of every table."""
+
+import json
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, Column, MetaData, String, create_engine
+
+from sluice.admin.erase import Erased, erase
+from sluice.admin.erased_logs import LogEnds
+from sluice.db.admin.audit import Decision
+from sluice.db.tables import entity_table
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.api import Call, Delete, Effect, Event, Increment, Upsert, handles
+from sluice.tasks.fold.registry import Registry, collect_modules
+from tests.db.tasks import applying, projecting
+from tests.db.tasks.applying import TOPIC, TOPIC_ID, Thing, made, notify
+from tests.db.tasks.projecting import Bench, create
+
+KEY = "ann-4711"
+WHO = Decision("somebody", "erase", f"request of {KEY}")
+
+
+marks = MetaData()
+moods = entity_table(
+    "moods", marks, Column("mood_id", String(300), primary_key=True), Column("said", String), deletable=True
+)
+sums = entity_table(
+    "sums",
+    marks,
+    Column("sum_id", String(300), primary_key=True),
+    Column("n", BigInteger, nullable=False, default=0),
+    counters=("n",),
+)
+
+
+@handles("thing.set")
+def mail(event: Event[Thing]) -> Iterator[Effect]:
+    """A call that is made once, and a row by another key than the event's."""
+    yield Call("notify", once=f"mail:{event.key}", args={"to": event.key})
+    yield Increment(sums, "all", {"n": 1})
+
+
+@handles("mood.set")
+def set_mood(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """A row that can be deleted."""
+    yield Upsert(moods, event.key, {"said": f"{event.key} said {event.id}"})
+
+
+@handles("mood.gone")
+def drop_mood(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Its deletion."""
+    yield Delete(moods, event.key)
+
+
+def registry(revision: int = 1, *, mended: bool = False) -> Registry:
+    """The application with a projection, with two more tables and more handlers."""
+    code = projecting.registry(revision, mended=mended)
+    module = ModuleType("erasing")
+    vars(module).update(mail=mail, set_mood=set_mood, drop_mood=drop_mood, notify=notify, moods=moods)
+    module.topics = tuple(code.topics.values())  # type: ignore[attr-defined]
+    more = collect_modules([module])
+    for kind, entries in more.handlers.items():
+        code.handlers[kind] = (*code.handlers.get(kind, ()), *entries)
+    code.metadatas = [*code.metadatas, marks]
+    code.tables.update(applying.registry().tables | more.tables)
+    return code
+
+
+def erase_key(bench: Bench, key: str = KEY, *, until: int | None = None, **more: Any) -> Erased:
+    """Erases a thing; Kafka's log ends behind the last record, or at `until`."""
+    end = until if until is not None else max((record.offset for record in bench.log), default=-1) + 1
+
+    def read_ends(topics: Sequence[str]) -> LogEnds:
+        return {TOPIC: (TOPIC_ID, {0: end})}
+
+    options = {"patience_seconds": 0.0, **more}
+    return erase(bench.looking, bench.registry, read_ends, "thing", key, WHO, **options)
+
+
+def sent(bench: Bench) -> None:
+    """As if relay and effects worker had run."""
+    bench.look("DELETE FROM sluice.outbox_events")
+    bench.look(
+        "UPDATE sluice.executed_side_effects SET state = 'succeeded', settled_at = now(),"
+        " response = jsonb_build_object('for', entity_key) WHERE state = 'pending'"
+    )
+
+
+def mentions(bench: Bench, key: str = KEY) -> list[str]:
+    """Returns each column of each table in which the key stands, as text, JSON or bytes."""
+    columns = bench.look(
+        "SELECT table_schema, table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema IN ('sluice', 'public') ORDER BY 1, 2, ordinal_position"
+    )
+    patterns = (key, json.dumps(key)[1:-1], key.encode().hex())
+    found = []
+    for schema, table, column in columns:
+        where = " OR ".join(f"strpos(\"{column}\"::text, '{one}') > 0" for one in patterns)
+        ((count,),) = bench.look(f'SELECT count(*) FROM {schema}."{table}" WHERE {where}')
+        if count:
+            found.append(f"{schema}.{table}.{column}: {count}")
+    return found
+
+
+def of(key: str, offset: int, **more: Any) -> Record:
+    """`thing.set` of a key, whose id, name and amount are told by the offset."""
+    return made(offset, "thing.set", key, event_id=f"{key}:{offset}", amount=offset, **more)
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    create(database_url)
+    engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
+    marks.create_all(engine)
+    engine.dispose()
+    made_bench = Bench(database_url, registry())
+    yield made_bench
+    made_bench.close()

@@ -1,0 +1,94 @@
+"""`sluice erase` on real services: late and newer records, a rebuild, `trace` and `audit` afterwards."""
+
+import json
+from typing import Any
+
+import pytest
+
+from examples.shop.generate import OutgoingRecord
+from examples.shop.tables import billing_line_items, transactions
+from tests.harness.deployment import Deployment
+from tests.system.conftest import MakeDeployment
+from tests.system.tasks.rebuilding import PROJECTION, lines_of, payments
+
+KEY = "pay-3"
+WHY = ("--reason", f"request of {KEY}")
+
+
+@pytest.fixture
+def deployment(make_deployment: MakeDeployment) -> Deployment:
+    """Ten payments are applied. Bridge, relay, rebuilds and beat run, and no worker."""
+    made = make_deployment(partitions=2)
+    made.run.start_bridge()
+    worker = made.run.start_worker(made.queues("payment"))
+    made.produce(payments(0, 10))
+    made.wait_settled()
+    worker.stop()
+    made.run.start_relay()
+    made.run.start_rebuilds()
+    made.run.start_beat()
+    return made
+
+
+def paid(number: int) -> OutgoingRecord:
+    """One more payment of the entity, which its table takes only if there is none."""
+    data = {"account_id": "acc", "amount_cents": 1_000 + number}
+    return OutgoingRecord(
+        "payments", KEY, {"event_id": f"{number} of {KEY}", "type": "payment.received", "data": data}
+    )
+
+
+def document(deployment: Deployment, *words: str) -> Any:
+    return json.loads(deployment.run.run_sluice(*words, "--json"))
+
+
+def test_what_is_erased_does_not_come_back_and_what_is_new_does(deployment: Deployment) -> None:
+    # In Kafka, and applied by no worker yet.
+    deployment.produce([paid(1), OutgoingRecord("payments", KEY, {"about": KEY})])
+    planned = deployment.run.run_sluice("erase", "payment", KEY, *WHY, "--dry-run")
+    assert "payment would be erased" in planned
+    refused = deployment.run.sluice("erase", "payment", KEY, *WHY)
+    assert (refused.returncode, b"say --yes" in refused.stderr) == (2, True)
+    assert KEY in deployment.rows(transactions)
+
+    done = document(deployment, "erase", "payment", KEY, *WHY, "--yes")
+    rows = {name: count for name, count in done["rows"].items() if count}
+    assert rows == {"transactions": 1, f"{PROJECTION}_g1": 1}
+    assert KEY not in json.dumps(done)
+    audits = deployment.run.run_sluice("audit", "ls", "--json")
+    assert (KEY in audits, done["erased"] in audits) == (False, True)
+
+    deployment.run.start_worker(deployment.queues("payment"))
+    deployment.wait_settled()
+    assert deployment.outcomes("payments") == {"applied": 10, "erased": 2}
+    assert KEY not in deployment.rows(transactions)
+    trace = deployment.run.run_sluice("trace", _place(deployment), "--json")
+    assert (json.loads(trace)["outcome"], KEY in trace) == ("erased", False)
+
+    started = deployment.run.run_sluice("rebuild", "start", PROJECTION, *WHY)
+    assert "generation 2 is ready" in started
+    assert sorted(lines_of(deployment, 2)) == sorted(f"pay-{n}" for n in range(10) if n != 3)
+
+    deployment.produce([paid(2)])
+    deployment.wait_settled()
+    assert deployment.rows(transactions)[KEY]["amount_cents"] == 1_002
+    assert KEY in lines_of(deployment, 2)
+    assert KEY in deployment.rows(billing_line_items)
+
+
+def _place(deployment: Deployment) -> str:
+    """Where the last record is that was erased."""
+    topic = f"payments{deployment.topic_suffix}"
+    with deployment.session.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT partition, \"offset\" FROM sluice.processed_events WHERE outcome = 'erased' LIMIT 1"
+        )
+        partition, offset = cursor.fetchall()[0]
+    return f"{topic}:{partition}:{offset}"
+
+
+def test_kafka_away_erases_nothing(deployment: Deployment) -> None:
+    environ = {"SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    done = deployment.run.sluice("erase", "payment", KEY, *WHY, "--yes", environ=environ)
+    assert (done.returncode, b"Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS)" in done.stderr) == (2, True)
+    assert KEY in deployment.rows(transactions)
