@@ -209,5 +209,5 @@ def test_a_refused_record_is_shown_and_tried_again_or_dropped(make_deployment: M
     assert [event_id for _, key, event_id in deployment.sent() if key == "b"] == ids[2:]
     assert not read_outgoing(deployment.session)
     assert audits(deployment) == {"outbox drop": 1, "outbox retry": 1}
-    nothing = {"refused": [], "waiting": [], "unsendable": []}
+    nothing: dict[str, list[str]] = {"refused": [], "waiting": [], "unsendable": []}
     assert json.loads(sluice(deployment, "outbox", "ls", "--json").stdout) == nothing

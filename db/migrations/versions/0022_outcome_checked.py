@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0017d"
-down_revision = "0017c"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 

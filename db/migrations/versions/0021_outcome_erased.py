@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0017c"
-down_revision = "0017b"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 
