@@ -32,7 +32,17 @@ class Frame(NamedTuple):
 
 
 def blame(error: BaseException, entry: AnyEntry) -> EventFault:
-    """Returns the fault of an error that a handler raised, or that an effect of a handler led to."""
+    """Returns the fault of an error that a handler raised, or that an effect of a handler led to.
+
+    Takes the frames from the error: one that a handler keeps and raises again would hold those of all events.
+    """
+    try:
+        return _fault_of(error, entry)
+    finally:
+        BaseException.with_traceback(error, None)
+
+
+def _fault_of(error: BaseException, entry: AnyEntry) -> EventFault:
     at = place_of(entry)
     try:
         first, frames, left_out = _frames_of(error)

@@ -159,3 +159,15 @@ def test_an_error_whose_attributes_raise_still_names_its_handler(monkeypatch: py
     assert (fault.error_class, fault.traceback) == ("Hostile", "")
     assert fault.at is not None
     assert (fault.at.file, fault.at.line) == (FILE, hostile.__code__.co_firstlineno)
+
+
+def test_an_error_that_is_raised_again_has_the_frames_of_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = RuntimeError(SECRET)
+
+    def same(event: Event[Any]) -> Iterator[Any]:
+        yield from ()
+        raise kept
+
+    first, second = fault_of(same, monkeypatch), fault_of(same, monkeypatch)
+    assert first.traceback == second.traceback != ""
+    assert kept.__traceback__ is None
