@@ -8,12 +8,13 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
+_SEEDS, _NUMBERS = 100_000, 1_000_000
 
 
 class OutgoingRecord(NamedTuple):
@@ -25,14 +26,22 @@ class OutgoingRecord(NamedTuple):
 
 
 def generate(name: str, *, count: int, seed: int, keys: int = 100) -> Iterator[OutgoingRecord]:
-    """`count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError."""
-    return _generate(KINDS[name], random.Random(f"{name}:{seed}"), count, keys)
+    """`count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError.
+
+    Payments and orders are numbered apart for each seed: two of one number would contradict each other.
+    """
+    kind = KINDS[name]
+    first = (seed - 1) % _SEEDS * _NUMBERS if kind in (_payment, _capture, _order) else 0
+    return _generate(kind, random.Random(f"{name}:{seed}"), range(first, first + count), keys)
 
 
 def _generate(
-    make: Callable[[random.Random, int, int], OutgoingRecord], rng: random.Random, count: int, keys: int
+    make: Callable[[random.Random, int, int], OutgoingRecord],
+    rng: random.Random,
+    numbers: Iterable[int],
+    keys: int,
 ) -> Iterator[OutgoingRecord]:
-    for number in range(count):
+    for number in numbers:
         yield make(rng, number, keys)
 
 
