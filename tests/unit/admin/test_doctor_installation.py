@@ -15,7 +15,7 @@ from sluice.db.delivery.living_processes import Process
 from sluice.db.records import ProcessKind
 from sluice.runtime.installation import Installation
 from tests.mutants import mutated
-from tests.unit.admin.test_doctor import HEALTHY, POSTGRES
+from tests.unit.admin.doctor_facts import HEALTHY, POSTGRES
 
 INSTALLATION = Installation("shop", UUID("0a1b2c3d000000000000000000000000"))
 GROUP = "shop-0a1b2c3d"

@@ -14,7 +14,7 @@ from sluice.db.delivery.undeclared import Undeclared
 from sluice.db.delivery.unread_partitions import UnreadKind
 from sluice.db.records import Declaration
 from sluice.db.tables import projection_table
-from tests.unit.admin.test_doctor import HEALTHY, QUEUES, REGISTERED, TOPIC, postgres, registered, unread
+from tests.unit.admin.doctor_facts import HEALTHY, QUEUES, REGISTERED, TOPIC, postgres, registered, unread
 
 USERS = {"users": replace(TOPIC, topic_id="id-9", without_leader=[1])}
 OTHERS = replace(REGISTERED, shards={"order": 2, "user": 2}, queues=dict.fromkeys(QUEUES) | {"user.0": "why"})

@@ -8,7 +8,7 @@ import pytest
 from sluice.admin.doctor.facts import Facts, Severity
 from sluice.admin.doctor.rules import find_problems
 from sluice.db.projections.stopped_generations import StoppedPlace
-from tests.unit.admin.test_doctor import FAILED, projected
+from tests.unit.admin.doctor_facts import FAILED, projected
 
 STOPPED = replace(FAILED, generation=1, state="stopped")
 

@@ -23,7 +23,7 @@ from sluice.db.admin.retrying import RetryingEvent
 from sluice.db.admin.server_facts import Blocker, Horizon, Replication
 from sluice.db.admin.waiting_facts import DueCalls, EventDeath, HoldingCall
 from sluice.db.records import ProcessKind, RetryKind
-from tests.unit.admin.test_doctor import HEALTHY, LIVE, POSTGRES, QUEUES
+from tests.unit.admin.doctor_facts import HEALTHY, LIVE, POSTGRES, QUEUES
 from tests.unit.admin.working_facts import (
     ALL,
     BEAT,

@@ -11,7 +11,7 @@ from sluice.db.admin.server_facts import Blocker, Horizon
 from sluice.db.admin.waiting_facts import WaitingTopic
 from sluice.db.delivery.living_processes import Process
 from sluice.db.records import ProcessKind
-from tests.unit.admin.test_doctor import HEALTHY, POSTGRES
+from tests.unit.admin.doctor_facts import HEALTHY, POSTGRES
 
 
 def process(kind: ProcessKind, *queues: str, topics: Sequence[str] = ("orders",)) -> Process:
