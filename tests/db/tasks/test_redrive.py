@@ -1,8 +1,6 @@
-"""Dead letters applied again on a real Postgres: in order, once, under the queue's lock, killed anywhere."""
+"""Redrives on a real Postgres: in order, exactly once, under the lock of the queue, after any failure."""
 
-import inspect
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,77 +9,20 @@ import pytest
 
 from sluice.db.connection import BATCH_PLANS, Session
 from sluice.db.errors import DeploymentBroken
-from sluice.kafka_io.record_types import Record
 from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.runtime.handler_watch import limits
 from sluice.stack.patience import patient
-from sluice.tasks import letter_redriver, redrive
+from sluice.tasks import letter_redriver
 from sluice.tasks.api import Effect, Event, Upsert
-from sluice.tasks.apply import fold_io
 from sluice.tasks.apply.apply import Applier
 from sluice.tasks.letter_redriver import LETTERS
 from sluice.tasks.redrive import Redriver
-from tests.db.tasks.applying import (
-    QUEUE,
-    TOPIC,
-    Bench,
-    create_tables,
-    made,
-    nothing_in_kafka,
-    slice_of,
-    thing_set,
-    things,
-)
-from tests.mutants import mutated
+from tests.db.tasks import applying, failing
+from tests.db.tasks.applying import QUEUE, TOPIC, Bench, made, slice_of, thing_set, things
+from tests.db.tasks.redriving import broken, hang, mend, parked, remembered, states
 from tests.waiting import WAITING_BACKENDS, wait_until
 
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    create_tables(database_url)
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
-
-
-@pytest.fixture
-def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
-    session = Session(database_url, application_name="test redrive", plans=BATCH_PLANS)
-    yield Redriver(session, bench.registry, nothing_in_kafka)
-    session.close()
-
-
-def broken(offset: int, key: str = "k", amount: int = 1) -> Record:
-    """Its handler has a fault, until `mend`."""
-    return made(offset, "thing.broken", key, amount=amount)
-
-
-def hang(bench: Bench) -> None:
-    """What a deployment does whose handler never ends."""
-
-    def sleep(event: Event[Any]) -> Iterator[Effect]:
-        time.sleep(1000)
-        yield Upsert(things, event.key, {"amount": 1, "name": None})
-
-    [entry] = bench.registry.handlers["thing.broken"]
-    bench.registry.handlers["thing.broken"] = (replace(entry, function=sleep),)
-
-
-def mend(bench: Bench) -> None:
-    """What a deployment that mends the handler does."""
-    bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
-
-
-def states(bench: Bench) -> list[tuple[object, ...]]:
-    return bench.look('SELECT "offset", state, outcome FROM sluice.dead_letters ORDER BY id')
-
-
-def parked(bench: Bench) -> list[tuple[object, ...]]:
-    return bench.look("SELECT key FROM sluice.parked_entities ORDER BY key")
-
-
-def remembered(bench: Bench) -> list[tuple[object, ...]]:
-    return bench.look('SELECT "offset", outcome FROM sluice.processed_events ORDER BY 1')
+bench, redriver = applying.bench, failing.redriver
 
 
 def test_slow_letters_are_redriven_in_transactions_that_are_not_idle_for_long(
@@ -276,65 +217,6 @@ def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, redriver: Re
     assert dict(redriver.redrive_letter("thing", letter_id).outcomes) == {"applied": 1}
     assert not redriver.redrive_letter("thing", letter_id).outcomes, "it is done"
     assert bench.outcomes() == {"applied": 2}
-
-
-def play(bench: Bench, redriver: Redriver) -> None:
-    """Blocked, then mended, then live traffic: what each mutant below gets wrong somewhere."""
-    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
-    assert redriver.redrive_once("thing", "k").blocked_by is not None
-    assert parked(bench) == [("k",)]
-    bench.apply(slice_of([thing_set(2, amount=7)], prev=1))
-    mend(bench)
-    assert redriver.redrive_once("thing", "k").unparked
-    assert bench.amounts() == {"k": 7}
-    assert bench.outcomes() == {"applied": 3}
-    assert remembered(bench) == [(0, "applied"), (1, "applied"), (2, "applied")]
-    bench.apply(slice_of([thing_set(3, amount=9)], prev=2))
-    assert bench.amounts() == {"k": 9}
-
-
-def test_blocked_then_mended_all_is_as_if_it_had_never_died(bench: Bench, redriver: Redriver) -> None:
-    play(bench, redriver)
-
-
-REDRIVE_MUTANTS = {
-    "unparked whatever is left": (
-        "redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key, self._skipping)",
-        "redriven.unparked = self._session.command("
-        "f\"DELETE FROM sluice.parked_entities WHERE key = '{key}'\") is None",
-        "if redriven.holds is None:",
-        "if True:",
-    ),
-    "counters left as they were": ("        self._recount(letters, settled)\n", ""),
-    "outcomes left as they were": ("        self._remember(letters, settled)\n", ""),
-    "letters left open": (
-        "dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)",
-        "pass",
-    ),
-}
-
-
-@pytest.mark.parametrize("changes", REDRIVE_MUTANTS.values(), ids=REDRIVE_MUTANTS)
-def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, ...]) -> None:
-    module = mutated(redrive, *changes[:2])
-    for old, new in zip(changes[2::2], changes[3::2], strict=True):
-        source = inspect.getsource(redrive).replace(changes[0], changes[1]).replace(old, new)
-        exec(compile(source, "mutant", "exec"), vars(module))
-    session = Session(database_url, application_name="test mutant", plans=BATCH_PLANS)
-    try:
-        with pytest.raises(AssertionError):
-            play(bench, module.Redriver(session, bench.registry, nothing_in_kafka))
-    finally:
-        session.close()
-
-
-def test_the_play_catches_a_redrive_that_consults_its_own_identity(
-    bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mutant = mutated(fold_io, "if own.get(identity) != known[1:]:", "if True:")
-    monkeypatch.setattr("sluice.tasks.apply.batch_writer.FoldIO", mutant.FoldIO)
-    with pytest.raises(AssertionError):
-        play(bench, redriver)
 
 
 def test_a_handler_over_its_time_fails_again(

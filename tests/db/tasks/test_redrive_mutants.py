@@ -1,0 +1,75 @@
+"""A redrive after its handler was mended, and the mutants that this scenario catches."""
+
+import inspect
+
+import pytest
+
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.tasks import redrive
+from sluice.tasks.apply import fold_io
+from sluice.tasks.redrive import Redriver
+from tests.db.tasks import applying, failing
+from tests.db.tasks.applying import Bench, nothing_in_kafka, slice_of, thing_set
+from tests.db.tasks.redriving import broken, mend, parked, remembered
+from tests.mutants import mutated
+
+bench, redriver = applying.bench, failing.redriver
+
+
+def play(bench: Bench, redriver: Redriver) -> None:
+    """Blocked, then mended, then live traffic: what each mutant below gets wrong somewhere."""
+    bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
+    assert redriver.redrive_once("thing", "k").blocked_by is not None
+    assert parked(bench) == [("k",)]
+    bench.apply(slice_of([thing_set(2, amount=7)], prev=1))
+    mend(bench)
+    assert redriver.redrive_once("thing", "k").unparked
+    assert bench.amounts() == {"k": 7}
+    assert bench.outcomes() == {"applied": 3}
+    assert remembered(bench) == [(0, "applied"), (1, "applied"), (2, "applied")]
+    bench.apply(slice_of([thing_set(3, amount=9)], prev=2))
+    assert bench.amounts() == {"k": 9}
+
+
+def test_blocked_then_mended_all_is_as_if_it_had_never_died(bench: Bench, redriver: Redriver) -> None:
+    play(bench, redriver)
+
+
+REDRIVE_MUTANTS = {
+    "unparked whatever is left": (
+        "redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key, self._skipping)",
+        "redriven.unparked = self._session.command("
+        "f\"DELETE FROM sluice.parked_entities WHERE key = '{key}'\") is None",
+        "if redriven.holds is None:",
+        "if True:",
+    ),
+    "counters left as they were": ("        self._recount(letters, settled)\n", ""),
+    "outcomes left as they were": ("        self._remember(letters, settled)\n", ""),
+    "letters left open": (
+        "dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)",
+        "pass",
+    ),
+}
+
+
+@pytest.mark.parametrize("changes", REDRIVE_MUTANTS.values(), ids=REDRIVE_MUTANTS)
+def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, ...]) -> None:
+    module = mutated(redrive, *changes[:2])
+    for old, new in zip(changes[2::2], changes[3::2], strict=True):
+        source = inspect.getsource(redrive).replace(changes[0], changes[1]).replace(old, new)
+        exec(compile(source, "mutant", "exec"), vars(module))
+    session = Session(database_url, application_name="test mutant", plans=BATCH_PLANS)
+    try:
+        with pytest.raises(AssertionError):
+            play(bench, module.Redriver(session, bench.registry, nothing_in_kafka))
+    finally:
+        session.close()
+
+
+def test_the_play_catches_a_redrive_that_consults_its_own_identity(
+    bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant = mutated(fold_io, "if own.get(identity) != known[1:]:", "if True:")
+    monkeypatch.setattr("sluice.tasks.apply.batch_writer.FoldIO", mutant.FoldIO)
+    with pytest.raises(AssertionError):
+        play(bench, redriver)
