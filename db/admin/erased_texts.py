@@ -155,8 +155,13 @@ def rewrite_audit(session: Session, row: Mention, details: str | None) -> None:
     session.run(REWRITE_AUDIT, row.id, row.subject, row.reason, details)
 
 
-# Texts of errors, which quote keys. (table, column)
-_TEXTS = (("queues", "halted_reason"), ("queue_failures", "error"), ("generations", "failed_reason"))
+# Texts of errors, which quote keys, and operators' reasons. (table, column)
+_TEXTS = (
+    ("queues", "halted_reason"),
+    ("queue_failures", "error"),
+    ("generations", "failed_reason"),
+    ("switches", "reason"),
+)
 
 
 def replace_in_errors(session: Session, pattern: str, mark: str) -> int:

@@ -21,7 +21,8 @@ def read_log_ends(bootstrap_servers: str, topics: Sequence[str]) -> LogEnds:
     if unread:
         said = "; ".join(f"{what}: {why}" for what, why in sorted(unread.items()))
         raise OperationRefused(
-            f"Kafka does not say where all logs end ({said}): nothing was erased, try again"
+            f"cannot read from Kafka where all logs end ({said}): nothing was erased; run the command again"
+            " when these partitions have a leader"
         )
     ends: dict[str, dict[int, int]] = {topic: {} for topic in logs.topic_ids}
     for (topic, number), found in logs.ranges.items():

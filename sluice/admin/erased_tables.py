@@ -75,7 +75,7 @@ def delete_rows(session: Session, tables: ErasedTables, key: str) -> Iterable[tu
         if erasing.has_row(session, table, column, key):
             raise OperationRefused(
                 f"table {table} keeps its row of this key: a trigger or a rule suppressed the deletion;"
-                " nothing was erased"
+                " nothing was erased; disable the trigger or the rule, and run the command again"
             )
     session.command(_CHECK)
     yield "tombstones", erasing.delete_tombstones_of(session, list(tables.columns), key)

@@ -60,6 +60,6 @@ def refused_if_queues_are_held(entity: str) -> Iterator[None]:
         yield
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
         raise OperationRefused(
-            f"a queue of entity type {entity} was in somebody's hand for too long: nothing was changed,"
-            " try again"
+            f"another transaction held a lock that this command needs, mostly that of a queue of {entity},"
+            " for too long: nothing was changed; run the command again"
         ) from error

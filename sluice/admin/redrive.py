@@ -200,7 +200,8 @@ def require_redrivable(letter: WholeLetter) -> None:
     """Raises OperationRefused for a letter of a skipped record or an erased entity: nothing is stored."""
     if letter.error_class == ENTITY_ERASED:
         raise OperationRefused(
-            f"{letter.id} was erased with its entity: nothing of it is stored, and its record is passed over"
+            f"{letter.id} was erased with its entity: nothing of it is stored, and its record is passed over;"
+            " have its event produced again if it is needed"
         )
     if letter.error_class == RECORD_SKIPPED:
         raise OperationRefused(

@@ -69,7 +69,7 @@ def copying(session: Session, projection: str) -> Iterator[None]:
     before an erasure would bring its rows back.
     """
     if not try_rebuild(session, f"start {projection}", 0):
-        raise Held(f"another command is copying or erasing rows of {projection}")
+        raise Held(f"another command is copying or erasing rows of {projection}; wait until it has ended")
     try:
         yield
     finally:

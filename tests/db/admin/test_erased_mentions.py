@@ -56,6 +56,18 @@ def test_a_short_key_changes_nothing_of_others(bench: Bench) -> None:
     assert bench.look("SELECT subject, details FROM sluice.audit ORDER BY id")[:2] == before
 
 
+def test_refused_calls_that_name_it_go_and_those_of_others_stay(bench: Bench) -> None:
+    bench.live(of(KEY, 0))
+    sent(bench)
+    bench.look(
+        "INSERT INTO sluice.call_conflicts (effect_key, identity, args) VALUES"
+        f" ('mail', gen_random_uuid(), '{{\"to\": \"{KEY}\"}}'),"
+        f" ('mail:{KEY}', gen_random_uuid(), '[]'), ('mail', gen_random_uuid(), '[\"x{KEY}\"]')"
+    )
+    assert erase_key(bench).rows["call_conflicts"] == 2
+    assert bench.look("SELECT args FROM sluice.call_conflicts") == [([f"x{KEY}"],)]
+
+
 def test_texts_of_errors_and_reports(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     number = bench.begin()
@@ -65,7 +77,8 @@ def test_texts_of_errors_and_reports(bench: Bench) -> None:
     sent(bench)
     bench.look(
         f"UPDATE sluice.queues SET halted_reason = 'Key (id)=({KEY}) exists';"
-        f"UPDATE sluice.generations SET failed_reason = 'CheckViolation: {KEY}'"
+        f"UPDATE sluice.generations SET failed_reason = 'CheckViolation: {KEY}';"
+        f"INSERT INTO sluice.switches (name, actor, reason) VALUES ('effects', 'me', 'too many to {KEY}')"
     )
     assert erase_key(bench).rows["generation_reports"] == 1
     assert mentions(bench) == []
