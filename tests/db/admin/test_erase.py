@@ -96,6 +96,8 @@ def test_letters_are_dropped_and_the_entity_is_unparked(bench: Bench) -> None:
     found = erase_key(bench)
     assert (found.rows["dead_letters"], found.rows["parked_entities"]) == (2, 1)
     assert outcomes(bench) == {"applied": 1, "dead": 1, "erased": 2}
+    stored = "SELECT outcome, count(*) FROM sluice.processed_events GROUP BY 1 ORDER BY 1"
+    assert bench.look(stored) == [("applied", 1), ("dead", 1), ("erased", 2)]
     assert mentions(bench) == []
     assert bench.look("SELECT state, error_class = 'EntityErased' FROM sluice.dead_letters ORDER BY id") == [
         ("dropped", True),

@@ -161,6 +161,13 @@ def test_a_table_that_is_written_after_the_erasure_began_is_known(bench: Bench) 
     assert bench.look("SELECT table_name, keyed_otherwise FROM sluice.entity_tables ORDER BY 1") == noted
 
 
+def test_a_table_that_is_first_written_by_own_keys_is_noted_with_other_keys_later(bench: Bench) -> None:
+    noted = "SELECT keyed_otherwise FROM sluice.entity_tables WHERE table_name = 'sums'"
+    for number, (key, otherwise) in enumerate([("all", False), ("all", False), (KEY, True), ("all", True)]):
+        bench.live(of(key, number))
+        assert bench.look(noted) == [(otherwise,)]
+
+
 def test_accept_of_the_topic_itself(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
