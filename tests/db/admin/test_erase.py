@@ -149,6 +149,16 @@ def test_a_rebuild_brings_nothing_back(bench: Bench) -> None:
     assert [bench.rows(number)[KEY] for number in (before, after)] == [(5, 1), (5, 1)]
 
 
+def test_a_rebuild_counts_what_was_erased(bench: Bench) -> None:
+    bench.live(of(KEY, 0), of("bob", 1))
+    sent(bench)
+    erase_key(bench)
+    number = bench.begin()
+    assert bench.rebuild(number)
+    lanes = f"SELECT folded, passed_erased FROM sluice.generation_lanes WHERE generation = {number}"
+    assert bench.look(lanes) == [(1, 1)]
+
+
 def test_a_generation_that_begins_at_a_checkpoint_of_before_brings_nothing_back(bench: Bench) -> None:
     bench.look(
         "INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)"

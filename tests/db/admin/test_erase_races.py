@@ -143,6 +143,21 @@ def test_a_row_that_others_need_refuses(bench: Bench) -> None:
     assert erase_key(bench).rows["things"] == 1
 
 
+def test_a_dry_run_checks_what_is_checked_at_commit(bench: Bench) -> None:
+    bench.live(of(KEY, 0), made(1, "part.added", "p", thing_id=KEY))
+    sent(bench)
+    with pytest.raises(OperationRefused, match=r"table parts refer .*nothing was erased"):
+        erase_key(bench, dry_run=True)
+
+
+def test_a_row_goes_before_the_row_of_the_key_that_it_refers_to(bench: Bench) -> None:
+    bench.live(of(KEY, 0), made(1, "part.added", KEY, thing_id=KEY))
+    sent(bench)
+    bench.look("ALTER TABLE public.parts ALTER CONSTRAINT part_of_thing NOT DEFERRABLE")
+    rows = erase_key(bench).rows
+    assert (rows["parts"], rows["things"]) == (1, 1)
+
+
 def test_a_row_that_a_trigger_keeps_refuses(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
