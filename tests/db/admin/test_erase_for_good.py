@@ -11,13 +11,16 @@ from sluice.admin.erased_texts import erase_settled_calls
 from sluice.admin.installation import add_key, make_new_installation, note_move
 from sluice.admin.letters import require_letter
 from sluice.admin.redrive import require_redrivable
+from sluice.db.apply.handler_deaths import note_death
 from sluice.db.delivery.installation import create_installation
+from sluice.db.projections.generation_deaths import deaths_queue
+from sluice.runtime.place import EventPlace
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.events.decode import decode
 from tests.db.admin import erasing
 from tests.db.admin.erasing import KEY, WHO, erase_key, mentions, of, registry, sent
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, made, slice_of
-from tests.db.tasks.projecting import Bench, poison
+from tests.db.tasks.projecting import PLACE, Bench, poison
 
 bench = erasing.bench
 LATER = 4_000_000_000_000
@@ -179,6 +182,20 @@ def test_that_a_row_was_deleted_is_forgotten(bench: Bench) -> None:
     assert bench.look(tombstones) == [(KEY,), ("bob",)]
     assert erase_key(bench).rows["tombstones"] == 1
     assert bench.look(tombstones) == [("bob",)]
+
+
+def test_a_rebuild_forgets_that_a_process_ended_in_an_erased_event(bench: Bench) -> None:
+    bench.live(of("bob", 0), of(KEY, 1))
+    sent(bench)
+    erase_key(bench)
+    number = bench.begin()
+    queue = deaths_queue("totals", number, PLACE)
+    for _ in range(3):
+        place = EventPlace(TOPIC, TOPIC_ID, 0, 1)
+        note_death(bench.looking, queue, place, timed_out=False, how="signal SIGSEGV")
+    assert bench.rebuild(number)
+    assert bench.rows(number) == {"bob": (0, 1)}
+    assert bench.look("SELECT count(*) FROM sluice.handler_deaths") == [(0,)]
 
 
 def test_retries_and_deaths_of_the_entity_go(bench: Bench) -> None:
