@@ -9,6 +9,7 @@ from psycopg2.extensions import connection as Connection
 from sqlalchemy.engine import make_url
 
 from tests.db.tasks.projecting import Bench, registry
+from tests.waiting import wait_until
 
 RR = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
@@ -57,3 +58,16 @@ def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
     number = fixed.begin()
     assert fixed.rebuild(number)
     return fixed, number
+
+
+def wait_for_newer_snapshots(bench: Bench) -> None:
+    """Waits until a new snapshot is newer than all that was filled.
+
+    The snapshots of all databases are as old as the oldest transaction that writes in any of them, and other
+    tests write in theirs.
+    """
+    newer = """
+        SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > max(filled_xid)
+        FROM sluice.generation_lanes
+    """
+    wait_until(lambda: bench.look(newer) == [(True,)], timeout_seconds=30, what="new snapshots are newer")

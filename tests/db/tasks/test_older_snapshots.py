@@ -15,7 +15,7 @@ from sluice.admin.rebuild.older_snapshots import OlderSnapshots, SnapshotWait
 from tests.db.tasks import projecting, reading
 from tests.db.tasks.applying import thing_set
 from tests.db.tasks.projecting import DECISION, Bench
-from tests.db.tasks.reading import RR, Reader, fill
+from tests.db.tasks.reading import RR, Reader, fill, wait_for_newer_snapshots
 from tests.waiting import wait_until
 
 bench = projecting.bench
@@ -97,10 +97,12 @@ def test_a_snapshot_from_after_the_filling_stays_as_it_is_over_the_swap_and_back
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     fixed, number = fill(bench, opened)
+    wait_for_newer_snapshots(bench)
     reader = open_reader(f"{RR}; SELECT 1")
     fixed.live(thing_set(2, "c", 3))
     fixed.swap(number)
     assert reader.keys() == {"a", "b"}
+    wait_for_newer_snapshots(bench)
     reader.run(f"COMMIT; {RR}; SELECT 1")
     fixed.live(thing_set(3, "d", 4))
     fixed.swap(1)
@@ -119,6 +121,7 @@ def test_a_snapshot_from_before_a_lane_was_caught_up_is_waited_for(
     with monkeypatch.context() as lagging:
         lagging.setattr("sluice.tasks.apply.generation_writer.GenerationWriter.sync", lambda *_, **__: None)
         fixed.live(thing_set(1, "b", 2))
+    wait_for_newer_snapshots(bench)
     reader, snapshots = open_reader(f"{RR}; SELECT 1"), SnapshotWait()
     with pytest.raises(Behind):
         swap(fixed, number, snapshots)

@@ -145,6 +145,7 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["accept", users, *WHY, "--dry-run"],
         ["skip", f"{users}:0:0", *WHY, "--dry-run"],
         ["reshard", "user", "5", *WHY, "--dry-run"],
+        ["erase", "user", "user-0", "--dry-run"],
         *([group, "ls"] for group in groups),
         ["rebuild", "status"],
         ["stack", "status"],
