@@ -11,7 +11,6 @@ import msgspec
 from sqlalchemy import Table
 
 D = TypeVar("D")
-F = TypeVar("F", bound=Callable[..., Any])
 JsonObject: TypeAlias = dict[str, Any]
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[Any, Any]
@@ -259,7 +258,7 @@ class EffectDeclaration:
 MARK = "__sluice__"  # attribute of a decorated function that holds its declarations
 
 
-def _mark(function: F, declaration: object) -> F:
+def _mark(function: D, declaration: object) -> D:
     setattr(function, MARK, (*getattr(function, MARK, ()), declaration))
     return function
 
@@ -296,8 +295,6 @@ def effect(
     `holds`: a call that failed or is uncertain holds back later ones of its entity.
     """
     if on_unknown == "retry" and key_lifetime is None:
-        raise ValueError(
-            f"effect {name}: on_unknown='retry' needs key_lifetime=, the seconds a key is honoured"
-        )
+        raise ValueError(f"effect {name}: on_unknown='retry' requires key_lifetime= in seconds")
     declared = EffectDeclaration(name, on_unknown, timeout_seconds, attempts, key_lifetime, holds, reconcile)
     return lambda function: _mark(function, declared)

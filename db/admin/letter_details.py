@@ -1,5 +1,6 @@
-"""One dead letter whole, and what waits behind it."""
+"""One letter whole, and what waits behind it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -47,7 +48,12 @@ class WholeLetter(NamedTuple):
     @property
     def is_cut(self) -> bool:
         """Returns True if the value is not stored: of a large record, or one that was skipped or erased."""
-        return self.flaw is not None and not {"sha256", "skipped", "erased"}.isdisjoint(self.flaw)
+        return lacks_value(self.flaw)
+
+
+def lacks_value(flaw: Mapping[str, Any] | None) -> bool:
+    """Returns True for the flaw of a record whose value is not stored."""
+    return flaw is not None and not {"sha256", "skipped", "erased"}.isdisjoint(flaw)
 
 
 class WaitingLetter(NamedTuple):
@@ -117,3 +123,28 @@ def count_behind(session: Session, letter: WholeLetter) -> int:
     """How many those are."""
     ((count,),) = session.run(COUNT_BEHIND, letter.entity, letter.entity_key, letter.id)
     return int(count)
+
+
+READ_WHOLE_PROJECTION_LETTER = Statement(
+    "read_whole_projection_letter",
+    """
+    SELECT to_jsonb(l) - ARRAY['key', 'value', 'headers'], l.headers, l.key, l.value
+    FROM sluice.projection_letters l WHERE l.id = $1
+    """,
+    ("bigint",),
+)
+
+
+class WholeProjectionLetter(NamedTuple):
+    """A letter of a generation: its columns, and the record as in WholeLetter."""
+
+    columns: dict[str, Any]
+    headers: list[tuple[str, str | None]]
+    key: memoryview | None
+    value: memoryview | None
+
+
+def read_whole_projection_letter(session: Session, number: int) -> WholeProjectionLetter | None:
+    """Returns the letter of a generation with this id, None if the id is none of these."""
+    rows = session.run(READ_WHOLE_PROJECTION_LETTER, number)
+    return WholeProjectionLetter(*rows[0]) if rows else None

@@ -1,6 +1,6 @@
 """Records that could not be applied, with the reason; and the entities that are parked behind them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -8,45 +8,71 @@ from sluice.db.connection import Session, Statement
 from sluice.db.records import DeadLetterRow, LetterState, Outcome
 from sluice.db.values import bare_array, text_array
 
+LETTER_TYPES = {
+    "topic": "text",
+    "topic_id": "text",
+    "partition": "int",
+    "offset": "bigint",
+    "timestamp_ms": "bigint",
+    "key": "text",
+    "value": "text",
+    "headers": "text",
+    "entity_key": "text",
+    "identity": "uuid",
+    "event_id": "text",
+    "type": "text",
+    "source": "text",
+    "outcome": "text",
+    "error_class": "text",
+    "error_text": "text",
+    "flaw": "text",
+    "format": "smallint",
+    "traceback": "text",
+}
+"""The columns that a DeadLetterRow gives, as Postgres gets them."""
+LETTER_NAMES = ", ".join(f'"{name}"' for name in LETTER_TYPES)
+LETTER_ARRAYS = tuple(f"{kind}[]" for kind in LETTER_TYPES.values())
+_AS_STORED = {
+    **{name: f"decode(d.{name}, 'hex')" for name in ("key", "value")},
+    **{name: f"d.{name}::jsonb" for name in ("headers", "flaw")},
+}
+LETTER_VALUES = ", ".join(_AS_STORED.get(name, f'd."{name}"') for name in LETTER_TYPES)
+"""The same of a row `d`, as the tables of letters have them."""
+LETTER_STATE = "CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END"
+
+
+def numbered(first: int, count: int) -> str:
+    """Returns so many parameters of a statement: `$3, $4, …`."""
+    return ", ".join(f"${number}" for number in range(first, first + count))
+
+
+def letter_arrays(rows: Iterable[DeadLetterRow]) -> list[str]:
+    """Returns the values of LETTER_TYPES, one array per column. Requires at least one row."""
+    columns = zip(DeadLetterRow._fields, zip(*rows, strict=True), strict=True)
+    values = {name: (text_array if LETTER_TYPES[name] == "text" else bare_array)(of) for name, of in columns}
+    return [values[name] for name in LETTER_TYPES]
+
+
 # The same record again (another epoch) is listed once. Ids rise in the order of the records.
 INSERT_DEAD_LETTERS = Statement(
     "insert_dead_letters",
-    """
-    INSERT INTO sluice.dead_letters
-        (queue, entity, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key,
-         identity, event_id, type, source, outcome, error_class, error_text, flaw, format, traceback,
-         state)
-    SELECT $1, $2, d.topic, d.topic_id, d.partition, d."offset", d.timestamp_ms,
-           decode(d.key, 'hex'), decode(d.value, 'hex'), d.headers::jsonb, d.entity_key, d.identity,
-           d.event_id, d.type, d.source, d.outcome, d.error_class, d.error_text, d.flaw::jsonb, d.format,
-           d.traceback,
-           CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
-    FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
-         WITH ORDINALITY
-         AS d (topic, topic_id, partition, "offset", timestamp_ms, key, value, headers, entity_key, identity,
-               event_id, type, source, outcome, error_class, error_text, flaw, format, traceback,
-               n)
+    f"""
+    INSERT INTO sluice.dead_letters (queue, entity, {LETTER_NAMES}, state)
+    SELECT $1, $2, {LETTER_VALUES}, {LETTER_STATE}
+    FROM unnest({numbered(3, len(LETTER_TYPES))}) WITH ORDINALITY AS d ({LETTER_NAMES}, n)
     ON CONFLICT (topic_id, partition, "offset") DO NOTHING
     """,
-    (
-        "text",
-        "text",
-        *("text[]", "text[]", "int[]", "bigint[]", "bigint[]", "text[]", "text[]", "text[]", "text[]"),
-        *("uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "text[]"),
-        *("text[]", "smallint[]", "text[]"),
-    ),
+    ("text", "text", *LETTER_ARRAYS),
 )
-
-_BARE = frozenset({"partition", "offset", "timestamp_ms", "identity", "format"})
 
 
 def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequence[DeadLetterRow]) -> None:
-    """Lists records as dead or conflicting, in this order. Under the queue's lock; may run twice."""
-    if not rows:
-        return
-    columns = zip(DeadLetterRow._fields, zip(*rows, strict=True), strict=True)
-    arrays = [(bare_array if name in _BARE else text_array)(values) for name, values in columns]
-    session.run(INSERT_DEAD_LETTERS, queue, entity, *arrays)
+    """Stores letters of records that are dead, conflict or wait, in this order. Idempotent.
+
+    Under the queue's lock.
+    """
+    if rows:
+        session.run(INSERT_DEAD_LETTERS, queue, entity, *letter_arrays(rows))
 
 
 class Letter(NamedTuple):
@@ -71,13 +97,13 @@ class Letter(NamedTuple):
     flaw: str | None
 
 
+LETTER_COLUMNS = """id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text,
+    identity, outcome, state, format, flaw::text"""
 # Conflicts are listed beside these: nothing waits behind them.
 LOCK_LETTERS = Statement(
     "lock_letters",
-    """
-    SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-           outcome, state, format, flaw::text
-    FROM sluice.dead_letters
+    f"""
+    SELECT {LETTER_COLUMNS} FROM sluice.dead_letters
     WHERE entity = $1 AND entity_key = $2 AND state = ANY ($3) AND outcome <> 'conflict'
     ORDER BY id LIMIT $4 FOR UPDATE
     """,
@@ -86,11 +112,7 @@ LOCK_LETTERS = Statement(
 OPEN = (LetterState.DEAD, LetterState.WAITING)
 LOCK_LETTER = Statement(
     "lock_letter",
-    """
-    SELECT id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-           outcome, state, format, flaw::text
-    FROM sluice.dead_letters WHERE id = $1 FOR UPDATE
-    """,
+    f"SELECT {LETTER_COLUMNS} FROM sluice.dead_letters WHERE id = $1 FOR UPDATE",
     ("bigint",),
 )
 

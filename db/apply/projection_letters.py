@@ -4,52 +4,32 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sluice.db.apply.dead_letters import Letter, letter_of
+from sluice.db.apply.dead_letters import (
+    LETTER_ARRAYS,
+    LETTER_COLUMNS,
+    LETTER_NAMES,
+    LETTER_STATE,
+    LETTER_TYPES,
+    LETTER_VALUES,
+    Letter,
+    letter_arrays,
+    letter_of,
+    numbered,
+)
 from sluice.db.connection import Session, Statement
 from sluice.db.records import DeadLetterRow, LetterState, Outcome
 from sluice.db.values import bare_array, text_array
-
-_TYPES = {
-    "topic": "text",
-    "topic_id": "text",
-    "partition": "int",
-    "offset": "bigint",
-    "timestamp_ms": "bigint",
-    "key": "text",
-    "value": "text",
-    "headers": "text",
-    "entity_key": "text",
-    "identity": "uuid",
-    "event_id": "text",
-    "type": "text",
-    "source": "text",
-    "outcome": "text",
-    "error_class": "text",
-    "error_text": "text",
-    "flaw": "text",
-    "format": "smallint",
-    "traceback": "text",
-}
-"""Those of the columns that a DeadLetterRow gives."""
-_NAMES = ", ".join(f'"{name}"' for name in _TYPES)
-_AS_STORED = {
-    **{name: f"decode(d.{name}, 'hex')" for name in ("key", "value")},
-    **{name: f"d.{name}::jsonb" for name in ("headers", "flaw")},
-}
-_VALUES = ", ".join(_AS_STORED.get(name, f'd."{name}"') for name in _TYPES)
-_ARRAYS = ", ".join(f"${number}" for number in range(4, len(_TYPES) + 5))
 
 # Ids rise in the order of the records: an entity's letters are redriven in it.
 INSERT_PROJECTION_LETTERS = Statement(
     "insert_projection_letters",
     f"""
-    INSERT INTO sluice.projection_letters (id, projection, generation, entity, {_NAMES}, holds, state)
-    SELECT nextval('sluice.dead_letters_id_seq'), $1, $2, $3, {_VALUES}, d.holds,
-           CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END
-    FROM unnest({_ARRAYS}) WITH ORDINALITY AS d ({_NAMES}, holds, n)
+    INSERT INTO sluice.projection_letters (id, projection, generation, entity, {LETTER_NAMES}, holds, state)
+    SELECT nextval('sluice.dead_letters_id_seq'), $1, $2, $3, {LETTER_VALUES}, d.holds, {LETTER_STATE}
+    FROM unnest({numbered(4, len(LETTER_TYPES) + 1)}) WITH ORDINALITY AS d ({LETTER_NAMES}, holds, n)
     ON CONFLICT (projection, generation, topic_id, partition, "offset") DO NOTHING
     """,
-    ("text", "int", "text", *[f"{kind}[]" for kind in _TYPES.values()], "bool[]"),
+    ("text", "int", "text", *LETTER_ARRAYS, "bool[]"),
 )
 
 
@@ -66,10 +46,7 @@ def insert_projection_letters(
     """Stores letters of one generation, in this order. Under the queue's lock; idempotent."""
     if not rows:
         return
-    arrays = [
-        (text_array if kind == "text" else bare_array)([getattr(row.letter, name) for row in rows])
-        for name, kind in _TYPES.items()
-    ]
+    arrays = letter_arrays(row.letter for row in rows)
     holds = bare_array([str(row.holds).lower() for row in rows])
     session.run(INSERT_PROJECTION_LETTERS, projection, generation, entity, *arrays, holds)
 
@@ -117,12 +94,10 @@ def read_generation_health(
     return bool(has_letters), window
 
 
-_LETTER = """id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text, identity,
-    outcome, state, format, flaw::text"""
 LOCK_HELD_LETTERS = Statement(
     "lock_held_letters",
     f"""
-    SELECT {_LETTER} FROM sluice.projection_letters
+    SELECT {LETTER_COLUMNS} FROM sluice.projection_letters
     WHERE projection = $1 AND generation = $2 AND entity = $3 AND entity_key = $4
       AND state IN ('dead', 'waiting')
     ORDER BY id LIMIT $5 FOR UPDATE
@@ -131,7 +106,7 @@ LOCK_HELD_LETTERS = Statement(
 )
 LOCK_PROJECTION_LETTER = Statement(
     "lock_projection_letter",
-    f"SELECT {_LETTER} FROM sluice.projection_letters WHERE id = $1 FOR UPDATE",
+    f"SELECT {LETTER_COLUMNS} FROM sluice.projection_letters WHERE id = $1 FOR UPDATE",
     ("bigint",),
 )
 
@@ -212,7 +187,8 @@ def read_dropped(session: Session, projection: str, generation: int, identities:
 
 
 _COPIED = ", ".join(
-    f'"{name}"' for name in ("entity", *_TYPES, "attempts", "state", "holds", "created_at", "settled_at")
+    f'"{name}"'
+    for name in ("entity", *LETTER_TYPES, "attempts", "state", "holds", "created_at", "settled_at")
 )
 COPY_DROPPED = Statement(
     "copy_dropped",

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -46,7 +47,9 @@ def without_key(value: Any, pattern: str, mark: str) -> Any:
 def _hides(encoded: Any, pattern: str) -> bool:
     if not isinstance(encoded, str):
         return False
-    return re.search(pattern, base64.b64decode(encoded).decode("utf-8", "replace")) is not None
+    with suppress(ValueError):  # a user's own field of that name may hold anything
+        return re.search(pattern, base64.b64decode(encoded).decode("utf-8", "replace")) is not None
+    return False
 
 
 def _names(row: Mention, entity: str, key: str) -> bool:

@@ -8,7 +8,9 @@ from sluice.admin.documents import payload_field
 from sluice.db.admin.letter_details import (
     WaitingLetter,
     WholeLetter,
+    WholeProjectionLetter,
     count_behind,
+    lacks_value,
     read_behind,
     read_whole_letters,
 )
@@ -68,16 +70,39 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
     its name. A value that is not stored has no name here; `flaw` is its size and SHA-256.
     """
     document = letter._asdict()
-    absent = [name for name in ("flaw", "traceback", "retry") if document[name] is None]
-    for name in ("headers", "key", "value", *absent):
+    for name in ("headers", "key", "value"):
         del document[name]
+    document = _without_absent(document)
     document["behind"] = behind
     document["behind_first"] = [{"id": one.id, "record": place_of(one), "type": one.type} for one in first]
-    document["headers"] = [
-        {name: None} if value is None else text_or_base64(name, bytes.fromhex(value))
-        for name, value in letter.headers
-    ]
-    document |= {} if letter.key is None else text_or_base64("key", bytes(letter.key))
-    if letter.is_cut:
-        return document
-    return document | ({"value": None} if letter.value is None else payload_field("value", letter.value))
+    return document | _record_fields(letter.headers, letter.key, None if letter.is_cut else (letter.value,))
+
+
+def projection_letter_document(letter: WholeProjectionLetter) -> dict[str, Any]:
+    """Returns a letter of a generation whole; the record as in `letter_document`."""
+    value = None if lacks_value(letter.columns["flaw"]) else (letter.value,)
+    return _without_absent(letter.columns) | _record_fields(letter.headers, letter.key, value)
+
+
+def _without_absent(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in document.items()
+        if value is not None or name not in ("flaw", "traceback", "retry")
+    }
+
+
+def _record_fields(
+    headers: Sequence[tuple[str, str | None]], key: memoryview | None, value: tuple[memoryview | None] | None
+) -> dict[str, Any]:
+    """Returns the record of a letter; `value` is None if it is not stored."""
+    fields: dict[str, Any] = {
+        "headers": [
+            {name: None} if of is None else text_or_base64(name, bytes.fromhex(of)) for name, of in headers
+        ]
+    }
+    if key is not None:
+        fields |= text_or_base64("key", bytes(key))
+    if value is not None:
+        fields |= {"value": None} if value[0] is None else payload_field("value", value[0])
+    return fields

@@ -12,11 +12,11 @@ from sluice.admin.letters import (
     choose_letters,
     entity_of,
     place_of,
+    projection_letter_document,
     read_all_letters,
     read_letter_document,
     require_letter,
 )
-from sluice.admin.projection_letters import find_letter
 from sluice.cli.dlq_change import drop, redrive, resolve
 from sluice.cli.dlq_options import (
     Entity,
@@ -41,6 +41,7 @@ from sluice.cli.dlq_projection import (
 from sluice.cli.output import print_refusal, say, say_document, say_record
 from sluice.cli.printing import MOST_REASONS, AsJson, Full, say_age, say_fields
 from sluice.cli.tables import Table, table_of
+from sluice.db.admin.letter_details import read_whole_projection_letter
 from sluice.db.admin.letters import (
     LetterCount,
     LetterReason,
@@ -108,11 +109,11 @@ def ls(
 def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
     """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
     with connected("sluice dlq", report_refusal=print_refusal) as session:
-        projected = find_letter(session, number)
+        projected = read_whole_projection_letter(session, number)
         if projected is None:
             document = read_letter_document(session, require_letter(session, number))
         else:
-            document = projected._asdict()
+            document = projection_letter_document(projected)
     if as_json_:
         say_document(document)
         return

@@ -65,7 +65,7 @@ def resume_refusals(places: Sequence[StoppedPlace], logs: LogRanges) -> list[str
                 or logs.unreadable_topics.get(one.topic)
                 or "Kafka has no such topic"
             )
-            refusals.append(f"{where} cannot be read: {why or 'Kafka has no such topic'}")
+            refusals.append(f"{where} cannot be read: {why}")
         elif log.start > one.applied_offset + 1:
             refusals.append(
                 f"{where} begins at offset {log.start}, and the records from {one.applied_offset + 1} on are"

@@ -51,7 +51,13 @@ def test_letters_of_a_projection_are_listed_redriven_and_dropped(
         (2, "dead"),
     ]
     newest, oldest = (one["id"] for one in document["projection_letters"])
-    assert "error class: ValueError\n" in run("dlq", "show", str(oldest))
+    shown = run("dlq", "show", str(oldest))
+    assert "error class: ValueError\n" in shown
+    assert "Traceback of the handler (most recent call last):\n" in shown
+    whole = json.loads(run("dlq", "show", str(oldest), "--json"))
+    assert (whole["projection"], whole["generation"], whole["key"]) == ("totals", 1, whole["entity_key"])
+    assert whole["value"]["data"]
+    assert whole["holds"]
     assert "--generation is valid only with --projection" in run(
         "dlq", "ls", "--generation", "1", exit_code=2
     )

@@ -27,6 +27,8 @@ def encoded(text: str) -> str:
         ({"k.1": {"to": "k.1"}}, {MARK: {"to": MARK}}),
         ({"payload_base64": encoded('{"id":"k.1"}')}, {"payload_base64": MARK}),
         ({"payload_base64": encoded("other")}, {"payload_base64": encoded("other")}),
+        ({"photo_base64": "k.1"}, {"photo_base64": MARK}),
+        ({"photo_base64": "kx1"}, {"photo_base64": "kx1"}),
         ({"payload_base64": None}, {"payload_base64": None}),
         (None, None),
     ],
