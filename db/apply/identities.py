@@ -28,7 +28,7 @@ def load_identities(session: Session, identities: Sequence[UUID]) -> list[tuple[
 
 RENEW_IDENTITIES = Statement(
     "renew_identities",
-    "UPDATE sluice.processed_events SET processed_at = now() WHERE identity = ANY ($1)",
+    "UPDATE sluice.processed_events SET processed_at = clock_timestamp() WHERE identity = ANY ($1)",
     ("uuid[]",),
 )
 

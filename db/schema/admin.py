@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from sluice.db.schema.declarations import metadata, now_column
+from sluice.db.schema.declarations import metadata, moment_column, now_column
 
 # A row is a switch that is on.
 switches = Table(
@@ -30,7 +30,7 @@ audit = Table(
     "audit",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    now_column("at"),
+    moment_column("at"),
     Column("actor", Text, nullable=False),
     Column("verb", Text, nullable=False),
     Column("subject", Text, nullable=False),

@@ -43,6 +43,11 @@ def now_column(name: str) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
+def moment_column(name: str) -> Column[object]:
+    """A time of Postgres's own, that at which the row is added: a transaction may wait for a lock before."""
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+
+
 def format_column() -> Column[object]:
     """The version of the row's form. A process leaves rows of a newer form than it reads."""
     return Column("format", SmallInteger, nullable=False, server_default=text("1"))

@@ -5,7 +5,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Identity,
     Index,
     LargeBinary,
@@ -13,11 +12,10 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
-    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sluice.db.schema.declarations import metadata
+from sluice.db.schema.declarations import metadata, moment_column
 
 # One row, made by the first erasure and changed by nothing: with another key no erased entity is recognised.
 erasure_key = Table(
@@ -41,8 +39,7 @@ erasures = Table(
     Column("entity", Text, nullable=False),
     # Keyed hash of entity type and key.
     Column("key_hash", Uuid, nullable=False),
-    # Of the moment, not of the transaction's beginning.
-    Column("erased_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    moment_column("erased_at"),
     # {topic id: {partition: first offset that is not erased}}
     Column("log_ends", JSONB, nullable=False),
 )

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sluice.db.records import CallState
-from sluice.db.schema.declarations import format_column, metadata, now_column, one_of
+from sluice.db.schema.declarations import format_column, metadata, moment_column, now_column, one_of
 
 outbox_ids = Sequence("outbox_ids", metadata=metadata)
 
@@ -96,7 +96,7 @@ executed_side_effects = Table(
     Column("first_attempt_at", DateTime(timezone=True)),
     Column("response", JSONB),
     Column("error", Text),
-    now_column("created_at"),
+    moment_column("created_at"),
     # Whether an attempt ended so that nobody knows what the provider did.
     Column("ended_unknown", Boolean, nullable=False, server_default=text("false")),
     # Attempts since it was last released; `attempt` rises for good and tells whose answer counts.

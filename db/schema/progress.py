@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from sluice.db.records import Outcome, ProblemKind
-from sluice.db.schema.declarations import OUTCOMES, metadata, now_column, one_of
+from sluice.db.schema.declarations import OUTCOMES, metadata, moment_column, now_column, one_of
 
 entities = Table(
     "entities",
@@ -184,7 +184,7 @@ processed_events = Table(
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
     # When it was applied, or when it was repeated half a day or more after that.
-    now_column("processed_at"),
+    moment_column("processed_at"),
     one_of("outcome", Outcome),
 )
 

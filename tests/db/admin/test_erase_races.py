@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from sluice.admin.decisions import OperationRefused
+from sluice.admin.erased_texts import erase_settled_calls
 from sluice.admin.rebuild.generation_locks import Held, copying
 from sluice.db.admin import erasing as db_erasing
 from sluice.db.connection import Session
@@ -131,6 +132,29 @@ def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier:
     first.close()
     second.join(patient(30))
     assert bench.amounts() == {KEY: 0}
+
+
+def test_a_call_that_a_waiting_batch_adds_afterwards_stays(bench: Bench) -> None:
+    """Its transaction began before the erasure, which held the queue's lock."""
+    bench.live(of(KEY, 0))
+    sent(bench)
+    late = Session(bench.database_url, application_name="late")
+    late.command("BEGIN; SELECT now()")
+    faults.arm("erase.committed:1:raise")
+    with pytest.raises(FaultInjected):
+        erase_key(bench)
+    late.command(f"""
+        INSERT INTO sluice.executed_side_effects
+            (effect_key, effect, identity, entity, entity_key, args, fingerprint, explicit_once, state)
+        VALUES ('notify:late', 'notify', gen_random_uuid(), 'thing', '{KEY}', '{{}}', gen_random_uuid(),
+                false, 'succeeded');
+        COMMIT
+    """)
+    late.close()
+    [(erased_at,)] = bench.look("SELECT erased_at FROM sluice.erasures")
+    erase_settled_calls(bench.session, bytes(32), "thing", KEY, erased_at, dry_run=False)
+    left = bench.look("SELECT effect_key FROM sluice.executed_side_effects WHERE entity_key IS NOT NULL")
+    assert left == [("notify:late",)]
 
 
 def test_a_row_that_others_need_refuses(bench: Bench) -> None:

@@ -1,0 +1,15 @@
+"""Calls are dated when they are added: an erasure compares these times with its own."""
+
+from alembic import op
+
+revision = "0023"
+down_revision = "0022"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Changes the default. Rows of before keep the time at which their transaction began."""
+    op.execute(
+        "ALTER TABLE sluice.executed_side_effects ALTER COLUMN created_at SET DEFAULT clock_timestamp()"
+    )

@@ -1,0 +1,13 @@
+"""Events are dated when they are added: an erasure compares these times with its own."""
+
+from alembic import op
+
+revision = "0024"
+down_revision = "0023"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Changes the default. Rows of before keep the time at which their transaction began."""
+    op.execute("ALTER TABLE sluice.processed_events ALTER COLUMN processed_at SET DEFAULT clock_timestamp()")
