@@ -12,6 +12,7 @@ import psycopg2.extras
 from sqlalchemy.engine import URL, make_url
 
 from sluice.db.connecting import open_connection
+from sluice.db.errors import needs_new_connection
 
 SESSION_SETTINGS = {
     "statement_timeout": "5s",
@@ -127,7 +128,7 @@ class Session:
             return int(cursor.rowcount)
 
     def command(self, text: str) -> None:
-        """Runs a command without parameters: SAVEPOINT, SET CONSTRAINTS, …"""
+        """Runs a command without parameters."""
         with self.connection.cursor() as cursor:
             cursor.execute(self._with_deferred(text))
 
@@ -151,6 +152,21 @@ class Session:
                 self.command("COMMIT")
         except BaseException:
             self.roll_back()
+            raise
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of a transaction that any exception takes back, with its constraints deferred.
+
+        May be nested. An exception that ends the connection takes back the whole transaction.
+        """
+        self.defer("SAVEPOINT part; SET CONSTRAINTS ALL DEFERRED")
+        try:
+            yield
+            self.command("RELEASE SAVEPOINT part")
+        except Exception as error:
+            if not needs_new_connection(error):
+                self.command("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
             raise
 
     def roll_back(self) -> None:

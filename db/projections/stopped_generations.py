@@ -7,10 +7,19 @@ from sluice.db.connection import Session, Statement
 STOP_GENERATION = Statement(
     "stop_generation",
     """
-    UPDATE sluice.generations SET
-        stopped_at = CASE WHEN state = 'resuming' THEN stopped_at ELSE now() END,
+    WITH fed AS (
+        SELECT projection, generation, state FROM sluice.generations
+        WHERE projection = $1 AND generation = $2 AND state IN ('live', 'retired', 'resuming')
+        FOR UPDATE
+    ), lanes AS (
+        -- Of a live one they are from before it was swapped in.
+        DELETE FROM sluice.generation_lanes l USING fed f
+        WHERE l.projection = f.projection AND l.generation = f.generation AND f.state = 'live'
+    )
+    UPDATE sluice.generations g SET
+        stopped_at = CASE WHEN g.state = 'resuming' THEN g.stopped_at ELSE now() END,
         state = 'stopped', failed_reason = $3
-    WHERE projection = $1 AND generation = $2 AND state IN ('live', 'retired', 'resuming')
+    FROM fed f WHERE g.projection = f.projection AND g.generation = f.generation
     """,
     ("text", "int", "text"),
 )

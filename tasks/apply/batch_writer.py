@@ -220,16 +220,12 @@ class BatchWriter:
             return self._in_savepoint(lambda: write(self._store(cut_letters=True)))
 
     def _in_savepoint(self, action: Callable[[], T]) -> T:
-        self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
         held, waiting = dict(self._locks.held), self._held
         try:
-            result = action()
-            self._session.command("RELEASE SAVEPOINT event")
-            return result
-        except Exception as error:
-            if not needs_new_connection(error):
-                self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                self._locks.held, self._held = held, waiting
+            with self._session.savepoint():
+                return action()
+        except Exception:
+            self._locks.held, self._held = held, waiting
             raise
 
     def _store(

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from sluice.db.apply.projection_letters import load_held
 from sluice.db.connection import Session
-from sluice.db.errors import DeploymentBroken, Fault, WriteSuppressed, needs_new_connection, whose_fault
+from sluice.db.errors import DeploymentBroken, Fault, WriteSuppressed, whose_fault
 from sluice.db.projections.generations import SyncedGeneration
 from sluice.db.records import Outcome
 from sluice.tasks.api import Effect
@@ -119,16 +119,12 @@ class GenerationFeed:
         return settled
 
     def _in_savepoint(self, action: Callable[[], list[EventResult]]) -> list[EventResult]:
-        self._session.defer("SAVEPOINT event; SET CONSTRAINTS ALL DEFERRED")
         locks, held = dict(self._locks.held), set(self._held)
         try:
-            settled = action()
-            self._session.command("RELEASE SAVEPOINT event")
-            return settled
-        except Exception as error:
-            if not needs_new_connection(error):
-                self._session.command("ROLLBACK TO SAVEPOINT event; RELEASE SAVEPOINT event")
-                self._locks.held, self._held = locks, held
+            with self._session.savepoint():
+                return action()
+        except Exception:
+            self._locks.held, self._held = locks, held
             raise
 
     def _as_letter(self, settled: EventResult) -> EventResult:

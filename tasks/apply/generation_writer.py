@@ -215,14 +215,12 @@ class GenerationWriter:
         *,
         singly: bool,
     ) -> Exception | None:
-        self._session.defer("SAVEPOINT generation; SET CONSTRAINTS ALL DEFERRED")
         try:
-            self._sync(synced, queue, steps, settled, singly=singly)
-            self._session.command("RELEASE SAVEPOINT generation")
+            with self._session.savepoint():
+                self._sync(synced, queue, steps, settled, singly=singly)
         except Exception as error:
             if needs_new_connection(error):
                 raise
-            self._session.command("ROLLBACK TO SAVEPOINT generation; RELEASE SAVEPOINT generation")
             return error
         return None
 

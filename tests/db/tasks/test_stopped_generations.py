@@ -38,8 +38,9 @@ def resume_with(code: Bench, generation: int = 1) -> bool:
     return code.rebuild(generation)
 
 
-def places(bench: Bench) -> list[tuple[Any, ...]]:
-    return bench.look("SELECT queue, applied_offset FROM sluice.generation_lanes ORDER BY queue")
+def places(bench: Bench, generation: int = 1) -> list[tuple[Any, ...]]:
+    query = "SELECT queue, applied_offset FROM sluice.generation_lanes"
+    return bench.look(f"{query} WHERE generation = {generation} ORDER BY queue")
 
 
 def test_a_generation_whose_events_fail_in_numbers_stops_and_the_queue_goes_on(
@@ -80,6 +81,21 @@ def test_a_missing_table_stops_the_generation_before_the_batch(
     code.look(SHOW)
     assert resume_with(code)
     assert (code.states(), code.rows()) == ({1: "live"}, code.labelled())
+
+
+def test_a_generation_that_was_swapped_in_stops_at_the_place_of_live(bench: Bench, opened: Any) -> None:
+    """The lanes of its rebuild are those of the swap: events since then must not be applied twice."""
+    code = opened(bench.with_code(registry()))
+    code.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
+    code.rebuild(code.begin())
+    code.swap(2)
+    code.live(thing_set(2, "a", 3), thing_set(3, "b", 4))
+    code.look("ALTER TABLE totals_g2 RENAME TO away")
+    code.live(thing_set(4, "a", 5))
+    assert (code.states()[2], dict(places(code, 2))) == ("stopped", {"thing.0": 3})
+    code.look("ALTER TABLE away RENAME TO totals_g2")
+    assert resume_with(code, 2)
+    assert (code.states()[2], code.rows(2)) == ("live", code.labelled())
 
 
 def test_other_queues_keep_the_place_of_their_next_batch(bench: Bench, opened: Any) -> None:
