@@ -9,7 +9,7 @@ import pytest
 
 # CPU time of one test, so that a busy machine plays as many worlds. SIMULATION_SECONDS sets it for a longer
 # search; the message of a broken promise names the seed.
-SECONDS = 3.0
+SECONDS = 2.0
 LARGEST = 2**40
 
 

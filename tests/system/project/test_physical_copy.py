@@ -139,6 +139,7 @@ def test_a_base_backup_beside_its_original_is_refused(
     assert deployment.complaints(deployment.tables()) == []
 
 
+@pytest.mark.matrix
 @pytest.mark.own("postgres")
 def test_a_copy_whose_original_is_gone_takes_over_though_the_last_claims_are_lost(
     make_deployment: MakeDeployment, postgres: Stack

@@ -1,7 +1,8 @@
 """Processes whose settings a server refuses for good end with one sentence; for an outage they wait."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -47,7 +48,15 @@ def end_of(process: RunningProcess) -> str:
     return process.log.read_text()
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+FEW = ("bridge", "sluice worker", "beat")
+"""The matrix starts the others."""
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.matrix] * (name not in FEW)) for name in names]
+
+
+@pytest.mark.parametrize("process", some(PROCESSES))
 def test_a_wrong_database_ends_a_process_with_one_sentence(
     process: str, make_run: MakeRun, database_url: str, redis_url: str
 ) -> None:
@@ -86,7 +95,7 @@ def test_a_wrong_password_of_redis_ends_a_process_with_one_sentence(
         client.config_set("requirepass", "")
 
 
-@pytest.mark.parametrize("process", [name for name in PROCESSES if name != "celery inspect"])
+@pytest.mark.parametrize("process", some(name for name in PROCESSES if name != "celery inspect"))
 def test_a_postgres_that_does_not_answer_is_waited_for_and_named(process: str, make_run: MakeRun) -> None:
     run = make_run("postgresql+psycopg2://alice@127.0.0.1:1/shop", "redis://127.0.0.1:1/0")
     started = PROCESSES[process](run)

@@ -40,6 +40,7 @@ def create_anew(deployment: Deployment, topic: str) -> None:
     deployment.close()
 
 
+@pytest.mark.matrix
 def test_what_live_applied_from_the_old_topic_is_rebuilt_from_the_new_one(
     make_deployment: MakeDeployment,
 ) -> None:
