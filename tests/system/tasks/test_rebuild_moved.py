@@ -4,6 +4,7 @@ import json
 from contextlib import closing
 from typing import Any
 
+import pytest
 from kafka import KafkaAdminClient
 
 from tests.harness.deployment import Deployment
