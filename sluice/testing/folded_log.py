@@ -1,0 +1,137 @@
+"""A log folded in memory, record by record: what Postgres holds once each has its outcome. Pure.
+
+It uses the code of the workers: `decode`, `plan_event`, `fold` and the rules of versioned rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from sqlalchemy import Table
+
+from sluice.db.records import LedgerRow, OutboxRow, Outcome
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.events.event_fault import EventFault
+from sluice.tasks.fold.fold import fold
+from sluice.tasks.fold.fold_state import EventResult, FirstSeen, FoldState
+from sluice.tasks.fold.plan import plan_event
+from sluice.tasks.fold.registry import Registry
+from sluice.tasks.fold.versioned_row import ABSENT, Row
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record of the log and its outcome. `repeats`: its event was known before."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    record: Record
+    outcome: Outcome
+    repeats: bool
+
+
+@dataclass(frozen=True)
+class Letter:
+    """Why an event was not applied, or not by one projection. `entry` is its place in the log's entries."""
+
+    entry: int
+    entity: str
+    key: str | None
+    type: str | None
+    outcome: Outcome
+    fault: EventFault
+    projection: str | None = None
+    holds: bool = True
+    """Later events of its entity wait behind it."""
+
+
+@dataclass
+class FoldedLog:
+    """The state after all records that were taken so far. `registry` is the code that folds the next one."""
+
+    registry: Registry
+    rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    emits: list[OutboxRow] = field(default_factory=list)
+    calls: list[LedgerRow] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    identities: dict[UUID, FirstSeen] = field(default_factory=dict)
+    effect_keys: dict[str, UUID | None] = field(default_factory=dict)
+    parked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Entity type → keys of parked entities."""
+    held: defaultdict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(dict))
+    """Entity type → projection → keys of entities whose events wait for it."""
+
+    def copy(self) -> "FoldedLog":
+        """Returns the same state, to be changed apart from this one."""
+        return replace(
+            self,
+            rows=dict(self.rows),
+            entries=list(self.entries),
+            emits=list(self.emits),
+            calls=list(self.calls),
+            letters=list(self.letters),
+            identities=dict(self.identities),
+            effect_keys=dict(self.effect_keys),
+            parked=defaultdict(set, {entity: set(keys) for entity, keys in self.parked.items()}),
+            held=defaultdict(dict, {entity: _copied(held) for entity, held in self.held.items()}),
+        )
+
+    def take(self, topic: str, topic_id: str, partition: int, record: Record) -> EventResult:
+        """Settles one record. A record that was taken before, from the same place, changes nothing."""
+        declared = self.registry.topics[topic]
+        decoded = decode(declared, topic_id, partition, record)
+        entity = declared.entity.name
+        memory = self.memory_of(entity, parked=self.parked[entity])
+        result = self.fold_one(decoded, memory)
+        if result.outcome is not None:
+            self.entries.append(
+                Entry(topic, topic_id, partition, record, result.outcome, repeats=result.known)
+            )
+            self.add_letters(len(self.entries) - 1, result)
+        return result
+
+    def memory_of(self, entity: str, *, parked: set[str]) -> FoldState:
+        """Returns what the fold of one event of this entity type reads and changes."""
+        return FoldState(
+            _no_row,
+            _no_call,
+            rows=self.rows,
+            identities=self.identities,
+            effect_keys=self.effect_keys,
+            parked=parked,
+            held=self.held[entity],
+        )
+
+    def fold_one(self, decoded: Decoded, memory: FoldState) -> EventResult:
+        """Plans and folds one event, and keeps what it emits and calls."""
+        folded = fold([plan_event(self.registry, self.registry.topics[decoded.topic], decoded)], memory)
+        self.emits += folded.emits
+        self.calls += folded.calls
+        return folded.settled[0]
+
+    def add_letters(self, entry: int, result: EventResult) -> None:
+        """Keeps the letters of an event that was settled: its own, and those of projections."""
+        decoded, outcome = result.planned.decoded, result.outcome
+        entity = self.registry.topics[decoded.topic].entity.name
+        event = (entry, entity, decoded.entity_key, decoded.type)
+        if result.error is not None and outcome is not None:
+            holds = outcome is Outcome.WAITING or (outcome is Outcome.DEAD and result.planned.parks)
+            self.letters.append(Letter(*event, outcome, result.error, holds=holds))
+        for one in result.letters:
+            self.letters.append(Letter(*event, one.outcome, one.fault, one.projection, one.holds))
+
+
+def _copied(held: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    return {projection: set(keys) for projection, keys in held.items()}
+
+
+def _no_row(_table: Table, _key: str) -> Row:
+    return ABSENT
+
+
+def _no_call(_effect_key: str) -> None:
+    return None

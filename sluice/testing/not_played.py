@@ -1,0 +1,41 @@
+"""What Postgres checks of users' tables, and a world in memory does not. Pure."""
+
+from collections.abc import Iterable, Iterator
+
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Table, UniqueConstraint
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
+
+
+def not_played(tables: Iterable[Table]) -> list[str]:
+    """Returns a line for each declared rule of these tables that only Postgres checks, by table."""
+    return [
+        f"{table.name}: {rule}"
+        for table in sorted(tables, key=lambda table: table.name)
+        for rule in sorted(_rules(table))
+    ]
+
+
+def _rules(table: Table) -> Iterator[str]:
+    for constraint in (*table.constraints, *(one for column in table.columns for one in column.constraints)):
+        match constraint:
+            # A CHECK that SQLAlchemy adds for the values of a type: the world checks these.
+            case CheckConstraint() if not getattr(constraint, "_type_bound", False):
+                yield f"CHECK ({constraint.sqltext})"
+            case UniqueConstraint():
+                yield f"UNIQUE ({_names(constraint.columns)})"
+            case ForeignKeyConstraint():
+                targets = ", ".join(element.target_fullname for element in constraint.elements)
+                yield f"FOREIGN KEY ({_names(constraint.columns)}) to {targets}"
+            case ExcludeConstraint():
+                yield f"EXCLUDE {constraint.name or ''}".rstrip()
+            case _:
+                pass
+    for index in table.indexes:
+        if index.unique:
+            yield f"UNIQUE INDEX {index.name}"
+    if table.dispatch.after_create:
+        yield "DDL that runs after the table is created, which may make triggers"
+
+
+def _names(columns: Iterable[Column[object]]) -> str:
+    return ", ".join(column.name for column in columns)

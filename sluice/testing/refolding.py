@@ -1,0 +1,131 @@
+"""What an operator has done to a folded log: a redrive of its letters, a rebuild of one projection. Pure."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from sqlalchemy import Table
+
+from sluice.db.records import Outcome
+from sluice.tasks.events.decode import Decoded, decode
+from sluice.tasks.fold.fold import fold
+from sluice.tasks.fold.fold_state import TAKEN, EventResult, FoldState, ProjectionLetter
+from sluice.tasks.fold.plan import plan_projection
+from sluice.tasks.fold.versioned_row import ABSENT, Row
+from sluice.testing.folded_log import Entry, FoldedLog
+
+Values: TypeAlias = dict[str, Any]
+
+
+def redrive(log: FoldedLog) -> None:
+    """Applies dead letters again, and what waits behind them, with the code that the log has now.
+
+    Conflicts stay: nothing waits behind them. Letters of projections follow those of whole events.
+    """
+    _redrive_events(log)
+    _redrive_projections(log)
+
+
+def rebuild(log: FoldedLog, table: Table) -> dict[str, tuple[Values | None, Values | None]]:
+    """Computes a projection anew from the log, with the code that the log has now, and swaps it in.
+
+    Returns key → (values before, values after) of the rows that differ. Reads topic by topic, as a rebuild
+    reads partition by partition.
+    """
+    rows: dict[tuple[Table, str], Row] = {}
+    held: defaultdict[str, dict[str, set[str]]] = defaultdict(dict)
+    log.letters = [letter for letter in log.letters if letter.projection != table.name]
+    taken = [
+        (number, entry)
+        for number, entry in enumerate(log.entries)
+        if entry.outcome in TAKEN and not entry.repeats
+    ]
+    for number, entry in sorted(taken, key=lambda pair: pair[1].topic):
+        entity = log.registry.topics[entry.topic].entity.name
+        memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None, rows=rows, held=held[entity])
+        log.add_letters(number, _project(log, table, _decoded(log, entry), memory))
+    before, after = _values(log.rows, table), _values(rows, table)
+    log.rows = {place: row for place, row in log.rows.items() if place[0] is not table} | rows
+    _hold(log)
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    }
+
+
+def _redrive_events(log: FoldedLog) -> None:
+    blocked: set[tuple[str, str]] = set()
+    waiting, log.letters = log.letters, []
+    for letter in waiting:
+        place = None if letter.key is None else (letter.entity, letter.key)
+        if letter.projection is not None or letter.outcome is Outcome.CONFLICT or place in blocked:
+            log.letters.append(letter)
+            continue
+        entry = log.entries[letter.entry]
+        result = _apply_again(log, letter.entity, _decoded(log, entry))
+        outcome = result.outcome or entry.outcome
+        log.entries[letter.entry] = replace(entry, outcome=outcome)
+        log.add_letters(letter.entry, result)
+        if outcome is Outcome.DEAD and result.planned.parks and place is not None:
+            blocked.add(place)
+    log.parked.clear()
+    for letter in log.letters:
+        if letter.projection is None and letter.holds and letter.key is not None:
+            log.parked[letter.entity].add(letter.key)
+
+
+def _apply_again(log: FoldedLog, entity: str, decoded: Decoded) -> EventResult:
+    """Applies an event although it is known and its entity is parked."""
+    known = log.identities.get(decoded.identity)
+    if known is not None and known[1:] == (decoded.topic_id, decoded.partition, decoded.record.offset):
+        # What is known of it is that it died or waits. That is what changes.
+        del log.identities[decoded.identity]
+    return log.fold_one(decoded, log.memory_of(entity, parked=set()))
+
+
+def _redrive_projections(log: FoldedLog) -> None:
+    blocked: set[tuple[str | None, str, str]] = set()
+    waiting, log.letters = log.letters, []
+    for letter in waiting:
+        place = None if letter.key is None else (letter.projection, letter.entity, letter.key)
+        table = log.registry.projection_tables.get(letter.projection or "")
+        if table is None or place in blocked:
+            log.letters.append(letter)
+            continue
+        memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None, rows=log.rows)
+        result = _project(log, table, _decoded(log, log.entries[letter.entry]), memory)
+        log.add_letters(letter.entry, result)
+        if place is not None and any(one.holds for one in result.letters):
+            blocked.add(place)
+    _hold(log)
+
+
+def _project(log: FoldedLog, table: Table, decoded: Decoded, memory: FoldState) -> EventResult:
+    """Folds one event into one projection. An event that dies as a whole is a letter of the projection."""
+    [result] = fold([plan_projection(log.registry, table, decoded)], memory).settled
+    if result.error is None or result.outcome is None:
+        return result
+    holds = result.planned.parks and decoded.entity_key is not None
+    letter = ProjectionLetter(table.name, result.outcome, result.error, holds)
+    return EventResult(result.planned, Outcome.APPLIED, letters=(letter,))
+
+
+def _hold(log: FoldedLog) -> None:
+    """Events of an entity wait for a projection as long as it has a letter that holds."""
+    log.held.clear()
+    for letter in log.letters:
+        if letter.projection is not None and letter.holds and letter.key is not None:
+            log.held[letter.entity].setdefault(letter.projection, set()).add(letter.key)
+
+
+def _decoded(log: FoldedLog, entry: Entry) -> Decoded:
+    topic = log.registry.topics[entry.topic]
+    return decode(topic, entry.topic_id, entry.partition, entry.record)
+
+
+def _values(rows: Mapping[tuple[Table, str], Row], table: Table) -> dict[str, Values]:
+    return {
+        key: dict(row.values) for (of, key), row in rows.items() if of is table and row.values is not None
+    }

@@ -1,0 +1,139 @@
+"""A world in memory: the code of the workers without servers and without a clock."""
+
+from copy import copy
+
+from sqlalchemy import Table
+
+from sluice.db.records import Outcome
+from sluice.db.tables import shape_of
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.api import Call, Columns, Emit, Version
+from sluice.tasks.events.payload import copied_json
+from sluice.tasks.fold.registry import Registry
+from sluice.testing import refolding
+from sluice.testing.any_world import (
+    PARTITION,
+    AnyWorld,
+    DeadLetter,
+    Module,
+    Values,
+    collect,
+    emit_of,
+    topic_id,
+)
+from sluice.testing.calls import CallResult, CallRunner, Providers, call_of
+from sluice.testing.folded_log import FoldedLog
+from sluice.testing.given_rows import given_row
+from sluice.testing.handler_memory import HandlerMemory
+from sluice.testing.not_played import not_played
+from sluice.testing.written_test import given_code, module_names
+
+
+class World(AnyWorld):
+    """Events are decoded, planned and folded as workers do it; rows, outgoing events and calls are in memory.
+
+    What a CHECK, UNIQUE, foreign key or trigger refuses is not played; `not_played` lists these rules.
+    """
+
+    def __init__(self, *modules: Module) -> None:
+        """`modules`: names as in SLUICE_HANDLERS, or the modules themselves. Raises HandlersRefused."""
+        super().__init__(collect(modules))
+        self.script.append(f"World({module_names(modules)})")
+        self._log = FoldedLog(self._registry)
+        self._runner = CallRunner()
+        self._memory = HandlerMemory(self._registry)
+
+    def copy(self) -> "World":
+        """Returns the same world, to be changed apart from this one."""
+        other = copy(self)
+        other.script = list(self.script)
+        other._sent = list(self._sent)
+        other._next_offsets = dict(self._next_offsets)
+        other._log = self._log.copy()
+        other._runner = self._runner.copy()
+        return other
+
+    def given(self, table: Table | str, key: str, values: Columns, version: Version | None = None) -> None:
+        found = self._table(table)
+        name, row = given_row(found, key, values, version)
+        self.script.append(given_code(found, name, row.values or {}, version))
+        self._log.rows[found, name] = row
+
+    def rows(self, table: Table | str) -> dict[str, Values]:
+        found = self._table(table)
+        shape = shape_of(found)
+        return {
+            key: {name: copied_json(row.values[name]) for name in shape.row_columns}
+            for (of, key), row in sorted(self._log.rows.items(), key=lambda pair: pair[0][1])
+            if of is found and row.values is not None
+        }
+
+    @property
+    def emitted(self) -> list[Emit]:
+        return [emit_of(row) for row in self._log.emits]
+
+    @property
+    def calls(self) -> list[Call]:
+        return [call_of(row) for row in self._log.calls]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [entry.outcome for entry in self._log.entries]
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        found = []
+        for letter in sorted(self._log.letters, key=lambda one: one.entry):
+            entry = self._log.entries[letter.entry]
+            error = str(letter.fault)
+            found.append(
+                DeadLetter(entry.topic, letter.key, letter.type, letter.outcome, error, letter.projection)
+            )
+        return found
+
+    @property
+    def not_played(self) -> list[str]:
+        """The rules of the tables that Postgres checks and this world does not, one line each."""
+        return not_played(self._registry.tables.values())
+
+    def restart(self, *modules: Module) -> None:
+        """Begins with a new worker: what handlers kept in memory is reset. With modules, deploys these.
+
+        Rows, letters and calls stay. Tables of new modules take over the rows of the tables with their names.
+        Raises ValueError if the new modules lack a topic that has records.
+        """
+        self.script.append(f"restart({module_names(modules)})")
+        if modules:
+            self._deploy(collect(modules))
+        self._memory.reset()
+
+    def _deploy(self, registry: Registry) -> None:
+        for topic in {name for name, _ in self._sent}:
+            if topic not in registry.topics:
+                raise ValueError(f"the new modules do not declare topic {topic!r}, which has records")
+        self._registry = self._log.registry = registry
+        self._next_offsets = dict.fromkeys(registry.topics, 0) | self._next_offsets
+        self._log.rows = {
+            (registry.tables.get(table.name, table), key): row for (table, key), row in self._log.rows.items()
+        }
+        self._memory = HandlerMemory(registry)
+
+    def redrive(self) -> None:
+        self.script.append("redrive()")
+        refolding.redrive(self._log)
+
+    def rebuild(self, projection: Table | str) -> dict[str, tuple[Values | None, Values | None]]:
+        """Computes a projection anew from what was sent, with the code of now, and swaps it in.
+
+        Returns key → (values before, values after) of the rows that differ. Rows from `given` are not in the
+        log, so they are gone.
+        """
+        table = self._table(projection)
+        self.script.append(f"rebuild({table.name!r})")
+        return refolding.rebuild(self._log, table)
+
+    def run_calls(self, provider: Providers = None) -> list[CallResult]:
+        return self._runner.run(self._registry, self._log.calls, provider)
+
+    def _take(self, topic: str, record: Record) -> Outcome | None:
+        return self._log.take(topic, topic_id(topic), PARTITION, record).outcome

@@ -1,0 +1,300 @@
+"""A world: what was given and sent, and what came of it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sluice import (
+    Call,
+    Effect,
+    Emit,
+    Entity,
+    Event,
+    FieldNames,
+    ProjectionEffect,
+    Topic,
+    Upsert,
+    handles,
+    projects,
+)
+from sluice.testing import DeadLetter, Incoming, World
+from tests.unit.testing import planted
+from tests.unit.testing.planted import orders, profiles, totals
+
+ROW = {"status": "PLACED", "price": Decimal("0.00"), "note": None, "parent_id": None, "seen": 0}
+
+
+@pytest.fixture
+def world() -> World:
+    return World(planted)
+
+
+def module(**things: Any) -> ModuleType:
+    made = ModuleType("made")
+    vars(made).update(things)
+    return made
+
+
+def test_an_event_makes_a_row_an_outgoing_event_and_a_call(world: World) -> None:
+    assert world.send("orders", key="o-1", type="order.placed", version=3) == "applied"
+    assert world.row(orders, "o-1") == ROW
+    assert world.rows("orders") == {"o-1": ROW}
+    assert world.row(orders, "o-2") is None
+    assert world.emitted == [Emit("order-events", "o-1", "order.created", {"id": "o-1"}, version=3)]
+    assert world.calls == [Call("notify", once="o-1", args={"id": "o-1"})]
+    assert world.outcomes == ["applied"]
+    assert world.dead_letters == []
+
+
+def test_a_given_row_has_its_version_and_the_defaults(world: World) -> None:
+    world.given(orders, "o-1", {"status": "OLD", orders.c.seen: 4}, version=3)
+    assert world.send("orders", key="o-1", type="order.set", data={"status": "LATE"}, version=2) == "stale"
+    assert world.row(orders, "o-1") == ROW | {"status": "OLD", "seen": 4}
+    assert world.send("orders", key="o-1", type="order.set", data={"status": "NEXT"}, version=4) == "applied"
+    assert world.row(orders, "o-1") == ROW | {"status": "NEXT", "seen": 4}
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "values", "message"),
+    [
+        (orders, "o-1", {}, "orders.status is not nullable and has no default"),
+        (orders, "o-1", {"status": "far too long"}, "orders.status: text of 12 characters"),
+        (orders, "o-1", {"status": "NEW", "price": Decimal("0.001")}, "more decimal places"),
+        (orders, "o-1", {"status": "NEW", "prize": 1}, "orders has no column 'prize' to give; it has status"),
+        (orders, 1, {"status": "NEW"}, "orders.order_id: int 1 is no text"),
+        (
+            "order",
+            "o-1",
+            {},
+            "unknown table 'order'; the modules of this world make: orders, profiles, totals",
+        ),
+    ],
+)
+def test_a_given_row_that_postgres_could_not_hold_is_refused(
+    world: World, table: Any, key: Any, values: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        world.given(table, key, values)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ({"status": None}, "orders.status must not be null"),
+        ({"status": "far too long"}, "orders.status: text of 12 characters, the column holds 8"),
+        ({"price": "1"}, "orders.price: str '1' is no decimal"),
+        ({"price": 12345}, "orders.price: decimal 12345 has more digits than the column holds"),
+        ({"colour": 1}, "there is no column 'colour'"),
+    ],
+)
+def test_what_postgres_could_not_hold_is_a_dead_letter_of_its_event(
+    world: World, data: dict[str, Any], error: str
+) -> None:
+    assert world.send("orders", key="o-1", type="order.set", data=data, version=1) == "dead"
+    [letter] = world.dead_letters
+    assert error in letter.error
+    assert "planted.py:" in letter.error, "the place of the yield"
+    assert world.rows(orders) == {}
+
+
+def test_a_partial_upsert_is_refused_where_it_is_yielded(world: World) -> None:
+    assert world.send("orders", key="o-1", type="order.partial", version=1) == "dead"
+    assert "Upsert of orders leaves out price, note, parent_id" in world.dead_letters[0].error
+
+
+def test_a_dead_event_parks_its_entity_until_a_redrive_applies_it(world: World) -> None:
+    assert world.send("orders", key="o-1", type="order.rejected") == "dead"
+    assert world.send("orders", key="o-1", type="order.placed", version=1) == "waiting"
+    assert world.send("orders", key="o-2", type="order.placed", version=1) == "applied"
+    world.redrive()
+    assert world.outcomes == ["dead", "waiting", "applied"], "the code is as it was"
+
+    @handles("order.rejected")
+    def accept(event: Event[Any]) -> Iterator[Effect]:
+        yield Upsert(orders, event.key, planted.whole(event), version=None)
+
+    mended = {name: value for name, value in vars(planted).items() if name != "reject"}
+    world.restart(module(**mended, accept=accept))
+    world.redrive()
+    assert world.dead_letters == []
+    assert world.outcomes == ["applied", "applied", "applied"]
+    assert world.send("orders", key="o-1", type="order.set", version=9) == "applied", "nothing is parked"
+
+
+def test_a_dead_event_of_a_topic_that_skips_parks_nothing(world: World) -> None:
+    assert world.send("profiles", key="p-1", type="profile.changed", data={"name": 1}, version=1) == "dead"
+    assert (
+        world.send("profiles", key="p-1", type="profile.changed", data={"name": "A"}, version=2) == "applied"
+    )
+    assert world.row(profiles, "p-1") == {"name": "A", "city": None}
+
+
+def test_a_letter_of_a_projection_leaves_what_the_plain_handlers_did(world: World) -> None:
+    world.given(orders, "o-1", {"status": "NEW"})
+    assert world.send("orders", key="o-1", type="order.seen", data={"seen": 101}, version=1) == "applied"
+    assert world.send("orders", key="o-1", type="order.seen", data={"seen": 1}, version=2) == "applied"
+    assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 102}
+    assert world.rows(totals) == {}
+    dead, waiting = world.dead_letters
+    assert (dead.outcome, dead.projection, dead.error) == ("dead", "totals", "Rejected: too much")
+    assert waiting == DeadLetter(
+        "orders", "o-1", "order.seen", waiting.outcome, waiting.error, projection="totals"
+    )
+    assert waiting.outcome == "waiting"
+    world.redrive()
+    assert len(world.dead_letters) == 2, "the first still dies"
+
+
+def test_a_redrive_applies_letters_of_a_projection_in_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.given(orders, "o-1", {"status": "NEW"})
+    for number, seen in enumerate((101, 7)):
+        world.send("orders", key="o-1", type="order.seen", data={"seen": seen}, version=number)
+    world.restart(without_limit())
+    world.redrive()
+    assert world.dead_letters == []
+    assert world.row(totals, "o-1") == {"amount": 7}
+    assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 108}, "no plain handler ran again"
+
+
+def test_a_rebuild_computes_a_projection_with_the_code_of_now(world: World) -> None:
+    world.send("orders", key="o-1", type="order.placed", version=1)
+    world.given(totals, "o-9", {"amount": 9})
+    assert world.rebuild(totals) == {"o-9": ({"amount": 9}, None)}
+    assert world.row(totals, "o-1") == {"amount": 1}
+    world.restart(without_limit(of_placed=5))
+    assert world.rebuild("totals") == {"o-1": ({"amount": 1}, {"amount": 5})}
+    assert world.rebuild("totals") == {}
+    assert world.calls == [Call("notify", once="o-1", args={"id": "o-1"})], "no call is made again"
+
+
+def without_limit(of_placed: int = 1) -> ModuleType:
+    @projects("order.placed", "order.seen", into=totals, revision=2)
+    def total(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
+        yield Upsert(totals, event.key, {"amount": event.data.get("seen", of_placed)})
+
+    return module(**{**vars(planted), "total": total})
+
+
+def test_everything_again_changes_nothing(world: World) -> None:
+    world.send("orders", key="o-1", type="order.placed", version=1)
+    world.send("orders", key="o-1", version=2)
+    world.send_raw("orders", "o-2", b"no JSON")
+    before = world.state
+    world.redeliver()
+    assert world.state == before
+    assert world.outcomes == ["applied", "applied", "dead", "duplicate"], "a place that was seen counts once"
+
+
+def test_another_content_under_a_known_id_is_a_conflict(world: World) -> None:
+    world.send("orders", key="o-1", type="order.set", data={"status": "A"}, version=1, id="e-1")
+    assert world.send("orders", key="o-1", type="order.set", data={"status": "B"}, id="e-1") == "conflict"
+    assert world.dead_letters[0].error.startswith("Conflict: event id seen before")
+
+
+def test_a_null_value_is_a_tombstone(world: World) -> None:
+    world.given(orders, "o-1", {"status": "NEW"}, version=1)
+    assert world.send("orders", key="o-1", version=5) == "applied"
+    assert world.row(orders, "o-1") is None
+    assert world.send("orders", key="o-1", type="order.set", version=4) == "stale"
+
+
+def test_a_raw_record_is_what_a_producer_wrote(world: World) -> None:
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": "1",
+        "ce_source": "/s",
+        "ce_type": "order.set",
+        "ce_version": "7",
+    }
+    assert world.send_raw("orders", "o-1", '{"status": "CLOUD"}', headers) == "applied"
+    assert world.row(orders, "o-1") == ROW | {"status": "CLOUD"}
+    assert world.send_raw("orders", b"o-1", b'{"event_id": "2"}', []) == "dead"
+    assert world.dead_letters[0].error == "DecodeError: type is missing"
+
+
+def test_fields_of_the_topic_and_times_are_written_as_its_producers_do() -> None:
+    seen: list[Event[Any]] = []
+
+    @handles("order.set")
+    def note(event: Event[Any]) -> Iterator[Effect]:
+        seen.append(event)
+        yield Emit("out", key=None, type="noted", data=None)
+
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    fields = FieldNames(event_id="id", version="at", data="body")
+    topics = (Topic("orders", Entity("order"), fields=fields),)
+    world = World(module(topics=topics, note=note, outgoing_topics=("out",)))
+    world.send(
+        "orders", key="k", type="order.set", data={"a": 1}, version=noon, time=noon, headers={"h": "1"}
+    )
+    event = seen[0]
+    assert (event.id, event.version, event.time, event.data) == ("event-1", noon, noon, {"a": 1})
+    assert event.headers == (("h", b"1"),)
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (Incoming("nothing", key="k", type="t"), "unknown topic 'nothing'; declared: orders, profiles"),
+        (Incoming("orders", key="k", data={}), "a tombstone .* has no data= and no time="),
+        (Incoming("orders", key="k", type="t", data={"a": object()}), "data is not JSON"),
+        (Incoming("orders", key=7, type="t"), "key must be text, bytes or None, not int 7"),  # type: ignore[arg-type]
+        (
+            Incoming(
+                "orders", key="k", type="t", version=datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+            ),
+            "version must be a datetime with an offset",
+        ),
+    ],
+)
+def test_what_no_producer_can_send_is_an_error_of_the_test(
+    world: World, event: Incoming, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        world.send_event(event)
+
+
+def test_what_is_read_from_a_world_is_a_copy(world: World) -> None:
+    world.send("orders", key="o-1", type="order.placed")
+    world.rows(orders)["o-1"]["status"] = "CHANGED"
+    assert world.row(orders, "o-1") == ROW
+
+
+def test_a_copy_goes_its_own_way(world: World) -> None:
+    world.send("orders", key="o-1", type="order.placed")
+    other = world.copy()
+    other.send("orders", key="o-2", type="order.placed")
+    other.send("orders", key="o-3", type="order.rejected")
+    assert set(world.rows(orders)) == {"o-1"}
+    assert world.outcomes == ["applied"]
+    assert world.send("orders", key="o-3", type="order.placed") == "applied"
+
+
+def test_a_restart_forgets_what_handlers_kept_in_memory(world: World) -> None:
+    world.given(orders, "o-1", {"status": "NEW"})
+    for _ in range(2):
+        world.restart()
+        world.send("orders", key="o-1", type="order.remembered", version=1)
+    assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 2}
+    world.send("orders", key="o-1", type="order.remembered", version=1)
+    assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 4}
+
+
+def test_a_deployment_must_declare_the_topics_that_have_records(world: World) -> None:
+    world.send("orders", key="o-1", type="order.placed")
+    with pytest.raises(ValueError, match="the new modules do not declare topic 'orders', which has records"):
+        world.restart(module(topics=(Topic("others", Entity("other")),)))
+
+
+def test_the_rules_that_only_postgres_checks_are_listed(world: World) -> None:
+    assert world.not_played == [
+        "orders: CHECK (status <> '')",
+        "orders: FOREIGN KEY (parent_id) to orders.order_id",
+        "orders: UNIQUE (note)",
+    ]
