@@ -55,7 +55,7 @@ test: install ## all tests but those of the next three targets, on real servers 
 	$(BIN)/python -m pytest -q -m "not soak and not compose and not matrix" $(SIDE_BY_SIDE)
 
 test-matrix: install ## every combination of clients and servers
-	$(BIN)/python -m pytest -q -m matrix $(SIDE_BY_SIDE) tests/system
+	$(BIN)/python -m pytest -q -m matrix $(SIDE_BY_SIDE) tests/db tests/system
 
 soak: install broker-tools ## faults at random: SEED=… MINUTES=…
 	SOAK_SEED=$(SEED) SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s -m soak

@@ -97,10 +97,7 @@ class AnyWorld(ABC):
 
     @abstractmethod
     def redrive(self) -> None:
-        """Applies dead letters again, and what waits behind them, with the code that the world has now.
-
-        Conflicts stay letters.
-        """
+        """Applies dead letters again, and what waits behind them, with the code that the world has now."""
 
     @abstractmethod
     def run_calls(self, provider: Providers = None) -> list[CallResult]:

@@ -35,8 +35,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Letter:
-    """Why an event was not applied, or not by one projection. `entry` is its place in the log's entries."""
+    """Why an event was not applied, or not by one projection. `entry` is its place in the log's entries.
 
+    A letter keeps its number when its event fails again, so numbers order the letters of an entity.
+    """
+
+    number: int
     entry: int
     entity: str
     key: str | None
@@ -58,6 +62,8 @@ class FoldedLog:
     emits: list[OutboxRow] = field(default_factory=list)
     calls: list[LedgerRow] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    numbered: int = 0
+    """How many letters there ever were."""
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -97,8 +103,8 @@ class FoldedLog:
     def memory_of(self, entity: str, *, parked: set[str]) -> FoldState:
         """Returns what the fold of one event of this entity type reads and changes."""
         return FoldState(
-            _no_row,
-            _no_call,
+            no_row,
+            no_call,
             rows=self.rows,
             identities=self.identities,
             effect_keys=self.effect_keys,
@@ -113,25 +119,38 @@ class FoldedLog:
         self.calls += folded.calls
         return folded.settled[0]
 
-    def add_letters(self, entry: int, result: EventResult) -> None:
-        """Keeps the letters of an event that was settled: its own, and those of projections."""
+    def add_letters(self, entry: int, result: EventResult, again: Letter | None = None) -> None:
+        """Keeps the letters of an event that was settled: its own, and those of projections.
+
+        `again`: the letter that was redriven. It stays if the event fails again.
+        """
         decoded, outcome = result.planned.decoded, result.outcome
         entity = self.registry.topics[decoded.topic].entity.name
         event = (entry, entity, decoded.entity_key, decoded.type)
         if result.error is not None and outcome is not None:
             holds = outcome is Outcome.WAITING or (outcome is Outcome.DEAD and result.planned.parks)
-            self.letters.append(Letter(*event, outcome, result.error, holds=holds))
+            number = self._number(again, None)
+            self.letters.append(Letter(number, *event, outcome, result.error, holds=holds))
         for one in result.letters:
-            self.letters.append(Letter(*event, one.outcome, one.fault, one.projection, one.holds))
+            number = self._number(again, one.projection)
+            self.letters.append(Letter(number, *event, one.outcome, one.fault, one.projection, one.holds))
+        self.letters.sort(key=lambda letter: letter.number)
+
+    def _number(self, again: Letter | None, projection: str | None) -> int:
+        if again is not None and again.projection == projection:
+            return again.number
+        self.numbered += 1
+        return self.numbered
 
 
 def _copied(held: Mapping[str, set[str]]) -> dict[str, set[str]]:
     return {projection: set(keys) for projection, keys in held.items()}
 
 
-def _no_row(_table: Table, _key: str) -> Row:
+def no_row(_table: Table, _key: str) -> Row:
+    """Loads a row that is not in memory: there is none."""
     return ABSENT
 
 
-def _no_call(_effect_key: str) -> None:
-    return None
+def no_call(_effect_key: str) -> None:
+    """Loads the call of a key that is not in memory: there is none."""

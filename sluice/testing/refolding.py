@@ -1,7 +1,7 @@
 """What an operator has done to a folded log: a redrive of its letters, a rebuild of one projection. Pure."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -12,8 +12,8 @@ from sluice.tasks.events.decode import Decoded, decode
 from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.fold_state import TAKEN, EventResult, FoldState, ProjectionLetter
 from sluice.tasks.fold.plan import plan_projection
-from sluice.tasks.fold.versioned_row import ABSENT, Row
-from sluice.testing.folded_log import Entry, FoldedLog
+from sluice.tasks.fold.versioned_row import Row
+from sluice.testing.folded_log import Entry, FoldedLog, Letter, no_call, no_row
 
 Values: TypeAlias = dict[str, Any]
 
@@ -21,7 +21,7 @@ Values: TypeAlias = dict[str, Any]
 def redrive(log: FoldedLog) -> None:
     """Applies dead letters again, and what waits behind them, with the code that the log has now.
 
-    Conflicts stay: nothing waits behind them. Letters of projections follow those of whole events.
+    Letters of projections follow those of whole events. An entity ends at its first event that dies again.
     """
     _redrive_events(log)
     _redrive_projections(log)
@@ -43,7 +43,7 @@ def rebuild(log: FoldedLog, table: Table) -> dict[str, tuple[Values | None, Valu
     ]
     for number, entry in sorted(taken, key=lambda pair: pair[1].topic):
         entity = log.registry.topics[entry.topic].entity.name
-        memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None, rows=rows, held=held[entity])
+        memory = FoldState(no_row, no_call, rows=rows, held=held[entity])
         log.add_letters(number, _project(log, table, _decoded(log, entry), memory))
     before, after = _values(log.rows, table), _values(rows, table)
     log.rows = {place: row for place, row in log.rows.items() if place[0] is not table} | rows
@@ -56,24 +56,41 @@ def rebuild(log: FoldedLog, table: Table) -> dict[str, tuple[Values | None, Valu
 
 
 def _redrive_events(log: FoldedLog) -> None:
-    blocked: set[tuple[str, str]] = set()
-    waiting, log.letters = log.letters, []
-    for letter in waiting:
-        place = None if letter.key is None else (letter.entity, letter.key)
-        if letter.projection is not None or letter.outcome is Outcome.CONFLICT or place in blocked:
-            log.letters.append(letter)
+    own = [letter for letter in log.letters if letter.projection is None]
+    conflicts = [letter for letter in own if letter.outcome is Outcome.CONFLICT]
+    keyless = [letter for letter in own if letter.key is None and letter not in conflicts]
+    behind = _by_entity([letter for letter in own if letter not in conflicts and letter not in keyless])
+    blocked: set[tuple[str, str | None]] = set()
+    # Nothing waits behind a conflict, nor behind an event without an entity.
+    for letter in (*behind, *keyless, *conflicts):
+        if letter in behind and (letter.entity, letter.key) in blocked:
             continue
         entry = log.entries[letter.entry]
+        log.letters.remove(letter)
         result = _apply_again(log, letter.entity, _decoded(log, entry))
         outcome = result.outcome or entry.outcome
         log.entries[letter.entry] = replace(entry, outcome=outcome)
-        log.add_letters(letter.entry, result)
-        if outcome is Outcome.DEAD and result.planned.parks and place is not None:
-            blocked.add(place)
+        log.add_letters(letter.entry, result, letter)
+        if outcome is Outcome.DEAD and result.planned.parks:
+            blocked.add((letter.entity, letter.key))
     log.parked.clear()
     for letter in log.letters:
         if letter.projection is None and letter.holds and letter.key is not None:
             log.parked[letter.entity].add(letter.key)
+
+
+def _by_entity(letters: Sequence[Letter]) -> list[Letter]:
+    """Sorts letters as commands redrive them: entity by entity, the one with the oldest letter first."""
+    first: dict[object, int] = {}
+    for letter in letters:
+        first.setdefault(_entity_of(letter), letter.number)
+    return sorted(letters, key=lambda letter: (first[_entity_of(letter)], letter.number))
+
+
+def _entity_of(letter: Letter) -> tuple[object, ...]:
+    # What names no entity is redriven by itself.
+    alone = letter.number if letter.key is None else None
+    return letter.projection, letter.entity, letter.key, alone
 
 
 def _apply_again(log: FoldedLog, entity: str, decoded: Decoded) -> EventResult:
@@ -86,17 +103,17 @@ def _apply_again(log: FoldedLog, entity: str, decoded: Decoded) -> EventResult:
 
 
 def _redrive_projections(log: FoldedLog) -> None:
-    blocked: set[tuple[str | None, str, str]] = set()
-    waiting, log.letters = log.letters, []
-    for letter in waiting:
-        place = None if letter.key is None else (letter.projection, letter.entity, letter.key)
+    blocked: set[tuple[str, str, str]] = set()
+    of_projections = [letter for letter in log.letters if letter.projection is not None]
+    for letter in _by_entity(of_projections):
         table = log.registry.projection_tables.get(letter.projection or "")
+        place = None if letter.key is None else (letter.projection or "", letter.entity, letter.key)
         if table is None or place in blocked:
-            log.letters.append(letter)
             continue
-        memory = FoldState(lambda _table, _key: ABSENT, lambda _key: None, rows=log.rows)
+        log.letters.remove(letter)
+        memory = FoldState(no_row, no_call, rows=log.rows)
         result = _project(log, table, _decoded(log, log.entries[letter.entry]), memory)
-        log.add_letters(letter.entry, result)
+        log.add_letters(letter.entry, result, letter)
         if place is not None and any(one.holds for one in result.letters):
             blocked.add(place)
     _hold(log)

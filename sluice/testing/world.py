@@ -10,6 +10,7 @@ from sluice.kafka_io.record_types import Record
 from sluice.tasks.api import Call, Columns, Emit, Version
 from sluice.tasks.events.payload import copied_json
 from sluice.tasks.fold.registry import Registry
+from sluice.tasks.fold.versioned_row import ABSENT
 from sluice.testing import refolding
 from sluice.testing.any_world import (
     PARTITION,
@@ -57,7 +58,8 @@ class World(AnyWorld):
         found = self._table(table)
         name, row = given_row(found, key, values, version)
         self.script.append(given_code(found, name, row.values or {}, version))
-        self._log.rows[found, name] = row
+        before = self._log.rows.get((found, name), ABSENT)
+        self._log.rows[found, name] = row._replace(tombstone=before.tombstone)
 
     def rows(self, table: Table | str) -> dict[str, Values]:
         found = self._table(table)
@@ -83,7 +85,7 @@ class World(AnyWorld):
     @property
     def dead_letters(self) -> list[DeadLetter]:
         found = []
-        for letter in sorted(self._log.letters, key=lambda one: one.entry):
+        for letter in self._log.letters:
             entry = self._log.entries[letter.entry]
             error = str(letter.fault)
             found.append(

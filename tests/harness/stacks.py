@@ -1,28 +1,23 @@
 """The servers of one test run: a stack that all tests share, and stacks that a single test may harm."""
 
-import fcntl
 import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psycopg2
-from psycopg2 import sql
 from redis import Redis
-from sqlalchemy.engine import make_url
 
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_installation
-from sluice.db.migrations.migrate import upgrade
 from sluice.runtime.installation import Installation
 from sluice.stack import ServiceName, Stack, StopSignal
+from sluice.testing.servers.databases import fresh_database
 
 # A folder begins with the id of the process that ends its servers: so the next run finds what a killed one
 # left running.
 FOLDER = Path(__file__).resolve().parents[2] / ".sluice" / "tests"
-TEMPLATE = "sluice_template"
 
 _numbers = itertools.count(1)
 
@@ -76,15 +71,8 @@ def end_orphans() -> None:
 @contextmanager
 def database(stack: Stack) -> Iterator[str]:
     """The URL of a migrated database of its own on a running Postgres."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    _make_template(stack)
-    _administer(stack, "CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
-    try:
-        yield stack.database_url(name)
-    finally:
-        # A test may leave its own Postgres stopped; the database goes with the data.
-        with suppress(psycopg2.OperationalError):
-            _administer(stack, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+    with fresh_database(stack.database_url("postgres")) as url:
+        yield url
 
 
 def install(database_url: str, name: str = "sluice") -> Installation:
@@ -104,26 +92,3 @@ def empty_redis(stack: Stack) -> str:
     with Redis.from_url(url) as client:
         client.flushdb()
     return url
-
-
-def _make_template(stack: Stack) -> None:
-    """Makes the database to copy, which no process may be connected to. Idempotent, once per stack."""
-    made = stack.root / "template"
-    with (stack.root / "template.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            _administer(stack, "DROP DATABASE IF EXISTS {}", TEMPLATE)
-            _administer(stack, "CREATE DATABASE {}", TEMPLATE)
-            upgrade(stack.database_url(TEMPLATE))
-            made.touch()
-
-
-def _administer(stack: Stack, statement: str, *names: str) -> None:
-    url = make_url(stack.database_url("postgres"))
-    connection = psycopg2.connect(host=url.host, port=url.port, user=url.username, dbname=url.database)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-    finally:
-        connection.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 from redis import Redis
 from sqlalchemy.engine import make_url
 
-from tests.harness import stacks
+from sluice.testing.servers.databases import TEMPLATE
 from tests.harness.clocks import WallClock, clock_of
 from tests.harness.processes import start_new
 from tests.system.admin.operators_table import AtWork, run_on
@@ -281,7 +281,7 @@ def full_disk(work: AtWork) -> Play:
 @situation("the database is a copy")
 def copied_database(work: AtWork) -> Play:
     url = make_url(work.deployment.urls.database_url)
-    work.ask(f'CREATE DATABASE copied TEMPLATE "{stacks.TEMPLATE}"', "postgres")
+    work.ask(f'CREATE DATABASE copied TEMPLATE "{TEMPLATE}"', "postgres")
     with closing(work.open_psql()) as original:
         rows = run_on(original, "SELECT row_to_json(i)::text FROM sluice.installation i")
         keys = run_on(original, "SELECT row_to_json(k)::text FROM sluice.installation_keys k")

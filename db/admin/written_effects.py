@@ -1,0 +1,49 @@
+"""What events wrote for others, whole and in order: for checkers and tests, not for the hot path."""
+
+from uuid import UUID
+
+from sluice.db.connection import Session, Statement
+from sluice.db.records import LedgerRow, OutboxRow, Outcome
+from sluice.db.values import text_array
+
+READ_OUTBOX_ROWS = Statement(
+    "read_outbox_rows",
+    """
+    SELECT event_id, topic, key, type, version, headers::text, convert_from(payload, 'UTF8')
+    FROM sluice.outbox_events ORDER BY id
+    """,
+)
+
+
+def read_outbox_rows(session: Session) -> list[OutboxRow]:
+    """Returns the outgoing events that wait, in the order of their ids."""
+    return [OutboxRow(UUID(str(row[0])), *row[1:]) for row in session.run(READ_OUTBOX_ROWS)]
+
+
+READ_LEDGER_ROWS = Statement(
+    "read_ledger_rows",
+    """
+    SELECT effect_key, effect, identity, entity_key, args::text, fingerprint, explicit_once
+    FROM sluice.executed_side_effects ORDER BY id
+    """,
+)
+
+
+def read_ledger_rows(session: Session) -> list[LedgerRow]:
+    """Returns all calls, in the order in which they were written."""
+    return [LedgerRow(*row) for row in session.run(READ_LEDGER_ROWS)]
+
+
+READ_OUTCOMES = Statement(
+    "read_outcomes",
+    """
+    SELECT topic, "offset", outcome FROM sluice.processed_events WHERE topic = ANY ($1) AND partition = 0
+    """,
+    ("text[]",),
+)
+
+
+def read_outcomes(session: Session, topics: list[str]) -> dict[tuple[str, int], Outcome]:
+    """Returns (topic, offset) → outcome as it is now, of events of partition 0 that are no repeats."""
+    rows = session.run(READ_OUTCOMES, text_array(topics))
+    return {(topic, offset): Outcome(outcome) for topic, offset, outcome in rows}

@@ -1,0 +1,79 @@
+"""Databases for tests: each a copy of a migrated template, and dropped afterwards."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+from sqlalchemy.engine import make_url
+
+from sluice.db.migrations.migrate import upgrade
+
+TEMPLATE = "sluice_test_template"
+
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str]:
+    """Yields the URL of a migrated database of its own. `server_url` names any other database of the server.
+
+    Makes the template first if it is not there.
+    """
+    name = f"sluice_test_{os.getpid()}_{next(_numbers)}"
+    _make_template(server_url, template)
+    _administer(server_url, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    try:
+        yield database_url(server_url, name)
+    finally:
+        # A test may leave its own Postgres stopped; the database goes with the data.
+        with suppress(psycopg2.OperationalError):
+            drop_database(server_url, name)
+
+
+def drop_database(server_url: str, name: str) -> None:
+    """Drops a database and ends its connections. Idempotent."""
+    _administer(server_url, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def database_url(server_url: str, name: str) -> str:
+    """Returns the URL of another database of the same server."""
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def _make_template(server_url: str, template: str) -> None:
+    """Makes the database to copy, to which no process may be connected. Idempotent, also at the same time."""
+    part = f"{template}_part"
+    with _connected(server_url) as cursor:
+        # Until the connection ends: other pytest workers wait for the one that makes it.
+        cursor.execute("SELECT pg_advisory_lock(hashtext(%s))", (template,))
+        cursor.execute("SELECT FROM pg_database WHERE datname = %s", (template,))
+        if cursor.fetchone() is not None:
+            return
+        cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(part)))
+        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(part)))
+        upgrade(database_url(server_url, part))
+        cursor.execute(
+            sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(part), sql.Identifier(template))
+        )
+
+
+def _administer(server_url: str, statement: str, *names: str) -> None:
+    with _connected(server_url) as cursor:
+        cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@contextmanager
+def _connected(server_url: str) -> Iterator[Any]:
+    url = make_url(server_url)
+    options = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
+    connection = psycopg2.connect(**options)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor
+    finally:
+        connection.close()

@@ -1,0 +1,37 @@
+"""A world over Postgres: what only Postgres refuses."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sluice.testing.servers.postgres_world import PostgresWorld, postgres_world
+from tests.unit.testing import planted
+from tests.unit.testing.planted import orders
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[PostgresWorld]:
+    with postgres_world(database_url, planted) as made:
+        yield made
+
+
+def test_what_a_world_in_memory_does_not_play_is_played(world: PostgresWorld) -> None:
+    world.given(orders, "o-0", {"status": "NEW", "note": "same", "seen": 3}, version=1)
+    sent = {
+        "o-1": ({"status": ""}, "CheckViolation"),
+        "o-2": ({"note": "same"}, "UniqueViolation"),
+        "o-3": ({"parent_id": "o-9"}, "ForeignKeyViolation"),
+    }
+    for key, (data, _) in sent.items():
+        assert world.send("orders", key=key, type="order.set", data=data, version=2) == "dead"
+    assert [(one.key, one.error.partition(":")[0]) for one in world.dead_letters] == [
+        (key, error) for key, (_, error) in sent.items()
+    ]
+    assert set(world.rows(orders)) == {"o-0"}
+    assert world.row(orders, "o-0") == world.rows(orders)["o-0"]
+    assert world.send("orders", key="o-0", type="order.set", version=0) == "stale", "the given version counts"
+
+
+def test_many_dead_events_do_not_halt(world: PostgresWorld) -> None:
+    for number in range(40):
+        assert world.send("orders", key=f"o-{number}", type="order.rejected") == "dead"
