@@ -3,34 +3,38 @@
 Everything that handlers and their tests need is imported from here; see README.md for a first handler.
 """
 
-from sluice.db.tables import TableRefused, entity_table, projection_table
-from sluice.tasks.api import (
-    EVENT,
-    Call,
-    Delete,
-    Effect,
-    EffectCall,
-    Emit,
-    Entity,
-    Event,
-    FieldNames,
-    Increment,
-    Insert,
-    JsonObject,
-    Merge,
-    NotSent,
-    ProjectionEffect,
-    Read,
-    Refused,
-    Rejected,
-    Row,
-    Topic,
-    Upsert,
-    Version,
-    effect,
-    handles,
-    projects,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sluice.db.tables import TableRefused, entity_table, projection_table
+    from sluice.tasks.api import (
+        EVENT,
+        Call,
+        Delete,
+        Effect,
+        EffectCall,
+        Emit,
+        Entity,
+        Event,
+        FieldNames,
+        Increment,
+        Insert,
+        JsonObject,
+        Merge,
+        NotSent,
+        ProjectionEffect,
+        Read,
+        Refused,
+        Rejected,
+        Row,
+        Topic,
+        Upsert,
+        Version,
+        effect,
+        handles,
+        projects,
+    )
 
 __version__ = "0.1.0"
 
@@ -64,3 +68,18 @@ __all__ = [
     "projection_table",
     "projects",
 ]
+
+_TABLES = frozenset({"TableRefused", "entity_table", "projection_table"})
+
+
+def __getattr__(name: str) -> object:
+    """Loads the names above when they are first used: SQLAlchemy takes a third of a second to import.
+
+    Programs that only need the package itself, as every run of pytest beside it, start without.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module("sluice.db.tables" if name in _TABLES else "sluice.tasks.api")
+    value: object = getattr(module, name)
+    globals()[name] = value
+    return value

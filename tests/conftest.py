@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from sluice.stack import ComponentMissing, ServiceName, Stack
+from sluice.testing.servers.servers import Servers
 from tests.harness import stacks
 
 STACK_ROOT = pytest.StashKey[Path]()
@@ -109,6 +110,12 @@ def _skip_without_component() -> Generator[None, object, object]:
 def shared_stack(pytestconfig: pytest.Config) -> Stack:
     """The run's stack; nothing is started yet."""
     return stacks.SharedStack(pytestconfig.stash[STACK_ROOT])
+
+
+@pytest.fixture(scope="session")
+def sluice_servers(shared_stack: Stack) -> Servers:
+    """For the fixtures of the plugin: the run's stack, instead of one of the plugin's own."""
+    return Servers(shared_stack, {})
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from sluice.db.connection import Session
 from sluice.db.delivery.installation import create_installation, read_installation
 from sluice.runtime.installation import Installation
 from sluice.stack import ServiceName, Stack, StopSignal
+from sluice.testing.servers import servers
 from sluice.testing.servers.databases import fresh_database
 
 # A folder begins with the id of the process that ends its servers: so the next run finds what a killed one
@@ -58,14 +58,7 @@ def own_stack() -> Iterator[Stack]:
 
 def end_orphans() -> None:
     """Ends the stacks of processes that were killed before they could."""
-    for folder in FOLDER.glob("*"):
-        try:
-            os.kill(int(folder.name.partition("-")[0]), 0)
-        except ProcessLookupError:
-            Stack(folder).down(wipe=True)
-            shutil.rmtree(folder, ignore_errors=True)
-        except PermissionError:
-            continue
+    servers.end_orphans(FOLDER)
 
 
 @contextmanager

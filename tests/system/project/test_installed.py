@@ -5,6 +5,7 @@ The dependencies are those of this environment: what is tried is Sluice's own in
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,6 +150,10 @@ def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path:
     programs = make_environment(tmp_path / "environment", source)
     said = subprocess.run([programs / "sluice", "--help"], check=True, capture_output=True, text=True)
     assert "reshard" in said.stdout
+    # The fixtures come with it, without a setting.
+    listing = [programs / "python", "-m", "pytest", "--fixtures", "-p", "no:cacheprovider", str(tmp_path)]
+    listed = subprocess.run(listing, check=False, capture_output=True, text=True, cwd=tmp_path).stdout
+    assert {"sluice_world", "sluice_stack"} <= set(re.findall(r"^sluice_\w+", listed, re.MULTILINE))
 
 
 def test_the_wheel_holds_the_package_alone(distributions: Path) -> None:

@@ -57,16 +57,31 @@ def test_the_module_of_tables_has_the_filter_for_alembic_beside_them() -> None:
     assert set(tables.__all__) == {"TableRefused", "entity_table", "projection_table", "include_object"}
 
 
-def test_importing_it_loads_sqlalchemy_msgspec_and_the_standard_library_alone() -> None:
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sluice", {"sluice"}),
+        ("import sluice.pytest_plugin", {"sluice", "_pytest", "pytest"}),
+        ("from sluice import *", {"sluice", "sqlalchemy", "msgspec"}),
+    ],
+)
+def test_importing_it_loads_sqlalchemy_and_msgspec_when_a_name_is_used(code: str, expected: set[str]) -> None:
     # Without the site's own start-up modules, which every program of this environment loads.
     program = (
-        "import sys; before = set(sys.modules); import sluice;"
+        f"import sys; before = set(sys.modules); {code};"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if not name.startswith(("_", "cython"))}
-    assert loaded - sys.stdlib_module_names <= MAY_BE_LOADED
-    assert {"sluice", "sqlalchemy", "msgspec"} <= loaded
+    heavy = {"sqlalchemy", "msgspec"} & loaded
+    assert heavy == {"sqlalchemy", "msgspec"} & expected
+    if "pytest" not in expected:
+        assert loaded - sys.stdlib_module_names <= MAY_BE_LOADED
+
+
+def test_a_name_that_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'sluice' has no attribute 'Celery'"):
+        sluice.Celery  # noqa: B018
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))

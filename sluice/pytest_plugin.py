@@ -1,0 +1,63 @@
+"""The pytest plugin: fixtures for tests of handlers. It imports nothing heavy before a test asks for one.
+
+It is no part of `sluice.testing`, whose import loads SQLAlchemy.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from sluice.testing import World
+    from sluice.testing.servers.postgres_world import PostgresWorld
+    from sluice.testing.servers.servers import Servers
+
+HANDLERS = "sluice_handlers"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option that names the modules of the handlers."""
+    parser.addini(
+        HANDLERS, "modules with handlers for sluice_world and sluice_stack (default: SLUICE_HANDLERS)"
+    )
+
+
+@pytest.fixture
+def sluice_world(pytestconfig: pytest.Config) -> "World":
+    """A world in memory with the handlers that the option `sluice_handlers` names."""
+    from sluice.testing import World
+
+    return World(*_modules(pytestconfig))
+
+
+@pytest.fixture
+def sluice_stack(pytestconfig: pytest.Config, sluice_servers: "Servers") -> "Iterator[PostgresWorld]":
+    """A world over a real Postgres, with a database of its own: it plays constraints and triggers."""
+    from sluice.testing.servers.postgres_world import postgres_world
+
+    with sluice_servers.database() as url, postgres_world(url, *_modules(pytestconfig)) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def sluice_servers(pytestconfig: pytest.Config) -> "Iterator[Servers]":
+    """The servers of this run: those that the environment names, else its own. They start when needed."""
+    from sluice.testing.servers.servers import own_servers
+
+    with own_servers(pytestconfig.rootpath) as servers:
+        yield servers
+
+
+def _modules(config: pytest.Config) -> list[str]:
+    import os
+
+    names = config.getini(HANDLERS) or os.environ.get("SLUICE_HANDLERS", "")
+    found = [name for name in re.split(r"[\s,]+", names) if name]
+    if not found:
+        raise pytest.UsageError(
+            "the fixtures of Sluice do not know your handlers: set sluice_handlers in the pytest section of"
+            " pyproject.toml to the names of their modules, or set SLUICE_HANDLERS"
+        )
+    return found

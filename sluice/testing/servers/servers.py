@@ -1,0 +1,82 @@
+"""The servers of one test run: those that the environment names, else its own, started when needed."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+
+import psycopg2
+
+from sluice.runtime.service_urls import DATABASE_URL, StackUrls
+from sluice.stack import Stack, external_urls
+from sluice.testing.servers.databases import TEMPLATE, drop_database, fresh_database
+
+# A folder begins with the id of the process that ends its servers: so the next run finds what a killed one
+# left running.
+FOLDER = Path(".sluice") / "pytest"
+
+
+class Servers:
+    """A Postgres, and all three servers for tests that start processes."""
+
+    def __init__(self, stack: Stack, environ: Mapping[str, str], *, template: str = TEMPLATE) -> None:
+        """`stack` is used for what the environment does not name. `template`: the database that is copied."""
+        self._stack = stack
+        self._environ = environ
+        self._template = template
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Yields the URL of a migrated database of its own, which is dropped afterwards."""
+        with fresh_database(self._server_url, template=self._template) as url:
+            yield url
+
+    def urls(self, database_url: str) -> StackUrls:
+        """Returns where all three servers are, with this database. Raises StackError."""
+        named = external_urls(self._environ)
+        if named is None:
+            self._stack.start("redis")
+            self._stack.start("kafka")
+            named = self._stack.urls()
+        return StackUrls(database_url, named.redis_url, named.kafka_bootstrap_servers)
+
+    def drop_template(self) -> None:
+        """Drops what this run left on a server that is not its own."""
+        if self._environ.get(DATABASE_URL):
+            with suppress(psycopg2.OperationalError):
+                drop_database(self._server_url, self._template)
+
+    @cached_property
+    def _server_url(self) -> str:
+        named = self._environ.get(DATABASE_URL)
+        if named:
+            return named
+        self._stack.start("postgres")
+        return self._stack.database_url("postgres")
+
+
+@contextmanager
+def own_servers(folder: Path) -> Iterator[Servers]:
+    """Yields the servers of this process; its own ones and their data are gone afterwards."""
+    end_orphans(folder / FOLDER)
+    stack = Stack(folder / FOLDER / str(os.getpid()))
+    servers = Servers(stack, os.environ, template=f"{TEMPLATE}_{os.getpid()}")
+    try:
+        yield servers
+    finally:
+        servers.drop_template()
+        stack.down(wipe=True)
+
+
+def end_orphans(folder: Path) -> None:
+    """Ends the stacks of processes that were killed before they could."""
+    for stack in folder.glob("*"):
+        try:
+            os.kill(int(stack.name.partition("-")[0]), 0)
+        except ProcessLookupError:
+            Stack(stack).down(wipe=True)
+            shutil.rmtree(stack, ignore_errors=True)
+        except PermissionError:
+            continue
