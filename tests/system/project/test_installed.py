@@ -151,7 +151,15 @@ def test_the_source_distribution_can_be_installed(distributions: Path, tmp_path:
     said = subprocess.run([programs / "sluice", "--help"], check=True, capture_output=True, text=True)
     assert "reshard" in said.stdout
     # The fixtures come with it, without a setting.
-    listing = [programs / "python", "-m", "pytest", "--fixtures", "-p", "no:cacheprovider", str(tmp_path)]
+    listing = [
+        str(programs / "python"),
+        "-m",
+        "pytest",
+        "--fixtures",
+        "-p",
+        "no:cacheprovider",
+        str(tmp_path),
+    ]
     listed = subprocess.run(listing, check=False, capture_output=True, text=True, cwd=tmp_path).stdout
     assert {"sluice_world", "sluice_stack"} <= set(re.findall(r"^sluice_\w+", listed, re.MULTILINE))
 
