@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -13,6 +14,7 @@ from sluice.testing.servers.databases import database_url as url_of
 from sluice.testing.servers.postgres_world import PostgresWorld
 from sluice.testing.servers.servers import FOLDER, Servers, own_servers
 from tests.unit.testing.planted import orders
+from tests.unit.testing.test_testing_page import BLOCKS
 
 
 @pytest.fixture
@@ -26,6 +28,16 @@ def test_each_test_gets_a_database_of_its_own(request: pytest.FixtureRequest, nu
     world: PostgresWorld = request.getfixturevalue("sluice_stack")
     assert world.send("orders", key="o-1", type="order.set", version=1) == "applied"
     assert list(world.rows(orders)) == ["o-1"]
+
+
+def test_the_example_of_the_page_about_tests_passes(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_HANDLERS", "examples.shop.handlers")
+    [block] = [block for block in BLOCKS if "sluice_stack" in block]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    names["test_an_amount_of_zero_is_refused"](request.getfixturevalue("sluice_stack"))
 
 
 def test_a_named_server_is_used_and_nothing_is_left_on_it(postgres: Stack, tmp_path: Path) -> None:
