@@ -8,7 +8,7 @@ import msgspec
 from examples.shop.effects.addresses import MAIL_LOG_URL, PROVIDER_URL, SMTP_URL
 from examples.shop.mail.messages import Message
 from examples.shop.provider.lines import Capture, Line, Request
-from tests.harness.processes import Start, start_new
+from sluice.testing.servers.processes import Start, start_new
 from tests.harness.provider_process import ProviderProcess
 
 

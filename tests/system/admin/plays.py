@@ -15,8 +15,8 @@ from redis import Redis
 from sqlalchemy.engine import make_url
 
 from sluice.testing.servers.databases import TEMPLATE
+from sluice.testing.servers.processes import start_new
 from tests.harness.clocks import WallClock, clock_of
-from tests.harness.processes import start_new
 from tests.system.admin.operators_table import AtWork, run_on
 from tests.system.serving import wait_alive
 from tests.waiting import wait_until

@@ -15,7 +15,8 @@ import pytest
 
 from sluice.stack.patience import patient
 from sluice.stack.processes import start_time
-from tests.harness.processes import PROJECT, Child, Start, Zygote, start_new
+from sluice.testing.servers.processes import Child, Start, start_new
+from tests.harness.processes import PROJECT, Zygote
 from tests.waiting import wait_until
 
 MIRROR = "tests.system.harness.mirror"
@@ -24,7 +25,8 @@ END_SECONDS = 60.0
 PARENT = f"""
 import os, signal, sys
 from pathlib import Path
-from tests.harness.processes import Zygote, start_new
+from tests.harness.processes import Zygote
+from sluice.testing.servers.processes import start_new
 start = Zygote().start if sys.argv[1] == "forked" else start_new
 environ = {{"PYTHONPATH": {str(PROJECT)!r}}}
 child = start({MIRROR!r}, [], environ=environ, folder=Path("/"), files=(0, 2, 2))

@@ -10,11 +10,12 @@ from sqlalchemy.engine import make_url
 
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
+from sluice.testing.servers.processes import Start
 from tests.harness.local_run import LocalRun, RunningProcess
-from tests.harness.processes import Start
 from tests.harness.stacks import install
 from tests.waiting import wait_until
 
+SHOP = "examples.shop.handlers"
 NOWHERE = "127.0.0.1:1"
 PROCESSES: dict[str, Callable[[LocalRun], RunningProcess]] = {
     "bridge": lambda run: run.start_bridge(),
@@ -33,7 +34,7 @@ def make_run(tmp_path: Path, start: Start) -> Iterator[MakeRun]:
     made: list[LocalRun] = []
 
     def make(database_url: str, redis_url: str) -> LocalRun:
-        run = LocalRun(StackUrls(database_url, redis_url, NOWHERE), tmp_path, start=start)
+        run = LocalRun(StackUrls(database_url, redis_url, NOWHERE), tmp_path, SHOP, start=start)
         made.append(run.__enter__())
         return run
 

@@ -1,0 +1,235 @@
+"""One deployment under test: produce events, wait until all have their outcome, compare with the oracle."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from uuid import UUID
+
+from redis import Redis
+from sqlalchemy import Table
+
+from sluice.db.admin.retrying import count_retrying
+from sluice.db.admin.totals import (
+    read_call_states,
+    read_outgoing,
+    read_positions,
+    read_topic_ids,
+    read_totals,
+)
+from sluice.db.apply.rows import RowStatements, read_all_rows
+from sluice.db.connection import Session
+from sluice.db.delivery.installation import read_installation
+from sluice.db.tables import shape_of
+from sluice.kafka_io.config import KafkaAccess, build_kafka_python_producer
+from sluice.runtime.installation import Installation
+from sluice.runtime.redis_client import PrefixedRedis, build_redis
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack.patience import patient
+from sluice.tasks.fold.registry import Registry
+from sluice.testing.servers.local_run import LocalRun
+from sluice.testing.servers.oracle import (
+    Expectation,
+    differences,
+    expect,
+    outgoing_differences,
+    read_log,
+    read_sent,
+)
+
+if TYPE_CHECKING:
+    from kafka import KafkaProducer
+
+POLL_SECONDS = 0.1
+LogEnds: TypeAlias = Mapping[tuple[str, int], int]
+
+
+class Outgoing(Protocol):
+    """A record to produce: the value is an event as plain JSON, raw bytes, or None."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def value(self) -> Any: ...
+
+
+class NotSettled(Exception):
+    """Records were still without an outcome at the deadline."""
+
+
+@dataclass
+class Deployment:
+    """Handlers, services and processes that belong together. Close it: it holds connections."""
+
+    urls: StackUrls
+    registry: Registry
+    run: LocalRun
+    topic_suffix: str = ""
+    """What tests append to the topics' names, so that they share a broker."""
+
+    @cached_property
+    def session(self) -> Session:
+        """For looking, not for the hot path."""
+        return Session(self.urls.database_url, application_name="sluice check")
+
+    @cached_property
+    def installation(self) -> Installation:
+        """The installation of the database; `initialise` made it."""
+        stored = read_installation(self.session)
+        assert stored is not None
+        return stored.installation
+
+    @cached_property
+    def redis(self) -> "PrefixedRedis":
+        """The broker's Redis, as the installation sees it."""
+        return build_redis(self.urls.redis_url, self.installation.redis_prefix)
+
+    def wipe_redis(self) -> None:
+        """Deletes all keys of the Redis database, also those of others."""
+        with Redis.from_url(self.urls.redis_url) as client:
+            client.flushdb()
+
+    @cached_property
+    def producer(self) -> "KafkaProducer":
+        """Keyed by murmur2, like every Java producer."""
+        # Compressed, so that a value over every limit but the broker's can be produced.
+        return build_kafka_python_producer(
+            KafkaAccess(self.urls.kafka_bootstrap_servers),
+            acks="all",
+            linger_ms=5,
+            compression_type="gzip",
+            max_request_size=16 * 1024 * 1024,
+        )
+
+    def close(self) -> None:
+        """Ends the connections; the processes are the LocalRun's."""
+        for name, end in (("session", "close"), ("redis", "close"), ("producer", "close")):
+            if name in self.__dict__:
+                getattr(self.__dict__.pop(name), end)()
+
+    def produce(self, records: Iterable[Outgoing]) -> int:
+        """Produces records, acknowledged by the broker when this returns; how many."""
+        futures = []
+        for record in records:
+            value = record.value
+            if value is not None and not isinstance(value, bytes):
+                value = json.dumps(value).encode()
+            key = None if record.key is None else record.key.encode()
+            futures.append(self.producer.send(record.topic + self.topic_suffix, key=key, value=value))
+        for future in futures:
+            future.get(timeout=patient(30))
+        return len(futures)
+
+    def queues(self, *entities: str) -> list[str]:
+        """The queues of these entity types; of all without a name."""
+        chosen = [e for e in self.registry.entities.values() if not entities or e.name in entities]
+        return [f"{entity.name}.{shard}" for entity in chosen for shard in range(entity.shards)]
+
+    def wait_until(self, condition: Callable[[], bool], *, timeout_seconds: float, what: str) -> None:
+        """Polls until the condition holds. Raises NotSettled with the ends of all logs.
+
+        The deadline is for an idle machine and moves with the load of this one.
+        """
+        began = time.monotonic()
+        while not condition():
+            if time.monotonic() - began > patient(timeout_seconds):
+                logs = "\n".join(f"--- {p.name} ({p.exit_code})\n{p.tail()}" for p in self.run.processes)
+                raise NotSettled(f"not within {timeout_seconds:.0f} s: {what}\n{logs}")
+            time.sleep(POLL_SECONDS)
+
+    def wait_settled(self, *, timeout_seconds: float = 60) -> None:
+        """Until every watermark is at the end of its log, and no event is retried. Raises NotSettled."""
+        ends = self.log_ends()
+        self.wait_until(
+            lambda: self._is_settled(ends),
+            timeout_seconds=timeout_seconds,
+            what="every record has its outcome",
+        )
+
+    def is_at_rest(self, ends: LogEnds) -> bool:
+        """Returns True if all records below the ends have outcomes, and nothing is to be sent or called."""
+        if not self._is_settled(ends) or read_outgoing(self.session):
+            return False
+        calls = self.calls()
+        return not calls["pending"] and not calls["running"]
+
+    def log_ends(self) -> LogEnds:
+        """Returns (topic, partition) → the offset behind the last record."""
+        log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
+        return {place: records[-1].offset + 1 for place, records in log.items() if records}
+
+    def _is_settled(self, ends: LogEnds) -> bool:
+        watermarks = read_positions(self.session)
+        is_read = all(watermarks.get(place, -1) >= end for place, end in ends.items())
+        return is_read and count_retrying(self.session) == 0
+
+    def expectation(self) -> Expectation:
+        """What the log comes to."""
+        log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
+        return expect(self.registry, log, read_topic_ids(self.session))
+
+    def sent(self) -> list[tuple[str, str | None, UUID]]:
+        """(topic, key, event id) of what the relay published, in the order of first appearance."""
+        servers = self.urls.kafka_bootstrap_servers
+        # The second is that of events which a test's own transaction wrote, without a setting.
+        sources = (self.run.source, self.installation.group)
+        return read_sent(servers, sorted(self.registry.outgoing_topics), sources)
+
+    def wait_sent(self, *, timeout_seconds: float = 60) -> None:
+        """Until no outgoing event waits. Raises NotSettled."""
+        self.wait_until(
+            lambda: not read_outgoing(self.session),
+            timeout_seconds=timeout_seconds,
+            what="every outgoing event is sent",
+        )
+
+    def wait_called(self, *, timeout_seconds: float = 60) -> None:
+        """Until no call is pending or running. Raises NotSettled."""
+
+        def called() -> bool:
+            states = self.calls()
+            return not states["pending"] and not states["running"]
+
+        self.wait_until(called, timeout_seconds=timeout_seconds, what="every call has ended")
+
+    def calls(self, effect: str | None = None) -> Counter[str]:
+        """Calls per state; of one effect or of all."""
+        counts: Counter[str] = Counter()
+        for name, state, count in read_call_states(self.session):
+            if effect in (None, name):
+                counts[state] += count
+        return counts
+
+    def outcomes(self, topic: str | None = None) -> Counter[str]:
+        """Records per outcome, as counted in Postgres; of one topic or of all."""
+        counts: Counter[str] = Counter()
+        for name, outcome, count in read_totals(self.session):
+            if topic is None or name == topic + self.topic_suffix:
+                counts[outcome] += count
+        return +counts
+
+    def rows(self, table: Table) -> Mapping[str, Mapping[str, Any]]:
+        """A table's rows by key."""
+        return dict(read_all_rows(self.session, RowStatements(table)))
+
+    def complaints(self, tables: Sequence[Table]) -> list[str]:
+        """Every difference between Postgres and the oracle: rows, outgoing events, calls, counters."""
+        expectation = self.expectation()
+        found = differences(self.session, expectation, tables)
+        found += outgoing_differences(self.session, expectation, self.sent())
+        outcomes = self.outcomes()
+        if outcomes != expectation.outcomes:
+            found.append(f"outcomes: expected {dict(expectation.outcomes)}, counted {dict(outcomes)}")
+        if sum(outcomes.values()) != expectation.records:
+            found.append(f"{expectation.records} records, {sum(outcomes.values())} outcomes")
+        return found
+
+    def tables(self) -> list[Table]:
+        """All tables the handlers' modules know."""
+        found = [table for metadata in self.registry.metadatas for table in metadata.sorted_tables]
+        return [table for table in found if shape_of(table)]
