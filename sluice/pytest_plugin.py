@@ -3,6 +3,7 @@
 It is no part of `sluice.testing`, whose import loads SQLAlchemy.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def sluice_world(pytestconfig: pytest.Config) -> "World":
     """A world in memory with the handlers that the option `sluice_handlers` names."""
     from sluice.testing import World
 
-    return World(*_modules(pytestconfig))
+    return World(*handler_modules(pytestconfig))
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def sluice_stack(pytestconfig: pytest.Config, sluice_servers: "Servers") -> "Ite
     """A world over a real Postgres, with a database of its own: it plays constraints and triggers."""
     from sluice.testing.servers.postgres_world import postgres_world
 
-    with sluice_servers.database() as url, postgres_world(url, *_modules(pytestconfig)) as world:
+    with sluice_servers.database() as url, postgres_world(url, *handler_modules(pytestconfig)) as world:
         yield world
 
 
@@ -50,9 +51,8 @@ def sluice_servers(pytestconfig: pytest.Config) -> "Iterator[Servers]":
         yield servers
 
 
-def _modules(config: pytest.Config) -> list[str]:
-    import os
-
+def handler_modules(config: pytest.Config) -> list[str]:
+    """Returns the modules of the option, else those of SLUICE_HANDLERS. Raises UsageError without any."""
     names = config.getini(HANDLERS) or os.environ.get("SLUICE_HANDLERS", "")
     found = [name for name in re.split(r"[\s,]+", names) if name]
     if not found:

@@ -47,3 +47,13 @@ def read_outcomes(session: Session, topics: list[str]) -> dict[tuple[str, int], 
     """Returns (topic, offset) → outcome as it is now, of events of partition 0 that are no repeats."""
     rows = session.run(READ_OUTCOMES, text_array(topics))
     return {(topic, offset): Outcome(outcome) for topic, offset, outcome in rows}
+
+
+END_CLAIMS = Statement(
+    "end_claims", "UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'"
+)
+
+
+def end_claims(session: Session) -> None:
+    """Ends the claims of the calls that run now, as if their time was over. Idempotent."""
+    session.run(END_CLAIMS)

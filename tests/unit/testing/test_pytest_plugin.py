@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
+
+import pytest
+
+from sluice.pytest_plugin import handler_modules
 
 HANDLERS = """
 from sqlalchemy import BigInteger, Column, MetaData, Text
@@ -34,31 +39,49 @@ def test_a_world_of_its_own(sluice_world):
 """
 
 
-def run_pytest(folder: Path, **environment: str) -> str:
-    (folder / "accounting.py").write_text(HANDLERS)
-    (folder / "test_accounting.py").write_text(TEST)
+def test_the_option_names_the_handlers(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nsluice_handlers = accounting\n")
+    (tmp_path / "accounting.py").write_text(HANDLERS)
+    (tmp_path / "test_accounting.py").write_text(TEST)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLUICE_", "PYTEST"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "sluice.pytest_plugin", "."],
-        cwd=folder,
-        env=clean | environment,
+        cwd=tmp_path,
+        env=clean,
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.stdout + done.stderr
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_option_names_the_handlers(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\nsluice_handlers = accounting, accounting\n")
-    assert "3 passed" in run_pytest(tmp_path)
+@pytest.mark.parametrize(
+    ("option", "variable", "modules"),
+    [
+        ("a.b, c", "", ["a.b", "c"]),
+        ("a b\nc", "d", ["a", "b", "c"]),
+        ("", "d,e", ["d", "e"]),
+    ],
+)
+def test_modules_come_from_the_option_or_else_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, option: str, variable: str, modules: list[str]
+) -> None:
+    monkeypatch.setenv("SLUICE_HANDLERS", variable)
+    assert handler_modules(cast(pytest.Config, Config(option))) == modules
 
 
-def test_the_environment_names_the_handlers(tmp_path: Path) -> None:
-    assert "3 passed" in run_pytest(tmp_path, SLUICE_HANDLERS="accounting")
+def test_without_handlers_the_error_names_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLUICE_HANDLERS", raising=False)
+    with pytest.raises(pytest.UsageError, match="set sluice_handlers in the pytest section"):
+        handler_modules(cast(pytest.Config, Config("")))
 
 
-def test_without_handlers_the_error_names_what_to_set(tmp_path: Path) -> None:
-    output = run_pytest(tmp_path)
-    assert "set sluice_handlers in the pytest section of pyproject.toml" in output
-    assert "1 passed, 2 errors" in output
+class Config:
+    """A configuration with this option alone."""
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def getini(self, name: str) -> str:
+        assert name == "sluice_handlers"
+        return self.option

@@ -1,0 +1,255 @@
+"""Kills the processes of a deployment at named points, one after the other, and compares what is left."""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sluice.admin.init import initialise
+from sluice.db.admin.written_effects import end_claims, read_ledger_rows
+from sluice.stack.patience import patient
+from sluice.tasks.fold.registry import collect_handlers
+from sluice.testing.incoming import Incoming, RawRecord, raw_record
+from sluice.testing.servers.adapted_app import app_code, read_journal
+from sluice.testing.servers.deployment import Deployment, LogEnds, NotSettled
+from sluice.testing.servers.local_run import LocalRun, RunningProcess
+from sluice.testing.servers.processes import Start, start_new
+from sluice.testing.servers.servers import Servers, own_servers
+
+CRASH_POINTS = (
+    "bridge.half_published",
+    "bridge.published",
+    "bridge.before_progress",
+    "apply.begun",
+    "apply.before_commit",
+    "apply.committed",
+    "relay.claimed",
+    "relay.handed",
+    "relay.acknowledged",
+    "relay.deleted",
+    "effect.claimed",
+    "effect.answered",
+    "effect.stored",
+)
+"""The fault points on the way of an event, in its order. Other points belong to commands."""
+JOURNAL = "calls"
+PARTITIONS = 2
+KILLED = -9
+POLL_SECONDS = 0.1
+ROUNDS = 3
+"""How often the events are sent, as long as there are points that no process has reached."""
+ROUND_SECONDS = 60.0  # until a round is settled, restarts of processes included, on an idle machine
+SHOWN = 20  # of the differences
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class CrashReport:
+    """The points at which a process was killed, and those that no process reached."""
+
+    killed: tuple[str, ...]
+    not_reached: tuple[str, ...]
+
+
+def assert_crash_safe(
+    handlers: str | Iterable[str],
+    events: Sequence[Incoming],
+    *,
+    points: Sequence[str] = CRASH_POINTS,
+    servers: Servers | None = None,
+    start: Start = start_new,
+) -> CrashReport:
+    """Fails if a process that is killed at one of the points costs an event, a row or a call.
+
+    Runs a bridge, a worker, a relay, a beat and a worker for effects on real servers, kills each at its
+    points, one after the other, and starts it again. Afterwards each record has one outcome, the rows are
+    those that the fold of the log gives, each outgoing event was sent, and each call was made once. Effects
+    do not run: their calls are noted.
+
+    `handlers`: the modules, as in SLUICE_HANDLERS. `servers`: by default those that the environment names,
+    else a stack that this call starts and ends. Raises AssertionError with the differences.
+    """
+    for point in points:
+        if point not in CRASH_POINTS:
+            raise ValueError(f"unknown point {point!r}; known: {', '.join(CRASH_POINTS)}")
+    modules = [handlers] if isinstance(handlers, str) else list(handlers)
+    with (
+        _servers(servers) as ready,
+        TemporaryDirectory(prefix="sluice-crash-") as folder,
+        ready.database() as url,
+        _deployed(modules, ready, url, Path(folder), start) as deployment,
+    ):
+        run = _CrashRun(deployment, list(points), Path(folder) / JOURNAL)
+        run.play(_records(deployment, events))
+        complaints = run.complaints()
+        if complaints:
+            kills = ", ".join(run.killed) or "no point"
+            raise AssertionError(f"after kills at {kills}:\n" + "\n".join(complaints[:SHOWN]))
+        return CrashReport(tuple(run.killed), tuple(run.left))
+
+
+@dataclass
+class _Role:
+    """One of the processes, and the points that are left for it."""
+
+    begin: Callable[[str], RunningProcess]
+    left: list[str]
+    process: RunningProcess | None = None
+
+
+@dataclass
+class _CrashRun:
+    deployment: Deployment
+    points: list[str]
+    journal: Path
+    killed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        run, queues = self.deployment.run, self.deployment.queues()
+        begins: dict[str, Callable[[str], RunningProcess]] = {
+            "bridge": lambda faults: run.start_bridge(faults=faults),
+            "apply": lambda faults: run.start_worker(queues, faults=faults),
+            "relay": lambda faults: run.start_relay(faults=faults),
+            # With this pool a fault ends the whole process.
+            "effect": lambda faults: run.start_effects(pool="solo", faults=faults),
+        }
+        self.roles = [
+            _Role(begin, [point for point in self.points if point.partition(".")[0] == name])
+            for name, begin in begins.items()
+        ]
+
+    @property
+    def left(self) -> list[str]:
+        """The points at which no process was killed."""
+        return [point for point in self.points if point not in self.killed]
+
+    def play(self, records: Sequence[tuple[str, RawRecord]]) -> None:
+        """Sends the events, again while points are left, and waits until all is settled."""
+        self.deployment.run.start_beat()
+        for role in self.roles:
+            self._start(role)
+        for _ in range(ROUNDS):
+            self._send(records)
+            self._settle(self.deployment.log_ends())
+            if not self.left:
+                break
+        for role in self.roles:
+            # What is still armed might end it while the results are read.
+            if role.left and role.process is not None:
+                role.process.kill()
+                role.left = []
+                self._start(role)
+        self._settle(self.deployment.log_ends())
+
+    def complaints(self) -> list[str]:
+        """Returns every difference to the fold of the log, and calls that were made twice."""
+        deployment = self.deployment
+        made = Counter(read_journal(self.journal))
+        found = deployment.complaints(deployment.tables())
+        for row in read_ledger_rows(deployment.session):
+            asks = deployment.registry.effects[row.effect].declaration.on_unknown == "ask"
+            times = made.pop(row.effect_key, 0)
+            # A call that is retried keeps its key, by which the provider knows the repeat.
+            if times > 1 and asks:
+                found.append(f"call {row.effect_key}: made {times} times")
+            if times == 0 and not asks:
+                found.append(f"call {row.effect_key}: never made")
+        return found + [f"call {key}: made, and not in the ledger" for key in sorted(made)]
+
+    def _send(self, records: Sequence[tuple[str, RawRecord]]) -> None:
+        producer = self.deployment.producer
+        futures = [
+            producer.send(
+                topic, key=raw.key, value=raw.value, headers=[(n, v or b"") for n, v in raw.headers]
+            )
+            for topic, raw in records
+        ]
+        for future in futures:
+            future.get(timeout=patient(30))
+
+    def _settle(self, ends: LogEnds) -> None:
+        """Restarts what was killed until all events, outgoing events and calls have ended."""
+        until = time.monotonic() + patient(ROUND_SECONDS)
+        while not (self._restart_killed() and self.deployment.is_at_rest(ends)):
+            if time.monotonic() > until:
+                logs = "\n".join(
+                    f"--- {p.name} ({p.exit_code})\n{p.tail()}" for p in self.deployment.run.processes
+                )
+                raise NotSettled(
+                    f"not settled {ROUND_SECONDS:.0f} s after the kills at {', '.join(self.killed)}\n{logs}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _restart_killed(self) -> bool:
+        """Returns True if all processes live. Raises AssertionError for one that ended by itself."""
+        ended = [
+            role for role in self.roles if role.process is not None and role.process.exit_code is not None
+        ]
+        for role in ended:
+            assert role.process is not None
+            code = role.process.exit_code
+            if code != KILLED or not role.left:
+                raise AssertionError(
+                    f"{role.process.name} ended with exit code {code}:\n{role.process.tail()}"
+                )
+            self.killed.append(role.left.pop(0))
+            # Else the call that it was in is retried, or given up, 30 s after its time-out.
+            end_claims(self.deployment.session)
+            self._start(role)
+        return not ended
+
+    def _start(self, role: _Role) -> None:
+        role.process = role.begin(f"{role.left[0]}:1:kill" if role.left else "")
+
+
+@contextmanager
+def _servers(given: Servers | None) -> Iterator[Servers]:
+    if given is not None:
+        yield given
+        return
+    with own_servers(Path.cwd()) as servers:
+        yield servers
+
+
+@contextmanager
+def _deployed(
+    modules: Sequence[str], servers: Servers, database_url: str, folder: Path, start: Start
+) -> Iterator[Deployment]:
+    number = f"{os.getpid()}_{next(_numbers)}"
+    module, suffix = f"sluice_crash_{number}", f"-crash-{number.replace('_', '-')}"
+    (folder / f"{module}.py").write_text(app_code(modules, suffix, folder / JOURNAL))
+    sys.path.insert(0, str(folder))
+    try:
+        registry = collect_handlers(module)
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop(module, None)
+    urls = servers.urls(database_url)
+    initialise(urls, registry, partitions=PARTITIONS)
+    with LocalRun(urls, folder, module, source=module, python_path=folder, start=start) as run:
+        deployment = Deployment(urls, registry, run, suffix)
+        try:
+            yield deployment
+        finally:
+            run.stop_all()
+            deployment.close()
+
+
+def _records(deployment: Deployment, events: Sequence[Incoming]) -> list[tuple[str, RawRecord]]:
+    """Returns the records of the events, each with its topic of this run."""
+    suffix, topics = deployment.topic_suffix, deployment.registry.topics
+    records = []
+    for number, event in enumerate(events, start=1):
+        topic = topics.get(event.topic + suffix)
+        if topic is None:
+            declared = ", ".join(sorted(name.removesuffix(suffix) for name in topics))
+            raise ValueError(f"unknown topic {event.topic!r}; declared: {declared}")
+        records.append((topic.name, raw_record(topic, event.with_id(f"crash-{number}", topic))))
+    return records

@@ -1,0 +1,72 @@
+"""Kills at the points on the way of an event cost nothing; a handler with a memory is found."""
+
+from typing import Any
+
+import pytest
+
+from sluice.runtime.fault_points import POINTS
+from sluice.testing import Incoming, Servers, assert_crash_safe
+from sluice.testing.servers.crash_safe import CRASH_POINTS
+from sluice.testing.servers.processes import Start
+
+pytestmark = pytest.mark.usefixtures("kafka", "redis", "postgres")
+ORDER: dict[str, Any] = {"customer_id": "c-1", "email": "a@example.org", "total_cents": 5}
+SHOP = [
+    *(Incoming("orders", key=f"o-{n}", type="order.placed", data=ORDER) for n in range(5)),
+    *(
+        Incoming("captures", key=f"p-{n}", type="payment.approved", data={"amount_cents": n + 1})
+        for n in range(5)
+    ),
+    *(
+        Incoming("users", key=f"u-{n % 2}", type="user.changed", data={"name": f"n{n}"}, version=n)
+        for n in range(4)
+    ),
+    Incoming("users", key="u-1", version=9),
+]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        # One of each process; a second kill of each takes as long again.
+        ("bridge.before_progress", "apply.before_commit", "relay.handed", "effect.answered"),
+        pytest.param(CRASH_POINTS, marks=pytest.mark.matrix),
+    ],
+    ids=["one of each process", "all points"],
+)
+def test_kills_cost_nothing(points: tuple[str, ...], sluice_servers: Servers, start: Start) -> None:
+    report = assert_crash_safe(
+        "examples.shop.handlers", SHOP, points=points, servers=sluice_servers, start=start
+    )
+    assert set(report.killed) == set(points)
+    assert report.not_reached == ()
+
+
+@pytest.mark.matrix
+def test_a_handler_that_keeps_state_in_memory_is_found(sluice_servers: Servers, start: Start) -> None:
+    events = [
+        Incoming("orders", key="o-1", type="order.set", data={}, version=1),
+        *(Incoming("orders", key="o-1", type="order.remembered", data={}, version=n) for n in range(6)),
+    ]
+    with pytest.raises(AssertionError, match=r"after kills at apply.committed:\norders o-1: expected"):
+        assert_crash_safe(
+            "tests.unit.testing.planted",
+            events,
+            points=("apply.committed",),
+            servers=sluice_servers,
+            start=start,
+        )
+
+
+def test_all_points_on_the_way_of_an_event_are_known() -> None:
+    of_processes = {"apply", "bridge", "effect", "relay"}
+    assert set(CRASH_POINTS) == {point for point in POINTS if point.partition(".")[0] in of_processes}
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [(("apply.never",), "unknown point 'apply.never'; known: bridge.half_published")],
+)
+def test_an_unknown_point_is_refused(points: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        assert_crash_safe("examples.shop.handlers", SHOP, points=points)
