@@ -54,7 +54,7 @@ check: lint ## lint and the unit tests: about a minute
 test: install ## all tests but those of the next three targets, on real servers that it starts and stops
 	$(BIN)/python -m pytest -q -m "not soak and not compose and not matrix" $(SIDE_BY_SIDE)
 
-test-matrix: install ## every combination of clients and servers
+test-matrix: install ## every combination of clients and servers, and the longer runs
 	$(BIN)/python -m pytest -q -m matrix $(SIDE_BY_SIDE) tests/db tests/system
 
 soak: install broker-tools ## faults at random: SEED=… MINUTES=…

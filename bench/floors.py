@@ -21,6 +21,7 @@ from bench.memory import Memory
 from bench.postgres_cost import PostgresCost
 from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
+from bench.world_speed import WorldSpeed
 
 # The contenders written by hand have two processes as well.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
@@ -146,6 +147,11 @@ def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
     yield at_most(
         "worker: peak after all ÷ peak after a fifth", 1.25, memory.worker_peak / memory.worker_peak_early
     )
+
+
+def world_floors(speed: WorldSpeed) -> Iterator[Floor]:
+    """A test of handlers is a matter of milliseconds."""
+    yield at_most(f"world: ms for {speed.sends:,} sends", 1_000, speed.sends_ms)
 
 
 def at_least(what: str, floor: float, measured: float) -> Floor:

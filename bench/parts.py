@@ -17,6 +17,7 @@ from bench.memory import measure_memory
 from bench.postgres_cost import measure_in_turns
 from bench.rebuilding import measure_rebuild
 from bench.relaying import measure_rates, measure_visible, middle_of_rounds
+from bench.world_speed import measure_world
 from sluice.runtime.settings import Settings
 
 BRIDGE_BUDGET_MIB = int(Settings.model_fields["bridge_memory_mib"].default)
@@ -128,8 +129,15 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
     return Part([report.memory_table(found)], reached, {"memory": [found]})
 
 
+def world(_ground: Ground, _options: Options, _say: Say) -> Part:
+    """Tests of handlers in memory."""
+    found = measure_world()
+    return Part([report.world_table(found)], list(floors.world_floors(found)), {"world": [found]})
+
+
 PARTS: dict[str, Callable[[Ground, Options, Say], Part]] = {
-    part.__name__: part for part in (drain, workers, latency, relay, visible, rebuild, faults, cost, memory)
+    part.__name__: part
+    for part in (drain, workers, latency, relay, visible, rebuild, faults, cost, memory, world)
 }
 
 

@@ -16,6 +16,7 @@ from bench.memory import Memory
 from bench.postgres_cost import PostgresCost
 from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
+from bench.world_speed import ORDERED_EVENTS, WorldSpeed
 
 
 def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> Table:
@@ -107,6 +108,14 @@ def memory_table(memory: Memory) -> Table:
         ("worker", f"peak, {drained}", memory.worker_peak),
     ):
         table.add_row(process, when, f"{value:.0f}")
+    return table
+
+
+def world_table(speed: WorldSpeed) -> Table:
+    """Wall time of tests in memory."""
+    table = _table("Tests of handlers in memory, milliseconds", "what", "ms")
+    table.add_row(f"{speed.sends:,} events sent", f"{speed.sends_ms:.0f}")
+    table.add_row(f"all orders of {ORDERED_EVENTS} events", f"{speed.orders_ms:.0f}")
     return table
 
 

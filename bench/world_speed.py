@@ -1,0 +1,35 @@
+"""How long tests of handlers in memory take."""
+
+import time
+from dataclasses import dataclass
+
+from sluice.testing import Incoming, World, assert_order_free
+
+SENDS = 1_000
+ORDERED_EVENTS = 6  # the most of which all orders are played
+
+
+@dataclass(frozen=True)
+class WorldSpeed:
+    """Wall time in milliseconds."""
+
+    sends: int
+    sends_ms: float
+    orders_ms: float
+    """All orders of `ORDERED_EVENTS` events, with repeats."""
+
+
+def measure_world() -> WorldSpeed:
+    """Measures the shop's payments, and its changes of a user in every order."""
+    world = World("examples.shop.handlers")
+    began = time.perf_counter()
+    for number in range(SENDS):
+        data = {"account_id": "acc-1", "amount_cents": number + 1}
+        world.send("payments", key=f"pay-{number}", type="payment.received", data=data)
+    sent = time.perf_counter()
+    changes = [
+        Incoming("users", key="u-1", type="user.changed", data={"name": f"n{version}"}, version=version)
+        for version in range(ORDERED_EVENTS)
+    ]
+    assert_order_free(World("examples.shop.handlers"), changes)
+    return WorldSpeed(SENDS, (sent - began) * 1_000, (time.perf_counter() - sent) * 1_000)
