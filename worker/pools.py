@@ -1,4 +1,7 @@
-"""Which of Celery's pools may serve which queues: handlers and calls need the main thread of a process."""
+"""Which of Celery's pools may serve which queues, and by which command such a worker is started.
+
+Handlers and calls need the main thread of a process.
+"""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,10 +9,11 @@ from typing import Any
 from celery.concurrency import ALIASES
 from celery.utils.imports import symbol_by_name
 
-from sluice.runtime.celery_options import MAINTENANCE_QUEUE, RELAY_QUEUE
+from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 
 SOLO, PREFORK = "celery.concurrency.solo:TaskPool", "celery.concurrency.prefork:TaskPool"
 CELERYS_OWN = "celery.concurrency."
+RELAY_QUEUES = frozenset({RELAY_QUEUE, MAINTENANCE_QUEUE})
 
 
 def pool_names(pool: Any) -> frozenset[str]:
@@ -37,14 +41,41 @@ def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str 
         if SOLO in names:
             return None
         return (
-            "a worker without -Q shares the queues, and does one batch at a time: start it with -P solo,"
-            " or name its queues with -Q"
+            "a worker without -Q shares the queues and applies one batch at a time; run"
+            f" `{right_command(None)}`, or pass -P solo, or name its queues with -Q"
         )
-    refused = sorted(set(queues) - {RELAY_QUEUE, MAINTENANCE_QUEUE})
+    refused = sorted(set(queues) - RELAY_QUEUES)
     if not refused or SOLO in names or PREFORK in names:
         return None
     return (
         "it does not run tasks in the main thread of a process, so the limits of handlers and calls would not"
-        f" work, and the queues {', '.join(refused)} need them: start the worker with -P prefork for the"
-        " queue effects, with -P solo for all others"
+        f" work, and the queues {', '.join(refused)} need them; run `{right_command(queues)}`, or pass"
+        " -P prefork for the queue effects and -P solo for all others"
     )
+
+
+def queue_refusal(chosen: Collection[str], known: Collection[str]) -> str | None:
+    """Returns why a worker cannot serve the chosen queues; None: all of them are known. Pure."""
+    unknown = sorted(set(chosen) - set(known))
+    if not unknown:
+        return None
+    right = [name for name in chosen if name in known]
+    command = right_command(right or None)
+    return (
+        f"there is no queue {', '.join(unknown)}; the queues are {', '.join(sorted(known))}; run"
+        f" `{command}`, and first `sluice init` if your handlers declare a new entity type or more shards"
+    )
+
+
+def right_command(queues: Collection[str] | None) -> str:
+    """Returns the command that starts a worker for these queues; None: it shares those of the entities."""
+    if not queues:
+        return "sluice worker"
+    chosen = set(queues)
+    if chosen <= RELAY_QUEUES:
+        return "sluice relay"
+    if chosen == {EFFECTS_QUEUE}:
+        return "sluice effects-worker"
+    if chosen == {REBUILD_QUEUE}:
+        return "sluice rebuild-worker"
+    return f"sluice worker --queues {','.join(sorted(chosen))}"

@@ -1,7 +1,7 @@
 """What a worker sets up before Celery chooses its queues. Celery imports this module by name."""
 
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery import signals
@@ -16,7 +16,7 @@ from sluice.runtime.installation import InstallationRefused
 from sluice.tasks.installation import formats
 from sluice.tasks.installation.joining import join_installation
 from sluice.worker.activity import Activity
-from sluice.worker.pools import pool_names, pool_refusal
+from sluice.worker.pools import pool_names, pool_refusal, queue_refusal
 from sluice.worker.queue_yields import QueueYields
 from sluice.worker.worker_metrics import WorkerMetrics
 from sluice.worker.worker_process import WorkerProcess
@@ -49,9 +49,11 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
             queues=queues,
         )
     except InstallationRefused as error:
-        log.error("worker refused", reason=str(error))
-        raise SystemExit(f"Worker refused: {error}") from error
+        _refuse(f"Worker refused: {error}", reason=str(error))
     names = [*services.queue_names(), *SERVICE_QUEUES]
+    if (refusal := queue_refusal(queues or (), names)) is not None:
+        app.sluice_membership.leave()
+        _refuse(f"Worker refused: {refusal}", reason=refusal)
     app.conf.task_queues = [apply_queue(name) for name in names]
     app.amqp.queues = app.amqp.Queues(app.conf.task_queues)
     app.sluice_shares_queues = queues is None
@@ -97,5 +99,9 @@ def _check_pool(pool: Any, queues: list[str] | None) -> None:
         refusal = f"it cannot be imported: {error}"
     if refusal is not None:
         name = pool if isinstance(pool, str) else pool.__module__
-        log.error("worker refused", pool=name, reason=refusal)
-        raise SystemExit(f"Worker refused with the pool {name}: {refusal}")
+        _refuse(f"Worker refused with the pool {name}: {refusal}", pool=name, reason=refusal)
+
+
+def _refuse(sentence: str, **fields: str) -> NoReturn:
+    log.error("worker refused", **fields)
+    raise SystemExit(sentence)

@@ -19,15 +19,20 @@ from sluice.runtime.terminal_text import shown
 
 FAILED_EXIT_CODE = 2
 MISTAKE_EXIT_CODE = 1
-HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
 
 # In the order of the help. Each is imported when it is asked for: all of them take a second.
 COMMANDS = {
     "init": "sluice.cli.init:init",
     "stack": "sluice.cli.stack:stack_app",
     "send": "sluice.cli.send:send",
-    "status": "sluice.cli.status:status",
+    "bridge": "sluice.cli.processes:bridge",
     "worker": "sluice.cli.worker:worker",
+    "relay": "sluice.cli.worker:relay",
+    "effects-worker": "sluice.cli.worker:effects_worker",
+    "rebuild-worker": "sluice.cli.worker:rebuild_worker",
+    "beat": "sluice.cli.processes:beat",
+    "flower": "sluice.cli.processes:flower",
+    "status": "sluice.cli.status:status",
     "workers": "sluice.cli.workers:workers",
     "doctor": "sluice.cli.doctor:doctor",
     "pause": "sluice.cli.pause:pause",
@@ -169,9 +174,8 @@ def _sentence(error: Exception) -> str | None:
         OperationRefused,
         DeploymentBroken,
         InstallationRefused,
+        SettingsError,
     )
-    if isinstance(error, SettingsError):
-        return f"{error}. {HINT}" if "Field required" in str(error) else str(error)
     if isinstance(error, (ServiceFailed, *refusals)):
         return str(error)
     failed = failed_service(error)

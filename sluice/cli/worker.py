@@ -1,10 +1,10 @@
-"""`sluice worker`: starts Celery's worker with the pool and options for what it serves, and supervises it."""
+"""The commands that run Celery's worker with the pool and the queues for its work, and supervise it."""
 
 import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -18,13 +18,18 @@ from sluice.worker.supervisor import Supervisor
 DETACHING = frozenset({"-D", "--detach"})
 
 
-class Serve(StrEnum):
-    """What a worker serves."""
+class Work(NamedTuple):
+    """What a worker does: the name of its node, its pool and its queues (none: it shares the entities')."""
 
-    APPLY = "apply"
-    RELAY = "relay"
-    EFFECTS = "effects"
-    REBUILD = "rebuild"
+    name: str
+    pool: str
+    queues: tuple[str, ...] = ()
+
+
+APPLY = Work("worker", "solo")
+RELAY = Work("relay", "solo", (RELAY_QUEUE, MAINTENANCE_QUEUE))
+EFFECTS = Work("effects", "prefork", (EFFECTS_QUEUE,))
+REBUILD = Work("rebuild", "solo", (REBUILD_QUEUE,))
 
 
 class LogLevel(StrEnum):
@@ -36,39 +41,32 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-QUEUES_OF = {
-    Serve.RELAY: (RELAY_QUEUE, MAINTENANCE_QUEUE),
-    Serve.EFFECTS: (EFFECTS_QUEUE,),
-    Serve.REBUILD: (REBUILD_QUEUE,),
-}
+Name = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Name of the node before the @. Give each worker of a machine its own."
+    ),
+]
+Level = Annotated[LogLevel | None, typer.Option("--log-level", help="Overrides SLUICE_LOG_LEVEL.")]
+CeleryOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- CELERY_OPTIONS]", help="Options of `celery worker`.")
+]
 
 
 def worker(
-    serve: Annotated[
-        Serve,
-        typer.Option(
-            help="apply: events. relay: the outbox, and maintenance. effects: calls. rebuild: projections."
-        ),
-    ] = Serve.APPLY,
     queues: Annotated[
         str | None,
         typer.Option(metavar="QUEUES", help="Serve these queues, separated by commas, and share none."),
     ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Calls at a time; with --serve effects. Default: one per CPU.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name before the @ of the node name. Default: celery.")
-    ] = None,
-    log_level: Annotated[LogLevel | None, typer.Option(help="Overrides SLUICE_LOG_LEVEL.")] = None,
-    celery_options: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- CELERY_OPTIONS]", help="Options of `celery worker`.")
-    ] = None,
+    name: Name = None,
+    level: Level = None,
+    celery_options: CeleryOptions = None,
 ) -> None:
-    """Run a worker, and start another one when it ends.
+    """Run a worker that applies events, and start another one when it ends.
 
-    Without options it applies events, and shares the queues of all
-    entity types with the other workers.
+    Without --queues it shares the queues of all entity types with the
+    other workers. It applies one batch at a time: for more throughput
+    run more workers.
 
     An event becomes a dead letter if its handlers run for longer than
     SLUICE_HANDLER_SECONDS and cannot be interrupted, or if they end
@@ -77,14 +75,70 @@ def worker(
     SIGTERM and SIGINT end the worker after its batch. A worker that
     refuses to start is not started again; its exit code is returned.
 
-    Example: sluice worker --serve effects --concurrency 8
+    Example: sluice worker --name worker-2
     """
-    words = celery_words(
-        serve, queues=queues, concurrency=concurrency, name=name, celery_options=celery_options or ()
-    )
+    work = APPLY if queues is None else APPLY._replace(queues=tuple(queues.split(",")))
+    _supervise(work, name, level, celery_options or ())
+
+
+def relay(name: Name = None, level: Level = None, celery_options: CeleryOptions = None) -> None:
+    """Run the worker that sends outgoing events, and does the maintenance.
+
+    It also hands out the calls that are due, starts retries and
+    rebuilds, and deletes what is old. It needs a running beat. Run one
+    or two of them.
+
+    SIGTERM and SIGINT end it. Example: sluice relay
+    """
+    _supervise(RELAY, name, level, celery_options or ())
+
+
+def effects_worker(
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Calls at a time. Default: one per CPU.")
+    ] = None,
+    name: Name = None,
+    level: Level = None,
+    celery_options: CeleryOptions = None,
+) -> None:
+    """Run the worker that makes the calls of effects.
+
+    It needs a running relay, which hands out the calls.
+
+    SIGTERM and SIGINT end it after the calls under way.
+
+    Example: sluice effects-worker --concurrency 8
+    """
+    options = [] if concurrency is None else ["-c", str(concurrency)]
+    _supervise(EFFECTS, name, level, [*options, *(celery_options or ())])
+
+
+def rebuild_worker(name: Name = None, level: Level = None, celery_options: CeleryOptions = None) -> None:
+    """Run the worker that fills new generations of projections.
+
+    It needs a running relay, which starts its tasks. For more
+    throughput run more of them, up to the number of partitions.
+
+    SIGTERM and SIGINT end it. Example: sluice rebuild-worker
+    """
+    _supervise(REBUILD, name, level, celery_options or ())
+
+
+def celery_words(work: Work, *, name: str | None, options: Sequence[str]) -> list[str]:
+    """Returns the words after `celery`. Raises typer.BadParameter."""
+    if detaching := DETACHING.intersection(options):
+        raise typer.BadParameter(f"{', '.join(detaching)}: a worker in the background cannot be supervised")
+    words = ["-A", "sluice.runtime.app", "worker", "-P", work.pool, "-n", f"{name or work.name}@%h"]
+    if work.queues:
+        words += ["-Q", ",".join(work.queues)]
+    return [*words, *options]
+
+
+def _supervise(work: Work, name: str | None, level: LogLevel | None, options: Sequence[str]) -> None:
+    words = celery_words(work, name=name, options=options)
     environ = dict(os.environ)
-    if log_level is not None:
-        environ[f"{PREFIX}LOG_LEVEL"] = log_level.value
+    if level is not None:
+        environ[f"{PREFIX}LOG_LEVEL"] = level.value
     settings = read_settings(environ)
     configure_logs(
         log_format=settings.log_format,
@@ -99,29 +153,3 @@ def worker(
         store_death=DeathNotes(settings.database_url.get_secret_value()).store,
     )
     raise typer.Exit(supervisor.run())
-
-
-def celery_words(
-    serve: Serve,
-    *,
-    queues: str | None,
-    concurrency: int | None,
-    name: str | None,
-    celery_options: Sequence[str],
-) -> list[str]:
-    """Returns the words after `celery`. Raises typer.BadParameter."""
-    if queues is not None and serve is not Serve.APPLY:
-        raise typer.BadParameter(f"--queues names what --serve {serve.value} chooses: pass one of both")
-    if concurrency is not None and serve is not Serve.EFFECTS:
-        raise typer.BadParameter("--concurrency requires --serve effects; start more workers instead")
-    if detaching := DETACHING.intersection(celery_options):
-        raise typer.BadParameter(f"{', '.join(detaching)}: a worker in the background cannot be supervised")
-    words = ["-A", "sluice.runtime.app", "worker", "-P", "prefork" if serve is Serve.EFFECTS else "solo"]
-    served = queues or ",".join(QUEUES_OF.get(serve, ()))
-    if served:
-        words += ["-Q", served]
-    if concurrency is not None:
-        words += ["-c", str(concurrency)]
-    if name is not None:
-        words += ["-n", f"{name}@%h"]
-    return [*words, *celery_options]

@@ -66,9 +66,7 @@ def lines_below(sharing: Sharing) -> list[str]:
         return ["no queue has a row: run `sluice init`"]
     lines = []
     if not sharing.workers:
-        lines.append(
-            "no worker shares the queues: start one by `celery -A sluice.runtime.app worker -P solo`"
-        )
+        lines.append("no worker shares the queues: start one by `sluice worker`")
     if unheld := sharing.unheld():
         lines.append(say_unheld(unheld))
     return [*lines, NOT_SEEN]

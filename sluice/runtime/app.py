@@ -15,7 +15,7 @@ from sluice.runtime.fault_points import faults
 from sluice.runtime.installation import Installation, InstallationRefused
 from sluice.runtime.logs import configure_logs
 from sluice.runtime.service_urls import shown_addresses
-from sluice.runtime.settings import Settings, read_settings
+from sluice.runtime.settings import Settings, SettingsError, read_settings
 
 TASKS = "sluice.tasks.celery_tasks"
 STARTUP = "sluice.worker.startup"
@@ -80,5 +80,9 @@ def _wait_for_installation(settings: Settings) -> Installation:
 def __getattr__(name: str) -> Any:
     """The attribute that `celery -A sluice.runtime.app` asks for: importing alone reads no environment."""
     if name in ("app", "celery"):
-        return create_app()
+        try:
+            return create_app()
+        except SettingsError as error:
+            # Celery's own commands would print a traceback.
+            raise SystemExit(f"Refused: {error}") from error
     raise AttributeError(name)

@@ -20,6 +20,8 @@ from sluice.runtime.installation import NAME_PATTERN
 PREFIX = "SLUICE_"
 MAX_SOURCE_CHARACTERS = 255
 
+MISSING_HINT = 'Set what is missing, or run: eval "$(sluice stack up)"'
+
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -133,7 +135,9 @@ def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
         return kind.model_validate(given)
     except ValidationError as error:
         # Never str(error): it would print the values.
-        raise SettingsError("; ".join(map(_sentence, error.errors()))) from None
+        found = error.errors()
+        hint = f". {MISSING_HINT}" if any(_is_missing(one) for one in found) else ""
+        raise SettingsError("; ".join(map(_sentence, found)) + hint) from None
 
 
 def read_source(environ: Mapping[str, str] | None = None) -> str | None:
@@ -149,6 +153,10 @@ def read_source(environ: Mapping[str, str] | None = None) -> str | None:
     return source or None
 
 
+def _is_missing(error: ErrorDetails) -> bool:
+    return error["type"] == "missing"
+
+
 def _sentence(error: ErrorDetails) -> str:
-    message = error["msg"].removeprefix("Value error, ")
+    message = "required, but not set" if _is_missing(error) else error["msg"].removeprefix("Value error, ")
     return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message

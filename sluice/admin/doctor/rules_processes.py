@@ -33,7 +33,7 @@ def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterat
         )
         yield warning(
             f"No worker serves the queue {EFFECTS_QUEUE}: no call is made{waiting}.",
-            "Start one: `sluice worker --serve effects`.",
+            "Start one: `sluice effects-worker`.",
         )
     unfilled = (unfilled_problem(generation, postgres.living) for generation in postgres.generations)
     yield from filter(None, unfilled)
@@ -50,7 +50,7 @@ def unfilled_problem(generation: GenerationFacts, living: Sequence[Process]) -> 
     )
     return warning(
         f"{name} {what}, and no worker serves the queue {REBUILD_QUEUE}, which fills it.",
-        "Start one: `sluice worker --serve rebuild`.",
+        "Start one: `sluice rebuild-worker`.",
     )
 
 
@@ -96,7 +96,7 @@ def _is_served(queue: str, living: Sequence[Process]) -> bool:
 def _no_bridge(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     bridges = postgres.bridges
     if not bridges:
-        yield warning("No bridge runs: no topic is read.", "Start one: `python -m sluice.bridge`.")
+        yield warning("No bridge runs: no topic is read.", "Start one: `sluice bridge`.")
         return
     unread = sorted(declared.topics - {topic for bridge in bridges for topic in bridge.topics})
     if unread:
@@ -122,7 +122,7 @@ def _no_beat(working: WorkingFacts, living: Sequence[Process]) -> Iterator[Findi
             f"No beat schedules: {consequence}.",
             "Look at the log of the beat that runs, and restart it."
             if alive
-            else "Start one: `celery -A sluice.runtime.app beat`.",
+            else "Start one: `sluice beat`.",
         )
 
 
@@ -137,7 +137,7 @@ def _no_relay(leaving: LeavingFacts, living: Sequence[Process]) -> Iterator[Find
     yield warning(
         f"No worker serves the queue{'s' if several else ''} {' and '.join(missing)}:"
         f" {_LOST[missing[0]]}{waiting}.",
-        "Start one: `sluice worker --serve relay`.",
+        "Start one: `sluice relay`.",
     )
 
 

@@ -20,7 +20,7 @@ def unread_problems(unread: Sequence[UnreadPartition], declared: DeclaredFacts) 
     for group in group_unread(unread):
         kind = group[0].kind
         if kind is UnreadKind.NO_BRIDGE:
-            yield warning(f"{describe_unread(group)}.", "Start a bridge: `python -m sluice.bridge`.")
+            yield warning(f"{describe_unread(group)}.", "Start a bridge: `sluice bridge`.")
         elif kind is not UnreadKind.PAUSED:  # has a finding of its own
             is_ours = any(one.topic in declared.topics for one in group)
             yield graded(is_ours, f"{describe_unread(group).rstrip('.')}.", _ADVICE[kind])

@@ -127,9 +127,15 @@ class LocalRun:
             options += ["-Q", ",".join(queues)]
         return self._start(name, "celery", [*CELERY, "worker", *options], faults)
 
-    def start_supervised_worker(self, *words: str, name: str = "worker", faults: str = "") -> RunningProcess:
-        """`sluice worker …`: a supervisor and its worker. The process is the supervisor."""
-        return self._start(name, "sluice.cli.main", ["worker", "--name", name, *words], faults)
+    def start_supervised_worker(
+        self, *words: str, command: str = "worker", name: str = "worker", faults: str = ""
+    ) -> RunningProcess:
+        """`sluice worker …` or another of these commands. The process is the supervisor of its worker."""
+        return self._start(name, "sluice.cli.main", [command, "--name", name, *words], faults)
+
+    def start_command(self, *words: str) -> RunningProcess:
+        """`sluice …`, for a command that runs until it is ended."""
+        return self._start(words[0], "sluice.cli.main", words)
 
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
         """A worker for the relay and maintenance; nothing comes of it without a beat, or a kick."""

@@ -146,7 +146,7 @@ def test_a_generation_that_nothing_fills_is_reported_after_5_seconds_and_once_a_
         if moved.unfilled is not None:
             found.append(time_.sleeps)
             assert f"Generation {number} of totals is building, and no worker serves" in moved.unfilled
-            assert "Start one: `sluice worker --serve rebuild`." in moved.unfilled
+            assert "Start one: `sluice rebuild-worker`." in moved.unfilled
         if time_.sleeps == 40:
             assert bench.rebuild(number)
     assert found == said

@@ -15,7 +15,7 @@ def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deploym
     queues = sorted(deployment.queues())
     nobody = sluice(deployment, "workers")
     assert nobody.returncode == 0
-    assert b"start one by `celery -A sluice.runtime.app worker -P solo`" in nobody.stdout
+    assert b"start one by `sluice worker`" in nobody.stdout
     assert b"queues without a worker: balance.0" in nobody.stdout
     status = sluice(deployment, "status")
     assert status.returncode == 0

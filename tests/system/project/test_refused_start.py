@@ -21,7 +21,7 @@ PROCESSES: dict[str, Callable[[LocalRun], RunningProcess]] = {
     "bridge": lambda run: run.start_bridge(),
     "celery worker": lambda run: run.start_worker(["order.0"]),
     "sluice worker": lambda run: run.start_supervised_worker(),
-    "effects": lambda run: run.start_supervised_worker("--serve", "effects"),
+    "effects": lambda run: run.start_supervised_worker(command="effects-worker"),
     "beat": lambda run: run.start_beat(),
     "celery inspect": lambda run: run.start_celery("inspect", "ping"),
 }

@@ -53,7 +53,7 @@ def test_a_rebuild_goes_on_behind_an_event_that_ends_its_process(
     deployment.run.start_beat()
     sluice(deployment, "start", "counted", "--reason", "a test", "--no-wait")
     if supervised:
-        deployment.run.start_supervised_worker("--serve", "rebuild")
+        deployment.run.start_supervised_worker(command="rebuild-worker")
     while not is_ready(deployment):
         one = None if supervised else deployment.run.start_rebuilds()
         deployment.wait_until(

@@ -18,9 +18,13 @@ NOWHERE = {
 @pytest.mark.parametrize(
     ("app", "options", "advice"),
     [
-        (APP, ["-P", "threads", "-Q", "effects"], "start the worker with -P prefork for the queue effects"),
-        (THREADS_APP, ["-Q", "relay,rebuild"], "the queues rebuild need them"),
-        (THREADS_APP, [], "start it with -P solo"),
+        (APP, ["-P", "threads", "-Q", "effects"], "run `sluice effects-worker`, or pass -P prefork"),
+        (
+            THREADS_APP,
+            ["-Q", "relay,rebuild"],
+            "the queues rebuild need them; run `sluice worker --queues rebuild,relay`",
+        ),
+        (THREADS_APP, [], "run `sluice worker`, or pass -P solo"),
     ],
     ids=["by option", "by configuration", "sharing the queues"],
 )

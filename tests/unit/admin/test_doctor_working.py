@@ -49,7 +49,7 @@ ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 
 CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
-    "no bridge": (without(BRIDGE), WARNING, "No bridge runs: no topic is read.", "sluice.bridge"),
+    "no bridge": (without(BRIDGE), WARNING, "No bridge runs: no topic is read.", "`sluice bridge`"),
     "a topic that no bridge declares": (
         but(living=[*ALL[1:], process(ProcessKind.BRIDGE, topics=["users"])]),
         WARNING,
@@ -60,7 +60,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         without(BEAT, working=WorkingFacts(beat_silence=None)),
         WARNING,
         "No beat schedules: nothing is sent again",
-        "Start one: `celery -A sluice.runtime.app beat`.",
+        "Start one: `sluice beat`.",
     ),
     "a beat that cannot lead": (
         server(beat_silence=None), WARNING, "No beat schedules", "Look at the log of the beat"
@@ -73,31 +73,31 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         WARNING,
         "No worker serves the queues relay and maintenance: no outgoing event is sent and no call is"
         " dispatched; 3 outgoing events wait, the oldest for 90 s.",
-        "--serve relay",
+        "Start one: `sluice relay`.",
     ),
     "no maintenance": (
         but(living=[*(one for one in ALL if one != RELAY), process(ProcessKind.WORKER, "relay")]),
         WARNING,
         "No worker serves the queue maintenance: no retry",
-        "--serve relay",
+        "Start one: `sluice relay`.",
     ),
     "no effects worker": (
         without(EFFECTS, leaving=LeavingFacts(due_calls=DueCalls(2, 75.0))),
         WARNING,
         "No worker serves the queue effects: no call is made; 2 calls are due, the oldest for 75 s.",
-        "--serve effects",
+        "Start one: `sluice effects-worker`.",
     ),
     "nothing fills a building generation": (
         without(REBUILD, generations=[LIVE, BUILDING]),
         WARNING,
         "Generation 2 of revenue is building, and no worker serves the queue rebuild, which fills it.",
-        "--serve rebuild",
+        "Start one: `sluice rebuild-worker`.",
     ),
     "nothing fills a generation that lags": (
         without(REBUILD, generations=[LIVE, replace(BUILDING, state="retired", lags=True)]),
         WARNING,
         "Generation 2 of revenue is retired and lags, and no worker serves",
-        "--serve rebuild",
+        "Start one: `sluice rebuild-worker`.",
     ),
     "a generation that no worker fills": (
         replace(but(generations=[LIVE, replace(BUILDING, lags=True)]), still={("revenue", 2): 15.3}),

@@ -1,4 +1,4 @@
-"""`sluice worker`: Celery's worker gets the pool and the queues for what it serves."""
+"""`sluice worker`, `relay`, …: Celery's worker gets the pool and the queues for its work."""
 
 import os
 from collections.abc import Sequence
@@ -12,22 +12,21 @@ from sluice.cli.main import app
 from tests.unit.runtime.test_settings import ENVIRON
 
 WORDS = [
-    ((), "-P solo"),
-    (("--serve", "apply"), "-P solo"),
-    (("--queues", "order.0,order.1"), "-P solo -Q order.0,order.1"),
-    (("--serve", "relay"), "-P solo -Q relay,maintenance"),
-    (("--serve", "rebuild"), "-P solo -Q rebuild"),
-    (("--serve", "effects"), "-P prefork -Q effects"),
-    (("--serve", "effects", "--concurrency", "8"), "-P prefork -Q effects -c 8"),
-    (("--name", "w1"), "-P solo -n w1@%h"),
-    (("--", "--without-heartbeat", "-E"), "-P solo --without-heartbeat -E"),
+    (("worker",), "-P solo -n worker@%h"),
+    (("worker", "--queues", "order.0,order.1"), "-P solo -n worker@%h -Q order.0,order.1"),
+    (("relay",), "-P solo -n relay@%h -Q relay,maintenance"),
+    (("rebuild-worker",), "-P solo -n rebuild@%h -Q rebuild"),
+    (("effects-worker",), "-P prefork -n effects@%h -Q effects"),
+    (("effects-worker", "--concurrency", "8"), "-P prefork -n effects@%h -Q effects -c 8"),
+    (("worker", "--name", "w1"), "-P solo -n w1@%h"),
+    (("worker", "--", "--without-heartbeat", "-E"), "-P solo -n worker@%h --without-heartbeat -E"),
+    (("relay", "--name", "r2", "--", "-E"), "-P solo -n r2@%h -Q relay,maintenance -E"),
 ]
 REFUSED = [
-    (("--serve", "relay", "--queues", "order.0"), "pass one of both"),
-    (("--concurrency", "2"), "--concurrency requires --serve effects"),
-    (("--serve", "everything"), "everything"),
-    (("--", "--detach"), "--detach: a worker in the background cannot be supervised"),
-    (("--log-level", "loud"), "loud"),
+    (("relay", "--queues", "order.0"), "--queues"),
+    (("worker", "--concurrency", "2"), "--concurrency"),
+    (("worker", "--", "--detach"), "--detach: a worker in the background cannot be supervised"),
+    (("worker", "--log-level", "loud"), "loud"),
 ]
 
 
@@ -53,9 +52,9 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "configure_logs", lambda **_: None)
 
 
-@pytest.mark.parametrize(("words", "expected"), WORDS, ids=[" ".join(w) or "none" for w, _ in WORDS])
+@pytest.mark.parametrize(("words", "expected"), WORDS, ids=[" ".join(w) for w, _ in WORDS])
 def test_words_of_celery(words: Sequence[str], expected: str) -> None:
-    result = CliRunner().invoke(app, ["worker", *words])
+    result = CliRunner().invoke(app, list(words))
     assert result.exit_code == 7, result.output
     assert Started.made["command"][1:] == [
         *("-m", "celery", "-A", "sluice.runtime.app", "worker"),
@@ -65,7 +64,7 @@ def test_words_of_celery(words: Sequence[str], expected: str) -> None:
 
 @pytest.mark.parametrize(("words", "text"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
 def test_refused(words: Sequence[str], text: str) -> None:
-    result = CliRunner().invoke(app, ["worker", *words])
+    result = CliRunner().invoke(app, list(words))
     assert result.exit_code == 2
     assert text in " ".join(result.output.replace("│", " ").split())
 

@@ -78,7 +78,7 @@ def test_leases_of_one_age_and_those_not_told_yet() -> None:
         (
             {"workers": (), "leases": (Lease("order.10", False, None), Lease("order.9", False, None))},
             [
-                "no worker shares the queues: start one by `celery -A sluice.runtime.app worker -P solo`",
+                "no worker shares the queues: start one by `sluice worker`",
                 "queues without a worker: order.9 order.10",
                 NOT_SEEN,
             ],

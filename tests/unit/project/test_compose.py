@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sluice.cli.worker import QUEUES_OF, Serve
+from sluice.cli.worker import EFFECTS, REBUILD, RELAY
 from sluice.runtime.celery_options import SERVICE_QUEUES
 from sluice.runtime.settings import PREFIX, Settings
 from sluice.stack.patience import patient
@@ -20,6 +20,11 @@ COMPOSE = ROOT / "docker-compose.yml"
 OUR_IMAGE = re.compile(r"sluice:local")
 PINNED = re.compile(r"sluice:local|[\w./-]+:\d+\.\d+(\.\d+)?(-\w+)*")
 ONE_SHOT = {"migrate"}
+QUEUES_OF = {
+    "relay": RELAY.queues,
+    "effects-worker": EFFECTS.queues,
+    "rebuild-worker": REBUILD.queues,
+}
 
 
 def with_defaults(text: str) -> str:
@@ -34,10 +39,10 @@ each_of_ours = pytest.mark.parametrize("name", OURS)
 
 
 def queues_of(name: str) -> list[str]:
-    """The queues that a `sluice worker` names; the one that applies events names none."""
+    """The queues that a worker names; the one that applies events names none."""
     match SERVICES[name].get("command", []):
-        case ["sluice", "worker", "--serve", serve, *_]:
-            return list(QUEUES_OF[Serve(serve)])
+        case ["sluice", command, *_]:
+            return list(QUEUES_OF.get(command, ()))
     return []
 
 
@@ -169,11 +174,6 @@ def test_the_command_exists(name: str) -> None:
     match SERVICES[name]["command"]:
         case ["sluice", *words]:
             assert_sluice_knows(words)
-        case ["python", "-m", module]:
-            assert runs_as_module(module)
-        case ["celery", "-A", app, subcommand, *arguments]:
-            assert importlib.util.find_spec(app) is not None
-            assert_celery_knows(subcommand, arguments)
         case other:
             pytest.fail(f"not a command of ours: {other}")
 
@@ -198,21 +198,6 @@ def assert_sluice_knows(words: list[str]) -> None:
         words = words[1:]
     # Raises for an option or a value that there is not.
     command.make_context(command.name, list(words))
-
-
-def assert_celery_knows(subcommand: str, arguments: list[str]) -> None:
-    from celery.bin.celery import celery
-
-    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
-    assert subcommand in celery.commands
-    if subcommand == "flower":
-        import flower.options  # noqa: F401 - defines them
-        import tornado.options
-
-        known = {f"--{name}" for name in tornado.options.options}
-    else:
-        known = {o for parameter in celery.commands[subcommand].params for o in parameter.opts}
-    assert set(options) <= known
 
 
 def test_a_worker_shares_the_entities_queues_and_the_others_name_theirs() -> None:

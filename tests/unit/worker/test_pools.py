@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from celery.concurrency import prefork, solo, thread
 
-from sluice.worker.pools import pool_names, pool_refusal
+from sluice.worker.pools import pool_names, pool_refusal, queue_refusal, right_command
 
 MODULE = "tests.unit.worker.test_pools"
 
@@ -42,9 +42,8 @@ def test_a_pool_without_main_threads_serves_no_queue_of_handlers_or_calls(pool: 
         refusal = pool_refusal(names, queues)
         assert refusal is not None
         assert "-P prefork" in refusal
-        assert [name for name in queues if name in refusal] == [
-            name for name in queues if name not in ("relay", "maintenance")
-        ]
+        needing = sorted(name for name in queues if name not in ("relay", "maintenance"))
+        assert f"the queues {', '.join(needing)} need them" in refusal
     assert "-P solo" in (pool_refusal(names, None) or "")
     assert pool_refusal(names, ["relay", "maintenance"]) is None
 
@@ -75,3 +74,35 @@ def test_the_pool_solo_serves_all(pool: Any) -> None:
 def test_a_pool_that_is_not_there_cannot_be_judged(pool: str) -> None:
     with pytest.raises((ImportError, AttributeError)):
         pool_names(pool)
+
+
+@pytest.mark.parametrize(
+    ("queues", "command"),
+    [
+        (None, "sluice worker"),
+        (["relay"], "sluice relay"),
+        (["maintenance", "relay"], "sluice relay"),
+        (["effects"], "sluice effects-worker"),
+        (["rebuild"], "sluice rebuild-worker"),
+        (["order.1", "order.0"], "sluice worker --queues order.0,order.1"),
+        (["relay", "order.0"], "sluice worker --queues order.0,relay"),
+    ],
+)
+def test_a_refusal_names_the_command_for_the_queues(queues: list[str] | None, command: str) -> None:
+    assert right_command(queues) == command
+    names = pool_names("threads")
+    refusal = pool_refusal(names, queues)
+    assert (refusal is None) == (queues is not None and {"relay", "maintenance"} >= set(queues))
+    assert refusal is None or f"run `{command}`, or pass" in refusal
+
+
+def test_a_queue_that_is_unknown_is_refused_with_those_that_are_known() -> None:
+    known = ["order.0", "order.1", "relay", "effects"]
+    assert queue_refusal([], known) is None
+    assert queue_refusal(["order.1", "relay"], known) is None
+    assert queue_refusal(["oder.1", "effects", "order.7"], known) == (
+        "there is no queue oder.1, order.7; the queues are effects, order.0, order.1, relay; run"
+        " `sluice effects-worker`, and first `sluice init` if your handlers declare a new entity type or more"
+        " shards"
+    )
+    assert "run `sluice worker`, " in (queue_refusal(["oder.1"], known) or "")

@@ -1,0 +1,81 @@
+"""`sluice bridge`, `sluice beat` and `sluice flower`: each becomes one process of the installation."""
+
+import importlib.util
+import os
+import socket
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from sluice.admin.decisions import OperationRefused
+from sluice.runtime.settings import read_settings
+
+
+def bridge() -> None:
+    """Run the bridge, which reads the topics and sends their events to the workers.
+
+    Run more of them for more throughput or as spares: bridges share
+    the partitions of the topics.
+
+    SIGTERM and SIGINT end it. Exit codes: 2 if it cannot start, 3 if
+    it must not read on and has no other topic.
+
+    Example: sluice bridge
+    """
+    read_settings()
+    # Here, since no other command of this module needs it: the bridge takes half a second to import.
+    from sluice.bridge.__main__ import main
+
+    raise typer.Exit(main())
+
+
+def beat() -> None:
+    """Run the beat, which starts the relay, retries, rebuilds and the maintenance on time.
+
+    Run one. A second one does no harm: one of them schedules, and the
+    other one takes over when the first one ends.
+
+    SIGTERM and SIGINT end it. Example: sluice beat
+    """
+    read_settings()
+    _become_celery("beat")
+
+
+def flower(
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 5555,
+    celery_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- FLOWER_OPTIONS]", help="Options of `celery flower`.")
+    ] = None,
+) -> None:
+    """Run Flower, the web page that shows workers, queues and tasks.
+
+    It needs the extra `flower` of sluice-kafka. Its buttons change
+    nothing. SIGTERM and SIGINT end it.
+
+    Example: sluice flower --port 5556
+    """
+    read_settings()
+    if importlib.util.find_spec("flower") is None:
+        raise OperationRefused("Flower is not installed; install it with: pip install 'sluice-kafka[flower]'")
+    _refuse_used_port(address, port)
+    _become_celery("flower", f"--address={address}", f"--port={port}", *(celery_options or ()))
+
+
+def _become_celery(*words: str) -> NoReturn:
+    """Replaces this process by `celery …` of this application."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "sluice.runtime.app", *words])
+
+
+def _refuse_used_port(address: str, port: int) -> None:
+    """Raises OperationRefused if Flower could not listen there: Flower itself would exit with a traceback."""
+    try:
+        with socket.create_server((address, port)):
+            pass
+    except OSError as error:
+        raise OperationRefused(
+            f"Flower cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}; pass another --port"
+        ) from error
