@@ -25,7 +25,14 @@ class ServiceFailed(RuntimeError):
     def __init__(self, service: ServiceTitle, reason: str) -> None:
         self.service = service
         self.reason = reason
-        super().__init__(f"{service} ({SETTING_OF[service]}): {reason}")
+        super().__init__(f"{service} ({SETTING_OF[service]}): {reason}{_start_advice(reason)}")
+
+
+def _start_advice(reason: str) -> str:
+    """Returns how to start the server if it should run on this machine and does not."""
+    is_local = any(name in reason for name in ("127.0.0.1", "localhost", "[::1]"))
+    is_away = any(text in reason for text in ("Connection refused", "Unable to bootstrap"))
+    return '; start it, or run: eval "$(sluice stack up)"' if is_local and is_away else ""
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Generic JSON data to the type a handler declares: exactly that type, or a refusal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -22,6 +22,52 @@ def own_data(data: JsonObject, data_type: Any) -> Any:
     return _copier(data_type)(data)
 
 
+def payload_type_flaw(data_type: Any) -> str | None:
+    """Returns why no event can have data of this type, None if one can. Pure."""
+    try:
+        info = msgspec.inspect.type_info(data_type)
+    except (TypeError, NameError) as error:
+        return str(error)
+    if not _takes_objects(info):
+        return "the data of an event is a JSON object"
+    for part in _parts_of(info):
+        if isinstance(part, msgspec.inspect.CustomType) and not _is_any_of(_JSON_CLASSES, part.cls):
+            return f"no JSON value is a {type_name(part.cls)}"
+    return None
+
+
+def type_name(data_type: Any) -> str:
+    """Returns the name of a type as its author wrote it."""
+    return data_type.__qualname__ if isinstance(data_type, type) else str(data_type)
+
+
+_JSON_CLASSES = (dict, list, str, int, float, bool, type(None))
+
+
+def _takes_objects(info: msgspec.inspect.Type) -> bool:
+    match info:
+        case msgspec.inspect.UnionType(types=types):
+            return any(map(_takes_objects, types))
+        case msgspec.inspect.StructType(array_like=array_like):
+            return not array_like
+        case msgspec.inspect.CustomType(cls=cls):
+            return _is_any_of((dict,), cls)
+    return isinstance(
+        info,
+        msgspec.inspect.AnyType
+        | msgspec.inspect.DataclassType
+        | msgspec.inspect.TypedDictType
+        | msgspec.inspect.DictType,
+    )
+
+
+def _is_any_of(classes: tuple[type, ...], wanted: type) -> bool:
+    try:
+        return any(issubclass(one, wanted) for one in classes)
+    except TypeError:  # a protocol that cannot be asked
+        return True
+
+
 @cache
 def _converter(data_type: Any) -> Callable[[object], Any]:
     takes_every_object = data_type is Any or data_type is dict or data_type == JsonObject
@@ -34,7 +80,7 @@ def _converter(data_type: Any) -> Callable[[object], Any]:
             # Keys of JSON objects are always text: str_keys lets them be numbers where the type says so.
             converted = msgspec.convert(data, data_type, strict=True, str_keys=True)
         except msgspec.ValidationError as error:
-            raise DecodeError(f"invalid data: {error}") from None
+            raise DecodeError(f"invalid data for {type_name(data_type)}: {error}") from None
         if holds_decimals:
             _refuse_floats("$", data, msgspec.to_builtins(converted, builtin_types=(Decimal,), str_keys=True))
         return converted
@@ -63,7 +109,12 @@ def copied_json(value: Any) -> Any:
 
 def _kinds_in(data_type: Any) -> frozenset[type]:
     """The kinds of types that a type is made of, as msgspec tells them apart."""
-    waiting: list[Any] = [msgspec.inspect.type_info(data_type)]
+    return frozenset(map(type, _parts_of(msgspec.inspect.type_info(data_type))))
+
+
+def _parts_of(info: msgspec.inspect.Type) -> Collection[Any]:
+    """The types and fields that a type is made of, itself among them."""
+    waiting: list[Any] = [info]
     seen: dict[int, Any] = {}
     while waiting:
         part = waiting.pop()
@@ -72,7 +123,7 @@ def _kinds_in(data_type: Any) -> frozenset[type]:
         elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) and id(part) not in seen:
             seen[id(part)] = part  # kept, so that no other part gets its id
             waiting += [getattr(part, name) for name in part.__struct_fields__]
-    return frozenset(map(type, seen.values()))
+    return seen.values()
 
 
 def _refuse_floats(place: str, data: Any, converted: Any) -> None:

@@ -143,7 +143,10 @@ def _target(
             " SLUICE_HANDLERS uses: make it in such a module, so that `sluice init` creates it"
         )
     if key is None:
-        raise EffectRefused(f"{what} of {table.name} without a key: the record's key is null or unreadable")
+        raise EffectRefused(
+            f"{what} of {table.name} without a key: the record's key is null or unreadable; have the producer"
+            " set the key to the text that names the entity"
+        )
     return shape, _coerced(shape, shape.key, key, shape.coercers[shape.key])
 
 

@@ -2,9 +2,10 @@
 
 import inspect
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sluice.tasks.api import Event, Text, Topic, TopicChoice
+from sluice.tasks.events.payload import payload_type_flaw, type_name
 
 
 class HandlersRefused(ValueError):
@@ -37,7 +38,10 @@ def event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
 def data_type_of(function: Any, name: str) -> Any:
     """Returns X of the handler's parameter `Event[X]`, Any without one. Raises HandlersRefused."""
     if not inspect.isgeneratorfunction(function):
-        raise HandlersRefused(f"{name} is no generator function: a handler yields its effects")
+        raise HandlersRefused(
+            f"handler {name} contains no yield; yield each effect, as in"
+            " `yield Upsert(orders, event.key, {...})`, instead of calling or returning it"
+        )
     parameters = list(inspect.signature(function).parameters)
     if len(parameters) != 1:
         raise HandlersRefused(f"{name} takes {len(parameters)} parameters; a handler takes one event")
@@ -45,4 +49,27 @@ def data_type_of(function: Any, name: str) -> Any:
         hint = get_type_hints(function).get(parameters[0], Any)
     except NameError as error:
         raise HandlersRefused(f"{name}: its annotation cannot be read: {error}") from error
-    return get_args(hint)[0] if get_origin(hint) is Event else Any
+    if get_origin(hint) is not Event:
+        if _is_no_event(hint):
+            raise HandlersRefused(
+                f"{name}: its parameter {parameters[0]} is annotated as {type_name(hint)}; a handler takes"
+                f" the whole event: write `{parameters[0]}: Event[{type_name(hint)}]`"
+            )
+        return Any
+    (data_type,) = get_args(hint)
+    if isinstance(data_type, TypeVar):
+        return Any
+    flaw = payload_type_flaw(data_type)
+    if flaw is not None:
+        raise HandlersRefused(
+            f"{name}: Event[{type_name(data_type)}] can hold no data: {flaw}; declare the data as a"
+            " msgspec.Struct, a dataclass or a TypedDict, or take it as it is: Event[JsonObject]"
+        )
+    return data_type
+
+
+def _is_no_event(hint: Any) -> bool:
+    try:
+        return hint is not Any and isinstance(hint, type) and not issubclass(Event, hint)
+    except TypeError:  # a protocol that cannot be asked
+        return False

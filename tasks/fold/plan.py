@@ -76,8 +76,12 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
     if not entries:
         if event.type in topic.ignores:
             return Planned(decoded, ignored=True)
-        known = f"no handler for type {event.type!r} of topic {topic.name}, which does not ignore it"
-        return Planned(decoded, error=EventFault.of(NoHandler(known)))
+        advice = (
+            f"no handler for type {event.type!r} of topic {topic.name}, which does not ignore it; write a"
+            f" handler with @handles({event.type!r}), or declare Topic({topic.name!r}, …,"
+            f" ignores=({event.type!r},))"
+        )
+        return Planned(decoded, error=EventFault.of(NoHandler(advice)))
     if decoded.lacks_id and topic.dedup == "id":
         return Planned(decoded, error=EventFault.of(missing_id_error(topic)))
     return _run(decoded, event, entries)

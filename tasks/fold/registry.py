@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
@@ -111,12 +111,16 @@ def collect_handlers(names: str) -> Registry:
         try:
             modules.append(importlib.import_module(name))
         except ImportError as error:
-            raise HandlersRefused(f"SLUICE_HANDLERS: module {name} cannot be imported: {error}") from error
+            raise HandlersRefused(
+                f"SLUICE_HANDLERS: module {name} cannot be imported: {error}; modules are looked up in the"
+                f" current folder {os.getcwd()} and in PYTHONPATH"
+            ) from error
         except TableRefused as error:
             raise HandlersRefused(f"SLUICE_HANDLERS: module {name}: {error}") from error
     if not modules:
         raise HandlersRefused(
-            "SLUICE_HANDLERS is empty: name the modules of your handlers, separated by commas"
+            "SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as in"
+            " SLUICE_HANDLERS=myapp.handlers"
         )
     return collect_modules(modules)
 
@@ -138,9 +142,14 @@ def collect_modules(modules: Iterable[ModuleType]) -> Registry:
                 _add_function(registry, thing, declaration)
     if not registry.topics:
         raise HandlersRefused("no module of SLUICE_HANDLERS has `topics = (Topic(...), …)`")
-    for entries in (*registry.handlers.values(), *registry.projections.values()):
-        for entry in entries:
-            _refuse_undeclared_topics(registry, entry)
+    every = [
+        entry
+        for entries in (*registry.handlers.values(), *registry.projections.values())
+        for entry in entries
+    ]
+    for entry in every:
+        _refuse_undeclared_topics(registry, entry)
+    _refuse_unhandled_topics(registry, every, [module.__name__ for module in modules])
     projecting = [entry for of_type in registry.projections.values() for entry in of_type]
     registry.projection_topics.update(topics_of_projections(projecting, registry.topics))
     if (flaw := versionless_flaw(projecting)) is not None:
@@ -201,6 +210,17 @@ def _refuse_undeclared_topics(registry: Registry, entry: AnyEntry) -> None:
             raise HandlersRefused(
                 f"{entry.name}: topic={name!r:.80} is declared by no module of SLUICE_HANDLERS; declared:"
                 f" {', '.join(sorted(registry.topics))}"
+            )
+
+
+def _refuse_unhandled_topics(registry: Registry, entries: Sequence[AnyEntry], modules: Sequence[str]) -> None:
+    """Refuses a topic all of whose events would be dead letters."""
+    handled = set[str]().union(*(registry.topics if one.topics is None else one.topics for one in entries))
+    for topic in registry.topics.values():
+        if topic.name not in handled and not topic.ignores:
+            raise HandlersRefused(
+                f"topic {topic.name} has no handler, so every event of it would be a dead letter; write one"
+                f" with @handles(…) in {' or '.join(modules)}, or name its module in SLUICE_HANDLERS as well"
             )
 
 

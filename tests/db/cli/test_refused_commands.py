@@ -46,7 +46,7 @@ SECRET = "not-to-be-shown"
 def environ(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Of a deployment whose database is missing. Redis and Kafka are not asked for."""
     module = ModuleType("refused_things")
-    module.topics = (Topic("things", entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
+    module.topics = (Topic("things", entity=Entity("thing", 1), ignores=("thing.set",)),)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "refused_things", module)
     url = make_url(database_url).set(database="missing", password=SECRET)
     return {

@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import Column, MetaData, String, Table
 
 from sluice.db.tables import entity_table
-from sluice.tasks.api import EffectRefused, Event
+from sluice.tasks.api import EffectRefused, Entity, Event, Topic
 from sluice.tasks.fold.handler_steps import iter_effects
 from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_handlers, collect_modules
-from tests.unit.tasks.test_registry import TOPICS
 
 TABLES = """
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from sluice.tables import entity_table, projection_table
 def made(name, function=entity_table):
     return function(name, MetaData(), Column("id", String(64), primary_key=True))
 """
+UNHANDLED = (Topic("things", entity=Entity("thing"), ignores=("thing.set",)),)
 HANDLERS = """
 from collections.abc import Iterator
 from sluice import EVENT, Effect, Entity, Event, Insert, Topic, handles
@@ -162,5 +162,5 @@ def test_a_copy_or_a_plain_table_of_the_same_name_does_not_count() -> None:
     table = entity_table("copied", MetaData(), Column("id", String(64), primary_key=True))
     copy, plain = table.to_metadata(MetaData()), Table("copied", MetaData(), Column("id", String(64)))
     module = ModuleType("made_up")
-    vars(module).update(topics=TOPICS, copy=copy, plain=plain, table=table)
+    vars(module).update(topics=UNHANDLED, copy=copy, plain=plain, table=table)
     assert collect_modules([module]).tables["copied"] is table

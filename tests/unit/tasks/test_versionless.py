@@ -28,7 +28,7 @@ from sluice.tasks.fold.plan import plan_projection
 from sluice.tasks.fold.registry import HandlersRefused, collect_modules
 
 THING = Entity("thing")
-BOTH = (Topic("things", THING), Topic("imports", THING))
+BOTH = (Topic("things", THING), Topic("imports", THING, ignores=("import.ended",)))
 NO_VERSION = None
 rows = projection_table(
     "rows",

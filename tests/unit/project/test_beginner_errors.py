@@ -1,0 +1,188 @@
+"""The errors that a beginner meets: each names what failed, why, and what to write or to run."""
+
+import os
+import socket
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from sluice.cli.main import app
+from sluice.kafka_io.record_types import Record
+from sluice.tasks.events.decode import decode
+from sluice.tasks.fold.plan import plan_event
+from sluice.tasks.fold.registry import HandlersRefused, Registry, collect_modules
+
+SERVERS = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://app@127.0.0.1:1/app",
+    "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+}
+BEFORE = """
+from collections.abc import Iterator
+import msgspec
+from sqlalchemy import BigInteger, Column, MetaData, Text
+from sluice import Effect, Entity, Event, Insert, JsonObject, Topic, entity_table, handles
+
+topics = (Topic("orders", entity=Entity("order")),)
+orders = entity_table(
+    "orders", MetaData(), Column("id", Text, primary_key=True), Column("total", BigInteger, nullable=False)
+)
+
+class OrderPlaced(msgspec.Struct):
+    total: int
+
+class PlainOrder:
+    total: int
+
+"""
+HANDLER = """
+@handles("order.placed")
+def place_order(event: Event[OrderPlaced]) -> Iterator[Effect]:
+    yield Insert(orders, event.key, {"total": event.data.total})
+"""
+LAST_LINE = len((BEFORE + HANDLER).splitlines())
+EVENT = b'{"event_id": "e-1", "type": "order.placed", "data": {"total": 250}}'
+
+
+def collected(text: str) -> Registry:
+    module = ModuleType("shop.handlers")
+    exec(BEFORE + text, vars(module))
+    return collect_modules([module])
+
+
+def refused(text: str) -> str:
+    """What a process that collects these handlers reports."""
+    with pytest.raises(HandlersRefused) as caught:
+        collected(text)
+    return str(caught.value)
+
+
+def dead(value: bytes, key: bytes | None = b"o-1") -> str:
+    """What the dead letter of an event reports."""
+    registry = collected(HANDLER)
+    topic = registry.topics["orders"]
+    planned = plan_event(registry, topic, decode(topic, "id", 0, Record(0, 0, key, value, [])))
+    assert planned.error is not None or planned.runs
+    fault = planned.error or next(run.error for run in planned.runs if run.error)
+    return str(fault)
+
+
+def printed(*words: str, **environ: str) -> str:
+    """What a command prints that fails."""
+    result = CliRunner().invoke(app, words, env=environ)
+    assert result.exit_code == 2
+    return result.output.strip()
+
+
+def port_in_use(start: Callable[[int], str]) -> str:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        return start(port).replace(str(port), "PORT")
+
+
+def metrics_of_bridge(port: int) -> str:
+    handlers = "examples.shop.handlers"
+    return printed("bridge", **SERVERS, SLUICE_HANDLERS=handlers, SLUICE_METRICS_PORT=str(port))
+
+
+TABLE: dict[str, tuple[Callable[[], str], str]] = {
+    "a handler without yield": (
+        lambda: refused(
+            '@handles("order.placed")\ndef place_order(event: Event[OrderPlaced]):\n'
+            "    return Insert(orders, event.key, {})"
+        ),
+        "handler shop.handlers.place_order contains no yield; yield each effect, as in"
+        " `yield Upsert(orders, event.key, {...})`, instead of calling or returning it",
+    ),
+    "a handler that takes the data": (
+        lambda: refused(
+            '@handles("order.placed")\ndef place_order(order: OrderPlaced):\n'
+            '    yield Insert(orders, "k", {})'
+        ),
+        "shop.handlers.place_order: its parameter order is annotated as OrderPlaced; a handler takes"
+        " the whole event: write `order: Event[OrderPlaced]`",
+    ),
+    "a payload type that JSON cannot fill": (
+        lambda: refused(HANDLER.replace("Event[OrderPlaced]", "Event[PlainOrder]")),
+        "shop.handlers.place_order: Event[PlainOrder] can hold no data: the data of an event is a"
+        " JSON object; declare the data as a msgspec.Struct, a dataclass or a TypedDict, or take it as"
+        " it is: Event[JsonObject]",
+    ),
+    "a topic without handlers": (
+        lambda: refused(""),
+        "topic orders has no handler, so every event of it would be a dead letter; write one with"
+        " @handles(…) in"
+        " shop.handlers, or name its module in SLUICE_HANDLERS as well",
+    ),
+    "an event type without handler": (
+        lambda: dead(EVENT.replace(b"placed", b"shipped")),
+        "NoHandler: no handler for type 'order.shipped' of topic orders, which does not ignore it; write a"
+        " handler with @handles('order.shipped'), or declare Topic('orders', …, ignores=('order.shipped',))",
+    ),
+    "data of another type": (
+        lambda: dead(EVENT.replace(b"250", b'"250"')),
+        "DecodeError: invalid data for OrderPlaced: Expected `int`, got `str` - at `$.total`",
+    ),
+    "data without a field": (
+        lambda: dead(EVENT.replace(b'"total": 250', b"")),
+        "DecodeError: invalid data for OrderPlaced: Object missing required field `total`",
+    ),
+    "an event without key": (
+        lambda: dead(EVENT, key=None),
+        f"EffectRefused: <string>:{LAST_LINE}: Insert of orders without a key: the record's key is null or"
+        " unreadable; have the producer set the key to the text that names the entity",
+    ),
+    "an event without id": (
+        lambda: dead(EVENT.replace(b'"event_id": "e-1", ', b"")),
+        "EventIdMissing: the event has no id, so a repeat of it would count as another event; have"
+        " the producer"
+        " set an id ('event_id' in plain JSON, the header ce_id or the field id of CloudEvents), or declare"
+        " Topic('orders', dedup=\"position\") if every record of it counts, also a repeated one",
+    ),
+    "no settings": (
+        lambda: printed("status"),
+        "sluice: SLUICE_DATABASE_URL: required, but not set; SLUICE_REDIS_URL: required, but not set;"
+        " SLUICE_KAFKA_BOOTSTRAP_SERVERS: required, but not set. Set what is missing, or run: eval"
+        ' "$(sluice stack up)"',
+    ),
+    "no handlers": (
+        lambda: printed("init", **SERVERS),
+        "sluice: SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as in"
+        " SLUICE_HANDLERS=myapp.handlers",
+    ),
+    "a module that is not there": (
+        lambda: printed("init", **SERVERS, SLUICE_HANDLERS="myapp.handler"),
+        "sluice: SLUICE_HANDLERS: module myapp.handler cannot be imported: No module named 'myapp';"
+        " modules are"
+        f" looked up in the current folder {os.getcwd()} and in PYTHONPATH",
+    ),
+    "the local servers do not run": (
+        lambda: printed("workers", **SERVERS),
+        "sluice: Postgres (SLUICE_DATABASE_URL): cannot connect to 127.0.0.1:1 (database app, user app):"
+        ' Connection refused; start it, or run: eval "$(sluice stack up)"',
+    ),
+    "a port of metrics in use": (
+        lambda: port_in_use(metrics_of_bridge),
+        "bridge: SLUICE_METRICS_PORT: no metrics on 127.0.0.1:PORT: Address already in use. Each"
+        " process on one"
+        " machine needs a port of its own: set another one, or 0 for none.",
+    ),
+    "the port of Flower in use": (
+        lambda: port_in_use(lambda port: printed("flower", "--port", str(port), **SERVERS)),
+        "sluice: Flower cannot listen on 127.0.0.1:PORT: Address already in use; pass another --port",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("mistake", TABLE)
+def test_the_error_tells_what_to_do(mistake: str) -> None:
+    make, expected = TABLE[mistake]
+    assert make() == expected
