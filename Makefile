@@ -15,6 +15,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 # workers would wait for the disk.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
+PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+TEMPLATE := sluice/project/template
+
 SEED ?= random
 MINUTES ?= 10
 
@@ -76,7 +79,9 @@ wheel: install ## build wheel and source distribution into dist/
 
 lock: ## pin all dependencies again, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	$(PIN) pyproject.toml --all-extras -o requirements.lock
+	grep -v sluice-kafka $(TEMPLATE)/requirements.in.tmpl | $(PIN) pyproject.toml --extra flower --extra stack - \
+		-c requirements.lock --no-annotate -o $(TEMPLATE)/requirements.lock
 
 clean: ## stop the local stack, throw its data, the environment and the caches away
 	@if test -x $(BIN)/python; then $(BIN)/python -m sluice.cli.stack down --wipe; fi

@@ -22,6 +22,7 @@ MISTAKE_EXIT_CODE = 1
 
 # In the order of the help. Each is imported when it is asked for: all of them take a second.
 COMMANDS = {
+    "new": "sluice.cli.new:new",
     "init": "sluice.cli.init:init",
     "stack": "sluice.cli.stack:stack_app",
     "send": "sluice.cli.send:send",
@@ -160,6 +161,7 @@ def _sentence(error: Exception) -> str | None:
     from sluice.admin.service_errors import ServiceFailed, failed_service
     from sluice.db.errors import DeploymentBroken
     from sluice.db.tables import TableRefused
+    from sluice.project.new_project import ProjectRefused
     from sluice.runtime.installation import InstallationRefused
     from sluice.runtime.settings import SettingsError
     from sluice.stack import StackError
@@ -174,6 +176,7 @@ def _sentence(error: Exception) -> str | None:
         OperationRefused,
         DeploymentBroken,
         InstallationRefused,
+        ProjectRefused,
         SettingsError,
     )
     if isinstance(error, (ServiceFailed, *refusals)):
