@@ -93,28 +93,27 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
             '@handles("order.placed")\ndef place_order(event: Event[OrderPlaced]):\n'
             "    return Insert(orders, event.key, {})"
         ),
-        "handler shop.handlers.place_order contains no yield; yield each effect, as in"
-        " `yield Upsert(orders, event.key, {...})`, instead of calling or returning it",
+        "handler shop.handlers.place_order contains no yield; yield each effect, as in `yield Upsert(orders,"
+        " event.key, {...})`, instead of calling or returning it",
     ),
     "a handler that takes the data": (
         lambda: refused(
             '@handles("order.placed")\ndef place_order(order: OrderPlaced):\n'
             '    yield Insert(orders, "k", {})'
         ),
-        "shop.handlers.place_order: its parameter order is annotated as OrderPlaced; a handler takes"
-        " the whole event: write `order: Event[OrderPlaced]`",
+        "shop.handlers.place_order: its parameter order is annotated as OrderPlaced; a handler takes the"
+        " whole event: write `order: Event[OrderPlaced]`",
     ),
     "a payload type that JSON cannot fill": (
         lambda: refused(HANDLER.replace("Event[OrderPlaced]", "Event[PlainOrder]")),
-        "shop.handlers.place_order: Event[PlainOrder] can hold no data: the data of an event is a"
-        " JSON object; declare the data as a msgspec.Struct, a dataclass or a TypedDict, or take it as"
-        " it is: Event[JsonObject]",
+        "shop.handlers.place_order: Event[PlainOrder] can hold no data: the data of an event is a JSON"
+        " object; declare the data as a msgspec.Struct, a dataclass or a TypedDict, or take it as it is:"
+        " Event[JsonObject]",
     ),
     "a topic without handlers": (
         lambda: refused(""),
         "topic orders has no handler, so every event of it would be a dead letter; write one with"
-        " @handles(…) in"
-        " shop.handlers, or name its module in SLUICE_HANDLERS as well",
+        " @handles(…) in shop.handlers, or name its module in SLUICE_HANDLERS as well",
     ),
     "an event type without handler": (
         lambda: dead(EVENT.replace(b"placed", b"shipped")),
@@ -136,10 +135,9 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "an event without id": (
         lambda: dead(EVENT.replace(b'"event_id": "e-1", ', b"")),
-        "EventIdMissing: the event has no id, so a repeat of it would count as another event; have"
-        " the producer"
-        " set an id ('event_id' in plain JSON, the header ce_id or the field id of CloudEvents), or declare"
-        " Topic('orders', dedup=\"position\") if every record of it counts, also a repeated one",
+        "EventIdMissing: the event has no id, so a repeat of it would count as another event; have the"
+        " producer set an id ('event_id' in plain JSON, the header ce_id or the field id of CloudEvents), or"
+        " declare Topic('orders', dedup=\"position\") if every record of it counts, also a repeated one",
     ),
     "no settings": (
         lambda: printed("status"),
@@ -149,13 +147,13 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "no handlers": (
         lambda: printed("init", **SERVERS),
-        "sluice: SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as in"
-        " SLUICE_HANDLERS=myapp.handlers",
+        "sluice: SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as"
+        " in SLUICE_HANDLERS=myapp.handlers",
     ),
     "a module that is not there": (
         lambda: printed("init", **SERVERS, SLUICE_HANDLERS="myapp.handler"),
-        "sluice: SLUICE_HANDLERS: module myapp.handler cannot be imported: No module named 'myapp';"
-        " modules are"
+        "sluice: SLUICE_HANDLERS: module myapp.handler cannot be imported: No module named 'myapp'; modules"
+        " are"
         f" looked up in the current folder {os.getcwd()} and in PYTHONPATH",
     ),
     "the local servers do not run": (
@@ -165,9 +163,8 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a port of metrics in use": (
         lambda: port_in_use(metrics_of_bridge),
-        "bridge: SLUICE_METRICS_PORT: no metrics on 127.0.0.1:PORT: Address already in use. Each"
-        " process on one"
-        " machine needs a port of its own: set another one, or 0 for none.",
+        "bridge: SLUICE_METRICS_PORT: no metrics on 127.0.0.1:PORT: Address already in use. Each process on"
+        " one machine needs a port of its own: set another one, or 0 for none.",
     ),
     "the port of Flower in use": (
         lambda: port_in_use(lambda port: printed("flower", "--port", str(port), **SERVERS)),

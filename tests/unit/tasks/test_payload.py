@@ -1,13 +1,16 @@
 """Typed data: never coerced, and handed on untouched where a handler wants none."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 import pytest
 
 from sluice.tasks.api import JsonObject
 from sluice.tasks.events.decode import DecodeError, convert_data
+from sluice.tasks.events.payload import payload_type_flaw
 
 
 class Line(msgspec.Struct, frozen=True, rename="camel"):
@@ -63,3 +66,56 @@ def test_data_that_fits_is_converted() -> None:
 def test_generic_data_is_handed_on(kind: Any) -> None:
     data = {"cents": 0.1}
     assert convert_data(data, kind) is data
+
+
+class Plain:
+    """A class that msgspec cannot make."""
+
+
+class Pair(msgspec.Struct, array_like=True):
+    """Data of which JSON makes a list."""
+
+    first: int
+
+
+class Nested(msgspec.Struct):
+    """Good but for one field."""
+
+    inner: list[Plain]
+
+
+@dataclass
+class Data:
+    """A dataclass."""
+
+    cents: int
+
+
+class Typed(TypedDict):
+    """A typed dict."""
+
+    cents: int
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Amounts, Data, Typed, Any, object, dict, JsonObject, dict[str, int], Mapping[str, int], Amounts | None],
+)
+def test_these_types_can_hold_the_data_of_an_event(kind: Any) -> None:
+    assert payload_type_flaw(kind) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Plain, "a JSON object"),
+        (Pair, "a JSON object"),
+        (int, "a JSON object"),
+        (list[Amounts], "a JSON object"),
+        (Nested, "no JSON value is a Plain"),
+        (dict[str, Plain], "no JSON value is a Plain"),
+        (Amounts | Nested, "multiple Struct types"),
+    ],
+)
+def test_other_types_are_refused_before_the_first_event(kind: Any, why: str) -> None:
+    assert why in (payload_type_flaw(kind) or "")
