@@ -133,10 +133,6 @@ class LocalRun:
         """`sluice worker …` or another of these commands. The process is the supervisor of its worker."""
         return self._start(name, "sluice.cli.main", [command, "--name", name, *words], faults)
 
-    def start_command(self, *words: str) -> RunningProcess:
-        """`sluice …`, for a command that runs until it is ended."""
-        return self._start(words[0], "sluice.cli.main", words)
-
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
         """A worker for the relay and maintenance; nothing comes of it without a beat, or a kick."""
         return self.start_worker((RELAY_QUEUE, MAINTENANCE_QUEUE), name=name, faults=faults)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import keyword
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,20 @@ def test_the_compose_file_follows_the_specification_and_names_what_exists(projec
         assert service["command"][:2] == ["sluice", "init" if name == "migrate" else name]
         assert_sluice_knows(service["command"][1:])
         assert set(service["environment"]) <= known
+
+
+def test_the_image_copies_what_exists_and_installs_only_what_is_pinned(project: Path) -> None:
+    dockerfile = (project / "Dockerfile").read_text()
+    copied = {
+        name for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE) for name in line.split()
+    }
+    assert {name for name in copied if not (project / name).exists()} == set()
+    ignored = (project / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    installs = re.findall(r"pip install .*", dockerfile)
+    assert len(installs) == 2
+    assert "--require-hashes" in installs[0]
+    assert "--no-deps -r sluice.lock" in installs[1]
 
 
 def test_compose_accepts_the_file(project: Path) -> None:
