@@ -1,13 +1,15 @@
 """The lines that `sluice send` reads and `sluice dlq export` writes: one JSON object per record. Pure."""
 
 import base64
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
 import msgspec
 
 from sluice.admin.documents import as_json
 from sluice.db.admin.letter_details import WholeLetter
+
+UNCHECKED = "with --no-check it is sent and becomes a dead letter"
 
 
 class SendRefused(ValueError):
@@ -54,14 +56,24 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(_Line)
 
 
-def parse_lines(lines: Iterable[bytes], *, topic: str | None, known_topics: Set[str]) -> Iterator[Outgoing]:
-    """The records of all lines that are not blank. Raises LineRefused at the first bad one.
+def parse_lines(
+    lines: Iterable[bytes],
+    *,
+    topic: str | None,
+    known_topics: Set[str],
+    find_flaw: Callable[[Outgoing], str | None] = lambda _: None,
+) -> Iterator[Outgoing]:
+    """Yields the records of all lines that are not blank. Raises LineRefused at the first bad one.
 
-    `topic` is that of lines which name none.
+    `topic` is that of lines which name none. `find_flaw` returns why a record must not be sent.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _parse(number, line, topic, known_topics)
+            record = _parse(number, line, topic, known_topics)
+            flaw = find_flaw(record)
+            if flaw is not None:
+                raise LineRefused(number, f"{flaw}; {UNCHECKED}")
+            yield record
 
 
 def _parse(number: int, line: bytes, topic: str | None, known_topics: Set[str]) -> Outgoing:

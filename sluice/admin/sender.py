@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from kafka.errors import KafkaError
 
@@ -34,7 +35,9 @@ class Sender:
     def __init__(self, bootstrap_servers: str, *, sent_one: Callable[[], object] = lambda: None) -> None:
         """`sent_one` is called once per record handed over. Raises KafkaError if no broker answers."""
         self.acknowledged: Counter[str] = Counter()
-        """Topic → records. Written by the producer's thread alone."""
+        """Topic → records. Written by the producer's thread alone, as is the next one."""
+        self.newest: tuple[str, int, int] | None = None
+        """Topic, partition and offset of the record that was acknowledged last."""
         self._errors: list[BaseException] = []
         self._unacknowledged_bytes = 0
         self._sent_one = sent_one
@@ -83,9 +86,13 @@ class Sender:
         except KafkaError as error:
             self._errors.append(error)
             return
-        future.add_callback(lambda _: self.acknowledged.update([record.topic]))
+        future.add_callback(self._note)
         future.add_errback(self._errors.append)
         self._sent_one()
+
+    def _note(self, sent: Any) -> None:
+        self.acknowledged.update([sent.topic])
+        self.newest = (sent.topic, sent.partition, sent.offset)
 
     def _settle(self) -> None:
         """Waits for what was handed over. Raises SendFailed if anything of it failed."""

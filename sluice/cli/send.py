@@ -1,72 +1,187 @@
-"""`sluice send`: sends events to Kafka from a file or a pipe."""
+"""`sluice send`: sends one event typed by hand, or events from a file or a pipe, to Kafka."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
+from uuid import uuid4
 
 import typer
 from rich.progress import MofNCompleteColumn
 
-from sluice.admin.event_lines import Outgoing, SendRefused, parse_lines
+from sluice.admin.event_check import find_flaw
+from sluice.admin.event_lines import UNCHECKED, Outgoing, SendRefused, TopicUnknown, parse_lines
 from sluice.admin.sender import Sender, read_topics
+from sluice.admin.typed_event import TypedEvent, make_record
 from sluice.cli.output import say, say_document
 from sluice.cli.printing import AsJson
 from sluice.cli.progress import progress_bar
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
+from sluice.tasks.api import FieldNames
+from sluice.tasks.fold.registry import Registry, collect_handlers
 
 
 def send(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Lines to send; `-` is the standard input.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC | FILE",
+            help="With --key: the topic of one event. Else: a file of lines; `-` is the standard input.",
+        ),
+    ],
+    key: Annotated[str | None, typer.Option("--key", help="Record key: the key of the entity.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Event type, as in order.placed.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data, as a JSON object. Default: {}.")] = None,
+    event_id: Annotated[str | None, typer.Option("--id", help="Event id. Default: a random one.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Version: an integer, or a time as in --time.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", help="Time of the event, as in 2026-01-31T10:00:00Z.")
+    ] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="Header; may be repeated.")
+    ] = None,
+    tombstone: Annotated[
+        bool, typer.Option("--tombstone", help="Send a null value instead of an event.")
+    ] = False,
     topic: Annotated[str | None, typer.Option(help="Topic of lines that name none.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Events per second at most.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Lines per second at most.")] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Send also what no handler of SLUICE_HANDLERS can take.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send events to Kafka and wait until Kafka has acknowledged them.
+    """Send one event, or a file of events, and wait until Kafka has acknowledged them.
 
-    Each line of FILE is one JSON object:
+    One event: sluice send orders --key o-1 --type order.placed
+    --data '{"total_cents": 250}'
+
+    A file: sluice send events.jsonl --topic orders
+
+    Each line of a file is one JSON object:
 
     {"key": "u-1", "value": {…}, "headers": {"ce_id": "1"}, "topic": "users"}
 
     key: a string, or null. value: any JSON; an object is an event,
     null a tombstone. headers (of strings) and topic may be left out.
 
-    A file with a bad line is refused before anything is sent;
-    a pipe is sent up to that line.
-
-    Example: sluice send events.jsonl --topic users
+    If SLUICE_HANDLERS is set, each event is compared with what the
+    handlers of its topic take. A file with a bad line is refused
+    before anything is sent; a pipe is sent up to that line.
     """
-    servers = read_addresses(read_settings()).kafka_bootstrap_servers
+    settings = read_settings()
+    servers = read_addresses(settings).kafka_bootstrap_servers
+    registry = Registry() if no_check or not settings.handlers else collect_handlers(settings.handlers)
+    parts = {
+        "--key": key,
+        "--type": type_,
+        "--data": data,
+        "--id": event_id,
+        "--version": version,
+        "--time": time,
+        "--header": headers,
+        "--tombstone": tombstone or None,
+    }
+    _check_options({name for name, value in parts.items() if value}, topic=topic, rate=rate)
+    if key is None:
+        _send_lines(target, servers, registry, topic=topic, per_second=rate, as_json=as_json)
+        return
+    typed = TypedEvent(
+        key, type_, data or "{}", event_id or str(uuid4()), version, time, headers or (), tombstone
+    )
+    _send_typed(target, typed, servers, registry, as_json=as_json)
+
+
+def _check_options(given: set[str], *, topic: str | None, rate: float | None) -> None:
+    if not given:
+        return
+    if "--key" not in given:
+        raise typer.BadParameter(
+            f"{', '.join(sorted(given))} describes one event, whose --key is missing: pass the key of the"
+            " entity, as in --key o-1"
+        )
+    if topic is not None or rate is not None:
+        raise typer.BadParameter("--topic and --rate are for a file of events; one event is sent to TOPIC")
+    if extra := given - {"--key", "--header", "--tombstone"} if "--tombstone" in given else set():
+        raise typer.BadParameter(f"a tombstone has no {', '.join(sorted(extra))}: its value is null")
+
+
+def _send_typed(topic: str, typed: TypedEvent, servers: str, registry: Registry, *, as_json: bool) -> None:
+    declared = registry.topics.get(topic)
+    record = make_record(topic, typed, FieldNames() if declared is None else declared.fields)
+    flaw = find_flaw(registry, record)
+    if flaw is not None:
+        raise SendRefused(f"nothing was sent: {flaw}; {UNCHECKED}")
     known_topics = read_topics(servers)
+    if topic not in known_topics:
+        raise TopicUnknown(topic, known_topics)
+    if declared is None and registry.topics:
+        say(f"no module of SLUICE_HANDLERS declares topic {topic}: the event is not checked", err=True)
+    sender = _acknowledged(servers, [record])
+    assert sender.newest is not None
+    _, partition, offset = sender.newest
+    event_id = None if typed.is_tombstone else typed.event_id
+    if as_json:
+        say_document({"topic": topic, "partition": partition, "offset": offset, "event_id": event_id})
+        return
+    what = "tombstone" if typed.is_tombstone else f"event {event_id}"
+    place = f"{topic}:{partition}:{offset}"
+    say(f"{what} is sent as {place}", f"to see what becomes of it: sluice trace {place}")
+
+
+def _send_lines(
+    file: str,
+    servers: str,
+    registry: Registry,
+    *,
+    topic: str | None,
+    per_second: float | None,
+    as_json: bool,
+) -> None:
+    parse = partial(
+        parse_lines,
+        topic=topic,
+        known_topics=read_topics(servers),
+        find_flaw=partial(find_flaw, registry),
+    )
     with _opened(file) as source:
         total = None
         if source.seekable():
             begin = source.tell()
             # All lines are parsed before the first one is sent.
-            total = sum(1 for _ in parse_lines(source, topic=topic, known_topics=known_topics))
+            total = sum(1 for _ in parse(source))
             source.seek(begin)
-        records = parse_lines(source, topic=topic, known_topics=known_topics)
-        _send(servers, records, total=total, per_second=rate, as_json=as_json)
-
-
-def _send(
-    servers: str, records: Iterable[Outgoing], *, total: int | None, per_second: float | None, as_json: bool
-) -> None:
-    with progress_bar("sent", MofNCompleteColumn()) as progress:
-        task = progress.add_task("", total=total)
-        sender = Sender(servers, sent_one=lambda: progress.advance(task))
-        try:
-            sender.send_all(records, per_second=per_second)
-        finally:
-            sender.close()
+        with progress_bar("sent", MofNCompleteColumn()) as progress:
+            task = progress.add_task("", total=total)
+            sender = _acknowledged(
+                servers, parse(source), per_second=per_second, sent_one=lambda: progress.advance(task)
+            )
     topics = dict(sorted(sender.acknowledged.items()))
     if as_json:
         say_document({"acknowledged": sum(topics.values()), "topics": topics})
     else:
         where = ", ".join(f"{number} to {topic}" for topic, number in topics.items())
         say(f"{sum(topics.values())} events acknowledged" + (f": {where}" if where else ""))
+
+
+def _acknowledged(
+    servers: str,
+    records: Iterable[Outgoing],
+    *,
+    per_second: float | None = None,
+    sent_one: Callable[[], object] = lambda: None,
+) -> Sender:
+    """Sends the records and returns the closed sender, which holds what Kafka acknowledged."""
+    sender = Sender(servers, sent_one=sent_one)
+    try:
+        sender.send_all(records, per_second=per_second)
+    finally:
+        sender.close()
+    return sender
 
 
 @contextmanager
@@ -77,6 +192,9 @@ def _opened(file: str) -> Iterator[BinaryIO]:
     try:
         source = Path(file).open("rb")  # noqa: SIM115
     except OSError as error:
-        raise SendRefused(f"{file} cannot be read: {error.strerror}") from error
+        raise SendRefused(
+            f"{file} cannot be read: {error.strerror}; to send one event to a topic, pass --key, --type and"
+            " --data"
+        ) from error
     with source:
         yield source

@@ -71,8 +71,7 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
     event = decoded.event
     if event is None:
         return Planned(decoded)
-    entries: list[AnyEntry] = _of_topic(registry.handlers.get(event.type, ()), event)
-    entries += _of_topic(registry.projections.get(event.type, ()), event)
+    entries = find_entries(registry, event)
     if not entries:
         if event.type in topic.ignores:
             return Planned(decoded, ignored=True)
@@ -137,6 +136,13 @@ def _parts(things: Sequence[T], into: Callable[[T], Table | None]) -> list[list[
     for thing in things:
         parts.setdefault(into(thing), []).append(thing)
     return [part for part in parts.values() if part]
+
+
+def find_entries(registry: Registry, event: Event[Any]) -> list[AnyEntry]:
+    """Returns the handlers that take this event, those of projections last."""
+    entries: list[AnyEntry] = _of_topic(registry.handlers.get(event.type, ()), event)
+    entries += _of_topic(registry.projections.get(event.type, ()), event)
+    return entries
 
 
 def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from examples.shop import tables
 from examples.shop.generate import generate, lines
 from sluice.bridge.partitioner import expected_partition
 from sluice.cli.main import COMMANDS
@@ -94,7 +95,10 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
             ]
         )
     )
-    sent = document(sluice(deployment, "send", str(events), "--topic", orders, "--json"))
+    refused = sluice(deployment, "send", str(events), "--topic", orders)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert b"line 55: a JSON object is needed" in refused.stderr
+    sent = document(sluice(deployment, "send", str(events), "--topic", orders, "--no-check", "--json"))
     assert sent == {"acknowledged": 54, "topics": {orders: 51, users: 3}}
     made = generated("payments", count=300, topic=payments)
     assert (
@@ -161,6 +165,24 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
     assert not [done for done in ended.values() if b"Traceback" in done.stderr]
 
 
+def test_an_event_typed_by_hand_is_applied(make_deployment: MakeDeployment) -> None:
+    deployment = make_deployment()
+    deployment.run.start_bridge()
+    deployment.run.start_worker(deployment.queues())
+    users = "users" + deployment.topic_suffix
+    typed = ("send", users, "--key", "ann", "--id", "u-1", "--type", "user.changed")
+    said = sluice(deployment, *typed, "--version", "1", "--data", '{"name": "Ann"}').stdout.decode()
+    [place] = [word for word in said.split() if word.startswith(f"{users}:") and word.endswith(":0")][-1:]
+    deployment.wait_settled()
+    assert deployment.rows(tables.users)["ann"]["name"] == "Ann"
+    assert b"outcome: applied" in sluice(deployment, "trace", place).stdout
+    gone = document(sluice(deployment, "send", users, "--key", "ann", "--tombstone", "--json"))
+    assert gone == {"topic": users, "partition": int(place.split(":")[1]), "offset": 1, "event_id": None}
+    unknown = sluice(deployment, "send", "nope", "--key", "ann", "--type", "user.changed")
+    assert (unknown.returncode, unknown.stdout) == (2, b"")
+    assert b"Kafka has no topic nope" in unknown.stderr
+
+
 def test_what_waits_has_the_age_of_its_oldest_record(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment()
     users = "users" + deployment.topic_suffix
@@ -210,7 +232,7 @@ def test_a_record_that_kafka_refuses_is_reported(make_deployment: MakeDeployment
     deployment = make_deployment()
     users = "users" + deployment.topic_suffix
     text = f"{line('ann', 1)}\n{line('bob', 'x' * 2_000_000)}\n"
-    done = sluice(deployment, "send", "-", "--topic", users, given=text.encode())
+    done = sluice(deployment, "send", "-", "--topic", users, "--no-check", given=text.encode())
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"Kafka did not take every record" in done.stderr
     assert b"Traceback" not in done.stderr

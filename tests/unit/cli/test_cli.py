@@ -117,7 +117,7 @@ def test_settings_that_cannot_be_used_are_one_sentence(changed: dict[str, str], 
 def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["send", *words], env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Missing argument 'FILE'" in result.stderr or "No such option" in result.stderr
+    assert "Missing argument 'TOPIC | FILE'" in result.stderr or "No such option" in result.stderr
 
 
 @pytest.mark.parametrize(

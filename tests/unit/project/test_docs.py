@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 OURS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "docs/developing.md",
     ROOT / "docs/operating.md",
     ROOT / "docs/metrics.md",
     ROOT / "docs/debezium.md",
@@ -84,7 +85,7 @@ def test_commands_of_ours_exist(path: Path) -> None:
 
 def test_commands_are_found_in_the_documents() -> None:
     found = {" ".join(words) for words in sluice_commands(README)}
-    assert {"stack up", "stack down", "init", "send --help", "status", "doctor"} <= found
+    assert {"stack up", "stack down", "init", "send -", "status", "doctor"} <= found
 
 
 def test_settings_are_all_listed_with_their_defaults() -> None:

@@ -1,0 +1,37 @@
+"""Options of `sluice send`: which belong together, and what is refused before Kafka is asked."""
+
+import pytest
+from typer.testing import CliRunner
+
+from sluice.cli.main import app
+
+ENVIRON = {
+    "SLUICE_DATABASE_URL": "postgresql+psycopg2://me@127.0.0.1:1/none",
+    "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
+    # A command that asks Kafka fails with another message.
+    "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "SLUICE_HANDLERS": "examples.shop.handlers",
+}
+ORDER = ("orders", "--key", "o-1", "--type", "order.placed")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["orders", "--type", "order.placed"], "--key is missing"),
+        (["orders", "--tombstone"], "--key is missing"),
+        (["orders", "--key", "o-1"], "--type is missing"),
+        ([*ORDER, "--topic", "users"], "one event is sent to TOPIC"),
+        ([*ORDER, "--rate", "5"], "one event is sent to TOPIC"),
+        ([*ORDER, "--tombstone"], "a tombstone has no --type"),
+        ([*ORDER, "--data", "{"], "--data '{': no valid JSON"),
+        ([*ORDER, "--data", "{}"], "Object missing required field `customer_id`"),
+        (["orders", "--key", "o-1", "--type", "order.plced"], "did you mean 'order.placed'?"),
+    ],
+)
+def test_an_event_that_is_wrong_is_refused_with_what_to_change(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["send", *words], env=ENVIRON)
+    assert (result.exit_code, result.stdout) == (2, "")
+    # A usage error is printed in a box.
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
