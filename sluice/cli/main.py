@@ -67,12 +67,24 @@ class Commands(TyperGroup):
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
         found = getattr(import_module(module), name)
-        if not isinstance(found, typer.Typer):
-            function, found = found, typer.Typer(add_completion=False)
-            found.command(cmd_name)(function)
-        command = typer.main.get_command(found)
+        command: Any
+        if isinstance(found, typer.Typer):
+            # Not get_command, which adds the options that install completion to every group.
+            command = typer.main.get_group(found)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command(cmd_name)(found)
+            command = typer.main.get_command(alone)
         command.name = cmd_name
         return command
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Completes the names of commands, which are known without importing them, and options."""
+        # Here, since typer does not export it: another typer may lack it, and breaks completion alone.
+        from typer._click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
+        return [*names, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
 
     def main(self, *words: Any, **options: Any) -> Any:
         """Runs the command line, which may also print help or a usage error."""
@@ -111,7 +123,6 @@ app = typer.Typer(
     name="sluice",
     help="Kafka events to Postgres state, effectively once. To begin: stack up, init, send, status.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
