@@ -130,7 +130,7 @@ class Supervisor:
             pass_fds=[descriptor],
             # A terminal signals the processes of its foreground group: the worker gets each signal once.
             process_group=0,
-            preexec_fn=lambda: _end_with_parent(supervisor),
+            preexec_fn=lambda: end_with_parent(supervisor),
         )
         process.returncode = 0  # `_reap` waits for it
         return Worker(process.pid, memory, self._clock())
@@ -202,8 +202,8 @@ def _reap(pid: int) -> int | None:
             return os.waitstatus_to_exitcode(status)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Runs in the worker before its program: a supervisor that is killed takes its worker with it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Runs in a child before its program: the child gets this signal when its parent ends in any way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)

@@ -25,6 +25,7 @@ COMMANDS = {
     "new": "sluice.cli.new:new",
     "init": "sluice.cli.init:init",
     "stack": "sluice.cli.stack:stack_app",
+    "dev": "sluice.cli.dev:dev",
     "send": "sluice.cli.send:send",
     "bridge": "sluice.cli.processes:bridge",
     "worker": "sluice.cli.worker:worker",

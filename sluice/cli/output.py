@@ -41,6 +41,16 @@ def say_record(line: str) -> None:
     typer.echo(line.encode())
 
 
+def say_log(prefix: str, text: str, *, colours: tuple[str, str | None] | None) -> None:
+    """Prints one line of a log behind its prefix, in these colours or, if they are None, without any."""
+    text = shown(text, _encoding(sys.stdout))
+    if colours is not None:
+        prefix, text = (
+            typer.style(part, fg=colour) for part, colour in zip((prefix, text), colours, strict=True)
+        )
+    typer.echo(f"{prefix} {text}", color=colours is not None)
+
+
 def ask(question: str) -> bool:
     """Asks on stderr, since stdout may be read as JSON. Returns True for yes."""
     return typer.confirm(shown(question, _encoding(sys.stderr)), err=True)

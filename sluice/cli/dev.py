@@ -1,0 +1,190 @@
+"""`sluice dev`: local servers and all processes in one terminal, restarted when a handler changes."""
+
+import fcntl
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sluice.admin.decisions import OperationRefused
+from sluice.cli.dev_log import COLOURS_OF_PROCESSES, read_lines, uses_colour
+from sluice.cli.dev_loop import DevLoop, Refused
+from sluice.cli.dev_processes import NAMES, SIGNALS, Children, commands
+from sluice.cli.output import say_log
+from sluice.cli.stack import ROOT as STACK
+from sluice.runtime.service_urls import StackUrls
+from sluice.runtime.settings import PREFIX
+from sluice.stack import Stack
+from sluice.stack.external_urls import external_urls
+from sluice.stack.local import SLOWEST_FIRST
+from sluice.stack.ports import choose_ports
+
+HOME = Path(".sluice/dev")
+OWN_NAME = "dev"
+REFUSED_EXIT_CODE = 2
+FLOWER_PORT = 5555
+SERVERS_HINT = 'for commands in another terminal: eval "$(sluice stack up)"'
+
+
+def dev(
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"Leave out a process; may be repeated: {', '.join(NAMES)}."),
+    ] = None,
+    flower_port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Port of Flower. Another one is taken if it is in use.")
+    ] = FLOWER_PORT,
+) -> None:
+    """Run the local servers and all processes in this terminal, for development.
+
+    It starts Kafka, Postgres and Redis (or uses those that the
+    environment names), runs `sluice init`, and starts every process.
+    Each line of their logs begins with the name of the process.
+
+    When a file of your handlers changes, the processes are started
+    again. If the file cannot be imported, the error is printed, and
+    the processes that run go on.
+
+    Ctrl-C or SIGTERM ends everything, with exit code 0; data stay in
+    .sluice/stack. A second Ctrl-C kills what does not end. Exit code 2
+    if it cannot start.
+
+    Example: sluice dev --without flower
+    """
+    left_out = set(without or ())
+    if unknown := left_out - set(NAMES):
+        raise typer.BadParameter(f"--without {min(unknown)}: no such process; there are {', '.join(NAMES)}")
+    terminal = Terminal()
+    with one_per_folder(HOME):
+        children = Children(terminal.show)
+        children.take_signals()
+        try:
+            loop = DevLoop(
+                children,
+                terminal.report,
+                environ=environment(os.environ),
+                folder=Path.cwd(),
+                home=HOME.absolute(),
+            )
+            loop.check_handlers()
+            with running_servers(terminal.report) as urls:
+                port, flower_hint = _choose_flower(flower_port, left_out)
+                started = [command for command in commands(port) if command.name not in left_out]
+                hints = [SERVERS_HINT, flower_hint]
+                loop.run(started, urls, hints=hints, is_over=lambda: terminal.is_closed)
+        except KeyboardInterrupt:
+            terminal.report("interrupted")
+        except Refused as refused:
+            terminal.report(str(refused))
+            raise typer.Exit(REFUSED_EXIT_CODE) from None
+    terminal.report("everything has ended")
+
+
+class Terminal:
+    """Standard output: a line per printed line, behind the coloured name of its process."""
+
+    def __init__(self) -> None:
+        self._is_coloured = uses_colour(os.environ, is_terminal=sys.stdout.isatty())
+        self._colours = dict(zip(NAMES, COLOURS_OF_PROCESSES, strict=True))
+        self._width = max(map(len, NAMES))
+        self.is_closed = False
+        """Nothing can be printed any more: the terminal is gone, or the reader of the pipe."""
+
+    def show(self, name: str, raw: str) -> None:
+        """Shows what a process printed."""
+        for line in read_lines(raw):
+            self._print(name, line.text, line.colour)
+
+    def report(self, text: str) -> None:
+        """Shows what `sluice dev` itself does."""
+        for line in text.splitlines():
+            self._print(OWN_NAME, line, None)
+
+    def _print(self, name: str, text: str, colour: str | None) -> None:
+        if self.is_closed:
+            return
+        colours = (self._colours.get(name, "white"), colour) if self._is_coloured else None
+        try:
+            say_log(f"{name:<{self._width}} |", text, colours=colours)
+        except OSError:
+            self.is_closed = True
+
+
+@contextmanager
+def one_per_folder(home: Path) -> Iterator[None]:
+    """Raises OperationRefused if another `sluice dev` runs in this folder. The lock ends with its process."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise OperationRefused(
+                f"sluice dev runs in this folder already, as process {lock.read()}; end it by Ctrl-C in its"
+                " terminal"
+            ) from None
+        (home / "lock").write_text(str(os.getpid()))
+        yield
+
+
+@contextmanager
+def running_servers(report: Callable[[str], None]) -> Iterator[StackUrls]:
+    """Yields where the servers are. Those that it started have ended afterwards."""
+    urls = external_urls(os.environ)
+    if urls is not None:
+        report("the environment names the servers: none is started")
+        yield urls
+        return
+    stack = Stack(STACK, report=report)
+    before = {one.name for one in stack.status() if one.state == "running"}
+    try:
+        with _raising_signals():
+            urls = stack.up()
+        yield urls
+    finally:
+        for name in SLOWEST_FIRST:
+            if name not in before:
+                stack.stop(name)
+        if before:
+            report(
+                f"{', '.join(sorted(before))} ran before and keep running; to stop them: sluice stack down"
+            )
+
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of the processes: their logs are JSON, which `sluice dev` reads."""
+    # Only one process could serve its metrics at this port.
+    environ = {name: value for name, value in inherited.items() if name != f"{PREFIX}METRICS_PORT"}
+    return environ | {f"{PREFIX}LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"}
+
+
+def _choose_flower(wished: int, left_out: set[str]) -> tuple[int, str]:
+    """Returns a free port, and where Flower is. Leaves Flower out if it is not installed."""
+    if "flower" in left_out:
+        return wished, "Flower is left out"
+    if importlib.util.find_spec("flower") is None:
+        left_out.add("flower")
+        return wished, "Flower is not installed; to install it: pip install 'sluice-kafka[flower]'"
+    port = choose_ports(("flower",), {"flower": wished}, set())["flower"]
+    return port, f"Flower: http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _raising_signals() -> Iterator[None]:
+    """Within it, signals raise KeyboardInterrupt, so that the start of a server can be given up."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

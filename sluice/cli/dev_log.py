@@ -1,0 +1,59 @@
+"""Turns what the processes of `sluice dev` print into lines for a person. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+# Shown at their places, or known from the prefix.
+OWN_PLACES = ("event", "level", "timestamp", "process", "logger", "exception", "stack")
+COLOUR_OF_LEVEL = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
+COLOURS_OF_PROCESSES = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+
+
+class LogLine(NamedTuple):
+    """One line, and the colour of its text; None is the terminal's own colour."""
+
+    text: str
+    colour: str | None = None
+
+
+def uses_colour(environ: Mapping[str, str], *, is_terminal: bool) -> bool:
+    """Returns True if lines are coloured: on a terminal that can, unless NO_COLOR is set."""
+    return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def read_lines(raw: str) -> list[LogLine]:
+    """Returns the lines of one printed line: a structured log line has one, and those of its traceback.
+
+    Whatever else a process prints is one line as it is.
+    """
+    try:
+        fields = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return [LogLine(raw)]
+    if not isinstance(fields, dict) or not isinstance(fields.get("event"), str):
+        return [LogLine(raw)]
+    level = str(fields.get("level", "info"))
+    colour = COLOUR_OF_LEVEL.get(level)
+    details = "".join(f" {name}={_shown(value)}" for name, value in fields.items() if name not in OWN_PLACES)
+    time = _local_time(fields.get("timestamp"))
+    lines = [LogLine(f"{time} {level:<7} {fields['event']}{details}", colour)]
+    for name in ("exception", "stack"):
+        if isinstance(fields.get(name), str):
+            lines += [LogLine(f"  {line}", colour) for line in fields[name].splitlines()]
+    return lines
+
+
+def _local_time(timestamp: object) -> str:
+    try:
+        return f"{datetime.fromisoformat(str(timestamp)).astimezone():%H:%M:%S}"
+    except (ValueError, OverflowError):
+        return "--:--:--"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and value and not any(char.isspace() for char in value):
+        return value
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,172 @@
+"""Keeps the processes of `sluice dev` running, and starts them again when their code changes."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from sluice.cli.dev_processes import SLUICE, Child, Children, Command
+from sluice.cli.dev_sources import Fingerprint, Sources, changed_files, files_to_watch, fingerprint
+from sluice.runtime.service_urls import StackUrls
+from sluice.worker.supervision import STEADY_SECONDS, describe_end, pause_seconds
+
+POLL_SECONDS = 0.3
+MOST_NAMES = 3
+IMPORT = ("-m", "sluice.cli.dev_sources")
+
+
+class Refused(Exception):
+    """`sluice dev` cannot start; the message says why."""
+
+
+class DevLoop:
+    """The running processes, and the files that they are made of."""
+
+    def __init__(
+        self,
+        children: Children,
+        report: Callable[[str], None],
+        *,
+        environ: Mapping[str, str],
+        folder: Path,
+        home: Path,
+    ) -> None:
+        """`folder` is where the handlers are, `home` holds files of this loop."""
+        self._children = children
+        self._report = report
+        self._environ = environ
+        self._folder = folder
+        self._home = home
+        self._running: dict[Command, Child] = {}
+        self._due: dict[Command, float] = {}
+        """Ended processes, and when each starts again."""
+        self._failures: dict[Command, int] = {}
+        self._sources = Sources(())
+        self._watched: set[str] = set()
+        self._seen: Fingerprint = {}
+        self._saved: Fingerprint = {}
+
+    def check_handlers(self) -> None:
+        """Imports the handlers. Raises Refused, and KeyboardInterrupt after a signal."""
+        if not self._import_handlers():
+            self._refuse("the handlers cannot be imported: nothing was started")
+
+    def run(
+        self,
+        commands: Sequence[Command],
+        urls: StackUrls,
+        *,
+        hints: Sequence[str],
+        is_over: Callable[[], bool],
+    ) -> None:
+        """Runs the processes until a signal arrives or `is_over`; all have ended afterwards.
+
+        `hints` are reported once they are started. Raises Refused, and KeyboardInterrupt after a signal.
+        """
+        self._environ = {**self._environ, **urls.environ()}
+        if not self._prepare():
+            self._refuse(
+                "`sluice init` failed: nothing was started. To begin with an empty database:"
+                " sluice stack down --wipe"
+            )
+        try:
+            for command in commands:
+                self.start(command)
+            for hint in hints:
+                self._report(hint)
+            self._report(f"watching {len(self._watched)} files of your handlers; Ctrl-C ends everything")
+            while not self._children.signals and not is_over():
+                self._children.pump(POLL_SECONDS)
+                self._follow_changes()
+                self.start_again()
+        finally:
+            self._report("ending all processes")
+            self._children.stop(list(self._running.values()))
+
+    def _refuse(self, why: str) -> NoReturn:
+        if self._children.signals:
+            raise KeyboardInterrupt
+        raise Refused(why)
+
+    def start(self, command: Command) -> None:
+        """Starts a process and reports its id."""
+        health = {"SLUICE_HEALTH_FILE": str(self._home / f"{command.name}.alive")}
+        self._running[command] = self._children.start(command, {**self._environ, **health})
+        self._report(f"{command.name} starts, pid {self._running[command].pid}")
+
+    def start_again(self) -> None:
+        """Reports processes that have ended, and starts each after a pause that grows with its failures."""
+        now = time.monotonic()
+        for command, child in list(self._running.items()):
+            exit_code = child.exit_code
+            if exit_code is None:
+                continue
+            self._children.finish(child)
+            del self._running[command]
+            ran_seconds = now - child.started_at
+            failures = 1 if ran_seconds >= STEADY_SECONDS else self._failures.get(command, 0) + 1
+            pause = pause_seconds(failures)
+            self._failures[command], self._due[command] = failures, now + pause
+            times = f", {failures} times in a row" if failures > 1 else ""
+            self._report(
+                f"{command.name} ended with {describe_end(exit_code)} after {ran_seconds:.0f} s{times};"
+                f" it starts again in {pause:.0f} s"
+            )
+        for command in [command for command, at in self._due.items() if at <= now]:
+            del self._due[command]
+            self.start(command)
+
+    def _follow_changes(self) -> None:
+        """Starts the processes again if a file has changed, its newest version can be imported, and no file
+        was saved since the last look: an editor may save several."""
+        now = fingerprint(self._watched, self._folder)
+        if now == self._seen or now != self._saved:
+            self._saved = now
+            return
+        changed = changed_files(self._seen, now)
+        more = len(changed) - MOST_NAMES
+        named = ", ".join(changed[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        self._report(f"changed: {named}")
+        if not self._import_handlers():
+            self._report("the processes that run go on; they start again when the handlers can be imported")
+        elif not self._prepare():
+            self._report("`sluice init` failed: the processes that run go on")
+        else:
+            self._restart()
+
+    def _restart(self) -> None:
+        commands = [one for one in (*self._running, *self._due) if one.imports_handlers]
+        self._report("starting the processes again")
+        self._children.stop([self._running.pop(one) for one in commands if one in self._running])
+        if self._children.signals:
+            return
+        for command in commands:
+            self._due.pop(command, None)
+            self._failures.pop(command, None)
+            self.start(command)
+
+    def _prepare(self) -> bool:
+        """Makes the tables, topics and queues that the handlers declare. Returns False if that failed."""
+        return self._children.run(Command("init", (*SLUICE, "init")), self._environ) == 0
+
+    def _import_handlers(self) -> bool:
+        """Imports the handlers in a process of its own, and reports an error that is not the last one."""
+        # Before the import: what is saved meanwhile is a change.
+        before = fingerprint(self._watched, self._folder)
+        answer = self._home / "sources.json"
+        answer.unlink(missing_ok=True)
+        self._children.run(Command("import", (*IMPORT, str(answer))), self._environ)
+        if answer.exists():
+            found = msgspec.json.decode(answer.read_text(), type=Sources)
+        else:
+            # A signal ended it, or the code of the handlers did; what it printed is shown.
+            found = Sources(self._sources.files, "the process that imports the handlers ended too early")
+        if found.error not in (None, self._sources.error) and not self._children.signals:
+            self._report(str(found.error))
+        self._watched = files_to_watch(found, self._sources.files, self._folder)
+        self._sources = found
+        now = fingerprint(self._watched, self._folder)
+        self._seen = self._saved = {file: before.get(file, state) for file, state in now.items()}
+        return found.error is None

@@ -1,0 +1,104 @@
+"""The files that the handlers consist of: found by importing them in a process of its own, then watched.
+
+`python -m sluice.cli.dev_sources FILE` imports the modules of SLUICE_HANDLERS and writes what it found.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from traceback import format_exc
+from typing import Any, TypeAlias
+
+import msgspec
+
+from sluice.stack.atomic_folders import write_whole
+from sluice.tasks.fold.handler_signature import HandlersRefused
+from sluice.tasks.fold.registry import collect_handlers
+
+Fingerprint: TypeAlias = dict[str, tuple[int, int]]
+"""File → time of its last change in nanoseconds, and size in bytes. A file that is not there is left out."""
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Python files below a folder, as paths relative to it."""
+
+    files: tuple[str, ...]
+    error: str | None = None
+    """Why the modules cannot be imported; then `files` are those that were reached."""
+
+
+class SourceRecorder:
+    """Finds modules as Python does, and records the files of those below a folder.
+
+    So a file is recorded also if it cannot be imported.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.files: set[str] = set()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Called by the import system for every module that is not imported yet."""
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.origin is not None and is_source(Path(spec.origin), self._folder):
+            self.files.add(os.path.relpath(spec.origin, self._folder))
+        return spec
+
+
+def is_source(path: Path, folder: Path) -> bool:
+    """Returns True for a Python file below the folder that belongs to no installed package."""
+    installed = "site-packages" in path.parts or path.is_relative_to(sys.prefix)
+    return path.suffix == ".py" and path.is_relative_to(folder) and not installed
+
+
+def find_sources(names: str, folder: Path) -> Sources:
+    """Imports the modules and what they import. Call it once per process, before any of them is imported."""
+    recorder = SourceRecorder(folder)
+    sys.meta_path.insert(0, recorder)
+    error = None
+    try:
+        collect_handlers(names)
+    except HandlersRefused as refused:
+        error = str(refused)
+    except (Exception, SystemExit):
+        error = format_exc()
+    finally:
+        sys.meta_path.remove(recorder)
+    return Sources(tuple(sorted(recorder.files)), error)
+
+
+def files_to_watch(sources: Sources, before: Iterable[str], folder: Path) -> set[str]:
+    """Returns the files whose change may change what the modules are.
+
+    While they cannot be imported, a file that is missing may come: so also all files beside the known ones.
+    """
+    if sources.error is None:
+        return set(sources.files)
+    known = {*sources.files, *before}
+    parents = {folder, *((folder / file).parent for file in known)}
+    beside = {os.path.relpath(path, folder) for parent in parents for path in parent.glob("*.py")}
+    return known | beside
+
+
+def fingerprint(files: Iterable[str], folder: Path) -> Fingerprint:
+    """Returns what changes when a file is saved, created or deleted."""
+    found: Fingerprint = {}
+    for file in files:
+        try:
+            stat = (folder / file).stat()
+        except OSError:
+            continue
+        found[file] = (stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+def changed_files(before: Fingerprint, after: Fingerprint) -> list[str]:
+    """Returns the files that differ, in order."""
+    return sorted(file for file in before.keys() | after.keys() if before.get(file) != after.get(file))
+
+
+if __name__ == "__main__":
+    found = find_sources(os.environ.get("SLUICE_HANDLERS", ""), Path.cwd())
+    write_whole(Path(sys.argv[1]), msgspec.json.encode(found).decode())

@@ -1,0 +1,114 @@
+"""The processes of `sluice dev`: nothing that they print is lost, and none is left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sluice.cli.dev_loop import DevLoop
+from sluice.cli.dev_processes import Children, Command
+from tests.waiting import wait_until
+
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))
+print("ready", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+PARENT = """
+import os, sys
+from sluice.cli.dev_processes import Children, Command
+children = Children(print)
+child = children.start(Command("child", ("-c", "import time; time.sleep(600)")), os.environ)
+print(child.pid, flush=True)
+children.pump(600)
+"""
+
+
+class Shown:
+    """The lines that were shown."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.signals_after: dict[str, int] = {}
+        """Line → signals that arrive once it is shown."""
+        self.children = Children(self.show)
+
+    def show(self, _name: str, line: str) -> None:
+        self.lines.append(line)
+        self.children.signals += self.signals_after.get(line, 0)
+
+    def wait_for(self, line: str) -> None:
+        def is_there() -> bool:
+            self.children.pump(0.05)
+            return line in self.lines
+
+        wait_until(is_there, timeout_seconds=30, what=line)
+
+
+@pytest.fixture
+def shown() -> Shown:
+    return Shown()
+
+
+def python(code: str) -> Command:
+    return Command("python", ("-c", code))
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "lines"),
+    [
+        ("print('a'); import sys; sys.stderr.write('b\\n'); sys.exit(3)", 3, ["a", "b"]),
+        ("import os; os.write(1, b'a\\nno end'); os.kill(os.getpid(), 9)", -9, ["a", "no end"]),
+        ("import os; os.write(1, b'\\xff\\n' + b'x' * 200_000)", 0, ["\ufffd", "x" * 200_000]),
+    ],
+)
+def test_what_a_process_prints_before_its_end_is_shown(
+    shown: Shown, code: str, exit_code: int, lines: list[str]
+) -> None:
+    environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+    assert shown.children.run(python(code), environ) == exit_code
+    assert shown.lines == lines
+
+
+def test_a_process_that_does_not_end_is_killed_at_the_second_signal(shown: Shown) -> None:
+    child = shown.children.start(python(STUBBORN), os.environ)
+    shown.wait_for("ready")
+
+    shown.signals_after["no"] = 2
+    shown.children.stop([child])
+    assert child.exit_code == -9
+    assert shown.lines == ["ready", "no"]
+
+
+def test_a_parent_that_is_killed_takes_its_processes_with_it() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: not child.is_running(), timeout_seconds=30, what="the child has ended")
+
+
+def test_a_process_that_dies_again_and_again_is_reported_and_waited_for(shown: Shown, tmp_path: Path) -> None:
+    reports: list[str] = []
+    loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
+    loop.start(python("print('why it died'); raise SystemExit(3)"))
+
+    def has_died_twice() -> bool:
+        shown.children.pump(0.05)
+        loop.start_again()
+        return any("2 times in a row" in line for line in reports)
+
+    wait_until(has_died_twice, timeout_seconds=60, what="it has died twice")
+    ended = [line.partition(" after ")[2] for line in reports if "ended with exit code 3" in line]
+    assert [line.partition(";")[2] for line in ended] == [
+        " it starts again in 1 s",
+        " it starts again in 2 s",
+    ]
+    assert shown.lines == ["why it died"] * 2

@@ -1,0 +1,168 @@
+"""What `sluice dev` decides without a process: how a log line is shown, and which files it watches."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from sluice.cli.dev_log import LogLine, read_lines, uses_colour
+from sluice.cli.dev_sources import (
+    Sources,
+    changed_files,
+    files_to_watch,
+    fingerprint,
+    is_source,
+)
+from sluice.cli.main import app
+
+HANDLERS = """
+from sluice import Entity, Topic
+from . import prices
+topics = (Topic("orders", entity=Entity("order"), ignores=("order.viewed",)),)
+"""
+
+
+def imported(folder: Path, names: str = "shop.handlers") -> Sources:
+    """What the process finds that imports the handlers in this folder."""
+    answer = folder / "answer.json"
+    environ = {"SLUICE_HANDLERS": names, "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "sluice.cli.dev_sources", str(answer)], cwd=folder, env=environ, check=True
+    )
+    return msgspec.json.decode(answer.read_text(), type=Sources)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "handlers.py").write_text(HANDLERS)
+    (package / "prices.py").touch()
+    (package / "unused.py").touch()
+    return tmp_path
+
+
+def test_a_structured_line_is_shown_as_a_sentence_with_its_fields() -> None:
+    raw = {"event": "bridge started", "topics": ["a"], "name": "x y", "level": "warning", "process": "bridge"}
+    assert read_lines(json.dumps(raw)) == [
+        LogLine('--:--:-- warning bridge started topics=["a"] name="x y"', "yellow")
+    ]
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    raw = {"event": "failed", "level": "error", "exception": "Traceback\n  File"}
+    assert [line.text for line in read_lines(json.dumps(raw))] == [
+        "--:--:-- error   failed",
+        "  Traceback",
+        "    File",
+    ]
+
+
+@pytest.mark.parametrize("raw", ["Traceback (most recent call last):", "", "7", '{"a": 1}', '{"event": 3}'])
+def test_what_is_no_log_line_is_shown_as_it_is(raw: str) -> None:
+    assert read_lines(raw) == [LogLine(raw)]
+
+
+@given(
+    st.text()
+    | st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.text())).map(json.dumps)
+    | st.builds(
+        lambda at: json.dumps({"event": "x", "timestamp": at, "level": at}), st.text() | st.integers()
+    )
+)
+def test_every_printed_line_is_shown(raw: str) -> None:
+    assert read_lines(raw)
+
+
+def test_the_time_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Etc/GMT-2")
+    time.tzset()
+    try:
+        raw = {"event": "x", "level": "info", "timestamp": "2026-01-31T10:00:05.5Z"}
+        assert read_lines(json.dumps(raw)) == [LogLine("12:00:05 info    x")]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_terminal", "coloured"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, True, False),
+    ],
+)
+def test_colour_is_for_terminals(environ: dict[str, str], is_terminal: bool, coloured: bool) -> None:
+    assert uses_colour(environ, is_terminal=is_terminal) is coloured
+
+
+def test_the_handlers_and_what_they_import_are_watched(folder: Path) -> None:
+    found = imported(folder)
+    assert found == Sources(("shop/__init__.py", "shop/handlers.py", "shop/prices.py"))
+    assert files_to_watch(found, [], folder) == set(found.files)
+
+
+def test_a_file_that_cannot_be_imported_is_watched_and_so_are_those_beside_it(folder: Path) -> None:
+    (folder / "shop/prices.py").write_text("def (")
+    found = imported(folder)
+    assert found.error is not None
+    assert "SyntaxError" in found.error
+    assert "shop/prices.py" in found.files
+    # A missing module may come: a new file beside the known ones is noticed.
+    before = fingerprint(files_to_watch(found, [], folder), folder)
+    (folder / "shop/new.py").touch()
+    after = fingerprint(files_to_watch(found, [], folder), folder)
+    assert changed_files(before, after) == ["shop/new.py"]
+
+
+@pytest.mark.parametrize(("code", "said"), [("import nowhere", "nowhere"), ("raise SystemExit(3)", "3")])
+def test_why_the_handlers_cannot_be_imported_is_reported(folder: Path, code: str, said: str) -> None:
+    (folder / "shop/prices.py").write_text(code)
+    error = imported(folder).error
+    assert error is not None
+    assert said in error
+
+
+def test_handlers_that_print_at_their_import_are_found_all_the_same(folder: Path) -> None:
+    (folder / "shop/prices.py").write_text("print('{}')")
+    assert imported(folder).error is None
+
+
+def test_without_handlers_the_setting_is_named(folder: Path) -> None:
+    error = imported(folder, "").error
+    assert error is not None
+    assert "SLUICE_HANDLERS" in error
+
+
+def test_a_saved_and_a_deleted_file_have_changed(tmp_path: Path) -> None:
+    for name in ("same.py", "saved.py", "deleted.py"):
+        (tmp_path / name).touch()
+    files = ["same.py", "saved.py", "deleted.py", "missing.py"]
+    before = fingerprint(files, tmp_path)
+    (tmp_path / "saved.py").write_text("x = 1")
+    (tmp_path / "deleted.py").unlink()
+    assert changed_files(before, fingerprint(files, tmp_path)) == ["deleted.py", "saved.py"]
+
+
+def test_files_of_installed_packages_are_not_watched() -> None:
+    folder = Path(sys.prefix).parent
+    assert not is_source(Path(msgspec.__file__), folder)
+    assert not is_source(Path("/elsewhere/x.py"), folder)
+    assert is_source(folder / "shop.py", folder)
+
+
+def test_a_process_that_is_not_there_cannot_be_left_out() -> None:
+    result = CliRunner().invoke(app, ["dev", "--without", "workers"])
+    assert result.exit_code == 2
+    assert "no such process; there are bridge, worker," in " ".join(result.stderr.replace("│", " ").split())
