@@ -66,8 +66,8 @@ soak: install broker-tools ## faults at random: SEED=… MINUTES=…
 compose-test: install ## docker-compose.yml in a container engine: up, scaled, a worker killed, down
 	$(BIN)/python -m pytest -q -s -m compose tests/compose
 
-demo: install broker-tools ## the scenarios with their faults on real services, as a table
-	$(BIN)/python -m tests.demo
+demo: install broker-tools ## what goes wrong, played on real servers: FAST=1 for a minute of it, JSON=1
+	$(BIN)/python -m tests.demo $(if $(FAST),--fast) $(if $(JSON),--json)
 
 bench: install broker-tools ## throughput and latency, with the baselines beside it
 	$(BIN)/python -u -m bench

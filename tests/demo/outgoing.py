@@ -9,81 +9,82 @@ from examples.shop import tables
 from examples.shop.generate import OutgoingRecord, event, generate
 from examples.shop.outside.faults import Fault
 from sluice.db.admin.totals import read_outgoing
-from sluice.stack import Stack
-from tests.demo.scenarios import FAULT_DEADLINE_SECONDS, Say
-from tests.demo.verdict import ScenarioResult
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from tests.demo.report import Check, count, counts, each
+from tests.demo.stage import FAULT_DEADLINE_SECONDS, Stage
 from tests.harness.providers import Providers
 
-ORDERS, CAPTURES = 200, 60
 LOST_MAILS = ("cust-1@example.org", "cust-2@example.org")
 
 
-def play_3(deployment: Deployment, stack: Stack, say: Say) -> Iterator[ScenarioResult]:
+def play_3(stage: Stage) -> Iterator[Check]:
     """The dual write: an order and its event are one decision, whoever is away or killed."""
-    run = deployment.run
-    say("3: Kafka is stopped before the rows are committed")
+    deployment, run = stage.deployment, stage.deployment.run
+    stage.do("Kafka is stopped before the orders are committed.")
+    orders = stage.sizes.orders
+    stage.read_on()
     queues = deployment.queues("order")
-    deployment.produce(generate("orders", count=ORDERS, seed=4))
+    deployment.produce(generate("orders", count=orders, seed=4))
     deployment.wait_until(
         lambda: sum(deployment.redis.llen(queue) for queue in queues) > 0,
         timeout_seconds=FAULT_DEADLINE_SECONDS,
         what="orders wait in Redis",
     )
-    stack.stop("kafka")
-    run.start_worker(queues, name="worker-orders")
+    stage.stack.stop("kafka")
+    run.start_worker(queues, name="worker-order")
     deployment.wait_until(
         lambda: len(read_outgoing(deployment.session)) > 0,
         timeout_seconds=FAULT_DEADLINE_SECONDS,
         what="orders are committed while Kafka is away",
     )
-    say("3: Kafka comes back; a relay is killed after the produce, before it notes it")
-    stack.start("kafka")
+    stage.do("Kafka comes back; a relay is killed after it has sent an event, before it notes it.")
+    stage.stack.start("kafka")
     beats = [run.start_beat(name=f"beat-{number}") for number in (1, 2)]
     doomed = run.start_relay(name="relay-doomed", faults="relay.acknowledged:1:kill")
-    yield _killed(deployment, "3", doomed, "after the produce, before it notes it")
-    say("3: three relays and two beats at once")
+    yield stage.wait_killed(doomed, "after it has sent an event, before it notes it")
+    stage.do("Three relays and two beats run at once.")
     for number in (1, 2, 3):
         run.start_relay(name=f"relay-{number}")
     deployment.wait_settled()
     deployment.wait_sent()
     created = [event_id for topic, _, event_id in deployment.sent() if topic == "order-events"]
-    yield ScenarioResult("3", "orders", ORDERS, len(deployment.rows(tables.orders)))
-    yield ScenarioResult("3", "their order.created, each at least once, one id each", ORDERS, len(created))
-    yield ScenarioResult(
-        "3", "of two beats one beats", 1, sum("this beat leads" in b.log.read_text() for b in beats)
-    )
+    yield Check("Each order is stored: {}.", orders, len(deployment.rows(tables.orders)), count("order"))
+    yield Check("Each order has one order.created, under one id: {}.", orders, len(created), count("event"))
+    leading = sum("this beat leads" in beat.log.read_text() for beat in beats)
+    yield Check("Of two beats one schedules: {}.", 1, leading, count("leading beat"))
 
 
-def play_6(deployment: Deployment, providers: Providers, say: Say) -> Iterator[ScenarioResult]:
+def play_6(stage: Stage) -> Iterator[Check]:
     """Side effects: one capture per payment, and e-mails nobody knows of are asked about."""
-    say("6: the effect worker is killed before the call, with the request under way, after the answer")
-    payments, run = providers.payments, deployment.run
-    providers.mail.set_faults(
+    deployment, run, captures = stage.deployment, stage.deployment.run, stage.sizes.captures
+    stage.do("The effects worker is killed before a call, during a call, and after the answer.")
+    payments = stage.providers.payments
+    stage.serve("payment")
+    stage.serve("order")
+    stage.send_on()
+    stage.providers.mail.set_faults(
         Fault("before", "drop", times=1, matching=LOST_MAILS[0]),
         Fault("after", "drop", times=1, matching=LOST_MAILS[1]),
     )
-    references = [record.key for record in generate("captures", count=CAPTURES, seed=6)]
-    deployment.produce(generate("captures", count=CAPTURES, seed=6))
+    references = [record.key for record in generate("captures", count=captures, seed=6)]
+    deployment.produce(generate("captures", count=captures, seed=6))
     deployment.produce(_order(f"order-lost-{n}", mail) for n, mail in enumerate(LOST_MAILS))
     deployment.wait_settled()
-    for point, harm in (
-        ("claimed", "before the call"),
-        ("answered", "after the answer, before it is stored"),
+    for point, when in (
+        ("claimed", "before a call"),
+        ("answered", "after the answer, before it stores the answer"),
     ):
         doomed = run.start_effects(name=f"effects-{point}", pool="solo", faults=f"effect.{point}:3:kill")
-        yield _killed(deployment, "6", doomed, harm)
+        yield stage.wait_killed(doomed, when)
     before = len(payments.captures())
     payments.set_faults(Fault("after", "delay", seconds=4.0, times=1))
     doomed = run.start_effects(name="effects-under-way", pool="solo")
     deployment.wait_until(
         lambda: len(payments.captures()) > before and not payments.faults_left(),
         timeout_seconds=FAULT_DEADLINE_SECONDS,
-        what="the provider has captured and is slow to say so",
+        what="the provider has captured a payment and delays its answer",
     )
     doomed.kill()
-    say("6: their leases are ended; the provider accepts and then fails, drops or times out")
+    stage.do("The provider accepts a call and then fails, drops the connection or times out.")
     payments.set_faults(
         Fault("after", "delay", seconds=8.0, times=1),
         Fault("after", "drop", times=3),
@@ -95,48 +96,42 @@ def play_6(deployment: Deployment, providers: Providers, say: Say) -> Iterator[S
     run.start_effects()
     deployment.wait_called()
     captured = Counter(capture.reference for capture in payments.captures())
-    yield ScenarioResult(
-        "6", "captures, by payment", {1: CAPTURES}, _histogram(captured[r] for r in references)
+    yield Check(
+        "The provider captured each payment once: {}.",
+        {1: captures},
+        _histogram(captured[reference] for reference in references),
+        each("capture", "payment"),
     )
-    states = deployment.calls("capture_payment")
-    yield ScenarioResult("6", "captures, as the ledger knows them", {"succeeded": CAPTURES}, dict(states))
-    yield from _reconcile(deployment, providers, say)
+    states = dict(deployment.calls("capture_payment"))
+    yield Check("The ledger of calls agrees: {}.", {"succeeded": captures}, states, counts)
+    yield from _reconcile(stage)
 
 
-def _reconcile(deployment: Deployment, providers: Providers, say: Say) -> Iterator[ScenarioResult]:
+def _reconcile(stage: Stage) -> Iterator[Check]:
     """An e-mail server knows no keys: what was cut off is not repeated, but asked about."""
-    say("6: e-mails that were cut off, before or after the server had them: nobody knows which; it is asked")
+    deployment, providers = stage.deployment, stage.providers
+    stage.do("E-mails that were cut off are not repeated; the mail server's log is asked about them.")
     orders = len(deployment.rows(tables.orders))
     states, sent = deployment.calls("send_email"), _mails_per_order(providers)
-    yield ScenarioResult("6", "orders with two e-mails", 0, sum(count > 1 for count in sent.values()))
+    twice = sum(number > 1 for number in sent.values())
+    yield Check("No order has two e-mails.", 0, twice, count("order"))
     unlisted = max(0, orders - len(sent) - states["uncertain"])
-    yield ScenarioResult("6", "orders without one, and not listed as uncertain", 0, unlisted)
-    yield ScenarioResult(
-        "6", "cut off on purpose, or their worker killed: uncertain", True, states["uncertain"] >= 2
+    yield Check("Each missing e-mail is listed as uncertain.", 0, unlisted, count("unlisted e-mail"))
+    uncertain = states["uncertain"]
+    yield Check(
+        "The e-mails that were cut off are uncertain: 2 or more.",
+        True,
+        uncertain >= 2,
+        lambda _: count("uncertain e-mail")(uncertain),
     )
     deployment.run.run_sluice("effects", "reconcile", "--all", "--reason", "the demo asks the mail log")
     deployment.wait_called()
-    yield ScenarioResult(
-        "6",
-        "e-mails per order after reconciling",
-        {1: orders},
-        _histogram(_mails_per_order(providers).values()),
-    )
+    found = _histogram(_mails_per_order(providers).values())
+    yield Check("After reconciling: {}.", {1: orders}, found, each("e-mail", "order"))
 
 
 def _mails_per_order(providers: Providers) -> Counter[str | None]:
     return Counter(message.key for message in providers.mail.messages())
-
-
-def _killed(deployment: Deployment, scenario: str, doomed: RunningProcess, harm: str) -> ScenarioResult:
-    deployment.wait_until(
-        lambda: doomed.exit_code is not None,
-        timeout_seconds=FAULT_DEADLINE_SECONDS,
-        what=f"the fault point kills the {doomed.name}",
-    )
-    return ScenarioResult(
-        scenario, f"kill -9 of the {doomed.name.partition('-')[0]} {harm}", -9, doomed.exit_code
-    )
 
 
 def _histogram(counts: Iterable[int]) -> dict[int, int]:

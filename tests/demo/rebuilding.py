@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from examples.shop import tables
@@ -13,10 +13,9 @@ from examples.shop.handlers.payments import PaymentReceived
 from sluice.db.admin.totals import read_effect_keys
 from sluice.db.projections.generations import read_generations
 from sluice.tasks.fold.registry import collect_handlers
-from tests.demo.scenarios import FAULT_DEADLINE_SECONDS, PAYMENTS, Say
-from tests.demo.verdict import ScenarioResult
+from tests.demo.report import Check, count
+from tests.demo.stage import FAULT_DEADLINE_SECONDS, Stage
 from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
 from tests.harness.providers import Providers
 from tests.harness.readers import Readers
 
@@ -25,33 +24,26 @@ NAME = tables.billing_line_items.name
 LATER = 2_000  # payments that come while the new generation is built
 READ = 100  # lines that somebody reads all the while
 WHY = ("--reason", "the tax was wrong")
+ROWS = count("row")
 
 
-def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[ScenarioResult]:
+def play_5(stage: Stage) -> Iterator[Check]:
     """The fix is deployed, the projection rebuilt while payments come, compared, swapped, swapped back."""
-    say("5: the corrected tax is deployed: from now on new payments have it, the old lines do not")
+    deployment, providers = stage.deployment, stage.providers
+    stage.do("The corrected tax is deployed: new payments have it, the old lines do not.")
     deployment.run.stop_all()
     deployment.run.handlers, deployment.registry = FIXED, collect_handlers(FIXED)
     _start(deployment)
     left = _left(deployment, providers)
-    old = list(generate("payments", count=PAYMENTS, seed=1))
+    old = list(generate("payments", count=stage.sizes.payments, seed=1))
     changed = sum(_line(payment, WRONG_TAX_PERCENT) != _line(payment, TAX_PERCENT) for payment in old)
-    sample = old[:READ]
-    keys = ", ".join(f"'{payment.key}'" for payment in sample)
-    readers = Readers(
-        deployment.urls.database_url,
-        f"SELECT payment_id, tax_cents FROM public.{NAME} WHERE payment_id IN ({keys})",
-        {
-            "wrong": {p.key: _line(p, WRONG_TAX_PERCENT)["tax_cents"] for p in sample},
-            "right": {p.key: _line(p, TAX_PERCENT)["tax_cents"] for p in sample},
-        },
-    )
+    readers = _readers(deployment, old[:READ])
     with readers:
-        say("5: a rebuild worker is killed in the middle; payments go on")
+        stage.do("A rebuild worker is killed in the middle, while payments go on.")
         doomed = deployment.run.start_rebuilds(name="rebuild-doomed", faults="rebuild.before_commit:12:kill")
         _rebuild(deployment, "start", "--no-wait", *WHY)
         deployment.produce(_later_payments())
-        yield _killed(deployment, doomed)
+        yield stage.wait_killed(doomed, "in the middle of a chunk")
         deployment.run.start_rebuilds()
         deployment.wait_until(
             lambda: _state(deployment, 2) == "ready",
@@ -59,16 +51,19 @@ def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[S
             what="the new generation has met live traffic",
         )
         deployment.wait_settled()
-        refused = _refused(deployment, "swap", "--yes", *WHY)
-        yield ScenarioResult("5", "a swap without a report", True, "it was never compared" in refused)
-        report = _rebuild(deployment, "diff")
-        yield ScenarioResult(
-            "5", "rows the report lists: those the fix changes", changed, report["rows"]["differing"]
+        answer = _refused(deployment, "swap", "--yes", *WHY)
+        is_refused = "it was never compared" in answer
+        yield Check(
+            "A swap before the comparison is refused.",
+            True,
+            is_refused,
+            lambda _: "refused: it was never compared" if is_refused else f"not refused: {answer.strip()}",
         )
-        yield ScenarioResult(
-            "5", "rows that only one of both has", 0, report["rows"]["only_live"] + report["rows"]["only_new"]
-        )
-        say("5: approved, swapped, swapped back, and swapped again")
+        rows = _rebuild(deployment, "diff")["rows"]
+        yield Check("The report lists the rows that the fix changes: {}.", changed, rows["differing"], ROWS)
+        alone = rows["only_live"] + rows["only_new"]
+        yield Check("No row is in one of the generations alone.", 0, alone, ROWS)
+        stage.do("The differences are approved; the new lines are swapped in, out, and in again.")
         _rebuild(deployment, "approve", "--yes", *WHY)
         for back in ((), ("--back",), ("--back",)):
             _rebuild(deployment, "swap", "--yes", *back, *WHY)
@@ -77,17 +72,38 @@ def play_5(deployment: Deployment, providers: Providers, say: Say) -> Iterator[S
                 timeout_seconds=FAULT_DEADLINE_SECONDS,
                 what="the reader has looked",
             )
-    seen = ["wrong", "right", "wrong", "right"]
-    yield ScenarioResult(
-        "5", f"what a reader saw of {READ} old lines, in {readers.looks:,} looks", seen, readers.seen
+    yield Check(
+        f"In {readers.looks:,} looks a reader sees {READ} old lines all by one tax, in turn: {{}}.",
+        ["wrong", "right", "wrong", "right"],
+        readers.seen,
+        ", ".join,
     )
     lines = deployment.rows(tables.billing_line_items)
     everything = {p.key: _line(p, TAX_PERCENT) for p in [*old, *_later_payments()]}
-    yield ScenarioResult(
-        "5", "every line has the right tax, also those written meanwhile", True, lines == everything
+    wrong = sum(lines.get(key) != line for key, line in everything.items())
+    yield Check(
+        "Every line has the right tax, also those written meanwhile.",
+        True,
+        lines == everything,
+        lambda _: f"{count('line')(len(lines))}, {count('wrong line')(wrong)}",
     )
-    yield ScenarioResult(
-        "6", "captures, calls and events, before the rebuild and after", left, _left(deployment, providers)
+    yield Check(
+        "The rebuild repeats no side effect and no event: {}.",
+        left,
+        _left(deployment, providers),
+        lambda found: f"{found[0]:,} captures, {found[1]:,} calls, {found[2]:,} events",
+    )
+
+
+def _readers(deployment: Deployment, sample: Sequence[OutgoingRecord]) -> Readers:
+    keys = ", ".join(f"'{payment.key}'" for payment in sample)
+    return Readers(
+        deployment.urls.database_url,
+        f"SELECT payment_id, tax_cents FROM public.{NAME} WHERE payment_id IN ({keys})",
+        {
+            "wrong": {p.key: _line(p, WRONG_TAX_PERCENT)["tax_cents"] for p in sample},
+            "right": {p.key: _line(p, TAX_PERCENT)["tax_cents"] for p in sample},
+        },
     )
 
 
@@ -138,12 +154,3 @@ def _state(deployment: Deployment, number: int) -> str | None:
 
 def _live(deployment: Deployment) -> int:
     return next(one.generation for one in read_generations(deployment.session, NAME) if one.state == "live")
-
-
-def _killed(deployment: Deployment, doomed: RunningProcess) -> ScenarioResult:
-    deployment.wait_until(
-        lambda: doomed.exit_code is not None,
-        timeout_seconds=FAULT_DEADLINE_SECONDS,
-        what="the fault point kills the rebuild worker",
-    )
-    return ScenarioResult("5", "kill -9 of the rebuild worker in the middle of a chunk", -9, doomed.exit_code)
