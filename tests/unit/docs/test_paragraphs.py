@@ -1,0 +1,85 @@
+"""Checks the pages of the design: short paragraphs, tests that exist, and a complete index."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+DESIGN = ROOT / "docs/design"
+PAGES = sorted(DESIGN.glob("*.md"))
+MAX_WORDS = 80
+CODE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
+ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
+TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
+
+
+def split_paragraphs(text: str) -> list[str]:
+    """Returns the paragraphs of a page; each item of a list is one. Headings, tables and code are left out."""
+    paragraphs: list[list[str]] = [[]]
+    for line in CODE.sub("", text).splitlines():
+        if not line.strip() or line.startswith(("#", "|")):
+            paragraphs.append([])
+            continue
+        if ITEM.match(line):
+            paragraphs.append([])
+        paragraphs[-1].append(line.strip())
+    return [" ".join(lines) for lines in paragraphs if lines]
+
+
+def find_long_paragraphs(text: str) -> list[str]:
+    return [found for found in split_paragraphs(text) if len(found.split()) > MAX_WORDS]
+
+
+def find_missing_tests(text: str) -> list[str]:
+    """Returns the tests that a page names and that do not exist."""
+    missing = []
+    for file, name in TEST.findall(text):
+        path = ROOT / file
+        if not path.is_file() or (name and not re.search(rf"def {name}\(", path.read_text())):
+            missing.append(f"{file}::{name}")
+    return missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_paragraph_is_longer_than_80_words(page: Path) -> None:
+    assert find_long_paragraphs(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_named_on_a_page_exists(page: Path) -> None:
+    assert find_missing_tests(page.read_text()) == []
+
+
+def test_the_index_links_to_every_page() -> None:
+    index = (DESIGN / "README.md").read_text()
+    assert [page.name for page in PAGES if page.name != "README.md" and f"({page.name})" not in index] == []
+
+
+LONG = "word " * (MAX_WORDS + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (LONG, 1),
+        (f"- {LONG}", 1),
+        (f"# Title\n{LONG}\n\n{LONG}", 2),
+        ("word " * MAX_WORDS, 0),
+        (f"- {'word ' * 50}\n- {'word ' * 50}", 0),
+        (f"| {LONG} |\n", 0),
+        (f"```mermaid\n{LONG}\n```\n", 0),
+        (f"```\n{LONG}\n```\n{LONG}", 1),
+    ],
+)
+def test_the_count_finds_long_paragraphs_only(text: str, found: int) -> None:
+    assert len(find_long_paragraphs(text)) == found
+
+
+def test_a_test_that_is_missing_is_found() -> None:
+    here = "tests/unit/docs/test_paragraphs.py"
+    assert find_missing_tests(f"`{here}::test_a_test_that_is_missing_is_found`, `{here}`") == []
+    assert find_missing_tests(f"`{here}::test_a_test` `tests/unit/test_none.py`") == [
+        f"{here}::test_a_test",
+        "tests/unit/test_none.py::",
+    ]
