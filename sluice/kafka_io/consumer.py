@@ -84,7 +84,7 @@ class Consumer(Protocol):
         """The subscribed topics that exist, no older than the newest assignment; cheap.
 
         So young, too, that what was polled is of the topic with this id, or of an earlier one: with
-        confluent-kafka but for what docs/design.md section 4 leaves open.
+        confluent-kafka but for what docs/design/kafka-client.md leaves open.
         """
 
     def topic_errors(self) -> Mapping[str, ClientError]:
