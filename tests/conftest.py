@@ -50,10 +50,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints how many seeds each simulation had time for."""
+    """Prints the notes of tests, and how many seeds each simulation had time for."""
     drawn: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", ()):
         for name, value in report.user_properties:
+            if name == "note":
+                terminalreporter.write_line(value)
             if name == "seeds":
                 drawn[report.nodeid.partition("[")[0]] += value
     for test, count in drawn.items():

@@ -11,11 +11,15 @@ PAGES = sorted(DESIGN.glob("*.md"))
 MAX_WORDS = 80
 CODE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
 ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
+READABLE = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("handlers", "installing", "settings")),
+]
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
 
 
 def split_paragraphs(text: str) -> list[str]:
-    """Returns the paragraphs of a page; each item of a list is one. Headings, tables and code are left out."""
+    """Returns the paragraphs of a page, without headings, tables and code. Each item of a list is one."""
     paragraphs: list[list[str]] = [[]]
     for line in CODE.sub("", text).splitlines():
         if not line.strip() or line.startswith(("#", "|")):
@@ -41,7 +45,7 @@ def find_missing_tests(text: str) -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *READABLE], ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_paragraph_is_longer_than_80_words(page: Path) -> None:
     assert find_long_paragraphs(page.read_text()) == []
 
