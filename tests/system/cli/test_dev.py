@@ -19,7 +19,7 @@ from sluice.cli.dev_processes import NAMES
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.stack.ports import choose_ports
-from tests.harness.processes import Child, start_new
+from sluice.testing.servers.processes import Child, start_new
 from tests.waiting import wait_until
 
 HANDLERS = """
