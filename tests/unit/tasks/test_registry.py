@@ -235,5 +235,5 @@ def test_refused_with_its_place(make: Callable[[], Any], text: str, request: pyt
 
 
 def test_an_effect_that_retries_says_how_long_its_key_lives() -> None:
-    with pytest.raises(ValueError, match="effect pay: on_unknown='retry' needs key_lifetime="):
+    with pytest.raises(ValueError, match="effect pay: on_unknown='retry' requires key_lifetime="):
         effect("pay", on_unknown="retry")
