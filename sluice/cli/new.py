@@ -31,9 +31,9 @@ def new(
 
     Example: sluice new my-shop
     """
-    names = names_of(name or folder.absolute().name)
+    names = names_of(name or folder.resolve().name)
     make = None if from_index else _make_wheel
-    create_project(folder.absolute(), names, version=__version__, make_wheel=make)
+    create_project(folder, names, version=__version__, make_wheel=make)
     say(
         f"{folder} is ready. Next:",
         f"  cd {folder}",

@@ -54,20 +54,18 @@ def names_of(name: str) -> Names:
 def create_project(folder: Path, names: Names, *, version: str, make_wheel: MakeWheel | None) -> None:
     """Writes the project into the folder, which must be empty or not there. Raises ProjectRefused.
 
-    Without `make_wheel` the project installs this version of Sluice from the package index. If it fails,
-    nothing is left.
+    Without `make_wheel` the project installs this version of Sluice from the package index. Nothing is
+    written to the folder before all files are made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ProjectRefused(f"{folder} exists and is not empty; choose a folder that does not exist")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            made = Path(temporary) / folder.name
-            made.mkdir()
-            _fill(made, names, version=version, make_wheel=make_wheel)
-            if folder.exists():
-                folder.rmdir()
-            shutil.move(made, folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            _fill(Path(temporary), names, version=version, make_wheel=make_wheel)
+            # Into an empty folder that is there: it may be the current one.
+            folder.mkdir(parents=True, exist_ok=True)
+            for made in Path(temporary).iterdir():
+                shutil.move(made, folder)
     except OSError as error:
         raise ProjectRefused(f"{folder} cannot be written: {error.strerror or error}") from error
 

@@ -137,10 +137,13 @@ def test_an_empty_folder_is_taken_and_a_failure_leaves_nothing(tmp_path: Path) -
 
     with pytest.raises(ProjectRefused, match="no wheel today"):
         create_project(folder, NAMES, version="9.9", make_wheel=fail)
-    assert list(folder.parent.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
+    folder.chmod(0o750)
+    before = folder.stat()
     create_project(folder, NAMES, version="9.9", make_wheel=make_wheel)
     assert list(folder.parent.iterdir()) == [folder]
+    # The same folder as before: it may be the one of the user's shell.
+    assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
     assert (folder / "my_shop" / "handlers.py").exists()
 
 
