@@ -13,7 +13,7 @@ from tests.harness.storm import Storm, mixed_events
 
 SEED = 7
 STORM_SECONDS = 20.0
-EVENTS_PER_TURN = 150
+EVENTS_PER_TURN = 100
 # A process does something before it is killed, and a fast machine does not produce events for minutes.
 LEAST_TURN_SECONDS = 0.4
 PATIENCE_SECONDS = 240.0  # leases and back-off of calls that were cut off
