@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sluice.db.schema import metadata
+
 ROOT = Path(__file__).parents[3]
 DESIGN = ROOT / "docs/design"
 PAGES = sorted(DESIGN.glob("*.md"))
@@ -58,6 +60,11 @@ def test_every_test_named_on_a_page_exists(page: Path) -> None:
 def test_the_index_links_to_every_page() -> None:
     index = (DESIGN / "README.md").read_text()
     assert [page.name for page in PAGES if page.name != "README.md" and f"({page.name})" not in index] == []
+
+
+def test_the_page_of_tables_lists_every_table_of_sluice() -> None:
+    page = (DESIGN / "tables.md").read_text()
+    assert [table.name for table in metadata.tables.values() if f"`{table.name}`" not in page] == []
 
 
 LONG = "word " * (MAX_WORDS + 1)
