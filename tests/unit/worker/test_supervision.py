@@ -1,6 +1,8 @@
 """What a supervisor decides: whether a death is an event's, and whether another worker starts."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -160,3 +162,11 @@ def test_a_short_limit_has_a_short_grace() -> None:
 
 def test_signals_have_their_names() -> None:
     assert describe_end(-signal.SIGSEGV) == "signal SIGSEGV"
+
+
+def test_a_supervisor_imports_neither_celery_nor_clients_of_kafka() -> None:
+    """Each worker has a supervisor, so its memory counts per worker."""
+    heavy = {"celery", "kombu", "confluent_kafka", "kafka", "examples"}
+    printed = f"import sys, sluice.worker.supervisor; print(*sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,69 @@
+"""Two queues ask for one call at the same time: one row is stored, and the later transaction starts over."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sluice.db.connection import BATCH_PLANS, Session
+from sluice.tasks.api import Call, Effect, Entity, Event, Insert, Topic, handles
+from sluice.tasks.apply.apply import Applier
+from sluice.tasks.apply.batch_message import Slice
+from sluice.tasks.apply.fold_io import FoldIO
+from sluice.tasks.fold.registry import Registry, collect_modules
+from tests.db.tasks import applying
+from tests.db.tasks.applying import QUEUE, TOPIC, Bench, made, slice_of, things
+
+OTHER_TOPIC, OTHER_QUEUE = "others", "other.0"
+
+
+@handles("thing.paid")
+def pay_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """A row, and a call whose key events of all queues share."""
+    yield Insert(things, event.key, {"amount": 1, "name": event.key})
+    yield Call("notify", once="shared", args={"amount": event.data["amount"]})
+
+
+def registry() -> Registry:
+    module = ModuleType("paying")
+    topics = (Topic(TOPIC, entity=Entity("thing", 1)), Topic(OTHER_TOPIC, entity=Entity("other", 1)))
+    vars(module).update(pay_thing=pay_thing, notify=applying.notify, things=things, topics=topics)
+    return collect_modules([module])
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    applying.create_tables(database_url)
+    bench = Bench(database_url, registry())
+    bench.look("INSERT INTO sluice.entities (entity, shards) VALUES ('other', 1)")
+    bench.look(f"INSERT INTO sluice.topics VALUES ('{OTHER_TOPIC}', 'id-of-others', 'other')")
+    bench.look(f"INSERT INTO sluice.queues (queue, entity) VALUES ('{OTHER_QUEUE}', 'other')")
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize(("amount", "conflicts"), [(1, 0), (2, 1)], ids=["same args", "other args"])
+def test_a_call_that_another_queue_stored_meanwhile_starts_the_transaction_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, amount: int, conflicts: int
+) -> None:
+    """With the same args nothing is called again; with other args the conflict is counted."""
+    other = Session(bench.database_url, application_name="test other queue", plans=BATCH_PLANS)
+    write_back = FoldIO.write_back
+    others = iter([True])
+
+    def write_after_the_other_queue(store: FoldIO, *args: object) -> None:
+        if next(others, False):
+            record = made(0, "thing.paid", "of-the-other-queue", amount=1)
+            Applier(other, bench.registry).apply(
+                OTHER_QUEUE, [Slice(OTHER_TOPIC, "id-of-others", 0, 1, -1, [record])]
+            )
+        write_back(store, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FoldIO, "write_back", write_after_the_other_queue)
+    bench.applier.apply(QUEUE, [slice_of([made(0, "thing.paid", amount=amount)])])
+    other.close()
+    assert bench.look("SELECT entity, args FROM sluice.executed_side_effects") == [("other", {"amount": 1})]
+    assert bench.amounts() == {"k": 1, "of-the-other-queue": 1}
+    counted = bench.look(f"SELECT applied, call_conflict FROM sluice.lane_progress WHERE queue = '{QUEUE}'")
+    assert counted == [(1, conflicts)]
