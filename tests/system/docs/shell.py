@@ -1,0 +1,88 @@
+"""A shell into which a test types the blocks of a page."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from sluice.runtime.settings import PREFIX
+from tests.waiting import wait_until
+
+# Everything that was started in the background ends with the shell.
+PROLOGUE = "set -e; trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n"
+
+
+class Shell:
+    """A bash that gets blocks one after another, as a person types them."""
+
+    def __init__(self, bash: "subprocess.Popen[str]", log: Path) -> None:
+        self._bash = bash
+        self._log = log
+        self._blocks = 0
+
+    @property
+    def printed(self) -> str:
+        """Everything that the commands have printed."""
+        return self._log.read_text(errors="replace")
+
+    def type(self, script: str, *, until: str = "", seconds: float = 120.0) -> str:
+        """Types a block. Waits until its commands in the foreground have ended, or have printed a text.
+
+        Returns what the block printed. Fails the test if the shell ends, as it does when a command fails.
+        """
+        self._blocks += 1
+        begin, end = len(self.printed), until or f"end of block {self._blocks}"
+        self._write(script if until else f"{script}\necho {end}")
+        wait_until(
+            lambda: end in self.printed[begin:] or self._bash.poll() is not None,
+            timeout_seconds=seconds,
+            what=f"{end!r} after\n{script}\nin\n{self.printed}",
+        )
+        printed = self.printed[begin:]
+        assert end in printed, printed
+        return printed.partition(end)[0]
+
+    def interrupt(self) -> None:
+        """Sends what Ctrl-C sends: SIGINT to the shell and to its command. Waits for the end of both."""
+        os.killpg(self._bash.pid, signal.SIGINT)
+        self._bash.wait()
+
+    def _write(self, script: str) -> None:
+        assert self._bash.stdin is not None
+        self._bash.stdin.write(f"{script}\n")
+        self._bash.stdin.flush()
+
+
+@contextmanager
+def shell(environ: Mapping[str, str], folder: Path, log: Path) -> Iterator[Shell]:
+    """Starts a bash. On leaving, the bash has ended with all that it started."""
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            ["bash"],
+            env=environ,
+            cwd=folder,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        ) as bash,
+    ):
+        started = Shell(bash, log)
+        started.type(PROLOGUE)
+        try:
+            yield started
+        finally:
+            if bash.poll() is None:
+                os.killpg(bash.pid, signal.SIGINT)  # a command that still runs, after a failure
+
+
+def user_environ() -> dict[str, str]:
+    """The environment of a person who has not set up anything for Sluice."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    for name in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL"):
+        environ.pop(name, None)
+    return environ

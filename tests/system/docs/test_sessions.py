@@ -1,0 +1,44 @@
+"""The shell blocks that the documents mark with `servers`, typed into one shell on real servers."""
+
+import os
+import sys
+from pathlib import Path
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
+from tests.documents import ROOT, blocks_in
+from tests.system.docs.shell import shell, user_environ
+from tests.waiting import wait_until
+
+APPLIED = (
+    "SELECT (SELECT count(*) FROM transactions), (SELECT count(*) FROM orders),"
+    " (SELECT count(*) FROM users WHERE name = 'Ann')"
+)
+
+
+def test_the_sessions_of_the_documents_apply_their_events(
+    kafka: Stack, redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    # Beside a clone, not in it: the block that stops servers must not meet those of a developer.
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    urls = StackUrls(database_url, redis_url, kafka.kafka_bootstrap_servers())
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # `sluice stack up` starts no servers where the environment names some.
+    environ = user_environ() | urls.environ() | {"PATH": path}
+    start, look, end = blocks_in("sh", page=ROOT / "docs/installing.md", mark="servers")
+    with shell(environ, tmp_path, tmp_path / "shell.log") as bash:
+        bash.type(start.text)
+        for block in blocks_in("sh", page=ROOT / "docs/developing.md", mark="servers"):
+            bash.type(block.text)
+        wait_until(lambda: applied(database_url) == (1000, 1, 1), timeout_seconds=60, what="the rows")
+        assert "payments" in bash.type(look.text)
+        bash.type(end.text)
+
+
+def applied(database_url: str) -> tuple[int, ...]:
+    """How many rows the events made: payments, orders, and users of the name Ann."""
+    with create_engine(database_url, poolclass=NullPool).connect() as connection:
+        return tuple(connection.execute(text(APPLIED)).one())
