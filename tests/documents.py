@@ -61,8 +61,8 @@ def pages(folder: Path = ROOT) -> list[Path]:
 
 
 def documents() -> list[Path]:
-    """The pages that users read: README.md and docs/."""
-    return [ROOT / "README.md", *pages(ROOT / "docs")]
+    """The pages whose blocks and commands are checked."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "docs")]
 
 
 @cache

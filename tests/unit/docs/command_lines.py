@@ -49,8 +49,8 @@ def check_script(text: str, *, runs: bool = True) -> None:
     """
     makefile = MAKEFILE
     for words in simple_commands(text):
-        match words:
-            case ["sluice" | ".venv/bin/sluice", *arguments]:
+        match [words[0].removeprefix(".venv/bin/"), *words[1:]]:
+            case ["sluice", *arguments]:
                 parse(arguments)
             case ["make", *targets]:
                 check_targets([word for word in targets if "=" not in word], makefile)

@@ -17,7 +17,7 @@ from tests.unit.docs.command_lines import (
     simple_commands,
 )
 
-CHECKED = [*documents(), ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+CHECKED = [*documents(), ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 
 
 @pytest.mark.parametrize("page", CHECKED, ids=lambda page: str(page.relative_to(ROOT)))

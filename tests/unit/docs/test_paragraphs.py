@@ -15,6 +15,7 @@ CODE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
 ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
 READABLE = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("handlers", "installing", "settings")),
 ]
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
@@ -52,7 +53,7 @@ def test_no_paragraph_is_longer_than_80_words(page: Path) -> None:
     assert find_long_paragraphs(page.read_text()) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_every_test_named_on_a_page_exists(page: Path) -> None:
     assert find_missing_tests(page.read_text()) == []
 
