@@ -20,7 +20,6 @@ READ_BYTES = 65_536
 STOP_SECONDS = 30.0
 
 SLUICE = ("-m", "sluice.cli.main")
-CELERY = ("-m", "celery", "-A", "sluice.runtime.app")
 
 
 class Command(NamedTuple):
@@ -34,15 +33,15 @@ class Command(NamedTuple):
 
 def commands(flower_port: int) -> list[Command]:
     """Returns every process of an installation."""
-    flower = ("--address=127.0.0.1", f"--port={flower_port}")
+    flower = ("--address", "127.0.0.1", "--port", str(flower_port))
     return [
-        Command("bridge", ("-m", "sluice.bridge")),
-        Command("worker", (*SLUICE, "worker", "--name", "worker")),
-        Command("relay", (*SLUICE, "worker", "--name", "relay", "--serve", "relay")),
-        Command("effects-worker", (*SLUICE, "worker", "--name", "effects", "--serve", "effects")),
-        Command("rebuild-worker", (*SLUICE, "worker", "--name", "rebuild", "--serve", "rebuild")),
-        Command("beat", (*CELERY, "beat")),
-        Command("flower", (*CELERY, "flower", *flower), imports_handlers=False),
+        Command("bridge", (*SLUICE, "bridge")),
+        Command("worker", (*SLUICE, "worker")),
+        Command("relay", (*SLUICE, "relay")),
+        Command("effects-worker", (*SLUICE, "effects-worker")),
+        Command("rebuild-worker", (*SLUICE, "rebuild-worker")),
+        Command("beat", (*SLUICE, "beat")),
+        Command("flower", (*SLUICE, "flower", *flower), imports_handlers=False),
     ]
 
 

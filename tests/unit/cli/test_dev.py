@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sluice.cli.dev_log import LogLine, read_lines, uses_colour
+from sluice.cli.dev_processes import SLUICE, Command, commands
 from sluice.cli.dev_sources import (
     Sources,
     changed_files,
@@ -21,6 +22,7 @@ from sluice.cli.dev_sources import (
     is_source,
 )
 from sluice.cli.main import app
+from tests.unit.docs.command_lines import parse
 
 HANDLERS = """
 from sluice import Entity, Topic
@@ -166,3 +168,9 @@ def test_a_process_that_is_not_there_cannot_be_left_out() -> None:
     result = CliRunner().invoke(app, ["dev", "--without", "workers"])
     assert result.exit_code == 2
     assert "no such process; there are bridge, worker," in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", commands(5555), ids=lambda command: command.name)
+def test_each_process_is_started_by_a_command_that_exists(command: Command) -> None:
+    assert command.words[:2] == SLUICE
+    parse(list(command.words[2:]))
