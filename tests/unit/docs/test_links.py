@@ -32,12 +32,21 @@ def test_no_link_is_dead(page: Path) -> None:
     assert dead_links(page) == []
 
 
-def test_readme_leads_to_every_document() -> None:
+def targets(page: Path) -> set[Path]:
+    """The files that a page links to."""
+    return {split(page, link)[0] for link in links(page)}
+
+
+def test_readme_lists_every_page_of_docs() -> None:
+    assert set((ROOT / "docs").glob("*.md")) <= targets(ROOT / "README.md")
+
+
+def test_readme_leads_to_every_page() -> None:
     reached, new = set(), {ROOT / "README.md"}
     while new:
         reached |= new
-        targets = {split(page, link)[0] for page in new for link in links(page)}
-        new = {target for target in targets if target.suffix == ".md" and target.exists()} - reached
+        linked = set().union(*map(targets, new))
+        new = {target for target in linked if target.suffix == ".md" and target.exists()} - reached
     assert set(PAGES) - reached == {ROOT / ".github/PULL_REQUEST_TEMPLATE.md"}
 
 
