@@ -151,17 +151,9 @@ class _CrashRun:
     def complaints(self) -> list[str]:
         """Returns every difference to the fold of the log, and calls that were made twice."""
         deployment = self.deployment
-        made = Counter(read_journal(self.journal))
-        found = deployment.complaints(deployment.tables())
-        for row in read_ledger_rows(deployment.session):
-            asks = deployment.registry.effects[row.effect].declaration.on_unknown == "ask"
-            times = made.pop(row.effect_key, 0)
-            # A call that is retried keeps its key, by which the provider knows the repeat.
-            if times > 1 and asks:
-                found.append(f"call {row.effect_key}: made {times} times")
-            if times == 0 and not asks:
-                found.append(f"call {row.effect_key}: never made")
-        return found + [f"call {key}: made, and not in the ledger" for key in sorted(made)]
+        policies = {name: one.declaration.on_unknown for name, one in deployment.registry.effects.items()}
+        calls = [(row.effect_key, policies[row.effect]) for row in read_ledger_rows(deployment.session)]
+        return deployment.complaints(deployment.tables()) + call_complaints(calls, read_journal(self.journal))
 
     def _send(self, records: Sequence[tuple[str, RawRecord]]) -> None:
         producer = self.deployment.producer
@@ -207,6 +199,23 @@ class _CrashRun:
 
     def _start(self, role: _Role) -> None:
         role.process = role.begin(f"{role.left[0]}:1:kill" if role.left else "")
+
+
+def call_complaints(calls: Iterable[tuple[str, str]], made: Iterable[str]) -> list[str]:
+    """Returns what is wrong with the calls that were made, by their keys. Pure.
+
+    `calls`: those of the ledger, with `on_unknown` of their effects. A call of "retry" is made at least once,
+    since the provider knows a repeat by its key. A call of "ask" is made at most once.
+    """
+    times = Counter(made)
+    found: list[str] = []
+    for key, on_unknown in calls:
+        count_made = times.pop(key, 0)
+        if on_unknown == "ask" and count_made > 1:
+            found.append(f"call {key}: made {count_made} times")
+        if on_unknown == "retry" and count_made == 0:
+            found.append(f"call {key}: never made")
+    return found + [f"call {key}: made, but not in the ledger" for key in sorted(times)]
 
 
 @contextmanager

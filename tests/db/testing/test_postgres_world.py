@@ -33,5 +33,5 @@ def test_what_a_world_in_memory_does_not_play_is_played(world: PostgresWorld) ->
 
 
 def test_many_dead_events_do_not_halt(world: PostgresWorld) -> None:
-    for number in range(40):
+    for number in range(120):
         assert world.send("orders", key=f"o-{number}", type="order.rejected") == "dead"

@@ -6,10 +6,9 @@ import pytest
 
 from sluice.runtime.fault_points import POINTS
 from sluice.testing import Incoming, Servers, assert_crash_safe
-from sluice.testing.servers.crash_safe import CRASH_POINTS
+from sluice.testing.servers.crash_safe import CRASH_POINTS, call_complaints
 from sluice.testing.servers.processes import Start
 
-pytestmark = pytest.mark.usefixtures("kafka", "redis", "postgres")
 ORDER: dict[str, Any] = {"customer_id": "c-1", "email": "a@example.org", "total_cents": 5}
 SHOP = [
     *(Incoming("orders", key=f"o-{n}", type="order.placed", data=ORDER) for n in range(5)),
@@ -25,6 +24,7 @@ SHOP = [
 ]
 
 
+@pytest.mark.usefixtures("kafka", "redis", "postgres")
 @pytest.mark.parametrize(
     "points",
     [
@@ -42,6 +42,7 @@ def test_kills_cost_nothing(points: tuple[str, ...], sluice_servers: Servers, st
     assert report.not_reached == ()
 
 
+@pytest.mark.usefixtures("kafka", "redis", "postgres")
 @pytest.mark.matrix
 def test_a_handler_that_keeps_state_in_memory_is_found(sluice_servers: Servers, start: Start) -> None:
     events = [
@@ -61,6 +62,17 @@ def test_a_handler_that_keeps_state_in_memory_is_found(sluice_servers: Servers, 
 def test_all_points_on_the_way_of_an_event_are_known() -> None:
     of_processes = {"apply", "bridge", "effect", "relay"}
     assert set(CRASH_POINTS) == {point for point in POINTS if point.partition(".")[0] in of_processes}
+
+
+def test_calls_that_were_lost_repeated_or_invented_are_reported() -> None:
+    keys = ("a:1", "a:2", "a:3", "r:1", "r:2", "r:3")
+    calls = [(key, "ask" if key.startswith("a") else "retry") for key in keys]
+    made = ["a:1", "a:2", "a:2", "r:1", "r:2", "r:2", "x"]
+    assert call_complaints(calls, made) == [
+        "call a:2: made 2 times",
+        "call r:3: never made",
+        "call x: made, but not in the ledger",
+    ]
 
 
 @pytest.mark.parametrize(

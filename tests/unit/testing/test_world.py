@@ -15,15 +15,12 @@ from sluice import (
     Entity,
     Event,
     FieldNames,
-    ProjectionEffect,
     Topic,
-    Upsert,
     handles,
-    projects,
 )
-from sluice.testing import DeadLetter, Incoming, World
+from sluice.testing import Incoming, World
 from tests.unit.testing import planted
-from tests.unit.testing.planted import orders, profiles, totals
+from tests.unit.testing.planted import orders
 
 ROW = {"status": "PLACED", "price": Decimal("0.00"), "note": None, "parent_id": None, "seen": 0}
 
@@ -106,79 +103,11 @@ def test_a_partial_upsert_is_refused_where_it_is_yielded(world: World) -> None:
     assert "Upsert of orders leaves out price, note, parent_id" in world.dead_letters[0].error
 
 
-def test_a_dead_event_parks_its_entity_until_a_redrive_applies_it(world: World) -> None:
-    assert world.send("orders", key="o-1", type="order.rejected") == "dead"
-    assert world.send("orders", key="o-1", type="order.placed", version=1) == "waiting"
-    assert world.send("orders", key="o-2", type="order.placed", version=1) == "applied"
-    world.redrive()
-    assert world.outcomes == ["dead", "waiting", "applied"], "the code is as it was"
-
-    @handles("order.rejected")
-    def accept(event: Event[Any]) -> Iterator[Effect]:
-        yield Upsert(orders, event.key, planted.whole(event), version=None)
-
-    mended = {name: value for name, value in vars(planted).items() if name != "reject"}
-    world.restart(module(**mended, accept=accept))
-    world.redrive()
-    assert world.dead_letters == []
-    assert world.outcomes == ["applied", "applied", "applied"]
-    assert world.send("orders", key="o-1", type="order.set", version=9) == "applied", "nothing is parked"
-
-
-def test_a_dead_event_of_a_topic_that_skips_parks_nothing(world: World) -> None:
-    assert world.send("profiles", key="p-1", type="profile.changed", data={"name": 1}, version=1) == "dead"
-    assert (
-        world.send("profiles", key="p-1", type="profile.changed", data={"name": "A"}, version=2) == "applied"
-    )
-    assert world.row(profiles, "p-1") == {"name": "A", "city": None}
-
-
-def test_a_letter_of_a_projection_leaves_what_the_plain_handlers_did(world: World) -> None:
-    world.given(orders, "o-1", {"status": "NEW"})
-    assert world.send("orders", key="o-1", type="order.seen", data={"seen": 101}, version=1) == "applied"
-    assert world.send("orders", key="o-1", type="order.seen", data={"seen": 1}, version=2) == "applied"
-    assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 102}
-    assert world.rows(totals) == {}
-    dead, waiting = world.dead_letters
-    assert (dead.outcome, dead.projection, dead.error) == ("dead", "totals", "Rejected: too much")
-    assert waiting == DeadLetter(
-        "orders", "o-1", "order.seen", waiting.outcome, waiting.error, projection="totals"
-    )
-    assert waiting.outcome == "waiting"
-    world.redrive()
-    assert len(world.dead_letters) == 2, "the first still dies"
-
-
-def test_a_redrive_applies_letters_of_a_projection_in_order(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.given(orders, "o-1", {"status": "NEW"})
-    for number, seen in enumerate((101, 7)):
-        world.send("orders", key="o-1", type="order.seen", data={"seen": seen}, version=number)
-    world.restart(without_limit())
-    world.redrive()
-    assert world.dead_letters == []
-    assert world.row(totals, "o-1") == {"amount": 7}
-    assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 108}, "no plain handler ran again"
-
-
-def test_a_rebuild_computes_a_projection_with_the_code_of_now(world: World) -> None:
-    world.send("orders", key="o-1", type="order.placed", version=1)
-    world.given(totals, "o-9", {"amount": 9})
-    assert world.rebuild(totals) == {"o-9": ({"amount": 9}, None)}
-    assert world.row(totals, "o-1") == {"amount": 1}
-    world.restart(without_limit(of_placed=5))
-    assert world.rebuild("totals") == {"o-1": ({"amount": 1}, {"amount": 5})}
-    assert world.rebuild("totals") == {}
-    assert world.calls == [Call("notify", once="o-1", args={"id": "o-1"})], "no call is made again"
-
-
-def without_limit(of_placed: int = 1) -> ModuleType:
-    @projects("order.placed", "order.seen", into=totals, revision=2)
-    def total(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
-        yield Upsert(totals, event.key, {"amount": event.data.get("seen", of_placed)})
-
-    return module(**{**vars(planted), "total": total})
+def test_a_given_row_keeps_the_tombstone_of_its_key(world: World) -> None:
+    world.given(orders, "o-1", {"status": "OLD"}, version=1)
+    world.send("orders", key="o-1", version=5)
+    world.given(orders, "o-1", {"status": "PUT"}, version=5)
+    assert world.send("orders", key="o-1", type="order.set", version=5) == "stale", "the Delete of 5 wins"
 
 
 def test_everything_again_changes_nothing(world: World) -> None:
