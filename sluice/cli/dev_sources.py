@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from traceback import format_exc
+from traceback import StackSummary, TracebackException
 from typing import Any, TypeAlias
 
 import msgspec
@@ -62,11 +62,19 @@ def find_sources(names: str, folder: Path) -> Sources:
         collect_handlers(names)
     except HandlersRefused as refused:
         error = str(refused)
-    except (Exception, SystemExit):
-        error = format_exc()
+    except (Exception, SystemExit) as raised:
+        error = _describe(raised, folder)
     finally:
         sys.meta_path.remove(recorder)
     return Sources(tuple(sorted(recorder.files)), error)
+
+
+def _describe(error: BaseException, folder: Path) -> str:
+    """Returns the traceback of an error without the frames of Python and Sluice."""
+    described = TracebackException.from_exception(error)
+    ours = [frame for frame in described.stack if Path(frame.filename).is_relative_to(folder)]
+    described.stack = StackSummary.from_list(ours)
+    return "".join(described.format()).rstrip()
 
 
 def files_to_watch(sources: Sources, before: Iterable[str], folder: Path) -> set[str]:

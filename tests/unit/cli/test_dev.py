@@ -120,6 +120,12 @@ def test_a_file_that_cannot_be_imported_is_watched_and_so_are_those_beside_it(fo
     found = imported(folder)
     assert found.error is not None
     assert "SyntaxError" in found.error
+    files = [line.strip() for line in found.error.splitlines() if line.startswith("  File")]
+    # Without the frames of Python and Sluice.
+    assert files == [
+        f'File "{folder}/shop/handlers.py", line 3, in <module>',
+        f'File "{folder}/shop/prices.py", line 1',
+    ]
     assert "shop/prices.py" in found.files
     # A missing module may come: a new file beside the known ones is noticed.
     before = fingerprint(files_to_watch(found, [], folder), folder)
