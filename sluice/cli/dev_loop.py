@@ -1,5 +1,6 @@
 """Keeps the processes of `sluice dev` running, and starts them again when their code changes."""
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NoReturn
 
 import msgspec
 
-from sluice.cli.dev_processes import SLUICE, Child, Children, Command
+from sluice.cli.dev_processes import SLUICE, STOP_SECONDS, Child, Children, Command
 from sluice.cli.dev_sources import Fingerprint, Sources, changed_files, files_to_watch, fingerprint
 from sluice.runtime.service_urls import StackUrls
 from sluice.worker.supervision import STEADY_SECONDS, describe_end, pause_seconds
@@ -43,6 +44,8 @@ class DevLoop:
         self._due: dict[Command, float] = {}
         """Ended processes, and when each starts again."""
         self._failures: dict[Command, int] = {}
+        self._ending: dict[Command, float] = {}
+        """Processes that were ordered to end, to be started again, and when each is killed."""
         self._sources = Sources(())
         self._watched: set[str] = set()
         self._seen: Fingerprint = {}
@@ -83,7 +86,7 @@ class DevLoop:
                 self.start_again()
         finally:
             self._report("ending all processes")
-            self._children.stop(list(self._running.values()))
+            self.end()
 
     def _refuse(self, why: str) -> NoReturn:
         if self._children.signals:
@@ -102,9 +105,14 @@ class DevLoop:
         for command, child in list(self._running.items()):
             exit_code = child.exit_code
             if exit_code is None:
+                if now > self._ending.get(command, now):
+                    child.send(signal.SIGKILL)
                 continue
             self._children.finish(child)
             del self._running[command]
+            if self._ending.pop(command, None) is not None:
+                self._due[command] = now
+                continue
             ran_seconds = now - child.started_at
             failures = 1 if ran_seconds >= STEADY_SECONDS else self._failures.get(command, 0) + 1
             pause = pause_seconds(failures)
@@ -117,6 +125,21 @@ class DevLoop:
         for command in [command for command, at in self._due.items() if at <= now]:
             del self._due[command]
             self.start(command)
+
+    def restart(self) -> None:
+        """Orders the processes to end. Each starts again once it has ended: none waits for the slowest."""
+        now = time.monotonic()
+        for command, child in self._running.items():
+            if command.imports_handlers and command not in self._ending:
+                child.send(signal.SIGTERM)
+                self._ending[command] = now + STOP_SECONDS
+        for command in self._due:
+            self._due[command] = now
+        self._failures.clear()
+
+    def end(self) -> None:
+        """Ends all processes."""
+        self._children.stop(list(self._running.values()))
 
     def _follow_changes(self) -> None:
         """Starts the processes again if a file has changed, its newest version can be imported, and no file
@@ -134,18 +157,8 @@ class DevLoop:
         elif not self._prepare():
             self._report("`sluice init` failed: the processes that run go on")
         else:
-            self._restart()
-
-    def _restart(self) -> None:
-        commands = [one for one in (*self._running, *self._due) if one.imports_handlers]
-        self._report("starting the processes again")
-        self._children.stop([self._running.pop(one) for one in commands if one in self._running])
-        if self._children.signals:
-            return
-        for command in commands:
-            self._due.pop(command, None)
-            self._failures.pop(command, None)
-            self.start(command)
+            self._report("starting the processes again")
+            self.restart()
 
     def _prepare(self) -> bool:
         """Makes the tables, topics and queues that the handlers declare. Returns False if that failed."""

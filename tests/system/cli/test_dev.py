@@ -173,11 +173,15 @@ def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -
         assert dev.output.count("SyntaxError") == 1
 
         dev.set_note("'second'")
-        dev.wait_for("starting the processes again")
+        wait_until(
+            lambda: {name for name in NAMES if first[name] == dev.pids()[name]} == {"flower"},
+            timeout_seconds=60,
+            what="all processes but Flower have started again",
+        )
+        assert " ended with " not in dev.output
+        second = dev.pids()
         dev.send("o-3", urls)
         wait_for_note(urls, "o-3", "second")
-        second = dev.pids()
-        assert {name for name in NAMES if first[name] == second[name]} == {"flower"}
 
         os.kill(second["bridge"], signal.SIGKILL)
         dev.wait_for("bridge ended with signal SIGKILL")

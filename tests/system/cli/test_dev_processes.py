@@ -112,3 +112,28 @@ def test_a_process_that_dies_again_and_again_is_reported_and_waited_for(shown: S
         " it starts again in 2 s",
     ]
     assert shown.lines == ["why it died"] * 2
+
+
+def test_a_process_that_is_ordered_to_end_starts_again_without_waiting_for_others(
+    shown: Shown, tmp_path: Path
+) -> None:
+    reports: list[str] = []
+    loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
+    stubborn, quick = python(STUBBORN), Command("quick", ("-c", "import time; time.sleep(600)"))
+    loop.start(stubborn)
+    loop.start(quick)
+    shown.wait_for("ready")
+    loop.restart()
+
+    def has_started_again() -> bool:
+        shown.children.pump(0.05)
+        loop.start_again()
+        return sum(line.startswith("quick starts") for line in reports) == 2
+
+    wait_until(has_started_again, timeout_seconds=60, what="the quick one has started again")
+    assert sum(line.startswith("python starts") for line in reports) == 1
+    assert not [line for line in reports if "ended with" in line]
+    shown.signals_after["no"] = 2
+    loop.end()
+    pids = [int(line.rpartition(" ")[2]) for line in reports if "starts, pid" in line]
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
