@@ -45,8 +45,10 @@ class Shell:
         return printed.partition(end)[0]
 
     def interrupt(self) -> None:
-        """Sends what Ctrl-C sends: SIGINT to the shell and to its command. Waits for the end of both."""
+        """Sends SIGINT to the shell and to its command, as Ctrl-C does. Waits for the end of both."""
         os.killpg(self._bash.pid, signal.SIGINT)
+        assert self._bash.stdin is not None
+        self._bash.stdin.close()
         self._bash.wait()
 
     def _write(self, script: str) -> None:

@@ -1,0 +1,58 @@
+"""README's way to a first row, typed as it stands there, in a copy of the clone without an environment."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.documents import ROOT, blocks_in
+from tests.system.docs.shell import Shell, shell, user_environ
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.matrix
+
+# Found by a build, an environment or a run; a fresh clone has none of them.
+NOT_IN_A_CLONE = shutil.ignore_patterns(
+    ".git", ".venv", ".sluice", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+)
+RUNS = "Ctrl-C ends everything"  # what README waits for
+INSTALL_SECONDS = 600.0
+
+
+def test_the_steps_of_readme_lead_to_rows(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT, clone, ignore=NOT_IN_A_CLONE, symlinks=True)
+    readme = ROOT / "README.md"
+    _demo, make_project, send = [block.text for block in blocks_in("sh", page=readme)]
+    environ = user_environ()
+    own = Path(sys.executable).parent  # has a `sluice` of this clone
+    environ["PATH"] = os.pathsep.join(
+        folder for folder in environ["PATH"].split(os.pathsep) if folder != str(own)
+    )
+    begun = time.monotonic()
+    with (
+        shell(environ, clone, tmp_path / "first.log") as first,
+        shell(environ, clone, tmp_path / "second.log") as second,
+    ):
+        first.type(make_project, until=RUNS, seconds=INSTALL_SECONDS)
+        printed = second.type(send)
+        print(f"{time.monotonic() - begun:.0f} s until the commands of README have run")
+        if not has_rows(printed):
+            wait_until(lambda: has_rows(second.type("make show")), timeout_seconds=60, what="the rows")
+        print(f"{time.monotonic() - begun:.0f} s until the rows are shown")
+        first.interrupt()
+        assert "everything has ended" in first.printed
+        assert_servers_have_ended(second)
+
+
+def has_rows(printed: str) -> bool:
+    """Whether both orders are shown, one of them shipped."""
+    return "order_id=o-1 customer=ann status=SHIPPED" in printed and "order_id=o-2 customer=bob" in printed
+
+
+def assert_servers_have_ended(bash: Shell) -> None:
+    """Ctrl-C ends the servers that `make dev` started."""
+    assert "running" not in bash.type(".venv/bin/sluice stack status || true")
