@@ -35,10 +35,10 @@ from sluice.tasks.installation.joining import join_installation
 from sluice.tasks.task_sender import open_sender
 
 LOUD_STOP_EXIT_CODE = 3
-# Above the time-outs of a turn together, and above MAX_POLL_INTERVAL_MS: then the group goes on without this
+# Above the sum of a turn's time-outs, and above MAX_POLL_INTERVAL_MS, after which the group excludes this
 # bridge.
 TURN_SECONDS = 120.0
-STOP_SECONDS = 25.0  # a supervisor commonly kills after 30
+STOP_SECONDS = 25.0  # most supervisors kill a process after 30
 REFUSED_EXIT_CODE = 2
 MIB = 1024 * 1024
 
@@ -46,7 +46,7 @@ log = structlog.get_logger("sluice.bridge")
 
 
 def main() -> int:
-    """Runs the bridge; the exit code: 0 after SIGTERM, 2 if it cannot begin, 3 after a loud stop."""
+    """Runs the bridge. Returns its exit code: 0 after SIGTERM, 2 if it cannot start, 3 after a loud stop."""
     try:
         settings = read_settings()
         faults.arm(settings.faults)
@@ -112,7 +112,7 @@ def main() -> int:
         log.error("bridge stopped: nothing was skipped", reason=str(stop))
         return LOUD_STOP_EXIT_CODE
     except psycopg2.Error as error:
-        # Outages are waited out; what is left is a database that does not fit.
+        # The bridge waits for the end of outages, so this error means that the database does not fit.
         log.error("bridge refused", reason=describe_refusal(error))
         return REFUSED_EXIT_CODE
     finally:
@@ -133,7 +133,7 @@ def main() -> int:
 def _make_consumer(
     settings: Settings, registry: Registry, group: str, name: str, claims: ClaimWriter
 ) -> Consumer:
-    # Imported when chosen: a client takes a tenth of the start.
+    # Imported only when chosen: the import of a client takes a tenth of the start time.
     make: Callable[..., Consumer]
     if settings.kafka_client == "confluent":
         from sluice.kafka_io.confluent_consumer import ConfluentConsumer as make

@@ -1,4 +1,4 @@
-"""Judges if a restart could mend this bridge. Pure.
+"""Decides if a restart could mend this bridge. Pure.
 
 An absent broker, a missing right or an error of one partition shows in `status`, `doctor` and metrics. A
 restart does not change it, so that the bridge stays healthy. A spare bridge is healthy as well.
@@ -19,7 +19,7 @@ class BridgeHealth:
         self._broken_since = _since(self._broken_since, is_broken, now)
 
     def note_partitions(self, *, assigned: bool, unowned: bool, now: float) -> None:
-        """Notes whether this bridge has a partition, and whether one that could be read has no bridge."""
+        """Notes if this bridge has a partition, and if a readable partition has no bridge."""
         self._idle_since = _since(self._idle_since, unowned and not assigned, now)
 
     def complaint(self, now: float) -> str:

@@ -1,4 +1,4 @@
-"""What one bridge counts, per poll and per message and never per record, and how much it holds."""
+"""The metrics of one bridge. Counters rise per poll or per message, never per record."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class BridgeMetrics:
             self._resent_lanes.labels(reason.name.lower())
 
     def collectors(self) -> list[Collector]:
-        """All of them, to be served."""
+        """Returns all metrics, for the endpoint that serves them."""
         return [
             self._read_records,
             self._published_messages,
@@ -51,25 +51,25 @@ class BridgeMetrics:
         ]
 
     def note_read(self, topic: str, records: int) -> None:
-        """So many records of a topic were taken."""
+        """Counts records that the bridge read from a topic."""
         self._read_records.labels(topic).inc(records)
 
     def note_published(self, slices: Sequence[Slice]) -> None:
-        """One message was published."""
+        """Counts one published message and its records."""
         self._published_messages.inc()
         self._published_records.inc(sum(len(part.records) for part in slices))
 
     def note_resent(self, reasons: Iterable[Resend]) -> None:
-        """Lanes will be sent again, one reason each."""
+        """Counts lanes that will be sent again, by reason. `reasons` has one entry per lane."""
         for reason, lanes in Counter(reasons).items():
             self._resent_lanes.labels(reason.name.lower()).inc(lanes)
 
     def note_kafka_error(self, code: str) -> None:
-        """The Kafka client reported one error."""
+        """Counts one error that the Kafka client reported."""
         self._kafka_errors.labels(code).inc()
 
     def show_problems(self, problems: Mapping[Place, PartitionProblem]) -> None:
-        """The partitions that are not read now, and why."""
+        """Sets the partitions that are not read now, with the reasons."""
         self._partition_problem.clear()
         self._unreadable_offset.clear()
         for (topic, partition), problem in problems.items():
@@ -78,7 +78,7 @@ class BridgeMetrics:
                 self._unreadable_offset.labels(topic, str(partition)).set(problem.offset)
 
     def measure(self, inflight: Inflight, *, postgres_up: bool, redis_up: bool, redis_full: bool) -> None:
-        """How things are now."""
+        """Sets the gauges."""
         partitions = inflight.partitions.values()
         self._held_bytes.set(sum(partition.held_bytes for partition in partitions))
         self._span_records.set(sum(part.position - part.lowest_unapplied() for part in partitions))

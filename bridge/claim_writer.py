@@ -28,8 +28,8 @@ PERIOD_SECONDS = 10.0
 FORGOTTEN_SECONDS = 60.0
 """A claim in Redis that stayed the same for this long is deleted: its bridge ended."""
 REPORT_SECONDS = 60.0
-KAFKA_PAUSE_SECONDS = 60.0  # after a failure: the client logs several lines at each
-STOP_SECONDS = 5.0  # for the thread: a request may be under way
+KAFKA_PAUSE_SECONDS = 60.0  # after a failure, since the client logs several lines per failure
+STOP_SECONDS = 5.0  # the thread may have a request in flight
 
 OUTRANKED = (
     "another database with the same id was made the original by `sluice init --original`, and its bridge"
@@ -39,13 +39,13 @@ OUTRANKED = (
 
 
 class ClaimWriter:
-    """A thread beside the bridge's loop. It outlasts outages of each service."""
+    """A thread beside the bridge's loop. It survives outages of each service."""
 
     def __init__(self, settings: Settings, installation: Installation) -> None:
         self.text = ""
         """The newest claim, for the metadata of the offsets that the bridge commits; "" before the first."""
         self.outranked = False
-        """True once a database of a higher rank is at work: the bridge must stop."""
+        """True once a database of a higher rank writes claims: the bridge must stop."""
         self._writer = uuid4()
         self._reader = ClaimReader(settings, installation)
         self._stopping = threading.Event()
@@ -56,7 +56,7 @@ class ClaimWriter:
         self._failing = False
 
     def start(self) -> None:
-        """Writes a claim now and then every PERIOD_SECONDS; once."""
+        """Starts the thread, which writes a claim now and then every PERIOD_SECONDS. Call it once."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class ClaimWriter:
             except RedisError as error:
                 failed = error
             in_kafka = self._read_kafka(now)
-            # After the others: what was just written counts as known.
+            # Read after the others, so that claims written a moment ago count as known.
             look = judge_look(session, frozenset(in_redis.claims.values()), in_kafka)
         self._note(look, now)
         if failed is not None:
@@ -120,7 +120,7 @@ class ClaimWriter:
         }
         redis = self._reader.redis
         if len(found.garbage) >= MAX_GARBAGE:
-            # Every living bridge writes its claim again.
+            # Every running bridge writes its claim again.
             redis.delete(CLAIMS_KEY)
             redis.hset(CLAIMS_KEY, self._writer.hex, self.text)
             return

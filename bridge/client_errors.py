@@ -1,4 +1,4 @@
-"""What the errors of a Kafka client mean for partitions: which are not read, and why. Pure."""
+"""Derives from the errors of a Kafka client which partitions are not read, and why. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -9,25 +9,25 @@ from sluice.kafka_io.kafka_errors import ClientError, ErrorAction
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.place import Place
 
-# A client reports some errors once, and nothing when they are over: such a partition is read anew this often.
+# A client reports some errors once, and does not report their end: such a partition is read anew this often.
 PROBE_SECONDS = 30.0
 # The same for a group that refuses the bridge: a new consumer is made this often.
 GROUP_PROBE_SECONDS = 60.0
 GROUP_OVER_SECONDS = 90.0  # the new consumer has reported the error again by then
-ASSIGNED_SECONDS = 10.0  # a member that has partitions for so long is not refused
+ASSIGNED_SECONDS = 10.0  # a member that has had partitions for this long is not refused
 
 _KINDS = {
     ErrorAction.NO_LEADER: ProblemKind.NO_LEADER,
     ErrorAction.NOT_AUTHORIZED: ProblemKind.NOT_AUTHORIZED,
     ErrorAction.UNREADABLE_RECORD: ProblemKind.UNREADABLE_RECORD,
 }
-# What a successful fetch disproves. A loud stop is a decision of the bridge.
+# The problems that a successful fetch disproves. A loud stop is not among them: the bridge decides it.
 FETCH_KINDS = frozenset(ProblemKind) - {ProblemKind.STOPPED}
 _ADVICE = {
     ProblemKind.NO_LEADER: "start the brokers that hold its replicas",
     ProblemKind.NOT_AUTHORIZED: "grant the bridge's user Read and Describe",
-    ProblemKind.KAFKA_ERROR: "look at the brokers; the bridge tries again",
-    ProblemKind.UNREADABLE_RECORD: "sluice skip gets past this record",
+    ProblemKind.KAFKA_ERROR: "check the brokers; the bridge retries",
+    ProblemKind.UNREADABLE_RECORD: "skip the record with `sluice skip`",
 }
 
 
@@ -39,7 +39,7 @@ class ClientErrors:
     ) -> None:
         self._problems = problems
         self._topics = tuple(topics)
-        self._partitions: dict[str, int] = {}  # of each topic, when it was last seen
+        self._partitions: dict[str, int] = {}  # the facts of each topic when it was last seen
         self._pace = LogPace(clock=clock)
         self._standing: set[tuple[Place, ProblemKind]] = set()  # of the facts, the group and the brokers
         self._group_error: ClientError | None = None
@@ -89,7 +89,7 @@ class ClientErrors:
         *,
         away: str = "",
     ) -> None:
-        """Notes what the topics are now.
+        """Notes the current facts of the topics.
 
         `refused`: the topics that Kafka gives no facts of, and why. `away`: why no broker is reached.
         """
@@ -110,7 +110,7 @@ class ClientErrors:
         for (place, _), problem in standing.items():
             self._problems.note(place, problem)
         self._standing = set(standing)
-        # The bridge that has the partition now reports what is wrong with it.
+        # The bridge that has the partition now reports its problems.
         for place in self._probed_at.keys() - assigned:
             del self._probed_at[place]
             self._problems.clear(place, FETCH_KINDS - {kind for of, kind in standing if of == place})
@@ -144,7 +144,7 @@ class ClientErrors:
     def due_probes(self, now: float) -> list[Place]:
         """Returns the partitions to read anew now, to learn whether their error is over.
 
-        Also those whose problem another module noted, since the client may stand still for no reason.
+        Includes those whose problem another module noted, since the client may stall without a reason.
         """
         for place, problem in self._problems.current().items():
             if problem.kind in FETCH_KINDS and (place, problem.kind) not in self._standing:

@@ -19,11 +19,11 @@ log = structlog.get_logger("sluice.bridge")
 
 REPLACE_SECONDS = 5.0  # between consumers that break
 STEADY_SECONDS = 10.0  # a consumer that lasts so long has replaced the one before it
-REJOIN_SECONDS = 120.0  # where that changes nothing, it would only stop all others again and again
+REJOIN_SECONDS = 120.0  # each rejoin stops all other members; one that changes nothing must be rare
 
 
 class GroupMember:
-    """Owns the consumer. `make_consumer` gets its name in the group, after a restart the same one."""
+    """Owns the consumer. `make_consumer` gets the consumer's name in the group, which survives a restart."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class GroupMember:
         self._instance_is_sure = False
 
     def keep_instance(self) -> None:
-        """Claims a doubted number again, or closes the consumer, which another bridge would fence.
+        """Claims a doubted number again. If another bridge has it, closes the consumer before it is fenced.
 
         Raises ProgressStoreUnavailable.
         """
@@ -78,7 +78,7 @@ class GroupMember:
         return self.consumer
 
     def is_healthy(self, now: float) -> bool:
-        """Returns False if a restart of this process may mend something, and logs it once a minute."""
+        """Returns False if a restart of this process may help, and logs that once a minute."""
         complaint = self.health.complaint(now)
         if complaint and self._pace.allows(complaint):
             log.error("bridge unhealthy: a restart may help", reason=complaint)
@@ -110,9 +110,9 @@ class GroupMember:
             raise ConsumerBroken(reason) if consumer.brokers_answer() else BrokersAway(reason)
 
     def note_unread(self, consumer: Consumer, unread: UnreadPartitions, now: float) -> None:
-        """Judges the health of this bridge, and rejoins if partitions stay without a bridge.
+        """Updates the health of this bridge, and rejoins the group if partitions stay without a bridge.
 
-        It rejoins under a new name, at which the group assigns all partitions; the old session runs out.
+        It rejoins under a new name, so that the group assigns all partitions; the old session expires.
         """
         if now - self._opened_at >= STEADY_SECONDS:
             self._backoff.note_success()
@@ -125,9 +125,7 @@ class GroupMember:
         self._orphaned.note(unread, now)
         places: list[Place] = [] if self._instance is None else self._orphaned.overdue(now, self._instance)
         if places and now - self._rejoined_at >= REJOIN_SECONDS:
-            log.warning(
-                "partitions that no bridge reads: joining the group anew", partitions=place_names(places)
-            )
+            log.warning("partitions without a bridge; rejoining the group", partitions=place_names(places))
             self._newcomer = f"-{uuid.uuid4().hex[:8]}"
             self._rejoined_at = now
             self.drop()

@@ -1,4 +1,4 @@
-"""All that this bridge has read and Postgres has not applied, by partition and by queue. Pure."""
+"""All records that this bridge has read and Postgres has not applied, by partition and by queue. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
@@ -12,14 +12,14 @@ from sluice.tasks.events.routing import queue_name, shard_of
 
 # Keys whose lane is remembered per partition: hashing costs ten times as much as a look-up.
 REMEMBERED_KEYS = 10_000
-REMEMBERED_KEY_BYTES = 1024  # so that those of the largest size take 10 MB
+REMEMBERED_KEY_BYTES = 1024  # bounds the remembered keys of a partition to 10 MB
 
 Watermarks: TypeAlias = dict[Place, tuple[int, int]]
 """Partition → (epoch, watermark)."""
 
 
 class Partition:
-    """A started partition: its lanes as Postgres told them, and how far it was read."""
+    """A started partition: its lanes, begun from what Postgres stores, and how far it was read."""
 
     def __init__(self, place: Place, assignment: Assignment, watermark: int) -> None:
         topic, number = place
@@ -27,7 +27,7 @@ class Partition:
         self.lanes: dict[str, Lane] = {}
         self.position = watermark
         self.watermark = watermark
-        """The highest one known to stand in Postgres."""
+        """The highest watermark known to be stored in Postgres."""
         self.held_bytes = 0
         self._origin = Origin(topic, assignment.topic_id, number, assignment.epoch)
         self._by_key: dict[bytes | None, str] = {}
@@ -35,13 +35,13 @@ class Partition:
             self.lane(queue)
 
     def lane(self, queue: str) -> Lane:
-        """The lane of a queue; without a row nothing of it is applied."""
+        """Returns the lane of a queue. If the lane has no row, nothing of it is applied."""
         if queue not in self.lanes:
             self.lanes[queue] = Lane(self._origin, self.assignment.applied.get(queue, -1))
         return self.lanes[queue]
 
     def route(self, records: Iterable[Record]) -> dict[str, list[Record]]:
-        """The records by queue, in order."""
+        """Returns the records by queue, in order."""
         by_key, routed = self._by_key, dict[str, list[Record]]()
         for record in records:
             queue = by_key.get(record.key) or self._queue_of(record.key)
@@ -52,7 +52,7 @@ class Partition:
         return routed
 
     def lowest_unapplied(self) -> int:
-        """The watermark: every record below it has an outcome."""
+        """Returns the watermark: every record below it has an outcome."""
         offsets = (lane.first_unapplied() for lane in self.lanes.values())
         return min((offset for offset in offsets if offset is not None), default=self.position)
 
@@ -65,17 +65,17 @@ class Partition:
         return queue
 
     def why_lost(self, now: Assignment | None) -> str | None:
-        """Why what is held here no longer follows from Postgres: it was moved back, or re-routed."""
+        """Returns why the held records no longer match Postgres (moved back, re-routed); None if they do."""
         was = self.assignment
         if now is None or now.watermark is None:
-            return "its rows are gone"
+            return "its rows were deleted"
         if now.topic_id != was.topic_id:
             return "the topic has another id"
         if (now.epoch, now.partition_epoch, now.shards) != (was.epoch, was.epoch, was.shards):
             return "its entity type was re-routed"
         if now.watermark < self.watermark:
             return "the watermark fell"
-        # A lane that came back under the same epoch would have its hole skipped otherwise.
+        # Otherwise a lane that was lost and restored under the same epoch would skip its hole.
         if any(now.applied.get(queue, -1) < lane.applied for queue, lane in self.lanes.items()):
             return "a lane fell"
         return None
@@ -95,21 +95,21 @@ class Inflight:
         self._paused_topics: frozenset[str] | None = None
 
     def start(self, place: Place, assignment: Assignment, watermark: int) -> None:
-        """The partition's records are taken from now on; the consumer stands at its watermark."""
+        """Starts to hold the partition's records. The consumer must be positioned at its watermark."""
         self.forget(place)
         self.partitions[place] = Partition(place, assignment, watermark)
 
     def forget(self, place: Place) -> None:
-        """Holds nothing of the partition any more; what was sent of it stays harmless. May run twice."""
+        """Drops the partition and its records. What was sent of it is harmless. Idempotent."""
         partition = self.partitions.pop(place, None)
         if partition is not None:
             for queue, lane in partition.lanes.items():
                 self._buffer(queue).forget(lane)
 
     def take(self, place: Place, records: list[Record], now: float) -> None:
-        """Holds the records that came next. Those of a partition that is not started are thrown away.
+        """Holds the next records of a partition. Discards them if the partition is not started.
 
-        They were polled before the seek to its watermark: holding them would chain over a hole.
+        Such records were polled before the seek to its watermark: a chain through them would skip a hole.
         """
         partition = self.partitions.get(place)
         if partition is None or not records:
@@ -121,9 +121,9 @@ class Inflight:
         partition.position = records[-1].offset + 1
 
     def note_position(self, place: Place, position: int) -> None:
-        """The consumer came this far: past records that it does not show, like those of transactions.
+        """Notes the consumer's position, which may be past records that it hides, like transaction markers.
 
-        Everything polled must have been taken before.
+        Call it after `take` for everything that was polled.
         """
         partition = self.partitions.get(place)
         if partition is not None and position > partition.position:
@@ -132,10 +132,10 @@ class Inflight:
     def settle(
         self, read: Mapping[Place, Assignment], now: float
     ) -> tuple[dict[Place, str], dict[Lane, Resend]]:
-        """Lets go of what Postgres says is applied.
+        """Drops the records that are applied according to Postgres.
 
-        Returns the partitions that are lost, which the caller forgets and starts as on assignment, and the
-        lanes that will be sent again.
+        Returns the lost partitions with the reasons, and the lanes that will be sent again. The caller
+        forgets lost partitions and starts them as on assignment.
         """
         lost: dict[Place, str] = {}
         moved: dict[str, QueueBuffer] = {}
@@ -159,7 +159,7 @@ class Inflight:
         return lost, resent
 
     def watermarks(self) -> Watermarks:
-        """The watermarks that are higher than those in Postgres, as of the last `settle`."""
+        """Returns the watermarks that are higher than those in Postgres, as of the last `settle`."""
         found: Watermarks = {}
         for place, partition in self.partitions.items():
             watermark = partition.lowest_unapplied()
@@ -168,7 +168,7 @@ class Inflight:
         return found
 
     def note_halted(self, halted: frozenset[str]) -> tuple[list[str], list[str]]:
-        """Which queues are halted now; those that were not before, and those that no longer are."""
+        """Notes which queues are halted now. Returns the newly halted ones and those no longer halted."""
         fresh = [name for name, buffer in self.queues.items() if name in halted and not buffer.halted]
         mended = [name for name, buffer in self.queues.items() if name not in halted and buffer.halted]
         for name, buffer in self.queues.items():
@@ -176,27 +176,27 @@ class Inflight:
         return fresh, mended
 
     def note_paused(self, topics: frozenset[str]) -> tuple[list[str], list[str]]:
-        """Which topics an operator paused; those that were not before, and those that no longer are."""
+        """Notes which topics an operator paused. Returns the newly paused ones and those no longer paused."""
         before = self._paused_topics or frozenset()
         self._paused_topics = topics
         return sorted(topics - before), sorted(before - topics)
 
     def paused_by_hand(self) -> frozenset[Place]:
-        """The partitions of paused topics; of all topics until Postgres said which ones are.
+        """Returns the partitions of paused topics, or all partitions before the first answer of Postgres.
 
-        Else a bridge that starts would read a paused topic for a moment.
+        Otherwise a bridge that starts would read a paused topic for a moment.
         """
         topics = self._paused_topics
         return frozenset(place for place in self.partitions if topics is None or place[0] in topics)
 
     def rewind_all(self) -> int:
-        """Everything in flight is unsent: Redis lost its lists. How many lanes that were."""
+        """Marks everything in flight as unsent, since Redis lost its lists. Returns the number of lanes."""
         return sum(buffer.rewind_all() for buffer in self.queues.values())
 
     def over_bounds(self, paused: frozenset[Place]) -> frozenset[Place]:
-        """The partitions that must not be read now, given those that are paused: those resume at half.
+        """Returns the partitions that hold too much to be read. A paused partition resumes at half its bound.
 
-        Computed from what is held, in every loop: a remembered flag outlives its reason in a rebalance.
+        Computed in every turn from what is held, since a stored flag would be wrong after a rebalance.
         """
         share = max(len(self.partitions), 1)
         found = set()

@@ -1,7 +1,7 @@
-"""One lane's records between Kafka and Postgres: what is sent and unapplied, what is unsent. Pure.
+"""One lane's records between Kafka and Postgres: those in flight, and those not yet sent. Pure.
 
 A slice claims that the lane's records in (prev, last] are exactly its own. That is a fact about the log, so
-slices are cut anew at every sending: nothing here remembers how they were cut before.
+every send cuts new slices: nothing here stores how they were cut before.
 """
 
 from collections import deque
@@ -13,16 +13,16 @@ from typing import TypeAlias
 from sluice.kafka_io.record_types import Record, size_bytes
 from sluice.tasks.apply.batch_message import Slice
 
-# Seconds a lane may stand still before its message is searched for: a batch is applied within tens of
-# milliseconds. Doubled while sending again helps nothing, so that an ill database gets no storm.
+# Seconds without progress of a lane before its message is searched for: a batch is applied within tens of
+# milliseconds. Doubled while a resend does not help, so that a slow database gets no storm of resends.
 FIRST_PATIENCE_SECONDS = 1.0
 MAX_PATIENCE_SECONDS = 60.0
-REFUSED_AFTER = 2  # a message may be lost; two in a row hardly ever are
+REFUSED_AFTER = 2  # one message may be lost, two in a row rarely are
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What every slice of a partition says of itself, as read with its assignment."""
+    """The fields that every slice of a partition carries, as read with the partition's assignment."""
 
     topic: str
     topic_id: str
@@ -31,13 +31,13 @@ class Origin:
 
 
 Sized: TypeAlias = tuple[Record, int]
-"""A record and its bytes, which are counted once: each record is asked for them three times."""
+"""A record and its size in bytes, which is computed once because it is used three times."""
 
 
 class Lane:
-    """Its unapplied records with their sizes, in offset order: first those in flight (`sent`), then `unsent`.
+    """The lane's unapplied records with their sizes, in offset order: `sent` (in flight), then `unsent`.
 
-    The predecessor of the first one is `applied`: all of the lane's records at or below it are applied.
+    All of the lane's records at or below `applied` are applied; the first record held follows it.
     """
 
     __slots__ = (
@@ -65,18 +65,18 @@ class Lane:
     def is_refused(self) -> bool:
         """Returns True if it was sent several times and nothing of it was applied.
 
-        Perhaps no worker that declares its topic is there. It must not take the place of the queue's others.
+        Perhaps no running worker declares its topic. Such a lane must not block the queue's other lanes.
         """
         return self.refusals >= REFUSED_AFTER
 
     def first_unapplied(self) -> int | None:
-        """Offset of the first record that is held; None if there is none."""
+        """Returns the offset of the first record that is held; None if none is held."""
         if self.sent:
             return self.sent[0][0].offset
         return self.unsent[0][0].offset if self.unsent else None
 
     def add(self, records: list[Record]) -> int:
-        """Holds the lane's next records, in order; how many bytes that were. Applied ones are passed over."""
+        """Holds the lane's next records, in order, without applied ones. Returns the bytes added."""
         if records and records[0].offset <= self.applied:
             records = [record for record in records if record.offset > self.applied]
         sizes = list(map(size_bytes, records))
@@ -86,11 +86,11 @@ class Lane:
         return added
 
     def advance(self, applied: int, now: float) -> int:
-        """Lets go of what is applied; how many bytes that were. The applied offset never falls here."""
+        """Drops the applied records. Returns the bytes freed. `applied` must not be below the current one."""
         freed = 0
         while self.sent and self.sent[0][0].offset <= applied:
             freed += self.sent.popleft()[1]
-        # Another bridge may have sent what this one has not.
+        # Another bridge may have sent records that this one has not.
         while self.unsent and self.unsent[0][0].offset <= applied:
             size = self.unsent.popleft()[1]
             self.unsent_bytes -= size
@@ -102,13 +102,13 @@ class Lane:
         return freed
 
     def rewind(self) -> None:
-        """Everything unapplied is unsent again, in order."""
+        """Marks all unapplied records as unsent, in order."""
         self.unsent_bytes += sum(size for _, size in self.sent)
         self.unsent.extendleft(reversed(self.sent))
         self.sent.clear()
 
     def head(self, records: int, room_bytes: int) -> tuple[list[Record], int]:
-        """The first unsent records that fit, and their bytes. Changes nothing."""
+        """Returns the first unsent records that fit, and their bytes. Changes nothing."""
         taken: list[Record] = []
         used = 0
         for record, size in self.unsent:
@@ -120,13 +120,13 @@ class Lane:
         return taken, used
 
     def slice_of(self, records: list[Record]) -> Slice:
-        """The claim that goes with the first unsent records."""
+        """Returns the slice for the first unsent records."""
         origin = self.origin
         prev = self.sent[-1][0].offset if self.sent else self.applied
         return Slice(origin.topic, origin.topic_id, origin.partition, origin.epoch, prev, records)
 
     def note_sent(self, count: int, used_bytes: int, now: float) -> None:
-        """The first `count` unsent records are in flight now."""
+        """Marks the first `count` unsent records as in flight."""
         if not self.sent:
             self.waiting_since = now
         for _ in range(count):
@@ -134,5 +134,5 @@ class Lane:
         self.unsent_bytes -= used_bytes
 
     def held(self) -> Iterator[Record]:
-        """All unapplied records, in order."""
+        """Returns all unapplied records, in order."""
         return (record for record, _ in chain(self.sent, self.unsent))

@@ -1,6 +1,6 @@
-"""Judges all partitions of the declared topics every few seconds, also those of other bridges.
+"""Checks all partitions of the declared topics every few seconds, also those of other bridges.
 
-A thread with connections of its own: a partition whose leader is away must not stop the bridge's loop.
+A thread with its own connections: a partition whose leader is away must not stop the bridge's loop.
 """
 
 import threading
@@ -25,12 +25,12 @@ log = structlog.get_logger("sluice.bridge")
 
 LOOK_SECONDS = 2.0
 KAFKA_TIMEOUT_MS = 2_000
-STOP_SECONDS = 5.0  # for the thread: a request may be under way
+STOP_SECONDS = 5.0  # the thread may have a request in flight
 WAITING_LOG_SECONDS = 60.0
 
 
 class LogWatch:
-    """Outlasts outages of both services; without an answer there is no look. Start it once, stop it."""
+    """Survives outages of both services; without an answer there is no new look. Start it once, stop it."""
 
     def __init__(self, database_url: str, bootstrap_servers: str, declared: Iterable[str]) -> None:
         self._servers = bootstrap_servers
@@ -44,7 +44,7 @@ class LogWatch:
         self._failure = Backoff()  # for the log alone
         self._waiting_logged_at: dict[str, float] = {}
         self.ends: Mapping[Place, int] = {}
-        """Where the logs ended when they were read last: the last stable offsets."""
+        """The ends of the logs at the last reading: the last stable offsets."""
 
     def start(self) -> None:
         """Starts the thread."""
@@ -57,14 +57,14 @@ class LogWatch:
             self._thread.join(STOP_SECONDS)
 
     def offer(self, topics: Mapping[str, TopicFacts], refused: Iterable[str]) -> None:
-        """Gives the topics as the consumer knows them now; the next look is of these.
+        """Sets the topics of the next look, as the consumer knows them now.
 
-        `refused`: topics that may exist, but Kafka gives no facts of them.
+        `refused`: topics that may exist, but of which Kafka returns no facts.
         """
         self._offered = topics, frozenset(refused)
 
     def take(self) -> Look | None:
-        """Returns the newest look, once."""
+        """Returns the newest look, each look once."""
         look, self._look = self._look, None
         return look
 
@@ -115,7 +115,7 @@ class LogWatch:
         for topic in topics:
             if now - self._waiting_logged_at.get(topic, float("-inf")) >= WAITING_LOG_SECONDS:
                 self._waiting_logged_at[topic] = now
-                log.warning("topic does not exist: waiting for it", topic=topic)
+                log.warning("topic does not exist; waiting until it is created", topic=topic)
 
 
 def reported_stops(reads: Iterable[PartitionRead]) -> dict[Place, str]:

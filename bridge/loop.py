@@ -1,4 +1,4 @@
-"""The bridge's turn: poll, hold, start what is new, settle with Postgres, send what is due."""
+"""The bridge's turn: poll, hold records, start new partitions, settle with Postgres, send what is due."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -31,15 +31,15 @@ from sluice.tasks.api import Topic
 log = structlog.get_logger("sluice.bridge")
 
 POLL_SECONDS = 0.010  # the gate's shortest wait
-PROGRESS_SECONDS = 0.1  # Postgres is asked this often; an applied message makes room for the next
-WATERMARK_SECONDS = 1.0  # what a restart reads again at most, against a row version per write
+PROGRESS_SECONDS = 0.1  # how often Postgres is read; an applied message makes room for the next
+WATERMARK_SECONDS = 1.0  # a restart rereads at most this much; each write costs a row version
 COMMIT_SECONDS = 5.0  # for lag tools only
-MEASURE_SECONDS = 1.0  # for metrics, which nobody reads more often
-IDLE_SECONDS = 0.1  # between tries to make a consumer
+MEASURE_SECONDS = 1.0  # for metrics, which are not scraped more often
+IDLE_SECONDS = 0.1  # between attempts to make a consumer
 
 
 class Bridge:
-    """One member of the group. `make_consumer` gets its name in it, after a restart the same one."""
+    """One member of the group. `make_consumer` gets the member's name, which survives a restart."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class Bridge:
         self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS
 
     def run(self, *, should_stop: Callable[[], bool], turned: Callable[[bool], None]) -> None:
-        """Turns until told to stop. Raises BridgeStopped if no topic is left to read.
+        """Runs turns until `should_stop`. Raises BridgeStopped if no topic is left to read.
 
-        `turned` is called after each turn, with False if a restart of the process might mend something.
+        `turned` is called after each turn, with False if a restart of the process might help.
         """
         try:
             while not should_stop():
@@ -86,14 +86,14 @@ class Bridge:
             self._settle(self._clock(), last=True)
         except BridgeStopped:
             with suppress(ProgressStoreUnavailable):
-                # For `status` and `doctor`, which are asked when the bridge has ended.
+                # For `status` and `doctor`, which operators run after the bridge has ended.
                 self._report.write(None, self._starter, self._clock())
             raise
         finally:
             self.close()
 
     def run_once(self) -> None:
-        """One turn; outages of Kafka, Redis and Postgres end it early and are left to the next ones."""
+        """Runs one turn. An outage of Kafka, Redis or Postgres ends it early; later turns retry."""
         now = self._clock()
         self._measure(now)
         try:
@@ -123,7 +123,7 @@ class Bridge:
             self._stopper.stop(stopped.place, stopped.stop, now)
 
     def close(self) -> None:
-        """Closes the consumer and forgets what is held. May run twice."""
+        """Closes the consumer and drops all records held. Idempotent."""
         self._member.drop()
 
     def _open_consumer(self, now: float) -> Consumer | None:
@@ -150,9 +150,9 @@ class Bridge:
             self._member.note_unread(consumer, unread, now)
 
     def _read(self, consumer: Consumer, now: float) -> None:
-        """Polls, and holds what came for partitions that were started before."""
+        """Polls, and holds the records of started partitions."""
         polled = consumer.poll(POLL_SECONDS)
-        # Before the changes are taken: a partition that left and came back stands at another position.
+        # Read before the changes: a partition revoked and assigned again has another position.
         positions = self._positions(consumer) if self._is_write_due(now) else {}
         self._report.take(consumer, now)
         self._forget_changed(consumer)
@@ -182,7 +182,7 @@ class Bridge:
             if facts is not None and self._check.sample(place, records[0], facts.partitions):
                 log.warning(
                     "producers of this topic do not choose partitions by murmur2 of the key: events of"
-                    " one key may be on several partitions, which have no order",
+                    " one key may be on several partitions, and so be applied out of order",
                     topic=place[0],
                 )
 
@@ -201,10 +201,10 @@ class Bridge:
 
     def _bound(self, consumer: Consumer) -> None:
         before = consumer.paused()
-        # What is polled of partitions that are not started yet would be thrown away.
+        # Records of partitions that are not started yet would be discarded.
         unstarted = consumer.assignment() - self.inflight.partitions.keys()
         by_hand = self.inflight.paused_by_hand()
-        # One that is paused by hand alone need not fall to half its bound.
+        # A partition paused only by hand need not fall to half its bound.
         over = self.inflight.over_bounds(before - by_hand)
         wanted = over | unstarted | by_hand
         if wanted != before:
@@ -249,12 +249,12 @@ class Bridge:
         self._send_loop.note_resent(resent)
         halted, mended = self.inflight.note_halted(progress.halted)
         for queue in halted:
-            log.warning("queue halted: its head is tried every few seconds", queue=queue)
+            log.warning("queue halted; its first records are retried every few seconds", queue=queue)
         for queue in mended:
-            log.info("queue runs again", queue=queue)
+            log.info("queue no longer halted", queue=queue)
         paused, resumed = self.inflight.note_paused(progress.paused)
         for topic in paused:
-            log.warning("topic paused by an operator: nothing of it is read", topic=topic)
+            log.warning("topic paused by an operator; the bridge does not read it", topic=topic)
         for topic in resumed:
             log.info("topic resumed", topic=topic)
 
@@ -282,8 +282,8 @@ class Bridge:
     def _note_store_away(self, now: float, error: ProgressStoreUnavailable) -> None:
         self._member.doubt_instance()
         if self._store_backoff.note_failure(now):
-            log.warning("Postgres is away: going on with what is held", error=error)
+            log.warning("Postgres unavailable; continuing with the records held", error=error)
 
     def _note_store_back(self) -> None:
         if self._store_backoff.note_success():
-            log.info("Postgres is back")
+            log.info("Postgres available again")

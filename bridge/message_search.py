@@ -1,7 +1,7 @@
-"""Where messages of a queue are: on its list, or in hand of a worker that lives. Read in Redis itself.
+"""Finds the messages of a queue, on its list or in hand of a running worker, by a script in Redis.
 
-A worker lives for as long as the connection on which it listens: each listens on a channel of its own, and
-the tag of a message in hand names it.
+A worker counts as running while it subscribes to its own channel in Redis; the tag of a message in hand
+names the worker.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from typing import Any
 from sluice.bridge.queue_state import Whereabouts
 from sluice.runtime.redis_transport import UNACKED_INDEX_KEY, UNACKED_KEY, holder_channel
 
-MAX_LOOKED_AT = 1_000  # of a list, and of the messages in hand: what others wrote there is not read for ever
+MAX_LOOKED_AT = 1_000  # of a list, and of the messages in hand: a bound for keys that foreign clients filled
 
-# The id stands at the end of a message: see `redis_item.write_item`.
+# The id is at the end of a message: see `redis_item.write_item`.
 _SEARCH = f"""
 local function id_of(item)
     return string.match(string.sub(item, -200), '"delivery_tag":"([^"]*)"') or ''

@@ -1,7 +1,7 @@
 """Partitions that no bridge reads, and a bridge without partitions. Pure.
 
-A static member that comes back gets what it had, without a rebalance. If it leads the group, nobody compares
-that with what there is by now: partitions added while it was away would stay unread until the next rebalance.
+A static member that rejoins gets its old partitions, without a rebalance. If it leads the group, no member
+compares that assignment with the current topics: added partitions would stay unread until a rebalance.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,20 +10,20 @@ from sluice.kafka_io.config import METADATA_MAX_AGE_MS, SESSION_TIMEOUT_MS
 from sluice.kafka_io.consumer import TopicFacts
 from sluice.runtime.place import Place
 
-# For so long although the group's leader has looked at the topics meanwhile (every METADATA_MAX_AGE_MS) and
-# could have shared them out: it will not see to them any more.
+# By then the group's leader has read the topics (every METADATA_MAX_AGE_MS) and could have assigned the
+# partitions, so it will not assign them without a rebalance.
 ORPHANED_SECONDS = METADATA_MAX_AGE_MS / 1_000 + 15.0
 
-# Five sessions: a group that works has assigned its partitions by then. Doubled while that changes nothing.
+# Five sessions: a working group has assigned its partitions by then. Doubled while a new consumer gets none.
 EMPTY_SECONDS = 5 * SESSION_TIMEOUT_MS / 1_000
 MAX_EMPTY_SECONDS = 600.0
 
 
 class EmptyAssignment:
-    """Since when this bridge has had no partition, although there are enough for every bridge.
+    """Measures how long this bridge has had no partition, although there are enough for every bridge.
 
-    Seen after a restart of the only broker under load: the client polls on, reports no error, and is never
-    assigned a partition again. A new consumer is.
+    Seen after a restart of the only broker under load: the client polls, reports no error, and never gets a
+    partition again. A new consumer does.
     """
 
     def __init__(self) -> None:
@@ -47,16 +47,16 @@ class EmptyAssignment:
 
 
 class OrphanedPartitions:
-    """Since when partitions have been nobody's."""
+    """Measures how long partitions have had no bridge."""
 
     def __init__(self) -> None:
         self._since: dict[Place, float] = {}
 
     def note(self, places: Iterable[Place], now: float) -> None:
-        """All that are nobody's now."""
+        """Notes all partitions that have no bridge now."""
         self._since = {place: self._since.get(place, now) for place in places}
 
     def overdue(self, now: float, instance: int) -> list[Place]:
-        """Those that this bridge should see to: of several the one with the lowest number is the first."""
+        """Returns the partitions for which this bridge should act. Bridges with lower numbers act earlier."""
         patience = ORPHANED_SECONDS * (1 + instance)
         return sorted(place for place, since in self._since.items() if now - since >= patience)

@@ -1,4 +1,4 @@
-"""Why partitions are not read, as the bridge knows it now, and when a line about it is due. Pure."""
+"""The current reasons why partitions are not read, and when to log them. Pure."""
 
 from collections.abc import Collection, Mapping
 
@@ -29,12 +29,12 @@ class PartitionProblems:
             self._noted.pop(place, None)
 
     def current(self) -> Mapping[Place, PartitionProblem]:
-        """Returns one problem per partition: of several the one whose kind is declared last."""
+        """Returns one problem per partition: among several, the one whose kind is declared last."""
         rank = list(ProblemKind)
         return {place: noted[max(noted, key=rank.index)] for place, noted in self._noted.items()}
 
     def due_lines(self, now: float) -> list[tuple[Place, PartitionProblem]]:
-        """Returns those of the current problems to log now: each at once, and then once a minute."""
+        """Returns the current problems to log now: each at once, and then once a minute."""
         due = []
         for place, problem in sorted(self.current().items()):
             if now - self._logged_at.get((place, problem.kind), float("-inf")) >= LOG_SECONDS:

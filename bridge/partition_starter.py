@@ -1,4 +1,4 @@
-"""Starts assigned partitions from what Postgres says, where that skips no records."""
+"""Starts assigned partitions at the positions in Postgres, where that skips no records."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,7 +18,7 @@ log = structlog.get_logger("sluice.bridge")
 
 
 class PartitionStarter:
-    """What is between an assignment and the first record held."""
+    """Everything between an assignment and the first record held."""
 
     def __init__(
         self, store: ProgressStore, inflight: Inflight, topics: Mapping[str, Topic], stops: TopicStops
@@ -28,14 +28,14 @@ class PartitionStarter:
         self._topics = topics
         self._stops = stops
         self._differing: set[str] = set()
-        # Asking about a partition that cannot be started takes round trips, and the others wait for them.
+        # A check of a partition that cannot be started takes round trips, which delay the other partitions.
         self._unstarted: Backoffs[Place] = Backoffs()
 
     def start_new(self, consumer: Consumer, now: float) -> None:
-        """Starts what is assigned and not started; one without rows gets them, and starts in the next turn.
+        """Starts assigned partitions. One without rows gets rows, and starts in the next turn.
 
-        Notes what speaks against a start. Raises ProgressStoreUnavailable or ConsumerBroken; nothing is half
-        started then.
+        Notes reasons against a start. Raises ProgressStoreUnavailable or ConsumerBroken; then no partition is
+        half started.
         """
         facts = consumer.topics()
         # The group still has the old partitions of a topic created anew with fewer ones.
@@ -89,7 +89,7 @@ class PartitionStarter:
             self._unstarted.note_failure(place, now)
 
     def find_unread(self, consumer: Consumer) -> list[Place]:
-        """Partitions that are there, not assigned to this bridge, and without rows: nobody ever started them.
+        """Returns partitions that exist, are not assigned to this bridge, and were never started (no rows).
 
         Raises ProgressStoreUnavailable.
         """
@@ -102,7 +102,7 @@ class PartitionStarter:
         return [place for place in others if place not in read or read[place].watermark is None]
 
     def find_replaced(self, facts: Mapping[str, TopicFacts]) -> frozenset[Place]:
-        """Started partitions whose topic is another one by now, or gone: what was polled may be of that."""
+        """Returns started partitions of re-created or deleted topics: polled records may be of a new one."""
         ids = {topic: known.topic_id for topic, known in facts.items()}
         return frozenset(
             place
@@ -112,7 +112,7 @@ class PartitionStarter:
 
     def _register(self, consumer: Consumer, topic: str, facts: TopicFacts) -> bool:
         declared = self._topics[topic]
-        # All partitions at once: later ones start at 0, whatever `start` says.
+        # All partitions at once: one that is registered later starts at 0, whatever `start` is.
         starts = find_starts(consumer, declared, range(facts.partitions))
         if len(starts) < facts.partitions:
             return False
@@ -126,7 +126,7 @@ class PartitionStarter:
         if shards != declared and entity not in self._differing:
             self._differing.add(entity)
             log.warning(
-                "shards in code differ from those in Postgres, which count: sluice reshard changes them",
+                "shards in code differ from Postgres, whose value is used; change it with `sluice reshard`",
                 entity=entity,
                 declared=declared,
                 shards=shards,
@@ -134,7 +134,7 @@ class PartitionStarter:
 
 
 def find_starts(consumer: Consumer, topic: Topic, partitions: Iterable[int]) -> dict[int, int]:
-    """Where a topic seen for the first time starts, by partition. Raises ConsumerBroken."""
+    """Returns the first offset to read per partition of a new topic. Raises ConsumerBroken."""
     ranges = consumer.log_ranges((topic.name, partition) for partition in partitions)
     return {
         partition: log_range.start if topic.start == "earliest" else log_range.end

@@ -5,12 +5,12 @@ from sluice.runtime.place import Place
 
 
 def expected_partition(key: bytes, partitions: int) -> int:
-    """The partition the Java client's default partitioner gives a key."""
+    """Returns the partition that the Java client's default partitioner chooses for a key."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:
-    """MurmurHash2, 32 bits, with the seed of Kafka's clients."""
+    """Returns the 32-bit MurmurHash2, with the seed of Kafka's clients."""
     m, mask = 0x5BD1E995, 0xFFFFFFFF
     length = len(data)
     h = 0x9747B28C ^ length
@@ -25,18 +25,18 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
-MAX_SAMPLE_BYTES = 1024  # a hash of a megabyte takes this code a second, and a key may have been cut
-SUSPICIOUS_SAMPLES = 20  # fewer may be left from before a raised partition count
+MAX_SAMPLE_BYTES = 1024  # this code hashes a megabyte per second; a longer key may be truncated
+SUSPICIOUS_SAMPLES = 20  # fewer may remain from before a raised partition count
 
 
 class PartitionerCheck:
-    """Counts samples that sit elsewhere, per topic, and speaks once."""
+    """Counts samples on an unexpected partition, per topic."""
 
     def __init__(self) -> None:
         self._elsewhere: dict[str, int] = {}
 
     def sample(self, place: Place, record: Record, partitions: int) -> bool:
-        """Whether this record makes its topic suspicious; True at most once per topic."""
+        """Returns True if this record makes its topic suspicious, at most once per topic."""
         topic, partition = place
         if record.key is None or len(record.key) > MAX_SAMPLE_BYTES:
             return False

@@ -1,4 +1,4 @@
-"""What the bridge knows from Postgres and tells it, as the loop needs it."""
+"""What the bridge's loop reads from Postgres and writes there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class ProgressStoreUnavailable(Exception):
-    """Postgres does not answer as it should, for now: try again later."""
+    """Postgres is unavailable. The caller retries later."""
 
 
 class Progress(NamedTuple):
-    """One snapshot: what Postgres says of partitions, the queues that are halted, the topics paused."""
+    """One snapshot of Postgres: the partitions' progress, the halted queues, the paused topics."""
 
     partitions: Mapping[Place, Assignment]
     halted: frozenset[str]
@@ -30,28 +30,28 @@ class Progress(NamedTuple):
 
 
 class ProgressStore(Protocol):
-    """Idempotent methods; each may raise ProgressStoreUnavailable, its outcome being unknown then."""
+    """All methods are idempotent. Each may raise ProgressStoreUnavailable; its outcome is unknown then."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
-        """What Postgres says of partitions, of one moment; those of unknown topics are missing."""
+        """Returns the assignments of partitions, of one moment, without those of unknown topics."""
 
     def register_topic(self, start: TopicStart) -> None:
-        """Gives a topic and its partitions rows; what is there stays."""
+        """Inserts the rows of a topic and its partitions. Rows that exist stay unchanged."""
 
     def read_progress(self, places: Iterable[Place]) -> Progress:
-        """What Postgres says now."""
+        """Returns the progress now."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
-        """Reads progress and writes what is decided from it, in one transaction of one snapshot."""
+        """Reads progress and writes the watermarks that `decide` returns, in one snapshot."""
 
     def read_skipped(self) -> Mapping[Place, Sequence[SkippedRange]]:
         """Returns the offsets that operators skipped, of partitions that have any."""
 
     def claim_instance(self) -> int:
-        """The lowest number that no living bridge has; this one's until the connection ends."""
+        """Takes and returns the lowest free number of a bridge, until the connection ends."""
 
     def keep_instance(self, instance: int) -> bool:
-        """Whether the number is still, or again, this bridge's."""
+        """Returns True if this bridge still has the number, or could take it again."""
 
     def write_reads(
         self,
@@ -127,7 +127,7 @@ class PostgresProgressStore:
         return self._tried(lambda: partition_reads.read_partition_reads(self._session))
 
     def close(self) -> None:
-        """Ends the connection. May run twice."""
+        """Ends the connection. Idempotent."""
         self._session.close()
 
     def _read(self, places: Iterable[Place]) -> Progress:
@@ -143,6 +143,6 @@ class PostgresProgressStore:
         except Exception as error:
             if whose_fault(error) is not Fault.SURROUNDINGS:
                 raise
-            # Perhaps this server is no primary any more: the next try looks again.
+            # This server may no longer be the primary: the next attempt connects and checks again.
             self._session.close()
             raise ProgressStoreUnavailable(str(error).strip()) from error

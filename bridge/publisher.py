@@ -1,4 +1,4 @@
-"""Redis as the bridge sees it: where batches are put, what the lists hold, whether it was wiped."""
+"""The bridge's access to Redis: publishes batches, reads the lists, detects a wiped Redis."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.task_sender import Sent, TaskSender
 
 SENTINEL_KEY = "sentinel"
-"""Holds a random value for as long as Redis keeps what it was told; the bridges share it."""
+"""Holds a random value, shared by the bridges. Another value means that Redis lost its data."""
 
 
 class PublisherUnavailable(Exception):
-    """Redis does not answer, for now: what was to be published stays unsent."""
+    """Redis does not answer: the message stays unsent."""
 
 
 class PublisherRefused(PublisherUnavailable):
-    """Redis answers, but refuses to store: it is full, or takes no writes. It was logged."""
+    """Redis answers, but refuses the write: it is full or read-only. The refusal was logged."""
 
 
 class Probe(NamedTuple):
@@ -35,18 +35,18 @@ class Probe(NamedTuple):
 
 
 class Publisher(Protocol):
-    """Any method may raise PublisherUnavailable. After a failed publish nobody knows whether it arrived."""
+    """Any method may raise PublisherUnavailable. A publish that failed may have arrived."""
 
     def publish(self, queue: str, slices: list[Slice]) -> Sent:
-        """Puts one message on the queue's list; bounded in time, never tried again in here.
+        """Puts one message on the queue's list. Bounded in time; does not retry.
 
         Raises MessageTooLarge, and FormatTooOld as long as older workers run.
         """
 
     def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
-        """One round trip, if there is a sentinel. Makes one where there is none.
+        """Reads lists and sentinel in one round trip. Creates the sentinel if it is missing.
 
-        Its value differs from every earlier one. `searched`: queues whose messages are searched for.
+        A new sentinel differs from every earlier one. `searched`: queues whose messages are searched for.
         """
 
 
@@ -74,7 +74,7 @@ class RedisPublisher:
                     search_messages(pipe, queue, redis.redis_prefix)
                 sentinel, *answers = pipe.execute()
             if sentinel is None:
-                # Only now: a full Redis refuses it, and answers the rest.
+                # After the reads: a full Redis refuses this write, but answers reads.
                 redis.set(SENTINEL_KEY, secrets.token_hex(16), nx=True)
                 sentinel = redis.get(SENTINEL_KEY)
         answers_of = iter(answers)
@@ -83,7 +83,7 @@ class RedisPublisher:
         return Probe(waiting, found, (sentinel or b"").decode(errors="replace"))
 
     def close(self) -> None:
-        """Ends the connections. May run twice."""
+        """Closes the connections. Idempotent."""
         self._sender.close()
 
     @contextmanager

@@ -9,7 +9,7 @@ from sluice.tasks.apply.batch_message import Slice
 
 @dataclass(frozen=True)
 class OutgoingBatch:
-    """One message to publish. Nothing has changed until `note_sent`: a failed publish leaves it unsent."""
+    """One message to publish. Its records stay unsent until `note_sent`, also after a failed publish."""
 
     queue: str
     parts: tuple[tuple[Lane, Slice, int], ...]
@@ -17,16 +17,16 @@ class OutgoingBatch:
 
     @property
     def slices(self) -> list[Slice]:
-        """What the message carries."""
+        """The slices of the message."""
         return [part for _, part, _ in self.parts]
 
 
 @dataclass
 class MessageInFlight:
-    """One that was sent. `ends`: the last offset of each lane's slice."""
+    """A message that was sent. `ends`: the last offset of each lane's slice."""
 
     id: str
     ends: dict[Lane, int]
     in_hand_since: float = math.inf
     missing_at: int | None = None
-    """How often progress was read when it was not found for the first time."""
+    """The count of progress readings when the message was first not found."""

@@ -26,7 +26,7 @@ REPORT_SECONDS = 5.0
 NO_BROKER = "no broker answers"
 _OUTAGE_PROBLEMS = frozenset({ProblemKind.NO_LEADER, ProblemKind.KAFKA_ERROR})
 _OUTAGE_CODES = AWAY_CODES | {"_WAIT_COORD"}
-STATE_SECONDS = 1.0  # what the topics are is compared with the problems this often; it costs 0.1 ms
+STATE_SECONDS = 1.0  # between comparisons of the topics with the problems; one costs 0.1 ms
 
 
 class UnreadPartitions(NamedTuple):
@@ -34,11 +34,11 @@ class UnreadPartitions(NamedTuple):
 
     never_read: AbstractSet[Place]
     abandoned: AbstractSet[Place]
-    """A bridge read them once."""
+    """Partitions that a bridge read earlier."""
 
 
 class ReadReport:
-    """What the loop has to say about its partitions. `problems` is for every module that finds one."""
+    """Reports the loop's partitions. Every module that finds a problem adds it to `problems`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class ReadReport:
         return self._errors.group_is_refused
 
     def is_group_probe_due(self, now: float) -> bool:
-        """Returns True if a new consumer should be made, to learn whether Kafka still refuses it."""
+        """Returns True if a new consumer should be made, to check if Kafka still refuses this bridge."""
         return self._errors.is_group_probe_due(now)
 
     def note_broken(self, error: ConsumerBroken, now: float) -> None:
@@ -74,7 +74,7 @@ class ReadReport:
         self._errors.note_state({}, {}, frozenset(), now, away=away)
 
     def take(self, consumer: Consumer, now: float) -> None:
-        """Takes what the consumer reports, and logs what is due. Call it after each poll."""
+        """Takes the consumer's reports, and logs those that are due. Call it after each poll."""
         self._errors.note_readable(consumer.take_readable())
         errors = consumer.take_errors()
         if not errors and now - self._compared_at < STATE_SECONDS:
@@ -99,7 +99,7 @@ class ReadReport:
                 consumer.seek(place, self._inflight.partitions[place].position)
 
     def log_due(self, now: float) -> None:
-        """Logs each problem at once and then once a minute; one line for all partitions that have it."""
+        """Logs each problem at once and then once a minute, in one line for all partitions that have it."""
         due: dict[PartitionProblem, list[Place]] = {}
         for place, problem in self.problems.due_lines(now):
             due.setdefault(problem, []).append(place)
@@ -118,11 +118,11 @@ class ReadReport:
             )
 
     def is_due(self, now: float) -> bool:
-        """Returns True if the last report is old."""
+        """Returns True if the next report is due."""
         return now - self._written_at >= REPORT_SECONDS
 
     def write(self, consumer: Consumer | None, starter: PartitionStarter, now: float) -> UnreadPartitions:
-        """Writes to Postgres, and returns what no bridge reads. Raises ProgressStoreUnavailable."""
+        """Writes the report. Returns the partitions that no bridge reads. Raises ProgressStoreUnavailable."""
         self._written_at = now
         assigned = frozenset[Place]() if consumer is None else consumer.assignment()
         reading = self._inflight.partitions.keys() & assigned
@@ -143,7 +143,7 @@ class ReadReport:
 def find_waiting(
     unstarted: Iterable[Place], facts: Mapping[str, TopicFacts]
 ) -> dict[Place, PartitionProblem]:
-    """Returns the partitions that wait for others of a topic that is seen for the first time.
+    """Returns the partitions of a new topic that wait for the topic's other partitions.
 
     Its partitions are registered together: one that is registered later starts at 0, whatever `start` is.
     """
@@ -163,16 +163,16 @@ def find_unread(
 ) -> UnreadPartitions:
     """Returns the partitions that no bridge reads although none reported a problem.
 
-    `without_rows`: those that no bridge ever started. `there`: all that exist.
+    `without_rows`: partitions that no bridge ever started. `there`: all that exist.
     """
     rows = {(read.topic, read.partition): read for read in reads}
-    # A stop concerns its whole topic, and is reported of one partition.
+    # A stop concerns its whole topic, but is reported for one partition.
     stopped = {read.topic for read in rows.values() if read.problem is ProblemKind.STOPPED}
     explained = {
         place
         for place, read in rows.items()
         if read.unread_seconds is None or read.problem is not None or read.topic in stopped
     }
-    # One that has rows but was never reported may be with a bridge of a version that does not report.
+    # A partition with rows but without a report may be read by an older bridge, which does not report.
     once = {place for place, read in rows.items() if read.was_read}
     return UnreadPartitions(frozenset(without_rows) - explained, once.intersection(there) - explained)

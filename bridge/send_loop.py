@@ -1,4 +1,4 @@
-"""Publishes what is due, and has sent again what was lost."""
+"""Publishes due messages, and resends lost ones."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from sluice.tasks.task_sender import Sent
 
 log = structlog.get_logger("sluice.bridge")
 
-SENTINEL_SECONDS = 0.2  # a wiped Redis is noticed this soon, also while no list length is asked for
+SENTINEL_SECONDS = 0.2  # bounds the time until a wiped Redis is noticed, also while no list is read
 
 
 class SendLoop:
@@ -36,12 +36,12 @@ class SendLoop:
         self._backoff = Backoff()
         self._pace = LogPace()
         self.redis_refuses = False
-        """True if Redis answered the last time, but refused to store."""
+        """True if Redis answered the last request with a refusal to store."""
         self._sentinel: str | None = None
         self._probed_at = -SENTINEL_SECONDS
 
     def send_due(self, now: float) -> None:
-        """Sends what the gate lets through. An outage of Redis leaves everything unsent.
+        """Sends the messages that are due. In an outage of Redis everything stays unsent.
 
         Raises TopicStopped for a record that fits into no message; it stays unsent.
         """
@@ -57,21 +57,21 @@ class SendLoop:
         except PublisherUnavailable as error:
             self.redis_refuses = False
             if self._backoff.note_failure(now):
-                log.warning("Redis is away: what is due stays unsent", error=error)
+                log.warning("Redis unavailable; due messages stay unsent", error=error)
             return
         if self._backoff.note_success():
-            log.info("Redis is back")
+            log.info("Redis available again")
 
     @property
     def redis_is_away(self) -> bool:
-        """Whether Redis did not answer when it was last asked."""
+        """Returns True if Redis did not answer the last request."""
         return self._backoff.failing and not self.redis_refuses
 
     def note_resent(self, resent: Mapping[Lane, Resend]) -> None:
-        """Counts, and logs one line per reason, not per lane: an outage has them all."""
+        """Counts the lanes, and logs one line per reason, not per lane, since an outage affects all lanes."""
         self._metrics.note_resent(resent.values())
         for reason, lanes in Counter(resent.values()).items():
-            log.info("sent again", reason=reason.value, lanes=lanes)
+            log.info("lanes will be sent again", reason=reason.value, lanes=lanes)
 
     def _probe(self, now: float) -> Probe:
         buffers = self._inflight.queues.values()

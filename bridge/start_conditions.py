@@ -1,4 +1,4 @@
-"""What Postgres and Kafka state about a partition: start it, give it rows first, or stop its topic. Pure."""
+"""Decides from Postgres and Kafka if a partition starts, needs rows first, or stops its topic. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class Start:
-    """Read on from the watermark."""
+    """Start to read at the watermark."""
 
     assignment: Assignment
     watermark: int
@@ -21,7 +21,7 @@ class Start:
 
 @dataclass(frozen=True)
 class NeedsRows:
-    """Neither topic nor partition was seen before: rows first, then read the assignment again."""
+    """Topic or partition is new: insert its rows, then read the assignment again."""
 
 
 class StopKind(Enum):
@@ -38,7 +38,7 @@ class StopKind(Enum):
 
 @dataclass(frozen=True)
 class LoudStop:
-    """Nothing is skipped silently: the message states what happened and what the operator can do."""
+    """A stop that prevents a silent skip. The message states what happened and what the operator can do."""
 
     kind: StopKind
     message: str
@@ -52,7 +52,7 @@ def judge_assignment(
 ) -> AssignmentVerdict:
     """Judges a partition. `log` must have been asked for after the assignment was read.
 
-    Read the other way round, a lane may be ahead of an end that was true before other records were applied.
+    In the reverse order, a lane may be ahead of an end that was read before newer records were applied.
     """
     if assignment is None:
         return NeedsRows()
@@ -69,14 +69,14 @@ def judge_assignment(
         return LoudStop(
             StopKind.EPOCHS_DIFFER,
             f"{where} is routed by epoch {assignment.partition_epoch}, its entity type"
-            f" {assignment.entity} by {assignment.epoch}: a re-routing was done by hand and not completely."
+            f" {assignment.entity} by epoch {assignment.epoch}: a manual re-routing is incomplete."
             f" {_accept(topic)}",
         )
     if assignment.watermark < log.start:
         return LoudStop(
             StopKind.DELETED,
             f"{where}: records from offset {assignment.watermark} to {log.start - 1} were deleted from the"
-            f" log before they were applied (its retention is too short, or the bridge was away)."
+            f" log before they were applied (its retention is too short, or no bridge ran)."
             f" {_accept(topic)}",
         )
     newest = max([assignment.watermark - 1, *assignment.applied.values()])
@@ -84,7 +84,7 @@ def judge_assignment(
         return LoudStop(
             StopKind.ABOVE_END,
             f"{where}: offset {newest} was applied, but the log ends at {log.end}: it lost records"
-            f" (unclean election, restored cluster), and other ones will get their offsets. {_accept(topic)}",
+            f" (unclean election, restored cluster), so new records will get their offsets. {_accept(topic)}",
         )
     return Start(assignment, assignment.watermark)
 
@@ -95,9 +95,9 @@ def judge_logs(
     assignments: Mapping[Place, Assignment],
     logs: Mapping[Place, LogRange],
 ) -> dict[Place, LoudStop | None]:
-    """Judges all partitions whose log is known; one that may be started or needs rows has no stop.
+    """Judges all partitions whose log is known; a partition that may start or needs rows has no stop.
 
-    A declared topic that Kafka lacks is judged at its partition 0.
+    For a declared topic that Kafka lacks, partition 0 gets the stop.
     """
     judged: dict[Place, LoudStop | None] = {}
     for place, log in logs.items():
@@ -116,13 +116,13 @@ def truncated(place: Place, error: str) -> LoudStop:
     topic, partition = place
     return LoudStop(
         StopKind.TRUNCATED,
-        f"{topic}[{partition}]: Kafka lost records that were read already (unclean election): {error}."
+        f"{topic}[{partition}]: Kafka lost records that the bridge had read (unclean election): {error}."
         f" Compare the topic with its tables. {_accept(topic)} Or restart the bridge to read on.",
     )
 
 
 def too_large(place: Place, offset: int, error: str) -> LoudStop:
-    """Returns the stop of a record that no message holds."""
+    """Returns the stop of a record that is too large for a message."""
     topic, partition = place
     return LoudStop(
         StopKind.TOO_LARGE,
@@ -134,13 +134,13 @@ def too_large(place: Place, offset: int, error: str) -> LoudStop:
 def _gone(topic: str) -> LoudStop:
     return LoudStop(
         StopKind.GONE,
-        f"Topic {topic} is gone: it was deleted, or these brokers never had it. Re-create it and run"
+        f"Topic {topic} does not exist: it was deleted, or these brokers never had it. Re-create it and run"
         f' `sluice accept {topic} --reason "…"`, or remove it from the handlers.',
     )
 
 
 def _accept(topic: str) -> str:
     return (
-        f'If that is understood, run `sluice accept {topic} --reason "…"`: it reads the topic from its'
-        " log's beginning."
+        f'To accept that, run `sluice accept {topic} --reason "…"`: the topic is then read again from the'
+        " beginning of its log."
     )

@@ -1,4 +1,4 @@
-"""Acts on what stops topics: forgets their partitions, reports them, and ends a bridge without a topic."""
+"""Stops topics: drops their partitions, reports them, and ends a bridge without a readable topic."""
 
 from collections.abc import Collection
 
@@ -16,7 +16,7 @@ log = structlog.get_logger("sluice.bridge")
 
 
 class TopicStopper:
-    """The part of the bridge's turn that concerns stopped topics. Their partitions stay assigned."""
+    """The part of the bridge's turn that handles stopped topics. Their partitions stay assigned."""
 
     def __init__(
         self, watch: LogWatch, inflight: Inflight, declared: Collection[str], problems: PartitionProblems
@@ -28,7 +28,7 @@ class TopicStopper:
         self._problems = problems
 
     def take_look(self, consumer: Consumer) -> None:
-        """Takes what the watch found. Raises BridgeStopped if no topic is left to read."""
+        """Applies the newest look of the watch. Raises BridgeStopped if no topic is left to read."""
         topics, refused = consumer.topics(), consumer.topic_errors()
         self._watch.offer(topics, refused)
         look = self._watch.take()
@@ -39,7 +39,7 @@ class TopicStopper:
         for topic in sorted(before - self.stops.stopped().keys()):
             log.info("topic is no longer stopped", topic=topic)
         self._forget_stopped()
-        # A topic of which Kafka refuses the facts may exist.
+        # A topic whose facts Kafka refuses may exist.
         if self.stops.nothing_is_left(self._declared, [*topics, *refused]):
             raise BridgeStopped(" ".join(self.stops.stopped().values()))
 

@@ -1,7 +1,7 @@
-"""Topics of which this bridge reads nothing, since going on would skip records. Pure.
+"""The topics that this bridge must not read, because reading on would skip records. Pure.
 
-A stop concerns its whole topic: what happened to one partition's log casts doubt on the others. From the
-first finding on no partition of the topic is started; those that are read stop when a later look has the same
+A stop concerns its whole topic: damage to one partition's log makes the others doubtful. After the first
+finding no partition of the topic is started. Partitions that are read stop when a later look confirms the
 finding. A look without the finding ends the stop, so that `sluice accept` takes effect in running bridges.
 """
 
@@ -14,7 +14,7 @@ from sluice.bridge.start_conditions import LoudStop, StopKind
 from sluice.db.records import PartitionProblem, ProblemKind
 from sluice.runtime.place import Place
 
-# A leader that was just elected may report an end that is too low, and then the true one.
+# A newly elected leader may first report an end that is too low.
 AGREE_SECONDS = 5.0
 # Metadata of a broker that just started may lack a topic for a moment.
 GONE_AFTER_SECONDS = 10.0
@@ -24,11 +24,11 @@ Routing: TypeAlias = tuple[str, int]
 
 
 class BridgeStopped(Exception):
-    """No topic is left that this bridge may read; the message names each stop and what to do."""
+    """Raised if no topic is left that this bridge may read. The message names each stop and what to do."""
 
 
 class TopicStopped(Exception):
-    """Reading on would skip records of the partition's topic."""
+    """Raised if reading on would skip records of the partition's topic."""
 
     def __init__(self, place: Place, stop: LoudStop) -> None:
         super().__init__(stop.message)
@@ -37,15 +37,15 @@ class TopicStopped(Exception):
 
 
 class Look(NamedTuple):
-    """All partitions, judged at one moment of the loop's clock: Postgres was read first, then Kafka."""
+    """All partitions, judged at one time. Postgres was read first, then Kafka."""
 
     began_at: float
     places: frozenset[Place]
     """The partitions that exist; of a declared topic that Kafka lacks, its partition 0."""
     judged: Mapping[Place, LoudStop | None]
-    """Those of which Kafka told the log; None: nothing is wrong."""
+    """The partitions whose log Kafka reported → the stop, or None."""
     routings: Mapping[str, Routing]
-    """Topic → what Postgres holds of it."""
+    """Topic → its routing in Postgres."""
     reported: Mapping[Place, str]
     """Partitions for which some bridge reports a stop now → its text."""
 
@@ -56,11 +56,11 @@ class _Noted:
     since: float
     is_sure: bool = False
     routing: Routing | None = None
-    """Of what cannot be looked up again: it holds until this changes."""
+    """Set for a finding that no look can confirm: the finding holds until the routing changes."""
 
 
 class TopicStops:
-    """The findings of one bridge, and the topics that stop by them. Times are those of the loop's clock."""
+    """The findings of one bridge, and the topics that they stop. Times are those of the loop's clock."""
 
     def __init__(self) -> None:
         self._noted: dict[Place, _Noted] = {}
@@ -68,7 +68,7 @@ class TopicStops:
         self._shown: frozenset[Place] = frozenset()
 
     def note_finding(self, place: Place, stop: LoudStop, now: float) -> None:
-        """Notes what speaks against starting a partition; the next looks confirm or drop it."""
+        """Notes a reason not to start a partition. The next looks confirm or drop it."""
         self._noted.setdefault(place, _Noted(stop, now))
 
     def note_event(self, place: Place, stop: LoudStop, routing: Routing, now: float) -> None:
@@ -76,7 +76,7 @@ class TopicStops:
         self._noted[place] = _Noted(stop, now, True, routing)
 
     def note_look(self, look: Look, assigned: Collection[Place]) -> None:
-        """Takes a look's results over. `assigned`: the partitions of this bridge."""
+        """Applies the results of a look. `assigned`: the partitions of this bridge."""
         topics = {topic for topic, _ in look.places}
         for place, noted in list(self._noted.items()):
             if noted.since >= look.began_at:
@@ -90,8 +90,8 @@ class TopicStops:
                 del self._noted[place]
         for place, stop in look.judged.items():
             self._judge(place, stop, look)
-        # A bridge judges its own partitions itself. What it reports is never a report of others: two bridges
-        # would keep each other stopped.
+        # Reports about this bridge's own partitions are ignored, else two bridges would keep each other
+        # stopped.
         self._reported = {
             place: text for place, text in look.reported.items() if place in look.places.difference(assigned)
         }
@@ -117,7 +117,7 @@ class TopicStops:
         return any(topic == place[0] for topic, _ in [*self._noted, *self._reported])
 
     def stopped(self) -> dict[str, str]:
-        """Returns the stopped topics → why: a finding of this bridge, or what another one reports."""
+        """Returns the stopped topics → the reason, found by this bridge or reported by another one."""
         found = {place[0]: text for place, text in sorted(self._reported.items(), reverse=True)}
         return found | {place[0]: noted.stop.message for place, noted in self._sure()}
 
@@ -137,7 +137,7 @@ class TopicStops:
         self._shown = places
 
     def _sure(self) -> list[tuple[Place, _Noted]]:
-        """From the last partition to the first, so that a mapping by topic keeps the first."""
+        """Returns them from the last partition to the first, so that a mapping by topic keeps the first."""
         return [(place, noted) for place, noted in sorted(self._noted.items(), reverse=True) if noted.is_sure]
 
 

@@ -1,4 +1,4 @@
-"""Finds partitions that stand at a record which the client cannot open, and passes those skipped."""
+"""Finds partitions that stop at a record which the client cannot open, and seeks past skipped records."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,12 +17,12 @@ from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 log = structlog.get_logger("sluice.bridge")
 
 LOOK_SECONDS = 2.0
-# librdkafka 2.16 reports no error for a malformed record, and fetches its batch again and again.
+# librdkafka 2.16 reports no error for a malformed record, and fetches its batch repeatedly.
 STALLED_SECONDS = 15.0
 
 
 class PositionWatch:
-    """Since when each partition has been at its position. Times are those of a monotonic clock. Pure."""
+    """Measures how long each partition has been at its position, by a monotonic clock. Pure."""
 
     def __init__(self) -> None:
         self._since: dict[Place, tuple[int, float]] = {}
@@ -30,8 +30,8 @@ class PositionWatch:
     def note(self, positions: Mapping[Place, int], now: float) -> tuple[set[Place], set[Place]]:
         """Notes the positions of all partitions that are read, without those that are paused.
 
-        Returns the partitions that moved or are read no more, and those that have stood for STALLED_SECONDS;
-        of the latter each again after another STALLED_SECONDS.
+        Returns the partitions that moved or are no longer read, and those without progress for
+        STALLED_SECONDS; each of the latter again after another STALLED_SECONDS.
         """
         before, self._since = self._since, {}
         stood: set[Place] = set()
@@ -48,7 +48,7 @@ class PositionWatch:
 
 
 class UnreadableRecords:
-    """Notes records that cannot be read among `problems`, where the client's own errors are noted too."""
+    """Adds unreadable records to `problems`, which also holds the client's own errors."""
 
     def __init__(
         self, store: ProgressStore, inflight: Inflight, logs: LogWatch, problems: PartitionProblems
@@ -63,7 +63,7 @@ class UnreadableRecords:
         self._looked_at = float("-inf")
 
     def look(self, consumer: Consumer, now: float) -> None:
-        """Looks every LOOK_SECONDS. Call it when all that was polled is taken.
+        """Checks every LOOK_SECONDS. Call it after all polled records were taken.
 
         Raises ProgressStoreUnavailable or ConsumerBroken.
         """
@@ -74,7 +74,7 @@ class UnreadableRecords:
         self._pass_skipped(consumer)
 
     def without_skipped(self, place: Place, records: list[Record]) -> list[Record]:
-        """Returns the records that no operator skipped: another client may open what was skipped."""
+        """Returns the records that no operator skipped. Another client may be able to open skipped ones."""
         skipped = self._skipped.get(place)
         if not skipped:
             return records
@@ -90,15 +90,15 @@ class UnreadableRecords:
         for place in self._stalled & moved:
             self._problems.clear(place, [ProblemKind.UNREADABLE_RECORD])
         self._stalled -= moved
-        # One with a problem has its reason already.
+        # A partition with a problem already has its reason.
         for place in stood - self._problems.current().keys():
-            # An end that was read earlier is no further than the end now.
+            # The stored end is never above the current end.
             offset, end = positions[place], self._logs.ends.get(place, 0)
             if offset < end:
                 self._stalled.add(place)
                 detail = (
-                    f"the client returns no record from offset {offset} on, although the log goes on to"
-                    f" {end}; `sluice skip {place[0]}:{place[1]}:{offset}` gets past what cannot be read"
+                    f"the client returns no record from offset {offset} on, although the log ends at {end};"
+                    f" skip the unreadable record with `sluice skip {place[0]}:{place[1]}:{offset}`"
                 )
                 self._problems.note(place, PartitionProblem(ProblemKind.UNREADABLE_RECORD, detail, offset))
 
@@ -107,7 +107,7 @@ class UnreadableRecords:
         for place in self._skipped.keys() & self._inflight.partitions.keys():
             position = self._inflight.partitions[place].position
             problem = self._problems.current().get(place)
-            # Between the position and a record that the client names there is no record.
+            # There is no record between the position and a record that the client names.
             named = problem.offset if problem is not None and problem.offset is not None else position
             offset = max(position, named)
             beyond = next_unskipped(self._skipped[place], offset)

@@ -46,7 +46,7 @@ def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:
 @pytest.mark.parametrize(
     ("read", "reason"),
     [
-        (None, "its rows are gone"),
+        (None, "its rows were deleted"),
         (assignment(watermark=4, e0=6), "a lane fell"),
         (assignment(watermark=4), "a lane fell"),
         (assignment(watermark=3, e0=7), "the watermark fell"),
