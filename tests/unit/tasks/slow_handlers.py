@@ -72,7 +72,7 @@ def reads_a_socket() -> Effects:
 def waits_for_a_child() -> Effects:
     import subprocess
 
-    with subprocess.Popen(["sleep", "1000"]) as child:
+    with subprocess.Popen(["sleep", "30"]) as child:
         try:
             child.wait()
         finally:
