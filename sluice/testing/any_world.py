@@ -162,8 +162,8 @@ class AnyWorld(ABC):
     def redeliver(self) -> None:
         """Sends every event again, in the order of sending.
 
-        An event that is known by its id comes again as a new record, as a producer repeats it; one that is
-        known by its place comes from its place again, as a broker repeats it. Nothing may change.
+        An event that is known by its id is sent as a new record, as a producer repeats it. An event that is
+        known by its place is delivered from this place, as a broker repeats it. Nothing may change.
         """
         self.script.append("redeliver()")
         for name, record in list(self._sent):

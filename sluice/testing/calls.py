@@ -1,4 +1,4 @@
-"""Calls of side effects in a test: who makes them, and what follows from how an attempt ended."""
+"""Calls of side effects in a test: one attempt at each, and the state after it. Pure but for the provider."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ class _Progress:
 
 
 class CallRunner:
-    """How far each call has come, by its key."""
+    """The state of each call, by its key."""
 
     def __init__(self, progress: Mapping[str, _Progress] | None = None) -> None:
         self._progress = dict(progress or {})

@@ -21,7 +21,8 @@ Values: TypeAlias = dict[str, Any]
 def redrive(log: FoldedLog) -> None:
     """Applies dead letters again, and what waits behind them, with the code that the log has now.
 
-    Letters of projections follow those of whole events. An entity ends at its first event that dies again.
+    Letters of projections follow those of whole events. The redrive of an entity ends at the first event that
+    fails again.
     """
     _redrive_events(log)
     _redrive_projections(log)
@@ -120,7 +121,7 @@ def _redrive_projections(log: FoldedLog) -> None:
 
 
 def _project(log: FoldedLog, table: Table, decoded: Decoded, memory: FoldState) -> EventResult:
-    """Folds one event into one projection. An event that dies as a whole is a letter of the projection."""
+    """Folds one event into one projection. An event that fails as a whole is a letter of the projection."""
     [result] = fold([plan_projection(log.registry, table, decoded)], memory).settled
     if result.error is None or result.outcome is None:
         return result

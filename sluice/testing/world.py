@@ -63,12 +63,15 @@ class World(AnyWorld):
 
     def rows(self, table: Table | str) -> dict[str, Values]:
         found = self._table(table)
-        shape = shape_of(found)
-        return {
-            key: {name: copied_json(row.values[name]) for name in shape.row_columns}
-            for (of, key), row in sorted(self._log.rows.items(), key=lambda pair: pair[0][1])
-            if of is found and row.values is not None
-        }
+        keys = sorted(key for of, key in self._log.rows if of is found)
+        return {key: values for key in keys if (values := self.row(found, key)) is not None}
+
+    def row(self, table: Table | str, key: str) -> Values | None:
+        found = self._table(table)
+        values = self._log.rows.get((found, key), ABSENT).values
+        if values is None:
+            return None
+        return {name: copied_json(values[name]) for name in shape_of(found).row_columns}
 
     @property
     def emitted(self) -> list[Emit]:

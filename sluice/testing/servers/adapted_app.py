@@ -21,8 +21,8 @@ globals().update(adapted({modules!r}, suffix={suffix!r}, journal={journal!r}))
 def adapted(modules: Iterable[str], *, suffix: str, journal: str) -> dict[str, Any]:
     """Returns the names of a module with the handlers of these modules.
 
-    Its topics end with the suffix and are read from their beginning. Its effects write the key of each call
-    into the file `journal`, and call nobody. The modules themselves stay as they are.
+    Its topics end with the suffix and are read from their beginning. Its effects append the key of each call
+    to the file `journal` and do nothing else. The modules themselves stay as they are.
     """
     names: dict[str, Any] = {"topics": [], "outgoing_topics": set()}
     for number, module in enumerate(map(import_module, modules)):

@@ -29,7 +29,7 @@ def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str
     try:
         yield database_url(server_url, name)
     finally:
-        # A test may leave its own Postgres stopped; the database goes with the data.
+        # A test may leave its own Postgres stopped, whose data folder is removed later.
         with suppress(psycopg2.OperationalError):
             drop_database(server_url, name)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -237,7 +238,7 @@ class LocalRun:
 
 def _own_folders() -> list[str]:
     """Returns where this process finds modules that are not installed: the processes find them, too."""
-    installed = (sys.prefix, sys.base_prefix)
+    installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     found = (os.path.abspath(folder) for folder in sys.path)
     return [one for one in dict.fromkeys(found) if os.path.isdir(one) and not one.startswith(installed)]
 

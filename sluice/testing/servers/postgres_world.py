@@ -44,7 +44,7 @@ from sluice.testing.given_rows import given_row
 
 INSTALLATION = "sluice"
 FIRST_EPOCH, FIRST_GENERATION = 1, 1
-ACCEPTED_DEATHS = 1_000_000  # a queue halts when many of its events die, and a test may send only such
+ACCEPTED_DEATHS = 1_000_000  # a queue halts when many of its events fail, and a test may send only such
 MOST_LETTERS = 100_000
 _CLOSED = (LetterState.DONE, LetterState.DROPPED)
 

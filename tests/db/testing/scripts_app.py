@@ -1,4 +1,4 @@
-"""Handlers that do what their events say, so that a random sequence of events is a random application."""
+"""Handlers that play scripts in their events, so that random events are a random application."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta

@@ -10,7 +10,7 @@ from sluice.testing.servers.postgres_world import postgres_world
 from tests.db.testing import scripts_app
 from tests.db.testing.random_events import actions
 
-LOOK_EVERY = 25  # actions: a look reads all rows and letters
+COMPARE_EVERY = 25  # actions: a comparison reads all rows and letters
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -30,7 +30,7 @@ def compare(seed: int, database_url: str, count: int) -> None:
         for number, (name, act) in enumerate(actions(random.Random(seed), count)):
             where = f"seed {seed}, action {number}: {name}"
             assert act(in_memory) == act(in_postgres), where
-            if number % LOOK_EVERY == 0 or name.startswith("re") or number == count - 1:
+            if number % COMPARE_EVERY == 0 or name.startswith("re") or number == count - 1:
                 assert_equal(in_memory, in_postgres, where)
     seen = set(in_memory.outcomes)
     assert {"applied", "stale", "dead", "waiting"} <= seen, "a sequence in which much happens"

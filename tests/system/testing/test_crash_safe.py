@@ -45,9 +45,10 @@ def test_kills_cost_nothing(points: tuple[str, ...], sluice_servers: Servers, st
 @pytest.mark.usefixtures("kafka", "redis", "postgres")
 @pytest.mark.matrix
 def test_a_handler_that_keeps_state_in_memory_is_found(sluice_servers: Servers, start: Start) -> None:
+    # More than one batch takes: the worker that is started again lacks what the first one counted.
     events = [
         Incoming("orders", key="o-1", type="order.set", data={}, version=1),
-        *(Incoming("orders", key="o-1", type="order.remembered", data={}, version=n) for n in range(6)),
+        *(Incoming("orders", key="o-1", type="order.remembered", data={}, version=n) for n in range(300)),
     ]
     with pytest.raises(AssertionError, match=r"after kills at apply.committed:\norders o-1: expected"):
         assert_crash_safe(

@@ -119,7 +119,7 @@ def tell_after_write(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("order.billed")
 def call_if_absent(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault: whoever comes first decides the args of the call."""
+    """A fault: the event that arrives first decides the args of the call."""
     yield Call("notify", once=f"bill:{event.key}", args=event.data)
 
 
@@ -132,7 +132,7 @@ def remember(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("order.rejected")
 def reject(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """It dies as long as its data says so."""
+    """Always fails."""
     yield from ()
     raise Rejected("never")
 
@@ -145,7 +145,7 @@ def change_profile(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @projects("order.placed", "order.seen", into=totals, revision=1)
 def total(event: Event[dict[str, Any]]) -> Iterator[ProjectionEffect]:
-    """It dies for amounts over 100."""
+    """Fails for amounts over 100."""
     amount = event.data.get("seen", 1)
     if amount > 100:
         raise Rejected("too much")

@@ -1,4 +1,4 @@
-"""Calls of a world: who makes them, and what follows from how an attempt ended."""
+"""Calls of a world: attempts by a provider, and the state after each."""
 
 from typing import Any
 

@@ -50,7 +50,7 @@ def test_a_redrive_goes_entity_by_entity_as_the_command_does(world: World) -> No
         world.send("orders", key=key, type="order.rejected", data={"status": status})
     world.restart(mended(accept))
     world.redrive()
-    assert world.rows(orders)["shared"]["status"] == "B", "the last entity comes last"
+    assert world.rows(orders)["shared"]["status"] == "B", "the last entity is redriven last"
 
 
 def test_a_dead_event_of_a_topic_that_skips_parks_nothing(world: World) -> None:
@@ -74,7 +74,7 @@ def test_a_letter_of_a_projection_leaves_what_the_plain_handlers_did(world: Worl
     )
     assert waiting.outcome == "waiting"
     world.redrive()
-    assert len(world.dead_letters) == 2, "the first still dies"
+    assert len(world.dead_letters) == 2, "the first fails again"
 
 
 def test_a_redrive_applies_letters_of_a_projection_in_order(

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures find the handlers, and say what to set where they do not."""
+"""The pytest plugin: the fixtures find the handlers, or the error names what to set."""
 
 import os
 import subprocess
