@@ -5,14 +5,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kafka.errors import KafkaError
+from redis.exceptions import RedisError
+
 from sluice.admin.init import initialise
+from sluice.admin.redis_keys import delete_prefix, open_redis
 from sluice.db.admin.written_effects import end_claims, read_ledger_rows
+from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.stack.patience import patient
 from sluice.tasks.fold.registry import collect_handlers
 from sluice.testing.incoming import Incoming, RawRecord, raw_record
@@ -248,7 +253,19 @@ def _deployed(
             yield deployment
         finally:
             run.stop_all()
+            _clean_up(deployment)
             deployment.close()
+
+
+def _clean_up(deployment: Deployment) -> None:
+    """Deletes the topics of the run and its keys in Redis: the servers may be used by others."""
+    with suppress(RedisError), closing(open_redis(deployment.urls.redis_url)) as client:
+        delete_prefix(client, deployment.installation.group)
+    with (
+        suppress(KafkaError),
+        closing(build_kafka_python_admin(KafkaAccess(deployment.urls.kafka_bootstrap_servers))) as admin,
+    ):
+        admin.delete_topics(sorted(deployment.registry.topics))
 
 
 def _records(deployment: Deployment, events: Sequence[Incoming]) -> list[tuple[str, RawRecord]]:

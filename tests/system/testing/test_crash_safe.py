@@ -1,13 +1,20 @@
 """Kills at the points on the way of an event cost nothing; a handler with a memory is found."""
 
+import os
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from sluice.admin.redis_keys import open_redis, read_prefixes
+from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 from sluice.runtime.fault_points import POINTS
+from sluice.runtime.service_urls import StackUrls
+from sluice.stack import Stack
 from sluice.testing import Incoming, Servers, assert_crash_safe
 from sluice.testing.servers.crash_safe import CRASH_POINTS, call_complaints
 from sluice.testing.servers.processes import Start
+from tests.waiting import wait_until
 
 ORDER: dict[str, Any] = {"customer_id": "c-1", "email": "a@example.org", "total_cents": 5}
 SHOP = [
@@ -24,7 +31,13 @@ SHOP = [
 ]
 
 
-@pytest.mark.usefixtures("kafka", "redis", "postgres")
+@pytest.fixture
+def servers(kafka: Stack, postgres: Stack, redis_url: str) -> Servers:
+    """Those of the run, with a Redis database of the test's own."""
+    named = StackUrls(postgres.database_url("postgres"), redis_url, kafka.kafka_bootstrap_servers())
+    return Servers(postgres, named.environ())
+
+
 @pytest.mark.parametrize(
     "points",
     [
@@ -34,17 +47,26 @@ SHOP = [
     ],
     ids=["one of each process", "all points"],
 )
-def test_kills_cost_nothing(points: tuple[str, ...], sluice_servers: Servers, start: Start) -> None:
-    report = assert_crash_safe(
-        "examples.shop.handlers", SHOP, points=points, servers=sluice_servers, start=start
-    )
+def test_kills_cost_nothing(
+    points: tuple[str, ...], servers: Servers, start: Start, redis_url: str, kafka: Stack
+) -> None:
+    report = assert_crash_safe("examples.shop.handlers", SHOP, points=points, servers=servers, start=start)
     assert set(report.killed) == set(points)
     assert report.not_reached == ()
+    # Others may use these servers.
+    with closing(open_redis(redis_url)) as client:
+        assert read_prefixes(client) == []
+    with closing(build_kafka_python_admin(KafkaAccess(kafka.kafka_bootstrap_servers()))) as admin:
+        mine = f"-crash-{os.getpid()}-"
+        wait_until(
+            lambda: not [topic for topic in admin.list_topics() if mine in topic],
+            timeout_seconds=30,
+            what="the topics of the run are deleted",
+        )
 
 
-@pytest.mark.usefixtures("kafka", "redis", "postgres")
 @pytest.mark.matrix
-def test_a_handler_that_keeps_state_in_memory_is_found(sluice_servers: Servers, start: Start) -> None:
+def test_a_handler_that_keeps_state_in_memory_is_found(servers: Servers, start: Start) -> None:
     # More than one batch takes: the worker that is started again lacks what the first one counted.
     events = [
         Incoming("orders", key="o-1", type="order.set", data={}, version=1),
@@ -55,7 +77,7 @@ def test_a_handler_that_keeps_state_in_memory_is_found(sluice_servers: Servers, 
             "tests.unit.testing.planted",
             events,
             points=("apply.committed",),
-            servers=sluice_servers,
+            servers=servers,
             start=start,
         )
 
