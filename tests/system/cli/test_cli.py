@@ -11,6 +11,7 @@ import pytest
 from examples.shop import tables
 from examples.shop.generate import generate, lines
 from sluice.bridge.partitioner import expected_partition
+from sluice.cli.dev_processes import NAMES
 from sluice.cli.main import COMMANDS
 from sluice.db.apply.guard import COUNTERS
 from tests.harness.deployment import Deployment
@@ -154,8 +155,8 @@ def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment
         ["rebuild", "status"],
         ["stack", "status"],
     )
-    # `sluice worker` and `sluice dev` do not end by themselves: other tests start them.
-    assert {words[0] for words in commands} == set(COMMANDS) - {"worker", "dev"}
+    # Other tests start the processes, which do not end by themselves, and make a new project.
+    assert {words[0] for words in commands} == set(COMMANDS) - {*NAMES, "dev", "new"}
     ended = {" ".join(words): sluice(deployment, *words, given=events) for words in commands}
     # No bridge has read the topic, and the folder has no stack of its own.
     refused = {name for name, done in ended.items() if done.returncode}
