@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sluice import cli
 from sluice.cli.main import app
-from sluice.cli.output import say, say_document
+from sluice.cli.output import say, say_document, say_log
 from sluice.cli.printing import MOST_CHARACTERS, equal_lines, field_lines
 
 ROOM = Path(cli.__file__).parent
@@ -123,3 +123,18 @@ def test_on_a_terminal_nothing_is_interpreted() -> None:
     written = os.read(ours, 1_000)
     os.close(ours)
     assert written == rb"a\x1b[31m" + b"\r\n[b]\r\n" + rb"\u202e" + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("colours", "written"),
+    [
+        (("cyan", "red"), b"\x1b[36mbridge |\x1b[0m \x1b[31ma\\x1b[2J\x1b[0m\n"),
+        (None, b"bridge | a\\x1b[2J\n"),
+    ],
+)
+def test_a_line_of_a_log_has_our_colours_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, colours: tuple[str, str] | None, written: bytes
+) -> None:
+    raw = in_encoding(monkeypatch, "utf-8")
+    say_log("bridge |", "a\x1b[2J", colours=colours)
+    assert raw.getvalue() == written
