@@ -20,6 +20,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
+PROJECT_README = ROOT / "sluice/project/template/README.md.tmpl"
+"""The README of a project that `sluice new` writes."""
 # Folders with pages of other projects, or with none.
 _PASSED_OVER = {"node_modules", "build", "dist", "vendor"}
 _HIDDEN_WITH_PAGES = ".github"
@@ -62,7 +64,7 @@ def pages(folder: Path = ROOT) -> list[Path]:
 
 def documents() -> list[Path]:
     """The pages whose blocks and commands are checked."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "docs")]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", PROJECT_README, *pages(ROOT / "docs")]
 
 
 @cache

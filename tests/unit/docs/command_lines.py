@@ -42,12 +42,12 @@ def simple_commands(text: str) -> Iterator[list[str]]:
                 words = []
 
 
-def check_script(text: str, *, runs: bool = True) -> None:
+def check_script(text: str, *, makefile: Path = MAKEFILE, runs: bool = True) -> None:
     """Raises WrongCommand for a command of the script that does not exist or does not take its words.
 
-    After `cd`, `make` means a project that `sluice new` wrote. A script that runs uses no programs but ours.
+    `makefile` is that of the current folder; after `cd` it is that of a project of `sluice new`. A script
+    that runs uses no programs but ours.
     """
-    makefile = MAKEFILE
     for words in simple_commands(text):
         match [words[0].removeprefix(".venv/bin/"), *words[1:]]:
             case ["sluice", *arguments]:

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 import yaml
 
-from tests.documents import ROOT, Block, blocks, blocks_in, documents, pages
-from tests.unit.docs.command_lines import WrongCommand, check_script
+from tests.documents import PROJECT_README, ROOT, Block, blocks, blocks_in, documents, pages
+from tests.unit.docs.command_lines import MAKEFILE, TEMPLATE_MAKEFILE, WrongCommand, check_script
 
 # `text` is output or a drawing; each other language is run or parsed by a test.
 LANGUAGES = {"python", "sh", "sql", "json", "yaml", "toml", "mermaid", "text"}
@@ -51,13 +51,13 @@ PARSERS: dict[str, Callable[[str], object]] = {
 }
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
+@pytest.mark.parametrize("page", [*pages(), PROJECT_README], ids=name_of)
 def test_each_block_names_its_language(page: Path) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block.place}: write one of {sorted(LANGUAGES)}"
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
+@pytest.mark.parametrize("page", documents(), ids=name_of)
 def test_a_block_of_text_hides_no_command(page: Path) -> None:
     for block in blocks(page):
         if block.language == "text":
@@ -90,10 +90,11 @@ def test_data_and_diagrams_parse(language: str) -> None:
 
 @pytest.mark.parametrize("page", documents(), ids=name_of)
 def test_the_commands_of_shell_blocks_exist(page: Path) -> None:
+    makefile = TEMPLATE_MAKEFILE if page == PROJECT_README else MAKEFILE
     for block in blocks(page):
         if block.language == "sh":
             try:
-                check_script(block.text, runs=block.mark != "not run")
+                check_script(block.text, makefile=makefile, runs=block.mark != "not run")
             except WrongCommand as error:
                 raise AssertionError(f"{block.place}: {error}") from error
 
@@ -103,7 +104,9 @@ def test_blocks_that_do_not_run_are_counted(record_property: Callable[[str, obje
     left_out = [block for block in found if block.mark == "not run"]
     languages = Counter(block.language for block in found)
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(languages.items()))
-    record_property("note", f"{len(found)} blocks in the documents ({kinds}); {len(left_out)} do not run:")
+    on_servers = sum(block.mark == "servers" for block in found)
+    record_property("note", f"{len(found)} blocks in the documents: {kinds}")
+    record_property("note", f"{on_servers} run on servers; these {len(left_out)} do not run:")
     for block in left_out:
         record_property("note", f"  {block.place}: {block.reason}")
     assert languages["python"] >= 5

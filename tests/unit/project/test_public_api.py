@@ -1,7 +1,6 @@
 """What users import: the names, what their import loads, and that examples and documents use no others."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 import sluice
 from sluice import tables
+from tests.documents import blocks, documents
 
 ROOT = Path(__file__).parents[3]
 PUBLIC_MODULES = {"sluice", "sluice.tables", "sluice.outbox", "sluice.testing"}
@@ -43,7 +43,6 @@ NAMES = [
     "entity_table",
     "projection_table",
 ]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 MAY_BE_LOADED = {"msgspec", "sluice", "sqlalchemy", "typing_extensions", "greenlet"}
 
@@ -89,10 +88,10 @@ def test_examples_import_the_public_modules_alone(path: Path) -> None:
     assert imported_modules(path.read_text()) <= PUBLIC_MODULES
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_import_the_public_modules_alone(path: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-    assert {module for block in blocks for module in imported_modules(block)} <= PUBLIC_MODULES
+    found = [imported_modules(block.text) for block in blocks(path) if block.language == "python"]
+    assert set().union(*found) <= PUBLIC_MODULES
 
 
 def imported_modules(code: str) -> set[str]:
