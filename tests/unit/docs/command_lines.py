@@ -17,6 +17,7 @@ from tests.documents import ROOT
 MAKEFILE = ROOT / "Makefile"
 TEMPLATE_MAKEFILE = ROOT / "sluice/project/template/Makefile.tmpl"  # of the project that `sluice new` writes
 _SEPARATORS = re.compile(r"[|&;()]+")
+_REDIRECTION = re.compile(r"\s\d?>+ *\S+")
 _ROOT: Any = typer.main.get_command(app)
 _BUILTINS = {"cd", "echo", "eval", "export", "kill", "set", "wait", "."}
 _SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
@@ -27,9 +28,9 @@ class WrongCommand(Exception):
 
 
 def simple_commands(text: str) -> Iterator[list[str]]:
-    """The words of each simple command of a shell script, also of those inside `$(…)`."""
+    """The words of each simple command of a script, also of those inside `$(…)`, without redirections."""
     for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer = shlex.shlex(_REDIRECTION.sub("", line), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words: list[str] = []
         for word in [*lexer, ";"]:
@@ -91,6 +92,15 @@ def parse(words: list[str]) -> None:
         pass  # --help and --version
     except TyperException as error:
         raise WrongCommand(f"sluice {' '.join(words)}: {error.message or 'a command is missing'}") from error
+
+
+def commands_of(command: Any = _ROOT, name: str = "sluice") -> Iterator[tuple[str, Any]]:
+    """Each command that runs, with its name as it is typed."""
+    if not hasattr(command, "list_commands"):
+        yield name, command
+        return
+    for part in command.list_commands(None):
+        yield from commands_of(command.get_command(None, part), f"{name} {part}")
 
 
 def check_options(words: list[str]) -> None:

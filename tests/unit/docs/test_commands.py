@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.unit.docs.command_lines import (
     check_options,
     check_script,
     check_targets,
+    commands_of,
     simple_commands,
 )
 
@@ -23,11 +25,27 @@ CHECKED = [*documents(), ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 @pytest.mark.parametrize("page", CHECKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_text_exist(page: Path) -> None:
     for code in inline_code(page):
-        for command in re.findall(r"\bsluice (?!import )[a-z-][^\"')]+", code.partition("#")[0]):
-            check_options(shlex.split(command.replace("| ", "|"))[1:])
+        check_commands(code)
         if code.startswith("make "):
             targets = [word for word in code.split()[1:] if re.fullmatch("[a-z-]+", word)]
             check_targets(targets, MAKEFILE, TEMPLATE_MAKEFILE)
+
+
+def check_commands(code: str) -> None:
+    """Raises WrongCommand for a `sluice …` that does not exist, or an option that it does not have."""
+    for command in re.findall(r"\bsluice (?!import )[a-z-][^\"')]+", code.partition("#")[0]):
+        check_options(shlex.split(command.replace("| ", "|"))[1:])
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands_of()), ids=[name for name, _ in commands_of()])
+def test_commands_in_the_help_exist(name: str, command: Any) -> None:
+    options = [parameter.help for parameter in command.params if getattr(parameter, "help", None)]
+    paragraphs = [" ".join(text.split()) for text in re.split(r"\n\s*\n", command.help)]
+    for paragraph in paragraphs:
+        for example in re.findall(r"(?:^|: )(sluice [a-z][^`]*)$", paragraph):
+            check_script(example)
+    for code in re.findall(r"`([^`]+)`", " ".join([*paragraphs, *options])):
+        check_commands(code)
 
 
 def test_commands_are_found_in_the_blocks() -> None:
@@ -36,7 +54,7 @@ def test_commands_are_found_in_the_blocks() -> None:
 
 
 def test_a_script_is_split_into_its_commands() -> None:
-    script = "a 1 | b '2 | 3' && c & # d\n" + 'eval "$(sluice stack up)"; e \\\n  4'
+    script = "a 1 | b '2 | 3' 2>> b.log && c > c.log & # d\n" + 'eval "$(sluice stack up)"; e \\\n  4'
     assert list(simple_commands(script)) == [
         ["a", "1"],
         ["b", "2 | 3"],
