@@ -1,4 +1,4 @@
-"""`sluice audit ls`: what operators decided by hand, and why. Changes nothing."""
+"""`sluice audit ls`: the decisions of operators, with their reasons. Changes nothing."""
 
 from typing import Annotated
 
@@ -11,12 +11,12 @@ from sluice.cli.printing import AsJson
 from sluice.cli.tables import table_of
 from sluice.db.admin.audit import read_audits
 
-audit_app = typer.Typer(help="What was decided by hand, by whom, and why.", no_args_is_help=True)
+audit_app = typer.Typer(help="Show the decisions of operators, with user and reason.", no_args_is_help=True)
 
 
 @audit_app.callback()
 def group() -> None:
-    """What was decided by hand, by whom, and why."""
+    """Show the decisions of operators, with user and reason."""
 
 
 @audit_app.command()
@@ -24,8 +24,10 @@ def ls(
     verb: Annotated[
         str | None, typer.Option("--verb", help='A command, as in "dlq drop", or a group, as in dlq.')
     ] = None,
-    subject: Annotated[str | None, typer.Option("--subject", help="What it was done to.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="What the decision changed: a queue, an event, a call.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     as_json_: AsJson = False,
 ) -> None:
     """Show decisions, newest first; their details with --json."""
@@ -38,4 +40,4 @@ def ls(
         headings = ("at", "actor", "verb", "subject", "reason")
         say(table_of(headings, rows, folded=("reason",)))
     else:
-        say("nothing was decided by hand")
+        say("no decision found")

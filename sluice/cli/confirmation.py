@@ -1,4 +1,4 @@
-"""What an operator decides by hand: who it is, why, whether it is only tried, and whether it is meant."""
+"""Options of commands that change something (--reason, --dry-run, --yes), and their confirmation."""
 
 import sys
 from typing import Annotated
@@ -11,22 +11,22 @@ from sluice.cli.output import ask
 
 def _given(reason: str) -> str:
     if not reason.strip():
-        raise typer.BadParameter("say why, in a few words")
+        raise typer.BadParameter("the reason is empty; state the reason in a few words")
     return reason
 
 
 Reason = Annotated[
-    str, typer.Option("--reason", callback=_given, help="Why; kept in sluice.audit with who and when.")
+    str, typer.Option("--reason", callback=_given, help="Reason; stored in sluice.audit with user and time.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would happen; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 
 
 def require_confirmation(question: str, *, yes: bool) -> None:
-    """Returns if the operator means it. Raises OperationRefused if not, or if there is nobody to ask."""
+    """Returns if the operator confirms. Raises OperationRefused if not, or if there is no terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise OperationRefused(f"{question} There is no terminal to ask at: say --yes if it is meant")
+        raise OperationRefused(f"{question} Cannot ask for confirmation without a terminal; pass --yes")
     if not ask(question):
         raise OperationRefused("nothing was changed")

@@ -47,13 +47,13 @@ def dev(
     environment names), runs `sluice init`, and starts every process.
     Each line of their logs begins with the name of the process.
 
-    When a file of your handlers changes, the processes are started
-    again. If the file cannot be imported, the error is printed, and
-    the processes that run go on.
+    When a file of your handlers changes, the processes restart. If
+    the file cannot be imported, the error is printed, and the running
+    processes continue.
 
     Ctrl-C or SIGTERM ends everything, with exit code 0; data stay in
-    .sluice/stack. A second Ctrl-C kills what does not end. Exit code 2
-    if it cannot start.
+    .sluice/stack. A second Ctrl-C kills processes that do not end.
+    Exit code 2 if it cannot start.
 
     Example: sluice dev --without flower
     """
@@ -87,14 +87,14 @@ def dev(
 
 
 class Terminal:
-    """Standard output: a line per printed line, behind the coloured name of its process."""
+    """Standard output: each line of a process, behind the coloured name of the process."""
 
     def __init__(self) -> None:
         self._is_coloured = uses_colour(os.environ, is_terminal=sys.stdout.isatty())
         self._colours = dict(zip(NAMES, COLOURS_OF_PROCESSES, strict=True))
         self._width = max(map(len, NAMES))
         self.is_closed = False
-        """Nothing can be printed any more: the terminal is gone, or the reader of the pipe."""
+        """True if nothing can be printed any more: the terminal or the reader of the pipe is closed."""
 
     def show(self, name: str, raw: str) -> None:
         """Shows what a process printed."""
@@ -135,10 +135,10 @@ def one_per_folder(home: Path) -> Iterator[None]:
 
 @contextmanager
 def running_servers(report: Callable[[str], None]) -> Iterator[StackUrls]:
-    """Yields where the servers are. Those that it started have ended afterwards."""
+    """Yields the addresses of the servers. Stops those that it started afterwards."""
     urls = external_urls(os.environ)
     if urls is not None:
-        report("the environment names the servers: none is started")
+        report("the environment names the servers: none started")
         yield urls
         return
     stack = Stack(STACK, report=report)
@@ -165,7 +165,7 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _choose_flower(wished: int, left_out: set[str]) -> tuple[int, str]:
-    """Returns a free port, and where Flower is. Leaves Flower out if it is not installed."""
+    """Returns a free port, and a line about Flower. Leaves Flower out if it is not installed."""
     if "flower" in left_out:
         return wished, "Flower is left out"
     if importlib.util.find_spec("flower") is None:
@@ -177,7 +177,7 @@ def _choose_flower(wished: int, left_out: set[str]) -> tuple[int, str]:
 
 @contextmanager
 def _raising_signals() -> Iterator[None]:
-    """Within it, signals raise KeyboardInterrupt, so that the start of a server can be given up."""
+    """Makes signals raise KeyboardInterrupt, so that they abort the start of a server."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# Shown at their places, or known from the prefix.
+# Fields with a fixed place in the line, or known from the prefix.
 OWN_PLACES = ("event", "level", "timestamp", "process", "logger", "exception", "stack")
 COLOUR_OF_LEVEL = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 COLOURS_OF_PROCESSES = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
@@ -20,14 +20,14 @@ class LogLine(NamedTuple):
 
 
 def uses_colour(environ: Mapping[str, str], *, is_terminal: bool) -> bool:
-    """Returns True if lines are coloured: on a terminal that can, unless NO_COLOR is set."""
+    """Returns True if the terminal can show colours and NO_COLOR is not set."""
     return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def read_lines(raw: str) -> list[LogLine]:
-    """Returns the lines of one printed line: a structured log line has one, and those of its traceback.
+    """Returns the lines to show for one printed line.
 
-    Whatever else a process prints is one line as it is.
+    A structured log line becomes one line, and the lines of its traceback. Any other line is unchanged.
     """
     try:
         fields = msgspec.json.decode(raw)

@@ -1,4 +1,4 @@
-"""Keeps the processes of `sluice dev` running, and starts them again when their code changes."""
+"""Keeps the processes of `sluice dev` running, and restarts them when their code changes."""
 
 import signal
 import time
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class DevLoop:
-    """The running processes, and the files that they are made of."""
+    """The running processes, and the files of their code."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class DevLoop:
         folder: Path,
         home: Path,
     ) -> None:
-        """`folder` is where the handlers are, `home` holds files of this loop."""
+        """`folder` contains the handlers, `home` the files of this loop."""
         self._children = children
         self._report = report
         self._environ = environ
@@ -42,7 +42,7 @@ class DevLoop:
         self._home = home
         self._running: dict[Command, Child] = {}
         self._due: dict[Command, float] = {}
-        """Ended processes, and when each starts again."""
+        """Ended processes, and when each is restarted."""
         self._failures: dict[Command, int] = {}
         self._ending: dict[Command, float] = {}
         """Processes that were ordered to end, to be started again, and when each is killed."""
@@ -100,7 +100,7 @@ class DevLoop:
         self._report(f"{command.name} starts, pid {self._running[command].pid}")
 
     def start_again(self) -> None:
-        """Reports processes that have ended, and starts each after a pause that grows with its failures."""
+        """Reports ended processes, and restarts each after a pause that grows with its failures."""
         now = time.monotonic()
         for command, child in list(self._running.items()):
             exit_code = child.exit_code
@@ -142,8 +142,10 @@ class DevLoop:
         self._children.stop(list(self._running.values()))
 
     def _follow_changes(self) -> None:
-        """Starts the processes again if a file has changed, its newest version can be imported, and no file
-        was saved since the last look: an editor may save several."""
+        """Restarts the processes if a file has changed and the newest version can be imported.
+
+        Waits until no file was saved since the last poll, since an editor may save several.
+        """
         now = fingerprint(self._watched, self._folder)
         if now == self._seen or now != self._saved:
             self._saved = now
@@ -153,20 +155,20 @@ class DevLoop:
         named = ", ".join(changed[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
         self._report(f"changed: {named}")
         if not self._import_handlers():
-            self._report("the processes that run go on; they start again when the handlers can be imported")
+            self._report("running processes continue; they restart when the handlers can be imported")
         elif not self._prepare():
-            self._report("`sluice init` failed: the processes that run go on")
+            self._report("`sluice init` failed: running processes continue")
         else:
             self._report("starting the processes again")
             self.restart()
 
     def _prepare(self) -> bool:
-        """Makes the tables, topics and queues that the handlers declare. Returns False if that failed."""
+        """Creates the tables, topics and queues that the handlers declare. Returns False if that failed."""
         return self._children.run(Command("init", (*SLUICE, "init")), self._environ) == 0
 
     def _import_handlers(self) -> bool:
-        """Imports the handlers in a process of its own, and reports an error that is not the last one."""
-        # Before the import: what is saved meanwhile is a change.
+        """Imports the handlers in a separate process. Reports an error unless it equals the last one."""
+        # Before the import, so that a file saved during it counts as changed.
         before = fingerprint(self._watched, self._folder)
         answer = self._home / "sources.json"
         answer.unlink(missing_ok=True)
@@ -174,7 +176,7 @@ class DevLoop:
         if answer.exists():
             found = msgspec.json.decode(answer.read_text(), type=Sources)
         else:
-            # A signal ended it, or the code of the handlers did; what it printed is shown.
+            # A signal ended the process, or the code of the handlers did; its output is shown.
             found = Sources(self._sources.files, "the process that imports the handlers ended too early")
         if found.error not in (None, self._sources.error) and not self._children.signals:
             self._report(str(found.error))

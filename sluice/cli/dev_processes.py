@@ -1,4 +1,4 @@
-"""The processes of `sluice dev`: which there are, how each is started, and all that they print."""
+"""The processes of `sluice dev`: their commands, their start and end, and their output."""
 
 import os
 import selectors
@@ -16,7 +16,7 @@ from sluice.worker.supervisor import end_with_parent
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PUMP_SECONDS = 0.1
 READ_BYTES = 65_536
-# A bridge and a worker end after what they have in hand.
+# A bridge and a worker end after their current batch.
 STOP_SECONDS = 30.0
 
 SLUICE = ("-m", "sluice.cli.main")
@@ -61,7 +61,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environ,
-            # A terminal signals the processes of its foreground group: `sluice dev` passes the signal on.
+            # A group of its own: Ctrl-C in the terminal reaches only `sluice dev`, which passes it on.
             process_group=0,
             preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
@@ -72,16 +72,16 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Returns its process id."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; below zero the number of the signal that ended it."""
+        """Returns None while it runs; a negative value is the number of the signal that ended it."""
         return self._process.poll()
 
     def send(self, number: signal.Signals) -> None:
-        """Signals the process; does nothing once it has ended."""
+        """Sends the signal; does nothing if the process has ended."""
         self._process.send_signal(number)
 
     def read_lines(self) -> list[str] | None:
@@ -107,7 +107,7 @@ class Child:
 
 
 class Children:
-    """All children: shows what they print, and takes the signals that end `sluice dev`. Single-threaded."""
+    """All children. Shows their output and counts the signals that end `sluice dev`. Single-threaded."""
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         """`show` is called with the name of a process and a line that it printed."""
@@ -119,7 +119,7 @@ class Children:
         """How many signals to end have arrived."""
 
     def take_signals(self) -> None:
-        """From now on SIGINT, SIGTERM and SIGHUP are counted. Main thread only."""
+        """Counts SIGINT, SIGTERM and SIGHUP from now on. Main thread only."""
         for end in (self._signals, self._wakeup):
             end.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
@@ -133,7 +133,7 @@ class Children:
         return child
 
     def pump(self, seconds: float) -> None:
-        """Shows what is printed for so long; returns at once if a signal arrives."""
+        """Shows the output for so many seconds; returns at once if a signal arrives."""
         until = time.monotonic() + seconds
         signals = self.signals
         while self.signals == signals:
@@ -172,7 +172,7 @@ class Children:
             self.finish(child)
 
     def finish(self, child: Child) -> None:
-        """Shows what an ended child has still printed, and lets go of it. Idempotent."""
+        """Shows the last output of an ended child, and closes it. Idempotent."""
         while child.is_open and self._show_lines(child):
             pass
         if child.is_open:

@@ -1,4 +1,4 @@
-"""The files that the handlers consist of: found by importing them in a process of its own, then watched.
+"""Finds the files of the handlers, by importing them in a separate process, and detects changes.
 
 `python -m sluice.cli.dev_sources FILE` imports the modules of SLUICE_HANDLERS and writes what it found.
 """
@@ -26,14 +26,11 @@ class Sources(msgspec.Struct, frozen=True):
 
     files: tuple[str, ...]
     error: str | None = None
-    """Why the modules cannot be imported; then `files` are those that were reached."""
+    """Why the modules cannot be imported; then `files` are those found before the error."""
 
 
 class SourceRecorder:
-    """Finds modules as Python does, and records the files of those below a folder.
-
-    So a file is recorded also if it cannot be imported.
-    """
+    """Finds modules as Python does, and records those below a folder, also if their import fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,9 +75,9 @@ def _describe(error: BaseException, folder: Path) -> str:
 
 
 def files_to_watch(sources: Sources, before: Iterable[str], folder: Path) -> set[str]:
-    """Returns the files whose change may change what the modules are.
+    """Returns the files whose change may change the modules.
 
-    While they cannot be imported, a file that is missing may come: so also all files beside the known ones.
+    While the import fails, also returns the files beside the known ones: one may add the missing module.
     """
     if sources.error is None:
         return set(sources.files)
@@ -91,7 +88,7 @@ def files_to_watch(sources: Sources, before: Iterable[str], folder: Path) -> set
 
 
 def fingerprint(files: Iterable[str], folder: Path) -> Fingerprint:
-    """Returns what changes when a file is saved, created or deleted."""
+    """Returns a value that changes when a file is saved, created or deleted."""
     found: Fingerprint = {}
     for file in files:
         try:

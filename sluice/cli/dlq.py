@@ -60,21 +60,21 @@ def ls(
     key: Key = None,
     type_: Type = None,
     error: ErrorClass = None,
-    state: Annotated[LetterState, typer.Option("--state", help="Of the rows.")] = LetterState.DEAD,
+    state: Annotated[LetterState, typer.Option("--state", help="Filter by state.")] = LetterState.DEAD,
     older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
-    after: Annotated[int, typer.Option(min=0, help="Go on behind this id.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
+    after: Annotated[int, typer.Option(min=0, help="Continue behind this id.")] = 0,
     projection: Projection = None,
     generation: Generation = None,
     as_json_: AsJson = False,
 ) -> None:
-    """Show events that failed: how many per topic, error and state, then each, newest first.
+    """Show failed events: how many per topic, error and state, then each, newest first.
 
     A reason that several events share is printed once, with its number of events.
 
     Behind: events of the same entity that wait until this one is applied or dropped.
-    A conflict holds nothing up. Events that one projection could not apply follow:
-    they were applied otherwise, and later ones of the entity wait for that projection.
+    No event waits behind a conflict. Then follow events that failed only in one
+    projection: later events of the entity wait only in that projection.
     """
     require_projection(projection, generation)
     chosen = filters_of(topic, entity, key, type_, error, None, older_than)
@@ -107,7 +107,7 @@ def ls(
 
 
 def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
-    """Show one event that failed whole: the record, the error, what waits behind it, why it is parked."""
+    """Show all of one failed event: the record, the error, what waits behind it, why it is parked."""
     with connected("sluice dlq", report_refusal=print_refusal) as session:
         projected = read_whole_projection_letter(session, number)
         if projected is None:
@@ -134,11 +134,11 @@ def export(
     state: State = None,
     older_than: OlderThan = None,
 ) -> None:
-    """Print events that failed as lines of JSON, oldest first, as `sluice send` reads them.
+    """Print failed events as JSON lines, oldest first, in the format of `sluice send`.
 
-    A record whose value is no JSON, or whose key or headers a line cannot say,
-    has key_base64, value_base64 and headers_base64 instead, which send refuses.
-    So has a record that is not stored whole, with flaw: what is missing.
+    A record that is not JSON, or whose key or headers do not fit the format, has
+    key_base64, value_base64 and headers_base64 instead, which send refuses.
+    A record that is not stored whole has them, too; its `flaw` names what is missing.
 
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """
@@ -149,7 +149,7 @@ def export(
 
 
 def count_table(counts: Iterable[LetterCount]) -> Table:
-    """Per topic, error class and state."""
+    """Returns a row per topic, error class and state."""
     return table_of(
         ("topic", "error", "state", "letters"),
         ((one.topic, one.error_class, _state_of(one), one.letters) for one in counts),
@@ -157,7 +157,7 @@ def count_table(counts: Iterable[LetterCount]) -> Table:
 
 
 def reason_table(reasons: Iterable[LetterReason]) -> Table:
-    """Per reason that several letters share: how many do, and the newest of them."""
+    """Returns a row per reason that several letters share: their number, and the newest letter."""
     return table_of(
         ("letters", "topic", "newest id", "reason"),
         (
@@ -170,7 +170,7 @@ def reason_table(reasons: Iterable[LetterReason]) -> Table:
 
 
 def letter_table(letters: Iterable[ListedLetter], reasons: Sequence[LetterReason]) -> Table:
-    """Per letter: where it is, whose, what went wrong, and how many wait behind it."""
+    """Returns a row per letter: place, entity, error, and how many events wait behind it."""
     numbers = {(one.topic, one.error_class, one.error_text): n for n, one in enumerate(reasons, 1)}
 
     def error(one: ListedLetter) -> str:
@@ -199,12 +199,12 @@ def letter_table(letters: Iterable[ListedLetter], reasons: Sequence[LetterReason
 
 
 def _state_of(letter: ListedLetter | LetterCount) -> str:
-    """Its state; of a conflict, that it is one."""
+    """Returns the state, with a remark if the letter is a conflict."""
     return f"{letter.state} (conflict)" if letter.outcome == Outcome.CONFLICT else letter.state
 
 
 dlq_app = typer.Typer(
-    help="Events that failed, what waits behind them, and what becomes of both.",
+    help="Show failed events and those that wait behind them; redrive or drop them.",
     no_args_is_help=True,
 )
 for command in (ls, show, redrive, drop, resolve, export):

@@ -75,15 +75,16 @@ def redrive(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Apply events that failed again, and those that wait behind them, with the code as it is now.
+    """Apply failed events, and events that wait behind them, with the current code.
 
-    By entity: the letters chosen say which entities, and of each all its letters
-    are redriven, in their order, until one fails again. Others flow all the while.
-    --all means those with a dead letter, and conflicts; --state waiting, also those
-    that an operator let wait. --projection means letters of that projection: they
-    are applied to one generation of it, and to nothing else.
+    The selected letters choose the entities. All letters of these entities are
+    redriven in order, until one fails again. Other entities are not held up.
+    --all selects entities with a dead letter, and conflicts. With --state waiting
+    it also selects entities that an operator paused. --projection selects letters
+    of that projection: they are applied only to one of its generations.
 
-    Exit code 1 if an entity stayed blocked. May be stopped anywhere and run again.
+    Exit code 1 if an entity stays blocked. You may interrupt the command at any
+    time and run it again.
     """
     require_projection(projection, generation)
     filters = filters_of(topic, entity, key, type_, error, state, older_than)
@@ -97,18 +98,18 @@ def redrive(
         for number in ids or ():
             require_redrivable(require_letter(session, number))
         plan = plan_redrive(session, chosen)
-        # To stderr if stdout is to be one document: the operator must see what the question is about.
+        # On stderr if stdout is one document: the operator must see the plan before the question.
         _print_plan(plan, err=as_json_)
         done: list[EntityRedriven] = []
         if plan.letters and not dry_run:
-            require_confirmation("These are redriven.", yes=yes)
+            require_confirmation("These letters will be redriven.", yes=yes)
             decision = decide("dlq redrive", reason)
             try:
                 with _progress(plan.letters) as tried:
                     for one in redrive_all(session, redriver, plan, decision, tried=tried):
                         done.append(one)
             except OperationRefused:
-                # The entities before the failed one are redriven all the same.
+                # The entities before the failed one are redriven already.
                 say(*redriven_lines(done), err=as_json_)
                 raise
     if as_json_:
@@ -126,11 +127,11 @@ def redrive(
 
 
 def _are_of_projections(session: Session, ids: Ids) -> bool:
-    """Returns True if the ids are those of letters of projections. Raises OperationRefused if some are."""
+    """Returns True if all ids are of projection letters. Raises OperationRefused for a mixture."""
     found = [find_letter(session, number) is not None for number in ids or ()]
     if any(found) and not all(found):
         raise OperationRefused(
-            "some of the IDs are letters of projections, others are not: redrive them apart"
+            "some of the IDs are letters of projections, others are not; redrive them separately"
         )
     return any(found)
 
@@ -155,16 +156,16 @@ def drop(
     reason: Reason,
     number: Id,
     no_redrive: Annotated[
-        bool, typer.Option("--no-redrive", help="Leave those behind it waiting, and its entity parked.")
+        bool, typer.Option("--no-redrive", help="Leave the events behind it waiting, and the entity parked.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Give up an event that failed, the first of its entity, and redrive those behind it.
+    """Drop a failed event, the first of its entity, and redrive the events behind it.
 
-    It will never be applied; a letter of a projection, to that generation of it. A
-    rebuild passes over it, too. Exit code 1 if one of those behind it failed, too.
+    The event will never be applied, and rebuilds pass over it. Dropping a letter of
+    a projection affects only its generation. Exit code 1 if an event behind it fails.
     """
     done: list[EntityRedriven] = []
     with connected("sluice dlq") as session, redriving() as redrivers:
@@ -194,12 +195,12 @@ def drop(
 
 
 def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Mark conflicts as seen: two events claimed one identity or one version, and the first one counts.
+    """Mark conflicts as seen: two events have the same identity or version, and the first one counts.
 
-    Only conflicts. Exit code 1 if a letter was left as it was.
+    Accepts only conflicts. Exit code 1 if a letter was not changed.
     """
     if not ids:
-        raise OperationRefused("name the conflicts by their IDs, as `sluice dlq ls` shows them")
+        raise OperationRefused("pass the IDs of the conflicts, as `sluice dlq ls` shows them")
     with connected("sluice dlq") as session:
         letters = [require_letter(session, number) for number in dict.fromkeys(ids)]
         conflicts = [letter for letter in letters if is_conflict(letter)]
@@ -217,14 +218,14 @@ def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: 
             if letter.id in resolved:
                 say(f"{letter.id} {would} resolved: {place_of(letter)} of {entity_of(letter)}")
             else:
-                why = MOVED if is_conflict(letter) else f"no open conflict, but {letter.state}"
-                say(f"{letter.id}, left as it is: {why}")
+                why = MOVED if is_conflict(letter) else f"not an open conflict, but {letter.state}"
+                say(f"{letter.id} is not changed: {why}")
     if left:
         raise typer.Exit(LEFT_EXIT_CODE)
 
 
 def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
-    """What became of each entity; entities of which the same became share a line."""
+    """Returns a line per entity with its outcomes; entities with equal outcomes share a line."""
     return equal_lines(
         (
             one.name,
@@ -240,7 +241,7 @@ def redriven_lines(done: Iterable[EntityRedriven]) -> list[str]:
 
 
 def redriven_documents(done: Iterable[EntityRedriven]) -> list[Mapping[str, Any]]:
-    """The same for --json."""
+    """Returns the outcomes per entity for --json."""
     return [
         {
             "entity": one.entity,

@@ -1,4 +1,4 @@
-"""What `sluice dlq` prints and does with letters of one generation of a projection."""
+"""Lists, redrives and drops letters of projections, for `sluice dlq`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -28,26 +28,26 @@ from sluice.tasks.projection_redrive import ProjectionRedriver
 BLOCKED_EXIT_CODE = 1
 
 Projection = Annotated[
-    str | None, typer.Option("--projection", help="Letters of this projection alone, as in totals.")
+    str | None, typer.Option("--projection", help="Only letters of this projection, as in totals.")
 ]
 Generation = Annotated[
-    int | None, typer.Option("--generation", min=1, help="Of --projection; default: the live one.")
+    int | None, typer.Option("--generation", min=1, help="Generation of --projection. Default: the live one.")
 ]
 
 
 def require_projection(projection: str | None, generation: int | None) -> None:
-    """Raises OperationRefused for a generation of no projection."""
+    """Raises OperationRefused for --generation without --projection."""
     if generation is not None and projection is None:
         raise OperationRefused("--generation is valid only with --projection")
 
 
 def letters_of(chosen: Chosen, projection: str | None, generation: int | None) -> ChosenLetters:
-    """Returns the same choice among the letters of generations."""
+    """Returns the same filters for the letters of generations."""
     return ChosenLetters(projection, generation, *chosen)
 
 
 def projection_table(letters: Iterable[ProjectionLetterRow]) -> Table:
-    """Per letter: of which generation, where it is, whose, and what went wrong."""
+    """Returns a row per letter: generation, place, entity, and error."""
     return table_of(
         ("id", "projection", "record", "entity", "type", "state", "attempts", "age", "error"),
         (
@@ -70,23 +70,23 @@ def projection_table(letters: Iterable[ProjectionLetterRow]) -> Table:
 
 
 def held_lines(plan: Sequence[HeldLetters]) -> list[str]:
-    """What would be redriven."""
+    """Returns a line per entity with the letters that would be redriven."""
     return [f"{LettersRedriven(one).name}: {one.failed} failed, {one.waiting} waiting" for one in plan]
 
 
 def redriven_letter_lines(done: Iterable[LettersRedriven]) -> list[str]:
-    """What became of each entity."""
+    """Returns a line per entity with its outcomes."""
     return [
         f"{one.name}: "
         + (", ".join(f"{number} {outcome}" for outcome, number in sorted(one.outcomes.items())) or "nothing")
         + (f"; blocked by {one.blocked_by}" if one.blocked_by else "")
-        + ("; nothing waits any more" if one.unparked else "")
+        + ("; unparked" if one.unparked else "")
         for one in done
     ]
 
 
 def redriven_letter_documents(done: Iterable[LettersRedriven]) -> list[Mapping[str, Any]]:
-    """The same for --json."""
+    """Returns the outcomes per entity for --json."""
     return [
         {
             "projection": one.held.projection,
@@ -110,12 +110,12 @@ def redrive_letters(
     dry_run: bool,
     as_json_: bool,
 ) -> None:
-    """`sluice dlq redrive` for letters of projections. Exit code 1 if an entity stayed blocked."""
+    """Runs `sluice dlq redrive` for letters of projections. Exit code 1 if an entity stays blocked."""
     plan = plan_projection_redrive(session, chosen)
     say(*(held_lines(plan) or ["no such letter is dead or waiting"]), err=as_json_)
     done: list[LettersRedriven] = []
     if plan and not dry_run:
-        require_confirmation("These are redriven.", yes=yes)
+        require_confirmation("These letters will be redriven.", yes=yes)
         try:
             for one in redrive_projection(session, redriver, plan, decide("dlq redrive", reason)):
                 done.append(one)
@@ -141,7 +141,7 @@ def drop_letter_of_projection(
     dry_run: bool,
     as_json_: bool,
 ) -> None:
-    """`sluice dlq drop` for a letter of a projection. Exit code 1 if one of those behind it failed, too."""
+    """Runs `sluice dlq drop` for a letter of a projection. Exit code 1 if an event behind it fails."""
     held = require_droppable_letter(session, letter)
     behind = held.failed + held.waiting - 1
     name = f"{letter.topic}:{letter.partition}:{letter.offset}"

@@ -20,23 +20,22 @@ UNKNOWN = "?"
 Patience = Annotated[
     float,
     typer.Option(
-        min=0.1, metavar="SECONDS", help="Report what waits for longer; of transactions, 10 times as long."
+        min=0.1, metavar="SECONDS", help="Report what waits longer, and transactions open 10 times as long."
     ),
 ]
 
 
 def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
-    """Say what is wrong with this installation, and what to do about it. Changes nothing.
+    """Report what is wrong with this installation, and how to repair it. Changes nothing.
 
-    Looks at the connections, the migrations, your tables, queues and topics,
-    at settings that are not safe, at queues that are halted or that no worker serves,
-    at partitions that no bridge reads, at outgoing events and calls that wait, at
-    processes that do not run, and at what holds up Postgres. Where a queue has
-    messages it looks for up to 15 seconds until a batch is committed. What cannot be
-    read is a finding, and the rest is shown.
+    Checks connections, migrations, your tables, queues and topics; unsafe settings;
+    queues that are halted or have no worker; partitions that no bridge reads;
+    outgoing events and calls that wait; processes that do not run; and what holds
+    up Postgres. If a queue has messages, the check waits up to 15 seconds for a
+    committed batch. A part that cannot be read becomes a finding; the rest is shown.
 
-    An error is what this deployment can mend. A note is what only others can: its
-    topics, tables or projections are not those of these handlers.
+    This deployment can repair errors and warnings. A note is about topics, tables or
+    projections that these handlers do not declare, so only another deployment can.
 
     Exit code 1 if there is an error; warnings and notes alone give 0.
     """
@@ -52,7 +51,7 @@ def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
 
 
 def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
-    """For --json: the findings, and what is information only."""
+    """Returns, for --json, the findings and further information."""
     installation = facts.postgres.installation if facts.postgres else None
     topics = facts.kafka.topics if facts.kafka else {}
     return {
@@ -66,7 +65,7 @@ def as_document(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
 
 
 def as_lines(facts: Facts, findings: list[Finding]) -> list[str]:
-    """For people."""
+    """Returns the findings and further information as lines for people."""
     lines = [line for finding in findings for line in finding_lines(finding)]
     for name, topic in sorted(facts.kafka.topics.items() if facts.kafka else ()):
         insync = UNKNOWN if topic.min_insync_replicas is None else topic.min_insync_replicas

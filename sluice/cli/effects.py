@@ -39,10 +39,10 @@ def ls(
         float | None, typer.Option("--older-than", parser=read_age, metavar="AGE", help="As in 90s, 10m, 2h.")
     ] = None,
     conflicts: Annotated[
-        bool, typer.Option("--conflicts", help="Instead: calls not made, their key having other args.")
+        bool, typer.Option("--conflicts", help="Show calls not made since their key has other args.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows at most.")] = 50,
-    after: Annotated[int, typer.Option(min=0, help="Go on behind this id.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
+    after: Annotated[int, typer.Option(min=0, help="Continue behind this id.")] = 0,
     as_json_: AsJson = False,
 ) -> None:
     """Show calls: how many there are per effect and state, then each, newest first.
@@ -77,7 +77,7 @@ def ls(
 
 
 def show(key: Key, full: Full = False, as_json_: AsJson = False) -> None:
-    """Show one call whole, and if it is pending, what it waits for."""
+    """Show all fields of one call, and what it waits for if it is pending."""
     registry = read_environment().registry
     with connected("sluice effects", report_refusal=print_refusal) as session:
         call = require_call(session, key)
@@ -100,12 +100,12 @@ def _ls_conflicts(session: Session, effect: str | None, after: int, limit: int, 
 
 
 def count_documents(counts: Iterable[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """(effect, state, calls) as JSON objects."""
+    """Returns (effect, state, calls) tuples as JSON objects."""
     return [{"effect": effect, "state": state, "calls": calls} for effect, state, calls in counts]
 
 
 def count_table(counts: Sequence[tuple[str, str, int]]) -> Table:
-    """Per effect, a column for each state that occurs."""
+    """Returns a row per effect, with a column for each state that occurs."""
     by_effect: dict[str, dict[str, int]] = {}
     for effect, state, calls in counts:
         by_effect.setdefault(effect, {})[state] = calls
@@ -117,7 +117,7 @@ def count_table(counts: Sequence[tuple[str, str, int]]) -> Table:
 
 
 def reason_table(reasons: Iterable[CallReason]) -> Table:
-    """Per error that several calls share: how many do, and the newest of them."""
+    """Returns a row per error that several calls share: their number, and the newest call."""
     return table_of(
         ("calls", "effect", "state", "newest key", "error"),
         (
@@ -130,7 +130,7 @@ def reason_table(reasons: Iterable[CallReason]) -> Table:
 
 
 def call_table(calls: Iterable[ListedCall], reasons: Sequence[CallReason]) -> Table:
-    """Per call: its key, whose it is, how far it is, when it is due again, and what went wrong last."""
+    """Returns a row per call: key, entity, state, the time of the next attempt, and the last error."""
     numbers = {(one.effect, one.state, one.error): f"error {n}" for n, one in enumerate(reasons, 1)}
     return table_of(
         ("key", "effect", "entity", "state", "attempt", "age", "due in", "error"),
@@ -153,7 +153,7 @@ def call_table(calls: Iterable[ListedCall], reasons: Sequence[CallReason]) -> Ta
 
 
 def conflict_table(conflicts: Iterable[CallConflict]) -> Table:
-    """Per conflict: the key, what was asked for and not done, and what counts."""
+    """Returns a row per conflict: the key, the args that were refused, and the args that count."""
     return table_of(
         ("id", "key", "not called with", "called with", "state"),
         ((one.id, one.effect_key, one.args, one.made_args, one.state) for one in conflicts),
@@ -162,7 +162,7 @@ def conflict_table(conflicts: Iterable[CallConflict]) -> Table:
 
 
 effects_app = typer.Typer(
-    help="Calls of side effects: how they went, and what becomes of those that did not succeed.",
+    help="Show the calls of side effects, and decide about calls that did not succeed.",
     no_args_is_help=True,
 )
 for command in (ls, show, reconcile, retry, settle, pause, resume):

@@ -31,7 +31,7 @@ Keys = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY]...", help="As `sluice effects ls` names them.")
 ]
 Every = Annotated[bool, typer.Option("--all", help="Select all matching calls.")]
-Effect = Annotated[str | None, typer.Option("--effect", help="With --all: calls of this effect alone.")]
+Effect = Annotated[str | None, typer.Option("--effect", help="With --all: only calls of this effect.")]
 LEFT_EXIT_CODE = 1
 UNCERTAIN, FAILED, SUCCEEDED = CallState.UNCERTAIN, CallState.FAILED, CallState.SUCCEEDED
 
@@ -44,13 +44,13 @@ def reconcile(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Ask the provider what became of uncertain calls, by the effect's own `reconcile` function.
+    """Ask the provider for the result of uncertain calls, by the effect's `reconcile` function.
 
-    Its answer: the call succeeded. None: it was certainly not made, and is
-    pending again. It raises: nobody knows yet, and the call stays uncertain.
+    If the function returns an answer, the call succeeded. If it returns None, the
+    call was not made, and becomes pending. If it raises, the call stays uncertain.
 
     With --dry-run the provider is asked and nothing is stored.
-    Exit code 1 if a call was left as it was.
+    Exit code 1 if a call was not changed.
     """
     require_one_choice(keys, every=every)
     effects = read_environment().registry.effects
@@ -69,22 +69,25 @@ def retry(
     keys: Keys = None,
     every: Every = False,
     state: Annotated[
-        CallState | None, typer.Option("--state", metavar="failed|uncertain", help="Goes with --all.")
+        CallState | None, typer.Option("--state", metavar="failed|uncertain", help="Required by --all.")
     ] = None,
     effect: Effect = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Make failed or uncertain calls again, as if they had never been tried.
+    """Make failed or uncertain calls again, with a fresh count of attempts.
 
-    An uncertain call may have been made: then it is done twice, unless the
-    provider knows its key. Ask first: `sluice effects reconcile`.
+    An uncertain call may have been made already. The provider then receives it
+    twice, unless the provider deduplicates by key. Run `sluice effects
+    reconcile` first.
 
-    Exit code 1 if a call was left as it was.
+    Exit code 1 if a call was not changed.
     """
     if every != (state is not None) or (state is not None and state not in (FAILED, UNCERTAIN)):
-        raise OperationRefused("with --all, and with it alone, say --state failed or --state uncertain")
+        raise OperationRefused(
+            "--all requires --state failed or --state uncertain; --state is valid only with --all"
+        )
     require_one_choice(keys, every=every)
     effects = read_environment().registry.effects
     with connected("sluice effects") as session:
@@ -92,7 +95,7 @@ def retry(
         doubtful = sum(call.state == UNCERTAIN.value for call in calls)
         if doubtful and not dry_run:
             require_confirmation(
-                f"{doubtful} of {len(calls)} calls are uncertain: they may be done twice.", yes=yes
+                f"{doubtful} of {len(calls)} calls are uncertain: they may be made twice.", yes=yes
             )
         decision = decide("effects retry", reason)
         changes = list(retry_calls(session, calls, effects, decision, dry_run=dry_run))
@@ -112,9 +115,9 @@ def settle(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Say by hand how an uncertain call ended, as you found out elsewhere. It is not made again by itself."""
+    """Record how an uncertain call ended, as the provider reported it. Sluice does not make it again."""
     if state not in (SUCCEEDED, FAILED) or (response is not None and state is FAILED):
-        raise OperationRefused("settle --as succeeded, with a --response if you have one, or --as failed")
+        raise OperationRefused("pass --as succeeded (with --response if there is one) or --as failed")
     if (every and state is not FAILED) or (effect is not None and not every):
         raise OperationRefused("--all requires --as failed; --effect is valid only with --all")
     require_one_choice([] if key is None else [key], every=every)
@@ -125,7 +128,7 @@ def settle(
         uncertain = [call.effect_key for call in calls if call.state == UNCERTAIN.value]
         if not dry_run and uncertain:
             which = f"{len(uncertain)} calls" if every else uncertain[0]
-            require_confirmation(f"Sluice will take it that {which} {state.value}.", yes=yes)
+            require_confirmation(f"Sluice will record that {which} {state.value}.", yes=yes)
         decision = decide("effects settle", reason)
         changes = [
             settle_by_hand(
@@ -140,7 +143,7 @@ def _read_response(text: str) -> str:
     try:
         return storable(msgspec.json.decode(text))
     except msgspec.DecodeError as error:
-        raise OperationRefused(f"--response is no JSON: {error}") from error
+        raise OperationRefused(f"--response is not JSON: {error}") from error
 
 
 def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> None:
@@ -153,12 +156,12 @@ def _report(changes: Sequence[CallChange], *, dry_run: bool, as_json_: bool) -> 
 
 
 def pause(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Stop all calls of all effects until `resume`. A call that is running ends; nothing is lost."""
+    """Stop all calls of all effects until `resume`. Calls in flight are completed; nothing is lost."""
     _turn(True, reason, dry_run=dry_run, as_json_=as_json_)
 
 
 def resume(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Let calls go on: what is due is made within seconds."""
+    """Resume calls: those that are due are made within seconds."""
     _turn(False, reason, dry_run=dry_run, as_json_=as_json_)
 
 
@@ -178,13 +181,13 @@ def _turn(pausing: bool, reason: str, *, dry_run: bool, as_json_: bool) -> None:
 
 
 def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:
-    """What became of each call, or would; calls that came to the same share a line."""
+    """Returns a line per call with its change; calls with equal changes share a line."""
     would = "would become " if dry_run else ""
     return equal_lines(
         (
             one.effect_key,
             f"{one.before or 'not there'}"
-            + (f" → {would}{one.after}" if one.after else ", left as it is")
+            + (f" → {would}{one.after}" if one.after else ", not changed")
             + f": {one.said}",
         )
         for one in changes
@@ -192,5 +195,5 @@ def change_lines(changes: Iterable[CallChange], *, dry_run: bool) -> list[str]:
 
 
 def change_document(changes: Sequence[CallChange], *, dry_run: bool) -> Mapping[str, Any]:
-    """For --json; `after` is null where a call was left as it was."""
+    """Returns the document for --json; `after` is null for a call that was not changed."""
     return {"dry_run": dry_run, "calls": changes}

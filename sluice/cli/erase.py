@@ -1,4 +1,4 @@
-"""`sluice erase`: the command, and what it prints before it asks and afterwards."""
+"""`sluice erase`: the command, and what it prints before the question and afterwards."""
 
 from functools import partial
 from typing import Annotated
@@ -19,11 +19,11 @@ def erase(
     entity: Annotated[str, typer.Argument(metavar="ENTITY", help="The entity type.")],
     key: Annotated[str, typer.Argument(metavar="KEY", help="The entity: its record key.")],
     reason: Annotated[
-        str, typer.Option("--reason", help="Why; kept in sluice.audit with who and when, without the key.")
+        str, typer.Option("--reason", help="Reason; stored in sluice.audit with user and time, not the key.")
     ] = "erasure was requested",
     table: Annotated[
         list[str] | None,
-        typer.Option("--table", help="Delete the row of KEY in this table as well. May be repeated."),
+        typer.Option("--table", help="Also delete the row of KEY in this table. May be repeated."),
     ] = None,
     patience: Annotated[
         float,
@@ -33,15 +33,15 @@ def erase(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Erase what Sluice holds of one entity. It cannot be taken back.
+    """Erase all data that Sluice holds of one entity. You cannot undo this.
 
     Deletes the rows of KEY in all tables that events of ENTITY write by their
-    own keys, in all generations and checkpoints; its letters, its settled calls,
-    and the key wherever Sluice noted it. Unparks the entity. Prints the tables,
-    and everything else, that it does not search.
+    own keys, in all generations and checkpoints; the letters and settled calls
+    of the entity; and the key wherever Sluice stored it. Unparks the entity.
+    Prints the tables, and everything else, that it does not search.
 
-    Records of the entity that are in Kafka now are passed over from then on,
-    also by a rebuild and after `accept`. Newer records are applied. The records
+    Records of the entity that are in Kafka now are no longer applied, not even
+    by a rebuild or after `accept`. Newer records are applied. The records
     themselves stay in Kafka: delete them there.
 
     Refused while an outgoing event or a call of the entity is not settled.
@@ -62,7 +62,7 @@ def erase(
         if not dry_run:
             if not as_json_:
                 report(*erased_lines(found, dry_run=True))
-            require_confirmation("All this is deleted and cannot be brought back.", yes=yes)
+            require_confirmation("All this will be deleted and cannot be restored.", yes=yes)
             found = run()
     if as_json_:
         say_document({"dry_run": dry_run, **found.document()})
@@ -71,7 +71,7 @@ def erase(
 
 
 def erased_lines(found: Erased, *, dry_run: bool) -> list[str]:
-    """What is erased, by table, and what is not searched."""
+    """Returns the erased rows by table, and what is not searched."""
     rows = [f"  {table}: {count}" for table, count in sorted(found.rows.items()) if count]
     name = found.entity if dry_run else f"{found.entity} {found.erased}"
     said = "would be erased" if dry_run else "is erased"

@@ -29,17 +29,17 @@ QUESTIONS = {
 
 def init(
     partitions: Annotated[
-        int, typer.Option(min=1, help="Of topics that do not exist yet; can be raised later, never lowered.")
+        int, typer.Option(min=1, help="Partitions of new topics; can be raised later, never lowered.")
     ] = DEFAULT_PARTITIONS,
     replication_factor: Annotated[
-        int, typer.Option(min=1, help="Of topics that do not exist yet: how many brokers keep a copy.")
+        int, typer.Option(min=1, help="Replicas of new topics: how many brokers keep a copy.")
     ] = 1,
     new_installation: Annotated[
         bool,
         typer.Option(
             "--new-installation",
-            help="This database is a copy and the original still exists: make it an installation of its own,"
-            " with the name SLUICE_NAME.",
+            help="This database is a copy and the original still exists: make this one a separate"
+            " installation, with the name SLUICE_NAME.",
         ),
     ] = False,
     moved: Annotated[
@@ -54,31 +54,32 @@ def init(
         bool,
         typer.Option(
             "--new-key",
-            help="Draw a new key for signing messages. Running processes use it within seconds. The old key"
-            " ends when every living process has read the new one.",
+            help="Create a new key for signing messages. Running processes use it within seconds. The old key"
+            " is removed when every running process has read the new one.",
         ),
     ] = False,
     reason: Annotated[
-        str, typer.Option("--reason", help="Why; kept in sluice.audit with a change of the installation.")
+        str,
+        typer.Option("--reason", help="Reason of the change of the installation; stored in sluice.audit."),
     ] = "not given",
     original: Annotated[
         bool,
         typer.Option(
             "--original",
-            help="Only declare that this database is the original: physical copies of it with the same id,"
-            " which were started while it was down, stop. Then start the processes of this one.",
+            help="Only declare that this database is the original: processes of physical copies with the same"
+            " id, which were started while it was down, stop. Then start the processes of this one.",
         ),
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make everything that is missing: migrations, your tables, topics, entity types and their queues.
+    """Create what is missing: migrations, your tables, topics, entity types and their queues.
 
-    Changes nothing that is there. Run it after every deployment, any number of times.
-    Exit code 1 if a table is not what the code declares, so that values would be lost; all else is made.
+    Changes nothing that exists. Run it after every deployment. Idempotent.
+    Exit code 1 if a table differs from the code so that values would be lost; all else is created.
 
     The database belongs to one installation: a name (SLUICE_NAME) and an id.
-    A database that was copied is refused until --new-installation or --moved.
+    A copied database is refused until you pass --new-installation or --moved.
     """
     change = _chosen(
         {
@@ -98,7 +99,7 @@ def init(
     def make_change(session: Session, name: str) -> Changed:
         assert change is not None
         changed = CHANGES[change](session, name, decide(f"init {change.value}", reason))
-        # At once, since what follows needs Kafka and may fail. Beside a JSON document on stderr.
+        # Printed at once, since the next steps need Kafka and may fail. With --json on stderr.
         say(*change_lines(changed), err=as_json)
         return changed
 
@@ -128,7 +129,7 @@ def _chosen(given: Mapping[Change, bool]) -> Change | None:
 
 
 def change_lines(changed: Changed) -> list[str]:
-    """What a change of the installation came to, and what the operator does next."""
+    """Returns the result of a change of the installation, and the next steps of the operator."""
     if changed.change is Change.MOVED:
         return [f"{changed.after} is in this database {'from now on' if changed.changed else 'already'}"]
     if changed.change is Change.NEW_KEY:
@@ -157,19 +158,19 @@ def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bo
 
 
 def describe(made: Initialised, declared: Mapping[str, int]) -> list[str]:
-    """What was made, as lines; a shard count that differs from Postgres's is named."""
+    """Returns what was created, as lines, and each shard count that differs from the one in Postgres."""
     return [
         f"installation: {made.installation}",
         f"tables made: {', '.join(made.tables) or 'none were missing'}",
         f"topics made: {', '.join(made.topics) or 'none were missing'}",
         *(
-            f"projection made: {name}, empty; events from now on go into it, `sluice rebuild start {name}`"
-            " brings those before"
+            f"projection made: {name}, empty; it receives events from now on, `sluice rebuild start {name}`"
+            " adds the earlier ones"
             for name in made.projections
         ),
         f"entity types: {', '.join(f'{name} ({shards} queues)' for name, shards in made.shards.items())}",
         *(
-            f"{name}: the code says {declared[name]} shards, but {shards} count, as Postgres has them"
+            f"{name}: the code declares {declared[name]} shards, Postgres has {shards}, which count"
             for name, shards in made.shards.items()
             if declared[name] != shards
         ),

@@ -1,4 +1,4 @@
-"""`sluice`: the operator's command line, and how it says what went wrong."""
+"""`sluice`: the operator's command line, and how it reports errors."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from sluice.runtime.terminal_text import shown
 FAILED_EXIT_CODE = 2
 MISTAKE_EXIT_CODE = 1
 
-# In the order of the help. Each is imported when it is asked for: all of them take a second.
+# In the order of the help. A command is imported only when it runs: importing all takes a second.
 COMMANDS = {
     "new": "sluice.cli.new:new",
     "init": "sluice.cli.init:init",
@@ -56,14 +56,17 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """COMMANDS. Their expected errors are one sentence on stderr and exit code 2, others a traceback."""
+    """The group of COMMANDS. Prints an expected error as one sentence on stderr (exit code 2).
+
+    Prints any other error with its traceback (exit code 1).
+    """
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # their names, to list and to suggest
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Imports the command; None if there is none of this name."""
+        """Imports the command. Returns None if no command has this name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
@@ -80,8 +83,8 @@ class Commands(TyperGroup):
         return command
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Completes the names of commands, which are known without importing them, and options."""
-        # Here, since typer does not export it: another typer may lack it, and breaks completion alone.
+        """Completes the names of commands, without importing them, and options."""
+        # Imported here, since typer does not export it: a typer without it breaks only completion.
         from typer._click.shell_completion import CompletionItem
 
         names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
@@ -107,13 +110,13 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (Exit, Abort):
             raise  # how a command ends
-        except TyperException as error:  # it was not understood
+        except TyperException as error:  # a usage error
             error.message = shown(error.message)
             raise
         except Exception as error:
             sentence = _sentence(error)
             if sentence is None:
-                # A mistake of ours. Python would print the values in its text as they are.
+                # A bug in Sluice. Python would print the values in its text without escapes.
                 say(*format_exc().rstrip().split("\n"), err=True)
                 raise Exit(MISTAKE_EXIT_CODE) from error
             _fail(sentence)
@@ -137,11 +140,12 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def prepare(
     _version: Annotated[
-        bool, typer.Option("--version", help="Say the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Before every command."""
-    # What a command prints is its result alone; some of it is read by programs.
+    """Configures logs and fault points before every command."""
+    # Logs go to stderr: programs read stdout, which holds only the result.
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -155,7 +159,7 @@ def prepare(
     )
     if not os.environ.get("SLUICE_FAULTS"):
         return
-    # Only here: the settings take longer to import than most commands take.
+    # Imported here: importing the settings takes longer than most commands run.
     from sluice.runtime.settings import read_faults
 
     try:
@@ -165,8 +169,8 @@ def prepare(
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to say of an error that is expected; None of any other one."""
-    # Only where something failed: these modules are most of what a command need not import.
+    """Returns the sentence for an expected error, None for any other error."""
+    # Imported only after a failure: a command that succeeds needs few of these modules.
     from sluice.admin.decisions import OperationRefused
     from sluice.admin.event_lines import SendRefused
     from sluice.admin.sender import SendFailed

@@ -1,4 +1,4 @@
-"""`sluice new`: writes a small project of the user's own."""
+"""`sluice new`: writes a small project for the user."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def new(
         typer.Option("--from-index", help="Install Sluice from the package index, not from DIR/vendor."),
     ] = False,
 ) -> None:
-    """Write a small project: tables, handlers, their tests, and all that runs them.
+    """Write a small project: tables, handlers, their tests, and the files to run them.
 
     The project has a Makefile, a README, a Dockerfile, a compose file
     and a CI workflow. All packages are pinned by hash. DIR/vendor gets
@@ -39,7 +39,7 @@ def new(
         f"  cd {folder}",
         "  make install   # creates .venv with the pinned packages",
         "  make test      # runs the tests, which need no server",
-        "  make dev       # starts servers and processes; README.md goes on from there",
+        "  make dev       # starts servers and processes; then see README.md",
     )
 
 

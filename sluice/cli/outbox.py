@@ -1,4 +1,4 @@
-"""`sluice outbox`: what waits to be sent, what the broker refused, and what is to become of it."""
+"""`sluice outbox`: shows waiting and refused outgoing events, and retries or drops them."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -40,27 +40,27 @@ from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 
 outbox_app = typer.Typer(
-    help="Outgoing events: what waits, what the broker refused, and what becomes of that.",
+    help="Show waiting and refused outgoing events; retry or drop them.",
     no_args_is_help=True,
 )
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="As `sluice outbox ls` names it.")]
 Number = Annotated[int, typer.Argument(metavar="ID", help="As `sluice outbox ls` names it.")]
-Topic = Annotated[str | None, typer.Option("--topic", help="Of this topic alone.")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
 
 
 @outbox_app.command()
 def ls(
-    refused: Annotated[bool, typer.Option("--refused", help="Only what the broker refused.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="Show only refused records.")] = False,
     topic: Topic = None,
-    limit: Annotated[int, typer.Option(min=1, help="Refused records at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of refused records.")] = 50,
     as_json_: AsJson = False,
 ) -> None:
-    """Show per queue what waits and how old it is, and each record that the broker refused.
+    """Show the waiting records per queue with their age, and each record that the broker refused.
 
-    A refused record holds back what its queue has behind it of its topic and key,
-    and nothing else. The newest comes first. An error that several records share is
-    printed once, with its number of records. Events for a topic that does not exist
-    wait until it does: shown are the topic, the first event and the reason.
+    A refused record holds back only later records of its queue with the same topic
+    and key. The newest comes first. An error that several records share is printed
+    once, with its number of records. Events for a topic that does not exist wait
+    until it exists; the list shows the topic, the first event and the reason.
     """
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)
@@ -77,7 +77,7 @@ def ls(
     if queues:
         say(waiting_table(queues), "")
     elif not refused:
-        say("nothing waits")
+        say("no outgoing event waits")
     if unsendable:
         say(unsendable_table(unsendable), "")
     if reasons:
@@ -90,7 +90,7 @@ def ls(
 
 @outbox_app.command()
 def show(queue: Queue, number: Number, full: Full = False, as_json_: AsJson = False) -> None:
-    """Show one outgoing event whole: headers, payload, and why it is refused if it is."""
+    """Show all of one outgoing event: headers, payload, and the reason if it is refused."""
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         document = event_document(require_event(session, queue, number))
     if as_json_:
@@ -109,9 +109,9 @@ def retry(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Let the relay try refused records again, because the broker or the topic takes them now."""
+    """Retry refused records, after the broker or the topic was repaired."""
     if every == (number is not None) or (topic is not None and not every):
-        raise OperationRefused("name one record by QUEUE and ID, or all by --all, which --topic narrows down")
+        raise OperationRefused("pass QUEUE and ID of one record, or --all, optionally with --topic")
     with connected("sluice outbox") as session:
         if queue is not None and number is not None:
             tried = retry_one(session, queue, number, decide("outbox retry", reason), dry_run=dry_run)
@@ -136,19 +136,19 @@ def drop(
     every: Annotated[bool, typer.Option("--all", help="All refused events.")] = False,
     topic: Topic = None,
     even_if_waiting: Annotated[
-        bool, typer.Option("--even-if-waiting", help="Also an event that is not refused.")
+        bool, typer.Option("--even-if-waiting", help="Also drop an event that is not refused.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Delete a refused outgoing event for ever; those behind it flow.
+    """Delete a refused outgoing event; the relay sends those behind it.
 
-    Nobody will receive it. sluice.audit keeps it whole.
+    The event will never be sent. sluice.audit keeps a full copy of it.
     """
     if every == (number is not None) or (topic is not None and not every) or (every and even_if_waiting):
         raise OperationRefused(
-            "pass QUEUE and ID of one event, or --all, which --topic narrows down; --all drops refused events"
+            "pass QUEUE and ID of one event, or --all, optionally with --topic; --all drops refused events"
         )
     if queue is None or number is None:
         _drop_all(topic, reason, yes=yes, dry_run=dry_run, as_json_=as_json_)
@@ -180,7 +180,7 @@ def _drop_all(topic: str | None, reason: str, *, yes: bool, dry_run: bool, as_js
 
 
 def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
-    """Per queue: rows that are not sent, how many of them are refused, age of the oldest."""
+    """Returns a row per queue: events not sent, refused ones among them, age of the oldest."""
     return table_of(
         ("queue", "waiting", "refused", "oldest"),
         ((one.queue, one.waiting, one.refused, say_age(one.oldest_seconds)) for one in queues),
@@ -188,7 +188,7 @@ def waiting_table(queues: Iterable[QueueWaiting]) -> Table:
 
 
 def reason_table(reasons: Iterable[RefusalReason]) -> Table:
-    """Per topic and reason that several records share: how many do."""
+    """Returns a row per topic and reason that several records share: their number."""
     return table_of(
         ("records", "topic", "error"),
         ((one.records, one.topic, f"{number}: {one.error}") for number, one in enumerate(reasons, 1)),
@@ -197,7 +197,7 @@ def reason_table(reasons: Iterable[RefusalReason]) -> Table:
 
 
 def unsendable_table(topics: Iterable[UnsendableTopic]) -> Table:
-    """Per topic that does not exist: the first event for it, how many wait, for how long, and the reason."""
+    """Returns a row per topic that does not exist: the first event, how many wait, for how long, why."""
     return table_of(
         ("topic", "first queue", "first id", "waiting", "oldest", "reason"),
         ((one.topic, one.queue, one.id, one.events, say_age(one.seconds), one.reason) for one in topics),
@@ -210,12 +210,12 @@ def _find_unsendable(waiting: Sequence[WaitingTopic]) -> list[UnsendableTopic]:
         with reaching_services():
             return find_unsendable(waiting, partial(find_missing_topics, servers))
     except ServiceFailed as failed:
-        say(f"sluice: not reached, so topics that do not exist are not shown: {failed}", err=True)
+        say(f"sluice: missing topics are not shown: {failed}", err=True)
         return []
 
 
 def refused_table(records: Iterable[RefusedRecord], reasons: Sequence[RefusalReason]) -> Table:
-    """Per record: where it is, what it holds back, and the broker's reason."""
+    """Returns a row per record: its place, what it holds back, and the broker's reason."""
     numbers = {(one.topic, one.error): f"error {n}" for n, one in enumerate(reasons, 1)}
     return table_of(
         ("queue", "id", "topic", "key", "since", "behind", "error"),

@@ -1,4 +1,4 @@
-"""All that commands print: no other module of this room writes to a stream, so `shown` sees every value."""
+"""Prints for all commands. No other module of this room writes to a stream: `shown` escapes every value."""
 
 import io
 import shutil
@@ -15,8 +15,8 @@ from sluice.runtime.terminal_text import UTF_8, shown, shown_json
 def say(*parts: str | Table, err: bool = False) -> None:
     """Prints lines and tables.
 
-    Each text is one line: an end of line in it is shown as an escape. A table is as wide as it is if the
-    output is no terminal.
+    Each text is one line: an end of line in it is shown as an escape. A table has no maximum width if the
+    output is not a terminal.
     """
     stream = sys.stderr if err else sys.stdout
     encoding = _encoding(stream)
@@ -25,7 +25,7 @@ def say(*parts: str | Table, err: bool = False) -> None:
     for part in parts:
         lines += [part] if isinstance(part, str) else table_lines(part, width=width, encoding=encoding)
     if lines:
-        # A line of a table is shown already; a second time changes nothing.
+        # The lines of a table are escaped already; `shown` is idempotent.
         typer.echo("\n".join(shown(line, encoding) for line in lines), err=err)
 
 
@@ -35,14 +35,14 @@ def say_document(document: Any) -> None:
 
 
 def say_record(line: str) -> None:
-    """Prints a line of JSON: as it is in UTF-8 for a program, safely for a terminal."""
+    """Prints a line of JSON: unchanged, in UTF-8, for a program; with escapes on a terminal."""
     if sys.stdout.isatty():
         line = shown_json(line, _encoding(sys.stdout))
     typer.echo(line.encode())
 
 
 def say_log(prefix: str, text: str, *, colours: tuple[str, str | None] | None) -> None:
-    """Prints one line of a log behind its prefix, in these colours or, if they are None, without any."""
+    """Prints one line of a log behind its prefix, in these colours; None means without colour."""
     text = shown(text, _encoding(sys.stdout))
     if colours is not None:
         prefix, text = (
@@ -52,17 +52,17 @@ def say_log(prefix: str, text: str, *, colours: tuple[str, str | None] | None) -
 
 
 def ask(question: str) -> bool:
-    """Asks on stderr, since stdout may be read as JSON. Returns True for yes."""
+    """Asks on stderr, since programs may parse stdout as JSON. Returns True for yes."""
     return typer.confirm(shown(question, _encoding(sys.stderr)), err=True)
 
 
 def print_refusal(refusal: str) -> None:
-    """Reports why only commands that read, as this one does, work with this database."""
-    say(f"sluice: {refusal}. Until then no command changes anything here; this one reads", err=True)
+    """Reports why only commands that read work with this database."""
+    say(f"sluice: {refusal}. Until then only commands that read work here, as this one", err=True)
 
 
 def replace_unencodable() -> None:
-    """Prints escapes for what a terminal lacks also where other libraries print: help and usage errors."""
+    """Prints characters that a terminal lacks as escapes, also in texts of libraries (help, usage errors)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""`sluice pause|resume`: of one topic, or of one entity."""
+"""`sluice pause|resume`: for one topic or one entity."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -25,10 +25,10 @@ from sluice.db.connection import BATCH_PLANS
 
 BLOCKED_EXIT_CODE = 1
 Topic = Annotated[
-    str | None, typer.Option("--topic", metavar="TOPIC", help="A topic: nothing of it is read.")
+    str | None, typer.Option("--topic", metavar="TOPIC", help="A topic, which is no longer read.")
 ]
 Entity = Annotated[
-    str | None, typer.Option("--entity", metavar="ENTITY", help="An entity type; goes with KEY.")
+    str | None, typer.Option("--entity", metavar="ENTITY", help="An entity type; requires KEY.")
 ]
 Key = Annotated[str | None, typer.Argument(metavar="[KEY]", help="The entity: its record key.")]
 
@@ -41,10 +41,10 @@ def pause(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Stop reading a topic, or let one entity wait, until `resume`. Nothing is lost.
+    """Stop reading a topic, or stop applying one entity, until `resume`. Nothing is lost.
 
-    A topic: what bridges hold of it is still applied, then nothing more.
-    An entity: its events are recorded as waiting; all others flow.
+    A topic: the records that bridges have read are still applied.
+    An entity: its events are stored as waiting; others are applied.
     """
     name = _named(topic, entity, key)
     decision = decide("pause", reason)
@@ -74,9 +74,9 @@ def resume(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Read a paused topic on, or apply what waits of an entity, in order, and let it flow again.
+    """Resume a topic, or apply the waiting events of an entity in order and resume it.
 
-    Exit code 1 if an event of the entity died: it stays at the head, the rest waits.
+    Exit code 1 if an event of the entity died: the events behind it keep waiting.
     """
     name = _named(topic, entity, key)
     decision = decide("resume", reason)
@@ -110,10 +110,10 @@ def _said(name: str, fresh: bool, resumed: Resumed | None, *, dry_run: bool) -> 
     if resumed is None:
         return f"{name} is resumed"
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(resumed.outcomes.items()))
-    waited = f" of what waited: {counts}" if counts else " nothing waited"
+    waited = f" waiting events: {counts}" if counts else " no event waited"
     if resumed.unparked:
         return f"{name} is resumed;{waited}"
-    return f"{name} stays paused, its head died: {resumed.blocked_by};{waited}"
+    return f"{name} stays paused, its first event died: {resumed.blocked_by};{waited}"
 
 
 def _named(topic: str | None, entity: str | None, key: str | None) -> str:
@@ -121,4 +121,4 @@ def _named(topic: str | None, entity: str | None, key: str | None) -> str:
         return f"topic {topic}"
     if topic is None and entity is not None and key is not None:
         return f"{entity} {key}"
-    raise OperationRefused("say --topic TOPIC, or --entity ENTITY KEY")
+    raise OperationRefused("pass --topic TOPIC, or --entity ENTITY KEY")

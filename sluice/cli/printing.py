@@ -1,4 +1,4 @@
-"""How commands print documents and findings, and ages such as 90s, 10m, 2h or 3d, which they also read."""
+"""Prints documents and findings; prints and parses ages such as 90s, 10m, 2h or 3d."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 Full = Annotated[bool, typer.Option("--full", help="Print long values whole.")]
 MOST_CHARACTERS = 4_000  # of a field
-MOST_NAMES = 5  # with the same reason that have a line each
-MOST_REASONS = 20  # that a list prints apart from its rows
+MOST_NAMES = 5  # names with the same reason that get a line each
+MOST_REASONS = 20  # reasons that a list prints apart from its rows
 
 
 def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
-    """Returns a document as one line per field, those that are empty left out.
+    """Returns a document as one line per field, without empty fields.
 
     A text of several lines follows its name, indented. Unless `full`, a long value is cut.
     """
@@ -63,15 +63,15 @@ def say_fields(document: Mapping[str, Any], *, full: bool) -> None:
 
 
 def read_age(text: str) -> float:
-    """The seconds of an age. Raises BadParameter."""
+    """Returns the seconds of an age. Raises BadParameter."""
     found = _AGE.fullmatch(text)
     if found is None:
-        raise typer.BadParameter(f"{text!r} is no age: a number and s, m, h or d, as in 90s or 2h")
+        raise typer.BadParameter(f"{text!r} is not an age; pass a number and s, m, h or d, as in 90s or 2h")
     return float(found[1]) * _UNITS[found[2]]
 
 
 def say_age(seconds: float) -> str:
-    """The age in the largest unit of which there are two, rounded down."""
+    """Returns the age, rounded down, in the largest unit that fits into it twice."""
     for unit, length in reversed(_UNITS.items()):
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"
@@ -79,10 +79,10 @@ def say_age(seconds: float) -> str:
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    """A finding for people."""
+    """Returns a finding as lines for people."""
     return [f"{finding.severity.value}: {finding.problem}", f"    {finding.advice}"]
 
 
 def finding_document(finding: Finding) -> dict[str, str]:
-    """A finding for --json."""
+    """Returns a finding for --json."""
     return asdict(finding) | {"severity": finding.severity.value}

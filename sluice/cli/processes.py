@@ -15,16 +15,16 @@ from sluice.runtime.settings import read_settings
 def bridge() -> None:
     """Run the bridge, which reads the topics and sends their events to the workers.
 
-    Run more of them for more throughput or as spares: bridges share
-    the partitions of the topics.
+    Run several for more throughput or as spares: bridges share the
+    partitions of the topics.
 
-    SIGTERM and SIGINT end it. Exit codes: 2 if it cannot start, 3 if
-    it must not read on and has no other topic.
+    SIGTERM and SIGINT end the bridge. Exit codes: 2 if it cannot start,
+    3 if it must stop reading its last topic.
 
     Example: sluice bridge
     """
     read_settings()
-    # Here, since no other command of this module needs it: the bridge takes half a second to import.
+    # Imported here: the bridge takes half a second to import, and only this command needs it.
     from sluice.bridge.__main__ import main
 
     raise typer.Exit(main())
@@ -33,10 +33,10 @@ def bridge() -> None:
 def beat() -> None:
     """Run the beat, which starts the relay, retries, rebuilds and the maintenance on time.
 
-    Run one. A second one does no harm: one of them schedules, and the
-    other one takes over when the first one ends.
+    One beat is enough. If two run, one schedules, and the other takes
+    over when the first one ends.
 
-    SIGTERM and SIGINT end it. Example: sluice beat
+    SIGTERM and SIGINT end the beat. Example: sluice beat
     """
     read_settings()
     _become_celery("beat")
@@ -51,8 +51,8 @@ def flower(
 ) -> None:
     """Run Flower, the web page that shows workers, queues and tasks.
 
-    It needs the extra `flower` of sluice-kafka. Its buttons change
-    nothing. SIGTERM and SIGINT end it.
+    Requires the extra `flower` of sluice-kafka. The buttons of the page
+    change nothing. SIGTERM and SIGINT end Flower.
 
     Example: sluice flower --port 5556
     """
@@ -71,7 +71,7 @@ def _become_celery(*words: str) -> NoReturn:
 
 
 def _refuse_used_port(address: str, port: int) -> None:
-    """Raises OperationRefused if Flower could not listen there: Flower itself would exit with a traceback."""
+    """Raises OperationRefused if the port is not usable: Flower itself would exit with a traceback."""
     try:
         with socket.create_server((address, port)):
             pass

@@ -14,15 +14,15 @@ from sluice.cli.printing import AsJson
 from sluice.cli.tables import table_of
 from sluice.db.admin.queue_admin import ListedQueue, read_queues
 
-queue_app = typer.Typer(help="Queues that are halted, and how they go on.", no_args_is_help=True)
+queue_app = typer.Typer(help="Show halted queues, and resume them.", no_args_is_help=True)
 
 
 @queue_app.command()
 def ls(
-    halted: Annotated[bool, typer.Option("--halted", help="Only those that are halted.")] = False,
+    halted: Annotated[bool, typer.Option("--halted", help="Show only halted queues.")] = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Show queues: whether they are halted and why, and how many of the last events died."""
+    """Show queues: if and why they are halted, and how many of the last events died."""
     with connected("sluice queue", report_refusal=print_refusal) as session:
         found = [queue for queue in read_queues(session) if queue.halted_reason or not halted]
     if as_json_:
@@ -52,10 +52,10 @@ def resume(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Let a queue go on at once that halted because events died in numbers.
+    """Resume a queue that halted because too many events died.
 
-    A queue halted by a broken deployment goes on by itself once that is mended; resuming it before only halts
-    it again. With --accept-deaths events that really are all bad become dead letters.
+    A queue that a broken deployment halted resumes by itself after the repair; if you resume it
+    earlier, it halts again. Pass --accept-deaths if the events themselves are bad: they become dead letters.
     """
     if accept_deaths and not dry_run:
         require_confirmation(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)
@@ -63,7 +63,7 @@ def resume(
     with connected("sluice queue") as session:
         before = resume_halted(session, queue, accept_deaths, decision, dry_run=dry_run)
     document = before._asdict() | {"accepts": accept_deaths, "dry_run": dry_run}
-    verb = "would go on" if dry_run else "goes on"
+    verb = "would continue" if dry_run else "continues"
     was = before.halted_reason or "it was not halted"
     if as_json_:
         say_document(document)

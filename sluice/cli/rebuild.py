@@ -35,9 +35,9 @@ from sluice.tasks.fold.registry import Registry
 
 
 def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: AsJson = False) -> None:
-    """Say what a rebuild would read, how much it is, and what stands in its way. Changes nothing.
+    """Show what a rebuild would read, its size, and what prevents the rebuild. Changes nothing.
 
-    Exit code 1 if it would be refused.
+    Exit code 1 if the rebuild would be refused.
     """
     _, registry, urls = read_environment()
     with connected("sluice rebuild", report_refusal=print_refusal) as session:
@@ -56,7 +56,7 @@ def status(
     ] = None,
     as_json_: AsJson = False,
 ) -> None:
-    """Show the generations of projections: which is live, and how far the others are."""
+    """Show the generations of projections: which is live, and the progress of the others."""
     with connected("sluice rebuild", report_refusal=print_refusal) as session:
         found = [generation_document(session, one) for one in read_generations(session, projection)]
         checkpoints = read_checkpoints(session, projection)
@@ -72,10 +72,10 @@ def diff(
     patience: Patience = DEFAULT_PATIENCE_SECONDS,
     as_json_: AsJson = False,
 ) -> None:
-    """Compare a generation with the live one, row by row, and keep the report.
+    """Compare a generation with the live one, row by row, and store the report.
 
     Both are read as of one moment at which they had applied the same events.
-    Live traffic goes on. May be run any number of times; the last report counts.
+    Live traffic continues. You may repeat the comparison; the last report counts.
     """
     registry = read_environment().registry
     with connected("sluice rebuild") as session:
@@ -102,7 +102,7 @@ def approve(
         report = reporting.require_report(session, found)
         said = f"generation {found.generation} differs from {report.against} in {report.differing:,} rows"
         if not dry_run:
-            require_confirmation(f"{said}; that is wanted.", yes=yes)
+            require_confirmation(f"{said}. The differences will be approved.", yes=yes)
             reporting.approve(session, report, decide("rebuild approve", reason))
     if as_json_:
         say_document({"dry_run": dry_run, "report": report.id, "differing": report.differing})
@@ -123,7 +123,7 @@ def _compare(session: Session, registry: Registry, found: Generation) -> Report:
 
 
 rebuild_app = typer.Typer(
-    help="A projection computed anew beside the live one, compared with it, and swapped in.",
+    help="Compute a projection anew beside the live one, compare both, and swap.",
     no_args_is_help=True,
 )
 for command in (plan, start, status, pause, resume, cancel, diff, approve, swap, drop, checkpoint):

@@ -46,13 +46,13 @@ def start(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Begin a new generation of a projection, by the code as it is now.
+    """Start a new generation of a projection, computed by the current code.
 
     Workers on the queue `rebuild` fill it from the beginning of the log, or from a
-    checkpoint on: then what came before it stays as the checkpoint has it. Readers
-    see nothing of it, live traffic goes on, no event is emitted and no call made.
-    Stopping this command stops nothing: `sluice rebuild status` tells the rest.
-    Reports it if no worker serves the queue `rebuild`.
+    checkpoint; then earlier rows stay as the checkpoint has them. Readers do not
+    see the new generation, live traffic continues, no event is emitted and no call
+    made. The rebuild continues if you stop this command: see `sluice rebuild
+    status`. Prints a warning if no worker serves the queue `rebuild`.
     """
     settings, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
@@ -112,7 +112,7 @@ def _show_progress(session: Session, projection: str, generation: int) -> None:
 def swap(
     projection: Projection,
     reason: Reason,
-    back: Annotated[bool, typer.Option("--back", help="To the generation that was live before.")] = False,
+    back: Annotated[bool, typer.Option("--back", help="Swap to the previous generation.")] = False,
     generation: Number = None,
     patience: Patience = DEFAULT_PATIENCE_SECONDS,
     yes: Yes = False,
@@ -134,7 +134,7 @@ def swap(
             report_older(session, snapshots, found)
         else:
             require_confirmation(
-                f"Readers of {projection} go from generation {before} to {found.generation}.", yes=yes
+                f"Readers of {projection} will see generation {found.generation}, not {before}.", yes=yes
             )
             decision = decide("rebuild swap", reason)
             until_possible(
@@ -147,7 +147,7 @@ def swap(
         say_document(document)
     else:
         would = "would see" if dry_run else "see"
-        say(f"readers of {projection} {would} generation {found.generation}; {before} is kept up with it")
+        say(f"readers of {projection} {would} generation {found.generation}; {before} is kept in sync")
 
 
 def drop(
@@ -158,7 +158,7 @@ def drop(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Drop a generation that is not live, with its rows. There is no way back to it."""
+    """Drop a generation that is not live, with its rows. You cannot undo this."""
     _end(projection, reason, generation, yes, dry_run, as_json_, "drop")
 
 
@@ -170,7 +170,7 @@ def cancel(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """End a rebuild that is under way and drop what it made. Live traffic notices nothing."""
+    """Cancel a running rebuild and drop its generation. Live traffic is not affected."""
     _end(projection, reason, generation, yes, dry_run, as_json_, "cancel")
 
 
@@ -190,7 +190,7 @@ def _end(
         counted = "too many rows to count" if rows is None else f"{rows:,} rows"
         said = f"generation {found.generation} of {projection}, {found.state}, {counted}"
         if not dry_run:
-            require_confirmation(f"{said}: it is dropped.", yes=yes)
+            require_confirmation(f"{said}: it will be dropped.", yes=yes)
             decision = decide(f"rebuild {verb}", reason)
             until_possible(
                 lambda: generation_changes.drop(session, found, decision),
@@ -208,21 +208,21 @@ def checkpoint(
     projection: Projection,
     name: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its name: small letters, digits, _.")],
     reason: Reason,
-    drop: Annotated[bool, typer.Option("--drop", help="Drop it instead.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop the checkpoint instead.")] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Keep a copy of the live generation as of one moment, with where live was then.
+    """Keep a copy of the live generation as of one moment, with the positions in its topics.
 
-    `rebuild start --from CHECKPOINT` begins there: the way to compute the last
-    weeks anew when the topics no longer hold the beginning. Needs as much room as
-    the generation. Live traffic goes on.
+    `rebuild start --from CHECKPOINT` begins there. Use it to compute the last
+    weeks anew when the topics no longer hold the beginning. The copy needs as
+    much disk space as the generation. Live traffic continues.
     """
     with connected("sluice rebuild") as session:
         check_checkpoint(session, projection, name, drop=drop)
         if not dry_run and drop:
-            require_confirmation(f"Checkpoint {name} of {projection} is dropped.", yes=yes)
+            require_confirmation(f"Checkpoint {name} of {projection} will be dropped.", yes=yes)
             drop_checkpoint(session, projection, name, decide("rebuild checkpoint --drop", reason))
         elif not dry_run:
             make_checkpoint(session, projection, name, decide("rebuild checkpoint", reason))

@@ -16,7 +16,7 @@ Number = Annotated[
 Patience = Annotated[
     float,
     typer.Option(
-        "--patience", metavar="SECONDS", help="How long to wait for lockstep, locks and older transactions."
+        "--patience", metavar="SECONDS", help="Maximum wait for lockstep, locks and older transactions."
     ),
 ]
 FromCheckpoint = Annotated[
@@ -27,17 +27,17 @@ DEFAULT_PATIENCE_SECONDS = 30.0
 
 
 def report_waiting(reason: str) -> None:
-    """Prints why an operation waits; to stderr, since stdout may be read as JSON."""
+    """Prints why an operation waits, on stderr, since programs may parse stdout as JSON."""
     say(f"waiting: {reason}", err=True)
 
 
 Rate = Annotated[
-    int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second, of all workers.")
+    int | None, typer.Option("--rate", min=1, metavar="N", help="Maximum events per second of all workers.")
 ]
 
 
 def report_older(session: Session, snapshots: SnapshotWait, generation: Generation) -> None:
-    """Prints what a swap would wait for now, if there is anything."""
+    """Prints the older transactions that a swap would wait for now, if any."""
     try:
         snapshots.require(session, generation.projection, generation.generation)
     except OlderSnapshots as older:

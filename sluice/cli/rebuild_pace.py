@@ -1,4 +1,4 @@
-"""`sluice rebuild pause|resume`: how a rebuild goes on, and how a stopped generation does."""
+"""`sluice rebuild pause|resume`: pauses and resumes a rebuild, and resumes a stopped generation."""
 
 from collections.abc import Sequence
 
@@ -21,12 +21,12 @@ from sluice.runtime.settings import Settings
 
 
 def call_rebuild_workers(session: Session, settings: Settings, projection: str, generation: int) -> None:
-    """Sends the generation's tasks now; reports that beat sends them later if Redis does not answer."""
+    """Sends the generation's tasks. If Redis does not answer, reports that beat sends them later."""
     try:
         with reaching_services():
             generation_changes.call_workers(session, settings, projection, generation)
     except ServiceFailed as failed:
-        say(f"beat calls the rebuild workers later: {failed}", err=True)
+        say(f"beat starts the rebuild workers later: {failed}", err=True)
 
 
 def pause(
@@ -36,7 +36,7 @@ def pause(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Pause a rebuild after its current chunk. Lanes that do not lag are still kept in sync."""
+    """Pause a rebuild after its current chunk. Lanes that have caught up are still kept in sync."""
     _set_pace(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
 
 
@@ -48,11 +48,11 @@ def resume(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Let a rebuild go on, at --rate events a second, or as fast as it can.
+    """Resume a rebuild, at --rate events a second, or as fast as possible.
 
-    A generation that was stopped because its events failed, or its table was broken,
-    goes on, too: the letters of each entity are redriven first, then it catches up
-    from the log with the code as it is now, then it is kept up with live. Requires a
+    Also resumes a generation that stopped because its events failed or its table was
+    broken. First the letters of each entity are redriven. Then the generation catches
+    up from the log with the current code, and is kept in sync with live. Requires a
     worker on the queue `rebuild`.
     """
     settings, _, urls = read_environment()
@@ -113,7 +113,5 @@ def _set_pace(
     else:
         would = "would " if dry_run else ""
         how = f" at {rate:,} events a second" if rate else ""
-        verb = (
-            ("stand still" if dry_run else "stands still") if paused else ("go on" if dry_run else "goes on")
-        )
+        verb = ("pause" if dry_run else "is paused") if paused else ("continue" if dry_run else "continues")
         say(f"the rebuild of generation {found.generation} of {projection} {would}{verb}{how}")

@@ -1,4 +1,4 @@
-"""What the commands of `sluice rebuild` print: a plan, the generations, a report. Pure."""
+"""The output of `sluice rebuild`: a plan, the generations, a report. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,23 +31,23 @@ def plan_lines(found: Plan) -> list[Any]:
         for s in found.sources
     ]
     lines: list[Any] = [
-        f"{found.projection}: generation {found.live} is live, made by revision {found.live_revision};"
+        f"{found.projection}: generation {found.live} is live, of revision {found.live_revision};"
         f" the code has revision {found.revision}",
         f"about {found.table.estimated_rows:,} rows, {found.table.bytes / 2**20:,.1f} MiB: needed once more",
         table_of(("partition", "log start", "log end", "live through", "to read"), rows),
         f"{found.records:,} records to read",
     ]
     if found.revision == found.live_revision:
-        lines.append("the revision is that of the live generation: nothing will differ unless it should not")
+        lines.append("the revision is that of the live generation: any difference would be a fault")
     if found.compacted_topics:
-        lines.append(f"compacted, so no Increment may come of them: {', '.join(found.compacted_topics)}")
+        lines.append(f"compacted, so no Increment may result from them: {', '.join(found.compacted_topics)}")
     return lines + found.notes + [f"refused: {why}" for why in found.refusals]
 
 
 def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoint]) -> list[Any]:
-    """Returns the generations and checkpoints as tables, with why a generation failed or what died in it."""
+    """Returns the generations and checkpoints as tables, with failure reasons and dead letters."""
     if not found:
-        return ["there is no projection: `sluice init` makes those that the code declares"]
+        return ["there is no projection: `sluice init` creates those that the code declares"]
     headings = (
         "projection",
         "generation",
@@ -108,7 +108,7 @@ def report_document(report: Report) -> dict[str, Any]:
 
 
 def report_lines(report: Report) -> list[Any]:
-    """Returns the report as lines and tables: counts, what differs per column, samples."""
+    """Returns the report as lines and tables: counts, differences per column, samples."""
     found = report.report
     rows = found["rows"]
     lines: list[Any] = [
@@ -151,7 +151,7 @@ def report_lines(report: Report) -> list[Any]:
 
 
 def _shown(row: dict[str, Any] | None, other: dict[str, Any] | None) -> str | None:
-    """The columns in which a row is not like the other; all, if there is no other."""
+    """Returns the columns in which the rows differ; all columns if there is no other row."""
     if row is None:
         return None
     return ", ".join(

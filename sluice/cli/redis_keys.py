@@ -1,4 +1,4 @@
-"""`sluice redis ls|clean`: what installations have in Redis, and deleting what a former one left."""
+"""`sluice redis ls|clean`: shows the keys of installations in Redis, and deletes those of a former one."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -29,7 +29,7 @@ from sluice.runtime.settings import read_settings
 from sluice.tasks.installation.opening import check_installation
 
 redis_app = typer.Typer(
-    help="What installations have in Redis, and what former ones left.", no_args_is_help=True
+    help="Show the keys of installations in Redis, and delete those of former ones.", no_args_is_help=True
 )
 
 
@@ -37,11 +37,11 @@ redis_app = typer.Typer(
 def ls(as_json_: AsJson = False) -> None:
     """Show each installation's prefix in this Redis database: its keys, their size, and the last use.
 
-    Keys without the prefix of an installation have a line of their own: other
-    programs own them, or an earlier version of Sluice left them (unacked,
-    unacked_index, _kombu.binding.*, sluice:*, and lists named like queues).
+    Keys without the prefix of an installation are on a separate line: they belong
+    to other programs or to an earlier version of Sluice (unacked, unacked_index,
+    _kombu.binding.*, sluice:*, and lists named like queues).
 
-    Last use: "-" where the server does not count it (maxmemory-policy *lfu).
+    Last use: "-" if the server does not record it (maxmemory-policy *lfu).
     """
     with connected("sluice redis", report_refusal=print_refusal) as session:
         stored = read_installation(session)
@@ -58,16 +58,16 @@ def ls(as_json_: AsJson = False) -> None:
 
 @redis_app.command()
 def clean(
-    prefix: Annotated[str, typer.Argument(help="As `sluice redis ls` names it, as in sluice-1a2b3c4d.")],
+    prefix: Annotated[str, typer.Argument(help="As `sluice redis ls` shows it: sluice-1a2b3c4d.")],
     reason: Reason,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Delete all keys of one prefix in this Redis database, for an installation that is gone.
+    """Delete all keys of one prefix in this Redis database, left by a former installation.
 
-    Nothing is lost even if it still runs: its bridges publish again what they
-    do not find applied. Refused for this installation while its processes run.
+    If that installation still runs, it loses nothing: its bridges publish again the
+    events that are not applied. Refused for this installation while its processes run.
     """
     with connected("sluice redis") as session:
         own = check_installation(session, name=read_settings().name).installation
@@ -90,7 +90,7 @@ def clean(
 
 
 def prefix_table(found: Iterable[PrefixUse], own: str | None) -> Table:
-    """Per prefix: keys, bytes, the time since the last use, and which one is this installation's."""
+    """Returns a row per prefix: keys, bytes, time since the last use, and a mark for this installation."""
     return table_of(
         ("prefix", "keys", "bytes", "last use", ""),
         (
@@ -112,5 +112,5 @@ def _described(use: PrefixUse) -> str:
 
 
 def _report(gone: int, total: int) -> None:
-    # Not on stdout, which may be read as JSON.
+    # Not on stdout, which programs may parse as JSON.
     say(f"{gone} of {total} keys deleted", err=True)

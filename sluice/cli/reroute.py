@@ -24,19 +24,19 @@ def accept(
     topic: Topic,
     reason: Reason,
     force: Annotated[
-        bool, typer.Option("--force", help="Also read a topic again whose log is what was read so far.")
+        bool, typer.Option("--force", help="Read the topic again even if there is nothing to accept.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Accept that a topic's log is not what was read so far, and read it from its beginning.
+    """Accept that a topic's log is no longer the one that was read, and read it from its beginning.
 
-    For a topic that was re-created, or that lost records before they were
-    applied: what is not in the log any more will never be applied. For any
-    other topic the command changes nothing unless --force is given.
+    Use it for a topic that was re-created, or that lost records before they
+    were applied. Records that are no longer in the log will never be applied.
+    For any other topic the command changes nothing without --force.
 
-    --dry-run says per partition what that would come to.
+    --dry-run prints the effect per partition.
     """
     servers = read_addresses(read_settings()).kafka_bootstrap_servers
     with connected("sluice reroute") as session:
@@ -47,7 +47,7 @@ def accept(
             say(*(plan.reasons or (NOTHING_TO_ACCEPT,)))
         if plan.failing and not as_json_:
             names = ", ".join(f"generation {one.generation} of {one.projection}" for one in plan.failing)
-            say(f"can no longer be compared or come back, and is failed then: {names}")
+            say(f"fails, since it can no longer be compared or made live: {names}")
         epoch = None
         changes = not dry_run and (force or bool(plan.reasons))
         if changes:
@@ -58,7 +58,7 @@ def accept(
         document = {"dry_run": dry_run, "accepted": changes, "epoch": epoch, "reasons": plan.reasons}
         say_document({**document, **found.document()})
     elif not changes and not dry_run:
-        say("nothing was changed: pass --force to do the above all the same")
+        say("nothing was changed: pass --force to read the topic again anyway")
     elif changes:
         say(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
 
@@ -67,18 +67,18 @@ NOTHING_TO_ACCEPT = "there is nothing to accept: the log is what was read so far
 
 
 def acceptance_lines(found: Acceptance) -> list[str]:
-    """For people: per partition, then what it means."""
+    """Returns, for people, a line per partition, then the consequences."""
     lines = [f"topic {found.topic} (entity type {found.entity})"]
     if found.recreated:
         lines.append(f"id: {found.topic_id_before} → {found.topic_id}: it was re-created")
     lines += [_partition_line(one) for one in found.partitions]
     if found.recreated:
-        lines.append("what the old topic held above its watermarks and was not applied is lost")
-        lines.append("an event that the new topic holds again is a duplicate, if it has an id of its own")
+        lines.append("records of the old topic above the watermarks that were not applied are lost")
+        lines.append("an event that the new topic contains again is a duplicate, if it has an id")
     if any(one.again for one in found.partitions):
         lines.append(
-            "what is read again changes nothing as long as its identity is kept"
-            " (SLUICE_KEEP_IDENTITIES_DAYS); duplicates among it are counted again"
+            "records that are read again change nothing as long as their identities are kept"
+            " (SLUICE_KEEP_IDENTITIES_DAYS); duplicates among them are counted again"
         )
     return lines
 
@@ -104,23 +104,22 @@ def reshard(
     shards: Annotated[int, typer.Argument(metavar="N", min=1, max=MOST_SHARDS)],
     reason: Reason,
     force: Annotated[
-        bool, typer.Option("--force", help="Do not wait: what is in hand is read again.")
+        bool, typer.Option("--force", help="Do not wait: records in flight are read again.")
     ] = False,
-    patience: Annotated[
-        float, typer.Option("--patience", metavar="SECONDS", help="How long to wait at most.")
-    ] = 120.0,
+    patience: Annotated[float, typer.Option("--patience", metavar="SECONDS", help="Maximum wait.")] = 120.0,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
     """Change how many queues an entity type has.
 
-    Its topics are paused meanwhile, until what was read of them is applied and
-    the outgoing events of its queues are sent; then they go on in the new queues.
+    Pauses the topics until all records that were read are applied and the
+    outgoing events of the queues are sent. Then the topics continue in the new
+    queues.
 
-    With --force it does not wait: records in hand are read again, the dedup
-    catches them, but duplicates may be counted twice, and outgoing events of one
-    key may overtake each other.
+    With --force it does not wait: records in flight are read again. Deduplication
+    keeps the rows right, but duplicates may be counted twice, and outgoing events
+    of one key may overtake each other.
     """
     with connected("sluice reroute") as session:
         done, unsettled = read_reshard_plan(session, entity, shards)
@@ -143,7 +142,7 @@ def reshard(
 
 
 def _question(plan: Resharded, unsettled: Unsettled, *, force: bool) -> str:
-    asked = f"Entity type {plan.entity} goes from {plan.shards_before} to {plan.shards} shards."
+    asked = f"Entity type {plan.entity} will have {plan.shards} shards instead of {plan.shards_before}."
     if force and not is_settled(unsettled):
         asked += f" {unsettled_text(unsettled).capitalize()}: repeats may be counted twice."
     return asked
@@ -158,7 +157,7 @@ def _reshard_lines(done: Resharded, unsettled: Unsettled, *, dry_run: bool) -> l
         lines.append(f"parked entities in another queue: {done.moved}")
     if done.new_queues:
         new = ",".join(done.new_queues)
-        lines.append(f"workers without -Q take the new queues; if yours have -Q, start one with -Q {new}")
+        lines.append(f"workers without -Q serve the new queues; if yours have -Q, start one with -Q {new}")
     if done.unused_queues:
         lines.append(f"no longer used, kept for their counters: {', '.join(done.unused_queues)}")
     lines.append(f"declare shards={done.shards} in code: bridge and doctor report the difference until then")

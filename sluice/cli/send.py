@@ -29,7 +29,7 @@ def send(
         str,
         typer.Argument(
             metavar="TOPIC | FILE",
-            help="With --key: the topic of one event. Else: a file of lines; `-` is the standard input.",
+            help="With --key: the topic of one event. Otherwise: a file of lines; `-` is the standard input.",
         ),
     ],
     key: Annotated[str | None, typer.Option("--key", help="Record key: the key of the entity.")] = None,
@@ -48,10 +48,10 @@ def send(
     tombstone: Annotated[
         bool, typer.Option("--tombstone", help="Send a null value instead of an event.")
     ] = False,
-    topic: Annotated[str | None, typer.Option(help="Topic of lines that name none.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Lines per second at most.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic of lines without one.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Maximum lines per second.")] = None,
     no_check: Annotated[
-        bool, typer.Option("--no-check", help="Send also what no handler of SLUICE_HANDLERS can take.")
+        bool, typer.Option("--no-check", help="Also send events that no handler of SLUICE_HANDLERS accepts.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,9 +69,9 @@ def send(
     key: a string, or null. value: any JSON; an object is an event,
     null a tombstone. headers (of strings) and topic may be left out.
 
-    If SLUICE_HANDLERS is set, each event is compared with what the
-    handlers of its topic take. A file with a bad line is refused
-    before anything is sent; a pipe is sent up to that line.
+    If SLUICE_HANDLERS is set, each event is checked against the
+    handlers of its topic. A file with a bad line is refused before
+    anything is sent; a pipe is sent up to that line.
     """
     settings = read_settings()
     servers = read_addresses(settings).kafka_bootstrap_servers

@@ -1,4 +1,4 @@
-"""`sluice skip`: the command, and what it prints before it asks."""
+"""`sluice skip`: the command, and what it prints before the question."""
 
 from typing import Annotated
 
@@ -21,13 +21,13 @@ def skip(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Let reading go on behind a record that the Kafka client cannot open.
+    """Skip a record that the Kafka client cannot decode, so that the bridge continues behind it.
 
-    `sluice doctor` and the bridge's log name such a record. It is skipped alone,
-    or, since a client opens a batch as a whole, with the rest of its batch: the
-    command prints the offsets and asks. Each of them becomes a dead letter without
-    key and value. The bridge goes on within seconds; rebuild, verify and trace
-    leave out the same offsets.
+    `sluice doctor` and the bridge's log name such a record. If the client cannot
+    decode the whole batch of the record, the batch is skipped. The command prints
+    the offsets and asks. Each skipped offset becomes a dead letter without key and
+    value. The bridge continues within seconds; rebuild, verify and trace leave out
+    the same offsets.
 
     A record that can be read is never skipped.
     """
@@ -42,18 +42,18 @@ def skip(
         )
         say(*skip_lines(plan), err=as_json_)
         if not dry_run:
-            require_confirmation(f"{plan.records.records} records are skipped.", yes=yes)
+            require_confirmation(f"{plan.records.records} records will be skipped.", yes=yes)
             skip_records(session, plan, decide("skip", reason))
     if as_json_:
         topic, partition = plan.place
         document = {"topic": topic, "partition": partition, **plan.records._asdict(), "problem": plan.problem}
         say_document({"dry_run": dry_run, **document})
     elif not dry_run:
-        say("skipped: the bridge goes on within seconds")
+        say("skipped: the bridge continues within seconds")
 
 
 def skip_lines(plan: SkipPlan) -> list[str]:
-    """What would be skipped, and why it cannot be read."""
+    """Returns the offsets that would be skipped, and why they cannot be read."""
     found = plan.records
     return [
         f"{plan.place[0]}[{plan.place[1]}]: offsets {found.first_offset} to {found.last_offset},"

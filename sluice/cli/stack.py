@@ -1,4 +1,4 @@
-"""`sluice stack`: the local services, by hand."""
+"""`sluice stack`: starts and stops the local services."""
 
 import os
 from dataclasses import asdict
@@ -16,13 +16,13 @@ from sluice.stack.external_urls import external_urls
 ROOT = Path(".sluice/stack")
 
 stack_app = typer.Typer(
-    help="A Kafka, a Postgres and a Redis of your own, on free ports of this machine.", no_args_is_help=True
+    help="Run a local Kafka, Postgres and Redis, on free ports of this machine.", no_args_is_help=True
 )
 
 
 @stack_app.command()
 def up(as_json: AsJson = False) -> None:
-    """Start what does not run, repair what was killed, and say how to reach it."""
+    """Start the services that do not run, repair killed ones, and print their addresses."""
     try:
         urls = external_urls(os.environ)
         if urls is None:
@@ -36,9 +36,9 @@ def up(as_json: AsJson = False) -> None:
 
 @stack_app.command()
 def down(
-    wipe: Annotated[bool, typer.Option("--wipe", help="Throw the data away, too.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also delete the data.")] = False,
 ) -> None:
-    """Stop the services of this stack; their data stay unless --wipe is given."""
+    """Stop the services of this stack. Their data stay unless you pass --wipe."""
     try:
         Stack(ROOT, report=_say).down(wipe=wipe)
     except StackError as error:
@@ -47,7 +47,7 @@ def down(
 
 @stack_app.command()
 def status(as_json: AsJson = False) -> None:
-    """Say which services run, and where. Exit code 1 unless all do."""
+    """Show which services run, and where. Exit code 1 unless all run."""
     found = Stack(ROOT).status()
     if as_json:
         say_document([{name: _plain(value) for name, value in asdict(one).items()} for one in found])
@@ -82,5 +82,5 @@ def _fail(error: StackError) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # For `make clean`, which must work when the rest of the command line does not.
+    # For `make clean`, which must work even if other commands cannot be imported.
     stack_app()

@@ -23,27 +23,27 @@ UNKNOWN = "?"  # of a service that did not answer
 
 
 def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
-    """Show how far each topic and queue is, and what became of the events.
+    """Show the progress of each topic and queue, and the outcomes of the events.
 
     Watermark: every record below it has an outcome.
     Lag: records between it and the end of the log.
 
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored, erased.
-    Call conflict: a call not made, since its key had other arguments before.
-    Worker: who holds the queue's lease; one with -Q holds none, see `sluice workers`.
-    A table leaves out what nowhere occurred, --json does not.
+    Call conflict: a call not made, since its key was used with other arguments.
+    Worker: the worker with the queue's lease; one with -Q holds none, see `sluice workers`.
+    Tables leave out columns of zeros, --json does not.
     Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
     Events that failed: `sluice dlq ls`.
 
-    Installation: its name and short id; also the consumer group in Kafka.
+    Installation: name and short id, which is also the consumer group in Kafka.
 
-    A partition that no bridge reads is named with the reason, and so is a topic
-    whose records wait behind an open transaction of a producer. Problems of
-    servers and processes are named as by `sluice doctor`, which adds what to do.
+    Also reports partitions that no bridge reads, with the reason, and topics whose
+    records wait behind an open transaction of a producer. Problems of servers and
+    processes are reported as by `sluice doctor`, which adds what to do.
 
-    Exit code 1 if a service or the leader of a partition did not answer, or if no
-    process works with this database since it is a copy or another installation's;
-    the rest is shown. A sum that lacks partitions is marked with +?.
+    Exit code 1 if a service or the leader of a partition did not answer, or if
+    processes refuse this database since it is a copy or another installation's.
+    The rest is shown. A sum that lacks partitions is marked with +?.
     """
     settings, registry, urls = read_environment()
     found = judge_status(read_status(settings, urls, registry, patience_seconds=patience), now=time.time())
@@ -96,7 +96,7 @@ def say_what_waits(found: Status) -> Iterator[str]:
 
 
 def topic_table(topics: Sequence[TopicStatus]) -> Table:
-    """Per topic: where the log ends, how far it is applied, what is left, how old that is, the outcomes."""
+    """Returns a row per topic: log end, watermark, lag, age of the oldest unapplied record, outcomes."""
     counters = _to_show(topic.counters for topic in topics)
     numbers = ("log end", "watermark", "lag", "oldest unapplied", *_headings(counters))
     rows = []
@@ -117,7 +117,7 @@ def topic_table(topics: Sequence[TopicStatus]) -> Table:
 
 
 def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
-    """Per queue: the messages in its Redis list, the outcomes, who holds its lease, and why it is halted."""
+    """Returns a row per queue: messages in its Redis list, outcomes, lease holder, reason of a halt."""
     counters = _to_show(queue.counters for queue in queues)
     numbers = ("in Redis", *_headings(counters))
     rows = []
@@ -129,7 +129,7 @@ def queue_table(queues: Sequence[QueueStatus], *, workers_known: bool) -> Table:
 
 
 def _to_show(rows: Iterable[Mapping[str, int] | None]) -> list[str]:
-    """The counters that are worth a column: a table of zeros hides the one that is none."""
+    """Returns the counters that are not zero everywhere: columns of zeros would hide the others."""
     known = [row for row in rows if row is not None]
     return [name for name in COUNTERS if name == Outcome.APPLIED or any(row[name] for row in known)]
 

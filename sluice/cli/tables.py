@@ -1,6 +1,6 @@
-"""How tables are laid out: in columns, or on a narrow terminal a block of lines per row. Pure.
+"""Lays out tables: in columns, or on a narrow terminal as a block of lines per row. Pure.
 
-No word is ever broken, so an identifier can be copied from any terminal, which wraps what is too long.
+No word is broken, so an identifier can be copied from any terminal, which wraps long lines itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,15 +12,15 @@ from rich.cells import cell_len
 from sluice.runtime.terminal_text import UTF_8, shown
 
 GAP = "  "
-LEAST_FOLDED = 24  # columns that a folded text needs: with fewer there is a block per row
+LEAST_FOLDED = 24  # minimum columns of a folded text; with fewer, rows become blocks
 MOST_CHARACTERS = 300  # of a value in a table
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values. `folded` are the columns of sentences, which may take several lines of a row.
+    """Rows of values. `folded` names the columns of sentences, which may take several lines of a row.
 
-    `right` are the columns of numbers. `whole` is where a value is printed whole that is cut here.
+    `right` names the columns of numbers. `whole` is the command or option that prints long values uncut.
     """
 
     headings: Sequence[str]
@@ -43,7 +43,7 @@ def table_of(
 
 
 def table_lines(table: Table, *, width: int | None = None, encoding: str = UTF_8) -> list[str]:
-    """Returns the table in lines of at most this width, if its words allow it; None: of any width."""
+    """Returns the table in lines of at most this width, if its words allow it. None means any width."""
     rows = [[_cut(shown(value, encoding), encoding) for value in row] for row in table.rows]
     lines = _in_columns(table, rows, width)
     if lines is None:
@@ -67,7 +67,7 @@ def _in_columns(table: Table, rows: Sequence[Sequence[str]], width: int | None) 
     columns = list(zip(table.headings, *rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
     over = 0 if width is None else sum(widths) + len(GAP) * (len(widths) - 1) - width
-    # The widest sentence gives way first.
+    # The widest sentence is folded first.
     for at in sorted((at for at, is_folded in enumerate(folded) if is_folded), key=lambda at: -widths[at]):
         if over > 0:
             narrow = max(LEAST_FOLDED, _widest_word(columns[at]), widths[at] - over)
@@ -96,7 +96,7 @@ def _in_blocks(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def fold(text: str, width: int) -> list[str]:
-    """Returns the text in lines of at most this width, broken at spaces alone; a longer word is a line."""
+    """Returns the text in lines of at most this width, broken only at spaces; a longer word is a line."""
     if cell_len(text) <= width:
         return [text]
     lines = [""]

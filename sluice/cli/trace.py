@@ -1,4 +1,4 @@
-"""`sluice trace`: one event, from its record in Kafka to all that came of it."""
+"""`sluice trace`: one event, from its record in Kafka to all its effects."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -16,17 +16,17 @@ def trace(
     what: Annotated[
         str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET | TOPIC", help="A record, or its topic.")
     ],
-    key: Annotated[str | None, typer.Argument(help="With TOPIC alone: the record key.")] = None,
-    event_id: Annotated[str | None, typer.Argument(help="And the event's id.")] = None,
+    key: Annotated[str | None, typer.Argument(help="With TOPIC: the record key.")] = None,
+    event_id: Annotated[str | None, typer.Argument(help="With TOPIC: the event id.")] = None,
     source: Annotated[
         str | None, typer.Option("--source", help="Its CloudEvents source, if it has one.")
     ] = None,
     full: Full = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Show what became of one event: record, outcome, rows, events it emitted, calls, dead letter.
+    """Show one event with its results: record, outcome, rows, emitted events, calls, dead letter.
 
-    Name it by its place in Kafka (payments:3:1042), or by topic, key and event id.
+    Pass its place in Kafka (payments:3:1042), or its topic, key and event id.
     """
     _, registry, urls = read_environment()
     with connected("sluice trace", report_refusal=print_refusal) as session:

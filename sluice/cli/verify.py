@@ -20,11 +20,11 @@ MISMATCH_EXIT_CODE = 1
 
 
 def verify(as_json_: AsJson = False) -> None:
-    """Compare the counters with the log: every record that is applied has exactly one outcome.
+    """Compare the counters with the log: every processed record must have exactly one outcome.
 
-    Reads each partition from its start, which takes as long as reading takes;
-    events may be applied meanwhile. Gaps from retention or compaction are
-    reported, not treated as errors.
+    Reads each partition from its start, so a long log takes long. Events may
+    be applied meanwhile. Gaps from retention or compaction are reported, not
+    treated as errors.
 
     Also counts what waits for an operator. Exit code 1 if counters and log differ.
     """
@@ -54,7 +54,7 @@ def _compare() -> Verified:
 
 
 def verified_document(found: Verified) -> dict[str, Any]:
-    """For --json."""
+    """Returns the document for --json."""
     return {
         "ok": not found.mismatches(),
         "partitions": found.partitions,
@@ -68,7 +68,7 @@ def verified_document(found: Verified) -> dict[str, Any]:
 
 
 def partition_table(partitions: Sequence[PartitionVerdict]) -> Table:
-    """Per partition: what the log holds, what was counted, and what that means."""
+    """Returns a row per partition: records in the log, counted outcomes, and the verdict."""
     return table_of(
         ("topic", "partition", "watermark", "records", "outcomes", "", "because"),
         (
@@ -88,7 +88,7 @@ def partition_table(partitions: Sequence[PartitionVerdict]) -> Table:
 
 
 def summary_lines(found: Verified) -> list[str]:
-    """What is counted and not judged, one line a kind, and the verdict."""
+    """Returns one line for each kind of count, and the verdict."""
     settled = (LetterState.DONE, LetterState.DROPPED)
     open_letters = [one for one in found.letters if one.state not in settled]
     states: dict[str, int] = {}
@@ -107,7 +107,7 @@ def summary_lines(found: Verified) -> list[str]:
             f" applied to it, {one.waiting} wait behind them"
             for one in found.projections
         ),
-        *(f"projection {name} is stopped: its rows are those of before" for name in found.stopped),
+        *(f"projection {name} is stopped: its rows are out of date" for name in found.stopped),
         f"parked entities: {found.parked}",
         f"outgoing events: {waiting} wait"
         + (f", the oldest for {say_age(oldest)}" if waiting else "")

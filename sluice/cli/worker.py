@@ -19,7 +19,7 @@ DETACHING = frozenset({"-D", "--detach"})
 
 
 class Work(NamedTuple):
-    """What a worker does: the name of its node, its pool and its queues (none: it shares the entities')."""
+    """What a worker does: the name of its node, its pool and its queues (empty: the shared queues)."""
 
     name: str
     pool: str
@@ -33,7 +33,7 @@ REBUILD = Work("rebuild", "solo", (REBUILD_QUEUE,))
 
 
 class LogLevel(StrEnum):
-    """Levels of the log, as the setting has them."""
+    """Log levels, with the values of the setting."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -56,24 +56,24 @@ CeleryOptions = Annotated[
 def worker(
     queues: Annotated[
         str | None,
-        typer.Option(metavar="QUEUES", help="Serve these queues, separated by commas, and share none."),
+        typer.Option(metavar="QUEUES", help="Serve only these queues, separated by commas."),
     ] = None,
     name: Name = None,
     level: Level = None,
     celery_options: CeleryOptions = None,
 ) -> None:
-    """Run a worker that applies events, and start another one when it ends.
+    """Run a worker that applies events, and restart it when it ends.
 
-    Without --queues it shares the queues of all entity types with the
-    other workers. It applies one batch at a time: for more throughput
-    run more workers.
+    Without --queues the worker shares the queues of all entity types
+    with the other workers. A worker applies one batch at a time: for
+    more throughput, run more workers.
 
     An event becomes a dead letter if its handlers run for longer than
     SLUICE_HANDLER_SECONDS and cannot be interrupted, or if they end
-    the process three times. The next worker goes on with the others.
+    the process three times. The next worker continues with the others.
 
     SIGTERM and SIGINT end the worker after its batch. A worker that
-    refuses to start is not started again; its exit code is returned.
+    refuses to start is not restarted; the command returns its exit code.
 
     Example: sluice worker --name worker-2
     """
@@ -82,13 +82,13 @@ def worker(
 
 
 def relay(name: Name = None, level: Level = None, celery_options: CeleryOptions = None) -> None:
-    """Run the worker that sends outgoing events, and does the maintenance.
+    """Run the worker that sends outgoing events and does the maintenance.
 
-    It also hands out the calls that are due, starts retries and
-    rebuilds, and deletes what is old. It needs a running beat. Run one
-    or two of them.
+    The relay also queues calls that are due, starts retries and
+    rebuilds, and deletes old rows. It needs a running beat. Run one
+    or two relays.
 
-    SIGTERM and SIGINT end it. Example: sluice relay
+    SIGTERM and SIGINT end the relay. Example: sluice relay
     """
     _supervise(RELAY, name, level, celery_options or ())
 
@@ -103,9 +103,9 @@ def effects_worker(
 ) -> None:
     """Run the worker that makes the calls of effects.
 
-    It needs a running relay, which hands out the calls.
+    It needs a running relay, which queues the calls.
 
-    SIGTERM and SIGINT end it after the calls under way.
+    SIGTERM and SIGINT end the worker after the calls in flight.
 
     Example: sluice effects-worker --concurrency 8
     """
@@ -117,9 +117,9 @@ def rebuild_worker(name: Name = None, level: Level = None, celery_options: Celer
     """Run the worker that fills new generations of projections.
 
     It needs a running relay, which starts its tasks. For more
-    throughput run more of them, up to the number of partitions.
+    throughput, run more rebuild workers, up to one per partition.
 
-    SIGTERM and SIGINT end it. Example: sluice rebuild-worker
+    SIGTERM and SIGINT end the worker. Example: sluice rebuild-worker
     """
     _supervise(REBUILD, name, level, celery_options or ())
 

@@ -22,12 +22,12 @@ NOT_SEEN = "a worker with -Q holds no lease and is not seen here"
 
 
 def workers(as_json_: AsJson = False) -> None:
-    """Show the workers that share the queues: what each holds, since when, and what it does.
+    """Show the workers that share the queues: their queues, since when, and their current batch.
 
-    Leases: how long it holds its queues, from the youngest to the oldest; each queue's with --json.
-    Busy: the queue whose batch is in hand. What a worker tells of itself may be a second old.
+    Leases: the ages of its leases, youngest to oldest; --json shows the age per queue.
+    Busy: the queue whose batch is in flight. The report of a worker may be one second old.
 
-    A worker with -Q shares nothing and is not seen here: ask Flower, or `sluice doctor`.
+    A worker with -Q shares no queues and is not listed here: see Flower or `sluice doctor`.
     """
     with connected("sluice workers", report_refusal=print_refusal) as session:
         found = read_workers(session)
@@ -40,7 +40,7 @@ def workers(as_json_: AsJson = False) -> None:
 
 
 def worker_table(sharing: Sharing) -> Table:
-    """Per worker: since when it takes part, what it holds and for how long, what it does and did last."""
+    """Returns a row per worker: its start, its queues and their ages, its current and its last batch."""
     retired = retired_queues(sharing)
     return table_of(
         ("worker", "pid", "since", "queues", "leases", "busy", "last batch"),
@@ -61,7 +61,7 @@ def worker_table(sharing: Sharing) -> Table:
 
 
 def lines_below(sharing: Sharing) -> list[str]:
-    """What is to be said below the table, or instead of it."""
+    """Returns the lines below the table, or instead of it."""
     if not sharing.leases:
         return ["no queue has a row: run `sluice init`"]
     lines = []
@@ -73,7 +73,7 @@ def lines_below(sharing: Sharing) -> list[str]:
 
 
 def say_unheld(queues: Iterable[str]) -> str:
-    """The line that names queues nobody holds."""
+    """Returns the line that names queues without a worker."""
     return f"queues without a worker: {name_queues(queues)}"
 
 

@@ -49,7 +49,7 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
     planned = run("dlq", "redrive", "--all", *WHY, "--dry-run")
     assert "thing/k: 1 dead, 2 waiting\n" in planned
     assert "thing, 6: dead, names no entity\n" in planned
-    assert "say --yes" in run("dlq", "redrive", "--all", *WHY, exit_code=2)
+    assert "pass --yes" in run("dlq", "redrive", "--all", *WHY, exit_code=2)
     assert audits(bench) == []
     blocked = json.loads(run("dlq", "redrive", "1", *WHY, "--yes", "--json", exit_code=1).splitlines()[-1])
     [one] = blocked["redriven"]
@@ -112,7 +112,7 @@ def test_only_the_head_is_dropped_and_those_behind_it_are_applied(bench: Bench, 
     assert "2 waits behind 1" in run("dlq", "drop", "2", *WHY, "--yes", exit_code=2)
     assert "5 is a conflict" in run("dlq", "drop", "5", *WHY, "--yes", exit_code=2)
     assert "1 would be dropped" in run("dlq", "drop", "1", *WHY, "--dry-run")
-    assert "say --yes" in run("dlq", "drop", "1", *WHY, exit_code=2)
+    assert "pass --yes" in run("dlq", "drop", "1", *WHY, exit_code=2)
     assert states(bench)[1] == "dead"
     assert audits(bench) == []
     allow(bench)
@@ -178,7 +178,7 @@ def test_conflicts_are_marked_as_seen_and_nothing_else(bench: Bench, run: Run) -
     assert "5 would be resolved" in run("dlq", "resolve", "5", *WHY, "--dry-run")
     assert states(bench)[5] == "dead"
     said = run("dlq", "resolve", "1", "5", *WHY, exit_code=1)
-    assert "1, left as it is: no open conflict, but dead" in said
+    assert "1 is not changed: not an open conflict, but dead" in said
     assert "5 is resolved" in said
     assert states(bench) == {1: "dead", 2: "waiting", 3: "waiting", 4: "dead", 5: "done", 6: "dead"}
     assert audits(bench) == [("dlq resolve", "5", "test")]
@@ -196,7 +196,7 @@ def test_letters_are_exported_page_by_page(bench: Bench, run: Run, monkeypatch: 
 
 
 def test_decisions_are_listed_newest_first(bench: Bench, run: Run) -> None:
-    assert run("audit", "ls") == "nothing was decided by hand\n"
+    assert run("audit", "ls") == "no decision found\n"
     fill(bench)
     run("dlq", "resolve", "5", *WHY)
     run("dlq", "drop", "6", "--reason", "no use", "--yes")

@@ -70,13 +70,13 @@ def test_letters_of_a_projection_are_listed_redriven_and_dropped(
     )
     dropped = run("dlq", "drop", str(newest), *WHY, "--yes")
     assert f"{newest} is dropped for generation 1 of totals: things:0:6, 1 behind it\n" in dropped
-    assert "thing/d in generation 1 of totals: 1 applied; nothing waits any more\n" in dropped
+    assert "thing/d in generation 1 of totals: 1 applied; unparked\n" in dropped
     assert bench.rows()["d"] == (8, 1)
     monkeypatch.setitem(sys.modules, "mended_projections", application(raising))
     blocked = run("dlq", "redrive", str(oldest), *WHY, "--yes", exit_code=1)
     assert "blocked by things:0:2 ValueError: thirteen" in blocked
     monkeypatch.setitem(sys.modules, "mended_projections", application(as_it_is))
-    assert "2 applied; nothing waits any more" in run("dlq", "redrive", str(oldest), *WHY, "--yes")
+    assert "2 applied; unparked" in run("dlq", "redrive", str(oldest), *WHY, "--yes")
     assert bench.rows()["a"] == (3, 3)
     assert bench.look("SELECT verb, subject FROM sluice.audit ORDER BY id") == [
         ("dlq drop", str(newest)),
@@ -85,4 +85,4 @@ def test_letters_of_a_projection_are_listed_redriven_and_dropped(
     ]
     [(dead,)] = bench.look("SELECT id FROM sluice.dead_letters WHERE state = 'dead'")
     both = run("dlq", "redrive", str(oldest), str(dead), *WHY, "--yes", exit_code=2)
-    assert "redrive them apart" in both
+    assert "redrive them separately" in both

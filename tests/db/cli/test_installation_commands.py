@@ -200,7 +200,7 @@ def test_init_asks_before_it_changes_the_installation(
     assert "pass only one of --new-installation, --moved" in run(
         "init", "--moved", "--new-installation", "--yes", exit_code=2
     )
-    assert "There is no terminal to ask at" in run("init", "--new-installation", exit_code=2)
+    assert "Cannot ask for confirmation without a terminal" in run("init", "--new-installation", exit_code=2)
     # The change is made and printed before Kafka, which is not there, is needed.
     done = CliRunner().invoke(app, ["init", "--new-installation", "--yes"], env=environ)
     assert "outgoing events held: 1;" in done.stdout

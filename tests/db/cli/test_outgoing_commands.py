@@ -66,11 +66,11 @@ def test_without_kafka_the_outbox_is_shown_all_the_same(session: Session, run: R
     session.command("UPDATE sluice.outbox_events SET created_at = now() - interval '1 hour'")
     shown = run("outbox", "ls")
     assert "order.0" in shown
-    assert "so topics that do not exist are not shown: Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS)" in shown
+    assert "missing topics are not shown: Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS)" in shown
 
 
 def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
-    assert run("outbox", "ls") == "nothing waits\nno record is refused\n"
+    assert run("outbox", "ls") == "no outgoing event waits\nno record is refused\n"
     insert_event(session, 1, refused="too large", payload=b'{"n": 1}')
     insert_event(session, 2)
     lines = [line.split() for line in run("outbox", "ls").splitlines()]
@@ -129,7 +129,7 @@ def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
     retry = ("effects", "retry", "k0", "k1", "--reason", "r")
     assert "k0: failed → would become pending: it is due now" in run(*retry, "--dry-run")
     assert "k1: failed → pending: it is due now" in run(*retry)
-    assert "k1: pending, left as it is: only failed and uncertain" in run(*retry, exit_code=1)
+    assert "k1: pending, not changed: only failed and uncertain" in run(*retry, exit_code=1)
     assert run("effects", "pause", "--reason", "why", "--dry-run") == "all calls would be paused: why\n"
     assert run("effects", "resume", "--reason", "why") == "calls are not paused\n"
     assert run("effects", "pause", "--reason", "why") == "all calls are paused: why\n"

@@ -65,7 +65,7 @@ def test_resharding_says_what_to_do_next(session: Session, run: Run) -> None:
     tried = run("reshard", "order", "4", "--dry-run")
     assert "would have 4 shards, 2 before" in tried
     assert "now: everything is settled" in tried
-    assert "say --yes" in run("reshard", "order", "4", exit_code=2)
+    assert "pass --yes" in run("reshard", "order", "4", exit_code=2)
     done = run("reshard", "order", "4", "--yes")
     assert "if yours have -Q, start one with -Q order.2,order.3" in done
     assert "declare shards=4 in code" in done
@@ -127,7 +127,7 @@ def test_topics_are_paused_and_resumed(session: Session, run: Run) -> None:
 def test_entities_are_paused_and_resumed(session: Session, run: Run) -> None:
     assert run("pause", "--entity", "order", "o-1") == "order o-1 is paused: why\n"
     assert run("pause", "--entity", "order", "o-1") == "order o-1 is paused already\n"
-    assert run("resume", "--entity", "order", "o-1") == "order o-1 is resumed; nothing waited\n"
+    assert run("resume", "--entity", "order", "o-1") == "order o-1 is resumed; no event waited\n"
     document = json.loads(run("resume", "--entity", "order", "o-1", "--json"))
     assert document == {"dry_run": False, "resumed": "order o-1", "changed": False, "redriven": None}
 
@@ -136,7 +136,7 @@ def test_entities_are_paused_and_resumed(session: Session, run: Run) -> None:
     "words", [(), ("--entity", "order"), ("o-1",), ("--topic", "orders", "--entity", "order", "o-1")]
 )
 def test_one_thing_is_named(session: Session, run: Run, words: tuple[str, ...]) -> None:
-    assert "say --topic TOPIC, or --entity ENTITY KEY" in run("pause", *words, exit_code=2)
+    assert "pass --topic TOPIC, or --entity ENTITY KEY" in run("pause", *words, exit_code=2)
 
 
 def test_a_topic_never_read_has_nothing_to_accept(session: Session, run: Run) -> None:

@@ -166,7 +166,7 @@ def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -
         dev.wait_for("this beat leads")
         dev.set_note("'first' +")
         dev.wait_for("SyntaxError")
-        dev.wait_for("the processes that run go on")
+        dev.wait_for("running processes continue")
         dev.send("o-2", urls)
         wait_for_note(urls, "o-2", "first")
         assert dev.pids() == first

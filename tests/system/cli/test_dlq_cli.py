@@ -121,7 +121,7 @@ def test_a_failed_event_is_dropped_and_those_behind_it_are_applied(deployment: D
     refused = sluice(deployment, "dlq", "drop", str(waiting[0]["id"]), *WHY, "--yes")
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert b"only the first of its entity can be dropped" in refused.stderr
-    assert b"say --yes" in sluice(deployment, "dlq", "drop", str(letter["id"]), *WHY).stderr
+    assert b"pass --yes" in sluice(deployment, "dlq", "drop", str(letter["id"]), *WHY).stderr
     dropped = document(sluice(deployment, "dlq", "drop", str(letter["id"]), *WHY, "--yes", "--json"))
     assert dropped["redriven"][0]["outcomes"] == {"applied": 2}
     assert deployment.rows(stock)["p"]["on_hand"] == 21

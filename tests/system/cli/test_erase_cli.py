@@ -48,7 +48,7 @@ def test_what_is_erased_does_not_come_back_and_what_is_new_does(deployment: Depl
     planned = deployment.run.run_sluice("erase", "payment", KEY, *WHY, "--dry-run")
     assert "payment would be erased" in planned
     refused = deployment.run.sluice("erase", "payment", KEY, *WHY)
-    assert (refused.returncode, b"say --yes" in refused.stderr) == (2, True)
+    assert (refused.returncode, b"pass --yes" in refused.stderr) == (2, True)
     assert KEY in deployment.rows(transactions)
 
     done = document(deployment, "erase", "payment", KEY, *WHY, "--yes")

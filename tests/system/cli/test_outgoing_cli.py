@@ -115,13 +115,13 @@ def test_where_the_provider_is_away_a_call_stays_uncertain_until_somebody_says(
     providers.mail.process.kill()
     away = sluice(deployment, "effects", "reconcile", "--all", *WHY)
     assert away.returncode == 1
-    assert away.stdout.decode().count("uncertain, left as it is: not known: ") == 2
+    assert away.stdout.decode().count("uncertain, not changed: not known: ") == 2
     providers.mail.start()
 
     for words in (("retry", keys["order-1"]), ("settle", keys["order-1"], "--as", "succeeded")):
         asked = sluice(deployment, "effects", *words, *WHY)
         assert (asked.returncode, asked.stdout) == (2, b"")
-        assert b"say --yes" in asked.stderr
+        assert b"pass --yes" in asked.stderr
     assert b"may be done twice" in sluice(deployment, "effects", "retry", keys["order-1"], *WHY).stderr
     settle = ("settle", keys["order-1"], "--as", "succeeded", "--response", '{"told": "by phone"}')
     assert changed(deployment, *settle, "--yes") == {keys["order-1"]: "succeeded"}

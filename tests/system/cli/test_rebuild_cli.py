@@ -42,7 +42,7 @@ def states(deployment: Deployment) -> dict[int, str]:
 
 def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     plan = said(deployment, "plan", PROJECTION)
-    assert "generation 1 is live, made by revision 1; the code has revision 2" in plan
+    assert "generation 1 is live, of revision 1; the code has revision 2" in plan
     assert f"{LINES} records to read" in plan
     assert (
         "no module of SLUICE_HANDLERS projects into nothing" in sluice_fails(deployment, "plan", "nothing")[1]
@@ -56,10 +56,13 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     for verb, text in (("diff", "ready can be compared"), ("swap", "ready can be swapped in")):
         words = (verb, PROJECTION) if verb == "diff" else (verb, PROJECTION, *WHY)
         assert text in sluice_fails(deployment, *words)[1]
-    assert "stands still" in said(deployment, "pause", PROJECTION, *WHY)
+    assert "is paused" in said(deployment, "pause", PROJECTION, *WHY)
     assert "building, paused" in said(deployment, "status")
-    assert "goes on at 50 events a second" in said(deployment, "resume", PROJECTION, *WHY, "--rate", "50")
-    assert "There is no terminal to ask at" in sluice_fails(deployment, "cancel", PROJECTION, *WHY)[1]
+    assert "continues at 50 events a second" in said(deployment, "resume", PROJECTION, *WHY, "--rate", "50")
+    assert (
+        "Cannot ask for confirmation without a terminal"
+        in sluice_fails(deployment, "cancel", PROJECTION, *WHY)[1]
+    )
     assert "is dropped" not in said(deployment, "cancel", PROJECTION, *WHY, "--dry-run")
     assert states(deployment) == {1: "live", 2: "building"}
     assert "dropped" in said(deployment, "cancel", PROJECTION, *WHY, "--yes")
@@ -86,7 +89,7 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     assert (code, named in text) == (2, True)
     assert "nothing was changed" in text
     report_of_others.close()
-    assert "see generation 3; 1 is kept up with it" in said(deployment, "swap", PROJECTION, *WHY, "--yes")
+    assert "see generation 3; 1 is kept in sync" in said(deployment, "swap", PROJECTION, *WHY, "--yes")
     assert (
         "generation 3 of billing_line_items is live"
         in sluice_fails(deployment, "drop", PROJECTION, "--generation", "3", *WHY, "--yes")[1]

@@ -110,7 +110,7 @@ def test_it_is_said_what_is_lost_and_what_comes_again() -> None:
     assert "partition 0: watermark 5 → 8, up to 3 records will never be applied" in lines
     assert "partition 1: watermark 9 → 2, up to 7 records are read again" in lines
     assert "partition 2: new, read from 0" in lines
-    assert "as long as its identity is kept" in lines
+    assert "as long as their identities are kept" in lines
     assert "re-created" not in lines
 
 
@@ -122,7 +122,7 @@ def test_of_another_topic_it_is_said_that_nobody_knows_what_is_lost() -> None:
     assert "old → new: it was re-created" in lines
     assert "partition 1: gone, its watermark 2 is removed" in lines
     assert "never be applied" not in lines
-    assert "was not applied is lost" in lines
+    assert "were not applied are lost" in lines
 
 
 @pytest.mark.parametrize(

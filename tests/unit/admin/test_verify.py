@@ -162,6 +162,6 @@ def test_rows_that_a_projection_lacks_are_explained_and_are_no_mismatch() -> Non
     found = Verified([], [], 0, [], [], [OpenLetterCount("revenue", 1, 4)], ["lines"])
     assert summary_lines(found)[1:3] == [
         "projection revenue lacks 5 events: 1 could not be applied to it, 4 wait behind them",
-        "projection lines is stopped: its rows are those of before",
+        "projection lines is stopped: its rows are out of date",
     ]
     assert verified_document(found)["ok"]

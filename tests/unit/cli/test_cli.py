@@ -190,5 +190,5 @@ def test_init_says_what_was_made_and_which_shard_count_counts() -> None:
         "tables made: orders",
         "topics made: none were missing",
         "entity types: order (4 queues), user (4 queues)",
-        "order: the code says 8 shards, but 4 count, as Postgres has them",
+        "order: the code declares 8 shards, Postgres has 4, which count",
     ]

@@ -71,7 +71,7 @@ def whole(
         (["redrive", "1", "--topic", "t", "--reason", "r"], "name the letters"),
         (["export"], "name the letters"),
         (["export", "1", "--older-than", "2h"], "name the letters"),
-        (["resolve", "--reason", "r"], "name the conflicts"),
+        (["resolve", "--reason", "r"], "pass the IDs of the conflicts"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str], said: str) -> None:

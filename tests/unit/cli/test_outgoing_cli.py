@@ -80,10 +80,10 @@ def test_an_age_is_said(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["outbox", "retry", "--reason", "r"], "name one record by QUEUE and ID, or all by --all"),
-        (["outbox", "retry", "order.0", "--reason", "r"], "name one record"),
-        (["outbox", "retry", "order.0", "1", "--all", "--reason", "r"], "name one record"),
-        (["outbox", "retry", "order.0", "1", "--topic", "t", "--reason", "r"], "name one record"),
+        (["outbox", "retry", "--reason", "r"], "pass QUEUE and ID of one record, or --all"),
+        (["outbox", "retry", "order.0", "--reason", "r"], "of one record"),
+        (["outbox", "retry", "order.0", "1", "--all", "--reason", "r"], "of one record"),
+        (["outbox", "retry", "order.0", "1", "--topic", "t", "--reason", "r"], "of one record"),
         (["effects", "retry", "--all", "--reason", "r"], "--state failed or --state uncertain"),
         (["effects", "retry", "--all", "--state", "running", "--reason", "r"], "--state failed"),
         (["effects", "retry", "k", "--state", "failed", "--reason", "r"], "--state failed"),
@@ -95,7 +95,7 @@ def test_an_age_is_said(seconds: float, text: str) -> None:
             ["effects", "settle", "k", "--as", "failed", "--response", "{}", "--reason", "r"],
             "--as succeeded",
         ),
-        (["effects", "settle", "k", "--as", "succeeded", "--response", "{", "--reason", "r"], "is no JSON"),
+        (["effects", "settle", "k", "--as", "succeeded", "--response", "{", "--reason", "r"], "is not JSON"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str], said: str) -> None:
@@ -130,7 +130,8 @@ def test_nothing_is_changed_without_a_reason(words: list[str]) -> None:
 def test_without_a_terminal_a_dangerous_command_needs_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(
-        OperationRefused, match=r"It may be done twice\. There is no terminal to ask at: say --yes"
+        OperationRefused,
+        match=r"It may be done twice\. Cannot ask for confirmation without a terminal; pass --yes",
     ):
         require_confirmation("It may be done twice.", yes=False)
     require_confirmation("It may be done twice.", yes=True)
@@ -236,7 +237,7 @@ def test_changes_are_said_and_printed() -> None:
     changes = [CallChange("a", "failed", "pending", "it is due now"), CallChange("b", "running", None, "no")]
     assert change_lines(changes, dry_run=True) == [
         "a: failed → would become pending: it is due now",
-        "b: running, left as it is: no",
+        "b: running, not changed: no",
     ]
     assert json.loads(as_json(change_document(changes, dry_run=False))) == {
         "dry_run": False,
