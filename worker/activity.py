@@ -1,4 +1,4 @@
-"""What a worker does right now, and what it did last: written by its loop, read by the leases' thread."""
+"""A worker's current and last batch: written by its loop, read by the lease thread."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FinishedBatch:
-    """A batch that is done; times as the clock says."""
+    """A finished batch."""
 
     queue: str
     ended_at: float
@@ -17,17 +17,17 @@ class FinishedBatch:
 
 
 class Activity:
-    """Each attribute is replaced whole, so that another thread may read it."""
+    """The batch in hand and the last one. Each attribute is replaced whole, for readers in another thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.busy: tuple[str, float] | None = None
-        """The queue whose batch is in hand, and since when."""
+        """The queue whose batch is in hand, and the start time of the batch."""
         self.last: FinishedBatch | None = None
 
     @contextmanager
     def batch(self, queue: str, records: int) -> Iterator[None]:
-        """The block applies a batch."""
+        """Marks the batch as in hand during the block."""
         began = self.clock()
         self.busy = (queue, began)
         try:

@@ -1,4 +1,4 @@
-"""Which of several beats starts what is due."""
+"""Beat's scheduler, and the choice of the one beat that schedules."""
 
 import time
 from collections.abc import Callable
@@ -28,13 +28,13 @@ from sluice.worker.schedule import Periodic, Timetable
 
 log = structlog.get_logger("sluice.beat")
 
-MAX_INTERVAL_SECONDS = 1.0  # beat wakes at least this often: another one's end is noticed this soon
+MAX_INTERVAL_SECONDS = 1.0  # bounds the time until the end of another beat is noticed
 
 
 class SluiceScheduler(Scheduler):  # type: ignore[misc]
-    """Beat's loop without Celery's schedule, which goes by the clock of the machine and is kept in a file.
+    """Beat's loop without Celery's schedule, which depends on the machine's clock and is stored in a file.
 
-    Of several beats the one that holds a lock in Postgres schedules; the lock ends with its connection.
+    Among several beats, the one that holds a lock in Postgres schedules; the lock ends with its connection.
     """
 
     max_interval = MAX_INTERVAL_SECONDS
@@ -55,14 +55,14 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
         self._session: Session | None = None
 
     def setup_schedule(self) -> None:
-        """Opens the metrics' port: only the one that will run comes here. Raises SystemExit."""
+        """Opens the metrics' port. Celery calls it only in the process that will run. Raises SystemExit."""
         try:
             self._endpoint.open([self._metrics])
         except SettingsError as error:
             raise SystemExit(str(error)) from error
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """One turn of beat's loop; returns the seconds until the next. Raises SystemExit."""
+        """Runs one turn of beat's loop. Returns the seconds until the next. Raises SystemExit."""
         touch_health(self.app.conf.sluice_health_file)
         if not self._try_join() or not self._try_lead():
             return MAX_INTERVAL_SECONDS
@@ -74,12 +74,12 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             return MAX_INTERVAL_SECONDS
         except (redis.RedisError, OSError) as error:
             if self._pace.allows("redis"):
-                log.warning("nothing is scheduled: Redis is away", error=error)
+                log.warning("nothing is scheduled: Redis unavailable", error=error)
             return MAX_INTERVAL_SECONDS
         return min(MAX_INTERVAL_SECONDS, self._timetable.seconds_left(self._clock()))
 
     def close(self) -> None:
-        """Lets go of the lock, and of the metrics' port."""
+        """Releases the lock and the metrics' port."""
         self._endpoint.close()
         self._metrics.close()
         if self._membership is not None:
@@ -88,13 +88,13 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             self._session.close()
         super().close()
         if self._refusal is not None:
-            # Celery ends with exit code 0 after a SystemExit in `tick`, but not after one here.
+            # Celery exits with code 0 after a SystemExit in `tick`, but not after one here.
             raise SystemExit(self._refusal)
 
     def _publish(self, one: Periodic) -> None:
-        """Publishes a task, unless a message of it waits: then it stays due, and is tried again soon.
+        """Publishes a task unless a message of it waits. Then the task stays due and is retried soon.
 
-        So no list grows while no worker takes from it, and no run is left out for longer than a moment.
+        So a list without workers does not grow, and a run is omitted only for a moment.
         """
         sender = self._sender()
         waits = sender.is_waiting(one.task, one.queue)
@@ -143,7 +143,7 @@ class SluiceScheduler(Scheduler):  # type: ignore[misc]
             self._lead = Lead.UNKNOWN
             if whose_fault(error) is not Fault.SURROUNDINGS:
                 raise
-            log.warning("Postgres is away: nothing is scheduled", error=error)
+            log.warning("nothing is scheduled: Postgres unavailable", error=error)
         leads = self._lead is Lead.LEADS
         if leads != led:
             log.info("this beat leads" if leads else "this beat no longer leads")

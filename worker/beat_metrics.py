@@ -1,7 +1,7 @@
-"""What the beat that leads shows of the whole installation: read from Postgres and Kafka when somebody asks.
+"""The leading beat's metrics of the whole installation, read from Postgres and Kafka at each scrape.
 
-Of several beats one leads, so each figure is shown once. The session is its own, since another thread asks,
-and everything is bounded: Prometheus waits for ten seconds at most.
+Among several beats one leads, so each figure is exported once. The reader has its own session, since scrapes
+run in another thread. All reads have time-outs: Prometheus waits for ten seconds at most.
 """
 
 import threading
@@ -31,14 +31,14 @@ from sluice.runtime.settings import Settings
 
 log = structlog.get_logger("sluice.beat")
 
-READ_SECONDS = 5.0  # how old what is shown may be: two that scrape cost one reading
+READ_SECONDS = 5.0  # the maximum age of a reading: two scrapers cost one reading
 STATEMENT_TIMEOUT = "2s"
 KAFKA_TIMEOUT_MS = 2_000
 LOOK_SECONDS = 2.0  # for the oldest records, which are fetched
 
 
 class Lead(Enum):
-    """What a beat knows of its own part."""
+    """Whether a beat leads."""
 
     LEADS = "leads"
     FOLLOWS = "another one leads"
@@ -47,7 +47,7 @@ class Lead(Enum):
 
 @dataclass
 class Reading:
-    """What was read. None: the service did not answer, or was not asked, since the other one did not."""
+    """One reading. None: the service did not answer, or was not read because the other one did not answer."""
 
     open_issues: OpenIssues | None = None
     sharing: Sharing | None = None
@@ -56,13 +56,13 @@ class Reading:
     unread: Sequence[UnreadPartition] = ()
     watermarks: Mapping[Place, int] = field(default_factory=dict)
     lags: Mapping[str, int] | None = None
-    """Topic → records; of topics that a bridge has registered."""
+    """Topic → records, for topics that a bridge has registered."""
     oldest_seconds: Mapping[str, float] = field(default_factory=dict)
     """Topic → age of its first unapplied record; missing if it could not be found in time."""
 
 
 class LeaderReader:
-    """Holds a session and a consumer for as long as they work. Not thread-safe."""
+    """Holds a session and a consumer until one fails. Not thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka_bootstrap_servers
@@ -73,14 +73,14 @@ class LeaderReader:
             settings={"statement_timeout": STATEMENT_TIMEOUT},
         )
         self._logs: LogReader | None = None
-        # For what is news alone: how often it is tried, those decide who ask.
+        # Used only to log an outage once: the scrapes decide how often to read.
         self._postgres, self._kafka = Backoff(), Backoff()
 
     def read(self) -> Reading:
-        """All of it; what fails is left out, and begun anew the next time."""
+        """Reads everything. Omits what fails, and reconnects at the next reading."""
         reading = Reading()
         try:
-            # Before the logs' ends: read the other way round, a watermark could be above its log.
+            # Before the logs' ends: in the reverse order, a watermark could be above its log.
             topics = read_topic_ids(self._session)
             reading.watermarks = read_positions(self._session)
             reading.sharing = read_workers(self._session)
@@ -90,7 +90,7 @@ class LeaderReader:
         except psycopg2.Error as error:
             self._session.close()
             if self._postgres.note_failure(0):
-                log.warning("no metrics of what waits: Postgres does not say", error=error)
+                log.warning("no metrics of waiting work: Postgres unavailable", error=error)
             return Reading()
         self._postgres.note_success()
         try:
@@ -98,13 +98,13 @@ class LeaderReader:
         except LogsUnavailable as error:
             self._close_logs()
             if self._kafka.note_failure(0):
-                log.warning("no metrics of the lag: Kafka does not say", error=error)
+                log.warning("no metrics of the lag: Kafka unavailable", error=error)
             return reading
         self._kafka.note_success()
         return reading
 
     def close(self) -> None:
-        """Ends the connections; the next reading opens them again. May run twice."""
+        """Closes the connections; the next reading opens them again. Idempotent."""
         self._session.close()
         self._close_logs()
 
@@ -127,7 +127,7 @@ class LeaderReader:
 
 
 class LeaderCollector(Collector):
-    """Reads at most every READ_SECONDS, whoever asks; nothing while another beat leads."""
+    """Reads at most every READ_SECONDS for all scrapers, and never while another beat leads."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class LeaderCollector(Collector):
         self._read_at = 0.0
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """What is shown now."""
+        """Yields the current metrics."""
         lead = self._lead()
         yield _one(metrics.BEAT_LEADS, lead is Lead.LEADS)
         if lead is Lead.UNKNOWN:
@@ -155,7 +155,7 @@ class LeaderCollector(Collector):
             self.close()
 
     def close(self) -> None:
-        """Ends the connections, and forgets. May run twice."""
+        """Closes the connections and drops the last reading. Idempotent."""
         with self._lock:
             self._reading = None
             self._reader.close()

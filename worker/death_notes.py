@@ -1,4 +1,4 @@
-"""Stores the deaths that a supervisor saw."""
+"""Stores the deaths that a supervisor reports."""
 
 import psycopg2
 import structlog
@@ -13,7 +13,7 @@ log = structlog.get_logger("sluice.supervisor")
 
 
 class DeathNotes:
-    """Writes to Postgres, over a connection per death."""
+    """Writes deaths to Postgres, with one connection per death."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url

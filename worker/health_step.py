@@ -13,7 +13,7 @@ class HealthStep(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = frozenset({"celery.worker.components:Timer"})
 
     def start(self, parent: Any) -> None:
-        """Touches at once, and every few seconds as long as timers run."""
+        """Touches the file at once, and every few seconds as long as timers run."""
         app = parent.app
 
         def touch() -> None:

@@ -1,7 +1,7 @@
-"""How the queues are shared out among the workers that are there. Pure: every worker decides for itself.
+"""Divides the queues among the running workers. Pure: every worker decides for itself.
 
-Nobody coordinates. All see the same locks, and reckon the same shares from them: those who hold most keep the
-larger ones, so that only what must move moves.
+There is no coordinator. All workers read the same locks and compute the same shares from them. The workers
+that hold most get the larger shares, so that few queues move.
 """
 
 from collections import Counter
@@ -13,16 +13,16 @@ from sluice.db.delivery.leases import Lease, LeaseSnapshot
 
 
 class Moves(NamedTuple):
-    """Queues to give back, and free ones to try for, in this order, until so many are taken."""
+    """Queues to give back, and groups of free queues to try in order, each with the number to take."""
 
     give: tuple[str, ...]
     tries: tuple[tuple[tuple[str, ...], int], ...]
     is_short: bool
-    """Whether it has less than its share: others have more, and will give it back in a moment."""
+    """True if this worker has less than its share: others have more, and will soon give queues back."""
 
 
 def fair_share(held: Mapping[int, int], me: int, queues: int) -> int:
-    """How many queues are mine, of so many. `held`: how many each member has now; me among them."""
+    """Returns my share of `queues`. `held`: the number that each member has now, including me."""
     floor, more = divmod(queues, len(held))
     ranked = sorted(held, key=lambda member: (-held[member], member))
     return floor + (ranked.index(me) < more)
@@ -32,9 +32,9 @@ def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
     """Returns the members that may hold the queue; empty if no member declares its entity type.
 
     They declare as many of the entity type's registered topics as any member that has not given the queue
-    back. While some member has given it back, those go first that declare what that member lacks: of many
-    workers that lack a topic, each would take the queue in turn otherwise, and never the one that has it.
-    If every member has given it back, that counts for nothing.
+    back. While some member has given it back, members that declare what it lacks are preferred. Otherwise the
+    workers that lack a topic would take the queue in turns, and the worker that declares it would not get it.
+    If every member has given the queue back, the returns are ignored.
     """
     entity = _entity(queue)
     declaring = {m: snapshot.of(m) for m in snapshot.members if entity in snapshot.of(m).topics}
@@ -55,9 +55,9 @@ def eligible(snapshot: LeaseSnapshot, queue: str) -> frozenset[int]:
 
 
 def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], message_format: int) -> bool:
-    """Returns True if another member can apply what this worker left of the queue.
+    """Returns True if another member can apply the records of the queue that this worker could not.
 
-    That member declares one of the topics, or reads the format, and has not given the queue back itself.
+    That member declares one of the topics, or reads the format, and has not given the queue back.
     """
     entity = _entity(queue)
     newer = message_format > snapshot.of(snapshot.me).format
@@ -74,11 +74,10 @@ def may_yield(snapshot: LeaseSnapshot, queue: str, *, topics: Iterable[str], mes
 def decide_moves(
     snapshot: LeaseSnapshot, wanted: AbstractSet[str], shuffled: Callable[[Sequence[str]], list[str]]
 ) -> Moves:
-    """What this worker changes. `wanted`: what it holds and is not giving back already.
+    """Returns what this worker changes. `wanted`: the queues that it holds and is not giving back.
 
-    Queues with the same eligible members are shared out by themselves; usually all queues are one such group.
-    So are queues that are retired: nothing is to be done there, and a worker that had only such ones would be
-    idle.
+    Queues with the same eligible members are divided as one group; usually all queues are one group. Retired
+    queues are a group of their own: they have no work, so a worker with only retired queues would be idle.
     """
     groups: dict[tuple[bool, frozenset[int]], list[Lease]] = {}
     for lease in snapshot.leases:
@@ -105,9 +104,9 @@ def decide_moves(
 
 
 def _spread(queues: Iterable[str], held: Iterable[str] = ()) -> list[str]:
-    """The queues in such an order that, after those held, as many of each entity type come as can.
+    """Returns the queues in an order that, continuing those held, takes entity types in turns.
 
-    For load comes by entity type: a worker that had all queues of the busiest one would do all the work.
+    Load differs by entity type: a worker with all queues of the busiest type would do all the work.
     """
     counts = Counter(_entity(queue) for queue in held)
     by_entity: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""A worker without a list of queues takes its share, and gives it back: a step of Celery's consumer."""
+"""A step of Celery's consumer that consumes the leased queues of a worker without a list of queues."""
 
 import time
 from typing import Any
@@ -15,8 +15,8 @@ from sluice.worker.queue_subscription import QueueSubscription
 
 log = structlog.get_logger("sluice.leases")
 
-TICK_SECONDS = 0.25  # how soon a queue that is given back is seen to be quiet, if nothing else is done
-DRAIN_SECONDS = 5.0  # at the end: Redis may not answer
+TICK_SECONDS = 0.25  # bounds the time until an idle worker notices that a returned queue is quiet
+DRAIN_SECONDS = 5.0  # at shutdown: Redis may not answer
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -31,14 +31,14 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._consuming: QueueSubscription | None = None
 
     def include_if(self, consumer: Consumer) -> bool:
-        """See above. Such a worker has the pool solo, or is refused at its start."""
+        """Returns True if the worker shares queues. Such a worker must have the pool solo."""
         return bool(consumer.app.sluice_shares_queues)
 
     def start(self, consumer: Consumer) -> None:
-        """After every connect: what is held is consumed again, once the lease thread says so."""
+        """Runs after every connect: the held queues are consumed again when the lease thread wants them."""
         if self._lease_thread is None:
             self._lease_thread = self._make_lease_thread(consumer)
-            self._lease_thread.note_tick(self._lease_thread.wanted)  # else it would not trust this loop yet
+            self._lease_thread.note_tick(self._lease_thread.wanted)  # else the loop counts as unresponsive
             self._lease_thread.start()
             lease_thread = self._lease_thread
             consumer.app.sluice_metrics.watch_leases(lambda: len(lease_thread.wanted.queues))
@@ -48,15 +48,15 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def stop(self, consumer: Consumer) -> None:
-        """At the end, and when the broker is lost."""
+        """Runs at shutdown, and when the broker is lost."""
         consuming, self._consuming = self._consuming, None
         if self._lease_thread is None or consuming is None:
             return
-        # What the next connection would begin to consume by itself.
+        # Otherwise the next connection would consume these queues by itself.
         consumer.app.amqp.queues.deselect(consuming.queues)
         if consumer.connection is None:
-            # Nothing can be popped any more. What is held stays so for a while: the broker may be back soon.
-            log.info("queue leases released", queues=sorted(consuming.queues), why="the broker is away")
+            # Nothing can be popped without a broker. The leases are kept for a while: it may return soon.
+            log.info("queue leases released", queues=sorted(consuming.queues), why="broker unreachable")
             self._lease_thread.broker_is_away = True
             self._lease_thread.note_tick(View(self._lease_thread.wanted.version, frozenset()))
             return
@@ -64,7 +64,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._lease_thread.stop()
 
     def terminate(self, _: Consumer) -> None:
-        """At once; what was popped comes back when the queue is taken by another."""
+        """Ends at once. Popped messages are restored when another worker takes the queue."""
         self._consuming = None
         if self._lease_thread is not None:
             self._lease_thread.stop()
@@ -86,7 +86,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if lease_thread is None or consuming is None:
             return
         if lease_thread.has_ended:
-            log.error("the thread of the leases ended: so does this worker")
+            log.error("lease thread ended unexpectedly; stopping the worker")
             raise WorkerShutdown(1)
         wanted = lease_thread.wanted
         before = consuming.queues
@@ -96,7 +96,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         lease_thread.note_tick(View(wanted.version, consuming.queues))
 
     def _drain(self, consumer: Consumer, consuming: QueueSubscription) -> None:
-        """The loop goes round until the BRPOP under way has returned, and what it brought is applied."""
+        """Runs the loop until the BRPOP in flight has returned and its message is applied."""
         deadline = time.monotonic() + DRAIN_SECONDS
         try:
             _adjust(consuming, frozenset())
@@ -104,7 +104,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 consumer.hub.run_once()
                 _adjust(consuming, frozenset())
         except consumer.connection_errors as error:
-            log.warning("not all queues could be given back in order", error=str(error))
+            log.warning("some queues were not released cleanly", error=str(error))
 
 
 def _adjust(consuming: QueueSubscription, wanted: frozenset[str]) -> None:

@@ -1,8 +1,9 @@
-"""The thread that holds this worker's leases: Postgres on one side, on the other what the loop consumes.
+"""The thread that holds this worker's leases in Postgres, and exchanges them with the consuming loop.
 
-The two sides exchange two values, each replaced whole: `wanted`, which queues the loop is to consume, and
-`consumed`, which it does. A lock is let go only when the loop has seen that its queue is not wanted any more,
-and does not consume it: so nobody takes a queue of which this worker still may pop something.
+Thread and loop exchange two values, each replaced whole: `wanted`, the queues that the loop should consume,
+and `consumed`, those that it does consume. The thread releases a lock only after the loop has seen that the
+queue is no longer wanted and has stopped to consume it. So no worker takes a queue from which this one may
+still pop.
 """
 
 import os
@@ -34,17 +35,17 @@ from sluice.worker.queue_yields import QueueYields
 
 log = structlog.get_logger("sluice.leases")
 
-TURN_SECONDS = 0.5  # how soon a worker that came or went is noticed, against a statement of Postgres
-SHORT_SECONDS = 0.1  # the same for one that waits for what others are giving back
-HEARTBEAT_SECONDS = 1.0  # how old what `sluice workers` shows may be, against a row version per telling
-# A loop that neither works nor ticks has no broker, or stands still; then its queues are better with others.
+TURN_SECONDS = 0.5  # bounds the time until a started or ended worker is noticed; costs one statement
+SHORT_SECONDS = 0.1  # the same for a worker that waits for queues which others give back
+HEARTBEAT_SECONDS = 1.0  # the maximum age of what `sluice workers` shows; costs one row version
+# A loop that neither works nor ticks has no broker, or is stuck; then other workers should have its queues.
 SILENT_SECONDS = 3.0
-STUCK_SECONDS = 60.0  # in one batch, which gives up by itself after 20
-END_SECONDS = 5.0  # for the thread, when the worker ends: a statement may be under way
+STUCK_SECONDS = 60.0  # in one batch, which stops by itself after 20
+END_SECONDS = 5.0  # for the thread, when the worker ends: a statement may be in flight
 
 
 class View(NamedTuple):
-    """Queues, as of the version of what is wanted."""
+    """A set of queues, with the version of `wanted` that it follows."""
 
     version: int
     queues: frozenset[str]
@@ -53,7 +54,7 @@ class View(NamedTuple):
 def stuck_seconds(handler_seconds: float) -> float:
     """Returns how long a batch may be in hand, with this limit for the handlers of an event.
 
-    A batch begins no other event after 20 seconds. The last one may run twice, the second time with rows.
+    A batch starts no event after 20 seconds. The handlers of the last event may run twice, then with rows.
     """
     return max(STUCK_SECONDS, 2 * handler_seconds + 40.0)
 
@@ -61,7 +62,7 @@ def stuck_seconds(handler_seconds: float) -> float:
 def is_responsive(
     *, now: float, seen_at: float, busy_since: float | None, stuck_after: float = STUCK_SECONDS
 ) -> bool:
-    """Whether the loop can be trusted with queues. `seen_at`: when it last ticked, or ended a batch."""
+    """Returns True if the loop may keep queues. `seen_at`: when it last ticked or finished a batch."""
     if busy_since is not None:
         return now - busy_since < stuck_after
     return now - seen_at < SILENT_SECONDS
@@ -69,14 +70,14 @@ def is_responsive(
 
 @dataclass
 class LeaseThread:
-    """Made by the loop's thread; `run` is another one's. `wanted_changed` must be safe to call from there."""
+    """Holds the leases. `run` has its own thread, which calls `wanted_changed`; the loop calls the rest."""
 
     session: Session
     node: str
     activity: Activity
     wanted_changed: Callable[[], None]
     declared: Mapping[str, Iterable[str]]
-    """Entity type → topics, as this worker's code declares them: it takes no queue of another entity type."""
+    """Entity type → topics that this worker's code declares. It takes no queue of another entity type."""
     yields: QueueYields = field(default_factory=QueueYields)
     rng: Random = field(default_factory=Random)
     clock: Callable[[], float] = time.monotonic
@@ -84,7 +85,7 @@ class LeaseThread:
 
     def __post_init__(self) -> None:
         self.wanted = View(0, frozenset())
-        self.broker_is_away = False  # for the log alone; the loop's thread knows
+        self.broker_is_away = False  # set by the loop's thread, used only for the log
         self._consumed = View(0, frozenset())
         self._taken_at: dict[str, float] = {}
         self._unwanted_at: dict[str, int] = {}
@@ -99,11 +100,11 @@ class LeaseThread:
         self._thread = threading.Thread(target=self.run, name="leases", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread; once."""
+        """Starts the thread. Call it once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the session, and with it every lease. The loop consumes nothing any more. May run twice."""
+        """Ends the session, and with it every lease. The loop must have stopped consuming. Idempotent."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
@@ -112,7 +113,7 @@ class LeaseThread:
             self._leave()
 
     def note_tick(self, consumed: View) -> None:
-        """The loop came by, and consumes so much, having seen what was wanted at that version."""
+        """Notes a tick of the loop, and the queues that the loop consumes as of that version of `wanted`."""
         self._ticked_at = self.clock()
         changed, self._consumed = consumed != self._consumed, consumed
         if changed:
@@ -120,11 +121,11 @@ class LeaseThread:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the thread ended, by itself: a bug, with which no worker should go on."""
+        """Returns True if the thread ended by itself, which is a bug: the worker must stop."""
         return not self._thread.is_alive()
 
     def run(self) -> None:
-        """Turns until stopped. Holds nothing afterwards, however it ends."""
+        """Runs turns until stopped. Holds no lease afterwards, also after an error."""
         try:
             while not self._stopping:
                 self.run_once()
@@ -134,11 +135,11 @@ class LeaseThread:
             self._leave()
 
     def run_once(self) -> None:
-        """One turn. Whatever fails, the session is gone and with it all leases; the next turns begin anew."""
+        """Runs one turn. Any error closes the session and so ends all leases; later turns start again."""
         now = self.clock()
         if not self._backoff.allows(now):
             return
-        # Busy first: a batch that ends in between was seen, one way or the other.
+        # `busy` is read first, so that a batch that ends in between is seen as busy or as the last one.
         busy, last = self.activity.busy, self.activity.last
         seen_at = max(self._ticked_at, last.ended_at) if last else self._ticked_at
         busy_since = busy and busy[1]
@@ -156,17 +157,17 @@ class LeaseThread:
             self._leave()
             if self._backoff.note_failure(now):
                 away = whose_fault(error) is Fault.SURROUNDINGS
-                say = "no leases until Postgres answers" if away else "no leases: run `sluice init`"
+                say = "no leases until Postgres is available" if away else "no leases: run `sluice init`"
                 log.warning(say, error=error)
             return
         if self._backoff.note_success():
-            log.info("Postgres answers: queues are shared again")
+            log.info("Postgres available again; acquiring queue leases")
 
     def _turn(self, now: float) -> None:
         if not self._joined:
             join_workers(self.session)
             self._joined = True
-            # Before it decides: a member declares nothing until its row is written.
+            # Before the first decision: a member declares nothing until its row is written.
             self._tell(now)
         self._give_back()
         snapshot = read_lease_snapshot(self.session)
@@ -179,7 +180,7 @@ class LeaseThread:
             ),
         )
         if yielding:
-            log.info("queues left to workers that declare more", queues=sorted(yielding))
+            log.info("yielding queues to workers that declare more", queues=sorted(yielding))
         snapshot = snapshot.with_yielded(self.yields.yielded(now))
         moves = decide_moves(snapshot, self.wanted.queues, self._shuffled)
         self._is_short = moves.is_short
@@ -187,7 +188,7 @@ class LeaseThread:
         for queues, count in moves.tries:
             left = count
             for queue in queues:
-                # One that is not given back yet is not free, either.
+                # A queue that is not given back yet is not free.
                 if left and queue not in self._taken_at and try_lease(self.session, queue):
                     taken.append(queue)
                     self._taken_at[queue] = now

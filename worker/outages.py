@@ -1,4 +1,4 @@
-"""What a worker's task does when Postgres or Redis is away."""
+"""Handles an outage of Postgres or Redis in a worker's task."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ log = structlog.get_logger("sluice.worker")
 
 
 class Outages:
-    """Postgres or Redis away: said once here; beat, or the lease, has the work done again."""
+    """Logs an outage of Postgres or Redis, and ends the task. Beat or the lease has the work retried."""
 
     def __init__(self, session: Session, what: str, redis: Callable[[], PrefixedRedis]) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""Which of Celery's pools may serve which queues, and by which command such a worker is started.
+"""Checks which of Celery's pools may serve which queues, and names the right command for a worker.
 
 Handlers and calls need the main thread of a process.
 """
@@ -33,7 +33,7 @@ def pool_names(pool: Any) -> frozenset[str]:
 
 
 def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str | None:
-    """Returns why a pool with these names must not serve these queues; None: it may. Pure.
+    """Returns why a pool with these names must not serve these queues; None if it may. Pure.
 
     `queues` is None for a worker that shares the queues.
     """
@@ -55,7 +55,7 @@ def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str 
 
 
 def queue_refusal(chosen: Collection[str], known: Collection[str]) -> str | None:
-    """Returns why a worker cannot serve the chosen queues; None: all of them are known. Pure."""
+    """Returns why a worker cannot serve the chosen queues; None if all of them are known. Pure."""
     unknown = sorted(set(chosen) - set(known))
     if not unknown:
         return None
@@ -68,7 +68,7 @@ def queue_refusal(chosen: Collection[str], known: Collection[str]) -> str | None
 
 
 def right_command(queues: Collection[str] | None) -> str:
-    """Returns the command that starts a worker for these queues; None: it shares those of the entities."""
+    """Returns the command that starts a worker for these queues (None: a worker that shares the queues)."""
     if not queues:
         return "sluice worker"
     chosen = set(queues)

@@ -1,8 +1,8 @@
-"""Which queues this worker pops from, changed without losing a message's place; on the loop's thread only.
+"""Changes the queues that this worker pops from, without moving a message. For the loop's thread only.
 
-Celery can cancel a queue, but a BRPOP that names it may be under way: what that pops goes to the wrong end of
-its list. So a queue is first left out of the next BRPOP, with its callback in place, and cancelled once the
-one under way has returned and nothing of the queue is in hand.
+Celery can cancel a queue, but a BRPOP that names the queue may be in flight: what that pops returns to the
+wrong end of the list. So a queue is first left out of the next BRPOP, with its callback in place. It is
+cancelled once the BRPOP in flight has returned and no message of the queue is in hand.
 
 Built on attributes of kombu that are not public; tests/system/worker/test_kombu.py pins them.
 """
@@ -19,14 +19,14 @@ from sluice.runtime.redis_transport import queue_of_tag
 
 log = structlog.get_logger("sluice.leases")
 
-# A queue that is taken is popped from with the next BRPOP: an idle worker begins one this often.
+# A new queue is popped from with the next BRPOP; an idle worker begins one this often.
 BRPOP_SECONDS = 0.25
-# Of the messages in hand anywhere, the newest: each worker has one, and what others wrote there is not read.
+# Of the newest messages in hand anywhere: each worker has one. A bound for keys that foreign clients filled.
 MAX_LOOKED_AT = 10_000
 
 
 class LeaseCycle(round_robin_cycle):
-    """The order in which a BRPOP names the queues; knows which are left out, and which the last one named."""
+    """The order of queues in a BRPOP. Stores which queues are left out, and which the last BRPOP named."""
 
     def __init__(self, it: list[str] | None = None) -> None:
         super().__init__(it)  # type: ignore[no-untyped-call]
@@ -34,7 +34,7 @@ class LeaseCycle(round_robin_cycle):
         self.named: frozenset[str] = frozenset()
 
     def consume(self, n: int) -> list[str]:
-        """The queues of the next BRPOP."""
+        """Returns the queues of the next BRPOP."""
         names: list[str] = super().consume(n)  # type: ignore[no-untyped-call]
         queues = [name for name in names if name not in self.left_out]
         self.named = frozenset(queues)
@@ -42,7 +42,7 @@ class LeaseCycle(round_robin_cycle):
 
 
 class QueueSubscription:
-    """The consumption of one connection; each reconnect makes a new one."""
+    """The queues consumed over one connection; each reconnect makes a new object."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -53,11 +53,11 @@ class QueueSubscription:
 
     @property
     def queues(self) -> frozenset[str]:
-        """Of which something may still be popped, or is in hand."""
+        """The queues from which a message may still be popped, or of which one is in hand."""
         return frozenset(self._queues)
 
     def adjust(self, wanted: AbstractSet[str]) -> None:
-        """Takes what is wanted, leaves what is not. To be called again until `queues` is what is wanted."""
+        """Takes the wanted queues and leaves the others. Call it again until `queues` equals `wanted`."""
         self._cycle.left_out |= self._queues - wanted
         for queue in [queue for queue in self._cycle.left_out if self._is_quiet(queue)]:
             self._cancel(queue)
@@ -85,9 +85,9 @@ class QueueSubscription:
         return all(message.delivery_info["routing_key"] != queue for message in in_hand)
 
     def _restore_unacked(self, queue: str) -> None:
-        """What a worker that died had taken comes back to the head of the list, in its order.
+        """Restores the messages of a dead worker to the head of the list, in their order.
 
-        Else it would wait for the visibility timeout, and then come behind what is newer.
+        Otherwise they would wait for the visibility timeout, and then follow newer messages.
         """
         with self._channel.conn_or_acquire() as client:
             newest = client.zrevrange(self._channel.unacked_index_key, 0, MAX_LOOKED_AT - 1)

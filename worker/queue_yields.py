@@ -1,26 +1,26 @@
-"""What this worker met in its queues and left: topics that its code does not declare, newer formats.
+"""Notes records that this worker could not apply: topics that its code does not declare, newer formats.
 
-The loop notes it; the thread of the leases reads it, and gives the queue back if another worker can go on.
+The loop notes them. The lease thread reads them, and gives the queue back if another worker can apply them.
 """
 
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-HELD_SECONDS = 5.0  # a queue is applied for so long before it is given back
-YIELDED_SECONDS = 10.0  # and left to others for so long: two workers that lack one topic each take turns
+HELD_SECONDS = 5.0  # a queue is held for at least this long before it is given back
+YIELDED_SECONDS = 10.0  # then not taken for this long: two workers that lack one topic each take turns
 
 
 class Left(NamedTuple):
-    """What was left of one queue."""
+    """What this worker could not apply in one queue."""
 
     topics: frozenset[str] = frozenset()
     message_format: int = 0
-    """The newest format of a message that was left; 0 if none was."""
+    """The newest format of a message that was not applied; 0 if there is none."""
 
 
 class QueueYields:
-    """The queues of which something was left. `note` is the loop's, the rest the lease thread's."""
+    """The queues with unapplied records. The loop calls `note`, the lease thread calls the rest."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,7 +28,7 @@ class QueueYields:
         self._until: dict[str, float] = {}
 
     def note(self, queue: str, *, topics: Iterable[str] = (), message_format: int = 0) -> None:
-        """Notes that slices of these topics, or a message of this format, were left. Idempotent."""
+        """Notes that slices of these topics, or a message of this format, were not applied. Idempotent."""
         with self._lock:
             before = self._left.get(queue, Left())
             self._left[queue] = Left(
@@ -42,9 +42,9 @@ class QueueYields:
         now: float,
         may_yield: Callable[[str, Left], bool],
     ) -> list[str]:
-        """Returns the queues to give back now, and leaves them to others for YIELDED_SECONDS.
+        """Returns the queues to give back now, and does not take them again for YIELDED_SECONDS.
 
-        `taken_at` is when each lease began. `may_yield` returns True if another worker can go on.
+        `taken_at` is when each lease began. `may_yield` returns True if another worker can apply the rest.
         """
         with self._lock:
             left = {queue: what for queue, what in self._left.items() if queue in held}

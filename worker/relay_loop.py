@@ -1,38 +1,38 @@
-"""One run of the relay: it lasts as long as events keep coming, and ends without losing a notification.
+"""One run of the relay: it continues while events arrive, and ends without losing a notification.
 
 A run costs its message, its task and its events; at hundreds of commits a second those would cost more than
-the sending. So the relay stays for a while, and while it is there nobody need call it.
+the sending. So the relay runs for a while, and no notification is needed meanwhile.
 """
 
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-STAY_SECONDS = 2.0  # then others of its worker's queues have their turn
-LINGER_SECONDS = 0.05  # without anything to send: some batches' time at 100 commits a second
-LOOK_SECONDS = 0.008  # between two looks: half of it is what a record waits, each costs a millisecond of CPU
-DISPATCH_SECONDS = 0.05  # calls may wait that much longer than records: a provider takes longer anyway
-FULL_RECORDS = 1_000  # sent at one look: there is more, and no time to lose
+STAY_SECONDS = 2.0  # per run, so that the other queues of the worker are served
+LINGER_SECONDS = 0.05  # idle time that ends a run: a few batches at 100 commits a second
+LOOK_SECONDS = 0.008  # between two looks: a record waits for half of it; a look costs 1 ms of CPU
+DISPATCH_SECONDS = 0.05  # calls may wait longer than records: a provider takes longer anyway
+FULL_RECORDS = 1_000  # sent by one look: more are waiting, so the next look follows at once
 HOLD_MS = int(
     (STAY_SECONDS + 1) * 1_000
-)  # the key of a relay that died in its run expires; beat starts another meanwhile
+)  # the key of a relay that ended within its run expires; beat starts another meanwhile
 
 
 class Wakeup(Protocol):
-    """What those who commit notify, and the relay holds while it is there."""
+    """The wakeup that a commit notifies, and that the relay holds while it runs."""
 
     def notify(self) -> None:
-        """Calls the relay, unless it was called or is there."""
+        """Starts a run of the relay, unless one is queued or running."""
 
     def hold(self, milliseconds: int) -> None:
-        """A notification is unnecessary while the key is held."""
+        """Suppresses notifications for this long."""
 
     def release(self) -> None:
-        """From now on ringing calls."""
+        """Ends the suppression: from now on `notify` starts a run."""
 
 
 class RelayLoop:
-    """`send` publishes a page and says how many records it sent; `dispatch` tells of calls that are due."""
+    """Runs the relay. `send` publishes a page and returns its records; `dispatch` publishes due calls."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class RelayLoop:
         self._sleep = sleep
 
     def run(self) -> None:
-        """Sends what is there and what comes meanwhile; ends by itself. Raises what it was given raises."""
+        """Sends what waits and what arrives meanwhile, then returns. Passes on errors of both functions."""
         self._wakeup.hold(HOLD_MS)
         try:
             self._stay()
         finally:
             self._wakeup.release()
-        # The last look comes after the release: who committed before it found the wakeup held and left, who
-        # commits after it notifies.
+        # The last look follows the release: a commit before the release may have found the wakeup held, and
+        # a commit after it notifies.
         self._dispatch()
         if self._send():
             self._wakeup.notify()

@@ -1,7 +1,7 @@
-"""Celery's remote control of a worker: it answers questions, and refuses every change.
+"""Celery's remote control of a worker, restricted to queries: it refuses every change.
 
-Everyone who reaches Redis can send these messages. Celery's own mailbox ends the worker, cancels its queues
-or stops its task events when a message says so, and opens a new channel after each one that it cannot read.
+Any client of Redis can send these messages. Celery's own mailbox ends the worker, cancels its queues or stops
+its task events on request, and opens a new channel after each message that it cannot read.
 """
 
 import re
@@ -24,7 +24,7 @@ log = structlog.get_logger("sluice.control")
 CommandAnswer = Callable[[Consumer], Any]
 
 NOT_A_COMMAND = "not a command"
-"""What a message of another shape is counted as."""
+"""The name under which messages of another shape are counted."""
 FAILED_REPLY = "failed reply"
 REFUSED_REPLY = {"error": "Sluice refuses this command; workers only answer ping and inspect"}
 
@@ -55,11 +55,11 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Malformed(Exception):
-    """The message has not the shape that kombu gives to a command."""
+    """Raised if a message does not have the shape that kombu gives to a command."""
 
 
 class ReplyTo(NamedTuple):
-    """Where the sender waits for the answer."""
+    """The address at which the sender waits for the answer."""
 
     ticket: str
     routing_key: str
@@ -73,9 +73,9 @@ class Command(NamedTuple):
 
 
 def read_command(body: Any, *, hostname: str, reply_exchange: str) -> Command | None:
-    """Returns the command, None if it is for other workers. Raises Malformed. Pure.
+    """Returns the command, or None if it is for other workers. Raises Malformed. Pure.
 
-    A pattern is refused: a regular expression from outside can keep a worker busy for ever.
+    A pattern is refused: a foreign regular expression can keep a worker busy without end.
     """
     if not isinstance(body, dict):
         raise Malformed
@@ -89,7 +89,7 @@ def read_command(body: Any, *, hostname: str, reply_exchange: str) -> Command | 
     ):
         raise Malformed
     reply_to = _read_reply_to(body.get("reply_to"), body.get("ticket"), reply_exchange)
-    # kombu sends an empty list for "all", too.
+    # kombu also sends an empty list for "all".
     return None if destination and hostname not in destination else Command(name, reply_to)
 
 
@@ -98,7 +98,7 @@ def _is_list_of_strings(value: Any) -> bool:
 
 
 def _read_reply_to(reply_to: Any, ticket: Any, reply_exchange: str) -> ReplyTo | None:
-    """The exchange is fixed: no message makes a worker write to a queue of tasks."""
+    """Returns the address. The exchange is fixed, so that no message makes a worker write to a task queue."""
     if reply_to is None and ticket is None:
         return None
     if not isinstance(reply_to, dict) or reply_to.get("exchange") != reply_exchange:
@@ -146,7 +146,7 @@ def _show_reserved(_: Consumer) -> list[dict[str, Any]]:
 
 
 def _show_request(request: Any) -> dict[str, Any]:
-    """The arguments as the receiver of messages describes them: without the events of a batch."""
+    """Returns the arguments as the receiver of messages describes them: without the events of a batch."""
     return {
         "id": str(request.id)[:MAX_SHOWN_LENGTH],
         "name": str(request.name)[:MAX_SHOWN_LENGTH],
@@ -162,7 +162,7 @@ def _show_request(request: Any) -> dict[str, Any]:
 
 ANSWERS: Mapping[str, CommandAnswer] = {
     "ping": lambda _: {"ok": "pong"},
-    # Celery's takes over the task ids that the sender calls revoked, and would skip these tasks.
+    # Celery's answer takes over the task ids that the sender reports as revoked, and would skip these tasks.
     "hello": lambda consumer: {"revoked": [], "clock": consumer.app.clock.forward()},
     "stats": _show_stats,
     "active_queues": _show_queues,
@@ -188,13 +188,13 @@ class ControlBox(Pidbox):  # type: ignore[misc]
         self.refusals = Refusals(_log_refused)
 
     def start(self, consumer: Consumer) -> None:
-        """After every connect."""
+        """Runs after every connect."""
         super().start(consumer)
-        # Celery's logs the message, and acknowledges it.
+        # Celery's handler logs the message, and acknowledges it.
         self.consumer.on_decode_error = lambda *_: self.refusals.note(NOT_A_COMMAND)
 
-    def on_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - its clock is not used, either
-        """Answers or refuses. Raises nothing, and keeps the channel: Celery's opens a new one on an error."""
+    def on_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - its clock is not used
+        """Answers or refuses. Raises nothing and keeps the channel. Celery's opens a new one at an error."""
         try:
             command = read_command(
                 body, hostname=self.hostname, reply_exchange=self._mailbox.reply_exchange.name
@@ -226,7 +226,7 @@ class ControlBox(Pidbox):  # type: ignore[misc]
         )
         producer = Producer(self.node.channel, auto_declare=False)  # type: ignore[no-untyped-call]
         try:
-            # Without kombu's retries, which would hold up the worker until Redis is back.
+            # Without kombu's retries, which would block the worker until Redis is available.
             producer.publish(  # type: ignore[no-untyped-call]
                 {self.hostname: result},
                 exchange=exchange,
@@ -237,7 +237,7 @@ class ControlBox(Pidbox):  # type: ignore[misc]
                 retry=False,
             )
         except Exception:
-            # Garbage at the key of the bindings, or Redis away: then the worker's own connection ends, too.
+            # Garbage at the key of the bindings, or no Redis: then the worker's own connection also ends.
             self.refusals.note(FAILED_REPLY)
 
 
@@ -257,18 +257,18 @@ class ControlStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return bool(consumer.app.conf.worker_enable_remote_control)
 
     def start(self, consumer: Consumer) -> None:
-        """After every connect."""
+        """Runs after every connect."""
         self._box.start(consumer)
         self._flushing = consumer.timer.call_repeatedly(LOG_INTERVAL_SECONDS, self._flush)
 
     def stop(self, consumer: Consumer) -> None:
-        """When the broker is lost, and at the end."""
+        """Runs when the broker is lost, and at shutdown."""
         self._box.stop(consumer)
         if self._flushing is not None:
             self._flushing.cancel()
 
     def shutdown(self, consumer: Consumer) -> None:
-        """At the end."""
+        """Runs at shutdown."""
         self._box.shutdown(consumer)
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""What beat starts, and when: all of it, in one place. Pure."""
+"""The tasks that beat starts, with their intervals. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from sluice.runtime.celery_options import (
 
 
 class Periodic(NamedTuple):
-    """A task that beat starts every so many seconds."""
+    """A task that beat starts at an interval."""
 
     task: str
     queue: str
@@ -24,10 +24,10 @@ class Periodic(NamedTuple):
 
 
 SCHEDULE = (
-    # The safety net under the wake-ups, and what dispatches calls whose back-off is over.
+    # Covers lost wake-ups, and dispatches calls whose backoff is over.
     Periodic(RELAY_TASK, RELAY_QUEUE, 1.0),
     Periodic(START_REBUILDS_TASK, MAINTENANCE_QUEUE, 1.0),
-    # Queues with messages retry by themselves.
+    # Only for idle queues: queues with messages retry by themselves.
     Periodic(START_RETRIES_TASK, MAINTENANCE_QUEUE, 1.0),
     Periodic(EXPIRE_CLAIMS_TASK, MAINTENANCE_QUEUE, 5.0),
     Periodic(SELF_CHECK_TASK, MAINTENANCE_QUEUE, 60.0),
@@ -36,9 +36,9 @@ SCHEDULE = (
 
 
 class Timetable:
-    """When each task is due, by a monotonic clock: no clock that is set stops beat, or makes it hurry.
+    """The time when each task is due, by a monotonic clock: a change of the wall clock has no effect.
 
-    All are due at the start, so that a beat which never runs for an hour starts the hourly ones, too.
+    All tasks are due at the start, so that a beat that never runs for an hour also starts the hourly ones.
     """
 
     def __init__(self, schedule: Sequence[Periodic] = SCHEDULE) -> None:
@@ -49,7 +49,7 @@ class Timetable:
         return [one for one, due_at in self._due_at.items() if due_at <= now]
 
     def postpone(self, one: Periodic, until: float) -> None:
-        """The task is not due before this time."""
+        """Makes the task due at this time, not earlier."""
         self._due_at[one] = until
 
     def seconds_left(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What a worker sets up before Celery chooses its queues. Celery imports this module by name."""
+"""Sets up a worker before Celery chooses its queues. Celery imports this module by name."""
 
 import os
 from typing import Any, NoReturn
@@ -67,9 +67,9 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
 
 
 def _leave_parent(app: Any, parent: int) -> None:
-    """Runs in a child of a pool: it shares neither the port nor the memory of its parent."""
+    """Runs in a child of a pool, which shares neither the port nor the memory of its parent."""
     app.sluice_endpoint.forget()
-    # The pool "solo" sends the signal, too, in the worker's own process.
+    # The pool "solo" also sends the signal, in the worker's own process.
     if os.getpid() != parent:
         app.sluice_is_supervised = False
         main_watch.detach()
@@ -92,7 +92,7 @@ def _note_state(state: WorkerState) -> None:
 
 
 def _check_pool(pool: Any, queues: list[str] | None) -> None:
-    """Raises SystemExit for a pool that must not serve the queues; None: the worker shares all of them."""
+    """Raises SystemExit for a pool that must not serve `queues` (None: the worker shares all queues)."""
     try:
         refusal = pool_refusal(pool_names(pool), queues)
     except (ImportError, AttributeError) as error:

@@ -9,10 +9,10 @@ LONGEST_GRACE_SECONDS = 2.5
 """A worker stops a handler by itself within two ticks after the limit, if Python can interrupt it."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 DEATHS_WITHOUT_PAUSE = 6
-"""In a row: two events, three times each."""
+"""Failures in a row: two events, three times each."""
 STEADY_SECONDS = 60.0
-"""A worker that ran for so long did not fail at its start."""
-SIGNAL_EXIT_CODE = 128  # plus the number, as a shell reports it
+"""A worker that ran for at least this long did not fail at its start."""
+SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as a shell reports it
 
 
 class ProcessTimes(NamedTuple):
@@ -26,7 +26,7 @@ class ProcessTimes(NamedTuple):
 class HandlerClock:
     """Counts how long the worker has run handlers of one event, by the supervisor's own ticks.
 
-    Time does not count in which the worker could not run: stopped, waiting for a disk, or without a
+    Time in which the worker could not run does not count: stopped, waiting for a disk, or without a
     processor on a busy machine.
     """
 
@@ -61,7 +61,7 @@ class Ended(NamedTuple):
     """How a worker ended."""
 
     exit_code: int
-    """Below zero: the number of the signal."""
+    """A negative value is the number of the signal."""
     state: WorkerState
     mark: Mark | None
     """The event whose handler ran."""
@@ -69,7 +69,7 @@ class Ended(NamedTuple):
     """The number of the run for which the supervisor killed it."""
     ran_seconds: float
     is_ordered: bool
-    """The supervisor was ordered to end, and passed it on."""
+    """True if the supervisor got a signal to end, and passed it on."""
 
 
 class Death(NamedTuple):
@@ -81,42 +81,42 @@ class Death(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What follows. `exit_code` is that of the supervisor, None if it starts another worker."""
+    """The next action. `exit_code` is that of the supervisor, None if it starts another worker."""
 
     death: Death | None
     exit_code: int | None
     failures: int
-    """Ends in a row that came soon after the start."""
+    """Consecutive workers that ended soon after their start."""
     pause_seconds: float
 
 
 def decide(ended: Ended, failures: int) -> Decision:
-    """Decides what follows the end of a worker, after so many failures in a row."""
+    """Decides what follows the end of a worker. `failures`: the failures in a row before it."""
     death = find_death(ended)
     exit_code = ended.exit_code if ended.exit_code >= 0 else SIGNAL_EXIT_CODE - ended.exit_code
     if ended.is_ordered:
         return Decision(death, exit_code, 0, 0.0)
     failures = 1 if ended.ran_seconds >= STEADY_SECONDS else failures + 1
     if ended.mark is not None or ended.killed_run is not None:
-        # The others wait for the next worker, and the deaths of an event are limited. Not those in a rebuild.
+        # The first have no pause: other events wait, and deaths per event are limited, except in a rebuild.
         return Decision(death, None, failures, pause_seconds(failures - DEATHS_WITHOUT_PAUSE))
     if ended.exit_code == 0 and ended.state is WorkerState.ENDING:
         return Decision(None, 0, 0, 0.0)
     if ended.exit_code >= 0 and ended.state is WorkerState.STARTING:
-        # It refused to start, and has logged why. The next one would refuse as well.
+        # The worker refused to start, and has logged why. The next one would also refuse.
         return Decision(None, exit_code, 0, 0.0)
     return Decision(None, None, failures, pause_seconds(failures))
 
 
 def find_death(ended: Ended) -> Death | None:
-    """Returns the death inside a handler. None if no handler ran, or another than it was killed for."""
+    """Returns the death inside a handler; None if no handler ran, or another one than the killed run."""
     if ended.mark is None:
         return None
     if ended.killed_run is None:
         return Death(ended.mark, False, describe_end(ended.exit_code))
     if ended.killed_run != ended.mark.number:
         return None
-    return Death(ended.mark, True, "killed by its supervisor, since the handler could not be interrupted")
+    return Death(ended.mark, True, "killed by its supervisor, because the handler could not be interrupted")
 
 
 def describe_end(exit_code: int) -> str:
@@ -130,7 +130,7 @@ def describe_end(exit_code: int) -> str:
 
 
 def pause_seconds(failures: int) -> float:
-    """Returns the pause before the next worker, after so many failures in a row."""
+    """Returns the seconds to wait before the next worker, given the failures in a row."""
     if failures <= 0:
         return 0.0
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))

@@ -1,8 +1,8 @@
 """Starts a worker, watches the handler that it runs, and starts the next worker when it ends.
 
-The worker marks each event in shared memory while its handlers run. So this process knows which event ended
-a worker, whatever ended it, and kills a worker whose handler cannot be interrupted. It notes the event in
-Postgres before the next worker starts.
+The worker marks each event in shared memory while its handlers run. So the supervisor can read which event
+ended a worker, for every kind of end, and kills a worker whose handler cannot be interrupted. It stores the
+event in Postgres before the next worker starts.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ from sluice.worker.supervision import Death, Decision, Ended, HandlerClock, Proc
 log = structlog.get_logger("sluice.supervisor")
 
 TICK_SECONDS = 0.25
-# A terminal that is closed ends the worker, too; Celery would start itself again.
+# A closed terminal also ends the worker; Celery would restart itself.
 PASSED_ON = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGINT: signal.SIGINT,
@@ -46,7 +46,7 @@ StoreDeath = Callable[[Death], bool]
 
 
 class Worker(NamedTuple):
-    """A worker that runs, and the memory that it shares."""
+    """A running worker, and the memory that it shares."""
 
     pid: int
     memory: memoryview
@@ -90,7 +90,7 @@ class Supervisor:
                 return decision.exit_code
             self._wait(decision.pause_seconds)
             if self._is_ordered:
-                log.info("ordered to end: no other worker is started")
+                log.info("stop requested; no other worker is started")
                 return 0
 
     def _run_worker(self) -> Ended:
@@ -148,7 +148,7 @@ class Supervisor:
             log.error("worker ended at its start; it is not started again", how=how)
 
     def _store(self, death: Death) -> None:
-        """Stores a death before another worker may run the event. An order to end ends the attempts."""
+        """Stores a death before another worker may run the event. Retries until a signal to end arrives."""
         while not self._store_death(death) and not self._is_ordered:
             self._wait(STORE_PAUSE_SECONDS)
 
@@ -162,8 +162,8 @@ class Supervisor:
     def _wait(self, seconds: float) -> float:
         """Waits until the time is over or a signal arrives, and passes signals on.
 
-        Returns the seconds that it waited, at most those given: time in which this process was frozen does
-        not count.
+        Returns the seconds waited, at most `seconds`, since time in which this process was frozen must not
+        count.
         """
         began = self._clock()
         arrived = b""
@@ -179,10 +179,10 @@ class Supervisor:
 
 
 def read_times(pid: int) -> ProcessTimes | None:
-    """Returns what the kernel reports of a process, None if it reports nothing."""
+    """Returns the kernel's report about a process; None if there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            # The name of the program stands in brackets, and may contain some.
+            # The name of the program is in parentheses, and may contain parentheses.
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None
@@ -190,9 +190,9 @@ def read_times(pid: int) -> ProcessTimes | None:
 
 
 def _reap(pid: int) -> int | None:
-    """Returns the exit code of a child, None while it runs. Takes away other processes that ended.
+    """Returns the exit code of a child; None while it runs. Also reaps other ended processes.
 
-    As the first process of a container this one is the parent of every process that lost its own.
+    As the first process of a container, the supervisor is the parent of every orphaned process.
     """
     while True:
         ended, status = os.waitpid(-1, os.WNOHANG)
@@ -203,7 +203,7 @@ def _reap(pid: int) -> int | None:
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Runs in a child before its program: the child gets this signal when its parent ends in any way."""
+    """Makes the kernel send this signal to the process when its parent ends. Runs before the program."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)

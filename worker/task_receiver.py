@@ -1,7 +1,7 @@
-"""What a worker does with a message before it runs anything: it checks the signature and makes a request.
+"""Checks the signature of a message, and makes a request of Celery from it.
 
-Celery's own way reads time limits, expiry, callbacks and more from the envelope, which anyone who reaches
-Redis can write. Here a request is made of the signed content alone.
+Celery itself reads time limits, expiry, callbacks and more from the envelope, which any client of Redis can
+write. Here only the signed content is used.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""A thread beside the worker's loop for tasks that would hold it up.
+"""A thread beside the worker's loop for tasks that would block it.
 
-A relay that waits for Kafka takes no turn from maintenance, a long purge takes none from the relay, and the
-loop goes on popping the messages of both.
+A relay that waits for Kafka does not delay maintenance, a long purge does not delay the relay, and the loop
+continues to pop the messages of both.
 """
 
 import threading
@@ -14,14 +14,14 @@ log = structlog.get_logger("sluice.worker")
 
 STUCK_SECONDS = 60.0
 """Every run is bounded: by the timeouts of Postgres and Kafka, the purge by its 20 seconds."""
-END_SECONDS = 20.0  # for the runs in hand, when the worker ends
+END_SECONDS = 20.0  # until the runs in hand end, when the worker ends
 
 
 class TaskThread:
-    """Runs tasks one after the other, in the order in which they came. Any thread may call `submit`.
+    """Runs tasks one after the other, in the order of `submit`, which any thread may call.
 
-    A task waits at most once: a run that has not begun sees all that was committed until now. One that has
-    begun may have looked already, so a message that comes meanwhile leads to one more run.
+    A task is queued at most once: a run that has not begun will see everything committed until now. A run
+    that has begun may have read already, so a message that arrives meanwhile queues one more run.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,18 +44,18 @@ class TaskThread:
                 self._thread.start()
 
     def is_stuck(self) -> bool:
-        """Returns True if one run has lasted for STUCK_SECONDS: only a restart helps."""
+        """Returns True if one run has lasted for STUCK_SECONDS, so that only a restart helps."""
         began = self._busy_since
         return began is not None and self._clock() - began >= STUCK_SECONDS
 
     def end(self) -> None:
-        """Begins no other run. Idempotent."""
+        """Prevents further runs. Idempotent."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
     def join(self, seconds: float) -> None:
-        """Waits for the run in hand, for so long at most."""
+        """Waits for the run in hand, at most for this time."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
 

@@ -1,4 +1,4 @@
-"""What one worker counts, and the step of Celery's worker that serves it."""
+"""The metrics of one worker, and the step of Celery's worker that serves them."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -17,12 +17,12 @@ from sluice.tasks.retention import Purged
 
 
 class WorkerMetrics:
-    """Written by the worker's loop alone; per batch and per relay run, never per record."""
+    """The metrics, written only by the worker's loop, per batch and per relay run, never per record."""
 
     def __init__(self) -> None:
         self._batch_seconds = histogram(metrics.WORKER_BATCH_SECONDS)
         self._records = counter(metrics.WORKER_RECORDS)
-        # Kept: to look one up costs as much as to count.
+        # Stored, since a look-up costs as much as the count itself.
         self._records_of = {outcome: self._records.labels(outcome) for outcome in OUTCOMES}
         self._events_without_id = counter(metrics.WORKER_MISSING_ID_EVENTS)
         self._aborted_batches = counter(metrics.WORKER_ABORTED_BATCHES)
@@ -36,7 +36,7 @@ class WorkerMetrics:
         self._purge_failures = counter(metrics.PURGE_FAILURES)
 
     def collectors(self, queues: Collection[str], *, shares_queues: bool) -> list[Collector]:
-        """Those that a worker on these queues writes: nobody should look at the others' zeros."""
+        """Returns the metrics that a worker on these queues writes, without those that stay zero."""
         found: list[Collector] = [self._dropped_messages]
         if shares_queues or not set(SERVICE_QUEUES).issuperset(queues):
             found += [self._batch_seconds, self._records, self._events_without_id, self._aborted_batches]
@@ -48,7 +48,7 @@ class WorkerMetrics:
         return found
 
     def note_batch(self, applied: Applied | None, seconds: float) -> None:
-        """A batch is done."""
+        """Counts a finished batch; None if it was aborted."""
         self._batch_seconds.observe(seconds)
         if applied is None:
             self._aborted_batches.inc()
@@ -61,30 +61,30 @@ class WorkerMetrics:
             self._retries.labels(result).inc(attempts)
 
     def note_sent(self, records: int) -> None:
-        """The relay sent so many."""
+        """Counts the records that the relay sent."""
         if records:
             self._sent_records.inc(records)
 
     def note_run(self) -> None:
-        """The relay came."""
+        """Counts a run of the relay."""
         self._runs.inc()
 
     def note_purge(self, purged: Purged) -> None:
-        """A run of the purge has ended."""
+        """Counts the rows of a finished run of the purge."""
         for kind, rows in purged.gone.items():
             self._purged_rows.labels(kind).inc(rows)
         for kind in purged.failed:
             self._purge_failures.labels(kind).inc()
 
     def watch_leases(self, count_queues: Callable[[], int]) -> None:
-        """How many queues are held is asked when somebody looks; by another thread."""
+        """Sets the function that counts the held queues. Each scrape calls it, from another thread."""
         self._leased_queues.set_function(count_queues)
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Serves them from the worker's own process, after its children were forked.
+    """Serves the metrics from the worker's own process, after its children were forked.
 
-    What children of a prefork pool count stays theirs: of such a worker only the process itself is shown.
+    Counters of the children of a prefork pool are not exported, only those of the parent process.
     """
 
     requires = frozenset({"celery.worker.components:Pool"})
@@ -94,7 +94,7 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._endpoint: MetricsEndpoint = parent.app.sluice_endpoint
 
     def start(self, parent: Any) -> None:
-        """Raises SystemExit if the port cannot be had."""
+        """Opens the metrics' port. Raises SystemExit if that fails."""
         app = parent.app
         shown: list[Collector] = []
         if not isinstance(parent.pool, prefork.TaskPool):
@@ -106,7 +106,7 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
             raise SystemExit(str(error)) from error
 
     def stop(self, _: Any) -> None:
-        """At the end."""
+        """Closes the metrics' port."""
         self._endpoint.close()
 
     terminate = stop

@@ -1,4 +1,4 @@
-"""What one worker process holds, made when it is first needed: after the fork, where there is one."""
+"""The services of one worker process, made at first use, so after the fork of a pool."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -55,7 +55,7 @@ log = structlog.get_logger("sluice.worker")
 
 
 class WorkerProcess:
-    """Handlers, sessions and what works with them. It serves few kinds of tasks, and opens what they need."""
+    """Handlers, sessions and the objects that use them. A process opens only what its tasks need."""
 
     def __init__(self, settings: Settings, app: SluiceCelery) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class WorkerProcess:
 
     @cached_property
     def registry(self) -> Registry:
-        """The handlers, collected at start. Ends the process if they cannot be served."""
+        """The handlers, collected at start. Raises SystemExit if they are refused."""
         try:
             return collect_handlers(self._settings.handlers)
         except HandlersRefused as error:
@@ -76,20 +76,20 @@ class WorkerProcess:
             raise SystemExit(f"Handlers refused: {error}") from error
 
     def queue_names(self) -> list[str]:
-        """The queues there are: as Postgres says, which alone knows of re-routings."""
+        """Returns the existing queues from Postgres, since the code does not show re-routings."""
         declared = {f"{e.name}.{n}" for e in self.registry.entities.values() for n in range(e.shards)}
         session = Session(self._url, application_name="sluice worker")
         try:
             return sorted(declared | set(read_queue_names(session)))
         except Exception as error:
-            # Postgres may come up after its workers; the declared queues serve until the next start.
+            # Postgres may start after the workers; then the declared queues are used until the next start.
             log.warning("queues not read from Postgres", error=error)
             return sorted(declared)
         finally:
             session.close()
 
     def apply(self, queue: str, slices: list[Slice]) -> None:
-        """One batch. Returns normally whatever became of it: the bridge knows from Postgres."""
+        """Applies one batch. Returns normally for every outcome: the bridge reads it from Postgres."""
         records = sum(len(piece.records) for piece in slices)
         with self._app.sluice_activity.batch(queue, records), timed(queue), self._notes.batch(queue):
             applied = self._applier.apply(queue, slices)
@@ -100,7 +100,7 @@ class WorkerProcess:
             self._wakeup.notify()
 
     def forget_queue(self, queue: str) -> None:
-        """Notes that the queue is left to other workers."""
+        """Notes that this worker no longer serves the queue."""
         self._notes.forget(queue)
 
     def relay(self) -> None:
@@ -113,12 +113,12 @@ class WorkerProcess:
             RelayLoop(self._wakeup, send=self._send, dispatch=self._dispatch).run()
 
     def run_effect(self, effect_key: str) -> None:
-        """One call, if it is due."""
+        """Makes one call, if it is due."""
         with self._outages(self._effects_session, "effect"):
             self._executor.run(effect_key)
 
     def rebuild(self, projection: str, generation: int, place: Place) -> None:
-        """One turn of a rebuild at one partition."""
+        """Runs one turn of a rebuild at one partition."""
         with self._outages(self._rebuild_session, "rebuild"):
             self._rebuilder.run(projection, generation, place)
 
@@ -129,7 +129,7 @@ class WorkerProcess:
             with timed(turn), self._notes.batch(turn):
                 yield
         finally:
-            # The next turn at the partition may be another worker's.
+            # Another worker may run the next turn at the partition.
             self._notes.forget(turn)
 
     def start_rebuilds(self) -> None:
@@ -137,8 +137,8 @@ class WorkerProcess:
         self._maintaining.submit(START_REBUILDS_TASK, self._start_rebuilds_now)
 
     def _start_rebuilds_now(self) -> None:
-        # Only once the rebuild workers have nothing to do. No turn calls its successor: two calls for one
-        # partition would become two for ever.
+        # Only once the rebuild workers are idle. No turn calls its successor, since two calls for one
+        # partition would stay two without end.
         with self._outages(self._maintenance_session, "rebuilds"):
             lagging = read_lagging(self._maintenance_session)
             if lagging and self._sender.count_waiting(REBUILD_QUEUE) == 0:
@@ -171,7 +171,7 @@ class WorkerProcess:
 
     def _purge_now(self) -> None:
         configs = read_topic_configs(self._settings.kafka_bootstrap_servers, sorted(self.registry.topics))
-        # Once an hour: a connection of its own for so long.
+        # Runs once an hour, over its own connection for that time.
         session = Session(self._url, application_name="sluice purge", plans=PURGE_PLANS)
         with closing(session), self._outages(session, "purge"):
             purged = purge(session, self._settings, configs)
@@ -222,7 +222,7 @@ class WorkerProcess:
     def _notes(self) -> HandlerNotes:
         session = Session(self._url, application_name="sluice notes", settings=NOTE_SETTINGS)
         self._sessions.append(session)
-        # Not the id of the worker's row: prefork children share it.
+        # Not the id of the worker's row, which prefork children share.
         notes = HandlerNotes(session, uuid4(), notes_handlers=not self._app.sluice_is_supervised)
         main_watch.journal = notes
         return notes
@@ -252,7 +252,7 @@ class WorkerProcess:
         return sent
 
     def _dispatch(self) -> None:
-        # Records are sent whatever becomes of calls.
+        # Records are sent even if the dispatch of calls fails.
         with self._outages(self._relay_session, "dispatch"):
             self._dispatcher.run_once()
 

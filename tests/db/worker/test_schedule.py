@@ -219,7 +219,7 @@ def test_without_redis_beat_goes_on_and_says_so_once(make_beat: MakeBeat) -> Non
     with structlog.testing.capture_logs() as lines:
         for _ in range(3):
             assert due(beat).tick() == MAX_INTERVAL_SECONDS
-    assert [line["event"] for line in lines].count("nothing is scheduled: Redis is away") == 1
+    assert [line["event"] for line in lines].count("nothing is scheduled: Redis unavailable") == 1
     beat._made_sender = working
     assert turns(beat) == ALL, "what was not published is still due"
 

@@ -63,7 +63,7 @@ WORKER = """
 
 """
 DEATH = "['order.0', 'orders', 'id', 3, 40, {}, '{}']"
-KILLED = "killed by its supervisor, since the handler could not be interrupted"
+KILLED = "killed by its supervisor, because the handler could not be interrupted"
 
 
 @contextmanager
