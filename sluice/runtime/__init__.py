@@ -1,1 +1,1 @@
-"""What every process of Sluice needs: settings, logs, the Celery application, metrics, health."""
+"""Shared by all processes of Sluice: settings, logs, the Celery application, metrics, health."""

@@ -1,6 +1,6 @@
-"""The Celery application: `worker -P solo` has a share of the queues, with `-Q` a list of them.
+"""The Celery application: `worker -P solo` leases a share of the queues; with `-Q` it consumes a list.
 
-Imports go one way, so the application names what the layers above it provide.
+Imports go one way, so the application names the modules of the layers above by strings.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def create_app() -> Celery:
     """Returns the application of this process, made at the first call. Raises SettingsError."""
     settings = read_settings()
     faults.arm(settings.faults)
-    # Before anything is logged: a process may have to wait for Postgres.
+    # Before the first log line: a process may have to wait for Postgres.
     configure_logs(
         log_format=settings.log_format,
         level=settings.log_level,
@@ -47,7 +47,7 @@ def create_app() -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # A message in hand while the worker connects again is applied; a second copy changes nothing.
+        # A message in hand during a reconnect is still applied; its second copy changes nothing.
         worker_enable_prefetch_count_reduction=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -59,7 +59,7 @@ def create_app() -> Celery:
     app.steps["worker"].update(WORKER_STEPS)
     app.steps["consumer"].update(CONSUMER_STEPS)
 
-    # A receiver, whatever it does, keeps Celery from its own set-up of logs.
+    # Any receiver of this signal prevents Celery's own set-up of logs.
     signals.setup_logging.connect(_keep_logs)
     return app
 
@@ -73,12 +73,12 @@ def _wait_for_installation(settings: Settings) -> Installation:
     try:
         return read(settings)
     except InstallationRefused as error:
-        # For Flower and `celery inspect`: a worker has read it before.
+        # For Flower and `celery inspect`: a worker has read the installation before.
         raise SystemExit(f"Refused: {error}") from error
 
 
 def __getattr__(name: str) -> Any:
-    """The attribute that `celery -A sluice.runtime.app` asks for: importing alone reads no environment."""
+    """Returns the attribute for `celery -A sluice.runtime.app`. The import alone reads no environment."""
     if name in ("app", "celery"):
         try:
             return create_app()

@@ -1,10 +1,10 @@
-"""How long to wait after failures in a row. Pure."""
+"""Computes how long to wait after consecutive failures. Pure."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 FIRST_SECONDS = 0.1  # a restart of a service takes seconds; a failed probe every 0.1 s costs little
-MAX_SECONDS = 2.0  # a service that is back should be used at once; a call that fails costs little
+MAX_SECONDS = 2.0  # bounds the delay after a recovery; a failed call costs little
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -15,14 +15,14 @@ def backoff_seconds(first_seconds: float, longest_seconds: float, attempt: int, 
     """Returns the pause after the failed attempt number `attempt`, which counts from 1.
 
     The pause doubles from `first_seconds` with every attempt, up to `longest_seconds`. `jitter`, drawn from
-    [0, 1), takes off up to half of it, so that processes that failed together do not retry together.
+    [0, 1), shortens it by up to half, so that processes that failed together do not retry together.
     """
     doublings = min(max(attempt - 1, 0), _MAX_DOUBLINGS)
     return min(longest_seconds, first_seconds * 2.0**doublings) * (1 - jitter / 2)
 
 
 class Backoff:
-    """Leaves a failing service alone for a time that doubles with every failure in a row."""
+    """Pauses the use of a failing service for a time that doubles with every consecutive failure."""
 
     def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
         self._max_seconds = max_seconds
@@ -31,7 +31,7 @@ class Backoff:
 
     @property
     def failing(self) -> bool:
-        """Whether the newest attempt failed."""
+        """Returns True if the newest attempt failed."""
         return self._failures > 0
 
     def allows(self, now: float) -> bool:
@@ -39,7 +39,7 @@ class Backoff:
         return now >= self._retry_at
 
     def note_failure(self, now: float) -> bool:
-        """Counts a failure. Returns True if the service worked before."""
+        """Counts a failure. Returns True if the previous attempt succeeded."""
         self._failures += 1
         self._retry_at = now + backoff_seconds(FIRST_SECONDS, self._max_seconds, self._failures)
         return self._failures == 1
@@ -62,7 +62,7 @@ class Backoffs(Generic[Key]):
         return key not in self._failing or self._failing[key].allows(now)
 
     def note_failure(self, key: Key, now: float) -> bool:
-        """Counts a failure. Returns True if the service worked before."""
+        """Counts a failure. Returns True if the previous attempt succeeded."""
         return self._failing.setdefault(key, Backoff(max_seconds=self._max_seconds)).note_failure(now)
 
     def note_success(self, key: Key) -> None:

@@ -1,4 +1,4 @@
-"""How Celery reaches Redis: what the producers and the workers of batches must agree on."""
+"""Celery's options for Redis, which the publishers and the workers of batches must share."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -25,7 +25,7 @@ EXPIRE_CLAIMS_TASK = "sluice.expire_claims"
 PURGE_TASK = "sluice.purge"
 SELF_CHECK_TASK = "sluice.self_check"
 
-# Without a name: kombu reads no bindings for it, which others could write.
+# Without a name: then kombu reads no bindings, which foreign clients could write.
 EXCHANGE = Exchange("", type="direct")  # type: ignore[no-untyped-call]
 
 # Seconds, but for the throttle (rounds) and the steps (priorities).
@@ -33,9 +33,9 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
     "unacked_mutex_expire": 10,
-    # Of one look: what others wrote into `unacked` must not hold up the loop.
+    # Per look: entries that foreign clients wrote into `unacked` must not block the loop.
     "unacked_restore_limit": 100,
-    # One list per queue, called like the queue: its length is one LLEN.
+    # One list per queue, with the name of the queue: its length is one LLEN.
     "priority_steps": [0],
     "socket_timeout": SOCKET_TIMEOUT_SECONDS,
     "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
@@ -51,7 +51,7 @@ class SluiceCelery(Celery):  # type: ignore[misc]
 
     sluice_settings: Settings
     sluice_membership: Any
-    """What a worker or a beat has once it takes part in its installation."""
+    """The membership of a worker or a beat, once it has joined its installation."""
     read_installation: Callable[[], Installation]
 
     @cached_property
@@ -60,27 +60,27 @@ class SluiceCelery(Celery):  # type: ignore[misc]
         return self.read_installation()
 
     def _connection(self, *args: Any, **kwargs: Any) -> Any:
-        # Changed in place: Flower reads this option, too.
+        # Changed in place, since Flower also reads this option.
         self.conf.broker_transport_options["global_keyprefix"] = self.sluice_installation.redis_prefix
         return super()._connection(*args, **kwargs)
 
 
 def make_celery(settings: Settings, read_installation: Callable[[], Installation]) -> SluiceCelery:
-    """An application that can publish; importing nothing, connecting to nothing."""
+    """Returns an application that can publish. Imports no handlers and connects to no service."""
     install_transport()
     app = SluiceCelery("sluice", broker=settings.redis_url.get_secret_value())
     app.sluice_settings = settings
     app.read_installation = read_installation
     app.conf.update(
-        # No result backend: a write less per task, and a dead Redis blocks for 19 s with one.
+        # No result backend: it costs a write per task, and blocks for 19 s if Redis does not answer.
         result_backend=None,
         task_ignore_result=True,
-        # Of remote control alone; tasks are read by their signed form.
+        # For remote control only; tasks are read from their signed form.
         accept_content=["json"],
-        # A queue comes from `sluice init` or a re-routing, never from a misspelt name.
+        # Only `sluice init` and a re-routing create queues, so a misspelt name creates none.
         task_create_missing_queues=False,
-        # A batch is applied within seconds; that of a dead worker should come back soon. The guard makes
-        # a message that returns too early harmless.
+        # A batch is applied within seconds, so that of a dead worker should be restored soon. The guard makes
+        # a message that is restored too early harmless.
         broker_transport_options={
             **TRANSPORT_OPTIONS,
             "visibility_timeout": settings.visibility_timeout_seconds,
@@ -90,5 +90,5 @@ def make_celery(settings: Settings, read_installation: Callable[[], Installation
 
 
 def apply_queue(name: str) -> Queue:
-    """The queue as both sides declare it."""
+    """Returns the queue as publishers and workers declare it."""
     return Queue(name, EXCHANGE, routing_key=name)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ log = structlog.get_logger("sluice.messages")
 
 
 class DroppedMessages:
-    """Counts by reason. Thread-safe."""
+    """Counts dropped messages by reason. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class DroppedMessages:
         self._listeners: list[Callable[[str], None]] = []
 
     def note(self, reason: str, **where: object) -> None:
-        """Counts one. Never logs what it held."""
+        """Counts one message. Never logs its content."""
         with self._lock:
             self._unlogged[reason] += 1
             due = self._pace.allows(reason)
@@ -38,4 +38,4 @@ class DroppedMessages:
 
 
 dropped = DroppedMessages()
-"""Those of this process: kombu makes its channels itself, so nothing can be handed to them."""
+"""The counts of this process. A global, since kombu makes its channels itself."""

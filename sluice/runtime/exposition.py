@@ -1,4 +1,4 @@
-"""Metrics made from the catalogue, and the endpoint where Prometheus reads those of this process."""
+"""Makes metrics from the catalogue, and serves those of this process to Prometheus."""
 
 import os
 import threading
@@ -26,41 +26,41 @@ __all__ = ["Collector", "Counter", "Gauge", "GaugeMetricFamily", "Histogram", "M
 
 
 def counter(metric: Metric) -> Counter:
-    """A counter that nobody shows yet."""
+    """Returns a counter that no endpoint serves yet."""
     assert metric.kind == "counter"
     return Counter(metric.name, metric.meaning, metric.labels, registry=None)
 
 
 def gauge(metric: Metric) -> Gauge:
-    """A gauge that nobody shows yet."""
+    """Returns a gauge that no endpoint serves yet."""
     assert metric.kind == "gauge"
     return Gauge(metric.name, metric.meaning, metric.labels, registry=None)
 
 
 def histogram(metric: Metric) -> Histogram:
-    """A histogram that nobody shows yet."""
+    """Returns a histogram that no endpoint serves yet."""
     assert metric.kind == "histogram"
     return Histogram(metric.name, metric.meaning, metric.labels, buckets=metric.buckets, registry=None)
 
 
 def gauge_family(metric: Metric) -> GaugeMetricFamily:
-    """A gauge's values at one moment, for a collector that reads when it is asked."""
+    """Returns a gauge's values at one moment, for a collector that reads at each scrape."""
     assert metric.kind == "gauge"
     return GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
 
 
 class MetricsEndpoint:
-    """One HTTP server with threads of its own; none without SLUICE_METRICS_PORT."""
+    """One HTTP server with its own threads; no server without SLUICE_METRICS_PORT."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens nothing: a process that forks does so first."""
+        """Stores the address. `open` opens the port, after a process has forked."""
         self._host, self._port = settings.metrics_host, settings.metrics_port
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
         self._owner = 0
 
     def open(self, collectors: Iterable[Collector]) -> None:
-        """Serves these and what is known of every Python process. Once. Raises SettingsError."""
+        """Serves these and the standard metrics of a Python process. Call it once. Raises SettingsError."""
         if not self._port:
             return
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series per counter that says when this process began
@@ -75,12 +75,12 @@ class MetricsEndpoint:
             self._server, self._thread = start_http_server(self._port, addr=self._host, registry=registry)
         except OSError as error:
             raise SettingsError(
-                f"SLUICE_METRICS_PORT: no metrics on {self._host}:{self._port}: {error.strerror}. Each"
-                " process on one machine needs a port of its own: set another one, or 0 for none."
+                f"SLUICE_METRICS_PORT: cannot serve metrics on {self._host}:{self._port}: {error.strerror}."
+                " Each process on one machine needs a port of its own: set another one, or 0 for none."
             ) from error
 
     def close(self) -> None:
-        """Ends the server. May run twice."""
+        """Ends the server. Idempotent."""
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
             server.shutdown()
@@ -88,7 +88,7 @@ class MetricsEndpoint:
             server.server_close()
 
     def forget(self) -> None:
-        """In a child process: lets go of the port, which would else outlive the parent. May run twice."""
+        """Closes the port in a child process, where it would stay open after the parent's end. Idempotent."""
         if self._server is not None and self._owner != os.getpid():
             self._server.socket.close()
             self._server = None

@@ -1,7 +1,7 @@
 """Messages of Redis' pub/sub: remote control for workers, events for Flower.
 
-Everyone who reaches Redis can publish there. kombu's channel raises for a malformed message, and the
-exception ends the worker's loop. This channel drops the message before kombu or Celery read it.
+Any client of Redis can publish there. kombu's channel raises for a malformed message, and the exception ends
+the worker's loop. This channel drops the message before kombu or Celery reads it.
 """
 
 import base64
@@ -20,11 +20,11 @@ MAX_CONTROL_BYTES = 64 * 1024
 MAX_EVENTS_BYTES = 1024 * 1024
 """A worker sends up to 24 events of tasks in one message."""
 MAX_NUMBER = 2**53
-"""Clocks and timestamps above it are no numbers that a process of ours sent."""
+"""The largest clock or timestamp that is accepted; Sluice sends none above it."""
 
 
 class Dropped(NamedTuple):
-    """Why a message is not delivered."""
+    """The reason why a message is not delivered."""
 
     reason: str
 
@@ -52,7 +52,7 @@ def read_fanout(data: bytes, exchange: str) -> dict[str, Any] | Dropped:
 
 
 def _is_envelope(envelope: Any) -> bool:
-    """As kombu writes it. No other encoding of the body is accepted."""
+    """Decodes the body as kombu encodes it. No other encoding is accepted."""
     if not isinstance(envelope, dict):
         return False
     properties, headers = envelope.get("properties"), envelope.get("headers")
@@ -96,7 +96,7 @@ def _is_number(value: Any) -> bool:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and abs(value) < MAX_NUMBER  # false of NaN, too
+        and abs(value) < MAX_NUMBER  # also false for NaN
     )
 
 
@@ -109,7 +109,7 @@ def _log_dropped(reasons: dict[str, int]) -> None:
 
 
 dropped = Refusals(_log_dropped)
-"""Of this process."""
+"""The counts of this process."""
 
 
 class FanoutGuard:
@@ -123,8 +123,8 @@ class FanoutGuard:
     def _receive_one(self, subscriber: Any) -> bool:
         """Reads one answer of pub/sub. Returns True if a message was delivered.
 
-        Replaces kombu's, which raises for what it cannot read, an Empty among others, and that even where
-        nothing catches it.
+        Replaces kombu's method, which raises for a message that it cannot read, among others Empty, also
+        where no caller catches it.
         """
         try:
             answer = subscriber.parse_response()
@@ -142,7 +142,7 @@ class FanoutGuard:
         exchange = channel.split("/", 1)[0]
         queue = self._fanout_to_queue.get(exchange)
         if queue is None:
-            return False  # cancelled, while the message was on its way
+            return False  # cancelled while the message was in flight
         message = read_fanout(payload["data"], exchange)
         if isinstance(message, Dropped):
             dropped.note(message.reason)

@@ -1,7 +1,7 @@
 """Named fault points: one line each in the code, off unless SLUICE_FAULTS names them.
 
-`SLUICE_FAULTS="apply.before_commit:3:kill"` kills the process (SIGKILL) the third time it comes by;
-`bridge.published:1:stop` stops it (SIGSTOP), `apply.begun:2:raise` raises. Several are separated by commas.
+`SLUICE_FAULTS="apply.before_commit:3:kill"` kills the process (SIGKILL) at the third pass of the point;
+`bridge.published:1:stop` stops it (SIGSTOP), `apply.begun:2:raise` raises. Separate several by commas.
 """
 
 import os
@@ -31,11 +31,11 @@ POINTS = frozenset(
         "retry.committed",  # one transaction of it
         "rebuild.before_commit",  # of a chunk
         "rebuild.committed",
-        "swap.before",  # everything looked at, no lock taken
+        "swap.before",  # all checks done, no lock taken
         "swap.before_commit",  # view replaced
         "swap.committed",
         "erase.before_commit",
-        "erase.committed",  # what is settled is still there
+        "erase.committed",  # the applied letters still exist
     }
 )
 ACTIONS = frozenset({"kill", "stop", "raise"})
@@ -47,7 +47,7 @@ class FaultInjected(RuntimeError):
 
 @dataclass
 class Faults:
-    """The armed points: name → (the how-manieth pass acts, what it does)."""
+    """The armed points: name → (number of the pass that acts, action)."""
 
     armed: dict[str, tuple[int, str]] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Faults:
             self.armed[name] = (int(nth), action)
 
     def reach(self, name: str) -> None:
-        """Does what was asked for at this point, if anything was."""
+        """Carries out the action armed for this point and pass, if any."""
         if not self.armed or name not in self.armed:
             return
         self.passes[name] = self.passes.get(name, 0) + 1
@@ -79,4 +79,4 @@ class Faults:
 
 
 faults = Faults()
-"""The process's own: armed once at start from the settings."""
+"""The fault points of this process, armed once at start from the settings."""

@@ -15,16 +15,16 @@ RUNNING, PARTITION, OFFSET, STATE, LABEL_BYTES = range(5)
 _LABEL_AT = 64
 
 MARK_VARIABLE = "_SLUICE_HANDLER_MARK"
-"""Descriptor of the memory and process id of the supervisor, as `7:4711`. No setting: users do not set it."""
+"""The memory's descriptor and the supervisor's process id, as `7:4711`. Not a setting for users."""
 
 
 class WorkerState(IntEnum):
-    """How far a worker is. A new one is STARTING."""
+    """The phase of a worker. A new worker is STARTING."""
 
     STARTING = 0
     READY = 1
     ENDING = 2
-    """It was ordered to end."""
+    """The worker got a signal to end."""
 
 
 class Mark(NamedTuple):
@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
 
 def write_place(cells: memoryview, partition: int, offset: int) -> None:
-    """Stores where the event is, before its handlers run."""
+    """Stores the position of the event, before its handlers run."""
     cells[PARTITION] = partition
     cells[OFFSET] = offset
 
@@ -52,7 +52,7 @@ def write_label(cells: memoryview, label: tuple[str, str, str]) -> None:
 
 
 def read_mark(memory: memoryview) -> Mark | None:
-    """Returns the event whose handler runs, None if none does. The worker must have ended."""
+    """Returns the event whose handler ran; None if none ran. The worker must have ended."""
     cells = memory.cast("q")
     if cells[RUNNING] == 0:
         return None
@@ -80,9 +80,9 @@ def map_memory(descriptor: int) -> memoryview:
 
 
 def find_memory(environ: Mapping[str, str]) -> memoryview | None:
-    """Returns the memory that the parent of this process shares with it, None if it shares none."""
+    """Returns the memory that the parent shares with this process; None if it shares none."""
     descriptor, _, supervisor = environ.get(MARK_VARIABLE, "").partition(":")
-    # The variable is inherited further than the descriptor.
+    # Grandchildren inherit the variable, but not the descriptor.
     if not supervisor or int(supervisor) != os.getppid():
         return None
     return map_memory(int(descriptor))

@@ -1,9 +1,9 @@
-"""Bounds what the handlers of one event may take: time, and the number of their effects.
+"""Limits the handlers of one event: their time, and the number of their effects.
 
-A timer interrupts the main thread. Its signal also ends a sleep, a blocking read and a regular expression:
-a thread could not, since the regular expression engine keeps the interpreter lock. The timer counts its own
+A timer interrupts the main thread. Its signal also ends a sleep, a blocking read and a regular expression.
+A thread could not, since the regular expression engine keeps the interpreter lock. The timer counts its own
 ticks, so time in which the process was frozen does not count. Code in C that never checks for signals is not
-interrupted. The supervisor sees it in the memory that both share (`handler_mark`), and kills this process.
+interrupted. The supervisor reads that from the shared memory (`handler_mark`), and kills this process.
 
 CPython runs signal handlers only after a call, at a function's start and at a loop's end. So plain stores
 mark exactly the code in which the time-out may be raised.
@@ -26,7 +26,7 @@ SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.01, 0.5
 
 
 class HandlerTimedOut(BaseException):
-    """The time of the event's handlers is over. No Exception: `except Exception` must not swallow it."""
+    """The event's handlers exceeded their time. Not an Exception: `except Exception` must not catch it."""
 
 
 class TooManyEffects(Exception):
@@ -35,33 +35,33 @@ class TooManyEffects(Exception):
 
 @dataclass(slots=True)
 class Limits:
-    """What the handlers of one event may take. The time is limited where `timed` runs them."""
+    """The limits of the handlers of one event. `timed` enforces the time."""
 
     seconds: float = 10.0
     effects: int = 100_000
 
 
 limits = Limits()
-"""Those of this process."""
+"""The limits of this process."""
 
 
 def set_limits(settings: Settings) -> None:
-    """Takes the limits of this process from its settings. Call it at its start."""
+    """Sets the limits of this process from its settings. Call it at the start of the process."""
     limits.seconds, limits.effects = settings.handler_seconds, settings.handler_effects
 
 
 class Journal(Protocol):
-    """Where a worker that shares no memory notes the event whose handlers run. It raises nothing."""
+    """Notes the event whose handlers run, in a worker that shares no memory. Raises nothing."""
 
     def begin(self, queue: str, place: EventPlace) -> None:
-        """The handlers of the event begin a run."""
+        """Notes that the handlers of the event begin a run."""
 
     def end(self, queue: str) -> None:
-        """They have ended."""
+        """Notes that the handlers have ended."""
 
 
 class HandlerWatch:
-    """The event whose handlers one thread runs, and what they have used up.
+    """The event whose handlers one thread runs, and the time and effects that they have used.
 
     `cells[RUNNING]` is `number` while code of the handler runs, else 0: `iter_effects` stores it.
     """
@@ -84,7 +84,7 @@ class HandlerWatch:
         self.number = 0
         """Rises with each run of an event's handlers."""
         self.expired = 0
-        """The number of the run whose time is over."""
+        """The number of the run that exceeded its time."""
         self.effects = 0
         self.handler = ""
         self.queue = ""
@@ -94,11 +94,11 @@ class HandlerWatch:
         self._label: tuple[str, str, str] | None = None
 
     def attach(self, memory: memoryview) -> None:
-        """Marks what runs in memory that a supervisor reads."""
+        """Marks running handlers in memory that a supervisor reads."""
         self.cells = memory.cast("q")
 
     def detach(self) -> None:
-        """Marks what runs in memory of this process alone."""
+        """Marks running handlers in private memory of this process."""
         self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
         self._label = None
 
@@ -129,7 +129,7 @@ class HandlerWatch:
             )
 
     def note_tick(self, seconds: float) -> None:
-        """Counts a tick of the timer. Raises HandlerTimedOut in the handler whose time is over.
+        """Counts a tick of the timer. Raises HandlerTimedOut in a handler that exceeded its time.
 
         It raises at each further tick, until the handler ends.
         """
@@ -137,7 +137,7 @@ class HandlerWatch:
         if running == 0:
             return
         if running != self._seen:
-            # The run began since the last tick: less than a tick ago.
+            # The run began after the last tick, so less than a tick ago.
             self._seen, self._used = running, 0.0
             return
         self._used += seconds
@@ -153,7 +153,7 @@ class HandlerWatch:
 
 
 main_watch = HandlerWatch()
-"""That of the main thread. The timer and the supervisor watch this thread alone."""
+"""The watch of the main thread. Timer and supervisor watch only this thread."""
 _other_threads = threading.local()
 
 
@@ -169,9 +169,10 @@ def current_watch() -> HandlerWatch:
 
 @contextmanager
 def timed(queue: str) -> Iterator[None]:
-    """Limits the time of handlers that run within, for one queue, if this is the main thread.
+    """Limits the time of the handlers that run in the block, for one queue. Only in the main thread.
 
-    Uses SIGALRM, as calls of effects do: a process runs one of both at a time. A handler must not use it.
+    Uses SIGALRM, as calls of effects do: a process runs only one of the two at a time. A handler must not use
+    SIGALRM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -7,18 +7,18 @@ from pathlib import Path
 
 DEFAULT_HEALTH_FILE = "/tmp/sluice-alive"
 TOUCH_EVERY_SECONDS = 5.0
-STALE_AFTER_SECONDS = 30.0  # a solo worker runs no timers during a batch, which has 20 seconds of patience
+STALE_AFTER_SECONDS = 30.0  # a solo worker runs no timers during a batch, which may take 20 seconds
 
 
 def touch_health(health_file: str) -> None:
-    """Tells that the calling loop came by. May run any number of times."""
+    """Touches the file. A loop calls it in each turn. Idempotent."""
     Path(health_file or DEFAULT_HEALTH_FILE).touch()
 
 
 def is_healthy(health_file: Path, now: float) -> bool:
     """Returns True if the file was touched within the last STALE_AFTER_SECONDS; `now` in seconds since 1970.
 
-    A file from the future is stale, too: the clock was set back, and a loop that turns touches it again soon.
+    A file from the future is also stale: the clock was set back, and a running loop touches the file soon.
     """
     try:
         return abs(now - health_file.stat().st_mtime) < STALE_AFTER_SECONDS
@@ -27,7 +27,7 @@ def is_healthy(health_file: Path, now: float) -> bool:
 
 
 def main() -> int:
-    """The exit code."""
+    """Returns the exit code."""
     path = os.environ.get("SLUICE_HEALTH_FILE") or DEFAULT_HEALTH_FILE
     return 0 if is_healthy(Path(path), time.time()) else 1
 

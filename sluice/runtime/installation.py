@@ -1,14 +1,14 @@
-"""The names of one installation: what separates it from others in one Redis and one Kafka."""
+"""The names of one installation, which separate it from others in one Redis and one Kafka."""
 
 from dataclasses import dataclass
 from uuid import UUID
 
 NAME_PATTERN = r"[a-z][a-z0-9-]{0,30}"
-"""A name is part of keys in Redis and of a consumer group: no character that either reads as a pattern."""
+"""A name is part of Redis keys and of a consumer group, so it has no character that is special there."""
 
 
 class InstallationRefused(Exception):
-    """This process must not work with this database. The message names the reason and what to do."""
+    """Raised if this process must not work with this database. The message has the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ class Installation:
 
     @property
     def redis_prefix(self) -> str:
-        """What every key in Redis begins with."""
+        """The prefix of every key in Redis."""
         return f"{self.group}:"

@@ -1,4 +1,4 @@
-"""Limits how often the same thing is logged: what repeats with every message says nothing new."""
+"""Limits how often the same subject is logged."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -20,7 +20,7 @@ class LogPace:
         return self.count(subject) is not None
 
     def count(self, subject: Hashable) -> int | None:
-        """Returns None if the line must be left out, else how many were left out since the last line."""
+        """Returns None if the line must be omitted, else the number of omitted lines since the last line."""
         now = self._clock()
         if now - self._logged_at.get(subject, float("-inf")) < LOG_SECONDS:
             self._left_out[subject] = self._left_out.get(subject, 0) + 1

@@ -15,7 +15,7 @@ from sluice.runtime.terminal_text import shown
 
 
 def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escapes in texts what a terminal would interpret. A traceback keeps its lines."""
+    """Escapes characters that a terminal would interpret. A traceback keeps its lines."""
     for name, value in fields.items():
         if isinstance(value, str):
             lines = value.split("\n") if name in ("exception", "stack") else [value]
@@ -26,9 +26,9 @@ def show_values(_logger: object, _name: str, fields: MutableMapping[str, Any]) -
 def configure_logs(
     *, log_format: str, level: str, process: str, addresses: Mapping[Server, str] = MappingProxyType({})
 ) -> None:
-    """Sends structlog and the standard library's loggers to stderr in one format. May run twice.
+    """Sends structlog and the standard library's loggers to stderr in one format. Idempotent.
 
-    `addresses`: those that a line about an outage names.
+    `addresses`: the addresses that a line about an outage names.
     """
     logging.captureWarnings(True)
     shared: list[Any] = [
@@ -40,7 +40,7 @@ def configure_logs(
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        # A file or a log of a container holds no colours.
+        # No colours in a file or in the log of a container.
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -60,8 +60,7 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Every reconnect of a client library, two lines per batch of Celery, one per queue that it cancels: their
-    # warnings are enough.
+    # Only warnings: these loggers write each reconnect, two lines per batch, and one per cancelled queue.
     for noisy in (
         "kafka",
         "kombu",
@@ -85,7 +84,7 @@ def configure_logs(
 
 
 def _complete(process: str, _logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
-    """Adds the process, also to lines of other threads, and writes an error as one line."""
+    """Adds the name of the process, also in other threads, and writes an error as one line."""
     error = line.get("error")
     if isinstance(error, BaseException):
         line["error"] = " ".join(str(error).split()) or type(error).__name__

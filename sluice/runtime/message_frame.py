@@ -16,12 +16,12 @@ MAC_BYTES = 32
 HEAD_BYTES = MAC_BYTES + 1 + 16
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Of a message as it lies in Redis. Belongs to the format: no publisher makes a larger one, and a receiver
-drops a larger one unread, whatever its settings are."""
+"""The limit of a message as it is stored in Redis. It is part of the format: no publisher makes a larger
+message, and a receiver drops a larger one unread, independent of its settings."""
 
 
 class Frame(NamedTuple):
-    """What a signed message says."""
+    """The content of a signed message."""
 
     version: int
     installation: UUID
@@ -35,7 +35,7 @@ def seal(key: bytes, frame: Frame) -> bytes:
 
 
 def open_frame(keys: Iterable[bytes], message: bytes) -> Frame | None:
-    """Returns what the message says, None if none of the keys signed it."""
+    """Returns the content of the message; None if none of the keys signed it."""
     if len(message) < HEAD_BYTES:
         return None
     mac, signed = message[:MAC_BYTES], memoryview(message)[MAC_BYTES:]

@@ -1,19 +1,18 @@
-"""The catalogue of metrics: what each is called, counts and means, and who exports it. Pure.
+"""The catalogue of metrics: their names, kinds, units and meanings, and the processes that export them. Pure.
 
-Code makes metrics of these declarations alone (`exposition.py`); `docs/metrics.md` is the same table for
-people.
+`exposition.py` makes metrics only from these declarations; `docs/metrics.md` shows the same table.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-# Seconds of a batch: from one record that is there already to a transaction that was tried for 20 s.
+# Seconds of a batch: from one record that was applied before to a transaction that was retried for 20 s.
 BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 
 
 class Exporter(Enum):
-    """Which process shows a metric; the value is how `docs/metrics.md` names it."""
+    """The process that exports a metric; the value is its name in `docs/metrics.md`."""
 
     BRIDGE = "bridge"
     WORKER = "worker"
@@ -24,7 +23,7 @@ class Exporter(Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `name` is whole, as it is scraped; it ends with `unit`, which is empty for a 0 or 1."""
+    """One metric. `name` is the exported name; it ends with `unit`, which is empty for a 0 or 1."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -44,45 +43,53 @@ def _gauge(exporter: Exporter, name: str, unit: str, meaning: str, *labels: str)
 
 
 BRIDGE_READ_RECORDS = _counter(
-    Exporter.BRIDGE, "bridge_read_records", "records", "records taken from Kafka", "topic"
+    Exporter.BRIDGE, "bridge_read_records", "records", "records read from Kafka", "topic"
 )
 BRIDGE_PUBLISHED_MESSAGES = _counter(
-    Exporter.BRIDGE, "bridge_published_messages", "messages", "messages put on Redis lists"
+    Exporter.BRIDGE, "bridge_published_messages", "messages", "messages pushed to Redis lists"
 )
 BRIDGE_PUBLISHED_RECORDS = _counter(
     Exporter.BRIDGE,
     "bridge_published_records",
     "records",
-    "records in these messages, each time they are sent",
+    "records in published messages; a resent record counts again",
 )
 BRIDGE_RESENT_LANES = _counter(
     Exporter.BRIDGE,
     "bridge_resent_lanes",
     "lanes",
-    "lanes sent again, by why: overtaken, silent, stuck, halted, wiped",
+    "lanes sent again, by reason: overtaken, silent, stuck, halted, wiped",
     "reason",
 )
 BRIDGE_HELD_BYTES = _gauge(
-    Exporter.BRIDGE, "bridge_held_bytes", "bytes", "records held until they are applied"
+    Exporter.BRIDGE,
+    "bridge_held_bytes",
+    "bytes",
+    "size of the records that this bridge holds until they are applied",
 )
 BRIDGE_SPAN_RECORDS = _gauge(
-    Exporter.BRIDGE, "bridge_span_records", "records", "how far it has read ahead of the watermarks"
+    Exporter.BRIDGE,
+    "bridge_span_records",
+    "records",
+    "records between the watermarks and this bridge's positions",
 )
-BRIDGE_PARTITIONS = _gauge(Exporter.BRIDGE, "bridge_partitions", "partitions", "partitions it has started")
-BRIDGE_POSTGRES_UP = _gauge(Exporter.BRIDGE, "bridge_postgres_up", "", "whether Postgres answers this bridge")
-BRIDGE_REDIS_UP = _gauge(Exporter.BRIDGE, "bridge_redis_up", "", "whether Redis answers this bridge")
+BRIDGE_PARTITIONS = _gauge(
+    Exporter.BRIDGE, "bridge_partitions", "partitions", "partitions that this bridge has started"
+)
+BRIDGE_POSTGRES_UP = _gauge(Exporter.BRIDGE, "bridge_postgres_up", "", "1 if Postgres answers this bridge")
+BRIDGE_REDIS_UP = _gauge(Exporter.BRIDGE, "bridge_redis_up", "", "1 if Redis answers this bridge")
 BRIDGE_KAFKA_ERRORS = _counter(
     Exporter.BRIDGE,
     "bridge_kafka_errors",
     "errors",
-    "errors that its Kafka client reported, by their name in Kafka's protocol or in the client",
+    "errors that the bridge's Kafka client reported, by their name in Kafka's protocol or in the client",
     "code",
 )
 BRIDGE_PARTITION_PROBLEM = _gauge(
     Exporter.BRIDGE,
     "bridge_partition_problem",
     "",
-    "1 for a partition that it knows not to be read, by why",
+    "1 for a partition that is not read, by problem",
     "topic",
     "partition",
     "problem",
@@ -91,13 +98,13 @@ BRIDGE_REDIS_FULL = _gauge(
     Exporter.BRIDGE,
     "bridge_redis_full",
     "",
-    "whether Redis refuses messages of this bridge: it is full, or takes no writes",
+    "1 if Redis refuses messages of this bridge, because it is full or read-only",
 )
 BRIDGE_UNREADABLE_RECORD_OFFSET = _gauge(
     Exporter.BRIDGE,
     "bridge_unreadable_record_offset",
     "",
-    "offset of the record that its Kafka client cannot read, of a partition that stands there",
+    "offset of a record that the bridge's Kafka client cannot read, for a partition that stopped at it",
     "topic",
     "partition",
 )
@@ -111,13 +118,13 @@ WORKER_BATCH_SECONDS = Metric(
     buckets=BATCH_BUCKETS,
 )
 WORKER_RECORDS = _counter(
-    Exporter.WORKER, "worker_records", "records", "records that got their outcome here", "outcome"
+    Exporter.WORKER, "worker_records", "records", "records that got their outcome in this worker", "outcome"
 )
 WORKER_MISSING_ID_EVENTS = _counter(
     Exporter.WORKER,
     "worker_missing_id_events",
     "events",
-    'events without id that got their outcome here: dead letters, or with dedup="position" counted each time',
+    'events without id: dead letters, or applied with dedup="position", counted at each delivery',
     "topic",
 )
 WORKER_ABORTED_BATCHES = _counter(
@@ -142,7 +149,10 @@ WORKER_DROPPED_MESSAGES = _counter(
     "reason",
 )
 WORKER_LEASED_QUEUES = _gauge(
-    Exporter.WORKER, "worker_leased_queues", "queues", "queues this worker holds; only without `-Q`"
+    Exporter.WORKER,
+    "worker_leased_queues",
+    "queues",
+    "queues that this worker holds by a lease; only without `-Q`",
 )
 
 RELAY_SENT_RECORDS = _counter(
@@ -162,28 +172,28 @@ PURGE_FAILURES = _counter(
     Exporter.RELAY,
     "purge_failures",
     "failures",
-    "times that a kind could not be purged, by kind; the other kinds are",
+    "failed purges, by kind of row; the other kinds are purged",
     "kind",
 )
 
-BEAT_LEADS = _gauge(Exporter.BEAT, "beat_leads", "", "whether this beat is the one that schedules")
-POSTGRES_UP = _gauge(
-    Exporter.BEAT, "postgres_up", "", "whether Postgres answers; absent where another beat leads"
-)
+BEAT_LEADS = _gauge(Exporter.BEAT, "beat_leads", "", "1 if this beat schedules")
+POSTGRES_UP = _gauge(Exporter.BEAT, "postgres_up", "", "1 if Postgres answers; absent if another beat leads")
 
 HALTED_TOPICS = _gauge(
     Exporter.LEADER,
     "halted_topics",
     "topics",
-    "topics that no living worker has declared for ten minutes; their records wait",
+    "topics that no running worker has declared for ten minutes; their records wait",
 )
 HALTED_EFFECTS = _gauge(
     Exporter.LEADER,
     "halted_effects",
     "effects",
-    "effects that no living worker has declared for ten minutes; their calls wait",
+    "effects that no running worker has declared for ten minutes; their calls wait",
 )
-KAFKA_UP = _gauge(Exporter.LEADER, "kafka_up", "", "whether Kafka answers; absent while Postgres does not")
+KAFKA_UP = _gauge(
+    Exporter.LEADER, "kafka_up", "", "1 if Kafka answers; absent while Postgres does not answer"
+)
 LAG_RECORDS = _gauge(
     Exporter.LEADER,
     "lag_records",
@@ -195,27 +205,28 @@ OLDEST_UNAPPLIED_SECONDS = _gauge(
     Exporter.LEADER,
     "oldest_unapplied_seconds",
     "seconds",
-    "age of the oldest record without an outcome; 0: none. Absent if it was not found in time",
+    "age of the oldest record without an outcome; 0 if there is none; absent if it was not found in time",
     "topic",
 )
 PARTITION_UNREAD_SECONDS = _gauge(
     Exporter.LEADER,
     "partition_unread_seconds",
     "seconds",
-    "how long no bridge has read a partition, by why; only of those that are not read, or not further",
+    "time since a bridge last read a partition, by reason;"
+    " only for partitions that are not read, or not read further",
     "topic",
     "partition",
     "reason",
 )
-OUTBOX_RECORDS = _gauge(Exporter.LEADER, "outbox_records", "records", "outgoing events that are not sent")
+OUTBOX_RECORDS = _gauge(Exporter.LEADER, "outbox_records", "records", "outgoing events not yet sent")
 OUTBOX_OLDEST_SECONDS = _gauge(
     Exporter.LEADER,
     "outbox_oldest_seconds",
     "seconds",
-    "age of the oldest outgoing event that is not sent; 0: none",
+    "age of the oldest outgoing event not yet sent; 0 if there is none",
 )
 REFUSED_RECORDS = _gauge(
-    Exporter.LEADER, "refused_records", "records", "outgoing events that Kafka refuses for good"
+    Exporter.LEADER, "refused_records", "records", "outgoing events that Kafka refuses permanently"
 )
 DEAD_LETTERS = _gauge(
     Exporter.LEADER,
@@ -228,16 +239,16 @@ PROJECTION_LETTERS = _gauge(
     Exporter.LEADER,
     "projection_letters",
     "letters",
-    "events that the live generation of a projection could not take",
+    "events that the live generation of a projection could not apply",
 )
 STOPPED_GENERATIONS = _gauge(
     Exporter.LEADER,
     "stopped_generations",
     "generations",
-    "generations of projections to which nothing is fed until they are resumed",
+    "generations of projections that get no events until an operator resumes them",
 )
 RETRYING_EVENTS = _gauge(
-    Exporter.LEADER, "retrying_events", "events", "events that were set aside and are retried by themselves"
+    Exporter.LEADER, "retrying_events", "events", "events that were set aside and are retried automatically"
 )
 PARKED_ENTITIES = _gauge(
     Exporter.LEADER, "parked_entities", "entities", "entities whose later events wait behind a dead letter"
@@ -246,23 +257,25 @@ CALLS = _gauge(
     Exporter.LEADER,
     "calls",
     "calls",
-    "calls that have not succeeded, by state: pending, running, failed, uncertain; what became of calls is"
-    " exported here alone, since the processes that make them are children of their worker",
+    "calls that have not succeeded, by state: pending, running, failed, uncertain; the processes that make"
+    " calls export no metrics",
     "state",
 )
 OLDEST_DUE_CALL_SECONDS = _gauge(
-    Exporter.LEADER, "oldest_due_call_seconds", "seconds", "how long the oldest call that is due waits"
+    Exporter.LEADER, "oldest_due_call_seconds", "seconds", "waiting time of the oldest due call"
 )
-CALLS_PAUSED = _gauge(Exporter.LEADER, "calls_paused", "", "whether an operator stopped all calls")
-HALTED_QUEUES = _gauge(Exporter.LEADER, "halted_queues", "queues", "queues whose deployment is wrong")
+CALLS_PAUSED = _gauge(Exporter.LEADER, "calls_paused", "", "1 if an operator paused all calls")
+HALTED_QUEUES = _gauge(
+    Exporter.LEADER, "halted_queues", "queues", "queues that are halted because of a wrong deployment"
+)
 SHARING_WORKERS = _gauge(
-    Exporter.LEADER, "sharing_workers", "workers", "workers that share the queues: those without `-Q`"
+    Exporter.LEADER, "sharing_workers", "workers", "workers that share the queues (without `-Q`)"
 )
 CLOCK_OFFSET_SECONDS = _gauge(
     Exporter.LEADER,
     "clock_offset_seconds",
     "seconds",
-    "how far the clocks of living processes are from that of Postgres, at most, by kind:"
+    "largest difference between a running process's clock and that of Postgres, by kind:"
     " bridge, worker, beat",
     "kind",
 )
@@ -270,7 +283,7 @@ UNLEASED_QUEUES = _gauge(
     Exporter.LEADER,
     "unleased_queues",
     "queues",
-    "queues that no worker holds by a lease: all of them where every worker has its `-Q`",
+    "queues that no worker holds by a lease; all queues if every worker has `-Q`",
 )
 
 CATALOGUE = tuple(found for found in list(globals().values()) if isinstance(found, Metric))

@@ -1,4 +1,4 @@
-"""Which server is away, by an error. Pure; by the names of classes, so that no client is imported."""
+"""Finds the unavailable server from an error. Pure. Compares names of classes, so it imports no client."""
 
 from typing import Literal, TypeAlias
 
@@ -26,7 +26,7 @@ _REDIS_AWAY = (
 
 
 def server_away(error: BaseException) -> Server | None:
-    """Returns the server that does not answer, by an error of its client or one caused by such an error."""
+    """Returns the server that does not answer, if the error or one of its causes is its client's."""
     looked_at: BaseException | None = error
     for _ in range(MAX_CAUSES):
         if looked_at is None:
@@ -57,7 +57,7 @@ def _is_postgres_away(error: BaseException, names: list[str]) -> bool:
 
 
 def _kafka_code(error: BaseException, names: list[str]) -> str:
-    """Returns the code as `sluice/kafka_io/kafka_errors.py` has it, "" if no client of Kafka raised it."""
+    """Returns the code as in `sluice/kafka_io/kafka_errors.py`; "" if no client of Kafka raised the error."""
     if "kafka.errors.KafkaError" in names:
         return type(error).__name__
     if "cimpl.KafkaException" in names and error.args:

@@ -1,4 +1,4 @@
-"""How a partition, and an event in it, are named: everywhere in the same way."""
+"""The identifiers of a partition and of an event, the same in all modules."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
@@ -8,7 +8,7 @@ Place: TypeAlias = tuple[str, int]
 
 
 class EventPlace(NamedTuple):
-    """Where an event is. The topic's id makes it differ from one of a topic that was created anew."""
+    """The position of an event. The topic's id distinguishes it from one of a re-created topic."""
 
     topic: str
     topic_id: str
@@ -17,5 +17,5 @@ class EventPlace(NamedTuple):
 
 
 def place_names(places: Iterable[Place]) -> list[str]:
-    """Returns the partitions in order, as log lines show them."""
+    """Returns the names of the partitions for log lines, in order."""
     return [f"{topic}[{partition}]" for topic, partition in sorted(places)]

@@ -1,10 +1,10 @@
 """The client of Redis that all processes use: every key it sends begins with the installation's prefix.
 
-kombu's own prefixing client knows a list of commands and sends all others without the prefix, silently. This
-one knows where the keys of a command are, and refuses a command that it does not know.
+kombu's own prefixing client has a list of commands and silently sends all others without the prefix. This
+client has a table of the keys' positions per command, and refuses a command that is not in the table.
 
-A key of another type than its name says was not written by Sluice. It is deleted, and the command sent again:
-all that Redis holds for Sluice can be sent again from Kafka and Postgres.
+A key whose type does not match its name was not written by Sluice. The client deletes it and sends the
+command again: everything that Sluice stores in Redis can be sent again from Kafka and Postgres.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from redis import client
 from sluice.runtime.dropped_messages import dropped
 
 SOCKET_TIMEOUT_SECONDS = 5
-"""A Redis that swallows packets must not hold up a loop for longer."""
+"""A Redis that drops packets must not block a loop for longer."""
 
 _TYPES = {
     "unacked": "hash",
@@ -116,25 +116,25 @@ _SUBCOMMANDS_WITHOUT_KEYS = frozenset({"SCRIPT LOAD", "SCRIPT EXISTS", "MEMORY D
 
 
 class UnknownCommand(Exception):
-    """It is not known which arguments of a command are keys. Add it to the table of this module."""
+    """Raised for a command whose keys are unknown. Add the command to the table of this module."""
 
 
 def with_prefix(prefix: str, args: Sequence[Any]) -> list[Any]:
     """Returns the words of a command with the prefix before each key. Raises UnknownCommand.
 
-    A script names its keys by its number of keys: a key among the other arguments stays as it is.
+    A script has its number of keys as an argument: a key among the other arguments gets no prefix.
     """
     span = _key_span(args)
     return [*args[: span.start], *(_prefixed(prefix, args[at]) for at in span), *args[span.stop :]]
 
 
 def type_of_key(name: str) -> str:
-    """Returns the type that the key of this name has, which is without the prefix. A queue is a list."""
+    """Returns the type that a key of this name must have. The name has no prefix. A queue is a list."""
     return "set" if name.startswith(_BINDINGS) else _TYPES.get(name, "list")
 
 
 def _key_span(args: Sequence[Any]) -> range:
-    """Returns which words of a command are keys. Raises UnknownCommand."""
+    """Returns the positions of the keys in a command. Raises UnknownCommand."""
     command, *words = args
     name = str(command).upper()
     if name in _WITHOUT_KEYS or (words and f"{name} {words[0]}".upper() in _SUBCOMMANDS_WITHOUT_KEYS):
@@ -183,7 +183,7 @@ def _repair(connection_pool: Any, prefix: str, commands: Iterable[Sequence[Any]]
 
 
 def is_wrong_type(error: Exception) -> bool:
-    """Returns True if Redis says that a key holds another type than the command is for."""
+    """Returns True if Redis refused the command because a key has a wrong type."""
     return isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error)
 
 
@@ -195,11 +195,11 @@ class PrefixedRedis(redis.Redis):
         super().__init__(*args, **kwargs)
 
     def _prefix_args(self, args: Sequence[Any]) -> list[Any]:
-        """The name that kombu's channel calls before a BRPOP, which it sends by itself."""
+        """The name that kombu's channel uses before it sends a BRPOP itself."""
         return with_prefix(self.redis_prefix, args)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Sends a command; once more if a key of a wrong type was in its way."""
+        """Sends a command. Retries once if a key had a wrong type and was deleted."""
         words = self._prefix_args(args)
         try:
             return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
@@ -209,11 +209,11 @@ class PrefixedRedis(redis.Redis):
         return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
 
     def repair_queues(self, queues: Iterable[str]) -> None:
-        """Deletes those of these keys that are no lists."""
+        """Deletes keys that are not lists."""
         _repair(self.connection_pool, self.redis_prefix, [self._prefix_args(["DEL", *queues])])
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        """Returns the answer; that of a BRPOP without the prefix of the key."""
+        """Returns the answer. The key in the answer of a BRPOP has no prefix."""
         answer: Any = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name == "BRPOP" and answer:
             key, value = answer
@@ -221,9 +221,9 @@ class PrefixedRedis(redis.Redis):
         return answer
 
     def pipeline(self, transaction: bool = False, shard_hint: Any = None) -> "PrefixedPipeline":
-        """Returns a pipeline with the same prefix; as a rule no transaction, which kombu would get otherwise.
+        """Returns a pipeline with the same prefix, by default without a transaction, unlike kombu's.
 
-        A full Redis refuses every transaction, also one of commands that it allows by themselves.
+        A full Redis refuses every transaction, also of commands that it allows outside of one.
         """
         return PrefixedPipeline(
             self.connection_pool,
@@ -250,10 +250,10 @@ class PrefixedPipeline(client.Pipeline):
         return super().execute_command(*with_prefix(self.redis_prefix, args), **options)  # type: ignore[no-untyped-call]
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Sends what was queued; once more if a key of a wrong type was in its way.
+        """Sends the queued commands. Retries once if a key had a wrong type and was deleted.
 
-        Commands that Redis carried out the first time are then carried out twice. Raises WatchError where
-        the pipeline watches keys, as after a change by another client.
+        Redis then carries out twice the commands that succeeded the first time. If the pipeline watches keys,
+        raises WatchError instead, as after a change by another client.
         """
         commands, watches = list(self.command_stack), self.watching
         try:
@@ -269,7 +269,7 @@ class PrefixedPipeline(client.Pipeline):
 
 
 class PrefixedPubSub(client.PubSub):
-    """See PrefixedRedis. Channels are given back without the prefix."""
+    """See PrefixedRedis. Returns channels without the prefix."""
 
     def __init__(self, *args: Any, redis_prefix: str, **kwargs: Any) -> None:
         self.redis_prefix = redis_prefix
@@ -280,7 +280,7 @@ class PrefixedPubSub(client.PubSub):
         return super().execute_command(*with_prefix(self.redis_prefix, args))  # type: ignore[no-untyped-call]
 
     def parse_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the answer; the channels in it are without the prefix."""
+        """Returns the answer, with channels without the prefix."""
         answer: Any = super().parse_response(*args, **kwargs)  # type: ignore[no-untyped-call]
         if not isinstance(answer, list | tuple) or len(answer) < 3:
             return answer

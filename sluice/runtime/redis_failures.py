@@ -1,6 +1,7 @@
-"""Why Redis was not reached: refused for good, or away. Pure.
+"""Classifies failures to reach Redis: a permanent refusal, or an outage. Pure.
 
-A refusal needs a person: credentials, rights, a database number, certificates. All else may pass by itself.
+A refusal needs an operator: credentials, rights, a database number, certificates. Other failures may end by
+themselves.
 """
 
 import re
@@ -34,8 +35,8 @@ _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), advice) for pattern, advi
 
 
 def find_advice(error: BaseException) -> str | None:
-    """Returns what a person must do, None if waiting may help."""
-    # A client of TLS gives the reason in the text alone.
+    """Returns what an operator must do; None if waiting may help."""
+    # TLS errors have their reason only in the text.
     text = f"{type(error).__name__}: {error}"
     return next((advice for pattern, advice in _COMPILED if pattern.search(text)), None)
 

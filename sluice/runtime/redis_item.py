@@ -1,7 +1,7 @@
-"""A Celery message of Sluice as it lies on a list in Redis. Pure.
+"""A Celery message of Sluice as it is stored on a list in Redis. Pure.
 
-It has the form of kombu's messages. Of what it holds, only the signed frame counts: whatever else stands
-there (`eta`, `expires`, time limits, callbacks, `reply_to`) is not read.
+It has the form of kombu's messages. Only the signed frame in it is read; all other fields (`eta`, `expires`,
+time limits, callbacks, `reply_to`) are ignored.
 """
 
 import binascii
@@ -18,10 +18,10 @@ MAX_ID_CHARACTERS = 64
 
 
 class DropReason(StrEnum):
-    """Why a message is dropped without effect."""
+    """The reason why a message is dropped without effect."""
 
     TOO_LARGE = "too large"
-    UNREADABLE = "unreadable"  # no JSON, or JSON of another shape
+    UNREADABLE = "unreadable"  # not JSON, or JSON of another shape
     COMPRESSED = "compressed"
     FORGED = "forged"  # no key of this installation signed it
     UNKNOWN_TASK = "unknown task"
@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 
 class MessageTooLarge(ValueError):
-    """A publisher made a message over MAX_MESSAGE_BYTES. It is not published."""
+    """Raised for a message over MAX_MESSAGE_BYTES, which is not published."""
 
 
 class _Headers(msgspec.Struct):
@@ -78,7 +78,7 @@ def write_item(task: str, frame: bytes, task_id: str | None = None) -> bytes:
 
 
 def read_item(item: bytes) -> Item | DropReason:
-    """Returns the message, or why it is dropped. Never raises; its body is not looked into."""
+    """Returns the message, or the reason to drop it. Never raises. Does not read the body."""
     if len(item) > MAX_MESSAGE_BYTES:
         return DropReason.TOO_LARGE
     try:

@@ -1,7 +1,7 @@
-"""What Redis refuses although it answers: it is full, cannot save, is a replica, or lacks replicas.
+"""Handles refusals by a Redis that answers: it is full, cannot save, is a replica, or lacks replicas.
 
-A refusal is no outage. Whatever publishes waits; workers go on taking and applying messages, since only they
-can empty a full Redis: BRPOP, DEL, HDEL and ZREM are allowed then.
+A refusal is not an outage. Publishers wait. Workers continue to take and apply messages, since only they can
+empty a full Redis, which allows BRPOP, DEL, HDEL and ZREM.
 """
 
 import threading
@@ -22,16 +22,16 @@ MAX_REASON_CHARACTERS = 200
 
 
 def describe_refusal(error: redis.ResponseError, client: Any) -> str:
-    """Returns a sentence for a refusal; asks a full Redis for its memory. Raises nothing."""
+    """Returns a sentence for a refusal. Reads the memory of a full Redis. Raises nothing."""
     if _is_full(error):
         return _describe_full(client)
-    # redis-py puts the command before the error of a pipeline: it holds a part of the message.
+    # redis-py puts the command, which contains a part of the message, before the error of a pipeline.
     reason = str(error).rpartition("caused error: ")[2]
     return f"Redis refuses a command: {reason[:MAX_REASON_CHARACTERS]}"
 
 
 def _is_full(error: redis.ResponseError) -> bool:
-    # Of a script the client knows the text alone.
+    # For a script, the client gives only the text of the error.
     return isinstance(error, redis.OutOfMemoryError) or "OOM command not allowed" in str(error)
 
 
@@ -60,7 +60,7 @@ class RefusedCommands:
 
     @contextmanager
     def tolerated(self, make_client: Callable[[], Any]) -> Iterator[None]:
-        """The block may be refused: what it would have done is left undone, and logged as in `note`."""
+        """Ignores a refusal of the block's commands, and logs it as `note` does."""
         try:
             yield
         except redis.ResponseError as error:
@@ -68,4 +68,4 @@ class RefusedCommands:
 
 
 refused = RefusedCommands()
-"""Those of this process: kombu makes its channels itself, so nothing can be handed to them."""
+"""The refusals of this process. A global, since kombu makes its channels itself."""

@@ -1,19 +1,19 @@
-"""Redis' clock, as one of its clients knows it. Pure but for the question.
+"""The clock of Redis, as one of its clients estimates it. Pure except for the request.
 
-What several machines write and judge by a time, such as the messages in hand, goes by this one clock.
+Times that several machines write and compare, such as those of messages in hand, use this one clock.
 """
 
 import time
 from collections.abc import Callable
 
 ASK_SECONDS = 5.0
-"""A Redis whose clock jumps, or another one after a failover, is noticed this soon."""
+"""Bounds the time until a jump of the clock, or another clock after a failover, is noticed."""
 
 
 class RedisTime:
     """Seconds since 1970 by the clock of Redis.
 
-    Redis is asked every ASK_SECONDS at most; from its last answer on, the monotonic clock counts.
+    Sends a request at most every ASK_SECONDS; in between, adds the monotonic clock to the last answer.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class RedisTime:
         self._answer = 0.0
 
     def now(self) -> float:
-        """Returns the time. Raises what Redis raises when it is asked."""
+        """Returns the time. Raises the errors of `ask`."""
         if self._clock() - self._asked_at >= ASK_SECONDS:
             seconds, microseconds = self._ask()
             self._answer, self._asked_at = seconds + microseconds / 1e6, self._clock()

@@ -1,8 +1,8 @@
 """kombu's transport for Redis, for an installation that shares its Redis with others and trusts no message.
 
-Every key carries the prefix of the installation. What cannot be read as a message of Sluice is dropped before
-kombu sees it. A message in hand is kept as it came, under a tag that begins with its queue: so it is put back
-without being read, and what others wrote into `unacked` or into the bindings stops nothing.
+Every key carries the prefix of the installation. A message that is not Sluice's is dropped before kombu reads
+it. A message in hand is stored unchanged, under a tag that begins with its queue. So it is put back without
+being read, and foreign entries in `unacked` or in the bindings cannot stop a worker.
 """
 
 import functools
@@ -27,12 +27,12 @@ REPLY_QUEUE_END = ".reply.celery.pidbox"
 """The end of the name of a queue to which workers answer `celery inspect`. Its messages are kombu's own."""
 
 UNACKED_KEY, UNACKED_INDEX_KEY = "unacked", "unacked_index"
-"""The messages in hand by tag, and their tags by the time at which they were popped."""
+"""The keys of the messages in hand by tag, and of their tags by the time of the pop."""
 
 REFUSED_PAUSE_SECONDS = 0.25
-"""Before the next BRPOP: a server that refuses one answers at once."""
+"""The pause before the next BRPOP: a server that refuses a BRPOP answers at once."""
 
-# To the head of the list: it comes before what is newer. Once, whoever does it.
+# Puts the message at the head of the list, before newer ones, and only once if several clients try.
 _RESTORE = """
 local item = redis.call('HGET', KEYS[1], ARGV[1])
 if item then redis.call('RPUSH', KEYS[3], item) end
@@ -48,20 +48,20 @@ def make_tag(queue: str, holder: str) -> str:
 
 
 def holder_channel(holder: str) -> str:
-    """Returns the channel on which a holder of messages listens for as long as it lives. Nothing is sent."""
+    """Returns the channel to which a holder of messages subscribes while it runs. Nothing is published."""
     return f"holder.{holder}"
 
 
 def queue_of_tag(tag: str | bytes) -> str | None:
-    """Returns the queue of a message, None for a tag that this code did not make."""
+    """Returns the queue of a message; None for a tag that this code did not make."""
     text = tag.decode(errors="replace") if isinstance(tag, bytes) else tag
     return text.rpartition("|")[0] or None
 
 
 class QoS(redis.QoS):
-    """The messages in hand. Each lies in the hash `unacked` as it was popped.
+    """The messages in hand, stored unchanged in the hash `unacked`.
 
-    `unacked_index` is scored and judged by the clock of Redis, since each worker judges the messages of all.
+    `unacked_index` has times of Redis' clock, since each worker checks the messages of all workers.
     """
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class QoS(redis.QoS):
     def append(self, message: Any, delivery_tag: str) -> None:
         """Notes a message that was popped.
 
-        If Redis refuses that, the message is run all the same: Kafka and Postgres have what it is about.
+        If Redis refuses that, the message still runs: its content is also in Kafka and Postgres.
         """
         try:
             now = self._time.now()
@@ -86,13 +86,13 @@ class QoS(redis.QoS):
                 pipe.execute()
         except redis_py.ResponseError as error:
             refused.note(error, self.channel._create_client)
-            self._forget(delivery_tag)  # one of the two may be noted
+            self._forget(delivery_tag)  # one of the two may be stored
         virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
-        """Forgets a message. If Redis refuses that, the message comes again, and its repetition is harmless.
+        """Removes a message. If Redis refuses that, the message is delivered again, which is harmless.
 
-        Were it still in hand here, this worker would take no other.
+        This worker drops it in any case, since with a message in hand it would take no other.
         """
         self._forget(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
@@ -102,14 +102,14 @@ class QoS(redis.QoS):
             self._remove_from_indices(tag).execute()
 
     def _remove_from_indices(self, delivery_tag: Any, pipe: Any = None) -> Any:
-        # The item first: without the other's entry nothing would ever delete it.
+        # The item first: an item without an entry in the index would never be deleted.
         with self.pipe_or_acquire(pipe) as pipe:
             return pipe.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag)
 
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:  # noqa: ARG002
         """Puts back messages that have been in hand for longer than the visibility timeout. Idempotent.
 
-        What Redis refuses to put back stays as it is.
+        Messages that Redis refuses to put back stay in hand.
         """
         with refused.tolerated(self.channel._create_client):
             self._restore_visible(start, num)
@@ -128,7 +128,7 @@ class QoS(redis.QoS):
                 self.restore_by_tag(tag, client)
 
     def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:  # noqa: ARG002
-        """Puts a message back to the head of its queue. Idempotent. A tag of others is deleted."""
+        """Puts a message back to the head of its queue, or deletes a foreign tag. Idempotent."""
         queue = queue_of_tag(tag)
         with self.channel.conn_or_acquire(client) as connection:
             if queue is None:
@@ -136,12 +136,12 @@ class QoS(redis.QoS):
                 self._forget(tag)
                 return
             keys = [self.unacked_key, self.unacked_index_key, queue]
-            # A refused script has deleted nothing: the message is restored later.
+            # A refused script deletes nothing: the message is restored later.
             with refused.tolerated(self.channel._create_client):
                 self.channel.restore_script(keys=keys, args=[tag], client=connection)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Puts back all messages in hand, the newest first, so that the oldest comes first again."""
+        """Puts back all messages in hand, the newest first, so that the oldest is first in the queue."""
         self._flush()  # type: ignore[no-untyped-call]
         with self.channel.conn_or_acquire(client) as connection:
             for tag in reversed(list(self._delivered)):
@@ -173,7 +173,7 @@ class Channel(FanoutGuard, redis.Channel):
 
     @property
     def _script_binding_deadlines(self) -> str:
-        # kombu's client prefixes the first key of a script alone, so kombu prefixes this one by itself.
+        # kombu's client prefixes only the first key of a script, so kombu adds the prefix of this key itself.
         return str(self.keyprefix_binding_deadlines)
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
@@ -194,7 +194,7 @@ class Channel(FanoutGuard, redis.Channel):
     def _brpop_read(self, **options: Any) -> bool:
         try:
             queue, item = self._popped(**options)
-            # A task that the solo pool runs is run in here: nothing that it raises is caught.
+            # The solo pool runs a task inside this call, so errors of the task must not be caught here.
             self._queue_cycle.rotate(queue)
             message = _reply(item) if queue.endswith(REPLY_QUEUE_END) else self._message(queue, item)
             if message is not None:
@@ -231,7 +231,7 @@ class Channel(FanoutGuard, redis.Channel):
         return queue.decode(), item
 
     def _message(self, queue: str, item: bytes) -> dict[str, Any] | None:
-        """Returns the item as kombu's message, None if it is dropped. Its body is not checked yet."""
+        """Returns the item as kombu's message; None if it is dropped. The body is not checked yet."""
         read = read_item(item)
         if isinstance(read, DropReason):
             dropped.note(read.value, queue=queue)
@@ -252,7 +252,7 @@ class Channel(FanoutGuard, redis.Channel):
 class Transport(redis.Transport):
     """kombu's transport with this channel.
 
-    A refusal that nothing above tolerates is like a lost connection, which a worker outlasts.
+    A refusal that no other code tolerates counts as a lost connection, which a worker survives.
     """
 
     Channel = Channel
@@ -266,7 +266,7 @@ class Transport(redis.Transport):
 def install_transport() -> None:
     """Uses this transport for `redis://` addresses in this process. Idempotent.
 
-    By kombu's table of transports, not by an address of its own: Flower reads the address's scheme.
+    Changes kombu's table of transports, since Flower needs the standard scheme of the address.
     """
     TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
 

@@ -1,4 +1,4 @@
-"""Counts what a process refuses, and logs it at most once a minute: senders must not fill the log."""
+"""Counts the refusals of a process, and logs them at most once a minute: senders must not fill the log."""
 
 import time
 from collections import Counter
@@ -7,12 +7,12 @@ from collections.abc import Callable
 LOG_INTERVAL_SECONDS = 60.0
 MAX_NAMES = 20
 MAX_NAME_LENGTH = 40
-"""The names come from outside; a line of the log stays short."""
+"""Bounds a line of the log, since senders choose the names."""
 OTHERS = "others"
 
 
 class Refusals:
-    """Counts per name. Logs the first at once, later ones together when the interval has passed."""
+    """Counts per name. Logs the first refusal at once, later ones together after the interval."""
 
     def __init__(
         self, write: Callable[[dict[str, int]], None], clock: Callable[[], float] = time.monotonic
@@ -23,7 +23,7 @@ class Refusals:
         self._logged_at: float | None = None
 
     def note(self, name: str) -> None:
-        """Counts one, and logs if a line is due."""
+        """Counts one refusal, and logs if a line is due."""
         name = name[:MAX_NAME_LENGTH]
         if name not in self._counts and len(self._counts) >= MAX_NAMES:
             name = OTHERS
@@ -31,7 +31,7 @@ class Refusals:
         self.flush()
 
     def flush(self) -> None:
-        """Logs what was counted since the last line, if the interval has passed. Called now and then."""
+        """Logs the counts since the last line, if the interval has passed. Call it from a timer."""
         now = self._clock()
         due = self._logged_at is None or now - self._logged_at >= LOG_INTERVAL_SECONDS
         if not self._counts or not due:

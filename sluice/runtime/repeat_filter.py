@@ -1,4 +1,4 @@
-"""Keeps an outage, and a client library that repeats itself, from filling the log: one line a minute."""
+"""Limits lines about an outage, and repeated lines of a client library, to one a minute."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from sluice.runtime.log_pace import LogPace
 from sluice.runtime.outages import Server, server_away
 
-# Of the lines of other loggers, which may be those of a user's handler, none is left out.
+# No line of another logger is omitted, since it may be that of a user's handler.
 LIBRARIES = frozenset(
     {
         "alembic",
@@ -29,22 +29,22 @@ LIBRARIES = frozenset(
     }
 )
 AWAY = "away"
-"""A field of a line of Sluice: the server that is away, where no exception tells."""
+"""A field of a line of Sluice: the unavailable server, if the line has no exception."""
 OUTAGE, ADDRESS, MORE = "outage", "address", "more_in_the_last_minute"
 FIELDS = frozenset({OUTAGE, ADDRESS, MORE})
-"""What the filter adds to a line: the server, its address, and the number of lines left out before it."""
+"""The fields that the filter adds: the server, its address, and the number of lines omitted before."""
 
-# Of kafka-python, about connections to brokers, whose errors it logs as text.
+# Loggers of kafka-python about connections to brokers, whose errors it logs as text.
 _KAFKA_CONNECTIONS = ("kafka.net", "kafka.conn", "kafka.cluster", "kafka.client")
 _IS_REFUSED = re.compile("authenti|authoriz|sasl|ssl|tls|certificate|version", re.IGNORECASE)
-# What differs in lines about the same thing: addresses of objects, ids, counts, times.
+# Parts that differ in lines about the same subject: addresses of objects, ids, counts, times.
 _VARYING = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", re.IGNORECASE)
 
 
 class RepeatFilter(logging.Filter):
-    """Passes one line a minute per server that is away, and per text of a client library. Thread-safe.
+    """Passes one line a minute per unavailable server, and per text of a client library. Thread-safe.
 
-    Lines about an outage are one kind whatever component writes them. A different error is another kind.
+    Lines of all components about an outage are one kind. A different error is another kind.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RepeatFilter(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Returns False for a line that is left out. Adds FIELDS to one that is not."""
+        """Returns False for a line to omit. Adds FIELDS to the others."""
         server = _find_outage(record)
         subject = (OUTAGE, server) if server is not None else _library_subject(record)
         if subject is None:
@@ -104,7 +104,7 @@ def _is_library(record: logging.LogRecord) -> bool:
 
 
 def _write_fields(record: logging.LogRecord, fields: dict[str, Any]) -> None:
-    """Adds the fields. A line about an outage needs no traceback, and is one line."""
+    """Adds the fields. Makes a line about an outage one line, without a traceback."""
     if isinstance(record.msg, dict):
         record.msg.update(fields)
         if OUTAGE in fields:

@@ -1,4 +1,4 @@
-"""The services' addresses, out of the settings, refused where no client could use them."""
+"""Reads the services' addresses from the settings, and refuses those that no client could use."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ KAFKA_BOOTSTRAP_SERVERS = "SLUICE_KAFKA_BOOTSTRAP_SERVERS"
 
 @dataclass(frozen=True)
 class StackUrls:
-    """How to reach a running stack, in the form the settings want it."""
+    """The addresses of a running stack, in the form of the settings."""
 
     database_url: str
     redis_url: str
     kafka_bootstrap_servers: str
 
     def environ(self) -> dict[str, str]:
-        """The environment that makes a Sluice process use this stack."""
+        """Returns the environment variables that make a process of Sluice use this stack."""
         return {
             DATABASE_URL: self.database_url,
             REDIS_URL: self.redis_url,
@@ -38,7 +38,7 @@ class StackUrls:
 
 
 def shown_addresses(settings: Settings) -> dict[Server, str]:
-    """Returns the addresses as the log shows them, without passwords. One that cannot be read is left out."""
+    """Returns the addresses for the log, without passwords. Omits one that cannot be parsed."""
     shown: dict[Server, str] = {"Kafka": settings.kafka_bootstrap_servers}
     with suppress(ArgumentError, ValueError):
         url = make_url(settings.database_url.get_secret_value())
@@ -51,7 +51,7 @@ def shown_addresses(settings: Settings) -> dict[Server, str]:
 
 
 def read_addresses(settings: Settings) -> StackUrls:
-    """How to reach the services. Holds secrets in the clear: never print it. Raises SettingsError."""
+    """Returns the services' addresses. They contain secrets: never print them. Raises SettingsError."""
     try:
         make_url(settings.database_url.get_secret_value())
     except (ArgumentError, ValueError):

@@ -26,11 +26,11 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class SettingsError(ValueError):
-    """The environment is not one Sluice can start with; the message says which name and what to do."""
+    """Raised if Sluice cannot start with the environment. The message has the name and what to do."""
 
 
 class FaultSettings(BaseModel):
-    """The fault points to arm, which every process reads, also one that needs no other setting."""
+    """The fault points to arm. Every process reads them, also one that needs no other setting."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class FaultSettings(BaseModel):
 
 
 class Settings(FaultSettings):
-    """What differs between deployments. Units are in the names; secrets are never printed."""
+    """The settings that differ between deployments. Units are in the names; secrets are never printed."""
 
     database_url: SecretStr = Field(description="postgresql+psycopg2://user:password@host:port/database")
     redis_url: SecretStr = Field(description="redis://host:port/0")
@@ -77,7 +77,7 @@ class Settings(FaultSettings):
         ge=0.1,
         le=300,
         allow_inf_nan=False,
-        description="what all handlers of one event may take together, in one run",
+        description="time that all handlers of one event may use together, in one run",
     )
     handler_effects: int = Field(
         100_000, ge=1, le=10_000_000, description="effects that all handlers of one event may yield together"
@@ -85,18 +85,18 @@ class Settings(FaultSettings):
     source: str = Field(
         "",
         max_length=MAX_SOURCE_CHARACTERS,
-        description="CloudEvents source of what is emitted; empty: <name>-<short id>",
+        description="CloudEvents source of emitted events; empty: <name>-<short id>",
     )
-    keep_identities_days: int = Field(30, ge=1, description="known events, at least; longer with the topic")
+    keep_identities_days: int = Field(30, ge=1, description="identities of events, at least")
     keep_effects_days: int = Field(90, ge=1, description="calls that succeeded")
-    keep_dead_letters_days: int = Field(90, ge=1, description="dead letters that are done")
-    visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message returns")
+    keep_dead_letters_days: int = Field(90, ge=1, description="finished dead letters")
+    visibility_timeout_seconds: int = Field(60, ge=1, description="until a dead worker's message is restored")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     health_file: str = Field("", description="file that a healthy process touches every few seconds")
-    metrics_host: str = Field("127.0.0.1", min_length=1, description="where the metrics are served")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address of the metrics endpoint")
     metrics_port: int = Field(0, ge=0, le=65_535, description="port of the metrics; 0: none")
-    stack_cache: str = Field("", description="where the local stack keeps Kafka's jars")
+    stack_cache: str = Field("", description="folder in which the local stack stores Kafka's jars")
 
     @property
     def max_record_bytes(self) -> int:
@@ -114,7 +114,7 @@ class Settings(FaultSettings):
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings of this process. Raises SettingsError: one sentence per wrong, missing or unknown name."""
+    """Returns the settings. Raises SettingsError with a sentence per wrong, missing or unknown name."""
     environ = os.environ if environ is None else environ
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
@@ -141,9 +141,9 @@ def _validate(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
 
 
 def read_source(environ: Mapping[str, str] | None = None) -> str | None:
-    """Returns SLUICE_SOURCE, None if it is empty or not set. Raises SettingsError.
+    """Returns SLUICE_SOURCE; None if it is empty or not set. Raises SettingsError.
 
-    Alone, since the process of a user's own transaction needs no other setting of Sluice.
+    Reads no other setting, since the process of a user's own transaction needs no other one.
     """
     source = (os.environ if environ is None else environ).get(f"{PREFIX}SOURCE", "")
     if len(source) > MAX_SOURCE_CHARACTERS:

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 
 class SkippedRange(NamedTuple):
-    """From `first` to `last`, both included."""
+    """The offsets from `first` to `last`, both included."""
 
     first: int
     last: int
 
 
 def next_unskipped(skipped: Iterable[SkippedRange], offset: int) -> int:
-    """Returns the first offset from this one on that is in none of the ranges."""
+    """Returns the first offset, at or after this one, that is in none of the ranges."""
     for first, last in sorted(skipped):
         if first <= offset <= last:
             offset = last + 1

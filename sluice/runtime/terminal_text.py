@@ -1,7 +1,7 @@
-r"""The one form in which values are shown to a person, and JSON that is safe on a terminal. Pure.
+r"""Formats values for a terminal, and makes JSON safe for a terminal. Pure.
 
-A character that a terminal would interpret, or that a reader would not see, is shown as an escape: `\n`,
-`\x1b`, `\u202e`, `\U000e0041`. So is a character that the encoding of the output lacks.
+A control character, an invisible one, or one that the encoding of the output lacks is shown as an escape:
+`\n`, `\x1b`, `\u202e`, `\U000e0041`.
 """
 
 import base64
@@ -22,7 +22,7 @@ _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def shown(value: object, encoding: str = UTF_8) -> str:
-    """Returns the value in one line: text as it is, except for characters that are shown as escapes.
+    """Returns the value in one line. Text stays unchanged except for characters shown as escapes.
 
     Bytes are text if they are UTF-8, else `base64:` and their base64. None is "-", a time is ISO 8601, and a
     list or mapping is JSON. The encoding is that of the output.
@@ -88,6 +88,6 @@ def _escape(char: str) -> str:
 
 
 def _json_escape(char: str) -> str:
-    # JSON has no escape above U+FFFF but two surrogates.
+    # JSON escapes a character above U+FFFF as two surrogates.
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

@@ -1,9 +1,9 @@
-"""Ends a process whose loop no longer turns, so that whatever supervises the process starts it again.
+"""Ends a process whose loop no longer turns, so that its supervisor starts it again.
 
-A call of a client library may block without bound, and then no time-out in the loop helps, nor does SIGTERM:
-Python runs a signal's handler only between two instructions of the main thread. A thread counts the seconds
-since the last turn instead. It counts its own ticks, so that the process outlasts a clock that jumps and a
-time in which it was frozen.
+A call of a client library may block without bound. Then neither a time-out in the loop nor SIGTERM helps:
+Python runs a signal's handler only between two instructions of the main thread. So a thread counts the
+seconds since the last turn. It counts its own ticks, so that neither a clock that jumps nor a frozen process
+triggers it.
 """
 
 import faulthandler
@@ -16,7 +16,7 @@ from select import select
 
 STUCK_EXIT_CODE = 70
 TICK_SECONDS = 1.0
-# While a call keeps the interpreter lock, no thread runs: then a timer below Python ends the process.
+# While a call keeps the interpreter lock, no thread runs: then a timer outside of Python ends the process.
 LOCKED_SECONDS = 300.0
 
 
@@ -24,7 +24,7 @@ class Watchdog:
     """Start it once, from the main thread; call `turned` in every turn, and `stop` at the end."""
 
     def __init__(self, *, turn_seconds: float, stop_seconds: float) -> None:
-        """A turn may take `turn_seconds`. The process may take `stop_seconds` to end after SIGTERM."""
+        """A turn may take `turn_seconds`. After SIGTERM the process may take `stop_seconds` to end."""
         self._turn_seconds = turn_seconds
         self._stop_seconds = stop_seconds
         self._idle_seconds = self._stopping_seconds = 0.0
@@ -33,7 +33,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread. Signals are noticed from now on."""
+        """Starts the thread, which notices signals from now on."""
         for end in (self._signals, self._wakeup):
             end.setblocking(False)
         # The interpreter writes there as soon as a signal arrives, even while the main thread is blocked.

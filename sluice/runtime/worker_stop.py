@@ -1,4 +1,4 @@
-"""What ends a worker rather than what it runs."""
+"""Recognises errors that end the worker, not only the code that it runs."""
 
 from types import TracebackType
 
@@ -6,20 +6,20 @@ _POOLS = ("celery.", "billiard.")
 
 
 def is_worker_stop(error: BaseException) -> bool:
-    """Returns True for an error that ends this process, whatever code it ran: the code did not raise it.
+    """Returns True for an error that ends this process and was not raised by the code that ran.
 
-    These are KeyboardInterrupt and the SystemExit of Celery and its pools, whose signal handlers raise it.
+    These are KeyboardInterrupt and the SystemExit that signal handlers of Celery and its pools raise.
     """
     if isinstance(error, KeyboardInterrupt):
         return True
-    # Celery is not imported for this: commands that run no handler start without it.
+    # Does not import Celery: commands that run no handler start without it.
     return isinstance(error, SystemExit) and (
         type(error).__module__.startswith(_POOLS) or _raised_in(error.__traceback__).startswith(_POOLS)
     )
 
 
 def _raised_in(traceback: TracebackType | None) -> str:
-    """The module whose code raised."""
+    """Returns the module whose code raised the error."""
     if traceback is None:
         return ""
     while traceback.tb_next is not None:

@@ -163,8 +163,8 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a port of metrics in use": (
         lambda: port_in_use(metrics_of_bridge),
-        "bridge: SLUICE_METRICS_PORT: no metrics on 127.0.0.1:PORT: Address already in use. Each process on"
-        " one machine needs a port of its own: set another one, or 0 for none.",
+        "bridge: SLUICE_METRICS_PORT: cannot serve metrics on 127.0.0.1:PORT: Address already in use. Each"
+        " process on one machine needs a port of its own: set another one, or 0 for none.",
     ),
     "the port of Flower in use": (
         lambda: port_in_use(lambda port: printed("flower", "--port", str(port), **SERVERS)),
