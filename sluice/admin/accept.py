@@ -1,4 +1,4 @@
-"""What `sluice accept` does: a topic's log is not what was read so far, and is read from its beginning."""
+"""Accepts that a topic's log is no longer the one that was read, so that it is read from its beginning."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -32,10 +32,10 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class PartitionChange:
-    """One partition; numbers of records are the most they can be, since offsets have holes.
+    """One partition. Numbers of records are upper bounds, since offsets have gaps.
 
-    `before` is None for a partition that is new, `after` for one that is gone. `lost` is None where nobody
-    can know: the old topic's log is no longer there.
+    `before` is None for a new partition, `after` for a missing one. `lost` is None if it cannot be known,
+    since the log of the old topic no longer exists.
     """
 
     partition: int
@@ -44,14 +44,14 @@ class PartitionChange:
     lost: int | None
     """Records that will never be applied."""
     again: int
-    """Records that were applied perhaps, and are read once more."""
+    """Records that were perhaps applied, and are read again."""
     log_end: int | None
-    """Where the log ends; None for a partition that is gone."""
+    """Where the log ends; None for a missing partition."""
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """All of it."""
+    """What accepting changes, for all partitions of a topic."""
 
     topic: str
     entity: str
@@ -61,15 +61,15 @@ class Acceptance:
 
     @property
     def recreated(self) -> bool:
-        """Whether it is another topic under the same name."""
+        """Returns True if it is another topic with the same name."""
         return self.topic_id != self.topic_id_before
 
     def watermarks(self) -> dict[int, int]:
-        """Partition → where it is read from."""
+        """Returns partition → the offset from which it is read."""
         return {one.partition: one.after for one in self.partitions if one.after is not None}
 
     def document(self) -> dict[str, Any]:
-        """For --json and for `audit`."""
+        """Returns the document for --json and for `audit`."""
         return {
             "topic": self.topic,
             "entity": self.entity,
@@ -87,7 +87,7 @@ def judge_acceptance(
     watermarks: Mapping[int, int],
     logs: Mapping[int, LogRange],
 ) -> Acceptance:
-    """What accepting comes to; `topic_ids` are that in Postgres and that in Kafka."""
+    """Returns what accepting changes. `topic_ids` are the ids in Postgres and in Kafka. Pure."""
     before, now = topic_ids
     changes = tuple(
         _change(number, watermarks.get(number), logs.get(number), recreated=before != now)
@@ -109,7 +109,7 @@ def _change(number: int, before: int | None, log: LogRange | None, *, recreated:
 
 
 class AcceptPlan(NamedTuple):
-    """What accepting a topic would do, and what it was computed from."""
+    """What accepting a topic would change, and the facts it was computed from."""
 
     before: TopicRouting
     wanted: TopicRouting
@@ -118,15 +118,15 @@ class AcceptPlan(NamedTuple):
     failing: tuple[SyncedGeneration, ...]
     """Generations that are kept in sync with live, and that accepting marks as failed."""
     reasons: tuple[str, ...]
-    """Why bridges do not read the topic as it is; none: there is nothing to accept."""
+    """Why bridges do not read the topic; empty if there is nothing to accept."""
 
 
 def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptPlan:
-    """Reads Postgres and Kafka. Raises OperationRefused for a topic that one of them does not know."""
+    """Reads Postgres and Kafka. Raises OperationRefused for a topic that one of them does not have."""
     before = read_topic_routing(session, topic)
     if before is None:
         raise OperationRefused(f"no bridge has read topic {topic} so far: there is nothing to accept")
-    # As the bridge reads them: lanes before the ends of the logs.
+    # In the same order as the bridge: lanes before the ends of the logs.
     watermarks = read_watermarks_of(session, topic)
     assignments = read_assignments(session, [(topic, number) for number in watermarks])
     topic_id, logs = read_topic(bootstrap_servers, topic)
@@ -144,7 +144,7 @@ def plan_accept(session: Session, bootstrap_servers: str, topic: str) -> AcceptP
 
 
 def find_lost_ends(assignments: Mapping[Place, Assignment], logs: Mapping[int, LogRange]) -> list[int]:
-    """Returns the partitions whose log ends below what was applied: others stand at its offsets. Pure."""
+    """Returns the partitions whose log ends below an applied offset, which gets another record. Pure."""
     return [
         number
         for (_, number), one in sorted(assignments.items())
@@ -159,7 +159,7 @@ def find_reasons(
     logs: Mapping[int, LogRange],
     reads: Iterable[PartitionRead],
 ) -> Iterator[str]:
-    """Yields why reading on would mean guessing, as the bridges judge it or as they reported it. Pure."""
+    """Yields why bridges cannot safely continue, by the same rules and by their reports. Pure."""
     reported = {one.detail for one in reads if one.problem is ProblemKind.STOPPED and one.detail}
     for (_, number), assignment in sorted(assignments.items()):
         if (log := logs.get(number)) is None:
@@ -172,19 +172,19 @@ def find_reasons(
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> tuple[str, dict[int, LogRange]]:
-    """A topic's id and what its partitions hold. Raises OperationRefused if Kafka has no such topic."""
+    """Returns a topic's id and its partitions' log ranges. Raises OperationRefused if it does not exist."""
     with closing(LogReader(bootstrap_servers)) as reader:
         logs = reader.read_ranges([topic])
     if why := logs.unreadable_topics.get(topic):
-        raise OperationRefused(f"Kafka gives no facts of topic {topic} ({why}): grant the right to read it")
+        raise OperationRefused(f"Kafka does not describe topic {topic} ({why}): grant the right to read it")
     if topic not in logs.topic_ids:
         raise OperationRefused(
-            f"Kafka has no topic {topic}: create it first, or take it out of the handlers"
-            " (and look whether SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
+            f"Kafka has no topic {topic}: create it first, or remove it from the handlers"
+            " (and check that SLUICE_KAFKA_BOOTSTRAP_SERVERS names the right cluster)"
         )
     unread = [f"partition {number}: {why}" for (_, number), why in sorted(logs.unreadable.items())]
     if unread:
-        raise OperationRefused(f"topic {topic} cannot be read as a whole ({'; '.join(unread)}): try again")
+        raise OperationRefused(f"topic {topic} cannot be read completely ({'; '.join(unread)}): try again")
     return logs.topic_ids[topic], {number: found for (_, number), found in logs.ranges.items()}
 
 
@@ -196,16 +196,16 @@ def accept_topic(
     logs: Mapping[int, LogRange],
     decision: Decision,
 ) -> tuple[Acceptance, int]:
-    """The topic has the wanted id and is read from the start of its logs; with the entity type's new epoch.
+    """Stores the topic's id and lets it be read from the start of its logs. Returns the new epoch as well.
 
-    Lanes of the entity type's other topics go on where they are. Raises OperationRefused if the
+    Lanes of the entity type's other topics continue where they are. Raises OperationRefused if the
     topic was changed meanwhile, or a batch holds a queue for too long.
     """
     with refused_if_queues_are_held(before.entity), session.transaction():
         shards = lock_routing(session, before.entity)
         if shards is None or read_topic_routing(session, topic) != before:
-            raise OperationRefused(f"topic {topic} was changed by somebody else meanwhile: look again")
-        # As it is under the locks: a bridge may have gone on with other partitions.
+            raise OperationRefused(f"topic {topic} was changed meanwhile; run the command again")
+        # Computed again under the locks: a bridge may have continued with other partitions.
         found = judge_acceptance(
             topic,
             before.entity,
@@ -218,7 +218,7 @@ def accept_topic(
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
         lower_log_ends(session, wanted.topic_id, {number: log.end for number, log in logs.items()})
-        # What they hold of the topic was read from another log, and where they are says nothing of this one.
+        # Their places belong to the old log, and have no meaning in this one.
         ended = detach_generations(
             session, f"topic {topic} was accepted: it is read from its log's beginning"
         )

@@ -1,4 +1,4 @@
-"""One column of a users' table: what Postgres has compared with what is declared. Pure."""
+"""Compares a column of a users' table in Postgres with its declaration. Pure."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,23 +22,23 @@ _LETTER = "would make its event a dead letter"
 
 @dataclass(frozen=True)
 class Difference:
-    """How a column differs. `loses`: a value that the declaration allows is refused or changed."""
+    """How a column differs. `loses` is True if a declared value would be refused or changed."""
 
     loses: bool
     consequence: str
     change: str | None = None
-    """The end of an ALTER COLUMN that ends the difference. None: a change of the type."""
+    """The end of an ALTER COLUMN that removes the difference; None for a change of the type."""
     missing_labels: Sequence[str] = ()
-    """What the Enum of Postgres lacks."""
+    """The labels that the enum in Postgres lacks."""
 
 
 def column_differences(column: Column[Any], stored: StoredColumn, *, is_view: bool) -> Iterator[Difference]:
-    """Yields what differs. A view has neither constraints nor defaults of its own."""
+    """Yields the differences. A view has no constraints and no defaults."""
     difference = _type_difference(column, stored)
     if difference is not None:
         yield difference
     elif column.primary_key and not stored.is_distinct:
-        yield Difference(True, "to its collation different texts are equal, so that two keys would be one")
+        yield Difference(True, "its collation treats different texts as equal, so that two keys would be one")
     if stored.generated is not None:
         yield Difference(
             True, "Postgres refuses what is written to it: no row is added", f"DROP {stored.generated}"
@@ -54,17 +54,17 @@ def column_differences(column: Column[Any], stored: StoredColumn, *, is_view: bo
 
 
 def rendered_type(column: Column[Any]) -> str:
-    """The declared type, as SQL."""
+    """Returns the declared type as SQL."""
     return str(column.type.compile(dialect=DIALECT))
 
 
 def is_same_family(column: Column[Any], stored: StoredColumn) -> bool:
-    """Returns True if values of the one type are, as far as they fit, values of the other."""
+    """Returns True if values of one type that fit are also values of the other."""
     return _family(_declared(column)) == _family(stored.type)
 
 
 def _declared(column: Column[Any]) -> str:
-    """The declared type as Postgres names it, without modifiers."""
+    """Returns the name of the declared type in Postgres, without modifiers."""
     name = re.sub(r"\(.*?\)| COLLATE .*", "", rendered_type(column)).lower()
     return _NAMES.get(name, name)
 
@@ -120,10 +120,10 @@ def _enum_difference(labels: Sequence[str], stored: StoredColumn) -> Difference 
 
 def _case_difference(stored: StoredColumn, *, is_key: bool) -> Difference:
     if stored.type != "citext":
-        return Difference(False, "it tells texts of other case apart")
+        return Difference(False, "it distinguishes texts that differ only in case")
     if is_key:
-        return Difference(True, "two keys that differ in case alone would be one")
-    return Difference(False, "it takes texts that differ in case alone for one")
+        return Difference(True, "two keys that differ only in case would be one")
+    return Difference(False, "it treats texts that differ only in case as equal")
 
 
 def _text_difference(length: int | None, stored: StoredColumn) -> Difference | None:

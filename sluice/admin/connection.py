@@ -1,4 +1,4 @@
-"""What every operation starts with: a session, the code's declarations, the addresses of the services."""
+"""Opens what every operation needs: a session, the code's declarations, the addresses of the services."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,7 +15,7 @@ from sluice.tasks.installation.opening import check_installation
 
 
 class Environment(NamedTuple):
-    """The settings of this process, what its handlers declare, and where the services are."""
+    """The settings of this process, the declarations of its handlers, and the addresses of the services."""
 
     settings: Settings
     registry: Registry
@@ -36,11 +36,10 @@ def connected(
     plans: Mapping[str, str] = MappingProxyType({}),
     report_refusal: Callable[[str], object] | None = None,
 ) -> Iterator[Session]:
-    """Yields a session that Postgres shows as `name`, on a database of the installation SLUICE_NAME.
+    """Yields a session with the application name `name`, on a database of the installation SLUICE_NAME.
 
-    Raises InstallationRefused for any other database, and SettingsError. With `report_refusal`, which is for
-    commands that only read, the refusal is passed to it, and the session yielded cannot write. Such a command
-    works on a standby, too.
+    Raises InstallationRefused for any other database, and SettingsError. Commands that only read pass
+    `report_refusal`: it receives the refusal, and the session cannot write. They also work on a standby.
     """
     settings = read_settings()
     url = read_addresses(settings).database_url

@@ -1,4 +1,4 @@
-"""An operator's decision: who made it, and the refusal to carry it out."""
+"""An operator's decision, and the refusal to carry it out."""
 
 import getpass
 import socket
@@ -7,9 +7,9 @@ from sluice.db.admin.audit import Decision
 
 
 class OperationRefused(RuntimeError):
-    """Nothing was changed; the message says why, and what to do instead."""
+    """Nothing was changed; the message contains the reason and what to do instead."""
 
 
 def decide(verb: str, reason: str) -> Decision:
-    """The decision of whoever runs this command: user@host."""
+    """Returns the decision with the user of this process, as user@host."""
     return Decision(f"{getpass.getuser()}@{socket.gethostname()}", verb, reason)

@@ -9,7 +9,7 @@ from sluice.runtime.terminal_text import text_or_base64
 
 
 def as_json(value: Any) -> str:
-    """One JSON document: times as ISO 8601, identities as text."""
+    """Returns a JSON document, with times as ISO 8601 and identities as text."""
     return msgspec.json.encode(value).decode()
 
 
@@ -24,5 +24,5 @@ def payload_field(name: str, payload: memoryview) -> dict[str, Any]:
 
 
 def documents(rows: Sequence[NamedTuple]) -> list[dict[str, Any]]:
-    """Named tuples as JSON objects."""
+    """Returns named tuples as JSON objects."""
     return [row._asdict() for row in rows]

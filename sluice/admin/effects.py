@@ -1,6 +1,6 @@
-"""The calls that an operator names, and what becomes of them, each change with its row in `audit`.
+"""Retries, reconciles and settles the calls that an operator names, each change with its row in `audit`.
 
-Nothing here calls a provider but to ask. A worker may store an answer meanwhile: then that one counts.
+Only `reconcile` contacts a provider, to ask. If a worker stores an answer meanwhile, that answer counts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,13 +33,13 @@ AnyCall: TypeAlias = ListedCall | WholeCall
 Effects: TypeAlias = Mapping[str, EffectEntry]
 
 RETRIED_FROM = (CallState.FAILED.value, CallState.UNCERTAIN.value)
-MOST_BEFORE = 10  # calls in front of another one that are named
-MOVED = "it moved meanwhile: look again"
+MOST_BEFORE = 10  # calls in front of another call that are listed
+MOVED = "its state changed meanwhile; list it again"
 
 
 @dataclass(frozen=True)
 class CallChange:
-    """What became of one call. `after` is None where it stays as it was; `said` is why, or what follows."""
+    """The change of one call. `after` is None if it was not changed; `said` is the reason or what follows."""
 
     effect_key: str
     before: str | None
@@ -48,7 +48,7 @@ class CallChange:
 
 
 def require_call(session: Session, key: str) -> WholeCall:
-    """The call whole. Raises OperationRefused if there is none."""
+    """Returns the call with all fields. Raises OperationRefused if it does not exist."""
     call = read_call(session, key)
     if call is None:
         raise OperationRefused(f"there is no call {key}")
@@ -56,13 +56,13 @@ def require_call(session: Session, key: str) -> WholeCall:
 
 
 def require_one_choice(keys: Sequence[str] | None, *, every: bool) -> None:
-    """Raises OperationRefused for keys and all, and for neither. Pure."""
+    """Raises OperationRefused for both keys and --all, and for neither. Pure."""
     if bool(keys) == every:
         raise OperationRefused("pass KEYs or --all, not both")
 
 
 def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen | None) -> list[AnyCall]:
-    """The calls of these keys, or all that are chosen. Raises OperationRefused, also for both or neither."""
+    """Returns the calls with these keys, or all chosen ones. Raises OperationRefused, also for both."""
     require_one_choice(keys, every=chosen is not None)
     if chosen is not None:
         return list(read_all_calls(session, chosen))
@@ -72,7 +72,7 @@ def require_calls(session: Session, keys: Sequence[str] | None, chosen: Chosen |
 def reasons_to_wait(
     call: WholeCall, *, before: Sequence[tuple[str, str]], paused: str | None, declared: bool
 ) -> list[str]:
-    """Why a pending call is not made now, one sentence each; nothing for one in another state."""
+    """Returns the reasons why a pending call is not made now; empty for a call in another state."""
     if call.state != CallState.PENDING.value:
         return []
     return [
@@ -84,7 +84,7 @@ def reasons_to_wait(
 
 
 def read_reasons_to_wait(session: Session, registry: Registry, call: WholeCall) -> list[str]:
-    """Returns why a pending call is not made now, one sentence each."""
+    """Returns the reasons why a pending call is not made now."""
     return reasons_to_wait(
         call,
         before=read_calls_before(session, call.effect_key, holding_effects(registry), limit=MOST_BEFORE),
@@ -96,11 +96,11 @@ def read_reasons_to_wait(session: Session, registry: Registry, call: WholeCall) 
 def retry_calls(
     session: Session, calls: Sequence[AnyCall], effects: Effects, decision: Decision, *, dry_run: bool
 ) -> Iterator[CallChange]:
-    """failed or uncertain → pending, as if never tried; in transactions of PAGE_ROWS. May run twice."""
+    """Makes failed or uncertain calls pending, without attempts, PAGE_ROWS per transaction. Idempotent."""
     fitting = []
     for call in calls:
         if call.state not in RETRIED_FROM:
-            yield _left(call, f"only {' and '.join(RETRIED_FROM)} calls are tried again")
+            yield _left(call, f"only {' and '.join(RETRIED_FROM)} calls can be retried")
         elif call.effect not in effects:
             yield _left(call, f"no module of SLUICE_HANDLERS declares effect {call.effect}")
         else:
@@ -111,7 +111,7 @@ def retry_calls(
         for call in page:
             doubtful = call.state == CallState.UNCERTAIN.value
             yield (
-                _became(call, CallState.PENDING, "it may be done twice" if doubtful else "it is due now")
+                _became(call, CallState.PENDING, "it may be made twice" if doubtful else "it is due now")
                 if call.effect_key in released
                 else _left(call, MOVED)
             )
@@ -120,17 +120,17 @@ def retry_calls(
 def reconcile_call(
     session: Session, call: WholeCall, effects: Effects, decision: Decision, *, dry_run: bool
 ) -> CallChange:
-    """Asks the provider what became of an uncertain call, and stores what it says. May run twice."""
+    """Asks the provider for the result of an uncertain call, and stores the answer. Idempotent."""
     entry = effects.get(call.effect)
     if call.state != CallState.UNCERTAIN.value:
-        return _left(call, "only of an uncertain call there is something to find out")
+        return _left(call, "only an uncertain call can be reconciled")
     if entry is None:
         return _left(call, f"no module of SLUICE_HANDLERS declares effect {call.effect}")
     if entry.declaration.reconcile is None:
-        return _left(call, f"effect {call.effect} has no reconcile function: `sluice effects settle` it")
+        return _left(call, f"effect {call.effect} has no reconcile function: use `sluice effects settle`")
     try:
         answer = entry.declaration.reconcile(EffectCall(call.effect_key, call.args or {}, call.attempt))
-    # A user's function: whatever it raises says that it does not know.
+    # Any exception of the user's function means that the result is not known.
     except Exception as error:
         return _left(call, f"not known: {type(error).__name__}: {error}")
     if answer is None:
@@ -140,7 +140,7 @@ def reconcile_call(
         return _left(call, MOVED)
     if not dry_run:
         with session.transaction():
-            # A fact about the key, also if somebody has released the call meanwhile.
+            # The answer is true for the key, even if the call was released meanwhile.
             if not store_success(session, call.effect_key, storable(answer)):
                 return _left(call, MOVED)
             _audit(session, decision, [call], CallState.SUCCEEDED)
@@ -156,9 +156,9 @@ def settle_by_hand(
     *,
     dry_run: bool,
 ) -> CallChange:
-    """uncertain → succeeded or failed, as the operator knows. `response` is JSON text. May run twice."""
+    """Marks an uncertain call as succeeded or failed. `response` is JSON text. Idempotent."""
     if call.state != CallState.UNCERTAIN.value:
-        return _left(call, "only an uncertain call is settled by hand")
+        return _left(call, "only an uncertain call can be settled")
     if not dry_run:
         error = None if state is CallState.SUCCEEDED else f"settled by {decision.actor}: {decision.reason}"
         with session.transaction():

@@ -1,4 +1,4 @@
-"""What `sluice erase` does: everything that Sluice holds of one entity goes, and does not come back."""
+"""Erases for good everything that Sluice holds of one entity."""
 
 import secrets
 import time
@@ -41,13 +41,13 @@ from sluice.tasks.fold.registry import Registry
 DRAIN_SECONDS = 1.0  # while the queue is locked
 POLL_SECONDS = 0.02
 ADVICE = (
-    "Outgoing events leave while beat and a worker on relay,maintenance run (`sluice outbox ls`), calls end"
-    " while a worker on effects runs (`sluice effects ls`)"
+    "Outgoing events are sent while beat and a worker on relay,maintenance run (`sluice outbox ls`), calls"
+    " are made while a worker on effects runs (`sluice effects ls`)"
 )
 NOT_SEARCHED = (
-    "records in Kafka, also those that were sent from here: a topic keeps them until its retention ends, a"
+    "records in Kafka, also those that Sluice sent: a topic keeps them until its retention ends, a"
     " tombstone compacts them, or `kafka-delete-records` removes them",
-    "messages in Redis: they hold records that are not applied yet, and go when a worker takes them",
+    "messages in Redis: they hold records that are not applied yet, and are removed when a worker reads them",
     "rows, letters, calls and outgoing events of other entities that mention this one",
     "tables that Sluice does not write, logs of processes, backups and the write-ahead log of Postgres",
     "hashes: identities of events, of their data and of calls stay, so that repeats are known",
@@ -56,7 +56,7 @@ NOT_SEARCHED = (
 
 @dataclass
 class Erased:
-    """What was erased, or with a dry run would be, without the key."""
+    """What was erased, or in a dry run would be erased, without the key."""
 
     entity: str
     erased: str
@@ -64,10 +64,10 @@ class Erased:
     rows: dict[str, int] = field(default_factory=dict)
     """Table → rows that were deleted, emptied or rewritten."""
     not_searched: list[str] = field(default_factory=list)
-    """Sentences: where the entity may be named still."""
+    """Sentences on the places that may still name the entity."""
 
     def document(self) -> dict[str, Any]:
-        """For --json."""
+        """Returns the document for --json."""
         return asdict(self)
 
 
@@ -103,15 +103,16 @@ def erase(
     patience_seconds: float = 30.0,
     waiting: Callable[[str], object] = lambda _: None,
 ) -> Erased:
-    """Erases one entity: in one transaction what may still change, then what is settled.
+    """Erases one entity: in one transaction everything that may still change, then the settled rows.
 
-    May be killed anywhere and run again: what was erased is then counted as 0. `tables`: further ones that
-    hold rows of the key. Waits for outgoing events and calls. Raises OperationRefused: nothing was erased.
+    Can be killed anywhere and repeated; rows erased before then count as 0. `tables` are further tables
+    with rows of the key. Waits for outgoing events and calls. Raises OperationRefused; then nothing was
+    erased.
     """
     require_entity(session, registry, entity, key)
     erasure = _Erasure(session, registry, read_ends, entity, key, decision, tables, dry_run=dry_run)
     with refused_if_queues_are_held(entity), ExitStack() as held:
-        # A copy that began before would bring rows back.
+        # A copy that began earlier would restore rows.
         for projection in sorted(read_projection_snapshot(session).live):
             held.enter_context(copying(session, projection))
         found = until_possible(erasure.attempt, patience_seconds, waiting=waiting)
@@ -120,7 +121,7 @@ def erase(
 
 
 class _Erasure:
-    """One erasure, tried until nothing of the entity is unsent or running."""
+    """One erasure, retried until no event of the entity is unsent and no call is running."""
 
     def __init__(
         self,
@@ -146,11 +147,11 @@ class _Erasure:
         self._erased_at: Any = None
 
     def attempt(self) -> Erased:
-        """Raises NotYet while something waits, without effect."""
+        """Erases in one transaction. Raises NotYet, without effect, while an event or a call waits."""
         routing = read_routing(self._session, self._entity)
         assert routing is not None
         queue = queue_name(self._entity, shard_of(self._key.encode(), routing[0]))
-        # Without the lock: a relay that does not run must not stop the queue as well.
+        # Without the lock: if the relay does not run, the queue must not stop as well.
         self._require_sent(queue, self._newest_outgoing)
         reached = erasing.read_reached(self._session, self._entity)
         topics = {one.topic for one in reached} | set(self._registry.topics_by_entity().get(self._entity, ()))
@@ -180,7 +181,7 @@ class _Erasure:
         return found
 
     def erase_settled(self, found: Erased) -> None:
-        """What changes no more, a range of pages at a time. May be killed anywhere, and run again."""
+        """Erases rows that no longer change, a range of pages at a time. Can be killed and repeated."""
         faults.reach("erase.committed")
         found.rows["executed_side_effects"] = erase_settled_calls(
             self._session, self._erasure_key, self._entity, self._key, self._erased_at, dry_run=self._dry_run
@@ -199,7 +200,7 @@ class _Erasure:
             )
 
     def _require_drained(self, queue: str) -> None:
-        """What the last batches wrote leaves while no further one comes."""
+        """Waits until the outgoing events of the last batches are sent, while the queue is locked."""
         until = time.monotonic() + DRAIN_SECONDS
         while True:
             try:
@@ -241,7 +242,7 @@ class _Erasure:
         return found
 
     def _measure(self, topics: set[str], ends: LogEnds) -> dict[str, dict[int, int]]:
-        """Topic id → partition → the first offset that is not erased. All that was applied lies below it."""
+        """Returns topic id → partition → the first offset that is not erased, above all applied ones."""
         log_ends: dict[str, dict[int, int]] = {}
         for topic_id, partitions in ends.values():
             log_ends[topic_id] = dict(partitions)
@@ -254,14 +255,14 @@ class _Erasure:
         return log_ends
 
     def _lock_generations(self, queue: str) -> None:
-        """A rebuild's chunk that read these records ends before; one that comes after knows the erasure."""
+        """Locks the generations: chunks that read these records end before, later ones see the erasure."""
         reached = erasing.read_reached(self._session, self._entity)
         places = sorted((one.topic, one.partition) for one in reached if one.partition is not None)
         snapshot = read_projection_snapshot(self._session)
         for synced in snapshot.synced if places else ():
             generation = (synced.projection, synced.generation)
             if snapshot.live[synced.projection] == synced.generation:
-                # It was stopped: a lane without a row was fed until now.
+                # The generation was stopped: a lane without a row received events until now.
                 generation_lanes.keep_live_places(self._session, *generation, queue)
             generation_lanes.lock_lanes(self._session, *generation, queue, places)
 

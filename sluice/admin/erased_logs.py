@@ -1,4 +1,4 @@
-"""Where the logs of an entity type end: records below are erased with the entity."""
+"""Reads the log ends of an entity type: an erasure covers the records below them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -8,12 +8,12 @@ from sluice.admin.decisions import OperationRefused
 from sluice.kafka_io.log_reader import LogReader
 
 LogEnds: TypeAlias = Mapping[str, tuple[str, Mapping[int, int]]]
-"""Topic → its id, and where each partition ends. Topics that Kafka does not have are missing."""
+"""Topic → its id, and the end of each partition, without topics that Kafka does not have."""
 ReadLogEnds: TypeAlias = Callable[[Sequence[str]], LogEnds]
 
 
 def read_log_ends(bootstrap_servers: str, topics: Sequence[str]) -> LogEnds:
-    """Reads from Kafka where the logs end, open transactions included. Raises OperationRefused."""
+    """Returns the log ends in Kafka, including open transactions. Raises OperationRefused."""
     with closing(LogReader(bootstrap_servers)) as reader:
         logs = reader.read_ranges(topics)
     unread = {f"topic {topic}": why for topic, why in logs.unreadable_topics.items()}
@@ -21,8 +21,8 @@ def read_log_ends(bootstrap_servers: str, topics: Sequence[str]) -> LogEnds:
     if unread:
         said = "; ".join(f"{what}: {why}" for what, why in sorted(unread.items()))
         raise OperationRefused(
-            f"cannot read from Kafka where all logs end ({said}): nothing was erased; run the command again"
-            " when these partitions have a leader"
+            f"cannot read all log ends from Kafka ({said}): nothing was erased; run the command again when"
+            " these partitions have a leader"
         )
     ends: dict[str, dict[int, int]] = {topic: {} for topic in logs.topic_ids}
     for (topic, number), found in logs.ranges.items():

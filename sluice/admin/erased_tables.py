@@ -1,4 +1,4 @@
-"""Which of users' tables hold the rows of an entity, and their deletion."""
+"""Finds the users' tables that hold rows of an entity, and deletes these rows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,21 +15,21 @@ from sluice.tasks.fold.registry import Registry
 
 @dataclass
 class ErasedTables:
-    """The tables whose rows of the key are deleted, and sentences on those where they are not."""
+    """The tables whose rows of the key are deleted, and sentences on the tables that are not searched."""
 
     columns: dict[str, str] = field(default_factory=dict)
-    """Table as Postgres has it → its key column."""
+    """Table in Postgres → its key column."""
     projections: list[str] = field(default_factory=list)
-    """Those of which all generations and checkpoints are among the tables."""
+    """The projections whose generations and checkpoints are all among the tables."""
     not_searched: list[str] = field(default_factory=list)
 
 
 def choose_tables(
     session: Session, registry: Registry, entity: str, key: str, further: Sequence[str]
 ) -> ErasedTables:
-    """Returns the tables that events of the entity type write by their own keys alone, and `further` ones.
+    """Returns the tables that events of the entity type write only by their own keys, and `further` ones.
 
-    Which these are was noted when they were written, since no handler's body is searched. Raises
+    The batches store which tables they write, since the code of handlers is not searched. Raises
     OperationRefused for a further table that no module declares.
     """
     for name in further:
@@ -46,7 +46,7 @@ def choose_tables(
     for name in [*_children_first(registry), *sorted(mine.keys() - registry.tables)]:
         if name not in registry.tables:
             found.not_searched.append(
-                f"table {name}: events of {entity} wrote it, and no module declares it any more"
+                f"table {name}: events of {entity} wrote it, but no module declares it any more"
             )
         elif name in further or mine.get(name) is False:
             _add(session, registry, name, found)
@@ -57,7 +57,7 @@ def choose_tables(
                 )
         elif mine.get(name):
             found.not_searched.append(
-                f"table {name}: events of {entity} write it by other keys than their own"
+                f"table {name}: events of {entity} write rows with other keys than their own"
                 + _hint(session, registry, name, key)
             )
         elif hint := _hint(session, registry, name, key):
@@ -65,7 +65,7 @@ def choose_tables(
     return found
 
 
-_CHECK = "SET CONSTRAINTS ALL IMMEDIATE"  # refused here, not by COMMIT
+_CHECK = "SET CONSTRAINTS ALL IMMEDIATE"  # so that this statement fails, not COMMIT
 
 
 def delete_rows(session: Session, tables: ErasedTables, key: str) -> Iterable[tuple[str, int]]:
@@ -82,7 +82,7 @@ def delete_rows(session: Session, tables: ErasedTables, key: str) -> Iterable[tu
 
 
 def _children_first(registry: Registry) -> list[str]:
-    """Names of the declared tables, each before those that its foreign keys name."""
+    """Returns the names of the declared tables, each before the tables that it references."""
     in_order = [table for metadata in registry.metadatas for table in metadata.sorted_tables]
     rank = {table.name: -number for number, table in enumerate(in_order)}
     return sorted(registry.tables, key=lambda name: (rank.get(name, 0), name))
@@ -103,8 +103,8 @@ def _add(session: Session, registry: Registry, name: str, found: ErasedTables) -
 
 
 def _hint(session: Session, registry: Registry, name: str, key: str) -> str:
-    """Says that a table has a row of this key, and how to have it deleted; empty if it has none."""
+    """Returns how to delete the row of this key in a table; empty if the table has none."""
     column = shape_of(registry.tables[name]).key
     if not erasing.table_exists(session, name) or not erasing.has_row(session, name, column, key):
         return ""
-    return f"; it has a row of this key, which `--table {name}` deletes as well"
+    return f"; it has a row of this key; pass `--table {name}` to delete it"

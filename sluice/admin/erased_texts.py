@@ -1,4 +1,4 @@
-"""Removes an erased entity's key from texts that mention it, and what is left of its calls and event ids."""
+"""Removes an erased entity's key from texts, and deletes its settled calls and event ids."""
 
 import base64
 import re
@@ -19,17 +19,17 @@ _BASE64 = "_base64"
 
 
 def json_text(key: str) -> str:
-    """Returns the key as it stands within a JSON document."""
+    """Returns the key as it is written within a JSON document."""
     return msgspec.json.encode(key).decode()[1:-1]
 
 
 def mention_pattern(key: str) -> str:
-    """Returns the regular expression of the key as a word of its own, for Python and Postgres. Pure."""
+    """Returns a regular expression that matches the key as a whole word, for Python and Postgres. Pure."""
     return rf"(?<!\w){re.escape(key)}(?!\w)" if key else r"(?!)"
 
 
 def without_key(value: Any, pattern: str, mark: str) -> Any:
-    """Returns a JSON value in whose texts the mark stands for the key. Bytes that hold it go whole. Pure."""
+    """Returns a JSON value with the mark instead of the key. Replaces bytes with the key completely. Pure."""
     if isinstance(value, str):
         return re.sub(pattern, lambda _: mark, value)
     if isinstance(value, list):
@@ -47,13 +47,13 @@ def without_key(value: Any, pattern: str, mark: str) -> Any:
 def _hides(encoded: Any, pattern: str) -> bool:
     if not isinstance(encoded, str):
         return False
-    with suppress(ValueError):  # a user's own field of that name may hold anything
+    with suppress(ValueError):  # a user's field of that name may hold any text
         return re.search(pattern, base64.b64decode(encoded).decode("utf-8", "replace")) is not None
     return False
 
 
 def _names(row: Mention, entity: str, key: str) -> bool:
-    """Whether the subject names the entity, or a call; it may as well be the id of a letter. Pure."""
+    """Returns True if the subject is the entity or a call, not the id of a letter. Pure."""
     return row.subject in (f"{entity}/{key}", f"{entity} {key}") or row.verb.startswith("effects ")
 
 
@@ -86,10 +86,10 @@ def replace_mentions(session: Session, entity: str, key: str, mark: str) -> dict
 def erase_settled_calls(
     session: Session, erasure_key: bytes, entity: str, key: str, until: datetime, *, dry_run: bool
 ) -> int:
-    """Deletes settled calls of an entity from before the erasure; returns how many. `dry_run`: counts them.
+    """Deletes an entity's settled calls from before the erasure; returns how many. `dry_run` only counts.
 
-    Of a call with `once` that was made, a hash of its key is left: it must not be made a second time. May be
-    killed anywhere, and run again.
+    Keeps a hash of the key of a call with `once` that was made, so that it is not made again. Can be
+    killed anywhere and repeated.
     """
     erased = 0
     for between in erased_texts.page_ranges(session, "sluice.executed_side_effects"):
@@ -104,9 +104,9 @@ def erase_settled_calls(
 
 
 def clear_event_ids(session: Session, entity: str, key: str, *, dry_run: bool) -> int:
-    """Empties event ids that contain the key; returns how many. May be killed anywhere, and run again.
+    """Empties event ids that contain the key; returns how many. Can be killed anywhere and repeated.
 
-    `dry_run`: only counts them.
+    `dry_run` only counts them.
     """
     if not key:
         return 0

@@ -1,4 +1,4 @@
-"""Compares a record to send with what the handlers of its topic declare. Pure."""
+"""Checks a record to send against the declarations of the handlers of its topic. Pure."""
 
 from difflib import get_close_matches
 from enum import Enum
@@ -18,9 +18,9 @@ from sluice.tasks.fold.registry import AnyEntry, Registry
 
 
 def find_flaw(registry: Registry, record: Outgoing) -> str | None:
-    """Returns why the handlers could not take this record, and what its topic expects.
+    """Returns why the handlers cannot accept this record, and what its topic expects.
 
-    Returns None if they can take it, or if no module declares the topic. No handler runs.
+    Returns None if they accept it, or if no module declares the topic. No handler runs.
     """
     topic = registry.topics.get(record.topic)
     if topic is None:
@@ -34,19 +34,19 @@ def find_flaw(registry: Registry, record: Outgoing) -> str | None:
     if not entries and event.type not in topic.ignores:
         near = get_close_matches(event.type, _types_of(registry, topic), n=1)
         meant = f", did you mean {near[0]!r}?" if near else ""
-        return f"no handler takes events of type {event.type!r}{meant}; {_expected_types(registry, topic)}"
+        return f"no handler accepts events of type {event.type!r}{meant}; {_expected_types(registry, topic)}"
     if entries and decoded.lacks_id and topic.dedup == "id":
         return str(missing_id_error(topic))
     for entry in entries:
         try:
             convert_data(event.data, entry.data_type)
         except DecodeError as error:
-            return f"{error}; the handler {entry.name} takes {describe_type(entry.data_type)}"
+            return f"{error}; the handler {entry.name} expects {describe_type(entry.data_type)}"
     return None
 
 
 def describe_type(data_type: Any) -> str:
-    """Returns the name of a handler's data type and its fields, as their names stand in JSON."""
+    """Returns the name of a handler's data type and its fields, with their names in JSON."""
     fields = getattr(msgspec.inspect.type_info(data_type), "fields", None)
     if not isinstance(fields, tuple):
         return _annotation(data_type)
@@ -80,7 +80,7 @@ def _expected_event(registry: Registry, topic: Topic) -> str:
 
 def _expected_types(registry: Registry, topic: Topic) -> str:
     types = _types_of(registry, topic)
-    return f"types of topic {topic.name}: {', '.join(types) or 'none, since no handler takes its events'}"
+    return f"types of topic {topic.name}: {', '.join(types) or 'none, since no handler accepts its events'}"
 
 
 def _types_of(registry: Registry, topic: Topic) -> list[str]:

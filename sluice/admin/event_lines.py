@@ -13,11 +13,11 @@ UNCHECKED = "with --no-check it is sent and becomes a dead letter"
 
 
 class SendRefused(ValueError):
-    """What was to be sent cannot be; one sentence says why and what there is instead."""
+    """An event cannot be sent; the message has the reason and the alternatives."""
 
 
 class LineRefused(SendRefused):
-    """A line that is no record; the message says which, why, and how many before it were produced."""
+    """A line is not a record; the message has its number, the reason, and how many were produced before."""
 
     def __init__(self, number: int, reason: str, *, acknowledged: int = 0) -> None:
         self.number = number
@@ -27,17 +27,17 @@ class LineRefused(SendRefused):
 
 
 class TopicUnknown(SendRefused):
-    """Kafka lacks a topic."""
+    """The topic does not exist in Kafka."""
 
     def __init__(self, topic: str, known_topics: Set[str]) -> None:
         there = ", ".join(sorted(known_topics)) or "none at all"
         super().__init__(
-            f"Kafka has no topic {topic}; there are: {there}. `sluice init` makes those of SLUICE_HANDLERS"
+            f"Kafka has no topic {topic}; there are: {there}. `sluice init` creates those of SLUICE_HANDLERS"
         )
 
 
 class Outgoing(NamedTuple):
-    """A record as Kafka takes it; a value of None is a tombstone."""
+    """A record for Kafka. A value of None is a tombstone."""
 
     topic: str
     key: bytes | None
@@ -47,7 +47,7 @@ class Outgoing(NamedTuple):
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None
-    # Never decoded: what the line holds is sent byte for byte, also `1.10` and a doubled name.
+    # Not decoded: the value is sent byte for byte, including `1.10` and repeated names.
     value: msgspec.Raw
     headers: dict[str, str] = {}
     topic: str | None = None
@@ -65,7 +65,7 @@ def parse_lines(
 ) -> Iterator[Outgoing]:
     """Yields the records of all lines that are not blank. Raises LineRefused at the first bad one.
 
-    `topic` is that of lines which name none. `find_flaw` returns why a record must not be sent.
+    `topic` is the topic of lines without one. `find_flaw` returns why a record must not be sent.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -83,7 +83,7 @@ def _parse(number: int, line: bytes, topic: str | None, known_topics: Set[str]) 
         raise LineRefused(number, str(error)) from error
     chosen = read.topic or topic
     if chosen is None:
-        raise LineRefused(number, "it names no `topic`, and there is no --topic")
+        raise LineRefused(number, "it has no `topic`; add one, or pass --topic")
     if chosen not in known_topics:
         raise LineRefused(number, str(TopicUnknown(chosen, known_topics)))
     text = bytes(read.value).strip()
@@ -95,11 +95,11 @@ def _parse(number: int, line: bytes, topic: str | None, known_topics: Set[str]) 
 
 
 def letter_line(letter: WholeLetter) -> str:
-    """One line of JSON, without its end.
+    """Returns one line of JSON, without the line end.
 
-    A record that a line of `sluice send` cannot say is {"topic", "key_base64", "value_base64",
-    "headers_base64"}, with null for what is not there: nothing may be sent that was not in the log. A record
-    that is not stored whole has "flaw" beside them, and no value if that is not stored.
+    A record that does not fit the format of `sluice send` is {"topic", "key_base64", "value_base64",
+    "headers_base64"}, with null for absent parts, so that send cannot change it. A record that is not stored
+    whole also has "flaw", and no value if the value is not stored.
     """
     key, value = (None if part is None else bytes(part) for part in (letter.key, letter.value))
     headers = [(name, None if hexed is None else bytes.fromhex(hexed)) for name, hexed in letter.headers]
@@ -126,7 +126,7 @@ def _sendable(
         raw = None if value is None else _one_line(value)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
-    # A line has each header once, none without a value; its null is a tombstone, which needs a key.
+    # A line has each header once and with a value; its null is a tombstone, which needs a key.
     if len(texts) < len(headers) or any(part is None for _, part in headers):
         return None
     if raw == b"null" or (key is None and raw is None):
@@ -135,9 +135,9 @@ def _sendable(
 
 
 def _one_line(value: bytes) -> bytes:
-    """The same JSON in one line. Raises what msgspec raises if it is none."""
+    """Returns the same JSON in one line. Raises msgspec's error if the value is not JSON."""
     msgspec.json.decode(value)
-    # Within strings JSON has no line ends; elsewhere one space means the same.
+    # JSON strings contain no line ends; elsewhere a space is equivalent.
     return value.strip().replace(b"\r", b" ").replace(b"\n", b" ")
 
 

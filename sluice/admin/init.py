@@ -1,4 +1,4 @@
-"""Makes a deployment ready: migrations, users' tables, Kafka topics, entity types and their queues."""
+"""Prepares a deployment: migrations, users' tables, Kafka topics, entity types and their queues."""
 
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -21,25 +21,25 @@ from sluice.runtime.service_urls import StackUrls
 from sluice.tasks.fold.registry import FIRST_REVISION, Registry
 from sluice.tasks.installation.opening import require_installation
 
-DEFAULT_PARTITIONS = 12  # of new topics: room for as many bridges; cannot be lowered later
-METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: below a second, but for a busy broker
+DEFAULT_PARTITIONS = 12  # of new topics, for up to 12 bridges; cannot be lowered later
+METADATA_TIMEOUT_MS = 60_000  # until new topics have leaders: mostly below a second, longer on a busy broker
 
 
 @dataclass
 class Initialised:
-    """What was missing and was made."""
+    """What was missing and was created."""
 
     installation: str = ""
     """`<name>-<short id>`."""
     tables: list[str] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
-    """Entity type → the shard count that counts, as Postgres has it."""
+    """Entity type → the shard count in Postgres, which is used."""
     projections: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    """What Postgres has of the users' tables otherwise than it is declared."""
+    """How the users' tables in Postgres differ from their declarations."""
     changed: Changed | None = None
-    """The change of the installation that was asked for."""
+    """The requested change of the installation."""
 
 
 def initialise(
@@ -51,7 +51,7 @@ def initialise(
     replication_factor: int = 1,
     change: Callable[[Session, str], Changed] | None = None,
 ) -> Initialised:
-    """Everything a bridge and workers need is there afterwards. May run any number of times.
+    """Creates what a bridge and workers need. Idempotent.
 
     `change` is called once with the name, before the installation is checked. Raises InstallationRefused if
     the database belongs to another installation, is a copy, or is newer than this code.
@@ -78,7 +78,7 @@ def initialise(
 
 
 def _refuse_misplaced(session: Session, registry: Registry) -> None:
-    """Raises TableRefused for a table in Sluice's own schema: an empty one would be made beside its rows."""
+    """Raises TableRefused for a table in Sluice's own schema: `init` would create an empty second one."""
     names = {table.name for metadata in registry.metadatas for table in metadata.tables.values()}
     missing = [name for name in read_misplaced(session, names) if name not in read_user_columns(session)]
     if missing:
@@ -90,7 +90,7 @@ def create_tables(database_url: str, registry: Registry) -> tuple[list[str], lis
     """Creates the users' tables and projections that are missing; returns their names. Idempotent."""
     tables = create_user_tables(database_url, registry.metadatas)
     projections = {name: table for name, table in registry.tables.items() if is_projection(table)}
-    # One without handlers has no revision yet.
+    # A projection without handlers has no revision yet.
     revisions = {name: registry.revisions.get(name, FIRST_REVISION) for name in projections}
     return tables, create_projections(database_url, projections, revisions)
 

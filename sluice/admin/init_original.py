@@ -1,4 +1,4 @@
-"""What `sluice init --original` does: this database is the original, and its copies stop."""
+"""Declares that this database is the original, so that bridges of its copies stop."""
 
 from contextlib import closing
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from sluice.tasks.installation.claim_reader import ClaimReader
 from sluice.tasks.installation.opening import open_installation
 
 QUESTION = (
-    "Is this database the original? Bridges of every other database with the same id stop, and cannot"
+    "Is this database the original? Bridges of every other database with the same id will stop, and cannot"
     " start again while a bridge of this one runs."
 )
 

@@ -1,4 +1,4 @@
-"""Changes of the installation that a database belongs to, each in one transaction with its row in `audit`."""
+"""Changes the installation that a database belongs to, in one transaction with a row in `audit`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +36,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class Changed:
-    """What a change came to. `before` and `after` are groups: `<name>-<short id>`."""
+    """The result of a change. `before` and `after` are groups: `<name>-<short id>`."""
 
     change: Change
     before: str
@@ -45,20 +45,20 @@ class Changed:
     held_calls: int = 0
     key_number: int | None = None
     changed: bool = True
-    """False if it was so before."""
+    """False if the state was the same before."""
 
 
 def make_new_installation(session: Session, name: str, decision: Decision) -> Changed:
-    """Makes the database an installation of its own: another id and another key.
+    """Makes the database a separate installation, with a new id and a new key.
 
-    Holds what it brought that would leave: calls are paused, waiting outgoing events count as refused, and
-    unfinished calls as uncertain. Raises OperationRefused while processes work for the former installation.
+    Holds its outgoing work: calls are paused, waiting outgoing events become refused, and unfinished calls
+    uncertain. Raises OperationRefused while processes work for the former installation.
     """
     database = read_database(session)
     with session.transaction():
         lock_installation(session)
         before = _require_stored(session)
-        # On a copy that is seen to be one no process starts: its rows in `processes` came with it.
+        # No process starts on a detected copy: the rows in `processes` were copied.
         if not database.is_copy_of(before.database):
             require_nothing_runs(before.installation, read_living(session))
         replace_installation(session, name, database)
@@ -83,7 +83,7 @@ def require_nothing_runs(installation: Installation, living: Sequence[Process]) 
 
 
 def note_move(session: Session, name: str, decision: Decision) -> Changed:
-    """Stores that the installation is in this database now; its id and its keys stay. Idempotent.
+    """Stores that the installation is now in this database, with the same id and keys. Idempotent.
 
     Raises InstallationRefused if the database belongs to an installation of another name.
     """
@@ -93,7 +93,7 @@ def note_move(session: Session, name: str, decision: Decision) -> Changed:
         stored = _require_stored(session)
         require_name(stored, name)
         group = stored.installation.group
-        # An identifier that could not be read when it was stored is stored now.
+        # An identifier that could not be read earlier is stored now.
         fuller = database.system_identifier is not None and stored.database.system_identifier is None
         is_news = database.is_copy_of(stored.database) or fuller
         changed = Changed(Change.MOVED, group, group, changed=is_news)
@@ -104,9 +104,9 @@ def note_move(session: Session, name: str, decision: Decision) -> Changed:
 
 
 def add_key(session: Session, name: str, decision: Decision) -> Changed:
-    """Draws a key with which all processes sign within seconds. Not idempotent.
+    """Creates a key with which all processes sign within seconds. Not idempotent.
 
-    The former one ends when every living process has read this one. Raises InstallationRefused.
+    The former key is removed when every running process has read this one. Raises InstallationRefused.
     """
     database = read_database(session)
     with session.transaction():

@@ -1,4 +1,4 @@
-"""The dead letters that an operator names, and one of them as a JSON object."""
+"""Finds the dead letters that an operator names, and returns a letter as a JSON object."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from sluice.db.admin.letters import Chosen, ListedLetter
 from sluice.db.connection import Session
 from sluice.runtime.terminal_text import text_or_base64
 
-MOST_BEHIND = 10  # letters behind another one that a document names
-PAGE_LETTERS = 20  # each may be as large as a record can be
+MOST_BEHIND = 10  # letters behind another letter that a document lists
+PAGE_LETTERS = 20  # each may have the maximum size of a record
 
 
 def require_letter(session: Session, letter_id: int) -> WholeLetter:
-    """The letter whole. Raises OperationRefused if there is none."""
+    """Returns the letter with all fields. Raises OperationRefused if it does not exist."""
     found = read_whole_letters(session, Chosen(ids=(letter_id,)), after=0, limit=1)
     if not found:
         raise OperationRefused(f"there is no dead letter {letter_id}")
@@ -31,16 +31,14 @@ def require_letter(session: Session, letter_id: int) -> WholeLetter:
 
 
 def choose_letters(ids: Sequence[int] | None, every: bool, filters: Chosen) -> Chosen:
-    """The letters with these ids, or with --all those that match the filters. Raises OperationRefused."""
+    """Returns the choice of letters: by ids, or by filters with --all. Raises OperationRefused."""
     if bool(ids) == every or (ids and any(value is not None for value in filters)):
-        raise OperationRefused(
-            "name the letters by their IDs, or all by --all, which the other options narrow down"
-        )
+        raise OperationRefused("pass the IDs of letters, or --all, optionally with filters")
     return filters._replace(ids=tuple(ids)) if ids else filters
 
 
 def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
-    """All chosen letters, a page in memory at a time; ends, since a letter keeps its id."""
+    """Yields all chosen letters, with one page in memory. Ends, since a letter keeps its id."""
     after = 0
     while page := read_whole_letters(session, chosen, after=after, limit=PAGE_LETTERS):
         yield from page
@@ -48,12 +46,12 @@ def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
 
 
 def place_of(letter: ListedLetter | WholeLetter | WaitingLetter) -> str:
-    """Where Kafka has it: topic:partition:offset."""
+    """Returns the place of the record in Kafka: topic:partition:offset."""
     return f"{letter.topic}:{letter.partition}:{letter.offset}"
 
 
 def entity_of(letter: ListedLetter | WholeLetter) -> str:
-    """Whose it is: type/key, or the type alone where the record names no entity."""
+    """Returns the entity: type/key, or only the type if the record names no entity."""
     return letter.entity if letter.entity_key is None else f"{letter.entity}/{letter.entity_key}"
 
 
@@ -64,10 +62,10 @@ def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any
 
 
 def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
-    """A letter whole, with how many wait behind it and the first of those.
+    """Returns a letter with all fields, how many letters wait behind it, and the first of those.
 
-    A value is JSON, else `value_text`, else `value_base64`. A key or a header is text, else has `_base64` in
-    its name. A value that is not stored has no name here; `flaw` is its size and SHA-256.
+    A value is JSON, else `value_text`, else `value_base64`. A key or a header is text, else its name ends in
+    `_base64`. A value that is not stored is left out; then `flaw` has its size and SHA-256.
     """
     document = letter._asdict()
     for name in ("headers", "key", "value"):
@@ -79,7 +77,7 @@ def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLet
 
 
 def projection_letter_document(letter: WholeProjectionLetter) -> dict[str, Any]:
-    """Returns a letter of a generation whole; the record as in `letter_document`."""
+    """Returns a letter of a generation with all fields; the record as in `letter_document`."""
     value = None if lacks_value(letter.columns["flaw"]) else (letter.value,)
     return _without_absent(letter.columns) | _record_fields(letter.headers, letter.key, value)
 

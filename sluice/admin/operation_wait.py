@@ -1,4 +1,4 @@
-"""Retries an operation that live traffic prevents for a moment: a lane is behind, or a queue is locked."""
+"""Retries an operation that live traffic prevents temporarily: a lane is behind, or a queue is locked."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ REPORT_SECONDS = 2.0
 
 
 class NotYet(Exception):
-    """The operation changed nothing, since it is not possible at this moment; it may be possible soon.
+    """The operation changed nothing, since it is not possible now; it may be possible soon.
 
-    `advice` says what to check if this lasts.
+    `advice` names what to check if this lasts.
     """
 
     def __init__(self, reason: str, advice: str) -> None:
@@ -60,6 +60,6 @@ def refused_if_queues_are_held(entity: str) -> Iterator[None]:
         yield
     except (LockNotAvailable, QueryCanceled, DeadlockDetected) as error:
         raise OperationRefused(
-            f"another transaction held a lock that this command needs, mostly that of a queue of {entity},"
-            " for too long: nothing was changed; run the command again"
+            f"another transaction held a lock that this command needs for too long (usually the lock of a"
+            f" queue of {entity}): nothing was changed; run the command again"
         ) from error

@@ -1,4 +1,4 @@
-"""What becomes of outgoing events by an operator's decision, each with its row in `audit`."""
+"""Retries and drops outgoing events by an operator's decision, each with its row in `audit`."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -26,14 +26,14 @@ from sluice.db.admin.waiting_facts import WaitingTopic
 from sluice.db.connection import Session
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
-MOST_REFUSED = 10_000  # that a dry run of --all lists
-PAGE_ROWS = 5_000  # of one transaction of `retry --all`
-DROP_ROWS = 200  # of one transaction of `drop --all`: no relay sends of the queue meanwhile
-SUSPECT_SECONDS = 5.0  # an event for a topic that exists is sent sooner
+MOST_REFUSED = 10_000  # records that a dry run of --all lists
+PAGE_ROWS = 5_000  # per transaction of `retry --all`
+DROP_ROWS = 200  # per transaction of `drop --all`, during which no relay sends events of the queue
+SUSPECT_SECONDS = 5.0  # an event for an existing topic is sent sooner
 
 
 class UnsendableTopic(NamedTuple):
-    """A topic that does not exist: its events wait. `queue` and `id` name the first of them."""
+    """A topic that does not exist and whose events wait. `queue` and `id` name the first event."""
 
     topic: str
     queue: str
@@ -48,8 +48,8 @@ def find_unsendable(
 ) -> list[UnsendableTopic]:
     """Returns the topics whose events wait because the topic does not exist.
 
-    `find_missing` returns those of some topics that Kafka does not have; it is asked only about topics whose
-    events wait for longer than usual. Raises what it raises.
+    `find_missing` returns those of the given topics that Kafka does not have. It is called only for topics
+    whose events wait longer than usual. Its exceptions are not caught.
     """
     flaws = {one.topic: topic_name_flaw(one.topic) for one in waiting}
     suspects = [
@@ -67,7 +67,7 @@ def find_unsendable(
 def retry_one(
     session: Session, queue: str, number: int, decision: Decision, *, dry_run: bool
 ) -> list[Refusal]:
-    """The relay tries one record again. Raises OperationRefused if it is not refused."""
+    """Lets the relay retry one record. Raises OperationRefused if the record is not refused."""
     event = require_event(session, queue, number)
     refusal = None
     if event.error is not None and dry_run:
@@ -82,9 +82,9 @@ def retry_one(
 
 
 def retry_all(session: Session, topic: str | None, decision: Decision, *, dry_run: bool) -> list[Refusal]:
-    """The relay tries all refused records again, of one topic or of all. Idempotent.
+    """Lets the relay retry all refused records, of one topic or of all. Idempotent.
 
-    In transactions of PAGE_ROWS; what is refused again meanwhile stays so.
+    Uses transactions of PAGE_ROWS. Records that are refused again meanwhile stay refused.
     """
     if dry_run:
         found = read_refused(session, topic, limit=MOST_REFUSED)
@@ -105,11 +105,11 @@ def _audit_retries(session: Session, decision: Decision, refusals: list[Refusal]
 
 
 def drop_event(session: Session, event: OutgoingEvent, decision: Decision, *, even_if_waiting: bool) -> None:
-    """The event is gone for ever; `audit` keeps it. Raises OperationRefused if it was sent, or is in hand."""
+    """Deletes the event; `audit` keeps a copy. Raises OperationRefused if it was sent or is in flight."""
     with _relay_stopped(session, event.queue):
         if not delete_outgoing_event(session, event.queue, event.id, even_if_waiting=even_if_waiting):
             raise OperationRefused(
-                f"{event.queue} {event.id} was sent or taken up again meanwhile: look again"
+                f"{event.queue} {event.id} was sent or retried meanwhile: see `sluice outbox ls`"
             )
         insert_audits(session, decision, [_dropped(event)])
 
@@ -117,7 +117,7 @@ def drop_event(session: Session, event: OutgoingEvent, decision: Decision, *, ev
 def drop_all(session: Session, topic: str | None, decision: Decision) -> int:
     """Deletes all refused events, of one topic or of all; `audit` keeps them. Returns how many. Idempotent.
 
-    In transactions of at most DROP_ROWS of one queue; what is refused meanwhile stays.
+    Uses transactions of at most DROP_ROWS of one queue. Events that are refused meanwhile stay.
     """
     until = count_refused(session, topic).until
     dropped = 0
@@ -136,35 +136,35 @@ def drop_all(session: Session, topic: str | None, decision: Decision) -> int:
 
 @contextmanager
 def _relay_stopped(session: Session, queue: str) -> Iterator[None]:
-    """A transaction in which no relay has anything of the queue in hand."""
+    """Opens a transaction during which no relay sends events of the queue."""
     try:
         with session.transaction():
             lock_relay(session, queue)
             yield
     except (LockNotAvailable, QueryCanceled) as error:
-        raise OperationRefused(f"a relay has queue {queue} in hand for too long: try again") from error
+        raise OperationRefused(f"a relay holds queue {queue} for too long: try again") from error
 
 
 def _dropped(event: OutgoingEvent) -> tuple[str, str]:
-    # Not as JSON: Postgres keeps no text with a NUL, which a payload may have.
+    # Not as JSON: Postgres stores no text with a NUL, which a payload may contain.
     kept = event._asdict()
     kept["payload_base64"] = base64.b64encode(kept.pop("payload")).decode()
     return f"{event.queue}/{event.id}", as_json(kept)
 
 
 def fate(event: OutgoingEvent) -> str:
-    """What becomes of an event that is not refused."""
+    """Returns when an event that is not refused will be sent."""
     if event.held_by is not None:
         return f"it will be sent once {event.queue} {event.held_by}, which holds its key, is sent or dropped"
     return "it will be sent"
 
 
 def require_event(session: Session, queue: str, number: int) -> OutgoingEvent:
-    """The event whole. Raises OperationRefused if there is none."""
+    """Returns the event with all fields. Raises OperationRefused if it does not exist."""
     event = read_outgoing_event(session, queue, number)
     if event is None:
         raise OperationRefused(
-            f"nothing with id {number} waits in queue {queue}: it was sent, or never there"
+            f"no event with id {number} waits in queue {queue}: it was sent, or never existed"
         )
     return event
 
@@ -173,11 +173,11 @@ def require_droppable(event: OutgoingEvent, *, even_if_waiting: bool) -> None:
     """Raises OperationRefused for an event that will be sent, unless `even_if_waiting`."""
     if event.error is None and not even_if_waiting:
         raise OperationRefused(
-            f"{event.queue} {event.id} is not refused: {fate(event)} (or say --even-if-waiting)"
+            f"{event.queue} {event.id} is not refused: {fate(event)} (or pass --even-if-waiting)"
         )
 
 
 def event_document(event: OutgoingEvent) -> dict[str, Any]:
-    """Returns an outgoing event whole: `payload` if it is JSON, else `payload_text` or `payload_base64`."""
+    """Returns all of an outgoing event: `payload` if it is JSON, else `payload_text` or `payload_base64`."""
     document = event._asdict()
     return document | payload_field("payload", document.pop("payload"))

@@ -1,4 +1,4 @@
-"""Whether a partition's counters are true, from what was counted in Kafka and in Postgres. Pure."""
+"""Judges a partition's counters from the counts in Kafka and in Postgres. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from sluice.tasks.events.routing import queue_name, shard_of
 
 
 class Verdict(Enum):
-    """What can be said of one partition."""
+    """The result for one partition."""
 
     EQUAL = "equal"
     UNCOUNTABLE = "uncountable"
-    """Nothing speaks against it, but the log no longer tells all."""
+    """No contradiction was found, but the log is no longer complete."""
     MISMATCH = "mismatch"
 
 
 @dataclass(frozen=True)
 class LogFacts:
-    """What Kafka says of a partition. `records` have been read, and have an outcome by Postgres's word."""
+    """The facts of a partition in Kafka. `records` were read and have an outcome in Postgres."""
 
     start: int
     records: int
     compacted: bool = False
     unread: str | None = None
-    """Why it could not be read to its end."""
+    """Why the partition could not be read to its end."""
 
 
 @dataclass(frozen=True)
 class PartitionVerdict:
-    """One partition: records in the log that are applied, outcomes in Postgres, and what that means."""
+    """One partition: records in the log with an outcome, outcomes in Postgres, and the verdict."""
 
     topic: str
     partition: int
@@ -45,7 +45,7 @@ class PartitionVerdict:
 
 
 def has_outcome(totals: PartitionTotals, offset: int, key: bytes | None) -> bool:
-    """Whether a record is applied: it is below the watermark, or its lane is ahead of that."""
+    """Returns True if a record has an outcome: it is below the watermark, or its lane has passed it."""
     if offset < totals.watermark:
         return True
     queue = queue_name(totals.entity, shard_of(key, totals.shards))
@@ -53,7 +53,7 @@ def has_outcome(totals: PartitionTotals, offset: int, key: bytes | None) -> bool
 
 
 def end_to_count(totals: PartitionTotals) -> int:
-    """No record from this offset on has an outcome."""
+    """Returns the offset from which on no record has an outcome."""
     return max([totals.watermark, *(offset + 1 for offset in totals.applied.values())])
 
 
@@ -66,10 +66,11 @@ def judge_partition(
     from_the_end: bool,
     rerouted: bool,
 ) -> PartitionVerdict:
-    """`from_the_end`: the topic was begun at its end, so that records before that have no outcome.
+    """Compares the outcomes in Postgres with the records in the log.
 
-    `rerouted`: by `sluice accept` or a forced `sluice reshard`, which let repeats be counted again and keep
-    the outcomes of a log that is no more.
+    `from_the_end`: reading began at the topic's end, so earlier records have no outcome. `rerouted`: after
+    `sluice accept` or a forced `sluice reshard`, repeats may be counted again, and outcomes of a former log
+    stay.
     """
     if log is None:
         found, said = Verdict.UNCOUNTABLE, "Kafka has no such partition"
@@ -80,10 +81,10 @@ def judge_partition(
     fewer = [
         *([f"records below {log.start} are deleted"] if log.start > 0 else []),
         *(["the topic is compacted"] if log.compacted else []),
-        *(["by an accept or a forced reshard some outcomes were counted again"] if rerouted else []),
-        *(["after a re-routing records with an outcome are read again"] if totals.read_again else []),
+        *(["an accept or a forced reshard let outcomes be counted again"] if rerouted else []),
+        *(["a re-routing lets records with an outcome be read again"] if totals.read_again else []),
     ]
-    more = ["the topic was begun at its end"] if from_the_end else []
+    more = ["reading began at the topic's end"] if from_the_end else []
     if log.records == totals.counted:
         found, said = Verdict.EQUAL, ""
     elif log.records < totals.counted and fewer:
@@ -94,7 +95,7 @@ def judge_partition(
         missing = log.records - totals.counted
         found, said = Verdict.MISMATCH, f"{missing} records in the log have no outcome"
     else:
-        found, said = Verdict.MISMATCH, f"{totals.counted - log.records} outcomes more than records"
+        found, said = Verdict.MISMATCH, f"{totals.counted - log.records} more outcomes than records"
     return PartitionVerdict(topic, partition, totals.watermark, log.records, totals.counted, found, said)
 
 
@@ -109,10 +110,10 @@ class Verified:
     calls: Sequence[tuple[str, str, int]]
     """(effect, state, calls)."""
     projections: Sequence[OpenLetterCount] = ()
-    """The projections whose rows lack events that died or wait there."""
+    """The projections whose rows lack failed or waiting events."""
     stopped: Sequence[str] = ()
-    """The projections to which nothing is fed: their rows are those of before."""
+    """The projections that no longer receive events, so that their rows are out of date."""
 
     def mismatches(self) -> list[PartitionVerdict]:
-        """The partitions whose counters are not true."""
+        """Returns the partitions whose counters differ from the log."""
         return [one for one in self.partitions if one.verdict is Verdict.MISMATCH]

@@ -28,7 +28,7 @@ from sluice.tasks.redrive import Redriver
 
 
 def pause_topics(session: Session, topics: Sequence[str], decision: Decision) -> list[str]:
-    """Bridges read nothing more of these topics within 0.1 s; those for which that is news."""
+    """Stops bridges from reading these topics, within 0.1 s. Returns the topics whose state changed."""
     with session.transaction():
         fresh = [
             topic
@@ -40,7 +40,7 @@ def pause_topics(session: Session, topics: Sequence[str], decision: Decision) ->
 
 
 def resume_topics(session: Session, topics: Sequence[str], decision: Decision) -> list[str]:
-    """Bridges read these topics on; those for which that is news."""
+    """Lets bridges read these topics again. Returns the topics whose state changed."""
     with session.transaction():
         fresh = [topic for topic in topics if clear_switch(session, TOPIC_PAUSED + topic)]
         insert_audits(session, decision, [(f"topic {topic}", '{"paused": false}') for topic in fresh])
@@ -56,7 +56,7 @@ def require_known_topic(session: Session, registry: Registry, topic: str) -> Non
 
 
 def why_paused(session: Session, topic: str) -> str | None:
-    """The reason; None: it is not paused."""
+    """Returns the reason, None if the topic is not paused."""
     return read_switch(session, TOPIC_PAUSED + topic)
 
 
@@ -75,7 +75,7 @@ def topics_paused(
     before = read_paused_topics(session)
     ours = [topic for topic in topics if topic not in before]
     try:
-        # Within the `try`: what an interrupt leaves unknown is resumed, too.
+        # Within the `try`, so that a pause is also undone if an interrupt hides its result.
         pause_topics(session, ours, decision)
         yield
     finally:
@@ -88,16 +88,16 @@ def topics_paused(
 
 @dataclass(frozen=True)
 class Resumed:
-    """What resuming an entity came to."""
+    """The result of resuming an entity."""
 
     unparked: bool
     outcomes: dict[str, int]
     blocked_by: str | None
-    """Why the one at its head died, if it did: the rest waits on."""
+    """Why the first event died, if it did; the others keep waiting."""
 
 
 def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *, dry_run: bool) -> bool:
-    """What comes of this entity waits from now on; whether that is news. Raises OperationRefused."""
+    """Parks an entity: its events wait. Returns True if the state changed. Raises OperationRefused."""
     with session.transaction():
         before = read_routing(session, entity)
         if before is None:
@@ -107,8 +107,8 @@ def park_by_hand(session: Session, entity: str, key: str, decision: Decision, *,
             raise OperationRefused(f"queue {queue} has no row: run `sluice init`")
         if read_routing(session, entity) != before:
             raise OperationRefused(f"entity type {entity} was re-routed meanwhile: try again")
-        # One that is parked keeps the reason of the death at its head.
-        # Of one that is retried the retries end: it waits for the operator from now on.
+        # A parked entity keeps the reason of its first dead letter.
+        # Retries of an entity end: it waits for the operator from now on.
         fresh = not load_parked(session, entity, [key]) or is_retried(session, entity, key)
         if fresh and not dry_run:
             delete_retries(session, entity, key)
@@ -128,7 +128,7 @@ def resume_entity(session: Session, redriver: Redriver, entity: str, key: str, d
         step = redriver.redrive_once(entity, key)
         for outcome, count in step.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
-        # Nothing tried and nothing unparked: somebody else redrives it, or did.
+        # Nothing was tried or unparked: another command redrives the entity, or did.
         if step.unparked or step.blocked_by is not None or not step.outcomes:
             return Resumed(step.unparked, outcomes, step.blocked_by)
 
@@ -144,7 +144,7 @@ def pause_calls(session: Session, decision: Decision, *, dry_run: bool) -> bool:
 
 
 def resume_calls(session: Session, decision: Decision, *, dry_run: bool) -> bool:
-    """Lets calls be made again. Returns True if that changed the state, or with `dry_run` would."""
+    """Resumes all calls. Returns True if that changed the state, or with `dry_run` would."""
     if dry_run:
         return read_switch(session, EFFECTS_PAUSED) is not None
     with session.transaction():
@@ -156,9 +156,9 @@ def resume_calls(session: Session, decision: Decision, *, dry_run: bool) -> bool
 def resume_halted(
     session: Session, queue: str, accept_deaths: int, decision: Decision, *, dry_run: bool
 ) -> ListedQueue:
-    """Clears the halt of a queue, which then accepts so many dead letters more.
+    """Clears the halt of a queue, and allows so many further dead letters.
 
-    Returns the queue as it was before. Raises OperationRefused if there is no such queue.
+    Returns the former state of the queue. Raises OperationRefused if the queue does not exist.
     """
     with session.transaction():
         before = lock_listed_queue(session, queue)

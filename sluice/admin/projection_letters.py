@@ -1,4 +1,4 @@
-"""What becomes of letters of a generation by an operator's decision, each with its row in `audit`."""
+"""Redrives and drops letters of a generation by an operator's decision, each with its row in `audit`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from sluice.tasks.projection_redrive import HeldEntity, ProjectionRedriver
 
 @dataclass
 class LettersRedriven:
-    """What became of an entity's letters in one generation. `blocked_by`: why the first failed again."""
+    """The outcomes of an entity's letters in one generation. `blocked_by`: why the first failed again."""
 
     held: HeldLetters
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -31,14 +31,14 @@ class LettersRedriven:
 
     @property
     def name(self) -> str:
-        """Whose they are, for people."""
+        """Returns the entity and the generation, for people."""
         key = self.held.entity_key
         of = f"{self.held.entity}/{key}" if key is not None else f"{self.held.entity}, {self.held.first_id}"
         return f"{of} in generation {self.held.generation} of {self.held.projection}"
 
 
 def plan_projection_redrive(session: Session, chosen: ChosenLetters) -> list[HeldLetters]:
-    """Returns whose letters would be redriven: of each entity with a chosen letter all that are open."""
+    """Returns the letters to redrive: all open letters of each entity with a chosen letter."""
     return read_held_entities(session, chosen, limit=MOST_ENTITIES)
 
 
@@ -52,7 +52,7 @@ def redrive_projection(
 ) -> Iterator[LettersRedriven]:
     """Redrives one entity after the other, each until a letter fails again.
 
-    May be killed anywhere, and run again. Passes to `tried` how many letters each transaction tried.
+    Can be killed anywhere and repeated. Passes to `tried` how many letters each transaction tried.
     Raises OperationRefused for a broken deployment.
     """
     for held in plan:
@@ -67,7 +67,7 @@ def redrive_projection(
 def redrive_rest(
     redriver: ProjectionRedriver, held: HeldLetters, *, tried: Callable[[int], object] = lambda _: None
 ) -> LettersRedriven:
-    """As `redrive_projection`, of one entity, without a row in `audit`: for what follows from a decision."""
+    """Redrives one entity like `redrive_projection`, without a row in `audit`: the caller has written it."""
     redriven = LettersRedriven(held)
     entity = HeldEntity(held.projection, held.generation, held.entity, held.entity_key)
     while True:
@@ -84,7 +84,7 @@ def redrive_rest(
 
 
 def find_letter(session: Session, number: int) -> ProjectionLetterRow | None:
-    """Returns the letter of a generation with this id, None if the id is none of these."""
+    """Returns the letter of a generation with this id, None if there is none."""
     found = read_projection_letters(session, ChosenLetters(ids=(number,)), limit=1)
     return found[0] if found else None
 
@@ -105,7 +105,7 @@ def require_droppable_letter(session: Session, letter: ProjectionLetterRow) -> H
 def drop_letter(
     session: Session, redriver: ProjectionRedriver, letter: ProjectionLetterRow, decision: Decision
 ) -> None:
-    """Gives up a letter for its generation. Raises OperationRefused if it is no longer the first."""
+    """Drops a letter for its generation. Raises OperationRefused if it is no longer the first."""
     details = {
         "record": [letter.topic, letter.partition, letter.offset],
         "projection": letter.projection,

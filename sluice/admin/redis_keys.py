@@ -1,4 +1,4 @@
-"""The keys in one Redis database, by the installation that they belong to; deleting those of one."""
+"""Counts the keys of a Redis database by installation, and deletes the keys of one installation."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from sluice.db.delivery.living_processes import Process
 from sluice.runtime.installation import NAME_PATTERN, Installation
 from sluice.runtime.redis_client import SOCKET_TIMEOUT_SECONDS
 
-PAGE_KEYS = 1_000  # looked at, or deleted, in one round trip: Redis serves others in between
+PAGE_KEYS = 1_000  # read or deleted per round trip; Redis serves other clients in between
 _PREFIX = re.compile(rf"({NAME_PATTERN}-[0-9a-f]{{8}}):")
 _GROUP = re.compile(rf"{NAME_PATTERN}-[0-9a-f]{{8}}")
 
@@ -22,7 +22,7 @@ _GROUP = re.compile(rf"{NAME_PATTERN}-[0-9a-f]{{8}}")
 class PrefixUse:
     """The keys of one installation, or with `group` None all keys without the prefix of one.
 
-    `idle_seconds` is the time since the last use of any of them, None where the server does not count it.
+    `idle_seconds` is the time since the last use of any of them, None if the server does not record it.
     """
 
     group: str | None
@@ -31,7 +31,7 @@ class PrefixUse:
     idle_seconds: int | None = None
 
     def with_key(self, size: int | None, idle_seconds: int | None) -> "PrefixUse":
-        """Returns the use with one key more. A key that is gone meanwhile has no size."""
+        """Returns the use with one more key. A key that was deleted meanwhile has no size."""
         if size is None:
             return self
         known = [idle for idle in (self.idle_seconds, idle_seconds) if idle is not None]
@@ -54,7 +54,7 @@ def open_redis(redis_url: str) -> Redis:
 
 
 def read_prefixes(client: Redis) -> list[PrefixUse]:
-    """Returns what each prefix takes, by name; what has none comes last."""
+    """Returns the use of each prefix, sorted by name; keys without a prefix come last."""
     found: dict[str | None, PrefixUse] = {}
     for page in _pages(client, "*"):
         for key, size, idle in zip(page, _sizes(client, page), _idle_times(client, page), strict=True):
@@ -64,7 +64,7 @@ def read_prefixes(client: Redis) -> list[PrefixUse]:
 
 
 def read_prefix(client: Redis, group: str) -> PrefixUse:
-    """Returns what one prefix takes."""
+    """Returns the use of one prefix."""
     use = PrefixUse(group)
     for page in _pages(client, f"{group}:*"):
         for size, idle in zip(_sizes(client, page), _idle_times(client, page), strict=True):
@@ -76,7 +76,7 @@ def require_cleanable(prefix: str, own: Installation, living: Sequence[Process])
     """Returns the group of a prefix that may be deleted. Raises OperationRefused. Pure."""
     group = prefix.removesuffix(":")
     if not _GROUP.fullmatch(group):
-        raise OperationRefused(f"{prefix} is no prefix of an installation; `sluice redis ls` lists them")
+        raise OperationRefused(f"{prefix} is not the prefix of an installation; see `sluice redis ls`")
     if group == own.group and living:
         names = ", ".join(sorted(f"{one.kind} {one.node}" for one in living))
         raise OperationRefused(
@@ -88,9 +88,9 @@ def require_cleanable(prefix: str, own: Installation, living: Sequence[Process])
 def delete_prefix(
     client: Redis, group: str, *, deleted: Callable[[int], object] = lambda _: None
 ) -> tuple[int, PrefixUse]:
-    """Deletes the keys of a group, PAGE_KEYS at a time. Returns how many, and what is left. Idempotent.
+    """Deletes the keys of a group, PAGE_KEYS at a time. Returns how many, and the rest. Idempotent.
 
-    Passes to `deleted` after each step how many keys are gone. A key that is made meanwhile may be left.
+    Passes to `deleted` after each step how many keys were deleted. A key created meanwhile may be left.
     """
     gone = 0
     for page in _pages(client, f"{group}:*"):
@@ -100,7 +100,7 @@ def delete_prefix(
 
 
 def _pages(client: Redis, pattern: str) -> Iterator[list[bytes]]:
-    # SCAN may return a key twice while others are deleted or made.
+    # SCAN may return a key twice while other keys are deleted or created.
     seen: set[bytes] = set()
     keys = client.scan_iter(pattern, count=PAGE_KEYS)
     while page := list(islice(keys, PAGE_KEYS)):
@@ -118,7 +118,7 @@ def _sizes(client: Redis, keys: Iterable[bytes]) -> list[int | None]:
 
 
 def _idle_times(client: Redis, keys: Iterable[bytes]) -> list[int | None]:
-    """Seconds since each key was used. A server that evicts by frequency does not count them."""
+    """Returns the seconds since each key was used. A server that evicts by frequency does not record them."""
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.object("idletime", key)

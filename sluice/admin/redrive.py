@@ -1,4 +1,4 @@
-"""What becomes of dead letters by an operator's decision, each with its row in `audit`."""
+"""Redrives, drops and resolves dead letters by an operator's decision, each with its row in `audit`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,15 +32,15 @@ from sluice.tasks.letter_redriver import Redriven
 from sluice.tasks.projection_redrive import ProjectionRedriver
 from sluice.tasks.redrive import Redriver
 
-MOST_ENTITIES = 10_000  # of one plan; the operator repeats the command for the rest
-MOVED = "it moved meanwhile: look again"
+MOST_ENTITIES = 10_000  # per plan; the operator repeats the command for the rest
+MOVED = "its state changed meanwhile; list it again"
 
 
 @dataclass
 class EntityRedriven:
-    """What became of one entity's letters, or of one letter whose record names no entity.
+    """The outcomes of one entity's letters, or of one letter whose record names no entity.
 
-    `blocked_by` is why the one at its head died again.
+    `blocked_by` is why the first letter died again.
     """
 
     entity: str
@@ -52,17 +52,17 @@ class EntityRedriven:
 
     @property
     def name(self) -> str:
-        """Whose they are, for people."""
+        """Returns the entity, or entity type and letter id, for people."""
         return f"{self.entity}/{self.key}" if self.letter_id is None else f"{self.entity}, {self.letter_id}"
 
     def add(self, once: Redriven) -> None:
-        """What one more transaction came to."""
+        """Adds the result of one more transaction."""
         self.outcomes.update(once.outcomes)
         self.blocked_by, self.unparked = once.blocked_by, once.unparked
 
 
 class Redrivers(NamedTuple):
-    """What applies letters again: dead ones, and those of generations."""
+    """The redriver of dead letters and the redriver of letters of generations."""
 
     plain: Redriver
     projections: ProjectionRedriver
@@ -70,8 +70,8 @@ class Redrivers(NamedTuple):
 
 @contextmanager
 def redriving() -> Iterator[Redrivers]:
-    """Yields what applies letters again, with the handlers of SLUICE_HANDLERS."""
-    # The session is separate, since the plans that suit a batch do not suit the queries of an operator.
+    """Yields the redrivers, with the handlers of SLUICE_HANDLERS."""
+    # A separate session: query plans for batches are bad for the queries of an operator.
     with connected("sluice redrive", plans=BATCH_PLANS) as session:
         environment = read_environment()
         plain = make_redriver(session, environment)
@@ -81,16 +81,16 @@ def redriving() -> Iterator[Redrivers]:
 
 
 def make_redriver(session: Session, environment: Environment) -> Redriver:
-    """Returns what applies letters again over this session, in this process."""
+    """Returns the redriver of dead letters, which uses this session."""
     set_limits(environment.settings)
     servers = environment.urls.kafka_bootstrap_servers
     return Redriver(session, environment.registry, partial(read_whole_record, servers))
 
 
 class RedrivePlan(NamedTuple):
-    """Whose letters are to be redriven, and (id, entity type) of letters whose records name no entity.
+    """The entities whose letters are redriven, and (id, entity type) of letters without an entity.
 
-    Conflicts hold nothing up, so each is redriven alone.
+    No event waits behind a conflict, so each conflict is redriven alone.
     """
 
     entities: Sequence[OpenLetters]
@@ -99,21 +99,21 @@ class RedrivePlan(NamedTuple):
 
     @property
     def letters(self) -> int:
-        """How many letters these are."""
+        """Returns the number of letters."""
         single = len(self.keyless) + len(self.conflicts)
         return sum(one.dead + one.waiting for one in self.entities) + single
 
     @property
     def is_cut(self) -> bool:
-        """Whether there may be more entities or letters than these."""
+        """Returns True if there may be more entities or letters than these."""
         return MOST_ENTITIES in (len(self.entities), len(self.keyless), len(self.conflicts))
 
 
 def plan_redrive(session: Session, chosen: Chosen) -> RedrivePlan:
-    """Returns what would be redriven: of each entity that a chosen letter belongs to, all its letters.
+    """Returns what would be redriven: all letters of each entity with a chosen letter.
 
-    Without ids and without a state these are the entities with a dead letter. An entity that only waits was
-    paused by an operator, or left so by `drop --no-redrive`.
+    Without ids and state these are the entities with a dead letter. An entity with only waiting letters was
+    paused by an operator, or left waiting by `drop --no-redrive`.
     """
     if chosen.ids is None and chosen.state is None:
         chosen = chosen._replace(state=LetterState.DEAD)
@@ -130,10 +130,10 @@ def redrive_all(
     *,
     tried: Callable[[int], object] = lambda _: None,
 ) -> Iterator[EntityRedriven]:
-    """Redrives the plan, one entity after the other. May be killed anywhere, and run again.
+    """Redrives the plan, one entity after the other. Can be killed anywhere and repeated.
 
     Passes to `tried` how many letters each transaction tried. Raises OperationRefused for a broken
-    deployment; what was yielded before is done.
+    deployment; the entities yielded before are done.
     """
     for one in plan.entities:
         yield redrive_entity(session, redriver, one, decision, tried=tried)
@@ -153,9 +153,9 @@ def redrive_entity(
     *,
     tried: Callable[[int], object] = lambda _: None,
 ) -> EntityRedriven:
-    """Redrives until nothing is left or one dies again. Its row in `audit` is there before it begins.
+    """Redrives an entity until no letter is left or one dies again. Writes the row in `audit` first.
 
-    `tried` is called with how many letters each transaction tried. May be killed anywhere, and run again.
+    Calls `tried` with the number of letters of each transaction. Can be killed anywhere and repeated.
     Raises OperationRefused for a broken deployment.
     """
     details = as_json({"dead": letters.dead, "waiting": letters.waiting})
@@ -167,14 +167,14 @@ def redrive_entity(
 def redrive_rest(
     redriver: Redriver, entity: str, key: str, *, tried: Callable[[int], object] = lambda _: None
 ) -> EntityRedriven:
-    """As `redrive_entity`, without a row in `audit`: for what follows from a decision that has one."""
+    """Redrives an entity like `redrive_entity`, without a row in `audit`: the caller has written it."""
     redriven = EntityRedriven(entity, key)
     while True:
         with refused_if_broken(redriven.name):
             once = redriver.redrive_once(entity, key)
         redriven.add(once)
         tried(once.outcomes.total())
-        # Of an entity that was not parked nothing is unparked: then nothing left is the end.
+        # An entity that was not parked is never reported as unparked; it ends when no letter is left.
         if once.blocked_by or once.unparked or not once.outcomes:
             return redriven
 
@@ -187,7 +187,7 @@ def redrive_keyless(
     decision: Decision,
     key: str | None = None,
 ) -> EntityRedriven:
-    """One letter that holds nothing up, as `redrive_entity`: its record names no entity, or it conflicts."""
+    """Redrives one letter behind which no event waits: a conflict, or a record without an entity."""
     with session.transaction():
         insert_audits(session, decision, [(str(letter_id), as_json({"dead": 1, "waiting": 0}))])
     redriven = EntityRedriven(entity, None, letter_id)
@@ -197,15 +197,15 @@ def redrive_keyless(
 
 
 def require_redrivable(letter: WholeLetter) -> None:
-    """Raises OperationRefused for a letter of a skipped record or an erased entity: nothing is stored."""
+    """Raises OperationRefused for a letter of a skipped record or an erased entity, which has no content."""
     if letter.error_class == ENTITY_ERASED:
         raise OperationRefused(
-            f"{letter.id} was erased with its entity: nothing of it is stored, and its record is passed over;"
-            " have its event produced again if it is needed"
+            f"{letter.id} was erased with its entity: its content is not stored, and its record is passed"
+            " over; produce the event again if you need it"
         )
     if letter.error_class == RECORD_SKIPPED:
         raise OperationRefused(
-            f"{letter.id} is a record that was skipped and never read: have its event produced again, then"
+            f"{letter.id} is a record that was skipped and never read: produce its event again, then run"
             f" `sluice dlq drop {letter.id}`"
         )
 
@@ -213,7 +213,7 @@ def require_redrivable(letter: WholeLetter) -> None:
 def require_droppable(session: Session, letter: WholeLetter) -> None:
     """Raises OperationRefused unless the letter is dead, and the first of its entity."""
     if letter.outcome == Outcome.CONFLICT:
-        raise OperationRefused(f"{letter.id} is a conflict, which holds nothing up: `sluice dlq resolve` it")
+        raise OperationRefused(f"{letter.id} is a conflict, which blocks no event: use `sluice dlq resolve`")
     if letter.state not in (LetterState.DEAD, LetterState.WAITING, LetterState.RETRYING):
         raise OperationRefused(f"{letter.id} is {letter.state}: there is nothing to drop")
     if letter.entity_key is not None:
@@ -225,16 +225,16 @@ def require_droppable(session: Session, letter: WholeLetter) -> None:
 
 
 def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision) -> None:
-    """The letter is given up for good. Raises OperationRefused if it is no longer the first of its entity."""
+    """Drops the letter for good. Raises OperationRefused if it is no longer the first of its entity."""
     subject = (str(letter.id), as_json({"record": [letter.topic, letter.partition, letter.offset]}))
     if letter.entity_key is None:
-        # A retry of it locks the queue, then the letter: whichever comes first counts.
+        # A retry locks the queue, then the letter; whichever transaction comes first counts.
         with session.transaction():
             if not drop_keyless(session, letter.id):
                 raise OperationRefused(f"{letter.id}: {MOVED}")
             insert_audits(session, decision, [subject])
         return
-    # Before it: the drop has a transaction of its own, and must not be without its reason.
+    # First, since the drop has a separate transaction and must not lack its row in `audit`.
     with session.transaction():
         insert_audits(session, decision, [subject])
     if not redriver.drop(letter.entity, letter.entity_key, letter.id):
@@ -251,14 +251,14 @@ def drop_and_redrive(
     Raises OperationRefused if the letter is no longer the first of its entity.
     """
     drop_letter(session, redriver, letter, decision)
-    # With nothing behind the letter its entity is unparked, also with `no_redrive`.
+    # If nothing waits behind the letter, its entity is unparked, also with `no_redrive`.
     if letter.entity_key is None or (no_redrive and count_behind(session, letter)):
         return []
     return [redrive_rest(redriver, letter.entity, letter.entity_key)]
 
 
 def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: Decision) -> set[int]:
-    """Conflicts are marked as seen; the ids of those it happened to. May run twice: then to none."""
+    """Marks conflicts as seen. Returns the ids of those that were open. Idempotent."""
     with session.transaction():
         resolved = resolve_conflicts(session, [letter.id for letter in letters])
         insert_audits(
@@ -274,13 +274,13 @@ def resolve_letters(session: Session, letters: Sequence[WholeLetter], decision: 
 
 
 def is_conflict(letter: WholeLetter) -> bool:
-    """Whether it is a conflict that nobody has marked as seen."""
+    """Returns True for a conflict that is not marked as seen."""
     return letter.outcome == Outcome.CONFLICT and letter.state == LetterState.DEAD
 
 
 @contextmanager
 def refused_if_broken(name: str) -> Iterator[None]:
-    """Raises OperationRefused for a broken deployment, naming whose letters could not be redriven."""
+    """Raises OperationRefused for a broken deployment, with the name of the entity."""
     try:
         yield
     except Exception as error:

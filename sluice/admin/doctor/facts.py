@@ -1,4 +1,4 @@
-"""What the rules of `sluice doctor` take and return: facts as they were read, and findings. Pure."""
+"""The input and output of the rules of `sluice doctor`: facts that were read, and findings. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ NO_CALLS = DueCalls()
 
 @dataclass(frozen=True)
 class DeclaredFacts:
-    """What the code and the environment of this process say."""
+    """What the code and the environment of this process declare."""
 
     topics: Set[str]
     shards: Mapping[str, int]
@@ -41,30 +41,30 @@ class DeclaredFacts:
     """Projection → the revision of the code that fills it."""
     keep_identities_days: int = 30
     tables: Sequence[Table] = ()
-    """Those that `entity_table` and `projection_table` made."""
+    """The tables that `entity_table` and `projection_table` made."""
     by_position: Set[str] = frozenset()
-    """Topics that know their events by positions, not by ids."""
+    """Topics whose events are identified by positions, not by ids."""
     holding: Set[str] = frozenset()
-    """Effects of which a failed or uncertain call holds back later ones of its entity."""
+    """Effects whose failed or uncertain calls hold back later calls of the entity."""
     unfilled: Set[str] = frozenset()
     """Projections that no handler here fills."""
 
 
 @dataclass(frozen=True)
 class LeavingFacts:
-    """What leaves, or does not get in, and waits for somebody."""
+    """Outgoing events and calls, and what waits for an operator."""
 
     refused_records: int = 0
     uncertain_calls: int = 0
     failed_calls: int = 0
     effects_paused: str | None = None
-    """Why, if they are."""
+    """Why all calls are paused, if they are."""
     open_calls: Mapping[str, int] = field(default_factory=dict)
     """Effect → calls that have not succeeded."""
     parked_entities: int = 0
     conflicts: int = 0
     outgoing: Sequence[WaitingTopic] = ()
-    """The topics for which outgoing events are not sent yet."""
+    """The topics of outgoing events that are not sent yet."""
     due_calls: DueCalls = NO_CALLS
     """Calls of declared effects that a worker could make now."""
     holding_calls: Sequence[HoldingCall] = ()
@@ -82,54 +82,51 @@ class GenerationFacts:
     failed_reason: str | None
     idle_days: float
     keeps_place: bool = True
-    """A stopped one can catch up from the log."""
+    """True if a stopped generation can catch up from the log."""
     paused: bool = False
     lags: bool = False
     """True if it lacks records that the live generation has."""
     rate: int | None = None
-    """Events a second that its rebuild may read; None: as many as it can."""
+    """Maximum events per second of its rebuild; None means unlimited."""
 
 
 @dataclass(frozen=True)
 class SharingFacts:
-    """Of the workers that share the queues, whom Postgres knows by the leases they hold."""
+    """The workers that share the queues, which hold leases in Postgres."""
 
     workers: int = 0
     leased: frozenset[str] = frozenset()
-    """The queues that one of them holds."""
+    """The queues with a lease of such a worker."""
 
 
 @dataclass(frozen=True)
 class WorkingFacts:
-    """What keeps events moving, or keeps them from it, as Postgres has it."""
+    """What moves events or holds them up, as stored in Postgres."""
 
     beat_silence: float | None = 0.0
-    """Seconds since the beat that schedules was heard of last. None: no beat schedules."""
+    """Seconds since the last sign of life of the beat that schedules; None if no beat schedules."""
     replication: Replication = NO_REPLICATION
     horizons: Sequence[Horizon] = ()
-    """What keeps vacuum from cleaning, the oldest first."""
+    """What prevents vacuum from cleaning, the oldest first."""
     deaths: Sequence[EventDeath] = ()
-    """Events in whose handlers a worker ended."""
+    """Events during whose handlers a worker ended."""
 
 
 @dataclass(frozen=True)
 class StuckQueue:
-    """A queue whose list had messages at the first and the last look, with no commit between them."""
+    """A queue whose list had messages at the first and the last check, with no commit between them."""
 
     queue: str
     messages: int
     seconds: float
-    """Between the two looks."""
+    """Between the two checks."""
     blockers: Sequence[Blocker] = ()
     """Sessions of others for which sessions of Sluice waited meanwhile."""
 
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """`registered` and `leaving` are None where Sluice's tables cannot be read.
-
-    Then there is no migration, or one of another version.
-    """
+    """`registered` and `leaving` are None if Sluice's tables cannot be read, for want of migrations."""
 
     server: ServerSettings
     revision: str | None
@@ -148,54 +145,54 @@ class PostgresFacts:
     clock_offset: float = 0.0
     """Seconds that the clock of this machine is ahead of Postgres', negative if behind."""
     unread: Sequence[UnreadPartition] = ()
-    """The partitions that no bridge reads, or not further."""
+    """The partitions that no bridge reads, or that a bridge stopped reading."""
     tables: Mapping[str, StoredTable] = field(default_factory=dict)
-    """Declared table → what holds its rows."""
+    """Declared table → the table in Postgres that holds its rows."""
     without_id: Sequence[EventsWithoutId] = ()
     """The topics that had events without id."""
     retrying: Sequence[RetryingEvent] = ()
     """The events that were set aside, oldest first."""
     narrowed: Sequence[NarrowedQueue] = ()
-    """The queues whose batches fail for what is no event's fault."""
+    """The queues whose batches fail for a reason that concerns no event."""
     misplaced: Sequence[str] = ()
     """Declared tables that have a namesake in Sluice's own schema."""
     projection_letters: Sequence[OpenLetterCount] = ()
     """The projections that could not take events."""
     stopped_places: Sequence[StoppedPlace] = ()
-    """The partitions in which stopped generations lack events."""
+    """The partitions of which stopped generations lack events."""
     working: WorkingFacts | None = None
 
     @property
     def bridges(self) -> list[Process]:
-        """The bridges that are alive."""
+        """Returns the bridges that are alive."""
         return [one for one in self.living if one.kind is ProcessKind.BRIDGE]
 
     @property
     def served_queues(self) -> frozenset[str]:
-        """The queues that a worker holds by a lease, or that a living worker names with -Q.
+        """Returns the queues with a lease, and those that a living worker names with -Q.
 
-        Neither waits for an answer of the worker, which may be in a long batch.
+        Both are known without an answer of the worker, which may be in a long batch.
         """
         return self.sharing.leased.union(*(one.queues or () for one in self.living))
 
 
 @dataclass(frozen=True)
 class RedisFacts:
-    """`consumed` are the queues that workers answered for, of either kind; None: no worker answered."""
+    """`consumed` are the queues that workers reported as theirs; None if no worker answered."""
 
     version: str
     eviction_policy: str
     consumed: Set[str] | None
     used_bytes: int = 0
     max_bytes: int = 0
-    """0: no limit."""
+    """0 means no limit."""
 
 
 @dataclass(frozen=True)
 class TopicFacts:
-    """One topic as Kafka has it. `retention_ms` is −1 where records are kept for ever.
+    """One topic in Kafka. `retention_ms` is −1 if records are kept without limit.
 
-    The settings are None if Kafka does not give them.
+    The settings are None if Kafka does not return them.
     """
 
     topic_id: str
@@ -214,16 +211,16 @@ class KafkaFacts:
     """The declared and registered topics."""
 
     topics: Mapping[str, TopicFacts]
-    """Those that exist."""
+    """The topics that exist."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Those of which Kafka gives no facts → the error."""
+    """Topic that Kafka does not describe → the error."""
     missing_outgoing: Set[str] = frozenset()
-    """Topics for which outgoing events wait and which do not exist."""
+    """Topics that do not exist and for which outgoing events wait."""
 
 
 @dataclass(frozen=True)
 class ForeignClaim:
-    """What a bridge of another database with the same id wrote."""
+    """The claim of a bridge of another database with the same id."""
 
     writer: str
     rank: int
@@ -232,7 +229,7 @@ class ForeignClaim:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of each service None if it could not be reached; then `unreachable` says why."""
+    """All facts. A service is None if it was not reached; then `unreachable` has the reason."""
 
     declared: DeclaredFacts
     postgres: PostgresFacts | None
@@ -242,12 +239,12 @@ class Facts:
     """Service → reason."""
     foreign_claims: Sequence[ForeignClaim] = ()
     log_starts: Mapping[Place, int] = field(default_factory=dict)
-    """Where the logs begin of the partitions in which stopped generations lack events."""
+    """The log starts of the partitions of which stopped generations lack events."""
     members: Sequence[str | None] | None = None
-    """The static names of the members of the consumer group. None: they could not be read."""
+    """The static names of the members of the consumer group; None if they could not be read."""
     stuck: Sequence[StuckQueue] = ()
     still: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    """Projection and generation that lag and are not filled → seconds between the two looks."""
+    """Projection and generation that lag and are not filled → seconds between the two checks."""
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS
     """What waits for longer than this is a finding."""
 
@@ -255,8 +252,8 @@ class Facts:
 class Severity(Enum):
     """How bad a finding is.
 
-    error: this deployment does not work, or not safely, and can mend it. warning: it may not be what was
-    meant. note: it is another deployment's to mend.
+    error: this deployment does not work, or is unsafe, and can repair that. warning: it may be a mistake.
+    note: only another deployment can repair it.
     """
 
     ERROR = "error"
@@ -266,7 +263,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: one sentence what, one sentence what to do."""
+    """A problem in one sentence, and the advice in another."""
 
     severity: Severity
     problem: str
@@ -274,25 +271,25 @@ class Finding:
 
 
 def error(problem: str, advice: str) -> Finding:
-    """A finding that makes `doctor` end with exit code 1."""
+    """Returns a finding with which `doctor` exits with code 1."""
     return Finding(Severity.ERROR, problem, advice)
 
 
 def warning(problem: str, advice: str) -> Finding:
-    """A finding that does not."""
+    """Returns a finding that does not change the exit code."""
     return Finding(Severity.WARNING, problem, advice)
 
 
 def note(problem: str, advice: str) -> Finding:
-    """A finding that leaves `doctor` green: no command of this deployment ends it."""
+    """Returns a finding that no command of this deployment can repair; the exit code stays 0."""
     return Finding(Severity.NOTE, problem, advice)
 
 
 def graded(is_ours: bool, problem: str, advice: str) -> Finding:
-    """An error, or a note if the handlers of this command do not declare what it is about."""
+    """Returns an error, or a note if the handlers of this command do not declare its subject."""
     if is_ours:
         return error(problem, advice)
-    return note(problem, f"{advice} The handlers of this command do not declare it: use those that do.")
+    return note(problem, f"{advice} Run it with the handlers that declare it; those of this command do not.")
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Reads the facts that `sluice doctor` judges; a service that fails is noted, and the others are read."""
+"""Reads the facts for `sluice doctor`. If a service fails, the error is kept and the others are read."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -51,10 +51,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Looks:
-    """How long `sluice doctor` looks, in seconds."""
+    """The time limits of the checks of `sluice doctor`, in seconds."""
 
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS
-    """What waits for longer is a finding."""
+    """What waits longer is a finding."""
     watch_seconds: float = 15.0
     """A queue that has messages must commit a batch within this time: longer than a slow batch takes."""
     inspect_seconds: float = 2.0
@@ -62,7 +62,7 @@ class Looks:
 
 
 def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: Looks = Looks()) -> Facts:
-    """All of it, now; takes longer where a queue has messages and commits nothing."""
+    """Reads all facts. Takes longer if a queue has messages and commits nothing."""
     unreachable: dict[ServiceTitle, str] = {}
 
     def tried(service: ServiceTitle, read: Callable[[], T]) -> T | None:
@@ -72,7 +72,7 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
         except ServiceFailed as failed:
             unreachable[failed.service] = failed.reason
         except Exception as error:
-            # A fact that cannot be read is a line, whatever a client raises: the others are shown.
+            # Any error of a client becomes a line of the output, and the other facts are shown.
             unreachable[service] = f"{type(error).__name__}: {error}"
         return None
 
@@ -106,8 +106,8 @@ def read_facts(settings: Settings, urls: StackUrls, registry: Registry, looks: L
 
 
 def declared_facts(settings: Settings, registry: Registry) -> DeclaredFacts:
-    """Returns what the code and the environment of this process say."""
-    # `sluice init` makes tables in other schemas, too; nothing of Sluice's is in them.
+    """Returns what the code and the environment of this process declare."""
+    # `sluice init` also creates tables in other schemas; Sluice has no table there.
     tables: Iterable[Table] = (
         table
         for metadata in registry.metadatas
@@ -156,14 +156,17 @@ def _postgres(url: str, name: str, declared: DeclaredFacts) -> PostgresFacts:
 
 
 def outgoing_topics(postgres: PostgresFacts | None) -> list[str]:
-    """Returns the topics for which outgoing events wait and which Kafka could have."""
+    """Returns the topics of waiting outgoing events, without names that Kafka cannot hold."""
     waiting = postgres.leaving.outgoing if postgres and postgres.leaving else ()
     # Asking for a name that Kafka cannot hold would fail the whole request.
     return [one.topic for one in waiting if topic_name_flaw(one.topic) is None]
 
 
 def _own(postgres: PostgresFacts | None) -> Installation | None:
-    """The installation whose workers may be asked: those of a copied database's id are the original's."""
+    """Returns the installation whose workers may be asked, None for a copied database.
+
+    The workers with the id of a copied database belong to the original.
+    """
     return None if postgres is None or postgres.refusal is not None else postgres.installation
 
 
@@ -175,7 +178,7 @@ def _redis(settings: Settings, url: str, installation: Installation | None, look
 
 
 def _still(urls: StackUrls, postgres: PostgresFacts | None, looks: Looks) -> Mapping[tuple[str, int], float]:
-    """The generations that lag and that no worker fills, although one serves their queue."""
+    """Returns the generations that lag and that no worker fills, although one serves their queue."""
     if postgres is None or postgres.refusal is not None or not has_rebuild_worker(postgres):
         return {}
     lagging = {
@@ -195,7 +198,7 @@ def _still(urls: StackUrls, postgres: PostgresFacts | None, looks: Looks) -> Map
 def _stuck(
     urls: StackUrls, installation: Installation, postgres: PostgresFacts, looks: Looks
 ) -> list[StuckQueue]:
-    """The queues that commit nothing. Those that are halted, or that no worker serves, have a finding."""
+    """Returns the queues that commit nothing, without those that are halted or that no worker serves."""
     registered = postgres.registered
     if registered is None:
         return []

@@ -1,4 +1,4 @@
-"""Reads what `sluice doctor` reports about others that work as this installation."""
+"""Reads, for `sluice doctor`, whether other databases or processes work as this installation."""
 
 from contextlib import closing, suppress
 
@@ -35,9 +35,9 @@ def read_foreign_claims(settings: Settings, installation: Installation) -> list[
 
 
 def read_members(servers: str, group: str) -> list[str | None] | None:
-    """Returns the static names of the group's members, None if Kafka does not give them.
+    """Returns the static names of the group's members, None if Kafka does not return them.
 
-    A group that Kafka does not know has no members.
+    A group that does not exist has no members.
     """
     try:
         admin = build_kafka_python_admin(
@@ -48,7 +48,7 @@ def read_members(servers: str, group: str) -> list[str | None] | None:
         with closing(admin):
             described = admin.describe_groups([group])[group]
     except KafkaError:
-        # What is wrong with Kafka itself is found with the topics.
+        # Problems of Kafka itself are found when the topics are read.
         return None
     if described["error"] is not None:
         return None

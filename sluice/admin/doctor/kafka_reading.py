@@ -1,4 +1,4 @@
-"""Reads what `sluice doctor` judges of Kafka; what of it cannot be read is noted, and the rest is read."""
+"""Reads the facts of Kafka for `sluice doctor`. If a part fails, the error is kept and the rest is read."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
@@ -43,18 +43,18 @@ def read_kafka(servers: str, topics: Sequence[str], outgoing: Sequence[str]) -> 
 
 
 def read_log_starts(servers: str, topics: Sequence[str]) -> dict[Place, int]:
-    """Reads where the logs of some topics begin; a partition that does not answer is left out."""
+    """Returns the log starts of these topics, without partitions that do not answer."""
     with closing(LogReader(servers)) as reader:
         return {place: log.start for place, log in reader.read_ranges(topics).ranges.items()}
 
 
 def find_missing_topics(servers: str, topics: Sequence[str]) -> Set[str]:
-    """Returns those of the topics that do not exist. Raises KafkaError if no broker answers."""
+    """Returns the topics that do not exist. Raises KafkaError if no broker answers."""
     return read_kafka(servers, (), topics).missing_outgoing if topics else frozenset()
 
 
 def judge_topics(described: Iterable[Any], settings: Mapping[str, Any]) -> KafkaFacts:
-    """Returns the facts of what Kafka describes; `settings` is empty for a topic it refuses. Pure."""
+    """Returns the facts of the described topics; a topic whose settings Kafka refuses has none. Pure."""
     topics: dict[str, TopicFacts] = {}
     refused: dict[str, str] = {}
     for topic in described:

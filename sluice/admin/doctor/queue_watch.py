@@ -1,4 +1,4 @@
-"""Looks twice: a queue that has messages and commits no batch, a generation that lags and is not filled."""
+"""Detects, by two checks, queues that commit none of their messages, and generations that are not filled."""
 
 from collections.abc import Callable, Mapping, Set
 from typing import TypeVar
@@ -22,8 +22,8 @@ def watch_queues(
 ) -> list[StuckQueue]:
     """Returns the queues that have messages and commit nothing for so many seconds.
 
-    Ends with the first commit of each: nothing is waited for where all queues are empty or move. A list that
-    is empty for a moment counts: a worker takes a message, fails, and the bridge sends it again.
+    Ends once each queue has committed, so it does not wait if all queues are empty or move. A queue also
+    counts if its list is empty for a moment: a worker takes a message, fails, and the bridge resends it.
     """
     suspects = {queue for queue, length in read_lengths().items() if length}
     blockers: dict[int, Blocker] = {}
@@ -49,7 +49,7 @@ def watch(
     sleep: Callable[[float], object],
     clock: Callable[[], float],
 ) -> dict[T, float]:
-    """Returns the suspects whose number does not move for so many seconds → the time of the look.
+    """Returns the suspects whose number does not move for so many seconds → the time watched.
 
     Ends as soon as the number of each has moved.
     """
@@ -61,5 +61,5 @@ def watch(
 
 
 def unmoved(suspects: Set[T], before: Mapping[T, int], after: Mapping[T, int]) -> set[T]:
-    """Returns the suspects whose number is the same at both looks. Pure."""
+    """Returns the suspects whose number is the same in both checks. Pure."""
     return {one for one in suspects if before.get(one) == after.get(one)}

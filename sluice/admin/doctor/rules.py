@@ -42,7 +42,7 @@ SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not o
 
 
 def find_problems(facts: Facts) -> list[Finding]:
-    """Every rule's findings, errors first. Of a service that was not reached nothing else is said."""
+    """Returns the findings of all rules, errors first. An unreachable service has only that finding."""
     found = [*_unreachable(facts), *_environment(facts.declared), *installation_problems(facts)]
     if facts.postgres is not None:
         found += _server(facts.postgres)
@@ -77,7 +77,7 @@ def find_problems(facts: Facts) -> list[Finding]:
 
 
 def situation_problems(facts: Facts) -> Iterator[Finding]:
-    """Yields what is wrong now with the servers and the processes, which `sluice status` shows as well."""
+    """Yields current problems of the servers and processes, which `sluice status` shows as well."""
     if facts.postgres is not None:
         yield from server_problems(facts.postgres, patience_seconds=facts.patience_seconds)
         yield from process_problems(facts.postgres, facts.declared)
@@ -107,7 +107,7 @@ def _environment(declared: DeclaredFacts) -> Iterator[Finding]:
     if declared.faults:
         yield error(
             f"SLUICE_FAULTS arms faults: {declared.faults}.",
-            "Unset it and SLUICE_ALLOW_FAULTS, and restart the processes: faults kill them on purpose.",
+            "Unset it and SLUICE_ALLOW_FAULTS, and restart the processes: armed faults kill them.",
         )
 
 
@@ -122,13 +122,13 @@ def _server(postgres: PostgresFacts) -> Iterator[Finding]:
         )
     if server.fsync == "off":
         yield error(
-            "Postgres runs with fsync off: a crash can destroy the only truth.",
+            "Postgres runs with fsync off: a crash can destroy the data.",
             "Set fsync = on and restart it.",
         )
     if server.synchronous_commit == "off":
         yield warning(
-            "Postgres runs with synchronous_commit off: a crash can take back commits, but not the events"
-            " and calls that followed them.",
+            "Postgres runs with synchronous_commit off: a crash can undo commits, but not the events and"
+            " calls that followed them.",
             "Set synchronous_commit = on for this database.",
         )
 
@@ -138,7 +138,7 @@ def _installation(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[
     if postgres.refusal is not None and postgres.revision == declared.newest_revision:
         yield error(
             f"No process works with this database: {postgres.refusal}.",
-            "Do what the sentence names, or correct SLUICE_DATABASE_URL.",
+            "Follow the instruction in this sentence, or correct SLUICE_DATABASE_URL.",
         )
 
 
@@ -148,12 +148,12 @@ def _migrations(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fi
     elif postgres.revision != declared.newest_revision:
         yield error(
             f"The database is at migration {postgres.revision}, this code is at {declared.newest_revision}.",
-            "Run `sluice init`; if the database is the newer one, deploy the code that made it.",
+            "Run `sluice init`; if the database is newer, deploy the code that migrated it.",
         )
     elif postgres.registered is None:
         yield error(
             "Tables of Sluice are missing although all migrations were applied.",
-            "Restore the database from a backup: somebody changed schema sluice by hand.",
+            "Restore the database from a backup: schema sluice was changed by hand.",
         )
 
 
@@ -165,7 +165,7 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
             yield warning(
                 f"Entity type {entity} has {shards} shards in code and {registered.shards[entity]} in"
                 " Postgres, which count.",
-                f"Declare shards={registered.shards[entity]}: the code's number counts at first sight only.",
+                f"Declare shards={registered.shards[entity]}: the number in code counts only for a new type.",
             )
     for entity, shards in sorted(registered.shards.items()):
         names = [queue_name(entity, shard) for shard in range(shards)]
@@ -178,12 +178,12 @@ def _registered(registered: Registered, declared: DeclaredFacts) -> Iterator[Fin
             yield graded(
                 queue.rpartition(".")[0] in declared.shards,
                 f"Queue {queue} is halted: {reason}",
-                "Correct the deployment; the queue is tried again every few seconds and then goes on.",
+                "Correct the deployment; the queue is retried every few seconds and then continues.",
             )
     for topic, why in sorted(registered.paused_topics.items()):
         yield warning(
             f"Topic {topic} is paused: {why}",
-            "Nothing of it is read until `sluice resume --topic`; a reshard that was killed leaves one so.",
+            "Run `sluice resume --topic` to read it again. A killed reshard also leaves a topic paused.",
         )
 
 
@@ -200,14 +200,14 @@ def missing_topic(name: str) -> str:
 
 def _topics(kafka: KafkaFacts, declared: DeclaredFacts) -> Iterator[Finding]:
     for missing in sorted(declared.topics - kafka.topics.keys() - kafka.refused.keys()):
-        yield error(missing_topic(missing), "Run `sluice init`, or look at the cluster's address.")
+        yield error(missing_topic(missing), "Run `sluice init`, or check the address of the cluster.")
     for name, topic in sorted(kafka.topics.items()):
         if topic.cleanup_policy is None or topic.retention_ms is None:
             continue
         if "delete" in topic.cleanup_policy and 0 <= topic.retention_ms < SHORTEST_RETENTION_MS:
             yield warning(
-                f"Topic {name} keeps records for {topic.retention_ms / 3_600_000:.1f} hours: after a longer"
-                " outage some are gone before they were applied.",
+                f"Topic {name} keeps records for {topic.retention_ms / 3_600_000:.1f} hours: a longer outage"
+                " loses records that are not applied yet.",
                 "Raise its retention.ms above a day, and above the age of your oldest backup.",
             )
 
@@ -220,9 +220,9 @@ def _log(
         if known is not None and known != topic.topic_id:
             yield graded(
                 name in declared.topics,
-                f"Topic {name} is not the one that was read so far: its id in Kafka is {topic.topic_id}, in"
-                f" Postgres {known}.",
-                "Find out whether it was created again or this is another cluster; it is not read until"
+                f"Topic {name} is not the one that was read so far: its id is {topic.topic_id} in Kafka and"
+                f" {known} in Postgres.",
+                "Check if it was created again or if this is another cluster; it is not read until"
                 f' `sluice accept {name} --reason "…"`.',
             )
         if topic.partitions < registered.partitions.get(name, 0):
@@ -230,5 +230,5 @@ def _log(
                 name in declared.topics,
                 f"Topic {name} has {topic.partitions} partitions in Kafka and"
                 f" {registered.partitions[name]} in Postgres.",
-                "Look at the cluster's address: a topic cannot lose partitions.",
+                "Check the address of the cluster: a topic cannot lose partitions.",
             )

@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about others that work as this installation. Pure."""
+"""The rules of `sluice doctor` about other databases and processes that work as this installation. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,7 +9,7 @@ MAX_CLOCK_OFFSET_SECONDS = 2.0
 
 
 def installation_problems(facts: Facts) -> Iterator[Finding]:
-    """Others that work as this installation."""
+    """Yields findings about other databases and processes that work as this installation."""
     yield from _foreign_claims(facts.foreign_claims)
     if facts.postgres is not None:
         if facts.members is not None:
@@ -23,7 +23,7 @@ def _foreign_claims(claims: Sequence[ForeignClaim]) -> Iterator[Finding]:
         yield error(
             f"Another database works as this installation: {len(claims)} of its bridges wrote claims that"
             f" this database does not know, the newest {age} seconds ago.",
-            "One of both is a physical copy (a base backup or a snapshot of disks): stop its processes, then"
+            "One of the two is a physical copy (a base backup or a disk snapshot): stop its processes, then"
             " run `sluice init --new-installation` there. After a failover the finding ends within minutes.",
         )
 
@@ -37,15 +37,15 @@ def _members(members: Sequence[str | None], postgres: PostgresFacts) -> Iterator
         names = ", ".join(sorted({name or "a member without a static name" for name in foreign}))
         yield error(
             f"The consumer group {group} has {len(foreign)} foreign members: {names}.",
-            "Stop them: nothing is applied of the partitions that Kafka gives them.",
+            "Stop them: records of the partitions that Kafka assigns to them are not applied.",
         )
     own, bridges = len(members) - len(foreign), len(postgres.bridges)
     if own > bridges:
         yield warning(
             f"The consumer group {group} has {own} members with names of this installation, but {bridges}"
             " bridges of this database are alive.",
-            "Look again in a minute: a killed bridge stays a member for some seconds. Otherwise look for a"
-            " bridge that works with a copy of this database.",
+            "Repeat the check in a minute: a killed bridge stays a member for some seconds. If it remains,"
+            " find the bridge that works with a copy of this database.",
         )
 
 
@@ -58,14 +58,14 @@ def _bridges(bridges: Sequence[Process]) -> Iterator[Finding]:
             nodes = ", ".join(sorted({f"{bridge.node} ({bridge.process_id})" for bridge in bridges}))
             yield warning(
                 f"The bridges {nodes} declare different {what}: {'; '.join(sorted(declared))}.",
-                "Let all bridges run the same SLUICE_HANDLERS; during a rolling deployment this is expected.",
+                "Run all bridges with the same SLUICE_HANDLERS; expected during a rolling deployment.",
             )
 
 
 def clock_problems(postgres: PostgresFacts) -> Iterator[Finding]:
-    """Clocks of this installation's processes that are wrong.
+    """Yields a finding about processes of this installation whose clocks are wrong.
 
-    Nothing that is applied depends on these clocks; ages that operators read and times in events do.
+    Delivery does not depend on these clocks, but displayed ages and times in events do.
     """
     offsets = {
         f"{one.kind} {one.node} ({one.process_id})": one.clock_offset
@@ -80,8 +80,8 @@ def clock_problems(postgres: PostgresFacts) -> Iterator[Finding]:
         )
         yield warning(
             f"Clocks differ from that of Postgres: {shown}.",
-            "Synchronise the clocks of these machines by NTP, and that of Postgres if all differ alike."
-            " Times in logs are wrong by as much; delivery does not depend on these clocks.",
+            "Synchronise the clocks of these machines by NTP, and that of Postgres if all differ equally."
+            " Times in logs are wrong by the same amount; delivery does not depend on these clocks.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about what is late, and about events that end their worker. Pure."""
+"""The rules of `sluice doctor` about late events and calls, and events that end their worker. Pure."""
 
 from collections.abc import Iterator, Sequence, Set
 
@@ -13,7 +13,7 @@ from sluice.tasks.fold.topic_names import topic_name_flaw
 def age_problems(
     postgres: PostgresFacts, missing_topics: Set[str], *, patience_seconds: float
 ) -> Iterator[Finding]:
-    """What could leave, and does not, although the processes that send it are alive."""
+    """Yields outgoing events and calls that wait although the processes that send them are alive."""
     leaving = postgres.leaving
     if leaving is None or postgres.refusal is not None or not has_relay(postgres):
         return
@@ -27,19 +27,19 @@ def age_problems(
         yield warning(
             f"Outgoing events wait for up to {say_duration(oldest.free_seconds)}:"
             f" {sum(one.free for one in waiting)}, the oldest for topic {oldest.topic}.",
-            f"Look at the log of the workers on `{RELAY_QUEUE}`: it says what Kafka answers.",
+            f"Read the log of the workers on `{RELAY_QUEUE}`: it contains the answer of Kafka.",
         )
     due = leaving.due_calls
     is_late = due.calls and due.seconds >= patience_seconds
     if is_late and leaving.effects_paused is None and has_effects_worker(postgres):
         yield warning(
             f"Calls are due for up to {say_duration(due.seconds)}: {due.calls}.",
-            f"Look at the log of the workers on `{EFFECTS_QUEUE}`, and start more of them if all are busy.",
+            f"Read the log of the workers on `{EFFECTS_QUEUE}`, and start more of them if all are busy.",
         )
 
 
 def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
-    """Calls that wait behind one of their entity that ended without success."""
+    """Yields calls that wait behind a call of their entity that did not succeed."""
     holding = leaving.holding_calls
     if holding:
         first = holding[0]
@@ -48,12 +48,12 @@ def holding_problems(leaving: LeavingFacts) -> Iterator[Finding]:
             f"Calls wait behind a call of their entity that did not succeed: {sum(c.behind for c in holding)}"
             f" behind {first.effect_key}{others}, which is {first.state}; effect {first.effect} of"
             f" {first.entity}/{first.entity_key}.",
-            "`sluice effects retry KEY` or `sluice effects settle KEY`; see `sluice effects show KEY`.",
+            "Run `sluice effects retry KEY` or `sluice effects settle KEY`; see `sluice effects show KEY`.",
         )
 
 
 def death_problems(deaths: Sequence[EventDeath]) -> Iterator[Finding]:
-    """Events in whose handlers a worker's process ended."""
+    """Yields events during whose handlers a worker process ended."""
     if deaths:
         first = deaths[0]
         others = f" (and {len(deaths) - 1} other events)" if len(deaths) > 1 else ""
@@ -61,6 +61,6 @@ def death_problems(deaths: Sequence[EventDeath]) -> Iterator[Finding]:
         yield warning(
             f"Event {first.topic}:{first.partition}:{first.offset}{others} ended its worker {times}:"
             f" {first.how}; the last time {say_duration(first.seconds)} ago.",
-            "Correct its handler and restart the workers; if none runs, start one. After three ends it is a"
-            " dead letter.",
+            "Correct its handler and restart the workers; if none runs, start one. After the third time the"
+            " event becomes a dead letter.",
         )

@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about processes that are not there, and what waits for them. Pure."""
+"""The rules of `sluice doctor` about missing processes, and what waits for them. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,11 +16,11 @@ from sluice.db.delivery.living_processes import Process
 from sluice.db.records import GenerationState, ProcessKind
 from sluice.runtime.celery_options import EFFECTS_QUEUE, MAINTENANCE_QUEUE, REBUILD_QUEUE, RELAY_QUEUE
 
-BEAT_SILENCE_SECONDS = 15.0  # it takes its lock again every second
+BEAT_SILENCE_SECONDS = 15.0  # the beat renews its lock every second
 
 
 def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
-    """The kinds of processes of which none is alive, with what waits for them."""
+    """Yields the kinds of processes of which none is alive, and what waits for them."""
     if postgres.refusal is not None or postgres.working is None or postgres.leaving is None:
         return  # No process starts, or Sluice's tables cannot be read.
     yield from _no_bridge(postgres, declared)
@@ -40,7 +40,7 @@ def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterat
 
 
 def unfilled_problem(generation: GenerationFacts, living: Sequence[Process]) -> Finding | None:
-    """Returns that no worker fills the generation, None if a worker does or none has to."""
+    """Returns a finding if no worker fills the generation, None if one does or none is needed."""
     needs = generation.lags or generation.state == GenerationState.BUILDING
     if not needs or generation.paused or _is_served(REBUILD_QUEUE, living):
         return None
@@ -77,15 +77,15 @@ def has_rebuild_worker(postgres: PostgresFacts) -> bool:
 def still_problems(
     generations: Sequence[GenerationFacts], still: Mapping[tuple[str, int], float]
 ) -> Iterator[Finding]:
-    """Generations that no worker fills, although one serves their queue."""
+    """Yields generations that no worker fills, although one serves their queue."""
     for one in generations:
         seconds = still.get((one.projection, one.generation))
         if seconds is not None:
             yield warning(
                 f"Generation {one.generation} of {one.projection} lags, and nothing was written to it in"
                 f" {seconds:.0f} s.",
-                f"Look at the log of the workers on `{REBUILD_QUEUE}`; until it is live, only code of"
-                f" revision {one.revision} fills it.",
+                f"Read the log of the workers on `{REBUILD_QUEUE}`; until the generation is live, only code"
+                f" of revision {one.revision} fills it.",
             )
 
 
@@ -101,8 +101,8 @@ def _no_bridge(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Fin
     unread = sorted(declared.topics - {topic for bridge in bridges for topic in bridge.topics})
     if unread:
         yield warning(
-            f"No living bridge declares {', '.join(unread)}: nothing of it is read.",
-            "Let the bridges run the SLUICE_HANDLERS of this command; during a rolling deployment this is"
+            f"No running bridge declares {', '.join(unread)}, so no record of it is read.",
+            "Run the bridges with the SLUICE_HANDLERS of this command; during a rolling deployment this is"
             " expected.",
         )
 
@@ -112,17 +112,15 @@ def _no_beat(working: WorkingFacts, living: Sequence[Process]) -> Iterator[Findi
     silence = working.beat_silence
     if silence is not None and silence > BEAT_SILENCE_SECONDS:
         yield warning(
-            f"The beat that schedules has not been heard of for {say_duration(silence)}: {consequence}.",
-            "Look at its process and its machine, and restart it; another beat takes over when its session in"
+            f"The beat that schedules has not reported for {say_duration(silence)}: {consequence}.",
+            "Check its process and its machine, and restart it; another beat takes over when its session in"
             " Postgres has ended.",
         )
     elif silence is None:
         alive = any(one.kind is ProcessKind.BEAT for one in living)
         yield warning(
             f"No beat schedules: {consequence}.",
-            "Look at the log of the beat that runs, and restart it."
-            if alive
-            else "Start one: `sluice beat`.",
+            "Read the log of the beat that runs, and restart it." if alive else "Start one: `sluice beat`.",
         )
 
 

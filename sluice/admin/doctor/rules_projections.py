@@ -7,12 +7,12 @@ from sluice.db.projections.stopped_generations import StoppedPlace
 from sluice.db.records import GenerationState
 from sluice.runtime.place import Place
 
-KEPT_DAYS = 7.0  # a generation that is no longer live: time enough to want it back
+KEPT_DAYS = 7.0  # of a generation that is no longer live: enough time to decide about a swap back
 READABLE = (GenerationState.LIVE, GenerationState.STOPPED, GenerationState.RESUMING)
 
 
 def projection_problems(generations: Sequence[GenerationFacts], declared: DeclaredFacts) -> Iterator[Finding]:
-    """What is missing, failed, or kept up for nobody."""
+    """Yields generations that are missing, failed, or kept in sync for too long."""
     live = {one.projection: one for one in generations if one.state in READABLE}
     live |= {one.projection: one for one in generations if one.state == GenerationState.LIVE}
     for projection, revision in sorted(declared.revisions.items()):
@@ -22,32 +22,32 @@ def projection_problems(generations: Sequence[GenerationFacts], declared: Declar
         begun = any(one.revision == revision for one in generations if one.projection == projection)
         if not begun:
             yield warning(
-                f"Projection {projection} is at revision {revision} in code, its live generation was begun"
-                f" by revision {live[projection].revision}: rows of before are as that one made them.",
-                "`sluice rebuild start` computes them anew, if they are to be.",
+                f"Projection {projection} is at revision {revision} in code, but its live generation was"
+                f" started by revision {live[projection].revision}, which computed the older rows.",
+                "Run `sluice rebuild start` to compute them again by the new code.",
             )
     for one in generations:
         name = f"Generation {one.generation} of {one.projection}"
         if one.state == GenerationState.FAILED:
             yield warning(
                 f"{name} failed: {one.failed_reason}",
-                "Correct the cause, `sluice rebuild drop` it, and start another one.",
+                "Correct the cause, drop it by `sluice rebuild drop`, and start another one.",
             )
         elif one.state in (GenerationState.READY, GenerationState.RETIRED) and one.idle_days > KEPT_DAYS:
             yield warning(
-                f"{name} is {one.state} for {one.idle_days:.0f} days and kept up with every batch.",
-                "`sluice rebuild drop` it, if nobody wants it any more.",
+                f"{name} is {one.state} for {one.idle_days:.0f} days, and every batch still updates it.",
+                "Drop it by `sluice rebuild drop` if you no longer need it.",
             )
 
 
 def feeding_problems(facts: Facts) -> Iterator[Finding]:
-    """Projections that could not take events, and generations to which nothing is fed."""
+    """Yields projections whose events failed, and generations that no longer receive events."""
     assert facts.postgres is not None
     for letters in facts.postgres.projection_letters:
         name = letters.projection
         yield warning(
-            f"Projection {name} could not take {letters.failed} events, and {letters.waiting} wait behind"
-            " them; everything else of these events is applied.",
+            f"Projection {name} failed for {letters.failed} events, and {letters.waiting} wait behind them;"
+            " the other effects of these events are applied.",
             f"See `sluice dlq ls --projection {name}`; correct the code, then `sluice dlq redrive`.",
         )
     for one in facts.postgres.generations:
@@ -71,11 +71,12 @@ def _stopped(one: GenerationFacts, places: Sequence[StoppedPlace], starts: Mappi
     if left:
         distance, nearest = min(left)
         place = f"{nearest.topic}:{nearest.partition}:{nearest.applied_offset + 1}"
-        where = f"it goes on at {place}, {distance} offsets after the log's start"
+        where = f"it continues at {place}, {distance} offsets after the log's start"
         if distance < 0:
-            lost = f"{nearest.topic}[{nearest.partition}] no longer holds what it lacks"
+            lost = f"{nearest.topic}[{nearest.partition}] no longer holds the records that it lacks"
             return error(f"{name} is stopped, and {lost}: {reason}.", f"{rebuild}.")
     return error(
         f"{name} is stopped, and readers see old rows: {reason}; {where}.",
-        f"Correct the cause, then `sluice rebuild resume {one.projection}`, before the log begins after it.",
+        f"Correct the cause, and run `sluice rebuild resume {one.projection}` before retention deletes these"
+        " records.",
     )

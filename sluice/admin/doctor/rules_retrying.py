@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about what is retried: what holds it up, and what ends it. Pure."""
+"""The rules of `sluice doctor` about retried events and stuck queues: the cause and the cure. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from sluice.db.records import RetryKind
 MOST_HOLDERS = 5  # findings about other sessions; one session may hold many rows
 _QUERY_CHARACTERS = 100
 _HIDDEN = "<insufficient privilege>"
-"""What Postgres shows instead of a query that the role may not see."""
+"""The text that Postgres shows instead of a query that the role may not read."""
 
 
 def retrying_problems(events: Sequence[RetryingEvent]) -> Iterator[Finding]:
-    """What keeps events from being applied: sessions that hold what they need, and what takes too long."""
+    """Yields why events cannot be applied: locks of other sessions, time limits, refusals of the server."""
     held: dict[str, list[RetryingEvent]] = {}
     others: dict[tuple[str, str], list[RetryingEvent]] = {}
     for one in events:
@@ -27,19 +27,19 @@ def retrying_problems(events: Sequence[RetryingEvent]) -> Iterator[Finding]:
         pids = sorted({blocker["pid"] for one in group for blocker in one.blockers if blocker["is_there"]})
         yield warning(f"{_named(group)} for what another session holds: {holders}.", _ending(group, pids))
     for (kind, _), group in sorted(others.items()):
-        problem = f"{_named(group)}: {_KINDS[kind]}. Lately: {group[0].error[:200]}"
+        problem = f"{_named(group)}: {_KINDS[kind]}. Newest error: {group[0].error[:200]}"
         yield warning(problem, f"{_LIST} {_ADVICE[kind]}")
 
 
 _KINDS = {
     RetryKind.ROW_HELD.value: "another session held what the event needs at the newest attempt",
-    RetryKind.TIMED_OUT.value: "the event takes longer than a statement may",
-    RetryKind.UNAVAILABLE.value: "the server refuses the event for a reason that passes",
+    RetryKind.TIMED_OUT.value: "the event takes longer than the time limit of a statement",
+    RetryKind.UNAVAILABLE.value: "the server refuses the event for a temporary reason",
 }
 _LIST = "`sluice dlq ls --state retrying` lists such events; they are retried by themselves."
 _ADVICE = {
-    RetryKind.ROW_HELD.value: "If one stays, look for open transactions in pg_stat_activity.",
-    RetryKind.TIMED_OUT.value: "Look for a slow trigger, a missing index or an event of great size.",
+    RetryKind.ROW_HELD.value: "If one remains, look for open transactions in pg_stat_activity.",
+    RetryKind.TIMED_OUT.value: "Look for a slow trigger, a missing index or a very large event.",
     RetryKind.UNAVAILABLE.value: "The log of Postgres has the cause.",
 }
 
@@ -52,7 +52,7 @@ def _named(group: Sequence[RetryingEvent]) -> str:
 
 
 def describe_holder(blocker: Mapping[str, Any]) -> str:
-    """Returns what is known of a session that holds something up."""
+    """Returns what is known of a session that blocks others."""
     if blocker["pid"] == 0:
         return "a prepared transaction"
     parts = [f"pid {blocker['pid']}"]
@@ -87,7 +87,7 @@ def _end_transactions(blockers: Sequence[Mapping[str, Any]], pids: Sequence[int]
 
 
 def stuck_problems(stuck: Sequence[StuckQueue]) -> Iterator[Finding]:
-    """Queues whose messages are there and whose batches do not commit."""
+    """Yields queues that have messages and commit no batch."""
     for one in stuck:
         problem = (
             f"Queue {one.queue} has {one.messages} messages, and no batch of it was committed in"
@@ -99,16 +99,16 @@ def stuck_problems(stuck: Sequence[StuckQueue]) -> Iterator[Finding]:
             pids = sorted({blocker.pid for blocker in one.blockers})
             yield warning(
                 f"{problem}; workers wait for what another session holds: {holders}.",
-                f"{_end_transactions(blockers, pids)} The queue then goes on by itself.",
+                f"{_end_transactions(blockers, pids)} The queue then continues by itself.",
             )
         else:
             yield warning(
                 f"{problem}.",
-                "`sluice workers` shows the worker that serves it: look at its log, and restart it if it does"
-                " not answer.",
+                "`sluice workers` shows the worker that serves it: read its log, and restart the worker if it"
+                " does not answer.",
             )
 
 
 def say_duration(seconds: float) -> str:
-    """Returns the time in whole minutes, below two of them in seconds."""
+    """Returns the time in whole minutes, or below two minutes in seconds."""
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(0.0, seconds):.0f} s"

@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about the Postgres server: what it refuses, waits for, cannot clean. Pure."""
+"""The rules of `sluice doctor` about the Postgres server: writes, disk, standbys, vacuum. Pure."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from sluice.db.admin.server_facts import Horizon, Replication
 OLD_FACTOR = 10
 """A transaction is old after so many times the patience: a report or a backup takes minutes."""
 MANY_TRANSACTIONS = 1_000_000
-"""What has no time is old after so many transactions."""
+"""A holder without a start time is old after so many transactions."""
 MOST_HORIZONS = 5
 _NO_STANDBY_COMMIT = frozenset({"off", "local"})
 _DISK_FULL = "DiskFull"
@@ -19,7 +19,7 @@ _CLEANING = "Until then tables grow, and statements become slower."
 
 
 def server_problems(postgres: PostgresFacts, *, patience_seconds: float) -> Iterator[Finding]:
-    """What of the server stands in the way of every batch."""
+    """Yields problems of the server that prevent or slow down every batch."""
     yield from _read_only(postgres.server)
     yield from _disk_full(postgres)
     if postgres.working is not None:
@@ -31,7 +31,7 @@ def _read_only(server: ServerSettings) -> Iterator[Finding]:
     if server.read_only:
         yield error(
             f"Postgres can only be read: {server.read_only}.",
-            "Let SLUICE_DATABASE_URL name the primary, with writes allowed.",
+            "Set SLUICE_DATABASE_URL to the primary, with writes allowed.",
         )
 
 
@@ -41,7 +41,7 @@ def _disk_full(postgres: PostgresFacts) -> Iterator[Finding]:
     if full:
         yield error(
             f"A disk of Postgres is full: {full[0].splitlines()[0][:200].rstrip('.')}.",
-            "Free room on the disk that the message names; everything is then tried again by itself.",
+            "Free space on the disk that the message names; Sluice then retries everything by itself.",
         )
 
 
@@ -54,18 +54,18 @@ def _standby(replication: Replication, server: ServerSettings, patience_seconds:
         yield error(
             f"Commits wait for a synchronous standby that is away: {replication.connected} of {needed} are"
             f" connected that synchronous_standby_names ({replication.standby_names}) requires{waiting}.",
-            "Start the standby, or take it out: `ALTER SYSTEM SET synchronous_standby_names = ''` and `SELECT"
+            "Start the standby, or remove it: `ALTER SYSTEM SET synchronous_standby_names = ''` and `SELECT"
             " pg_reload_conf()`.",
         )
     elif replication.waiting and replication.seconds >= patience_seconds:
         yield warning(
             f"Commits wait for a synchronous standby{waiting}.",
-            "Look at the standby and at the network to it: pg_stat_replication shows how far it is.",
+            "Check the standby and the network to it: pg_stat_replication shows its progress.",
         )
 
 
 def count_needed(standby_names: str) -> int:
-    """Returns how many standbys a commit waits for, as synchronous_standby_names says it."""
+    """Returns how many standbys a commit waits for by synchronous_standby_names."""
     text = standby_names.strip()
     if not text:
         return 0

@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about partitions that no bridge reads and what Kafka does not report. Pure."""
+"""The rules of `sluice doctor` about partitions that no bridge reads, and facts that Kafka lacks. Pure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,22 +6,22 @@ from sluice.admin.doctor.facts import DeclaredFacts, Finding, KafkaFacts, Postgr
 from sluice.db.delivery.unread_partitions import UnreadKind, UnreadPartition, describe_unread, group_unread
 
 _ADVICE = {
-    UnreadKind.NO_LEADER: "Start the brokers that hold its replicas, or look at the cluster's controller.",
+    UnreadKind.NO_LEADER: "Start the brokers that hold its replicas, or check the cluster's controller.",
     UnreadKind.NOT_AUTHORIZED: "Grant the right to the role that the bridges use.",
-    UnreadKind.KAFKA_ERROR: "Look at the brokers' log, and at that of the bridges.",
-    UnreadKind.UNREADABLE_RECORD: "`sluice skip` gets past a record that no client can read.",
-    UnreadKind.STOPPED: "Do what the sentence names; the bridges go on by themselves afterwards.",
-    UnreadKind.UNASSIGNED: "Look at the bridges' log, and restart a bridge that reads no partition.",
+    UnreadKind.KAFKA_ERROR: "Read the logs of the brokers and the bridges.",
+    UnreadKind.UNREADABLE_RECORD: "Run `sluice skip` to skip a record that no client can read.",
+    UnreadKind.STOPPED: "Follow the instruction in this sentence; the bridges then continue by themselves.",
+    UnreadKind.UNASSIGNED: "Read the log of the bridges, and restart a bridge that reads no partition.",
 }
 
 
 def unread_problems(unread: Sequence[UnreadPartition], declared: DeclaredFacts) -> Iterator[Finding]:
-    """One finding per reason."""
+    """Yields one finding per reason."""
     for group in group_unread(unread):
         kind = group[0].kind
         if kind is UnreadKind.NO_BRIDGE:
             yield warning(f"{describe_unread(group)}.", "Start a bridge: `sluice bridge`.")
-        elif kind is not UnreadKind.PAUSED:  # has a finding of its own
+        elif kind is not UnreadKind.PAUSED:  # reported by another rule
             is_ours = any(one.topic in declared.topics for one in group)
             yield graded(is_ours, f"{describe_unread(group).rstrip('.')}.", _ADVICE[kind])
 
@@ -29,12 +29,12 @@ def unread_problems(unread: Sequence[UnreadPartition], declared: DeclaredFacts) 
 def kafka_problems(
     kafka: KafkaFacts, postgres: PostgresFacts | None, declared: DeclaredFacts
 ) -> Iterator[Finding]:
-    """What Kafka did not give, and partitions without a leader that no bridge reports."""
+    """Yields what Kafka did not return, and partitions without a leader that no bridge reports."""
     for topic, reason in sorted(kafka.refused.items()):
         yield graded(
             topic in declared.topics,
-            f"Kafka gives no facts of topic {topic}: {reason}.",
-            "Grant the right to describe and read it, or look at the brokers' log.",
+            f"Kafka does not describe topic {topic}: {reason}.",
+            "Grant the right to describe and read it, or read the logs of the brokers.",
         )
     unknown = sorted(
         name
@@ -43,7 +43,7 @@ def kafka_problems(
     )
     if unknown:
         yield warning(
-            f"Kafka does not give the settings of {', '.join(unknown)}: their retention is not checked.",
+            f"Kafka does not return the settings of {', '.join(unknown)}: their retention is not checked.",
             "Grant the right DescribeConfigs on the topics to the role of this command.",
         )
     reported = {(one.topic, one.partition) for one in (postgres.unread if postgres else ())}

@@ -16,51 +16,51 @@ from sluice.tasks.retention import DAY_SECONDS, kept_seconds
 
 
 def stopped_problems(leaving: LeavingFacts) -> Iterator[Finding]:
-    """What an operator stopped, or a failed event."""
+    """Yields what an operator or a failed event stopped."""
     if leaving.effects_paused is not None:
         yield warning(
             f"All calls are paused: {leaving.effects_paused}.",
-            "`sluice effects resume` once the reason is gone.",
+            "Run `sluice effects resume` when the reason no longer applies.",
         )
     if leaving.parked_entities:
         yield warning(
-            f"Parked entities: {leaving.parked_entities}; an event of each failed, or it was paused by hand.",
+            f"Parked entities: {leaving.parked_entities}; an event of each failed, or an operator paused it.",
             "See `sluice dlq ls`; correct the cause, then `sluice dlq redrive`. Or `sluice resume --entity`.",
         )
 
 
 def leaving_problems(leaving: LeavingFacts, declared: DeclaredFacts) -> Iterator[Finding]:
-    """What leaves only after an operator has decided."""
+    """Yields events and calls that wait for the decision of an operator."""
     if leaving.conflicts:
         yield warning(
             f"Conflicts: {leaving.conflicts}; of two events with one id or version the first one counts.",
-            "See `sluice dlq ls`. After a correction of the code `sluice dlq redrive` them, else `resolve`.",
+            "See `sluice dlq ls`. If you corrected the code, run `sluice dlq redrive`, otherwise `resolve`.",
         )
     if leaving.refused_records:
         yield warning(
             f"Outgoing records that the broker refuses: {leaving.refused_records}; each holds back its key.",
-            "See `sluice outbox ls --refused`, then `sluice outbox retry` or `sluice outbox drop` each.",
+            "See `sluice outbox ls --refused`; run `sluice outbox retry` or `sluice outbox drop` for each.",
         )
     if leaving.uncertain_calls:
         yield warning(
-            f"Calls of which nobody knows whether they were made: {leaving.uncertain_calls}.",
-            "Ask the provider by `sluice effects reconcile --all`, or settle them by hand.",
+            f"Uncertain calls, which were perhaps made: {leaving.uncertain_calls}.",
+            "Ask the provider by `sluice effects reconcile --all`, or use `sluice effects settle`.",
         )
     if leaving.failed_calls:
         yield warning(
             f"Calls that failed for good: {leaving.failed_calls}.",
-            "Look at them by `sluice effects ls --state failed`, and at `sluice effects retry`.",
+            "List them by `sluice effects ls --state failed`, then run `sluice effects retry`.",
         )
     for effect, calls in sorted(leaving.open_calls.items()):
         if effect not in declared.effects:
             yield warning(
                 f"Effect {effect} has {calls} calls that have not succeeded, and no module declares it.",
-                "Name its module in SLUICE_HANDLERS: until then nobody makes them.",
+                "Add its module to SLUICE_HANDLERS: until then no worker makes them.",
             )
 
 
 def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Finding]:
-    """Outgoing events for topics that do not exist: they wait, and no other line shows it."""
+    """Yields outgoing events that wait for topics that do not exist."""
     for one in leaving.outgoing:
         first = f"{one.events}, the first is {one.queue} {one.id}"
         flaw = topic_name_flaw(one.topic)
@@ -78,10 +78,10 @@ def unsendable_problems(leaving: LeavingFacts, kafka: KafkaFacts) -> Iterator[Fi
 
 
 def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: DeclaredFacts) -> Iterator[Finding]:
-    """Topics that know their events by ids, and have dead letters without one."""
+    """Yields topics whose events are identified by ids, and that have dead letters without an id."""
     for topic, events, letters in without_id:
         if letters:
-            redrive = "redrive them by `sluice dlq redrive`, or drop them"
+            redrive = "run `sluice dlq redrive`, or drop them"
             yield warning(
                 f"Topic {topic} has {letters} dead letters without event id, of {events} such events so far.",
                 f"Every event of it counts now: {redrive}."
@@ -92,7 +92,7 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
 
 
 def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
-    """Queues that go in small steps, since Postgres answers with errors that concern no event."""
+    """Yields queues with small batches, since Postgres answers with errors that concern no event."""
     for one in narrowed:
         if one.batch_limit is None:
             continue  # It failed, and not yet often.
@@ -100,13 +100,13 @@ def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
         yield warning(
             f"Queue {one.queue} failed often at {one.topic}:{one.partition}:{one.offset}, and applies"
             f" {one.batch_limit} events at a time; newest failure {one.seconds:.0f} s ago: {reason}.",
-            "It is retried by itself, and goes on when the cause is gone: see docs/faults.md. Look for a full"
-            " or slow server, and for locks that other applications hold.",
+            "Sluice retries by itself until the cause is removed: see docs/faults.md. Look for a full or slow"
+            " server, and for locks of other applications.",
         )
 
 
 def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts) -> Iterator[Finding]:
-    """Where a setting does not count because Kafka keeps records for longer."""
+    """Yields a finding if Kafka keeps records longer than a setting of Sluice assumes."""
     kept = {
         name: kept_seconds(topic.retention_ms, topic.segment_ms)
         for name, topic in sorted(topics.items())
@@ -122,6 +122,6 @@ def retention_problems(topics: Mapping[str, TopicFacts], declared: DeclaredFacts
         yield warning(
             f"SLUICE_KEEP_IDENTITIES_DAYS is {declared.keep_identities_days}, but topics keep records for"
             f" longer (days, retention.ms and segment.ms together: {named}): the longer time counts.",
-            "Raise the setting if that is meant, or lower retention.ms or segment.ms: known events take room"
-            " until then.",
+            "Raise the setting if this is intended, or lower retention.ms or segment.ms: identities of events"
+            " take space until then.",
         )

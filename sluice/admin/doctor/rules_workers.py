@@ -8,9 +8,9 @@ from sluice.db.admin.doctor_facts import Registered
 from sluice.tasks.events.routing import queue_name
 
 MIB = 1024 * 1024
-# Of maxmemory. A message needs room beside what is stored: Redis refuses commands a little before the limit.
+# Share of maxmemory. Redis refuses commands a little below the limit, since a new message needs room.
 REDIS_NEARLY_FULL, REDIS_FULL = 0.8, 0.95
-OLDEST_REDIS = (6, 2)  # of those Celery's transport is tested with here
+OLDEST_REDIS = (6, 2)  # the oldest version that the tests run on
 
 
 def used_queues(registered: Registered) -> frozenset[str]:
@@ -24,19 +24,19 @@ def used_queues(registered: Registered) -> frozenset[str]:
 
 
 def redis_problems(redis: RedisFacts) -> Iterator[Finding]:
-    """A Redis that is full, evicts keys or is too old."""
+    """Yields findings about a Redis that is full, evicts keys or is too old."""
     numbers = tuple(int(part) for part in redis.version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST_REDIS:
         yield error(f"Redis {redis.version} is too old.", "Use 6.2 or newer.")
     if redis.eviction_policy != "noeviction":
         yield error(
             f"Redis evicts keys: its maxmemory-policy is {redis.eviction_policy}.",
-            "CONFIG SET maxmemory-policy noeviction, and the same in its configuration.",
+            "Run CONFIG SET maxmemory-policy noeviction, and change its configuration file as well.",
         )
     memory = f"{redis.used_bytes // MIB} of {redis.max_bytes // MIB} MiB"
     advice = (
         "Find what fills it, with `sluice redis ls`; free memory or raise maxmemory. While it is full,"
-        " bridge, relay and beat wait, and workers apply what is there."
+        " bridge, relay and beat wait, and workers apply the messages in their queues."
     )
     if _is_full(redis):
         yield error(f"Redis is full: {memory}.", advice)
@@ -49,7 +49,7 @@ def _is_full(redis: RedisFacts) -> bool:
 
 
 def worker_problems(facts: Facts) -> Iterator[Finding]:
-    """Queues that no worker serves, or whose batches are not committed."""
+    """Yields queues that no worker serves, or whose batches are not committed."""
     registered = facts.postgres.registered if facts.postgres else None
     if facts.postgres is None or facts.redis is None or registered is None:
         return
@@ -59,21 +59,21 @@ def worker_problems(facts: Facts) -> Iterator[Finding]:
     served = facts.postgres.served_queues | (facts.redis.consumed or frozenset())
     lonely = sorted(used - served)
     if lonely and not served & used and facts.redis.consumed is None:
-        yield warning("No worker answered.", "Start one without -Q: it takes what nobody holds.")
+        yield warning("No worker answered.", "Start one without -Q: it serves all free queues.")
         return
     yield from stuck_problems([one for one in facts.stuck if one.queue not in lonely])
     if lonely:
         yield warning(
-            f"No worker holds {', '.join(lonely)}, or said that it consumes them.",
-            "Start a worker without -Q: it takes what nobody holds.",
+            f"No worker serves {', '.join(lonely)}.",
+            "Start a worker without -Q: it serves all free queues.",
         )
 
 
 def idle_workers(registered: Registered, sharing: SharingFacts) -> Iterator[Finding]:
-    """Workers that find no queue to serve."""
+    """Yields a finding if there are more workers than queues."""
     queues = len(registered.queues.keys() & used_queues(registered))
     if sharing.workers > max(1, queues):
         yield warning(
             f"{sharing.workers} workers share {queues} queues: some of them are idle.",
-            "Stop some, or let an entity type have more queues by `sluice reshard`.",
+            "Stop some, or give an entity type more queues by `sluice reshard`.",
         )

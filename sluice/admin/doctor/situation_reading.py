@@ -1,4 +1,4 @@
-"""Reads what `sluice status` and `sluice doctor` judge alike: who works, what waits, what holds it up."""
+"""Reads the facts for both `sluice status` and `sluice doctor`: processes, waiting work, causes."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,7 +49,7 @@ REDIS_TIMEOUT_SECONDS = 5
 
 
 def read_situation(session: Session, name: str, declared: DeclaredFacts) -> PostgresFacts:
-    """Returns what Postgres has, without what is compared with the declarations. `name`: SLUICE_NAME."""
+    """Returns the facts in Postgres, without those compared with the declarations. `name` is SLUICE_NAME."""
     stored = read_installation(session)
     facts = PostgresFacts(
         read_server(session),
@@ -85,7 +85,7 @@ def _with_tables(session: Session, facts: PostgresFacts, declared: DeclaredFacts
 
 
 def read_generation_facts(session: Session) -> list[GenerationFacts]:
-    """Returns all generations, with those that lag marked."""
+    """Returns all generations, and marks those that lag."""
     lagging = {(projection, number) for projection, number, _, _ in read_lagging(session)}
     return [
         _generation(one, (one.projection, one.generation) in lagging) for one in read_generations(session)
@@ -125,7 +125,7 @@ def _leaving(session: Session, declared: DeclaredFacts) -> LeavingFacts:
 
 
 def read_redis_memory(url: str) -> RedisFacts:
-    """Returns what Redis says about itself. Raises RedisError."""
+    """Returns version, memory and eviction policy of Redis. Raises RedisError."""
     limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
     with Redis.from_url(url, decode_responses=True, **limits) as redis:
         # INFO, since a managed Redis refuses CONFIG.

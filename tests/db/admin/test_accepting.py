@@ -145,7 +145,7 @@ def test_of_two_who_accept_one_is_told(bench: Bench, session: Session) -> None:
     before = read_topic_routing(session, TOPIC)
     assert before is not None
     accept(session, "id-new")
-    with pytest.raises(OperationRefused, match="look again"):
+    with pytest.raises(OperationRefused, match="was changed meanwhile"):
         accept_topic(session, TOPIC, before, TopicRouting("id-newer", "thing"), LOGS, WHO)
     assert bench.look("SELECT epoch FROM sluice.entities WHERE entity = 'thing'") == [(2,)]
 

@@ -143,8 +143,8 @@ def test_tables_by_other_keys_are_named_and_left(bench: Bench) -> None:
     assert bench.look("SELECT sum_id, n FROM sums") == [("all", 2)]
     [said] = [one for one in found.not_searched if "sums" in one]
     assert said == (
-        "table sums: events of thing write it by other keys than their own; it has a row of this key, which"
-        " `--table sums` deletes as well"
+        "table sums: events of thing write rows with other keys than their own; it has a row of this key;"
+        " pass `--table sums` to delete it"
     )
     assert erase_key(bench, "all", tables=["sums"]).rows["sums"] == 1
     with pytest.raises(OperationRefused, match="table no is declared by no module"):

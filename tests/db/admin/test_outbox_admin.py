@@ -249,7 +249,7 @@ def test_a_drop_does_not_wait_for_ever(
     event = require_event(session, "order.0", 1)
     with relay.transaction():
         lock_relay(relay, "order.0")
-        with pytest.raises(OperationRefused, match=r"has queue order\.0 in hand"):
+        with pytest.raises(OperationRefused, match=r"holds queue order\.0 for too long"):
             drop_event(session, event, DECISION, even_if_waiting=False)
     drop_event(session, event, DECISION, even_if_waiting=False)
 

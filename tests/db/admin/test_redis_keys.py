@@ -97,7 +97,7 @@ def test_the_own_prefix_is_refused_while_a_process_is_alive() -> None:
     ["", "*", "sluice", "sluice:*", "unacked", "sluice-*", "sluice-1234567", "sluice-1234567g", "S-12345678"],
 )
 def test_what_is_no_prefix_of_an_installation_is_never_deleted(prefix: str) -> None:
-    with pytest.raises(OperationRefused, match="is no prefix of an installation"):
+    with pytest.raises(OperationRefused, match="is not the prefix of an installation"):
         require_cleanable(prefix, OWN, [])
 
 

@@ -114,4 +114,4 @@ def test_texts_of_any_case(session: Session) -> None:
     key, v, w = Column("id", String, primary_key=True), Column("v", String), Column("w", CITEXT)
     found = findings(session, entity_table("cased", MetaData(), key, v, w))
     assert [finding.severity for finding in found] == [ERROR, WARNING, WARNING]
-    assert "two keys that differ in case alone would be one" in found[0].problem
+    assert "two keys that differ only in case would be one" in found[0].problem

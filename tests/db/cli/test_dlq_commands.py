@@ -166,7 +166,7 @@ def test_a_drop_that_comes_too_late_says_so_and_is_kept_as_not_done(
     redrive_rest(redriver, "thing", "k")
     bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 6")
     for letter in letters:
-        with pytest.raises(OperationRefused, match="it moved meanwhile"):
+        with pytest.raises(OperationRefused, match="its state changed meanwhile"):
             drop_letter(session, redriver, letter, Decision("ann", "dlq drop", "test"))
     assert states(bench)[1] == "done"
     found = bench.look("SELECT subject, details ? 'not_done' FROM sluice.audit ORDER BY id")

@@ -81,7 +81,7 @@ def test_the_outbox_is_shown_and_changed(session: Session, run: Run) -> None:
     shown = run("outbox", "show", "order.0", "1")
     assert 'payload: {"n":1}\n' in shown
     assert "error: too large\n" in shown
-    assert "nothing with id 9 waits in queue order.0" in run("outbox", "show", "order.0", "9", exit_code=2)
+    assert "no event with id 9 waits in queue order.0" in run("outbox", "show", "order.0", "9", exit_code=2)
     retry = ("outbox", "retry", "order.0", "1", "--reason", "r")
     assert "would be tried again: was too large" in run(*retry, "--dry-run")
     assert "is tried again: was too large" in run(*retry)

@@ -82,7 +82,7 @@ def test_emails_nobody_knows_of_are_found_or_sent_by_reconciling(
     assert shown["counts"] == [{"effect": "send_email", "state": "uncertain", "calls": 2}]
     keys = {call["entity_key"]: call["effect_key"] for call in shown["calls"]}
     assert set(keys) == {"order-1", "order-2"}
-    assert "nobody knows whether they were made: 2." in warnings(deployment)
+    assert "which were perhaps made: 2." in warnings(deployment)
     whole = document(sluice(deployment, "effects", "show", keys["order-1"], "--json"))
     assert (whole["args"]["to"], whole["state"], whole["waits_for"]) == (
         "cust-1@example.org",
@@ -98,7 +98,7 @@ def test_emails_nobody_knows_of_are_found_or_sent_by_reconciling(
     assert deployment.calls() == {"succeeded": 3}
     assert received(providers) == {f"cust-{number}@example.org": 1 for number in (1, 2, 3)}
     assert audits(deployment) == {"effects reconcile": 2}
-    assert "nobody knows" not in warnings(deployment)
+    assert "perhaps made" not in warnings(deployment)
     assert changed(deployment, "reconcile", keys["order-1"], exit_code=1) == {keys["order-1"]: None}
 
 
@@ -122,7 +122,7 @@ def test_where_the_provider_is_away_a_call_stays_uncertain_until_somebody_says(
         asked = sluice(deployment, "effects", *words, *WHY)
         assert (asked.returncode, asked.stdout) == (2, b"")
         assert b"pass --yes" in asked.stderr
-    assert b"may be done twice" in sluice(deployment, "effects", "retry", keys["order-1"], *WHY).stderr
+    assert b"may be made twice" in sluice(deployment, "effects", "retry", keys["order-1"], *WHY).stderr
     settle = ("settle", keys["order-1"], "--as", "succeeded", "--response", '{"told": "by phone"}')
     assert changed(deployment, *settle, "--yes") == {keys["order-1"]: "succeeded"}
     assert changed(deployment, "retry", "--all", "--state", "uncertain", "--yes") == {

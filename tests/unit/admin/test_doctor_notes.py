@@ -42,7 +42,7 @@ NOT_OURS: Mapping[str, tuple[Facts, list[str]]] = {
             kafka=KafkaFacts({"orders": TOPIC, **USERS}, {"more": "TopicAuthorizationFailedError"}),
         ),
         [
-            "Kafka gives no facts of topic more",
+            "Kafka does not describe topic more",
             "Partitions without a leader: users[1]",
             "Topic users is not the one that was read",
             "Topic users has 4 partitions",
@@ -76,5 +76,5 @@ def test_what_only_another_deployment_can_mend_is_a_note(name: str) -> None:
     assert len(findings) == len(problems)
     for finding, words in zip(findings, problems, strict=True):
         assert words in finding.problem
-        assert finding.advice.endswith("The handlers of this command do not declare it: use those that do.")
+        assert finding.advice.endswith("those of this command do not.")
     assert as_lines(facts, findings)[-1] == "no problem found"

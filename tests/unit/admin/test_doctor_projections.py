@@ -30,13 +30,13 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
     [
         (
             stopped([4, 9], {0: 2, 1: 9}),
-            "readers see old rows: too small; it goes on at orders:1:10, 1 offsets after the log's start",
+            "readers see old rows: too small; it continues at orders:1:10, 1 offsets after the log's start",
             "`sluice rebuild resume revenue`",
         ),
         (stopped([], {}), "readers see old rows: too small; no event came since", "rebuild resume revenue"),
         (stopped([4], {}), "where its logs begin could not be read", "rebuild resume revenue"),
-        (stopped([4], {0: 5}), "it goes on at orders:0:5, 0 offsets after", "rebuild resume revenue"),
-        (stopped([4], {0: 6}), "orders[0] no longer holds what it lacks: too small", "rebuild start revenue"),
+        (stopped([4], {0: 5}), "it continues at orders:0:5, 0 offsets after", "rebuild resume revenue"),
+        (stopped([4], {0: 6}), "orders[0] no longer holds the records", "rebuild start revenue"),
         (
             stopped([], {}, keeps_place=False),
             "its place in the log is lost: too small",

@@ -78,18 +78,18 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "no worker": (redis(consumed=None), WARNING, "No worker answered"),
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
-    "lonely queue": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker holds order.1, or"),
+    "lonely queue": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker serves order.1."),
     "idle workers": (shared(QUEUES, workers=3), WARNING, "3 workers share 2 queues"),
     "no topic": (replace(HEALTHY, kafka=KafkaFacts({})), ERROR, "no topic orders"),
     "a refused topic": (
         replace(HEALTHY, kafka=KafkaFacts({}, {"orders": "TopicAuthorizationFailedError"})),
         ERROR,
-        "no facts of topic orders: TopicAuthorizationFailedError",
+        "not describe topic orders: TopicAuthorizationFailedError",
     ),
     "settings not given": (
         topic(retention_ms=None, cleanup_policy=None),
         WARNING,
-        "does not give the settings of orders",
+        "does not return the settings of orders",
     ),
     "no leader": (topic(without_leader=[2]), ERROR, "without a leader: orders[2]"),
     "not read": (
@@ -99,7 +99,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "no bridge": (postgres(unread=[unread(UnreadKind.NO_BRIDGE)]), WARNING, "orders[2] is not read for 60 s"),
     "retention": (topic(retention_ms=3_600_000), WARNING, "1.0 hours"),
-    "topic id": (topic(topic_id="id-2"), ERROR, "in Kafka is id-2, in Postgres id-1"),
+    "topic id": (topic(topic_id="id-2"), ERROR, "is id-2 in Kafka and id-1 in Postgres"),
     "paused": (leaving(effects_paused="provider down"), WARNING, "paused: provider down"),
     "parked": (leaving(parked_entities=5), WARNING, "Parked entities: 5"),
     "no generation": (projected(), ERROR, "Projection revenue has no generation"),
@@ -108,7 +108,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "letters of a projection": (
         postgres(projection_letters=[OpenLetterCount("revenue", 2, 5)], leaving=LeavingFacts()),
         WARNING,
-        "Projection revenue could not take 2 events, and 5 wait behind them",
+        "Projection revenue failed for 2 events, and 5 wait behind them",
     ),
     "conflicts": (leaving(conflicts=3), WARNING, "Conflicts: 3; of two events with one id"),
     "kept for nobody": (projected(LIVE, replace(RETIRED, idle_days=9.2)), WARNING, "retired for 9 days"),
@@ -126,7 +126,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         "can never be sent: 3, the first is order.0 7. Kafka",
     ),
     "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
-    "uncertain": (leaving(uncertain_calls=2), WARNING, "nobody knows whether they were made: 2"),
+    "uncertain": (leaving(uncertain_calls=2), WARNING, "which were perhaps made: 2"),
     "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
     "halted topic": (
         postgres(undeclared=[Undeclared(Declaration.TOPIC, "orders", 660)]),

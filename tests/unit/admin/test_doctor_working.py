@@ -53,7 +53,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "a topic that no bridge declares": (
         but(living=[*ALL[1:], process(ProcessKind.BRIDGE, topics=["users"])]),
         WARNING,
-        "No living bridge declares orders: nothing of it is read.",
+        "No running bridge declares orders, so no record of it is read.",
         "SLUICE_HANDLERS",
     ),
     "no beat": (
@@ -63,10 +63,10 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "Start one: `sluice beat`.",
     ),
     "a beat that cannot lead": (
-        server(beat_silence=None), WARNING, "No beat schedules", "Look at the log of the beat"
+        server(beat_silence=None), WARNING, "No beat schedules", "Read the log of the beat"
     ),
     "a frozen beat": (
-        server(beat_silence=BEAT_SILENCE_SECONDS + 1), WARNING, "has not been heard of for 16 s", "restart it"
+        server(beat_silence=BEAT_SILENCE_SECONDS + 1), WARNING, "has not reported for 16 s", "restart it"
     ),
     "no relay": (
         without(RELAY, leaving=LeavingFacts(outgoing=[late(90.0)])),
@@ -141,7 +141,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         but(narrowed=[failing("DiskFull: could not extend file\nHINT: free some")]),
         ERROR,
         "A disk of Postgres is full: DiskFull: could not extend file.",
-        "Free room",
+        "Free space",
     ),
     "no synchronous standby": (
         server(replication=Replication("ANY 2 (a, b)", 1, 3, 4.0)),

@@ -80,7 +80,7 @@ def test_what_the_handlers_can_take_has_no_flaw(registry: Registry, record: Outg
         (order(event_id="1"), ["type is missing", "types of topic orders: order.placed, order.viewed"]),
         (order(**GOOD | {"version": "x"}), ["version must be", "types of topic orders"]),
         (order(**GOOD | {"type": "order.plced"}), ["'order.plced'", "did you mean 'order.placed'?"]),
-        (order(**GOOD | {"type": "user.changed"}), ["no handler takes events of type 'user.changed'"]),
+        (order(**GOOD | {"type": "user.changed"}), ["no handler accepts events of type 'user.changed'"]),
         (order(**GOOD | {"event_id": None}), ["the event has no id", "'event_id'", 'dedup="position"']),
         (
             order(**GOOD | {"data": {"totalCents": "5"}}),
@@ -94,7 +94,7 @@ def test_what_the_handlers_can_take_has_no_flaw(registry: Registry, record: Outg
             Outgoing("users", b"u", b'{"kind": "user.chnged"}', []),
             ["did you mean 'user.changed'?", "types of topic users: user.changed"],
         ),
-        (Outgoing("users", b"u", None, []), ["no handler takes events of type 'user.deleted'"]),
+        (Outgoing("users", b"u", None, []), ["no handler accepts events of type 'user.deleted'"]),
     ],
 )
 def test_a_flaw_names_what_the_topic_expects(registry: Registry, record: Outgoing, parts: list[str]) -> None:

@@ -36,14 +36,14 @@ def key_of(queue: str) -> bytes:
     [
         (LogFacts(0, 5), 5, False, Verdict.EQUAL, ""),
         (LogFacts(0, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
-        (LogFacts(0, 5), 6, False, Verdict.MISMATCH, "1 outcomes more than records"),
+        (LogFacts(0, 5), 6, False, Verdict.MISMATCH, "1 more outcomes than records"),
         (LogFacts(7, 5), 12, False, Verdict.UNCOUNTABLE, "records below 7 are deleted"),
         # What is still there must have been counted, whatever is gone.
         (LogFacts(7, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
         (LogFacts(0, 5, compacted=True), 9, False, Verdict.UNCOUNTABLE, "the topic is compacted"),
         (LogFacts(0, 5, compacted=True), 4, False, Verdict.MISMATCH, "1 records"),
-        (LogFacts(0, 5), 4, True, Verdict.UNCOUNTABLE, "begun at its end"),
-        (LogFacts(0, 5), 6, True, Verdict.MISMATCH, "1 outcomes more than records"),
+        (LogFacts(0, 5), 4, True, Verdict.UNCOUNTABLE, "began at the topic's end"),
+        (LogFacts(0, 5), 6, True, Verdict.MISMATCH, "1 more outcomes than records"),
         (None, 6, False, Verdict.UNCOUNTABLE, "Kafka has no such partition"),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_partition_is_judged(
 def test_outcomes_of_a_log_that_is_no_more_are_no_mismatch() -> None:
     totals, log = PartitionTotals("order", 4, 10, 7), LogFacts(0, 5)
     accepted = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=True)
-    assert (accepted.verdict, "by an accept" in accepted.said) == (Verdict.UNCOUNTABLE, True)
+    assert (accepted.verdict, "an accept" in accepted.said) == (Verdict.UNCOUNTABLE, True)
     totals.read_again = True
     again = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=False)
     assert (again.verdict, "read again" in again.said) == (Verdict.UNCOUNTABLE, True)

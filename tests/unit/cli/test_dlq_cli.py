@@ -66,11 +66,11 @@ def whole(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["redrive", "--reason", "r"], "name the letters by their IDs, or all by --all"),
-        (["redrive", "1", "--all", "--reason", "r"], "name the letters"),
-        (["redrive", "1", "--topic", "t", "--reason", "r"], "name the letters"),
-        (["export"], "name the letters"),
-        (["export", "1", "--older-than", "2h"], "name the letters"),
+        (["redrive", "--reason", "r"], "pass the IDs of letters, or --all"),
+        (["redrive", "1", "--all", "--reason", "r"], "pass the IDs of letters"),
+        (["redrive", "1", "--topic", "t", "--reason", "r"], "pass the IDs of letters"),
+        (["export"], "pass the IDs of letters"),
+        (["export", "1", "--older-than", "2h"], "pass the IDs of letters"),
         (["resolve", "--reason", "r"], "pass the IDs of the conflicts"),
     ],
 )
