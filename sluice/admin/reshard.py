@@ -1,4 +1,4 @@
-"""What `sluice reshard` does: an entity type gets another number of queues."""
+"""Changes the number of queues of an entity type, for `sluice reshard`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from sluice.tasks.events.routing import queue_name, shard_of
 
 @dataclass(frozen=True)
 class Resharded:
-    """What a re-routing came to: the queues that are new, those no longer used, the entities that moved."""
+    """The result of a re-routing: new queues, queues no longer used, moved entities."""
 
     entity: str
     shards_before: int
@@ -36,14 +36,14 @@ class Resharded:
     new_queues: tuple[str, ...]
     unused_queues: tuple[str, ...]
     moved: int
-    """Parked entities that are in another queue now."""
+    """Parked entities that moved to another queue."""
 
 
 def require_other_shards(entity: str, before: int | None, shards: int) -> int:
-    """The shard count as it is. Raises OperationRefused if there is none, or it is the one that is wanted."""
+    """Returns the current shard count. Raises OperationRefused if there is none, or if it equals `shards`."""
     if before is None:
         raise OperationRefused(
-            f"there is no entity type {entity}: `sluice init` makes what the handlers declare"
+            f"there is no entity type {entity}: `sluice init` creates those that the handlers declare"
         )
     if before == shards:
         raise OperationRefused(f"entity type {entity} has {shards} shards already")
@@ -51,7 +51,7 @@ def require_other_shards(entity: str, before: int | None, shards: int) -> int:
 
 
 def plan_reshard(entity: str, before: int, shards: int, epoch: int | None, moved: int) -> Resharded:
-    """What it comes to; `epoch` is None as long as it is only planned."""
+    """Returns the result of a re-routing; `epoch` is None if it is only planned."""
     added, unused = range(before, shards), range(shards, before)
     return Resharded(
         entity,
@@ -65,26 +65,26 @@ def plan_reshard(entity: str, before: int, shards: int, epoch: int | None, moved
 
 
 def parked_moves(parked: Mapping[str, str], entity: str, shards: int) -> dict[str, str]:
-    """Key → its queue with so many shards, of the parked entities that are in another one."""
+    """Returns key → its queue with so many shards, for parked entities that are in another queue."""
     wanted = {key: queue_name(entity, shard_of(key.encode(), shards)) for key in parked}
     return {key: queue for key, queue in wanted.items() if queue != parked[key]}
 
 
 def is_settled(found: Unsettled) -> bool:
-    """Every record that was read has its outcome, and nothing of it waits to be published."""
+    """Returns True if every record that was read has its outcome, and no outgoing event waits."""
     return not found.lanes and not found.outgoing
 
 
 def unsettled_text(found: Unsettled) -> str:
-    """What is still in hand, in a few words."""
-    said = [f"{found.lanes} lanes have records in hand"] if found.lanes else []
+    """Returns a few words on the records and events that are not settled."""
+    said = [f"{found.lanes} lanes have records in flight"] if found.lanes else []
     if found.outgoing:
         said.append(f"{found.outgoing} outgoing events wait")
     return " and ".join(said) or "everything is settled"
 
 
 def advice(found: Unsettled) -> str:
-    """What to look at, where it does not become settled."""
+    """Returns what to check if records and events do not become settled."""
     said = []
     if found.halted:
         said.append(f"{found.halted} of its queues are halted (`sluice status` says why)")
@@ -93,12 +93,12 @@ def advice(found: Unsettled) -> str:
     if found.refused:
         said.append(f"{found.refused} outgoing events are refused (`sluice outbox ls --refused`)")
     elif found.outgoing:
-        said.append("outgoing events leave while beat and a worker on relay,maintenance run")
+        said.append("outgoing events are sent while beat and a worker on relay,maintenance run")
     return "; ".join(said)
 
 
 class ReshardPlan(NamedTuple):
-    """What resharding would change, and which records and outgoing events are in hand now."""
+    """What resharding would change, and the records and outgoing events that are not settled now."""
 
     change: Resharded
     unsettled: Unsettled
@@ -113,10 +113,10 @@ def read_reshard_plan(session: Session, entity: str, shards: int) -> ReshardPlan
 
 
 class NotSettled(NotYet):
-    """Records or outgoing events of the entity type are still in hand."""
+    """Records or outgoing events of the entity type are not settled yet."""
 
     def __init__(self, found: Unsettled) -> None:
-        super().__init__(unsettled_text(found), f"{advice(found)}. Or say --force")
+        super().__init__(unsettled_text(found), f"{advice(found)}. Or pass --force")
 
 
 def reshard(
@@ -130,10 +130,10 @@ def reshard(
     waiting: Callable[[str], object] = lambda _: None,
     warn: Callable[[str], object] = lambda _: None,
 ) -> Resharded:
-    """Pauses the topics of the entity type, waits until nothing is in hand, re-routes, resumes the topics.
+    """Pauses the topics of the entity type, waits until all is settled, re-routes, resumes the topics.
 
-    Passes to `waiting` what is still in hand. Passes to `warn` which topics stay paused if resuming fails.
-    Raises OperationRefused after `patience_seconds`: nothing was changed.
+    Passes to `waiting` what is not settled. Passes to `warn` which topics stay paused if resuming fails.
+    Raises OperationRefused after `patience_seconds`; then nothing was changed.
     """
 
     def attempt() -> Resharded:
@@ -153,7 +153,7 @@ def reshard(
 def reshard_entity(
     session: Session, entity: str, shards: int, decision: Decision, *, force: bool
 ) -> Resharded | Unsettled:
-    """The entity type has so many shards; or what is not settled yet, and nothing is changed.
+    """Gives the entity type so many shards; or changes nothing and returns what is not settled.
 
     Raises OperationRefused if the entity type is unknown, if it has that many shards already, or if a batch
     holds a queue for too long.
@@ -165,10 +165,10 @@ def reshard_entity(
             names = ", ".join(f"generation {one.generation} of {one.projection}" for one in synced)
             first = synced[0].projection
             raise OperationRefused(
-                f"{names} is kept up with live, by lanes that end with a re-routing: first run"
+                f"{names} is kept in sync with live, by lanes that end with a re-routing: first run"
                 f" `sluice rebuild drop {first}` (or cancel), or `resume` it if it is stopped"
             )
-        # Under the locks: a batch may have come between the waiting and here.
+        # Again under the locks: a batch may have been committed after the wait.
         unsettled = read_unsettled(session, entity)
         if not force and not is_settled(unsettled):
             return unsettled

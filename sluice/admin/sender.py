@@ -1,4 +1,4 @@
-"""Produces records, keyed by murmur2 like every Java producer, and waits until Kafka has them."""
+"""Produces records, partitioned by murmur2 like a Java producer, and waits until Kafka acknowledges them."""
 
 import time
 from collections import Counter
@@ -15,27 +15,27 @@ from sluice.kafka_io.config import (
     build_kafka_python_producer,
 )
 
-# The broker's limit decides what is too large, not this side's.
+# The broker decides what is too large, not the producer.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-# The producer itself would take any number of records into memory.
+# The producer itself would keep any number of records in memory.
 MAX_UNACKNOWLEDGED_BYTES = 16 * 1024 * 1024
 RECORD_OVERHEAD_BYTES = 1_024  # of an unacknowledged record in Python, roughly
-# What is not acknowledged by then is reported instead of waited for.
+# Records that are not acknowledged by then are reported as failed.
 DELIVERY_TIMEOUT_MS = 30_000
 LINGER_MS = 5
 
 
 class SendFailed(RuntimeError):
-    """Kafka did not take a record; the message says why, and how many it took."""
+    """Kafka did not accept a record; the message has the reason, and how many it accepted."""
 
 
 class Sender:
-    """One producer and what was acknowledged to it. Close it."""
+    """A producer and the records that were acknowledged. The caller must close it."""
 
     def __init__(self, bootstrap_servers: str, *, sent_one: Callable[[], object] = lambda: None) -> None:
-        """`sent_one` is called once per record handed over. Raises KafkaError if no broker answers."""
+        """Calls `sent_one` once per record passed to the producer. Raises KafkaError if no broker answers."""
         self.acknowledged: Counter[str] = Counter()
-        """Topic → records. Written by the producer's thread alone, as is the next one."""
+        """Topic → records. Only the producer's thread writes this field and the next one."""
         self.newest: tuple[str, int, int] | None = None
         """Topic, partition and offset of the record that was acknowledged last."""
         self._errors: list[BaseException] = []
@@ -54,9 +54,9 @@ class Sender:
         )
 
     def send_all(self, records: Iterable[Outgoing], *, per_second: float | None = None) -> None:
-        """Every record is acknowledged when this returns.
+        """Sends all records and waits until they are acknowledged.
 
-        Raises SendFailed, or LineRefused from `records` once what came before it is acknowledged.
+        Raises SendFailed. Raises LineRefused from `records` after the records before it are acknowledged.
         """
         began = time.monotonic()
         try:
@@ -71,7 +71,7 @@ class Sender:
         self._settle()
 
     def close(self) -> None:
-        """Ends the connections. May run twice."""
+        """Closes the connections. Idempotent."""
         self._producer.close(timeout=DELIVERY_TIMEOUT_MS / 1000)
 
     def _send(self, record: Outgoing) -> None:
@@ -95,7 +95,7 @@ class Sender:
         self.newest = (sent.topic, sent.partition, sent.offset)
 
     def _settle(self) -> None:
-        """Waits for what was handed over. Raises SendFailed if anything of it failed."""
+        """Waits until all records are acknowledged. Raises SendFailed if one failed."""
         try:
             self._producer.flush(timeout=DELIVERY_TIMEOUT_MS / 1000)
         except KafkaError as error:
@@ -103,7 +103,7 @@ class Sender:
         self._unacknowledged_bytes = 0
         if self._errors:
             raise SendFailed(
-                f"Kafka did not take every record: {self._errors[0]}; "
+                f"Kafka did not accept every record: {self._errors[0]}; "
                 f"{self.acknowledged.total()} were acknowledged"
             )
 

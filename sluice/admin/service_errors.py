@@ -1,4 +1,4 @@
-"""A service that does not answer as it should: what is said of it, in one sentence."""
+"""Turns the errors of the services' clients into one sentence each."""
 
 import os
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ SETTING_OF: dict[ServiceTitle, str] = {
     "Redis": "SLUICE_REDIS_URL",
     "Kafka": "SLUICE_KAFKA_BOOTSTRAP_SERVERS",
 }
-# Of the SQLSTATEs: a table, or the schema, is not there.
+# SQLSTATEs of a missing table or schema.
 _NO_TABLES = frozenset({"42P01", "3F000"})
 
 
 class ServiceFailed(RuntimeError):
-    """A service did not answer, or refused; the message says which one, its address and why."""
+    """A service did not answer, or refused; the message has its name, its address and the reason."""
 
     def __init__(self, service: ServiceTitle, reason: str) -> None:
         self.service = service
@@ -37,7 +37,7 @@ def _start_advice(reason: str) -> str:
 
 @contextmanager
 def reaching_services() -> Iterator[None]:
-    """Raises ServiceFailed for what the services' clients raise."""
+    """Raises ServiceFailed for errors of the services' clients."""
     try:
         yield
     except Exception as error:
@@ -48,8 +48,8 @@ def reaching_services() -> Iterator[None]:
 
 
 def failed_service(error: Exception) -> ServiceFailed | None:
-    """What an error of a service's client says; None if it is none."""
-    # Only where something failed: no command needs them all.
+    """Returns the failure for an error of a service's client, None for any other error."""
+    # Imported only after a failure: no command needs all of them.
     import psycopg2
     from alembic.util import CommandError
     from confluent_kafka import KafkaException
@@ -63,7 +63,7 @@ def failed_service(error: Exception) -> ServiceFailed | None:
 
     kinds: dict[ServiceTitle, tuple[type[Exception], ...]] = {
         "Postgres": (psycopg2.Error, SQLAlchemyError, CommandError),
-        # kombu's for the same server.
+        # kombu's error for the same server.
         "Redis": (RedisError, OperationalError),
         # confluent-kafka's futures raise TimeoutError without a code.
         "Kafka": (KafkaError, KafkaException, LogsUnavailable, PartitionStalled, TimeoutError),
@@ -75,7 +75,7 @@ def failed_service(error: Exception) -> ServiceFailed | None:
 
 
 def _reason(service: ServiceTitle, error: Exception) -> str:
-    """Returns the reason with the address, which errors of Postgres name themselves, and what to do."""
+    """Returns the reason, the address (errors of Postgres contain it), and what to do."""
     reason, setting = _one_line(error), os.environ.get(SETTING_OF[service], "")
     if service == "Postgres" or not setting:
         return reason
@@ -91,7 +91,7 @@ def _one_line(error: Exception) -> str:
     from redis import OutOfMemoryError
     from sqlalchemy.exc import DBAPIError
 
-    # SQLAlchemy's own text goes on with the statement and its parameters.
+    # SQLAlchemy's own text also contains the statement and its parameters.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if getattr(cause, "pgcode", None) in _NO_TABLES:
         return "it lacks tables of Sluice; run `sluice init`"

@@ -1,4 +1,4 @@
-"""What `sluice skip` does: reading goes on behind records that the Kafka client cannot open."""
+"""Skips records that the Kafka client cannot decode, so that bridges continue behind them."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -30,8 +30,8 @@ from sluice.tasks.events.routing import queue_name, shard_of
 from sluice.tasks.installation.formats import FLAWED_LETTER_FORMAT
 
 READ_SECONDS = 1.0
-LETTERS = 5_000  # of one statement
-SKIPPED_FLAW = '{"skipped": true}'  # nothing of the record is stored
+LETTERS = 5_000  # per statement
+SKIPPED_FLAW = '{"skipped": true}'  # no part of the record is stored
 
 
 class SkipPlan(NamedTuple):
@@ -48,7 +48,7 @@ def plan_skip(
 ) -> SkipPlan:
     """Reads Postgres and Kafka. Raises OperationRefused unless the record cannot be read.
 
-    `with_kafka_python`: the bridges use that client, and so it decides what can be read.
+    `with_kafka_python`: the bridges use that client, so it decides which records can be read.
     """
     topic, offset = where.topic.name, where.offset
     place = (topic, where.partition)
@@ -69,11 +69,11 @@ def plan_skip(
         failed = _find_unreadable(bootstrap_servers, place, begin, offset, skipped)
     if failed is None or failed[0] > offset:
         raise OperationRefused(
-            f"{_name(place, offset)} can be read, and is not skipped: a record that cannot be applied becomes"
-            " a dead letter by itself"
+            f"{_name(place, offset)} can be read, so it is not skipped; a record that cannot be applied"
+            " becomes a dead letter by itself"
         )
     unreadable, problem = failed
-    # What a batch holds below the watermark has its outcome, by a client that could open it.
+    # Records of the batch below the watermark have their outcome, by a client that could decode it.
     found = find_unopened(headers, max(begin, unreadable), log_end=log.log_end or log.end)
     if found is None:
         raise OperationRefused(f"Kafka has no batch of records from {_name(place, offset)} on")
@@ -81,7 +81,7 @@ def plan_skip(
 
 
 def skip(session: Session, plan: SkipPlan, decision: Decision) -> None:
-    """Records that the plan's records are skipped, each as a dead letter without key and value.
+    """Skips the records of the plan: stores each as a dead letter without key and value.
 
     Raises OperationRefused if the records got their outcome, or were skipped, meanwhile.
     """
@@ -89,7 +89,7 @@ def skip(session: Session, plan: SkipPlan, decision: Decision) -> None:
     with session.transaction():
         now = _require_assignment(session, plan.place, found.passed_from)
         if now.topic_id != plan.assignment.topic_id:
-            raise OperationRefused(f"topic {topic} was re-created meanwhile: look again")
+            raise OperationRefused(f"topic {topic} was re-created meanwhile; run `sluice doctor`")
         skipped = read_skipped_ranges(session).get(plan.place, [])
         if next_unskipped(skipped, found.passed_from) > found.passed_from:
             raise OperationRefused(f"{_name(plan.place, found.passed_from)} was skipped meanwhile")
@@ -118,7 +118,7 @@ def _require_assignment(session: Session, place: Place, offset: int) -> Assignme
     """Raises OperationRefused unless a bridge reads the partition and has not passed the offset."""
     assignment = read_assignments(session, [place]).get(place)
     if assignment is None or assignment.watermark is None:
-        raise OperationRefused(f"no bridge has begun {place[0]}[{place[1]}]: there is nothing to skip")
+        raise OperationRefused(f"no bridge has read {place[0]}[{place[1]}] yet: there is nothing to skip")
     if offset < assignment.watermark:
         raise OperationRefused(
             f"{_name(place, offset)} has its outcome: the partition's watermark is {assignment.watermark}"
@@ -136,7 +136,7 @@ def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignm
     if log is None:
         raise OperationRefused(f"Kafka has no {topic}[{partition}]")
     if logs.topic_ids[topic] != assignment.topic_id:
-        raise OperationRefused(f"topic {topic} was re-created: `sluice accept {topic}` comes first")
+        raise OperationRefused(f"topic {topic} was re-created: run `sluice accept {topic}` first")
     if not log.start <= offset < (log.log_end or log.end):
         raise OperationRefused(
             f"{_name(place, offset)} is not in the log, which holds the offsets from {log.start} to before"
@@ -144,7 +144,7 @@ def _require_in_log(servers: str, place: Place, offset: int, assignment: Assignm
         )
     if offset >= log.end:
         raise OperationRefused(
-            f"{_name(place, offset)} is behind an open transaction: it can be read when that has ended"
+            f"{_name(place, offset)} is behind an open transaction: it can be read after the transaction"
         )
     return log
 
@@ -155,7 +155,7 @@ def _find_unparsed(batches: Sequence[bytes], offset: int) -> tuple[int, str] | N
         header = read_header(batch)
         if not header.is_control:
             failed = find_unparsed(batch)
-            # In front of the batch there are no records.
+            # There are no records before the batch.
             if failed is not None and failed[0] == header.first_offset:
                 return min(offset, failed[0]), failed[1]
             return failed

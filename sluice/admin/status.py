@@ -1,4 +1,4 @@
-"""What `sluice status` says: how far each topic and queue is, from what was read of the services. Pure."""
+"""Computes the output of `sluice status`: the progress of each topic and queue. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,16 +19,16 @@ from sluice.runtime.place import Place
 
 @dataclass
 class Reading:
-    """What each service said; None of one that could not be reached."""
+    """What was read from each service; None if the service was not reached."""
 
     declared_topics: Mapping[str, str]
-    """Topic → where it starts when it is seen first: "earliest" or "latest"."""
+    """Topic → where a bridge begins to read it: "earliest" or "latest"."""
     declared_queues: Mapping[str, str]
     """Queue → its entity type."""
     progress: ProgressRead | None = None
     logs: LogRanges | None = None
     oldest_at: Mapping[Place, float] = field(default_factory=dict)
-    """Unix time of the first unapplied record, of partitions that have one."""
+    """Partition → Unix time of its first unapplied record, if there is one."""
     lengths: Mapping[str, int] | None = None
     unreachable: list[str] = field(default_factory=list)
     effects_paused: str | None = None
@@ -42,14 +42,14 @@ class Reading:
     undeclared: Sequence[Undeclared] = ()
     """Topics and effects that are halted because no living worker declares them."""
     unread: Sequence[UnreadPartition] = ()
-    """Partitions that no bridge reads, or not further."""
+    """Partitions that no bridge reads, or that a bridge stopped reading."""
     situation: Facts | None = None
-    """What `sluice doctor` judges of servers and processes."""
+    """The facts about servers and processes that `sluice doctor` also judges."""
 
 
 @dataclass(frozen=True)
 class PartitionStatus:
-    """One partition; `lag` is in records, None where it cannot be known."""
+    """One partition. `lag` is in records, None if it is not known."""
 
     partition: int
     log_end: int | None
@@ -58,7 +58,7 @@ class PartitionStatus:
     behind_transaction: int | None = None
     """Offsets between `log_end` and the end of the log, which an open transaction holds back."""
     unread_reason: str | None = None
-    """Why no bridge reads it, or not further."""
+    """Why no bridge reads it, or why a bridge stopped reading it."""
     unread_seconds: float | None = None
     unreachable: str | None = None
     """Why Kafka did not report its log."""
@@ -66,7 +66,7 @@ class PartitionStatus:
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """A topic; `log_end`, `watermark` and `lag` are sums over those of its partitions that are known."""
+    """A topic. `log_end`, `watermark` and `lag` are sums over its known partitions."""
 
     topic: str
     log_end: int | None
@@ -76,7 +76,7 @@ class TopicStatus:
     counters: Mapping[str, int] | None
     partitions: list[PartitionStatus]
     halted_reason: str | None = None
-    """Why its records wait, if no living worker declares it; else None."""
+    """Why its records wait, if no running worker declares it; else None."""
     behind_transaction: int = 0
     """Offsets that open transactions hold back."""
     incomplete: bool = False
@@ -85,7 +85,7 @@ class TopicStatus:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """A queue; `length` is that of its Redis list, in messages. `worker` is the node that holds its lease."""
+    """A queue. `length` is the number of messages in its Redis list, `worker` the node with its lease."""
 
     queue: str
     entity: str
@@ -98,17 +98,16 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All of it. `unreachable` has one sentence per service or partition that did not answer.
+    """The whole status. `unreachable` has one sentence per service or partition that did not answer.
 
-    `effects_paused` is why all calls are paused, if they are. `parked_entities` is how many entities a dead
-    letter holds up, None where that is not known; `retrying_events` how many events were set aside and are
-    retried by themselves. `paused_topics` is why a topic is not read.
-    `queues_without_worker` are those whose lease nobody holds, None where that is not known. `installation`
-    is `<name>-<short id>`, which is also the consumer group. `refusal` is why no process works with this
-    database.
-    `halted_effects` is effect → why its calls wait, of effects that no living worker declares. `unread` are
-    the partitions that no bridge reads, or not further. `problems` are the sentences of `sluice doctor` about
-    servers and processes; it adds what to do.
+    `effects_paused` is why all calls are paused, if they are. `parked_entities` is the number of entities
+    behind a dead letter, None if not known; `retrying_events` is the number of events that were set aside
+    for retries. `paused_topics` is topic → why it is paused. `queues_without_worker` are the queues without
+    a lease, None if not known. `installation` is `<name>-<short id>`, which is also the consumer group.
+    `refusal` is why no process works with this database. `halted_effects` is effect → why its calls wait,
+    for effects that no running worker declares. `unread` are the partitions that no bridge reads, or that a
+    bridge stopped reading. `problems` are the sentences of `sluice doctor` about servers and processes,
+    without its advice.
     """
 
     topics: list[TopicStatus]
@@ -127,7 +126,7 @@ class Status:
 
 
 def judge_status(reading: Reading, *, now: float) -> Status:
-    """What is to be said; `now` is Unix time."""
+    """Returns the status; `now` is Unix time."""
     progress = reading.progress
     topics = sorted(set(reading.declared_topics) | (progress.topics if progress else set()))
     declared = {name: QueueState(entity) for name, entity in reading.declared_queues.items()}
@@ -167,7 +166,7 @@ def _unreachable_logs(logs: LogRanges | None) -> list[str]:
 
 
 def unapplied(reading: Reading) -> dict[Place, int]:
-    """The partitions with records that have no outcome → the offset to look for the first of them."""
+    """Returns partition with unapplied records → the offset from which to find the first of them."""
     logs = reading.logs.ranges if reading.logs else {}
     return find_unapplied(logs, {place: _lag(place, log, reading) or 0 for place, log in logs.items()})
 
@@ -176,7 +175,7 @@ def _lag(place: Place, log: LogRange, reading: Reading) -> int | None:
     progress = reading.progress
     if progress is None:
         return None
-    # A bridge that starts a new topic at its end applies nothing of what is there.
+    # A bridge that begins a new topic at its end applies no earlier record.
     new = place[0] not in progress.topics
     at_end = new and reading.declared_topics.get(place[0]) == "latest"
     return lag_records(log, progress.watermarks.get(place), begins_at_end=at_end)
@@ -210,7 +209,7 @@ def _topic(topic: str, reading: Reading, now: float) -> TopicStatus:
         _sum(part.log_end for part in partitions),
         _sum(part.watermark for part in partitions),
         _sum(part.lag for part in partitions),
-        # A producer's clock may be ahead of ours.
+        # The clock of a producer may be ahead of this one.
         max(0.0, *ages) if ages else None,
         _counters(progress, topic=topic),
         partitions,
@@ -249,6 +248,6 @@ def _counters(
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:
-    """The sum of those that are known; None if none is."""
+    """Returns the sum of the known numbers, None if none is known."""
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None

@@ -1,4 +1,4 @@
-"""Reads what `sluice status` needs; a service that fails is noted, and the others are read all the same."""
+"""Reads the facts for `sluice status`. If a service fails, the error is kept and the others are read."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -35,7 +35,7 @@ def read_status(
     *,
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
 ) -> Reading:
-    """What each service says now; what waits for longer than `patience_seconds` is a problem."""
+    """Reads all services. Work that waits longer than `patience_seconds` is a problem."""
     situation = Facts(
         declared_facts(settings, registry), None, None, None, {}, patience_seconds=patience_seconds
     )
@@ -47,7 +47,7 @@ def read_status(
             for shard in range(entity.shards)
         },
     )
-    # Before the logs' ends: read the other way round, a watermark could be above its log.
+    # Before the log ends; in the other order, a watermark could be above its log end.
     with (
         _noted(reading, "Postgres"),
         closing(
@@ -92,5 +92,5 @@ def _noted(reading: Reading, service: ServiceTitle) -> Iterator[None]:
     except ServiceFailed as failed:
         reading.unreachable.append(str(failed))
     except Exception as error:
-        # Whatever a client raises: the other services are shown.
+        # After any error of a client, the other services are shown.
         reading.unreachable.append(str(ServiceFailed(service, f"{type(error).__name__}: {error}")))

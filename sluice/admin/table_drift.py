@@ -1,7 +1,7 @@
-"""Users' tables: what Postgres has compared with what is declared. Pure.
+"""Compares users' tables in Postgres with their declarations. Pure.
 
-`unfilled` are projections that no handler of this command fills: only a rebuild by other handlers makes such
-a table anew, so its findings are notes.
+`unfilled` are projections that no handler of this command fills. Only a rebuild by other handlers can create
+such a table anew, so its findings are notes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -26,9 +26,9 @@ def missing_findings(
     misplaced: Iterable[str],
     unfilled: Set[str] = frozenset(),
 ) -> Iterator[Finding]:
-    """Yields the tables and columns that are declared and not in Postgres. Both: table → its columns.
+    """Yields declared tables and columns that Postgres lacks. Both arguments are table → its columns.
 
-    Those of `misplaced` have a table of their name in Sluice's own schema.
+    A table of the same name as one in `misplaced` is in Sluice's own schema.
     """
     for table in sorted(misplaced):
         yield misplaced_finding(table, is_missing=table not in stored)
@@ -41,16 +41,16 @@ def missing_findings(
             yield graded(
                 table not in unfilled,
                 f"Table {table} lacks {', '.join(lacking)}.",
-                "Add what is declared with ALTER TABLE: `sluice init` makes tables and changes none.",
+                "Add these columns with ALTER TABLE: `sluice init` creates tables and never changes one.",
             )
 
 
 def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
-    """A table that has a namesake in Sluice's own schema, and may be missing in the schema of users."""
+    """Returns the finding about a users' table that is in Sluice's own schema, perhaps only there."""
     here = f"{SCHEMA}.{quoted(table)}"
     path = (
-        f" A role that is named {SCHEMA} makes its tables there: run"
-        f" `ALTER ROLE {SCHEMA} SET search_path = {USERS_SCHEMA};` as well if yours is."
+        f" A role named {SCHEMA} creates its tables there: if yours is, also run"
+        f" `ALTER ROLE {SCHEMA} SET search_path = {USERS_SCHEMA};`."
     )
     if not is_missing:
         return warning(
@@ -67,13 +67,12 @@ def misplaced_finding(table: str, *, is_missing: bool) -> Finding:
 def drift_findings(
     tables: Iterable[Table], stored: Mapping[str, StoredTable], unfilled: Set[str] = frozenset()
 ) -> Iterator[Finding]:
-    """Yields what differs, table by table. `stored`: by the names of the declared tables.
+    """Yields the differences, table by table. `stored` is by the names of the declared tables.
 
-    A table or a column that Postgres lacks is not looked at, nor are constraints, triggers and indexes, which
-    are the user's own.
+    Does not check tables and columns that Postgres lacks, nor the user's constraints, triggers and indexes.
     """
     for table in sorted(tables, key=lambda table: table.name):
-        # A projection without a live generation has its view at most.
+        # A projection without a live generation has at most its view.
         if table.name in stored and is_projection(table) == (stored[table.name].generation is not None):
             for found in _table_findings(table, stored[table.name]):
                 yield note(found.problem, found.advice) if table.name in unfilled else found
@@ -84,13 +83,13 @@ def _table_findings(table: Table, stored: StoredTable) -> Iterator[Finding]:
     if not stored.is_writable:
         yield error(
             f"Table {table.name} is a {stored.kind} in Postgres, which cannot be written like a table.",
-            "Rename it or the table in code; `sluice init` then makes the table.",
+            "Rename it, or rename the table in code; then `sluice init` creates the table.",
         )
         return
     if not stored.is_logged:
         yield error(
-            f"Table {name} is UNLOGGED: a crash of Postgres empties it, and what was applied to it is not"
-            " applied again.",
+            f"Table {name} is UNLOGGED: a crash of Postgres empties it, and its events are not applied"
+            " again.",
             f"Run `ALTER TABLE {qualified(name)} SET LOGGED;`.",
         )
     key = shape_of(table).key
@@ -141,7 +140,7 @@ def _alter(name: str, column: str) -> str:
 
 
 def _mend(table: StoredTable, column: Column[Any], difference: Difference) -> str:
-    """The statements that make the column the declared one."""
+    """Returns the statements that change the column to the declared one."""
     stored = table.columns[column.name]
     if difference.missing_labels:
         labels = [label.replace("'", "''") for label in difference.missing_labels]
@@ -157,7 +156,7 @@ def _mend(table: StoredTable, column: Column[Any], difference: Difference) -> st
     statement = f"{_alter(table.name, column.name)} TYPE {rendered} USING {value};"
     if table.generation is None:
         return statement
-    # Postgres changes no type of a column that a view shows.
+    # Postgres does not change the type of a column that a view uses.
     projection = column.table.name
     view = view_text(projection, [one.name for one in column.table.columns], table.generation)
     return f"BEGIN; DROP VIEW {qualified(projection)}; {statement} {view}; COMMIT;"

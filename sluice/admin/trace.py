@@ -1,4 +1,4 @@
-"""Follows one event from its record to all that came of it."""
+"""Follows one event from its record to its outcome, rows, emitted events and calls."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -32,7 +32,7 @@ from sluice.tasks.fold.registry import Registry
 
 @dataclass
 class Trace:
-    """One event. What a handler yields only after reading a row is not among `emitted` and `calls`."""
+    """One event. `emitted` and `calls` lack what a handler yields only after it read a row."""
 
     topic: str
     partition: int
@@ -43,22 +43,22 @@ class Trace:
     entity: str
     key: str | None
     queue: str | None
-    """None of an erased entity, whose key is not shown."""
+    """None for an erased entity, whose key is not shown."""
     outcome: str | None
-    """Of the record that counts under the identity; None: nothing is known of it."""
+    """The outcome of the record that counts under the identity; None if not known."""
     processed_at: str | None
     repeats: str | None
     """The record that this one repeats, or contradicts."""
     error: str | None
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Rows that its handlers touch, as they are now: table, key, and the version in them."""
+    """The current rows that its handlers write: table, key and version."""
     emitted: list[dict[str, Any]] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
     letter: TracedLetter | None = None
 
 
 class RecordPlace(NamedTuple):
-    """Where Kafka has the record of an event: a declared topic, a partition, an offset."""
+    """The place of a record in Kafka: a declared topic, a partition, an offset."""
 
     topic: Topic
     partition: int
@@ -69,7 +69,7 @@ def parse_place(registry: Registry, text: str) -> RecordPlace:
     """Returns the place that TOPIC:PARTITION:OFFSET names. Raises OperationRefused."""
     name, *place = text.rsplit(":", 2)
     if len(place) != 2 or not all(part.isdigit() for part in place):
-        raise OperationRefused("name a record as TOPIC:PARTITION:OFFSET, or give TOPIC, KEY and EVENT_ID")
+        raise OperationRefused("pass a record as TOPIC:PARTITION:OFFSET, or pass TOPIC, KEY and EVENT_ID")
     return RecordPlace(_declared(registry, name), int(place[0]), int(place[1]))
 
 
@@ -81,13 +81,13 @@ def find_place(
     known = tracing.read_traced(session, event_identity(name, source, key.encode(), event_id))
     if known is None and topic.dedup == "position":
         raise OperationRefused(
-            f'topic {name} declares dedup="position", so its events are not known by their ids: name the'
-            " record as TOPIC:PARTITION:OFFSET"
+            f'topic {name} declares dedup="position", so its events cannot be found by id: pass the record as'
+            " TOPIC:PARTITION:OFFSET"
         )
     if known is None:
         raise OperationRefused(
-            f"no event {event_id} of key {key} is known of topic {name}: it was not applied yet, its identity"
-            " is forgotten by now, or it has a CloudEvents source (--source)"
+            f"no event {event_id} of key {key} is known of topic {name}: it is not applied yet, its identity"
+            " was deleted after its retention, or it has a CloudEvents source (--source)"
         )
     return RecordPlace(topic, known.partition, known.offset)
 
@@ -105,7 +105,7 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
     topic, partition, offset = place
     assignment = read_assignments(session, [(topic.name, partition)]).get((topic.name, partition))
     if assignment is None:
-        raise OperationRefused(f"no bridge has begun topic {topic.name}: nothing of it was applied")
+        raise OperationRefused(f"no bridge has read topic {topic.name} yet: no record of it was applied")
     skipped = read_skipped_ranges(session).get((topic.name, partition), [])
     if next_unskipped(skipped, offset) > offset:
         raise OperationRefused(
@@ -115,7 +115,7 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
         try:
             record = reader.read_record((topic.name, partition), offset)
         except RecordUnreadable as error:
-            raise OperationRefused(f"{error}; `sluice skip` gets past such a record") from error
+            raise OperationRefused(f"{error}; use `sluice skip` for such a record") from error
     if record is None:
         raise OperationRefused(f"{topic.name}:{partition}:{offset} is not, or no longer, in Kafka")
     return trace(session, registry, topic, assignment.topic_id, partition, record)
@@ -124,7 +124,7 @@ def trace_place(session: Session, registry: Registry, bootstrap_servers: str, pl
 def trace(
     session: Session, registry: Registry, topic: Topic, topic_id: str, partition: int, record: Record
 ) -> Trace:
-    """What became of the record. Reads only; may run any number of times."""
+    """Returns the trace of a record. Only reads."""
     decoded = decode(topic, topic_id, partition, record)
     planned = plan_event(registry, topic, decoded)
     known = _read_known(session, topic, decoded)
@@ -162,7 +162,7 @@ def _is_erased(session: Session, topic: Topic, decoded: Decoded, known: TracedEv
 
 
 def _erased(topic: Topic, decoded: Decoded, known: TracedEvent | None) -> Trace:
-    """Says that the entity was erased, without its key and without what came of the event before."""
+    """Returns the trace of an erased entity, without its key and without the former results."""
     return Trace(
         topic.name,
         decoded.partition,
@@ -203,9 +203,9 @@ def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
 
 
 def _read_known(session: Session, topic: Topic, decoded: Decoded) -> TracedEvent | None:
-    """What is known of the record: by its place as long as it is a dead letter that was not decoded.
+    """Returns what is known of the record: by its place while it is an undecoded dead letter, else by id.
 
-    Also under the identity that it had before the topic's `dedup` was changed.
+    Also finds the identity that it had before the topic's `dedup` was changed.
     """
     place = (decoded.topic_id, decoded.partition, decoded.record.offset)
     undecoded = tracing.read_traced(session, record_identity(*place))

@@ -36,7 +36,7 @@ def make_record(topic: str, typed: TypedEvent, fields: FieldNames) -> Outgoing:
     event: dict[str, Any] = {fields.event_id: typed.event_id, fields.type: typed.type}
     try:
         if typed.version is not None:
-            # A number is one in JSON, too; a time stays the text that was typed.
+            # A number becomes a number in JSON; a time stays the text that was typed.
             version = parse_version_text("--version", typed.version)
             event[fields.version] = version if type(version) is int else typed.version
         if typed.time is not None:

@@ -48,10 +48,11 @@ def verify(
 ) -> Verified:
     """Reads each partition from its start and judges its counters. Changes nothing.
 
-    `max_record_bytes` is that of the bridges, which choose queues by keys of that size. Passes to `counted`
-    how many offsets were read, of how many. Raises LogsUnavailable if no broker answers.
+    `max_record_bytes` must be the limit of the bridges, which choose queues by keys of at most this size.
+    Passes to `counted` how many offsets were read, and their total. Raises LogsUnavailable if no broker
+    answers.
     """
-    # Before the log is read: every record with an outcome in these totals is in the log already.
+    # Totals are read before the log: every record that has an outcome in them is in the log already.
     totals = read_partition_totals(session)
     letters = count_letters(session, Chosen())
     parked, outbox = count_parked(session), read_waiting(session, None)
@@ -74,7 +75,7 @@ def _read_stopped(session: Session) -> list[str]:
 
 
 def _was_rerouted(session: Session, topic: str, entity: str) -> bool:
-    """Returns whether an operator let records be counted twice, or kept the outcomes of another log."""
+    """Returns True if an operator let records be counted twice, or kept the outcomes of another log."""
     forced = (row.details or {} for row in read_audits(session, verb="reshard", subject=entity, limit=1_000))
     accepted = read_audits(session, verb="accept", subject=topic, limit=1)
     return bool(accepted) or any(details.get("force") for details in forced)
@@ -134,7 +135,7 @@ def _count_log(
     *,
     counted: Callable[[int], object],
 ) -> LogFacts:
-    """Reads one partition from its start."""
+    """Counts the records of one partition by reading it from its start."""
     records, position = 0, start
     while position < end:
         try:

@@ -8,7 +8,7 @@ from sluice.db.delivery.leases import Sharing, Worker
 
 
 def sharing_document(sharing: Sharing) -> dict[str, Any]:
-    """For --json. Seconds are as of `at`, and None where nothing was told."""
+    """Returns the document for --json. Seconds are as of `at`, and None if not reported."""
     at, retired = sharing.at, retired_queues(sharing)
     return {
         "at": at,
@@ -50,7 +50,7 @@ def sharing_document(sharing: Sharing) -> dict[str, Any]:
 
 
 def name_queues(queues: Iterable[str]) -> str:
-    """In order, and briefly: payment.0 payment.2-5."""
+    """Returns the queues in order and in short form: payment.0 payment.2-5."""
     runs: list[tuple[str, list[int]]] = []
     for entity, number in sorted(map(_split, queues)):
         if runs and runs[-1][0] == entity and runs[-1][1][-1] == number - 1:

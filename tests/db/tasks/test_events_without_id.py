@@ -145,7 +145,7 @@ def test_a_trace_finds_what_was_applied_under_the_other_dedup(bench: Bench) -> N
     later = thing_set(2, "a", 2, event_id="y")
     bench.apply(slice_of([later], 1))
     assert trace(later) == ("applied", None)
-    with pytest.raises(OperationRefused, match="name the record as TOPIC:PARTITION:OFFSET"):
+    with pytest.raises(OperationRefused, match="pass the record as TOPIC:PARTITION:OFFSET"):
         find_place(bench.looking, bench.registry, TOPIC, key, "y", source)
 
 

@@ -235,7 +235,7 @@ def test_a_record_that_kafka_refuses_is_reported(make_deployment: MakeDeployment
     text = f"{line('ann', 1)}\n{line('bob', 'x' * 2_000_000)}\n"
     done = sluice(deployment, "send", "-", "--topic", users, "--no-check", given=text.encode())
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"Kafka did not take every record" in done.stderr
+    assert b"Kafka did not accept every record" in done.stderr
     assert b"Traceback" not in done.stderr
     assert f"{produced(deployment, users)} were acknowledged" in done.stderr.decode()
 

@@ -38,7 +38,7 @@ def test_a_batch_that_unpacks_to_too_much_is_skipped_alone(make_deployment: Make
     assert "cannot be read" in refusal(sluice(deployment, "trace", f"{topic}:0:{bomb}"))
     for offset, sentence in (
         (0, "has its outcome"),
-        (bomb + 1, "can be read, and is not skipped"),
+        (bomb + 1, "can be read, so it is not skipped"),
         (bomb + 99, "is not in the log"),
     ):
         assert sentence in refusal(sluice(deployment, "skip", f"{topic}:0:{offset}", *WHY, "--yes"))

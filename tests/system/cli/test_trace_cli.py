@@ -62,7 +62,7 @@ def test_what_cannot_be_found_is_said_in_a_sentence(make_deployment: MakeDeploym
     topic = f"orders{deployment.topic_suffix}"
     for words, sentence in (
         ((topic, "order-1", "e-1"), "no event e-1 of key order-1 is known"),
-        ((topic,), "name a record as TOPIC:PARTITION:OFFSET"),
+        ((topic,), "pass a record as TOPIC:PARTITION:OFFSET"),
         (("nowhere:0:0",), "topic nowhere is declared by no module"),
     ):
         done = sluice(deployment, "trace", *words)

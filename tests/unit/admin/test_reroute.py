@@ -129,7 +129,7 @@ def test_of_another_topic_it_is_said_that_nobody_knows_what_is_lost() -> None:
     ("found", "settled", "text", "hint"),
     [
         (Unsettled(0, 0, 0, 0), True, "everything is settled", ""),
-        (Unsettled(2, 0, 0, 0), False, "2 lanes have records in hand", "every queue has a worker"),
+        (Unsettled(2, 0, 0, 0), False, "2 lanes have records in flight", "every queue has a worker"),
         (Unsettled(2, 0, 0, 1), False, "2 lanes", "1 of its queues are halted"),
         (Unsettled(0, 3, 0, 0), False, "3 outgoing events wait", "relay,maintenance"),
         (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing events are refused"),
