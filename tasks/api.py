@@ -1,4 +1,4 @@
-"""All that a handler author imports: events, effects, topics, and the decorators that declare handlers."""
+"""What a handler author imports: events, effects, topics, and the decorators that declare handlers."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ D = TypeVar("D")
 JsonObject: TypeAlias = dict[str, Any]
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[Any, Any]
-"""Values by column: its name, the column itself (`orders.c.status`), or an Enum member of that value."""
+"""Column → value. A column is its name, the column itself (`orders.c.status`), or an Enum member."""
 Text: TypeAlias = str | Enum
-"""A text, or an Enum member whose value is one."""
+"""A string, or an Enum member whose value is a string."""
 Version: TypeAlias = int | datetime
 """An integer that fits 64 bits, or an aware datetime (kept as microseconds)."""
 
@@ -50,7 +50,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True):
 
 
 class Insert(msgspec.Struct, frozen=True):
-    """The row exists once. There before with the same values: duplicate; with others: conflict."""
+    """Inserts a row once. If it exists: duplicate if its values are the same, conflict if they differ."""
 
     table: Table
     key: Text | None
@@ -58,7 +58,7 @@ class Insert(msgspec.Struct, frozen=True):
 
 
 class Upsert(msgspec.Struct, frozen=True):
-    """The newest version of the whole row wins, in any order of arrival. `values` holds every column."""
+    """Writes a whole row. The newest version wins, in any order of arrival. `values` holds every column."""
 
     table: Table
     key: Text | None
@@ -67,7 +67,7 @@ class Upsert(msgspec.Struct, frozen=True):
 
 
 class Merge(msgspec.Struct, frozen=True):
-    """The newest version wins per field: events that change different fields never undo each other."""
+    """Writes some fields. The newest version wins per field: events for different fields never conflict."""
 
     table: Table
     key: Text | None
@@ -86,9 +86,9 @@ class Increment(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """The row goes; its version stays, so that a late older event cannot bring it back.
+    """Deletes a row. Its version is kept, so that a late older event cannot restore it.
 
-    With `version=None` only versions that the row had stay: a row without any leaves no tombstone.
+    With `version=None` only versions that the row had are kept: a row without a version leaves no tombstone.
     """
 
     table: Table
@@ -97,7 +97,7 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """`row = yield Read(table, key)`: the row as of now, locked; None is a snapshot, not a lock."""
+    """`row = yield Read(table, key)`: the current row, locked; None (and no lock) if there is no row."""
 
     table: Table
     key: Text | None
@@ -115,7 +115,7 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A side effect (its name, or its function), a row of the ledger of that transaction; one per `once`."""
+    """A side effect, by name or function. The same transaction stores it in the ledger, once per `once`."""
 
     effect: "Text | EffectFunction"
     once: Text | None = None
@@ -132,15 +132,15 @@ class Rejected(Exception):
 
 
 class EffectRefused(Exception):
-    """An effect that a handler yielded can never be applied: the event becomes a dead letter."""
+    """Raised where a handler yields an effect that can never be applied. The event becomes a dead letter."""
 
     frames: tuple[tuple[str, int, str], ...] = ()
-    """File, line and function of the `yield`; of a `yield from` also those around it, which come before."""
+    """File, line and function of the `yield`. For `yield from`, the outer frames come first."""
 
 
 @dataclass(frozen=True)
 class Entity:
-    """What events are about. `shards` counts when the entity type is first seen; then `sluice reshard`."""
+    """What events are about. `shards` is read when the type is first seen; later use `sluice reshard`."""
 
     name: str
     shards: int = 4
@@ -148,7 +148,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class FieldNames:
-    """Where a plain JSON event keeps what CloudEvents has headers for. No `data` field: the whole object."""
+    """Fields of plain JSON that replace CloudEvents headers. Without a `data` field, data is the object."""
 
     event_id: str = "event_id"
     type: str = "type"
@@ -161,9 +161,9 @@ class FieldNames:
 class Topic:
     """A Kafka topic whose record keys are keys of `entity`.
 
-    `dedup` says by what an event is known again. "id": by its event id; a record without one is a dead
-    letter, but for null values. "position": by its place in the log, so every record counts, also one that a
-    producer repeats.
+    `dedup` sets how a repeated event is recognized. "id": by its event id; a record without an id is a dead
+    letter, except for null values. "position": by its place in the log, so every record counts, even if a
+    producer sends it twice.
     """
 
     name: str
@@ -181,7 +181,7 @@ TopicChoice: TypeAlias = Text | Topic | Collection[Text | Topic] | None
 
 
 class EffectCall(msgspec.Struct, frozen=True):
-    """What an effect function gets. `key` is the idempotency key to hand to the provider."""
+    """The argument of an effect function. `key` is the idempotency key to pass to the provider."""
 
     key: str
     args: JsonObject
@@ -189,10 +189,10 @@ class EffectCall(msgspec.Struct, frozen=True):
 
 
 class NotSent(Exception):
-    """Raised by an effect function: the call was certainly not made; it is tried again.
+    """Raised by an effect function: the call was certainly not made and is retried.
 
-    `retry_after` is when the provider wants to be asked again: seconds, or a timedelta. Such an attempt does
-    not count towards `attempts`.
+    `retry_after` is the pause that the provider requires: seconds, or a timedelta. Such an attempt does not
+    count towards `attempts`.
     """
 
     retry_after: float | timedelta | None = None
@@ -203,15 +203,15 @@ class NotSent(Exception):
 
 
 class Refused(Exception):
-    """Raised by an effect function: the provider said no, for good."""
+    """Raised by an effect function: the provider refused the call permanently."""
 
 
 Handler: TypeAlias = Callable[[Event[Any]], Iterator[Effect]]
-"""A generator function: one event in, effects out. A Read is answered by the row or None."""
+"""A generator function that takes one event and yields effects. A Read returns the row or None."""
 ProjectionHandler: TypeAlias = Callable[[Event[Any]], Iterator[ProjectionEffect]]
-"""Yields neither Emit nor Call: a type checker reports it before a rebuild would."""
+"""Yields neither Emit nor Call, so that a type checker reports them before a rebuild does."""
 EffectFunction: TypeAlias = Callable[[EffectCall], JsonObject | None]
-"""Makes one call outside of every transaction; returns the provider's answer, or None if it gives none."""
+"""Makes one call outside of every transaction. Returns the provider's answer, or None if there is none."""
 H = TypeVar("H", bound=Handler)
 P = TypeVar("P", bound=ProjectionHandler)
 E = TypeVar("E", bound=EffectFunction)
@@ -219,7 +219,7 @@ E = TypeVar("E", bound=EffectFunction)
 
 @dataclass(frozen=True)
 class Handles:
-    """Left on a function by `handles`: collected at start, never at import."""
+    """Attached to a function by `handles`; collected at start, never at import."""
 
     types: tuple[Text, ...]
     topic: TopicChoice = None
@@ -227,7 +227,7 @@ class Handles:
 
 @dataclass(frozen=True)
 class Projects:
-    """Left on a function by `projects`."""
+    """Attached to a function by `projects`."""
 
     types: tuple[Text, ...]
     into: Table
@@ -236,15 +236,15 @@ class Projects:
 
 
 Reconcile: TypeAlias = Callable[[EffectCall], JsonObject | None]
-"""Asks the provider what became of a call: its answer, or None if it was certainly not made.
+"""Asks the provider for the result of a call. Returns the answer, or None if the call was certainly not made.
 
-Raises where that cannot be known.
+Raises if the result cannot be determined.
 """
 
 
 @dataclass(frozen=True)
 class EffectDeclaration:
-    """Left on a function by `effect`: how its calls are tried and what an unknown outcome means."""
+    """Attached to a function by `effect`: how its calls are attempted, and how unknown outcomes end."""
 
     name: str
     on_unknown: Literal["retry", "ask"]
@@ -264,17 +264,17 @@ def _mark(function: D, declaration: object) -> D:
 
 
 def handles(*types: Text, topic: TopicChoice = None) -> Callable[[H], H]:
-    """Declares a handler for these event types: a generator, event in, effects out, pure.
+    """Declares a handler for these event types: a pure generator that takes an event and yields effects.
 
-    `topic`: only for events of this topic, or of these; by default of every topic.
+    `topic` limits the handler to events of this topic or these topics. Default: every topic.
     """
     return lambda function: _mark(function, Handles(types, topic))
 
 
 def projects(*types: Text, into: Table, revision: int, topic: TopicChoice = None) -> Callable[[P], P]:
-    """Declares a projection handler: only writes to, and Reads of, the table `into`. `topic`: see `handles`.
+    """Declares a projection handler. It may only write to and Read the table `into`. `topic`: see `handles`.
 
-    `revision` rises with every change of what the handlers of that table make of events.
+    Increase `revision` with every change to what the handlers of that table write for an event.
     """
     return lambda function: _mark(function, Projects(types, into, revision, topic))
 
@@ -289,10 +289,10 @@ def effect(
     holds: bool = False,
     reconcile: Reconcile | None = None,
 ) -> Callable[[E], E]:
-    """Declares an effect function. `key_lifetime` (seconds the provider honours a key) goes with "retry".
+    """Declares an effect function. "retry" requires `key_lifetime`: for how many seconds a key is honoured.
 
-    `reconcile` finds out what became of a call whose outcome is unknown (`sluice effects reconcile`).
-    `holds`: a call that failed or is uncertain holds back later ones of its entity.
+    `reconcile` asks the provider for the result of a call whose outcome is unknown (`sluice effects
+    reconcile`). `holds`: a call that failed or is uncertain holds back later ones of its entity.
     """
     if on_unknown == "retry" and key_lifetime is None:
         raise ValueError(f"effect {name}: on_unknown='retry' requires key_lifetime= in seconds")

@@ -45,23 +45,23 @@ _SUCCEEDED = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE})
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a batch came to: records per outcome, and slices per judgement under the lock."""
+    """The result of a batch: records per outcome, and slices per judgement under the lock."""
 
     outcomes: Counter[str]
     judgements: Counter[str]
     outgoing: int = 0
-    """Rows for others: events and calls that wait now."""
+    """Outbox events and calls that were stored and now wait to be sent."""
     undeclared: frozenset[str] = frozenset()
-    """Topics of slices that were left: this process does not declare them."""
+    """Topics of slices that were not applied because this process does not declare the topic."""
     is_whole: bool = True
-    """Nothing of the message is left that the same worker can apply."""
+    """True if nothing is left in the message that this worker can apply."""
     without_id: Counter[str] = field(default_factory=Counter)
-    """Topic → events without id, of topics that had any."""
+    """Topic → number of events without an id, for topics that had some."""
     retries: Mapping[str, int] = field(default_factory=dict)
     """Attempts at events that were set aside, by result."""
 
     def plus(self, later: "Applied") -> "Applied":
-        """Returns what this chunk of a message and a later one came to."""
+        """Returns the sum of this result and that of a later chunk of the same message."""
         return Applied(
             self.outcomes + later.outcomes,
             self.judgements + later.judgements,
@@ -73,10 +73,10 @@ class Applied:
 
 
 class Applier:
-    """Applies batches over one session, one at a time. `apply` may run any number of times per batch."""
+    """Applies batches over one session, one at a time. `apply` is idempotent per batch."""
 
     def __init__(self, session: Session, registry: Registry, limits: RetryLimits = RetryLimits()) -> None:
-        """`limits`: of the retries of events that the surroundings keep from being applied."""
+        """`limits` bound the retries of events that the surroundings keep from being applied."""
         self._session = session
         self._registry = registry
         self._set_aside = partial(set_aside, limits=limits)
@@ -88,11 +88,11 @@ class Applier:
         self._pace = LogPace()
 
     def apply(self, queue: str, slices: Sequence[Slice]) -> Applied | None:
-        """Applies what fits of the slices, in chunks that Postgres can take. One is the rule.
+        """Applies as much of the slices as the time allows, in chunks, usually one.
 
-        Then it retries events of the queue that were set aside; without slices it does nothing else.
-        Returns None if it gave up or halted the queue before anything was applied: the bridge sends again.
-        Returns normally in every case but a bug of ours: a message may always be acknowledged.
+        Then it retries events of the queue that were set aside; without slices it does nothing else. Returns
+        None if it gave up or halted the queue before anything was applied; the bridge sends the batch again.
+        Returns normally in every case except a bug in Sluice, so a message may always be acknowledged.
         """
         message = MessageEvents(self._registry, slices)
         total = self._apply_chunks(queue, message)
@@ -112,7 +112,7 @@ class Applier:
             if applied is None:
                 return total if total.outcomes else None
             total = total.plus(applied)
-            # The bridge sends what is left again.
+            # The bridge sends the rest again.
             if applied.is_whole or time.monotonic() - started > PATIENCE_SECONDS:
                 return total
 
@@ -123,9 +123,9 @@ class Applier:
         def attempt() -> Applied:
             nonlocal chunk
             if chunk is None:
-                # Without the lock, so that a storm of repeats costs no decoding.
+                # Read without the lock, so that a storm of repeats costs no decoding.
                 chunk = message.next_chunk(guard.read_lanes(self._session, queue))
-            # Idempotent: after a lost COMMIT the guard tells what was applied.
+            # Idempotent: after a lost COMMIT the guard shows what was applied.
             return self._attempt(queue, message, chunk, singly=tries.singly)
 
         def pause_after(error: Exception, _elapsed_seconds: float, jitter: float) -> float | None:
@@ -174,7 +174,7 @@ class Applier:
         self._retrier.note_committed(queue, settled)
         self._deaths.note_committed(queue, settled)
         if settled and row.halted_reason is not None:
-            log.warning("queue goes on", queue=queue, was_halted_for=row.halted_reason)
+            log.warning("queue continues", queue=queue, was_halted_for=row.halted_reason)
         return Applied(
             Counter(s.outcome for s in settled if s.outcome),
             claims.judgements,
@@ -203,7 +203,7 @@ class Applier:
                 judgement = Judgement.MISROUTED
                 log.warning("slice misrouted", queue=queue, topic=piece.topic)
             if judgement is Judgement.NEXT and piece.topic not in self._registry.topics:
-                # Left, not refused: its lane waits for a process that declares it, the others go on.
+                # Left, not refused: its lane waits for a process that declares the topic.
                 judgement = Judgement.UNDECLARED
                 claims.undeclared.add(piece.topic)
             claims.judgements[judgement.value] += 1
@@ -224,7 +224,7 @@ class Applier:
         *,
         singly: bool,
     ) -> list[EventResult]:
-        """Settles the first of the events, mostly all, and moves their lanes."""
+        """Settles the first of the events, usually all of them, and advances their lanes."""
         snapshot = self._generation_writer.read_projection_snapshot(queue)
         self._erasures.refresh(lanes.newest_erasure)
         limit = None if lanes.failures is None else lanes.failures.batch_limit
@@ -282,9 +282,9 @@ class Applier:
             if guard.halt_queue(self._session, queue, reason):
                 log.error("queue halted", queue=queue, reason=reason)
         except Exception as second:
-            # Not marked, so not slowed down: the bridge sends the batch again, and it is tried again.
+            # The queue is not marked as halted, so the bridge sends the batch again without a delay.
             log.error("queue could not be halted", queue=queue, reason=reason, error=second)
-        # A prepared plan may outlive what is mended, as that of a rule by which a statement does nothing.
+        # A prepared plan may outlive a repair, for example of a rule that does nothing.
         self._session.close()
 
 

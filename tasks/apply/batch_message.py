@@ -1,4 +1,4 @@
-"""What one Celery message carries from the bridge to the task `apply`: slices of lanes, as raw bytes."""
+"""The content of a Celery message from the bridge to the task `apply`: slices of lanes, as raw bytes."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,11 @@ from sluice.kafka_io.record_types import Record
 
 
 class Slice(NamedTuple):
-    """The claim: the lane's records in (prev, last] are exactly these.
+    """Claims that the lane's records in (prev, last] are exactly these.
 
-    A fact about the log, so it may be sent by anyone, any number of times. `records` is never empty and
-    rises by offset; `prev` is the offset of the lane's last record before them, as its sender knows it.
+    The claim is a fact about the log, so any process may send it any number of times. `records` is never
+    empty and is sorted by offset. `prev` is the offset of the lane's last record before them, as far as the
+    sender knows.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""Folds events and writes what they come to, within a transaction that the caller begins and commits."""
+"""Folds events and writes the results, within a transaction that the caller begins and commits."""
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -31,7 +31,7 @@ from sluice.tasks.fold.plan import Planned
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"  # deferred ones too: refused here, not by COMMIT
 
-# In the rest of a pass in which an event was held up: the others wait for less.
+# For the rest of a pass after an event was held up: the other events wait for a shorter time.
 SHORT_LIMITS = "SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '100ms'"
 USUAL_LIMITS = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT"
 
@@ -39,20 +39,20 @@ T = TypeVar("T")
 
 
 class SetAside(Protocol):
-    """Keeps an event in Postgres that the surroundings keep from being applied, so that its lane goes on."""
+    """Stores an event that the surroundings keep from being applied, so that its lane continues."""
 
     def __call__(
         self, session: Session, store: FoldIO, queue: str, planned: Planned, error: Exception
     ) -> EventResult:
-        """Writes the event as one that waits for a retry, under the queue's lock. Returns its result."""
+        """Writes the event as waiting for a retry, under the queue's lock. Returns its result."""
 
 
 class _TakenBack(Exception):
-    """What was tried is rolled back."""
+    """Rolls back an attempt that was made only to see its error."""
 
 
 class BatchWriter:
-    """Settles events of one queue, whose lock the caller holds. One transaction."""
+    """Settles events of one queue in one transaction. The caller holds the queue's lock."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class BatchWriter:
         set_aside: SetAside | None = None,
         limit: int | None = None,
     ) -> None:
-        """`snapshot`: the generations as read under the lock; the live ones are written here.
-        `erasures`: as of the same moment.
+        """`snapshot` holds the generations as read under the lock; the live ones are written here. `erasures`
+        are as of the same moment.
 
-        `redriving`: these are letters of one entity, which are applied although they are known and it is
-        parked. Letters and identities are then left to the caller, who knows what they were.
-        `set_aside` is None: what the surroundings refuse is raised. `limit`: events of a pass event by event.
+        `redriving`: the events are letters of one entity. They are applied although they are known and the
+        entity is parked; the caller updates letters and identities. If `set_aside` is None, errors of the
+        surroundings are raised. `limit` bounds the events of a pass event by event.
         """
         self._session = session
         self._queue = queue
@@ -79,19 +79,20 @@ class BatchWriter:
         self._snapshot = snapshot
         self._erasures = erasures
         self._held: dict[str, set[str]] = {}
-        """Projection → keys whose events wait for it since this transaction."""
+        """Projection → keys whose events began to wait for it in this transaction."""
         self._redriving = redriving
         self._set_aside = set_aside
         self._limit = limit
         self._locks = AbsentKeyLocks()
-        # Tables whose rows changed, and those that events wrote by other keys than theirs, or tried to.
+        # Tables whose rows changed, and tables that events wrote, or tried to write, under keys other than
+        # their own.
         self._changed_tables: set[Table] = set()
         self._other_tables: set[Table] = set()
 
     def settle(self, events: Sequence[Planned], *, singly: bool) -> list[EventResult]:
-        """Writes what becomes of the events, or of the first of them. Returns their results.
+        """Settles the events, or the first of them, and writes the results. Returns them.
 
-        Raises what Postgres refuses. Event by event it raises only what is no event's fault.
+        Raises what Postgres refuses. Event by event it raises only errors that are not an event's fault.
         """
         settled = self._settle_singly(events) if singly else self._settle(self._store(), events)
         self._erasures.tables.note(self._entity, self._changed_tables, self._other_tables)
@@ -99,7 +100,7 @@ class BatchWriter:
 
     def _settle(self, store: FoldIO, events: Sequence[Planned]) -> list[EventResult]:
         memory = store.load(events)
-        # From here on: how long the rows took to load does not count.
+        # The budget starts here: the time to load the rows does not count.
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
         folded = fold(events, memory, lambda: time.monotonic() >= until)
         store.write_back(self._queue, memory, folded)
@@ -110,7 +111,7 @@ class BatchWriter:
         return folded.settled
 
     def _settle_singly(self, events: Sequence[Planned]) -> list[EventResult]:
-        """Event by event, each in a savepoint: what Postgres refuses is that event's death."""
+        """Settles each event in its own savepoint. An event that Postgres refuses becomes a dead letter."""
         done = SingleEvents(self._limit)
         for event in events:
             if self._redriving and done.settled and _blocks(done.settled[-1]):
@@ -142,12 +143,12 @@ class BatchWriter:
                 faults |= found
 
     def _settle_refused(self, event: Planned, error: Exception, done: SingleEvents) -> EventResult:
-        """Settles an event of which Postgres refuses what it is besides its projections."""
+        """Settles an event that Postgres refuses for another reason than its projections."""
         if isinstance(error, WriteSuppressed):
             done.suppressed.append((error, DeploymentBroken(str(error))))
         else:
             if self._redriving and done.settled and may_be_set_aside(error):
-                # Those before it are applied. The next transaction begins at it, and raises this.
+                # The events before it are applied. The next transaction begins at it and raises this error.
                 return EventResult(event, Outcome.WAITING)
             if self._set_aside is not None and may_be_set_aside(error):
                 one = self._put_aside(self._set_aside, event, error)
@@ -161,9 +162,9 @@ class BatchWriter:
     def _find_projection_fault(
         self, event: Planned, error: Exception, known: Container[str], done: SingleEvents
     ) -> dict[str, EventFault] | None:
-        """Returns the first projection that is the reason for an error, with its fault; None if none is.
+        """Returns the first projection that causes the error, with its fault; None if no projection does.
 
-        Each is tried alone, and taken back. Raises GenerationBroken if its table is the deployment's fault.
+        Tries each projection alone and rolls it back. Raises GenerationBroken if the deployment is at fault.
         """
         if whose_fault(error) is Fault.SURROUNDINGS or needs_new_connection(error):
             return None
@@ -201,7 +202,7 @@ class BatchWriter:
 
     def _put_aside(self, set_aside: SetAside, event: Planned, error: Exception) -> EventResult:
         one = self._with_letter(lambda store: set_aside(self._session, store, self._queue, event, error))
-        # Further events that are held up must not use up the time of those that are not.
+        # Further events that are held up must not use up the time of the others.
         self._session.command(SHORT_LIMITS)
         return one
 
@@ -213,7 +214,7 @@ class BatchWriter:
         return dead.settled[0]
 
     def _with_letter(self, write: Callable[[FoldIO], T]) -> T:
-        """Runs what stores one letter; again with the letter cut, if Postgres does not take it whole."""
+        """Stores one letter by `write`. Runs it again with the letter cut if Postgres refuses it whole."""
         try:
             return self._in_savepoint(lambda: write(self._store()))
         except LetterNotStored:
@@ -245,6 +246,6 @@ class BatchWriter:
 
 
 def _blocks(settled: EventResult) -> bool:
-    """Whether those behind it in its entity wait."""
+    """Returns True if the later events of its entity must wait."""
     died = settled.outcome is Outcome.DEAD and settled.planned.parks
     return settled.outcome is Outcome.WAITING or died

@@ -1,4 +1,4 @@
-"""Finds the sessions that a backend waits for. They are known only while the backend waits."""
+"""Finds the sessions that a backend waits for. Postgres shows them only while the backend waits."""
 
 import threading
 
@@ -11,10 +11,10 @@ LOOK_SECONDS = 0.005
 
 
 class BlockerWatch:
-    """Looks over a connection of its own, in a thread, until it found blockers or is ended."""
+    """Searches in a thread, over a connection of its own, until it finds blockers or is ended."""
 
     def __init__(self, session: Session) -> None:
-        """Opens the connection, so that none of the backend's waiting time is lost on it."""
+        """Opens the connection now, so that the search can begin as soon as the backend waits."""
         self._session = session.another("sluice blockers")
         self._ended = threading.Event()
         self._found: str | None = None
@@ -25,7 +25,7 @@ class BlockerWatch:
             self._ended.set()
 
     def start(self, pid: int) -> None:
-        """Begins to look at a backend."""
+        """Begins the search for a backend's blockers."""
         self._thread = threading.Thread(target=self._look, args=(pid,), name="blockers", daemon=True)
         self._thread.start()
 
@@ -43,5 +43,5 @@ class BlockerWatch:
                 self._found = read_blockers(self._session, pid)
                 self._ended.wait(LOOK_SECONDS)
         except psycopg2.Error:
-            # What is not found now is looked for at a later retry.
+            # A later retry searches again.
             return

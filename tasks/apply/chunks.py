@@ -19,13 +19,14 @@ from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry
 
 HANDLER_BUDGET_SECONDS = 1.0
-"""Time spent in handlers after which no further event is begun, before a transaction and within it."""
+"""Time in handlers after which no further event is begun; counted before a transaction and again within it.
+"""
 
 _MARGIN_SECONDS = 5.0  # for all else that a process does between two statements, on a busy machine
 
 
 def session_settings(handler_seconds: float) -> dict[str, str]:
-    """Returns the settings of a session whose transactions wait for handlers of at most so many seconds."""
+    """Returns the settings of a session whose transactions wait for handlers up to `handler_seconds`."""
     idle_seconds = handler_seconds + HANDLER_BUDGET_SECONDS + _MARGIN_SECONDS
     return {"idle_in_transaction_session_timeout": f"{round(idle_seconds * 1000)}ms"}
 
@@ -40,16 +41,16 @@ class Chunk:
 
     slices: list[Slice] = field(default_factory=list)
     is_cut: bool = False
-    """The message holds more."""
+    """True if the message holds more records."""
     first: RecordPlace | None = None
-    """Its first event; None: none of its records are known to be new."""
+    """Its first event; None if none of its records are known to be new."""
     events: int = 0
     has_begun: bool = False
-    """Its newest transaction held the queue's lock and had events to apply."""
+    """True if its newest transaction held the queue's lock and had events to apply."""
     failures: QueueFailures | None = None
     """As read by that transaction."""
     is_alone: bool = False
-    """Its one event may end the process: nothing else runs with it."""
+    """True if it holds a single event that may end the process, so that no other event runs with it."""
 
 
 @dataclass(slots=True)
@@ -72,14 +73,14 @@ class MessageEvents:
         self._slices = list(slices)
         self._planned: dict[RecordPlace, Planned] = {}
         self.retry_is_due = False
-        """An event of the queue was due for a retry when its lanes were read."""
+        """True if an event of the queue was due for a retry when its lanes were read."""
         self._deaths: Mapping[EventPlace, HandlerDeaths] = {}
         self._clock = clock
 
     def next_chunk(self, lanes: Lanes) -> Chunk:
-        """Returns what was not applied before, as far as the handlers run within their budget.
+        """Returns events that were not applied before, as many as the handlers' budget allows.
 
-        `lanes` may be read without the lock: what is applied is never applied again.
+        `lanes` may be read without the lock: an applied event is never applied again.
         """
         until = self._clock() + HANDLER_BUDGET_SECONDS
         chunk = Chunk()
@@ -89,7 +90,7 @@ class MessageEvents:
             applied = lanes.applied.get((piece.topic, piece.partition), -1)
             if piece.epoch == lanes.epoch and piece.last <= applied:
                 continue
-            # Of a topic that this code does not declare nothing is decoded; its slice is left under the lock.
+            # A topic that this code does not declare is not decoded. Its slice is left aside under the lock.
             if piece.topic not in self._registry.topics or piece.epoch != lanes.epoch:
                 chunk.slices.append(piece)
                 continue
@@ -105,7 +106,7 @@ class MessageEvents:
     def events_of(self, piece: Slice, applied: int) -> list[Planned]:
         """Returns the events of a slice above an offset."""
         unapplied = piece.records[first_unapplied([r.offset for r in piece.records], applied) :]
-        # Postgres was moved back, or re-routed, since the chunk was cut: what is not planned yet is rare.
+        # Some are not planned yet only if a failover moved Postgres back or a type was re-routed meanwhile.
         return [self._plan(piece, record) for record in unapplied]
 
     def leave(self, pieces: Sequence[Slice]) -> None:
@@ -114,7 +115,7 @@ class MessageEvents:
         self._slices = [piece for piece in self._slices if (piece.topic, piece.partition) not in lanes]
 
     def _take(self, piece: Slice, first: int, chunk: Chunk, until: float) -> int:
-        """Plans events of a slice while the budget lasts. Returns the number of the first that is left."""
+        """Plans events of a slice while the budget lasts. Returns the index of the first one that is left."""
         for number in range(first, len(piece.records)):
             record = piece.records[number]
             is_suspect = bool(self._deaths) and self._is_suspect(piece, record)
@@ -142,7 +143,7 @@ class MessageEvents:
         return planned
 
     def _in_order(self, lanes: Lanes) -> list[Slice]:
-        """Returns the slices, those of lanes whose next event may end the process behind all others."""
+        """Returns the slices; lanes whose next event may end the process come last."""
         if not self._deaths:
             return self._slices
         late = set()
@@ -154,7 +155,7 @@ class MessageEvents:
         return sorted(self._slices, key=lambda piece: (piece.topic, piece.partition) in late)
 
     def _is_suspect(self, piece: Slice, record: Record) -> bool:
-        """Returns True for an event that runs again although a process ended in its handlers."""
+        """Returns True for an event that may run again although a process ended in its handlers."""
         return self._deaths_of(piece, record) is not None and self._find_fault(piece, record) is None
 
     def _find_fault(self, piece: Slice, record: Record) -> EventFault | None:
@@ -166,7 +167,7 @@ class MessageEvents:
 
 
 def reached(claims: Sequence[tuple[Slice, Sequence[Planned]]], settled: int) -> dict[Place, int]:
-    """Returns how far each lane is once so many of the events of the slices are settled, in this order."""
+    """Returns the offset of each lane once the first `settled` events of the slices are settled."""
     offsets: dict[Place, int] = {}
     for piece, events in claims:
         if settled <= 0:

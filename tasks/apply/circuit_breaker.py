@@ -1,4 +1,4 @@
-"""Decides when events die in numbers: then the deployment is wrong, not the events. Pure."""
+"""Decides when so many events die that the deployment must be at fault, not the events. Pure."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class BreakerState:
 
 
 def judge_batch(failure_window: str, batch: str, accepted_deaths: int) -> BreakerState:
-    """Judges a batch (one letter per tried event) over the queue's last WINDOW tried events.
+    """Judges a batch (one character per tried event) over the queue's last WINDOW tried events.
 
     Deaths that an operator accepted beforehand leave no trace in the window.
     """

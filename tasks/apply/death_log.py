@@ -1,4 +1,4 @@
-"""Logs events that became dead letters: one line per handler, line of code and error in a minute."""
+"""Logs events that became dead letters: at most one line per minute for each handler, code line and error."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ MAX_ERROR_CHARACTERS = 200
 
 
 class DeathLog:
-    """Not thread-safe. The letters hold what a line leaves out."""
+    """Not thread-safe. The dead letters hold the details that a log line omits."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pace = LogPace(clock=clock)
 
     def note_committed(self, queue: str, settled: Sequence[EventResult]) -> None:
-        """Logs those of a committed batch that died, for one projection or as a whole, if a line is due."""
+        """Logs events of a committed batch that died, as a whole or for one projection, if a line is due."""
         for one in settled:
             if one.outcome is Outcome.DEAD and one.error is not None:
                 self._note("event died", queue, one)
@@ -58,14 +58,14 @@ def _fills(run: HandlerRun, projection: str) -> bool:
 
 
 def describe_place(died: EventResult) -> str:
-    """Returns handler, file and line in brackets; nothing if no handler is known."""
+    """Returns handler, file and line in brackets; empty if no handler is known."""
     where = _where(died)
     lines = f" at {where['file']}:{where['line']}" if "file" in where else ""
     return f" (in {where['handler']}{lines})" if where else ""
 
 
 def _where(died: EventResult) -> dict[str, Any]:
-    """Returns handler, file and line; the names alone if Postgres refused what several handlers wrote."""
+    """Returns handler, file and line; only the names if Postgres refused what several handlers wrote."""
     assert died.error is not None
     at, runs = died.error.at, died.planned.runs
     if at is None and len(runs) == 1:

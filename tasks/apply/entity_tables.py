@@ -1,4 +1,4 @@
-"""Notes which tables the events of an entity type write, and by whose keys: `sluice erase` goes by it."""
+"""Notes which tables the events of an entity type write, and under whose keys. `sluice erase` reads it."""
 
 from collections.abc import Iterable
 
@@ -9,20 +9,20 @@ from sluice.db.connection import Session
 
 
 class EntityTables:
-    """What one session knows to be noted. After the first events of a kind it sends nothing."""
+    """The notes that one session has stored. After the first events of a kind it sends no statement."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._noted: dict[tuple[str, str], bool] = {}
 
     def note(self, entity: str, changed: Iterable[Table], other: Iterable[Table]) -> None:
-        """Notes tables that events changed, and those written by other keys. In their transaction."""
+        """Notes tables that events changed or wrote under other keys, in the transaction of the events."""
         seen = {table.name: False for table in changed} | {table.name: True for table in other}
         new = {
             name: otherwise
             for name, otherwise in seen.items()
             if otherwise > self._noted.get((entity, name), -1)
         }
-        # What was there already is committed. What this transaction adds may yet be rolled back.
+        # Only notes that existed before are committed. Those of this transaction may still be rolled back.
         if new and not note_entity_tables(self._session, entity, new):
             self._noted |= {(entity, name): otherwise for name, otherwise in new.items()}

@@ -1,4 +1,4 @@
-"""Which records belong to what an operator erased: they are passed over, whoever reads them again."""
+"""Finds records of erased entities: every process that reads them again passes them over."""
 
 import math
 from collections import defaultdict
@@ -22,14 +22,14 @@ class Erasure:
     """One erasure of one entity: where the logs of its topics ended, and when."""
 
     log_ends: Mapping[str, Mapping[int, int]]
-    """Topic id → partition → the first offset that is not erased. A partition that is missing was empty."""
+    """Topic id → partition → the first offset that is not erased. A missing partition was empty."""
     erased_at: datetime
 
     def covers(self, topic_id: str, partition: int, offset: int, milliseconds: float) -> bool:
         """Returns True for a record of the entity that was written before the erasure. Pure.
 
         A topic whose log was not measured then (it was made before or afterwards, or its records were moved
-        into it) is judged by time: that of the record, or that at which its event was applied.
+        into it) is judged by time: that of the record, or the time at which its event was applied.
         """
         ends = self.log_ends.get(topic_id)
         if ends is None:
@@ -38,7 +38,7 @@ class Erasure:
 
 
 def hash_key(erasure_key: bytes, entity: str, key: str) -> UUID:
-    """Returns what stands for an erased entity. Nothing leads back to its key without the erasure key."""
+    """Returns the hash that replaces an erased entity's key. Only the erasure key links both."""
     hasher = _begin_hash(erasure_key, entity)
     hasher.update(key.encode())
     return UUID(bytes=hasher.digest())
@@ -50,13 +50,13 @@ def _begin_hash(erasure_key: bytes, entity: str) -> blake2b:
 
 
 def erased_effect_key(erasure_key: bytes, effect_key: str) -> str:
-    """Returns what stands for the key of an erased call that must not be made a second time."""
+    """Returns the text that replaces the key of an erased call, so that it is not made a second time."""
     text = blake2b(effect_key.encode(), digest_size=16, key=erasure_key, person=b"call").hexdigest()
     return f"{ERASED_CALL}{text}"
 
 
 class Erasures:
-    """The erased entities, kept in memory as hashes. What is asked of them costs nothing as long as none are.
+    """The erased entities, kept in memory as hashes. A lookup costs nothing while no entity is erased.
 
     An erasure is committed under the lock of its entity's queue, so a batch that reads the newest id under
     that lock sees it.
@@ -70,7 +70,7 @@ class Erasures:
         self._hashes: defaultdict[str, set[bytes]] = defaultdict(set)
 
     def refresh(self, newest: int | None = None) -> None:
-        """Reads what was erased since. `newest`: the id of the newest erasure, if the caller has read it."""
+        """Reads erasures that are new. `newest` is the id of the newest one, if the caller has read it."""
         if newest is None:
             newest = stored.read_newest_erasure(self._session)
         if newest == self._newest:
@@ -119,13 +119,13 @@ class Erasures:
         return places
 
     def stand_ins(self, effect_keys: Iterable[str]) -> dict[str, str]:
-        """Returns what stands in the ledger for each effect key if its call was erased → the effect key."""
+        """Returns the ledger key that each call has if it was erased → its effect key."""
         if not self._newest:
             return {}
         return {erased_effect_key(self._key, one): one for one in effect_keys}
 
     def _load(self, entity: str, decoded: Iterable[Decoded]) -> dict[str | None, list[Erasure]]:
-        """Returns the erasures of those entities of the records that were erased, by key."""
+        """Returns entity key → erasures, for the records whose entities were erased."""
         found: defaultdict[str | None, list[Erasure]] = defaultdict(list)
         hashes = self._hashes.get(entity)
         if not hashes:
@@ -144,7 +144,7 @@ class Erasures:
 
 
 def make_erasure(row: stored.StoredErasure) -> Erasure:
-    """Returns an erasure as it is stored."""
+    """Returns the erasure of a stored row."""
     ends = {
         topic_id: {int(number): end for number, end in partitions.items()}
         for topic_id, partitions in row.log_ends.items()
@@ -153,5 +153,5 @@ def make_erasure(row: stored.StoredErasure) -> Erasure:
 
 
 def place_of(decoded: Decoded) -> RecordPlace:
-    """Returns where a record stands."""
+    """Returns the place of a record."""
     return decoded.topic_id, decoded.partition, decoded.record.offset

@@ -1,4 +1,4 @@
-"""Counts the failures of a queue in Postgres, so that other workers and restarts go on counting."""
+"""Counts the failures of a queue in Postgres, so that restarts and other workers continue the count."""
 
 import structlog
 
@@ -14,14 +14,14 @@ log = structlog.get_logger("sluice.apply")
 
 
 class FailureCounts:
-    """The failures of the queues that one session applies."""
+    """Counts the failures of the queues that one session applies."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._pace = LogPace()
 
     def count(self, queue: str, chunk: Chunk, error: Exception) -> None:
-        """Counts a failed transaction, in one of its own. Best effort: else the next failure is counted."""
+        """Counts a failed transaction, in a transaction of its own. Best effort: it may miss a failure."""
         if chunk.first is None:
             return
         failures = after_failure(chunk.failures, chunk.first, chunk.events)
@@ -35,7 +35,7 @@ class FailureCounts:
             log.warning("batch narrowed", queue=queue, events=failures.batch_limit, error=text[:200])
 
     def note_success(self, queue: str, failures: QueueFailures) -> None:
-        """Widens the batch, within the transaction that is committed. Under the queue's lock."""
+        """Widens the batch within the successful transaction, under the queue's lock."""
         left = after_success(failures)
         if left is None:
             guard.clear_failures(self._session, queue)

@@ -1,4 +1,4 @@
-"""Between the live fold and Postgres: identities, effects, letters and rows, loaded and written back."""
+"""Loads and writes back what the live fold needs from Postgres: identities, effects, letters and rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from sluice.tasks.fold.plan import Planned, called_effects
 
 
 class LetterNotStored(Exception):
-    """One dead letter alone took Postgres too long, or too much. It fits without the record's value."""
+    """Postgres ran out of time or resources at one dead letter. Store it without the record's value."""
 
     def __init__(self, error: psycopg2.Error) -> None:
         super().__init__(str(error))
@@ -34,7 +34,7 @@ class LetterNotStored(Exception):
 
 
 class FoldIO:
-    """The shell around one fold: `load`, then the fold, then `write_back`, in one transaction."""
+    """The I/O around one fold: `load`, then the fold, then `write_back`, in one transaction."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class FoldIO:
         locks: AbsentKeyLocks | None = None,
         cut_letters: bool = False,
     ) -> None:
-        """`entity` is the entity type of all events; `snapshot` and `redriving`: see `BatchWriter`.
+        """`entity` is the entity type of all events. For `snapshot` and `redriving` see `BatchWriter`.
 
-        `held`: entities whose events wait for a projection since this transaction. `faults`: why Postgres
-        refuses what projections make of the only event. `locks`: those of the transaction. `cut_letters`:
-        letters are stored without their values.
+        `held` are the entities whose events began to wait for a projection in this transaction. `faults`: why
+        Postgres refuses what projections write for the only event. `locks` are those of the transaction.
+        `cut_letters`: store letters without their values.
         """
         self._erasures = erasures
         self._session = session
@@ -65,7 +65,7 @@ class FoldIO:
         self._rows = RowStore(session, {name: one.generation for name, one in snapshot.fed.items()}, locks)
         self._cut_letters = cut_letters
         self._renewed: list[UUID] = []
-        """Events that were applied long ago and are repeated now."""
+        """Identities of events that were applied long ago and are repeated now."""
 
     @property
     def written_tables(self) -> set[str]:
@@ -74,11 +74,11 @@ class FoldIO:
 
     @property
     def changed_tables(self) -> set[Table]:
-        """The same as they are declared, with those from which rows were deleted."""
+        """The declared tables whose rows `write_back` wrote or deleted."""
         return self._rows.changed_tables
 
     def load(self, events: Sequence[Planned]) -> FoldState:
-        """Identities, effect keys and locked rows that these events are known to need."""
+        """Loads the identities, effect keys and locked rows that these events are known to need."""
         memory = FoldState(
             self._rows.load_row, self._load_effect, left=self._snapshot.left, faults=self._faults
         )
@@ -86,7 +86,7 @@ class FoldIO:
         own = {p.decoded.identity: place_of(p.decoded) for p in events} if self._redriving else {}
         for identity, *where, is_old in identities.load_identities(self._session, wanted):
             known = FirstSeen(*where)
-            # Its own row says that it died or waits. That is what is to change.
+            # The letter's own row marks it as dead or waiting. The redrive changes that row.
             if own.get(identity) != known[1:]:
                 memory.identities[identity] = known
                 if is_old:
@@ -101,7 +101,8 @@ class FoldIO:
             if synced.has_letters:
                 found = load_held(self._session, name, synced.generation, self._entity, keys)
                 memory.held.setdefault(name, set()).update(found)
-        # Another session may hold what a parked entity needs: its events wait without it.
+        # Events of a parked entity wait in any case; their rows, which another session may hold, are not
+        # needed.
         fresh = [
             planned
             for planned in events
@@ -118,14 +119,14 @@ class FoldIO:
         known = [(one.decoded, first.get(one.decoded.identity)) for one in events]
         places = self._erasures.find(self._entity, known)
         erased = {one.identity for one, _ in known if place_of(one) in places}
-        # The age of an erased event does not begin anew.
+        # A repeat does not reset the age of an erased event.
         self._renewed = [identity for identity in self._renewed if identity not in erased]
         return places
 
     def write_back(self, queue: str, memory: FoldState, folded: FoldResult) -> None:
         """Writes all that a fold changed. Raises RowsChanged, or what Postgres refuses.
 
-        Of redriven events it writes no identities, and no letters but those of projections.
+        For redriven events it writes no identities, and letters only of projections.
         """
         self._rows.write(memory.rows)
         outgoing.insert_outbox(self._session, queue, folded.emits, read_source())
@@ -166,14 +167,14 @@ class FoldIO:
         return self._load_known_effects([key]).get(key)
 
     def _load_known_effects(self, keys: Collection[str]) -> dict[str, UUID]:
-        """Fingerprints of the keys that are taken, also by calls that were erased since."""
+        """Returns the fingerprints of the keys that are taken, including those of erased calls."""
         stand_ins = self._erasures.stand_ins(keys)
         found = outgoing.load_effects(self._session, sorted([*keys, *stand_ins]))
         return {stand_ins.get(key, key): fingerprint for key, fingerprint in found.items()}
 
 
 def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
-    """What is remembered of an event; of one that was erased not its id, which may hold the key."""
+    """Returns the identity row of an event. For an erased event it omits the id, which may hold the key."""
     decoded = settled.planned.decoded
     return ProcessedRow(
         decoded.identity,
@@ -189,7 +190,7 @@ def processed_row(settled: EventResult, outcome: Outcome) -> ProcessedRow:
 
 @contextmanager
 def storing_letters(events: int, *, cut: bool) -> Iterator[None]:
-    """Raises LetterNotStored if Postgres does not take the letters of one event that hold its value."""
+    """Raises LetterNotStored if Postgres cannot store the letters of a single event with its value."""
     try:
         yield
     except psycopg2.Error as error:

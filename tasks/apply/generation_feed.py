@@ -1,4 +1,4 @@
-"""Folds events into the rows of one generation; an event that it cannot take becomes a letter of its own."""
+"""Folds events into the rows of one generation. Events that it refuses become letters of the generation."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -18,7 +18,7 @@ from sluice.tasks.fold.fold_state import EventResult, FoldState, ProjectionLette
 from sluice.tasks.fold.plan import HandlerRun, Planned
 
 Refuse: TypeAlias = Callable[[HandlerRun, Effect], None]
-"""Raises for an effect that must not be here."""
+"""Raises for an effect that is not allowed."""
 
 
 def apply_to_generation(
@@ -29,10 +29,10 @@ def apply_to_generation(
     refuse: Refuse | None = None,
     singly: bool = False,
 ) -> list[EventResult]:
-    """Folds events of one entity type into a generation, and nothing else. Stores its letters.
+    """Folds events of one entity type into one generation only. Stores its letters.
 
-    Raises DeploymentBroken for an effect that is no write to it, RowsChanged, and what Postgres refuses.
-    `singly`: each event in a savepoint, so that what Postgres refuses of one event is a letter.
+    Raises DeploymentBroken for an effect that is not a write to it, RowsChanged, and what Postgres refuses.
+    `singly`: each event has a savepoint, so that an event that Postgres refuses becomes a letter.
     """
     feed = GenerationFeed(session, synced, entity, refuse)
     if synced.has_letters:
@@ -41,7 +41,7 @@ def apply_to_generation(
 
 
 class GenerationFeed:
-    """Writes one generation in one transaction. Under the lock of the queue, or of the lane."""
+    """Writes one generation in one transaction, under the lock of the queue or of the lane."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class GenerationFeed:
         *,
         stores: bool = True,
     ) -> None:
-        """`stores`: it stores the letters, else they are left to the caller."""
+        """`stores`: the feed stores the letters; otherwise the caller does."""
         self._stores = stores
         self._session = session
         self._synced = synced
@@ -75,7 +75,7 @@ class GenerationFeed:
         return settled
 
     def take_singly(self, events: Sequence[Planned]) -> list[EventResult]:
-        """As `take`, each event in a savepoint: what Postgres refuses is a letter of that event."""
+        """As `take`, with a savepoint per event. An event that Postgres refuses becomes a letter."""
         settled: list[EventResult] = []
         suppressed: list[WriteSuppressed] = []
         written: set[str] = set()
@@ -128,7 +128,7 @@ class GenerationFeed:
             raise
 
     def _as_letter(self, settled: EventResult) -> EventResult:
-        """An event that died as a whole, as one that today's code cannot decode, died for this generation."""
+        """Returns an event that died as a whole, such as an undecodable one, as a generation's letter."""
         if settled.error is None or settled.outcome is None:
             return settled
         planned = settled.planned

@@ -1,4 +1,4 @@
-"""Whether a generation holds an event that live applied from another place in the log."""
+"""Decides if a generation holds an event that live applied from another place in the log."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -16,22 +16,22 @@ MOST_ACCEPTS = 1_000  # of one topic
 
 
 class Holding(Enum):
-    """What is known of an event that a repeat of it brings."""
+    """What is known of the first occurrence of a repeated event."""
 
     HELD = "held"
     """The generation holds it."""
     GONE = "gone"
-    """The log that the generation read no longer has it where live applied it."""
+    """The generation's log no longer has it where live applied it."""
     AHEAD = "ahead"
-    """The generation has not come to that place."""
+    """The generation has not reached that place yet."""
 
 
 def judge_holding(
     first: FirstSeen, repeat: Decoded, found: Found, generation: SyncedGeneration, applied: int
 ) -> Holding:
-    """Judges an event. Pure.
+    """Judges a repeated event. Pure.
 
-    `first` is where live applied it, `applied` is how far the generation is there.
+    `first` is where live applied it. `applied` is the generation's offset in that lane.
     """
     if found.is_noted:
         return Holding.HELD
@@ -44,7 +44,7 @@ def judge_holding(
 
 
 def is_displaced(session: Session, topic: str) -> bool:
-    """Returns True if the topic was ever accepted with the same id: its places may hold others."""
+    """Returns True if the topic was ever accepted with the same id: its offsets may hold other records."""
     accepts = read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS)
     told = [one.details or {} for one in accepts]
     return any(one.get("topic_id") == one.get("topic_id_before") for one in told)
@@ -75,12 +75,12 @@ def lagging_places(
 ) -> frozenset[Place]:
     """Returns the lanes with a repeat of an event that the generation may lack.
 
-    Live passes such a record over. The generation must not: its lane lags, and the rebuild, which reads the
-    log, decides. The interleaving: a topic is created anew and accepted, a generation meets live at its first
-    record, and live passes over all others, since it knows them from the old topic.
+    Live passes over such a record. The generation must not: its lane lags, and the rebuild, which reads the
+    log, decides. The interleaving: a topic is created again and accepted; a generation catches up with live
+    at its first record; live passes over all other records, because it applied them from the old topic.
     """
     if generation.state == GenerationState.RETIRED:
-        return frozenset()  # it holds what live held
+        return frozenset()  # it holds what live held when the generation was retired
     doubtful = [
         (one.planned.decoded, one.first)
         for one in settled
@@ -99,7 +99,7 @@ def lagging_places(
 
 
 def _is_of_this_batch(one: EventResult, applied: Mapping[Place, int]) -> bool:
-    """Returns True for a repeat of an event that this very batch applied, so that the generation gets it."""
+    """Returns True for a repeat of an event of this same batch, which the generation also receives."""
     decoded, first = one.planned.decoded, one.first
     assert first is not None
     same_lane = (first.topic_id, first.partition) == (decoded.topic_id, decoded.partition)

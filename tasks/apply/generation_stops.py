@@ -1,4 +1,4 @@
-"""Stops the feeding of a generation that is broken, with its place kept: live goes on without it."""
+"""Stops feeding a broken generation and keeps its place. Live continues without it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ log = structlog.get_logger("sluice.generations")
 
 
 class GenerationBroken(Exception):
-    """The deployment is at fault in the table of one generation: no event can be applied to it."""
+    """Raised if no event can be applied to one generation's table because the deployment is at fault."""
 
     def __init__(self, synced: SyncedGeneration, error: Exception) -> None:
         self.synced = synced
@@ -27,21 +27,21 @@ class GenerationBroken(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """Returns why a generation fails or stops, as it is stored."""
+    """Returns the stored reason why a generation fails or stops."""
     return printable(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]
 
 
 def end_feeding(session: Session, synced: SyncedGeneration, queue: str, reason: str) -> None:
-    """Stops a generation that was live once, and fails another one, within the transaction of a batch."""
+    """Stops a generation that has been live, fails any other, within the transaction of a batch."""
     if not synced.has_been_live:
         generations.fail_generation(session, synced.projection, synced.generation, reason)
         log.error("generation failed", table=synced.table, queue=queue, reason=reason)
     elif stop_generation(session, synced.projection, synced.generation, reason):
-        log.error("generation stopped; `sluice rebuild resume` goes on", table=synced.table, reason=reason)
+        log.error("generation stopped; run `sluice rebuild resume`", table=synced.table, reason=reason)
 
 
 def stop_broken(session: Session, queue: str, broken: GenerationBroken) -> None:
-    """Stops a live generation that refused a batch, which was rolled back. A transaction of its own."""
+    """Stops a live generation that refused a batch, in a transaction of its own after the rollback."""
     synced = broken.synced
     with session.transaction():
         guard.lock_queue(session, queue)
@@ -58,9 +58,9 @@ def count_failures(
     *,
     before: str,
 ) -> str | None:
-    """Counts what a generation tried. Returns why its feeding must stop, None if it goes on.
+    """Counts the events that a generation tried. Returns why its feeding must stop, None if it continues.
 
-    Costs nothing while no event fails. `before`: the failure window of a generation without failures.
+    Costs nothing while no event fails. `before` is the failure window of a generation without failures.
     """
     window = synced.failure_window
     if window is None and not any(_failed(one, synced.projection) for one in settled):
@@ -97,7 +97,7 @@ def _failed(settled: EventResult, projection: str) -> bool:
 
 
 def _was_tried(settled: EventResult, projection: str, topics: Mapping[str, Topic]) -> bool:
-    """Returns True for an event that the projection took or that counts as its failure."""
+    """Returns True if the projection applied the event or the event counts as its failure."""
     if not settled.is_taken:
         return False
     planned = settled.planned

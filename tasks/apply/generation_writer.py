@@ -1,4 +1,4 @@
-"""Keeps generations up with live: what the live transaction applied, they apply too, last, in a savepoint."""
+"""Keeps generations in sync: the live transaction applies its events to them last, in a savepoint."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,10 +35,10 @@ class GenerationWriter:
         self._session = session
         self._registry = registry
         self._no_failures = ""
-        """The failure window of a generation of which none is stored."""
+        """The failure window of a generation that has none stored."""
 
     def read_projection_snapshot(self, queue: str) -> ProjectionSnapshot:
-        """Which generations count until this transaction ends. To be read under the queue's lock."""
+        """Returns the generations that count in this transaction. The caller holds the queue's lock."""
         return (
             generations.read_projection_snapshot(self._session, queue)
             if self._registry.revisions
@@ -54,13 +54,13 @@ class GenerationWriter:
         settled: Sequence[EventResult],
         failure_window: str,
     ) -> None:
-        """Counts what the live generations could not take, and writes the others that do not lag.
+        """Counts the failures of the live generations, and writes the others that do not lag.
 
-        `before` and `after` are what live had and has applied of the lanes it moved. Never raises what a
-        generation did wrong: that is a letter, ends its feeding, or lets it lag. Raises what ends the
+        `before` and `after` are live's offsets of the lanes that it moved. Never raises a fault of a
+        generation: that becomes a letter, ends the feeding, or makes it lag. Raises errors that end the
         connection. `failure_window` is that of the queue.
         """
-        # Of a generation without failures all that the queue tried lately succeeded.
+        # For a generation without failures, all recent events of the queue succeeded.
         self._no_failures = SUCCEEDED * len(failure_window)
         for synced in snapshot.fed.values():
             reason = self._count_failures(synced, queue, settled)
@@ -95,7 +95,7 @@ class GenerationWriter:
         repeats = [s for s in settled if s.known and _lane(s.planned) in moved]
         held_up = lagging_places(self._session, synced, queue, own, repeats)
         if held_up:
-            # Without a row a lane that was fed until now would count as not begun, or as fed.
+            # Without a row, a lane that was fed until now would count as not begun, or as still fed.
             self._keep_places(synced, queue, held_up, own, {})
             moved = {lane: offset for lane, offset in moved.items() if lane not in held_up}
         if not moved:
@@ -106,7 +106,7 @@ class GenerationWriter:
             counts[_lane(one.planned)][_what_became(one)] += 1
         steps = [GenerationStep(*lane, offset, counts[lane]) for lane, offset in moved.items()]
         if not self._sync_safely(synced, queue, steps, mine, may_lag=True):
-            # A lane without a row is one of which nothing was applied, also after the feeding was stopped.
+            # A lane without a row has nothing applied, even after the feeding was stopped.
             self._keep_places(synced, queue, moved, own, {})
 
     def _keep_places(
@@ -124,11 +124,11 @@ class GenerationWriter:
     def sync_redriven(
         self, snapshot: ProjectionSnapshot, queue: str, redriven: Sequence[tuple[EventResult, str]]
     ) -> None:
-        """Writes events that live applied late to every generation that had passed them over.
+        """Writes redriven events to every generation that had passed them over.
 
-        The others come to them by themselves, and find them applied then. Each event comes with the outcome
-        it had. Raises NotThisRevision where this code must not write a generation that is kept in sync, and
-        what is transient: nobody would come by these records again.
+        Other generations read the events later and find them applied. Each event comes with its former
+        outcome. Raises NotThisRevision if this code must not write a generation that is kept in sync. Raises
+        transient errors too, because no process reads these records again.
         """
         taken = [(one, was) for one, was in redriven if one.outcome in TAKEN and not one.known]
         places = sorted({_lane(one.planned) for one, _ in taken})
@@ -136,7 +136,7 @@ class GenerationWriter:
             return
         topic_ids = guard.read_lanes(self._session, queue).topic_ids
         displaced = {topic for topic, _ in places if is_displaced(self._session, topic)}
-        # Of a topic that was accepted since then the log has the event elsewhere, or not at all.
+        # If the topic was accepted since then, the log has the event at another offset or not at all.
         elsewhere = {
             one.planned.decoded.identity
             for one, _ in taken
@@ -159,7 +159,7 @@ class GenerationWriter:
         if snapshot.live[synced.projection] == synced.generation:
             # A lane without a row was fed until now.
             generation_lanes.keep_live_places(self._session, *place, queue)
-        # Locked before it is read: a chunk may be passing over these very records.
+        # Locked before it is read: a rebuild may be passing over these records now.
         lanes = generation_lanes.lock_lanes(self._session, *place, queue, places)
         passed = [
             (s, was)
@@ -168,7 +168,7 @@ class GenerationWriter:
         ]
         if not passed:
             return
-        # The log may have them elsewhere, too, further on.
+        # The log may hold them again at a later offset.
         note_identities(self._session, *place, [one.planned.decoded.identity for one, _ in passed])
         if synced.state == GenerationState.STOPPED:
             late = [_waiting(one, synced.projection) for one, _ in passed if _is_of(one, synced.projection)]
@@ -192,7 +192,7 @@ class GenerationWriter:
         *,
         may_lag: bool,
     ) -> bool:
-        """Writes one generation in a savepoint. Returns True if it was written, or its feeding ended."""
+        """Writes one generation in a savepoint. Returns True if it was written or failed for good."""
         error = self._try_sync(synced, queue, steps, settled, singly=False)
         if error is not None and whose_fault(error) is Fault.EVENT:
             error = self._try_sync(synced, queue, steps, settled, singly=True)
@@ -250,12 +250,12 @@ class GenerationWriter:
 
 
 class NotThisRevision(DeploymentBroken):
-    """The generation is made by another revision of the code than this one."""
+    """Raised for a generation that was made by another revision of the code."""
 
     def __init__(self, synced: SyncedGeneration, revision: int | None) -> None:
         super().__init__(
-            f"generation {synced.generation} of {synced.projection} is made by revision {synced.revision},"
-            f" this code has {revision}: run it with that code, or after the swap"
+            f"generation {synced.generation} of {synced.projection} was made by revision {synced.revision},"
+            f" this code has revision {revision}; run the command with that code, or after the swap"
         )
 
 

@@ -1,9 +1,9 @@
-"""Notes in Postgres the event whose handlers run, for a worker that no supervisor watches.
+"""Notes in Postgres the event whose handlers run, in a worker without a supervisor.
 
-Only the first slice of each lane that a worker applies is noted: the next holder of a queue begins with the
-slice whose event ended the worker before it. One note stands for the batch, and counts for nothing. Only a
-worker that finds a note of another one notes each event, exactly while its handlers run; such a note counts
-if it is left. All is best effort: what is not noted is noted by the next holder.
+A worker notes only the first slice of each lane, since the next holder of a queue begins with the slice whose
+event ended the previous worker. One note covers a whole batch and does not count as a death. A worker that
+finds another worker's note then notes each event while its handlers run; such a note counts as a death if it
+remains. Notes are best effort: the next holder makes up for a missing one.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ from sluice.runtime.place import EventPlace
 
 log = structlog.get_logger("sluice.apply")
 
-# A process that ends loses no commit, and a server that crashes loses a note at most.
+# A process that ends loses no commit. A server that crashes loses at most a note.
 NOTE_SETTINGS = {"synchronous_commit": "off"}
 QUIET_BATCHES = 50
-"""After them the connection is closed. To open one per batch costs a worker a tenth of its first seconds."""
+"""Batches without a note before the connection is closed. One per batch would slow a start by a tenth."""
 Lane = tuple[str, str, int]
 T = TypeVar("T")
 
@@ -33,20 +33,20 @@ class HandlerNotes:
     """The notes of one worker, over a connection that is open while there is something to note."""
 
     def __init__(self, session: Session, worker: UUID, *, notes_handlers: bool) -> None:
-        """`notes_handlers` is False where a supervisor watches: then only notes of others are counted."""
+        """`notes_handlers` is False under a supervisor: then only other workers' notes are counted."""
         self._session = session
         self._worker = worker
         self._notes_handlers = notes_handlers
         self._queue: str | None = None
-        """That of the batch in hand."""
+        """The queue of the current batch."""
         self._counted: set[str] = set()
-        """Queues whose notes of other workers were counted."""
+        """Queues where notes of other workers were counted."""
         self._watched: set[str] = set()
-        """Queues at which a worker left a note: each event is noted."""
+        """Queues where another worker left a note, so that each event is noted."""
         self._known: set[Lane] = set()
-        """Queue, topic and partition of which this worker applied a slice."""
+        """Lanes of which this worker has applied a slice."""
         self._met: set[Lane] = set()
-        """Those of the batch in hand."""
+        """Lanes of the current batch."""
         self._quiet = 0
         """Batches in a row without a note."""
         self._is_noted = self._failed = False
@@ -54,7 +54,7 @@ class HandlerNotes:
 
     @contextmanager
     def batch(self, queue: str) -> Iterator[None]:
-        """The block applies a batch. Notes that former holders of the queue left are deaths."""
+        """Covers the application of a batch. Counts notes that former holders of the queue left as deaths."""
         self._queue = queue
         if queue not in self._counted:
             self._count(queue)
@@ -71,13 +71,13 @@ class HandlerNotes:
                 self._session.close()
 
     def forget(self, queue: str) -> None:
-        """Another worker takes the queue: what it leaves there is not known."""
+        """Forgets a queue that another worker takes over, because that worker may leave notes."""
         self._counted.discard(queue)
         self._watched.discard(queue)
         self._known = {lane for lane in self._known if lane[0] != queue}
 
     def begin(self, queue: str, place: EventPlace) -> None:
-        """Notes the event, or the batch that begins with it, unless its lane is known."""
+        """Notes the event, or the batch that begins with it, if its lane is new to this worker."""
         if not self._notes_handlers or queue != self._queue or self._failed:
             return
         lane = (queue, place.topic, place.partition)
@@ -91,7 +91,7 @@ class HandlerNotes:
         self._try(lambda: note_handler(self._session, queue, self._worker, place, is_batch=is_batch))
 
     def end(self, queue: str) -> None:
-        """Removes the note of an event; that of a batch stands until its end."""
+        """Removes the note of an event. The note of a batch is kept until the batch ends."""
         if queue in self._watched:
             self._remove()
 
@@ -110,7 +110,7 @@ class HandlerNotes:
             log.warning("workers ended inside batches", queue=queue, notes=found)
 
     def _try(self, run: Callable[[], T]) -> T | None:
-        """Returns None if Postgres fails: the batch meets the same failure, and waits for it to be over."""
+        """Returns None if Postgres fails. The batch then meets the same failure and handles it."""
         try:
             return run()
         except psycopg2.Error as error:

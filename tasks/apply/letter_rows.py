@@ -1,4 +1,4 @@
-"""The rows by which letters are stored, made from what became of events. Pure."""
+"""Makes the stored rows of letters from the results of events. Pure."""
 
 import msgspec
 

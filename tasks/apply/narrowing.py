@@ -8,7 +8,7 @@ WIDEST = 200  # events of a message of the usual size: a limit above it limits n
 
 
 def after_failure(before: QueueFailures | None, place: RecordPlace, events: int) -> QueueFailures:
-    """Counts a failed transaction of so many events, the first of them at `place`.
+    """Counts a failed transaction of `events` events, the first of them at `place`.
 
     While a limit is in force each failure halves it, wherever the transaction begins.
     """
@@ -20,7 +20,7 @@ def after_failure(before: QueueFailures | None, place: RecordPlace, events: int)
 
 
 def after_success(before: QueueFailures) -> QueueFailures | None:
-    """Returns what is left after a transaction that was committed. None: nothing limits the queue."""
+    """Returns the counts after a committed transaction. None if the queue is no longer limited."""
     if before.batch_limit is None or before.batch_limit * 2 > WIDEST:
         return None
     return before._replace(failures=0, batch_limit=before.batch_limit * 2)

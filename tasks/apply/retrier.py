@@ -27,10 +27,10 @@ from sluice.tasks.redrive import Redriver
 
 log = structlog.get_logger("sluice.retries")
 
-# Of rows, keys, tables and advisory locks alike: what is held is seen at once.
+# For rows, keys, tables and advisory locks alike: the attempt fails at once if one is held.
 NO_WAIT_MILLISECONDS = 1
-BLOCKED_MILLISECONDS = 100  # long enough for another session to see what is waited for
-BLOCKERS_EVERY = 8  # attempts, once they are known: they may be others by now
+BLOCKED_MILLISECONDS = 100  # long enough for another session to read the blockers
+BLOCKERS_EVERY = 8  # attempts between two searches, since blockers change
 
 READ_PID = Statement("read_pid", "SELECT pg_backend_pid()")
 
@@ -40,15 +40,15 @@ REFUSED = "refused"
 
 @dataclass
 class Retried:
-    """What the retries behind one batch came to."""
+    """The results of the retries that follow one batch."""
 
     results: Counter[str] = field(default_factory=Counter)
-    """Attempts by result: applied, dead, refused, or why they failed."""
+    """Result → number of attempts: applied, dead, refused, or why they failed."""
     outgoing: int = 0
 
 
 class Retrier:
-    """Retries over the session of the worker's batches. It never waits for a lock that others hold."""
+    """Retries over the session of the worker's batches. Never waits for locks that other sessions hold."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Retrier:
         self._commits = CommitCounts()
 
     def note_committed(self, queue: str, settled: Sequence[EventResult]) -> None:
-        """A batch of the queue was committed."""
+        """Notes that a batch of the queue was committed."""
         if any(one.outcome is Outcome.APPLIED for one in settled):
             self._commits.note_committed(queue)
         for one in settled:
             if one.set_aside and self._pace.allows((queue, "set aside")):
                 decoded = one.planned.decoded
                 log.warning(
-                    "event set aside; it is retried by itself",
+                    "event set aside; it is retried automatically",
                     queue=queue,
                     record=f"{decoded.topic}:{decoded.partition}:{decoded.record.offset}",
                     key=decoded.entity_key,
@@ -82,14 +82,15 @@ class Retrier:
                 )
 
     def note_failed_batch(self, queue: str, error: Exception) -> None:
-        """An attempt at a batch of the queue failed."""
+        """Notes a failed attempt at a batch of the queue."""
         if kind_of(error) is RetryKind.TIMED_OUT:
             self._commits.note_timed_out(queue)
 
     def run(self, queue: str) -> Retried:
-        """Retries what is due, if the queue's budget allows it. Raises nothing: what fails is tried again.
+        """Retries events that are due, if the queue's budget allows it. Raises nothing; failures are retried
+        later.
 
-        May be killed anywhere: a retry is one transaction, and a failed one is counted in another.
+        A kill is safe at any point: a retry is one transaction, and a failed one is counted in another.
         """
         budget = self._budgets.setdefault(queue, RetryBudget(self._limits.share))
         started = self._clock()
@@ -105,7 +106,7 @@ class Retrier:
         except Rerouted:
             log.info("entity type re-routed; its events are retried in their new queues", queue=queue)
         except Exception as error:
-            # Before the queue was locked. The batch is applied, so its message is done all the same.
+            # The error came before the queue was locked. The batch is applied, so its message is still done.
             if needs_new_connection(error):
                 self._session.close()
             if self._pace.allows(queue):
@@ -119,7 +120,7 @@ class Retrier:
         if fault is not None:
             self._bury(queue, retry, fault, done)
             return
-        # One that was tried before goes alone. Those behind it follow once it is applied.
+        # An event that was tried before is retried alone. The events behind it follow once it is applied.
         limit = LETTERS if retry.attempts == 0 and retry.deaths is None else 1
         attempt = _Attempt(self._session, retry)
         retries.begin_retry(self._session, retry.letter_id, self._limits.pause_seconds(retry.attempts + 1))
@@ -200,7 +201,7 @@ class _Attempt:
         self.blockers: str | None = None
 
     def begin(self) -> None:
-        """The queue is locked: what is waited for from now on, the event needs."""
+        """Limits the waits, once the queue is locked: from then on the event alone causes them."""
         self.has_begun = True
         wait = NO_WAIT_MILLISECONDS if self._watch is None else BLOCKED_MILLISECONDS
         self._session.defer(f"SET LOCAL lock_timeout = '{wait}ms'")
@@ -215,5 +216,5 @@ class _Attempt:
 
 
 def _read_nothing(place: Place, offset: int) -> Record | None:
-    """No record is read from Kafka: one that is not stored whole becomes a dead letter, as in a batch."""
+    """Fails: a retry reads no record from Kafka. A record that is not stored whole becomes a dead letter."""
     raise AssertionError(f"{place}:{offset}: a retry reads no record from Kafka")

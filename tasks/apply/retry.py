@@ -1,4 +1,4 @@
-"""Runs a transaction again after failures, for as long as its caller's decision says so."""
+"""Repeats a transaction after failures, as long as its caller's policy allows it."""
 
 import random
 import time
@@ -15,7 +15,7 @@ log = structlog.get_logger("sluice.retry")
 T = TypeVar("T")
 
 PauseAfter = Callable[[Exception, float, float], float | None]
-"""Decides with (error, elapsed seconds, jitter): the pause before the next attempt, or None for no other."""
+"""(error, elapsed seconds, jitter) → pause in seconds before the next attempt, None for no further one."""
 
 
 def retry(

@@ -14,11 +14,11 @@ from sluice.db.errors import (
 )
 from sluice.runtime.backoff import backoff_seconds
 
-PATIENCE_SECONDS = 20.0  # then the task returns: the bridge still holds the batch, and sends it again
+PATIENCE_SECONDS = 20.0  # then the task returns; the bridge still holds the batch and sends it again
 FIRST_PAUSE_SECONDS = 0.1  # a deadlock or a concurrent writer is over within one transaction
-LONGEST_PAUSE_SECONDS = 2.0  # a restarted Postgres should be used at once, and the patience is short
-MAX_ROWS_CHANGED = 5  # somebody else keeps writing to these rows: smaller steps meet him less
-MAX_HELD_UP = 2  # by a time-out or a lock: a single event may be the reason
+LONGEST_PAUSE_SECONDS = 2.0  # short, to use a restarted Postgres at once
+MAX_ROWS_CHANGED = 5  # another writer keeps changing these rows; smaller steps meet it less often
+MAX_HELD_UP = 2  # attempts held up by a time-out or a lock; a single event may be the cause
 
 
 class Step(Enum):
@@ -41,22 +41,22 @@ class Tries:
     """Failed attempts at one batch."""
 
     contains: bool = False
-    """The batch writes projections: event by event shows if one of them is what Postgres refuses."""
+    """True if the batch writes projections. Event by event shows if Postgres refuses one of them."""
     attempts: int = 0
     rows_changed: int = 0
     held_up: int = 0
     stale_plans: int = 0
     singly: bool = False
     step: Step | None = None
-    """What followed the newest failure."""
+    """The step after the newest failure."""
 
     def pause_after(self, error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
-        """Counts a failure. Returns the pause before the next attempt, None if there is to be none."""
+        """Counts a failure. Returns the pause in seconds before the next attempt, None for no further one."""
         self.step = self.after(error, elapsed_seconds=elapsed_seconds)
         return self.pause_seconds(jitter) if self.step in (Step.AGAIN, Step.SINGLY) else None
 
     def after(self, error: Exception, *, elapsed_seconds: float) -> Step:
-        """Counts a failure. Returns what follows it."""
+        """Counts a failure. Returns the next step."""
         self.attempts += 1
         code = sqlstate(error)
         self.rows_changed += isinstance(error, RowsChanged)
@@ -71,7 +71,8 @@ class Tries:
         if elapsed_seconds > PATIENCE_SECONDS:
             return Step.GIVE_UP
         if fault is Fault.EVENT:
-            # Event by event, a refusal is caught at its event. One that still comes here is nobody's.
+            # Event by event, a refusal is caught at its event. One that reaches this line belongs to no
+            # event.
             step = Step.HALT if self.singly else Step.SINGLY
         elif self.rows_changed >= MAX_ROWS_CHANGED or self.held_up >= MAX_HELD_UP:
             step = Step.SINGLY

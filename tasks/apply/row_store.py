@@ -1,4 +1,4 @@
-"""Rows between the fold and Postgres: loads what the fold will ask for, writes back what it changed."""
+"""Loads the rows that a fold needs from Postgres, and writes back those that it changed."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -13,15 +13,15 @@ from sluice.db.tables import FIELD_VERSIONS, INSERTED_HASH, VERSION, generation_
 from sluice.tasks.fold.plan import Planned, touched_rows
 from sluice.tasks.fold.versioned_row import Row
 
-KEY_LOCKS = 256  # of one table in one transaction: the server's lock table has room for some thousands
+KEY_LOCKS = 256  # per table and transaction; the server's lock table has room for some thousands
 
 
 class AbsentKeyLocks:
-    """The keys without a row that one transaction locks: few one by one, many by a lock of their table."""
+    """Locks keys without a row for one transaction: a few one by one, many by a lock on their table."""
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}
-        """Locks per table. A rollback to a savepoint takes back those that were taken since."""
+        """Number of locks per table. A rollback to a savepoint releases locks that were taken after it."""
 
     def take(self, session: Session, table: str, keys: Sequence[str]) -> None:
         """Locks the keys of a table until the transaction ends."""
@@ -36,12 +36,12 @@ class AbsentKeyLocks:
 
 
 class RowStore:
-    """The rows of one fold: `load`, `load_row` while it goes on, then `write`, in one transaction."""
+    """The rows of one fold: `load`, then `load_row` during the fold, then `write`, in one transaction."""
 
     def __init__(
         self, session: Session, generations: Mapping[str, int], locks: AbsentKeyLocks | None = None
     ) -> None:
-        """`generations`: projection → the one whose rows these are. `locks`: those of the transaction."""
+        """`generations`: projection → generation whose rows these are. `locks`: those of the transaction."""
         self.written_tables: set[str] = set()
         self.changed_tables: set[Table] = set()
         self._session = session
@@ -51,9 +51,9 @@ class RowStore:
         self._loaded: dict[tuple[Table, str], Row] = {}
 
     def load(self, events: Iterable[Planned], left: Set[str] = frozenset()) -> dict[tuple[Table, str], Row]:
-        """Locked rows that these events are known to need, and the absent ones.
+        """Loads and locks the rows that these events are known to need, absent ones included.
 
-        Without those of the projections `left`.
+        Rows of the projections in `left` are omitted.
         """
         self._loaded = {}
         keys: defaultdict[Table, set[str]] = defaultdict(set)
@@ -65,11 +65,11 @@ class RowStore:
         return dict(self._loaded)
 
     def load_row(self, table: Table, key: str) -> Row:
-        """A row that was not foreseen."""
+        """Loads and locks a row that `load` did not foresee."""
         return self._load_table(table, [key])[table, key]
 
     def write(self, wanted: Mapping[tuple[Table, str], Row]) -> None:
-        """Writes those that are no longer as loaded. Raises RowsChanged, or what Postgres refuses."""
+        """Writes rows that changed since they were loaded. Raises RowsChanged, or what Postgres refuses."""
         changed: defaultdict[Table, dict[str, Row]] = defaultdict(dict)
         for (table, key), row in wanted.items():
             if row is not self._loaded[table, key]:

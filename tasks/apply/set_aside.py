@@ -1,4 +1,4 @@
-"""Sets one event aside within the transaction of its batch: it waits in Postgres, and the lane goes on."""
+"""Sets one event aside within the transaction of its batch: it waits in Postgres while the lane continues."""
 
 from sluice.db.apply.retries import insert_retry
 from sluice.db.connection import Session
@@ -17,9 +17,9 @@ def set_aside(
     error: Exception,
     limits: RetryLimits = RetryLimits(),
 ) -> EventResult:
-    """Writes the event's waiting letter with its retry, and parks its entity. Under the queue's lock.
+    """Writes the event's waiting letter with its retry, and parks its entity, under the queue's lock.
 
-    The error is one of the surroundings. The caller decides after the batch whether this may be committed.
+    The error must be one of the surroundings. The caller decides after the batch if this is committed.
     """
     memory = store.load([])
     aside = FoldResult()

@@ -9,7 +9,7 @@ from sluice.runtime.backoff import backoff_seconds
 
 # The server ends a session that is idle within a transaction: the handler, or a Read of it, takes too long.
 _TIME_OUTS = frozenset({QUERY_CANCELED, "25P03", "25P04"})
-_MAX_REMEMBERED = 10_000  # letters of one process; to forget one costs an attempt that does not count
+_MAX_REMEMBERED = 10_000  # letters per process; forgetting one costs an attempt that does not count
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class RetryLimits:
     first_pause_seconds: float = 1.0
     longest_pause_seconds: float = 60.0
     max_failures: int = 5
-    """Time-outs that count; then the event becomes a dead letter."""
+    """Number of counted time-outs after which the event becomes a dead letter."""
     share: float = 0.1
-    """Of a queue's time that all its retries take together."""
+    """The share of a queue's time that its retries may take."""
     run_seconds: float = 0.1
-    """After this time no further retry is begun behind one batch."""
+    """Time after which no further retry begins behind one batch."""
 
     def pause_seconds(self, attempts: int) -> float:
-        """Returns the pause after so many failed attempts in a row."""
+        """Returns the pause after `attempts` failed attempts in a row."""
         return backoff_seconds(self.first_pause_seconds, self.longest_pause_seconds, attempts)
 
 
@@ -50,7 +50,7 @@ class RetryBudget:
         return now >= self._closed_until
 
     def note(self, started: float, ended: float) -> None:
-        """Closes the budget for the rest of the time of which the retries took their share."""
+        """Closes the budget until the time that the retries took is within their share."""
         self._closed_until = ended + (ended - started) * self._rest
 
 
@@ -67,15 +67,15 @@ class CommitCounts:
         self._seen: dict[int, tuple[int, int]] = {}
 
     def note_committed(self, queue: str) -> None:
-        """A batch with events of the queue was committed."""
+        """Counts a committed batch with events of the queue."""
         self._commits[queue] += 1
 
     def note_timed_out(self, queue: str) -> None:
-        """A batch of the queue timed out."""
+        """Counts a batch of the queue that timed out."""
         self._time_outs[queue] += 1
 
     def counts(self, queue: str, letter_id: int) -> bool:
-        """Returns True if a time-out of the letter counts now, and begins to wait for the next commit."""
+        """Returns True if a time-out of the letter counts. Its next one counts only after another commit."""
         commits, time_outs = self._seen.get(letter_id, (0, 0))
         if len(self._seen) >= _MAX_REMEMBERED:
             self._seen.clear()
@@ -83,5 +83,5 @@ class CommitCounts:
         return now[0] > commits and now[1] == time_outs
 
     def forget(self, letter_id: int) -> None:
-        """The letter is retried no longer."""
+        """Forgets a letter that is no longer retried."""
         self._seen.pop(letter_id, None)

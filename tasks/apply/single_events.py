@@ -1,4 +1,4 @@
-"""Events settled one by one in one transaction: when they are enough, and whether they may stand. Pure."""
+"""Decides, for events that are settled one by one, when to commit and if the commit is allowed. Pure."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from sluice.db.records import Outcome
 from sluice.tasks.fold.fold_state import EventResult
 
 PASS_SECONDS = 10.0  # then the events so far are committed
-LONGEST_SECONDS = 20.0  # the same, although an event that was set aside may not stand
+LONGEST_SECONDS = 20.0  # the same, even if an event that was set aside has no proof yet
 _SET_ASIDE_CODES = ("57014", "55P03")
 _SET_ASIDE_CLASSES = ("53", "58")
 
@@ -37,16 +37,17 @@ class SingleEvents:
     written_tables: set[str] = field(default_factory=set)
     aside: list[tuple[EventResult, Exception]] = field(default_factory=list)
     suppressed: list[tuple[WriteSuppressed, Exception]] = field(default_factory=list)
-    """What was suppressed, and the error to raise unless another event wrote the table."""
+    """Suppressed writes, each with the error to raise unless another event wrote the table."""
     _started: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._started = self.clock()
 
     def is_enough(self) -> bool:
-        """Returns True if the events so far are to be committed before further ones are tried.
+        """Returns True if the events so far must be committed before further ones are tried.
 
-        An event that waits for another one to prove its server or its table sound makes the pass longer.
+        The pass continues longer while an event needs another one to prove that the server or the table
+        works.
         """
         seconds = self.clock() - self._started
         if seconds >= LONGEST_SECONDS:
@@ -55,7 +56,7 @@ class SingleEvents:
         return (is_full or seconds >= PASS_SECONDS) and self._error() is None
 
     def check(self) -> None:
-        """Raises what must undo the pass: the server, or a table, may work for no event at all."""
+        """Raises the error that must undo the pass, if no event proves that the server or the table works."""
         error = self._error()
         if error is not None:
             raise error
@@ -70,9 +71,9 @@ class SingleEvents:
 
 
 def may_stand(aside: Sequence[EventResult], settled: Sequence[EventResult]) -> bool:
-    """Returns True if an event of an entity none of whose events is set aside was applied.
+    """Returns True if an event was applied whose entity has no event that is set aside.
 
-    Else the server is slow or held up as a whole, and all events stay where they are.
+    Otherwise the server as a whole is slow or held up, and all events stay in their lanes.
     """
     keys = {one.planned.decoded.entity_key for one in aside} - {None}
     applied = [one.planned.decoded.entity_key for one in settled if one.outcome is Outcome.APPLIED]

@@ -1,4 +1,4 @@
-"""Decides which events, in whose handlers a process ended, must not run again, and which are over. Pure."""
+"""Decides which events must not run again because a process ended in their handlers. Pure."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from sluice.runtime.place import EventPlace, Place
 from sluice.tasks.events.event_fault import EventFault
 
 DEATHS_OF_LETTER = 3
-"""Kills at random rarely hit one event three times before it is applied, which ends the count."""
+"""Random kills rarely hit one event three times before it is applied, which resets the count."""
 
 
 class HandlerEndedProcess(Exception):
@@ -18,7 +18,7 @@ class HandlerEndedProcess(Exception):
 def find_fault(deaths: HandlerDeaths) -> EventFault | None:
     """Returns why an event must not run again, None if it may.
 
-    A supervisor that killed a worker over the limit saw the handler run for so long: once is enough.
+    One kill by a supervisor is enough: the supervisor measured that the handler exceeded the limit.
     """
     times = "once" if deaths.deaths == 1 else f"{deaths.deaths} times"
     if deaths.timed_out:
@@ -31,14 +31,14 @@ def find_fault(deaths: HandlerDeaths) -> EventFault | None:
         return None
     return EventFault(
         HandlerEndedProcess.__name__,
-        f"the process ended {times} while it ran the handlers of this event, lastly by {deaths.how}",
+        f"the process ended {times} while it ran the handlers of this event, most recently by {deaths.how}",
     )
 
 
 def passed(
     deaths: Iterable[EventPlace], topic_ids: Mapping[str, str], applied: Mapping[Place, int]
 ) -> list[EventPlace]:
-    """Returns the places at or below which their lane is, and those of topics that were created anew."""
+    """Returns the places that their lane has passed, and those of topics that were created again."""
     return [
         place
         for place in deaths

@@ -128,7 +128,7 @@ OTHERS: list[Callable[[], object]] = [
     lambda: own.warning("heartbeat not written", error=ValueError("a bug")),
     lambda: own.warning("heartbeat not written", error=ConnectFailed("a password", ConnectCause.REFUSED)),
     lambda: own.warning("heartbeat not written", error="a text alone"),
-    lambda: own.info("queue goes on"),
+    lambda: own.info("queue continues"),
     lambda: shop.error("the shop: %s", LOST),
     lambda: logging.getLogger("celery.beat").info("of a library, and no warning"),
 ]

@@ -11,7 +11,7 @@ from sluice.tasks.apply.suspects import find_fault, passed
 CASES = [
     (1, False, None),
     (2, False, None),
-    (3, False, ("HandlerEndedProcess", "ended 3 times .* lastly by signal SIGSEGV")),
+    (3, False, ("HandlerEndedProcess", "ended 3 times .* most recently by signal SIGSEGV")),
     (7, False, ("HandlerEndedProcess", "7 times")),
     (1, True, ("HandlerTimedOut", r"SLUICE_HANDLER_SECONDS.*\(once\)")),
     (2, True, ("HandlerTimedOut", "2 times")),
