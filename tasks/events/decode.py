@@ -37,10 +37,10 @@ _NO_ATTRIBUTES: Attributes = {}
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """A record and what it means. Either `event` (data as generic JSON) or `error` is there.
+    """A decoded record. Either `event` (data as generic JSON) or `error` is set.
 
-    `event_id`, `type` and `source` hold what could still be read of an undecodable record.
-    `entity_key` is None where the record key names no entity.
+    `event_id`, `type` and `source` of an undecodable record are set if they could be read. `entity_key` is
+    None if the record key names no entity.
     """
 
     record: Record
@@ -58,7 +58,7 @@ class Decoded(msgspec.Struct, frozen=True):
 
     @property
     def lacks_id(self) -> bool:
-        """Whether it is an event without id; a null value has no room for one."""
+        """Returns True for an event without an id. A null value cannot hold one and does not count."""
         return self.event_id is None and self.event is not None and self.record.value is not None
 
 
@@ -72,7 +72,7 @@ class _Envelope(NamedTuple):
 
 
 def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decoded:
-    """Judges one record. Never raises for anything a producer can send; the same input, the same result."""
+    """Decodes one record. Deterministic. Never raises for anything that a producer can send."""
     if record.flaw is not None:
         return _undecodable(topic, topic_id, partition, record, flaw_error(record.flaw))
     try:
@@ -95,7 +95,7 @@ def decode(topic: Topic, topic_id: str, partition: int, record: Record) -> Decod
 
 
 def former_identity(topic: Topic, decoded: Decoded) -> UUID | None:
-    """The identity that an event had before the topic's `dedup` was changed; None: it never had another."""
+    """Returns the identity that an event had before the topic's `dedup` was changed, None if none."""
     if decoded.event is None or decoded.event_id is None:
         return None
     if topic.dedup == "position":
@@ -107,7 +107,7 @@ def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelop
     if value is None:
         return _tombstone(topic, attributes)
     if len(value) > topic.max_bytes:
-        raise DecodeError(f"a value of {len(value)} bytes, the topic's limit is {topic.max_bytes}")
+        raise DecodeError(f"the value has {len(value)} bytes, the topic's limit is {topic.max_bytes}")
     body = parse_object(value)
     if _is_structured(attributes):
         return _structured(topic, body)
@@ -117,7 +117,7 @@ def _open(topic: Topic, value: bytes | None, attributes: Attributes) -> _Envelop
 
 
 def _read_id(topic: Topic, name: str, value: object) -> str | None:
-    """The event id; None if it is missing, null or empty. Where ids decide nothing, any other is shown."""
+    """Returns the event id, None if missing, null or empty. Does not check it if `dedup` ignores ids."""
     if topic.dedup == "position":
         return readable_text(value)
     return None if value == "" else optional_text(name, value)
@@ -167,7 +167,8 @@ def _binary(topic: Topic, body: JsonObject, attributes: Attributes) -> _Envelope
 
 
 def _tombstone(topic: Topic, attributes: Attributes) -> _Envelope:
-    # A null value has no room for an envelope, and tools that write one set no headers: none is required.
+    # A null value cannot hold an envelope, and tools that write null values set no headers, so none is
+    # required.
     if "ce_specversion" in attributes:
         _check_specversion(_header_text(attributes, "ce_specversion"))
     return _Envelope(
@@ -199,14 +200,14 @@ def _is_structured(attributes: Attributes) -> bool:
 
 
 def _cloud_attributes(headers: Headers) -> Attributes:
-    """Headers of CloudEvents, and the content type, by their names in small letters."""
+    """Returns the CloudEvents headers and the content type, by name in lower case."""
     found: dict[str, bytes | None] = {}
     for written_name, value in headers:
         name = written_name.lower()
         if (name.startswith(_CLOUD_PREFIX) or name == _CONTENT_TYPE) and found.setdefault(
             name, value
         ) != value:
-            raise DecodeError(f"the header {name!r:.80} is there twice, with two values")
+            raise DecodeError(f"the header {name!r:.80} occurs twice with different values")
     return found
 
 
@@ -223,7 +224,7 @@ def _header_text(attributes: Attributes, name: str) -> str | None:
 
 
 def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, error: DecodeError) -> Decoded:
-    # By its place, not by an id that may be half read: it must not make a good event a duplicate.
+    # Identified by its place: an id that is half read must not make a good event a duplicate.
     identity = record_identity(topic_id, partition, record.offset)
     id_, type_, source = _peek(topic, record)
     return Decoded(
@@ -243,7 +244,7 @@ def _undecodable(topic: Topic, topic_id: str, partition: int, record: Record, er
 
 
 def _peek(topic: Topic, record: Record) -> tuple[object, object, object]:
-    """Id, type and source as they stand in a record that is refused, unchecked."""
+    """Returns id, type and source of a refused record, unchecked."""
     try:
         attributes = _cloud_attributes(record.headers)
         structured = _is_structured(attributes)

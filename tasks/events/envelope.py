@@ -1,4 +1,4 @@
-"""What an envelope says about its event: texts, versions and times, each checked, none coerced."""
+"""Reads the texts, versions and times of an envelope. Each is checked, none is coerced."""
 
 import re
 from datetime import UTC, datetime
@@ -9,10 +9,10 @@ from sluice.tasks.api import Version
 from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER, DecodeError
 
 MAX_CHARACTERS = 255
-"""Ids, keys and types: they are indexed, shown in lists and carried in headers."""
+"""For ids, keys and types, which are indexed, listed and sent in headers."""
 
 MAX_SOURCE_CHARACTERS = 2_048
-"""A CloudEvents source is a URI, often a whole URL, and in no index: the usual bound of URLs."""
+"""For a CloudEvents source: a URI, often a URL, and not indexed. The usual limit of URLs."""
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _RFC_3339 = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
@@ -20,7 +20,7 @@ _MICROSECOND_CHARACTERS = 7  # a point and six digits
 
 
 def require_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str:
-    """A string of 1 to `limit` characters without NUL. Null is missing. Raises DecodeError."""
+    """Returns a string of 1 to `limit` characters without NUL. Null counts as missing. Raises DecodeError."""
     if type(value) is not str:
         if value is None:
             raise DecodeError(f"{name} is missing")
@@ -30,17 +30,17 @@ def require_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str:
     if len(value) > limit:
         raise DecodeError(f"{name} has {len(value)} characters, the limit is {limit}")
     if "\0" in value:
-        raise DecodeError(f"{name} holds the character NUL")
+        raise DecodeError(f"{name} contains the character NUL")
     return value
 
 
 def optional_text(name: str, value: object, limit: int = MAX_CHARACTERS) -> str | None:
-    """As `require_text`, but it may be missing or null."""
+    """As `require_text`, but returns None if the value is missing or null."""
     return None if value is None else require_text(name, value, limit)
 
 
 def readable_text(value: object, limit: int = MAX_CHARACTERS) -> str | None:
-    """The text if it is valid, else None: for listing a record that is refused anyway."""
+    """Returns the text if it is valid, else None. For listings of records that are refused."""
     try:
         return optional_text("", value, limit)
     except DecodeError:
@@ -48,7 +48,7 @@ def readable_text(value: object, limit: int = MAX_CHARACTERS) -> str | None:
 
 
 def parse_version(name: str, value: object) -> Version | None:
-    """An integer, or an RFC 3339 text as UTC. Finer than microseconds is refused: two would become one."""
+    """Returns an integer or an RFC 3339 time in UTC. Refuses times finer than microseconds."""
     if value is None or type(value) is int:
         return value
     if type(value) is not str:
@@ -57,7 +57,7 @@ def parse_version(name: str, value: object) -> Version | None:
 
 
 def parse_version_text(name: str, value: object) -> Version | None:
-    """As `parse_version`, but text may be an integer: CloudEvents attributes are texts in transit."""
+    """As `parse_version`, but a text may hold an integer, since CloudEvents attributes are sent as texts."""
     if type(value) is str and _INTEGER.fullmatch(value):
         number = int(value)
         if not MIN_INTEGER <= number <= MAX_INTEGER:
@@ -67,7 +67,7 @@ def parse_version_text(name: str, value: object) -> Version | None:
 
 
 def parse_time(name: str, value: object) -> datetime | None:
-    """An RFC 3339 text as UTC, cut to microseconds: it decides nothing, and many clocks tell nanoseconds."""
+    """Returns an RFC 3339 time in UTC, cut to microseconds (many clocks use nanoseconds)."""
     if value is None:
         return None
     if type(value) is not str:
@@ -76,8 +76,8 @@ def parse_time(name: str, value: object) -> datetime | None:
 
 
 def _parse_timestamp(name: str, text: str, *, exact: bool) -> datetime:
-    # The pattern keeps out what msgspec lets pass: no offset, a space for T, an offset without colon,
-    # and more than six digits, which it rounds (up to the next second, even the next year).
+    # The pattern refuses forms that msgspec accepts: no offset, a space for T, an offset without colon, and
+    # more than six digits, which msgspec rounds (up to the next second, even the next year).
     match = _RFC_3339.fullmatch(text)
     if match is None:
         raise DecodeError(f"{name} must be an RFC 3339 timestamp with an offset")
@@ -90,4 +90,4 @@ def _parse_timestamp(name: str, text: str, *, exact: bool) -> datetime:
         moment = msgspec.convert(text, datetime)
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
-        raise DecodeError(f"{name} is no point in time of the years 1 to 9999") from None
+        raise DecodeError(f"{name} is not a time in the years 1 to 9999") from None

@@ -1,4 +1,4 @@
-"""Why an event is not applied, as a dead letter holds it."""
+"""The reason why an event is not applied, as a dead letter stores it."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class EventFault:
     error_class: str
     text: str
     at: HandlerPlace | None = field(default=None, compare=False)
-    """None if the error is not that of one handler."""
+    """None if the error does not come from a single handler."""
     traceback: str = field(default="", compare=False)
     """The frames of the handler as text, bounded, without values; empty if it was not the handler's code."""
 

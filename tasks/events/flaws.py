@@ -1,4 +1,4 @@
-"""Records that no message could carry: why they are no events, and how a dead letter keeps the flaw."""
+"""Flaws of records that do not fit into a message, and how a dead letter stores them."""
 
 import msgspec
 
@@ -7,11 +7,11 @@ from sluice.tasks.events.strict_json import DecodeError
 
 
 class RecordTooLarge(DecodeError):
-    """The record is over SLUICE_MAX_RECORD_KIB. Kafka alone holds it whole."""
+    """The record is larger than SLUICE_MAX_RECORD_KIB. Only Kafka holds it whole."""
 
 
 class HeadersUnreadable(DecodeError):
-    """Names of headers are not UTF-8."""
+    """Some header names are not UTF-8."""
 
 
 class _Stored(msgspec.Struct, omit_defaults=True):
@@ -21,7 +21,7 @@ class _Stored(msgspec.Struct, omit_defaults=True):
 
 
 def flaw_error(flaw: Flaw) -> DecodeError:
-    """Returns why a record with this flaw is no event."""
+    """Returns why a record with this flaw is not an event."""
     if flaw.is_cut:
         return RecordTooLarge(
             f"the record has {flaw.size_bytes} bytes, over the limit of SLUICE_MAX_RECORD_KIB; its value is"

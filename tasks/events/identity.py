@@ -1,4 +1,4 @@
-"""What "the same event", "the same content" and "the same entity" mean: hashes and the readable key."""
+"""Defines when two records are the same event, content or entity: hashes, and the readable key."""
 
 from hashlib import blake2b
 from struct import Struct
@@ -9,7 +9,7 @@ import msgspec
 from sluice.tasks.api import Version
 from sluice.tasks.events.envelope import MAX_CHARACTERS
 
-# One tag per kind: no two kinds can have the same input.
+# One tag per kind, so that no two kinds can have the same input.
 _EVENT = b"E"
 _RECORD = b"R"
 _CONTENT = b"C"
@@ -18,35 +18,35 @@ _RAW = b"V"
 _length = Struct(">q").pack
 
 _NULL = _length(-1)
-"""Stands for the length of what is not there: null is not empty."""
+"""Replaces the length of a missing part, so that null differs from empty."""
 
-# From bytes, msgspec makes a UUID in a fifth of the time of uuid.UUID(); 16 bytes in msgpack's framing.
+# msgspec makes a UUID from bytes in a fifth of the time of uuid.UUID(); msgpack frames 16 bytes so.
 _to_uuid = msgspec.msgpack.Decoder(UUID).decode
 _BIN_16 = b"\xc4\x10"
 
 
 def event_identity(topic: str, source: str | None, key: bytes | None, event_id: str) -> UUID:
-    """The identity of an event that has an id."""
+    """Returns the identity of an event that has an id."""
     return _hash(_EVENT, topic.encode(), None if source is None else source.encode(), key, event_id.encode())
 
 
 def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
-    """The identity of a record without (readable) event id: its place, so only redeliveries are seen."""
+    """Returns the identity of a record without a readable event id: its place. Only redeliveries match."""
     return _hash(_RECORD, topic_id.encode(), b"%d" % partition, b"%d" % offset)
 
 
 def hash_content(type_: str, version: Version | None, canonical_data: bytes) -> UUID:
-    """What two events with one identity must share; neither headers nor times, which a retry changes."""
+    """Hashes the content that repeats must share. Omits headers and times, which a retry changes."""
     return _hash(_CONTENT, type_.encode(), None if version is None else str(version).encode(), canonical_data)
 
 
 def hash_raw(value: bytes | None) -> UUID:
-    """The content of a record that cannot be decoded."""
+    """Hashes the content of a record that cannot be decoded."""
     return _hash(_RAW, value)
 
 
 def read_key(key: bytes | None) -> str | None:
-    """The entity key a record key spells; None (no entity) if null, not UTF-8, with NUL or too long."""
+    """Returns the entity key of a record key; None if it is null, not UTF-8, too long or contains NUL."""
     if key is None:
         return None
     try:
@@ -57,7 +57,7 @@ def read_key(key: bytes | None) -> str | None:
 
 
 def _hash(tag: bytes, *parts: bytes | None) -> UUID:
-    # Without the lengths ("ab", "c") and ("a", "bc") would be one event, and one of them lost.
+    # Without the lengths, ("ab", "c") and ("a", "bc") would count as one event, and one would be lost.
     text = tag
     for part in parts:
         text += _NULL if part is None else _length(len(part)) + part

@@ -1,14 +1,14 @@
-"""Events without id: why such a record is a dead letter of a topic that knows its events by their ids."""
+"""Refuses events without an id in topics that recognize repeated events by their ids."""
 
 from sluice.tasks.api import Topic
 
 
 class EventIdMissing(Exception):
-    """The event has no id, and the topic knows its events by their ids."""
+    """The event has no id, and the topic recognizes repeated events by their ids."""
 
 
 def missing_id_error(topic: Topic) -> EventIdMissing:
-    """The error of an event of this topic, with both ways on."""
+    """Returns the error of an event of this topic, with both solutions."""
     return EventIdMissing(
         "the event has no id, so a repeat of it would count as another event; have the producer set an id"
         f" ({topic.fields.event_id!r} in plain JSON, the header ce_id or the field id of CloudEvents), or"

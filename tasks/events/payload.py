@@ -1,4 +1,4 @@
-"""Generic JSON data to the type a handler declares: exactly that type, or a refusal."""
+"""Converts generic JSON data to exactly the type that a handler declares, or refuses it."""
 
 from collections.abc import Callable, Collection
 from decimal import Decimal
@@ -13,12 +13,12 @@ from sluice.tasks.events.strict_json import DecodeError
 
 
 def convert_data(data: object, data_type: Any) -> Any:
-    """The data as a handler declares it. Raises DecodeError where it is not exactly that."""
+    """Returns the data as the declared type. Raises DecodeError if it does not match exactly."""
     return _converter(data_type)(data)
 
 
 def own_data(data: JsonObject, data_type: Any) -> Any:
-    """As `convert_data`, of a copy: whatever is done to it, `data` stays as it is. Raises DecodeError."""
+    """As `convert_data`, but of a copy, so that `data` never changes. Raises DecodeError."""
     return _copier(data_type)(data)
 
 
@@ -64,7 +64,7 @@ def _takes_objects(info: msgspec.inspect.Type) -> bool:
 def _is_any_of(classes: tuple[type, ...], wanted: type) -> bool:
     try:
         return any(issubclass(one, wanted) for one in classes)
-    except TypeError:  # a protocol that cannot be asked
+    except TypeError:  # a protocol that does not support issubclass
         return True
 
 
@@ -77,7 +77,8 @@ def _converter(data_type: Any) -> Callable[[object], Any]:
         if takes_every_object and type(data) is dict:
             return data
         try:
-            # Keys of JSON objects are always text: str_keys lets them be numbers where the type says so.
+            # Keys of JSON objects are always text; str_keys converts them to numbers where the type requires
+            # it.
             converted = msgspec.convert(data, data_type, strict=True, str_keys=True)
         except msgspec.ValidationError as error:
             raise DecodeError(f"invalid data for {type_name(data_type)}: {error}") from None
@@ -91,7 +92,7 @@ def _converter(data_type: Any) -> Callable[[object], Any]:
 @cache
 def _copier(data_type: Any) -> Callable[[JsonObject], Any]:
     convert = _converter(data_type)
-    # A conversion may keep objects or arrays of its input where any are taken. msgspec makes typed ones anew.
+    # A conversion may reuse untyped objects and arrays of its input. msgspec copies typed ones.
     if _kinds_in(data_type) & {msgspec.inspect.AnyType, msgspec.inspect.CustomType}:
         return lambda data: convert(copied_json(data))
     return convert
@@ -108,12 +109,12 @@ def copied_json(value: Any) -> Any:
 
 
 def _kinds_in(data_type: Any) -> frozenset[type]:
-    """The kinds of types that a type is made of, as msgspec tells them apart."""
+    """Returns the kinds of types that a type consists of, as msgspec classifies them."""
     return frozenset(map(type, _parts_of(msgspec.inspect.type_info(data_type))))
 
 
 def _parts_of(info: msgspec.inspect.Type) -> Collection[Any]:
-    """The types and fields that a type is made of, itself among them."""
+    """Returns the types and fields that a type consists of, itself included."""
     waiting: list[Any] = [info]
     seen: dict[int, Any] = {}
     while waiting:
@@ -127,14 +128,14 @@ def _parts_of(info: msgspec.inspect.Type) -> Collection[Any]:
 
 
 def _refuse_floats(place: str, data: Any, converted: Any) -> None:
-    # msgspec makes a Decimal of a float, which has lost digits by then: 12345678901234567.89 ends in 68.
+    # msgspec makes a Decimal from a float that has already lost digits: 12345678901234567.89 ends in 68.
     if type(converted) is Decimal:
         if type(data) is float:
             raise DecodeError(
-                f"invalid data: an exact decimal is a string or an integer, no float - at `{place}`"
+                f"invalid data: an exact decimal must be a string or an integer, not a float - at `{place}`"
             )
         if not converted.is_finite():
-            raise DecodeError(f"invalid data: {converted} is no amount - at `{place}`")
+            raise DecodeError(f"invalid data: {converted} is not an amount - at `{place}`")
     elif type(converted) is dict and type(data) is dict:
         for name, value in converted.items():
             _refuse_floats(f"{place}.{name}", data.get(name), value)

@@ -98,7 +98,7 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
     )
     refused = sluice(deployment, "send", str(events), "--topic", orders)
     assert (refused.returncode, refused.stdout) == (2, b"")
-    assert b"line 55: a JSON object is needed" in refused.stderr
+    assert b"line 55: expected a JSON object" in refused.stderr
     sent = document(sluice(deployment, "send", str(events), "--topic", orders, "--no-check", "--json"))
     assert sent == {"acknowledged": 54, "topics": {orders: 51, users: 3}}
     made = generated("payments", count=300, topic=payments)

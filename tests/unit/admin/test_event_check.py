@@ -75,7 +75,7 @@ def test_what_the_handlers_can_take_has_no_flaw(registry: Registry, record: Outg
     [
         (
             Outgoing("orders", b"o-1", b"7", []),
-            ["a JSON object is needed, found a number", '{"event_id": …, "type": …', "order.placed"],
+            ["expected a JSON object, found a number", '{"event_id": …, "type": …', "order.placed"],
         ),
         (order(event_id="1"), ["type is missing", "types of topic orders: order.placed, order.viewed"]),
         (order(**GOOD | {"version": "x"}), ["version must be", "types of topic orders"]),
@@ -158,7 +158,7 @@ def test_data_is_sent_digit_by_digit() -> None:
     ("changed", "said"),
     [
         ({"type": None}, "--type is missing"),
-        ({"data": "[1]"}, "--data '[1]': a JSON object is needed, found an array"),
+        ({"data": "[1]"}, "--data '[1]': expected a JSON object, found an array"),
         ({"data": "{total: 1}"}, "write a JSON object"),
         ({"version": "one"}, "--version must be an RFC 3339 timestamp"),
         ({"time": "today"}, "--time must be an RFC 3339 timestamp"),

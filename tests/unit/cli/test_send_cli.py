@@ -24,7 +24,7 @@ ORDER = ("orders", "--key", "o-1", "--type", "order.placed")
         ([*ORDER, "--topic", "users"], "one event is sent to TOPIC"),
         ([*ORDER, "--rate", "5"], "one event is sent to TOPIC"),
         ([*ORDER, "--tombstone"], "a tombstone has no --type"),
-        ([*ORDER, "--data", "{"], "--data '{': no valid JSON"),
+        ([*ORDER, "--data", "{"], "--data '{': not valid JSON"),
         ([*ORDER, "--data", "{}"], "Object missing required field `customer_id`"),
         (["orders", "--key", "o-1", "--type", "order.plced"], "did you mean 'order.placed'?"),
     ],
