@@ -1,8 +1,8 @@
-"""Checks what a handler yields, and copies what could change later. Pure.
+"""Checks the effects that a handler yields, and copies values that could change later. Pure.
 
-A checked effect is of the same class as the one that was yielded. Its keys, values and versions are as the
-table keeps them, data and args are encoded, `otherwise` is a tuple of checked effects. So nothing that the
-handler does afterwards changes it, and the fold converts nothing again.
+A checked effect has the class of the yielded one. Its keys, values and versions have the table's types, data
+and args are encoded, and `otherwise` is a tuple of checked effects. So the handler cannot change it
+afterwards, and the fold converts nothing again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +44,7 @@ MAX_ONCE_CHARACTERS = 500
 
 
 def checked_effect(entry: AnyEntry, event: Event[Any], effect: object) -> Effect:
-    """Returns the effect, checked and no longer changeable. Raises EffectRefused: what is wrong, and why."""
+    """Returns a checked, immutable copy of the effect. Raises EffectRefused with the flaw and its reason."""
     check = _CHECKS.get(type(effect)) or _inherited_check(effect)
     return check(entry, event, effect)
 
@@ -58,7 +58,7 @@ def _inherited_check(effect: object) -> Callable[[AnyEntry, Event[Any], Any], Ef
         hint = "; a `yield` without an effect yields None"
     elif isinstance(effect, Iterable) and not isinstance(effect, str | bytes):
         hint = "; use `yield from` for several effects"
-    raise EffectRefused(f"{type(effect).__name__} {effect!r:.200} is no effect{hint}")
+    raise EffectRefused(f"{type(effect).__name__} {effect!r:.200} is not an effect{hint}")
 
 
 def _checked_emit(entry: AnyEntry, _event: Event[Any], emit: Emit) -> Emit:

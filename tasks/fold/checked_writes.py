@@ -1,4 +1,4 @@
-"""Checks a yielded write or Read: its table, key, columns and version, as the table keeps them. Pure."""
+"""Checks a yielded write or Read, and converts its key, columns and version to the table's types. Pure."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def checked_insert(entry: AnyEntry, event: Event[Any], write: Insert) -> Insert:
-    """Returns the Insert with all fields of its table, those that it leaves out at their default."""
+    """Returns the Insert with all fields of its table; omitted fields have their defaults."""
     shape, key = _target(entry, write)
     given = _checked_fields(shape, write)
     version_number(shape, event.version)
@@ -46,7 +46,7 @@ def checked_insert(entry: AnyEntry, event: Event[Any], write: Insert) -> Insert:
 
 
 def checked_upsert(entry: AnyEntry, event: Event[Any], write: Upsert) -> Upsert:
-    """Returns the Upsert. Raises EffectRefused if it leaves out a column: it writes the whole row."""
+    """Returns the Upsert. Raises EffectRefused if it omits a column, since it writes the whole row."""
     shape, key = _target(entry, write)
     fields = _checked_fields(shape, write)
     if len(fields) != len(shape.fields):
@@ -54,13 +54,13 @@ def checked_upsert(entry: AnyEntry, event: Event[Any], write: Upsert) -> Upsert:
         merge = "Merge" if shape.merged else "Merge and declare the table with merged=True"
         raise EffectRefused(
             f"Upsert of {shape.name} leaves out {', '.join(missing)}: an Upsert writes every column;"
-            f" write the value, the default or None, or use {merge} to keep what is there"
+            f" write the value, the default or None, or use {merge} to keep the stored values"
         )
     return Upsert(write.table, key, fields, _resolved(entry, shape, write.version, event))
 
 
 def checked_merge(entry: AnyEntry, event: Event[Any], write: Merge) -> Merge:
-    """Returns the Merge. Raises EffectRefused if its table is not merged."""
+    """Returns the Merge. Raises EffectRefused if its table is declared without merged=True."""
     shape, key = _target(entry, write)
     if not shape.merged:
         raise EffectRefused(f"Merge into {shape.name}, which is declared without merged=True")
@@ -98,10 +98,10 @@ def checked_increment(entry: AnyEntry, write: Increment) -> Increment:
 
 
 def version_number(shape: Shape, version: Any) -> int | None:
-    """Returns a version as it is stored: the integer, or microseconds since 1970."""
+    """Returns the stored form of a version: the integer, or microseconds since 1970."""
     if version is None:
         return None
-    if type(version) is int and shape.versions == "integer":  # a bool is no version
+    if type(version) is int and shape.versions == "integer":  # a bool is not a version
         if not -(2**63) <= version < 2**63:
             raise EffectRefused("the version does not fit 64 bits")
         return version
@@ -117,7 +117,7 @@ def version_number(shape: Shape, version: Any) -> int | None:
 def _target(
     entry: AnyEntry, effect: Insert | Upsert | Merge | Increment | Delete | Read
 ) -> tuple[Shape, str]:
-    """The shape of the table, which this handler may touch, and the key as the table keeps it."""
+    """Returns the table's shape and the converted key. Raises EffectRefused if the handler may not use it."""
     table, key, what = effect.table, effect.key, type(effect).__name__
     if not isinstance(table, Table):
         raise EffectRefused(
@@ -168,7 +168,7 @@ def _checked_fields(shape: Shape, write: Insert | Upsert | Merge) -> dict[str, A
 
 
 def _named(table: Table, what: str, values: Any) -> Any:
-    """The items of `values`, their keys as names of columns."""
+    """Returns the items of `values`, with column names as keys."""
     if type(values) is not dict and not isinstance(values, Mapping):
         raise EffectRefused(
             f"{what} for {table.name} must be a mapping, not {type(values).__name__} {values!r:.80}"
@@ -197,7 +197,7 @@ def _column_name(table: Table, written: Any) -> str:
         raise EffectRefused(
             f"{type(name).__name__} {name!r:.80} names no column of {table.name}; use a text or a column"
         )
-    return str.__str__(name)  # `column.name` is a subclass of its own
+    return str.__str__(name)  # `column.name` is a subclass of str
 
 
 def _why_not_writable(shape: Shape, name: str) -> str:
@@ -211,7 +211,7 @@ def _why_not_writable(shape: Shape, name: str) -> str:
 
 
 def _coerced(shape: Shape, name: str, value: Any, coerce: Coercer) -> Any:
-    """The value as the column keeps it; of an Enum member its value, unless the column knows the member."""
+    """Returns the column's form of a value. For an Enum member that the column refuses, uses its value."""
     try:
         return coerce(value)
     except ValueRefused as refused:

@@ -1,4 +1,4 @@
-"""What handlers that decide together make of one event: rows, outgoing events and calls, or nothing. Pure."""
+"""Runs the handlers that decide together on one event: rows, outgoing events and calls, or nothing. Pure."""
 
 from collections.abc import Generator, Sequence
 from hashlib import blake2b
@@ -24,7 +24,7 @@ from sluice.tasks.fold.row_writes import apply_write, view
 from sluice.tasks.fold.trace_context import carried_trace
 from sluice.tasks.fold.versioned_row import Row, WriteResult
 
-# Several handlers of one event, several writes of one handler: the first of these that occurs.
+# The outcome of several handlers or writes is the first of these that occurs.
 WORST_FIRST = (
     Outcome.DEAD,
     Outcome.CONFLICT,
@@ -42,19 +42,19 @@ _BY_RESULT = {
 
 
 def effect_key(run: HandlerRun, decoded: Decoded, ordinal: int, call: Call) -> str:
-    """The idempotency key of a call: effect and `once`, or effect and where it came from."""
+    """Returns the idempotency key of a call: the effect with `once`, or with the place of the call."""
     once = call.once or derived_id(decoded.identity, run.entry.name, ordinal).hex
     return f"{call.effect}:{once}"
 
 
 def derived_id(identity: UUID, handler: str, ordinal: int) -> UUID:
-    """The same id whenever the same event is folded again."""
+    """Returns an id that is the same whenever the same event is folded again."""
     source = identity.bytes + ordinal.to_bytes(4, "big") + handler.encode()
     return UUID(bytes=blake2b(source, digest_size=16).digest())
 
 
 class Died(Exception):
-    """The event's own fault."""
+    """The event itself is at fault."""
 
     def __init__(self, fault: EventFault) -> None:
         super().__init__(str(fault))
@@ -62,11 +62,11 @@ class Died(Exception):
 
 
 class _Ended(Exception):
-    """The gate rule: the first write that does not take effect ends its handler."""
+    """Raised at the first write without effect, which ends its handler (the gate rule)."""
 
 
 class Decision:
-    """What handlers that decide together would do; taken over only if nothing in it dies or conflicts."""
+    """The pending results of handlers that decide together; applied only if none dies or conflicts."""
 
     def __init__(self, planned: Planned, runs: Sequence[HandlerRun], memory: FoldState) -> None:
         self.decoded = planned.decoded
@@ -80,7 +80,7 @@ class Decision:
         self.ordinal = 0
 
     def run_handlers(self) -> Outcome:
-        """All of these handlers, one decision. Raises what kills it, or Conflict."""
+        """Runs all the handlers. Returns the outcome. Raises Died or Conflict."""
         if not any(run.reads for run in self.runs):
             return self._run_handlers()
         watch = begin_run(self.decoded)
@@ -90,7 +90,7 @@ class Decision:
             watch.end()
 
     def take_over(self, folded: FoldResult) -> None:
-        """Keeps what they did."""
+        """Adds the results to the fold."""
         self.memory.rows.update(self.rows)
         self.memory.effect_keys.update({call.effect_key: call.fingerprint for call in self.calls})
         folded.emits += self.emits
@@ -113,7 +113,7 @@ class Decision:
         return next((outcome for outcome in WORST_FIRST if outcome in self.results), Outcome.IGNORED)
 
     def _run_with_rows(self, run: HandlerRun) -> None:
-        """Runs a handler once more, and sends it the rows that it reads."""
+        """Runs a handler again, and sends it the rows that it reads."""
         steps = iter_effects(run.entry, run.event)
         answer = None
         try:
@@ -126,7 +126,7 @@ class Decision:
             raise
 
     def apply(self, run: HandlerRun, effect: Effect) -> Any:
-        """One effect; returns the row for a Read."""
+        """Applies one effect. Returns the row for a Read."""
         self.ordinal += 1
         if self.memory.refuse is not None:
             self.memory.refuse(run, effect)
@@ -149,11 +149,11 @@ class Decision:
         return None
 
     def row(self, table: Table, key: str) -> Row:
-        """The row as this event sees it."""
+        """Returns the row, with the pending writes of this event."""
         return self.rows.get((table, key)) or self.memory.row(table, key)
 
     def write(self, run: HandlerRun, write: Insert | Upsert | Merge | Increment | Delete) -> None:
-        """One write. Raises _Ended where it took no effect, Conflict where it contradicts the row."""
+        """Applies one write. Raises _Ended if it had no effect, Conflict if it contradicts the row."""
         table, key = write.table, cast(str, write.key)
         if key != self.decoded.entity_key is not None:
             self.memory.other_tables.add(table)
@@ -177,7 +177,7 @@ class Decision:
         self.rows[table, key] = after
 
     def call(self, run: HandlerRun, call: Call) -> None:
-        """One ledger row, unless its key is there: then no call, and other args are a call conflict."""
+        """Adds a ledger row unless its key exists. An existing key with other args is a call conflict."""
         args = bytes(cast(msgspec.Raw, call.args))
         fingerprint = UUID(bytes=blake2b(args, digest_size=16).digest())
         name = effect_key(run, self.decoded, self.ordinal, call)
@@ -199,7 +199,7 @@ class Decision:
 
 
 def _step(run: HandlerRun, steps: Generator[Effect, Any, None], answer: Any) -> Effect | None:
-    """The handler's next effect, None at its end."""
+    """Returns the handler's next effect, None at its end."""
     try:
         return steps.send(answer)
     except StopIteration:
@@ -216,5 +216,5 @@ def _end(run: HandlerRun, steps: Generator[Effect, Any, None]) -> None:
 
 
 def _blamed(run: HandlerRun, error: BaseException) -> BaseException:
-    """Whatever a handler raises is the event's fault, unless it ends the worker."""
+    """Returns what to raise for a handler's error: the event's fault, unless the error stops the worker."""
     return error if is_worker_stop(error) else Died(blame(error, run.entry))

@@ -1,7 +1,4 @@
-"""An Emit, checked where it is yielded, and as a row of the outbox. Pure.
-
-The same for handlers and for a user's own transaction.
-"""
+"""Checks an Emit and makes its outbox row. Pure. Used by handlers and by a user's own transaction."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +16,7 @@ from sluice.tasks.events.envelope import MAX_CHARACTERS
 from sluice.tasks.events.strict_json import MAX_INTEGER, MIN_INTEGER
 from sluice.tasks.fold.topic_names import topic_name_flaw
 
-# Brokers refuse records over 1,048,588 bytes by default. Key and attributes are 8 KiB at most.
+# Brokers refuse records above 1,048,588 bytes by default. Key and attributes take at most 8 KiB.
 MAX_EMIT_BYTES = 1_000_000
 MAX_HEADERS_BYTES = 32_768
 MAX_HEADERS = 100
@@ -27,7 +24,7 @@ _RESERVED_PREFIX = "ce_"
 
 
 def checked_emit(emit: Emit) -> Emit:
-    """Returns the event as it will be sent, `data` encoded. Raises EffectRefused if it can never be sent."""
+    """Returns the event with `data` encoded. Raises EffectRefused if it can never be sent."""
     topic: Any = emit.topic.value if isinstance(emit.topic, Enum) else emit.topic
     flaw = topic_name_flaw(topic)
     if flaw is not None:
@@ -45,7 +42,7 @@ def checked_emit(emit: Emit) -> Emit:
 
 
 def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = False) -> str:
-    """Returns a text that Postgres and Kafka can hold, the value of an Enum member. Raises EffectRefused."""
+    """Returns a text that Postgres and Kafka can store; an Enum member's value. Raises EffectRefused."""
     if type(value) is not str:
         value = value.value if isinstance(value, Enum) else value
         if type(value) is not str:
@@ -60,7 +57,7 @@ def checked_text(name: str, value: Any, limit: int, *, may_be_empty: bool = Fals
 
 
 def outbox_row(emit: Emit, event_id: UUID, time: datetime | None, trace: Mapping[str, str]) -> OutboxRow:
-    """Returns the row of a checked event. `time` and `trace` are those of the event's cause."""
+    """Returns the outbox row of a checked event. `time` and `trace` come from the causing event."""
     headers = dict(trace)
     if time is not None:
         headers["ce_time"] = time.isoformat()
@@ -105,7 +102,7 @@ def _checked_headers(headers: Any) -> dict[str, str]:
         name = checked_text("a header's name", written_name, MAX_HEADERS_BYTES)
         if name.lower().startswith(_RESERVED_PREFIX):
             raise EffectRefused(
-                f"header {name!r:.80}: names that begin with {_RESERVED_PREFIX!r} are those of CloudEvents,"
+                f"header {name!r:.80}: names that begin with {_RESERVED_PREFIX!r} belong to CloudEvents,"
                 " which Sluice sets"
             )
         checked[name] = checked_text(

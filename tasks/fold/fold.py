@@ -1,4 +1,4 @@
-"""The fold: events in record order against rows in memory. Pure; the same code is the oracle of the tests."""
+"""The fold: applies events in record order to rows in memory. Pure. The tests use it as their oracle."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import cast
@@ -22,10 +22,10 @@ from sluice.tasks.fold.plan import HandlerRun, Planned
 def fold(
     events: Iterable[Planned], memory: FoldState, is_over: Callable[[], bool] | None = None
 ) -> FoldResult:
-    """Settles each event in turn; an event's own fault is its outcome.
+    """Settles each event in turn. A fault of an event becomes its outcome.
 
-    No further event is begun once `is_over` returns True: then the first of them are settled, at least one.
-    Raises what `FoldState.refuse` raises, and the error of a failed load: a lost connection must not bury an
+    Begins no further event once `is_over` returns True, but settles at least one. Raises what
+    `FoldState.refuse` raises, and the error of a failed load, because a lost connection must not bury an
     event.
     """
     folded = FoldResult()
@@ -37,7 +37,7 @@ def fold(
         except Died as died:
             folded.bury(planned, died.fault, memory)
         except LoadFailed as failed:
-            # Callers judge the database's own error; its cause stays as it was.
+            # Callers judge the database's own error, with its own cause.
             raise failed.cause from failed.cause.__cause__
     return folded
 
@@ -50,7 +50,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
     if known == here:
         return EventResult(planned, None, first=known)
     if memory.erased and here[1:] in memory.erased:
-        # Before everything that would store the record: a conflict, a letter, what waits.
+        # Checked before anything that would store the record, such as a conflict or a letter.
         memory.identities.setdefault(decoded.identity, here)
         return EventResult(planned, Outcome.ERASED, first=known)
     if known is not None and known.data_hash == here.data_hash:
@@ -79,7 +79,7 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
         call_conflicts, outgoing = len(decision.call_conflicts), len(decision.emits) + len(decision.calls)
     projected, letters = _project(planned, parts, memory, folded) if parts else ((), ())
     if outcome is None:
-        # Without a handler of its own the event is what its projections make of it.
+        # An event with only projection handlers has the outcome of its projections.
         outcome = next((one for one in WORST_FIRST if one in projected), Outcome.IGNORED)
     return EventResult(planned, outcome, call_conflicts=call_conflicts, outgoing=outgoing, letters=letters)
 
@@ -87,9 +87,9 @@ def _settle(planned: Planned, memory: FoldState, folded: FoldResult) -> EventRes
 def _project(
     planned: Planned, parts: Sequence[Sequence[HandlerRun]], memory: FoldState, folded: FoldResult
 ) -> tuple[Collection[Outcome], Sequence[ProjectionLetter]]:
-    """Folds the projections of an event, each by itself: their outcomes, and the letters of those that fail.
+    """Folds each projection of an event alone. Returns their outcomes and the letters of failures.
 
-    A failure counts as applied. It takes back what this projection did, and nothing else.
+    A failure counts as applied. It discards only the results of its own projection.
     """
     outcomes: set[Outcome] = set()
     letters: list[ProjectionLetter] = []

@@ -1,4 +1,4 @@
-"""What a fold knows, and what it comes to: rows and identities in memory, outcomes, rows to write. Pure."""
+"""The state and the result of a fold: rows and identities in memory, outcomes, rows to write. Pure."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from sluice.tasks.fold.versioned_row import Row
 T = TypeVar("T")
 
 RecordPlace: TypeAlias = tuple[str, int, int]
-"""Where a record stands: topic id, partition, offset."""
+"""The place of a record: topic id, partition, offset."""
 
 TAKEN = frozenset({Outcome.APPLIED, Outcome.STALE, Outcome.DUPLICATE, Outcome.IGNORED})
-"""Outcomes of events that live applied, whatever came of it: every generation applies these, no others."""
+"""Outcomes of events that live applied, with or without effect. Generations apply exactly these events."""
 
 
 class Conflict(Exception):
-    """The event contradicts what is there: same identity or version, other content."""
+    """The event contradicts stored data: same identity or version, different content."""
 
 
 class Waiting(Exception):
@@ -31,7 +31,7 @@ class Waiting(Exception):
 
 
 class LoadFailed(Exception):
-    """Loading a row or an effect key failed: the fault of the database, not of the event that needs it."""
+    """Loading a row or an effect key failed. The database is at fault, not the event."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -39,7 +39,7 @@ class LoadFailed(Exception):
 
 
 class FirstSeen(NamedTuple):
-    """Where and with what an identity was first seen."""
+    """The place and the content with which an identity was first seen."""
 
     data_hash: UUID
     topic_id: str
@@ -48,23 +48,23 @@ class FirstSeen(NamedTuple):
 
 
 class ProjectionLetter(NamedTuple):
-    """Why one projection did not take an event: it died or conflicts there, or waits for one that did."""
+    """Why one projection did not apply an event: it died, conflicted, or waits behind one that did."""
 
     projection: str
     outcome: Outcome
     fault: EventFault
     holds: bool
-    """Later events of its entity wait behind it, for this projection alone."""
+    """True if later events of its entity wait behind it, for this projection only."""
 
     @property
     def failed(self) -> bool:
-        """Returns True unless it waits for another one."""
+        """Returns True unless the event only waits behind another one."""
         return self.outcome is not Outcome.WAITING
 
 
 @dataclass(slots=True)
 class EventResult:
-    """One record with its outcome; None where the very same record was settled before: counted then."""
+    """One record with its outcome. None if this same record was settled, and counted, before."""
 
     planned: Planned
     outcome: Outcome | None
@@ -73,56 +73,56 @@ class EventResult:
     """Where its identity was seen before; None if it is new."""
     call_conflicts: int = 0
     outgoing: int = 0
-    """Rows for others that it wrote: events and calls."""
+    """Number of outbox events and calls that it wrote."""
     set_aside: bool = False
-    """It waits for itself, not behind another one: it is retried without an operator."""
+    """True if the event itself was set aside: it is retried without an operator."""
     letters: Sequence[ProjectionLetter] = ()
-    """Of the projections that did not take it, although it was applied."""
+    """Letters of projections that did not apply it, although live did."""
 
     @property
     def is_taken(self) -> bool:
-        """Returns True if live applied it now: then every generation applies it, too."""
+        """Returns True if live applied it now. Every generation then applies it too."""
         return self.outcome in TAKEN and not self.known
 
     @property
     def known(self) -> bool:
-        """Returns True if its identity has a row already, so that it gets none."""
+        """Returns True if its identity already has a row, so that no row is written."""
         return self.first is not None
 
 
 @dataclass(slots=True)
 class FoldState:
-    """What the fold knows and makes: rows, identities and effect keys, loaded when first asked for."""
+    """The fold's rows, identities and effect keys, each loaded at its first use."""
 
     load_row: Callable[[Table, str], Row]
     load_effect: Callable[[str], UUID | None]
     refuse: Callable[[HandlerRun, Effect], None] | None = None
-    """Raises for an effect that must not be here: a rebuild says so once more."""
+    """Raises for an effect that is not allowed; a second check, used by rebuilds."""
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: set[str] = field(default_factory=set)
-    """Keys of parked entities, of the one entity type that is folded."""
+    """Keys of parked entities of the entity type that is folded."""
     held: dict[str, set[str]] = field(default_factory=dict)
-    """Projection → keys of entities whose events wait for it alone."""
+    """Projection → keys of entities whose events wait for this projection only."""
     left: Set[str] = frozenset()
-    """Projections that are not folded: nothing is fed to their live generation."""
+    """Projections that are not folded because their live generation is not fed."""
     faults: Mapping[str, EventFault] = field(default_factory=dict)
-    """Projection → why Postgres refuses what it makes of the one event that is folded."""
+    """Projection → why Postgres refuses its writes for the only event of this fold."""
     erased: Collection[RecordPlace] = ()
-    """Records of erased entities: they are passed over."""
+    """Records of erased entities, which are passed over."""
     other_tables: set[Table] = field(default_factory=set)
-    """Tables with a write whose key is not that of the event."""
+    """Tables that were written under a key other than the event's."""
 
     def row(self, table: Table, key: str) -> Row:
-        """The row as of now."""
+        """Returns the current row."""
         place = (table, key)
         if place not in self.rows:
             self.rows[place] = self._load(lambda: self.load_row(table, key))
         return self.rows[place]
 
     def fingerprint(self, effect_key: str) -> UUID | None:
-        """The fingerprint under an effect key, None if it is free."""
+        """Returns the fingerprint of an effect key, None if the key is free."""
         if effect_key not in self.effect_keys:
             self.effect_keys[effect_key] = self._load(lambda: self.load_effect(effect_key))
         return self.effect_keys[effect_key]
@@ -136,7 +136,7 @@ class FoldState:
 
 @dataclass(slots=True)
 class FoldResult:
-    """What a sequence of events comes to; the rows are in the memory it was folded into."""
+    """The result of folding a sequence of events. The rows are in the FoldState."""
 
     settled: list[EventResult] = field(default_factory=list)
     emits: list[OutboxRow] = field(default_factory=list)
@@ -146,7 +146,7 @@ class FoldResult:
     """Entities that were parked: key and reason."""
 
     def bury(self, planned: Planned, error: EventFault, memory: FoldState) -> EventResult:
-        """The event is dead; its entity is parked if it has one and the topic says so."""
+        """Makes the event a dead letter. Parks its entity, if it has one and the topic requires it."""
         key = planned.decoded.entity_key
         if key is not None and planned.parks:
             memory.parked.add(key)
@@ -155,7 +155,7 @@ class FoldResult:
         return self.settled[-1]
 
     def set_aside(self, planned: Planned, error: EventFault, memory: FoldState) -> EventResult:
-        """The event waits; its entity is parked if it has one, whatever the topic says: its order is kept."""
+        """Lets the event wait. Parks its entity, if it has one, for every topic, to keep the order."""
         key = planned.decoded.entity_key
         if key is not None:
             memory.parked.add(key)

@@ -1,6 +1,6 @@
-"""Errors of handlers: which handler, file and line, and a short traceback, all as text.
+"""Describes errors of handlers as text: handler, file, line and a short traceback.
 
-A frame itself is not kept: it holds the payload of its event.
+Frames are not kept, because they hold the payload of the event.
 """
 
 import linecache
@@ -32,9 +32,9 @@ class Frame(NamedTuple):
 
 
 def blame(error: BaseException, entry: AnyEntry) -> EventFault:
-    """Returns the fault of an error that a handler raised, or that an effect of a handler led to.
+    """Returns the fault of an error that a handler or one of its effects raised.
 
-    Takes the frames from the error: one that a handler keeps and raises again would hold those of all events.
+    Removes the frames from the error: a handler that raises one error object again would collect frames.
     """
     try:
         return _fault_of(error, entry)
@@ -66,7 +66,7 @@ def place_of(entry: AnyEntry) -> HandlerPlace:
 
 
 def yield_frames(steps: Any) -> tuple[Frame, ...]:
-    """Returns the frames of a generator that stands at a `yield`; within `yield from` the deepest last."""
+    """Returns the frames of a suspended generator. For `yield from` the innermost frame is last."""
     frames = [_frame_of(steps)]
     while isinstance(steps.gi_yieldfrom, GeneratorType):
         steps = steps.gi_yieldfrom
@@ -78,7 +78,7 @@ def shown_path(path: str) -> str:
     """Returns the path relative to the current directory if the file is below it."""
     try:
         relative = os.path.relpath(path)
-    except (OSError, ValueError):  # the current directory is gone, or on another drive
+    except (OSError, ValueError):  # the current directory was deleted, or is on another drive
         relative = os.pardir
     return path if relative.startswith(os.pardir) else relative
 
@@ -101,7 +101,7 @@ def _frames_of(error: BaseException) -> tuple[Frame | None, list[Frame], int]:
 
 
 def _outside(traceback: TracebackType | None) -> Iterator[Frame]:
-    """Yields the frames from the first one on that is not Sluice's own."""
+    """Yields the frames, beginning with the first one outside of Sluice."""
     is_outside = False
     while traceback is not None:
         frame = traceback.tb_frame
@@ -115,7 +115,7 @@ def _traceback(error: BaseException, frames: list[Frame], left_out: int) -> str:
     """Returns at most MAX_TRACEBACK_CHARACTERS; the most recent frames are kept."""
     causes = _causes(error)
     shown = [_shown(frame) for frame in frames]
-    # The rest is for the first line, and for the one about frames that are left out.
+    # The rest is for the first line and the line about omitted frames.
     room = MAX_TRACEBACK_CHARACTERS - MAX_LINE_CHARACTERS - sum(len(line) + 1 for line in causes)
     while len(shown) > 1 and sum(len(lines) + 1 for lines in shown) > room:
         del shown[0]
@@ -137,7 +137,7 @@ def _shown_place(frame: Frame) -> str:
 
 
 def _causes(error: BaseException) -> list[str]:
-    """Returns a line for each of the first causes: their classes, since texts of errors may hold values."""
+    """Returns a line for each of the first causes, with the class only: error texts may contain values."""
     lines: list[str] = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     while cause is not None and len(lines) < MAX_CAUSES:

@@ -1,4 +1,4 @@
-"""What a decorated function declares: its event types, its topics, the type of its data."""
+"""Reads the event types, topics and data type that a decorated function declares."""
 
 import inspect
 from enum import Enum
@@ -9,11 +9,11 @@ from sluice.tasks.events.payload import payload_type_flaw, type_name
 
 
 class HandlersRefused(ValueError):
-    """The handlers cannot be served; the message says which place to change."""
+    """The handlers cannot be used. The message names the place to change."""
 
 
 def topic_names(topic: TopicChoice) -> tuple[Any, ...] | None:
-    """The topics that a handler is narrowed to, checked once all are known. None: every topic."""
+    """Returns the topics that a handler is limited to, None for every topic. Checked later."""
     if topic is None:
         return None
     several = topic if isinstance(topic, tuple | list | set | frozenset) else (topic,)
@@ -29,14 +29,14 @@ def event_types(written: tuple[Text, ...], name: str) -> tuple[str, ...]:
     types = tuple([_value(one) for one in written])
     for kind in types:
         if not isinstance(kind, str):
-            raise HandlersRefused(f"{name}: {kind!r:.80} is no event type; an event type is a text")
+            raise HandlersRefused(f"{name}: {kind!r:.80} is not an event type; an event type is a text")
     if not types or len(set(types)) != len(types):
         raise HandlersRefused(f"{name}: name each event type once, at least one")
     return types
 
 
 def data_type_of(function: Any, name: str) -> Any:
-    """Returns X of the handler's parameter `Event[X]`, Any without one. Raises HandlersRefused."""
+    """Returns X of the handler's parameter `Event[X]`; Any if it names none. Raises HandlersRefused."""
     if not inspect.isgeneratorfunction(function):
         raise HandlersRefused(
             f"handler {name} contains no yield; yield each effect, as in"
@@ -63,7 +63,7 @@ def data_type_of(function: Any, name: str) -> Any:
     if flaw is not None:
         raise HandlersRefused(
             f"{name}: Event[{type_name(data_type)}] can hold no data: {flaw}; declare the data as a"
-            " msgspec.Struct, a dataclass or a TypedDict, or take it as it is: Event[JsonObject]"
+            " msgspec.Struct, a dataclass or a TypedDict, or accept any object: Event[JsonObject]"
         )
     return data_type
 
@@ -71,5 +71,5 @@ def data_type_of(function: Any, name: str) -> Any:
 def _is_no_event(hint: Any) -> bool:
     try:
         return hint is not Any and isinstance(hint, type) and not issubclass(Event, hint)
-    except TypeError:  # a protocol that cannot be asked
+    except TypeError:  # a protocol that does not support issubclass
         return False

@@ -1,4 +1,4 @@
-"""Runs a user's handler: the one place that does. Pure."""
+"""Runs a user's handler. No other module does. Pure."""
 
 from collections.abc import Generator
 from typing import Any
@@ -18,7 +18,7 @@ from sluice.tasks.fold.registry import AnyEntry
 
 
 def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
-    """Returns the event for one run of a handler: its data, of the declared type, is seen by this run alone.
+    """Returns the event for one run of a handler, with its own copy of the data in the declared type.
 
     Raises DecodeError if the data is not of that type.
     """
@@ -26,18 +26,18 @@ def own_event(entry: AnyEntry, event: Event[Any]) -> Event[Any]:
 
 
 def begin_run(decoded: Decoded) -> HandlerWatch:
-    """Begins a run of all handlers of an event: what they take is counted from here on. Call `end` after."""
+    """Begins a run of all handlers of an event and starts its limits. Call `end` afterwards."""
     watch = current_watch()
     watch.begin(EventPlace(decoded.topic, decoded.topic_id, decoded.partition, decoded.record.offset))
     return watch
 
 
 def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, None]:
-    """Yields the effects of one run of a handler, checked and copied, and sends it the answers to its Reads.
+    """Yields the checked and copied effects of one run of a handler, and passes it the rows of its Reads.
 
-    The data of `event` is JSON; the run gets a copy of its own. Raises DecodeError if the data does not fit,
-    what the handler raises, HandlerTimedOut and TooManyEffects, and EffectRefused for what it yields. Closing
-    it closes the handler, which may raise.
+    The data of `event` is JSON; the run gets a copy of its own. Raises DecodeError if the data does not fit
+    the declared type, EffectRefused for a wrong effect, HandlerTimedOut, TooManyEffects, and what the handler
+    raises. Closing the generator closes the handler, which may raise.
     """
     run = HandlerSteps(entry, event)
     answer = None
@@ -53,9 +53,10 @@ def iter_effects(entry: AnyEntry, event: Event[Any]) -> Generator[Effect, Any, N
 
 
 class HandlerSteps:
-    """One run of a handler, whose own code runs within the limits of its event.
+    """One run of a handler, within the limits of its event.
 
-    `cells[RUNNING]` marks that code. Between the mark and `try`, and after `finally`, stand stores alone.
+    `cells[RUNNING]` marks the handler's code. Only stores may stand between the mark and `try`, and after
+    `finally`.
     """
 
     __slots__ = ("_entry", "_event", "_steps", "_watch")
@@ -96,7 +97,7 @@ class HandlerSteps:
         raise located
 
     def close(self) -> None:
-        """Ends the handler. Raises what it raises then."""
+        """Closes the handler. Raises what the handler raises then."""
         watch, cells = self._watch, self._watch.cells
         cells[RUNNING] = watch.number
         try:
@@ -109,7 +110,7 @@ class HandlerSteps:
 
 
 def end_quietly(steps: Generator[Any, Any, Any] | HandlerSteps) -> None:
-    """Closes a run that does not count; what it raises then does not count either."""
+    """Closes a run whose result is not used, and ignores what it raises."""
     try:
         steps.close()
     except BaseException as error:

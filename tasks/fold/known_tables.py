@@ -1,4 +1,4 @@
-"""The tables that handlers' modules can use: all that were made by them or by modules that they name."""
+"""Finds the tables that handlers' modules can use: those made by them or by modules that they name."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from sluice.db.table_names import require_usable_names
 from sluice.db.tables import TableRefused, has_shape
 
 _LIBRARIES = sys.stdlib_module_names | {"msgspec", "sluice", "sqlalchemy"}
-_DEPTH = 3  # of containers in containers
+_DEPTH = 3  # levels of nested containers
 
 
 def find_tables(modules: Iterable[ModuleType]) -> list[Table]:
-    """Returns the users' tables of these modules, wherever they keep them.
+    """Returns the users' tables of these modules, including those inside containers.
 
-    A process may hold the tables of several unrelated applications, as a run of tests does. So a table counts
-    if a module made it that these modules are, import or use something of, or that was imported meanwhile.
+    A process, such as a test run, may hold tables of several unrelated applications. So a table counts only
+    if its module is one of these, is imported or used by one of these, or was imported meanwhile.
     """
     namespaces: dict[int, dict[str, Any]] = {}
     visible: set[Table] = set()
@@ -45,7 +45,7 @@ def find_tables(modules: Iterable[ModuleType]) -> list[Table]:
 
 
 def tables_by_name(metadatas: Iterable[MetaData]) -> dict[str, Table]:
-    """Returns the users' tables of these, by name. Raises TableRefused if two have one name, or take one."""
+    """Returns name → table of the users' tables. Raises TableRefused for a duplicate or reserved name."""
     every = [table for metadata in metadatas for table in metadata.tables.values()]
     found: dict[str, Table] = {}
     for table in filter(has_shape, every):
@@ -62,7 +62,7 @@ def _is_library(namespace: dict[str, Any]) -> bool:
 
 
 def _contents(value: Any, depth: int) -> Iterator[Any]:
-    """The value, or what is in it if it is a container."""
+    """Yields the value, or the contents of a container."""
     if depth and isinstance(value, dict):
         value = list(value.values())
     if depth and isinstance(value, list | tuple | set | frozenset):
@@ -73,13 +73,13 @@ def _contents(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _namespace_of(thing: Any) -> dict[str, Any] | None:
-    """The namespace of the module that a function, a class or an object comes from."""
+    """Returns the namespace of the module that defines a function, a class or an object's class."""
     if isinstance(thing, ModuleType):
         return vars(thing)
     try:
         if isinstance(found := getattr(thing, "__globals__", None), dict):
             return found
         module = sys.modules.get(getattr(thing, "__module__", ""))
-    except Exception:  # an object may answer for another one, which is not there
+    except Exception:  # an object may be a proxy whose target is missing
         return None
     return None if module is None else vars(module)

@@ -1,4 +1,4 @@
-"""Runs the handlers of one event as far as they go without rows, to learn which rows they touch. Pure."""
+"""Runs the handlers of one event until they need a row, to find the rows that they touch. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class HandlerRun:
-    """One handler's first run: all its effects and how it ended, or nothing where it asked for a row.
+    """One handler's first run: all its effects and its end. A run that reads a row stops at the Read.
 
-    A handler that reads no row does not depend on any, so this run is the only one it needs. `event` holds
-    the data as JSON; every run gets a copy of its own.
+    A handler without a Read does not depend on rows, so this is its only run. `event` holds the data as JSON;
+    every run gets a copy of its own.
     """
 
     entry: AnyEntry
@@ -35,24 +35,24 @@ class HandlerRun:
 
     @property
     def into(self) -> Table | None:
-        """The projection that this handler fills: all that it may touch. None: it fills none."""
+        """Returns the projection that this handler fills and may only touch. None if it fills none."""
         return entry_into(self.entry)
 
 
 @dataclass(slots=True)
 class Planned:
-    """One record on its way into the fold: decoded, with its handlers' first runs. `error` kills it."""
+    """A decoded record with its handlers' first runs. With an `error` it becomes a dead letter."""
 
     decoded: Decoded
     runs: Sequence[HandlerRun] = ()
     ignored: bool = False
     error: EventFault | None = None
     parks: bool = True
-    """Whether its death parks its entity."""
+    """True if its death parks its entity."""
 
     @property
     def parts(self) -> list[list[HandlerRun]]:
-        """Its runs by what decides together: those that fill no projection first, then each projection's."""
+        """Returns the runs by decision: first those that fill no projection, then each projection's."""
         return _parts(self.runs, lambda run: run.into)
 
 
@@ -61,7 +61,7 @@ class NoHandler(Exception):
 
 
 def plan_event(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
-    """Finds and first-runs the handlers. Whatever they raise is the event's error."""
+    """Finds the handlers and runs them once. What they raise becomes the event's error."""
     planned = _plan(registry, topic, decoded)
     planned.parks = topic.on_failure == "park"
     return planned
@@ -87,9 +87,9 @@ def _plan(registry: Registry, topic: Topic, decoded: Decoded) -> Planned:
 
 
 def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> Planned:
-    """As `plan_event`, for one projection alone: whatever it does not handle is ignored.
+    """As `plan_event`, for one projection only. Event types that it does not handle are ignored.
 
-    An event without id is what it was to live: it was applied while the topic was known by positions.
+    An event without an id is accepted: live applied it while the topic had dedup="position".
     """
     event = decoded.event
     if event is None:
@@ -102,7 +102,7 @@ def plan_projection(registry: Registry, projection: Table, decoded: Decoded) -> 
 
 
 def part_of(planned: Planned, projection: Table) -> Planned:
-    """What one projection's handlers make of an event that is planned already."""
+    """Returns the part of a planned event that belongs to one projection."""
     runs = [run for run in planned.runs if run.into is projection]
     return Planned(planned.decoded, runs, ignored=not runs, parks=planned.parks)
 
@@ -111,7 +111,7 @@ def _run(decoded: Decoded, event: Event[Any], entries: Sequence[AnyEntry]) -> Pl
     runs: list[HandlerRun] = []
     try:
         for part in _parts(entries, entry_into):
-            # Each part has the whole time: one projection must not use up that of the others.
+            # Each part has the whole time limit, so that no projection uses up the time of others.
             watch = begin_run(decoded)
             try:
                 runs += [_first_run(entry, event) for entry in part]
@@ -150,9 +150,9 @@ def _of_topic(entries: Sequence[E], event: Event[Any]) -> list[E]:
 
 
 def touched_rows(planned: Planned, left: Set[str] = frozenset()) -> list[tuple[Table, str]]:
-    """Rows that the first runs are known to touch; the fold asks for any others itself.
+    """Returns the rows that the first runs touch. The fold loads any others itself.
 
-    Without those of the projections `left`.
+    Rows of the projections in `left` are omitted.
     """
     touched: list[tuple[Table, str]] = []
     for run in planned.runs:
@@ -162,7 +162,7 @@ def touched_rows(planned: Planned, left: Set[str] = frozenset()) -> list[tuple[T
 
 
 def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
-    """The calls of the first runs, with their ordinals."""
+    """Yields the calls of the first runs, with their ordinals."""
     for run in planned.runs:
         for ordinal, effect in enumerate(run.effects, start=1):
             if isinstance(effect, Call):
@@ -171,7 +171,7 @@ def called_effects(planned: Planned) -> Iterator[tuple[HandlerRun, int, Call]]:
 
 def _first_run(entry: AnyEntry, event: Event[Any]) -> HandlerRun:
     run = HandlerRun(entry, event, [])
-    # Without the generator of `iter_effects`: this is most of what an event costs.
+    # Does not use the generator `iter_effects`, since this loop is most of an event's cost.
     steps = HandlerSteps(entry, event)
     try:
         while (effect := steps.advance(None)) is not None:

@@ -1,4 +1,4 @@
-"""Collects handlers, effects and topics from the user's modules, and refuses at start what cannot work."""
+"""Collects handlers, effects and topics from the user's modules, and refuses invalid ones at start."""
 
 import importlib
 import os
@@ -28,23 +28,23 @@ from sluice.tasks.fold.versionless import topics_of_projections, versionless_fla
 
 E = TypeVar("E", bound="HandlerEntry | ProjectionEntry")
 FIRST_REVISION = 1
-MAX_ENTITY_NAME = 64  # characters: it is the beginning of every queue's name
+MAX_ENTITY_NAME = 64  # characters; every queue's name begins with it
 
 
 @dataclass(frozen=True)
 class HandlerEntry:
-    """One collected handler. `data_type` is X of its parameter `Event[X]`; Any where it names none."""
+    """One collected handler. `data_type` is X of its parameter `Event[X]`; Any if it names none."""
 
     name: str
     types: tuple[str, ...]
     function: Handler
     data_type: Any
     topics: tuple[str, ...] | None
-    """None: it handles events of every topic."""
+    """None if it handles events of every topic."""
     effects: Mapping[str, "EffectEntry"] = field(repr=False, compare=False)
-    """The effects that it may call: all that are declared."""
+    """The effects that it may call: all declared ones."""
     tables: Mapping[str, Table] = field(repr=False, compare=False)
-    """The tables that it may use: all that are known at start."""
+    """The tables that it may use: all tables known at start."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,26 @@ class EffectEntry:
 
 @dataclass
 class Registry:
-    """All that the modules named in SLUICE_HANDLERS declare."""
+    """Everything that the modules in SLUICE_HANDLERS declare."""
 
     topics: dict[str, Topic] = field(default_factory=dict)
     entities: dict[str, Entity] = field(default_factory=dict)
     handlers: dict[str, tuple[HandlerEntry, ...]] = field(default_factory=dict)
     """Event type → its handlers, in the order of their names."""
     projections: dict[str, tuple[ProjectionEntry, ...]] = field(default_factory=dict)
-    """Event type → the projection handlers it has, in the order of their names."""
+    """Event type → its projection handlers, in the order of their names."""
     projection_tables: dict[str, Table] = field(default_factory=dict)
-    """Projection → its table, and below the revision of the code that fills it."""
+    """Projection → its table. `revisions`: projection → revision of the code that fills it."""
     revisions: dict[str, int] = field(default_factory=dict)
     projection_topics: dict[str, frozenset[str]] = field(default_factory=dict)
     """Projection → the topics whose events its handlers take."""
     effects: dict[str, EffectEntry] = field(default_factory=dict)
     outgoing_topics: set[str] = field(default_factory=set)
-    """Topics that handlers emit to, as far as the modules say so."""
+    """Topics that handlers emit to, as far as the modules declare them."""
     metadatas: list[MetaData] = field(default_factory=list)
-    """Of all tables that the modules of the handlers know."""
+    """The metadata of all tables that the handlers' modules know."""
     tables: dict[str, Table] = field(default_factory=dict)
-    """Name → table that `entity_table` or `projection_table` made by the time of the start."""
+    """Name → table, for all tables that `entity_table` or `projection_table` made before the start."""
 
     def topics_by_entity(self) -> dict[str, list[str]]:
         """Returns entity type → the names of its topics."""
@@ -102,7 +102,7 @@ class Registry:
 def collect_handlers(names: str) -> Registry:
     """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused.
 
-    The current directory comes first, whatever program imports them: `python -m` does so, a script does not.
+    Puts the current directory first on the path, as `python -m` does and a script does not.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -126,7 +126,7 @@ def collect_handlers(names: str) -> Registry:
 
 
 def collect_modules(modules: Iterable[ModuleType]) -> Registry:
-    """What modules declare; a thing imported by several of them counts once. Raises HandlersRefused."""
+    """Collects what the modules declare, each object once. Raises HandlersRefused."""
     registry = Registry()
     seen: set[int] = set()
     modules = list(modules)
@@ -170,7 +170,7 @@ def _add_tables(registry: Registry, modules: Iterable[ModuleType]) -> None:
 
 def _add_topic(registry: Registry, topic: Topic, place: str) -> None:
     if not isinstance(topic, Topic):
-        raise HandlersRefused(f"topics of {place} holds {topic!r:.80}, which is no Topic(...)")
+        raise HandlersRefused(f"topics of {place} holds {topic!r:.80}, which is not a Topic(...)")
     flaw = topic_name_flaw(topic.name)
     if flaw is not None:
         raise HandlersRefused(f"topics of {place}: {flaw}")
@@ -214,7 +214,7 @@ def _refuse_undeclared_topics(registry: Registry, entry: AnyEntry) -> None:
 
 
 def _refuse_unhandled_topics(registry: Registry, entries: Sequence[AnyEntry], modules: Sequence[str]) -> None:
-    """Refuses a topic all of whose events would be dead letters."""
+    """Refuses a topic without handlers, since all its events would be dead letters."""
     handled = set[str]().union(*(registry.topics if one.topics is None else one.topics for one in entries))
     for topic in registry.topics.values():
         if topic.name not in handled and not topic.ignores:
@@ -226,7 +226,7 @@ def _refuse_unhandled_topics(registry: Registry, entries: Sequence[AnyEntry], mo
 
 def _add_function(registry: Registry, function: Any, declaration: object) -> None:
     name = f"{function.__module__}.{function.__qualname__}"
-    # A handler names its tables as globals of its module: so they are found without being listed.
+    # A handler's tables are globals of its module, so they need no list.
     for thing in function.__globals__.values():
         if isinstance(thing, Table) and thing.metadata not in registry.metadatas:
             registry.metadatas.append(thing.metadata)
@@ -281,11 +281,13 @@ def _add_projection(registry: Registry, into: Table, revision: int, name: str) -
     if known != revision:
         raise HandlersRefused(
             f"{name}: revision {revision} of {into.name}, another of its handlers has {known}:"
-            " they fill one table, so they have one revision"
+            " all handlers of one table need the same revision"
         )
 
 
 def _with(entries: tuple[E, ...], entry: E) -> tuple[E, ...]:
     if any(other.name == entry.name for other in entries):
-        raise HandlersRefused(f"two handlers are called {entry.name}: a name gives emitted events their ids")
+        raise HandlersRefused(
+            f"two handlers are called {entry.name}; rename one, since the ids of emitted events depend on it"
+        )
     return tuple(sorted((*entries, entry), key=lambda e: e.name))

@@ -1,4 +1,4 @@
-"""One checked write against one row, and a row as a handler reads it. Pure."""
+"""Applies one checked write to one row, and makes the row that a handler reads. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, assert_never, cast
@@ -14,10 +14,9 @@ from sluice.tasks.fold.versioned_row import Row, WriteResult
 def apply_write(
     shape: Shape, row: Row, write: Insert | Upsert | Merge | Increment | Delete, event: Event[Any]
 ) -> tuple[WriteResult | None, Row]:
-    """The result of a checked write against the row as it is, and the row after it.
+    """Applies a checked write to a row. Returns the result and the new row.
 
-    None instead of a result: below an Increment's floor. Raises ValueRefused for a sum that its column cannot
-    hold.
+    The result is None below an Increment's floor. Raises ValueRefused for a sum that its column cannot hold.
     """
     match write:
         case Upsert(_, _, values, version):
@@ -35,10 +34,10 @@ def apply_write(
 
 
 def view(shape: Shape, key: str, row: Row) -> Mapping[str, Any] | None:
-    """The row as a handler reads it, its own copy; None if there is none."""
+    """Returns a copy of the row for a handler, None if there is no row."""
     if row.values is None:
         return None
-    # In declared order: an event emitted from it is the same, byte for byte, in whatever batch.
+    # In declared order, so that an event emitted from it has the same bytes in every batch.
     seen = {shape.key: key, **{name: row.values[name] for name in shape.row_columns}, "version": row.version}
     for name in shape.json_columns:
         seen[name] = copied_json(seen[name])

@@ -1,4 +1,4 @@
-"""The W3C trace context that an outgoing event carries on from the event that caused it. Pure."""
+"""Passes the W3C trace context of an event on to the outgoing events that it causes. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ _SAMPLED = 1
 
 
 def carried_trace(headers: Iterable[tuple[str, bytes | None]], identity: UUID) -> dict[str, str]:
-    """Returns the trace headers for what an event with these headers and this identity causes.
+    """Returns the trace headers of outgoing events for a causing event with these headers and identity.
 
-    A `traceparent` that cannot be read is restarted, as the specification requires: a new one takes its place
-    and `tracestate` is dropped. The new one is made of the identity, so that a repeat has the same bytes. An
-    event without `traceparent` starts no trace. A `tracestate` that cannot be kept is dropped alone.
+    An invalid `traceparent` is restarted, as the specification requires: a new one replaces it and
+    `tracestate` is dropped. The new one is derived from the identity, so that a repeat has the same bytes. An
+    event without `traceparent` starts no trace. An invalid `tracestate` alone is dropped.
     """
     parents: list[bytes] = []
     states: list[bytes] = []
@@ -45,12 +45,12 @@ def _readable_parent(values: list[bytes]) -> str | None:
         return None
     if version == "00":
         return None if more is not None else match.group()
-    # A later version begins with the same four fields; it goes on as the version that is known here.
+    # A later version begins with the same four fields; it is passed on as version 00.
     return f"00-{trace}-{parent}-{int(flags, 16) & _SAMPLED:02x}"
 
 
 def _readable_state(values: list[bytes]) -> str | None:
-    # Several headers are one list, in their order.
+    # Several headers form one list, in their order.
     joined = b",".join(values)
     if not joined or len(joined) > MAX_STATE_CHARACTERS or not joined.isascii():
         return None

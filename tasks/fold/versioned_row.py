@@ -1,13 +1,13 @@
-"""Last-writer-wins rows in memory: what each versioned write does to a row. Pure; the oracle of the tests.
+"""Applies versioned writes to rows in memory; the last writer wins. Pure. The tests use it as their oracle.
 
-A row has a base version: that of its newest Insert, Upsert or Delete, which write all fields. A field that
-was merged later has a version of its own, above the base. None is older than every version. So the writes
-of different versions commute, in any order of arrival. Fields and deltas are checked where they are yielded:
+A row has a base version: the version of its newest Insert, Upsert or Delete, which write all fields. A field
+that was merged later has its own version, above the base. None is older than every version. So writes with
+different versions commute in any order of arrival. Fields and deltas are checked where they are yielded:
 Insert and Upsert write every field of the table.
 
-Of two writes with the same version: integers conflict unless they say the same, and a Delete wins. Of
-timestamps, which come from coarse clocks, the one that is applied last wins, or in a table with
-`equal_versions="first"` the one that is applied first; the version of a field may equal the base's there.
+Two writes with the same integer version conflict unless their values are the same; a Delete wins. Timestamps
+come from coarse clocks, so the write that is applied last wins, or the first in a table with
+`equal_versions="first"`; there a field's version may equal the base's.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from sluice.db.values import ValueRefused, add_exactly
 
 
 class WriteResult(Enum):
-    """What became of one write; anything but APPLIED leaves the row as it was."""
+    """The result of one write. The row changes only if it is APPLIED."""
 
     APPLIED = "applied"
     STALE = "stale"
@@ -32,10 +32,11 @@ class WriteResult(Enum):
 
 
 class Row(NamedTuple):
-    """One row as of now, with its tombstone. Never changed: every write makes a new one.
+    """The current row with its tombstone. Immutable: every write makes a new one.
 
     `values` holds every column but the key and the bookkeeping, None for an absent row; `tombstone` is the
-    version of the newest Delete. A present row whose base equals it was cut down by that Delete.
+    version of the newest Delete. If the base of a present row equals the tombstone, that Delete reset the
+    row's older fields.
     """
 
     values: Mapping[str, Any] | None = None
@@ -49,7 +50,7 @@ ABSENT = Row()
 
 
 def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """The row exists once. Without a version it goes in unless the row was deleted or written in full."""
+    """Inserts the row once. Without a version it applies unless the row was deleted or fully written."""
     content = _content_hash(fields)
     if row.inserted_hash is not None:
         return (WriteResult.DUPLICATE if row.inserted_hash == content else WriteResult.CONFLICT), row
@@ -62,10 +63,10 @@ def insert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
 
 
 def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """The newest version of the whole row wins; `version=None`: arrival order decides."""
+    """Writes the whole row if its version is the newest. With `version=None` arrival order decides."""
     base = row.tombstone if row.values is None else row.version
     if version is None:
-        # Every field, also those with a version of their own: later is newer.
+        # Writes every field, even those with a version of their own: the later write is newer.
         values = _with_counters(shape, row, fields)
         return WriteResult.APPLIED, Row(values, base, row.field_versions, row.inserted_hash, row.tombstone)
     if base is not None and version < base:
@@ -80,7 +81,7 @@ def upsert(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | Non
 
 
 def merge(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None) -> tuple[WriteResult, Row]:
-    """The newest version wins per field; a field without a version of its own has the base's."""
+    """Writes fields with newer versions. A field without its own version has the base version."""
     absent = row.values is None
     base = row.tombstone if absent else row.version
     current = {**shape.defaults} if row.values is None else dict(row.values)
@@ -101,7 +102,7 @@ def merge(shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None
 
 
 def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Row]:
-    """The row goes; its version stays as the tombstone. Fields newer than it are left alone, with the row."""
+    """Deletes the row and keeps the version as its tombstone. Newer fields, and then the row, are kept."""
     base = row.tombstone if row.values is None else row.version
     if version is None:
         known = [v for v in (base, row.tombstone, *row.field_versions.values()) if v is not None]
@@ -122,7 +123,7 @@ def delete(shape: Shape, row: Row, version: int | None) -> tuple[WriteResult, Ro
 def increment(
     shape: Shape, row: Row, deltas: Mapping[str, Any], floor: Any
 ) -> tuple[WriteResult | None, Row]:
-    """Adds to counters; None instead of a result: a result would be below `floor`, and nothing was done."""
+    """Adds to counters. Returns no result, and changes nothing, if a sum would be below `floor`."""
     if row.values is None and row.tombstone is not None:
         return WriteResult.STALE, row
     if row.values is None:
@@ -143,7 +144,7 @@ def _check_required(shape: Shape, values: Mapping[str, Any]) -> None:
 
 
 def _with_counters(shape: Shape, row: Row, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, and the counters as they are: no other write than an Increment changes them."""
+    """Returns the fields with the unchanged counters, which only an Increment may change."""
     values = dict(fields)
     if shape.counters:
         source = shape.defaults if row.values is None else row.values
@@ -154,7 +155,7 @@ def _with_counters(shape: Shape, row: Row, fields: Mapping[str, Any]) -> dict[st
 def _written(
     shape: Shape, row: Row, fields: Mapping[str, Any], version: int | None, content: UUID | None
 ) -> Row:
-    """The row after a whole-row write at `version`: fields that are newer stay, with their versions."""
+    """Returns the row after a whole-row write at `version`. Newer fields are kept, with their versions."""
     values = _with_counters(shape, row, fields)
     if row.values is None or not row.field_versions:
         return Row(values, version, {}, content, row.tombstone)
@@ -164,7 +165,7 @@ def _written(
 
 
 def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int) -> bool:
-    """Whether a field was merged at this very version with another value; clocks are too coarse to say."""
+    """Returns True if a field was merged at the same version with another value (integer versions only)."""
     if not row.field_versions or shape.versions != "integer":
         return False
     values = row.values or {}
@@ -172,12 +173,12 @@ def _contradicts(shape: Shape, row: Row, fields: Mapping[str, Any], version: int
 
 
 def _last_wins(shape: Shape) -> bool:
-    """Whether of two writes with one version the later one counts."""
+    """Returns True if the later of two writes with the same version wins."""
     return shape.versions == "timestamp" and not shape.first_wins
 
 
 def _fields_that_stay(shape: Shape, row: Row, version: int) -> dict[str, int]:
-    """Fields that a whole-row write at `version` leaves alone, with their versions."""
+    """Returns the fields that a whole-row write at `version` keeps, with their versions."""
     first = shape.first_wins
     return {
         name: own for name, own in row.field_versions.items() if own > version or (first and own == version)
@@ -187,7 +188,7 @@ def _fields_that_stay(shape: Shape, row: Row, version: int) -> dict[str, int]:
 def _compare(
     shape: Shape, row: Row, fields: Mapping[str, Any], besides: frozenset[str] = frozenset()
 ) -> WriteResult:
-    """What a write comes to whose version is there already, and counts."""
+    """Returns the result of a write whose version equals the stored one."""
     values = row.values or {}
     if all(values[name] == value for name, value in fields.items() if name not in besides):
         return WriteResult.DUPLICATE

@@ -1,4 +1,4 @@
-"""Finds writes without a version in the source of a handler, as far as the source tells. Pure."""
+"""Finds writes without a version in the source of a handler, as far as the source shows them. Pure."""
 
 import ast
 import builtins
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from sluice.tasks.fold.registry import ProjectionEntry
 
 _VERSION_AT = {Upsert: 3, Merge: 3, Delete: 2}
-"""Which argument is the version, if it is not named."""
+"""Position of the version among the arguments, if it is not passed by name."""
 _UNKNOWN = object()
 
 
 def topics_of_projections(
     entries: Iterable["ProjectionEntry"], declared: Iterable[str]
 ) -> dict[str, frozenset[str]]:
-    """Returns projection → the topics whose events its handlers take: those they name, or all."""
+    """Returns projection → topics of its handlers: those that they name, or all."""
     found: dict[str, frozenset[str]] = {}
     for entry in entries:
         taken = declared if entry.topics is None else entry.topics
@@ -30,7 +30,7 @@ def topics_of_projections(
 
 
 def versionless_flaw(entries: Iterable["ProjectionEntry"]) -> str | None:
-    """Returns why the handlers of a projection are refused, if one writes without a version."""
+    """Returns why a projection's handlers are refused, if one of them writes without a version."""
     for entry in entries:
         several = entry.sources[entry.into.name]
         if len(several) > 1 and (place := find_versionless(entry.function)) is not None:
@@ -39,7 +39,7 @@ def versionless_flaw(entries: Iterable["ProjectionEntry"]) -> str | None:
 
 
 def versionless_problem(projection: str, topics: Iterable[str]) -> str:
-    """Returns why a projection of several topics needs versions, and the ways on."""
+    """Returns why a projection of several topics needs versions, and the solutions."""
     return (
         f"writes projection {projection} with version=None, but its handlers take events of several topics"
         f" ({', '.join(sorted(topics))}), whose order differs from one rebuild to the next; give a version"
@@ -50,7 +50,7 @@ def versionless_problem(projection: str, topics: Iterable[str]) -> str:
 def find_versionless(handler: Callable[..., Any]) -> str | None:
     """Returns file and line of a write with `version=None` in a handler or in functions that it names.
 
-    None means that the source holds none; a version that is computed shows when the write is yielded.
+    None if the source holds none; computed versions are checked when the write is yielded.
     """
     seen: set[int] = set()
     left: list[Any] = [inspect.unwrap(handler)]
@@ -77,7 +77,7 @@ def _names(function: FunctionType) -> dict[str, Any]:
 def _nodes(function: FunctionType) -> Iterator[ast.AST]:
     try:
         yield from ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    except (OSError, TypeError, SyntaxError):  # made without a file, or a part of an expression
+    except (OSError, TypeError, SyntaxError):  # defined without a file, or inside an expression
         return
 
 
@@ -91,7 +91,7 @@ def _is_versionless(call: ast.Call, names: dict[str, Any]) -> bool:
 
 
 def _value(node: ast.AST, names: dict[str, Any]) -> Any:
-    """The value of a constant or of a name outside of the function, else _UNKNOWN."""
+    """Returns the value of a constant or of a global name, else _UNKNOWN."""
     match node:
         case ast.Constant(value):
             return value

@@ -107,7 +107,7 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
     "a payload type that JSON cannot fill": (
         lambda: refused(HANDLER.replace("Event[OrderPlaced]", "Event[PlainOrder]")),
         "shop.handlers.place_order: Event[PlainOrder] can hold no data: the data of an event is a JSON"
-        " object; declare the data as a msgspec.Struct, a dataclass or a TypedDict, or take it as it is:"
+        " object; declare the data as a msgspec.Struct, a dataclass or a TypedDict, or accept any object:"
         " Event[JsonObject]",
     ),
     "a topic without handlers": (

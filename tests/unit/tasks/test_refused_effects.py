@@ -47,11 +47,11 @@ class Forgotten:
 
 # What is yielded, by which handler, and what the refusal says.
 REFUSED: list[tuple[str, Any, str]] = [
-    ("nothing", None, r"NoneType None is no effect; a `yield` without an effect"),
-    ("a text", "send", "str 'send' is no effect$"),
-    ("an effect's class", Insert, "is no effect"),
+    ("nothing", None, r"NoneType None is not an effect; a `yield` without an effect"),
+    ("a text", "send", "str 'send' is not an effect$"),
+    ("an effect's class", Insert, "is not an effect"),
     ("a list of effects", [Read(people, "k")], "use `yield from`"),
-    ("an object", Forgotten(), "Forgotten .* is no effect"),
+    ("an object", Forgotten(), "Forgotten .* is not an effect"),
     ("a table by its name",
         Insert("people", "k", WHOLE),  # type: ignore[arg-type]
         "table must be made by entity_table.*str 'people'"),
@@ -100,7 +100,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         Increment(people, "k", {"visits": 1}, 0, Read(people, "k")),  # type: ignore[arg-type]
         "otherwise must be a sequence of effects, not Read"),
     ("otherwise with no effect",
-        Increment(people, "k", {"visits": 1}, 0, ("x",)), "str 'x' is no effect"),  # type: ignore[arg-type]
+        Increment(people, "k", {"visits": 1}, 0, ("x",)), "str 'x' is not an effect"),  # type: ignore[arg-type]
     ("otherwise with a bad effect",
         Increment(people, "k", {"visits": 1}, 0, (Call("x"),)), "effect 'x', decl"),
     ("otherwise without end",

@@ -205,7 +205,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("no shards", lambda: topics(Topic("t", entity=Entity("x", 0))), "shards ≥ 1"),
     ("a topic's name that Kafka refuses", lambda: topics(Topic("a b", entity=THING)),
      "topics of made_up: Kafka has no topic named 'a b'"),
-    ("a topic that is a text", lambda: module(topics=("things",)), "'things', which is no Topic"),
+    ("a topic that is a text", lambda: module(topics=("things",)), "'things', which is not a Topic"),
     ("an outgoing topic's name that Kafka refuses", lambda: module(outgoing_topics=(*"ab", "..")),
      "outgoing_topics of made_up: Kafka has no topic named '..'"),
     ("an outgoing topic that is no text", lambda: module(outgoing_topics=(7,)), "a text, not int 7"),
@@ -218,7 +218,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("a topic that is a number", lambda: handles("a", topic=cast(Any, 7))(twin), "twin: topic=7 is declared"),
     ("an effect whose name is a number",
      lambda: module(a=effect(cast(Any, 7), on_unknown="ask")(lambda call: None)), "must be a text, not 7"),
-    ("a type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is no event type"),
+    ("a type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is not an event type"),
 ]  # fmt: skip
 
 
