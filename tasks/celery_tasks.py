@@ -1,4 +1,4 @@
-"""The Celery tasks themselves: each hands its arguments to the services of the process that runs it."""
+"""The Celery tasks. Each passes its arguments to the services of the process that runs it."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from sluice.tasks.apply.batch_message import Slice
 
 
 class TaskServices(Protocol):
-    """What a process that runs tasks provides, as `app.sluice_services`. Every method is idempotent.
+    """The services of a process that runs tasks, as `app.sluice_services`. Every method is idempotent.
 
     The relay and maintenance run in threads of their own: their methods return before the work is done.
     """
@@ -19,7 +19,7 @@ class TaskServices(Protocol):
         """Applies one batch. Returns normally for every outcome: the bridge reads it from Postgres."""
 
     def relay(self) -> None:
-        """Dispatches due calls and publishes the outbox until nothing more comes."""
+        """Dispatches due calls and publishes the outbox until nothing is left."""
 
     def run_effect(self, effect_key: str) -> None:
         """Makes one call if it is due."""
@@ -28,7 +28,7 @@ class TaskServices(Protocol):
         """Rebuilds one partition of a generation for a limited time."""
 
     def start_rebuilds(self) -> None:
-        """Publishes a rebuild task for every partition that lags."""
+        """Publishes a rebuild task for each partition that lags."""
 
     def start_retries(self) -> None:
         """Publishes a message without slices for every queue with an event that is due for a retry."""
@@ -50,12 +50,13 @@ class ServiceTask(Task):  # type: ignore[misc]
 
     @property
     def services(self) -> TaskServices:
-        """The services, which the worker sets at its start."""
+        """Returns the services, which the worker sets at its start."""
         services: TaskServices = self.app.sluice_services
         return services
 
 
-# Only a batch is acknowledged late: for all else Postgres stores what is left to do, and beat calls again.
+# Only a batch is acknowledged late. For all other tasks Postgres stores the remaining work, and beat repeats
+# them.
 _EARLY: dict[str, Any] = {"base": ServiceTask, "bind": True, "acks_late": False, "ignore_result": True}
 
 
@@ -91,7 +92,7 @@ def start_rebuilds(task: ServiceTask) -> None:
 
 @shared_task(name=names.START_RETRIES_TASK, **_EARLY)  # type: ignore[untyped-decorator]
 def start_retries(task: ServiceTask) -> None:
-    """Has idle queues retry what is due."""
+    """Starts due retries of idle queues."""
     task.services.start_retries()
 
 

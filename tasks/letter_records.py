@@ -1,4 +1,4 @@
-"""The records of dead letters. Of a letter that is not stored whole, Kafka has the record."""
+"""Provides the records of dead letters: from Postgres, or from Kafka if the letter is not stored whole."""
 
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
@@ -22,7 +22,7 @@ _read_headers = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 
 
 class WholeRecordNeeded(Exception):
-    """The next letter is not stored whole. Its record is read while no queue is locked."""
+    """Raised for a letter that is not stored whole. Its record is read while no queue is locked."""
 
     def __init__(self, letter: Letter) -> None:
         super().__init__(letter.id)
@@ -30,11 +30,11 @@ class WholeRecordNeeded(Exception):
 
 
 class NotRedrivable(Exception):
-    """The letter is not stored whole, and its record was not read; one sentence says why and what to do."""
+    """The letter is not stored whole and its record could not be read. The text says why and what to do."""
 
 
 def stored_record(letter: Letter) -> Record:
-    """Returns the record as the letter holds it."""
+    """Returns the record that the letter holds."""
     headers = [
         (name, None if value is None else bytes.fromhex(value))
         for name, value in _read_headers(letter.headers)
@@ -44,14 +44,14 @@ def stored_record(letter: Letter) -> Record:
 
 
 def is_cut(letter: Letter) -> bool:
-    """Returns True if Kafka alone has the record whole."""
+    """Returns True if only Kafka has the whole record."""
     return letter.flaw is not None and read_flaw(letter.flaw).is_cut
 
 
 def readable_letters(letters: Sequence[Letter]) -> Sequence[Letter]:
-    """Returns the letters before the first of a newer format. Raises DeploymentBroken if that is the first.
+    """Returns the letters before the first of a newer format. Raises DeploymentBroken if there are none.
 
-    Those behind it wait: the order of an entity's letters is kept.
+    The letters behind it wait, which keeps the order of an entity's letters.
     """
     for number, letter in enumerate(letters):
         if letter.format > formats.NEWEST_FORMAT:
@@ -62,7 +62,7 @@ def readable_letters(letters: Sequence[Letter]) -> Sequence[Letter]:
 
 
 def refuse_newer(letter: Letter) -> NoReturn:
-    """Raises DeploymentBroken for a letter that only newer code reads."""
+    """Raises DeploymentBroken for a letter that only newer code can read."""
     raise DeploymentBroken(
         f"dead letter {letter.topic}:{letter.partition}:{letter.offset} is stored in format {letter.format},"
         f" this code reads format {formats.NEWEST_FORMAT}; run the command with the newer code"
@@ -77,9 +77,9 @@ class LetterRecords:
         self._whole: tuple[int, Record] | None = None
 
     def choose(self, letters: Sequence[Letter]) -> Sequence[Letter]:
-        """Returns the first of the letters, those that can be tried in one transaction.
+        """Returns the first letters, as many as one transaction can try.
 
-        A letter that is not stored whole goes alone, since its record may be as large as Kafka allows.
+        A letter that is not stored whole is tried alone, since its record may be as large as Kafka allows.
         Raises WholeRecordNeeded.
         """
         for number, letter in enumerate(letters):
@@ -92,13 +92,13 @@ class LetterRecords:
         return letters
 
     def record_of(self, letter: Letter) -> Record:
-        """Returns the record of a letter that `choose` returned: whole, if it was read."""
+        """Returns the record of a letter that `choose` returned; the whole record if it was read."""
         if self._whole is not None and self._whole[0] == letter.id:
             return self._whole[1]
         return stored_record(letter)
 
     def provide(self, attempt: Callable[[], T]) -> T:
-        """Returns what the attempt returns, which is made again with each record that it needs.
+        """Returns what the attempt returns. Repeats the attempt with each record that it needs.
 
         Raises NotRedrivable.
         """
@@ -131,7 +131,7 @@ class LetterRecords:
 
 
 def decode_letter(registry: Registry, letter: Letter) -> Decoded:
-    """Returns its stored record as the code of today decodes it. Raises DeploymentBroken."""
+    """Returns the stored record, decoded by the current code. Raises DeploymentBroken."""
     if letter.format > formats.NEWEST_FORMAT:
         refuse_newer(letter)
     return decode(topic_of(registry, letter), letter.topic_id, letter.partition, stored_record(letter))

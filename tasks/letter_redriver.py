@@ -1,4 +1,4 @@
-"""What every redrive of letters needs: the lock of the entity's queue, the records, and patience."""
+"""The common parts of all redrives of letters: the lock of the entity's queue, the records, the retries."""
 
 import time
 from collections import Counter
@@ -31,30 +31,30 @@ from sluice.tasks.letter_records import (
 
 T = TypeVar("T")
 
-LETTERS = 200  # of one transaction: the queue stands still meanwhile
+LETTERS = 200  # per transaction; the queue is blocked meanwhile
 
 
 class Rerouted(Exception):
-    """The entity type was re-routed between reading its routing and locking the queue: look again."""
+    """The entity type was re-routed between reading its routing and locking the queue. Retry."""
 
 
 @dataclass
 class Redriven:
-    """What one or more transactions came to."""
+    """The result of one or more transactions."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    """Of the letters that were tried."""
+    """Outcome → number of letters that were tried."""
     blocked_by: str | None = None
-    """Why the first of them that did not live died, if one did: those behind it wait."""
+    """Why a letter died again, if one did. The letters behind it wait."""
     unparked: bool = False
     outgoing: int = 0
-    """Rows for others that were written: events and calls."""
+    """Number of outbox events and calls that were written."""
     holds: str | None = None
-    """Why those behind one that died wait, if they do."""
+    """Why the letters behind a dead one wait, if they do."""
 
 
 class LetterRedriver:
-    """Redrives over one session, one entity at a time. Live traffic goes on between the transactions."""
+    """Redrives over one session, one entity at a time. Live traffic continues between the transactions."""
 
     def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
         self._session = session
@@ -64,7 +64,7 @@ class LetterRedriver:
         """The queue that was locked last."""
 
     def _without_broken(self, attempt: Callable[[], T]) -> T:
-        """Makes the attempt again after each generation that it stopped."""
+        """Repeats the attempt after each broken generation, which it stops first."""
         while True:
             try:
                 return attempt()
@@ -81,7 +81,7 @@ class LetterRedriver:
             return Redriven(blocked_by=str(error))
 
     def _plan_in_time(self, letters: Sequence[Letter], plan: Callable[[Decoded], Planned]) -> list[Planned]:
-        """Plans the first letters: their handlers run within the transaction, which must not be idle long."""
+        """Plans the first letters within a time budget: the transaction is idle while handlers run."""
         until = time.monotonic() + HANDLER_BUDGET_SECONDS
         events: list[Planned] = []
         for letter in letters:
@@ -95,7 +95,7 @@ class LetterRedriver:
         return decode(topic, letter.topic_id, letter.partition, self._records.record_of(letter))
 
     def _lock(self, entity: str, key: str) -> str:
-        """Takes the lock of the entity's queue; its name."""
+        """Locks the entity's queue. Returns its name."""
         before = progress.read_routing(self._session, entity)
         if before is None:
             raise DeploymentBroken(f"entity type {entity} has no row: run `sluice init`")
@@ -113,7 +113,7 @@ class LetterRedriver:
         def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
             if isinstance(error, WholeRecordNeeded):
                 return None
-            # No failure: the next attempt reads the new routing.
+            # Not a failure: the next attempt reads the new routing.
             return 0.0 if isinstance(error, Rerouted) else tries.pause_after(error, elapsed_seconds, jitter)
 
         with timed(what):

@@ -1,4 +1,4 @@
-"""Applies letters of one generation again, with the code as it is now. Nothing else is touched."""
+"""Applies letters of one generation again, with the current code. Changes nothing else."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,12 +28,12 @@ class HeldEntity(NamedTuple):
 
 
 class ProjectionRedriver(LetterRedriver):
-    """Redrives letters of generations. Live traffic goes on between the transactions."""
+    """Redrives letters of generations. Live traffic continues between the transactions."""
 
     def redrive_once(self, held: HeldEntity) -> Redriven:
-        """The oldest open letters of an entity, in one transaction. May run often, and be killed anywhere.
+        """Redrives the oldest open letters of an entity in one transaction. Idempotent, and safe to kill.
 
-        Raises DeploymentBroken, and what Postgres raises again and again.
+        Raises DeploymentBroken, and errors of Postgres that persist.
         """
 
         def attempt(singly: bool) -> Redriven:
@@ -50,7 +50,7 @@ class ProjectionRedriver(LetterRedriver):
         return self._provide(lambda: self._retry(held.entity, attempt))
 
     def redrive_letter(self, held: HeldEntity, letter_id: int) -> Redriven:
-        """One letter that names no entity. As `redrive_once`; nothing waits behind it."""
+        """Redrives one letter that names no entity, as `redrive_once`. No letter waits behind it."""
 
         def attempt(singly: bool) -> Redriven:
             redriven = Redriven()
@@ -64,7 +64,7 @@ class ProjectionRedriver(LetterRedriver):
         return self._provide(lambda: self._retry(held.entity, attempt))
 
     def drop(self, held: HeldEntity, letter_id: int) -> bool:
-        """Gives up the entity's first letter for good. Returns True if it was still the first."""
+        """Drops the entity's first letter permanently. Returns True if it was still the first."""
 
         def attempt(_singly: bool) -> bool:
             with self._session.transaction():

@@ -1,4 +1,4 @@
-"""Applies a dead letter again, and what waits behind it, with the code as it is now."""
+"""Applies a dead letter and the letters that wait behind it again, with the current code."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from sluice.tasks.letter_redriver import LETTERS, LetterRedriver, Redriven
 
 
 class Redriver(LetterRedriver):
-    """Redrives dead letters, and what waits behind them."""
+    """Redrives dead letters and the letters that wait behind them."""
 
     def __init__(self, session: Session, registry: Registry, read_whole: ReadWhole) -> None:
         super().__init__(session, registry, read_whole)
@@ -34,19 +34,19 @@ class Redriver(LetterRedriver):
         self._skipping = [topic.name for topic in registry.topics.values() if topic.on_failure == "skip"]
 
     def redrive_once(self, entity: str, key: str) -> Redriven:
-        """The entity's oldest letters, in one transaction. May run often, and be killed anywhere.
+        """Redrives the entity's oldest letters in one transaction. Idempotent, and safe to kill.
 
-        Unparks the entity in the transaction that leaves nothing dead and nothing waiting. Raises
-        DeploymentBroken, and what Postgres raises again and again.
+        Unparks the entity in the transaction after which no letter is dead or waiting. Raises
+        DeploymentBroken, and errors of Postgres that persist.
         """
         return self._provide(
             lambda: self._retry(entity, lambda singly: self._redrive(entity, key, singly=singly))
         )
 
     def redrive_letter(self, entity: str, letter_id: int, key: str | None = None) -> Redriven:
-        """One letter whose record key names no entity, or a conflict of the entity with this key.
+        """Redrives one letter whose record key names no entity, or a conflict of the entity with this key.
 
-        As `redrive_once`; nothing waits behind it.
+        Otherwise as `redrive_once`. No letter waits behind it.
         """
 
         def attempt(singly: bool) -> Redriven:
@@ -63,7 +63,10 @@ class Redriver(LetterRedriver):
         return self._provide(lambda: self._retry(entity, attempt))
 
     def drop(self, entity: str, key: str, letter_id: int) -> bool:
-        """The entity's head is given up for good; whether it was still the head. Then redrive the rest."""
+        """Drops the entity's first letter permanently. Returns True if it was still the first.
+
+        The caller then redrives the rest.
+        """
 
         def attempt(_singly: bool) -> bool:
             with self._session.transaction():
@@ -78,10 +81,11 @@ class Redriver(LetterRedriver):
         return self._retry(entity, attempt)
 
     def retry_waiting(self, retry: Retry, limit: int, begin: Callable[[], None]) -> Redriven:
-        """Tries so many waiting letters: one that was set aside, and those behind it.
+        """Tries up to `limit` waiting letters: one that was set aside, and those behind it.
 
-        Calls `begin` once the queue is locked. Commits those before the first that the surroundings refuse.
-        Raises the error of the first letter, and what `redrive_once` raises; the caller tries again later.
+        Calls `begin` once the queue is locked. Commits the letters before the first that the surroundings
+        refuse. Raises the error of the first letter, and what `redrive_once` raises; the caller tries again
+        later.
         """
         if limit > 1:
             try:
@@ -106,7 +110,7 @@ class Redriver(LetterRedriver):
         return redriven
 
     def bury_waiting(self, retry: Retry, error_class: str, error_text: str) -> bool:
-        """Makes a letter that was set aside a dead one. Returns False if it was not waiting any more."""
+        """Makes a dead letter of one that was set aside. Returns False if it was no longer waiting."""
         redriven = Redriven()
         with self._session.transaction():
             queue = self._lock(retry.entity, retry.key or "")
@@ -132,7 +136,7 @@ class Redriver(LetterRedriver):
         return letters if letters and letters[0].id == retry.letter_id else []
 
     def _release(self, queue: str, entity: str, key: str | None, redriven: Redriven) -> None:
-        """Passes the retries on to what waits still, and unparks the entity if nothing holds it."""
+        """Moves the retries to letters that still wait, and unparks the entity if no letter holds it."""
         retries.move_retry(self._session, entity, key, goes_on=redriven.holds is None)
         if key is None:
             return
@@ -167,7 +171,7 @@ class Redriver(LetterRedriver):
             redriving=True,
         )
         settled = writer.settle(events, singly=singly)
-        # The others are left to the next transaction.
+        # The next transaction handles the others.
         letters = letters[: len(settled)]
         for letter, one in zip(letters, settled, strict=True):
             self._note(letter, one, redriven)
@@ -205,7 +209,7 @@ class Redriver(LetterRedriver):
             assert one.outcome is not None
             place = (letter.topic_id, letter.partition, letter.offset)
             changed.append((letter.identity, one.outcome, *place))
-            # It could not be decoded before, and has an identity now.
+            # It could not be decoded before; now it has an identity.
             if one.planned.decoded.identity != letter.identity and not one.known:
                 new.append(processed_row(one, one.outcome))
         identities.update_outcomes(self._session, changed)

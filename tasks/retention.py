@@ -1,4 +1,4 @@
-"""How long what happened is remembered, and the forgetting. The first part is pure."""
+"""Decides how long stored data is kept, and purges it. The first part is pure."""
 
 import time
 from collections import deque
@@ -22,22 +22,22 @@ from sluice.runtime.settings import Settings
 log = structlog.get_logger("sluice.maintenance")
 
 DAY_SECONDS = 86_400.0
-# Some write "for ever" as the largest number there is; Postgres knows no time so long ago.
+# Some configure "forever" as the largest integer; so long ago is not a valid time in Postgres.
 FOR_EVER_SECONDS = 100 * 365 * DAY_SECONDS
-MARGIN_SECONDS = DAY_SECONDS  # records that were read, or sent, and lie somewhere yet
-ROWS = 5_000  # of one statement: some milliseconds, so that no other session waits behind it
-MOST_SECONDS = 20.0  # of one run; if there is more, the worker runs it again
+MARGIN_SECONDS = DAY_SECONDS  # for records that were read or sent and are still in flight
+ROWS = 5_000  # per statement; takes some milliseconds, so that no other session waits long
+MOST_SECONDS = 20.0  # per run; the worker runs it again if rows are left
 ANSWER_SECONDS = 10.0
 
 
 def identity_seconds(
     *, wanted_seconds: float, topic_retention_seconds: float | None, oldest_parked_seconds: float
 ) -> float | None:
-    """The age at which identities of a topic may be forgotten; None: never.
+    """Returns the age at which identities of a topic may be deleted, None for never.
 
-    Never before Kafka has deleted the records: until then they may come again, by a replay or because a
-    parked entity is redriven. `topic_retention_seconds` is None for a topic that keeps its records for ever,
-    or of which nobody knows.
+    Identities are kept until Kafka has deleted the records, which may be read again before, by a replay or a
+    redrive of a parked entity. `topic_retention_seconds` is None for a topic that keeps its records forever
+    or whose retention is unknown.
     """
     if topic_retention_seconds is None:
         return None
@@ -45,11 +45,11 @@ def identity_seconds(
 
 
 def retention_seconds(config: Mapping[str, str]) -> float | None:
-    """How long a topic may keep a record, from its Kafka configuration; None: for ever, or it is not said.
+    """Returns how long a topic may keep a record, from its Kafka configuration; None: forever or unknown.
 
-    Kafka deletes a segment when its newest record is older than `retention.ms`. Its oldest one is older by up
-    to `segment.ms` (by default 7 days), in which a segment takes records. In a topic that is compacted, also
-    in one that is deleted from as well, segments are merged, so that nothing bounds their span.
+    Kafka deletes a segment when its newest record is older than `retention.ms`. The oldest record of a
+    segment is older by up to `segment.ms` (by default 7 days). Compaction merges segments, so the age is
+    unbounded in every topic that is compacted, even if it also deletes.
     """
     if config.get("cleanup.policy", "") != "delete":
         return None
@@ -57,7 +57,7 @@ def retention_seconds(config: Mapping[str, str]) -> float | None:
 
 
 def kept_seconds(retention_ms: int | str | None, segment_ms: int | str | None) -> float | None:
-    """How long a topic that is only deleted from may keep a record; None: for ever, or it is not said."""
+    """Returns how long a topic without compaction may keep a record; None: forever or unknown."""
     if retention_ms is None or segment_ms is None or int(retention_ms) < 0:
         return None
     seconds = (int(retention_ms) + int(segment_ms)) / 1000
@@ -65,7 +65,7 @@ def kept_seconds(retention_ms: int | str | None, segment_ms: int | str | None) -
 
 
 def read_topic_configs(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, str]]:
-    """Returns topic → its configuration, of the topics that exist; nothing if Kafka cannot be asked."""
+    """Returns topic → configuration for existing topics; empty if Kafka does not answer."""
     if not topics:
         return {}
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
@@ -89,7 +89,7 @@ Kinds: TypeAlias = Mapping[str, Callable[[], int]]
 
 
 class Purged(NamedTuple):
-    """What a run deleted by kind, and which kinds failed. `more`: the time was over before the work."""
+    """Deleted rows by kind, and the kinds that failed. `more`: the time ended before the work."""
 
     gone: dict[str, int]
     failed: dict[str, Exception]
@@ -103,12 +103,12 @@ def purge(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Purged:
-    """Deletes what is old enough, for MOST_SECONDS. Idempotent. Raises what means that Postgres is away."""
+    """Deletes rows that are old enough, for at most MOST_SECONDS. Idempotent. Raises if Postgres is down."""
     return run_in_turns(kinds_to_purge(session, settings, configs), until=clock() + MOST_SECONDS, clock=clock)
 
 
 def kinds_to_purge(session: Session, settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> Kinds:
-    """Returns the kinds of rows that have an age limit; topics that keep their records for ever have none."""
+    """Returns the kinds of rows with an age limit. Topics that keep records forever have none."""
     kinds: dict[str, Callable[[], int]] = {}
     effects_age = settings.keep_effects_days * DAY_SECONDS
     letters_age = settings.keep_dead_letters_days * DAY_SECONDS
@@ -135,9 +135,9 @@ def _purge_identities(session: Session, topic: str, topic_seconds: float, wanted
 
 
 def run_in_turns(kinds: Kinds, *, until: float, clock: Callable[[], float]) -> Purged:
-    """Runs one step of each kind after the other, until nothing is left or the time is over.
+    """Runs one step of each kind in turn, until no rows are left or the time is over.
 
-    A kind that fails is left out of this run, and the others go on. Raises what means that Postgres is away.
+    A kind that fails is omitted from the rest of this run. Raises if Postgres is down.
     """
     gone: dict[str, int] = {}
     failed: dict[str, Exception] = {}

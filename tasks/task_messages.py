@@ -1,6 +1,6 @@
 """The content of a signed message: the task and its arguments. Pure.
 
-The name of the task stands within what is signed: a message of one task cannot be made one of another.
+The signature covers the name of the task, so that a message cannot be used for another task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 class TaskCall(NamedTuple):
-    """A task with the arguments that its function takes."""
+    """A task with the arguments of its function."""
 
     task: str
     arguments: Sequence[Any]
@@ -44,11 +44,11 @@ class UnknownTask(ValueError):
 
 
 class FormatTooOld(ValueError):
-    """The format has no place for something in the arguments. A newer one has it."""
+    """This format cannot hold some of the arguments. A newer one can."""
 
 
 def _write_1(call: TaskCall) -> bytes:
-    """In format 1, a record has no flaw: it ends with its headers."""
+    """Writes format 1, in which a record has no flaw and ends with its headers."""
     if call.task != names.APPLY_TASK:
         return _write_2(call)
     queue, slices = call.arguments
@@ -64,7 +64,7 @@ def _write_2(call: TaskCall) -> bytes:
 
 
 def _read(content: bytes) -> TaskCall:
-    """Reads both formats: a record without its last field has no flaw."""
+    """Reads both formats. A record without its last field has no flaw."""
     task, arguments = _OUTER.decode(content)
     if task not in _DECODERS:
         raise UnknownTask(task)
@@ -78,7 +78,7 @@ READERS: dict[int, Callable[[bytes], TaskCall]] = {1: _read, 2: _read}
 
 
 def describe(call: TaskCall) -> str:
-    """Returns the arguments as logs and Flower show them: without what the records hold."""
+    """Returns the arguments for logs and Flower, without the contents of records."""
     if call.task == names.APPLY_TASK:
         queue, slices = call.arguments
         return f"({queue}, {sum(len(piece.records) for piece in slices)} records of {len(slices)} lanes)"

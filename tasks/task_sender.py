@@ -13,11 +13,11 @@ from sluice.runtime.settings import Settings
 from sluice.tasks.installation.keyring import KeyRing
 from sluice.tasks.task_messages import READERS, WRITERS, TaskCall, UnknownTask
 
-MAX_LISTED = 10  # more than the kinds of periodic tasks of one queue
+MAX_LISTED = 10  # more than the number of periodic tasks of one queue
 
 
 class Sent(NamedTuple):
-    """A message that was published, and how many are on its queue's list with it."""
+    """A published message, and the number of messages on its queue's list, including it."""
 
     message_id: str
     bytes: int
@@ -25,9 +25,9 @@ class Sent(NamedTuple):
 
 
 class TaskSender:
-    """Pushes messages on the lists of queues. A failed publish may have arrived, so it may be repeated.
+    """Pushes messages onto the lists of queues. Any method may raise redis.RedisError.
 
-    Any method may raise redis.RedisError.
+    A failed publish may have arrived; repeating it is safe.
     """
 
     def __init__(self, redis: PrefixedRedis, ring: KeyRing) -> None:
@@ -35,7 +35,7 @@ class TaskSender:
         self._ring = ring
 
     def send(self, task: str, queue: str, arguments: Sequence[Any] = ()) -> Sent:
-        """Signs and publishes one message, in the newest format that every living worker reads.
+        """Signs and publishes one message, in the newest format that every active worker reads.
 
         Raises MessageTooLarge, and FormatTooOld if that format cannot carry the arguments.
         """
@@ -50,21 +50,20 @@ class TaskSender:
         return int(self._redis.llen(queue))
 
     def is_waiting(self, task: str, queue: str) -> bool:
-        """Returns True if the list holds a message of this task, or MAX_LISTED messages of whatever kind.
+        """Returns True if the list holds a message of this task, or MAX_LISTED messages of any task.
 
-        What lies in the list runs later than now. So a message that would be added for work which is
-        committed already is not needed.
+        A listed message runs later than now, so committed work needs no further message.
         """
         items = cast("list[bytes]", self._redis.lrange(queue, 0, MAX_LISTED - 1))
         return len(items) == MAX_LISTED or any(self._task_of(item) == task for item in items)
 
     @property
     def redis(self) -> PrefixedRedis:
-        """The client, for keys beside the queues."""
+        """Returns the client, for keys other than the queues."""
         return self._redis
 
     def _task_of(self, item: bytes) -> str | None:
-        """Returns the task of a message that this installation signed, None for anything else."""
+        """Returns the task of a message, None if this installation did not sign it."""
         read = read_item(item)
         frame = None if isinstance(read, DropReason) else self._ring.open(read.frame)
         if frame is None or frame.version not in READERS:

@@ -1,7 +1,7 @@
-"""What becomes of a call: whether an attempt may begin, and what follows from how it ended. Pure.
+"""Decides if an attempt at a call may begin, and which state follows from its ending. Pure.
 
-`pending → running → succeeded | failed | uncertain`; `uncertain → pending | succeeded | failed` by somebody
-who found out. Nothing here is certain of what a provider did unless the provider said so.
+`pending → running → succeeded | failed | uncertain`; `uncertain → pending | succeeded | failed` by an
+operator who found out the result. A result of a provider is certain only if the provider reported it.
 """
 
 from dataclasses import dataclass
@@ -12,39 +12,39 @@ from sluice.db.records import CallState
 from sluice.runtime.backoff import backoff_seconds
 from sluice.tasks.api import EffectDeclaration
 
-FIRST_PAUSE_SECONDS = 2.0  # jitter takes off up to half: providers' short outages are over in a second or two
+FIRST_PAUSE_SECONDS = 2.0  # jitter removes up to half; short outages of providers end within a second or two
 LONGEST_PAUSE_SECONDS = 600.0  # an outage of hours costs a provider a few attempts per call and hour
-SHORTEST_RETRY_AFTER_SECONDS = 1.0  # an effect function that asks for no pause must not keep a worker busy
+SHORTEST_RETRY_AFTER_SECONDS = 1.0  # an effect function that requests no pause must not keep a worker busy
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
-AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is dispatched twice is made once
-# The same for a message that a worker got which does not declare the effect: one that does may be beside it.
+AGAIN_AFTER_SECONDS = 30.0  # a message may be lost; a call that is dispatched twice is still made once
+# The same, after a worker that does not declare the effect got the message; another worker may declare it.
 LEFT_AFTER_SECONDS = 2.0
-CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease: time to store the answer
+CLAIM_MARGIN_SECONDS = 30.0  # between the call's time-out and the end of its lease; time to store the answer
 
 
 class Ending(Enum):
     """How an attempt ended without success."""
 
     NOT_SENT = "not sent"  # certainly not made
-    REFUSED = "refused"  # the provider said no, for good
-    UNKNOWN = "unknown"  # perhaps it was done
+    REFUSED = "refused"  # the provider refused it permanently
+    UNKNOWN = "unknown"  # the provider may have made it
 
 
 class Claim(Enum):
-    """What a process that was told of a call does with it."""
+    """What a process does with a call after it received the message."""
 
     RUN = "run"
-    LEAVE = "leave"  # not now, or not any more: it is dispatched again if it must be
-    GIVE_UP = "give up"  # nobody may try it again by itself
+    LEAVE = "leave"  # not due, or no longer; it is dispatched again if necessary
+    GIVE_UP = "give up"  # no automatic attempt is allowed any more
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What the ledger knows of a call. Times are aware; `now` is Postgres's."""
+    """A call as the ledger holds it. Times are aware; `now` is the clock of Postgres."""
 
     state: CallState
     tried: int
-    """Attempts begun since it was last released that count; this one included once it runs."""
+    """Number of counted attempts since its last release, including this one once it runs."""
     ended_unknown: bool
     first_attempt_at: datetime | None
     due_at: datetime
@@ -53,18 +53,18 @@ class Tried:
 
 @dataclass(frozen=True)
 class NextState:
-    """The state that follows, and when it is due again if that is pending."""
+    """The next state of a call; if it is pending, also when it is due again."""
 
     state: CallState
     due_in_seconds: float = 0.0
     ended_unknown: bool = False
-    """Whether this attempt ended so that nobody knows what the provider did."""
+    """True if it is unknown what the provider did in this attempt."""
     counts: bool = True
-    """Whether this attempt counts towards the effect's `attempts`."""
+    """True if this attempt counts towards the effect's `attempts`."""
 
 
 def judge_claim(call: Tried, policy: EffectDeclaration, *, behind: bool, paused: bool) -> Claim:
-    """Whether an attempt begins now. `behind`: another call of the same entity and effect must end first."""
+    """Decides if an attempt begins now. `behind`: another call of this entity and effect must end first."""
     if call.state is not CallState.PENDING or call.due_at > call.now or behind or paused:
         return Claim.LEAVE
     if call.ended_unknown and _key_is_forgotten(call, policy):
@@ -73,10 +73,10 @@ def judge_claim(call: Tried, policy: EffectDeclaration, *, behind: bool, paused:
 
 
 def _key_is_forgotten(call: Tried, policy: EffectDeclaration) -> bool:
-    """Whether the provider may have forgotten the key before an attempt that begins now is over.
+    """Returns True if the provider may forget the key before an attempt that begins now has ended.
 
-    Repeated after that, a call that was done is done once more. An attempt that never left this machine left
-    no key behind; so this is asked only if one ended unknown.
+    A repeat after that would make a call again that was made before. An attempt that was not sent leaves no
+    key at the provider, so the check applies only after an unknown ending.
     """
     if policy.on_unknown == "ask" or policy.key_lifetime_seconds is None or call.first_attempt_at is None:
         return True
@@ -92,9 +92,9 @@ def judge_ending(
     jitter: float,
     retry_after_seconds: float | None = None,
 ) -> NextState:
-    """Returns what follows an attempt without success; `jitter` is drawn from [0, 1).
+    """Returns the next state after an attempt without success; `jitter` is drawn from [0, 1).
 
-    `retry_after_seconds` is the pause that the provider asked for, if the call was not sent.
+    `retry_after_seconds` is the pause that the provider requested, if the call was not sent.
     """
     if ending is Ending.NOT_SENT and retry_after_seconds is not None:
         return NextState(CallState.PENDING, retry_after_seconds, counts=False)
@@ -109,7 +109,7 @@ def judge_ending(
 
 
 def read_retry_after(given: object) -> float | None:
-    """Returns the pause in seconds that `NotSent(retry_after=...)` asks for, within its bounds.
+    """Returns the pause in seconds that `NotSent(retry_after=...)` requests, within its bounds.
 
     None for everything that is not a duration: another type, a negative number, NaN.
     """

@@ -17,15 +17,15 @@ from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.effects")
 
-MAX_WAITING = 500  # messages on the list: a provider that hangs must not fill Redis
-SERVED_SECONDS = 1.0  # how old the list of effects that workers declare may be
+MAX_WAITING = 500  # messages on the list; a provider that hangs must not fill Redis
+SERVED_SECONDS = 1.0  # maximum age of the list of effects that workers declare
 
 
 class Dispatcher:
-    """`publish` gets an effect key; `count_waiting` returns the length of the list.
+    """Dispatches due calls. `publish` takes an effect key; `count_waiting` returns the length of the list.
 
-    What is dispatched are the effects that living workers declare, whatever this process declares itself.
-    Which of the others hold back later calls it does not know: their executor judges that again.
+    It dispatches the effects that active workers declare, even if this process does not. It does not know
+    which of those effects hold back later calls; the executor checks that again.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Dispatcher:
         self._pace = LogPace(clock=clock)
 
     def run_once(self) -> int:
-        """Dispatches what is due and may go; how many calls. May run any number of times.
+        """Dispatches calls that are due and not held back. Returns their number. Idempotent.
 
-        Raises what the broker raises: what was not published is dispatched again after a while.
+        Raises errors of the broker; calls that were not published are dispatched again after a while.
         """
         self._refresh_served()
         if not self._served:

@@ -1,7 +1,7 @@
 """Makes one call of a side effect: claims it, calls with no transaction open, stores the answer.
 
-A process that dies in between leaves a lease that ends. What its provider did then nobody knows; the effect's
-declaration says whether the call is repeated under its key or somebody is asked.
+If the process ends in between, the lease expires. The provider's result is then unknown; the effect's
+declaration decides if the call is repeated under its key or an operator is asked.
 """
 
 import faulthandler
@@ -46,22 +46,21 @@ log = structlog.get_logger("sluice.effects")
 
 T = TypeVar("T")
 
-# An answer is worth waiting for Postgres as long as the lease lasts; after it the answer of a success still
-# counts, so it is tried to the end of this.
+# Storing an answer is retried for this long. A success counts even after the lease has expired.
 STORE_PATIENCE_SECONDS = 20.0
-STORE_PAUSE_SECONDS = 0.5  # one row each: few enough to need no backoff
-# Beyond the call's own time-out, which interrupts Python but not every C library: the process is ended.
+STORE_PAUSE_SECONDS = 0.5  # one row each; few enough to need no backoff
+# After the call's own time-out, which cannot interrupt every C library, the process is ended.
 HARD_LIMIT_SECONDS = CLAIM_MARGIN_SECONDS - 5.0
 STDERR = 2  # Celery puts an object without a file descriptor in the place of sys.stderr
-EXPIRED_ROWS = 100  # of one transaction
+EXPIRED_ROWS = 100  # per transaction
 
 
 class CallTimedOut(BaseException):
-    """The effect's time is over. No Exception: a provider's client must not take it for one of its own."""
+    """The effect's time is over. Not an Exception, so that a provider's client does not catch it."""
 
 
 class Executor:
-    """Runs calls, one at a time, over one session. The clock is that of storing alone."""
+    """Runs calls, one at a time, over one session."""
 
     def __init__(self, session: Session, registry: Registry) -> None:
         self._session = session
@@ -70,9 +69,9 @@ class Executor:
         self._pace = LogPace()
 
     def run(self, effect_key: str) -> None:
-        """The call is made if it is due. May run any number of times, anywhere, also at once.
+        """Makes the call if it is due. Idempotent, also if several processes run it at once.
 
-        Raises what Postgres raises when it is claimed: nothing was called then.
+        Raises errors of Postgres while it claims the call; then the call was not made.
         """
         row = self._claim(effect_key)
         if row is None:
@@ -97,7 +96,7 @@ class Executor:
             log.info("call succeeded", effect=row.effect, key=row.effect_key, attempt=row.attempt)
 
     def _claim(self, effect_key: str) -> CallRow | None:
-        """Marks the attempt as running and commits. Returns the call as it is then; None: it is not made."""
+        """Marks the attempt as running and commits. Returns the running call; None if it must not be made."""
         session = self._session
         with session.transaction():
             row = calls.lock_call(session, effect_key)
@@ -125,7 +124,7 @@ class Executor:
         return row._replace(state=CallState.RUNNING, attempt=attempt, tried=row.tried + 1)
 
     def _leave(self, row: CallRow) -> None:
-        """Leaves a call to a process that declares the effect, or reads the format."""
+        """Leaves a call to a process that declares the effect or reads the format."""
         calls.return_call(self._session, row.effect_key, AGAIN_AFTER_SECONDS - LEFT_AFTER_SECONDS)
         if self._pace.allows(row.effect):
             log.warning(
@@ -133,7 +132,7 @@ class Executor:
             )
 
     def _retry_after(self, row: CallRow, error: NotSent) -> float | None:
-        """The pause that the provider asked for. One that is no duration counts as none."""
+        """Returns the pause that the provider requested. Logs and ignores one that is not a duration."""
         seconds = read_retry_after(error.retry_after)
         ignored = seconds is None and error.retry_after is not None
         if ignored and self._pace.allows((row.effect, "retry_after")):
@@ -169,7 +168,7 @@ class Executor:
             key=row.effect_key,
             attempt=row.attempt,
             error=text,
-            state=following.state if counted else "as another one left it",
+            state=following.state if counted else "already changed by another process",
         )
 
     def _store(self, effect_key: str, store: Callable[[], T]) -> T:
@@ -177,16 +176,16 @@ class Executor:
 
 
 def pause_after_store(error: Exception, elapsed_seconds: float, _jitter: float) -> float | None:
-    """Returns the pause before an answer is stored again, None if that would not help."""
+    """Returns the pause before storing an answer is retried, None if a retry would not help."""
     patient = elapsed_seconds <= STORE_PATIENCE_SECONDS
     return STORE_PAUSE_SECONDS if patient and whose_fault(error) is Fault.SURROUNDINGS else None
 
 
 def expire_claims(session: Session, registry: Registry) -> int:
-    """Ends the attempts that were never answered, with an unknown outcome. Returns how many. Idempotent.
+    """Ends the attempts without a stored answer, as unknown. Returns their number. Idempotent.
 
-    Calls of an effect that this process does not declare are left to one that does: what follows depends on
-    the declaration.
+    Calls of an effect that this process does not declare are left to one that does, because the next state
+    depends on the declaration.
     """
     with session.transaction():
         expired = calls.lock_expired(
@@ -195,28 +194,28 @@ def expire_claims(session: Session, registry: Registry) -> int:
         for row in expired:
             policy = registry.effects[row.effect].declaration
             following = judge_ending(_tried(row), policy, Ending.UNKNOWN, jitter=random.random())
-            error = "the process that made the call never told what became of it"
+            error = "the process that made the call ended without storing its result"
             _store_next_state(session, row, following, error)
             log.warning("lease ended", effect=row.effect, key=row.effect_key, state=following.state)
     return len(expired)
 
 
 def holding_effects(registry: Registry) -> list[str]:
-    """Effects of which a failed or uncertain call holds back later ones of its entity."""
+    """Returns the effects whose failed or uncertain calls hold back later calls of the entity."""
     return sorted(name for name, entry in registry.effects.items() if entry.declaration.holds)
 
 
 def storable(answer: Any) -> str:
-    """The answer as JSON text. The call was made: what cannot be kept of its answer must not undo that."""
+    """Returns the answer as JSON text. Never raises: the call was made, whatever its answer contains."""
     try:
         return printable(msgspec.json.encode(answer).decode()).replace("\\u0000", "\\ufffd")
     except Exception:
-        # Also what is nested too deep, and objects whose own methods raise: reprlib's ends in every case.
+        # Also for values that are nested too deep, and objects whose methods raise; reprlib handles both.
         return msgspec.json.encode({"repr": printable(reprlib.repr(answer))}).decode()
 
 
 def effect_call(row: CallRow) -> EffectCall:
-    """What an effect function gets."""
+    """Returns the argument of the effect function."""
     return EffectCall(row.effect_key, msgspec.json.decode(row.args or "{}"), row.attempt)
 
 
@@ -228,10 +227,10 @@ def _call(entry: EffectEntry, row: CallRow) -> Any:
 
 @contextmanager
 def _hard_limit(seconds: float) -> Iterator[None]:
-    """Ends this process if what runs within does not return, before the claim of the call ends.
+    """Ends this process if the block does not return before the claim of the call expires.
 
-    By a thread of the interpreter in C: it needs no lock that a call into another library may hold. With
-    every pool, and from this code's own declaration: what a message says of limits is not read.
+    A C thread of the interpreter ends it, which needs no lock that a library call may hold. It works with
+    every pool. The limit comes from the declaration in this code; limits in the message are ignored.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
     try:
@@ -242,9 +241,9 @@ def _hard_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupts what runs within, in this thread, which must be the main one.
+    """Interrupts the block after the time-out. The thread must be the main one.
 
-    Not Celery's soft limit: that could end the transaction that stores the answer.
+    Celery's soft limit is not used, because it could interrupt the transaction that stores the answer.
     """
 
     def interrupt(*_: object) -> None:

@@ -1,1 +1,1 @@
-"""Which installation a process works for: its row, its keys, and the processes beside this one."""
+"""The installation of a process: its row, its keys, and the other processes of the installation."""

@@ -1,9 +1,9 @@
-"""Claims: how two physical copies of one database notice each other, and what follows from it. Pure.
+"""Claims: how two physical copies of one database detect each other, and which one stops. Pure.
 
     1.<rank>.<claim>.<writer>.<written at>.<MAC>
 
-A later version may only append fields before the MAC, so that every version reads what an older one wrote and
-refuses beside a newer one. The MAC covers all of it and the id of the installation.
+A later version may only append fields before the MAC. So every version reads claims of older versions, and
+refuses to start beside a newer one. The MAC covers all fields and the id of the installation.
 """
 
 import hmac
@@ -19,12 +19,12 @@ from sluice.db.records import KnownClaims
 
 MAC_BYTES = 16
 MAX_LENGTH = 512
-"""Of a claim's text, with what later versions may append."""
+"""Maximum length of a claim's text, with room for fields of later versions."""
 STALE_SECONDS = 3_600
-"""An older claim counts as nothing: what is kept in Postgres does not reach back for ever."""
+"""An older claim is ignored, because Postgres keeps its own claims for a limited time."""
 
 PROVEN_SECONDS = 300
-"""An older claim that came with the files is of a bridge that ended: it would have renewed it."""
+"""An older claim that came with the files belongs to an ended bridge, or it would have been renewed."""
 
 _DOMAIN = b"sluice claim"
 _TEXT = re.compile(
@@ -35,13 +35,13 @@ _TEXT = re.compile(
 
 
 class Claim(NamedTuple):
-    """One claim: a bridge wrote it into its Postgres, then into Redis and Kafka."""
+    """One claim. A bridge writes it into its Postgres, then into Redis and Kafka."""
 
     rank: int
     """Raised by `sluice init --original`."""
     claim: UUID
     writer: UUID
-    """The bridge. It is drawn at each start."""
+    """The id of the bridge, drawn at random at each start."""
     written_at: int
     """Seconds since 1970, by the clock of the writer's Postgres."""
 
@@ -61,7 +61,7 @@ def seal_claim(key: bytes, installation: UUID, claim: Claim) -> str:
 
 
 def open_claim(key: bytes, installation: UUID, text: bytes | str) -> Claim | None:
-    """Returns the claim, None for anything that this installation did not sign."""
+    """Returns the claim, None if this installation did not sign it."""
     if len(text) > MAX_LENGTH:
         return None
     try:
@@ -82,9 +82,9 @@ def _mac(key: bytes, installation: UUID, text: str) -> str:
 
 
 def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
-    """Returns the claims of another database that this one must not work beside.
+    """Returns the claims of another database that exclude this one.
 
-    The own Postgres never wrote them, their rank is not lower than the own, and they are not stale.
+    This database never wrote them, their rank is not lower than its own, and they are not stale.
     """
     return frozenset(
         claim
@@ -96,10 +96,10 @@ def find_foreign(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim
 
 
 def find_unproven(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Claim]:
-    """Returns the young claims that this database holds, but that its server did not write.
+    """Returns the recent claims that this database holds but its server did not write.
 
-    They came with the files: a copy that starts within seconds holds all claims of its original so far. One
-    claim that the server wrote proves it: a bridge that started on this server before was not refused.
+    They came with the files: a copy that starts within seconds holds all claims of its original. A single
+    claim that the server wrote is proof, because a bridge on this server was not refused.
     """
     if known.witnessed:
         return frozenset()
@@ -114,10 +114,10 @@ def find_unproven(claims: Iterable[Claim], known: KnownClaims) -> frozenset[Clai
 
 @dataclass(frozen=True)
 class Watch:
-    """What a starting process has seen so far."""
+    """The claims that a starting process has read so far."""
 
     seen: frozenset[Claim]
-    """Foreign claims at the first look."""
+    """Foreign claims at the first reading."""
     limit_seconds: float
     watched_seconds: float = 0.0
 
@@ -125,19 +125,19 @@ class Watch:
 def begin_watch(
     foreign: frozenset[Claim], unproven: frozenset[Claim], *, watch_seconds: float
 ) -> Watch | None:
-    """Returns what to watch after the first look, None if the process may start at once."""
+    """Returns what to watch after the first reading, None if the process may start at once."""
     if foreign:
         return Watch(foreign, watch_seconds)
-    # Above the period of claims and that of commits together.
+    # Longer than the periods of claims and commits together.
     return Watch(foreign, watch_seconds * 2 / 3) if unproven else None
 
 
 def judge_claims(foreign: frozenset[Claim], watch: Watch, *, proven: bool = False) -> Verdict:
-    """Decides after a later look whether a process starts.
+    """Decides after a later reading if a process starts.
 
-    A foreign claim that is not among those seen before was written meanwhile: another database is at work.
-    One that vanished shows nothing, since an emptied Redis is filled again at the next renewal. `proven`: the
-    server wrote one of the claims meanwhile, so that nothing but foreign claims is worth watching.
+    A new foreign claim was written meanwhile, so another database is active. A claim that vanished proves
+    nothing, because an emptied Redis is filled again at the next renewal. `proven`: the server wrote one of
+    the claims meanwhile, so that only foreign claims need to be watched.
     """
     if foreign - watch.seen:
         return Verdict.REFUSE
@@ -149,7 +149,7 @@ def judge_claims(foreign: frozenset[Claim], watch: Watch, *, proven: bool = Fals
 def is_outranked(foreign: frozenset[Claim], seen: Mapping[UUID, Claim], *, rank: int) -> bool:
     """Returns True if a running bridge must stop: a writer of a higher rank renewed its claim.
 
-    `seen` are the foreign claims of the look before, by writer.
+    `seen` are the foreign claims of the previous reading, by writer.
     """
     return any(
         claim.rank > rank and claim.writer in seen and claim.claim != seen[claim.writer].claim

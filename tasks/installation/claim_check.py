@@ -1,4 +1,4 @@
-"""Keeps a process from starting beside the database that its own was copied from, file by file."""
+"""Refuses to start a process while the database that its own was copied from is in use."""
 
 import time
 from contextlib import closing
@@ -22,14 +22,14 @@ from sluice.tasks.installation.claim_reader import ClaimReader, Look
 log = structlog.get_logger("sluice.installation")
 
 WATCH_SECONDS = 30.0
-"""Three times the period of a bridge's claims: so long foreign claims are watched for a renewal."""
+"""How long foreign claims are watched for a renewal: three times the period of a bridge's claims."""
 POLL_SECONDS = 0.5
 
 CLAIMED = (
     "another database works as this installation: it writes claims that this database does not know,"
     " so one of both is a physical copy (a base backup or a snapshot of disks)."
     " If this database is the copy, run `sluice init --new-installation`: it gets an id of its own."
-    " If the original is gone for good, end what still runs for it; after a dump and restore or"
+    " If the original is lost, end the processes that still run for it; after a dump and restore or"
     " `pg_upgrade` run `sluice init --moved`."
     " If this database is the original and a copy was started while it was down, run"
     " `sluice init --original`: the bridges of the copy stop"
@@ -37,11 +37,11 @@ CLAIMED = (
 
 
 def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
-    """Returns if no other database works as this installation.
+    """Returns once no other database works as this installation.
 
-    To be called before the process joins a group or writes anything. Waits while Redis or Postgres does not
-    answer. Raises InstallationRefused, also if Redis refuses this process for good, and what Postgres raises
-    for other reasons than an outage.
+    Call it before the process joins a group or writes anything. Waits while Redis or Postgres does not
+    answer. Raises InstallationRefused, also if Redis refuses this process permanently, and errors of Postgres
+    other than an outage.
     """
     with closing(ClaimReader(settings, installation)) as reader:
         check = ClaimCheck(reader, WATCH_SECONDS)
@@ -52,7 +52,7 @@ def refuse_if_claimed(settings: Settings, installation: Installation) -> None:
 
 @dataclass
 class ClaimCheck:
-    """What one process sees while it starts."""
+    """The check of one starting process."""
 
     reader: ClaimReader
     watch_seconds: float
@@ -65,7 +65,7 @@ class ClaimCheck:
         self._pace = LogPace()
 
     def is_done(self, now: float) -> bool:
-        """Looks once. Returns True if the process may start. Raises InstallationRefused."""
+        """Reads the claims once. Returns True if the process may start. Raises InstallationRefused."""
         if not self._backoff.allows(now):
             return False
         try:
@@ -77,7 +77,7 @@ class ClaimCheck:
         return self._judge(look, now)
 
     def _note_failure(self, error: Exception, now: float) -> None:
-        """Logs an outage once a minute. Raises what waiting does not end."""
+        """Logs an outage once a minute. Raises an error that waiting cannot resolve."""
         server: Server = "Postgres"
         text = str(error).strip()
         if isinstance(error, RedisError):
@@ -86,21 +86,21 @@ class ClaimCheck:
                 raise InstallationRefused(f"Redis: {text}") from error
         elif not allows_waiting_at_start(error):
             raise error
-        # The other database may have been unable to renew its claims as well.
+        # The other database may also have been unable to renew its claims.
         self.began = None
         self._backoff.note_failure(now)
         if self._pace.allows(server):
             log.warning(f"waiting for {server}", error=text, **{AWAY: server})
 
     def _judge(self, look: Look, now: float) -> bool:
-        # A Kafka that answers only later would show as new what is old.
+        # If Kafka answered only later, its old claims would look new.
         self.with_kafka = look.kafka_answered
         self.began = now if self.began is None else self.began
         if self.watch is None:
             self.watch = begin_watch(look.foreign, look.unproven, watch_seconds=self.watch_seconds)
             if self.watch is not None:
                 log.warning(
-                    "claims found that this server did not write; watching whether they are renewed",
+                    "claims found that this server did not write; waiting to see if they are renewed",
                     claims=len(look.foreign | look.unproven),
                     seconds=self.watch.limit_seconds,
                 )

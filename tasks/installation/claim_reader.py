@@ -1,4 +1,4 @@
-"""Reads the claims of all databases that work as this installation, from Redis and from Kafka."""
+"""Reads the claims of all databases that work as this installation, from Redis and Kafka."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,16 +25,16 @@ MAX_GARBAGE = 1_000
 
 
 class RedisClaims(NamedTuple):
-    """What the hash in Redis holds."""
+    """The contents of the hash in Redis."""
 
     claims: dict[str, Claim]
-    """By field: the writer of the claim."""
+    """Field (the writer) → claim."""
     garbage: list[bytes]
-    """Fields that hold no claim of their writer; at most MAX_GARBAGE of them."""
+    """Fields without a valid claim of their writer, at most MAX_GARBAGE."""
 
 
 class Look(NamedTuple):
-    """What was seen at one time."""
+    """The claims found by one reading."""
 
     claims: frozenset[Claim]
     foreign: frozenset[Claim]
@@ -44,12 +44,12 @@ class Look(NamedTuple):
 
 
 class ClaimReader:
-    """Connects at the first use. Owned by one thread."""
+    """Connects at its first use. Not thread-safe."""
 
     def __init__(
         self, settings: Settings, installation: Installation, *, may_be_read_only: bool = False
     ) -> None:
-        """`may_be_read_only`: a standby of Postgres will do."""
+        """`may_be_read_only`: a standby of Postgres is accepted."""
         self._may_be_read_only = may_be_read_only
         self.installation = installation
         self.redis_url = settings.redis_url.get_secret_value()
@@ -61,18 +61,18 @@ class ClaimReader:
 
     @property
     def key(self) -> bytes:
-        """The key that signs claims; no command changes it. Raises psycopg2.Error."""
+        """Returns the key that signs claims. No command changes it. Raises psycopg2.Error."""
         if self._key is None:
             with closing(self.open_session()) as session:
                 self._key = read_claim_key(session)
         return self._key
 
     def open_session(self) -> Session:
-        """Returns a session for one look. It connects at its first statement."""
+        """Returns a session for one reading. It connects at its first statement."""
         return Session(self._url, application_name="sluice claims", may_be_read_only=self._may_be_read_only)
 
     def read_redis(self) -> RedisClaims:
-        """Returns what the hash holds. Raises RedisError and psycopg2.Error."""
+        """Returns the claims in Redis. Raises RedisError and psycopg2.Error."""
         found = RedisClaims({}, [])
         for field, text in self._scan():
             claim, name = open_claim(self.key, self.installation.id, text), field.decode("latin-1")
@@ -83,7 +83,7 @@ class ClaimReader:
         return found
 
     def _scan(self) -> Iterator[tuple[bytes, bytes]]:
-        # In pages: another program may have filled the hash with anything.
+        # Read in pages: another program may have filled the hash.
         cursor: int | None = None
         while cursor != 0:
             answer: Any = self.redis.hscan(CLAIMS_KEY, cursor or 0, count=SCAN_COUNT)
@@ -91,7 +91,7 @@ class ClaimReader:
             yield from page.items()
 
     def read_kafka(self) -> frozenset[Claim] | None:
-        """Returns the claims in the metadata of the group's offsets; None if Kafka does not give them.
+        """Returns the claims in the metadata of the group's offsets; None if Kafka cannot be read.
 
         Raises psycopg2.Error.
         """
@@ -107,7 +107,7 @@ class ClaimReader:
         return frozenset(claim for claim in claims if claim is not None)
 
     def look(self, *, with_kafka: bool = True) -> Look:
-        """Reads Redis, then Kafka, then Postgres: a claim that was just written counts as known.
+        """Reads Redis, Kafka, then Postgres, so that a claim that was just written counts as known.
 
         Raises RedisError and psycopg2.Error.
         """
@@ -123,7 +123,7 @@ class ClaimReader:
 
 
 def judge_look(session: Session, claims: frozenset[Claim], in_kafka: frozenset[Claim] | None) -> Look:
-    """Returns what Postgres says about claims that were read before. Raises psycopg2.Error."""
+    """Judges claims that were read before against Postgres. Raises psycopg2.Error."""
     every = claims | (in_kafka or frozenset())
     known = read_known_claims(session, (claim.claim for claim in every))
     return Look(every, find_foreign(every, known), find_unproven(every, known), known, in_kafka is not None)

@@ -1,4 +1,4 @@
-"""How a bridge, a worker or a beat begins: it reads its installation, writes its row, and reads the keys."""
+"""Joins an installation at the start of a process: reads its row, announces the process, reads the keys."""
 
 import signal
 import sys
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Membership(NamedTuple):
-    """What a process has once it takes part in an installation. `leave` ends it."""
+    """The membership of a process in an installation. `leave` ends it."""
 
     installation: Installation
     ring: KeyRing
@@ -50,10 +50,10 @@ def join_once(
     node: str,
     queues: Iterable[str] | None = None,
 ) -> Membership:
-    """Takes part in the installation of this process's database. Raises InstallationRefused, psycopg2.Error.
+    """Joins the installation of this process's database. Raises InstallationRefused, psycopg2.Error.
 
-    Waits while Redis does not answer, and up to half a minute to see whether another database is at work.
-    `registry` is None for a process that needs no handlers. `queues` are those of a worker with `-Q`.
+    Waits while Redis does not answer, and up to half a minute to detect another active database. `registry`
+    is None for a process that needs no handlers. `queues` are those of a worker with `-Q`.
     """
     installation = open_installation(settings).installation
     refuse_if_claimed(settings, installation)
@@ -72,7 +72,7 @@ def join_installation(
     node: str,
     queues: Iterable[str] | None = None,
 ) -> Membership:
-    """As `join_once`, but waits as long as Postgres does not answer. SIGTERM ends the process meanwhile.
+    """As `join_once`, but waits while Postgres does not answer. SIGTERM ends the process meanwhile.
 
     Raises InstallationRefused, also for a wrong setting and a database that does not fit.
     """
@@ -83,7 +83,7 @@ def join_installation(
 
 
 def wait_for_installation(settings: Settings) -> Installation:
-    """Returns the installation of this process's database; waits as long as Postgres does not answer.
+    """Returns the installation of this process's database. Waits while Postgres does not answer.
 
     Raises InstallationRefused, also for a wrong setting and a database that does not fit.
     """
@@ -103,7 +103,7 @@ def _wait_for_postgres(settings: Settings, action: Callable[[], T]) -> T:
                 backoff.note_failure(now)
                 if pace.allows("postgres"):
                     log.warning("waiting for Postgres", error=error)
-        # To start it anew would not help.
+        # A restart of the process would not help.
         touch_health(settings.health_file)
         time.sleep(POLL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The signing keys of this process and the format in which it publishes, both read from Postgres."""
+"""The signing keys of this process and its publishing format, both read from Postgres."""
 
 import os
 import threading
@@ -19,14 +19,14 @@ from sluice.tasks.installation import formats
 
 log = structlog.get_logger("sluice.installation")
 
-FRESH_SECONDS = 10.0  # a new key, or an old worker, is known to every publisher this soon
-SUSPICION_SECONDS = 1.0  # between two reads because of messages that no key signed
+FRESH_SECONDS = 10.0  # a new key or an older worker is known to every publisher within this time
+SUSPICION_SECONDS = 1.0  # between two reads that unsigned messages cause
 
 
 class Signing(NamedTuple):
-    """The keys, newest first, and the newest format that every living worker reads.
+    """The keys, newest first, and the newest format that every active worker reads.
 
-    `oldest_format` is None if no worker is alive.
+    `oldest_format` is None if no worker is active.
     """
 
     keys: tuple[Key, ...]
@@ -34,9 +34,9 @@ class Signing(NamedTuple):
 
 
 class KeyRing:
-    """Signs and checks messages. Thread-safe; a forked child goes on with what its parent had read.
+    """Signs and checks messages. Thread-safe. A forked child continues with the keys of its parent.
 
-    Reading opens a connection of its own and closes it. While Postgres is away, what was read last counts.
+    Each read opens and closes a connection of its own. During an outage of Postgres the last read counts.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class KeyRing:
         self._read = read
         self._clock = clock
         self._unlock()
-        # A child that is forked while its parent reads would wait for ever.
+        # A child that is forked while its parent holds the lock would wait forever.
         os.register_at_fork(after_in_child=self._unlock)
         self._signing = read()
         self._read_at = clock()
 
     @property
     def newest_number(self) -> int:
-        """The number of the newest key that was read; 0 if there is none."""
+        """Returns the number of the newest key that was read, 0 if there is none."""
         return self._signing.keys[0].number if self._signing.keys else 0
 
     @property
     def format(self) -> int:
-        """The format in which this process publishes now."""
+        """Returns the format in which this process publishes now."""
         self.refresh(older_than=FRESH_SECONDS)
         oldest = self._signing.oldest_format
         return formats.NEWEST_FORMAT if oldest is None else min(formats.NEWEST_FORMAT, oldest)
@@ -74,9 +74,9 @@ class KeyRing:
         return seal(self._signing.keys[0].key, Frame(version, self._installation.id, content))
 
     def open(self, message: bytes) -> Frame | None:
-        """Returns what this installation signed, None for anything else.
+        """Returns the signed content, None if this installation did not sign it.
 
-        Before it returns None it reads the keys again, at most once a second.
+        Before it returns None, it reads the keys again, at most once a second.
         """
         self.refresh(older_than=FRESH_SECONDS)
         frame = self._opened(message)
@@ -85,13 +85,13 @@ class KeyRing:
         return frame
 
     def refresh(self, *, older_than: float = 0.0) -> bool:
-        """Reads the keys again if they were read longer ago. Returns True if it did."""
+        """Reads the keys again if the last read is older than that. Returns True if it did."""
         if self._clock() - self._read_at < older_than:
             return False
         with self._lock:
             if self._clock() - self._read_at < older_than:
                 return False
-            # Also after a failure: a Postgres that is away is not asked for each message.
+            # Also set after a failure, so that an outage of Postgres does not cause a read per message.
             self._read_at = self._clock()
             try:
                 self._signing = self._read()

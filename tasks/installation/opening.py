@@ -1,4 +1,4 @@
-"""What a process reads before it does anything: the installation that its database belongs to."""
+"""Reads the installation that a process's database belongs to, before the process does anything else."""
 
 from contextlib import closing
 
@@ -16,7 +16,7 @@ def open_installation(settings: Settings) -> StoredInstallation:
 
 
 def check_installation(session: Session, *, name: str) -> StoredInstallation:
-    """Returns the installation of the session's database. Not inside a transaction.
+    """Returns the installation of the session's database. Call it outside of a transaction.
 
     Raises InstallationRefused and psycopg2.Error.
     """

@@ -1,4 +1,4 @@
-"""The row of this process in `processes`: written every few seconds, deleted at the end."""
+"""Writes the row of this process in `processes` every few seconds, and deletes it at the end."""
 
 import os
 import threading
@@ -27,13 +27,13 @@ from sluice.tasks.installation.keyring import KeyRing
 log = structlog.get_logger("sluice.installation")
 
 HEARTBEAT_SECONDS = 5.0
-STOP_SECONDS = 5.0  # for the thread: a statement may be under way
+STOP_SECONDS = 5.0  # waits for the thread, which may be running a statement
 
 
 class Presence:
-    """Writes what this process reads and declares, from a thread of its own.
+    """Writes the formats and declarations of this process, from a thread of its own.
 
-    Each turn opens a connection and closes it. `after` is called with it when the row is written.
+    Each write opens and closes a connection. `after` is called with it once the row is written.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Presence:
         queues: Iterable[str] | None = None,
         after: Callable[[Session], None] | None = None,
     ) -> None:
-        """`registry` is None for a process that needs no handlers: it declares nothing."""
+        """`registry` is None for a process without handlers, which declares nothing."""
         self.process = uuid4()
         self._url = settings.database_url.get_secret_value()
         self._declared = Process(
@@ -67,14 +67,14 @@ class Presence:
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def announce(self) -> None:
-        """Writes the row for the first time, before the keys are read: no key ends in between.
+        """Writes the row for the first time, before the keys are read, so that no key expires in between.
 
         Raises psycopg2.Error.
         """
         self._turn()
 
     def start(self, ring: KeyRing) -> None:
-        """Writes the row from now on, with the key that was read; once."""
+        """Starts the periodic writes, with the key that was read. Call it once."""
         self._ring = ring
         self._thread.start()
 

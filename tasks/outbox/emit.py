@@ -1,4 +1,4 @@
-"""Outgoing events from a transaction of your own: a web application's rows and its events are one decision.
+"""Emits events in your own transaction, so that a web application's rows and events commit together.
 
     with engine.begin() as connection:
         connection.execute(orders.insert(), {"order_id": "order-99", "total_cents": 25_000})
@@ -20,7 +20,7 @@ from sluice.runtime.settings import read_source
 from sluice.tasks.api import EffectRefused, Emit, Rejected
 from sluice.tasks.fold.emitting import checked_emit, outbox_row
 
-QUEUES_PER_STREAM = 16  # transactions that run at once seldom meet at one lock
+QUEUES_PER_STREAM = 16  # so that concurrent transactions seldom wait for the same lock
 _STREAM = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -28,15 +28,14 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
     """Writes events to the outbox in the connection's open transaction; returns their ids, in order.
 
     Events of one key and `stream` are sent in the order in which their transactions commit, and within one in
-    the order given. Call it once per transaction, late, with all events: it takes a lock per key's queue, in
-    a fixed order, and holds it until you commit. Called twice, two transactions may deadlock; Postgres then
-    ends one of them.
+    the given order. Call it once per transaction, late, with all events: it locks the queue of each key, in a
+    fixed order, until you commit. With two calls per transaction, two transactions may deadlock; Postgres
+    then aborts one of them.
 
-    Their CloudEvents source is SLUICE_SOURCE of this process; without it that of the installation.
+    Their CloudEvents source is SLUICE_SOURCE of this process, else that of the installation.
 
-    Raises Rejected for an event that could never be sent, ValueError for a stream's name, SettingsError for
-    a source that is too long.
-    Running it twice emits twice.
+    Raises Rejected for an event that could never be sent, ValueError for a stream's name, SettingsError for a
+    source that is too long. Not idempotent: a second call emits again.
     """
     if not _STREAM.fullmatch(stream):
         raise ValueError(f"stream {stream!r}: a lower-case letter, then letters, digits, - and _, at most 64")
@@ -50,14 +49,14 @@ def emit(connection: Connection, events: Sequence[Emit], *, stream: str = "app")
 
 
 def queue_of(stream: str, key: str | None) -> str:
-    """The queue of a key; an event without one has the empty key's."""
+    """Returns the queue of a key. An event without a key has the queue of the empty key."""
     digest = blake2b((key or "").encode(), digest_size=8).digest()
     return f"emit.{stream}.{int.from_bytes(digest, 'big') % QUEUES_PER_STREAM}"
 
 
 def _sendable(event: Emit) -> Emit:
     if not isinstance(event, Emit):
-        raise Rejected(f"{type(event).__name__} {event!r:.80} is no Emit")
+        raise Rejected(f"{type(event).__name__} {event!r:.80} is not an Emit")
     try:
         return checked_emit(event)
     except EffectRefused as refused:

@@ -1,8 +1,8 @@
-"""The outbox rows of one relay run, and which of them may be in flight together. Pure.
+"""The outbox rows of one relay run; selects which may be in flight together. Pure.
 
-A producer may fail at one record and succeed at the next. If both were of one key, the later event would be
-there without the earlier one. So of one (topic, key) never two are in flight: the second is handed over when
-the first is acknowledged.
+A producer may fail at one record and succeed at the next. With one key, the later event would then arrive
+without the earlier one. So of one (topic, key) only one record is in flight: the second is sent once the
+first is acknowledged.
 """
 
 from collections import defaultdict, deque
@@ -13,20 +13,20 @@ from sluice.kafka_io.record_types import Delivery
 
 
 class OutboxPage:
-    """The rows of one run. Hand over `heads`, and after each delivery what `settle` returns."""
+    """The rows of one run. Send `heads`, and after each delivery the row that `settle` returns."""
 
     def __init__(self, rows: Iterable[WaitingRow]) -> None:
         self.acknowledged: list[WaitingRow] = []
         self.refused: list[tuple[WaitingRow, str]] = []
         self.away: dict[str, str] = {}
-        """Topic → why something of it did not arrive."""
+        """Topic → why one of its records did not arrive."""
         self.heads: list[WaitingRow] = []
         """The first row of each (topic, key), and all rows without a key."""
         self._behind: defaultdict[tuple[str, str], deque[WaitingRow]] = defaultdict(deque)
         begun: set[tuple[str, str]] = set()
         for row in rows:
             if row.key is None:
-                # No key, no order.
+                # Rows without a key have no order.
                 self.heads.append(row)
                 continue
             place = (row.topic, row.key)
@@ -37,7 +37,7 @@ class OutboxPage:
                 self.heads.append(row)
 
     def settle(self, row: WaitingRow, delivery: Delivery, error: str = "") -> WaitingRow | None:
-        """Notes what became of a row; the row to hand over now, if there is one."""
+        """Notes the result of a row. Returns the row to send now, if there is one."""
         if delivery is Delivery.ACKNOWLEDGED:
             self.acknowledged.append(row)
             if row.key is not None and (behind := self._behind.get((row.topic, row.key))):
@@ -49,13 +49,13 @@ class OutboxPage:
         return None
 
     def take_refused(self) -> list[WaitingRow]:
-        """The refused ones, to be handed over one by one: perhaps it was their company that was refused."""
+        """Removes and returns the refused rows, to send each alone: another row may be the cause."""
         suspects, self.refused = [row for row, _ in self.refused], []
         return suspects
 
 
 def ids_by_queue(rows: Iterable[WaitingRow]) -> dict[str, list[int]]:
-    """Queue → ids of its rows, in the order they come in."""
+    """Returns queue → ids of its rows, in the given order."""
     ids: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
         ids[row.queue].append(row.id)
@@ -65,11 +65,11 @@ def ids_by_queue(rows: Iterable[WaitingRow]) -> dict[str, list[int]]:
 def sent_through(
     before: int, ids: Collection[int], acknowledged: Iterable[int], lowest_hidden: int | None
 ) -> int:
-    """The highest id of a queue at or below which nothing is left, after a page of its oldest rows.
+    """Returns the highest id of a queue at or below which no row is left, after a page of its oldest rows.
 
-    `ids` are all of the page of that queue; `lowest_hidden` is the lowest id there that no page shows: it is
-    refused, or of a newer format. It may lie far above a page that was cut short: what is between them was
-    not seen.
+    `ids` are all rows of that queue in the page. `lowest_hidden` is the lowest id of the queue that no page
+    shows, because it is refused or of a newer format. It may be far above a page that was cut short; the rows
+    between them were not read.
     """
     left = set(ids).difference(acknowledged)
     if lowest_hidden is not None:

@@ -1,4 +1,4 @@
-"""An outbox row as a Kafka record: CloudEvents 1.0 in binary mode, its attributes in headers. Pure."""
+"""Makes the Kafka record of an outbox row: CloudEvents 1.0 in binary mode, attributes in headers. Pure."""
 
 import msgspec
 
@@ -14,8 +14,8 @@ _read_headers = msgspec.json.Decoder(dict[str, str]).decode
 def outgoing_record(row: WaitingRow, source: str) -> OutgoingRecord:
     """Returns the record of a row; `source` is the CloudEvents source of a row that was stored without one.
 
-    What the user wrote as `headers` comes along, but cannot pose as an attribute set here. `ce_time` and the
-    trace context are among them: the fold took them from the event's cause.
+    The user's `headers` are included but cannot replace an attribute set here. They also hold `ce_time` and
+    the trace context, which the fold took from the causing event.
     """
     # By position: attribute by attribute costs more.
     _, _, event_id, topic, key, type_, version, written, payload, stored_source = row

@@ -1,8 +1,8 @@
-"""Publishes the outbox: what waits is sent in order, and deleted when the broker has acknowledged it.
+"""Publishes the outbox: sends waiting rows in order, and deletes them once the broker acknowledged them.
 
-At least once: a relay that dies between the acknowledgement and its COMMIT sends the same rows again, with
-the same ids. Several relays at once do no harm: a queue is one's at a time, by a lock that ends with the
-transaction.
+Delivery is at least once: after a crash between the acknowledgement and COMMIT the relay sends the same rows
+again, with the same ids. Several relays may run at once: a lock gives each queue to one relay until its
+transaction ends.
 """
 
 import time
@@ -26,29 +26,29 @@ from sluice.tasks.outbox.outgoing_record import outgoing_record
 
 log = structlog.get_logger("sluice.relay")
 
-PAGE_ROWS = 2_000  # of all queues together: some milliseconds of sending, so that locks are short
-LEAST_PAGE_ROWS = 100  # of one queue, however many there are
-# The locks are held over the flush. Records are handed over for HAND_SECONDS and answered within the
-# producer's time-out; what is unanswered at FLUSH_SECONDS is given up. Below the 10 s that Postgres allows.
+PAGE_ROWS = 2_000  # of all queues together; takes some milliseconds to send, so that locks are short
+LEAST_PAGE_ROWS = 100  # of one queue, for any number of queues
+# The locks are held during the flush. Records are sent for HAND_SECONDS and answered within the producer's
+# time-out. The relay gives up unanswered ones at FLUSH_SECONDS, below the 10 s that Postgres allows.
 HAND_SECONDS = 1.0
 FLUSH_SECONDS = 5.0
 POLL_SECONDS = 0.1
 HINT_SECONDS = 5.0  # how often hints are written and read again
-MAX_AWAY_SECONDS = 10.0  # a topic that does not answer is tried this often at least
+MAX_AWAY_SECONDS = 10.0  # longest pause between two attempts at a topic that does not answer
 
 
 @dataclass(frozen=True)
 class Relayed:
-    """What one run came to, in records."""
+    """The result of one run, in records."""
 
     sent: int = 0
     refused: int = 0
     left: int = 0
-    """They stay, and are in one of the next pages."""
+    """Records that stay and are sent in a later page."""
 
 
 class Relay:
-    """One relay: its hints and its patience with topics. `run_once` may run any number of times, anywhere."""
+    """One relay, with its hints and the backoff of each topic. Several may run at once."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Relay:
         self._topics: defaultdict[str, Backoff] = defaultdict(lambda: Backoff(max_seconds=MAX_AWAY_SECONDS))
 
     def run_once(self) -> Relayed:
-        """One page, in one transaction. Raises what Postgres raises; then the rows are sent again."""
+        """Sends one page in one transaction. Raises errors of Postgres; the rows are then sent again."""
         self._refresh_hints()
         now = self._clock()
         away = [topic for topic, backoff in self._topics.items() if not backoff.allows(now)]
@@ -96,7 +96,7 @@ class Relay:
             acknowledged = ids_by_queue(page.acknowledged)
             self._delete(acknowledged)
             self._list_refused(page)
-            # Rows of topics that are away are in no page: where they begin is not known.
+            # No page shows rows of unavailable topics, so the first of them is not known.
             hidden = {queue: _lowest(refused, newer.get(queue)) for queue, refused in locked.items()}
             read = {} if away else ids_by_queue(rows)
             found = {
@@ -113,7 +113,7 @@ class Relay:
         return Relayed(sent, refused, len(rows) - sent - refused)
 
     def _flush(self, page: OutboxPage) -> None:
-        """Hands over what may be in flight and waits for all answers, for FLUSH_SECONDS at most."""
+        """Sends the rows that may be in flight and waits for all answers, for at most FLUSH_SECONDS."""
         began = self._clock()
         in_flight = 0
 
@@ -139,12 +139,12 @@ class Relay:
             wait()
             for row in page.take_refused():
                 if self._clock() - began >= HAND_SECONDS:
-                    break  # It is not known yet to be refused for good: the next run begins with it.
+                    break  # Not known yet to be refused permanently; the next run begins with it.
                 hand(row)
                 wait()
         finally:
             if in_flight:
-                # What is given up must not be sent behind what comes next, nor be its company.
+                # Records that are given up must not be sent after, or together with, later ones.
                 self._producer.close()
                 log.warning("producer replaced: records without an answer", records=in_flight)
 
@@ -156,7 +156,7 @@ class Relay:
         outbox.insert_refusals(self._session, page.refused)
         for row, error in page.refused:
             log.error(
-                "record refused for good: it holds its key until `sluice outbox retry` or `drop`",
+                "record refused permanently; its key waits until `sluice outbox retry` or `drop`",
                 queue=row.queue,
                 id=row.id,
                 topic=row.topic,
@@ -175,7 +175,7 @@ class Relay:
                 )
 
     def _refresh_hints(self) -> None:
-        """Hints are facts about one server: after a reconnect it may be another one, with an older state."""
+        """Reads the hints again, always after a reconnect: the new server may have an older state."""
         connection, now = self._session.connection, self._clock()
         if connection is not self._hints_of:
             self._sent_through, self._hints_of = {}, None
@@ -183,7 +183,7 @@ class Relay:
             return
         for queue, saved in outbox.read_sent_through(self._session).items():
             self._sent_through[queue] = max(saved, self._sent_through.get(queue, 0))
-        # Only now: after a failure it is read again, else no queue would be known until the next time.
+        # Set only after the read, so that a failed read is repeated at once.
         self._hints_of, self._hints_read_at = connection, now
 
     def _save_hints(self, found: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Calls the relay as soon as there is something to send; without a call it comes once a second by itself."""
+"""Wakes the relay as soon as there is something to send. Without it, the relay runs once a second."""
 
 import redis
 import structlog
@@ -9,7 +9,7 @@ from sluice.tasks.task_sender import TaskSender
 log = structlog.get_logger("sluice.relay_wakeup")
 
 WAKEUP_KEY = "relay-wakeup"
-# A call that was lost holds back others for so long.
+# A lost message suppresses others for this long.
 WAKEUP_MS = 1_000
 
 
@@ -21,25 +21,25 @@ class RelayWakeup:
         self._redis = sender.redis
 
     def notify(self) -> None:
-        """Wakes the relay unless its message lies in the list. Idempotent. Never raises what Redis raises."""
+        """Wakes the relay unless its message is in the list. Idempotent. Never raises errors of Redis."""
         try:
             if not self._redis.set(WAKEUP_KEY, 1, nx=True, px=WAKEUP_MS):
                 return
             if not self._sender.is_waiting(RELAY_TASK, RELAY_QUEUE):
                 self._sender.send(RELAY_TASK, RELAY_QUEUE)
         except (redis.RedisError, OSError) as error:
-            # Beat calls it anyway.
-            log.debug("relay not called", error=str(error))
+            # Beat starts the relay anyway.
+            log.debug("relay not woken", error=str(error))
 
     def hold(self, milliseconds: int) -> None:
-        """The relay is there: nobody need call it, for so long at most."""
+        """Suppresses wake-ups while the relay runs, for at most this long."""
         try:
             self._redis.set(WAKEUP_KEY, 1, px=milliseconds)
         except (redis.RedisError, OSError) as error:
             log.debug("wakeup not held", error=str(error))
 
     def release(self) -> None:
-        """The relay is about to leave: what is committed from now on calls it again."""
+        """Allows wake-ups again before the relay ends, for rows that are committed from now on."""
         try:
             self._redis.delete(WAKEUP_KEY)
         except (redis.RedisError, OSError) as error:

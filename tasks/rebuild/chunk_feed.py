@@ -1,4 +1,4 @@
-"""Folds one chunk of the log into a generation, and ends a rebuild whose events fail in numbers."""
+"""Folds one chunk of the log into a generation. Ends a rebuild in which too many events fail."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
@@ -33,15 +33,15 @@ def feed_chunk(
 ) -> None:
     """Folds events that live applied, under the lock of their lane. Raises DeploymentBroken.
 
-    `singly`: each event in a savepoint, after Postgres refused them together.
+    `singly`: each event has a savepoint, after Postgres refused them together.
     """
     synced = snapshot.synced
     place = (synced.projection, synced.generation, snapshot.entity, lane.queue)
-    # Read under the lock of the lane, which a redrive takes as well.
+    # Read under the lock of the lane, which a redrive also takes.
     has_letters, window = read_generation_health(session, *place)
     synced = synced._replace(has_letters=has_letters, failure_window=window)
     settled = apply_to_generation(session, synced, events, snapshot.entity, refuse, singly)
-    # What came before in the lane succeeded, as long as no failure is counted.
+    # Earlier events of the lane count as successes while no failure is stored.
     before = SUCCEEDED * min(WINDOW, lane.applied + 1)
     reason = count_failures(session, synced, lane.queue, topics, settled, before=before)
     if reason is not None:
@@ -51,7 +51,7 @@ def feed_chunk(
 def pass_over_dropped(session: Session, synced: SyncedGeneration, events: Iterable[Decoded]) -> set[UUID]:
     """Returns the identities of events that an operator dropped for the generation, or for the live one.
 
-    They stay dropped for this generation, whatever becomes of the live one.
+    They remain dropped for this generation, even if the live one changes.
     """
     place = (synced.projection, synced.generation)
     dropped = read_dropped(session, *place, [one.identity for one in events])
@@ -63,13 +63,13 @@ def pass_over_dropped(session: Session, synced: SyncedGeneration, events: Iterab
 def find_erased(
     erasures: Erasures, snapshot: PartitionSnapshot, found: Sequence[tuple[Decoded, Known | None]]
 ) -> set[RecordPlace]:
-    """Returns the places of records that an erasure covers. Under the lane's lock, which it takes, too."""
+    """Returns the places of erased records. Runs under the lane's lock, which an erasure takes too."""
     erasures.refresh()
     return erasures.find(snapshot.entity, [(one, known and known[2:5]) for one, known in found])
 
 
 def decode_whole(read_whole: ReadWhole, topic: Topic, cut: Decoded) -> Decoded:
-    """Returns an event of which the chunk holds a part, read whole. Raises LogIncomplete."""
+    """Reads an event whose record is cut in the chunk, and returns it whole. Raises LogIncomplete."""
     record = read_whole((cut.topic, cut.partition), cut.record.offset)
     if record is None:
         raise LogIncomplete(f"{topic.name}[{cut.partition}] no longer holds offset {cut.record.offset}")

@@ -1,4 +1,4 @@
-"""Folds one chunk of a lane into a generation: each event that live applied once, wherever the log has it."""
+"""Folds one chunk of a lane into a generation: each event that live applied, exactly once."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ from sluice.tasks.rebuild.rebuild_lane import (
 
 
 class ChunkPlace(NamedTuple):
-    """A chunk of a lane, and how far the partition was read."""
+    """A chunk of a lane, and the offset up to which the partition was read."""
 
     lane: RebuildLane
     chunk: Chunk
@@ -59,7 +59,7 @@ class ChunkFolder:
         deaths: Mapping[EventPlace, HandlerDeaths],
         deaths_queue: str,
     ) -> None:
-        """`deaths`: the events in whose handlers a process ended, in this generation."""
+        """`deaths`: events of this generation in whose handlers a process ended."""
         self._session = session
         self._erasures = Erasures(session)
         self._registry = registry
@@ -71,7 +71,7 @@ class ChunkFolder:
         self._deaths_queue = deaths_queue
 
     def fold(self, snapshot: PartitionSnapshot, where: ChunkPlace, *, singly: bool) -> Counter[str]:
-        """Folds a chunk. Returns its records by what became of them. Under the lane's lock.
+        """Folds a chunk under the lane's lock. Returns outcome → number of records.
 
         `singly`: each event in a savepoint, after Postgres refused them together. Raises DeploymentBroken.
         """
@@ -102,7 +102,7 @@ class ChunkFolder:
     def _load(
         self, snapshot: PartitionSnapshot, records: Sequence[Record]
     ) -> tuple[list[tuple[Decoded, Known | None]], list[Decoded]]:
-        """Returns the records with what is remembered of them, and those that were erased."""
+        """Returns the records with their stored identities, and the places of erased ones."""
         decoded = [decode(self._topic, snapshot.topic_id, self._place[1], record) for record in records]
         found = load_known(self._session, snapshot.synced, self._registry.topics, decoded)
         places = find_erased(self._erasures, snapshot, found)
@@ -121,7 +121,7 @@ class ChunkFolder:
         found: Sequence[tuple[Decoded, Known | None]],
         own: Collection[UUID],
     ) -> set[int]:
-        """Returns the offsets of repeats that stand for their events, since the log lacks the first ones."""
+        """Returns the offsets of repeats that replace first occurrences that the log no longer has."""
         repeats = [
             (one, FirstSeen(known.data_hash, known.topic_id, known.partition, known.offset))
             for one, known in found
@@ -137,7 +137,7 @@ class ChunkFolder:
             if first.topic_id == snapshot.topic_id and first.partition != self._place[1]
         }
         if others:
-            # Locked: a chunk there must not take the same event now.
+            # Locked, so that a chunk of that lane cannot take the same event now.
             reached |= generation_lanes.lock_lanes(
                 self._session, synced.projection, synced.generation, lane.queue, sorted(others)
             )
@@ -149,14 +149,14 @@ class ChunkFolder:
             if holding is Holding.AHEAD and first.partition == one.partition:
                 is_held = self._is_ahead(one, first.offset, where, own)
                 holding = Holding.HELD if is_held else Holding.GONE
-            # Of another partition that is further behind: whichever is read first stands for the event.
+            # The other partition is further behind; whichever is read first represents the event.
             if holding is not Holding.HELD:
                 stand.setdefault(one.identity, one.record.offset)
         noted = note_identities(self._session, synced.projection, synced.generation, list(stand))
         return {offset for identity, offset in stand.items() if identity in noted}
 
     def _is_ahead(self, repeat: Decoded, offset: int, where: ChunkPlace, own: Collection[UUID]) -> bool:
-        """Returns True if the log has the event further on, at the offset where live applied it."""
+        """Returns True if the log has the event at a later offset, where live applied it."""
         lane, chunk, read_through = where
         if offset <= chunk.reaches:
             return repeat.identity in own

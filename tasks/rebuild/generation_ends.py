@@ -1,4 +1,4 @@
-"""What becomes of a generation when its rebuild is over: it has met live, or cannot go on."""
+"""Ends the rebuild of a generation: it has caught up with live, or cannot continue."""
 
 import structlog
 from psycopg2.errors import LockNotAvailable
@@ -13,12 +13,12 @@ from sluice.db.values import MAX_ERROR_CHARACTERS, printable
 
 log = structlog.get_logger("sluice.rebuild")
 
-# Live traffic stands still while all queues are locked; the next task tries again.
+# Live traffic is blocked while all queues are locked; the next task tries again.
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
 def note_met(session: Session, synced: SyncedGeneration) -> None:
-    """A partition of the generation has met live. Idempotent."""
+    """Notes that a partition of the generation has caught up with live. Idempotent."""
     if synced.state != GenerationState.RESUMING:
         generation_lag.note_ready(session, synced.projection, synced.generation)
     elif _end_resuming(session, synced):
@@ -26,7 +26,7 @@ def note_met(session: Session, synced: SyncedGeneration) -> None:
 
 
 def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -> None:
-    """The generation cannot go on: it fails, or is stopped again if it was live once."""
+    """Ends a generation that cannot continue: it fails, or is stopped again if it has been live."""
     reason = printable(str(error))[:MAX_ERROR_CHARACTERS]
     place = (synced.projection, synced.generation, reason)
     if generations.fail_generation(session, *place):
@@ -36,9 +36,9 @@ def note_failure(session: Session, synced: SyncedGeneration, error: Exception) -
 
 
 def _end_resuming(session: Session, synced: SyncedGeneration) -> bool:
-    """Feeds a generation as before it was stopped, if it is where live is. Returns True if its state changed.
+    """Feeds a stopped generation again if it has caught up with live. Returns True if its state changed.
 
-    Under the locks of all queues: until then live wrote it by its lanes, from now on with everything else.
+    Holds the locks of all queues: before, live wrote it lane by lane; afterwards with every batch.
     """
     place = (synced.projection, synced.generation)
     try:

@@ -1,4 +1,4 @@
-"""What is remembered of records that are read again, also from before their topic's `dedup` was changed."""
+"""Loads the identities of records that are read again, also those from before a change of `dedup`."""
 
 from collections.abc import Mapping, Sequence
 from uuid import UUID
@@ -17,9 +17,9 @@ from sluice.tasks.rebuild.rebuild_lane import is_own
 def load_known(
     session: Session, generation: SyncedGeneration, topics: Mapping[str, Topic], decoded: Sequence[Decoded]
 ) -> list[tuple[Decoded, Known | None]]:
-    """Each record with what is remembered of its identity.
+    """Returns each record with its stored identity.
 
-    A record that live knows by the identity of another `dedup` alone is returned with that identity.
+    A record that live knows only by the identity of another `dedup` is returned with that identity.
     """
 
     def load(identities: Sequence[UUID]) -> dict[UUID, Known]:

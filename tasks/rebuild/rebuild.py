@@ -1,4 +1,4 @@
-"""Rebuilds one partition of a projection's generation from the log, up to where live is, in small chunks."""
+"""Rebuilds one partition of a projection's generation from the log, in small chunks, until it meets live."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -37,14 +37,14 @@ from sluice.tasks.rebuild.rebuild_reader import RebuildReader
 
 log = structlog.get_logger("sluice.rebuild")
 
-TURN_SECONDS = 20.0  # then others of the worker's partitions have their turn
+TURN_SECONDS = 20.0  # then other partitions of the worker have their turn
 READ_SECONDS = 0.2
-BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one read may come on top
+BUFFERED_BYTES = 32 * 1024 * 1024  # of all lanes of the partition; one more read may be added
 FILLED_STATES = ("building", "ready", "retired", "resuming")
 
 
 class Rebuilder:
-    """Rebuilds over one session. `run` may run any number of times, at once, and be killed anywhere."""
+    """Rebuilds over one session. `run` is idempotent, may run concurrently, and is safe to kill."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Rebuilder:
         max_record_bytes: int,
         watched: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        """Larger records are read whole, one at a time, where live applied them whole.
+        """Records above `max_record_bytes` are read whole, one at a time, if live applied them whole.
 
-        `watched`: what bounds and notes the handlers of a turn, under this name.
+        `watched` makes the context that limits and notes the handlers of a turn, under the given name.
         """
         self._watched = watched
         self._session = session
@@ -66,9 +66,10 @@ class Rebuilder:
         self._max_record_bytes = max_record_bytes
 
     def run(self, projection: str, generation: int, place: Place, *, seconds: float = TURN_SECONDS) -> bool:
-        """One turn; whether the partition's lanes have all met live. Marks a generation that cannot go on.
+        """Runs one turn. Returns True if all lanes of the partition caught up. Marks a generation that cannot
+        continue.
 
-        Does nothing where another one is at it, or this code is of another revision.
+        Does nothing if another process rebuilds the partition, or this code has another revision.
         """
         what = f"{projection} {generation} {place[0]}"
         if not generation_lag.try_rebuild(self._session, what, place[1]):
@@ -89,7 +90,7 @@ class Rebuilder:
 
 
 class _Turn:
-    """One turn at one partition."""
+    """One turn on one partition."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class _Turn:
         )
 
     def run(self, open_reader: Callable[[int], RebuildReader], seconds: float) -> bool:
-        """Goes on until all lanes met live (then True), the time is over, or somebody says stop."""
+        """Runs until all lanes caught up (returns True), the time is over, or the rebuild is stopped."""
         ends_at = time.monotonic() + seconds
         snapshot: PartitionSnapshot | None = None
         try:
@@ -142,7 +143,7 @@ class _Turn:
                     first = min(lane.applied for lane in behind) + 1
                     self._reader = open_reader(first)
                     for lane in self._lanes.values():
-                        # It may lie further back than any that is behind: live is slower there.
+                        # It may be further back than every lane that is behind, where live itself is slow.
                         lane.skipped = lane.applied + 1 < first
                 self._read(snapshot, behind)
                 for lane in behind:
@@ -156,7 +157,7 @@ class _Turn:
             self._close_reader()
 
     def _look(self) -> PartitionSnapshot | None:
-        """How things stand; None: it is not ours to go on."""
+        """Reads the state of the partition. Returns None if this process must not continue."""
         found = generation_lag.read_partition(self._session, self._projection, self._generation, *self._place)
         mine = self._registry.revisions.get(self._projection)
         if found is None or found.paused or found.synced.state not in FILLED_STATES:
@@ -166,17 +167,17 @@ class _Turn:
             return None
         for queue, (live, applied) in found.lanes.items():
             if queue not in self._lanes:
-                # Records of it may have gone by, if there is a reader.
+                # An open reader may already have passed records of it.
                 self._lanes[queue] = RebuildLane(queue, applied, live, skipped=True)
             lane = self._lanes[queue]
             lane.live = live
             if applied > lane.applied:
                 lane.move(applied)
             if not lane.is_behind:
-                # What was read beyond live is live's to feed; kept, it would fill the buffer for others.
+                # Live feeds the records beyond its own offset. Keeping them would fill the buffer.
                 lane.forget()
         if self._reader is not None and any(one.skipped and one.is_behind for one in self._lanes.values()):
-            # It fell out of step, by code of another revision or by a lock that was not to be had.
+            # The lane fell out of sync, by code of another revision or by a lock that was not free.
             self._close_reader()
         return found
 
@@ -207,7 +208,7 @@ class _Turn:
                     buffered += size_bytes(record)
 
     def _take(self, snapshot: PartitionSnapshot, lane: RebuildLane, ends_at: float) -> None:
-        """Chunks of one lane, as many as can be made of what was read."""
+        """Applies chunks of one lane, as many as the records that were read allow."""
         while lane.is_behind and time.monotonic() < ends_at:
             chunk = self._next(lane)
             if chunk is None:
@@ -218,7 +219,7 @@ class _Turn:
                 time.sleep(max(0.0, min(pause, ends_at - time.monotonic())))
 
     def _apply_chunk(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk) -> int:
-        """Applies one chunk, with retries where they may help. Returns the number of records it took."""
+        """Applies one chunk, with retries if they may help. Returns the number of applied records."""
         tries = Tries()
 
         def attempt() -> int:
@@ -230,7 +231,7 @@ class _Turn:
         def pause_after(error: Exception, elapsed_seconds: float, jitter: float) -> float | None:
             pause_seconds = tries.pause_after(error, elapsed_seconds, jitter)
             held_up = tries.step is Step.SINGLY and whose_fault(error) is not Fault.EVENT
-            # With the connection goes the lock that makes this turn the only one.
+            # The lock that excludes other turns is lost with the connection.
             is_left = needs_new_connection(error) or isinstance(error, RecordNotRead)
             return None if is_left or held_up else pause_seconds
 
@@ -244,7 +245,7 @@ class _Turn:
                 raise
             if tries.step is Step.HALT:
                 raise DeploymentBroken(f"{type(error).__name__}: {error}") from error
-            # A smaller chunk is faster, and touches fewer of the rows that another writer keeps changing.
+            # A smaller chunk is faster and touches fewer rows that another writer changes.
             lane.most = FEWEST_RECORDS
             return 0
 
@@ -263,7 +264,7 @@ class _Turn:
         return sum(lane.size_bytes for lane in self._lanes.values())
 
     def _apply(self, snapshot: PartitionSnapshot, lane: RebuildLane, chunk: Chunk, *, singly: bool) -> int:
-        """One chunk in one transaction; how many records it took."""
+        """Applies one chunk in one transaction. Returns the number of applied records."""
         with self._session.transaction():
             if chunk.locked and guard.lock_queue(self._session, lane.queue) is None:
                 raise DeploymentBroken(f"queue {lane.queue} has no row: run `sluice init`")
@@ -271,7 +272,7 @@ class _Turn:
                 self._session, self._projection, self._generation, lane.queue, [self._place]
             )
             if held.get(self._place) != lane.applied:
-                # Somebody else moved it, or the generation is gone: the next look tells.
+                # Another process moved it, or the generation was dropped. The next `_look` shows which.
                 lane.move(held.get(self._place, lane.applied))
                 lane.live = NOTHING_APPLIED
                 return 0

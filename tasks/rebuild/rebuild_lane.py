@@ -1,4 +1,4 @@
-"""What a rebuild holds of a lane, which records it takes next, and which effects it never does. Pure."""
+"""The state of a lane in a rebuild, its next records, and the effects that a rebuild refuses. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ from sluice.tasks.fold.fold_state import TAKEN
 from sluice.tasks.fold.plan import HandlerRun
 
 REPEATED = "repeated"
-CHUNK_RECORDS = 200  # of one transaction: a live one may wait for it
-CHUNK_SECONDS = 0.1  # and it should last no longer than this
-FEWEST_RECORDS = 1  # the first chunk, too: nothing is known of the handlers yet
+CHUNK_RECORDS = 200  # per transaction; a live transaction may wait for it
+CHUNK_SECONDS = 0.1  # target time of one chunk
+FEWEST_RECORDS = 1  # also the first chunk, before the speed of the handlers is known
 
 
 class Chunk(NamedTuple):
-    """The first so many records that wait; afterwards the lane is at `reaches`. None of it: read on."""
+    """The first `records` waiting records of a lane. Afterwards the lane's offset is `reaches`."""
 
     records: int
     reaches: int
     locked: bool
-    """Only under the queue's lock: it would meet live, which must not move meanwhile."""
+    """True if the chunk reaches live, so that the queue must be locked to keep live from moving."""
 
 
 def next_chunk(
@@ -38,12 +38,12 @@ def next_chunk(
     most: int = CHUNK_RECORDS,
     is_full: bool = False,
 ) -> Chunk | None:
-    """What to take of a lane that is behind live.
+    """Returns the next chunk of a lane that is behind live, None if more must be read first.
 
-    `offsets` are its records that wait, ascending, `live` is how far live has applied the lane, and every
-    record of the partition at or below `read_through` was read. A generation never passes live: what lies
-    beyond `live` waits. As long as something is left below it, live cannot be met by accident. `is_full`:
-    nothing more is read before something was taken.
+    `offsets` are its waiting records, ascending. `live` is live's offset in the lane. Every record of the
+    partition at or below `read_through` was read. A generation never passes live: records beyond `live` wait.
+    While records below `live` are left, the chunk cannot reach it. `is_full`: the buffer is full, so a chunk
+    must be taken before the next read.
     """
     due = bisect_right(offsets, live)
     if due > most:
@@ -54,7 +54,7 @@ def next_chunk(
 
 
 def adapted(most: int, records: int, seconds: float) -> int:
-    """How many records the next chunk may have, after one of so many took so long."""
+    """Returns the size of the next chunk, after one of `records` records took `seconds`."""
     if seconds > CHUNK_SECONDS:
         return max(FEWEST_RECORDS, min(most, int(records * CHUNK_SECONDS / seconds)))
     return min(CHUNK_RECORDS, most + max(1, most // 4))
@@ -62,7 +62,7 @@ def adapted(most: int, records: int, seconds: float) -> int:
 
 @dataclass
 class RebuildLane:
-    """One lane of the partition: its records that wait, and how far it and live are."""
+    """One lane of the partition: its waiting records, its offset and live's offset."""
 
     queue: str
     applied: int
@@ -70,45 +70,45 @@ class RebuildLane:
     records: list[Record] = field(default_factory=list)
     most: int = FEWEST_RECORDS
     skipped: bool = False
-    """Records were read that it did not need then."""
+    """True if the reader has passed records that the lane may need again."""
     size_bytes: int = 0
-    """Of the records that wait."""
+    """Size of the waiting records."""
 
     @property
     def is_behind(self) -> bool:
-        """Whether live has applied more."""
+        """Returns True if live has applied more."""
         return self.applied < self.live
 
     def move(self, applied: int) -> None:
-        """So far it was applied: what waits is what lies beyond."""
+        """Moves the lane to this offset and drops the waiting records up to it."""
         self.applied = applied
         done = bisect_right(self.records, applied, key=_offset)
         self.size_bytes -= sum(map(size_bytes, self.records[:done]))
         del self.records[:done]
 
     def add(self, record: Record) -> None:
-        """The lane's next record."""
+        """Adds the lane's next record."""
         self.records.append(record)
         self.size_bytes += size_bytes(record)
 
     def forget(self) -> None:
-        """Nothing of it waits; what did must be read again, should the lane fall behind."""
+        """Drops the waiting records, which must be read again if the lane falls behind."""
         self.skipped = self.skipped or bool(self.records)
         self.records.clear()
         self.size_bytes = 0
 
 
 def is_own(decoded: Decoded, known: Known | None) -> bool:
-    """Returns True if what is remembered is of this very record."""
+    """Returns True if the stored identity belongs to this same record."""
     here = (decoded.topic_id, decoded.partition, decoded.record.offset)
     return known is not None and (known.topic_id, known.partition, known.offset) == here
 
 
 def judge_record(decoded: Decoded, known: Known | None) -> str:
-    """Whether a generation folds a record, or why it passes it over: live did not apply it either. Pure.
+    """Returns FOLDED if a generation folds a record, else why it passes over it, as live did. Pure.
 
-    REPEATED: live applied the event from another place, and the generation does not hold it as one that it
-    read elsewhere. It folds the record if the log no longer has that other one.
+    REPEATED: live applied the event from another place, and the generation has not noted it as read
+    elsewhere. The generation folds the record if the log no longer has the other one.
     """
     if known is None:
         return UNKNOWN
@@ -125,24 +125,24 @@ def judge_record(decoded: Decoded, known: Known | None) -> str:
 def needs_whole(decoded: Decoded, known: Known | None) -> bool:
     """Returns True if a record was read without its value, but live may have applied it whole. Pure.
 
-    Live knew such a record by its place, until it was redriven; or a greater limit let live read it whole.
+    Live identified such a record by its place until a redrive, or read it whole under a higher limit.
     """
     flaw = decoded.record.flaw
     return flaw is not None and flaw.is_cut and (known is None or known.outcome in TAKEN)
 
 
 def refusal(compacted: Topic | None) -> Callable[[HandlerRun, Effect], None]:
-    """Raises for what a rebuild must not do, whatever its handlers yield: once more, behind type and fold."""
+    """Returns a check that raises for effects that a rebuild must not have, behind types and fold."""
 
     def refuse(run: HandlerRun, effect: Effect) -> None:
         if isinstance(effect, Emit | Call):
             raise DeploymentBroken(
-                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which repeats nothing"
+                f"{run.entry.name} yielded a {type(effect).__name__} in a rebuild, which must not repeat it"
             )
         if compacted is not None and isinstance(effect, Increment):
             raise DeploymentBroken(
                 f"{run.entry.name} yielded an Increment for a record of {compacted.name}, which is compacted:"
-                " earlier ones may be gone; start from a checkpoint, or project without Increment"
+                " earlier records may be deleted; start from a checkpoint, or project without Increment"
             )
 
     return refuse

@@ -18,12 +18,12 @@ log = structlog.get_logger("sluice.rebuild")
 
 
 class RebuildReader:
-    """A PartitionReader that learns of records skipped since it was opened. Close it."""
+    """A PartitionReader that also passes over records skipped since it was opened. Must be closed."""
 
     def __init__(
         self, session: Session, bootstrap_servers: str, place: Place, offset: int, *, max_record_bytes: int
     ) -> None:
-        """Reads from this offset on; `max_record_bytes` as of PartitionReader."""
+        """Reads from this offset; for `max_record_bytes` see PartitionReader."""
         self._session = session
         self._servers = bootstrap_servers
         self._place = place
@@ -32,7 +32,7 @@ class RebuildReader:
 
     @property
     def read_through(self) -> int:
-        """Every committed record up to there was returned, or is skipped."""
+        """Returns the offset up to which every committed record was returned or skipped."""
         return self._reader.read_through
 
     def read(self, timeout_seconds: float) -> list[Record]:
@@ -42,8 +42,8 @@ class RebuildReader:
         except PartitionStalled as error:
             log.warning("rebuild waits for Kafka", error=error)
         except RecordUnreadable as error:
-            # A rebuild reads no further than live. So the record was skipped since this reader was opened, or
-            # the bridge's client can open what this one cannot.
+            # A rebuild reads no further than live. So the record was skipped after this reader was opened, or
+            # only the bridge's client can read it.
             self._reader.close()
             self._reader = self._open(error.offset)
             if self._reader.read_through < error.offset:

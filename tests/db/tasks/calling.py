@@ -118,5 +118,5 @@ def raises(error: BaseException) -> Act:
     return act
 
 
-NEVER_TOLD = "the process that made the call never told what became of it"
+NEVER_TOLD = "the process that made the call ended without storing its result"
 UNKNOWN, NOT_SENT, REFUSED = raises(OSError("reset")), raises(NotSent("no route")), raises(Refused("broke"))

@@ -140,7 +140,7 @@ def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Sessi
         (Emit("t", "k" * 300, "x", 1), "key has 300 characters"),
         (Emit("t", "k", "x", object()), "is no JSON"),
         (Emit("t", "k", "x", 1, headers={"ce_id": "1"}), "names that begin with 'ce_'"),
-        ("an event", "str 'an event' is no Emit"),
+        ("an event", "str 'an event' is not an Emit"),
     ],
 )
 def test_an_event_that_could_never_be_sent_is_refused(engine: Engine, event: Any, text: str) -> None:
