@@ -1,1 +1,1 @@
-"""Everything that talks to Kafka: the consumers and their protocol, the producer, readers of a log."""
+"""All access to Kafka: the consumers and their protocol, the producer, readers of a log."""

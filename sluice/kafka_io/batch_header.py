@@ -1,35 +1,35 @@
-"""What the header of a record batch says. It is never compressed. Pure."""
+"""Parses the header of a record batch, which is never compressed. Pure."""
 
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LOG_OVERHEAD = 12  # offset and length, in front of a batch of any format
+LOG_OVERHEAD = 12  # offset and length, the first fields of a batch of any format
 MAGIC_OFFSET = 16
 FORMAT = 2  # of every batch since Kafka 0.11
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 _CODEC_MASK, _CONTROL = 0x07, 0x20
-# From the attributes on: their fields up to the number of records.
+# The fields from the attributes to the number of records.
 _HEADER = struct.Struct(">hiqqqhii")
 _HEADER_OFFSET = 21
 _PLACE = struct.Struct(">qi")
 
 
 class BatchHeader(NamedTuple):
-    """The header of one batch. None: it is of a format that this version does not read."""
+    """The header of one batch. A field is None if this version cannot read the batch's format."""
 
     first_offset: int
     last_offset: int | None
     records: int | None
     timestamp_ms: int | None
-    """The highest one of the batch."""
+    """The highest time of the batch."""
     codec: str
     is_control: bool
-    """Returns True if it is the mark that ends a transaction."""
+    """Returns True if the batch is the mark that ends a transaction."""
 
 
 def split_batches(data: bytes) -> list[bytes]:
-    """Returns the batches that the data of a fetch holds whole."""
+    """Returns the complete batches in the data of a fetch."""
     found: list[bytes] = []
     at = 0
     while at + LOG_OVERHEAD <= len(data):
@@ -43,7 +43,7 @@ def split_batches(data: bytes) -> list[bytes]:
 
 
 def read_header(batch: bytes) -> BatchHeader:
-    """Returns what the header of the batch says."""
+    """Returns the header of the batch."""
     first, _ = _PLACE.unpack_from(batch)
     magic = batch[MAGIC_OFFSET]
     if magic != FORMAT or len(batch) < _HEADER_OFFSET + _HEADER.size:
@@ -58,7 +58,7 @@ class UnopenedRecords(NamedTuple):
     """Records of one batch, from the first one that cannot be read to the end of the batch."""
 
     passed_from: int
-    """Where reading stopped: up to `first_offset` there are no records."""
+    """The offset at which reading stopped. There are no records from it up to `first_offset`."""
     first_offset: int
     last_offset: int
     records: int
@@ -69,11 +69,11 @@ class UnopenedRecords(NamedTuple):
 def find_unopened(
     headers: Sequence[BatchHeader], unreadable_offset: int, *, log_end: int
 ) -> UnopenedRecords | None:
-    """Returns the records that must be passed so that what follows the unreadable offset can be read.
+    """Returns the records to skip so that reading can continue after the unreadable offset.
 
-    `headers` are of consecutive batches. None: none of them reaches the offset. A client reads a batch from
-    its beginning, so it reads nothing behind a record that it cannot read in the same batch. What a damaged
-    header says is taken only as far as the next batch and the end of the log allow it.
+    `headers` are of consecutive batches. Returns None if none of them reaches the offset. A client reads a
+    batch from its beginning, so it reads nothing behind an unreadable record of the same batch. The values of
+    a damaged header are bounded by the next batch and the end of the log.
     """
     for header, after in zip(headers, [*headers[1:], None], strict=False):
         limit = log_end - 1 if after is None else after.first_offset - 1

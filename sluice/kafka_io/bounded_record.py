@@ -1,6 +1,6 @@
-"""From what a client fetched to a record that a message can carry. Pure.
+"""Converts a fetched record to one that a message can carry. Pure.
 
-A client fetches records that no message can carry: some are too large, others have header names that are no
+A client fetches records that no message can carry: some are too large, others have header names that are not
 text. Each of them becomes a record with a flaw, so that the records beside it are not affected.
 """
 
@@ -11,21 +11,21 @@ from typing import Any
 
 from sluice.kafka_io.record_types import Flaw, Headers, Record
 
-HEADER_BYTES = 16  # of a header beside its name and its value: at least what a message needs for it
+HEADER_BYTES = 16  # per header, in addition to name and value: at least the overhead in a message
 
 _call_headers = methodcaller("headers")
 
 
 def record_of(message: Any, max_bytes: int | None) -> Record:
-    """Returns the record of a message of confluent-kafka, at most so large. None: whole."""
+    """Returns the record of a message of confluent-kafka, reduced to the limit (None: no limit)."""
     flaw = None
-    # Where a name is not UTF-8, confluent-kafka 2.16 returns the headers, and sets an error as well. A plain
-    # call in a loop that is often run does not look for it: the error then comes up somewhere else.
+    # For a name that is not UTF-8, confluent-kafka 2.16 returns the headers and also sets an error. CPython
+    # may not check for it after a plain call in a hot loop: then the error is raised at another place.
     try:
         headers: Headers = _call_headers(message) or []
     except (SystemError, UnicodeDecodeError):
-        # Asked again, it returns them without the error. In the pair of such a header the name is no object
-        # at all: what touches it ends the process. The garbage collector's view of the pair leaves it out.
+        # A second call returns them without the error. In the pair of such a header the name is not an
+        # object: any access to it ends the process. The garbage collector's view of the pair omits it.
         pairs = _call_headers(message)
         headers = [pair for pair in pairs if len(gc.get_referents(pair)) == len(pair)]
         flaw = Flaw(len(pairs) - len(headers))
@@ -34,8 +34,8 @@ def record_of(message: Any, max_bytes: int | None) -> Record:
 
 
 def record_of_consumed(consumed: Any, max_bytes: int | None) -> Record:
-    """Returns the record of a ConsumerRecord of kafka-python, as `record_of`."""
-    # By position: attribute by attribute costs half as much again.
+    """Returns the record of a ConsumerRecord of kafka-python, like `record_of`."""
+    # By position, since access by attribute costs 1.5 times as much.
     _, _, _, offset, timestamp, _, key, value, headers, *_ = consumed
     flaw = None
     if headers:
@@ -48,10 +48,10 @@ def record_of_consumed(consumed: Any, max_bytes: int | None) -> Record:
 
 
 def bounded(record: Record, max_bytes: int | None) -> Record:
-    """Returns the record if it has at most so many bytes; else without its value, with size and SHA-256.
+    """Returns the record if it is within the limit; else without its value, with size and SHA-256.
 
-    Of a key and headers that are together over the limit, it keeps the beginning: of the key its first
-    bytes, then the first headers, each of them whole.
+    If key and headers together exceed the limit, the record keeps the first bytes of the key, then the first
+    headers, each of them whole.
     """
     if max_bytes is None:
         return record
@@ -72,7 +72,7 @@ def bounded(record: Record, max_bytes: int | None) -> Record:
 
 
 def is_whole_of(whole: Record, cut: Record) -> bool:
-    """Returns True if the one record is the other one whole: by time, key, and SHA-256 of the value."""
+    """Returns True if one record is the whole form of the other, by time, key, and SHA-256 of the value."""
     assert cut.flaw is not None
     same_key = (whole.key is None) == (cut.key is None) and (whole.key or b"").startswith(cut.key or b"")
     same_place = (whole.offset, whole.timestamp_ms) == (cut.offset, cut.timestamp_ms)
@@ -83,7 +83,7 @@ def count_bytes(record: Record) -> int:
     """Returns the bytes of key, headers and value, with HEADER_BYTES for each header."""
     _, _, key, value, headers, _ = record
     size = (len(key) if key else 0) + (len(value) if value else 0)
-    # In one piece: this runs for every header that is read.
+    # One expression, since this runs for every header.
     for name, found in headers:
         size += HEADER_BYTES + (len(name) if name.isascii() else len(name.encode()))
         size += len(found) if found else 0

@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
-BOOTSTRAP_TIMEOUT_MS = 5_000  # an operator waits no longer to read that no broker is reachable
-REQUEST_TIMEOUT_MS = 10_000  # of one request of a command, for the same reason
-SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default waits a minute for a broker that vanished
+BOOTSTRAP_TIMEOUT_MS = 5_000  # bounds the time until an operator reads that no broker is reachable
+REQUEST_TIMEOUT_MS = 10_000  # for one request of a command, for the same reason
+SOCKET_TIMEOUT_MS = 10_000  # librdkafka's default waits a minute for a lost broker
 RECONNECT_BACKOFF_MAX_MS = 1_000  # the defaults of 10 s and 30 s are longer than a broker's restart
 
-# Of the bridge's consumer, with either client. Without the wait for 64 kB or 10 ms, answers of 1 byte cost
+# For the bridge's consumer, with both clients. Without the wait for 64 kB or 10 ms, answers of 1 byte cost
 # 0.4 of a core at 1,000 events per second.
 FETCH_MIN_BYTES = 64 * 1024
 FETCH_MAX_WAIT_MS = 10
-FETCH_MAX_BYTES = 8 * 1024 * 1024  # what one poll may add to the memory before it is bounded again
+FETCH_MAX_BYTES = 8 * 1024 * 1024  # what one poll may add before the bounds are checked again
 MAX_POLL_RECORDS = 2_000
-SESSION_TIMEOUT_MS = 6_000  # the shortest that brokers allow by default: a dead bridge is missed soon
+SESSION_TIMEOUT_MS = (
+    6_000  # the shortest that brokers allow by default, so that a dead bridge is replaced soon
+)
 HEARTBEAT_INTERVAL_MS = 2_000
 MAX_POLL_INTERVAL_MS = 60_000  # above every time-out of one turn of the loop
-METADATA_MAX_AGE_MS = 30_000  # new partitions and topics are seen this soon
+METADATA_MAX_AGE_MS = 30_000  # bounds the time until new partitions and topics are seen
 
 # A level of syslog: critical. Below it librdkafka writes a line per attempt to connect, and not as JSON.
 LOG_LEVEL_CRITICAL = 2
@@ -100,8 +102,8 @@ def build_kafka_python_admin(access: KafkaAccess, **own: Any) -> "KafkaAdminClie
 
 
 def _connect(client: Any, arguments: Mapping[str, Any]) -> Any:
-    # kafka-python 3.0.12 starts a thread, and leaves it running if no broker answers: a process that tries
-    # again and again during an outage would collect threads.
+    # kafka-python 3.0.12 starts a thread, and leaves it running if no broker answers: a process that retries
+    # during an outage would accumulate threads.
     made = client.__new__(client)
     try:
         made.__init__(**arguments)

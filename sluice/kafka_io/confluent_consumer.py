@@ -25,7 +25,7 @@ from sluice.kafka_io.topic_watch import TopicWatch
 from sluice.runtime.backoff import Backoff
 from sluice.runtime.place import Place
 
-# While Kafka does not answer, asking for the facts of topics stops the loop for the time-out each time.
+# While Kafka does not answer, each request for the facts of topics blocks the loop for the time-out.
 ASKING_SECONDS = 30.0
 ANSWER_AGE_SECONDS = 15.0
 
@@ -56,8 +56,8 @@ class ConfluentConsumer:
         self._commit_metadata = commit_metadata
         self._max_record_bytes = max_record_bytes
         self._topics = tuple(topics)
-        self._doubted_at = float("-inf")  # facts from before may be of another topic
-        self._doubted: set[Place] = set()  # what comes of them next may be of another topic
+        self._doubted_at = float("-inf")  # older facts may be of another topic
+        self._doubted: set[Place] = set()  # their next records may be of another topic
         self._changes: set[Place] = set()
         self._truncated: dict[Place, str] = {}
         self._ends: dict[Place, int] = {}
@@ -72,7 +72,7 @@ class ConfluentConsumer:
             admin = build_confluent_admin(access, CONNECTION_PROPERTIES)
             self._watch = TopicWatch(admin, self._topics)
             self._offsets = LeaderOffsets(admin, self._errors.append)
-            # Before anything is known, a topic that is gone and a broker that is away look the same.
+            # Before the first answer, a deleted topic and an unavailable broker cannot be distinguished.
             self._watch.ask_now()
             self._consumer = build_confluent_consumer(
                 access,
@@ -93,7 +93,7 @@ class ConfluentConsumer:
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
         """See Consumer. Raises ConsumerBroken at every poll after a fatal error."""
         with _translated():
-            # Calls the callbacks for errors and for finished commits as well.
+            # Also calls the callbacks for errors and for finished commits.
             messages = self._consumer.consume(MAX_POLL_RECORDS, timeout_seconds)
         polled: dict[Place, list[Record]] = {}
         message: Any
@@ -139,17 +139,17 @@ class ConfluentConsumer:
         if place not in self.assignment():
             self._changes.add(place)
             return
-        # The client's own seek is refused where it has no position at all, and that is where we begin.
+        # The client refuses its own seek for a partition without a position, which is the state at the start.
         with _translated():
             self._consumer.incremental_unassign([TopicPartition(*place)])
             self._consumer.incremental_assign([TopicPartition(*place, offset)])
-            # The pause outlives the assignment.
+            # The pause survives the assignment.
             self._consumer.resume([TopicPartition(*place)])
         self._paused.discard(place)
         self._doubted.add(place)
 
     def position(self, place: Place) -> int | None:
-        """See Consumer. Known at the end of the log only: the client's own forgets no seek."""
+        """See Consumer. Known only at the end of the log, since the client's own position ignores a seek."""
         return self._ends.get(place)
 
     def pause_exactly(self, places: Iterable[Place]) -> None:
@@ -173,7 +173,7 @@ class ConfluentConsumer:
             return self._offsets.measure(places, self._watch.leaders)
 
     def topics(self) -> Mapping[str, TopicFacts]:
-        """See Consumer. Asked after the newest assignment, and a moment ago if records came."""
+        """See Consumer. Read after the newest assignment, and a moment ago if records arrived."""
         return self._watch.facts
 
     def topic_errors(self) -> Mapping[str, ClientError]:
@@ -217,7 +217,7 @@ class ConfluentConsumer:
             place = (partition.topic, partition.partition)
             self._changes.add(place)
             self._ends.pop(place, None)
-            # An assigned partition is never paused, whatever it was before.
+            # A newly assigned partition is never paused, also if it was paused before.
             self._paused.discard(place)
 
     def _note_message_error(self, error: KafkaError, message: Any) -> None:
@@ -238,7 +238,7 @@ class ConfluentConsumer:
         self._note_error(judge_error(error.name(), error.str(), fatal=error.fatal()))
 
     def _note_committed(self, error: KafkaError | None, partitions: Iterable[TopicPartition] | None) -> None:
-        # Commits inform lag tools: what Kafka refuses keeps no partition from being read.
+        # Commits only inform lag tools, so a refused commit must not stop reading.
         refused = [error, *(partition.error for partition in partitions or ())]
         noted = {one.name(): judge_error(one.name(), one.str(), fatal=one.fatal()) for one in refused if one}
         for one in noted.values():
@@ -261,7 +261,7 @@ class ConfluentConsumer:
             self._fatal_error = self._fatal_error or error.detail
 
     def _look_at_topics(self, polled: AbstractSet[Place]) -> bool:
-        """Returns False if records came and Kafka does not say of which topics they are."""
+        """Returns False if records arrived and Kafka does not report of which topics they are."""
         now = time.monotonic()
         if polled:
             age = FACTS_AGE_SECONDS if self._doubted.isdisjoint(polled) else 0.0

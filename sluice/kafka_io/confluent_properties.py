@@ -1,4 +1,4 @@
-"""The properties of the bridge's clients of librdkafka that are the same in every bridge."""
+"""The properties of librdkafka that are the same in every bridge."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ CONNECTION_PROPERTIES: Mapping[str, Any] = {
 }
 
 CONSUMER_PROPERTIES: Mapping[str, Any] = {
-    # The bridge resumes from Postgres; a position that resets itself skips records.
+    # The bridge resumes from Postgres; an automatic reset of a position would skip records.
     "auto.offset.reset": "error",
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,

@@ -1,4 +1,4 @@
-"""What the bridge asks of a Kafka client, so that the client can be another one."""
+"""The interface of a Kafka client for the bridge, which has two implementations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from sluice.runtime.place import Place
 
 
 class ConsumerBroken(Exception):
-    """An error the client does not recover from: close it and make a new one."""
+    """Raised if the client cannot recover: close it and make a new one."""
 
 
 class BrokersAway(ConsumerBroken):
-    """No broker answers, so that no consumer can be made for now."""
+    """Raised if no broker answers, so that no consumer can be made now."""
 
     kafka_code = "_TIMED_OUT"
 
@@ -27,74 +27,74 @@ class TopicFacts:
     topic_id: str
     partitions: int
     leaderless: frozenset[int] = frozenset()
-    """The partitions that no broker leads now: they can be neither read nor measured."""
+    """The partitions without a leader now, which can be neither read nor measured."""
 
 
 class Consumer(Protocol):
     """One member of the bridges' group; owned by one thread.
 
-    Nothing here decides: changes of the assignment are noted for `take_changes` and acted on by the loop.
-    Any method may raise ConsumerBroken. Positions never reset by themselves.
+    It decides nothing: it notes changes of the assignment for `take_changes`, and the loop acts on them.
+    Any method may raise ConsumerBroken. Positions are never reset automatically.
     """
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
-        """The next records, in offset order per partition; {} when the time is over.
+        """Returns the next records, in offset order per partition; {} after the time-out.
 
-        May hold records of partitions that were not seeked since they were assigned.
+        May return records of partitions that were not seeked since they were assigned.
         """
 
     def take_changes(self) -> frozenset[Place]:
-        """Partitions that came, went, or lost their position since the last call."""
+        """Returns partitions that were assigned, revoked, or lost their position since the last call."""
 
     def take_truncated(self) -> Mapping[Place, str]:
-        """Partitions whose log lost records that were read, since the last call → the client's text.
+        """Returns partitions whose log lost records that were read, since the last call → the client's text.
 
-        Nothing read or applied of them since then can be trusted.
+        Records of them that were read or applied since then cannot be trusted.
         """
 
     def assignment(self) -> frozenset[Place]:
-        """The partitions this member has now."""
+        """Returns the partitions that this member has now."""
 
     def seek(self, place: Place, offset: int) -> None:
-        """The next poll reads from here; nothing polled before counts any more."""
+        """Sets the position of the next poll. The caller must ignore records polled before."""
 
     def position(self, place: Place) -> int | None:
-        """Offset after the last record polled or passed over; None if it is not known."""
+        """Returns the offset after the last record polled or passed; None if it is unknown."""
 
     def pause_exactly(self, places: Iterable[Place]) -> None:
-        """These assigned partitions are paused, all others are not."""
+        """Pauses these assigned partitions, and resumes all others."""
 
     def paused(self) -> frozenset[Place]:
-        """The partitions paused now."""
+        """Returns the partitions paused now."""
 
     def take_readable(self) -> frozenset[Place]:
-        """Returns the partitions that a fetch read since the last call, be it that their end was reached."""
+        """Returns the partitions that a fetch read since the last call, also if it only reached their end."""
 
     def take_errors(self) -> Sequence[ClientError]:
-        """Returns what the client reported since the last call and no other method returns or raises."""
+        """Returns the client's errors since the last call that no other method returns or raises."""
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        """Returns what the logs hold now; blocks for a round trip or two.
+        """Returns the current ranges of the logs. Blocks for one or two round trips.
 
-        Partitions that are not there or have no leader are missing, and so are those that Kafka does not
-        answer for: take_errors returns why.
+        Omits partitions that do not exist, have no leader, or for which Kafka does not answer; `take_errors`
+        returns the reasons.
         """
 
     def topics(self) -> Mapping[str, TopicFacts]:
-        """The subscribed topics that exist, no older than the newest assignment; cheap.
+        """Returns the subscribed topics that exist, not older than the newest assignment. Cheap.
 
-        So young, too, that what was polled is of the topic with this id, or of an earlier one: with
-        confluent-kafka but for what docs/design/kafka-client.md leaves open.
+        They are also new enough that polled records are of the topic with this id, or of an earlier one.
+        docs/design/kafka-client.md has the exception for confluent-kafka.
         """
 
     def topic_errors(self) -> Mapping[str, ClientError]:
-        """Returns why Kafka refuses the facts of topics that `topics` lacks: they may exist."""
+        """Returns the topics that `topics` lacks because Kafka refuses their facts, with the reasons."""
 
     def brokers_answer(self) -> bool:
         """Returns False if no broker has answered for a while."""
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
-        """Tells Kafka, for lag tools only; neither waits nor fails."""
+        """Commits the offsets, only for lag tools. Neither waits nor fails."""
 
     def close(self) -> None:
-        """Leaves the group if it is a dynamic member. May run twice."""
+        """Closes the client. A dynamic member leaves the group. Idempotent."""

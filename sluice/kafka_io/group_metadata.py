@@ -9,18 +9,18 @@ from kafka.errors import KafkaError, RetriableError
 from sluice.kafka_io.config import KafkaAccess, build_kafka_python_admin
 
 TIMEOUT_SECONDS = 3.0
-"""A process that starts without Kafka waits hardly longer for it."""
+"""Bounds the wait of a process that starts while Kafka is unavailable."""
 RETRY_SECONDS = 0.1
 
 
 class GroupMetadataUnavailable(Exception):
-    """Kafka did not answer in time, or this process has no rights to describe the group."""
+    """Raised if Kafka did not answer in time, or this process may not describe the group."""
 
 
 class GroupMetadataReader:
-    """Keeps one client, made at the first use. Owned by one thread.
+    """Holds one client, made at the first use. Owned by one thread.
 
-    Not on confluent-kafka: version 2.16 sometimes ends the process with a segmentation fault if the
+    Does not use confluent-kafka: version 2.16 sometimes ends the process with a segmentation fault if the
     coordinator of the group is still loading.
     """
 
@@ -53,7 +53,7 @@ class GroupMetadataReader:
         return {offset.metadata.removesuffix("\0") for offset in offsets.values() if offset.metadata} - {""}
 
     def close(self) -> None:
-        """Ends the client. Idempotent."""
+        """Closes the client. Idempotent."""
         admin, self._admin = self._admin, None
         if admin is not None:
             with suppress(KafkaError, OSError):

@@ -1,6 +1,6 @@
 """Lets kafka-python read records whose header names are not UTF-8.
 
-kafka-python 3.0.12 raises for such a name, loses the batch with it, and stays where it is for ever.
+kafka-python 3.0.12 raises for such a name, drops the batch, and never advances past it.
 """
 
 from typing import Any, SupportsIndex
@@ -10,16 +10,16 @@ from kafka.record.default_records import DefaultRecordBatch
 
 
 class UnreadableName(str):
-    """Stands for a name that is not UTF-8."""
+    """A placeholder for a name that is not UTF-8."""
 
 
 def accept_any_header_name() -> None:
-    """Makes the consumers of this process return an UnreadableName where one is not UTF-8. Idempotent."""
+    """Makes the consumers of this process return an UnreadableName for such a name. Idempotent."""
     memory_records.DefaultRecordBatch = _Batch
 
 
 class _Batch(DefaultRecordBatch):  # type: ignore[misc]
-    """A batch that begins a record again, with another decoder of names, where one is not UTF-8."""
+    """A batch that parses a record again, with another decoder of names, if a name is not UTF-8."""
 
     _buffer: bytearray
 
@@ -27,13 +27,13 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         try:
             return super()._read_msg(*decoders)
         except UnicodeDecodeError:
-            # Nothing of this record has been taken yet. One copy serves the rest of the batch.
+            # Nothing of this record has been returned yet. One copy is used for the rest of the batch.
             self._buffer = _AnyNames(self._buffer)
             return super()._read_msg(*decoders)
 
 
 class _AnyNames(bytearray):
-    """Bytes whose slices decode to text, whatever they are. The parser decodes nothing but names."""
+    """Bytes whose slices always decode to text. The parser decodes only names."""
 
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         found = super().__getitem__(index)

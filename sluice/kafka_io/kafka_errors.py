@@ -1,7 +1,7 @@
-"""What an error of a Kafka client concerns, and what follows from it. Pure.
+"""Classifies the errors of a Kafka client: their subject, and their consequence. Pure.
 
 Every error that a client reports becomes one ClientError. Its code is the name in Kafka's protocol. An error
-of librdkafka itself has a name that begins with an underscore, one of kafka-python the name of its class.
+of librdkafka itself has a name that begins with an underscore; one of kafka-python has the name of its class.
 """
 
 import re
@@ -13,19 +13,19 @@ from sluice.runtime.place import Place
 
 
 class ErrorAction(Enum):
-    """What follows from an error."""
+    """The consequence of an error."""
 
     IGNORE = auto()
     """No error: a partition's end was reached."""
     POSITION_LOST = auto()
     """The partition has no position in the log: seek it again."""
     TRUNCATED = auto()
-    """The log lost records that were read: stop loudly."""
+    """The log lost records that were read: stop the topic."""
     NO_LEADER = auto()
     NOT_AUTHORIZED = auto()
     UNREADABLE_RECORD = auto()
     REPLACE_CONSUMER = auto()
-    """The client will not recover: close it and make a new one."""
+    """The client cannot recover: close it and make a new one."""
     OTHER = auto()
     """Log it, count it, and read on."""
 
@@ -38,7 +38,7 @@ class ClientError(NamedTuple):
     action: ErrorAction
     topic: str | None = None
     partition: int | None = None
-    """None: all partitions of the topic."""
+    """None if the error concerns all partitions of the topic."""
     offset: int | None = None
     of_group: bool = False
     """True if the member cannot take part in its group, so that none of its partitions is read."""
@@ -66,7 +66,7 @@ _ACTIONS = {
         "UNSUPPORTED_COMPRESSION_TYPE",
         "UnsupportedCodecError",
     ),
-    # A static member is fenced when another one takes its name, also by a new session of its own.
+    # A static member is fenced when another one takes its name, also by its own new session.
     ErrorAction.REPLACE_CONSUMER: (
         "_FATAL",
         "_FENCED",
@@ -77,7 +77,7 @@ _ACTIONS = {
 }
 _ACTION_OF = {code: action for action, codes in _ACTIONS.items() for code in codes}
 
-# The coordinator refuses the member. A right or a setting changes that, a new consumer does not.
+# The coordinator refuses the member. A new consumer does not help, only a new right or setting.
 _GROUP_CODES = frozenset(
     {
         "GROUP_AUTHORIZATION_FAILED",
@@ -90,7 +90,7 @@ _GROUP_CODES = frozenset(
     }
 )
 
-# What a client's text says of a broker that refuses it for good, or expects another protocol.
+# Texts of a client about a broker that refuses it permanently, or expects another protocol.
 _REFUSALS = re.compile(
     "SASL|_AUTHENTICATION|authentication failed|handshake fail|certificate|incorrect security.protocol"
     "|CLUSTER_AUTHORIZATION_FAILED|ClusterAuthorizationFailed|not a Kafka|SSL routines",
@@ -101,7 +101,7 @@ AWAY_CODES = KAFKA_AWAY
 
 
 def find_advice(text: str) -> str | None:
-    """Returns what a person must do about an error of a client, None if waiting may help."""
+    """Returns what an operator must do about an error of a client; None if waiting may help."""
     if _REFUSALS.search(text) is None:
         return None
     return "let SLUICE_KAFKA_BOOTSTRAP_SERVERS name a listener that accepts this client"
@@ -116,9 +116,9 @@ def judge_error(
     topic: str | None = None,
     offset: int | None = None,
 ) -> ClientError:
-    """Returns what one error concerns and what follows from it.
+    """Returns the subject and the consequence of one error.
 
-    `fatal`: the client says that it will not recover. A code that is not known is OTHER.
+    `fatal`: the client reports that it cannot recover. An unknown code is OTHER.
     """
     action = ErrorAction.REPLACE_CONSUMER if fatal else _ACTION_OF.get(code, ErrorAction.OTHER)
     of_group = place is None and topic is None and code in _GROUP_CODES

@@ -54,7 +54,7 @@ from sluice.runtime.place import Place
 CLOSE_TIMEOUT_MS = 5_000
 OFFSETS_TIMEOUT_MS = 5_000
 ANSWER_AGE_MS = 15_000
-FAILING_SECONDS = 30.0  # a client whose every poll fails for so long is replaced
+FAILING_SECONDS = 30.0  # a client is replaced after all its polls have failed for this long
 
 
 class KafkaPythonConsumer:
@@ -80,7 +80,7 @@ class KafkaPythonConsumer:
         self._topics = tuple(topics)
         self._changes = _Changes()
         self._truncated: dict[Place, str] = {}
-        # Appending and popping are atomic: the client's own thread appends as well.
+        # Appending and popping are atomic, since the client's own thread also appends.
         self._errors: deque[ClientError] = deque()
         self._group_backoff = Backoff()
         self._failing_since: float | None = None
@@ -90,7 +90,7 @@ class KafkaPythonConsumer:
                 client_id="sluice-bridge",
                 group_id=group,
                 group_instance_id=instance,
-                # The bridge resumes from Postgres; a position that resets itself skips records.
+                # The bridge resumes from Postgres; an automatic reset of a position would skip records.
                 auto_offset_reset="none",
                 enable_auto_commit=False,
                 isolation_level="read_committed",
@@ -108,7 +108,7 @@ class KafkaPythonConsumer:
                 metrics_enabled=False,
                 reconnect_backoff_max_ms=RECONNECT_BACKOFF_MAX_MS,
             )
-            # A leader that joins before its first metadata assigns nothing, and for long.
+            # A leader that joins before its first metadata assigns nothing for a long time.
             self._consumer.topics()
             self._consumer.subscribe(topics=self._topics, listener=self._changes)
             self._fetches = FetchErrors(self._consumer, self._errors.append, self._changes.note)
@@ -122,7 +122,7 @@ class KafkaPythonConsumer:
             now = time.monotonic()
             polled = self._poll_once(timeout_seconds) if self._group_backoff.allows(now) else None
             if polled is None:
-                # An error must not make a busy loop.
+                # An error must not cause a busy loop.
                 time.sleep(timeout_seconds)
                 return {}
             if polled and not self._metadata.renew(self._errors.append):
@@ -146,7 +146,7 @@ class KafkaPythonConsumer:
             pause_without_position(self._consumer)
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         except NoOffsetForPartitionError:
-            # Partitions that this poll was assigned.
+            # Partitions that were assigned during this poll.
             return None
         except LogTruncationError as error:
             for place in error.divergent_offsets:
@@ -185,10 +185,10 @@ class KafkaPythonConsumer:
         """See Consumer."""
         try:
             self._consumer.seek(TopicPartition(*place), offset)
-            # It is paused for as long as it has no position.
+            # The partition is paused while it has no position.
             self._consumer.resume(TopicPartition(*place))
         except (ValueError, KeyError):
-            # It went meanwhile: the change is noted and will be taken.
+            # The partition was revoked meanwhile; `take_changes` will return it.
             self._changes.note([TopicPartition(*place)])
 
     def position(self, place: Place) -> int | None:
@@ -217,7 +217,7 @@ class KafkaPythonConsumer:
 
     def topics(self) -> Mapping[str, TopicFacts]:
         """See Consumer."""
-        # The metadata the consumer itself goes by: a later answer of an admin client would come too late.
+        # The metadata that the consumer itself uses: an answer of an admin client would be too late.
         return self._metadata.facts()
 
     def topic_errors(self) -> Mapping[str, ClientError]:
@@ -245,12 +245,12 @@ class KafkaPythonConsumer:
             for place, offset in watermarks.items()
         }
         if offsets:
-            # The next poll raises it as well.
+            # The next poll also raises the error.
             with _translated(), suppress(FencedInstanceIdError):
                 self._consumer.commit_async(offsets, self._note_committed)
 
     def _note_committed(self, _: object, answer: object) -> None:
-        # Commits inform lag tools: what Kafka refuses keeps no partition from being read.
+        # Commits only inform lag tools, so a refused commit must not stop reading.
         if isinstance(answer, Exception):
             noted = client_error(answer)
             self._errors.append(ClientError(noted.code, noted.detail, ErrorAction.OTHER))
@@ -265,7 +265,7 @@ class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]
     """Notes partitions. Called from the client's own thread, so it does nothing else."""
 
     def __init__(self) -> None:
-        # Appending and popping are atomic; swapping a set would drop what is noted meanwhile.
+        # Appending and popping are atomic; a swap of a set would lose partitions noted meanwhile.
         self._noted: deque[Place] = deque()
 
     def note(self, partitions: Iterable[TopicPartition]) -> None:
@@ -286,7 +286,7 @@ class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]
 
 def _for_those_left(method: Callable[..., None], places: Iterable[TopicPartition]) -> None:
     for place in places:
-        with suppress(KeyError):  # it went meanwhile
+        with suppress(KeyError):  # revoked meanwhile
             method(place)
 
 
@@ -295,6 +295,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Whatever ended its thread is raised by every later call.
+        # Every later call raises the error that ended the client's thread.
         broken = BrokersAway if client_error(error).code in AWAY_CODES else ConsumerBroken
         raise broken(f"{type(error).__name__}: {error}") from error

@@ -1,7 +1,7 @@
-"""What kafka-python 3.0.12 does wrong in a bridge's consumer, mended from outside.
+"""Workarounds for faults of kafka-python 3.0.12 in a bridge's consumer.
 
-kafka-python raises from a poll, or swallows, what concerns one partition or one topic. Here such an error is
-noted, and the others go on. Its private methods are replaced on the objects of one consumer.
+kafka-python raises an error of one partition or topic from a poll, or ignores it. The workarounds note such
+an error and let the others continue. They replace private methods on the objects of one consumer.
 """
 
 import time
@@ -30,7 +30,7 @@ from sluice.kafka_io.kafka_errors import ClientError, ErrorAction, judge_error
 from sluice.runtime.backoff import Backoffs
 from sluice.runtime.place import Place
 
-# kafka-python fetches again at every poll what failed before.
+# kafka-python repeats a failed fetch at every poll.
 FETCH_AGAIN_SECONDS = 10.0
 ANSWER_TIMEOUT_MS = 5_000
 RETRY_SECONDS = 0.1
@@ -41,13 +41,13 @@ NoteError = Callable[[ClientError], None]
 
 
 def client_error(error: Exception, place: Place | None = None, topic: str | None = None) -> ClientError:
-    """Returns an exception of kafka-python as what it concerns."""
+    """Returns an exception of kafka-python as a ClientError."""
     code = error.message if isinstance(error, BrokerResponseError) and error.message else type(error).__name__
     return judge_error(code, str(error), place=place, topic=topic)
 
 
 class FetchErrors:
-    """Fetches of one consumer, of which each partition fails by itself."""
+    """The fetches of one consumer, with separate errors per partition."""
 
     def __init__(
         self, consumer: Any, note: NoteError, note_lost: Callable[[Iterable[TopicPartition]], None]
@@ -92,7 +92,7 @@ class FetchErrors:
         try:
             appended: int = self._append(drained, part, max_records, update_offsets)
         except Exception as error:
-            # What cannot be parsed has no code in the protocol.
+            # An answer that cannot be parsed has no code in the protocol.
             noted = client_error(error, tuple(place))
             self._note_failed(
                 place, part.next_fetch_offset, noted._replace(action=ErrorAction.UNREADABLE_RECORD)
@@ -113,17 +113,17 @@ class FetchErrors:
 
 
 class TopicMetadata:
-    """The metadata of one consumer's topics, and a group that goes on without those that Kafka refuses."""
+    """The metadata of one consumer's topics, and a group that continues without refused topics."""
 
     def __init__(self, consumer: Any, topics: Iterable[str]) -> None:
         self.errors: Mapping[str, ClientError] = {}
-        """What Kafka answers instead of a topic's metadata, but for a topic that is not there."""
+        """Errors that Kafka returns instead of a topic's metadata, except that the topic does not exist."""
         self._cluster, self._manager = consumer._cluster, consumer._manager
         self._coordinator = consumer._coordinator
         self._topics = tuple(topics)
         self._update = self._cluster.update_metadata
         self._cluster.update_metadata = self._take
-        # The coordinator's own listener raises for a denied topic, and then looks at no other one.
+        # The coordinator's own listener raises for a denied topic, and then skips the other topics.
         self._cluster.remove_listener(WeakMethod(self._coordinator._handle_metadata_update))
         self._cluster.add_listener(self._handle_update)
 
@@ -138,7 +138,7 @@ class TopicMetadata:
         return found
 
     def renew(self, note: NoteError) -> bool:
-        """Asks Kafka and waits. Returns False if it gives no answer; `note` takes the error."""
+        """Requests the metadata and waits. Returns False without an answer; `note` takes the error."""
         # kafka-python fetches by name: what it reads of a topic created anew, at its old position, looks like
         # the old one's. What has the old id after it was polled is of the old topic.
         deadline = time.monotonic() + ANSWER_TIMEOUT_MS / 1000
@@ -155,13 +155,13 @@ class TopicMetadata:
     async def _ask(self) -> None:
         cluster, manager = self._cluster, self._manager
         if cluster.metadata_refresh_in_progress:
-            # Asked for earlier, it must not be noted later. Its own timeout is half of MAX_POLL_INTERVAL_MS.
+            # An older answer must not be noted later. The client's timeout is half of MAX_POLL_INTERVAL_MS.
             with suppress(KafkaError):
                 await manager.wait_for(manager.call_soon(cluster.refresh_metadata), ANSWER_TIMEOUT_MS)
         answer = await manager.send(cluster.metadata_request(), request_timeout_ms=ANSWER_TIMEOUT_MS)
         if not answer.brokers:
-            # The broker is starting, or the controller has fenced it: kafka-python keeps what it knew.
-            raise MetadataEmptyBrokerList("the broker knows no broker of its cluster")
+            # The broker is starting, or the controller has fenced it: kafka-python keeps its old metadata.
+            raise MetadataEmptyBrokerList("the broker lists no broker of its cluster")
         cluster.update_metadata(answer)
 
     def _take(self, answer: Any) -> None:
@@ -173,7 +173,7 @@ class TopicMetadata:
         self._update(answer)
         if answer.brokers:
             self.errors = errors
-            # An invalid name would not be asked about again, and count as a topic that is gone.
+            # Without this, an invalid name would not be requested again, and count as a deleted topic.
             self._cluster._topics.update(self._topics)
 
     def _handle_update(self, cluster: Any) -> None:
@@ -182,8 +182,8 @@ class TopicMetadata:
 
 
 def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
-    """Makes `note` take what a coordinator answers to heartbeats instead of accepting them."""
-    # kafka-python goes on as if it were a member. The errors left out make it join again.
+    """Passes the errors in a coordinator's answers to heartbeats to `note`."""
+    # kafka-python continues as if it were a member. After the errors omitted here it joins again.
     send = coordinator._send_heartbeat_request
 
     async def send_and_note() -> Any:
@@ -199,8 +199,8 @@ def note_heartbeat_errors(coordinator: Any, note: NoteError) -> None:
 
 def raise_if_fenced(coordinator: Any) -> None:
     """Raises FencedInstanceIdError if another consumer has taken the name of this one."""
-    # kafka-python ends the heartbeats of a member that is fenced, logs that, and polls on without records. It
-    # also pauses them while it joins; both marks of that change under this lock.
+    # kafka-python ends the heartbeats of a fenced member, logs that, and continues to poll without records.
+    # It also pauses heartbeats while it joins; both marks of that change under this lock.
     with coordinator._lock:
         ended = not coordinator._heartbeat_enabled and not coordinator.rejoining
         if ended and coordinator.stable():
@@ -208,25 +208,25 @@ def raise_if_fenced(coordinator: Any) -> None:
 
 
 def finish_joining(coordinator: Any) -> None:
-    """Makes the member go on with a join under way."""
-    # kafka-python forgets a join under way when a poll ends between its two answers: the group then counts a
-    # member that polls for ever and gets nothing.
+    """Makes the member continue a join in flight."""
+    # kafka-python drops a join in flight when a poll ends between its two answers: the group then counts a
+    # member that polls and never gets a partition.
     if coordinator.rejoining:
         coordinator.request_rejoin()
 
 
 def take_up_parked(fetcher: Any) -> None:
-    """Makes the fetcher return what it has of partitions that were paused and are not any more."""
-    # kafka-python puts away what it has of a partition that is paused, and takes it up again only while
-    # nothing else is in line. What is in line stays there when it is used up: if no later answer takes its
-    # place, a resumed partition is neither taken up nor fetched, for ever.
+    """Makes the fetcher return its buffered records of partitions that were resumed."""
+    # kafka-python sets aside the buffered records of a paused partition, and uses them again only while no
+    # other buffer is current. A used-up buffer stays current: if no later answer replaces it, a resumed
+    # partition is neither returned nor fetched, without end.
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
         fetcher._next_partition_records = None
 
 
 def pause_without_position(consumer: Any) -> None:
-    """Pauses assigned partitions that have no position: they are read once they were seeked."""
-    # kafka-python raises at every poll for one of them, and so reads nothing of the others.
+    """Pauses assigned partitions without a position; they are read after a seek."""
+    # kafka-python raises at every poll for one of them, and so does not read the others.
     subscription = consumer._subscription
     for place in subscription.missing_fetch_positions():
         consumer.seek(place, 0)

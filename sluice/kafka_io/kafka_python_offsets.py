@@ -1,4 +1,4 @@
-"""What the logs of partitions hold, asked with kafka-python of each leader and topic by itself."""
+"""Reads the offset ranges of partitions with kafka-python, by one request per leader and topic."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ from sluice.kafka_io.log_range import LogRange
 from sluice.runtime.backoff import Backoffs
 from sluice.runtime.place import Place
 
-# A leader that does not answer stops the loop for the time-out whenever it is asked.
+# A leader that does not answer blocks the loop for the time-out at each request.
 UNANSWERED_SECONDS = 60.0
 
 
 class LeaderOffsets:
-    """An error of one topic or leader leaves the others their answers."""
+    """Reads ranges. An error of one topic or leader does not affect the others."""
 
     def __init__(self, consumer: Any, note: NoteError, *, timeout_ms: int) -> None:
         self._cluster, self._manager = consumer._cluster, consumer._manager
@@ -81,7 +81,7 @@ class LeaderOffsets:
             try:
                 return await self._manager.wait_for(sent, max(0.0, deadline - time.monotonic()) * 1_000)
             except NodeNotReadyError:
-                # Other requests are in flight, or it is not connected yet.
+                # Other requests are in flight, or the client is not connected yet.
                 if time.monotonic() >= deadline:
                     raise
             await self._manager._net.sleep(RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""What the logs of partitions hold, asked with confluent-kafka of each leader by itself."""
+"""Reads the offset ranges of partitions with confluent-kafka, by one request per leader."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 REQUEST_TIMEOUT_SECONDS = 5.0
-# A leader that does not answer stops the loop for the time-out whenever it is asked.
+# A leader that does not answer blocks the loop for the time-out at each request.
 UNANSWERED_SECONDS = 60.0
 
 _START_AND_END = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -27,10 +27,10 @@ _Answers: TypeAlias = dict[TopicPartition, Future[Any]]
 
 
 class LeaderOffsets:
-    """Owned by one thread. An error of one partition or leader leaves the others their answers."""
+    """Owned by one thread. An error of one partition or leader does not affect the others."""
 
     def __init__(self, admin: "AdminClient", note: Callable[[ClientError], None]) -> None:
-        """`note` takes the errors. A partition that is not there is none."""
+        """`note` takes the errors. A partition that does not exist is not an error."""
         self._admin = admin
         self._note = note
         self._unanswered: Backoffs[Place] = Backoffs(max_seconds=UNANSWERED_SECONDS)
@@ -76,8 +76,8 @@ class LeaderOffsets:
 
 def known_offset(answer: Any) -> int:
     """Returns the offset of one answer. Raises KafkaException if it has none."""
-    # librdkafka 2.16 answers -1001, and no error, for a partition whose leader has just gone. Taken for the
-    # end of the log, that would be a log that lost all of its records.
+    # librdkafka 2.16 returns -1001 without an error for a partition whose leader has just been lost. As the
+    # end of the log, that would mean that the log lost all of its records.
     offset: int = answer.offset
     if offset < 0:
         raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))

@@ -1,4 +1,4 @@
-"""What a partition's log holds, and how much of it has no outcome yet. Pure."""
+"""The offset range of a partition's log, and the number of records without an outcome. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class LogRange:
-    """The offsets a partition's log holds: from `start` on, up to before `end`."""
+    """The offsets in a partition's log: from `start` up to, but not including, `end`."""
 
     start: int
     end: int
@@ -18,27 +18,27 @@ class LogRange:
 
     @property
     def behind_transaction(self) -> int:
-        """Offsets that readers of committed records get only when an open transaction ends."""
+        """The number of offsets that readers of committed records get only when an open transaction ends."""
         return 0 if self.log_end is None else max(0, self.log_end - self.end)
 
 
 @dataclass(frozen=True)
 class LogRanges:
-    """What was read of some topics' logs, and what could not be read, with the reason."""
+    """The ranges of some topics' logs, and those that could not be read, with the reasons."""
 
     ranges: Mapping[Place, LogRange] = field(default_factory=dict)
     topic_ids: Mapping[str, str] = field(default_factory=dict)
-    """Topic → its id, of those that exist."""
+    """Topic → its id, for topics that exist."""
     unreadable: Mapping[Place, str] = field(default_factory=dict)
     """Partitions that exist and whose leader did not answer."""
     unreadable_topics: Mapping[str, str] = field(default_factory=dict)
-    """Topics whose partitions are not known, such as those this process has no right to describe."""
+    """Topics with unknown partitions, for example because this process has no right to describe them."""
 
 
 def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = False) -> int:
-    """Records between the watermark and the end of the log; never less than none.
+    """Returns the number of records between the watermark and the end of the log, at least 0.
 
-    Without a watermark no bridge has started the partition: `begins_at_end` says where one would begin.
+    Without a watermark no bridge has started the partition; `begins_at_end` is the place where one would.
     """
     if watermark is None:
         watermark = log.end if begins_at_end else log.start
@@ -46,5 +46,5 @@ def lag_records(log: LogRange, watermark: int | None, *, begins_at_end: bool = F
 
 
 def find_unapplied(logs: Mapping[Place, LogRange], lags: Mapping[Place, int]) -> dict[Place, int]:
-    """The partitions with records that have no outcome → the offset to look for the first of them."""
+    """Returns partitions with records without an outcome → the lowest possible offset of the first one."""
     return {place: max(logs[place].start, logs[place].end - lag) for place, lag in lags.items() if lag}

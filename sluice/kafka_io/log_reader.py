@@ -1,4 +1,4 @@
-"""What Kafka holds: where logs begin and end, how old a record is, and one record. No group is joined."""
+"""Reads the ranges of logs, times of records, and single records, without joining a group."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ from sluice.runtime.place import Place
 CONSUME_SECONDS = 0.2
 READ_SECONDS = 1.0
 LOOK_SECONDS = 5.0
-# One record per partition is needed, so the client fetches little of each.
+# Only one record per partition is needed, so the client fetches little of each.
 FETCH_BYTES = 16 * 1024
 QUEUED_KIB = 1_024
 
@@ -45,7 +45,7 @@ _MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PART
 
 
 class LogsUnavailable(Exception):
-    """No broker answered; the message is the client's reason."""
+    """Raised if no broker answered. The message is the client's reason."""
 
 
 class LogReader:
@@ -89,7 +89,7 @@ class LogReader:
                 by_leader.setdefault(leaders[place], []).append(place)
             return self._read_offsets(list(by_leader.values()), spec, isolation, unreadable)
 
-        # In this order: the end without open transactions is then below the other one only if there is one.
+        # In this order the end for committed records is below the other end only if a transaction is open.
         log_ends = read_offsets(leaders.keys() - unreadable.keys(), _END, IsolationLevel.READ_UNCOMMITTED)
         ends = read_offsets(log_ends, _END, IsolationLevel.READ_COMMITTED)
         starts = read_offsets(ends, _START, IsolationLevel.READ_COMMITTED)
@@ -97,9 +97,9 @@ class LogReader:
         return LogRanges(ranges, topic_ids, unreadable, refused)
 
     def read_times(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
-        """Place → Unix time of its first record from the offset on; those not found in time are missing.
+        """Returns place → Unix time of its first record from the offset on, without those not found in time.
 
-        Where records were deleted before they were applied, the first one left is the oldest.
+        If records were deleted before they were applied, the first remaining one counts.
         """
         found: dict[Place, float] = {}
         left = set(offsets)
@@ -124,7 +124,7 @@ class LogReader:
         return found
 
     def read_record(self, place: Place, offset: int) -> Record | None:
-        """Returns the record at this very offset, or None if there is none.
+        """Returns the record at exactly this offset, or None if there is none.
 
         Raises LogsUnavailable, PartitionStalled, or RecordUnreadable if the client cannot open it.
         """
@@ -145,7 +145,7 @@ class LogReader:
         return None
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         if self._consumer is not None:
             self._consumer.close()
 
@@ -160,20 +160,20 @@ class LogReader:
         )
 
     def _note_error(self, error: KafkaError) -> None:
-        # "1/1 brokers are down" follows the reason and says less.
+        # "1/1 brokers are down" follows the reason and has less information.
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._client_error = error.str()
 
     def _describe(
         self, topics: list[str], leaders: dict[Place, int | None]
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """Adds the broker that leads each partition, None where none does.
+        """Adds the leader of each partition, or None if there is no leader.
 
         Returns the ids of the topics, and the topics that the broker refused to describe, with the reason.
         """
         topic_ids: dict[str, str] = {}
         refused: dict[str, str] = {}
-        # At first, and also without a topic: librdkafka waits for a broker as long as for an answer.
+        # First, and also without a topic: librdkafka waits for a broker as long as for an answer.
         patience = min(self._timeout_seconds, BOOTSTRAP_TIMEOUT_MS / 1_000)
         try:
             self._result(self._admin.describe_cluster(request_timeout=patience))
@@ -211,8 +211,8 @@ class LogReader:
     ) -> dict[Place, int]:
         """Returns the offsets; adds the places without an answer to `unreadable`.
 
-        Each group is asked by itself: librdkafka answers for none of a request's partitions while the leader
-        of one is away.
+        Sends one request per group: librdkafka answers for none of a request's partitions while the leader of
+        one of them is unavailable.
         """
         asked: dict[TopicPartition, Future[Any]] = {}
         for places in groups:
@@ -233,7 +233,7 @@ class LogReader:
 
     def _result(self, future: "Future[Any]") -> Any:
         try:
-            # The client's own time-out says more.
+            # The client's own time-out error has more information.
             return future.result(self._timeout_seconds + 1)
         except TimeoutError as error:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error

@@ -1,4 +1,4 @@
-"""Reads one partition by itself, from an offset on: in no group, and nothing is committed."""
+"""Reads one partition from an offset on, without a group and without commits."""
 
 import time
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 from sluice.runtime.skipped_range import SkippedRange, next_unskipped
 
-MAX_RECORDS = 2_000  # of one read
-CONSUME_SECONDS = 0.05  # what the client is asked to wait for a full answer
+MAX_RECORDS = 2_000  # per read
+CONSUME_SECONDS = 0.05  # how long the client may wait for a full answer
 QUEUED_KIB = 16 * 1024  # what the client reads ahead
 STALLED_SECONDS = 10.0
 LOG_END_SECONDS = 5.0
@@ -33,21 +33,21 @@ UNREADABLE = frozenset(
         KafkaError.INVALID_MSG,  # the broker itself found the batch corrupt
     }
 )
-"""Error codes of a record that was fetched and could not be opened. The client fetches it again and again."""
+"""Error codes of a fetched record that could not be opened. The client fetches it repeatedly."""
 
 
 class LogIncomplete(Exception):
-    """The log no longer holds what has to be read; the message says from where on it does."""
+    """Raised if the log no longer has the next record. The message has the first available offset."""
 
 
 class PartitionStalled(Exception):
-    """No record came and the broker did not answer."""
+    """Raised if no record arrived and the broker did not answer."""
 
     kafka_code = "_TIMED_OUT"
 
 
 class RecordUnreadable(Exception):
-    """The client cannot open the record at this offset: everything before it was returned."""
+    """Raised if the client cannot open the record at this offset. All records before it were returned."""
 
     def __init__(self, place: Place, offset: int, reason: str) -> None:
         self.place = place
@@ -57,10 +57,10 @@ class RecordUnreadable(Exception):
 
 
 def reader_properties(client_id: str, *, reset: str) -> dict[str, Any]:
-    """Returns the properties of a consumer that joins no group and sees committed records alone."""
+    """Returns the properties of a consumer that joins no group and reads only committed records."""
     return {
         "client.id": client_id,
-        # The client requires one. It is never joined and nothing is committed under it.
+        # The client requires a group. It is never joined, and no offset is committed in it.
         "group.id": client_id,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -102,14 +102,14 @@ class PartitionReader:
             {
                 **reader_properties(client_id, reset="error"),
                 "queued.max.messages.kbytes": QUEUED_KIB,
-                # Where that is full the client waits, by default for a second.
+                # When that is full the client waits, by default for a second.
                 "fetch.queue.backoff.ms": 10,
             },
         )
         self._seek(next_unskipped(skipped, offset))
 
     def read(self, timeout_seconds: float) -> list[Record]:
-        """Returns the next records, [] if none come in time or the log ends here.
+        """Returns the next records; [] if none arrive in time or the log ends here.
 
         Raises LogIncomplete, RecordUnreadable, or PartitionStalled after STALLED_SECONDS without an answer.
         """
@@ -138,7 +138,7 @@ class PartitionReader:
         return records
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._consumer.close()
 
     def _seek(self, offset: int) -> None:
@@ -147,7 +147,7 @@ class PartitionReader:
         self._consumer.assign([TopicPartition(*self._place, offset)])
 
     def _take(self, message: Any, records: list[Record]) -> bool:
-        """Takes one message of the client. Returns True if it says that the log ends here for now."""
+        """Takes one message of the client. Returns True if it reports the current end of the log."""
         error, offset = message.error(), message.offset()
         if error is None:
             if next_unskipped(self._skipped, offset) > offset:
@@ -155,7 +155,7 @@ class PartitionReader:
             else:
                 records.append(record_of(message, self._max_record_bytes))
         elif error.code() == KafkaError._PARTITION_EOF:
-            # The end at that moment. Records may have come since, and follow in the same answer.
+            # The end at that moment. Newer records may follow in the same answer.
             self.read_through = max(self.read_through, offset - 1)
             return True
         elif error.code() in _POSITION_LOST:
@@ -170,7 +170,7 @@ class PartitionReader:
         return False
 
     def _pass_or_raise(self, met: RecordUnreadable, *, is_later: bool) -> None:
-        """Goes on behind a skipped record. Raises for another one, with `is_later` at the next read."""
+        """Continues after a skipped record. Raises for another one, with `is_later` at the next read."""
         beyond = next_unskipped(self._skipped, met.offset)
         if beyond > met.offset:
             self._seek(beyond)
@@ -180,7 +180,7 @@ class PartitionReader:
             raise met
 
     def _raise_if_stalled(self) -> None:
-        # librdkafka 2.16 fetches a batch with a malformed record again and again, without an error.
+        # librdkafka 2.16 fetches a batch with a malformed record repeatedly, without an error.
         if self._waited_seconds < STALLED_SECONDS:
             return
         offset = self.read_through + 1

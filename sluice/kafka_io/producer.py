@@ -1,6 +1,7 @@
-"""How the relay reaches Kafka: an interface, and confluent-kafka behind it.
+"""The relay's producer: an interface, and its implementation with confluent-kafka.
 
-`send()` of kafka-python costs 33 µs a record, of confluent-kafka 5: at thousands a second that decides.
+`send()` of kafka-python costs 33 µs per record, that of confluent-kafka 5 µs, which matters at thousands of
+records per second.
 """
 
 from functools import partial
@@ -22,22 +23,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")  # the token of a record: answers carry it
 
-# Above this nothing is tried any more: whoever waits for the answer holds locks meanwhile.
-DELIVERY_TIMEOUT_SECONDS = 2.5  # the client looks once a second: up to 3.5
-LINGER_MS = 1  # a page is handed over at once: its records need not wait for each other
-MAX_BYTES = 4 * 1024 * 1024  # the broker is to say what is too large, not the client
+# No retry after this time: the caller holds locks while it waits for the answer.
+DELIVERY_TIMEOUT_SECONDS = 2.5  # the client checks once a second, so up to 3.5
+LINGER_MS = 1  # a page is produced at once, so its records need not wait for each other
+MAX_BYTES = 4 * 1024 * 1024  # the broker decides what is too large, not the client
 
-# Errors that the same record meets again, however long one waits.
+# Errors that the same record gets again after any wait.
 _REFUSED = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
-        # Not INVALID_TIMESTAMP: the clock of this relay is wrong, and will be right, or another relay's is.
+        # Not INVALID_TIMESTAMP: this relay's clock may be corrected, or another relay's may be right.
     }
 )
 
-# Texts of answers AWAY that say nothing about the topic: no broker was reached, or none answered.
+# Texts of answers AWAY that do not concern the topic: no broker was reached, or none answered.
 AWAY_TEXTS = frozenset(
     KafkaError(code).str()
     for code in (
@@ -48,20 +49,20 @@ AWAY_TEXTS = frozenset(
 
 
 class Producer(Protocol[T]):
-    """Hands records to Kafka. One thread uses it."""
+    """Sends records to Kafka. Used by one thread."""
 
     def send(self, row: T, record: OutgoingRecord) -> None:
-        """Hands over the record of a row. `poll` answers it exactly once, within DELIVERY_TIMEOUT_SECONDS."""
+        """Queues the record of a row. `poll` returns its answer exactly once, in DELIVERY_TIMEOUT_SECONDS."""
 
     def poll(self, timeout_seconds: float) -> list[Answer[T]]:
-        """The answers there are; waits for the first for so long."""
+        """Returns the available answers. Waits for the first one, at most for this time."""
 
     def close(self) -> None:
-        """Gives up what is in flight: it may arrive all the same, and is not answered. May run twice."""
+        """Drops the records in flight, which may still arrive but get no answer. Idempotent."""
 
 
 class ConfluentProducer(Generic[T]):
-    """See Producer. Connects when something is sent; after a fatal error with a new client."""
+    """See Producer. Connects at the first send; makes a new client after a fatal error."""
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._access = KafkaAccess(bootstrap_servers)
@@ -69,7 +70,7 @@ class ConfluentProducer(Generic[T]):
             "client.id": "sluice-relay",
             "acks": "all",
             "enable.idempotence": True,
-            # The partition that a Java producer would choose.
+            # Chooses the same partition as a Java producer.
             "partitioner": "murmur2_random",
             "linger.ms": LINGER_MS,
             "message.timeout.ms": int(DELIVERY_TIMEOUT_SECONDS * 1000),
@@ -77,7 +78,7 @@ class ConfluentProducer(Generic[T]):
             "socket.timeout.ms": SOCKET_TIMEOUT_MS,
             "queue.buffering.max.messages": 100_000,
             "allow.auto.create.topics": False,
-            # A topic that is missing is told at once, and tried again by the relay's own clock.
+            # A missing topic is reported at once; the relay retries by its own clock.
             "topic.metadata.propagation.max.ms": 500,
             "reconnect.backoff.max.ms": RECONNECT_BACKOFF_MAX_MS,
             "log_level": LOG_LEVEL_CRITICAL,
@@ -89,7 +90,7 @@ class ConfluentProducer(Generic[T]):
     def send(self, row: T, record: OutgoingRecord) -> None:
         """See Producer."""
         if self._is_broken and self._client is not None and not len(self._client):
-            # Not before its last answer is fetched: somebody waits for that.
+            # Only after its last answer is fetched, since the caller waits for that answer.
             self._client, self._is_broken = None, False
         if self._client is None:
             self._client = build_confluent_producer(self._access, self._settings)
@@ -109,7 +110,7 @@ class ConfluentProducer(Generic[T]):
     def poll(self, timeout_seconds: float) -> list[Answer[T]]:
         """See Producer."""
         if self._client is not None:
-            # A record that was not even taken is answered already.
+            # A record that the client refused already has its answer.
             self._client.poll(0 if self._answers else timeout_seconds)
         answers = self._answers.copy()
         self._answers.clear()
@@ -118,7 +119,7 @@ class ConfluentProducer(Generic[T]):
     def close(self) -> None:
         """See Producer."""
         client, self._client, self._is_broken = self._client, None, False
-        self._answers = []  # a new one: what the old client still says is nobody's any more
+        self._answers = []  # a new list: later answers of the old client are dropped
         if client is not None:
             client.purge()
 
@@ -132,7 +133,7 @@ class ConfluentProducer(Generic[T]):
 
     def _judge(self, error: KafkaError) -> tuple[Delivery, str]:
         if error.fatal() or error.code() == KafkaError._FATAL:
-            # This client takes nothing any more; with idempotence a broker that lost state is enough.
+            # This client accepts no more records. With idempotence, a broker that lost state causes that.
             self._is_broken = True
         if error.code() in _REFUSED:
             return Delivery.REFUSED, error.str()

@@ -22,7 +22,7 @@ FETCH_BYTES = 1024 * 1024
 
 
 def fetch_batches(bootstrap_servers: str, place: Place, offset: int) -> list[bytes]:
-    """Returns the batches from the one that holds the offset on, at least two if the log has them.
+    """Returns the batches from the one with the offset on, at least two if the log has them.
 
     Raises KafkaError.
     """
@@ -65,7 +65,7 @@ async def _fetch(consumer: Any, place: Place, offset: int, max_bytes: int) -> by
 
 
 def find_unparsed(batch: bytes) -> tuple[int, str] | None:
-    """Returns the first offset of the batch that kafka-python cannot read, and why; None if it reads all."""
+    """Returns the first offset that kafka-python cannot read in the batch, and why; None if it reads all."""
     if batch[MAGIC_OFFSET] < FORMAT:
         return None  # kafka-python reads the older formats too
     opened = DefaultRecordBatch(batch)
@@ -78,6 +78,6 @@ def find_unparsed(batch: bytes) -> tuple[int, str] | None:
     except UnicodeDecodeError:
         return None  # the name of a header: such a record is read, without that header
     except Exception as error:
-        # The libraries of the codecs raise errors of their own.
+        # The libraries of the codecs raise various errors.
         return offset, f"{type(error).__name__}: {error}"
     return None

@@ -1,11 +1,11 @@
-"""Records as they come from Kafka and go to it, and what became of one that was sent."""
+"""Records read from Kafka and sent to it, and the delivery of a sent one."""
 
 from enum import Enum
 from typing import NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-# Measured: the tuple, its numbers, the heads of its strings, and its place where it is held; a test compares.
+# Measured: the tuple, its numbers, the headers of its strings, and its slot in a list; a test compares.
 RECORD_BYTES = 384
 HEADER_BYTES = 160
 
@@ -13,23 +13,23 @@ Headers: TypeAlias = list[tuple[str, bytes | None]]
 
 
 class Flaw(NamedTuple):
-    """What of a record is not carried. Such a record is never applied as it is: it becomes a dead letter."""
+    """The omitted parts of a record. Such a record is not applied, but becomes a dead letter."""
 
     unreadable_headers: int = 0
-    """Headers that were left out because their names are not UTF-8."""
+    """The number of headers omitted because their names are not UTF-8."""
     size_bytes: int = 0
-    """Key, headers and value as Kafka holds them, if the record was over the limit; else 0."""
+    """The size of key, headers and value in Kafka, if the record was over the limit; else 0."""
     sha256: bytes = b""
-    """Of the value that was left out; of no bytes if the value is null."""
+    """The SHA-256 of the omitted value; of no bytes if the value is null."""
 
     @property
     def is_cut(self) -> bool:
-        """Returns True if the record was over the limit: Kafka alone holds it whole."""
+        """Returns True if the record was over the limit, so that only Kafka has it whole."""
         return self.size_bytes > 0
 
 
 class Record(NamedTuple):
-    """One Kafka record, undecoded. Times are milliseconds since 1970 (UTC), as Kafka keeps them."""
+    """One Kafka record, undecoded. Times are milliseconds since 1970 (UTC), as in Kafka."""
 
     offset: int
     timestamp_ms: int
@@ -40,9 +40,9 @@ class Record(NamedTuple):
 
 
 def size_bytes(record: Record) -> int:
-    """Returns the bytes that a record takes in memory: what it holds, and Python's objects around it.
+    """Returns the bytes that a record takes in memory: its content, and Python's objects around it.
 
-    In a message it takes less. Every bound on bytes counts records by this function.
+    A record in a message is smaller. Every bound on bytes counts records by this function.
     """
     key, value, headers = record.key, record.value, record.headers
     size = RECORD_BYTES + (len(key) if key else 0) + (len(value) if value else 0)
@@ -54,7 +54,7 @@ def size_bytes(record: Record) -> int:
 
 
 class OutgoingRecord(NamedTuple):
-    """What is produced. The same row gives the same record, byte for byte; texts are sent as UTF-8."""
+    """A record to send. The same row gives the same record, byte for byte; texts are sent as UTF-8."""
 
     topic: str
     key: str | None
@@ -63,12 +63,12 @@ class OutgoingRecord(NamedTuple):
 
 
 class Delivery(Enum):
-    """What became of a record that was handed to the producer."""
+    """The delivery of a record that was given to the producer."""
 
     ACKNOWLEDGED = "acknowledged"
-    REFUSED = "refused"  # the broker wants it in no company, or not at all
-    AWAY = "away"  # nobody knows; it stays and is sent again, with the same id
+    REFUSED = "refused"  # the broker refuses it in this batch, or in any
+    AWAY = "away"  # unknown; the row stays and is sent again, with the same id
 
 
 Answer: TypeAlias = tuple[T, Delivery, str]
-"""What became of a record: what it was sent for, its delivery, and the error if it was not acknowledged."""
+"""The answer for a record: its token, its delivery, and the error if it was not acknowledged."""

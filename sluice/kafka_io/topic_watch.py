@@ -19,44 +19,44 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("sluice.bridge")
 
-ASK_EVERY_SECONDS = 0.5  # of five topics with 12 partitions a question costs 1 ms of CPU
+ASK_EVERY_SECONDS = 0.5  # a request for five topics with 12 partitions costs 1 ms of CPU
 ANSWER_TIMEOUT_SECONDS = 5.0
 # librdkafka's own errors have codes below that: Kafka gave no answer at all.
 _LOWEST_ANSWER = KafkaError.UNKNOWN
 
 
 class TopicWatch:
-    """Owned by one thread. Without an answer what was known stays: that is no sign of a topic gone."""
+    """Owned by one thread. Without an answer the old facts stay, since a topic may still exist."""
 
     def __init__(self, admin: "AdminClient", topics: Sequence[str]) -> None:
         self._admin = admin
         self._topics = TopicCollection(list(topics))
         self._asked: dict[str, Future[Any]] = {}
         self._asked_at = float("-inf")
-        self._is_away = False  # for the log alone
+        self._is_away = False  # only for the log
         self.facts: Mapping[str, TopicFacts] = {}
         """The topics that exist."""
         self.errors: Mapping[str, ClientError] = {}
-        """The topics of which Kafka refuses the facts."""
+        """The topics whose facts Kafka refuses."""
         self.leaders: Mapping[Place, int] = {}
         """The broker that leads a partition, without partitions that have none."""
         self.known_at = float("-inf")
-        """When Kafka was asked for these facts, by the monotonic clock: they are no older."""
+        """The time of the request for these facts, by the monotonic clock. The facts are not older."""
 
     def look(self) -> None:
-        """Takes an answer that has come, and asks again when it is time. Waits for nothing."""
+        """Takes an answer that has arrived, and sends the next request when it is due. Never waits."""
         if self._asked and all(future.done() for future in self._asked.values()):
             try:
                 self._take()
             except (KafkaException, TimeoutError) as error:
                 if not self._is_away:
                     self._is_away = True
-                    log.warning("Kafka does not answer: nothing new is read", error=error, **{AWAY: "Kafka"})
+                    log.warning("Kafka unavailable; no new records are read", error=error, **{AWAY: "Kafka"})
         if not self._asked and time.monotonic() >= self._asked_at + ASK_EVERY_SECONDS:
             self._ask()
 
     def ask_now(self) -> None:
-        """Asks, and waits for the answer. Raises KafkaException or TimeoutError if there is none."""
+        """Sends a request and waits for the answer. Raises KafkaException or TimeoutError without one."""
         self._ask()
         self._take()
 
@@ -71,7 +71,7 @@ class TopicWatch:
         leaders: dict[Place, int] = {}
         for topic, future in asked.items():
             try:
-                description = future.result(ANSWER_TIMEOUT_SECONDS + 1)  # the client's own error says more
+                description = future.result(ANSWER_TIMEOUT_SECONDS + 1)  # the client's own error is better
             except KafkaException as error:
                 cause = error.args[0]
                 if cause.code() < _LOWEST_ANSWER:
@@ -88,7 +88,7 @@ class TopicWatch:
         self.facts, self.errors, self.leaders, self.known_at = found, errors, leaders, self._asked_at
         if self._is_away:
             self._is_away = False
-            log.info("Kafka answers again")
+            log.info("Kafka available again")
 
 
 def _is_broker(leader: Any) -> bool:
@@ -96,6 +96,6 @@ def _is_broker(leader: Any) -> bool:
 
 
 def topic_uuid(topic_id: Any) -> str:
-    """Returns the id as the other client writes it: changing the client is no new topic."""
+    """Returns the id in the other client's form, so that a change of the client is not a new topic."""
     high, low = topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
     return str(UUID(int=(high % 2**64 << 64) | low % 2**64))

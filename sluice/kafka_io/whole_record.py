@@ -1,4 +1,4 @@
-"""Reads one record whole, however large it is, for what a message could not carry."""
+"""Reads one record whole, of any size, if a message could not carry it."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -12,12 +12,12 @@ ReadWhole: TypeAlias = Callable[[Place, int], Record | None]
 
 
 class RecordNotRead(Exception):
-    """Kafka did not return the record; it may still have it."""
+    """Raised if Kafka did not return the record; Kafka may still have it."""
 
 
 def read_whole_record(bootstrap_servers: str, place: Place, offset: int) -> Record | None:
-    """Returns the record at this very offset, None if Kafka has none there. Raises RecordNotRead."""
-    # Imported when a record is read: the client takes a tenth of the start of a command.
+    """Returns the record at exactly this offset; None if Kafka has none there. Raises RecordNotRead."""
+    # Imported only here: the import of the client takes a tenth of the start time of a command.
     from sluice.kafka_io.log_reader import LogReader, LogsUnavailable
     from sluice.kafka_io.partition_reader import PartitionStalled, RecordUnreadable
 
