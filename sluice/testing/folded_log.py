@@ -134,7 +134,8 @@ class FoldedLog:
         for one in result.letters:
             number = self._number(again, one.projection)
             self.letters.append(Letter(number, *event, one.outcome, one.fault, one.projection, one.holds))
-        self.letters.sort(key=lambda letter: letter.number)
+        if again is not None:
+            self.letters.sort(key=lambda letter: letter.number)
 
     def _number(self, again: Letter | None, projection: str | None) -> int:
         if again is not None and again.projection == projection:

@@ -59,12 +59,13 @@ def rebuild(log: FoldedLog, table: Table) -> dict[str, tuple[Values | None, Valu
 def _redrive_events(log: FoldedLog) -> None:
     own = [letter for letter in log.letters if letter.projection is None]
     conflicts = [letter for letter in own if letter.outcome is Outcome.CONFLICT]
-    keyless = [letter for letter in own if letter.key is None and letter not in conflicts]
-    behind = _by_entity([letter for letter in own if letter not in conflicts and letter not in keyless])
+    others = [letter for letter in own if letter.outcome is not Outcome.CONFLICT]
+    keyless = [letter for letter in others if letter.key is None]
+    behind = _by_entity([letter for letter in others if letter.key is not None])
     blocked: set[tuple[str, str | None]] = set()
     # Nothing waits behind a conflict, nor behind an event without an entity.
     for letter in (*behind, *keyless, *conflicts):
-        if letter in behind and (letter.entity, letter.key) in blocked:
+        if letter.outcome is not Outcome.CONFLICT and (letter.entity, letter.key) in blocked:
             continue
         entry = log.entries[letter.entry]
         log.letters.remove(letter)
@@ -72,7 +73,7 @@ def _redrive_events(log: FoldedLog) -> None:
         outcome = result.outcome or entry.outcome
         log.entries[letter.entry] = replace(entry, outcome=outcome)
         log.add_letters(letter.entry, result, letter)
-        if outcome is Outcome.DEAD and result.planned.parks:
+        if outcome is Outcome.DEAD and result.planned.parks and letter.key is not None:
             blocked.add((letter.entity, letter.key))
     log.parked.clear()
     for letter in log.letters:
