@@ -46,6 +46,7 @@ class DevLoop:
         self._failures: dict[Command, int] = {}
         self._ending: dict[Command, float] = {}
         """Processes that were ordered to end, to be started again, and when each is killed."""
+        self._is_ready = False
         self._sources = Sources(())
         self._watched: set[str] = set()
         self._seen: Fingerprint = {}
@@ -84,6 +85,7 @@ class DevLoop:
                 self._children.pump(POLL_SECONDS)
                 self._follow_changes()
                 self.start_again()
+                self.report_ready()
         finally:
             self._report("ending all processes")
             self.end()
@@ -95,8 +97,11 @@ class DevLoop:
 
     def start(self, command: Command) -> None:
         """Starts a process and reports its id."""
-        health = {"SLUICE_HEALTH_FILE": str(self._home / f"{command.name}.alive")}
-        self._running[command] = self._children.start(command, {**self._environ, **health})
+        health_file = self._health_file(command)
+        health_file.unlink(missing_ok=True)
+        environ = {**self._environ, "SLUICE_HEALTH_FILE": str(health_file)}
+        self._running[command] = self._children.start(command, environ)
+        self._is_ready = False
         self._report(f"{command.name} starts, pid {self._running[command].pid}")
 
     def start_again(self) -> None:
@@ -125,6 +130,17 @@ class DevLoop:
         for command in [command for command, at in self._due.items() if at <= now]:
             del self._due[command]
             self.start(command)
+
+    def report_ready(self) -> None:
+        """Reports once that every process has begun its work, which is when it touches its health file."""
+        if self._is_ready or self._due or self._ending:
+            return
+        if all(self._health_file(one).exists() for one in self._running if one.imports_handlers):
+            self._is_ready = True
+            self._report("all processes are ready")
+
+    def _health_file(self, command: Command) -> Path:
+        return self._home / f"{command.name}.alive"
 
     def restart(self) -> None:
         """Orders the processes to end. Each starts again once it has ended: none waits for the slowest."""

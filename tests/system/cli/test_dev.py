@@ -128,6 +128,7 @@ def test_it_starts_the_processes_applies_an_event_and_ends_all(
     words = [word for name in left_out for word in ("--without", name)]
     with running_dev(tmp_path, urls.environ(), *words) as dev:
         dev.wait_for("watching 2 files")
+        dev.wait_for("all processes are ready")
         dev.send("o-1", urls)
         wait_for_note(urls, "o-1", "first")
         second = subprocess.run(
@@ -162,8 +163,7 @@ def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -
         first = dev.pids()
         assert set(first) == set(NAMES)
         # A process that has not imported the handlers yet would fail at the broken ones.
-        dev.wait_for(" ready.", times=4)
-        dev.wait_for("this beat leads")
+        dev.wait_for("all processes are ready")
         dev.set_note("'first' +")
         dev.wait_for("SyntaxError")
         dev.wait_for("running processes continue")
@@ -178,6 +178,7 @@ def test_with_servers_of_its_own_it_follows_changes_and_deaths(tmp_path: Path) -
             timeout_seconds=60,
             what="all processes but Flower have started again",
         )
+        dev.wait_for("all processes are ready", times=2)
         assert " ended with " not in dev.output
         second = dev.pids()
         dev.send("o-3", urls)

@@ -114,6 +114,21 @@ def test_a_process_that_dies_again_and_again_is_reported_and_waited_for(shown: S
     assert shown.lines == ["why it died"] * 2
 
 
+def test_processes_are_ready_once_each_has_touched_its_health_file(shown: Shown, tmp_path: Path) -> None:
+    reports: list[str] = []
+    loop = DevLoop(shown.children, reports.append, environ=os.environ, folder=tmp_path, home=tmp_path)
+    (tmp_path / "python.alive").touch()  # of an earlier run
+    loop.start(python("import time; time.sleep(600)"))
+    loop.start(Command("flower", ("-c", "import time; time.sleep(600)"), imports_handlers=False))
+    loop.report_ready()
+    assert "all processes are ready" not in reports
+    (tmp_path / "python.alive").touch()
+    loop.report_ready()
+    loop.report_ready()
+    assert reports.count("all processes are ready") == 1
+    loop.end()
+
+
 def test_a_process_that_is_ordered_to_end_starts_again_without_waiting_for_others(
     shown: Shown, tmp_path: Path
 ) -> None:
