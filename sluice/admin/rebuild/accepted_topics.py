@@ -1,4 +1,4 @@
-"""What accepting a topic means for a rebuild: its log is read again, and places in it no longer tell."""
+"""Finds what an accepted topic prevents in a rebuild: its log is read again, and its places are ambiguous."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -19,13 +19,13 @@ from sluice.kafka_io.partition_reader import (
 from sluice.runtime.place import Place
 from sluice.tasks.api import Topic
 
-MOST_ACCEPTS = 1_000  # of one topic
+MOST_ACCEPTS = 1_000  # per topic
 READ_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class AcceptedTopic:
-    """A topic whose log was accepted, once or more often."""
+    """A topic whose log was accepted at least once."""
 
     topic: str
     topic_id: str
@@ -35,12 +35,12 @@ class AcceptedTopic:
 
     @property
     def displaced_at(self) -> datetime | None:
-        """When other records came to stand at places that had been applied; None: never."""
+        """Returns when other records got the places of applied ones, None if never."""
         return next((one.at for one in self.accepts if _displaces(one)), None)
 
     @property
     def moved_at(self) -> datetime | None:
-        """When it became another topic: created anew, or of another cluster."""
+        """Returns when it became another topic (created again, or of another cluster), None if never."""
         return next((one.at for one in self.accepts if _is_another(one)), None)
 
 
@@ -54,7 +54,7 @@ def _displaces(accept: AuditRow) -> bool:
 
 
 def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
-    """Yields (partition, watermark, end) where live is below the end that the accepted log had then. Pure."""
+    """Yields (partition, watermark, end) if live is below the end that the log had when accepted. Pure."""
     for one in (found.accepts[0].details or {}).get("partitions", ()):
         watermark, end = found.watermarks.get(one["partition"]), one.get("log_end")
         if watermark is not None and end is not None and watermark < end:
@@ -64,14 +64,14 @@ def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
 def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]:
     """Yields the partitions of an accepted topic that live still reads again.
 
-    Live takes what it has applied for known. A generation that was swapped in meanwhile would lack it.
+    Live skips events that it has applied. A generation that was swapped in meanwhile would lack them.
     """
     for number, watermark, end in left_to_read(found):
-        # Markers of transactions are no records: live does not come to an end that consists of them.
+        # Transaction markers are not records: live never reaches an end that consists of them.
         if _holds_records(bootstrap_servers, (found.topic, number), watermark, end):
             yield (
-                f"{found.topic}[{number}] was accepted and is read again: live has come to offset {watermark}"
-                f" of {end}; begin when it has come there"
+                f"{found.topic}[{number}] was accepted and is read again: live has reached offset {watermark}"
+                f" of {end}; start the rebuild when it has reached {end}"
             )
 
 
@@ -82,31 +82,31 @@ def _holds_records(bootstrap_servers: str, place: Place, first: int, end: int) -
                 if records := reader.read(READ_SECONDS):
                     return records[0].offset < end
         except (LogIncomplete, PartitionStalled, RecordUnreadable):
-            return True  # live does not pass it either
+            return True  # live does not pass it, either
     return False
 
 
 def displaced_refusal(found: AcceptedTopic, *, by_position: bool) -> str:
-    """Returns why a topic with events that are known by their places alone is refused. Pure."""
+    """Returns why a topic is refused whose events are identified only by their places. Pure."""
     what = 'is declared with dedup="position"' if by_position else "has tombstones without id"
-    how = "was created anew or moved" if found.moved_at == found.displaced_at else "lost the end of its log"
+    how = "was created again or moved" if found.moved_at == found.displaced_at else "lost the end of its log"
     return (
-        f"topic {found.topic} {what}, so that live knows these events by their places alone, and it {how}"
-        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): its log no longer tells which of them live applied"
-        " before; begin from a checkpoint that was made since then (--from)"
+        f"topic {found.topic} {what}, so these events are identified only by their places, and it {how}"
+        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): its log no longer shows which of them live applied"
+        " before; start from a checkpoint that was made since then (--from)"
     )
 
 
 def moved_note(found: AcceptedTopic) -> str:
-    """Returns what is not rebuilt of a topic that is another one by now. Pure."""
+    """Returns which events of a replaced topic are not rebuilt. Pure."""
     return (
-        f"topic {found.topic} was created anew or moved ({found.moved_at:%Y-%m-%d %H:%M} UTC): an event that"
-        " today's log does not hold is not rebuilt; `sluice rebuild diff` lists its rows"
+        f"topic {found.topic} was created again or moved ({found.moved_at:%Y-%m-%d %H:%M} UTC): events that"
+        " the current log does not hold are not rebuilt; `sluice rebuild diff` lists their rows"
     )
 
 
 def read_accepted(session: Session, topics: Iterable[str]) -> list[AcceptedTopic]:
-    """Returns those of the topics that were ever accepted."""
+    """Returns the topics that were accepted at least once."""
     found = []
     for topic in topics:
         accepts = tuple(read_audits(session, verb="accept", subject=topic, limit=MOST_ACCEPTS))
@@ -120,12 +120,12 @@ def read_accepted(session: Session, topics: Iterable[str]) -> list[AcceptedTopic
 def displaced_refusals(
     session: Session, topics: Mapping[str, Topic], accepted: Iterable[AcceptedTopic]
 ) -> Iterator[str]:
-    """Yields the topics with events whose places no longer tell which of them live applied."""
+    """Yields why topics are refused whose places no longer show which events live applied."""
     for found in accepted:
         if found.displaced_at is None or found.topic not in topics:
             continue
         by_position = topics[found.topic].dedup == "position"
         with session.transaction():
-            session.command(PATIENCE)  # all that was applied before may have to be looked at
+            session.command(PATIENCE)  # the query may read all applied events
             if has_placed_events(session, found.topic, found.displaced_at, by_position=by_position):
                 yield displaced_refusal(found, by_position=by_position)

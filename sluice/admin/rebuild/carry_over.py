@@ -1,4 +1,4 @@
-"""What users attached to a generation's table or to the view, and a rebuild or a swap would lose. Pure."""
+"""Finds what users attached to a generation's table or view and a rebuild or swap would lose. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -20,23 +20,22 @@ NOT_CARRIED = frozenset(
         "trigger",
     }
 )
-"""Kinds of traits that a new generation does not get from the live one."""
+"""Kinds of traits that a rebuild does not copy from the live generation."""
 INDEX_IDENTITY = Trait("replica identity", "an index")
 SHOWN_TO_READERS = NOT_CARRIED | {"grant"}
-"""Kinds that make a difference to readers also if only the new generation has them."""
+"""Kinds that affect readers also if only the new generation has them."""
 
 
 def carry_over_refusals(table: str, traits: Iterable[Trait]) -> Iterator[str]:
-    """What a new generation would not get from the live one's table."""
+    """Yields what a new generation would not get from the live generation's table."""
     for kinds in _by_kind(one for one in traits if not _is_carried(one)):
         yield (
-            f"{table} has {kinds}, which a rebuild does not carry over to a new generation yet: remove that"
-            " from it first"
+            f"{table} has {kinds}, which a rebuild does not carry over to a new generation: remove that first"
         )
 
 
 def swap_differences(live: str, live_traits: Set[Trait], new: str, new_traits: Set[Trait]) -> Iterator[str]:
-    """What a swap would take from readers, or add for them. `live` and `new` are the tables' names."""
+    """Yields what a swap would remove or add for readers. `live` and `new` are the tables' names."""
     for kinds in _by_kind(live_traits - new_traits):
         yield f"{live} has {kinds}, and {new} does not: add that to {new}, or remove it from {live}"
     gained = {one for one in new_traits - live_traits if one.kind in SHOWN_TO_READERS}
@@ -47,33 +46,36 @@ def swap_differences(live: str, live_traits: Set[Trait], new: str, new_traits: S
 def drop_losses(
     dropped: str, dropped_traits: Set[Trait], live: str, live_traits: Set[Trait]
 ) -> Iterator[str]:
-    """What would be gone with a table that readers once saw, and the live one does not have either."""
+    """Yields what would be lost with a table that readers once saw, and that the live one lacks, too."""
     for kinds in _by_kind(one for one in dropped_traits - live_traits if not _is_carried(one)):
         yield f"{dropped} has {kinds}, and {live} does not: add that to {live}, or remove it from {dropped}"
 
 
 def view_refusals(projection: str, live: int, columns: Sequence[str], view: TableFacts) -> Iterator[str]:
-    """What stands in the way of replacing the view, or would be lost: a swap makes it the plain columns."""
+    """Yields why the view cannot be replaced, or what would be lost: a swap makes it the plain columns."""
     name = generation_name(projection, live)
     if not view.is_owned:
-        yield f"the view {projection} belongs to {view.owner}, of which the own role is no member: join it"
+        yield (
+            f"the view {projection} belongs to {view.owner}, and the role of this command is not a member of"
+            " it: grant the membership"
+        )
     if view.definition is None or list(view.columns) != list(columns):
         return
     if _bare(view.definition).replace(f"{_bare(name)}.", "") != _bare(
         f"SELECT {','.join(columns)} FROM {name};"
     ):
         yield (
-            f"the view {projection} is not the plain columns of {name}, and a swap would make it that: put"
-            f" what is particular into a view over {projection}, under a name of its own"
+            f"the view {projection} is not the plain columns of {name}, and a swap would make it that: move"
+            f" your changes to another view, which reads {projection}"
         )
 
 
 def reader_refusals(projection: str, table: str, readers: Iterable[str]) -> Iterator[str]:
-    """What depends on a generation's table itself, and would not follow a swap."""
+    """Yields what depends on a generation's table directly, and would not follow a swap."""
     direct = [reader for reader in readers if reader != projection]
     if direct:
         yield (
-            f"{', '.join(direct)} reads {table} itself and would go on reading it after a swap: make it read"
+            f"{', '.join(direct)} reads {table} directly and would still read it after a swap: make it read"
             f" the view {projection}"
         )
 
@@ -83,11 +85,11 @@ def _is_carried(trait: Trait) -> bool:
 
 
 def _by_kind(traits: Iterable[Trait]) -> Iterator[str]:
-    """`the grant SELECT to a, INSERT to b`, one text for each kind."""
+    """Yields one text per kind, such as `the grant SELECT to a, INSERT to b`."""
     for kind, same in groupby(sorted(traits), key=lambda one: one.kind):
         yield f"the {kind} {', '.join(' '.join(one.what.split()) for one in same)}"
 
 
 def _bare(query: str) -> str:
-    """Without what the version of Postgres that prints it decides: quotes and line breaks."""
+    """Returns the query without quotes and line breaks, which depend on the version of Postgres."""
     return re.sub(r"[\s\"]", "", query)

@@ -1,4 +1,4 @@
-"""Checkpoints made and dropped, and what a generation that begins at one lacks of late events."""
+"""Makes and drops checkpoints, and applies late events to a generation that begins at one."""
 
 import re
 
@@ -40,7 +40,8 @@ def check_checkpoint(session: Session, projection: str, name: str, *, drop: bool
     """Raises OperationRefused if the checkpoint cannot be made, or with `drop` if it cannot be dropped."""
     if not _NAME.fullmatch(name):
         raise OperationRefused(
-            f"{name!r}: small letters, digits and _, {MAX_NAME_BYTES} at most, a letter first"
+            f"{name!r} is not a name for a checkpoint: use up to {MAX_NAME_BYTES} small letters, digits and"
+            " _, beginning with a letter"
         )
     if projection not in generations.read_projection_snapshot(session).live:
         raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
@@ -49,23 +50,24 @@ def check_checkpoint(session: Session, projection: str, name: str, *, drop: bool
         raise OperationRefused(f"{projection} has no checkpoint {name}")
     if exists and not drop:
         raise OperationRefused(
-            f"{projection} has a checkpoint {name} already: take another name, or --drop it"
+            f"{projection} has a checkpoint {name} already: pass another name, or drop it by --drop"
         )
 
 
 def take_late_letters(
     session: Session, registry: Registry, projection: str, number: int, checkpoint: Checkpoint
 ) -> None:
-    """Events that were dead or waiting at the checkpoint, and were applied since: nobody comes by them again.
+    """Applies events that were dead or waiting at the checkpoint, and that live has applied since.
 
-    They come before all that is read from the log: what came after them of their entities waited then.
+    The generation does not read them from the log. They are applied before all records of the log: later
+    events of their entities waited behind them at the checkpoint.
     """
     since = read_letters_since(session, checkpoint.checkpoint)
     forgotten = [one for one in since if one.state is None]
     if forgotten:
         raise OperationRefused(
             f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint} and are no"
-            " longer listed: what became of them is not known. Take a newer one, or begin without"
+            " longer listed, so their outcome is not known. Use a newer checkpoint, or none"
         )
     done = [one.letter_id for one in since if one.state == LetterState.DONE and one.letter_id is not None]
     letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
@@ -74,7 +76,7 @@ def take_late_letters(
             raise OperationRefused(
                 f"{letter.topic}:{letter.partition}:{letter.offset} was applied after checkpoint"
                 f" {checkpoint.checkpoint} and is not stored, since it is over the limit of"
-                " SLUICE_MAX_RECORD_KIB. Take a newer one, or begin without"
+                " SLUICE_MAX_RECORD_KIB. Use a newer checkpoint, or none"
             )
     decoded = [decode_letter(registry, letter) for letter in letters]
     revision = registry.revisions[projection]
@@ -93,7 +95,7 @@ def take_late_letters(
 
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
-    """The live generation is copied as it is at one cut, with where live is. Raises OperationRefused."""
+    """Copies the live generation at one cut, with the places of live. Raises OperationRefused."""
     with (
         copying(session, projection),
         patiently(session, projection),
@@ -107,7 +109,7 @@ def make_checkpoint(session: Session, projection: str, checkpoint: str, decision
             insert_checkpoint(session, checkpoint, projection, number, live.live_revisions[projection])
         except UniqueViolation as error:
             raise OperationRefused(
-                f"there is a checkpoint {checkpoint} already: take another name"
+                f"there is a checkpoint {checkpoint} already: pass another name"
             ) from error
         table, source = checkpoint_table(projection, checkpoint), generation_name(projection, number)
         generation_tables.make_like(session, table, source)
@@ -122,19 +124,19 @@ def _require_whole(session: Session, snapshot: ProjectionSnapshot, projection: s
     number = snapshot.live[projection]
     if projection in snapshot.left:
         raise OperationRefused(
-            f"generation {number} of {projection} is stopped and lacks what came since: run `sluice rebuild"
+            f"generation {number} of {projection} is stopped and lacks later events: run `sluice rebuild"
             f" resume {projection}` first"
         )
     letters, _ = read_deaths(session, projection, number, 0)
     if letters:
         raise OperationRefused(
-            f"generation {number} of {projection} lacks {letters} events that died or wait for it:"
+            f"generation {number} of {projection} lacks {letters} events that died or wait in it:"
             f" `sluice dlq ls --projection {projection}` lists them; redrive or drop them first"
         )
 
 
 def drop_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
-    """The checkpoint and its rows are gone. Raises OperationRefused if there is none of this name."""
+    """Drops the checkpoint and its rows. Raises OperationRefused if there is none with this name."""
     with patiently(session, projection), session.transaction():
         if not delete_checkpoint(session, checkpoint, projection):
             raise OperationRefused(f"{projection} has no checkpoint {checkpoint}")

@@ -1,4 +1,4 @@
-"""What `sluice rebuild` changes, each under the locks that make it one step for live traffic."""
+"""Starts, swaps, drops and paces generations, each under the locks that make it one step for live traffic."""
 
 from contextlib import closing
 from typing import NamedTuple
@@ -47,7 +47,7 @@ from sluice.tasks.installation.keyring import open_keyring
 from sluice.tasks.installation.opening import open_installation
 from sluice.tasks.task_sender import open_sender
 
-# A reader in a long query has the view: nobody is to wait for him with all queues locked.
+# A long query of a reader locks the view; the swap must not wait for it with all queues locked.
 VIEW_PATIENCE = "SET LOCAL lock_timeout = '300ms'"
 BUILT = (GenerationState.BUILDING,)
 SWAPPABLE = (GenerationState.READY, GenerationState.RETIRED)
@@ -70,9 +70,9 @@ def begin(
     decision: Decision,
     checkpoint: Checkpoint | None = None,
 ) -> int:
-    """A new generation is building; its number. What an earlier attempt left over is cleared away.
+    """Begins a new generation and returns its number. Removes the remains of an earlier attempt.
 
-    `checkpoint`: it begins as a copy of that one.
+    With `checkpoint` the generation begins as a copy of it.
     """
     with copying(session, projection):
         return _begin(session, registry, projection, rate, compacted_topics, decision, checkpoint)
@@ -141,18 +141,18 @@ def call_workers(session: Session, settings: Settings, projection: str, generati
 
 
 def require_rebuilt(session: Session, projection: str, number: int | None) -> Generation:
-    """Returns the generation whose pace is to change: by default the one being built.
+    """Returns the generation whose pace changes; by default the one being built.
 
     Raises OperationRefused.
     """
     states = BUILT if number is None else (*BUILT, *SWAPPABLE)
-    return require_generation(session, projection, number, states, "nothing is rebuilt in it")
+    return require_generation(session, projection, number, states, "it has no rebuild to pause or resume")
 
 
 def set_pace(
     session: Session, generation: Generation, *, paused: bool, rate: int | None, decision: Decision
 ) -> None:
-    """Whether its rebuild goes on, and how fast. May run twice."""
+    """Pauses or resumes a rebuild, and sets its rate. Idempotent."""
     with session.transaction():
         generation_pace.set_pace(
             session, generation.projection, generation.generation, paused=paused, rate=rate
@@ -174,7 +174,7 @@ def require_ended(session: Session, projection: str, number: int | None) -> Gene
 
 
 def drop(session: Session, generation: Generation, decision: Decision) -> None:
-    """The generation, its rows and its reports are gone. Raises OperationRefused for the live one."""
+    """Drops the generation, its rows and its reports. Raises OperationRefused for the live one."""
     with patiently(session, generation.projection), session.transaction():
         lock_all(session)
         live = generations.lock_projection(session, generation.projection)
@@ -223,17 +223,17 @@ def plan_swap(
 
 
 def _ready(session: Session, projection: str, number: int | None) -> Generation:
-    what = "only one that is ready can be swapped in"
+    what = "only a ready generation can be swapped in"
     return require_generation(session, projection, number, (GenerationState.READY,), what)
 
 
 def _previous(session: Session, projection: str, number: int | None) -> Generation:
-    """Returns the generation of this number, by default the one that was live last."""
+    """Returns the generation with this number; by default the one that was live last."""
     read = generations.read_generations(session, projection)
     retired = [one for one in read if one.state == GenerationState.RETIRED]
     if number is None and retired:
         number = max(retired, key=lambda one: (one.live_at is not None, one.live_at)).generation
-    what = "only one that was live before can come back"
+    what = "only a generation that was live before can be swapped back"
     return require_generation(session, projection, number, (GenerationState.RETIRED,), what)
 
 
@@ -244,10 +244,10 @@ def swap(
     decision: Decision,
     snapshots: SnapshotWait | None = None,
 ) -> int:
-    """Readers see this generation from now on; the one they saw before, which is kept in sync from now on.
+    """Makes this generation live. Returns the previous one, which is kept in sync from now on.
 
-    One short transaction under the locks of all queues. Raises Behind, OlderSnapshots or Held: nothing has
-    changed then. May run again after being killed anywhere. `snapshots`: what earlier attempts waited for.
+    Runs one short transaction under the locks of all queues. Raises Behind, OlderSnapshots or Held; then
+    nothing has changed. Can be killed anywhere and repeated. `snapshots`: what earlier attempts waited for.
     """
     faults.reach("swap.before")
     projection = generation.projection
@@ -259,8 +259,8 @@ def swap(
         before = generations.lock_projection(session, projection)
         if before is None or before == generation.generation:
             raise OperationRefused(f"generation {generation.generation} of {projection} is live already")
-        # Under the locks: whatever was looked at before may be otherwise by now.
-        now = require_generation(session, projection, generation.generation, SWAPPABLE, "look again")
+        # Checked again under the locks: everything may have changed since the first check.
+        now = require_generation(session, projection, generation.generation, SWAPPABLE, "repeat the swap")
         require_lockstep(session, projection, now.generation)
         if read_filled_xid(session, projection, now.generation) != filled_xid:
             raise Behind(f"generation {now.generation} was behind live a moment ago")
@@ -279,7 +279,7 @@ def swap(
 
 
 def _retire(session: Session, projection: str, generation: int) -> None:
-    """Keeps the generation that was live up from now on. One that was stopped stays so, at its place."""
+    """Keeps the previous generation in sync from now on. A stopped one stays stopped, at its place."""
     [state] = [
         one.state for one in generations.read_generations(session, projection) if one.generation == generation
     ]

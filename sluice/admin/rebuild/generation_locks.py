@@ -1,4 +1,4 @@
-"""What every change of generations needs: the one meant, the locks, lockstep; or a sentence why not."""
+"""Finds the generation of a change, takes its locks and checks lockstep; raises if that is not possible."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from sluice.db.projections.generation_lag import end_rebuild, read_lane_states, 
 from sluice.db.projections.generations import Generation
 from sluice.db.projections.snapshots import read_lock_holders
 
-# Copies and comparisons of whole tables take as long as they take.
+# Copies and comparisons of whole tables have no time limit.
 COPY_PATIENCE = "SET LOCAL statement_timeout = 0"
-# Live traffic stands still while all queues are locked: rather try again than wait for the last one long.
+# Live traffic waits while all queues are locked: a retry is better than a long wait for the last lock.
 LOCK_PATIENCE = "SET LOCAL lock_timeout = '1s'"
 
 
@@ -24,7 +24,7 @@ ADVICE = "Do workers of its revision run, on the entity types' queues and on `re
 
 
 class Behind(NotYet):
-    """Lanes of the generation are behind live at this moment."""
+    """Lanes of the generation are behind live now."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, ADVICE)
@@ -40,7 +40,7 @@ class Held(NotYet, OperationRefused):
 def require_generation(
     session: Session, projection: str, generation: int | None, states: tuple[str, ...], what: str
 ) -> Generation:
-    """The generation, or the only one in one of these states. Raises OperationRefused."""
+    """Returns the generation, by default the only one in one of these states. Raises OperationRefused."""
     found = generations.read_generations(session, projection)
     if not found:
         raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
@@ -56,17 +56,17 @@ def require_generation(
         numbers = ", ".join(f"{one.generation} is {one.state}" for one in found)
         raise OperationRefused(
             f"{projection}: {what}; {'none' if not fitting else 'more than one'} is"
-            f" {' or '.join(states)} ({numbers}): name it by --generation"
+            f" {' or '.join(states)} ({numbers}): pass --generation"
         )
     return fitting[0]
 
 
 @contextmanager
 def copying(session: Session, projection: str) -> Iterator[None]:
-    """Keeps others from copying tables of a projection: to a new generation, or to a checkpoint. Raises Held.
+    """Locks out other copies of tables of a projection, to a generation or a checkpoint. Raises Held.
 
-    One of two starts would clear away, as left over, what the other one has just made. A copy that began
-    before an erasure would bring its rows back.
+    Of two starts, one would remove the new table of the other as a remain. A copy that began before an
+    erasure would restore its rows.
     """
     if not try_rebuild(session, f"start {projection}", 0):
         raise Held(f"another command is copying or erasing rows of {projection}; wait until it has ended")
@@ -77,15 +77,15 @@ def copying(session: Session, projection: str) -> Iterator[None]:
 
 
 def lock_all(session: Session) -> None:
-    """Takes the locks of all queues, or raises what `patiently` translates."""
+    """Takes the locks of all queues. Raises errors that `patiently` translates."""
     session.command(LOCK_PATIENCE)
     generation_tables.lock_all_queues(session)
 
 
 def require_lockstep(session: Session, projection: str, generation: int) -> None:
-    """Raises Behind unless every lane is where live is.
+    """Raises Behind unless every lane is at the place of live.
 
-    From a checkpoint on a lane may stand higher: at the watermark, below which live has nothing left.
+    After a start from a checkpoint, a lane may be higher: at the watermark, below which live has no more.
     """
     lanes = [
         lane for lane in read_lane_states(session, projection, generation) if lane.generation < lane.live
@@ -102,7 +102,7 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
 def patiently(session: Session, projection: str) -> Iterator[None]:
     """Raises Held if a lock is not released in time, OperationRefused if an object depends on a table.
 
-    Around a transaction, not within it.
+    Wraps a whole transaction; not for use within one.
     """
     try:
         yield
@@ -115,6 +115,6 @@ def patiently(session: Session, projection: str) -> Iterator[None]:
         tables = [one.table for one in generations.read_generations(session, projection)]
         holders = name_transactions(read_lock_holders(session, [projection, *tables]))
         raise Held(
-            f"a queue, or the view {projection}, is in somebody's hand for too long"
+            f"another transaction holds a queue, or the view {projection}, for too long"
             + (f": {holders}" if holders else "")
         ) from error

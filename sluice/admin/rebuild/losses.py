@@ -1,4 +1,4 @@
-"""Reads what a rebuild, a swap or a drop would lose of what users attached to a projection."""
+"""Reads which attachments of users to a projection a rebuild, a swap or a drop would lose."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ from sluice.db.tables import generation_name
 
 
 def read_plan_refusals(session: Session, projection: str, live: int, columns: Sequence[str]) -> list[str]:
-    """Returns what stands in the way of a rebuild at the live generation's table, or at the view over it."""
+    """Returns why the live generation's table, or the view over it, prevents a rebuild."""
     name = generation_name(projection, live)
     table, view = read_table(session, name), read_table(session, projection)
-    # Triggers have a sentence of their own among the refusals of the table.
+    # The refusals of the table report triggers.
     traits = [one for one in read_traits(session, name) if one.kind != "trigger"]
     return [
         *table_refusals(projection, live, columns, table, view),
@@ -41,7 +41,7 @@ def read_swap_losses(session: Session, new: Generation, live: int, columns: Sequ
 
 
 def read_drop_losses(session: Session, dropped: Generation, live: int) -> list[str]:
-    """Returns what would be gone with a generation that readers saw before, one sentence for each kind."""
+    """Returns what would be lost with a generation that readers saw before, one sentence for each kind."""
     if not dropped.has_been_live:
         return []
     table = generation_name(dropped.projection, live)

@@ -9,13 +9,13 @@ from sluice.db.connection import Session
 from sluice.db.projections.snapshots import SnapshotHolder, read_filled_xid, read_snapshots
 
 ADVICE = (
-    "Let them end, or end them: `SELECT pg_terminate_backend(PID)`, `ROLLBACK PREPARED 'NAME'`."
-    " --patience SECONDS waits for longer"
+    "Wait until they end, or end them: `SELECT pg_terminate_backend(PID)`, `ROLLBACK PREPARED 'NAME'`."
+    " --patience SECONDS waits longer"
 )
 
 
 class OlderSnapshots(NotYet):
-    """Transactions would read the generation as it was before it was filled."""
+    """Open transactions would not see all rows of the generation."""
 
     def __init__(self, projection: str, generation: int, older: Sequence[SnapshotHolder]) -> None:
         super().__init__(
@@ -27,19 +27,19 @@ class OlderSnapshots(NotYet):
 
 @dataclass
 class OlderHolders:
-    """Which transactions may hold a snapshot from before a moment. Pure.
+    """The transactions that may hold a snapshot from before a moment. Pure.
 
-    While a transaction writes for long, new snapshots have the xmin of old ones. So those count that were
-    there at the first look, each until it has once been seen without an old snapshot; and those that came
-    later with the same xmin as one of the first that was still there: it may have exported its snapshot.
+    During a long write transaction, new snapshots have the xmin of old ones. So two kinds count: the
+    transactions of the first check, each until a check finds it without an old snapshot; and later ones
+    with the xmin of one of the first that was still there, which may have exported its snapshot.
     """
 
     first: dict[str, int] | None = None
-    """Key → xmin; None before the first look."""
+    """Key → xmin; None before the first check."""
     importers: set[str] = field(default_factory=set)
 
     def look(self, holders: Iterable[SnapshotHolder], xid: int) -> list[SnapshotHolder]:
-        """Returns those of the holders that may lack what transaction `xid` wrote."""
+        """Returns the holders that may not see what transaction `xid` wrote."""
         old: Mapping[str, SnapshotHolder] = {one.key: one for one in holders if one.xmin <= xid}
         before = self.first if self.first is not None else {key: one.xmin for key, one in old.items()}
         exported = set(before.values())
@@ -54,15 +54,15 @@ class OlderHolders:
 
 @dataclass
 class SnapshotWait:
-    """Knows between the attempts of one swap what it waits for."""
+    """Keeps, between the attempts of one swap, what the swap waits for."""
 
     filled_xid: int = -1
     holders: OlderHolders = field(default_factory=OlderHolders)
 
     def require(self, session: Session, projection: str, generation: int) -> int:
-        """Returns up to which transaction the generation is filled, once no older snapshot is left.
+        """Returns the last transaction that filled the generation, once no older snapshot is left.
 
-        Raises OlderSnapshots. Outside of a transaction.
+        Raises OlderSnapshots. Must run outside of a transaction.
         """
         filled_xid = read_filled_xid(session, projection, generation)
         if filled_xid > self.filled_xid:

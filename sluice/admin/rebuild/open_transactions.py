@@ -10,14 +10,14 @@ QUERY_CHARACTERS = 60
 
 
 def name_transactions(found: Sequence[OpenTransaction]) -> str:
-    """The oldest of the transactions, and how many more there are."""
+    """Returns the names of the oldest transactions, and the number of the others."""
     oldest = sorted(found, key=lambda one: -(one.seconds or 0.0))
     more = f" and {len(oldest) - MOST_NAMED} more" if len(oldest) > MOST_NAMED else ""
     return "; ".join(name_transaction(one) for one in oldest[:MOST_NAMED]) + more
 
 
 def name_transaction(one: OpenTransaction) -> str:
-    """How to find the transaction, how old it is, and what it does."""
+    """Returns the process id or name of the transaction, its role, age and query."""
     age = "" if one.seconds is None else f", {one.seconds:.0f} s old"
     name, role = printable(one.name), f"role {one.role}"
     if one.pid is None:

@@ -1,4 +1,4 @@
-"""Why a generation cannot be begun, or not be swapped in: all reasons at once, each with what to do. Pure."""
+"""Finds all reasons why a generation cannot be started or swapped in, each with what to do. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,52 +13,52 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class Source:
-    """A partition that is read: where its log begins and ends, how far live is, and where reading starts."""
+    """A partition to read: the start and end of its log, the place of live, and the first offset to read."""
 
     topic: str
     partition: int
     log_start: int | None
-    """None: the topic is not in Kafka."""
+    """None if the topic is not in Kafka."""
     log_end: int | None
     live_through: int
-    """Offset of the last record that live has applied of it; -1: none."""
+    """Offset of the last record that live has applied; -1 if none."""
     first: int = 0
 
     @property
     def records(self) -> int:
-        """How many are read before the generation meets live, if no more come."""
+        """Returns the number of records to read until the generation reaches live, if no more arrive."""
         return max(0, self.live_through + 1 - max(self.first, self.log_start or 0))
 
 
 def table_refusals(
     projection: str, live: int, columns: Sequence[str], table: TableFacts, view: TableFacts
 ) -> Iterator[str]:
-    """What stands in the way at the live generation's table, or at the view over it."""
+    """Yields why the live generation's table, or the view over it, prevents a rebuild."""
     name = generation_name(projection, live)
     if table.kind != "table":
-        yield f"{name} is no table: the live generation's rows are gone"
+        yield f"{name} is not a table: the live generation's rows are missing"
         return
     if view.kind != "view":
-        yield f"{projection} is {'no view any more' if view.kind else 'gone'}: readers cannot be swapped over"
+        yield f"{projection} is {'no longer a view' if view.kind else 'missing'}: a swap needs it"
         return
     missing = [column for column in columns if column not in table.columns]
     if missing:
         yield (
-            f"column {', '.join(missing)} is declared and not in {name}: add it there as nullable, to every"
-            " generation, then begin"
+            f"column {', '.join(missing)} is declared and not in {name}: add it as nullable to every"
+            " generation, then start the rebuild"
         )
     left = [column for column in table.columns if column not in columns]
     if left:
-        yield f"column {', '.join(left)} of {name} is declared no more: drop it there, or declare it"
+        yield f"column {', '.join(left)} of {name} is no longer declared: drop it there, or declare it"
     shown = list(view.columns)
     if not missing and not left and shown != list(columns):
         yield (
             f"the view {projection} shows {', '.join(shown)}, the code declares {', '.join(columns)}: replace"
-            " the view by one of these columns, in this order"
+            " the view by one with the declared columns, in their order"
         )
     if table.triggers:
         yield (
-            f"{name} has the trigger {', '.join(table.triggers)}, which a rebuild would set off for every"
+            f"{name} has the trigger {', '.join(table.triggers)}, which a rebuild would fire for every"
             " row again: drop it"
         )
     yield from reader_refusals(projection, name, table.readers)
@@ -72,7 +72,7 @@ def table_refusals(
 def source_refusals(
     sources: Sequence[Source], declared: Sequence[str], known: Sequence[str]
 ) -> Iterator[str]:
-    """What stands in the way in Kafka, or between the code and what Postgres knows of it."""
+    """Yields why the topics in Kafka, or their declarations, prevent a rebuild."""
     for topic in sorted(set(known) - set(declared)):
         yield f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it"
     gone = sorted({source.topic for source in sources if source.log_start is None})
@@ -83,12 +83,12 @@ def source_refusals(
         if start > source.first and source.live_through >= source.first:
             yield (
                 f"{source.topic}[{source.partition}] begins at offset {start}: records before it are"
-                " deleted; begin from a checkpoint that reaches there (--from)"
+                " deleted; start from a checkpoint that covers them (--from)"
             )
 
 
 def unreadable_refusals(logs: LogRanges) -> Iterator[str]:
-    """What could not be read of Kafka, so that nothing is known of its logs."""
+    """Yields the topics and partitions whose logs could not be read from Kafka."""
     for topic, reason in sorted(logs.unreadable_topics.items()):
         yield f"topic {topic} cannot be read: {reason}"
     for (topic, number), reason in sorted(logs.unreadable.items()):
@@ -96,7 +96,7 @@ def unreadable_refusals(logs: LogRanges) -> Iterator[str]:
 
 
 def first_offsets(lanes: Iterable[CheckpointLane]) -> dict[Place, int]:
-    """Partition → the first offset of it that is read from a checkpoint on."""
+    """Returns partition → the first offset to read after a checkpoint."""
     found: dict[Place, int] = {}
     for lane in lanes:
         place = (lane.topic, lane.partition)
@@ -107,7 +107,7 @@ def first_offsets(lanes: Iterable[CheckpointLane]) -> dict[Place, int]:
 def checkpoint_refusals(
     checkpoint: Checkpoint, columns: Sequence[str], table: TableFacts, epochs: Mapping[str, int]
 ) -> Iterator[str]:
-    """Why nothing can begin at a checkpoint."""
+    """Yields why no generation can start from a checkpoint."""
     rerouted = sorted(
         {
             lane.queue.rpartition(".")[0]
@@ -118,7 +118,7 @@ def checkpoint_refusals(
     if rerouted:
         yield (
             f"entity type {', '.join(rerouted)} was re-routed, or a topic of it accepted, since checkpoint"
-            f" {checkpoint.checkpoint}: where its lanes were says nothing of those of today; take a new one"
+            f" {checkpoint.checkpoint}: its lanes do not match the current ones; make a new checkpoint"
         )
     if list(table.columns) != list(columns):
         yield (
@@ -135,13 +135,13 @@ def swap_refusals(
     approved: bool,
     deaths: int,
 ) -> Iterator[str]:
-    """Why a generation that was never live cannot be swapped in. `differing` is None without a report."""
+    """Yields why a generation that was never live cannot be swapped in. `differing`: None if not compared."""
     if differing is None:
-        yield "it was never compared with the live one: `sluice rebuild diff`"
+        yield "it was never compared with the live one: run `sluice rebuild diff`"
     elif against != live:
-        yield f"it was compared with generation {against}, and {live} is live: `sluice rebuild diff` again"
+        yield f"it was compared with generation {against}, but {live} is live: repeat `sluice rebuild diff`"
     elif differing and not approved:
-        yield f"it differs in {differing} rows and nobody approved that: look, then `sluice rebuild approve`"
+        yield f"it differs in {differing} rows and is not approved: run `sluice rebuild approve`"
     if deaths:
         yield (
             f"{deaths} events that live applied died or wait in it: redrive or drop them (`sluice dlq ls"
@@ -150,5 +150,5 @@ def swap_refusals(
 
 
 def compacted(configs: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Topics whose log no longer holds every record."""
+    """Returns the topics whose log no longer holds every record."""
     return sorted(t for t, config in configs.items() if "compact" in config.get("cleanup.policy", ""))

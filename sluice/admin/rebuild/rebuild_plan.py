@@ -1,4 +1,4 @@
-"""What a rebuild would read, and what stands in its way."""
+"""Plans a rebuild: what it would read, and what prevents it."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from sluice.tasks.retention import read_topic_configs
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done, and why not."""
+    """What a rebuild would read, and the reasons against it."""
 
     projection: str
     live: int
@@ -45,11 +45,11 @@ class Plan:
     compacted_topics: list[str]
     refusals: list[str]
     notes: list[str]
-    """What the operator should know and what does not stand in the way."""
+    """Remarks for the operator that do not prevent the rebuild."""
 
     @property
     def records(self) -> int:
-        """Of all partitions."""
+        """Returns the number of records to read, of all partitions."""
         return sum(source.records for source in self.sources)
 
 
@@ -121,7 +121,7 @@ def _require_checkpoint(session: Session, projection: str, name: str) -> Checkpo
 
 
 def require_declared(registry: Registry, projection: str) -> int:
-    """The revision of the code that fills the projection. Raises OperationRefused."""
+    """Returns the revision of the code that fills the projection. Raises OperationRefused."""
     if projection not in registry.revisions:
         known = ", ".join(sorted(registry.revisions)) or "none"
         raise OperationRefused(

@@ -1,4 +1,4 @@
-"""How far a generation is, and following it until it is ready."""
+"""Computes the progress of a generation, and follows it until it is ready."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,13 +19,13 @@ from sluice.db.records import GenerationState
 from sluice.runtime.log_pace import LogPace
 
 READ_SECONDS = 0.5
-STILL_SECONDS = 5.0  # a generation that does not move for so long may have no worker
-MOST_DEATHS = 20  # that a document names
+STILL_SECONDS = 5.0  # a generation without progress for this time may have no worker
+MOST_DEATHS = 20  # dead letters that a document lists
 
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a generation is: `done` of `total` records, by their offsets, and lanes that lag."""
+    """The progress of a generation: `done` of `total` records, by their offsets, and lanes that lag."""
 
     done: int
     total: int
@@ -34,7 +34,7 @@ class Reached:
 
 
 def reached_of(lanes: Iterable[LaneState]) -> Reached:
-    """The lanes of a partition share its offsets: each stands for its part of them. Pure."""
+    """Returns the progress of all lanes. The lanes of a partition share its offsets equally. Pure."""
     by_partition: dict[tuple[str, int], list[LaneState]] = {}
     for lane in lanes:
         by_partition.setdefault((lane.topic, lane.partition), []).append(lane)
@@ -50,12 +50,12 @@ def reached_of(lanes: Iterable[LaneState]) -> Reached:
 
 @dataclass(frozen=True)
 class Moved:
-    """How far a generation is now, and how many events per second it has read since it is followed."""
+    """The progress of a generation, and its events per second since the command follows it."""
 
     reached: Reached
     events_per_second: float
     unfilled: str | None = None
-    """Why nothing fills the generation: reported once a minute while it does not move."""
+    """Why no worker fills the generation; reported once a minute while it makes no progress."""
 
 
 def follow(
@@ -66,7 +66,7 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[Moved]:
-    """Yields how far the generation is, every READ_SECONDS, and ends when the generation is ready.
+    """Yields the progress of the generation every READ_SECONDS, and ends when the generation is ready.
 
     Raises OperationRefused if the generation fails, is paused or is dropped in the meantime.
     """
@@ -89,7 +89,7 @@ def follow(
 
 
 def find_unfilled(session: Session, projection: str, generation: int) -> str | None:
-    """Returns that no worker fills the generation and how to start one; None if a worker is there."""
+    """Returns a sentence if no worker fills the generation, with how to start one; else None."""
     living = read_living(session)
     for one in read_generation_facts(session):
         if (one.projection, one.generation) == (projection, generation):
@@ -112,12 +112,12 @@ def is_building(session: Session, projection: str, generation: int) -> bool:
     if found[0].state != GenerationState.BUILDING:
         return False
     if found[0].paused:
-        raise OperationRefused(f"{name} is paused: `sluice rebuild resume {projection}` goes on")
+        raise OperationRefused(f"{name} is paused: run `sluice rebuild resume {projection}`")
     return True
 
 
 def generation_document(session: Session, one: Generation) -> dict[str, Any]:
-    """Returns the generation as a JSON object, with its open letters, and how far it is unless it is live."""
+    """Returns the generation as a JSON object, with its open letters, and its progress unless it is live."""
     deaths, first = read_deaths(session, one.projection, one.generation, MOST_DEATHS)
     died = {"count": deaths, "first": [death._asdict() for death in first]}
     document: dict[str, Any] = one._asdict() | {"died_in_generation": died}

@@ -21,7 +21,7 @@ from sluice.tasks.fold.registry import Registry
 def report_document(
     found: Comparison, passed: Mapping[str, int], deaths: tuple[int, Sequence[GenerationDeath]]
 ) -> dict[str, Any]:
-    """What is stored, and printed with --json: counts, columns, samples, and what the generation left out."""
+    """Returns what is stored, and printed by --json: counts, columns, samples, events passed over."""
     return {
         "rows": {kind: found.rows[kind] for kind in ("same", *KINDS)},
         "columns": {
@@ -48,7 +48,7 @@ COMPARABLE = (GenerationState.READY, GenerationState.RETIRED)
 
 def require_comparable(session: Session, projection: str, number: int | None, *, verb: str) -> Generation:
     """Returns the generation that is to be compared or approved. Raises OperationRefused."""
-    what = f"only one that is ready can be {verb}"
+    what = f"only a ready generation can be {verb}"
     return require_generation(session, projection, number, COMPARABLE, what)
 
 
@@ -57,7 +57,7 @@ def require_report(session: Session, generation: Generation) -> comparison.Repor
     report = comparison.read_newest_report(session, generation.projection, generation.generation)
     if report is None:
         raise OperationRefused(
-            f"generation {generation.generation} was never compared:"
+            f"generation {generation.generation} was never compared: run"
             f" `sluice rebuild diff {generation.projection}`"
         )
     return report
@@ -70,7 +70,7 @@ def compare(
     *,
     compared: Callable[[Comparison], object] = lambda _: None,
 ) -> comparison.Report:
-    """Compares with the live generation at one cut, and stores what was found. Raises Behind.
+    """Compares with the live generation at one cut, and stores the report. Raises Behind.
 
     Passes the counts so far to `compared` after each chunk.
     """
@@ -100,7 +100,7 @@ def compare(
 
 
 def approve(session: Session, report: comparison.Report, decision: Decision) -> None:
-    """The differences are wanted. May run twice."""
+    """Approves the differences of a report. Idempotent."""
     with session.transaction():
         if comparison.approve_report(session, report.id, decision.actor):
             details = {"generation": report.generation, "report": report.id, "differing": report.differing}

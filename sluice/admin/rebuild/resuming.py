@@ -1,4 +1,4 @@
-"""A stopped generation goes on: its letters first, then the log from its place, then live."""
+"""Resumes a stopped generation: first its letters, then the log from its place, then live."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -30,15 +30,16 @@ def find_stopped(session: Session, projection: str, number: int | None) -> Gener
     ]
     if not stopped:
         return None
-    return require_generation(session, projection, number, RESUMABLE, "nothing is stopped")
+    what = "only a stopped generation can be resumed"
+    return require_generation(session, projection, number, RESUMABLE, what)
 
 
 def require_resumable(session: Session, bootstrap_servers: str, generation: Generation) -> None:
-    """Raises OperationRefused if the generation cannot catch up: what it lacks is not in the log any more."""
+    """Raises OperationRefused if the log no longer holds the records that the generation lacks."""
     name = f"generation {generation.generation} of {generation.projection}"
     if generation.stopped_at is None:
         raise OperationRefused(
-            f"{name} has lost its place in the log ({generation.failed_reason}): fill another one by `sluice"
+            f"{name} has lost its place in the log ({generation.failed_reason}): start another one by `sluice"
             f" rebuild start {generation.projection}`"
         )
     places = [
@@ -53,7 +54,7 @@ def require_resumable(session: Session, bootstrap_servers: str, generation: Gene
 
 
 def resume_refusals(places: Sequence[StoppedPlace], logs: LogRanges) -> list[str]:
-    """Returns why the log does not hold what a generation lacks. Pure."""
+    """Returns why the log does not hold the records that a generation lacks. Pure."""
     refusals = []
     for one in places:
         place = (one.topic, one.partition)
@@ -68,8 +69,8 @@ def resume_refusals(places: Sequence[StoppedPlace], logs: LogRanges) -> list[str
             refusals.append(f"{where} cannot be read: {why}")
         elif log.start > one.applied_offset + 1:
             refusals.append(
-                f"{where} begins at offset {log.start}, and the records from {one.applied_offset + 1} on are"
-                f" lacking: fill another generation by `sluice rebuild start {one.projection}`"
+                f"{where} begins at offset {log.start}, so the records from {one.applied_offset + 1} on are"
+                f" missing: start another generation by `sluice rebuild start {one.projection}`"
             )
     return refusals
 
@@ -79,7 +80,7 @@ def resume(
 ) -> Iterator[LettersRedriven]:
     """Redrives the letters of each entity, then lets the generation catch up. Yields what was redriven.
 
-    May be killed anywhere, and run again. Raises OperationRefused for a broken deployment.
+    Can be killed anywhere and repeated. Raises OperationRefused for a broken deployment.
     """
     place = (generation.projection, generation.generation)
     plan = plan_projection_redrive(session, ChosenLetters(*place))

@@ -43,7 +43,7 @@ def refusals(bench: Bench, session: Session, *, by_position: bool = False) -> li
 @pytest.mark.parametrize("tombstone", [False, True])
 @pytest.mark.parametrize(
     ("topic_id", "end", "how"),
-    [("id-new", 9, "was created anew or moved"), (TOPIC_ID, 1, "lost the end"), (TOPIC_ID, 9, None)],
+    [("id-new", 9, "was created again or moved"), (TOPIC_ID, 1, "lost the end"), (TOPIC_ID, 9, None)],
 )
 def test_a_topic_whose_places_no_longer_tell_is_refused_if_it_has_events_that_are_known_by_them(
     bench: Bench,
@@ -80,7 +80,7 @@ def test_events_that_came_after_it_are_no_reason(bench: Bench, session: Session)
     bench.apply(slice_of([thing_set(0)], epoch=2)._replace(topic_id="id-new"))
     bench.look("UPDATE sluice.processed_events SET event_id = NULL")
     assert refusals(bench, session) == []
-    assert "was created anew or moved" in moved_note(accepted(session))
+    assert "was created again or moved" in moved_note(accepted(session))
 
 
 @pytest.mark.parametrize(("watermark", "left"), [(0, [(0, 0, 9)]), (8, [(0, 8, 9)]), (9, []), (20, [])])

@@ -64,7 +64,7 @@ def test_a_swap_requires_a_report_and_its_approval(fixed: Bench) -> None:
 def test_a_swap_back_needs_no_report_and_takes_the_one_that_was_live_last(fixed: Bench) -> None:
     fixed.swap(2)
     assert plan(fixed, back=True) == (1, 2)
-    with pytest.raises(OperationRefused, match="ready can be swapped in"):
+    with pytest.raises(OperationRefused, match="a ready generation can be swapped in"):
         plan(fixed)
     number = fixed.begin()
     assert fixed.rebuild(number)

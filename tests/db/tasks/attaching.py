@@ -32,7 +32,7 @@ CASES = {
     ),
     "trigger": Case(
         "CREATE TRIGGER t AFTER TRUNCATE ON {t} EXECUTE FUNCTION public.nothing()", "DROP TRIGGER t ON {t}",
-        "the trigger t executing nothing", "totals_g1 has the trigger t, which a rebuild would set off",
+        "the trigger t executing nothing", "totals_g1 has the trigger t, which a rebuild would fire",
     ),
     "rule": Case(
         "CREATE RULE r AS ON DELETE TO {t} DO ALSO NOTIFY deleted", "DROP RULE r ON {t}", "the rule r",

@@ -115,7 +115,7 @@ def test_a_long_look_of_a_reader_delays_a_swap_and_nobody_else(bench: Bench, ope
     assert fixed.rebuild(number)
     reader = opened(bench.with_code(bench.registry))
     reader.session.command("BEGIN; SELECT FROM public.totals")
-    with pytest.raises(Held, match="the view totals, is in somebody's hand"):
+    with pytest.raises(Held, match="holds a queue, or the view totals, for too long"):
         fixed.swap(number)
     assert fixed.live(thing_set(1, "a", 6)) is not None
     reader.session.command("COMMIT")

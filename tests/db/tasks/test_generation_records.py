@@ -155,7 +155,7 @@ def test_what_was_applied_before_a_re_routing_is_read_in_the_lanes_of_today(benc
 def test_a_re_routing_is_refused_while_a_generation_is_fed(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
-    with pytest.raises(OperationRefused, match="generation 2 of totals is kept up with live"):
+    with pytest.raises(OperationRefused, match="generation 2 of totals is kept in sync with live"):
         reshard_entity(bench.session, "thing", 3, DECISION, force=True)
     generation_changes.drop(bench.session, bench.generation(number), DECISION)
     assert isinstance(reshard_entity(bench.session, "thing", 3, DECISION, force=True), Resharded)

@@ -240,7 +240,7 @@ def test_a_generation_that_is_dropped_takes_its_letters_along(bench: Bench) -> N
 
 def test_a_checkpoint_is_refused_while_the_generation_lacks_events(bench: Bench) -> None:
     bench.live(*stream())
-    with pytest.raises(OperationRefused, match="lacks 2 events that died or wait for it"):
+    with pytest.raises(OperationRefused, match="lacks 2 events that died or wait in it"):
         bench.checkpoint("monday")
     assert bench.drop_letter("a")
     assert bench.redrive_letters("a") is None

@@ -242,7 +242,7 @@ def test_a_broken_table_is_said_before_anything_catches_up(bench: Bench) -> None
     [
         (LogRanges({("things", 0): LogRange(0, 9)}, {}), None),
         (LogRanges({("things", 0): LogRange(5, 9)}, {}), None),
-        (LogRanges({("things", 0): LogRange(6, 9)}, {}), "begins at offset 6, and the records from 5 on"),
+        (LogRanges({("things", 0): LogRange(6, 9)}, {}), "begins at offset 6, so the records from 5 on"),
         (LogRanges({}, {}), "Kafka has no such topic"),
     ],
     ids=["whole", "up to the place", "beyond the place", "gone"],

@@ -53,7 +53,7 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     assert "generation 2 of billing_line_items is building" in said(
         deployment, "start", PROJECTION, *WHY, "--no-wait", "--rate", "1000"
     )
-    for verb, text in (("diff", "ready can be compared"), ("swap", "ready can be swapped in")):
+    for verb, text in (("diff", "can be compared"), ("swap", "can be swapped in")):
         words = (verb, PROJECTION) if verb == "diff" else (verb, PROJECTION, *WHY)
         assert text in sluice_fails(deployment, *words)[1]
     assert "is paused" in said(deployment, "pause", PROJECTION, *WHY)
@@ -81,7 +81,7 @@ def test_from_the_plan_to_the_drop(deployment: Deployment) -> None:
     assert f"0 rows the same, {LINES} differ, 0 only live, 0 only new" in report
     assert "tax_cents" in report
     assert "it would be approved" in said(deployment, "approve", PROJECTION, *WHY, "--dry-run")
-    assert "nobody approved that" in sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes")[1]
+    assert "is not approved" in sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes")[1]
     assert "it is approved" in said(deployment, "approve", PROJECTION, *WHY, "--yes")
     assert "would see generation 3" in said(deployment, "swap", PROJECTION, *WHY, "--dry-run")
     code, text = sluice_fails(deployment, "swap", PROJECTION, *WHY, "--yes", "--patience", "0")

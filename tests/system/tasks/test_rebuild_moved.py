@@ -71,7 +71,7 @@ def test_what_live_applied_from_the_old_topic_is_rebuilt_from_the_new_one(
     deployment.run.start_rebuilds()
     plan = sluice(deployment, "plan", PROJECTION)
     assert plan["refusals"] == []
-    assert "was created anew or moved" in plan["notes"][0]
+    assert "was created again or moved" in plan["notes"][0]
     sluice(deployment, "start", PROJECTION, *WHY, "--no-wait")
     wait_ready(deployment, 2)
     want = {f"pay-{n}": right_line(n) for n in range(OLD + NEW)}

@@ -78,4 +78,6 @@ def test_a_view_that_is_more_than_the_plain_columns_is_refused(definition: str, 
 
 def test_a_view_of_a_role_that_is_not_ones_own_is_refused() -> None:
     view = TableFacts("view", "dba", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, is_owned=False)
-    assert "belongs to dba, of which the own role is no member" in next(view_refusals("t", 3, COLUMNS, view))
+    assert "belongs to dba, and the role of this command is not a member" in next(
+        view_refusals("t", 3, COLUMNS, view)
+    )

@@ -86,7 +86,7 @@ def test_what_the_handlers_can_take_has_no_flaw(registry: Registry, record: Outg
             order(**GOOD | {"data": {"totalCents": "5"}}),
             [
                 "Expected `int`, got `str` - at `$.totalCents`",
-                "test_event_check.place takes Placed",
+                "test_event_check.place expects Placed",
                 "{totalCents: int, note: str | None (optional)}",
             ],
         ),
