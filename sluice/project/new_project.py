@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 ENDING = ".tmpl"
-DOT = "dot-"  # instead of the dot of a hidden file: package data leave those out
-VENDORED = "@vendored@"  # ends a line that only a project with the wheel has
-# Folders of the project, and the name that the package itself has.
+DOT = "dot-"  # instead of the dot of a hidden file, since package data leave out hidden files
+VENDORED = "@vendored@"  # marks the end of a line that only a project with the wheel has
+# Folders of the project, and the name of Sluice's own package.
 TAKEN = frozenset({"sluice", "tests", "vendor", "test"})
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 MAX_NAME_CHARACTERS = 40
@@ -25,44 +25,44 @@ MakeWheel = Callable[[Path], Path]
 
 
 class ProjectRefused(ValueError):
-    """The project cannot be made; the message says why, and what to do."""
+    """The project cannot be created; the message has the reason and what to do."""
 
 
 class Names(NamedTuple):
-    """What the project is called: in texts, and as an import."""
+    """The names of the project: in texts, and as an import."""
 
     project: str
     package: str
 
 
 def names_of(name: str) -> Names:
-    """Returns the names of a project. Raises ProjectRefused if Python could not import it. Pure."""
+    """Returns the names of a project. Raises ProjectRefused if Python cannot import the name. Pure."""
     package = name.replace("-", "_")
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
         raise ProjectRefused(
             f"{name!r} cannot be the name of a project; use 1 to {MAX_NAME_CHARACTERS} lower-case letters,"
             " digits and single hyphens that begin with a letter, as in my-shop (pass --name if the folder"
-            " shall be called otherwise)"
+            " has another name)"
         )
     if keyword.iskeyword(package) or keyword.issoftkeyword(package):
-        raise ProjectRefused(f"{name} is a word of Python; pass another --name")
+        raise ProjectRefused(f"{name} is a keyword of Python; pass another --name")
     if package in TAKEN or package in sys.stdlib_module_names:
         raise ProjectRefused(f"a module called {package} exists already; pass another --name")
     return Names(name, package)
 
 
 def create_project(folder: Path, names: Names, *, version: str, make_wheel: MakeWheel | None) -> None:
-    """Writes the project into the folder, which must be empty or not there. Raises ProjectRefused.
+    """Writes the project into the folder, which must be empty or not exist. Raises ProjectRefused.
 
-    Without `make_wheel` the project installs this version of Sluice from the package index. Nothing is
-    written to the folder before all files are made.
+    Without `make_wheel` the project installs this version of Sluice from the package index. Writes to the
+    folder only after all files are rendered.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ProjectRefused(f"{folder} exists and is not empty; choose a folder that does not exist")
     try:
         with tempfile.TemporaryDirectory() as temporary:
             _fill(Path(temporary), names, version=version, make_wheel=make_wheel)
-            # Into an empty folder that is there: it may be the current one.
+            # The folder may be the current one, so it is filled, not replaced.
             folder.mkdir(parents=True, exist_ok=True)
             for made in Path(temporary).iterdir():
                 shutil.move(made, folder)

@@ -1,4 +1,4 @@
-"""A wheel of the Sluice that runs: packed from its installation, or built from its clone."""
+"""Makes a wheel of the running Sluice: packs it from its installation, or builds it from its clone."""
 
 import base64
 import hashlib
@@ -13,9 +13,9 @@ from pathlib import Path
 from sluice.project.new_project import ProjectRefused
 
 DISTRIBUTION = "sluice-kafka"
-# Written by the installer, about this installation alone.
+# Files that the installer wrote, which are only about this installation.
 _OF_THE_INSTALLER = frozenset({"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"})
-_OLDEST = (1980, 1, 1, 0, 0, 0)  # of every file, so that the same files make the same wheel
+_OLDEST = (1980, 1, 1, 0, 0, 0)  # time of every file, so that the same files make the same wheel
 # What pyproject.toml needs for a build; the four folders are linked into `sluice`.
 _FILES = ("LICENSE", "NOTICE", "README.md", "pyproject.toml")
 _FOLDERS = ("bridge", "db", "sluice", "tasks", "worker")
@@ -28,7 +28,7 @@ def make_wheel(folder: Path) -> Path:
     except metadata.PackageNotFoundError:
         return build_wheel(Path(__file__).resolve().parents[2], folder)
     if not any(str(path) == "sluice/__init__.py" for path in installed.files or ()):
-        # An editable installation holds a link to the clone.
+        # An editable installation contains a link to the clone.
         return build_wheel(Path(__file__).resolve().parents[2], folder)
     return pack_wheel(installed, folder)
 
@@ -67,7 +67,7 @@ def build_wheel(clone: Path, folder: Path) -> Path:
             " --from-index"
         )
     with tempfile.TemporaryDirectory() as temporary:
-        # A copy: a build leaves files beside the code.
+        # Built in a copy, since a build leaves files beside the code.
         source = Path(temporary)
         for name in _FILES:
             shutil.copy(clone / name, source)

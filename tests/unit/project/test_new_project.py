@@ -74,7 +74,7 @@ def test_usual_names_are_taken(name: str) -> None:
         ("a" * 41, "use 1 to 40"),
         ("2shop", "begin with a letter"),
         ("shop-", "single hyphens"),
-        ("class", "class is a word of Python"),
+        ("class", "class is a keyword of Python"),
         ("json", "a module called json exists"),
         ("sluice", "a module called sluice exists"),
         ("tests", "a module called tests exists"),

@@ -95,7 +95,7 @@ VIEW = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), ("report
         (replace(TABLE, columns={**TABLE.columns, "old": "text"}), VIEW, "column old of totals_g3 is"),
         (TABLE, replace(VIEW, columns={"id": "text"}), "the view totals shows id, the code declares"),
         (replace(TABLE, triggers=("t",)), VIEW, "has the trigger t"),
-        (replace(TABLE, readers=("totals", "sales")), VIEW, "sales reads totals_g3 itself"),
+        (replace(TABLE, readers=("totals", "sales")), VIEW, "sales reads totals_g3 directly"),
         (TABLE, replace(VIEW, owner="else"), "belongs to else"),
     ],
 )  # fmt: skip
@@ -133,7 +133,7 @@ def test_a_topic_the_code_forgot_is_refused() -> None:
         (5, 1, True, 0, None),
         (None, None, False, 0, "never compared"),
         (5, 1, False, 0, "differs in 5 rows and is not approved"),
-        (0, 2, True, 0, "compared with generation 2, and 1 is live"),
+        (0, 2, True, 0, "compared with generation 2, but 1 is live"),
         (0, 1, False, 3, "3 events that live applied died or wait in it"),
     ],
 )
