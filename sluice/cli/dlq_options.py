@@ -10,15 +10,16 @@ from sluice.db.records import LetterState
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="As `sluice dlq ls` names it.")]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="As `sluice dlq ls` names them.")]
-Every = Annotated[bool, typer.Option("--all", help="Instead of IDs: all that the options leave.")]
-Topic = Annotated[str | None, typer.Option("--topic")]
+Every = Annotated[bool, typer.Option("--all", help="Select all letters that match the filters.")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Topic of the event.")]
 Entity = Annotated[str | None, typer.Option("--entity", help="Entity type, as in order.")]
 Key = Annotated[str | None, typer.Option("--key", help="Key of the entity, as in order-99.")]
 Type = Annotated[str | None, typer.Option("--type", help="Type of the event, as in order.placed.")]
 ErrorClass = Annotated[str | None, typer.Option("--error", help="Class of the error, as in CheckViolation.")]
-State = Annotated[LetterState | None, typer.Option("--state")]
+State = Annotated[LetterState | None, typer.Option("--state", help="State of the letter.")]
 OlderThan = Annotated[
-    float | None, typer.Option("--older-than", parser=read_age, metavar="AGE", help="As in 90s, 10m, 2h.")
+    float | None,
+    typer.Option("--older-than", parser=read_age, metavar="AGE", help="Minimum age, as in 90s, 10m, 2h."),
 ]
 
 
@@ -31,5 +32,5 @@ def filters_of(
     state: LetterState | None,
     older_than: float | None,
 ) -> Chosen:
-    """Returns the letters that match all options which are given."""
+    """Returns the choice of letters that match all given filters."""
     return Chosen(None, topic, entity, key, type_, error, state.value if state else None, older_than)

@@ -34,8 +34,9 @@ def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     up Postgres. If a queue has messages, the check waits up to 15 seconds for a
     committed batch. A part that cannot be read becomes a finding; the rest is shown.
 
-    This deployment can repair errors and warnings. A note is about topics, tables or
-    projections that these handlers do not declare, so only another deployment can.
+    An error is a problem that this deployment can repair. A note is about topics,
+    tables or projections that these handlers do not declare: only another
+    deployment can repair it.
 
     Exit code 1 if there is an error; warnings and notes alone give 0.
     """

@@ -31,12 +31,13 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` 
 
 
 def ls(
-    state: Annotated[CallState | None, typer.Option("--state")] = None,
-    effect: Annotated[str | None, typer.Option("--effect")] = None,
+    state: Annotated[CallState | None, typer.Option("--state", help="State of the call.")] = None,
+    effect: Annotated[str | None, typer.Option("--effect", help="Name of the effect.")] = None,
     entity: Annotated[str | None, typer.Option("--entity", help="Entity type, as in order.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key of the entity, as in order-99.")] = None,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", parser=read_age, metavar="AGE", help="As in 90s, 10m, 2h.")
+        float | None,
+        typer.Option("--older-than", parser=read_age, metavar="AGE", help="Minimum age, as in 90s, 10m, 2h."),
     ] = None,
     conflicts: Annotated[
         bool, typer.Option("--conflicts", help="Show calls not made since their key has other args.")

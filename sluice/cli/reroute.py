@@ -17,7 +17,7 @@ from sluice.db.admin.rerouting import Unsettled
 from sluice.runtime.service_urls import read_addresses
 from sluice.runtime.settings import read_settings
 
-Topic = Annotated[str, typer.Argument(metavar="TOPIC")]
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic.")]
 
 
 def accept(
@@ -101,7 +101,9 @@ MOST_SHARDS = 1_024  # each is a queue with a row, a Redis list and a worker
 
 def reshard(
     entity: Annotated[str, typer.Argument(metavar="ENTITY", help="An entity type.")],
-    shards: Annotated[int, typer.Argument(metavar="N", min=1, max=MOST_SHARDS)],
+    shards: Annotated[
+        int, typer.Argument(metavar="N", min=1, max=MOST_SHARDS, help="Its new number of queues.")
+    ],
     reason: Reason,
     force: Annotated[
         bool, typer.Option("--force", help="Do not wait: records in flight are read again.")
