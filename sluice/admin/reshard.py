@@ -87,7 +87,7 @@ def advice(found: Unsettled) -> str:
     """Returns what to check if records and events do not become settled."""
     said = []
     if found.halted:
-        said.append(f"{found.halted} of its queues are halted (`sluice status` says why)")
+        said.append(f"{found.halted} of its queues are halted (`sluice status` shows why)")
     elif found.lanes:
         said.append("lanes settle while a bridge runs and every queue has a worker")
     if found.refused:

@@ -63,7 +63,7 @@ def accept(
         say(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
 
 
-NOTHING_TO_ACCEPT = "there is nothing to accept: the log is what was read so far, and bridges read on"
+NOTHING_TO_ACCEPT = "there is nothing to accept: the log is the one that was read, and bridges continue"
 
 
 def acceptance_lines(found: Acceptance) -> list[str]:

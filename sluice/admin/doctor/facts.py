@@ -126,7 +126,7 @@ class StuckQueue:
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """`registered` and `leaving` are None if Sluice's tables cannot be read, for want of migrations."""
+    """`registered` and `leaving` are None if Sluice's tables cannot be read since migrations are missing."""
 
     server: ServerSettings
     revision: str | None

@@ -18,7 +18,7 @@ from sluice.tasks.installation.claim_reader import ClaimReader
 
 
 def read_foreign_claims(settings: Settings, installation: Installation) -> list[ForeignClaim]:
-    """Returns the newest claim of each writer that this database does not know.
+    """Returns the newest claim of each writer that is not in this database.
 
     Returns nothing for a role that may not read the key, and on a standby, which lacks the claims.
     Raises RedisError and psycopg2.Error.

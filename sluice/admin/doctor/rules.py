@@ -36,7 +36,7 @@ from sluice.db.admin.doctor_facts import Registered
 from sluice.db.records import Declaration
 from sluice.tasks.events.routing import queue_name
 
-OLDEST_POSTGRES = 14  # knows idle_session_timeout, with which a stopped worker loses its queues
+OLDEST_POSTGRES = 14  # the first with idle_session_timeout, by which a stopped worker loses its queues
 TESTED_POSTGRES = 15  # the oldest that the tests run on
 SHORTEST_RETENTION_MS = 24 * 60 * 60 * 1000  # an outage over a night must not outlast the log
 

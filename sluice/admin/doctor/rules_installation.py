@@ -22,7 +22,7 @@ def _foreign_claims(claims: Sequence[ForeignClaim]) -> Iterator[Finding]:
         age = min(claim.age_seconds for claim in claims)
         yield error(
             f"Another database works as this installation: {len(claims)} of its bridges wrote claims that"
-            f" this database does not know, the newest {age} seconds ago.",
+            f" are not in this database, the newest {age} seconds ago.",
             "One of the two is a physical copy (a base backup or a disk snapshot): stop its processes, then"
             " run `sluice init --new-installation` there. After a failover the finding ends within minutes.",
         )

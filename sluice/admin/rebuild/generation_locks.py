@@ -85,7 +85,7 @@ def lock_all(session: Session) -> None:
 def require_lockstep(session: Session, projection: str, generation: int) -> None:
     """Raises Behind unless every lane is at the place of live.
 
-    After a start from a checkpoint, a lane may be higher: at the watermark, below which live has no more.
+    After a start from a checkpoint, a lane may be higher: at the watermark, below which live is done.
     """
     lanes = [
         lane for lane in read_lane_states(session, projection, generation) if lane.generation < lane.live

@@ -33,7 +33,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "foreign claims": (
         facts(foreign_claims=[ForeignClaim("a", 0, 7), ForeignClaim("b", 0, 3)]),
         Severity.ERROR,
-        "2 of its bridges wrote claims that this database does not know, the newest 3 seconds ago",
+        "2 of its bridges wrote claims that are not in this database, the newest 3 seconds ago",
     ),
     "a member of another name": (
         facts(BRIDGE, members=[f"{GROUP}-bridge-0", "shop-0a1b2c3dx"]),
