@@ -1,4 +1,4 @@
-"""Alembic's autogenerate in a user's project: what belongs to Sluice is left out of it."""
+"""Excludes Sluice's objects from Alembic's autogenerate in a user's project."""
 
 import re
 from typing import Any
@@ -19,10 +19,10 @@ def include_object(
     reflected: bool,
     compare_to: Any,
 ) -> bool:
-    """Returns False for what `sluice init` and `sluice rebuild` make and change. For `env.py` of Alembic.
+    """Returns False for objects that `sluice init` and `sluice rebuild` manage. For `env.py` of Alembic.
 
-    Left out are Sluice's own tables, projections, which are views, and the tables of their generations and
-    checkpoints; Alembic then leaves out their columns, indexes and constraints.
+    It excludes Sluice's own tables, projections (views), and the tables of their generations and checkpoints.
+    Alembic then also omits their columns, indexes and constraints.
     """
     if type_ != "table":
         return True
@@ -34,7 +34,7 @@ def _is_made_by_sluice(table: Table) -> bool:
     if table.schema == SCHEMA:
         return True
     columns = set(table.columns.keys())
-    # Without a schema where it is the default one, as for a role that is called like it.
+    # The schema is missing if it is the default one, as for a role of the same name.
     own = metadata.tables.get(f"{SCHEMA}.{table.name}")
     if table.schema is None and own is not None and columns == set(own.columns.keys()):
         return True

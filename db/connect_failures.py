@@ -1,8 +1,8 @@
-"""Why a connection to Postgres failed: refused for good, read-only, or away. Pure.
+"""Finds why a connection to Postgres failed: refused, read-only, or unavailable. Pure.
 
 psycopg2 has no SQLSTATE for a failed connect, so the cause is read from libpq's text. libpq's own texts are
-English, since a Python process leaves LC_MESSAGES alone. The server's are in the server's language:
-`db/connect_probe.py` asks for the SQLSTATE instead. A text that is not known counts as away.
+English, since a Python process leaves LC_MESSAGES alone. The server's are in the server's language, so
+`db/connect_probe.py` reads the SQLSTATE instead. An unknown text counts as unavailable.
 """
 
 import os
@@ -17,18 +17,18 @@ SETTING = "SLUICE_DATABASE_URL"
 
 
 class ConnectCause(Enum):
-    """What a failed connect means."""
+    """The cause of a failed connect."""
 
     AWAY = "away"
     """The server may answer later."""
     READ_ONLY = "read-only"
-    """The server answers, and is a standby or refuses writes. It may be the primary soon."""
+    """The server answers but is a standby or refuses writes. It may become the primary."""
     REFUSED = "refused"
-    """A person must change a setting first."""
+    """An operator must change a setting first."""
 
 
 class ConnectFailed(psycopg2.OperationalError):
-    """Postgres was not reached, or refused the connection. The message names the address, no password."""
+    """Postgres was not reached or refused the connection. The message names the address, never a password."""
 
     def __init__(self, message: str, cause: ConnectCause) -> None:
         super().__init__(message)
@@ -36,12 +36,12 @@ class ConnectFailed(psycopg2.OperationalError):
 
     @property
     def is_refused(self) -> bool:
-        """Returns True if waiting does not help."""
+        """Returns True if waiting cannot help."""
         return self.cause is ConnectCause.REFUSED
 
 
 class Verdict(NamedTuple):
-    """The cause of a failed connect, and what to do about it ("" if waiting is enough)."""
+    """The cause of a failed connect, and the advice ("" if waiting is enough)."""
 
     cause: ConnectCause
     advice: str = ""
@@ -57,9 +57,9 @@ SERVER = f"check host and port in {SETTING}: another kind of server answers ther
 PRIMARY = "connect to the primary"
 POOLER = "add `options` to ignore_startup_parameters of PgBouncer, and set it to pool_mode = session"
 
-# Regular expressions, whose case does not count. The first verdict with one that matches decides.
+# Case-insensitive regular expressions. The first verdict with a matching one applies.
 _TEXTS: tuple[tuple[Verdict, tuple[str, ...]], ...] = (
-    # PgBouncer's, about its own connection to the server.
+    # Messages of PgBouncer about its own connection to the server.
     (Verdict(ConnectCause.AWAY), ("server login has been failing", "server_login_retry")),
     (
         Verdict(ConnectCause.READ_ONLY, PRIMARY),
@@ -161,14 +161,14 @@ _BY_SQLSTATE = {
 }
 UNKNOWN = Verdict(ConnectCause.AWAY, is_known=False)
 
-# libpq tries several addresses and, with sslmode=prefer, each twice. Each attempt begins like this.
+# libpq tries several addresses, each twice with sslmode=prefer. The text of each attempt begins like this.
 _ATTEMPT = re.compile(r"^(?=connection to server |could not translate host name )", re.MULTILINE)
 _GUESS = re.compile(r"\n\t.*")
 _PREFIX = re.compile(r"^connection to server (?:at|on) .*? failed: ", re.DOTALL)
 
 
 def judge_connect_text(text: str) -> Verdict:
-    """Returns what libpq's text of a failed connect means. Of several hosts: away if one is away."""
+    """Returns the verdict for libpq's text. With several hosts: unavailable if one host is."""
     verdicts = [_judge_attempt(attempt) for attempt in _ATTEMPT.split(text) if attempt.strip()]
     for cause in (ConnectCause.AWAY, ConnectCause.READ_ONLY):
         for verdict in verdicts:
@@ -186,8 +186,8 @@ def _judge_attempt(text: str) -> Verdict:
 
 
 def describe_failure(text: str, verdict: Verdict, target: Mapping[str, Any]) -> str:
-    """Returns one sentence: the address, libpq's reason and what to do. `target`: the options given."""
-    # What libpq guesses stands in lines of their own, behind a tab.
+    """Returns one sentence with the address, libpq's reason and the advice. `target`: the given options."""
+    # libpq writes its guesses on separate lines after a tab.
     attempts = [_PREFIX.sub("", part) for part in _ATTEMPT.split(_GUESS.sub("", text)) if part.strip()]
     reasons = dict.fromkeys(" ".join(attempt.split()).rstrip(".") for attempt in attempts)
     reason = "; ".join(reasons) or "no reason was given"

@@ -1,7 +1,7 @@
-"""Asks a server for the SQLSTATE of a refused connect, whatever language its messages are in.
+"""Reads the SQLSTATE of a refused connect, which does not depend on the server's language.
 
-At the verbosity PQERRORS_SQLSTATE libpq prints the SQLSTATE instead of the text. psycopg2 does not offer
-that, but the connection of libpq can be reached before an asynchronous connection is open.
+At the verbosity PQERRORS_SQLSTATE libpq prints the SQLSTATE instead of the text. psycopg2 has no option for
+it, but gives access to the connection of libpq while an asynchronous connection opens.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ PROBE_SECONDS = 5.0
 
 
 def read_sqlstate_text(target: Mapping[str, Any], *, seconds: float = PROBE_SECONDS) -> str:
-    """Connects once more, and returns libpq's text, with a SQLSTATE in place of the server's own text.
+    """Connects again and returns libpq's text, with the SQLSTATE in place of the server's text.
 
     Returns "" if there is none: the connect succeeds, lasts longer than `seconds`, or libpq is too old.
     """

@@ -1,4 +1,4 @@
-"""Opens connections to Postgres, and states in one sentence why that failed."""
+"""Opens connections to Postgres, and reports in one sentence why a connect failed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,8 @@ from sqlalchemy.engine import URL
 from sluice.db.connect_failures import ConnectCause, ConnectFailed, describe_failure, judge_connect_text
 from sluice.db.connect_probe import read_sqlstate_text
 
-# For a server that vanished, or a network that swallows packets. Else a worker would wait for its answer
-# until the kernel gives up, a quarter of an hour later. What the server's machine acknowledges may take its
-# time.
+# For a server that vanished, or a network that drops packets. Otherwise a worker would wait until the kernel
+# gives up after 15 minutes. Statements that the server's machine acknowledged may run long.
 CONNECTION = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -27,8 +26,8 @@ def open_connection(
 ) -> psycopg2.extensions.connection:
     """Connects to the primary. Raises ConnectFailed.
 
-    `may_be_read_only`: a standby, or a server that refuses writes, will do if no primary answers. `options`:
-    the settings of the session, as libpq has them.
+    `may_be_read_only`: accept a standby, or a server that refuses writes, if no primary answers. `options`
+    are the settings of the session in libpq's form.
     """
     target: dict[str, Any] = {**CONNECTION, **url.query}
     target |= url.translate_connect_args(username="user", database="dbname")
@@ -49,7 +48,7 @@ def _connect(target: Mapping[str, Any]) -> psycopg2.extensions.connection:
     except psycopg2.Error as error:
         text = str(error)
     except UnicodeDecodeError as error:
-        # The server's messages have another encoding.
+        # The server's messages are in another encoding.
         text = error.object.decode(errors="replace")
     verdict = judge_connect_text(text)
     if not verdict.is_known:

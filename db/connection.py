@@ -21,15 +21,15 @@ SESSION_SETTINGS = {
     "timezone": "UTC",
     "default_transaction_isolation": "read committed",
     "search_path": "public",
-    # A client that vanished without a word holds its locks no longer than this: beat's, a bridge's number.
+    # Limits how long an unreachable client holds its locks, such as beat's lock or a bridge's number.
     "tcp_keepalives_idle": "10s",
     "tcp_keepalives_interval": "5s",
     "tcp_keepalives_count": "3",
 }
 
-# The planner takes an unnested document for 1 row and nests loops over it, quadratically; a table that
-# grows from nothing within seconds is planned as if it stayed empty. So the hot statements are allowed
-# one shape: an index scan by key, hashed against the document.
+# The planner estimates 1 row for an unnested document and chooses quadratic nested loops. It plans a table
+# that grows within seconds as if it were empty. So hot statements may use only one plan: an index scan by
+# key, hashed against the document.
 BATCH_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_nestloop": "off",
@@ -38,8 +38,8 @@ BATCH_PLANS = {
     "jit": "off",
 }
 
-# For tables that are a queue: full of dead rows, or empty when they were last counted. Only a walk along the
-# index, in its order, stays as short as what is asked for.
+# For tables that are queues: full of dead rows, or empty at the last ANALYZE. Only an index scan in order
+# reads no more rows than requested.
 QUEUE_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_hashjoin": "off",
@@ -52,7 +52,7 @@ QUEUE_PLANS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement prepared once per connection: `$1`… in `text`, their types in order."""
+    """A statement that is prepared once per connection. `text` has parameters `$1`…; `types` are in order."""
 
     name: str
     text: str
@@ -60,7 +60,7 @@ class Statement:
 
 
 class Session:
-    """A connection to Postgres. Not thread-safe; reconnects only when asked, never by itself."""
+    """A connection to Postgres. Not thread-safe. After `close` the next use reconnects."""
 
     def __init__(
         self,
@@ -71,10 +71,9 @@ class Session:
         settings: Mapping[str, str] = MappingProxyType({}),
         may_be_read_only: bool = False,
     ) -> None:
-        """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice would be a gamble.
-
-        `settings`: what else of Postgres's the session needs. `may_be_read_only`: a standby, or a server that
-        refuses writes, will do if there is no primary.
+        """`plans`: BATCH_PLANS or QUEUE_PLANS where the planner's own choice is unreliable. `settings`:
+        further settings of the session. `may_be_read_only`: accept a standby, or a server that refuses
+        writes, if there is no primary.
         """
         self._url = make_url(database_url)
         self._application_name = application_name
@@ -86,7 +85,7 @@ class Session:
 
     @property
     def connection(self) -> psycopg2.extensions.connection:
-        """The open connection; opened by the first use. Raises ConnectFailed."""
+        """Returns the connection, opened at the first use. Raises ConnectFailed."""
         if self._connection is None or self._connection.closed:
             self._prepared = set()
             self._connection = self._connect()
@@ -102,28 +101,28 @@ class Session:
             application_name=self._application_name,
             may_be_read_only=self._may_be_read_only,
         )
-        # BEGIN and COMMIT are ours to send: the first statement shares BEGIN's round trip.
+        # This class sends BEGIN and COMMIT itself, so that BEGIN shares the first statement's round trip.
         connection.autocommit = True
         psycopg2.extras.register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         return connection
 
     def another(self, application_name: str) -> "Session":
-        """Returns a session on the same database, for a short look beside this one."""
+        """Returns another session on the same database, for short reads."""
         return Session(self._url, application_name=application_name, may_be_read_only=self._may_be_read_only)
 
     def close(self) -> None:
-        """Ends the connection; the next use opens a new one. May run twice."""
+        """Closes the connection. The next use opens a new one. Idempotent."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def run(self, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
-        """Runs a prepared statement and returns its rows ([] where it returns none)."""
+        """Runs a prepared statement and returns its rows."""
         with self._executed(statement, values) as cursor:
             return cursor.fetchall() if cursor.description else []
 
     def count(self, statement: Statement, *values: Any) -> int:
-        """Runs a prepared statement and returns how many rows it changed."""
+        """Runs a prepared statement and returns the number of changed rows."""
         with self._executed(statement, values) as cursor:
             return int(cursor.rowcount)
 
@@ -133,14 +132,14 @@ class Session:
             cursor.execute(self._with_deferred(text))
 
     def defer(self, text: str) -> None:
-        """A command to run before the next statement, in its round trip."""
+        """Adds a command that runs before the next statement, in its round trip."""
         self._deferred.append(text)
 
     @contextmanager
     def transaction(self, mode: str = "") -> Iterator[None]:
-        """BEGIN … COMMIT, or ROLLBACK on any exception (also one raised by COMMIT itself).
+        """Runs the block in a transaction: COMMIT, or ROLLBACK on any exception (also of COMMIT itself).
 
-        Nothing is sent before the first statement, and nothing at all if there is none.
+        BEGIN is sent with the first statement. Without a statement nothing is sent.
         """
         begin = f"BEGIN {mode}"
         self.defer(begin)
@@ -156,9 +155,9 @@ class Session:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """A part of a transaction that any exception takes back, with its constraints deferred.
+        """Runs the block in a savepoint with deferred constraints. Any exception rolls it back.
 
-        May be nested. An exception that ends the connection takes back the whole transaction.
+        May be nested. An exception that ends the connection rolls back the whole transaction.
         """
         self.defer("SAVEPOINT part; SET CONSTRAINTS ALL DEFERRED")
         try:
@@ -170,7 +169,7 @@ class Session:
             raise
 
     def roll_back(self) -> None:
-        """Ends a transaction without effect; a connection that cannot say so is closed."""
+        """Rolls back the transaction. Closes a connection on which that fails."""
         self._deferred.clear()
         if self._connection is None or self._connection.closed:
             self.close()
@@ -185,7 +184,7 @@ class Session:
         with self.connection.cursor() as cursor:
             if statement.name not in self._prepared:
                 types = f"({', '.join(statement.types)})" if statement.types else ""
-                # Not undone by ROLLBACK: a prepared statement is the session's.
+                # ROLLBACK does not undo this: a prepared statement belongs to the session.
                 cursor.execute(self._with_deferred(f'PREPARE "{statement.name}" {types} AS {statement.text}'))
                 self._prepared.add(statement.name)
             places = f"({', '.join(['%s'] * len(values))})" if values else ""

@@ -1,1 +1,1 @@
-"""SQL that operators read and decide by."""
+"""SQL of the operators' commands."""

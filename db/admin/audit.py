@@ -9,7 +9,7 @@ from sluice.db.values import text_array
 
 
 class Decision(NamedTuple):
-    """Who does what for which reason: `verb` is the command, as in "effects retry"."""
+    """Who decided what, and why. `verb` is the command, as in "effects retry"."""
 
     actor: str
     verb: str
@@ -29,7 +29,7 @@ INSERT_AUDITS = Statement(
 
 
 def insert_audits(session: Session, decision: Decision, subjects: Sequence[tuple[str, str]]) -> None:
-    """One row per subject, what it is done to, with details as JSON text. In the transaction that does it."""
+    """Writes one row per subject, with details as JSON text, in the transaction of the change itself."""
     if subjects:
         session.run(
             INSERT_AUDITS,
@@ -40,7 +40,7 @@ def insert_audits(session: Session, decision: Decision, subjects: Sequence[tuple
 
 
 class AuditRow(NamedTuple):
-    """One thing somebody decided by hand."""
+    """One decision of an operator."""
 
     id: int
     at: datetime
@@ -63,5 +63,5 @@ READ_AUDITS = Statement(
 
 
 def read_audits(session: Session, *, verb: str | None, subject: str | None, limit: int) -> list[AuditRow]:
-    """Newest first. `verb` is a command, as in "dlq drop", or a group of them, as in "dlq"."""
+    """Returns decisions, newest first. `verb` is a command ("dlq drop") or a group of commands ("dlq")."""
     return [AuditRow(*row) for row in session.run(READ_AUDITS, verb, subject, limit)]

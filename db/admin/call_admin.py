@@ -14,7 +14,7 @@ PAGE_ROWS = 500
 
 
 class Chosen(NamedTuple):
-    """Which calls are meant; None: any. `older_than_seconds` is by when they were decided."""
+    """A filter of calls; None: any. `older_than_seconds` is the age since the call was decided."""
 
     state: str | None = None
     effect: str | None = None
@@ -41,7 +41,7 @@ class ListedCall(NamedTuple):
 
 
 class WholeCall(NamedTuple):
-    """Everything the ledger knows of a call."""
+    """Everything that the ledger stores of a call."""
 
     id: int
     effect_key: str
@@ -68,7 +68,7 @@ class WholeCall(NamedTuple):
 
 
 class CallConflict(NamedTuple):
-    """A call that was not made, as its key was taken with other args: those that count are `made_args`."""
+    """A call that was not made, because its key was taken with other args (`made_args`)."""
 
     id: int
     effect_key: str
@@ -100,7 +100,7 @@ COUNT_CALLS = Statement(
 
 
 def count_calls(session: Session, chosen: Chosen) -> list[tuple[str, str, int]]:
-    """(effect, state, calls), of those with any."""
+    """Returns (effect, state, number of calls), without empty groups."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [(effect, state, count) for effect, state, count in session.run(COUNT_CALLS, *chosen)]
@@ -143,12 +143,12 @@ READ_NEXT_CALLS = Statement("read_next_calls", f"{_CALLS} > $6 ORDER BY id LIMIT
 
 
 def read_calls(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedCall]:
-    """Returns calls, newest first; those behind the call `after`, or the first if it is 0."""
+    """Returns calls, newest first, after the call with id `after`; from the first if it is 0."""
     return _read_page(session, READ_CALLS, chosen, after or BEHIND_NEWEST, limit)
 
 
 def read_all_calls(session: Session, chosen: Chosen) -> Iterator[ListedCall]:
-    """Yields all of them, oldest first, page by page; ends, since one that comes back later keeps its id."""
+    """Yields all calls, oldest first, page by page. It ends, because a released call keeps its id."""
     after = 0
     while page := _read_page(session, READ_NEXT_CALLS, chosen, after, PAGE_ROWS):
         yield from page
@@ -169,13 +169,12 @@ READ_CALL = Statement(
 
 
 def read_call(session: Session, effect_key: str) -> WholeCall | None:
-    """One call; None: there is none."""
+    """Returns one call, None if there is none."""
     rows = session.run(READ_CALL, effect_key)
     return WholeCall(*rows[0]) if rows else None
 
 
-# As `db/sending/calls.py` decides that a call must wait; a test compares the two.
-# $2 are the effects that hold.
+# The same rule as in `db/sending/calls.py`; a test compares the two. $2 are the effects that hold.
 READ_CALLS_BEFORE = Statement(
     "read_calls_before",
     """
@@ -194,7 +193,7 @@ READ_CALLS_BEFORE = Statement(
 def read_calls_before(
     session: Session, effect_key: str, holding: Iterable[str], *, limit: int
 ) -> Sequence[tuple[str, str]]:
-    """(effect key, state) of calls of the same entity and effect that must end before this one begins."""
+    """Returns (effect key, state) of calls of this entity and effect that must end before this one begins."""
     return [
         (key, state) for key, state in session.run(READ_CALLS_BEFORE, effect_key, text_array(holding), limit)
     ]
@@ -221,7 +220,7 @@ def read_call_conflicts(
     return [CallConflict(*row) for row in rows]
 
 
-# Of those that are open alone: an index holds no others, however long the history is.
+# Only of open calls: the index holds no others, so a long history costs nothing.
 COUNT_OPEN_CALLS = Statement(
     "count_open_calls",
     """
@@ -232,12 +231,12 @@ COUNT_OPEN_CALLS = Statement(
 
 
 def count_open_calls(session: Session) -> dict[str, int]:
-    """Effect → its calls that have not succeeded."""
+    """Returns effect → number of calls that have not succeeded."""
     return dict(session.run(COUNT_OPEN_CALLS))
 
 
-# `attempt` stays: it tells the answer of an attempt begun before from that of the next one. The same attempt
-# must be there as was read: what somebody found out is said of that one.
+# `attempt` is kept: it distinguishes the answer of an earlier attempt from that of the next one. It must
+# still equal the value that was read, because the operator's finding concerns that attempt.
 RELEASE_CALLS = Statement(
     "release_calls",
     """
@@ -254,9 +253,9 @@ RELEASE_CALLS = Statement(
 
 
 def release_calls(session: Session, calls: Sequence[ListedCall | WholeCall]) -> set[str]:
-    """failed or uncertain → pending, due now, as if never tried; the keys of those it happened to.
+    """Sets failed or uncertain calls to pending, due now, as if never tried. Returns their keys.
 
-    Not to one that has moved since it was read. May run twice: the second time to none.
+    Skips a call that changed since it was read. Idempotent: a second run changes no call.
     """
     rows = session.run(
         RELEASE_CALLS,
@@ -281,5 +280,5 @@ SETTLE_CALL = Statement(
 def settle_call(
     session: Session, call: WholeCall, *, state: CallState, response: str | None, error: str | None
 ) -> bool:
-    """uncertain → succeeded or failed; whether it was still as it was read. `response` is JSON text."""
+    """Settles an uncertain call. Returns True if it had not changed. `response` is JSON text."""
     return session.count(SETTLE_CALL, call.effect_key, call.attempt, state, response, error) == 1

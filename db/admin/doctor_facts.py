@@ -1,4 +1,4 @@
-"""What `sluice doctor` reads of Postgres: the server's settings, users' columns, what is registered."""
+"""What `sluice doctor` reads from Postgres: server settings, users' columns, registered topics and queues."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ from sluice.db.delivery.switches import read_paused_topics
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`version` is the major one; the others as this connection has them."""
+    """`version` is the major version. The other values are those of this connection."""
 
     version: int
     fsync: str
     synchronous_commit: str
     read_only: str = ""
-    """Why the server can only be read, "" if it takes writes."""
+    """Why the server is read-only, "" if it accepts writes."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """One snapshot of Sluice's own tables."""
+    """A snapshot of Sluice's own tables."""
 
     shards: Mapping[str, int]
-    """Entity type → the shard count that counts."""
+    """Entity type → its current shard count."""
     queues: Mapping[str, str | None]
     """Queue → why it is halted, if it is."""
     topic_ids: Mapping[str, str]
@@ -37,7 +37,7 @@ class Registered:
 
 
 class EventsWithoutId(NamedTuple):
-    """Of one topic: its events without id, and those that are dead letters for it now."""
+    """Number of a topic's events without an id, and of those that are dead letters for it now."""
 
     topic: str
     events: int
@@ -45,9 +45,9 @@ class EventsWithoutId(NamedTuple):
 
 
 class NarrowedQueue(NamedTuple):
-    """A queue whose transactions fail at one record for what is no event's fault.
+    """A queue whose transactions fail at one record although no event is at fault.
 
-    `batch_limit` is how many events it applies at a time after many failures, None before.
+    `batch_limit` is the number of events per transaction after many failures, None before.
     """
 
     queue: str
@@ -57,7 +57,7 @@ class NarrowedQueue(NamedTuple):
     batch_limit: int | None
     error: str
     seconds: float
-    """Since the newest failure, or the newest success with a limit in force."""
+    """Time since the newest failure, or since the newest success under a limit."""
 
 
 READ_NARROWED = Statement(
@@ -71,7 +71,7 @@ READ_NARROWED = Statement(
 
 
 def read_narrowed_queues(session: Session) -> list[NarrowedQueue]:
-    """Returns the queues whose newest transactions failed, since the surroundings fail."""
+    """Returns the queues whose newest transactions failed because of the surroundings."""
     return [NarrowedQueue(*row) for row in session.run(READ_NARROWED)]
 
 
@@ -89,7 +89,7 @@ READ_SERVER = Statement(
 
 
 def read_server(session: Session) -> ServerSettings:
-    """The server's settings that decide whether a commit is one."""
+    """Returns the server's settings, including those that make commits durable."""
     return ServerSettings(*session.run(READ_SERVER)[0])
 
 
@@ -105,7 +105,7 @@ READ_USER_COLUMNS = Statement(
 
 
 def read_user_columns(session: Session) -> dict[str, frozenset[str]]:
-    """Table of schema `public` → its columns."""
+    """Returns table of schema `public` → its columns."""
     found: dict[str, set[str]] = {}
     for table, column in session.run(READ_USER_COLUMNS):
         found.setdefault(table, set()).add(column)
@@ -116,12 +116,12 @@ READ_SHARDS = Statement("read_shards", "SELECT entity, shards FROM sluice.entiti
 
 
 def read_shards(session: Session) -> dict[str, int]:
-    """Entity type → the shard count that counts."""
+    """Entity type → its current shard count."""
     return dict(session.run(READ_SHARDS))
 
 
 def read_registered(session: Session) -> Registered:
-    """Entity types, queues, topics and partitions that have rows, as of one moment."""
+    """Returns entity types, queues, topics and partitions that have rows, in one snapshot."""
     with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
         partitions: dict[str, int] = {}
         for topic, _ in read_positions(session):
@@ -147,5 +147,5 @@ READ_EVENTS_WITHOUT_ID = Statement(
 
 
 def read_events_without_id(session: Session) -> list[EventsWithoutId]:
-    """The topics that had events without id."""
+    """Returns the topics that had events without an id."""
     return [EventsWithoutId(*row) for row in session.run(READ_EVENTS_WITHOUT_ID)]

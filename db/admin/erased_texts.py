@@ -1,7 +1,7 @@
-"""Where else the key of an erased entity may stand: event ids, settled calls, texts of errors, `audit`.
+"""Erases an entity's key from other texts: event ids, settled calls, error texts, `audit`.
 
-Large tables are gone through a range of pages at a time, after the erasure was committed: what they hold of
-the entity is settled and changes no more.
+Large tables are read a range of pages at a time, after the erasure is committed: their rows of the entity are
+settled and no longer change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 
-PAGES = 2_000  # of one statement: 16 MB
+PAGES = 2_000  # per statement: 16 MB
 
 READ_PAGES = Statement(
     "read_pages",
@@ -21,7 +21,7 @@ READ_PAGES = Statement(
 
 
 def page_ranges(session: Session, table: str) -> Iterator[tuple[str, str]]:
-    """Yields the row ids between which all rows lie that are there now."""
+    """Yields pairs of row ids that together cover all current rows."""
     ((pages,),) = session.run(READ_PAGES, table)
     for page in range(0, pages + 1, PAGES):
         yield f"({page},0)", f"({page + PAGES},0)"
@@ -48,7 +48,7 @@ def count_event_ids(session: Session, between: tuple[str, str], entity: str, key
 
 
 def clear_event_ids(session: Session, between: tuple[str, str], entity: str, key: str) -> int:
-    """Empties the event ids that contain the key; returns how many. Identities stay, so repeats are known."""
+    """Clears event ids that contain the key. Returns their number. Identities are kept, to detect repeats."""
     return session.count(CLEAR_EVENT_IDS, *between, entity, key)
 
 
@@ -67,7 +67,7 @@ READ_SETTLED_CALLS = Statement(
 def read_settled_calls(
     session: Session, between: tuple[str, str], entity: str, key: str, until: datetime
 ) -> list[tuple[str, bool]]:
-    """Returns settled calls of an entity from before a time, and whether their keys must stay taken."""
+    """Returns settled calls of an entity before a time, each with True if its key must stay taken."""
     rows = session.run(READ_SETTLED_CALLS, *between, entity, key, until)
     return [(effect_key, bool(stays)) for effect_key, stays in rows]
 
@@ -90,7 +90,7 @@ DELETE_CONFLICTS_OF = Statement(
 
 
 def erase_calls(session: Session, gone: Sequence[str], stand_ins: Sequence[tuple[str, str]]) -> None:
-    """Deletes calls, and renames those whose keys must stay taken; of these the key alone is left."""
+    """Deletes calls. Renames those whose keys must stay taken, and clears their other columns."""
     session.run(DELETE_CONFLICTS_OF, text_array([*gone, *(key for key, _ in stand_ins)]))
     session.run(DELETE_CALLS, text_array(gone))
     keys, instead = [one for one, _ in stand_ins], [other for _, other in stand_ins]
@@ -136,17 +136,17 @@ REWRITE_AUDIT = Statement(
 
 
 def read_conflict_mentions(session: Session, key: str, json_key: str) -> list[Mention]:
-    """Returns the refused calls that contain the key, as it is or as it is written in JSON."""
+    """Returns the refused calls that contain the key, plain or in its JSON form."""
     return [Mention(*row) for row in session.run(READ_CONFLICT_MENTIONS, key, json_key)]
 
 
 def delete_conflicts(session: Session, ids: Sequence[int]) -> int:
-    """Deletes refused calls; returns how many."""
+    """Deletes refused calls. Returns their number."""
     return session.count(DELETE_CONFLICTS, bare_array(ids))
 
 
 def read_audit_mentions(session: Session, entity: str, key: str, json_key: str) -> list[Mention]:
-    """Returns the operators' decisions that may contain the key, as it is or as it is written in JSON."""
+    """Returns the operators' decisions that may contain the key, plain or in its JSON form."""
     return [Mention(*row) for row in session.run(READ_AUDIT_MENTIONS, key, json_key, entity)]
 
 
@@ -165,7 +165,7 @@ _TEXTS = (
 
 
 def replace_in_errors(session: Session, pattern: str, mark: str) -> int:
-    """Replaces what matches the pattern in texts of errors; returns in how many rows."""
+    """Replaces matches of the pattern in error texts. Returns the number of changed rows."""
     return sum(
         session.count(
             Statement(

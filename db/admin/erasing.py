@@ -1,4 +1,4 @@
-"""What is erased of one entity in Sluice's own tables, and what must be settled before."""
+"""Erases one entity from Sluice's own tables, and reads what must be settled before."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,7 +21,7 @@ LOCK_ERASURE_KEY = Statement(
 
 
 def lock_erasure_key(session: Session, fresh: bytes) -> bytes:
-    """Takes the lock of all erasures; returns the key, which is `fresh` at the first one."""
+    """Takes the lock of all erasures. Returns the erasure key, which is `fresh` for the first erasure."""
     session.command(PATIENCE)
     session.run(MAKE_ERASURE_KEY, fresh)
     ((key,),) = session.run(LOCK_ERASURE_KEY)
@@ -36,9 +36,9 @@ INSERT_ERASURE = Statement(
 
 
 def insert_erasure(session: Session, entity: str, key_hash: UUID, log_ends: str) -> datetime:
-    """Records below these ends are passed over from now on; returns the time.
+    """Stores an erasure: records below these ends are passed over. Returns its time.
 
-    Under the lock of all erasures and that of the queue.
+    Requires the lock of all erasures and that of the queue.
     """
     ((erased_at,),) = session.run(INSERT_ERASURE, entity, key_hash, log_ends)
     assert isinstance(erased_at, datetime)
@@ -62,7 +62,7 @@ READ_REACHED = Statement(
 
 
 class Reached(NamedTuple):
-    """How far a partition was applied; None for a topic without partitions."""
+    """The applied offset of a partition; None for a topic without partitions."""
 
     topic: str
     topic_id: str
@@ -76,7 +76,7 @@ def read_reached(session: Session, entity: str) -> list[Reached]:
 
 
 class Unsent(NamedTuple):
-    """Outgoing events that wait: how many, the first one and its topic."""
+    """Waiting outgoing events: their number, the first one and its topic."""
 
     events: int
     queue: str | None
@@ -84,7 +84,7 @@ class Unsent(NamedTuple):
     topic: str | None
 
 
-# Queues that an earlier shard count used may hold what a forced re-routing left.
+# Queues of an earlier shard count may still hold events after a forced re-routing.
 READ_UNSENT = Statement(
     "read_unsent",
     """
@@ -100,7 +100,7 @@ READ_UNSENT = Statement(
 
 
 def read_unsent(session: Session, entity: str, queue: str, newest: int | None = None) -> Unsent:
-    """Returns what waits of a queue, and of queues no longer used; up to this id, or all."""
+    """Returns the waiting events of a queue and of unused queues, up to this id or all."""
     ((events, first_id, first_queue, topic),) = session.run(READ_UNSENT, entity, queue, newest)
     return Unsent(events, first_queue, first_id, topic)
 
@@ -109,7 +109,7 @@ READ_NEWEST_OUTGOING = Statement("read_newest_outgoing", "SELECT max(id) FROM sl
 
 
 def read_newest_outgoing(session: Session) -> int | None:
-    """Returns the newest id of any outgoing event, None without any."""
+    """Returns the newest id of all outgoing events, None if there are none."""
     ((newest,),) = session.run(READ_NEWEST_OUTGOING)
     return None if newest is None else int(newest)
 
@@ -126,7 +126,7 @@ READ_UNSETTLED_CALLS = Statement(
 
 
 def read_unsettled_calls(session: Session, entity: str, key: str) -> list[tuple[str, str, int]]:
-    """Returns the calls of an entity that are not settled: (effect, state, how many)."""
+    """Returns (effect, state, number) of an entity's calls that are not settled."""
     return [(effect, state, count) for effect, state, count in session.run(READ_UNSETTLED_CALLS, entity, key)]
 
 
@@ -137,7 +137,7 @@ READ_ENTITY_TABLES = Statement(
 
 
 def read_entity_tables(session: Session) -> list[tuple[str, str, bool]]:
-    """Returns which entity types write which tables; True: also by other keys than those of the events."""
+    """Returns the tables that each entity type writes; True: also under keys other than the events'."""
     return [(entity, table, bool(other)) for entity, table, other in session.run(READ_ENTITY_TABLES)]
 
 
@@ -145,13 +145,13 @@ TABLE_EXISTS = Statement("table_exists", "SELECT to_regclass($1) IS NOT NULL", (
 
 
 def table_exists(session: Session, table: str) -> bool:
-    """Returns True if users' schema has a table or view of this name."""
+    """Returns True if schema public has a table or view of this name."""
     ((exists,),) = session.run(TABLE_EXISTS, qualified(table))
     return bool(exists)
 
 
 def delete_rows_of(session: Session, table: str, column: str, key: str) -> int:
-    """Deletes the rows of a key; returns how many. Raises IntegrityError where another table needs them."""
+    """Deletes the rows of a key. Returns their number. Raises IntegrityError if a table refers to them."""
     text = f"DELETE FROM {qualified(table)} WHERE {quoted(column)} = $1"
     return session.count(Statement(f"erase {table}"[:60], text, ("text",)), key)
 
@@ -171,12 +171,12 @@ DELETE_KEY_TOMBSTONES = Statement(
 
 
 def delete_tombstones_of(session: Session, tables: Sequence[str], key: str) -> int:
-    """Forgets that the key was deleted in these tables; returns in how many."""
+    """Deletes the tombstones of the key in these tables. Returns their number."""
     return session.count(DELETE_KEY_TOMBSTONES, text_array(tables), key)
 
 
 class ErasedLetter(NamedTuple):
-    """A letter of the entity as it was."""
+    """A letter of the entity before the erasure."""
 
     id: int
     topic: str
@@ -196,7 +196,7 @@ READ_LETTERS_OF = Statement(
     """,
     ("text", "text"),
 )
-# Its flaw keeps `dlq export` from making a tombstone of it.
+# The flaw keeps `dlq export` from writing it as a tombstone.
 _EMPTY = f"""
     UPDATE sluice.%s SET
         state = 'dropped', settled_at = now(), key = NULL, value = NULL, headers = '[]', entity_key = NULL,
@@ -211,7 +211,7 @@ EMPTY_PROJECTION_LETTERS_OF = Statement(
 
 
 def empty_letters(session: Session, entity: str, key: str) -> list[ErasedLetter]:
-    """Drops the letters of an entity; only their places and identities are left. Returns what they were."""
+    """Drops the letters of an entity and keeps only places and identities. Returns the former letters."""
     found = [ErasedLetter(*row) for row in session.run(READ_LETTERS_OF, entity, key)]
     session.run(EMPTY_LETTERS_OF, entity, key)
     return found
@@ -230,7 +230,7 @@ MARK_ERASED = Statement(
 
 
 def mark_erased(session: Session, letters: Sequence[ErasedLetter], outcomes: Sequence[str | None]) -> None:
-    """Gives the events of letters an outcome, or None for the one they have, and forgets their ids."""
+    """Sets the outcome of the letters' events (None keeps it) and clears their ids."""
     if letters:
         session.run(
             MARK_ERASED,
@@ -256,7 +256,7 @@ DELETE_GENERATION_DEATHS = Statement(
     """,
     ("text", "text"),
 )
-# What was compared is no longer there either.
+# Reports that name the key are obsolete: the compared rows are erased.
 DELETE_REPORTS = Statement(
     "delete_reports_of",
     "DELETE FROM sluice.generation_reports WHERE projection = ANY ($1) AND strpos(report::text, $2) > 0",
@@ -267,7 +267,7 @@ DELETE_REPORTS = Statement(
 def delete_traces(
     session: Session, entity: str, key: str, projections: Sequence[str], json_key: str
 ) -> Mapping[str, int]:
-    """Deletes what else names the entity: rows by table. `json_key`: the key as it is written in JSON."""
+    """Deletes other rows that name the entity. Returns table → number. `json_key`: the key's JSON form."""
     return {
         "parked_entities": session.count(DELETE_PARKED, entity, key),
         "projection_letters": session.count(EMPTY_PROJECTION_LETTERS_OF, entity, key),

@@ -1,4 +1,4 @@
-"""Changes of this database's installation: another id, another database, another key; what a copy brings."""
+"""Changes this database's installation: its id, its database, its key, and rows that came with a copy."""
 
 import secrets
 from typing import NamedTuple
@@ -7,14 +7,14 @@ from uuid import uuid4
 from sluice.db.connection import Session, Statement
 from sluice.db.delivery.installation import KEY_BYTES, Database
 
-# A change walks over all that waits, however much it is.
+# A change reads all waiting rows, which may be many.
 PATIENCE = "SET LOCAL statement_timeout = '15min'"
 
 LOCK_INSTALLATION = Statement("lock_installation", "SELECT name FROM sluice.installation FOR UPDATE")
 
 
 def lock_installation(session: Session) -> None:
-    """Lets no other change begin until the transaction ends."""
+    """Locks the installation against other changes until the transaction ends."""
     session.defer(PATIENCE)
     session.run(LOCK_INSTALLATION)
 
@@ -28,7 +28,7 @@ REPLACE_INSTALLATION = Statement(
     ("text", "uuid", "text", "bigint"),
 )
 FORGET_KEYS = Statement("forget_keys", "DELETE FROM sluice.installation_keys")
-# What processes of the former installation wrote. TRUNCATE would wait for a dump that reads these tables.
+# Rows of processes of the former installation. TRUNCATE would wait for a dump that reads these tables.
 FORGET_OTHERS = tuple(
     Statement(f"forget_{table}", f"DELETE FROM sluice.{table}")
     for table in ("claims", "processes", "undeclared", "workers")
@@ -36,7 +36,7 @@ FORGET_OTHERS = tuple(
 
 
 def replace_installation(session: Session, name: str, database: Database) -> None:
-    """Draws another id and another key, and deletes what belongs to the former ones."""
+    """Draws a new id and a new key, and deletes the rows that belong to the former ones."""
     session.run(REPLACE_INSTALLATION, name, uuid4(), *database)
     session.run(FORGET_KEYS)
     insert_key(session)
@@ -50,7 +50,7 @@ INSERT_KEY = Statement(
 
 
 def insert_key(session: Session) -> int:
-    """Draws a key with which messages are signed from now on. Returns its number."""
+    """Draws a new signing key for messages. Returns its number."""
     ((number,),) = session.run(INSERT_KEY, secrets.token_bytes(KEY_BYTES))
     return int(number)
 
@@ -63,12 +63,12 @@ STORE_DATABASE = Statement(
 
 
 def store_database(session: Session, database: Database) -> None:
-    """Notes that the installation lives in this database now. Idempotent."""
+    """Stores that the installation is in this database now. Idempotent."""
     session.run(STORE_DATABASE, *database)
 
 
 class Held(NamedTuple):
-    """What came with a copy and is held until an operator releases or drops it."""
+    """Number of rows that came with a copy and are held until an operator releases or drops them."""
 
     events: int
     calls: int
@@ -83,7 +83,7 @@ HOLD_EVENTS = Statement(
     """,
     ("text",),
 )
-# Not `failed`: of what was running nobody knows whether the provider did it.
+# Not `failed`: for running calls the provider's result is unknown.
 HOLD_CALLS = Statement(
     "hold_calls",
     """
@@ -99,6 +99,6 @@ HOLD_CALLS = Statement(
 def hold_leaving(session: Session, error: str) -> Held:
     """Holds all waiting outgoing events and all unfinished calls, with `error` as the reason. Idempotent.
 
-    Returns how many were not held before.
+    Returns the numbers of newly held rows.
     """
     return Held(session.count(HOLD_EVENTS, error), session.count(HOLD_CALLS, error))

@@ -1,4 +1,4 @@
-"""One letter whole, and what waits behind it."""
+"""Reads one whole letter, and the letters that wait behind it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +11,7 @@ from sluice.db.connection import Session, Statement
 
 
 class WholeLetter(NamedTuple):
-    """Everything that is known of a letter; `headers` are pairs of a name and a value in hex."""
+    """All columns of a letter. `headers` are pairs of a name and a value in hex."""
 
     id: int
     topic: str
@@ -39,15 +39,15 @@ class WholeLetter(NamedTuple):
     value: memoryview | None
     parked: str | None
     flaw: dict[str, Any] | None = None
-    """What is missing of the record; None if it is stored whole."""
+    """The missing part of the record; None if it is stored whole."""
     traceback: str | None = None
     """The frames of the handler that raised, as text; None if no handler did."""
     retry: dict[str, Any] | None = None
-    """How an event that was set aside is retried; None if it is not."""
+    """The state of the retries of an event that was set aside; None if it is not retried."""
 
     @property
     def is_cut(self) -> bool:
-        """Returns True if the value is not stored: of a large record, or one that was skipped or erased."""
+        """Returns True if the value is not stored, because the record is large, skipped or erased."""
         return lacks_value(self.flaw)
 
 
@@ -84,7 +84,7 @@ READ_WHOLE_LETTERS = Statement(
 
 
 def read_whole_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[WholeLetter]:
-    """Letters whole, by id; those after `after`. Each may hold megabytes: ask for few."""
+    """Returns whole letters by id, after `after`. A letter may hold megabytes, so read only a few."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [
@@ -104,7 +104,7 @@ READ_BEHIND = Statement(
 
 
 def read_behind(session: Session, letter: WholeLetter, *, limit: int) -> list[WaitingLetter]:
-    """The first of those that come after a letter of their entity, and wait."""
+    """Returns the first letters that wait behind a letter of their entity."""
     rows = session.run(READ_BEHIND, letter.entity, letter.entity_key, letter.id, limit)
     return [WaitingLetter(*row) for row in rows]
 
@@ -120,7 +120,7 @@ COUNT_BEHIND = Statement(
 
 
 def count_behind(session: Session, letter: WholeLetter) -> int:
-    """How many those are."""
+    """Returns the number of letters that wait behind it."""
     ((count,),) = session.run(COUNT_BEHIND, letter.entity, letter.entity_key, letter.id)
     return int(count)
 
@@ -145,6 +145,6 @@ class WholeProjectionLetter(NamedTuple):
 
 
 def read_whole_projection_letter(session: Session, number: int) -> WholeProjectionLetter | None:
-    """Returns the letter of a generation with this id, None if the id is none of these."""
+    """Returns the letter of a generation with this id, None if there is none."""
     rows = session.run(READ_WHOLE_PROJECTION_LETTER, number)
     return WholeProjectionLetter(*rows[0]) if rows else None

@@ -1,4 +1,4 @@
-"""Dead letters for operators: lists, counts, their entities, and changes of letters that hold nothing up."""
+"""Dead letters for operators: lists, counts, entities, and changes of letters that hold no others."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from sluice.db.values import bare_array
 
 
 class Chosen(NamedTuple):
-    """Which letters are meant; None: any. `older_than_seconds` is by when they were listed first."""
+    """A filter of letters; None: any. `older_than_seconds` is the age since they were first listed."""
 
     ids: tuple[int, ...] | None = None
     topic: str | None = None
@@ -23,7 +23,7 @@ class Chosen(NamedTuple):
 
 
 class LetterCount(NamedTuple):
-    """How many letters there are of one kind."""
+    """The number of letters of one kind."""
 
     topic: str
     error_class: str
@@ -33,7 +33,7 @@ class LetterCount(NamedTuple):
 
 
 class ListedLetter(NamedTuple):
-    """A letter without its bytes. `behind` it so many of its entity wait; None of one that holds none up."""
+    """A letter without its bytes. `behind`: number of letters that wait for it; None if it holds none."""
 
     id: int
     topic: str
@@ -51,13 +51,13 @@ class ListedLetter(NamedTuple):
     behind: int | None
 
 
-# A letter that is retried is stored as one that waits.
+# A letter that is retried is stored as waiting.
 SHOWN_STATE = """CASE WHEN d.state = 'waiting' AND EXISTS (
         SELECT FROM sluice.retries r WHERE r.letter_id = d.id
     ) THEN 'retrying' ELSE d.state END"""
 LISTED = f"""d.id, d.topic, d.partition, d."offset", d.entity, d.entity_key, d.type, d.error_class,
     d.error_text, d.outcome, {SHOWN_STATE}, d.attempts, extract(epoch FROM now() - d.created_at)::float8"""
-# Only of those at the head: a page of those that wait would walk each over all the others.
+# Counted only for head letters: for each waiting letter it would read all the others.
 _BEHIND = """CASE WHEN d.state = 'dead' AND d.outcome <> 'conflict' OR EXISTS (
         SELECT FROM sluice.retries r WHERE r.letter_id = d.id AND d.state = 'waiting'
     ) THEN (
@@ -84,7 +84,7 @@ COUNT_LETTERS = Statement(
 
 
 def count_letters(session: Session, chosen: Chosen) -> list[LetterCount]:
-    """Per topic, error class, state and outcome, of those with any."""
+    """Returns the number of letters per topic, error class, state and outcome, without empty groups."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [LetterCount(*row) for row in session.run(COUNT_LETTERS, *chosen_values(chosen))]
@@ -101,7 +101,7 @@ READ_LETTERS = Statement(
 
 
 def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) -> list[ListedLetter]:
-    """Returns letters, newest first; those behind the letter `after`, or the first if it is 0."""
+    """Returns letters, newest first, after the letter with id `after`; from the first if it is 0."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         rows = session.run(READ_LETTERS, *chosen_values(chosen), after or BEHIND_NEWEST, limit)
@@ -109,7 +109,7 @@ def read_letters(session: Session, chosen: Chosen, *, after: int, limit: int) ->
 
 
 class LetterReason(NamedTuple):
-    """How many letters share a reason, and the newest of them."""
+    """The number of letters that share a reason, and the newest of them."""
 
     letters: int
     topic: str
@@ -139,7 +139,7 @@ def count_letter_reasons(session: Session, chosen: Chosen, *, limit: int) -> lis
 
 
 def chosen_values(chosen: Chosen) -> tuple[Any, ...]:
-    """The parameters of CHOSEN."""
+    """Returns the parameters of CHOSEN."""
     return (None if chosen.ids is None else bare_array(chosen.ids), *chosen[1:])
 
 
@@ -155,7 +155,7 @@ RESOLVE_CONFLICTS = Statement(
 
 
 def resolve_conflicts(session: Session, ids: Sequence[int]) -> set[int]:
-    """Conflicts are marked as seen; the ids of those it happened to. May run twice: then to none."""
+    """Marks conflicts as resolved. Returns the ids that changed. Idempotent."""
     return {number for (number,) in session.run(RESOLVE_CONFLICTS, bare_array(ids))}
 
 
@@ -195,7 +195,7 @@ READ_HEAD = Statement(
 
 
 def read_head(session: Session, entity: str, key: str) -> int | None:
-    """The letter of an entity that comes first when it is redriven."""
+    """Returns the first letter of an entity in the order of a redrive."""
     rows = session.run(READ_HEAD, entity, key)
     return int(rows[0][0]) if rows else None
 
@@ -204,7 +204,7 @@ READ_OPEN_ENTITIES = Statement(
     "read_open_entities",
     f"""
     WITH meant AS (
-        -- Whose letters were chosen.
+        -- Entities of the chosen letters.
         SELECT d.entity, d.entity_key, min(d.id) AS first_id
         FROM sluice.dead_letters d
         WHERE {CHOSEN} AND d.state IN ('dead', 'waiting') AND d.outcome <> 'conflict'
@@ -214,7 +214,7 @@ READ_OPEN_ENTITIES = Statement(
     )
     SELECT m.entity, m.entity_key, c.dead, c.waiting
     FROM meant m
-    -- One by one along the index: joined as sets, each would meet all letters of its entity type.
+    -- One index lookup per entity; a join of sets would read all letters of the entity type each time.
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE d.state = 'dead') AS dead,
                count(*) FILTER (WHERE d.state = 'waiting') AS waiting
@@ -229,7 +229,7 @@ READ_OPEN_ENTITIES = Statement(
 
 
 def read_open_entities(session: Session, chosen: Chosen, *, limit: int) -> list[OpenLetters]:
-    """The entities of the chosen letters with all that is dead or waits of them, oldest first."""
+    """Returns the entities of the chosen letters with their dead and waiting letters, oldest first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [OpenLetters(*row) for row in session.run(READ_OPEN_ENTITIES, *chosen_values(chosen), limit)]
@@ -248,9 +248,9 @@ READ_KEYLESS = Statement(
 
 
 def read_keyless(session: Session, chosen: Chosen, *, limit: int) -> list[tuple[int, str]]:
-    """(id, entity type) of the chosen letters that are dead or retried and whose record names no entity.
+    """Returns (id, entity type) of chosen letters, dead or retried, whose record names no entity.
 
-    Skipped records are left out: no process has read them.
+    Skipped records are omitted, because no process has read them.
     """
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
@@ -283,7 +283,7 @@ def read_conflicts(session: Session, chosen: Chosen, *, limit: int) -> list[Open
         return [OpenConflict(*row) for row in session.run(READ_CONFLICTS, *chosen_values(chosen), limit)]
 
 
-# Those that are retried need no operator.
+# Entities whose events are retried need no operator.
 PARKED = """sluice.parked_entities p
     WHERE NOT EXISTS (SELECT FROM sluice.retries r WHERE r.entity = p.entity AND r.key = p.key)"""
 COUNT_PARKED = Statement("count_parked", f"SELECT count(*) FROM {PARKED}")

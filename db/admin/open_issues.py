@@ -1,6 +1,6 @@
-"""What an operator should know of, in one statement that reads only what is open, and so much of it at most.
+"""Counts the open issues for operators, in one statement that reads only open rows, up to a limit.
 
-Nothing here may take longer because history is long: a metrics endpoint asks every few seconds.
+Its time must not grow with the history, because a metrics endpoint runs it every few seconds.
 """
 
 from typing import NamedTuple
@@ -11,17 +11,17 @@ from sluice.db.delivery.undeclared import HALTED_SECONDS
 from sluice.db.records import Declaration
 from sluice.db.sending.calls import EFFECTS_PAUSED
 
-# More is as bad as that many, and walking along an index that far takes some ten milliseconds.
+# Reading an index this far takes about ten milliseconds; exact larger counts add no information.
 COUNT_TO = 100_000
 
 
 class OpenIssues(NamedTuple):
-    """What waits for somebody, then what waits by itself, each counted up to COUNT_TO; ages in seconds."""
+    """Issues that need an operator, then those that do not, counted up to COUNT_TO; ages in seconds."""
 
     halted_queues: int
     stopped_generations: int
     projection_letters: int
-    """Events that the live generation of a projection could not take."""
+    """Events that the live generation of a projection could not apply."""
     dead_letters: int
     conflicts: int
     refused_records: int
@@ -41,7 +41,7 @@ class OpenIssues(NamedTuple):
 
     @property
     def are_for_somebody(self) -> bool:
-        """Whether anything stays as it is until somebody sees to it."""
+        """Returns True if at least one issue needs an operator."""
         return any(self[:10]) or self.effects_paused
 
 
@@ -57,7 +57,7 @@ def _halted(kind: Declaration) -> str:
     return _count(f"sluice.undeclared WHERE kind = '{kind}' AND waited_seconds >= {HALTED_SECONDS}")
 
 
-# A queue's rows are walked from the hint on, like the relay does: below it lie only those that are sent.
+# Reads a queue's rows from the hint on, as the relay does: all rows below it are sent.
 _WAITING = """
     (SELECT queue FROM sluice.queues UNION SELECT queue FROM sluice.relay_progress) q
     LEFT JOIN sluice.relay_progress r USING (queue)
@@ -70,7 +70,7 @@ _WAITING = """
 _BEHIND = """sluice.dead_letters d WHERE d.state = 'waiting'
     AND NOT EXISTS (SELECT FROM sluice.retries r WHERE r.letter_id = d.id)"""
 
-# Those of other generations wait until one of these is live again.
+# Letters of other generations wait until their generation is live again.
 _PROJECTION_LETTERS = """sluice.projections p
     JOIN sluice.projection_letters l ON l.projection = p.projection AND l.generation = p.live_generation
     WHERE l.state = 'dead'"""
@@ -106,5 +106,5 @@ READ_OPEN_ISSUES = Statement(
 
 
 def read_open_issues(session: Session, *, count_to: int = COUNT_TO) -> OpenIssues:
-    """As of now."""
+    """Returns the current open issues."""
     return OpenIssues(*session.run(READ_OPEN_ISSUES, count_to)[0])

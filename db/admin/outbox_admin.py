@@ -1,4 +1,4 @@
-"""The outbox for operators: what waits, what the broker refused, retrying or dropping it."""
+"""The outbox for operators: reads waiting and refused rows, retries or drops them."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -6,13 +6,13 @@ from uuid import UUID
 
 from sluice.db.connection import Session, Statement
 
-# A look at a table that nobody sends from may take longer than a worker's statement.
+# Reading a long outbox may take longer than a worker's statement may.
 LOOKING = "SET LOCAL statement_timeout = '60s'"
-BEHIND_NEWEST = 2**63 - 1  # an id that all others are below
+BEHIND_NEWEST = 2**63 - 1  # larger than every id
 
 
 class QueueWaiting(NamedTuple):
-    """A queue with rows that are not sent: how many, how many of them are refused, age of the oldest."""
+    """A queue with unsent rows: their number, the number of refused ones, the age of the oldest."""
 
     queue: str
     waiting: int
@@ -21,7 +21,7 @@ class QueueWaiting(NamedTuple):
 
 
 class RefusedRecord(NamedTuple):
-    """A record that the broker refuses; `behind` rows of its queue, topic and key wait for it."""
+    """A record that the broker refuses. `behind`: number of rows of its key that wait for it."""
 
     queue: str
     id: int
@@ -34,7 +34,7 @@ class RefusedRecord(NamedTuple):
 
 
 class OutgoingEvent(NamedTuple):
-    """One row of the outbox. `error` is None unless it is refused; `held_by` is a refused id it waits for."""
+    """One row of the outbox. `error` is set if it is refused; `held_by`: refused id that it waits for."""
 
     queue: str
     id: int
@@ -66,7 +66,7 @@ READ_WAITING = Statement(
 
 
 def read_waiting(session: Session, topic: str | None) -> list[QueueWaiting]:
-    """Queues with rows that are not sent yet; of one topic or of all."""
+    """Returns the queues with unsent rows, of one topic or of all."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [QueueWaiting(*row) for row in session.run(READ_WAITING, topic)]
@@ -79,7 +79,7 @@ READ_REFUSED = Statement(
         SELECT queue, id, topic, key, error, refused_at FROM sluice.outbox_refusals
         WHERE $1 IS NULL OR topic = $1 ORDER BY refused_at DESC, queue, id DESC LIMIT $2
     ), held AS (
-        -- One walk over the outbox for all of them.
+        -- One scan of the outbox for all queues.
         SELECT o.queue, o.topic, o.key, count(*) AS behind
         FROM sluice.outbox_events o
         WHERE (o.queue, o.topic, o.key) IN (SELECT queue, topic, key FROM refused)
@@ -103,7 +103,7 @@ def read_refused(session: Session, topic: str | None, *, limit: int) -> list[Ref
 
 
 class RefusalReason(NamedTuple):
-    """How many refused records share a topic and the broker's reason."""
+    """The number of refused records that share a topic and the broker's reason."""
 
     records: int
     topic: str
@@ -144,17 +144,17 @@ READ_OUTGOING_EVENT = Statement(
 
 
 def read_outgoing_event(session: Session, queue: str, number: int) -> OutgoingEvent | None:
-    """One row whole; None: it was sent, or was never there."""
+    """Returns one whole row, None if it was sent or never existed."""
     rows = session.run(READ_OUTGOING_EVENT, queue, number)
     return OutgoingEvent(*rows[0]) if rows else None
 
 
-# The relay holds its lock over a flush of 5 s at most.
+# The relay holds its lock during a flush of at most 5 s.
 RELAY_PATIENCE = "SET LOCAL statement_timeout = '8s'; SET LOCAL lock_timeout = '8s'"
 
 
 class Refusal(NamedTuple):
-    """A refusal that is no more."""
+    """A deleted refusal."""
 
     queue: str
     id: int
@@ -171,16 +171,16 @@ DELETE_REFUSAL = Statement(
 
 
 def delete_refusal(session: Session, queue: str, number: int) -> Refusal | None:
-    """The relay tries this record again; None: it was not refused. May run twice.
+    """Lets the relay send this record again. Returns None if it was not refused. Idempotent.
 
-    Needs no lock of the relay's: a hint never passes the lowest refused id that its transaction saw.
+    Needs no lock of the relay: a hint never passes the lowest refused id that its transaction saw.
     """
     rows = session.run(DELETE_REFUSAL, queue, number)
     return Refusal(*rows[0]) if rows else None
 
 
 class RefusedCount(NamedTuple):
-    """How many records are refused, and the time until which they were."""
+    """The number of refused records, and the time of the count."""
 
     records: int
     until: datetime
@@ -199,7 +199,7 @@ def count_refused(session: Session, topic: str | None) -> RefusedCount:
     return RefusedCount(records, until)
 
 
-# Up to a time: a record that is refused again meanwhile is left as it is.
+# Up to a time, so that a record that is refused again meanwhile is not changed.
 _REFUSED_PAGE = """
     SELECT queue, id FROM sluice.outbox_refusals
     WHERE ($1 IS NULL OR topic = $1) AND refused_at <= $2 ORDER BY queue, id LIMIT $3
@@ -215,9 +215,9 @@ DELETE_REFUSALS = Statement(
 
 
 def delete_refusals(session: Session, topic: str | None, until: datetime, *, limit: int) -> list[Refusal]:
-    """Lets the relay try records again that were refused until then; of one topic or of all.
+    """Lets the relay send records again that were refused until then, of one topic or of all.
 
-    A key flows when none of its records is refused any more, so it stays in order from page to page.
+    A key continues only when none of its records is refused, so it stays in order from page to page.
     """
     return sorted(Refusal(*row) for row in session.run(DELETE_REFUSALS, topic, until, limit))
 
@@ -240,15 +240,15 @@ LOCK_RELAY = Statement(
 
 
 def lock_relay(session: Session, queue: str) -> None:
-    """Until the transaction ends no relay has anything of this queue in hand.
+    """Keeps every relay away from this queue until the transaction ends.
 
-    Raises LockNotAvailable if one has it for longer than it ever should.
+    Raises LockNotAvailable if a relay holds the queue for longer than a flush may take.
     """
     session.defer(RELAY_PATIENCE)
     session.run(LOCK_RELAY, queue)
 
 
-# In one statement, so that what is deleted is what was judged.
+# One statement, so that the row that is checked is the row that is deleted.
 DELETE_OUTGOING_EVENT = Statement(
     "delete_outgoing_event",
     """
@@ -263,9 +263,9 @@ DELETE_OUTGOING_EVENT = Statement(
 
 
 def delete_outgoing_event(session: Session, queue: str, number: int, *, even_if_waiting: bool) -> bool:
-    """The event and its refusal are gone and will never be sent; whether there was one to delete.
+    """Deletes an event and its refusal, so that it is never sent. Returns True if there was one.
 
-    One that is not refused is deleted only with `even_if_waiting`. Under the relay's lock of the queue, in a
-    statement after it: else it may be on its way to the broker.
+    An event that is not refused is deleted only with `even_if_waiting`. Requires the relay's lock of the
+    queue, taken by an earlier statement; otherwise the event may be in flight to the broker.
     """
     return session.count(DELETE_OUTGOING_EVENT, queue, number, even_if_waiting) == 1

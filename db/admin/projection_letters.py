@@ -8,7 +8,7 @@ from sluice.db.values import bare_array
 
 
 class ChosenLetters(NamedTuple):
-    """Which letters of a projection are meant; None: any. Without a generation those of the live one."""
+    """A filter of a projection's letters; None: any. Without a generation: those of the live one."""
 
     projection: str | None = None
     generation: int | None = None
@@ -68,7 +68,7 @@ READ_PROJECTION_LETTERS = Statement(
 def read_projection_letters(
     session: Session, chosen: ChosenLetters, *, after: int = 0, limit: int
 ) -> list[ProjectionLetterRow]:
-    """Returns letters, newest first; those behind the letter `after`, or the first if it is 0."""
+    """Returns letters, newest first, after the letter with id `after`; from the first if it is 0."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         rows = session.run(READ_PROJECTION_LETTERS, *_values(chosen), after or BEHIND_NEWEST, limit)
@@ -112,14 +112,14 @@ READ_HELD_ENTITIES = Statement(
 
 
 def read_held_entities(session: Session, chosen: ChosenLetters, *, limit: int) -> list[HeldLetters]:
-    """Returns the entities of the chosen open letters, oldest first, with all their open letters counted."""
+    """Returns the entities of the chosen open letters, oldest first, with their open letters counted."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [HeldLetters(*row) for row in session.run(READ_HELD_ENTITIES, *_values(chosen), limit)]
 
 
 class OpenLetterCount(NamedTuple):
-    """Open letters of the live generation of a projection."""
+    """The number of open letters of a projection's live generation."""
 
     projection: str
     failed: int

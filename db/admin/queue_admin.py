@@ -1,4 +1,4 @@
-"""Queues as an operator sees them: whether they are halted, what died lately, and what he accepts."""
+"""Queues for operators: their halts, recent deaths, and the deaths that an operator accepts."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from sluice.db.connection import Session, Statement
 
 
 class ListedQueue(NamedTuple):
-    """One queue. `deaths` are among the last `tried` events that were tried."""
+    """One queue. `deaths` counts dead events among the last `tried` events."""
 
     queue: str
     halted_reason: str | None
@@ -27,12 +27,12 @@ LOCK_LISTED_QUEUE = Statement(
 
 
 def read_queues(session: Session) -> list[ListedQueue]:
-    """All of them, by name."""
+    """Returns all queues, by name."""
     return [ListedQueue(*row) for row in session.run(READ_QUEUES)]
 
 
 def lock_listed_queue(session: Session, queue: str) -> ListedQueue | None:
-    """One queue, locked until the transaction ends; None: there is no such."""
+    """Locks and returns a queue, until the transaction ends. None if there is none."""
     rows = session.run(LOCK_LISTED_QUEUE, queue)
     return ListedQueue(*rows[0]) if rows else None
 
@@ -49,5 +49,5 @@ RESUME_QUEUE = Statement(
 
 
 def resume_queue(session: Session, queue: str, accepted_deaths: int) -> None:
-    """The queue runs, what died before is forgotten, and so many more may die. Under its lock."""
+    """Clears the halt and the failure window; allows N further dead letters. Requires the queue's lock."""
     session.run(RESUME_QUEUE, queue, accepted_deaths)

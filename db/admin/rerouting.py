@@ -1,7 +1,7 @@
-"""Re-routing an entity type: its locks, its epoch, its shards, and what moves with them.
+"""Re-routes an entity type: its locks, epoch and shards, and the rows that move with them.
 
-Everything that changes here is changed under all queue locks of the entity type: a batch that is being
-applied ends before, and one that comes after finds another epoch.
+Every change requires all queue locks of the entity type: a running batch ends before, and a later batch finds
+the new epoch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 
-# A batch may have a queue in hand for some seconds, and there are several queues.
+# A batch may hold a queue for some seconds, and there are several queues.
 PATIENCE = "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"
 
 
 class TopicRouting(NamedTuple):
-    """A topic as Postgres knows it."""
+    """A topic as stored in Postgres."""
 
     topic_id: str
     entity: str
@@ -27,7 +27,7 @@ READ_TOPIC_ROUTING = Statement(
 
 
 def read_topic_routing(session: Session, topic: str) -> TopicRouting | None:
-    """None: no bridge has ever read it."""
+    """Returns the routing of a topic, None if no bridge has ever read it."""
     rows = session.run(READ_TOPIC_ROUTING, topic)
     return TopicRouting(*rows[0]) if rows else None
 
@@ -38,7 +38,7 @@ READ_TOPICS_OF = Statement(
 
 
 def read_topics_of(session: Session, entity: str) -> list[str]:
-    """The topics of an entity type that were ever read."""
+    """Returns the topics of an entity type that were ever read."""
     return [topic for (topic,) in session.run(READ_TOPICS_OF, entity)]
 
 
@@ -50,15 +50,15 @@ READ_WATERMARKS_OF = Statement(
 
 
 def read_watermarks_of(session: Session, topic: str) -> dict[int, int]:
-    """Partition → watermark."""
+    """Returns partition → watermark."""
     return dict(session.run(READ_WATERMARKS_OF, topic))
 
 
-# First of all: whoever registers queues or re-routes waits here, and holds no queue meanwhile.
+# Taken first: a process that registers queues or re-routes waits here without holding a queue.
 LOCK_ROUTING = Statement(
     "lock_routing", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# In one order for everybody who takes more than one.
+# In one order for every process that takes more than one.
 LOCK_QUEUES = Statement(
     "lock_queues",
     "SELECT queue FROM sluice.queues WHERE entity = $1 ORDER BY queue FOR UPDATE",
@@ -67,9 +67,9 @@ LOCK_QUEUES = Statement(
 
 
 def lock_routing(session: Session, entity: str) -> int | None:
-    """Takes all locks of an entity type, waiting for the batches that have them; its shard count.
+    """Takes all locks of an entity type, after running batches. Returns its shard count.
 
-    None: there is no such entity type. Raises LockNotAvailable where a queue is in hand for too long.
+    Returns None if there is no such entity type. Raises LockNotAvailable if a queue is held for too long.
     """
     session.command(PATIENCE)
     rows = session.run(LOCK_ROUTING, entity)
@@ -93,14 +93,14 @@ RAISE_PARTITION_EPOCHS = Statement(
 
 
 def raise_epoch(session: Session, entity: str, shards: int) -> int:
-    """Lanes start anew from their watermarks; returns the new epoch. Under all locks; never twice."""
+    """Restarts all lanes from their watermarks. Returns the new epoch. Requires all locks. Not idempotent."""
     ((epoch,),) = session.run(RAISE_EPOCH, entity, shards)
     session.run(RAISE_PARTITION_EPOCHS, entity, epoch)
     return int(epoch)
 
 
-# Where the shards stay, what a lane has applied stays true. Carried over, its records do not come again: a
-# repeat of a repeat would be counted once more.
+# With the same shards, the applied offset of a lane stays valid. Carrying it over keeps its records from
+# being sent and counted again.
 CARRY_LANES = Statement(
     "carry_lanes",
     """
@@ -114,7 +114,7 @@ CARRY_LANES = Statement(
 
 
 def carry_lanes(session: Session, entity: str, *, without_topic: str, epoch: int) -> int:
-    """The lanes of all other topics go on under the new epoch where they were; how many. Under all locks."""
+    """Carries the lanes of all other topics to the new epoch. Returns their number. Requires all locks."""
     return session.count(CARRY_LANES, entity, without_topic, epoch)
 
 
@@ -140,7 +140,7 @@ SET_WATERMARKS = Statement(
 def restart_topic(
     session: Session, topic: str, topic_id: str, *, epoch: int, watermarks: Mapping[int, int]
 ) -> None:
-    """The topic has this id and exactly these partitions, to be read from these offsets. Under all locks."""
+    """Gives the topic this id and exactly these partitions with their start offsets. Requires all locks."""
     numbers = sorted(watermarks)
     session.run(SET_TOPIC_ID, topic, topic_id)
     session.run(DROP_PARTITIONS, topic, bare_array(numbers))
@@ -148,13 +148,13 @@ def restart_topic(
 
 
 class Unsettled(NamedTuple):
-    """What an entity type still has in hand: lanes with records read and not settled, outgoing events."""
+    """Unsettled work of an entity type: lanes with unsettled records, and outgoing events."""
 
     lanes: int
     outgoing: int
-    """MOST_COUNTED at most: a long outbox takes longer to count than a statement may."""
+    """Counted up to MOST_COUNTED: counting a long outbox would exceed the statement time-out."""
     refused: int
-    """Of the outgoing events, those that the broker refuses: they never leave by themselves."""
+    """Outgoing events that the broker refuses and that need an operator."""
     halted: int
     """Queues."""
 
@@ -169,7 +169,7 @@ READ_UNSETTLED = Statement(
          JOIN sluice.lane_progress l ON l.queue = own.queue
          JOIN sluice.entities e ON e.entity = $1 AND e.epoch = l.epoch
          LEFT JOIN sluice.partition_progress p ON p.topic = l.topic AND p.partition = l.partition
-         -- At the watermark, too: it is the lowest offset without an outcome.
+         -- Also at the watermark, which is the lowest offset without an outcome.
          WHERE l.applied_offset >= coalesce(p.watermark, 0)),
         (SELECT count(*) FROM (
             SELECT FROM sluice.outbox_events o WHERE o.queue IN (SELECT queue FROM own) LIMIT $2
@@ -183,7 +183,7 @@ MOST_COUNTED = 100_000
 
 
 def read_unsettled(session: Session, entity: str) -> Unsettled:
-    """As of now; to be believed only under all locks."""
+    """Returns the current unsettled work. Reliable only under all locks."""
     return Unsettled(*session.run(READ_UNSETTLED, entity, MOST_COUNTED)[0])
 
 
@@ -198,7 +198,7 @@ INSERT_QUEUE_NAMES = Statement(
 
 
 def insert_queues(session: Session, entity: str, queues: Sequence[str]) -> None:
-    """These queues have rows afterwards; those that were there keep theirs. May run twice."""
+    """Inserts rows for these queues. Existing rows are kept. Idempotent."""
     session.run(INSERT_QUEUE_NAMES, entity, text_array(queues))
 
 
@@ -210,7 +210,7 @@ READ_PARKED_OF = Statement(
 
 
 def read_parked_of(session: Session, entity: str) -> dict[str, str]:
-    """Key of a parked entity → the queue it is parked in."""
+    """Returns key of each parked entity → the queue it is parked in."""
     return dict(session.run(READ_PARKED_OF, entity))
 
 

@@ -1,4 +1,4 @@
-"""What is thrown away with age, some rows at a time."""
+"""Deletes old rows, some at a time."""
 
 from sluice.db.connection import QUEUE_PLANS, Session, Statement
 
@@ -12,9 +12,9 @@ PURGE_IDENTITIES = Statement(
     WHERE identity IN (
         SELECT identity FROM sluice.processed_events
         WHERE topic = $1 AND processed_at < now() - make_interval(secs => $2)
-          -- Somebody will want to apply these yet.
+          -- These may still be applied.
           AND outcome NOT IN ('dead', 'waiting')
-          -- A stopped generation catches up by them. A transaction may have begun before the stop.
+          -- A stopped generation needs them to catch up. A transaction may have begun before the stop.
           AND processed_at < coalesce(
               (SELECT min(stopped_at) FROM sluice.generations) - interval '1 hour', 'infinity'
           )
@@ -26,11 +26,11 @@ PURGE_IDENTITIES = Statement(
 
 
 def purge_identities(session: Session, topic: str, older_than_seconds: float, limit: int) -> int:
-    """Forgets events of a topic that can no longer come again; how many. May run twice."""
+    """Deletes identities of a topic's events that cannot be repeated. Returns their number. Idempotent."""
     return session.count(PURGE_IDENTITIES, topic, older_than_seconds, limit)
 
 
-# With an explicit `once` the key is a promise without end; what it was called with is not.
+# With an explicit `once` the key is kept forever; the arguments are not.
 EMPTY_CALLS = Statement(
     "empty_calls",
     """
@@ -60,12 +60,12 @@ PURGE_CALLS = Statement(
 
 
 def empty_calls(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Forgets all but the key of calls with an explicit `once` that succeeded; how many. Idempotent."""
+    """Clears all but the key of succeeded calls with an explicit `once`. Returns their number. Idempotent."""
     return session.count(EMPTY_CALLS, older_than_seconds, limit)
 
 
 def purge_calls(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Forgets calls without an explicit `once` that succeeded; how many. Idempotent."""
+    """Deletes succeeded calls without an explicit `once`. Returns their number. Idempotent."""
     return session.count(PURGE_CALLS, older_than_seconds, limit)
 
 
@@ -84,11 +84,11 @@ PURGE_DEAD_LETTERS = Statement(
 
 
 def purge_dead_letters(session: Session, older_than_seconds: float, limit: int) -> int:
-    """Forgets dead letters that are done; how many. May run twice."""
+    """Deletes dead letters that are done. Returns their number. Idempotent."""
     return session.count(PURGE_DEAD_LETTERS, older_than_seconds, limit)
 
 
-# Dropped ones stay as long as their generation: a rebuild passes over their events.
+# Dropped letters are kept with their generation, because a rebuild passes over their events.
 PURGE_PROJECTION_LETTERS = Statement(
     "purge_projection_letters",
     """
@@ -115,6 +115,6 @@ READ_OLDEST_PARKED = Statement(
 
 
 def read_oldest_parked_seconds(session: Session) -> float:
-    """How long the entity that waits longest has been parked; 0 if none is."""
+    """Returns the age in seconds of the oldest parked entity, 0 if none is parked."""
     ((seconds,),) = session.run(READ_OLDEST_PARKED)
     return float(seconds)

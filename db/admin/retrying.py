@@ -1,14 +1,14 @@
-"""Events that are retried, as operators see them: why, for how long, and which sessions hold them up."""
+"""Retried events for operators: why, for how long, and which sessions hold them up."""
 
 from typing import Any, NamedTuple
 
 from sluice.db.connection import Session, Statement
 
-MOST_READ = 100  # the oldest; the operator sees the others in `sluice dlq ls`
+MOST_READ = 100  # the oldest ones; `sluice dlq ls` lists the others
 
 
 class RetryingEvent(NamedTuple):
-    """One event. Each of `blockers` is as it was seen, with `is_there` and `seconds` as of now."""
+    """One event. `blockers` are as last seen, each with the current `is_there` and `seconds`."""
 
     letter_id: int
     entity: str
@@ -20,7 +20,7 @@ class RetryingEvent(NamedTuple):
     blockers: list[dict[str, Any]]
 
 
-# A role that may not see the other session's transaction cannot tell that it ended; then its process counts.
+# A role that may not see another session's transaction checks the session's process instead.
 READ_RETRYING = Statement(
     "read_retrying",
     f"""
@@ -45,7 +45,7 @@ READ_RETRYING = Statement(
 
 
 def read_retrying(session: Session) -> list[RetryingEvent]:
-    """Returns the events that have been retried for longest."""
+    """Returns the events that have been retried for the longest time."""
     return [RetryingEvent(*row) for row in session.run(READ_RETRYING)]
 
 
@@ -53,6 +53,6 @@ COUNT_RETRYING = Statement("count_retrying", "SELECT count(*) FROM sluice.retrie
 
 
 def count_retrying(session: Session) -> int:
-    """Returns how many events are retried."""
+    """Returns the number of retried events."""
     ((count,),) = session.run(COUNT_RETRYING)
     return int(count)

@@ -1,4 +1,4 @@
-"""What `sluice doctor` reads of the Postgres server: what holds up commits, and what holds up vacuum."""
+"""What `sluice doctor` reads from the Postgres server: what delays commits and what delays vacuum."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ _QUERY_CHARACTERS = 100
 
 
 class Horizon(NamedTuple):
-    """Something that keeps vacuum from removing the row versions that were deleted since it began."""
+    """A holder that keeps vacuum from removing row versions that were deleted since it began."""
 
     kind: str
     """session, prepared, slot or standby."""
@@ -20,12 +20,12 @@ class Horizon(NamedTuple):
     state: str | None
     query: str | None
     seconds: float | None
-    """None if it is not known: a slot and a standby have no time, and another role's session may hide it."""
+    """None if unknown: slots and standbys have no start time, and another role's session may hide it."""
     transactions: int
-    """How many transactions of the server began after it."""
+    """Number of the server's transactions that began after it."""
 
 
-# Snapshots of other databases do not count, those of slots and standbys count everywhere.
+# Snapshots of other databases do not count. Those of slots and standbys count everywhere.
 READ_HORIZONS = Statement(
     "read_horizons",
     f"""
@@ -36,7 +36,7 @@ READ_HORIZONS = Statement(
         FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()
           AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
-          -- Another vacuum holds up none.
+          -- Another vacuum does not delay vacuum.
           AND backend_type IS DISTINCT FROM 'autovacuum worker'
         UNION ALL
         SELECT 'prepared', gid, NULL, owner::text, NULL, NULL,
@@ -64,7 +64,7 @@ def read_horizons(session: Session) -> list[Horizon]:
 
 
 class Replication(NamedTuple):
-    """What commits of this database wait for."""
+    """The standbys that commits of this database wait for."""
 
     standby_names: str
     """The setting synchronous_standby_names; empty: commits wait for no standby."""
@@ -73,7 +73,7 @@ class Replication(NamedTuple):
     waiting: int
     """Commits of this database that wait for a standby now."""
     seconds: float
-    """Since the oldest of them waits."""
+    """How long the oldest of them has waited, in seconds."""
 
 
 NO_REPLICATION = Replication("", 0, 0, 0.0)
@@ -90,11 +90,11 @@ READ_REPLICATION = Statement(
 
 
 def read_replication(session: Session) -> Replication:
-    """Returns what commits wait for, as of now."""
+    """Returns the standbys that commits wait for now."""
     return Replication(*session.run(READ_REPLICATION)[0])
 
 
-# The lock of the beat that schedules, as `try_lead` takes it every second.
+# The lock of the active beat, which `try_lead` takes every second.
 READ_BEAT = Statement(
     "read_beat",
     """
@@ -109,13 +109,13 @@ READ_BEAT = Statement(
 
 
 def read_beat_silence(session: Session) -> float | None:
-    """Returns for how many seconds the beat that schedules has sent nothing; None: no beat schedules."""
+    """Returns the seconds since the active beat last sent a statement; None if no beat is active."""
     rows = session.run(READ_BEAT)
     return float(rows[0][0]) if rows else None
 
 
 class Blocker(NamedTuple):
-    """A session of another program that blocks a session of Sluice; pid 0: a prepared transaction."""
+    """Another program's session that blocks a session of Sluice; pid 0: a prepared transaction."""
 
     pid: int
     application: str | None
@@ -142,5 +142,5 @@ READ_BLOCKERS = Statement(
 
 
 def read_blockers(session: Session) -> list[Blocker]:
-    """Returns the sessions of others for which sessions of Sluice wait now."""
+    """Returns the sessions of other programs that sessions of Sluice wait for now."""
     return [Blocker(*row) for row in session.run(READ_BLOCKERS)]

@@ -1,4 +1,4 @@
-"""What holds users' rows in Postgres: tables and columns as the catalogue has them."""
+"""Reads users' tables and columns from the catalogue of Postgres."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,28 +13,28 @@ from sluice.db.values import text_array
 
 
 class StoredColumn(NamedTuple):
-    """One column. The type of a domain is the one under it."""
+    """One column. A domain is shown as its base type."""
 
     type: str
-    """Without modifiers, as `numeric` or `timestamp with time zone`."""
+    """The type without modifiers, for example `numeric` or `timestamp with time zone`."""
     modifier: int
-    """Length, precision and scale, as `pg_attribute.atttypmod` has them; -1: none."""
+    """Length, precision and scale, encoded as in `pg_attribute.atttypmod`; -1: none."""
     shown: str
     """The type as Postgres prints it."""
     not_null: bool
     is_domain: bool = False
     has_default: bool = False
     generated: str | None = None
-    """EXPRESSION or IDENTITY: Postgres refuses what is written to it."""
+    """EXPRESSION or IDENTITY if Postgres refuses writes to the column."""
     is_distinct: bool = True
-    """Different values are not equal: the collation is deterministic."""
+    """True if the collation is deterministic, so that different values are never equal."""
     labels: tuple[str, ...] | None = None
-    """Those of an Enum."""
+    """The labels of an Enum."""
 
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A table of schema public, or something else that has a table's name."""
+    """A table of schema public, or another object with a table's name."""
 
     name: str
     kind: str = "table"
@@ -42,9 +42,9 @@ class StoredTable:
     is_logged: bool = True
     columns: Mapping[str, StoredColumn] = field(default_factory=dict)
     unique: frozenset[str] = frozenset()
-    """Columns of which Postgres holds each value once."""
+    """Columns with a unique constraint or index."""
     generation: int | None = None
-    """That of a projection."""
+    """The live generation of a projection; None for other tables."""
 
 
 # 28: INSERT, UPDATE and DELETE.
@@ -115,7 +115,7 @@ READ_MISPLACED = Statement(
 
 
 def read_misplaced(session: Session, tables: Iterable[str]) -> list[str]:
-    """Returns the users' tables that have a namesake in Sluice's own schema which Sluice did not make."""
+    """Returns users' tables whose name exists in schema sluice, for a table that Sluice did not make."""
     own = [table.name for table in metadata.tables.values()]
     return [name for (name,) in session.run(READ_MISPLACED, SCHEMA, text_array(tables), text_array(own))]
 
@@ -126,10 +126,7 @@ READ_LIVE_GENERATIONS = Statement(
 
 
 def read_stored_tables(session: Session, tables: Iterable[Table]) -> dict[str, StoredTable]:
-    """Returns declared table → what holds its rows, where there is something.
-
-    The rows of a projection are those of its live generation.
-    """
+    """Returns declared table → stored table, if it exists. For a projection: the live generation's table."""
     live = dict(session.run(READ_LIVE_GENERATIONS))
     generations = {table.name: live.get(table.name) if is_projection(table) else None for table in tables}
     declared = {

@@ -1,4 +1,4 @@
-"""Watermarks, topic ids, queues, and counters summed over epochs: what checkers and `sluice status` read."""
+"""Watermarks, topic ids, queues and counters summed over epochs, for checkers and `sluice status`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ READ_POSITIONS = Statement(
 
 
 def read_positions(session: Session) -> dict[tuple[str, int], int]:
-    """(topic, partition) → watermark."""
+    """Returns (topic, partition) → watermark."""
     return {(topic, partition): mark for topic, partition, mark in session.run(READ_POSITIONS)}
 
 
@@ -25,7 +25,7 @@ READ_TOPIC_IDS = Statement("read_topic_ids", "SELECT topic, topic_id FROM sluice
 
 
 def read_topic_ids(session: Session) -> dict[str, str]:
-    """topic → Kafka's id of it."""
+    """Returns topic → Kafka's topic id."""
     return dict(session.run(READ_TOPIC_IDS))
 
 
@@ -35,7 +35,7 @@ READ_OUTGOING = Statement(
 
 
 def read_outgoing(session: Session) -> list[tuple[Any, ...]]:
-    """(topic, key, event id) of every outgoing event that waits, per queue in order."""
+    """Returns (topic, key, event id) of all waiting outgoing events, in order per queue."""
     return session.run(READ_OUTGOING)
 
 
@@ -43,7 +43,7 @@ READ_EFFECT_KEYS = Statement("read_effect_keys", "SELECT effect_key FROM sluice.
 
 
 def read_effect_keys(session: Session) -> set[str]:
-    """The keys of all calls, whatever their state."""
+    """Returns the keys of all calls in all states."""
     return {key for (key,) in session.run(READ_EFFECT_KEYS)}
 
 
@@ -66,7 +66,7 @@ READ_TOTALS = Statement(
 
 
 def read_totals(session: Session) -> list[tuple[str, str, int]]:
-    """(topic, outcome, records), over all epochs, without the counters that count no outcome."""
+    """Returns (topic, outcome, records) over all epochs, for counters of outcomes only."""
     return [
         (topic, name, count)
         for topic, *counts in session.run(READ_TOTALS)
@@ -77,7 +77,7 @@ def read_totals(session: Session) -> list[tuple[str, str, int]]:
 
 @dataclass
 class PartitionTotals:
-    """One partition as Postgres has it. `counted` is the sum of its outcomes, over all epochs."""
+    """One stored partition. `counted` is the sum of its outcomes over all epochs."""
 
     entity: str
     shards: int
@@ -86,7 +86,7 @@ class PartitionTotals:
     applied: dict[str, int] = field(default_factory=dict)
     """Queue → applied offset, of the lanes of the current epoch."""
     read_again: bool = False
-    """Whether lanes of an older epoch were ahead of the watermark: their records come once more."""
+    """True if lanes of an older epoch were ahead of the watermark, so that their records are read again."""
 
 
 READ_PARTITIONS = Statement(
@@ -112,7 +112,7 @@ READ_LANE_TOTALS = Statement(
 
 
 def read_partition_totals(session: Session) -> Mapping[Place, PartitionTotals]:
-    """All partitions that a bridge has begun, as of one moment."""
+    """Returns all partitions that a bridge has begun, in one snapshot."""
     with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
         found = {
             (topic, partition): PartitionTotals(*state)
@@ -132,7 +132,7 @@ def read_partition_totals(session: Session) -> Mapping[Place, PartitionTotals]:
 
 @dataclass(frozen=True)
 class QueueState:
-    """A queue: its entity type, and if it is halted, why and since when."""
+    """A queue: its entity type, and, if it is halted, the reason and the time."""
 
     entity: str
     halted_reason: str | None = None
@@ -141,7 +141,7 @@ class QueueState:
 
 @dataclass(frozen=True)
 class ProgressRead:
-    """One snapshot of what was applied."""
+    """A snapshot of the applied records."""
 
     topics: frozenset[str]
     watermarks: Mapping[tuple[str, int], int]
@@ -156,7 +156,7 @@ READ_QUEUES = Statement(
 
 
 def read_queues(session: Session) -> dict[str, QueueState]:
-    """All queues of all entity types."""
+    """Returns all queues of all entity types."""
     return {queue: QueueState(*state) for queue, *state in session.run(READ_QUEUES)}
 
 
@@ -167,7 +167,7 @@ READ_COUNTERS = Statement(
 
 
 def read_counters(session: Session) -> dict[tuple[str, str], dict[str, int]]:
-    """(topic, queue) → counter → records, over all epochs."""
+    """Returns (topic, queue) → counter → records, over all epochs."""
     return {
         (topic, queue): dict(zip(COUNTERS, counts, strict=True))
         for topic, queue, *counts in session.run(READ_COUNTERS)
@@ -175,7 +175,7 @@ def read_counters(session: Session) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def read_progress(session: Session) -> ProgressRead:
-    """All of it as of one moment, so that counters and watermarks agree."""
+    """Reads everything in one snapshot, so that counters and watermarks agree."""
     with session.transaction(f"{ONE_SNAPSHOT} READ ONLY"):
         return ProgressRead(
             topics=frozenset(read_topic_ids(session)),

@@ -1,4 +1,4 @@
-"""What became of one event: every row of Sluice's that follows from it. Reads only."""
+"""Reads every row of Sluice's tables that follows from one event. Changes nothing."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from sluice.db.values import bare_array
 
 
 class TracedEvent(NamedTuple):
-    """Its row in `processed_events`: the record that counts under this identity."""
+    """The event's row in `processed_events`: the record that counts under this identity."""
 
     topic: str
     topic_id: str
@@ -33,13 +33,13 @@ READ_TRACED = Statement(
 
 
 def read_traced(session: Session, identity: UUID) -> TracedEvent | None:
-    """By identity; None: it is not known."""
+    """Returns the event of an identity, None if it is unknown."""
     rows = session.run(READ_TRACED, identity)
     return TracedEvent(*rows[0]) if rows else None
 
 
 class TracedCall(NamedTuple):
-    """A call that it decided."""
+    """A call that the event decided."""
 
     effect_key: str
     effect: str
@@ -59,11 +59,11 @@ READ_TRACED_CALLS = Statement(
 
 
 def read_traced_calls(session: Session, keys_array: str) -> list[TracedCall]:
-    """Of these effect keys."""
+    """Returns the calls of these effect keys."""
     return [TracedCall(*row) for row in session.run(READ_TRACED_CALLS, keys_array)]
 
 
-# By id of the event, which no index has: of the queue that wrote it, what waits is what is short.
+# Searches by event id without an index; a queue's waiting rows are few.
 READ_TRACED_EMITS = Statement(
     "read_traced_emits",
     """
@@ -74,12 +74,12 @@ READ_TRACED_EMITS = Statement(
 
 
 def read_waiting_emits(session: Session, queue: str, event_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of the outgoing events that are not sent yet."""
+    """Returns the outgoing events of these ids that are not sent yet."""
     return {found for (found,) in session.run(READ_TRACED_EMITS, queue, bare_array(event_ids))}
 
 
 class TracedLetter(NamedTuple):
-    """Its dead letter, and what stands before it."""
+    """The event's dead letter, and the letters before it."""
 
     id: int
     state: str
@@ -106,6 +106,6 @@ READ_TRACED_LETTER = Statement(
 
 
 def read_traced_letter(session: Session, topic_id: str, partition: int, offset: int) -> TracedLetter | None:
-    """The letter of a record; None: it has none."""
+    """Returns the letter of a record, None if it has none."""
     rows = session.run(READ_TRACED_LETTER, topic_id, partition, offset)
     return TracedLetter(*rows[0]) if rows else None

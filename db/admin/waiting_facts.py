@@ -1,4 +1,4 @@
-"""What `sluice doctor` reads of what waits: outgoing events, calls, events that ended a worker."""
+"""Waiting work that `sluice doctor` reads: outgoing events, calls, events that ended a worker."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,19 +13,19 @@ _DIGITS = 20
 
 
 class WaitingTopic(NamedTuple):
-    """Outgoing events for one topic that are not sent. `queue` and `id` name the first of them."""
+    """Unsent outgoing events of one topic. `queue` and `id` identify the first of them."""
 
     topic: str
     events: int
     queue: str
     id: int
     free: int
-    """Those that wait behind no refused record, and are none."""
+    """Number of events that are not refused and do not wait behind a refused one."""
     free_seconds: float
-    """The age of the oldest of these; 0: there are none."""
+    """Age of the oldest of these, 0 if there are none."""
 
 
-# The first one by its id, whatever its queue: all queues draw their ids from one sequence.
+# The first one by id across all queues, which draw their ids from one sequence.
 READ_WAITING_TOPICS = Statement(
     "read_waiting_topics",
     f"""
@@ -54,14 +54,14 @@ def read_waiting_topics(session: Session) -> list[WaitingTopic]:
 
 
 class DueCalls(NamedTuple):
-    """Calls that a worker could make now, counted up to COUNT_TO, and for how long the oldest is due."""
+    """Calls that a worker could make now, counted up to COUNT_TO, and the time since the oldest is due."""
 
     calls: int = 0
     seconds: float = 0.0
 
 
 class HoldingCall(NamedTuple):
-    """A call that ended without success and holds back later calls of its entity, counted up to COUNT_TO."""
+    """A call without success that holds back later calls of its entity (counted up to COUNT_TO)."""
 
     effect_key: str
     effect: str
@@ -71,7 +71,7 @@ class HoldingCall(NamedTuple):
     behind: int
 
 
-# $2 are the effects that hold. As `db/sending/calls.py` decides that a call must wait.
+# $2 are the effects that hold. The same rule as in `db/sending/calls.py`.
 READ_DUE_CALLS = Statement(
     "read_due_calls",
     f"""
@@ -117,7 +117,7 @@ READ_HOLDING_CALLS = Statement(
 
 
 def read_holding_calls(session: Session, holding: Iterable[str]) -> list[HoldingCall]:
-    """Returns the calls of these effects, which hold, that later calls wait for; the oldest first."""
+    """Returns the calls of these holding effects that later calls wait for, oldest first."""
     with session.transaction("READ ONLY"):
         session.defer(LOOKING)
         return [HoldingCall(*row) for row in session.run(READ_HOLDING_CALLS, text_array(holding))]
@@ -133,7 +133,7 @@ class EventDeath(NamedTuple):
     deaths: int
     how: str
     seconds: float
-    """Since the newest of these ends."""
+    """Time since the newest of these ends."""
 
 
 READ_EVENT_DEATHS = Statement(
@@ -150,7 +150,7 @@ def read_event_deaths(session: Session) -> list[EventDeath]:
     return [EventDeath(*row) for row in session.run(READ_EVENT_DEATHS)]
 
 
-# Offsets of a queue's lanes only rise, with each batch that is committed.
+# Offsets of a queue's lanes only increase, with each committed batch.
 READ_QUEUE_PROGRESS = Statement(
     "read_queue_progress",
     """
@@ -160,7 +160,7 @@ READ_QUEUE_PROGRESS = Statement(
 
 
 def read_queue_progress(session: Session) -> dict[str, int]:
-    """Returns queue → a number that rises with each batch of it that is committed."""
+    """Returns queue → a number that increases with each committed batch."""
     return dict(session.run(READ_QUEUE_PROGRESS))
 
 
@@ -174,5 +174,5 @@ READ_GENERATION_PROGRESS = Statement(
 
 
 def read_generation_progress(session: Session) -> dict[tuple[str, int], int]:
-    """Returns projection and generation → a number that rises with what is written to the generation."""
+    """Returns (projection, generation) → a number that increases with each write to the generation."""
     return {(name, number): reached for name, number, reached in session.run(READ_GENERATION_PROGRESS)}

@@ -1,4 +1,4 @@
-"""What events wrote for others, whole and in order: for checkers and tests, not for the hot path."""
+"""Reads outgoing events and calls, whole and in order. For checkers and tests, not for the hot path."""
 
 from uuid import UUID
 
@@ -16,7 +16,7 @@ READ_OUTBOX_ROWS = Statement(
 
 
 def read_outbox_rows(session: Session) -> list[OutboxRow]:
-    """Returns the outgoing events that wait, in the order of their ids."""
+    """Returns the waiting outgoing events, by id."""
     return [OutboxRow(UUID(str(row[0])), *row[1:]) for row in session.run(READ_OUTBOX_ROWS)]
 
 
@@ -30,7 +30,7 @@ READ_LEDGER_ROWS = Statement(
 
 
 def read_ledger_rows(session: Session) -> list[LedgerRow]:
-    """Returns all calls, in the order in which they were written."""
+    """Returns all calls, in the order in which they were stored."""
     return [LedgerRow(*row) for row in session.run(READ_LEDGER_ROWS)]
 
 
@@ -44,7 +44,7 @@ READ_OUTCOMES = Statement(
 
 
 def read_outcomes(session: Session, topics: list[str]) -> dict[tuple[str, int], Outcome]:
-    """Returns (topic, offset) → outcome as it is now, of events of partition 0 that are no repeats."""
+    """Returns (topic, offset) → current outcome of events of partition 0 that are not repeats."""
     rows = session.run(READ_OUTCOMES, text_array(topics))
     return {(topic, offset): Outcome(outcome) for topic, offset, outcome in rows}
 
@@ -55,5 +55,5 @@ END_CLAIMS = Statement(
 
 
 def end_claims(session: Session) -> None:
-    """Ends the claims of the calls that run now, as if their time was over. Idempotent."""
+    """Ends the claims of running calls, as if they had expired. Idempotent."""
     session.run(END_CLAIMS)

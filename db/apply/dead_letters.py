@@ -1,4 +1,4 @@
-"""Records that could not be applied, with the reason; and the entities that are parked behind them."""
+"""Stores records that could not be applied, with the reason, and the entities that are parked for them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ LETTER_TYPES = {
     "format": "smallint",
     "traceback": "text",
 }
-"""The columns that a DeadLetterRow gives, as Postgres gets them."""
+"""Column → Postgres type, for the columns of a DeadLetterRow."""
 LETTER_NAMES = ", ".join(f'"{name}"' for name in LETTER_TYPES)
 LETTER_ARRAYS = tuple(f"{kind}[]" for kind in LETTER_TYPES.values())
 _AS_STORED = {
@@ -37,12 +37,12 @@ _AS_STORED = {
     **{name: f"d.{name}::jsonb" for name in ("headers", "flaw")},
 }
 LETTER_VALUES = ", ".join(_AS_STORED.get(name, f'd."{name}"') for name in LETTER_TYPES)
-"""The same of a row `d`, as the tables of letters have them."""
+"""The same columns of a row `d`, in the form of the tables of letters."""
 LETTER_STATE = "CASE d.outcome WHEN 'waiting' THEN 'waiting' ELSE 'dead' END"
 
 
 def numbered(first: int, count: int) -> str:
-    """Returns so many parameters of a statement: `$3, $4, …`."""
+    """Returns a list of statement parameters: `$3, $4, …`."""
     return ", ".join(f"${number}" for number in range(first, first + count))
 
 
@@ -53,7 +53,7 @@ def letter_arrays(rows: Iterable[DeadLetterRow]) -> list[str]:
     return [values[name] for name in LETTER_TYPES]
 
 
-# The same record again (another epoch) is listed once. Ids rise in the order of the records.
+# A record that comes again in another epoch is listed once. Ids increase in the order of the records.
 INSERT_DEAD_LETTERS = Statement(
     "insert_dead_letters",
     f"""
@@ -67,18 +67,18 @@ INSERT_DEAD_LETTERS = Statement(
 
 
 def insert_dead_letters(session: Session, queue: str, entity: str, rows: Sequence[DeadLetterRow]) -> None:
-    """Stores letters of records that are dead, conflict or wait, in this order. Idempotent.
+    """Stores letters of records that died, conflicted or wait, in this order. Idempotent.
 
-    Under the queue's lock.
+    Requires the queue's lock.
     """
     if rows:
         session.run(INSERT_DEAD_LETTERS, queue, entity, *letter_arrays(rows))
 
 
 class Letter(NamedTuple):
-    """One record that was not applied, as Kafka held it; `headers` as JSON text, values in hex.
+    """One record that was not applied, as read from Kafka. `headers` is JSON text with values in hex.
 
-    `flaw` is a JSON object of what is missing of it, None if it is whole.
+    `flaw` is a JSON object that describes missing parts, None if the record is whole.
     """
 
     id: int
@@ -99,7 +99,7 @@ class Letter(NamedTuple):
 
 LETTER_COLUMNS = """id, topic, topic_id, partition, "offset", timestamp_ms, key, value, headers::text,
     identity, outcome, state, format, flaw::text"""
-# Conflicts are listed beside these: nothing waits behind them.
+# Conflicts are listed separately, because no letter waits behind them.
 LOCK_LETTERS = Statement(
     "lock_letters",
     f"""
@@ -120,18 +120,18 @@ LOCK_LETTER = Statement(
 def lock_letters(
     session: Session, entity: str, key: str, limit: int, states: Sequence[LetterState] = OPEN
 ) -> list[Letter]:
-    """Returns what of an entity is dead or waits, oldest first. Under the queue's lock."""
+    """Locks and returns an entity's dead and waiting letters, oldest first. Requires the queue's lock."""
     return [letter_of(row) for row in session.run(LOCK_LETTERS, entity, key, text_array(states), limit)]
 
 
 def lock_letter(session: Session, letter_id: int) -> Letter | None:
-    """One letter. Under the queue's lock."""
+    """Locks and returns one letter. Requires the queue's lock."""
     rows = session.run(LOCK_LETTER, letter_id)
     return letter_of(rows[0]) if rows else None
 
 
 def letter_of(row: Sequence[Any]) -> Letter:
-    """Returns a row of the columns of Letter, its key and value as bytes."""
+    """Returns the Letter of a row, with key and value as bytes."""
     found = Letter(*row)
     key, value = (None if part is None else bytes(part) for part in (found.key, found.value))
     return found._replace(key=key, value=value)
@@ -148,7 +148,10 @@ FINISH_LETTERS = Statement(
 
 
 def finish_letters(session: Session, ids: Sequence[int], state: LetterState) -> int:
-    """dead or waiting → done or dropped; how many. Under the queue's lock; may run twice."""
+    """Sets dead or waiting letters to done or dropped. Returns their number. Idempotent.
+
+    Requires the queue's lock.
+    """
     return session.count(FINISH_LETTERS, bare_array(ids), state) if ids else 0
 
 
@@ -172,7 +175,7 @@ def fail_letter(
     error_text: str,
     traceback: str | None = None,
 ) -> None:
-    """It died again, or conflicts: with this reason. Under the queue's lock."""
+    """Stores why a letter died again or conflicts. Requires the queue's lock."""
     session.run(FAIL_LETTER, letter_id, outcome, error_class, error_text, traceback)
 
 
@@ -184,7 +187,7 @@ LOAD_PARKED = Statement(
 
 
 def load_parked(session: Session, entity: str, keys: Sequence[str]) -> set[str]:
-    """Those of the keys that are parked. Under the queue's lock."""
+    """Returns the keys that are parked. Requires the queue's lock."""
     return {key for (key,) in session.run(LOAD_PARKED, entity, text_array(keys))} if keys else set()
 
 
@@ -200,7 +203,7 @@ INSERT_PARKED = Statement(
 
 
 def park_entities(session: Session, entity: str, queue: str, reasons: Sequence[tuple[str, str]]) -> None:
-    """Parks entities, by (key, reason). Under the queue's lock; may run twice."""
+    """Parks entities, given as (key, reason). Idempotent. Requires the queue's lock."""
     if reasons:
         keys, texts = zip(*reasons, strict=True)
         session.run(INSERT_PARKED, entity, queue, text_array(keys), text_array(texts))
@@ -211,12 +214,12 @@ UNPARK = Statement(
     """
     DELETE FROM sluice.parked_entities p
     WHERE p.entity = $1 AND p.key = $2
-      -- A conflict is listed, but nothing waits behind it.
+      -- A conflict is listed, but no letter waits behind it.
       AND NOT EXISTS (
           SELECT FROM sluice.dead_letters d
           WHERE d.entity = $1 AND d.entity_key = $2 AND d.state IN ('dead', 'waiting')
             AND d.outcome <> 'conflict'
-            -- Nor behind a dead event of a topic that skips.
+            -- No letter waits behind a dead event of a topic that skips failures.
             AND NOT (d.state = 'dead' AND d.topic = ANY ($3))
       )
     """,
@@ -225,8 +228,8 @@ UNPARK = Statement(
 
 
 def unpark_if_clear(session: Session, entity: str, key: str, skipping: Collection[str] = ()) -> bool:
-    """Unparks the entity if nothing holds it. Returns True if it did. Under the queue's lock, or it races.
+    """Unparks the entity if no letter holds it. Returns True if it did. Requires the queue's lock.
 
-    Dead letters of the topics `skipping` hold nothing.
+    Dead letters of the topics in `skipping` hold no others.
     """
     return session.count(UNPARK, entity, key, text_array(skipping)) == 1

@@ -1,4 +1,4 @@
-"""Erased entities, as those that apply records see them, and the tables that an entity's events write."""
+"""Reads erased entities for processes that apply records, and notes the tables that events write."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ READ_ERASURE_KEY = Statement("read_erasure_key", "SELECT key FROM sluice.erasure
 
 
 def read_erasure_key(session: Session) -> bytes | None:
-    """Returns the key of the hashes of erased keys, None if nothing was ever erased."""
+    """Returns the key for hashes of erased keys, None if no entity was ever erased."""
     rows = session.run(READ_ERASURE_KEY)
     return bytes(rows[0][0]) if rows else None
 
@@ -25,7 +25,7 @@ READ_NEWEST_ERASURE = Statement(
 
 
 def read_newest_erasure(session: Session) -> int:
-    """Returns the id of the newest erasure, 0 without any. The guard's statement reads the same."""
+    """Returns the id of the newest erasure, 0 if there is none. The guard's statement reads it too."""
     ((newest,),) = session.run(READ_NEWEST_ERASURE)
     return int(newest)
 
@@ -62,7 +62,7 @@ READ_ERASURES = Statement(
 
 
 def read_erasures(session: Session, entity: str, key_hashes: Sequence[UUID]) -> list[StoredErasure]:
-    """Returns all erasures of these entities."""
+    """Returns all erasures of the entities with these hashes."""
     rows = session.run(READ_ERASURES, entity, bare_array(key_hashes))
     return [StoredErasure(*row) for row in rows]
 
@@ -82,7 +82,7 @@ LOWER_LOG_ENDS = Statement(
 
 
 def lower_log_ends(session: Session, topic_id: str, ends: Mapping[int, int]) -> None:
-    """A log lost its end: what is written from here on is newer than the erasures of before. Idempotent."""
+    """Lowers stored ends after a log lost its end: later records are newer than the erasures. Idempotent."""
     session.run(LOWER_LOG_ENDS, topic_id, bare_array(ends), bare_array(ends.values()))
 
 
@@ -94,7 +94,7 @@ READ_PROCESSED_TIMES = Statement(
 
 
 def read_processed_times(session: Session, identities: Sequence[UUID]) -> dict[UUID, datetime]:
-    """Returns when events got their outcome, by identity."""
+    """Returns identity → time at which the event got its outcome."""
     rows: list[tuple[Any, ...]] = session.run(READ_PROCESSED_TIMES, bare_array(identities))
     return dict(rows)
 
@@ -113,9 +113,9 @@ NOTE_ENTITY_TABLES = Statement(
 
 
 def note_entity_tables(session: Session, entity: str, tables: Mapping[str, bool]) -> int:
-    """Notes tables that events of an entity type wrote; True: also by other keys than theirs.
+    """Notes tables that events of an entity type wrote; True: also under other keys. Idempotent.
 
-    Returns how many of them were not noted so. Idempotent.
+    Returns the number of new notes.
     """
     names = sorted(tables)
     otherwise = bare_array([tables[name] for name in names])

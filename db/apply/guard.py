@@ -1,4 +1,4 @@
-"""The delivery guard's rows: the queue's lock, what its lanes have applied, and their counters."""
+"""The delivery guard's rows: the queue's lock, the applied offsets of its lanes, and their counters."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,7 +15,7 @@ COUNTERS = (*OUTCOMES, "call_conflict", "without_id")
 
 
 class QueueRow(NamedTuple):
-    """The locked queue: why it is halted (None: it is not), the results of its last 200 tried events."""
+    """The locked queue: why it is halted (None if it runs), and the results of its last 200 tried events."""
 
     halted_reason: str | None
     failure_window: str
@@ -23,7 +23,7 @@ class QueueRow(NamedTuple):
 
 
 class QueueFailures(NamedTuple):
-    """Failed transactions in a row of a queue that begin at one record; `batch_limit` is in events."""
+    """Consecutive failed transactions of a queue that begin at one record. `batch_limit` is in events."""
 
     topic: str
     partition: int
@@ -33,7 +33,7 @@ class QueueFailures(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """What the queue's entity type is now, and what its lanes of this epoch have applied.
+    """The state of the queue's entity type, and the applied offsets of its lanes in this epoch.
 
     `epoch` is None, and the others are empty, if there is no such queue.
     """
@@ -44,17 +44,17 @@ class Lanes(NamedTuple):
     """The topics of the entity type, with their ids."""
     applied: Mapping[tuple[str, int], int]
     failures: QueueFailures | None = None
-    """None: the newest transaction of the queue was committed, and nothing limits the next one."""
+    """None if the queue's newest transaction was committed and the next one is not limited."""
     retry_is_due: bool = False
-    """An event of the queue that was set aside is due for a retry."""
+    """True if an event of the queue that was set aside is due for a retry."""
     deaths: Mapping[EventPlace, HandlerDeaths] = MappingProxyType({})
     """Events in whose handlers processes ended."""
     newest_erasure: int = 0
-    """The id of the newest erasure of any entity; 0: none."""
+    """The id of the newest erasure of any entity, 0 if there is none."""
 
 
 class LaneStep(NamedTuple):
-    """How far a lane came in this transaction, and how many records of each outcome it counted."""
+    """A lane's new offset in this transaction, and its number of records per outcome."""
 
     topic: str
     partition: int
@@ -70,12 +70,12 @@ LOCK_QUEUE = Statement(
 
 
 def lock_queue(session: Session, queue: str) -> QueueRow | None:
-    """Takes THE lock of a queue, until the transaction ends. None: there is no such row."""
+    """Takes THE lock of a queue until the transaction ends. Returns None if the queue has no row."""
     rows = session.run(LOCK_QUEUE, queue)
     return QueueRow(*rows[0]) if rows else None
 
 
-# A statement of its own, after the lock: a snapshot taken together with the lock is older than it.
+# A separate statement after the lock: the snapshot of the locking statement is older than the lock.
 READ_LANES = Statement(
     "read_lanes",
     """
@@ -99,7 +99,7 @@ READ_LANES = Statement(
 
 
 def read_lanes(session: Session, queue: str) -> Lanes:
-    """The current epoch and the lanes of that epoch only: those of older ones are for their counters."""
+    """Returns the current epoch and its lanes. Lanes of older epochs only keep their counters."""
     rows = session.run(READ_LANES, queue)
     if not rows:
         return Lanes(None, 0, {}, {})
@@ -130,7 +130,7 @@ NOTE_FAILURES = Statement(
 
 
 def note_failures(session: Session, queue: str, failures: QueueFailures, error: str = "") -> None:
-    """Writes the failures of a queue. Without an error the newest one stays. Idempotent."""
+    """Writes the failures of a queue. Without `error` the stored one is kept. Idempotent."""
     session.run(NOTE_FAILURES, queue, *failures, error)
 
 
@@ -162,7 +162,7 @@ ADVANCE_LANES = Statement(
 
 
 def advance_lanes(session: Session, queue: str, epoch: int, steps: Sequence[LaneStep]) -> None:
-    """Writes how far lanes came and adds to their counters. Under the queue's lock; never twice."""
+    """Writes the offsets of lanes and adds to their counters. Requires the queue's lock. Not idempotent."""
     session.run(
         ADVANCE_LANES,
         queue,
@@ -185,7 +185,7 @@ HALT_QUEUE = Statement(
 
 
 def halt_queue(session: Session, queue: str, reason: str) -> bool:
-    """Marks a queue as halted; whether that is news. May run twice."""
+    """Marks a queue as halted. Returns True if its state changed. Idempotent."""
     return session.count(HALT_QUEUE, queue, reason) == 1
 
 
@@ -200,17 +200,17 @@ UPDATE_QUEUE = Statement(
 
 
 def update_queue(session: Session, queue: str, *, failure_window: str, accepted_deaths: int) -> None:
-    """After a batch that was applied: the queue runs, with these results. Under the queue's lock."""
+    """Clears the halt after an applied batch and stores its results. Requires the queue's lock."""
     session.run(UPDATE_QUEUE, queue, failure_window, accepted_deaths)
 
 
 def move_counts(session: Session, topic: str, partition: int, before: str, after: str, count: int) -> None:
-    """So many records of a partition have another outcome now than the one they were counted by.
+    """Moves `count` records of a partition from one outcome's counter to another's.
 
-    Taken off the lanes that counted them, newest epoch first: the sums stay those of the records.
+    Subtracts from the lanes that counted them, newest epoch first, so that the sums stay correct.
     """
     if before not in OUTCOMES or after not in OUTCOMES:
-        raise ValueError(f"no outcomes: {before}, {after}")
+        raise ValueError(f"not outcomes: {before}, {after}")
     session.run(_move_counts(before, after), topic, partition, count)
 
 

@@ -1,7 +1,7 @@
 """Events in whose handler a worker's process ended: `handler_deaths`, and `handler_notes`.
 
-A supervisor notes the death of its worker. A worker without one notes each event before its handler runs,
-and the next holder of the queue takes a note that is left for a death.
+A supervisor notes the death of its worker. A worker without a supervisor notes each event before its handler
+runs; the next holder of the queue counts a remaining note as a death.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ LEFT_BEHIND = "an end that left no trace"
 
 
 class HandlerDeaths(NamedTuple):
-    """How often, and how lately, a process ended inside the handlers of one event."""
+    """How often, and how most recently, a process ended inside the handlers of one event."""
 
     deaths: int
     timed_out: bool
-    """A supervisor ended it, since its handlers ran for longer than they may."""
+    """True if a supervisor ended it because its handlers exceeded their time limit."""
     how: str
 
 
@@ -40,7 +40,7 @@ NOTE_DEATH = Statement(
 
 
 def note_death(session: Session, queue: str, place: EventPlace, *, timed_out: bool, how: str) -> int:
-    """Counts one death. Returns how many there are now."""
+    """Counts one death. Returns the new number."""
     return int(session.run(NOTE_DEATH, queue, *place, timed_out, how)[0][0])
 
 
@@ -55,7 +55,7 @@ READ_DEATHS = Statement(
 
 
 def read_deaths(session: Session, queue: str) -> dict[EventPlace, HandlerDeaths]:
-    """Returns what was counted at a queue."""
+    """Returns the deaths that were counted in a queue."""
     return {EventPlace(*row[:4]): HandlerDeaths(*row[4:]) for row in session.run(READ_DEATHS, queue)}
 
 
@@ -64,7 +64,7 @@ FORGET_DEATHS = Statement(
     """
     DELETE FROM sluice.handler_deaths d USING unnest($2, $3, $4) AS s (topic_id, partition, "offset")
     WHERE d.queue = $1 AND d.topic_id = s.topic_id AND d.partition = s.partition AND d."offset" = s."offset"
-      -- One that waits runs again at a retry.
+      -- A waiting event runs again at a retry.
       AND coalesce((SELECT l.state FROM sluice.dead_letters l
                     WHERE l.topic_id = s.topic_id AND l.partition = s.partition AND l."offset" = s."offset"
                    ), '') <> 'waiting'
@@ -74,7 +74,7 @@ FORGET_DEATHS = Statement(
 
 
 def forget_deaths(session: Session, queue: str, places: Iterable[EventPlace]) -> None:
-    """Deletes what was counted of events that have an outcome now. Under the queue's lock."""
+    """Deletes the counts of events that have an outcome. Requires the queue's lock."""
     places = list(places)
     session.run(
         FORGET_DEATHS,
@@ -101,9 +101,9 @@ NOTE_HANDLER = Statement(
 def note_handler(
     session: Session, queue: str, worker: UUID, place: EventPlace, *, is_batch: bool = False
 ) -> None:
-    """Notes the event whose handlers this worker begins to run, in place of an earlier one of the queue.
+    """Notes the event whose handlers this worker begins to run. Replaces an earlier note of the queue.
 
-    `is_batch`: those of the events behind it run under the same note.
+    `is_batch`: the note also covers the later events of the batch.
     """
     session.run(NOTE_HANDLER, queue, worker, *place, is_batch)
 
@@ -116,7 +116,7 @@ REMOVE_NOTE = Statement(
 
 
 def remove_note(session: Session, queue: str, worker: UUID) -> None:
-    """Removes the note of a worker: no handler of it runs. Idempotent."""
+    """Removes the note of a worker that runs no handler. Idempotent."""
     session.run(REMOVE_NOTE, queue, worker)
 
 
@@ -141,9 +141,9 @@ COUNT_NOTES = Statement(
 
 
 def count_notes(session: Session, queue: str, worker: UUID) -> int:
-    """Turns the notes of events that other workers left at a queue into deaths.
+    """Counts the event notes that other workers left in a queue as deaths.
 
-    Returns how many notes they left, of batches as well.
+    Returns the number of all remaining notes, including notes of batches.
     """
     ((found,),) = session.run(COUNT_NOTES, queue, worker, LEFT_BEHIND)
     return int(found)

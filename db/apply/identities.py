@@ -1,4 +1,4 @@
-"""`processed_events`: what is remembered of every event, so that a repeat changes nothing."""
+"""`processed_events`: the identity of every event, so that a repeat changes nothing."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ LOAD_IDENTITIES = Statement(
 
 
 def load_identities(session: Session, identities: Sequence[UUID]) -> list[tuple[Any, ...]]:
-    """Those that are known: (identity, data hash, topic id, partition, offset, is half a day old)."""
+    """Returns known identities: (identity, data hash, topic id, partition, offset, is half a day old)."""
     return session.run(LOAD_IDENTITIES, bare_array(identities))
 
 
@@ -34,7 +34,7 @@ RENEW_IDENTITIES = Statement(
 
 
 def renew_identities(session: Session, identities: Sequence[UUID]) -> None:
-    """Counts the age of events from now on: a repeat stands in the log for as long as a new event."""
+    """Resets the age of events, because a repeat stays in the log for as long as a new event."""
     if identities:
         session.run(RENEW_IDENTITIES, bare_array(identities))
 
@@ -53,9 +53,9 @@ HAS_PLACED_EVENTS = Statement(
 
 
 def has_placed_events(session: Session, topic: str, before: datetime, *, by_position: bool) -> bool:
-    """Returns True if events of a topic that are known by their places alone were applied before a time.
+    """Returns True if events of a topic that are identified by their places were applied before a time.
 
-    `by_position`: all of the topic are. Reads all that was applied before, if there are none.
+    `by_position`: all events of the topic are. If there are none, it reads all events applied before.
     """
     ((found,),) = session.run(HAS_PLACED_EVENTS, topic, before, by_position)
     return bool(found)
@@ -74,7 +74,7 @@ INSERT_IDENTITIES = Statement(
 
 
 def insert_identities(session: Session, rows: Sequence[ProcessedRow]) -> None:
-    """Remembers events. Raises RowsChanged if one became known meanwhile: then the fold saw too little."""
+    """Stores identities. Raises RowsChanged if one was stored meanwhile, so that the fold missed it."""
     if not rows:
         return
     columns = list(zip(*rows, strict=True))
@@ -99,7 +99,7 @@ UPDATE_OUTCOMES = Statement(
     UPDATE sluice.processed_events e SET outcome = d.outcome
     FROM unnest($1, $2, $3, $4, $5) AS d (identity, outcome, topic_id, partition, "offset")
     WHERE e.identity = d.identity
-      -- Its own row: under the identity of a duplicate stands another record's.
+      -- Only the record's own row: a duplicate's identity has the row of another record.
       AND e.topic_id = d.topic_id AND e.partition = d.partition AND e."offset" = d."offset"
     """,
     ("uuid[]", "text[]", "text[]", "int[]", "bigint[]"),
@@ -107,7 +107,7 @@ UPDATE_OUTCOMES = Statement(
 
 
 def update_outcomes(session: Session, rows: Sequence[tuple[UUID, str, str, int, int]]) -> None:
-    """What became of records later: (identity, outcome, topic id, partition, offset). May run twice."""
+    """Updates outcomes of records: (identity, outcome, topic id, partition, offset). Idempotent."""
     if rows:
         ids, outcomes, topic_ids, partitions, offsets = zip(*rows, strict=True)
         session.run(

@@ -1,4 +1,4 @@
-"""What a batch leaves for others, in its own transaction: outgoing events, and calls to make."""
+"""Stores outgoing events and calls in the transaction of their batch."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -11,7 +11,7 @@ from sluice.db.values import bare_array, in_pieces, text_array
 # `<name>-<short id>`, as `Installation.group`. NULL in a database without an installation.
 DEFAULT_SOURCE = "(SELECT name || '-' || left(id::text, 8) FROM sluice.installation WHERE is_only)"
 
-# The ids are drawn here, after every lock, in the order of the events: per queue they commit in order.
+# The ids are drawn here, after all locks and in the order of the events, so each queue commits them in order.
 INSERT_OUTBOX = Statement(
     "insert_outbox",
     f"""
@@ -27,7 +27,7 @@ INSERT_OUTBOX = Statement(
 
 
 def insert_outbox(session: Session, queue: str, rows: Sequence[OutboxRow], source: str | None) -> None:
-    """Writes outgoing events of one queue, in this order. Under the queue's lock.
+    """Writes outgoing events of one queue, in this order. Requires the queue's lock.
 
     `source` is their CloudEvents source; None: `<name>-<short id>` of the installation.
     """
@@ -44,7 +44,7 @@ LOAD_EFFECTS = Statement(
 
 
 def load_effects(session: Session, effect_keys: Sequence[str]) -> dict[str, UUID]:
-    """Fingerprints of the effect keys that are taken."""
+    """Returns effect key → fingerprint, for keys that are taken."""
     return dict(session.run(LOAD_EFFECTS, text_array(effect_keys)))
 
 
@@ -93,7 +93,7 @@ INSERT_CALL_CONFLICTS = Statement(
 
 
 def insert_call_conflicts(session: Session, rows: Sequence[LedgerRow]) -> None:
-    """Lists calls that were not made because their key was taken with other args."""
+    """Stores calls that were not made because their key was taken with other args."""
     if rows:
         session.run(
             INSERT_CALL_CONFLICTS,

@@ -1,4 +1,4 @@
-"""`projection_letters`: events that one generation of a projection did not take, and those behind them."""
+"""`projection_letters`: events that one generation did not apply, and the events that wait behind them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.records import DeadLetterRow, LetterState, Outcome
 from sluice.db.values import bare_array, text_array
 
-# Ids rise in the order of the records: an entity's letters are redriven in it.
+# Ids increase in the order of the records, which is the order of a redrive.
 INSERT_PROJECTION_LETTERS = Statement(
     "insert_projection_letters",
     f"""
@@ -34,7 +34,7 @@ INSERT_PROJECTION_LETTERS = Statement(
 
 
 class HoldingRow(NamedTuple):
-    """A letter to be stored, and whether later events of its entity wait behind it."""
+    """A letter to store; True if later events of its entity wait behind it."""
 
     letter: DeadLetterRow
     holds: bool
@@ -43,7 +43,7 @@ class HoldingRow(NamedTuple):
 def insert_projection_letters(
     session: Session, projection: str, generation: int, entity: str, rows: Sequence[HoldingRow]
 ) -> None:
-    """Stores letters of one generation, in this order. Under the queue's lock; idempotent."""
+    """Stores letters of one generation, in this order. Idempotent. Requires the queue's lock."""
     if not rows:
         return
     arrays = letter_arrays(row.letter for row in rows)
@@ -65,7 +65,7 @@ LOAD_HELD = Statement(
 def load_held(
     session: Session, projection: str, generation: int, entity: str, keys: Sequence[str]
 ) -> set[str]:
-    """Returns those of the keys whose events wait for this generation. Under the queue's lock."""
+    """Returns the keys whose events wait for this generation. Requires the queue's lock."""
     if not keys:
         return set()
     return {key for (key,) in session.run(LOAD_HELD, projection, generation, entity, text_array(keys))}
@@ -114,13 +114,13 @@ LOCK_PROJECTION_LETTER = Statement(
 def lock_letters(
     session: Session, projection: str, generation: int, entity: str, key: str, limit: int
 ) -> list[Letter]:
-    """Returns the open letters of an entity in one generation, oldest first. Under the queue's lock."""
+    """Locks and returns an entity's open letters in a generation, oldest first. Requires the queue's lock."""
     rows = session.run(LOCK_HELD_LETTERS, projection, generation, entity, key, limit)
     return [letter_of(row) for row in rows]
 
 
 def lock_letter(session: Session, letter_id: int) -> Letter | None:
-    """Returns one letter of a generation, None if there is none. Under the queue's lock."""
+    """Locks and returns one letter of a generation, None if there is none. Requires the queue's lock."""
     rows: list[tuple[Any, ...]] = session.run(LOCK_PROJECTION_LETTER, letter_id)
     return letter_of(rows[0]) if rows else None
 
@@ -136,7 +136,7 @@ FINISH_PROJECTION_LETTERS = Statement(
 
 
 def finish_letters(session: Session, ids: Sequence[int], state: LetterState) -> None:
-    """Marks open letters as done or dropped. Under the queue's lock; idempotent."""
+    """Marks open letters as done or dropped. Idempotent. Requires the queue's lock."""
     if ids:
         session.run(FINISH_PROJECTION_LETTERS, bare_array(ids), state)
 
@@ -163,11 +163,11 @@ def fail_letter(
     *,
     holds: bool,
 ) -> None:
-    """Stores why a letter failed again. Under the queue's lock."""
+    """Stores why a letter failed again. Requires the queue's lock."""
     session.run(FAIL_PROJECTION_LETTER, letter_id, outcome, error_class, error_text, traceback, holds)
 
 
-# By what the events are: a log that was moved, or compacted, has them elsewhere.
+# By identity, because a log that was moved or compacted has the events at other offsets.
 READ_DROPPED = Statement(
     "read_dropped",
     """
@@ -181,7 +181,7 @@ READ_DROPPED = Statement(
 
 
 def read_dropped(session: Session, projection: str, generation: int, identities: Sequence[UUID]) -> set[UUID]:
-    """Returns those of the identities that an operator dropped, for the generation or for the live one."""
+    """Returns the identities that an operator dropped for the generation or for the live one."""
     rows = session.run(READ_DROPPED, projection, generation, bare_array(identities))
     return {identity for (identity,) in rows}
 
@@ -205,7 +205,7 @@ COPY_DROPPED = Statement(
 
 
 def copy_dropped(session: Session, projection: str, generation: int) -> None:
-    """Makes what was dropped for the live generation dropped for this one, too. Idempotent."""
+    """Copies the drops of the live generation to this one. Idempotent."""
     session.run(COPY_DROPPED, projection, generation)
 
 
@@ -234,5 +234,5 @@ def write_failures(session: Session, projection: str, generation: int, queue: st
 
 
 def clear_failures(session: Session, projection: str, generation: int, queue: str | None = None) -> None:
-    """Forgets the failures of a generation in one queue, or in all. Idempotent."""
+    """Deletes the failures of a generation in one queue or in all. Idempotent."""
     session.run(CLEAR_FAILURES, projection, generation, queue)

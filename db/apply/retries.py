@@ -1,7 +1,7 @@
-"""`retries`: events that were set aside, of which each is tried again without an operator.
+"""`retries`: events that were set aside and are retried without an operator.
 
-A row belongs to the first waiting letter of its entity. The letters behind it wait for it. Letters are found
-by scalar subqueries, not by joins: sessions of batches would hash all letters there are.
+A row belongs to the first waiting letter of its entity. The letters behind it wait for it. Scalar subqueries
+find the letters. With joins, sessions of batches would hash all letters.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sluice.db.records import RetryKind
 
 
 class Retry(NamedTuple):
-    """One event that is due. `attempts` failed in a row; `failures` of them were time-outs that count."""
+    """One due event. `attempts` failed in a row; `failures` of them were time-outs that count."""
 
     letter_id: int
     entity: str
@@ -22,11 +22,11 @@ class Retry(NamedTuple):
     attempts: int
     knows_blockers: bool
     deaths: HandlerDeaths | None
-    """Processes that ended in its handlers, if any did."""
+    """Processes that ended in its handlers; None if there were none."""
 
 
 class NextRetry(NamedTuple):
-    """What is stored after an attempt that failed. `blockers` is a JSON array; None keeps what is stored."""
+    """The state after a failed attempt. `blockers` is a JSON array; None keeps the stored one."""
 
     kind: RetryKind
     failures: int
@@ -59,7 +59,7 @@ def insert_retry(
     kind: RetryKind,
     pause_seconds: float,
 ) -> None:
-    """Adds the waiting letter of a record. Under the queue's lock; idempotent."""
+    """Adds a retry for the waiting letter of a record. Idempotent. Requires the queue's lock."""
     session.run(INSERT_RETRY, topic_id, partition, offset, kind, pause_seconds)
 
 
@@ -107,7 +107,7 @@ BEGIN_RETRY = Statement(
 
 
 def begin_retry(session: Session, letter_id: int, pause_seconds: float) -> None:
-    """Postpones an event before it is tried: an attempt that ends the process must not follow at once."""
+    """Postpones an event before it is tried, in case the attempt ends the process."""
     session.run(BEGIN_RETRY, letter_id, pause_seconds)
 
 
@@ -166,7 +166,7 @@ MOVE_RETRY = Statement(
 
 
 def move_retry(session: Session, entity: str, key: str | None, *, goes_on: bool) -> None:
-    """Deletes the rows of letters that wait no longer. Under the queue's lock; idempotent.
+    """Deletes the rows of letters that no longer wait. Idempotent. Requires the queue's lock.
 
     If the entity `goes_on`, its first waiting letter gets the row, due at once.
     """
@@ -181,7 +181,7 @@ READ_IS_RETRIED = Statement(
 
 
 def is_retried(session: Session, entity: str, key: str) -> bool:
-    """Returns True if an event of the entity is retried. Under the queue's lock, or it races."""
+    """Returns True if an event of the entity is retried. Requires the queue's lock to avoid a race."""
     ((found,),) = session.run(READ_IS_RETRIED, entity, key)
     return bool(found)
 
@@ -192,7 +192,7 @@ DELETE_RETRIES = Statement(
 
 
 def delete_retries(session: Session, entity: str, key: str) -> None:
-    """Ends the retries of an entity. Under the queue's lock; idempotent."""
+    """Ends the retries of an entity. Idempotent. Requires the queue's lock."""
     session.run(DELETE_RETRIES, entity, key)
 
 
@@ -212,7 +212,7 @@ READ_BLOCKERS = Statement(
 def read_blockers(session: Session, pid: int) -> str | None:
     """Returns the sessions that the backend `pid` waits for, as a JSON array; None if it does not wait.
 
-    The pid 0 stands for a prepared transaction. What the role may not see of a session is null.
+    The pid 0 is a prepared transaction. Columns that the role may not see are null.
     """
     ((found,),) = session.run(READ_BLOCKERS, pid)
     return None if found is None else str(found)

@@ -1,4 +1,4 @@
-"""Users' rows: locked and loaded by key, written back as one JSON document per table."""
+"""Locks and loads users' rows by key, and writes them back as one JSON document per table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Document = Mapping[str, Any]
 class RowStatements:
     """The statements of one declared table. Names come from its metadata, quoted; values are bound.
 
-    `stored_as` is the table that holds the rows, where that is another one: a projection's generation.
+    `stored_as` is the table that holds the rows, if it is a projection's generation.
     """
 
     table: Table
@@ -31,27 +31,27 @@ class RowStatements:
 
     @property
     def name(self) -> str:
-        """The table that holds the rows, unquoted."""
+        """Returns the name of the table that holds the rows, unquoted."""
         return self.stored_as or self.table.name
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """All columns in declared order: the shape of a loaded row."""
+        """Returns all columns in declared order, as in a loaded row."""
         return tuple(column.name for column in self.table.columns)
 
     @cached_property
     def target(self) -> str:
-        """The quoted name."""
+        """Returns the quoted name of the table."""
         return qualified(self.name)
 
     @cached_property
     def key(self) -> str:
-        """The quoted key column."""
+        """Returns the quoted key column."""
         return str(quoted(shape_of(self.table).key))
 
     @cached_property
     def load(self) -> Statement:
-        """Locks and reads rows by key, in key order, so that no two transactions wait in a circle."""
+        """Locks and reads rows by key, in key order, so that two transactions cannot deadlock."""
         columns = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "load",
@@ -61,7 +61,7 @@ class RowStatements:
 
     @cached_property
     def update(self) -> Statement:
-        """Rewrites rows that the fold changed. The keys are given twice: they make the index scan."""
+        """Rewrites rows that the fold changed. The keys are passed twice, to get an index scan."""
         names = [quoted(name) for name in self.columns if quoted(name) != self.key]
         return self._named(
             "update",
@@ -75,7 +75,7 @@ class RowStatements:
 
     @cached_property
     def insert(self) -> Statement:
-        """Adds rows that were absent. With the conflict target: another unique index must raise."""
+        """Adds rows that were absent. It names the conflict target, so that another unique index raises."""
         names = ", ".join(quoted(name) for name in self.columns)
         return self._named(
             "insert",
@@ -93,14 +93,14 @@ class RowStatements:
         return self._named("delete", f"DELETE FROM {self.target} WHERE {self.key} = ANY ($1)", ("text[]",))
 
     def _named(self, verb: str, text: str, types: tuple[str, ...]) -> Statement:
-        # Postgres cuts names at 63 bytes: two long table names must not share a statement.
+        # Postgres cuts names at 63 bytes; two long table names must not share a statement.
         name = self.name.encode()
         mark = blake2b(name, digest_size=6).hexdigest()
         return Statement(f"{verb}_{name[:32].decode(errors='ignore')}_{mark}", text, types)
 
 
 def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Locks the rows of these keys and returns them, column → value; absent ones are not in the list."""
+    """Locks and returns the rows of these keys, as column → value. Omits absent rows."""
     loaded: list[dict[str, Any]] = []
     for piece in in_pieces(keys):
         for row in session.run(statements.load, text_array(piece)):
@@ -109,14 +109,14 @@ def load_rows(session: Session, statements: RowStatements, keys: Sequence[str]) 
 
 
 def read_version(session: Session, statements: RowStatements, key: str) -> tuple[bool, int | None]:
-    """Whether there is a row, and its version, without a lock: for whoever only looks."""
+    """Returns if the row exists, and its version. Takes no lock, so the result is informational."""
     text = f"SELECT {VERSION} FROM {statements.target} WHERE {statements.key} = $1"
     rows = session.run(Statement(f"version_{statements.load.name}", text, ("text",)), key)
     return bool(rows), rows[0][0] if rows else None
 
 
 def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str, dict[str, Any]]]:
-    """Every row without its bookkeeping, by key: for checkers, not for the hot path."""
+    """Returns key → row without bookkeeping, for all rows. For checkers, not for the hot path."""
     shape = shape_of(statements.table)
     names = [shape.key, *shape.row_columns]
     columns = ", ".join(quoted(name) for name in names)
@@ -126,31 +126,31 @@ def read_all_rows(session: Session, statements: RowStatements) -> list[tuple[str
 
 
 def readable(value: Any) -> Any:
-    """A value as the fold keeps it, from what psycopg2 gives."""
+    """Converts a value of psycopg2 to the form that the fold uses."""
     return bytes(value) if type(value) is memoryview else value
 
 
 def update_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
-    """Rewrites loaded rows. Raises WriteSuppressed: they are locked, so no other transaction wrote them."""
+    """Rewrites loaded rows, which are locked. Raises WriteSuppressed if some were not written."""
     for piece in in_pieces(documents):
         keys = text_array(document[shape_of(statements.table).key] for document in piece)
         _expect(session.count(statements.update, _encode(piece), keys), piece, statements)
 
 
 def insert_rows(session: Session, statements: RowStatements, documents: Sequence[Document]) -> None:
-    """Adds rows that were absent. Raises RowsChanged if they are there by now, or WriteSuppressed."""
+    """Adds rows that were absent. Raises RowsChanged if another transaction added one, or WriteSuppressed."""
     for piece in in_pieces(documents):
         inserted = session.count(statements.insert, _encode(piece))
         if inserted != len(piece):
             keys = [document[shape_of(statements.table).key] for document in piece]
-            # A row that another transaction added is there to be seen.
+            # A row that another transaction added is visible now.
             if len(load_rows(session, statements, keys)) == len(piece):
                 raise RowsChanged(f"{statements.name}: {len(piece) - inserted} rows were added meanwhile")
             raise WriteSuppressed(statements.name, inserted, len(piece))
 
 
 def delete_rows(session: Session, statements: RowStatements, keys: Sequence[str]) -> None:
-    """Removes loaded rows. Raises WriteSuppressed."""
+    """Deletes loaded rows. Raises WriteSuppressed."""
     for piece in in_pieces(keys):
         _expect(session.count(statements.delete, text_array(piece)), piece, statements)
 
@@ -167,9 +167,9 @@ LOCK_TABLE_KEYS = Statement("lock_table_keys", "SELECT pg_advisory_xact_lock($1)
 
 
 def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
-    """Locks keys that have no row to lock, until the transaction ends; and shares the lock of all keys.
+    """Locks keys without a row until the transaction ends, and shares the lock of all keys.
 
-    Without it one queue deletes a key and another writes it at an older version, and both see nothing.
+    Otherwise one queue could delete a key while another writes it at an older version, each unnoticed.
     """
     session.run(
         LOCK_ABSENT, _lock_number(table), bare_array(sorted(_lock_number(table, key) for key in keys))
@@ -177,12 +177,12 @@ def lock_absent_keys(session: Session, table: str, keys: Sequence[str]) -> None:
 
 
 def lock_all_keys(session: Session, table: str) -> None:
-    """Locks every key of a table that has no row, until the transaction ends, by one lock."""
+    """Locks all keys without a row of a table, by one lock, until the transaction ends."""
     session.run(LOCK_TABLE_KEYS, _lock_number(table))
 
 
 def _lock_number(table: str, key: str | None = None) -> int:
-    # No key holds NUL, and no name of a table: each pair has a text of its own.
+    # Neither keys nor table names contain NUL, so each pair has a unique text.
     name = f"{table}\0{key}" if key is not None else f"{table}\0\0"
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
@@ -195,7 +195,7 @@ LOAD_TOMBSTONES = Statement(
 
 
 def load_tombstones(session: Session, table: str, keys: Sequence[str]) -> dict[str, int]:
-    """Versions of the newest Delete of these keys."""
+    """Returns key → version of its newest Delete."""
     return dict(session.run(LOAD_TOMBSTONES, table, text_array(keys)))
 
 
@@ -211,14 +211,14 @@ WRITE_TOMBSTONES = Statement(
 
 
 def write_tombstones(session: Session, table: str, versions: Mapping[str, int]) -> None:
-    """Keeps the versions of Deletes. Under the rows' or the keys' locks; may run twice."""
+    """Stores the versions of Deletes. Idempotent. Requires the locks of the rows or keys."""
     for piece in in_pieces(list(versions.items())):
         keys, numbers = zip(*piece, strict=True)
         session.run(WRITE_TOMBSTONES, table, text_array(keys), bare_array(numbers))
 
 
 def document(table: Table, key: str, values: Document, bookkeeping: Document) -> Document:
-    """One row for `update_rows` and `insert_rows`, its values as JSON can carry them."""
+    """Returns one row for `update_rows` and `insert_rows`, with values in JSON form."""
     shape = shape_of(table)
     made = {name: _jsonable(value) for name, value in values.items()}
     made |= {shape.key: key, VERSION: bookkeeping[VERSION], INSERTED_HASH: bookkeeping[INSERTED_HASH]}
