@@ -1,4 +1,4 @@
-"""Whose fault an error of the apply transaction is, by SQLSTATE and exception type: see docs/faults.md."""
+"""Classifies errors of the apply transaction by SQLSTATE and exception type; see docs/faults.md."""
 
 from enum import Enum
 
@@ -8,23 +8,23 @@ from sluice.db.connect_failures import ConnectFailed
 
 
 class Fault(Enum):
-    """Whose fault an error is. Each asks for another answer."""
+    """The party at fault. Each requires a different reaction."""
 
-    EVENT = "event"  # this event alone becomes a dead letter
-    DEPLOYMENT = "deployment"  # the queue halts, tries again by itself, and goes on when it is mended
-    SURROUNDINGS = "surroundings"  # the transaction is tried again with backoff, for as long as it takes
+    EVENT = "event"  # only this event becomes a dead letter
+    DEPLOYMENT = "deployment"  # the queue halts, and continues once the cause is repaired
+    SURROUNDINGS = "surroundings"  # the transaction is retried with backoff until it succeeds
 
 
 class DeploymentBroken(Exception):
-    """Code and database do not fit together; the message says what to change. Halts the queue."""
+    """Code and database do not match. Halts the queue. The message says what to change."""
 
 
 class RowsChanged(Exception):
-    """A statement touched another number of rows than the fold foresaw; another transaction wrote them."""
+    """A statement changed an unexpected number of rows because of a concurrent writer."""
 
 
 class WriteSuppressed(Exception):
-    """Postgres wrote fewer rows than it must, and no other transaction is the reason."""
+    """Postgres wrote fewer rows than required, and no concurrent writer is the cause."""
 
     def __init__(self, table: str, written: int, wanted: int) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class WriteSuppressed(Exception):
         self.table = table
 
 
-# Classes of the PostgreSQL manual, appendix A (16, and class 10 of 17). A trigger may raise any other.
+# Classes of appendix A of the PostgreSQL manual (16, and class 10 of 17). A trigger may raise any other.
 POSTGRES_CLASSES = frozenset({
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21",
     "22", "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D",
@@ -48,7 +48,7 @@ FAULT_OF_CLASS = {
 FAULT_OF_CODE = {
     **dict.fromkeys(("3F000", "55000"), Fault.DEPLOYMENT),
     **dict.fromkeys(("25006", "25P03", "25P04", "3D000", "55P03"), Fault.SURROUNDINGS),
-    # Once, with a new connection; where they repeat on it, retry_policy blames the deployment.
+    # Retried once with a new connection. If they repeat, retry_policy treats the deployment as faulty.
     **dict.fromkeys(("0A000", "26000"), Fault.SURROUNDINGS),
 }
 
@@ -56,7 +56,7 @@ QUERY_CANCELED = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
 # A plan prepared before a migration (0A000) or on another connection behind a pooler (26000).
 STALE_PLAN = frozenset({"0A000", "26000"})
-# The server ends the session with these (25P03, 25P04), or is no primary any more (25006).
+# The server ends the session with these (25P03, 25P04), or is no longer a primary (25006).
 _SESSION_ENDED = frozenset({"25006", "25P03", "25P04"})
 
 
@@ -66,7 +66,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def needs_new_connection(error: BaseException) -> bool:
-    """Returns True if the connection may be lost, or its plans or its server may no longer be right."""
+    """Returns True if the connection may be lost, or its plans or its server may be outdated."""
     code = sqlstate(error)
     if code is None:
         return isinstance(error, psycopg2.Error) and whose_fault(error) is not Fault.EVENT
@@ -74,7 +74,7 @@ def needs_new_connection(error: BaseException) -> bool:
 
 
 def whose_fault(error: BaseException) -> Fault:
-    """Returns whose fault an error of a running process is. What is not listed is the deployment's."""
+    """Returns the party at fault for an error of a running process. Unlisted errors: the deployment."""
     code = sqlstate(error)
     if code is None:
         return _fault_without_code(error)
@@ -85,7 +85,7 @@ def whose_fault(error: BaseException) -> Fault:
 
 
 def allows_waiting_at_start(error: BaseException) -> bool:
-    """Returns True if a process that starts should wait for Postgres. A wrong password or name is refused."""
+    """Returns True if a starting process should wait for Postgres; False for a wrong password or name."""
     if isinstance(error, ConnectFailed) and error.is_refused:
         return False
     code = sqlstate(error) or ""
@@ -93,20 +93,20 @@ def allows_waiting_at_start(error: BaseException) -> bool:
 
 
 def describe_refusal(error: psycopg2.Error) -> str:
-    """Returns why a process that starts is refused by Postgres, and what to do."""
+    """Returns why Postgres refuses a starting process, and what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, ConnectFailed):
         return f"Postgres: {text}"
-    return f"Postgres refuses: {text}; run `sluice init`, or correct the reason"
+    return f"Postgres refuses: {text}; run `sluice init`, or correct the cause"
 
 
 def _fault_without_code(error: BaseException) -> Fault:
-    """The server answered nothing: psycopg2 refused a value, the connection is gone, or our code failed."""
+    """Judges an error without SQLSTATE: psycopg2 refused a value, the connection is lost, or code failed."""
     if isinstance(error, RowsChanged):
         return Fault.SURROUNDINGS
     if isinstance(error, WriteSuppressed):
         return Fault.EVENT
-    # psycopg2 and the JSON encoder refuse a NUL, a lone surrogate, a type and a number before they are sent.
+    # psycopg2 and the JSON encoder refuse NUL, lone surrogates, some types and numbers before sending.
     if isinstance(error, UnicodeError | OverflowError | psycopg2.DataError):
         return Fault.EVENT
     if isinstance(error, ValueError) and "NUL" in str(error):
@@ -114,7 +114,7 @@ def _fault_without_code(error: BaseException) -> Fault:
     if isinstance(error, psycopg2.ProgrammingError) and "can't adapt" in str(error):
         return Fault.EVENT
     lost = (psycopg2.OperationalError, psycopg2.InterfaceError)
-    # libpq reports some lost connections without a class of their own: "no message from the libpq".
+    # libpq reports some lost connections without a specific class: "no message from the libpq".
     return Fault.SURROUNDINGS if isinstance(error, lost) or type(error) in _UNSPECIFIC else Fault.DEPLOYMENT
 
 

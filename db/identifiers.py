@@ -1,13 +1,13 @@
-"""Names of users' tables as SQL can take them."""
+"""Quotes names of users' tables for SQL."""
 
 from sqlalchemy.dialects import postgresql
 
 USERS_SCHEMA = "public"
 
 quoted = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
-"""A name, in quotes where it needs them."""
+"""Returns a name, quoted if necessary."""
 
 
 def qualified(table: str) -> str:
-    """A table of users, with its schema."""
+    """Returns the quoted name of a users' table with its schema."""
     return f"{USERS_SCHEMA}.{quoted(table)}"

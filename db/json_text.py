@@ -1,4 +1,4 @@
-"""Values as JSON: for columns, outgoing events and arguments of calls."""
+"""Encodes values as JSON, for columns, outgoing events and arguments of calls."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ _SORTED = msgspec.json.Encoder(order="sorted")
 
 
 class NotJson(ValueError):
-    """A value that JSON cannot hold as it is."""
+    """A value that JSON cannot represent exactly."""
 
 
 def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
-    """Returns the value as JSON, of Enum members the values. Raises NotJson for what JSON cannot hold."""
+    """Returns the value as JSON, with Enum members as their values. Raises NotJson for other types."""
     encode = _SORTED.encode if is_sorted else msgspec.json.encode
     try:
         if isinstance(value, msgspec.Raw):
@@ -23,13 +23,13 @@ def encoded_json(value: Any, *, is_sorted: bool = False) -> bytes:
         try:
             encoded = encode(value)
         except TypeError:
-            # Members that are keys.
+            # Enum members that are keys.
             value = _without_members(value)
             encoded = encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise NotJson(f"{type(value).__name__} {value!r:.80} is no JSON value: {error}") from None
+        raise NotJson(f"{type(value).__name__} {value!r:.80} is not a JSON value: {error}") from None
     if b"null" in encoded and not _is_finite(value):
-        raise NotJson(f"{type(value).__name__} {value!r:.80} is no JSON value: it holds NaN or infinity")
+        raise NotJson(f"{type(value).__name__} {value!r:.80} is not a JSON value: it holds NaN or infinity")
     return encoded
 
 
@@ -47,7 +47,7 @@ def _is_finite(value: Any) -> bool:
     try:
         return _holds_finite(msgspec.to_builtins(value))
     except TypeError:
-        return True  # it holds msgspec.Raw, which was JSON before
+        return True  # it holds msgspec.Raw, which is JSON already
 
 
 def _holds_finite(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The users' tables that this process has made, and by which modules: found again wherever they are kept."""
+"""Remembers the users' tables that this process made, and the modules that made them."""
 
 import gc
 import sys
@@ -14,7 +14,7 @@ _LIBRARIES = ("sluice.", "sqlalchemy.")
 
 @dataclass(frozen=True)
 class Made:
-    """Where a table was made. A namespace is the id of a module's dict."""
+    """The place where a table was made. A namespace is the id of a module's dict."""
 
     place: str
     namespace: int
@@ -23,11 +23,11 @@ class Made:
 
 
 _made: WeakKeyDictionary[Table, Made] = WeakKeyDictionary()
-"""A table that is kept nowhere any more is forgotten."""
+"""Weak keys: a table without other references is forgotten."""
 
 
 def note_table(table: Table) -> None:
-    """Remembers a table and the modules that made it: the caller's, and those that are being imported."""
+    """Remembers a table and the modules that made it: the caller's, and modules that are being imported."""
     frames = list(_users_frames(sys._getframe(1)))
     importing = frozenset(id(frame.f_globals) for frame in frames if frame.f_code.co_name == "<module>")
     maker = frames[0]
@@ -36,16 +36,16 @@ def note_table(table: Table) -> None:
 
 
 def find_made(table: Table) -> Made | None:
-    """Returns where a table was made. None: it was not made by this package's functions."""
+    """Returns where a table was made, None if this package's functions did not make it."""
     return _made.get(table)
 
 
 def tables_made_by(namespaces: Set[int], visible: set[Table]) -> list[Table]:
-    """Returns the tables that these modules made, by name. `visible`: those that are known to be in use."""
+    """Returns the tables that these modules made, by name. `visible` are those known to be in use."""
     found = _made_by(namespaces)
     if not visible.issuperset(found):
         del found
-        gc.collect()  # some are kept in a place that was not looked at, or nowhere
+        gc.collect()  # some are stored in a place that was not searched, or nowhere
         found = _made_by(namespaces)
     return sorted(found, key=lambda table: table.name)
 

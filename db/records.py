@@ -1,7 +1,7 @@
-"""Rows of Sluice's own tables as plain values, and the states that these tables admit.
+"""Rows of Sluice's own tables as plain values, and the states that these tables allow.
 
-The CHECK constraints of `db/schema` are made from these enums. Rows that were read hold states as text, which
-equals the member.
+The CHECK constraints of `db/schema` are made from these enums. Rows that were read hold states as texts,
+which equal the members.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from uuid import UUID
 
 
 class Outcome(StrEnum):
-    """The result of a record: exactly one each."""
+    """The result of a record. Every record has exactly one."""
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     DEAD = "dead"
     IGNORED = "ignored"
     ERASED = "erased"
-    """Passed over, since an operator erased the entity after the record was written."""
+    """Passed over, because an operator erased the entity after the record was written."""
 
 
 class LetterState(StrEnum):
@@ -39,9 +39,9 @@ class RetryKind(StrEnum):
 
     TIMED_OUT = "timed_out"
     ROW_HELD = "row_held"
-    """Another session holds a row, a table, a key or a lock that the event needs."""
+    """Another session holds a row, a table, a key or an advisory lock that the event needs."""
     UNAVAILABLE = "unavailable"
-    """The server refused it for another reason that passes."""
+    """The server refused it for another temporary reason."""
 
 
 class CallState(StrEnum):
@@ -63,21 +63,21 @@ class ProcessKind(StrEnum):
 
 
 class Declaration(StrEnum):
-    """What a process must declare before it may work on it."""
+    """The kinds of work that a process must declare before it does them."""
 
     TOPIC = "topic"
     EFFECT = "effect"
 
 
 class ProblemKind(StrEnum):
-    """What keeps a bridge from reading a partition. Of several the one that is declared last says most."""
+    """What keeps a bridge from reading a partition. Of several problems the last one declared here counts."""
 
     KAFKA_ERROR = "kafka_error"
     NO_LEADER = "no_leader"
     NOT_AUTHORIZED = "not_authorized"
     UNREADABLE_RECORD = "unreadable_record"
     STOPPED = "stopped"
-    """Reading on would skip records: an operator decides."""
+    """Further reading would skip records, so an operator decides."""
 
 
 class GenerationState(StrEnum):
@@ -89,18 +89,18 @@ class GenerationState(StrEnum):
     LIVE = "live"
     RETIRED = "retired"
     STOPPED = "stopped"
-    """It was live once, and nothing is fed to it: its place in each lane is kept."""
+    """It has been live and is not fed any more. Its place in each lane is kept."""
     RESUMING = "resuming"
-    """It catches up from the log, and was stopped before."""
+    """It was stopped and is catching up from the log."""
 
 
 class PartitionProblem(NamedTuple):
-    """Why a partition is not read. `detail` is a sentence: what failed, and what to do."""
+    """Why a partition is not read. `detail` says in a sentence what failed and what to do."""
 
     kind: ProblemKind
     detail: str
     offset: int | None = None
-    """The record that it concerns, if it is one."""
+    """The offset of the record that it concerns, if there is one."""
 
 
 class WaitingRow(NamedTuple):
@@ -122,7 +122,7 @@ class WaitingRow(NamedTuple):
 
 
 class ProcessedRow(NamedTuple):
-    """One row to remember; the table has the same names."""
+    """One row of `processed_events`, with the names of its columns."""
 
     identity: UUID
     event_id: str | None
@@ -159,18 +159,17 @@ class LedgerRow(NamedTuple):
 
 
 RECORD_SKIPPED = "RecordSkipped"
-"""The error class of a dead letter whose record an operator skipped: Sluice never read it."""
+"""The error class of a dead letter whose record an operator skipped. Sluice never read it."""
 
 
 ENTITY_ERASED = "EntityErased"
-"""The error class of a letter whose entity an operator erased: its place and its identity are left."""
+"""The error class of a letter whose entity an operator erased. Its place and its identity are kept."""
 
 
 class DeadLetterRow(NamedTuple):
-    """A record as Kafka holds it (`key` and `value` in hex, `headers` as JSON), and why it is here.
-
-    `flaw` is a JSON object of what is missing of the record, None if it is whole. `traceback` holds the
-    handler's frames as text, None if no handler raised.
+    """A record as read from Kafka (`key` and `value` in hex, `headers` as JSON), and the reason of the
+    letter. `flaw` is a JSON object that describes missing parts, None if the record is whole. `traceback`
+    holds the handler's frames as text, None if no handler raised.
     """
 
     topic: str
@@ -195,13 +194,13 @@ class DeadLetterRow(NamedTuple):
 
 
 class KnownClaims(NamedTuple):
-    """What a database says about given claims."""
+    """The facts that a database stores about given claims."""
 
     rank: int
     """Its own, raised by `sluice init --original`."""
     now: int
     """Its time, in seconds since 1970."""
     claims: frozenset[UUID]
-    """Those of the claims that it wrote."""
+    """The given claims that it wrote."""
     witnessed: frozenset[UUID]
-    """Those that it wrote since it became a server of its own: no copy of it holds them."""
+    """The given claims that it wrote since it became a separate server, so that no copy holds them."""

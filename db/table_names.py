@@ -1,4 +1,4 @@
-"""Names that tables, indexes, constraints and types take in schema public: those that collide. Pure."""
+"""Finds collisions between names of tables, indexes, constraints and types in schema public. Pure."""
 
 import re
 from collections import defaultdict
@@ -13,7 +13,7 @@ from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 
 
 class _Claim(NamedTuple):
-    """A name that something takes. `is_chosen`: by Postgres, which takes another one if it is taken."""
+    """A name that is used. `is_chosen`: Postgres chooses it, and uses another one if it is taken."""
 
     name: str
     owner: str
@@ -21,9 +21,8 @@ class _Claim(NamedTuple):
 
 
 def require_usable_names(tables: Iterable[Table]) -> None:
-    """Raises TableRefused if a name cannot be used, or if two things of these tables would have one name.
-
-    To be run when all tables are there, since columns and indexes may be added after a table was made.
+    """Raises TableRefused if a name cannot be used, or if two objects of these tables would have the same
+    name. Call it when all tables exist, since columns and indexes may be added after a table was made.
     """
     in_public = sorted((t for t in tables if t.schema in (None, "public")), key=lambda table: table.name)
     relations: list[_Claim] = []
@@ -47,7 +46,7 @@ def require_usable_names(tables: Iterable[Table]) -> None:
                 raise TableRefused(f"table {table.name}: {error}") from error
             if target in projections:
                 raise TableRefused(
-                    f"table {table.name}: a foreign key to projection {target}, which is a view: leave it out"
+                    f"table {table.name}: a foreign key to projection {target}, which is a view; remove it"
                 )
 
 
@@ -60,7 +59,7 @@ def _require_columns_of_before(table: Table) -> None:
 
 
 def _indexes(table: Table) -> Iterator[_Claim]:
-    """What becomes an index: an index's name is one in its schema, not in its table."""
+    """Yields the names of indexes, which are unique in a schema, not only in a table."""
     for constraint in table.constraints:
         if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
             name = _name_of(constraint, table)
@@ -68,7 +67,7 @@ def _indexes(table: Table) -> Iterator[_Claim]:
             columns = [] if ending == "pkey" else [column.name for column in constraint.columns]
             default = "_".join([table.name, *columns, ending])
             yield _Claim(name or default, f"a constraint of table {table.name}", is_chosen=name is None)
-    if not is_projection(table):  # the indexes of its generations have names of Sluice's
+    if not is_projection(table):  # Sluice names the indexes of its generations
         for index in table.indexes:
             if name := _name_of(index, table):
                 yield _Claim(name, f"an index of table {table.name}")
@@ -81,14 +80,14 @@ def _constraints(table: Table) -> Iterator[_Claim]:
 
 
 def _enums(table: Table) -> Iterator[_Claim]:
-    """Types have names of their own, but for that each table has a type of its name."""
+    """Yields the names of Enum types. Each table also has a type of its own name."""
     for column in table.columns:
         if isinstance(column.type, Enum) and column.type.native_enum and column.type.name:
             yield _Claim(column.type.name, f"an Enum of {', '.join(column.type.enums)}")
 
 
 def _name_of(thing: Constraint | Index, table: Table) -> str | None:
-    """The name as Postgres gets it: SQLAlchemy shortens those that it made. None: Postgres chooses one."""
+    """Returns the name that Postgres gets (SQLAlchemy shortens generated ones). None if Postgres chooses it."""
     if not isinstance(thing.name, str):
         return None
     try:
@@ -109,7 +108,7 @@ def _require_distinct(claims: Sequence[_Claim]) -> None:
         if len(same) > 1 and not all(claim.is_chosen for claim in same):
             owners = " and for ".join(claim.owner for claim in same)
             raise TableRefused(
-                f"name {name} is used for {owners}: Postgres takes it once; give one of them another name"
+                f"name {name} is used for {owners}: Postgres allows it once; give one of them another name"
             )
 
 

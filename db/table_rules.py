@@ -1,4 +1,4 @@
-"""What a column of a users' table must be like, so that Postgres gives back what was written. Pure."""
+"""The rules for columns of users' tables, so that Postgres returns exactly what was written. Pure."""
 
 import re
 from typing import Any
@@ -25,14 +25,14 @@ from sqlalchemy.types import (
 
 MAX_NAME_BYTES = 63
 SUPPORTED_TYPES = (String, Integer, Numeric, Float, Boolean, DateTime, Date, Uuid, LargeBinary, JSON, Enum)
-# What these types are in Postgres. A subclass may have been given another name there.
+# The names of these types in Postgres. A subclass may have another name there.
 _SUPPORTED_NAMES = frozenset(
     {"VARCHAR", "TEXT", "CITEXT", "SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "DECIMAL", "FLOAT"}
     | {"DOUBLE PRECISION", "BOOLEAN", "TIMESTAMP WITH TIME ZONE", "DATE", "UUID", "BYTEA", "JSON", "JSONB"}
 )
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-# Beside letters, digits and "_". A dot, a colon, "%" or a quote means something else to one of the programs
-# that a name passes through.
+# Allowed besides letters, digits and "_". A dot, a colon, "%" or a quote has another meaning in one of the
+# programs that process a name.
 _SIGNS = frozenset("$- ")
 _MAX_PRECISION, _MAX_LENGTH = 1_000, 10_485_760
 
@@ -40,7 +40,7 @@ DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def name_problem(name: str) -> str | None:
-    """Returns why a name cannot be used, as the end of a sentence about it. None: it can."""
+    """Returns why a name cannot be used, as the end of a sentence. None if it can."""
     if not name:
         return "is empty"
     size = len(name.encode("utf-8", "surrogatepass"))
@@ -56,26 +56,26 @@ def name_problem(name: str) -> str | None:
 
 
 def column_problem(column: Column[Any], *, is_key: bool) -> str | None:
-    """Returns why a column cannot be kept, as the end of a sentence about it. None: it can."""
+    """Returns why a column cannot be used, as the end of a sentence. None if it can."""
     if problem := name_problem(column.name):
         return f"has a name that {problem}"
     if column.name in _SYSTEM_COLUMNS:
         return "has the name of one of Postgres' own columns; choose another one"
     if column.key != column.name:
-        return f"has key={column.key!r}: handlers name columns as Postgres does; leave key out"
+        return f"has key={column.key!r}: handlers use the column names of Postgres; remove key="
     return _type_problem(column.type, is_key=is_key) or _value_problem(column)
 
 
 def _value_problem(column: Column[Any]) -> str | None:
-    """What gives a column a value that the fold does not know."""
+    """Returns why Postgres or SQLAlchemy would set a value that the fold does not know. None if neither does."""
     if column.identity is not None or column.computed is not None or column.autoincrement is True:
         return "is filled by Postgres (Identity, Computed or autoincrement); let the handler write it"
     if column.onupdate is not None or column.server_onupdate is not None:
-        return "has onupdate=, which would write what no event says; let the handler write it"
+        return "has onupdate=, which would write a value that no event contains; let the handler write it"
     if column.server_default is not None or (column.default is not None and not column.default.is_scalar):
-        return "needs a literal default, which the fold can know"
+        return "needs a literal default, so that the fold knows its value"
     if column.system:
-        return "has system=True, so that no statement makes it"
+        return "has system=True, so that no statement creates it"
     return None
 
 
@@ -87,12 +87,9 @@ def _type_problem(kind: TypeEngine[Any], *, is_key: bool) -> str | None:
     if isinstance(kind, DateTime) and not kind.timezone:
         return "needs DateTime(timezone=True)"
     if _is_altered_by_postgres(kind):
-        return (
-            f"has type {kind!r}, which pads or rounds what is written; use String, Float or"
-            " DateTime(timezone=True)"
-        )
+        return f"has type {kind!r}, which pads or rounds values; use String, Float or DateTime(timezone=True)"
     if isinstance(kind, Enum) and kind.native_enum:
-        return "has a key's type that is no text; use String" if is_key else _enum_problem(kind)
+        return "is the key and has a type that is not a text; use String" if is_key else _enum_problem(kind)
     try:
         rendered = kind.compile(dialect=DIALECT)
     except SQLAlchemyError as error:
@@ -101,7 +98,9 @@ def _type_problem(kind: TypeEngine[Any], *, is_key: bool) -> str | None:
     if name not in _SUPPORTED_NAMES:
         return f"has type {kind!r}, which is {rendered} in Postgres and not supported"
     if is_key and name == "CITEXT":
-        return "is the key and has type CITEXT, to which two keys of other case are one; use String"
+        return (
+            "is the key and has type CITEXT, which treats keys that differ only in case as equal; use String"
+        )
     return _size_problem(kind)
 
 
@@ -109,7 +108,7 @@ def _enum_problem(kind: Enum) -> str | None:
     if not kind.name:
         return "has an Enum without name=, which Postgres needs for its type"
     if kind.schema is not None:
-        return f"has an Enum of schema {kind.schema!r}; users' types live in public"
+        return f"has an Enum of schema {kind.schema!r}; users' types must be in schema public"
     if problem := name_problem(kind.name):
         return f"has an Enum whose name {problem}"
     return None
@@ -130,7 +129,7 @@ def _size_problem(kind: TypeEngine[Any]) -> str | None:
 
 
 def _is_altered_by_postgres(kind: TypeEngine[Any]) -> bool:
-    # What is read back would differ from what the fold in memory has.
+    # A value that is read back would differ from the fold's value in memory.
     single = isinstance(kind, REAL) or (isinstance(kind, Float) and (kind.precision or 53) <= 24)
     return (
         single

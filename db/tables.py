@@ -1,4 +1,4 @@
-"""Users' tables: SQLAlchemy Core tables with the columns a versioned row needs."""
+"""Users' tables: SQLAlchemy Core tables with the columns that a versioned row needs."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
@@ -14,22 +14,22 @@ from sluice.db.values import Coercer, ValueRefused, coercer
 
 Versions = Literal["integer", "timestamp"]
 EqualVersions = Literal["last", "first"]
-"""Which of two writes with the same timestamp counts, in the order in which they are applied."""
+"""Which of two writes with the same timestamp wins: the one that is applied first or last."""
 
 VERSION, FIELD_VERSIONS, INSERTED_HASH = "version", "field_versions", "inserted_hash"
 BOOKKEEPING = frozenset({VERSION, FIELD_VERSIONS, INSERTED_HASH})
 
-# Not in `table.info`: Alembic writes that into users' revisions.
+# Not in `table.info`, which Alembic writes into users' revisions.
 _SHAPE = "_sluice_shape"
-MAX_PROJECTION_BYTES = 50  # of a name: Postgres cuts at 63, and a generation adds its number to it
+MAX_PROJECTION_BYTES = 50  # per name; Postgres cuts names at 63 bytes, and a generation adds its number
 
 
 class TableRefused(ValueError):
-    """A table that cannot hold versioned rows; the message says which and what to change."""
+    """A table that cannot hold versioned rows. The message says which table and what to change."""
 
 
 class Shape:
-    """What Sluice knows of a user's table beyond SQLAlchemy; found again by `shape_of`."""
+    """Sluice's own properties of a user's table. `shape_of` returns it."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Shape:
         self.types: dict[str, TypeEngine[Any]] = {str(c.name): c.type for c in table.columns}
         # Columns that Insert, Upsert and Merge write, in declared order.
         self.fields = tuple(n for n in self.types if n != self.key and n not in BOOKKEEPING | self.counters)
-        # All that a row in memory holds.
+        # All columns of a row in memory.
         self.row_columns = (*self.fields, *sorted(self.counters & self.types.keys()))
         self.coercers: dict[str, Coercer] = {name: coercer(kind) for name, kind in self.types.items()}
         self.writable = {name: self.coercers[name] for name in self.fields}
@@ -75,12 +75,12 @@ def entity_table(
     deletable: bool = False,
     counters: Sequence[str] = (),
 ) -> Table:
-    """A table whose rows are last-writer-wins maps, one row per key (its single primary-key column, text).
+    """Makes a table of last-writer-wins rows, one per key (a single primary-key column of a text type).
 
     Adds `version` (bigint, null = older than all), `inserted_hash`, and `field_versions` where fields are
-    merged. `counters` are the columns that only Increment writes. `equal_versions` is for timestamps alone:
-    of two writes with the same one, "last" (the default) keeps the one that is applied last, "first" the one
-    that is applied first. Raises TableRefused.
+    merged. `counters` are the columns that only Increment writes. `equal_versions` is valid only for
+    timestamps: of two writes with the same timestamp, "last" (the default) keeps the one that is applied
+    last, "first" the one that is applied first. Raises TableRefused.
     """
     return _make_table(
         name,
@@ -105,14 +105,14 @@ def projection_table(
     deletable: bool = False,
     counters: Sequence[str] = (),
 ) -> Table:
-    """A table derived only from events: written by `@projects(..., into=it)` handlers alone.
+    """Makes a table that only `@projects(..., into=it)` handlers write, so that events alone determine it.
 
-    Its name is that of a view over one generation, a table of its own; otherwise as `entity_table`. Nothing
-    refers to it by a foreign key: generations come and go. Raises TableRefused.
+    Its name is the name of a view over one generation, which is a table of its own. Otherwise as
+    `entity_table`. No foreign key may refer to it, because generations are replaced. Raises TableRefused.
     """
     if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) > MAX_PROJECTION_BYTES:
         raise TableRefused(
-            f"projection {name}: more than {MAX_PROJECTION_BYTES} bytes: no room for generations"
+            f"projection {name}: the name has more than {MAX_PROJECTION_BYTES} bytes, which leaves no room for generation numbers"
         )
     return _make_table(
         name,
@@ -128,7 +128,7 @@ def projection_table(
 
 
 def generation_name(projection: str, generation: int) -> str:
-    """The table that holds a generation's rows."""
+    """Returns the name of the table of a generation's rows."""
     return f"{projection}_g{generation}"
 
 
@@ -171,7 +171,7 @@ def _make_table(
         )
         _refuse_shape(table, shape)
     except TableRefused:
-        metadata.remove(table)  # `sluice init` makes all tables of a MetaData
+        metadata.remove(table)  # otherwise `sluice init` would create it with its MetaData
         raise
     setattr(table, _SHAPE, shape)
     note_table(table)
@@ -179,20 +179,20 @@ def _make_table(
 
 
 def shape_of(table: Table) -> Shape:
-    """The shape of a table made by the functions above. Raises TableRefused for any other."""
+    """Returns the shape of a table that the functions above made. Raises TableRefused for others."""
     shape = getattr(table, _SHAPE, None)
     if shape is None:
-        raise TableRefused(f"table {table.name} was not made by entity_table(...); only such can be written")
+        raise TableRefused(f"table {table.name} was not made by entity_table(...), so it cannot be written")
     return cast(Shape, shape)
 
 
 def has_shape(table: Table) -> bool:
-    """Returns True if a table was made by the functions above. A copy by `to_metadata` was not."""
+    """Returns True if the functions above made the table. A copy by `to_metadata` does not count."""
     return hasattr(table, _SHAPE)
 
 
 def is_projection(table: Table) -> bool:
-    """Whether a table, of whatever kind, was made by `projection_table`."""
+    """Returns True if `projection_table` made the table."""
     return has_shape(table) and shape_of(table).projection
 
 
@@ -205,7 +205,7 @@ def _check_versions(name: str, versions: str, equal_versions: str | None) -> Non
         raise TableRefused(f'table {name}: equal_versions={equal_versions!r}; use "last" or "first"')
     if versions == "integer":
         raise TableRefused(
-            f"table {name}: equal_versions={equal_versions!r} with integer versions, of which two equal ones"
+            f"table {name}: equal_versions={equal_versions!r} with integer versions, where two equal versions"
             ' with other values are a conflict; leave it out, or use versions="timestamp"'
         )
 
@@ -218,7 +218,7 @@ def _only_key(table: Table) -> str:
 
 
 def _default(column: Column[Any], coerce: Coercer) -> Any:
-    """The literal default of a column, or None."""
+    """Returns the literal default of a column, None if there is none."""
     if column.default is None or not column.default.is_scalar:
         return None
     try:
@@ -229,11 +229,13 @@ def _default(column: Column[Any], coerce: Coercer) -> Any:
 
 def _refuse_name(name: str, metadata: MetaData) -> None:
     if not isinstance(name, str):
-        raise TableRefused(f"table {name!r}: its name is no text")
+        raise TableRefused(f"table {name!r}: its name is not a text")
     if problem := name_problem(name):
         raise TableRefused(f"table {name!r}: its name {problem}")
     if metadata.schema is not None:
-        raise TableRefused(f"table {name}: has schema {metadata.schema!r}; users' tables live in public")
+        raise TableRefused(
+            f"table {name}: has schema {metadata.schema!r}; users' tables must be in schema public"
+        )
 
 
 def _refuse_columns(table: Table) -> None:
@@ -245,11 +247,11 @@ def _refuse_columns(table: Table) -> None:
 def _refuse_shape(table: Table, shape: Shape) -> None:
     if shape.projection and table.foreign_keys:
         raise TableRefused(
-            f"projection {table.name}: a foreign key: rows it names come by events of another order"
+            f"projection {table.name}: remove the foreign key; events in another order write the rows that it refers to"
         )
     for counter in shape.counters:
         if counter not in shape.row_columns or not isinstance(shape.types[counter], Integer | Numeric):
-            raise TableRefused(f"table {table.name}: counter {counter} is no number column of it")
+            raise TableRefused(f"table {table.name}: counter {counter} is not a number column of the table")
         if shape.defaults[counter] is None:
             raise TableRefused(f"table {table.name}: counter {counter} needs default=0 (or another number)")
     if shape.merged:

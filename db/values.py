@@ -1,4 +1,4 @@
-"""Values of columns: brought to the form in which Postgres gives them back, and as arrays of a statement."""
+"""Converts column values to the form in which Postgres returns them, and to arrays of a statement."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,23 +16,23 @@ from sluice.db.json_text import NotJson, encoded_json, holds_nul
 Coercer = Callable[[Any], Any]
 T = TypeVar("T")
 
-# A numeric without precision holds these digits before and after the point (the manual, chapter 8.1).
+# A numeric without precision holds this many digits before and after the point (manual, chapter 8.1).
 _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
-# Wide enough for any of them: the usual 28 digits would round a numeric(40, 2).
+# Wide enough for every numeric; the default of 28 digits would round a numeric(40, 2).
 _EXACT = Context(prec=_DIGITS_BEFORE + _DIGITS_AFTER)
 
 _INTEGER_BITS = {types.SmallInteger: 15, types.Integer: 31, types.BigInteger: 63}
 
 
 class ValueRefused(ValueError):
-    """A value that its column cannot hold as it is. The event's fault."""
+    """A value that its column cannot hold exactly. The event is at fault."""
 
 
 def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
-    """The function that checks a value for a column and brings it to the form it is read back in.
+    """Returns a function that checks a value for a column and converts it to the form that is read back.
 
-    No silent coercion: what Postgres would round, cut or reinterpret raises ValueRefused. None passes;
-    whether a column may be null is not the type's business.
+    It never coerces silently: a value that Postgres would round, cut or reinterpret raises ValueRefused. It
+    accepts None; another check covers NOT NULL.
     """
     check = _checker(column_type)
 
@@ -43,7 +43,7 @@ def coercer(column_type: types.TypeEngine[Any]) -> Coercer:
 
 
 def _checker(kind: types.TypeEngine[Any]) -> Coercer:
-    # Enum is a String and Boolean no Integer to SQLAlchemy: the narrower first.
+    # In SQLAlchemy, Enum is a String, and Boolean is not an Integer. So narrower types come first.
     if isinstance(kind, types.Enum):
         return _one_of(kind)
     if isinstance(kind, types.String):
@@ -70,7 +70,7 @@ def _checker(kind: types.TypeEngine[Any]) -> Coercer:
 
 
 def add_exactly(number: Any, delta: Any) -> Any:
-    """The sum of two values of one number column, never rounded."""
+    """Returns the sum of two values of one number column, never rounded."""
     return _EXACT.add(number, delta) if type(number) is Decimal else number + delta
 
 
@@ -90,16 +90,16 @@ def _exactly(kind: type) -> Coercer:
 def _one_of(kind: types.Enum) -> Coercer:
     plain = {value: value for value in kind.enums}
     enum_class = kind.enum_class
-    # As SQLAlchemy stores members: by their names, or as `values_callable` makes them.
+    # As SQLAlchemy stores members: by name, or by the result of `values_callable`.
     stored: dict[Any, str] = {}
     if enum_class is not None:
         members = list(enum_class)
-        if len(members) != len(kind.enums):  # it keeps aliases
+        if len(members) != len(kind.enums):  # the column includes aliases
             members = list(enum_class.__members__.values())
         stored = dict(zip(members, kind.enums, strict=True))
 
     def check(value: Any) -> Any:
-        # First, since a member of a StrEnum is a text as well, perhaps another one.
+        # Checked first, since a member of a StrEnum is also a text, possibly a different one.
         if enum_class is not None and isinstance(value, enum_class):
             return stored[value]
         if not isinstance(value, str) or value not in plain:
@@ -163,7 +163,7 @@ def _decimal(precision: int | None, scale: int | None) -> Coercer:
     limit = None if precision is None else Decimal(10) ** (precision - (scale or 0))
 
     def check(value: Any) -> Decimal:
-        # A float is no amount: 0.1 + 0.2 has seventeen digits of somebody's money.
+        # Floats are refused, because they are not exact amounts: 0.1 + 0.2 has seventeen digits.
         if type(value) is not Decimal and type(value) is not int:
             raise _refuse(value, "decimal")
         number = Decimal(value)
@@ -186,7 +186,7 @@ def _unbounded(number: Decimal) -> Decimal:
     assert isinstance(exponent, int), "finite"
     if number.adjusted() >= _DIGITS_BEFORE or -exponent > _DIGITS_AFTER:
         raise ValueRefused(f"decimal {number:.30} has more digits than Postgres keeps")
-    # Postgres knows no exponents: 1E+3 comes back as 1000.
+    # Postgres returns no exponents: 1E+3 is read back as 1000.
     plain = number.quantize(Decimal(1), context=_EXACT) if exponent > 0 else number
     return _positive_zero(plain)
 
@@ -211,7 +211,7 @@ def _date(value: Any) -> date:
 
 
 def _json(value: Any) -> Any:
-    # Through JSON and back: what is compared later is what will be stored.
+    # Encoded and decoded, so that later comparisons use the stored value.
     try:
         encoded = encoded_json(value)
     except NotJson as error:
@@ -223,7 +223,7 @@ def _json(value: Any) -> Any:
 
 
 def _as_jsonb(value: Any) -> Any:
-    """The value as jsonb gives it back: keys by length, numbers without exponent or negative zero."""
+    """Returns the value as jsonb returns it: keys by length, numbers without exponent or negative zero."""
     if type(value) is dict:
         by_length = sorted(value.items(), key=lambda item: (len(key := item[0].encode()), key))
         return {name: _as_jsonb(inner) for name, inner in by_length}
@@ -235,15 +235,15 @@ def _as_jsonb(value: Any) -> Any:
     return value
 
 
-MAX_ERROR_CHARACTERS = 2_000  # of an error's text that is kept
+MAX_ERROR_CHARACTERS = 2_000  # per stored error text
 
 
 def printable(text: str) -> str:
-    """The text without NUL and lone surrogates."""
+    """Returns the text without NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-ROWS_OF_A_STATEMENT = 5_000  # written within the statement time-out by a server that is not idle
+ROWS_OF_A_STATEMENT = 5_000  # a busy server writes them within the statement time-out
 
 
 def in_pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -253,12 +253,12 @@ def in_pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def bare_array(values: Iterable[object]) -> str:
-    """An array of integers, uuids or words: nothing in them needs quoting."""
+    """Returns an array of integers, uuids or words, which need no quoting."""
     return "{" + ",".join([str(value) for value in values]) + "}"
 
 
 def text_array(values: Iterable[str | None]) -> str:
-    """An array of any texts; None is NULL."""
+    """Returns an array of any texts. None becomes NULL."""
     return "{" + ",".join([_quoted(value) for value in values]) + "}"
 
 

@@ -1,4 +1,4 @@
-"""`claims` and `claim_key`: what the bridges of this database wrote into Redis and Kafka about themselves."""
+"""`claims` and `claim_key`: the claims that this database's bridges wrote into Redis and Kafka."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -21,14 +21,14 @@ def read_claim_key(session: Session) -> bytes:
 
 
 class WrittenClaim(NamedTuple):
-    """What a claim takes from Postgres."""
+    """The values of a claim that come from Postgres."""
 
     rank: int
     written_at: int
     """Seconds since 1970."""
 
 
-# The statement does not see its own row: with it the number of kept rows is full.
+# The statement does not see its own row, which completes the number of kept rows.
 WRITE_CLAIM = Statement(
     "write_claim",
     f"""
@@ -48,7 +48,7 @@ WRITE_CLAIM = Statement(
 
 
 def write_claim(session: Session, claim: UUID) -> WrittenClaim:
-    """Writes a claim and forgets the oldest ones."""
+    """Writes a claim and deletes the oldest ones."""
     ((rank, written_at),) = session.run(WRITE_CLAIM, claim)
     return WrittenClaim(rank, written_at)
 
@@ -66,7 +66,7 @@ READ_KNOWN_CLAIMS = Statement(
 
 
 def read_known_claims(session: Session, claims: Iterable[UUID]) -> KnownClaims:
-    """Returns which of the claims this database wrote, with its rank and its time."""
+    """Returns the claims that this database wrote, with its rank and its time."""
     ((rank, now, *found),) = session.run(READ_KNOWN_CLAIMS, text_array(str(claim) for claim in claims))
     known, witnessed = (frozenset(map(UUID, texts)) for texts in found)
     return KnownClaims(rank, now, known, witnessed)
@@ -77,7 +77,7 @@ WRITE_RANK = Statement("write_rank", "UPDATE sluice.installation SET rank = $1",
 
 
 def raise_rank(session: Session, above: Iterable[int]) -> tuple[int, int]:
-    """Raises the rank above its own and all of these. Returns the rank before and after. In a transaction."""
+    """Raises the rank above all of these. Returns the rank before and after. Requires a transaction."""
     ((before,),) = session.run(READ_RANK)
     after = max([before, *above]) + 1
     session.run(WRITE_RANK, after)

@@ -14,13 +14,13 @@ KEY_BYTES = 32
 
 
 class Database(NamedTuple):
-    """What tells one database from a copy of it. An unreadable system identifier is None."""
+    """Identifies a database, to distinguish it from a copy. An unreadable system identifier is None."""
 
     system_identifier: str | None
     oid: int
 
     def is_copy_of(self, other: "Database") -> bool:
-        """Returns True if one of both was copied from the other by dump and restore or by `pg_upgrade`."""
+        """Returns True if one database was copied from the other by dump and restore or by `pg_upgrade`."""
         both = (self.system_identifier, other.system_identifier)
         return self.oid != other.oid or (None not in both and both[0] != both[1])
 
@@ -69,7 +69,7 @@ READ_SYSTEM_IDENTIFIER = Statement(
 
 
 def read_database(session: Session) -> Database:
-    """Returns what identifies the connected database. Not inside a transaction."""
+    """Returns the identity of the connected database. Call it outside of a transaction."""
     ((oid,),) = session.run(READ_DATABASE_OID)
     try:
         ((system_identifier,),) = session.run(READ_SYSTEM_IDENTIFIER)

@@ -1,6 +1,6 @@
-"""Which worker serves which queue: session locks in Postgres, which end with the session that holds them.
+"""Leases of queues: session locks in Postgres, which end with the session of their worker.
 
-For speed alone: whoever applies without a lease waits for the queue's row lock, and is as right.
+Leases are only for speed: a worker without a lease waits for the queue's row lock and applies correctly.
 """
 
 import json
@@ -14,15 +14,16 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import text_array
 
 LEASE_SETTINGS = {
-    # A worker that is stopped, or whose machine is gone, loses its queues after that: it asks twice a second.
+    # A worker whose process or machine is stopped loses its queues after this time; workers query twice a
+    # second.
     "idle_session_timeout": "5s",
     "tcp_keepalives_idle": "3s",
     "tcp_keepalives_interval": "1s",
     "tcp_keepalives_count": "3",
 }
 
-# Members hold one lock together. A queue's own lock has a key of 64 bits: two queues that shared one would
-# have to be served by the same worker.
+# All members share one lock. A queue's own lock has a 64-bit key, because two queues with the same key could
+# only be served by the same worker.
 _MEMBER = "hashtext('sluice worker'), 0"
 _KEY = "hashtextextended('sluice lease ' || {queue}, 0)"
 _OURS = "l.locktype = 'advisory' AND l.granted AND l.database = d.oid"
@@ -34,9 +35,9 @@ _HERE = """
 
 
 class Lease(NamedTuple):
-    """A queue, and the process id of the Postgres session that holds its lease (None: nobody does).
+    """A queue, and the process id of the Postgres session that holds its lease (None if it is free).
 
-    No bridge sends to a queue that is retired: it was one before its entity type was re-routed.
+    A retired queue existed before its entity type was re-routed; no bridge sends to it.
     """
 
     queue: str
@@ -45,7 +46,7 @@ class Lease(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """What a worker's code declares and reads, and the queues that it gave back for a while."""
+    """A worker's declarations and format, and the queues that it gave back for a while."""
 
     topics: Mapping[str, frozenset[str]]
     """Entity type → its topics."""
@@ -54,27 +55,27 @@ class Declared(NamedTuple):
 
 
 NOTHING_DECLARED = Declared({}, 0)
-"""That of a member without a row: it wrote no heartbeat yet."""
+"""The declaration of a member that has not written a heartbeat yet."""
 
 
 @dataclass(frozen=True)
 class LeaseSnapshot:
-    """Who takes part and who holds what, at one moment. `me` is the asking session's process id."""
+    """All members and leases in one snapshot. `me` is this session's process id."""
 
     me: int
     members: frozenset[int]
     leases: tuple[Lease, ...]
     declared: Mapping[int, Declared] = field(default_factory=dict)
-    """Member → what its row states; a member without a row is missing."""
+    """Member → its declaration. Members without a row are missing."""
     topics: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Entity type → the topics that are registered for it."""
+    """Entity type → its registered topics."""
 
     def of(self, member: int) -> Declared:
-        """Returns what a member declares."""
+        """Returns the declaration of a member."""
         return self.declared.get(member, NOTHING_DECLARED)
 
     def with_yielded(self, queues: Iterable[str]) -> "LeaseSnapshot":
-        """Returns the snapshot in which the asking worker has given back exactly these queues."""
+        """Returns the snapshot with exactly these queues given back by this worker."""
         mine = self.of(self.me)._replace(yielded=frozenset(queues))
         return replace(self, declared={**self.declared, self.me: mine})
 
@@ -91,7 +92,7 @@ FORGET_WORKERS = Statement(
 
 
 def join_workers(session: Session) -> None:
-    """The session takes part in the sharing, until it ends. Once per session; forgets those that ended."""
+    """Makes the session a member until it ends. Deletes rows of ended members. Call it once per session."""
     session.run(JOIN_WORKERS)
     session.run(FORGET_WORKERS)
 
@@ -112,7 +113,7 @@ READ_LEASE_SNAPSHOT = Statement(
     ORDER BY q.queue
     """,
 )
-# A statement of its own: with the leases it would be returned once per queue.
+# A separate statement; together with the leases it would be returned once per queue.
 READ_DECLARED = Statement(
     "read_declared",
     """
@@ -124,7 +125,7 @@ READ_DECLARED = Statement(
 
 
 def read_lease_snapshot(session: Session) -> LeaseSnapshot:
-    """Returns all queues with their holders, and all members with what they declare."""
+    """Returns all queues with their holders, and all members with their declarations."""
     rows = session.run(READ_LEASE_SNAPSHOT)
     me, found = rows[0][:2]
     members = frozenset(found or ())
@@ -145,7 +146,10 @@ TRY_LEASE = Statement("try_lease", f"SELECT pg_try_advisory_lock({_KEY.format(qu
 
 
 def try_lease(session: Session, queue: str) -> bool:
-    """Whether the session holds the queue's lease from now on. Not twice: it would have to be ended twice."""
+    """Takes the queue's lease. Returns True if the session holds it.
+
+    Not idempotent: each success must be ended.
+    """
     ((taken,),) = session.run(TRY_LEASE, queue)
     return bool(taken)
 
@@ -154,12 +158,12 @@ END_LEASE = Statement("end_lease", f"SELECT pg_advisory_unlock({_KEY.format(queu
 
 
 def end_lease(session: Session, queue: str) -> None:
-    """Others may take the queue. Only what `try_lease` gave."""
+    """Ends a lease that `try_lease` gave."""
     session.run(END_LEASE, queue)
 
 
 class Heartbeat(NamedTuple):
-    """What a worker says of itself. Ages in seconds until now; None: nothing is done, or was done yet."""
+    """The state that a worker reports. Ages are in seconds; None if there was no such action yet."""
 
     node: str
     process_id: int
@@ -176,7 +180,7 @@ class Heartbeat(NamedTuple):
     format: int = 1
     """The newest format of messages that it reads."""
     yielded: frozenset[str] = frozenset()
-    """Queues that it gave back for a while, because it cannot apply all of them."""
+    """Queues that it gave back for a while, because it cannot apply all their records."""
 
 
 _AGO = "now() - {age} * interval '1 second'"
@@ -207,7 +211,7 @@ WRITE_HEARTBEAT = Statement(
 def write_heartbeat(session: Session, heartbeat: Heartbeat) -> None:
     """Writes this session's row. Idempotent.
 
-    Others decide by `declared`, `format` and `yielded` alone; the rest is for operators.
+    Other workers read only `declared`, `format` and `yielded`; the rest is for operators.
     """
     session.run(
         WRITE_HEARTBEAT,
@@ -222,7 +226,7 @@ def write_heartbeat(session: Session, heartbeat: Heartbeat) -> None:
 
 
 class Worker(NamedTuple):
-    """A member as operators see it. Its heartbeat may be a second old; the leases are current."""
+    """A member, for operators. Its heartbeat may be a second old; the leases are current."""
 
     backend_pid: int
     node: str
@@ -241,16 +245,16 @@ class Worker(NamedTuple):
 
 @dataclass(frozen=True)
 class Sharing:
-    """What operators see of the workers that share the queues, as of `at` on the database's clock."""
+    """The workers that share the queues, for operators, at time `at` of the database's clock."""
 
     at: datetime
     leases: tuple[Lease, ...]
     workers: tuple[Worker, ...]
 
     def holders(self) -> dict[str, str]:
-        """Queue → the node of the worker that holds its lease; without the queues that nobody holds."""
+        """Returns queue → node of the worker that holds its lease. Omits free queues."""
         nodes = {worker.backend_pid: worker.node for worker in self.workers}
-        # Whoever took a lease tells a moment later who it is.
+        # A new holder writes its row a moment after it took the lease.
         return {
             lease.queue: nodes.get(lease.holder, f"session {lease.holder}")
             for lease in self.leases
@@ -258,11 +262,11 @@ class Sharing:
         }
 
     def unheld(self) -> list[str]:
-        """The queues that nobody holds, without those that are retired."""
+        """Returns the free queues, without retired ones."""
         return [lease.queue for lease in self.leases if lease.holder is None and not lease.retired]
 
 
-# The join: the time is returned even if there is no worker.
+# The join returns the time even if there is no worker.
 READ_WORKERS = Statement(
     "read_told_workers",
     """
@@ -291,6 +295,6 @@ TRY_LEAD = Statement("try_lead", "SELECT pg_try_advisory_lock(hashtext('sluice b
 
 
 def try_lead(session: Session) -> bool:
-    """Whether this session leads from now on, until it ends. May run any number of times."""
+    """Takes the lead of all beats until the session ends. Returns True if it holds the lead. Idempotent."""
     ((leads,),) = session.run(TRY_LEAD)
     return bool(leads)

@@ -1,7 +1,7 @@
-"""`processes`: what each bridge, worker and beat reads and declares; alive are those with a heartbeat.
+"""`processes`: formats and declarations of bridges, workers and beats. Those with a heartbeat are alive.
 
-A heartbeat rather than a lock: it needs no connection of its own, and it works through a pooler.
-Nothing that is applied depends on it: a process that is wrongly counted as dead, or as alive, costs time.
+It uses a heartbeat instead of a lock, because a heartbeat needs no connection of its own and works through a
+pooler. Correctness does not depend on it: a wrong verdict only costs time.
 """
 
 import json
@@ -22,7 +22,7 @@ IS_ALIVE = f"heartbeat_at > now() - interval '{ALIVE_SECONDS} seconds'"
 
 
 class Process(NamedTuple):
-    """A process, and what its code and its settings declare."""
+    """A process, with the declarations of its code and settings."""
 
     process: UUID
     kind: ProcessKind
@@ -31,7 +31,7 @@ class Process(NamedTuple):
     format: int
     """The newest format of messages and stored rows that it reads."""
     key_number: int
-    """The newest signing key that it has read; 0 before it has read one."""
+    """The number of the newest signing key that it has read, 0 before the first."""
     queues: tuple[str, ...] | None
     """The queues that it serves; None if it shares those of its entity types."""
     entities: Mapping[str, int]
@@ -40,25 +40,25 @@ class Process(NamedTuple):
     """Topic → its entity type."""
     effects: tuple[str, ...]
     clock_offset: float | None = None
-    """Seconds that its clock is ahead of Postgres', negative if behind. None: it did not report them."""
+    """Seconds that its clock is ahead of Postgres', negative if behind. None if not reported."""
 
 
 READ_CLOCK = Statement("read_clock", "SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
 def measure_clock_offset(session: Session, *, clock: Callable[[], float] = time.time) -> float:
-    """Returns the seconds that this machine's clock is at least ahead of Postgres', negative if behind.
+    """Returns by how many seconds, at least, this machine's clock is ahead of Postgres'. Negative if behind.
 
-    0 if the two may be equal: the answer was made somewhere between the question and its arrival.
+    0 if both may be equal: the server read its clock between the request and the answer.
     """
-    session.run(READ_CLOCK)  # Connects and plans, which would count as the way of the answer.
+    session.run(READ_CLOCK)  # Connects and plans first: that is no travel time of the answer.
     asked_at = clock()
     ((there,),) = session.run(READ_CLOCK)
     return certain_offset(asked_at, float(there), clock())
 
 
 def certain_offset(asked_at: float, there: float, answered_at: float) -> float:
-    """Returns the least difference of a clock to one that showed `there` between the two moments. Pure."""
+    """Returns the least difference to a clock that showed `there` between the two times. Pure."""
     if asked_at > there:
         return asked_at - there
     return min(0.0, answered_at - there)
@@ -82,7 +82,7 @@ WRITE_PROCESS = Statement(
 
 
 def write_process(session: Session, process: Process) -> None:
-    """Writes the process's row with a heartbeat of now. Idempotent."""
+    """Writes the process's row with a new heartbeat. Idempotent."""
     session.run(
         WRITE_PROCESS,
         process.process,
@@ -141,7 +141,7 @@ def read_living(session: Session) -> list[Process]:
     ]
 
 
-# Of the workers that name the queue of calls ($1); if no worker names it, of all.
+# From the workers that name the queue of calls ($1), or from all workers if none names it.
 SERVED_EFFECTS = f"""
     SELECT DISTINCT effect FROM (
         SELECT effects, $1 = ANY (queues) AS names_it, bool_or($1 = ANY (queues)) OVER () AS one_names_it
@@ -153,7 +153,7 @@ READ_SERVED_EFFECTS = Statement("read_served_effects", f"{SERVED_EFFECTS} ORDER 
 
 
 def read_served_effects(session: Session, calls_queue: str) -> list[str]:
-    """Returns the effects that a living worker declares which serves the queue of calls."""
+    """Returns the effects that living workers of the queue of calls declare."""
     return [effect for (effect,) in session.run(READ_SERVED_EFFECTS, calls_queue)]
 
 
@@ -180,5 +180,5 @@ END_OLD_KEYS = Statement(
 
 
 def end_old_keys(session: Session) -> int:
-    """Deletes the keys that no living process needs: each has read a newer one. Returns how many."""
+    """Deletes keys that no living process needs, since all have read a newer one. Returns their number."""
     return session.count(END_OLD_KEYS)

@@ -1,7 +1,7 @@
-"""`partition_reads`: when each partition was last read, and what keeps it from being read.
+"""`partition_reads`: when each partition was last read, and the problem that prevents reading it.
 
-Every bridge reports here from its loop. A row concerns one partition, whichever bridge has it: so a partition
-that no bridge has stays visible with the time since when. Nothing that is applied depends on these rows.
+Every bridge reports here from its loop. A row belongs to a partition, not to a bridge, so a partition without
+a bridge stays visible, with the time since then. Correctness does not depend on these rows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,11 +15,11 @@ from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 READ_SECONDS = 15
-"""A partition that no bridge reported as read for this long is read by none."""
+"""A partition that no bridge reported as read for this long counts as unread."""
 SEEN_SECONDS = 60
 FORGOTTEN_HOURS = 24
 
-# In one order, so that two bridges do not wait for each other. A problem of a bridge that does not read the
+# In one order, so that two bridges cannot deadlock. A problem that a bridge reports without reading the
 # partition counts only while no bridge reads it.
 WRITE_READS = Statement(
     "write_partition_reads",
@@ -49,7 +49,7 @@ WRITE_READS = Statement(
     ("uuid", "text[]", "int[]", "boolean[]", "text[]", "text[]", "bigint[]"),
 )
 
-# A problem that no bridge reports any more is over, or its bridge is.
+# A problem that no bridge reports any more is over, or its bridge has ended.
 WRITE_SEEN = Statement(
     "write_partitions_seen",
     f"""
@@ -79,11 +79,11 @@ def write_partition_reads(
     problems: Mapping[Place, PartitionProblem],
     seen: Iterable[Place] = (),
 ) -> None:
-    """Writes what one bridge knows now. Idempotent.
+    """Writes the report of one bridge. Idempotent.
 
-    `reading`: the partitions that this bridge reads. `problems`: why partitions are not read, or, of one in
-    `reading`, what is wrong with it all the same. `seen`: all partitions that exist, so that one that no
-    bridge has gets a row. A row that no bridge reported for FORGOTTEN_HOURS is deleted.
+    `reading`: the partitions that this bridge reads. `problems`: why partitions are not read; for one in
+    `reading`, what is wrong with it. `seen`: all existing partitions, so that those without a bridge get a
+    row. Rows that no bridge reported for FORGOTTEN_HOURS are deleted.
     """
     read = frozenset(reading)
     given = sorted(read | problems.keys())
@@ -121,17 +121,17 @@ CLEAR_STOPS = Statement(
 
 
 def clear_stops(session: Session, topic: str) -> None:
-    """Forgets why bridges stopped at a topic. A bridge that still finds a reason reports it again."""
+    """Deletes the reasons why bridges stopped at a topic. A bridge reports a remaining reason again."""
     session.run(CLEAR_STOPS, topic)
 
 
 class PartitionRead(NamedTuple):
-    """A partition as the bridges reported it last. Times are in seconds before Postgres' time."""
+    """The last report on a partition. Times are in seconds before Postgres' time."""
 
     topic: str
     partition: int
     unread_seconds: float | None
-    """Since when no bridge reads it; None while one does."""
+    """Time since no bridge reads it; None while one does."""
     was_read: bool
     """True if a bridge ever read it."""
     reader: UUID | None
@@ -142,7 +142,7 @@ class PartitionRead(NamedTuple):
     problem_since: datetime | None
     problem_seconds: float | None
     reported_seconds: float
-    """Since a bridge reported the row."""
+    """Time since a bridge reported the row."""
 
 
 READ_READS = Statement(
@@ -160,7 +160,7 @@ READ_READS = Statement(
 
 
 def read_partition_reads(session: Session) -> list[PartitionRead]:
-    """Returns all rows, also those of topics that no process declares any more."""
+    """Returns all rows, including those of topics that no process declares any more."""
     return [
         row._replace(
             reader=None if row.reader is None else UUID(str(row.reader)),

@@ -1,4 +1,4 @@
-"""What the bridge reads and writes: topics seen, lanes applied, watermarks."""
+"""Statements of the bridge: topics that it saw, applied offsets of lanes, watermarks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from sluice.db.connection import Session, Statement
 from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
-# The write below must judge the same state that was read: after a failover in between, it would lift the
-# watermark of the older state over records that are unapplied there.
+# The write below must see the state that was read. After a failover in between, it would raise the watermark
+# of the older state above records that are not applied there.
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What Postgres says of a partition, in one snapshot. `watermark` is None before it has a row."""
+    """The state of a partition in one snapshot. `watermark` is None before it has a row."""
 
     topic_id: str
     entity: str
@@ -27,13 +27,13 @@ class Assignment:
 
     @property
     def routing(self) -> tuple[str, int]:
-        """Topic id and epoch: `sluice accept` changes them."""
+        """Returns topic id and epoch, which `sluice accept` changes."""
         return self.topic_id, self.epoch
 
 
 @dataclass(frozen=True)
 class TopicStart:
-    """A topic seen for the first time: its id, its entity type with the shards to begin with, its starts."""
+    """A topic at its first reading: its id, its entity type with initial shards, its start offsets."""
 
     topic: str
     topic_id: str
@@ -52,7 +52,7 @@ READ_ASSIGNMENTS = Statement(
     JOIN sluice.topics t ON t.topic = a.topic
     JOIN sluice.entities e ON e.entity = t.entity
     LEFT JOIN sluice.partition_progress p ON p.topic = a.topic AND p.partition = a.partition
-    -- Rows of older epochs stay for their counters: other records were theirs.
+    -- Rows of older epochs are kept for their counters, which count other records.
     LEFT JOIN sluice.lane_progress l
         ON l.topic = a.topic AND l.partition = a.partition AND l.epoch = e.epoch
     """,
@@ -61,10 +61,10 @@ READ_ASSIGNMENTS = Statement(
 
 
 def read_assignments(session: Session, places: Iterable[Place]) -> dict[Place, Assignment]:
-    """What Postgres says of partitions, in ONE statement; those of topics without a row are missing.
+    """Reads the state of partitions in ONE statement. Partitions of topics without a row are missing.
 
-    Several statements would see several states: a watermark from before a failover with lanes from after
-    it makes a hole.
+    Several statements could see several states: a watermark from before a failover and lanes from after it
+    lose records.
     """
     wanted = list(places)
     rows = session.run(
@@ -95,7 +95,7 @@ READ_REACH = Statement(
 
 
 def read_reach(session: Session) -> dict[Place, int]:
-    """Partition → offset of the last record that has its outcome; others below it may lack theirs."""
+    """Returns partition → highest offset with an outcome. Records below it may lack an outcome."""
     return {(topic, partition): offset for topic, partition, offset in session.run(READ_REACH)}
 
 
@@ -103,7 +103,7 @@ READ_EPOCHS = Statement("read_epochs", "SELECT entity, epoch FROM sluice.entitie
 
 
 def read_epochs(session: Session) -> dict[str, int]:
-    """Entity type → epoch."""
+    """Returns entity type → epoch."""
     return dict(session.run(READ_EPOCHS))
 
 
@@ -111,7 +111,7 @@ READ_HALTED = Statement("read_halted", "SELECT queue FROM sluice.queues WHERE ha
 
 
 def read_halted(session: Session) -> frozenset[str]:
-    """The queues that are halted."""
+    """Returns the halted queues."""
     return frozenset(queue for (queue,) in session.run(READ_HALTED))
 
 
@@ -121,7 +121,7 @@ RAISE_WATERMARKS = Statement(
     UPDATE sluice.partition_progress p SET watermark = d.watermark
     FROM unnest($1, $2, $3, $4) AS d (topic, partition, epoch, watermark)
     WHERE p.topic = d.topic AND p.partition = d.partition
-      -- Of another epoch, or of a bridge that lost the partition and does not know it yet.
+      -- Ignores another epoch, or a bridge that lost the partition without noticing yet.
       AND p.epoch = d.epoch AND p.watermark < d.watermark
     """,
     ("text[]", "int[]", "int[]", "bigint[]"),
@@ -129,10 +129,10 @@ RAISE_WATERMARKS = Statement(
 
 
 def raise_watermarks(session: Session, watermarks: Mapping[Place, tuple[int, int]]) -> None:
-    """Writes (epoch, watermark) of partitions: only upward, only under that epoch. May run twice."""
+    """Raises the watermarks of partitions, given as (epoch, watermark), in that epoch only. Idempotent."""
     if not watermarks:
         return
-    # In one order for all bridges: they could wait for each other.
+    # In one order for all bridges, so that they cannot deadlock.
     places = sorted(watermarks)
     session.run(
         RAISE_WATERMARKS,
@@ -149,7 +149,7 @@ READ_ROUTING = Statement(
 
 
 def read_routing(session: Session, entity: str) -> tuple[int, int] | None:
-    """(shards, epoch) of an entity type; None: there is no such."""
+    """Returns (shards, epoch) of an entity type, None if there is none."""
     rows = session.run(READ_ROUTING, entity)
     return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
@@ -159,11 +159,11 @@ INSERT_ENTITY = Statement(
     "INSERT INTO sluice.entities (entity, shards) VALUES ($1, $2) ON CONFLICT (entity) DO NOTHING",
     ("text", "int"),
 )
-# Orders registrations and re-routings of an entity type: a row of the old epoch would never be served.
+# Serializes registrations and re-routings of an entity type; no worker would serve a row of an old epoch.
 LOCK_ENTITY = Statement(
     "lock_entity", "SELECT shards FROM sluice.entities WHERE entity = $1 FOR UPDATE", ("text",)
 )
-# Named as `sluice.tasks.events.routing.queue_name` does; a test compares them.
+# The same names as in `sluice.tasks.events.routing.queue_name`; a test compares them.
 INSERT_QUEUES = Statement(
     "insert_queues",
     """
@@ -195,19 +195,19 @@ INSERT_PARTITIONS = Statement(
 
 
 def register_entity(session: Session, entity: str, shards: int) -> int:
-    """An entity type and its queues have rows afterwards; returns the shard count that counts.
+    """Inserts missing rows of an entity type and its queues. Returns the current shard count.
 
-    That is `shards` only when it is first seen. May run any number of times.
+    `shards` applies only if the entity type is new. Idempotent.
     """
     with session.transaction():
         return _register_entity(session, entity, shards)
 
 
 def register_topic(session: Session, start: TopicStart) -> None:
-    """A topic, its entity type, queues and partitions have rows afterwards. What was there stays.
+    """Inserts missing rows of a topic, its entity type, queues and partitions. Existing rows are kept.
 
-    `starts` count for a topic without a row only: a partition that appears later starts at 0, so that
-    none of its records is passed over. Any number of bridges may do this at once; the first one decides.
+    `starts` apply only to a topic without a row. A partition that is added later starts at 0, so that no
+    record is skipped. Several bridges may run this at once; the first one decides.
     """
     with session.transaction():
         _register_entity(session, start.entity, start.shards)
@@ -228,8 +228,8 @@ def _register_entity(session: Session, entity: str, shards: int) -> int:
     return int(found[0])
 
 
-# Session locks, so that they end with the process: a bridge killed and restarted is its own successor, as
-# Kafka's group sees it, and no other bridge's.
+# Session locks, which end with the process: after a kill and restart a bridge takes over its own group
+# membership in Kafka, not that of another bridge.
 TRY_INSTANCE = Statement(
     "try_instance",
     "SELECT pg_try_advisory_lock(hashtext('sluice bridge ' || $1), $2)",
@@ -238,13 +238,13 @@ TRY_INSTANCE = Statement(
 
 
 def try_instance(session: Session, group: str, instance: int) -> bool:
-    """Whether this session holds the number now. May run any number of times."""
+    """Takes the number if it is free. Returns True if this session holds it. Idempotent."""
     ((held,),) = session.run(TRY_INSTANCE, group, instance)
     return bool(held)
 
 
 def claim_instance(session: Session, group: str) -> int:
-    """The lowest number no other session of the group holds; held until this session ends."""
+    """Takes the lowest number that no other session of the group holds, until this session ends."""
     instance = 0
     while not try_instance(session, group, instance):
         instance += 1
@@ -255,5 +255,5 @@ READ_QUEUE_NAMES = Statement("read_queue_names", "SELECT queue FROM sluice.queue
 
 
 def read_queue_names(session: Session) -> list[str]:
-    """All queues of all entity types."""
+    """Returns all queues of all entity types."""
     return [queue for (queue,) in session.run(READ_QUEUE_NAMES)]

@@ -1,6 +1,6 @@
-"""`skipped_records`: offsets that an operator skipped, since the Kafka client cannot open their records.
+"""`skipped_records`: offsets that an operator skipped because the Kafka client cannot read the records.
 
-All that reads the log of a topic leaves them out: the bridge, rebuilds, `verify` and `trace`.
+Every reader of a topic's log omits them: the bridge, rebuilds, `verify` and `trace`.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ INSERT_SKIPPED = Statement(
     ("text", "text", "int", "bigint", "bigint", "bigint", "text"),
 )
 
-# Of the topics as they are now: those of a topic that was re-created concern other records.
+# Only rows with the current topic ids: rows of a re-created topic concern other records.
 READ_SKIPPED = Statement(
     "read_skipped_records",
     """
@@ -45,12 +45,12 @@ READ_SKIPPED = Statement(
 
 
 def insert_skipped_records(session: Session, row: SkippedRecords) -> None:
-    """Adds the row. In the transaction of the operator's decision."""
+    """Adds the row in the transaction of the operator's decision."""
     session.run(INSERT_SKIPPED, *row)
 
 
 def read_skipped_ranges(session: Session) -> Mapping[Place, list[SkippedRange]]:
-    """Returns the skipped offsets of all partitions that have any."""
+    """Returns the skipped offsets of all partitions that have some."""
     found: dict[Place, list[SkippedRange]] = {}
     for topic, partition, first, last in session.run(READ_SKIPPED):
         found.setdefault((topic, partition), []).append(SkippedRange(first, last))

@@ -1,4 +1,4 @@
-"""`switches`: what operators turned on, and why. A row is a switch that is on."""
+"""`switches`: the switches that operators turned on, with reasons. A row is a switch that is on."""
 
 from sluice.db.connection import Session, Statement
 
@@ -14,22 +14,22 @@ CLEAR_SWITCH = Statement("clear_switch", "DELETE FROM sluice.switches WHERE name
 
 
 def read_switch(session: Session, name: str) -> str | None:
-    """Why it is on; None: it is off."""
+    """Returns why the switch is on, None if it is off."""
     rows = session.run(READ_SWITCH, name)
     return str(rows[0][0]) if rows else None
 
 
 def set_switch(session: Session, name: str, *, actor: str, reason: str) -> bool:
-    """Turns it on; whether that is news. May run twice."""
+    """Turns the switch on. Returns True if its state changed. Idempotent."""
     return session.count(SET_SWITCH, name, actor, reason) == 1
 
 
 def clear_switch(session: Session, name: str) -> bool:
-    """Turns it off; whether that is news. May run twice."""
+    """Turns the switch off. Returns True if its state changed. Idempotent."""
     return session.count(CLEAR_SWITCH, name) == 1
 
 
-# One row per topic, named so; `TOPIC_PAUSED` is what stands before the topic's name.
+# One row per topic; `TOPIC_PAUSED` is the prefix before the topic's name.
 TOPIC_PAUSED = "topic paused "
 READ_PAUSED_TOPICS = Statement(
     "read_paused_topics",
@@ -41,5 +41,5 @@ READ_PAUSED_TOPICS = Statement(
 
 
 def read_paused_topics(session: Session) -> dict[str, str]:
-    """Topic → why nothing of it is read."""
+    """Returns paused topic → reason."""
     return dict(session.run(READ_PAUSED_TOPICS))

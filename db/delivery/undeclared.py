@@ -1,7 +1,7 @@
-"""`undeclared`: the topics and effects that wait because no living worker declares them, and for how long.
+"""`undeclared`: topics and effects that wait because no living worker declares them, and for how long.
 
-A topic waits while a living bridge reads it: one that was removed from the code of all processes on purpose
-waits for nobody. Time passes only while a worker is alive, so that an outage does not count.
+A topic waits only while a living bridge reads it, so a topic that was removed from the code of all processes
+does not wait. The time counts only while a worker is alive, so that an outage does not count.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,9 @@ from sluice.db.delivery.living_processes import IS_ALIVE, SERVED_EFFECTS
 from sluice.db.records import Declaration
 
 HALTED_SECONDS = 600
-"""What waited for so long is shown as halted: longer than a rolling deployment takes."""
+"""Waiting time after which it is shown as halted; longer than a rolling deployment takes."""
 MAX_STEP_SECONDS = 15
-"""What one step adds at most: the time between two steps without a worker must not count."""
+"""The most that one step adds, so that the time without a worker does not count."""
 
 
 class Undeclared(NamedTuple):
@@ -25,12 +25,12 @@ class Undeclared(NamedTuple):
 
     @property
     def is_halted(self) -> bool:
-        """Returns True if it waited for so long that it must be shown."""
+        """Returns True if it waited longer than HALTED_SECONDS."""
         return self.waited_seconds >= HALTED_SECONDS
 
     @property
     def problem(self) -> str:
-        """Returns what waits, in one sentence."""
+        """Returns one sentence about the waiting work."""
         minutes = f"for {self.waited_seconds / 60:.0f} minutes"
         if self.kind is Declaration.TOPIC:
             name, waiting = f"Topic {self.name}", "records"
@@ -40,7 +40,7 @@ class Undeclared(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """Returns what to do about it, in one sentence."""
+        """Returns the advice, in one sentence."""
         if self.kind is Declaration.TOPIC:
             return (
                 "Start workers whose SLUICE_HANDLERS declare the topic, or remove the topic from the code of"
@@ -52,7 +52,7 @@ class Undeclared(NamedTuple):
         )
 
 
-# The effects with a pending call, one step of the index per effect: millions of calls may wait for one.
+# The effects with a pending call, by one index step per effect, since millions of calls may wait for one.
 _PENDING = """
     WITH RECURSIVE pending AS (
         (SELECT effect FROM sluice.executed_side_effects WHERE state = 'pending' ORDER BY effect LIMIT 1)
@@ -70,7 +70,7 @@ _READ_TOPICS = f"""
     FROM sluice.processes b, jsonb_object_keys(b.topics) AS r (topic)
     WHERE b.kind = 'bridge' AND b.{IS_ALIVE}
 """
-# A worker that serves none of the topic's queues applies nothing of it, whatever it declares.
+# A worker that serves none of the topic's queues does not count, even if it declares the topic.
 _IS_SERVED = f"""
     EXISTS (
         SELECT FROM sluice.processes w
@@ -92,7 +92,7 @@ NOTE_UNDECLARED = Statement(
     ), over AS (
         DELETE FROM sluice.undeclared u
         WHERE (u.kind, u.name) NOT IN (SELECT kind, name FROM missing)
-          -- While no bridge is alive nothing shows whether a topic is read: what waited goes on waiting.
+          -- While no bridge is alive, it is unknown if a topic is read; waiting topics continue to wait.
           AND (u.kind = 'effect'
                OR EXISTS (SELECT FROM sluice.processes b WHERE b.kind = 'bridge' AND b.{IS_ALIVE})
                OR EXISTS (SELECT FROM sluice.topics t WHERE t.topic = u.name AND {_IS_SERVED}))
@@ -109,9 +109,9 @@ NOTE_UNDECLARED = Statement(
 
 
 def note_undeclared(session: Session, calls_queue: str) -> None:
-    """Adds the time since the last step to what no living worker declares; forgets what one declares.
+    """Adds the time since the last step to undeclared topics and effects, and deletes declared ones.
 
-    Called by a worker every few seconds: that one worker is alive follows from it.
+    A worker calls it every few seconds, which proves that one worker is alive.
     """
     session.run(NOTE_UNDECLARED, calls_queue)
 
@@ -122,11 +122,11 @@ READ_UNDECLARED = Statement(
 
 
 def read_undeclared(session: Session) -> list[Undeclared]:
-    """Returns what no living worker declares, halted or not yet."""
+    """Returns all undeclared topics and effects, halted or not."""
     rows = session.run(READ_UNDECLARED)
     return [Undeclared(Declaration(kind), name, waited) for kind, name, waited in rows]
 
 
 def read_halted(session: Session) -> list[Undeclared]:
-    """Returns what no living worker has declared for HALTED_SECONDS."""
+    """Returns topics and effects that no living worker has declared for HALTED_SECONDS."""
     return [one for one in read_undeclared(session) if one.is_halted]

@@ -1,4 +1,4 @@
-"""Which partitions no bridge reads, or not further, with the reason and for how long."""
+"""Finds partitions that no bridge reads, or that do not advance, with the reason and the time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class UnreadKind(StrEnum):
 
 @dataclass(frozen=True)
 class UnreadPartition:
-    """One partition; `seconds` since it was read last, or since a problem of one that is read."""
+    """One partition; `seconds` since it was read, or since its problem began."""
 
     topic: str
     partition: int
@@ -44,7 +44,7 @@ class UnreadPartition:
 
 
 def read_unread(session: Session, paused: Mapping[str, str]) -> list[UnreadPartition]:
-    """Returns the partitions that no bridge reads, or not further. `paused` is topic → why it is paused."""
+    """Returns partitions that no bridge reads or that do not advance. `paused`: topic → reason."""
     bridges = sum(one.kind is ProcessKind.BRIDGE for one in read_living(session))
     return find_unread(read_partition_reads(session), bridges=bridges, paused=paused)
 
@@ -52,7 +52,7 @@ def read_unread(session: Session, paused: Mapping[str, str]) -> list[UnreadParti
 def find_unread(
     reads: Iterable[PartitionRead], *, bridges: int, paused: Mapping[str, str]
 ) -> list[UnreadPartition]:
-    """Judges what bridges reported. `bridges` is how many are alive, `paused` topic → why it is paused."""
+    """Judges the bridges' reports. `bridges`: number of living ones. `paused`: topic → reason."""
     rows = list(reads)
     # The first partition's report counts for the topic.
     stopped = {
@@ -62,10 +62,10 @@ def find_unread(
     }
     found = []
     for row in rows:
-        # No living bridge declares the topic, or Kafka has no such partition any more.
+        # No living bridge declares the topic, or the partition no longer exists in Kafka.
         if bridges and row.reported_seconds > KNOWN_SECONDS:
             continue
-        # A partition that was just found is not read yet, and one that a bridge just took over.
+        # A partition that was just found, or that a bridge just took over, is not read yet.
         is_new = row.unread_seconds is None or row.unread_seconds < READ_SECONDS
         if is_new and row.problem is None:
             continue
@@ -95,7 +95,7 @@ def _is_reported(row: PartitionRead) -> bool:
 
 
 def group_unread(unread: Iterable[UnreadPartition]) -> list[list[UnreadPartition]]:
-    """Groups the partitions that have one reason, in the order of the first of each group."""
+    """Groups partitions by reason, in the order of the first of each group."""
     groups: dict[tuple[UnreadKind, str], list[UnreadPartition]] = {}
     for one in unread:
         groups.setdefault((one.kind, one.reason), []).append(one)
@@ -103,7 +103,7 @@ def group_unread(unread: Iterable[UnreadPartition]) -> list[list[UnreadPartition
 
 
 def describe_unread(group: Sequence[UnreadPartition]) -> str:
-    """Returns a sentence about partitions that have one reason."""
+    """Returns a sentence about partitions with the same reason."""
     names = ", ".join(place_names((one.topic, one.partition) for one in group))
     verb = "are" if len(group) > 1 else "is"
     return f"{names} {verb} not read for {max(one.seconds for one in group):.0f} s: {group[0].reason}"

@@ -1,1 +1,1 @@
-"""How the tables of `sluice.db.schema` came to be, one file per change."""
+"""The migrations to the tables of `sluice.db.schema`, one file per change."""

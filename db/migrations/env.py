@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the changes on the connection on which `migrate` holds its lock."""
+"""The entry of Alembic: runs the changes on the connection that holds the lock of `migrate`."""
 
 from typing import cast
 
@@ -14,6 +14,6 @@ context.configure(
     version_table=VERSION_TABLE,
     version_table_schema=SCHEMA,
 )
-# Already in the transaction of `migrate`: all of a change happens, or nothing.
+# Runs in the transaction of `migrate`, so that a change is applied completely or not at all.
 with context.begin_transaction():
     context.run_migrations()

@@ -1,4 +1,4 @@
-"""Brings a database to the declared tables: Sluice's by migrations, users' by creating what is missing."""
+"""Updates a database to the declared tables: Sluice's by migrations, users' by creating missing ones."""
 
 import random
 import re
@@ -27,21 +27,21 @@ from sluice.db.tables import TableRefused, has_shape, is_projection, shape_of
 from sluice.runtime.installation import InstallationRefused
 
 VERSION_TABLE = "alembic_version"
-# Any number nobody else takes; the letters "sluice" in ASCII.
+# Any number that no other program uses; the letters "sluice" in ASCII.
 LOCK = 0x736C75696365
-# A change of a table that is in use waits in front of every worker: better to fail and be tried again.
+# A change that waits for a table in use blocks all workers behind it, so it fails and is retried.
 LOCK_TIMEOUT = "5s"
-# What waits behind a migration that waits for a table must not reach its own lock timeout of 2 s.
+# Statements that wait behind a waiting migration must not reach their own lock timeout of 2 s.
 SHORT_LOCK_TIMEOUT = "500ms"
 ATTEMPTS = 60
-PAUSE_SECONDS = 0.5  # at most; what waited behind the migration runs meanwhile
+PAUSE_SECONDS = 0.5  # at most; statements that waited behind the migration run meanwhile
 
 
 def upgrade(database_url: str) -> None:
-    """Applies all migrations while processes of before work. Idempotent, also when several run at once.
+    """Applies all migrations while older processes run. Idempotent, even if several run at once.
 
-    Each has a transaction of its own and changes one table in use at most: with two of them locked it could
-    deadlock with a worker. Raises InstallationRefused if the database is newer than this code.
+    Each migration has a transaction of its own and changes at most one table in use, because a lock on two
+    could deadlock with a worker. Raises InstallationRefused if the database is newer than this code.
     """
     attempt = 0
     while not _is_newest(database_url):
@@ -62,7 +62,7 @@ def _is_newest(database_url: str) -> bool:
 
 def _upgrade_by_one(database_url: str) -> None:
     with _locked(database_url, lock_timeout=SHORT_LOCK_TIMEOUT) as connection:
-        # Another `sluice init` may have been faster.
+        # Another `sluice init` may have finished first.
         if _revision_of(connection) == newest_revision():
             return
         connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
@@ -72,9 +72,9 @@ def _upgrade_by_one(database_url: str) -> None:
 
 
 def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list[str]:
-    """Missing tables exist, in schema `public`; returns their names. Changes no table. May run twice.
+    """Creates missing tables in schema `public` and returns their names. Changes no table. Idempotent.
 
-    Raises TableRefused for a key whose collation makes one key of two, and for what Postgres refuses.
+    Raises TableRefused for a key whose collation treats different keys as equal, and if Postgres refuses.
     """
     with _locked(database_url) as connection, _refusing():
         before = _tables(connection)
@@ -86,7 +86,7 @@ def create_user_tables(database_url: str, metadatas: Iterable[MetaData]) -> list
 
 
 def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
-    """A MetaData after those whose tables its foreign keys name. Raises TableRefused for a circle."""
+    """Returns MetaData in the order of their foreign keys. Raises TableRefused for a cycle."""
     known = list(metadatas)
     named = {
         one: [key.column.table.metadata for table in one.tables.values() for key in table.foreign_keys]
@@ -102,7 +102,7 @@ def _by_reference(metadatas: Iterable[MetaData]) -> list[MetaData]:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Raises TableRefused for a table that Postgres does not make."""
+    """Raises TableRefused if Postgres refuses a table."""
     try:
         yield
     except ProgrammingError as error:
@@ -125,10 +125,10 @@ def _require_distinct_keys(connection: Connection, metadata: MetaData) -> None:
 def create_projections(
     database_url: str, tables: Mapping[str, Table], revisions: Mapping[str, int]
 ) -> list[str]:
-    """Every projection has a live generation and the view over it; returns those that were made.
+    """Creates missing live generations and their views. Returns the new projections.
 
-    May run twice. A view that shows a generation already is taken as it is. Raises TableRefused where
-    something else has the view's name.
+    Idempotent. Keeps a view that already shows a generation. Raises TableRefused if another object has the
+    view's name.
     """
     made = []
     with _locked(database_url) as connection, _refusing():
@@ -159,9 +159,9 @@ def create_projections(
 
 
 def _generation_shown(connection: Connection, projection: str) -> int | None:
-    """The generation that a view of this name shows; None: there is nothing of this name.
+    """Returns the generation that a view of this name shows, None if there is no object of this name.
 
-    It is there, without a row of ours, if schema `sluice` was lost. Raises TableRefused for anything else.
+    If schema `sluice` was lost, the view exists without a row. Raises TableRefused for another object.
     """
     if connection.scalar(text("SELECT to_regclass(:name)"), {"name": qualified(projection)}) is None:
         return None
@@ -173,19 +173,19 @@ def _generation_shown(connection: Connection, projection: str) -> int | None:
     shown = re.fullmatch(rf"{re.escape(projection)}_g(\d+)", sources[0]) if len(sources) == 1 else None
     if shown is None:
         raise TableRefused(
-            f"projection {projection}: {qualified(projection)} is there already and is no projection's view:"
+            f"projection {projection}: {qualified(projection)} exists and is not a projection's view:"
             " rename it, or the projection"
         )
     return int(shown[1])
 
 
 def newest_revision() -> str | None:
-    """The revision that this code is written for."""
+    """Returns the newest revision that this code has."""
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def current_revision(database_url: str) -> str | None:
-    """The revision the database is at, also of a standby; None before the first migration."""
+    """Returns the revision of the database, also on a standby. None before the first migration."""
     with _connected(database_url, may_be_read_only=True) as connection:
         return _revision_of(connection)
 
@@ -208,7 +208,7 @@ def _require_known(connection: Connection) -> None:
 @contextmanager
 def _locked(database_url: str, *, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[Connection]:
     with _connected(database_url) as connection:
-        # Waits for another migration before the timeout counts.
+        # Waits for another migration before the timeout starts.
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         connection.execute(text(f"SET LOCAL lock_timeout = '{lock_timeout}'"))
         yield connection

@@ -1,4 +1,4 @@
-"""`checkpoints`: copies of a generation as it was at one cut, from which another one may begin."""
+"""`checkpoints`: copies of a generation at one cut, from which another generation may begin."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ MAX_NAME_BYTES = MAX_TABLE_BYTES - MAX_PROJECTION_BYTES - len("_at_")
 
 
 def checkpoint_table(projection: str, checkpoint: str) -> str:
-    """The table of its rows."""
+    """Returns the name of the table of its rows."""
     return f"{projection}_at_{checkpoint}"
 
 
 class CheckpointLane(NamedTuple):
-    """How far a lane was at the cut: everything of it at or below has its outcome."""
+    """A lane's offset at the cut: every record at or below it has an outcome."""
 
     topic: str
     partition: int
@@ -35,11 +35,11 @@ class Checkpoint(NamedTuple):
     made_at: datetime
     lanes: list[CheckpointLane]
     open_letters: list[tuple[str, int, int]]
-    """(topic id, partition, offset) of events that were dead or waiting: it lacks them."""
+    """(topic id, partition, offset) of events that were dead or waiting and that the copy lacks."""
 
     @property
     def table(self) -> str:
-        """The table of its rows."""
+        """Returns the name of the table of its rows."""
         return checkpoint_table(self.projection, self.checkpoint)
 
 
@@ -70,7 +70,7 @@ INSERT_CHECKPOINT = Statement(
 def insert_checkpoint(
     session: Session, checkpoint: str, projection: str, generation: int, revision: int
 ) -> None:
-    """Writes where live is, in the snapshot that the rows are copied in. Raises UniqueViolation."""
+    """Writes live's offsets in the same snapshot as the copied rows. Raises UniqueViolation."""
     session.run(INSERT_CHECKPOINT, checkpoint, projection, generation, revision)
 
 
@@ -85,7 +85,7 @@ READ_CHECKPOINTS = Statement(
 
 
 def read_checkpoints(session: Session, projection: str | None) -> list[Checkpoint]:
-    """Those of a projection, or all; oldest first."""
+    """Returns the checkpoints of a projection or of all, oldest first."""
     found: list[tuple[Any, ...]] = session.run(READ_CHECKPOINTS, projection)
     return [
         Checkpoint._make(
@@ -103,7 +103,7 @@ DELETE_CHECKPOINT = Statement(
 
 
 def delete_checkpoint(session: Session, checkpoint: str, projection: str) -> bool:
-    """Forgets one; whether it was there. Its table is dropped by the caller."""
+    """Deletes a checkpoint's row. Returns True if it existed. The caller drops its table."""
     return session.count(DELETE_CHECKPOINT, checkpoint, projection) == 1
 
 
@@ -122,12 +122,12 @@ PLACE_LANES = Statement(
 
 
 def place_lanes(session: Session, projection: str, generation: int, checkpoint: str) -> None:
-    """A generation that was filled from a checkpoint is where that one is."""
+    """Sets the offsets of a generation that was filled from a checkpoint to those of the checkpoint."""
     session.run(PLACE_LANES, projection, generation, checkpoint)
 
 
 class LetterSince(NamedTuple):
-    """What became of an event that was dead or waiting at a checkpoint; state None: it is forgotten."""
+    """The state of an event that was dead or waiting at a checkpoint; None if its letter was purged."""
 
     state: str | None
     letter_id: int | None
@@ -151,5 +151,5 @@ READ_LETTERS_SINCE = Statement(
 
 
 def read_letters_since(session: Session, checkpoint: str) -> list[LetterSince]:
-    """Of each event that the checkpoint lacks: whether it is dead still, dropped, or applied by now."""
+    """Returns the state of each event that the checkpoint lacks: still dead, dropped, or applied by now."""
     return [LetterSince(*row) for row in session.run(READ_LETTERS_SINCE, checkpoint)]

@@ -1,4 +1,4 @@
-"""Compares two generations row by row within one snapshot, and stores what was found and who approved it."""
+"""Compares two generations row by row in one snapshot, and stores the report and its approval."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from sluice.db.identifiers import qualified, quoted
 from sluice.db.tables import VERSION, shape_of
 
 ONE_SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ"
-# A chunk takes milliseconds; a cold one, on a slow disk, should not end the comparison.
+# A chunk takes milliseconds. A cold chunk on a slow disk must not end the comparison.
 PATIENCE = "SET LOCAL statement_timeout = '120s'"
 CHUNK_KEYS = 20_000
 SAMPLES = 20  # of each kind
@@ -27,24 +27,24 @@ KINDS = ("only_live", "only_new", "differing")
 
 @dataclass
 class Comparison:
-    """What was found so far. `rows`: how many are "same" and of each of KINDS; sums are of all rows."""
+    """The result so far. `rows`: number of "same" rows and of each of KINDS. Sums cover all rows."""
 
     rows: Counter[str] = field(default_factory=Counter)
     differing: Counter[str] = field(default_factory=Counter)
-    """Column → rows of both sides that differ in it."""
+    """Column → number of rows that differ in it."""
     sums: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
-    """Numeric column → its sum over live and over the new generation."""
+    """Numeric column → its sums over the live and the new generation."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     @property
     def differences(self) -> int:
-        """Rows that are not the same on both sides."""
+        """Returns the number of rows that differ."""
         return sum(self.rows[kind] for kind in KINDS)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One chunk's statements."""
+    """The statements of one side."""
 
     bound: Statement
     counts: Statement
@@ -52,7 +52,7 @@ class _Side:
 
 
 class Comparer:
-    """Compares two tables of one projection, live and new; within a transaction of ONE_SNAPSHOT."""
+    """Compares two tables of one projection, live and new, in a transaction of ONE_SNAPSHOT."""
 
     def __init__(self, session: Session, projection: Table, live: str, new: str) -> None:
         self._session = session
@@ -64,7 +64,7 @@ class Comparer:
         self._statements = _statements(projection, shape.key, self._columns, self._numbers, live, new)
 
     def run(self) -> Iterator[Comparison]:
-        """The comparison as it grows, chunk by chunk; the last one is whole."""
+        """Yields the comparison after each chunk. The last one is complete."""
         found = Comparison(sums=dict.fromkeys(self._numbers, (Decimal(0), Decimal(0))))
         after: str | None = None
         while True:
@@ -149,7 +149,7 @@ def _statements(
 
 def _comparable(projection: Table, side: str, column: str) -> str:
     kind = projection.columns[column].type
-    # json has no equality; as text two spellings would differ.
+    # json has no equality operator, and two spellings would differ as text.
     cast = "::jsonb" if isinstance(kind, JSON) and not isinstance(kind, JSONB) else ""
     return f"{side}.{quoted(column)}{cast}"
 
@@ -187,7 +187,7 @@ INSERT_REPORT = Statement(
 def insert_report(
     session: Session, projection: str, generation: int, against: int, differing: int, report: str
 ) -> int:
-    """Stores a comparison (JSON text); its id."""
+    """Stores a comparison (JSON text). Returns its id."""
     ((number,),) = session.run(INSERT_REPORT, projection, generation, against, differing, report)
     return int(number)
 
@@ -203,7 +203,7 @@ READ_NEWEST_REPORT = Statement(
 
 
 def read_newest_report(session: Session, projection: str, generation: int) -> Report | None:
-    """The last comparison of a generation; None: it was never compared."""
+    """Returns the newest report of a generation, None if it was never compared."""
     rows = session.run(READ_NEWEST_REPORT, projection, generation)
     return Report(*rows[0]) if rows else None
 
@@ -219,5 +219,5 @@ APPROVE_REPORT = Statement(
 
 
 def approve_report(session: Session, report_id: int, actor: str) -> bool:
-    """The differences in it are wanted; whether that is news. May run twice."""
+    """Approves the differences of a report. Returns True if its state changed. Idempotent."""
     return session.count(APPROVE_REPORT, report_id, actor) == 1

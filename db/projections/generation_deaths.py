@@ -1,4 +1,4 @@
-"""Events that live applied and one generation did not: its open letters."""
+"""Events that live applied and a generation did not: the generation's open letters."""
 
 from typing import NamedTuple
 
@@ -19,12 +19,12 @@ FORGET_GENERATION_DEATHS = Statement(
 
 
 def forget_process_deaths(session: Session, projection: str, generation: int) -> None:
-    """Deletes what was counted in rebuilds of a generation that is dropped."""
+    """Deletes the counted deaths of processes in rebuilds of a dropped generation."""
     session.run(FORGET_GENERATION_DEATHS, f"rebuild {projection} {generation} ")
 
 
 class GenerationDeath(NamedTuple):
-    """An event that live applied, and that died, conflicts or waits in a generation."""
+    """An event that live applied and that died, conflicted or waits in a generation."""
 
     topic: str
     partition: int
@@ -39,7 +39,7 @@ _OPEN = """(
         FROM sluice.projection_letters
         WHERE projection = $1 AND generation = $2 AND state IN ('dead', 'waiting')
         UNION ALL
-        -- Written by workers of a version before there were letters of a generation.
+        -- Rows of older workers, from before generations had letters.
         SELECT topic, partition, "offset", key, error_class, error_text, died_at
         FROM sluice.generation_deaths WHERE projection = $1 AND generation = $2
     ) o"""
@@ -57,6 +57,6 @@ COUNT_DEATHS = Statement("count_generation_deaths", f"SELECT count(*) FROM {_OPE
 def read_deaths(
     session: Session, projection: str, generation: int, limit: int
 ) -> tuple[int, list[GenerationDeath]]:
-    """How many there are, and the first of them."""
+    """Returns the number of deaths, and the first of them."""
     ((count,),) = session.run(COUNT_DEATHS, projection, generation)
     return count, [GenerationDeath(*row) for row in session.run(READ_DEATHS, projection, generation, limit)]

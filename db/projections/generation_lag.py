@@ -1,4 +1,4 @@
-"""How far generations lag behind live: which lanes do, what one rebuild has to know, and who may run it."""
+"""How far generations lag behind live: lagging lanes, the snapshot of a rebuild, and its lock."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from sluice.db.projections.generations import SyncedGeneration
 
 
 class LaneState(NamedTuple):
-    """One lane of the current epoch: how far live and a generation are."""
+    """One lane of the current epoch: the offsets of live and of a generation."""
 
     topic: str
     partition: int
@@ -34,7 +34,7 @@ READ_LANE_STATES = Statement(
 
 
 def read_lane_states(session: Session, projection: str, generation: int) -> list[LaneState]:
-    """Every lane that live has anything of, in one snapshot."""
+    """Returns every lane of which live has applied records, in one snapshot."""
     return [LaneState(*row) for row in session.run(READ_LANE_STATES, projection, generation)]
 
 
@@ -52,7 +52,7 @@ READ_LAGGING = Statement(
         ON k.projection = g.projection AND k.generation = g.generation
        AND k.topic = l.topic AND k.partition = l.partition AND k.queue = l.queue
     WHERE g.state IN ('building', 'ready', 'retired', 'resuming') AND NOT g.paused
-      -- One that has met live everywhere is still to be made what it was.
+      -- A resuming generation that caught up everywhere must still get its former state.
       AND (coalesce(k.applied_offset, -1) < l.applied_offset OR g.state = 'resuming')
     ORDER BY 1, 2, 3, 4
     """,
@@ -60,7 +60,7 @@ READ_LAGGING = Statement(
 
 
 def read_lagging(session: Session) -> list[tuple[str, int, str, int]]:
-    """(projection, generation, topic, partition) of all that a rebuild task has to do."""
+    """Returns (projection, generation, topic, partition) for every rebuild task that is needed."""
     return [tuple(row) for row in session.run(READ_LAGGING)]
 
 
@@ -83,7 +83,7 @@ NOTE_READY = Statement(
 
 
 def note_ready(session: Session, projection: str, generation: int) -> bool:
-    """The generation is `ready` if all its lanes have met live; whether that is news. May run twice."""
+    """Marks a generation `ready` if all lanes caught up. Returns True if its state changed. Idempotent."""
     return session.count(NOTE_READY, projection, generation) == 1
 
 
@@ -103,10 +103,10 @@ GIVE_LANES = Statement(
 
 
 def give_lanes(session: Session) -> None:
-    """Every lane below a watermark has a row. Under the locks of all queues; may run twice.
+    """Inserts missing rows of lanes below a watermark. Idempotent. Requires the locks of all queues.
 
-    What lies below the watermark has its outcome, whatever lane it was in then: a generation has to read
-    it in the lane it would be in now.
+    Records below the watermark have outcomes, whatever their lane was then. A generation reads them in their
+    present lane.
     """
     session.run(GIVE_LANES)
 
@@ -127,19 +127,19 @@ FOLLOW_LIVE = Statement(
 
 
 def follow_live(session: Session, projection: str, generation: int) -> None:
-    """A generation that was live until now is exactly where live is. Under the locks of all queues."""
+    """Sets a formerly live generation's offsets to live's. Requires the locks of all queues."""
     session.run(FOLLOW_LIVE, projection, generation)
 
 
 class LaneOffsets(NamedTuple):
-    """How far live and the generation have applied one lane."""
+    """The applied offsets of live and of the generation in one lane."""
 
     live: int
     generation: int
 
 
 class PartitionSnapshot(NamedTuple):
-    """What a rebuild of one partition has to know, in one snapshot."""
+    """The state that a rebuild of one partition needs, in one snapshot."""
 
     synced: SyncedGeneration
     paused: bool
@@ -150,7 +150,7 @@ class PartitionSnapshot(NamedTuple):
     epoch: int
     shards: int
     lanes: Mapping[str, LaneOffsets]
-    """Queue → its lane of this partition; those that live has anything of."""
+    """Queue → its lane of this partition, if live has applied records of it."""
 
 
 READ_PARTITION = Statement(
@@ -174,7 +174,7 @@ READ_PARTITION = Statement(
 def read_partition(
     session: Session, projection: str, generation: int, topic: str, partition: int
 ) -> PartitionSnapshot | None:
-    """None: there is no such generation, or no such topic."""
+    """Returns the state of a partition, None if there is no such generation or topic."""
     rows = session.run(READ_PARTITION, projection, generation, topic, partition)
     if not rows:
         return None
@@ -193,11 +193,11 @@ END_REBUILD = Statement(
 
 
 def try_rebuild(session: Session, what: str, partition: int) -> bool:
-    """Whether this session is the only one at this partition; until `end_rebuild`, or until it ends."""
+    """Locks a partition until `end_rebuild` or the end of the session. Returns True if it was free."""
     ((held,),) = session.run(TRY_REBUILD, what, partition)
     return bool(held)
 
 
 def end_rebuild(session: Session, what: str, partition: int) -> None:
-    """Lets others at the partition."""
+    """Releases the lock of the partition."""
     session.run(END_REBUILD, what, partition)

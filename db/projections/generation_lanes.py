@@ -1,4 +1,4 @@
-"""`generation_lanes`: how far the generations that are not live are, and what they passed over."""
+"""`generation_lanes`: the offsets of generations that are not live, and the records that they passed over."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from sluice.db.values import bare_array, text_array
 from sluice.runtime.place import Place
 
 FOLDED = "folded"
-UNKNOWN = "unknown"  # nothing is remembered of the record
+UNKNOWN = "unknown"  # no identity of the record is stored
 PASSED = (Outcome.DUPLICATE, Outcome.DEAD, Outcome.WAITING, Outcome.CONFLICT, UNKNOWN, Outcome.ERASED)
-"""Why a record is passed over: live did not apply it either."""
+"""Reasons to pass over a record, because live did not apply it either."""
 
 NOTHING_APPLIED = -1
 
 
 class GenerationStep(NamedTuple):
-    """How far a lane of a generation came, and what became of its records: `folded` or one of PASSED."""
+    """A lane's new offset, and its number of records by result: `folded` or one of PASSED."""
 
     topic: str
     partition: int
@@ -36,9 +36,9 @@ READ_SYNCED_LANES = Statement(
 
 
 def read_synced_lanes(session: Session, queue: str) -> dict[tuple[str, int], dict[Place, int]]:
-    """(projection, generation) → how far its lanes of one queue are. A lane without a row: nothing applied.
+    """Returns (projection, generation) → offsets of its lanes in one queue. A missing lane has none applied.
 
-    Under the queue's lock it says who is in lockstep: only under that lock a lane gets there.
+    Under the queue's lock the result shows which lanes are in sync, since a lane gets in sync only under it.
     """
     found: dict[tuple[str, int], dict[Place, int]] = {}
     for projection, generation, topic, partition, offset in session.run(READ_SYNCED_LANES, queue):
@@ -77,7 +77,7 @@ def advance_generation(
     *,
     catches_up: bool = False,
 ) -> None:
-    """Writes how far lanes came. Under the queue's lock, or that of the lane; never twice.
+    """Writes the offsets of lanes. Requires the lock of the queue or of the lane. Not idempotent.
 
     `catches_up`: this transaction writes events into the generation that it does not write into the live one.
     """
@@ -124,9 +124,9 @@ LOCK_LANES = Statement(
 def lock_lanes(
     session: Session, projection: str, generation: int, queue: str, places: Sequence[Place]
 ) -> dict[Place, int]:
-    """Locks lanes of a generation, at least these, and says how far each is; {}: there is no such generation.
+    """Locks at least these lanes of a generation. Returns their offsets, {} if there is no such generation.
 
-    Who applies anything to a lane that is behind live holds its row: a chunk of the rebuild, or a redrive.
+    A chunk of a rebuild, or a redrive, holds the row of a lane behind live while it applies records.
     """
     arrays = text_array(topic for topic, _ in places), bare_array(number for _, number in places)
     session.run(MAKE_LANES, projection, generation, queue, *arrays)
@@ -160,9 +160,9 @@ NOTE_FILLED = Statement(
 
 
 def note_filled(session: Session, projection: str, generation: int, queue: str) -> None:
-    """This transaction writes events of a queue into the generation alone: older snapshots lack its rows.
+    """Notes that this transaction writes a queue's events only into the generation. Idempotent.
 
-    After `lock_queue_lanes`.
+    Older snapshots lack these rows. Call it after `lock_queue_lanes`.
     """
     session.run(NOTE_FILLED, projection, generation, queue)
 
@@ -196,7 +196,7 @@ KEEP_LIVE_PLACES = Statement(
 def keep_places(
     session: Session, projection: str, generation: int, queue: str, places: Mapping[Place, int]
 ) -> None:
-    """Stores how far lanes of a generation are, unless it is stored. Under the queue's lock; idempotent."""
+    """Stores missing offsets of a generation's lanes. Idempotent. Requires the queue's lock."""
     if places:
         topics, partitions = zip(*places, strict=True)
         values = text_array(topics), bare_array(partitions), bare_array(places.values())
@@ -204,9 +204,9 @@ def keep_places(
 
 
 def keep_live_places(session: Session, projection: str, generation: int, queue: str | None) -> None:
-    """Stores where live is in the lanes of a queue, or of all, unless a place is stored. As `keep_places`.
+    """Stores live's offsets for missing lanes of one queue or of all, as `keep_places`.
 
-    For a generation that was live until it was stopped: a lane without a row was fed up to now.
+    For a generation that was live until it was stopped: its lanes without a row were fed until now.
     """
     session.run(KEEP_LIVE_PLACES, projection, generation, queue)
 
@@ -222,6 +222,6 @@ READ_PASSED = Statement(
 
 
 def read_passed(session: Session, projection: str, generation: int) -> dict[str, int]:
-    """Records per what became of them: `folded`, and each of PASSED."""
+    """Returns the number of records by result: `folded` and each of PASSED."""
     (row,) = session.run(READ_PASSED, projection, generation)
     return dict(zip((FOLDED, *PASSED), row, strict=True))

@@ -1,4 +1,4 @@
-"""How fast a generation is rebuilt."""
+"""The rate of a rebuild."""
 
 from sluice.db.connection import Session, Statement
 
@@ -10,11 +10,11 @@ SET_PACE = Statement(
 
 
 def set_pace(session: Session, projection: str, generation: int, *, paused: bool, rate: int | None) -> None:
-    """Whether its rebuild goes on, and how many events a second it may take. May run twice."""
+    """Pauses or continues a rebuild, and sets its limit in events per second. Idempotent."""
     session.run(SET_PACE, projection, generation, paused, rate)
 
 
-# One row for all tasks of the generation: they share the rate however many they are.
+# One row for all tasks of the generation, which share the rate.
 TAKE_PACE = Statement(
     "take_generation_pace",
     """
@@ -28,6 +28,6 @@ TAKE_PACE = Statement(
 
 
 def take_pace(session: Session, projection: str, generation: int, events: int) -> float:
-    """Seconds to wait after so many events, so that all tasks together keep the rate."""
+    """Returns the seconds to wait after `events`, so that all tasks together keep the rate."""
     rows = session.run(TAKE_PACE, projection, generation, events)
     return float(rows[0][0]) if rows else 0.0

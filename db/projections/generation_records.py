@@ -1,7 +1,7 @@
-"""Which events a generation holds, and where in the log a rebuild found them.
+"""Stores which events a generation holds, and where in the log a rebuild found them.
 
-`generation_spans`: what was read where live first applied it. `generation_identities`: what stood elsewhere,
-or was written by a redrive.
+`generation_spans`: events that were read where live first applied them. `generation_identities`: events that
+were read elsewhere or written by a redrive.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from sluice.runtime.place import Place
 
 
 class Known(NamedTuple):
-    """What live remembers of an identity: the record that it applied under it."""
+    """The stored identity of an event: the record that live applied under it."""
 
     data_hash: UUID
     outcome: str
@@ -22,10 +22,10 @@ class Known(NamedTuple):
     partition: int
     offset: int
     is_noted: bool
-    """The generation holds the event, read elsewhere in the log or written by a redrive."""
+    """True if the generation holds the event, read elsewhere in the log or written by a redrive."""
 
 
-# The generation's row in a subquery: as a join it would be hashed whole for each chunk.
+# A subquery reads the generation's row; a join would hash the whole table for each chunk.
 LOAD_KNOWN = Statement(
     "load_known",
     """
@@ -42,7 +42,7 @@ LOAD_KNOWN = Statement(
 def load_known(
     session: Session, projection: str, generation: int, identities: Sequence[UUID]
 ) -> dict[UUID, Known]:
-    """Returns what live remembers of these identities. Under the lane's lock, for a rebuild."""
+    """Returns the stored identities. For a rebuild; requires the lane's lock."""
     rows = session.run(LOAD_KNOWN, projection, generation, bare_array(identities))
     return {row[0]: Known(*row[1:]) for row in rows}
 
@@ -59,7 +59,7 @@ INSERT_SPAN = Statement(
 
 
 class Span(NamedTuple):
-    """What a rebuild read of a lane: the offsets in (after, through]."""
+    """A range of a lane that a rebuild read: the offsets in (after, through]."""
 
     place: Place
     queue: str
@@ -68,9 +68,9 @@ class Span(NamedTuple):
 
 
 def insert_span(session: Session, projection: str, generation: int, span: Span, found: Sequence[int]) -> None:
-    """Notes what was read, and at which offsets an event stood where live first applied it.
+    """Notes a range that was read, and the offsets in it where live first applied an event.
 
-    Under the lane's lock; never twice.
+    Requires the lane's lock. Not idempotent.
     """
     session.run(
         INSERT_SPAN,
@@ -98,7 +98,7 @@ INSERT_IDENTITIES = Statement(
 def note_identities(
     session: Session, projection: str, generation: int, identities: Sequence[UUID]
 ) -> frozenset[UUID]:
-    """Notes events that the generation takes now. Returns those that were not noted before."""
+    """Notes events that the generation applies now. Returns those that are new."""
     if not identities:
         return frozenset()
     rows = session.run(INSERT_IDENTITIES, projection, generation, bare_array(identities))
@@ -106,11 +106,11 @@ def note_identities(
 
 
 class Found(NamedTuple):
-    """What a generation knows of an event that live first applied at a given place."""
+    """What a generation stores about an event that live first applied at a given place."""
 
     is_noted: bool
     was_there: bool | None
-    """Whether a rebuild found it at that place; None: no rebuild has read there."""
+    """True if a rebuild found it at that place; None if no rebuild has read there."""
 
 
 FIND_EVENTS = Statement(
@@ -137,9 +137,9 @@ def find_events(
     queue: str,
     events: Iterable[tuple[UUID, str, int, int]],
 ) -> dict[UUID, Found]:
-    """Returns what the generation knows of events.
+    """Returns what the generation stores about events.
 
-    Each event is given as (identity, topic, partition, offset), as live first applied it.
+    Each event is given as (identity, topic, partition, offset) of its first application by live.
     """
     identities, topics, partitions, offsets = zip(*events, strict=True)
     rows = session.run(

@@ -1,4 +1,4 @@
-"""The tables of generations and the view over the live one: made, looked at, replaced, dropped."""
+"""Creates, reads, replaces and drops the tables of generations and the view over the live one."""
 
 import itertools
 from collections.abc import Mapping, Sequence, Set
@@ -17,7 +17,7 @@ COUNTING = "SET LOCAL statement_timeout = '60s'"
 
 
 def first_generation(projection: Table) -> Table:
-    """Generation 1 as a table to be created, with the projection's columns, constraints and indexes."""
+    """Returns generation 1 as a table to create, with the projection's columns, constraints and indexes."""
     table = projection.to_metadata(MetaData(), name=generation_name(projection.name, 1))
     taken: set[str] = set()
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -28,7 +28,7 @@ def first_generation(projection: Table) -> Table:
 
 
 def _index_name(parts: Sequence[str], taken: Set[str]) -> str:
-    """A free name as Postgres chooses it: in a schema an index's name is given once."""
+    """Returns a free index name as Postgres would choose it. Index names are unique in a schema."""
     for number in itertools.count():
         ending = f"_idx{number or ''}"
         name = "_".join(parts).encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
@@ -38,10 +38,10 @@ def _index_name(parts: Sequence[str], taken: Set[str]) -> str:
 
 
 def view_text(projection: str, columns: Sequence[str], generation: int, options: Sequence[str] = ()) -> str:
-    """The statement that makes readers see a generation.
+    """Returns the statement that makes the view show a generation.
 
-    Owner, grants, comments, triggers, rules and column defaults of the view, and views over it, stay. Its
-    options (`security_invoker=true`) do not: they are to be given again.
+    The view keeps its owner, grants, comments, triggers, rules, column defaults and dependent views. Its
+    options (`security_invoker=true`) must be passed again.
     """
     names = ", ".join(quoted(name) for name in columns)
     source = qualified(generation_name(projection, generation))
@@ -61,13 +61,13 @@ READ_ACCESS_METHOD = Statement(
 
 
 def make_like(session: Session, table: str, model: str) -> None:
-    """An empty table with the columns, defaults, constraints, indexes and statistics of another one."""
+    """Creates an empty table with columns, defaults, constraints, indexes and statistics of another one."""
     ((method,),) = session.run(READ_ACCESS_METHOD, USERS_SCHEMA, model)
     session.command(f"CREATE TABLE {qualified(table)} (LIKE {qualified(model)} INCLUDING ALL) USING {method}")
 
 
 def fill_from(session: Session, table: str, source: str) -> None:
-    """Copies all rows of a table with the same columns."""
+    """Copies all rows from a table with the same columns."""
     session.command(f"INSERT INTO {qualified(table)} SELECT * FROM {qualified(source)}")
 
 
@@ -82,7 +82,7 @@ COPY_TOMBSTONES = Statement(
 
 
 def copy_tombstones(session: Session, source: str, table: str) -> None:
-    """The deleted keys of a copied table are deleted in the copy, too."""
+    """Copies the tombstones of a table to its copy."""
     session.run(COPY_TOMBSTONES, source, table)
 
 
@@ -98,21 +98,21 @@ def count_rows(session: Session, table: str) -> int | None:
 
 
 def drop_table(session: Session, table: str) -> None:
-    """Drops it, if it is there. Raises what Postgres raises where a view depends on it."""
+    """Drops a table if it exists. Raises the error of Postgres if a view depends on it."""
     session.command(f"DROP TABLE IF EXISTS {qualified(table)}")
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What stands about a table or view of users. `kind`: "table", "view", something else, or None."""
+    """Facts about a users' table or view. `kind`: "table", "view", another kind, or None."""
 
     kind: str | None
     owner: str | None
     columns: Mapping[str, str]
-    """Name → type, in order."""
+    """Column name → type, in order."""
     triggers: Sequence[str]
     readers: Sequence[str]
-    """Views, foreign keys, functions and others that depend on it, by their names."""
+    """Names of views, foreign keys, functions and other objects that depend on it."""
     estimated_rows: int
     bytes: int
     definition: str | None = None
@@ -120,7 +120,7 @@ class TableFacts:
     options: Sequence[str] = ()
     """Name=value: `security_invoker=true` of a view, `fillfactor=70` of a table."""
     is_owned: bool = True
-    """The own role is its owner, or a member of the owner."""
+    """True if this role is its owner or a member of the owner."""
 
 
 READ_TABLE = Statement(
@@ -148,7 +148,7 @@ READ_TRIGGERS = Statement(
     "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal ORDER BY tgname",
     ("bigint",),
 )
-# A view depends on what its rewrite rule names. What depends on the table's row type counts, too.
+# A view depends on the objects in its rewrite rule. Objects that depend on the table's row type count too.
 READ_READERS = Statement(
     "read_table_readers",
     """
@@ -174,7 +174,7 @@ READ_READERS = Statement(
 
 
 def read_table(session: Session, table: str) -> TableFacts:
-    """What is there under a name in users' schema."""
+    """Returns the facts about a name in schema public."""
     rows = session.run(READ_TABLE, USERS_SCHEMA, table)
     if not rows:
         return TableFacts(None, None, {}, (), (), 0, 0)
@@ -208,7 +208,7 @@ READ_LEFT_OVER = Statement(
 
 
 def read_left_over(session: Session, projection: str) -> list[str]:
-    """Tables of generations that were begun and never came to be, or were dropped half way."""
+    """Returns tables of generations that were not completed, or whose drop was not completed."""
     return [name for (name,) in session.run(READ_LEFT_OVER, USERS_SCHEMA, projection)]
 
 
@@ -216,5 +216,5 @@ LOCK_ALL_QUEUES = Statement("lock_all_queues", "SELECT queue FROM sluice.queues 
 
 
 def lock_all_queues(session: Session) -> None:
-    """Takes the locks of all queues: nothing is applied until this transaction ends."""
+    """Takes the locks of all queues, so that no record is applied until this transaction ends."""
     session.run(LOCK_ALL_QUEUES)

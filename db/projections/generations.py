@@ -1,4 +1,4 @@
-"""`projections` and `generations`: which generation readers see, and which others are kept in sync."""
+"""`projections` and `generations`: the live generation of each projection, and the others in sync."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sluice.db.tables import generation_name
 
 
 class SyncedGeneration(NamedTuple):
-    """A generation that is fed with what live applies."""
+    """A generation that is fed with the events that live applies."""
 
     projection: str
     generation: int
@@ -19,38 +19,38 @@ class SyncedGeneration(NamedTuple):
     revision: int
     has_been_live: bool
     has_letters: bool = False
-    """Events of the entity type that is asked for wait for this generation."""
+    """True if events of the requested entity type wait for this generation."""
     failure_window: str | None = None
-    """Of the queue that is asked for; None: no event failed lately."""
+    """The failure window in the requested queue; None if no event failed recently."""
     from_checkpoint: bool = False
-    """It began as a copy of what live had at a checkpoint."""
+    """True if it began as a copy of live at a checkpoint."""
 
     @property
     def table(self) -> str:
-        """The table of its rows."""
+        """Returns the name of the table of its rows."""
         return generation_name(self.projection, self.generation)
 
     @property
     def is_copy(self) -> bool:
-        """Whether it held at some moment all that live had applied until then."""
+        """Returns True if it held, at some time, every event that live had applied until then."""
         return self.has_been_live or self.from_checkpoint
 
     def takes(self, revision: int | None) -> bool:
-        """Whether code of this revision may write it: until it was live, only the one it was begun with."""
+        """Returns True if code of this revision may write it. Before its swap only its first revision may."""
         return self.has_been_live or revision == self.revision
 
 
 @dataclass(frozen=True)
 class ProjectionSnapshot:
-    """All projections as of now: the live generation of each, and those kept in sync, in a fixed order."""
+    """The live generation of each projection, and the generations kept in sync, in a fixed order."""
 
     live: Mapping[str, int]
     synced: Sequence[SyncedGeneration]
-    """Those that have lanes of their own: all but the live ones, and of these the ones that were stopped."""
+    """Generations with their own lanes: all that are not live, and stopped live ones."""
     live_revisions: Mapping[str, int]
     """Projection → the revision that its live generation was begun with."""
     fed: Mapping[str, SyncedGeneration]
-    """Projection → its live generation, if the live transaction writes it itself."""
+    """Projection → its live generation, unless it is stopped."""
 
     @property
     def left(self) -> Set[str]:
@@ -81,9 +81,9 @@ READ_PROJECTION_SNAPSHOT = Statement(
 
 
 def read_projection_snapshot(session: Session, queue: str | None = None) -> ProjectionSnapshot:
-    """What counts until a queue's lock is let go, if it is held: a swap takes the locks of all queues.
+    """Returns the projections. Under a queue's lock they cannot change, because a swap takes all queue locks.
 
-    `queue`: whose letters and failures are asked for.
+    `queue`: the queue whose letters and failures are requested.
     """
     entity = None if queue is None else queue.rpartition(".")[0]
     rows = session.run(READ_PROJECTION_SNAPSHOT, entity, queue)
@@ -103,7 +103,7 @@ def read_projection_snapshot(session: Session, queue: str | None = None) -> Proj
 
 
 class Generation(NamedTuple):
-    """One generation, as an operator sees it."""
+    """One generation, for operators."""
 
     projection: str
     generation: int
@@ -115,7 +115,7 @@ class Generation(NamedTuple):
     compacted_topics: list[str]
     failed_reason: str | None
     checkpoint: str | None
-    """Where it began; None: at the beginning of the log."""
+    """The checkpoint where it began; None for the beginning of the log."""
     created_at: datetime
     ready_at: datetime | None
     live_at: datetime | None
@@ -123,7 +123,7 @@ class Generation(NamedTuple):
 
     @property
     def table(self) -> str:
-        """The table of its rows."""
+        """Returns the name of the table of its rows."""
         return generation_name(self.projection, self.generation)
 
 
@@ -141,7 +141,7 @@ READ_GENERATIONS = Statement(
 
 
 def read_generations(session: Session, projection: str | None = None) -> list[Generation]:
-    """The generations there are, of one projection or of all, oldest first."""
+    """Returns the generations of one projection or of all, oldest first."""
     return [Generation(*row) for row in session.run(READ_GENERATIONS, projection)]
 
 
@@ -153,7 +153,7 @@ LOCK_PROJECTION = Statement(
 
 
 def lock_projection(session: Session, projection: str) -> int | None:
-    """Orders what operators do to one projection; its live generation, None: there is no such row."""
+    """Locks a projection against other operators. Returns its live generation, None if it has no row."""
     rows = session.run(LOCK_PROJECTION, projection)
     return int(rows[0][0]) if rows else None
 
@@ -169,7 +169,7 @@ NUMBER_GENERATION = Statement(
 
 
 def number_generation(session: Session, projection: str) -> int:
-    """The number of a new generation; each is given once, whatever becomes of it."""
+    """Returns the number of a new generation. Numbers are never used again."""
     ((number,),) = session.run(NUMBER_GENERATION, projection)
     return int(number)
 
@@ -195,7 +195,7 @@ def begin_generation(
     compacted_topics: str,
     checkpoint: str | None,
 ) -> None:
-    """It is `building` from now on, and kept in sync. `compacted_topics`: a JSON array."""
+    """Inserts a generation in state `building`, which is kept in sync. `compacted_topics`: a JSON array."""
     session.run(BEGIN_GENERATION, projection, generation, revision, rate, compacted_topics, checkpoint)
 
 
@@ -214,7 +214,7 @@ SET_STATE = Statement(
 
 
 def set_state(session: Session, projection: str, generation: int, state: GenerationState) -> None:
-    """The generation is in this state now."""
+    """Sets the state of a generation."""
     session.run(SET_STATE, projection, generation, state)
 
 
@@ -229,7 +229,7 @@ FAIL_GENERATION = Statement(
 
 
 def fail_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
-    """Marks the generation failed for this reason; returns True if its state changed. Never the live one."""
+    """Marks a generation as failed, except the live one. Returns True if its state changed."""
     return session.count(FAIL_GENERATION, projection, generation, reason) == 1
 
 
@@ -248,10 +248,10 @@ DETACH_GENERATIONS = Statement(
 
 
 def detach_generations(session: Session, reason: str) -> list[tuple[str, int]]:
-    """Ends the feeding of generations that have lanes of their own, and returns them. Idempotent.
+    """Detaches all generations with their own lanes and returns them. Idempotent.
 
-    They fail. One that readers see, and that was stopped, stays so, without its place in the log. Requires
-    the queue locks.
+    They become failed. A stopped generation that readers see remains stopped and loses its place in the log.
+    Requires the locks of all queues.
     """
     return sorted((projection, number) for projection, number in session.run(DETACH_GENERATIONS, reason))
 
@@ -264,7 +264,7 @@ SET_LIVE = Statement(
 
 
 def set_live(session: Session, projection: str, generation: int) -> None:
-    """Readers' view shows this generation: in the transaction that replaces the view."""
+    """Makes this generation the live one, in the transaction that replaces the view."""
     session.run(SET_LIVE, projection, generation)
 
 
@@ -279,11 +279,11 @@ DELETE_TOMBSTONES = Statement(
 
 
 def delete_generation(session: Session, projection: str, generation: int) -> None:
-    """Forgets a generation with its lanes, deaths and reports. Under the locks of all queues."""
+    """Deletes a generation with its lanes, deaths and reports. Requires the locks of all queues."""
     session.run(DELETE_GENERATION, projection, generation)
     delete_tombstones(session, generation_name(projection, generation))
 
 
 def delete_tombstones(session: Session, table: str) -> None:
-    """Forgets the deleted keys of a table that is dropped."""
+    """Deletes the tombstones of a dropped table."""
     session.run(DELETE_TOMBSTONES, table)

@@ -1,4 +1,4 @@
-"""Snapshots that transactions of this database hold, and the one a generation's reader needs at least."""
+"""Snapshots that transactions of this database hold, and the oldest one that readers of a generation need."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _HALF, _ALL = 2**31, 2**32
 
 
 class OpenTransaction(NamedTuple):
-    """A session's transaction, or a prepared one, as an operator finds it."""
+    """A transaction of a session, or a prepared transaction, for operators."""
 
     pid: int | None
     """None if it is prepared."""
@@ -19,23 +19,23 @@ class OpenTransaction(NamedTuple):
     name: str
     """The session's application, or the prepared transaction's identifier."""
     seconds: float | None
-    """Its age, if the own role may see that."""
+    """Its age, if this role may see it."""
     query: str | None
-    """The session's last statement, if the own role may see that."""
+    """The session's last statement, if this role may see it."""
 
 
 class SnapshotHolder(NamedTuple):
-    """A transaction that sees the database as it was."""
+    """A transaction with an older snapshot of the database."""
 
     key: str
-    """Identifies it: no other transaction is ever given this key."""
+    """The unique key of the transaction."""
     xmin: int
-    """Every transaction below has ended in its eyes; of others it may lack what they wrote."""
+    """The snapshot sees all transactions below this id as ended. It may lack writes of the others."""
     holder: OpenTransaction
 
 
 def full_xid(xid: int, near: int) -> int:
-    """The 64-bit transaction id of a 32-bit one that is less than 2^31 away from `near`."""
+    """Returns the 64-bit form of a 32-bit transaction id that is less than 2^31 away from `near`."""
     return near + (xid - near + _HALF) % _ALL - _HALF
 
 
@@ -49,9 +49,9 @@ READ_FILLED_XID = Statement(
 
 
 def read_filled_xid(session: Session, projection: str, generation: int) -> int:
-    """The last transaction that wrote rows into the generation and not into the live one; 0 if none did.
+    """Returns the last transaction that wrote rows only into the generation, not into live; 0 if none did.
 
-    A snapshot whose xmin is above sees all rows of the generation that it sees of the live one.
+    A snapshot with a greater xmin sees every row of the generation that it sees of live.
     """
     ((xid,),) = session.run(READ_FILLED_XID, projection, generation)
     return int(xid)
@@ -63,7 +63,7 @@ _SESSION = """a.pid, a.usename::text, a.application_name,
            CASE WHEN a.xact_start IS NOT NULL THEN a.query END"""
 _PREPARED = "p.owner::text, p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8, NULL"
 
-# Left out: vacuum, which cannot read a view, and autovacuum workers, which have no user.
+# Omits vacuum, which cannot read a view, and autovacuum workers, which have no user.
 READ_SNAPSHOTS = Statement(
     "read_snapshots",
     f"""
@@ -84,7 +84,7 @@ READ_SNAPSHOTS = Statement(
 
 
 def read_snapshots(session: Session) -> list[SnapshotHolder]:
-    """The snapshots held in this database, without those of this session. Outside of a transaction."""
+    """Returns the snapshots of other sessions in this database. Call it outside of a transaction."""
     return [
         SnapshotHolder(key, full_xid(xmin, near), OpenTransaction(*holder))
         for near, key, xmin, *holder in session.run(READ_SNAPSHOTS)
@@ -115,6 +115,6 @@ READ_LOCK_HOLDERS = Statement(
 
 
 def read_lock_holders(session: Session, tables: Sequence[str]) -> list[OpenTransaction]:
-    """The transactions that hold a lock on one of these tables or views of users."""
+    """Returns the transactions that hold a lock on one of these users' tables or views."""
     rows = session.run(READ_LOCK_HOLDERS, USERS_SCHEMA, text_array(tables))
     return [OpenTransaction(*row) for row in rows]

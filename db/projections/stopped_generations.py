@@ -1,4 +1,4 @@
-"""Generations whose feeding is stopped, until they have caught up from the log."""
+"""Stopped generations, until they have caught up from the log."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ STOP_GENERATION = Statement(
         WHERE projection = $1 AND generation = $2 AND state IN ('live', 'retired', 'resuming')
         FOR UPDATE
     ), lanes AS (
-        -- Of a live one they are from before it was swapped in.
+        -- Rows of a live generation are older than its swap.
         DELETE FROM sluice.generation_lanes l USING fed f
         WHERE l.projection = f.projection AND l.generation = f.generation AND f.state = 'live'
     )
@@ -26,9 +26,9 @@ STOP_GENERATION = Statement(
 
 
 def stop_generation(session: Session, projection: str, generation: int, reason: str) -> bool:
-    """Stops the feeding of a generation that was live once. Returns True if its state changed.
+    """Stops the feeding of a generation that has been live. Returns True if its state changed.
 
-    In the transaction that keeps the places of the queue's lanes, under the lock of that queue.
+    Call it in the transaction that keeps the places of the queue's lanes, under the queue's lock.
     """
     return session.count(STOP_GENERATION, projection, generation, reason) == 1
 
@@ -44,7 +44,7 @@ END_RESUMING = Statement(
         WHERE p.projection = g.projection AND g.projection = $1 AND g.generation = $2 AND g.state = 'resuming'
         RETURNING g.projection, g.generation, g.state
     ), lanes AS (
-        -- How far the live one is, `lane_progress` says.
+        -- The offsets of the live generation are in `lane_progress`.
         DELETE FROM sluice.generation_lanes l USING ended e
         WHERE l.projection = e.projection AND l.generation = e.generation AND e.state = 'live'
     )
@@ -57,7 +57,7 @@ END_RESUMING = Statement(
 def end_resuming(session: Session, projection: str, generation: int) -> bool:
     """Returns a generation to its state before it was stopped. Requires the locks of all queues.
 
-    Returns True if its state changed. It must be where live is.
+    Returns True if its state changed. It must have caught up with live.
     """
     ((ended,),) = session.run(END_RESUMING, projection, generation)
     return bool(ended)
@@ -82,7 +82,7 @@ def begin_resuming(session: Session, projection: str, generation: int) -> bool:
 
 
 class StoppedPlace(NamedTuple):
-    """How far a stopped generation was fed in one partition: its lane that is furthest back."""
+    """The lowest offset up to which a stopped generation was fed in one partition."""
 
     projection: str
     generation: int
@@ -91,7 +91,7 @@ class StoppedPlace(NamedTuple):
     applied_offset: int
 
 
-# Lanes without a row were fed as far as live is.
+# Lanes without a row have the offset of live.
 READ_STOPPED_PLACES = Statement(
     "read_stopped_places",
     """

@@ -1,4 +1,4 @@
-"""What users attached to a generation's table: read as a set to compare, and given to a new table."""
+"""Reads the traits that users gave a generation's table, to compare them or copy them to a new table."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from sluice.db.identifiers import USERS_SCHEMA
 
 
 class Trait(NamedTuple):
-    """One property of a table, in words that do not name the table: equal for two that are alike."""
+    """One property of a table, without the table's name, so that traits of equal tables are equal."""
 
     kind: str
     what: str
@@ -115,7 +115,7 @@ READ_TRAITS = Statement(
 
 
 def read_traits(session: Session, table: str) -> frozenset[Trait]:
-    """All traits of one of users' tables; none if it does not exist."""
+    """Returns all traits of a users' table; none if the table does not exist."""
     return frozenset(Trait(*row) for row in session.run(READ_TRAITS, USERS_SCHEMA, table))
 
 
@@ -124,7 +124,7 @@ _TO = """CROSS JOIN LATERAL (SELECT
             CASE WHEN a.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END AS option) g"""
 _VALUE = "split_part(o, '=', 1), substring(o FROM position('=' IN o) + 1)"
 
-# In this order: what default privileges gave the new table is revoked before anything is granted.
+# In this order, to revoke the default privileges of the new table before granting others.
 WRITE_TRAITS = Statement(
     "write_table_traits",
     f"""
@@ -186,9 +186,9 @@ WRITE_TRAITS = Statement(
 
 
 def copy_traits(session: Session, model: str, table: str) -> None:
-    """Gives a new, empty table made LIKE another one what LIKE leaves out.
+    """Copies to a new, empty table made LIKE another one the traits that LIKE omits.
 
-    That is its owner, grants, comment, storage parameters, replica identity and tablespace.
+    These are owner, grants, comment, storage parameters, replica identity and tablespace.
     """
     commands = session.run(WRITE_TRAITS, USERS_SCHEMA, model, table)
     if commands:

@@ -1,4 +1,4 @@
-"""The tables of Sluice, schema `sluice`: the declaration that the migrations add up to."""
+"""Declares the tables of Sluice in schema `sluice`. The migrations together produce the same tables."""
 
 from sluice.db.schema import (
     admin,

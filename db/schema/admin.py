@@ -1,4 +1,4 @@
-"""What operators decide: switches, and the account of it. And what workers tell them."""
+"""Tables for operators: switches, the audit of decisions, and the reports of workers."""
 
 from sqlalchemy import (
     BigInteger,
@@ -38,7 +38,8 @@ audit = Table(
     Column("details", JSONB),
 )
 
-# What a worker that shares the queues says of itself. Whether it lives, and what it holds, say the locks.
+# The report of a worker that shares queues. Liveness and ownership come from the advisory locks, not from
+# this row.
 workers = Table(
     "workers",
     metadata,
@@ -47,7 +48,7 @@ workers = Table(
     Column("process_id", Integer, nullable=False),
     now_column("joined_at"),
     now_column("heartbeat_at"),
-    # Queue → since when.
+    # Queue → time of its lease.
     Column("leases", JSONB, nullable=False),
     Column("busy_queue", Text),
     Column("busy_since", DateTime(timezone=True)),
@@ -55,11 +56,11 @@ workers = Table(
     Column("last_at", DateTime(timezone=True)),
     Column("last_records", Integer),
     Column("last_seconds", Double),
-    # What its code declares: {entity type: [topics]}.
+    # Declarations of its code: {entity type: [topics]}.
     Column("declared", JSONB, nullable=False, server_default=text("'{}'")),
     # The newest format of messages that it reads.
     Column("format", SmallInteger, nullable=False, server_default=text("1")),
-    # Queues it gave back because it met a topic or a format there that it does not know.
+    # Queues that it gave back because of a topic or a format that it does not know.
     Column("yielded", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # Rewritten every second per worker: room for HOT updates.
     postgresql_with={"fillfactor": "50"},

@@ -1,4 +1,4 @@
-"""Events that failed, and the entities behind them."""
+"""Events that failed, and the entities that wait for them."""
 
 from sqlalchemy import (
     BigInteger,
@@ -25,7 +25,7 @@ from sluice.db.schema.progress import queues
 dead_letters = Table(
     "dead_letters",
     metadata,
-    # Drawn under the queue's lock: the order in which an entity's letters are redriven.
+    # Drawn under the queue's lock, so ids have the order in which an entity's letters are redriven.
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("topic", Text, nullable=False),
     Column("topic_id", Text, nullable=False),
@@ -50,7 +50,7 @@ dead_letters = Table(
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
-    # What is missing of the record; NULL if it is stored whole.
+    # The missing parts of the record; NULL if it is stored whole.
     Column("flaw", JSONB),
     # The handler's frames, bounded; NULL if no handler raised.
     Column("traceback", Text),
@@ -59,7 +59,7 @@ dead_letters = Table(
     one_of("state", (state for state in LetterState if state is not LetterState.RETRYING)),
 )
 Index("dead_letters_entity_idx", dead_letters.c.entity, dead_letters.c.entity_key, dead_letters.c.id)
-# Those that are open are counted every few seconds, however many are done.
+# For open letters, which are counted every few seconds, even if very many are done.
 Index(
     "dead_letters_open_idx",
     dead_letters.c.state,
@@ -78,7 +78,7 @@ parked_entities = Table(
     PrimaryKeyConstraint("entity", "key"),
 )
 
-# One row per entity: that of its first waiting letter.
+# One row per entity, for its first waiting letter.
 retries = Table(
     "retries",
     metadata,
@@ -89,11 +89,11 @@ retries = Table(
     Column("kind", Text, nullable=False),
     # Time-outs between which the same worker committed other events of the queue.
     Column("failures", Integer, nullable=False, server_default=text("0")),
-    # Failed attempts in a row at this letter.
+    # Consecutive failed attempts at this letter.
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     now_column("set_aside_at"),
     Column("retry_at", DateTime(timezone=True), nullable=False),
-    # The sessions that held what the event needs, as last seen.
+    # The sessions that held a row or lock that the event needs, as last seen.
     Column("blockers", JSONB),
     Column("blockers_at", DateTime(timezone=True)),
     one_of("kind", RetryKind),

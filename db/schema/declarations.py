@@ -1,4 +1,4 @@
-"""What all tables of Sluice are declared with: the schema, names of constraints, columns of one kind."""
+"""Common declarations of Sluice's tables: the schema, names of constraints, kinds of columns."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -33,21 +33,21 @@ metadata = MetaData(
 
 
 def one_of(column: str, states: Iterable[StrEnum]) -> CheckConstraint:
-    """Returns the constraint that the column holds one of these states."""
+    """Returns a constraint that the column holds one of these states."""
     values = ", ".join(f"'{state}'" for state in states)
     return CheckConstraint(f"{column} IN ({values})", name=f"{column}_known")
 
 
 def now_column(name: str) -> Column[object]:
-    """A time of Postgres's own, that of the transaction that adds the row."""
+    """Returns a column with the start time of the transaction that adds the row."""
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
 def moment_column(name: str) -> Column[object]:
-    """A time of Postgres's own, that at which the row is added: a transaction may wait for a lock before."""
+    """Returns a column with the time at which the row is added, which may be after a wait for a lock."""
     return Column(name, DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
 
 
 def format_column() -> Column[object]:
-    """The version of the row's form. A process leaves rows of a newer form than it reads."""
+    """Returns a column with the format of the row. A process leaves rows of a newer format to others."""
     return Column("format", SmallInteger, nullable=False, server_default=text("1"))

@@ -1,4 +1,4 @@
-"""Erased entities: hashes of their keys, and where each log ended; and which tables hold an entity's rows."""
+"""Erased entities (hashes of their keys and log ends), and the tables that hold an entity's rows."""
 
 from sqlalchemy import (
     BigInteger,
@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from sluice.db.schema.declarations import metadata, moment_column
 
-# One row, made by the first erasure and changed by nothing: with another key no erased entity is recognised.
+# One row, inserted by the first erasure and never changed: another key would recognise no erased entity.
 erasure_key = Table(
     "erasure_key",
     metadata,
@@ -31,7 +31,7 @@ erasure_key = Table(
     Column("key", LargeBinary, CheckConstraint("length(key) = 32", name="key_length"), nullable=False),
 )
 
-# Only added to, under the lock of the row of `erasure_key`: so ids are committed in their order.
+# Rows are only added, under the lock of the row of `erasure_key`, so ids are committed in order.
 erasures = Table(
     "erasures",
     metadata,
@@ -45,7 +45,7 @@ erasures = Table(
 )
 Index("erasures_key_idx", erasures.c.entity, erasures.c.key_hash)
 
-# Tables that handlers wrote for events of an entity type: by the event's own key, or also by other keys.
+# Tables that handlers wrote for events of an entity type, under the event's own key or also under others.
 entity_tables = Table(
     "entity_tables",
     metadata,

@@ -1,4 +1,4 @@
-"""Which installation this database belongs to, its keys, and the processes that work for it."""
+"""The installation of this database, its keys, and the processes that work for it."""
 
 from sqlalchemy import (
     BigInteger,
@@ -42,7 +42,7 @@ installation = Table(
     now_column("made_at"),
 )
 
-# Messages are signed with the newest. An older one ends when every process has read a newer one.
+# The newest key signs messages. An older key is deleted once every process has read a newer one.
 installation_keys = Table(
     "installation_keys",
     metadata,
@@ -51,7 +51,7 @@ installation_keys = Table(
     now_column("made_at"),
 )
 
-# One row: signs claims. `sluice init --new-key` keeps it, since a copy of before must still be recognised.
+# One row: the key that signs claims. `sluice init --new-key` keeps it, to recognise earlier copies.
 claim_key = Table(
     "claim_key",
     metadata,
@@ -65,7 +65,7 @@ claim_key = Table(
     Column("key", LargeBinary, CheckConstraint("length(key) = 32", name="key_length"), nullable=False),
 )
 
-# What the bridges of this database wrote into Redis and Kafka. The newest 1,000 are kept.
+# The claims that this database's bridges wrote into Redis and Kafka. The newest 1,000 are kept.
 claims = Table(
     "claims",
     metadata,
@@ -74,8 +74,8 @@ claims = Table(
     now_column("made_at"),
 )
 
-# The same claims again, unlogged: a physical copy, a promoted standby and a server that crashed begin with
-# none of them. A claim in it was written by this very server.
+# The same claims in an unlogged table, which is empty on a physical copy, a promoted standby and a server
+# that crashed. So this server itself wrote each claim in it.
 witnessed_claims = Table(
     "witnessed_claims",
     metadata,
@@ -84,7 +84,7 @@ witnessed_claims = Table(
     prefixes=["UNLOGGED"],
 )
 
-# What each bridge, worker and beat says of itself. It is alive while its heartbeat is young.
+# The report of each bridge, worker and beat. A process is alive while its heartbeat is recent.
 processes = Table(
     "processes",
     metadata,
@@ -94,24 +94,24 @@ processes = Table(
     Column("process_id", Integer, nullable=False),
     # The newest format of messages and of stored rows that it reads.
     Column("format", SmallInteger, nullable=False),
-    # The newest of `installation_keys` that it has read; 0 before.
+    # The newest number of `installation_keys` that it has read, 0 before the first.
     Column("key_number", Integer, nullable=False),
-    # Queues it serves; NULL: it shares those of its entity types.
+    # Queues that it serves; NULL if it shares those of its entity types.
     Column("queues", ARRAY(Text)),
-    # What its code declares: {entity type: shards}, {topic: entity type}, names of effects.
+    # Declarations of its code: {entity type: shards}, {topic: entity type}, names of effects.
     Column("entities", JSONB, nullable=False),
     Column("topics", JSONB, nullable=False),
     Column("effects", ARRAY(Text), nullable=False),
     now_column("started_at"),
     now_column("heartbeat_at"),
-    # Seconds that its clock was ahead of this server's at the heartbeat; NULL: an older process does not say.
+    # Seconds that its clock was ahead of this server's at the heartbeat; NULL for an older process.
     Column("clock_offset", Double),
     one_of("kind", ProcessKind),
     # Rewritten every few seconds per process: room for HOT updates.
     postgresql_with={"fillfactor": "50"},
 )
 
-# Topics and effects that no living worker declares, and for how long, counted only while workers live.
+# Topics and effects that no living worker declares, and for how long, counted only while a worker is alive.
 undeclared = Table(
     "undeclared",
     metadata,

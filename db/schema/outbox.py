@@ -1,4 +1,4 @@
-"""What leaves: outgoing events and calls."""
+"""Tables of outgoing events and calls."""
 
 from sqlalchemy import (
     BigInteger,
@@ -36,12 +36,12 @@ outbox_events = Table(
     Column("headers", JSONB, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     now_column("created_at"),
-    # Fixed when the row is written: a new SLUICE_SOURCE changes no waiting row. NULL: that of the relay.
+    # Fixed when the row is written, so a new SLUICE_SOURCE changes no waiting row. NULL: the relay's source.
     Column("source", Text),
     format_column(),
     PrimaryKeyConstraint("queue", "id"),
 )
-# Empty as long as all processes are of one version.
+# Empty while all processes have the same version.
 _outbox = outbox_events.c
 Index(
     "outbox_events_newer_idx",
@@ -59,9 +59,8 @@ relay_progress = Table(
     Column("sent_through", BigInteger, nullable=False),
 )
 
-# Records that the broker refuses for good, by themselves: each holds back its (topic, key) in its
-# queue, and nothing else.
-# No foreign key: its trigger would run for every row that the relay deletes.
+# Records that the broker refuses permanently. Each holds back only its (topic, key) in its queue. Without a
+# foreign key, whose trigger would run for every row that the relay deletes.
 outbox_refusals = Table(
     "outbox_refusals",
     metadata,
@@ -84,7 +83,7 @@ executed_side_effects = Table(
     Column("identity", Uuid, nullable=False),
     Column("entity", Text, nullable=False),
     Column("entity_key", Text),
-    # NULL once its time is over: only the key is kept.
+    # NULL after its retention, which keeps only the key.
     Column("args", JSONB),
     Column("fingerprint", Uuid, nullable=False),
     Column("explicit_once", Boolean, nullable=False),
@@ -97,9 +96,9 @@ executed_side_effects = Table(
     Column("response", JSONB),
     Column("error", Text),
     moment_column("created_at"),
-    # Whether an attempt ended so that nobody knows what the provider did.
+    # True if an attempt ended with an unknown result of the provider.
     Column("ended_unknown", Boolean, nullable=False, server_default=text("false")),
-    # Attempts since it was last released; `attempt` rises for good and tells whose answer counts.
+    # Attempts since the last release. `attempt` always increases and identifies the answer that counts.
     Column("tried", SmallInteger, nullable=False, server_default=text("0")),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
@@ -112,7 +111,7 @@ Index(
     _effects.id,
     postgresql_where=text("state = 'pending'"),
 )
-# The due calls of one effect, and which effects have calls that wait, however many these are.
+# For the due calls of one effect, and for effects with waiting calls, even if these are many.
 Index(
     "executed_side_effects_waiting_idx",
     _effects.effect,
@@ -122,7 +121,7 @@ Index(
 )
 Index("executed_side_effects_newer_idx", _effects.state, postgresql_where=text("format > 1"))
 Index("executed_side_effects_claim_idx", _effects.claimed_until, postgresql_where=text("state = 'running'"))
-# Which calls of an entity come before another.
+# For the calls of an entity that come before another one.
 Index(
     "executed_side_effects_open_idx",
     _effects.entity,
@@ -131,7 +130,7 @@ Index(
     _effects.id,
     postgresql_where=text("state <> 'succeeded'"),
 )
-# Those that wait for somebody are counted every few seconds, however many are pending.
+# For calls that need an operator, which are counted every few seconds, even if many are pending.
 Index(
     "executed_side_effects_ended_idx",
     _effects.state,

@@ -1,4 +1,4 @@
-"""The delivery guard's tables, and what is remembered of events."""
+"""The tables of the delivery guard, and the identities of events."""
 
 from sqlalchemy import (
     BigInteger,
@@ -38,7 +38,7 @@ topics = Table(
 # A worker reads the topics of one entity type with every batch.
 Index("topics_entity_idx", topics.c.entity)
 
-# THE lock: whoever applies anything of a queue holds its row.
+# THE lock: a process that applies records of a queue holds its row.
 queues = Table(
     "queues",
     metadata,
@@ -46,13 +46,13 @@ queues = Table(
     Column("entity", Text, ForeignKey(entities.c.entity), nullable=False),
     Column("halted_reason", Text),
     Column("halted_at", DateTime(timezone=True)),
-    # One letter per event tried, newest last: "." lived, "x" died. What the death share is judged by.
+    # One character per tried event, newest last: "." succeeded, "x" failed. The circuit breaker reads it.
     Column("failure_window", Text, nullable=False, server_default=""),
     Column("accepted_deaths", Integer, nullable=False, server_default=text("0")),
     CheckConstraint("length(failure_window) <= 200", name="failure_window_bounded"),
 )
 
-# Failed transactions in a row at one record. There is a row only while the surroundings fail.
+# Consecutive failed transactions at one record. A row exists only while the surroundings fail.
 queue_failures = Table(
     "queue_failures",
     metadata,
@@ -61,7 +61,7 @@ queue_failures = Table(
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
     Column("failures", Integer, nullable=False),
-    # Events of one transaction, at most; NULL: as many as a message holds.
+    # Maximum number of events of one transaction; NULL: as many as a message holds.
     Column("batch_limit", Integer),
     Column("error", Text, nullable=False),
     now_column("failed_at"),
@@ -123,7 +123,7 @@ partition_reads = Table(
 # A worker reads the lanes of one queue.
 Index("lane_progress_queue_idx", lane_progress.c.queue, lane_progress.c.epoch)
 
-# Records that an operator skipped, since the Kafka client cannot open them.
+# Records that an operator skipped, because the Kafka client cannot read them.
 skipped_records = Table(
     "skipped_records",
     metadata,
@@ -139,7 +139,7 @@ skipped_records = Table(
     CheckConstraint("first_offset <= last_offset", name="offsets_in_order"),
 )
 
-# Events in whose handler a worker's process ended. A row goes when its event has an outcome.
+# Events in whose handler a worker's process ended. A row is deleted once its event has an outcome.
 handler_deaths = Table(
     "handler_deaths",
     metadata,
@@ -155,7 +155,7 @@ handler_deaths = Table(
     PrimaryKeyConstraint("queue", "topic_id", "partition", "offset"),
 )
 
-# The event whose handler a worker without a supervisor runs: one that is left is a death. Or a whole batch.
+# The event, or the batch, whose handlers a worker without a supervisor runs. A remaining event is a death.
 handler_notes = Table(
     "handler_notes",
     metadata,
@@ -183,12 +183,12 @@ processed_events = Table(
     Column("topic_id", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
-    # When it was applied, or when it was repeated half a day or more after that.
+    # The time at which it was applied, or at which it was repeated half a day or more later.
     moment_column("processed_at"),
     one_of("outcome", Outcome),
 )
 
-# Old ones are purged by age. They lie in order of age: ranges of pages will do, and cost an insert nothing.
+# Rows are purged by age and stored in that order, so a BRIN is enough and costs inserts nothing.
 Index("processed_events_age_idx", processed_events.c.processed_at, postgresql_using="brin")
 
 tombstones = Table(

@@ -1,4 +1,4 @@
-"""Events that one generation of a projection did not take, and what decides when its feeding stops."""
+"""Events that one generation did not apply, and the failures that decide when its feeding stops."""
 
 from sqlalchemy import (
     BigInteger,
@@ -25,7 +25,7 @@ from sluice.db.schema.projections import generation_key
 projection_letters = Table(
     "projection_letters",
     metadata,
-    # Drawn from the sequence of `dead_letters`, under the queue's lock: one number names one letter.
+    # Drawn from the sequence of `dead_letters` under the queue's lock, so a number identifies one letter.
     Column("id", BigInteger, nullable=False),
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
@@ -49,12 +49,12 @@ projection_letters = Table(
     Column("traceback", Text),
     Column("attempts", Integer, nullable=False, server_default=text("1")),
     Column("state", Text, nullable=False, server_default=LetterState.DEAD.value),
-    # Later events of its entity wait behind it, in this generation alone.
+    # True if later events of its entity wait behind it, in this generation only.
     Column("holds", Boolean, nullable=False),
     now_column("created_at"),
     Column("settled_at", DateTime(timezone=True)),
     format_column(),
-    # What is missing of the record; NULL if it is stored whole.
+    # The missing parts of the record; NULL if it is stored whole.
     Column("flaw", JSONB),
     PrimaryKeyConstraint("projection", "generation", "topic_id", "partition", "offset"),
     UniqueConstraint("id", name="projection_letters_id_key"),
@@ -73,14 +73,14 @@ Index(
     postgresql_where=text("state IN ('dead', 'waiting')"),
 )
 
-# One row per generation and queue in which an event failed lately.
+# One row per generation and queue with recent failures.
 generation_failures = Table(
     "generation_failures",
     metadata,
     Column("projection", Text, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("queue", Text, nullable=False),
-    # As in `queues`, of the events that this generation tried.
+    # As in `queues`, for the events that this generation tried.
     Column("failure_window", Text, nullable=False),
     PrimaryKeyConstraint("projection", "generation", "queue"),
     generation_key("generation_failures_generation_fkey"),

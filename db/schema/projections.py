@@ -1,4 +1,4 @@
-"""Projections, their generations, and how far each of these is."""
+"""Projections, their generations, and the offsets of each generation."""
 
 from sqlalchemy import (
     BigInteger,
@@ -24,9 +24,9 @@ projections = Table(
     "projections",
     metadata,
     Column("projection", Text, primary_key=True),
-    # The one that readers see: written by the live transaction itself.
+    # The generation that readers see. The live transaction writes it.
     Column("live_generation", Integer, nullable=False),
-    # Of the newest one ever made: a number is never used twice.
+    # The number of the newest generation ever made. Numbers are never used again.
     Column("newest_generation", Integer, nullable=False),
 )
 
@@ -37,22 +37,22 @@ generations = Table(
     Column("generation", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("revision", Integer, nullable=False),
-    # Then code of any revision keeps it in sync.
+    # If true, code of any revision keeps it in sync.
     Column("has_been_live", Boolean, nullable=False, server_default=text("false")),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("rate", Integer),
     # With a rate: when the next chunk may begin.
     Column("paced_until", DateTime(timezone=True)),
     Column("compacted_topics", JSONB, nullable=False, server_default=text("'[]'")),
-    # Of a generation that is failed or stopped.
+    # Set for a failed or stopped generation.
     Column("failed_reason", Text),
     now_column("created_at"),
     Column("ready_at", DateTime(timezone=True)),
     Column("live_at", DateTime(timezone=True)),
-    # Identities of records after this time are kept until the generation has caught up. NULL of a stopped
-    # one: its place in the log is lost.
+    # Identities of records after this time are kept until the generation has caught up. NULL for a stopped
+    # generation whose place in the log is lost.
     Column("stopped_at", DateTime(timezone=True)),
-    # Where it began; NULL: at the beginning of the log.
+    # The checkpoint where it began; NULL for the beginning of the log.
     Column("checkpoint", Text),
     PrimaryKeyConstraint("projection", "generation"),
     one_of("state", GenerationState),
@@ -62,13 +62,13 @@ _of_generation = ("projection", "generation")
 
 
 def generation_key(name: str) -> ForeignKeyConstraint:
-    """Returns the constraint by which a row goes with its generation."""
+    """Returns the constraint that deletes a row with its generation."""
     return ForeignKeyConstraint(
         _of_generation, [generations.c.projection, generations.c.generation], name=name, ondelete="CASCADE"
     )
 
 
-# Of the generations that are not live; how far the live one is, `lane_progress` says.
+# Only for generations that are not live. The offsets of the live one are in `lane_progress`.
 generation_lanes = Table(
     "generation_lanes",
     metadata,
@@ -78,14 +78,14 @@ generation_lanes = Table(
     Column("partition", Integer, nullable=False),
     Column("queue", Text, nullable=False),
     Column("applied_offset", BigInteger, nullable=False),
-    # Folded, and passed over because live did not apply them either.
+    # Numbers of folded records, and of those passed over because live did not apply them either.
     Column("folded", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_duplicate", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_dead", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_waiting", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_conflict", BigInteger, nullable=False, server_default=text("0")),
     Column("passed_unknown", BigInteger, nullable=False, server_default=text("0")),
-    # The last transaction that wrote the lane here and not into the live one: older snapshots lack its rows.
+    # The last transaction that wrote the lane only here, not into live. Older snapshots lack its rows.
     Column("filled_xid", BigInteger),
     Column("passed_erased", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("projection", "generation", "topic", "partition", "queue"),
@@ -94,8 +94,8 @@ generation_lanes = Table(
     postgresql_with={"fillfactor": "30"},
 )
 
-# What a rebuild read of a lane: of the offsets in (after, through], events that were first applied there were
-# in the log at the offsets in `found`. What lies in no span was written by live, or came with a copy.
+# A range (after, through] of a lane that a rebuild read. The log had first applications of live at the
+# offsets in `found`. Events outside of all spans were written by live or came with a copy.
 generation_spans = Table(
     "generation_spans",
     metadata,
@@ -111,7 +111,7 @@ generation_spans = Table(
     generation_key("generation_spans_generation_fkey"),
 )
 
-# Events that a generation holds and that it did not read where live first applied them.
+# Events that a generation holds but did not read where live first applied them.
 generation_identities = Table(
     "generation_identities",
     metadata,
@@ -122,7 +122,7 @@ generation_identities = Table(
     generation_key("generation_identities_generation_fkey"),
 )
 
-# Events that live applied and this generation could not.
+# Events that live applied and this generation could not apply.
 generation_deaths = Table(
     "generation_deaths",
     metadata,
@@ -155,7 +155,7 @@ generation_reports = Table(
     generation_key("generation_reports_generation_fkey"),
 )
 
-# A copy of a generation as it was at one cut; its rows are in a table of their own.
+# A copy of a generation at one cut. Its rows are in a separate table.
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -166,6 +166,6 @@ checkpoints = Table(
     now_column("made_at"),
     # [topic, partition, queue, epoch, applied offset] of every lane.
     Column("lanes", JSONB, nullable=False),
-    # [topic id, partition, offset] of events that were dead or waiting: it lacks them.
+    # [topic id, partition, offset] of events that were dead or waiting and that it lacks.
     Column("open_letters", JSONB, nullable=False),
 )

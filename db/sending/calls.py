@@ -1,4 +1,4 @@
-"""The ledger while calls are made: dispatched, claimed, answered, and taken back from the dead.
+"""The ledger while calls are made: dispatches, claims, answers, and expired claims.
 
 One row per call; its states are those of design §9. Each statement says from which states it leads.
 """
@@ -29,7 +29,7 @@ class CallRow(NamedTuple):
     explicit_once: bool
     state: str
     attempt: int
-    """Another one with every attempt: it tells a late answer from that of the attempt that counts."""
+    """Differs for every attempt, to distinguish a late answer from the answer of the current attempt."""
     tried: int
     """Attempts since the call was last released; those that ended with a retry_after do not count."""
     ended_unknown: bool
@@ -44,8 +44,8 @@ _COLUMNS = """effect_key, id, effect, identity, entity, entity_key, args::text, 
     tried, ended_unknown, first_attempt_at, claimed_until, due_at, now(),
     format"""
 
-# Another call of the same entity and effect must end first. The calls that run are few, and are read by their
-# own index; the earlier ones are walked over from the first. $2 are the effects that hold.
+# Another call of the same entity and effect must end first. Running calls are few and have their own index.
+# Earlier calls are read in order of id. $2 are the effects that hold.
 _RUNNING = """SELECT entity, entity_key, effect, id FROM sluice.executed_side_effects
     WHERE state = 'running' ORDER BY claimed_until"""
 _SAME_ORDER = "b.entity = e.entity AND b.entity_key = e.entity_key AND b.effect = e.effect"
@@ -62,8 +62,8 @@ DISPATCH_CALLS = Statement(
     "dispatch_calls",
     f"""
     WITH running AS MATERIALIZED ({_RUNNING}), first AS MATERIALIZED (
-        -- Each effect by itself: calls of an undeclared one may wait in millions, and are not walked over.
-        -- Of each entity only the first call may go: that is asked once, however many wait behind it.
+        -- Reads each effect alone: calls of an undeclared one may wait in millions and are not read.
+        -- Only the first call of an entity may go. It is checked once, even if many wait behind it.
         SELECT w.effect, w.entity, w.entity_key, CASE WHEN w.entity_key IS NULL THEN w.effect_key END alone,
                min(w.id) AS id, count(*) AS calls
         FROM unnest($1) AS declared (effect)
@@ -71,7 +71,7 @@ DISPATCH_CALLS = Statement(
             SELECT e.effect_key, e.effect, e.entity, e.entity_key, e.id
             FROM sluice.executed_side_effects e
             WHERE e.state = 'pending' AND e.due_at <= now() AND e.effect = declared.effect AND e.format <= $5
-              -- Again after a while: the message may be lost.
+              -- Dispatched again after a while, because the message may be lost.
               AND (e.dispatched_at IS NULL OR e.dispatched_at < now() - make_interval(secs => $3))
               AND NOT EXISTS (SELECT FROM sluice.switches WHERE name = '{EFFECTS_PAUSED}')
             ORDER BY e.due_at, e.id
@@ -102,7 +102,7 @@ DISPATCH_CALLS = Statement(
     """,
     ("text[]", "text[]", "float8", "int", "int", "int"),
 )
-LOOKED_AT_PER_CALL = 4  # due calls of an effect for each call that is wanted; the first of each entity may go
+LOOKED_AT_PER_CALL = 4  # due calls that are read per requested call; only the first of an entity may go
 
 
 def dispatch_calls(
@@ -114,9 +114,9 @@ def dispatch_calls(
     limit: int,
     newest_format: int,
 ) -> list[tuple[str, str]]:
-    """Marks calls of these effects as dispatched: (effect key, effect). Idempotent.
+    """Marks due calls of these effects as dispatched, oldest first. Returns (effect key, effect).
 
-    The oldest due go first. Rows of a newer format are left.
+    Idempotent. Rows of a newer format are left.
     """
     found: list[tuple[str, str]] = []
     look_at, more = limit * LOOKED_AT_PER_CALL, True
@@ -140,7 +140,7 @@ RETURN_CALL = Statement(
 
 
 def return_call(session: Session, effect_key: str, earlier_seconds: float) -> None:
-    """Lets a dispatched call be dispatched again so much earlier. Under the call's lock."""
+    """Makes the next dispatch of a call earlier by so many seconds. Requires the call's lock."""
     session.run(RETURN_CALL, effect_key, earlier_seconds)
 
 
@@ -152,12 +152,12 @@ LOCK_CALL = Statement(
 
 
 def lock_call(session: Session, effect_key: str) -> CallRow | None:
-    """One call, locked until the transaction ends; None: there is none."""
+    """Locks a call until the transaction ends, and returns it. None if there is none."""
     rows = session.run(LOCK_CALL, effect_key)
     return CallRow(*rows[0]) if rows else None
 
 
-# The lock in a statement of its own: what is read together with it is older than it.
+# A separate statement takes the lock, because the snapshot of the locking statement is older than the lock.
 LOCK_ORDER = Statement(
     "lock_order",
     "SELECT pg_advisory_xact_lock(hashtext('sluice call'), hashtext($1))",
@@ -176,9 +176,9 @@ IS_CALL_HELD = Statement(
 
 
 def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple[bool, bool]:
-    """Until the transaction ends nobody else begins a call of this entity and effect.
+    """Keeps other sessions from beginning a call of this entity and effect until the transaction ends.
 
-    Returns whether another one must end first, and whether all calls are paused.
+    Returns two flags: another call must end first, and all calls are paused.
     """
     if call.entity_key is not None:
         session.run(LOCK_ORDER, f"{call.entity} {call.effect} {call.entity_key}")
@@ -187,7 +187,7 @@ def lock_order(session: Session, call: CallRow, holding: Iterable[str]) -> tuple
 
 
 LARGEST_ATTEMPT = 32_767
-"""After it the numbers begin again at 1: a provider that is asked every second reaches it in hours."""
+"""After it the numbers restart at 1. With one attempt per second it is reached in hours."""
 
 BEGIN_ATTEMPT = Statement(
     "begin_attempt",
@@ -203,11 +203,11 @@ BEGIN_ATTEMPT = Statement(
 
 
 def begin_attempt(session: Session, effect_key: str, claim_seconds: float) -> None:
-    """pending → running. Under the call's lock; never twice."""
+    """Sets a pending call to running. Requires the call's lock. Not idempotent."""
     session.run(BEGIN_ATTEMPT, effect_key, claim_seconds)
 
 
-# A success is a fact about the key: whoever learns of it may say so, however late, in whatever state.
+# A success is a fact about the key, so it is stored from any process, at any time, in any state.
 STORE_SUCCESS = Statement(
     "store_success",
     """
@@ -220,7 +220,10 @@ STORE_SUCCESS = Statement(
 
 
 def store_success(session: Session, effect_key: str, response: str) -> bool:
-    """Any state → succeeded; whether that is news. `response` is JSON text. May run twice."""
+    """Sets a call to succeeded, from any state. Returns True if its state changed. Idempotent.
+
+    `response` is JSON text.
+    """
     return session.count(STORE_SUCCESS, effect_key, response) == 1
 
 
@@ -230,7 +233,7 @@ STORE_FAILURE = Statement(
     UPDATE sluice.executed_side_effects
     SET state = $3, error = $4, ended_unknown = ended_unknown OR $5, claimed_until = NULL,
         tried = tried - CASE WHEN $8 THEN 0 ELSE 1 END,
-        -- No attempt reached the provider yet: its memory of the key has not begun.
+        -- While no attempt has reached the provider, the lifetime of the key has not begun.
         first_attempt_at = CASE WHEN $3 <> 'pending' OR ended_unknown OR $5 THEN first_attempt_at END,
         dispatched_at = NULL, due_at = now() + make_interval(secs => $6),
         settled_at = CASE $3 WHEN 'pending' THEN NULL ELSE now() END
@@ -252,9 +255,9 @@ def store_failure(
     due_in_seconds: float,
     counts: bool,
 ) -> bool:
-    """`from_state` → pending, failed or uncertain; whether it was still this attempt's to say.
+    """Sets a call from `from_state` to pending, failed or uncertain. Returns True if it changed.
 
-    Of an older attempt, or of one whose lease was ended meanwhile, nothing changes.
+    An older attempt, or one whose claim expired meanwhile, changes nothing.
     """
     values = (effect_key, attempt, state, error, ended_unknown, due_in_seconds, from_state, counts)
     return session.count(STORE_FAILURE, *values) == 1
@@ -274,7 +277,7 @@ LOCK_EXPIRED = Statement(
 def lock_expired(
     session: Session, limit: int, effects: Iterable[str], *, newest_format: int
 ) -> list[CallRow]:
-    """Locks calls of these effects whose attempt was never answered, oldest first, and returns them.
+    """Locks and returns calls of these effects whose claim expired without an answer, oldest first.
 
     Rows of a newer format are left.
     """
@@ -295,6 +298,6 @@ COUNT_NEWER_CALLS = Statement(
 
 
 def count_newer_calls(session: Session, newest_format: int) -> int:
-    """Returns how many open calls are stored in a newer format, counted up to 1,000."""
+    """Returns the number of open calls in a newer format, counted up to 1,000."""
     ((count,),) = session.run(COUNT_NEWER_CALLS, newest_format)
     return int(count)

@@ -1,4 +1,4 @@
-"""Outgoing events of a user's own transaction: over their SQLAlchemy connection, in their transaction."""
+"""Writes outgoing events in a user's own transaction, over the user's SQLAlchemy connection."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from sqlalchemy import Connection, text
 from sluice.db.apply.outgoing import DEFAULT_SOURCE
 from sluice.db.records import OutboxRow
 
-# In the order of their names, whoever comes: else two transactions could wait for each other.
+# In the order of their names in every process, so that two transactions cannot deadlock.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('sluice emit'), hashtext(:queue))")
-# By this the relay knows of the queue.
+# This row makes the queue known to the relay.
 _KNOW = text(
     """
     INSERT INTO sluice.relay_progress (queue, sent_through) VALUES (:queue, 0) ON CONFLICT (queue) DO NOTHING
@@ -27,12 +27,12 @@ _INSERT = text(
 
 
 def insert_emitted(connection: Connection, rows: Sequence[tuple[str, OutboxRow]], source: str | None) -> None:
-    """Writes outgoing events, each with its queue, in this order. The caller commits.
+    """Writes outgoing events, each with its queue, in this order. The caller must commit.
 
     `source` is their CloudEvents source; None: `<name>-<short id>` of the installation.
 
-    The queues' locks are held until then: an id drawn earlier and committed later than another one of its
-    queue would be behind what the relay has passed, and be lost.
+    The locks of the queues are held until then. Otherwise an id could be committed after a higher id of its
+    queue, which the relay has already passed, and be lost.
     """
     for queue in sorted({queue for queue, _ in rows}):
         connection.execute(_LOCK, {"queue": queue})

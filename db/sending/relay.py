@@ -1,7 +1,7 @@
-"""What the relay does to `outbox_events`: finds what waits, locks it, reads it, deletes what was sent.
+"""The relay's statements on `outbox_events`: find and lock queues, read rows, delete sent rows.
 
-A row that is there is unsent. Ids of a queue are drawn under its lock, so they are committed in their order:
-whoever has seen id n will never see a smaller one appear. That is why `sent_through` may only rise.
+An existing row is unsent. Ids of a queue are drawn under its lock, so they are committed in order: after id n
+is visible, no smaller id can appear. Therefore `sent_through` only increases.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from sluice.db.connection import Session, Statement
 from sluice.db.records import WaitingRow
 from sluice.db.values import bare_array, text_array
 
-# Queues of a user's own transactions have no row in `queues`; they have one here from their first event on.
+# Queues of users' own transactions have no row in `queues`. They have one here from their first event on.
 READ_SENT_THROUGH = Statement(
     "read_sent_through",
     """
@@ -23,19 +23,19 @@ READ_SENT_THROUGH = Statement(
 
 
 def read_sent_through(session: Session) -> dict[str, int]:
-    """Every queue, with an id at or below which nothing of it is left: a hint of where to begin."""
+    """Returns every queue with a hint where to begin: an id at or below which no row is left."""
     return dict(session.run(READ_SENT_THROUGH))
 
 
 LOCK_WAITING = Statement(
     "lock_waiting",
     """
-    -- Materialized: the lock must be tried for these alone, not for whatever the planner comes by.
+    -- Materialized, so that the lock is tried only for these queues, independent of the plan.
     WITH waiting AS MATERIALIZED (
         SELECT d.queue
         FROM unnest($1, $2) AS d (queue, sent_through)
-        -- With a LIMIT, not EXISTS: that is a join to the planner, which after an ANALYZE of a table all dead
-        -- begins with all its rows.
+        -- LIMIT instead of EXISTS, which is a join: after an ANALYZE of a table of only dead rows
+        -- the planner reads all its rows first.
         CROSS JOIN LATERAL (
             SELECT FROM sluice.outbox_events o WHERE o.queue = d.queue AND o.id > d.sent_through LIMIT 1
         ) w
@@ -45,8 +45,8 @@ LOCK_WAITING = Statement(
     """,
     ("text[]", "bigint[]"),
 )
-# A statement of its own, after the lock and before the page. Read together with the lock it would not show
-# what another relay refused in between; the page hides that, and the hint would pass it.
+# A separate statement, after the lock and before the page. In the locking statement it would miss a row that
+# another relay refused meanwhile; the page hides that row, and the hint would pass it.
 READ_LOWEST_REFUSED = Statement(
     "read_lowest_refused",
     "SELECT queue, min(id) FROM sluice.outbox_refusals WHERE queue = ANY ($1) GROUP BY queue",
@@ -55,9 +55,9 @@ READ_LOWEST_REFUSED = Statement(
 
 
 def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str, int | None]:
-    """Queues in which something waits and that no other relay has, with the lowest id refused there.
+    """Locks queues with waiting rows that no other relay holds. Returns queue → lowest refused id.
 
-    They are this transaction's until it ends.
+    The locks are held until the transaction ends.
     """
     found = session.run(LOCK_WAITING, text_array(sent_through), bare_array(sent_through.values()))
     locked = [queue for (queue,) in found]
@@ -65,12 +65,12 @@ def lock_waiting(session: Session, sent_through: Mapping[str, int]) -> dict[str,
     return {queue: refused.get(queue) for queue in locked}
 
 
-# A statement of its own, after the lock. Read together with it, the snapshot would be older than the lock:
-# what another relay sent and deleted in between would be sent once more.
+# A separate statement, after the lock. In the locking statement the snapshot would be older than the lock,
+# and rows that another relay sent and deleted meanwhile would be sent again.
 READ_PAGE = Statement(
     "read_page",
     """
-    -- Materialized: whether a queue holds rows of a newer format is looked up once, not for every row.
+    -- Materialized, to check for rows of a newer format once per queue, not once per row.
     WITH d AS MATERIALIZED (
         SELECT d.queue, d.sent_through, EXISTS (
             SELECT FROM sluice.outbox_events n WHERE n.format > 1 AND n.format > $5 AND n.queue = d.queue
@@ -83,8 +83,8 @@ READ_PAGE = Statement(
     CROSS JOIN LATERAL (
         SELECT * FROM sluice.outbox_events w
         WHERE w.queue = d.queue AND w.id > d.sent_through AND w.topic <> ALL ($3)
-          -- A refused one holds its key; what has no key holds itself alone. In its own queue: in another one
-          -- a hidden row may lie below all that is refused there, where the hint would pass it.
+          -- A refused row holds back its key; without a key only itself. Only in its own queue: in another
+          -- queue a hidden row may be below all refused rows, so that the hint would pass it.
           AND NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r
               WHERE r.queue = w.queue AND r.topic = w.topic AND r.key = w.key
@@ -92,7 +92,7 @@ READ_PAGE = Statement(
           AND (w.key IS NOT NULL OR NOT EXISTS (
               SELECT FROM sluice.outbox_refusals r WHERE r.queue = w.queue AND r.id = w.id
           ))
-          -- So does one of a newer format, until a relay that reads it has sent it.
+          -- A row of a newer format holds back its key too, until a newer relay has sent it.
           AND (NOT d.holds_newer OR w.format <= $5 AND NOT EXISTS (
               SELECT FROM sluice.outbox_events n
               WHERE n.format > 1 AND n.format > $5
@@ -114,9 +114,9 @@ def read_page(
     limit: int,
     newest_format: int,
 ) -> list[WaitingRow]:
-    """Returns the oldest rows of these queues, at most `limit` of each, by queue and id. Under their locks.
+    """Returns the oldest rows of these queues, at most `limit` each, by queue and id. Requires their locks.
 
-    Rows of a newer format are left out, and with them those behind them of the same topic and key.
+    Omits rows of a newer format, and the rows behind them with the same topic and key.
     """
     rows = session.run(
         READ_PAGE,
@@ -129,7 +129,7 @@ def read_page(
     return list(map(WaitingRow._make, rows))
 
 
-# After the page: what the page hid is there already, so no hint can pass it.
+# Read after the page, so that rows that the page hides are visible and no hint can pass them.
 READ_LOWEST_NEWER = Statement(
     "read_lowest_newer",
     """
@@ -141,12 +141,12 @@ READ_LOWEST_NEWER = Statement(
 
 
 def read_lowest_newer(session: Session, queues: Iterable[str], newest_format: int) -> dict[str, int]:
-    """Returns the lowest id of a newer format, of each queue that holds one."""
+    """Returns queue → lowest id of a newer format, for queues that hold one."""
     return dict(session.run(READ_LOWEST_NEWER, text_array(queues), newest_format))
 
 
-# With the bounds: planned while the table was empty, the ids alone are looked for among all rows that the
-# queue ever had and an old snapshot keeps (600,000 after ten minutes: 0.7 s for each page).
+# The bounds limit the scan. Without them, a plan from when the table was empty reads all dead rows that an
+# old snapshot keeps (600,000 after ten minutes: 0.7 s per page).
 DELETE_SENT = Statement(
     "delete_sent",
     "DELETE FROM sluice.outbox_events WHERE queue = $1 AND id BETWEEN $3 AND $4 AND id = ANY ($2)",
@@ -155,7 +155,7 @@ DELETE_SENT = Statement(
 
 
 def delete_sent(session: Session, queue: str, ids: Sequence[int]) -> None:
-    """These were acknowledged by the broker. Under the queue's relay lock; may run twice."""
+    """Deletes rows that the broker acknowledged. Idempotent. Requires the queue's relay lock."""
     session.run(DELETE_SENT, queue, bare_array(ids), min(ids), max(ids))
 
 
@@ -172,7 +172,7 @@ INSERT_REFUSALS = Statement(
 
 
 def insert_refusals(session: Session, refused: Sequence[tuple[WaitingRow, str]]) -> None:
-    """Lists rows that the broker refuses for good, with its reasons. May run twice."""
+    """Stores rows that the broker refuses permanently, with its reasons. Idempotent."""
     if refused:
         session.run(
             INSERT_REFUSALS,
@@ -197,10 +197,10 @@ SAVE_SENT_THROUGH = Statement(
 
 
 def save_sent_through(session: Session, sent_through: Mapping[str, int]) -> None:
-    """Notes hints for relays that start later. Under their locks; may run twice.
+    """Stores hints for relays that start later. Idempotent. Requires the relay locks.
 
-    Not with every page: under an old snapshot every version of such a row stays, and every look at it would
-    walk over all of them.
+    Not called for every page, because an old snapshot keeps every version of such a row and each read would
+    scan all of them.
     """
     if sent_through:
         session.run(SAVE_SENT_THROUGH, text_array(sent_through), bare_array(sent_through.values()))

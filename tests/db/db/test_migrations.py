@@ -228,5 +228,5 @@ def test_a_projection_does_not_take_a_name_that_is_taken(database_url: str, conn
     name = billing_line_items.name
     connection.execute(text(f"CREATE TABLE public.{name} (x int)"))
     connection.commit()
-    with pytest.raises(TableRefused, match=f"public.{name} is there already and is no projection's view"):
+    with pytest.raises(TableRefused, match=f"public.{name} exists and is not a projection's view"):
         create_projections(database_url, {name: billing_line_items}, {name: 1})

@@ -123,7 +123,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a type too long", Emit("out", "k", "t" * 256, 1), "type has 256 characters"),
     ("None as type",
         Emit("out", "k", None, 1), "type must be a text, not NoneType"),  # type: ignore[arg-type]
-    ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "dict .* is no JSON value: Enc"),
+    ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "dict .* is not a JSON value: Enc"),
     ("data with NaN", Emit("out", "k", "t", [{"x": (float("nan"),)}]), "it holds NaN or infinity"),
     ("data with NaN in a struct", Emit("out", "k", "t", {"x": [Reading(float("nan"))]}), "it holds NaN"),
     ("data that only says that it is JSON", Emit("out", "k", "t", msgspec.Raw(b"{")), "no JSON value: Inp"),
@@ -163,7 +163,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a once too long", Call("send_mail", "x" * 501), "once has 501 characters"),
     ("args that are no mapping",
         Call("send_mail", args=[1]), "args must be a mapping, not list"),  # type: ignore[arg-type]
-    ("args that are no JSON", Call("send_mail", args={"x": Forgotten()}), "dict .* is no JSON value"),
+    ("args that are no JSON", Call("send_mail", args={"x": Forgotten()}), "dict .* is not a JSON value"),
     ("args with NUL", Call("send_mail", args={"x": ["\0"]}), "args hold the character NUL"),
 ]  # fmt: skip
 
