@@ -24,9 +24,7 @@ FETCH_MIN_BYTES = 64 * 1024
 FETCH_MAX_WAIT_MS = 10
 FETCH_MAX_BYTES = 8 * 1024 * 1024  # what one poll may add before the bounds are checked again
 MAX_POLL_RECORDS = 2_000
-SESSION_TIMEOUT_MS = (
-    6_000  # the shortest that brokers allow by default, so that a dead bridge is replaced soon
-)
+SESSION_TIMEOUT_MS = 6_000  # the shortest that brokers allow by default, to notice a dead bridge soon
 HEARTBEAT_INTERVAL_MS = 2_000
 MAX_POLL_INTERVAL_MS = 60_000  # above every time-out of one turn of the loop
 METADATA_MAX_AGE_MS = 30_000  # bounds the time until new partitions and topics are seen

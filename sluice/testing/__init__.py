@@ -1,4 +1,4 @@
-"""Tests of handlers: a world in memory, and checks that any order and any crash leave the same."""
+"""Tests of handlers: a world in memory, and checks that any order and any crash give the same result."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ _OF_SERVERS = {
 
 
 def __getattr__(name: str) -> object:
-    """Loads what real servers need when it is first used: a world in memory loads no client library."""
+    """Loads the modules for real servers at first use, since a world in memory needs no client library."""
     if name not in _OF_SERVERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f"sluice.testing.servers.{_OF_SERVERS[name]}"), name)

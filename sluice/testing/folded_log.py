@@ -1,4 +1,4 @@
-"""A log folded in memory, record by record: what Postgres holds once each has its outcome. Pure.
+"""A log folded in memory, record by record, to the state that Postgres has after all outcomes. Pure.
 
 It uses the code of the workers: `decode`, `plan_event`, `fold` and the rules of versioned rows.
 """
@@ -23,7 +23,7 @@ from sluice.tasks.fold.versioned_row import ABSENT, Row
 
 @dataclass(frozen=True)
 class Entry:
-    """One record of the log and its outcome. `repeats`: its event was known before."""
+    """One record of the log and its outcome. `repeats`: its event had arrived before."""
 
     topic: str
     topic_id: str
@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Letter:
-    """Why an event was not applied, or not by one projection. `entry` is its place in the log's entries.
+    """The failure of an event, or of one projection at it. `entry` is its index in the log's entries.
 
     A letter keeps its number when its event fails again, so numbers order the letters of an entity.
     """
@@ -54,7 +54,7 @@ class Letter:
 
 @dataclass
 class FoldedLog:
-    """The state after all records that were taken so far. `registry` is the code that folds the next one."""
+    """The state after all records so far. `registry` is the code that folds the next record."""
 
     registry: Registry
     rows: dict[tuple[Table, str], Row] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class FoldedLog:
     calls: list[LedgerRow] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     numbered: int = 0
-    """How many letters there ever were."""
+    """The number of letters ever created."""
     identities: dict[UUID, FirstSeen] = field(default_factory=dict)
     effect_keys: dict[str, UUID | None] = field(default_factory=dict)
     parked: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -72,7 +72,7 @@ class FoldedLog:
     """Entity type → projection → keys of entities whose events wait for it."""
 
     def copy(self) -> "FoldedLog":
-        """Returns the same state, to be changed apart from this one."""
+        """Returns an independent copy of the state."""
         return replace(
             self,
             rows=dict(self.rows),
@@ -87,7 +87,7 @@ class FoldedLog:
         )
 
     def take(self, topic: str, topic_id: str, partition: int, record: Record) -> EventResult:
-        """Settles one record. A record that was taken before, from the same place, changes nothing."""
+        """Settles one record. A repeat of a record from the same position changes nothing."""
         declared = self.registry.topics[topic]
         decoded = decode(declared, topic_id, partition, record)
         entity = declared.entity.name
@@ -101,7 +101,7 @@ class FoldedLog:
         return result
 
     def memory_of(self, entity: str, *, parked: set[str]) -> FoldState:
-        """Returns what the fold of one event of this entity type reads and changes."""
+        """Returns the state that the fold of one event of this entity type reads and changes."""
         return FoldState(
             no_row,
             no_call,
@@ -113,14 +113,14 @@ class FoldedLog:
         )
 
     def fold_one(self, decoded: Decoded, memory: FoldState) -> EventResult:
-        """Plans and folds one event, and keeps what it emits and calls."""
+        """Plans and folds one event, and stores its outgoing events and calls."""
         folded = fold([plan_event(self.registry, self.registry.topics[decoded.topic], decoded)], memory)
         self.emits += folded.emits
         self.calls += folded.calls
         return folded.settled[0]
 
     def add_letters(self, entry: int, result: EventResult, again: Letter | None = None) -> None:
-        """Keeps the letters of an event that was settled: its own, and those of projections.
+        """Stores the letters of a settled event: its own, and those of projections.
 
         `again`: the letter that was redriven. It stays if the event fails again.
         """
@@ -149,9 +149,9 @@ def _copied(held: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def no_row(_table: Table, _key: str) -> Row:
-    """Loads a row that is not in memory: there is none."""
+    """Loads a row that is not in memory. Always None."""
     return ABSENT
 
 
 def no_call(_effect_key: str) -> None:
-    """Loads the call of a key that is not in memory: there is none."""
+    """Loads the call of a key that is not in memory. Always None."""

@@ -14,7 +14,7 @@ from sluice.tasks.fold.versioned_row import Row
 def given_row(table: Table, key: str, values: Columns, version: Version | None) -> tuple[str, Row]:
     """Returns the key and the row as an Upsert of this version leaves it, with these counters.
 
-    Raises ValueError for an unknown column, for a value that its column cannot hold, and for a null value
+    Raises ValueError for an unknown column, for a value that its column cannot store, and for a null value
     in a column that is not nullable.
     """
     shape = shape_of(table)

@@ -1,4 +1,4 @@
-"""What handlers keep in memory between events, so that a test can play a new worker that does not have it."""
+"""Saves and resets what handlers keep in memory, so that a test can play the start of a new worker."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _REPLACED = (bool, int, float, str, bytes, tuple, frozenset, type(None))
 
 
 class HandlerMemory:
-    """The global variables of handlers' modules that hold plain values, and caches, as of one moment."""
+    """The global variables of handlers' modules with plain values, and their caches, at one moment."""
 
     def __init__(self, registry: Registry) -> None:
         entries = [*registry.handlers.values(), *registry.projections.values()]
@@ -27,7 +27,7 @@ class HandlerMemory:
         ]
 
     def reset(self) -> None:
-        """Gives all of them the values that they had then, and empties the caches."""
+        """Sets all variables back to these values, and clears the caches."""
         for namespace, name, value, before in self._before:
             if hasattr(value, "cache_clear"):
                 value.cache_clear()

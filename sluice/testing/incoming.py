@@ -25,7 +25,7 @@ class Incoming:
     """A dict or a msgspec Struct; None counts as `{}`."""
     version: Version | None = field(default=None, kw_only=True)
     id: str | None = field(default=None, kw_only=True)
-    """None: the world gives each event an id of its own, but for tombstones and topics without ids."""
+    """None: the world gives each event its own id, except for tombstones and topics without ids."""
     time: datetime | None = field(default=None, kw_only=True)
     headers: Mapping[str, str | bytes | None] = field(default_factory=dict, kw_only=True)
 
@@ -37,7 +37,7 @@ class Incoming:
 
 
 class RawRecord(NamedTuple):
-    """Key, value and headers as Kafka holds them."""
+    """Key, value and headers as stored in Kafka."""
 
     key: bytes | None
     value: bytes | None
@@ -74,7 +74,7 @@ def raw_record(topic: Topic, event: Incoming) -> RawRecord:
 
 
 def raw_bytes(name: str, value: str | bytes | None) -> bytes | None:
-    """Returns a text as UTF-8, bytes and None as they are. Raises ValueError for anything else."""
+    """Returns a text as UTF-8, and bytes and None unchanged. Raises ValueError for any other value."""
     if value is None or isinstance(value, bytes):
         return value
     if not isinstance(value, str):

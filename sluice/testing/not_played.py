@@ -1,4 +1,4 @@
-"""What Postgres checks of users' tables, and a world in memory does not. Pure."""
+"""Lists the rules of users' tables that Postgres checks and a world in memory does not. Pure."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Shows that events give the same result in any order, or finds the fewest that do not."""
+"""Checks that events give the same result in any order, and finds a smallest counterexample."""
 
 import itertools
 import random
@@ -12,19 +12,19 @@ from sluice.testing.world import World
 from sluice.testing.written_test import incoming_code, order_test
 
 ALL_ORDERS_UP_TO = 6
-"""Events of which every order is played: 720 orders. Of more events a sample is played."""
+"""Up to this number of events every order is played (720 orders); above it, a sample."""
 SAMPLED_ORDERS = 300
 
 Order: TypeAlias = tuple[int, ...]
-"""Numbers of events in the order of arrival. A number that occurs again is a repeat of its event."""
+"""The numbers of events in the order of arrival. A repeated number is a repeat of its event."""
 Play: TypeAlias = Callable[[Order], State]
 
 
 def assert_order_free(world: World, events: Sequence[Incoming], *, seed: int = 0) -> None:
     """Fails if rows, outgoing events or calls depend on the order in which the events arrive.
 
-    Plays every order of up to 6 events, else a sample that `seed` draws; in each order some events are
-    repeated. Each order begins with a copy of `world`, which stays as it is. The failure shows the smallest
+    Plays every order of up to 6 events, else a random sample by `seed`; in each order some events are
+    repeated. Each order starts with a copy of `world`, which is not changed. The failure shows the smallest
     pair of orders that differ, as a test to paste.
     """
     given = [
@@ -41,7 +41,7 @@ def assert_order_free(world: World, events: Sequence[Incoming], *, seed: int = 0
 
 
 def orders(count: int, seed: int) -> Iterator[Order]:
-    """Yields orders of so many events, each with repeats: all orders, or a sample with the reverse one."""
+    """Yields orders of `count` events with repeats: all orders, or a sample with the reverse order."""
     rng = random.Random(seed)
     whole = tuple(range(count))
     if count <= ALL_ORDERS_UP_TO:
@@ -54,7 +54,7 @@ def orders(count: int, seed: int) -> Iterator[Order]:
 
 
 def smallest_difference(play: Play, whole: Order, order: Order) -> tuple[Order, Order]:
-    """Returns two orders of as few events as possible that give two results, as `whole` and `order` do."""
+    """Returns two orders, of few events, with different results, given that `whole` and `order` differ."""
     for pair in itertools.combinations(whole, 2):
         if play(pair) != play(pair[::-1]):
             return pair, pair[::-1]
@@ -65,7 +65,7 @@ def smallest_difference(play: Play, whole: Order, order: Order) -> tuple[Order, 
 
 
 def _differing_swap(play: Play, whole: Order, order: Order) -> tuple[Order, Order]:
-    """Returns two orders on the way from one to the other, of which only two neighbours differ."""
+    """Returns two orders between the given ones that differ only by a swap of two neighbours."""
     current, expected = list(whole), play(whole)
     for place, wanted in enumerate(order):
         for at in range(current.index(wanted), place, -1):
@@ -73,11 +73,11 @@ def _differing_swap(play: Play, whole: Order, order: Order) -> tuple[Order, Orde
             current[at - 1], current[at] = current[at], current[at - 1]
             if play(tuple(current)) != expected:
                 return before, tuple(current)
-    raise AssertionError("the first and the last order on the way differ, so two neighbours do")
+    raise AssertionError("the first and the last order differ, so some swap of neighbours must")
 
 
 def _without_rest(play: Play, one: Order, other: Order) -> tuple[Order, Order]:
-    """Leaves out events as long as the two orders still differ."""
+    """Removes events while the results of the two orders still differ."""
     for number in sorted(set(other)):
         fewer = tuple(n for n in one if n != number), tuple(n for n in other if n != number)
         if play(fewer[0]) != play(fewer[1]):

@@ -31,9 +31,9 @@ from sluice.testing.written_test import given_code, module_names
 
 
 class World(AnyWorld):
-    """Events are decoded, planned and folded as workers do it; rows, outgoing events and calls are in memory.
+    """Decodes, plans and folds events like the workers, with rows, outgoing events and calls in memory.
 
-    What a CHECK, UNIQUE, foreign key or trigger refuses is not played; `not_played` lists these rules.
+    Does not play CHECK, UNIQUE, foreign keys and triggers; `not_played` lists these rules.
     """
 
     def __init__(self, *modules: Module) -> None:
@@ -45,7 +45,7 @@ class World(AnyWorld):
         self._memory = HandlerMemory(self._registry)
 
     def copy(self) -> "World":
-        """Returns the same world, to be changed apart from this one."""
+        """Returns an independent copy of the world."""
         other = copy(self)
         other.script = list(self.script)
         other._sent = list(self._sent)
@@ -102,9 +102,9 @@ class World(AnyWorld):
         return not_played(self._registry.tables.values())
 
     def restart(self, *modules: Module) -> None:
-        """Begins with a new worker: what handlers kept in memory is reset. With modules, deploys these.
+        """Plays the start of a new worker: resets what handlers keep in memory. With modules, deploys these.
 
-        Rows, letters and calls stay. Tables of new modules take over the rows of the tables with their names.
+        Rows, letters and calls stay. Tables of new modules take over the rows of tables with the same names.
         Raises ValueError if the new modules lack a topic that has records.
         """
         self.script.append(f"restart({module_names(modules)})")
@@ -128,10 +128,10 @@ class World(AnyWorld):
         refolding.redrive(self._log)
 
     def rebuild(self, projection: Table | str) -> dict[str, tuple[Values | None, Values | None]]:
-        """Computes a projection anew from what was sent, with the code of now, and swaps it in.
+        """Rebuilds a projection from the sent events with the current code, and swaps it in.
 
         Returns key → (values before, values after) of the rows that differ. Rows from `given` are not in the
-        log, so they are gone.
+        log, so the rebuild removes them.
         """
         table = self._table(projection)
         self.script.append(f"rebuild({table.name!r})")

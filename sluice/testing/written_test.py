@@ -1,4 +1,4 @@
-"""What a test does with a world, written as the code of a test. Pure."""
+"""Writes actions on a world as the code of a test. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_lowercase
@@ -52,9 +52,9 @@ def arguments(*values: object, **named: object) -> str:
 def order_test(
     script: Sequence[str], events: Sequence[Incoming], one: Sequence[int], other: Sequence[int]
 ) -> str:
-    """Returns a test that fails as long as two orders of some of the events give two results.
+    """Returns a test that fails while two orders of some of the events give different results.
 
-    `script`: how the world was made and what was done to it before.
+    `script`: the construction of the world, and the actions on it before.
     """
     used = sorted({*one, *other})
     names = dict(zip(used, _names(len(used)), strict=True))

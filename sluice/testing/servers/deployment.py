@@ -59,22 +59,22 @@ class Outgoing(Protocol):
 
 
 class NotSettled(Exception):
-    """Records were still without an outcome at the deadline."""
+    """Raised if records had no outcome at the deadline."""
 
 
 @dataclass
 class Deployment:
-    """Handlers, services and processes that belong together. Close it: it holds connections."""
+    """Handlers, services and processes of one deployment. Close it, since it holds connections."""
 
     urls: StackUrls
     registry: Registry
     run: LocalRun
     topic_suffix: str = ""
-    """What tests append to the topics' names, so that they share a broker."""
+    """The suffix that tests append to topic names, so that they can share a broker."""
 
     @cached_property
     def session(self) -> Session:
-        """For looking, not for the hot path."""
+        """A session for checks, not for the hot path."""
         return Session(self.urls.database_url, application_name="sluice check")
 
     @cached_property
@@ -86,17 +86,17 @@ class Deployment:
 
     @cached_property
     def redis(self) -> "PrefixedRedis":
-        """The broker's Redis, as the installation sees it."""
+        """The broker's Redis, with the prefix of the installation."""
         return build_redis(self.urls.redis_url, self.installation.redis_prefix)
 
     def wipe_redis(self) -> None:
-        """Deletes all keys of the Redis database, also those of others."""
+        """Deletes all keys of the Redis database, also those of other installations."""
         with Redis.from_url(self.urls.redis_url) as client:
             client.flushdb()
 
     @cached_property
     def producer(self) -> "KafkaProducer":
-        """Keyed by murmur2, like every Java producer."""
+        """A producer that partitions by murmur2 of the key, like every Java producer."""
         # Compressed, so that a value over every limit but the broker's can be produced.
         return build_kafka_python_producer(
             KafkaAccess(self.urls.kafka_bootstrap_servers),
@@ -107,13 +107,13 @@ class Deployment:
         )
 
     def close(self) -> None:
-        """Ends the connections; the processes are the LocalRun's."""
+        """Closes the connections. The LocalRun ends the processes."""
         for name, end in (("session", "close"), ("redis", "close"), ("producer", "close")):
             if name in self.__dict__:
                 getattr(self.__dict__.pop(name), end)()
 
     def produce(self, records: Iterable[Outgoing]) -> int:
-        """Produces records, acknowledged by the broker when this returns; how many."""
+        """Produces records and waits for the broker's acknowledgements. Returns their number."""
         futures = []
         for record in records:
             value = record.value
@@ -126,14 +126,14 @@ class Deployment:
         return len(futures)
 
     def queues(self, *entities: str) -> list[str]:
-        """The queues of these entity types; of all without a name."""
+        """Returns the queues of these entity types; of all types without a name."""
         chosen = [e for e in self.registry.entities.values() if not entities or e.name in entities]
         return [f"{entity.name}.{shard}" for entity in chosen for shard in range(entity.shards)]
 
     def wait_until(self, condition: Callable[[], bool], *, timeout_seconds: float, what: str) -> None:
         """Polls until the condition holds. Raises NotSettled with the ends of all logs.
 
-        The deadline is for an idle machine and moves with the load of this one.
+        The deadline is for an idle machine, and is extended by the load of this one.
         """
         began = time.monotonic()
         while not condition():
@@ -143,7 +143,7 @@ class Deployment:
             time.sleep(POLL_SECONDS)
 
     def wait_settled(self, *, timeout_seconds: float = 60) -> None:
-        """Until every watermark is at the end of its log, and no event is retried. Raises NotSettled."""
+        """Waits until all watermarks are at the log's end and no event is retried. Raises NotSettled."""
         ends = self.log_ends()
         self.wait_until(
             lambda: self._is_settled(ends),
@@ -152,14 +152,14 @@ class Deployment:
         )
 
     def is_at_rest(self, ends: LogEnds) -> bool:
-        """Returns True if all records below the ends have outcomes, and nothing is to be sent or called."""
+        """Returns True if all records below the ends have outcomes, and no event or call is pending."""
         if not self._is_settled(ends) or read_outgoing(self.session):
             return False
         calls = self.calls()
         return not calls["pending"] and not calls["running"]
 
     def log_ends(self) -> LogEnds:
-        """Returns (topic, partition) → the offset behind the last record."""
+        """Returns (topic, partition) → the offset after the last record."""
         log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
         return {place: records[-1].offset + 1 for place, records in log.items() if records}
 
@@ -169,19 +169,19 @@ class Deployment:
         return is_read and count_retrying(self.session) == 0
 
     def expectation(self) -> Expectation:
-        """What the log comes to."""
+        """Returns the fold of the log."""
         log = read_log(self.urls.kafka_bootstrap_servers, self.registry.topics)
         return expect(self.registry, log, read_topic_ids(self.session))
 
     def sent(self) -> list[tuple[str, str | None, UUID]]:
-        """(topic, key, event id) of what the relay published, in the order of first appearance."""
+        """Returns (topic, key, event id) of events that the relay published, by first appearance."""
         servers = self.urls.kafka_bootstrap_servers
-        # The second is that of events which a test's own transaction wrote, without a setting.
+        # The second is the source of events that a test's own transaction wrote, without a setting.
         sources = (self.run.source, self.installation.group)
         return read_sent(servers, sorted(self.registry.outgoing_topics), sources)
 
     def wait_sent(self, *, timeout_seconds: float = 60) -> None:
-        """Until no outgoing event waits. Raises NotSettled."""
+        """Waits until no outgoing event waits. Raises NotSettled."""
         self.wait_until(
             lambda: not read_outgoing(self.session),
             timeout_seconds=timeout_seconds,
@@ -189,7 +189,7 @@ class Deployment:
         )
 
     def wait_called(self, *, timeout_seconds: float = 60) -> None:
-        """Until no call is pending or running. Raises NotSettled."""
+        """Waits until no call is pending or running. Raises NotSettled."""
 
         def called() -> bool:
             states = self.calls()
@@ -198,7 +198,7 @@ class Deployment:
         self.wait_until(called, timeout_seconds=timeout_seconds, what="every call has ended")
 
     def calls(self, effect: str | None = None) -> Counter[str]:
-        """Calls per state; of one effect or of all."""
+        """Returns the number of calls per state, of one effect or of all."""
         counts: Counter[str] = Counter()
         for name, state, count in read_call_states(self.session):
             if effect in (None, name):
@@ -206,7 +206,7 @@ class Deployment:
         return counts
 
     def outcomes(self, topic: str | None = None) -> Counter[str]:
-        """Records per outcome, as counted in Postgres; of one topic or of all."""
+        """Returns the number of records per outcome, as counted in Postgres, of one topic or of all."""
         counts: Counter[str] = Counter()
         for name, outcome, count in read_totals(self.session):
             if topic is None or name == topic + self.topic_suffix:
@@ -214,11 +214,11 @@ class Deployment:
         return +counts
 
     def rows(self, table: Table) -> Mapping[str, Mapping[str, Any]]:
-        """A table's rows by key."""
+        """Returns a table's rows by key."""
         return dict(read_all_rows(self.session, RowStatements(table)))
 
     def complaints(self, tables: Sequence[Table]) -> list[str]:
-        """Every difference between Postgres and the oracle: rows, outgoing events, calls, counters."""
+        """Returns all differences between Postgres and the oracle: rows, outgoing events, calls, counters."""
         expectation = self.expectation()
         found = differences(self.session, expectation, tables)
         found += outgoing_differences(self.session, expectation, self.sent())
@@ -230,6 +230,6 @@ class Deployment:
         return found
 
     def tables(self) -> list[Table]:
-        """All tables the handlers' modules know."""
+        """Returns all tables of the handlers' modules."""
         found = [table for metadata in self.registry.metadatas for table in metadata.sorted_tables]
         return [table for table in found if shape_of(table)]

@@ -1,4 +1,4 @@
-"""The oracle: what the log comes to, folded in memory by the same pure code, beside what Postgres holds."""
+"""The oracle: folds the log in memory by the same pure code, and compares the result with Postgres."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ POLL_MS = 500
 
 @dataclass
 class Expectation:
-    """What must be true once every record has its outcome."""
+    """The expected state after every record has its outcome."""
 
     rows: Mapping[tuple[Table, str], Row]
     outcomes: Counter[str]
@@ -37,7 +37,7 @@ class Expectation:
 
 
 def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, int], list[Record]]:
-    """All committed records of the topics, per (topic, partition), in offset order."""
+    """Reads all committed records of the topics, per (topic, partition), in offset order."""
     consumer = build_kafka_python_consumer(
         KafkaAccess(bootstrap_servers),
         group_id=None,
@@ -70,7 +70,7 @@ def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, i
 def expect(
     registry: Registry, log: Mapping[tuple[str, int], Sequence[Record]], topic_ids: Mapping[str, str]
 ) -> Expectation:
-    """Folds the log. Order between partitions does not matter: no entity is on two of them."""
+    """Folds the log. The order between partitions does not matter, since no entity is on two of them."""
     folded = FoldedLog(registry)
     for (name, number), records in sorted(log.items(), key=lambda pair: _by_entity(registry, pair[0])):
         for record in records:
@@ -84,7 +84,7 @@ def _by_entity(registry: Registry, place: tuple[str, int]) -> tuple[str, str, in
 
 
 def differences(session: Session, expectation: Expectation, tables: Iterable[Table]) -> list[str]:
-    """What the users' tables hold that the oracle does not, and the other way round; [] if all is well."""
+    """Returns the differences between the users' tables and the oracle; [] if there are none."""
     found: list[str] = []
     for table in tables:
         actual = dict(read_all_rows(session, RowStatements(table)))
@@ -103,7 +103,7 @@ def differences(session: Session, expectation: Expectation, tables: Iterable[Tab
 def read_sent(
     bootstrap_servers: str, topics: Iterable[str], sources: Collection[str]
 ) -> list[tuple[str, str | None, UUID]]:
-    """(topic, key, event id) of all that these sources emitted, in the order of first appearance."""
+    """Returns (topic, key, event id) of all events of these sources, in order of first appearance."""
     found: dict[UUID, tuple[str, str | None, UUID]] = {}
     for (topic, _), records in read_log(bootstrap_servers, topics).items():
         for record in records:
@@ -118,9 +118,9 @@ def read_sent(
 def outgoing_differences(
     session: Session, expectation: Expectation, sent: Iterable[tuple[str, str | None, UUID]]
 ) -> list[str]:
-    """Outgoing events, per (topic, key) in order, and calls: what is missing, invented or out of order.
+    """Returns outgoing events, in order per (topic, key), and calls that are missing, extra or out of order.
 
-    An event counts where it appeared first: in Kafka, or as a row that waits behind what was sent.
+    An event counts at its first appearance: in Kafka, or as a row that waits behind sent events.
     """
     wanted: defaultdict[tuple[str, str | None], list[UUID]] = defaultdict(list)
     for emit in expectation.folded.emits:
@@ -131,12 +131,15 @@ def outgoing_differences(
     places = sorted(wanted.keys() | found.keys(), key=str)
     complaints = [
         f"outgoing {topic} {key}: expected {len(wanted[topic, key])} events, found {len(found[topic, key])}"
-        " or others or in another order"
+        " or different events, or another order"
         for topic, key in places
         if wanted[topic, key] != list(found[topic, key])
     ]
     calls = {call.effect_key for call in expectation.folded.calls}
-    return complaints + [f"call {key}: in one of both" for key in sorted(calls ^ read_effect_keys(session))]
+    return complaints + [
+        f"call {key}: only in Postgres or only in the fold"
+        for key in sorted(calls ^ read_effect_keys(session))
+    ]
 
 
 def _difference(table: Table, key: str, wanted: Mapping[str, Any], actual: Mapping[str, Any]) -> str:

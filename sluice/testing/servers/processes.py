@@ -1,4 +1,4 @@
-"""Starts of Python programs as processes that end with the process that started them."""
+"""Starts Python programs as processes that end with the process that started them."""
 
 import ctypes
 import signal
@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Child(Protocol):
-    """What `subprocess.Popen` offers of a process."""
+    """The methods of `subprocess.Popen` that are used here."""
 
     @property
     def pid(self) -> int: ...
@@ -24,7 +24,7 @@ class Child(Protocol):
 
 
 class Start(Protocol):
-    """Starts `python -m module words…` in a session of its own that ends with the calling process."""
+    """Starts `python -m module words…` in a new session that ends with the calling process."""
 
     def __call__(
         self,
@@ -59,5 +59,5 @@ def start_new(
 
 
 def _end_with_parent() -> None:
-    # So that nothing is left running even after kill -9 of the demo or of pytest.
+    # So that no process is left running even after kill -9 of the demo or of pytest.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

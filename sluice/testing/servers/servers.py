@@ -1,4 +1,4 @@
-"""The servers of one test run: those that the environment names, else its own, started when needed."""
+"""The servers of one test run: those named by the environment, else its own, started when needed."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from sluice.runtime.service_urls import DATABASE_URL, StackUrls
 from sluice.stack import Stack, external_urls
 from sluice.testing.servers.databases import TEMPLATE, drop_database, fresh_database
 
-# A folder begins with the id of the process that ends its servers: so the next run finds what a killed one
-# left running.
+# The name of a folder begins with the id of the process that ends its servers, so the next run finds servers
+# that a killed run left.
 FOLDER = Path(".sluice") / "pytest"
 
 
@@ -22,19 +22,19 @@ class Servers:
     """A Postgres, and all three servers for tests that start processes."""
 
     def __init__(self, stack: Stack, environ: Mapping[str, str], *, template: str = TEMPLATE) -> None:
-        """`stack` is used for what the environment does not name. `template`: the database that is copied."""
+        """`stack`: used for servers that the environment does not name. `template`: the database to copy."""
         self._stack = stack
         self._environ = environ
         self._template = template
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Yields the URL of a migrated database of its own, which is dropped afterwards."""
+        """Yields the URL of a new migrated database, which is dropped afterwards."""
         with fresh_database(self._server_url, template=self._template) as url:
             yield url
 
     def urls(self, database_url: str) -> StackUrls:
-        """Returns where all three servers are, with this database. Raises StackError."""
+        """Returns the addresses of all three servers, with this database. Raises StackError."""
         named = external_urls(self._environ)
         if named is None:
             self._stack.start("redis")
@@ -43,7 +43,7 @@ class Servers:
         return StackUrls(database_url, named.redis_url, named.kafka_bootstrap_servers)
 
     def drop_template(self) -> None:
-        """Drops what this run left on a server that is not its own."""
+        """Drops what this run left on servers that it did not start."""
         if self._environ.get(DATABASE_URL):
             with suppress(psycopg2.OperationalError):
                 drop_database(self._server_url, self._template)
@@ -59,7 +59,7 @@ class Servers:
 
 @contextmanager
 def own_servers(folder: Path) -> Iterator[Servers]:
-    """Yields the servers of this process; its own ones and their data are gone afterwards."""
+    """Yields the servers of this process. Deletes its own ones and their data afterwards."""
     end_orphans(folder / FOLDER)
     stack = Stack(folder / FOLDER / str(os.getpid()))
     servers = Servers(stack, os.environ, template=f"{TEMPLATE}_{os.getpid()}")
@@ -71,7 +71,7 @@ def own_servers(folder: Path) -> Iterator[Servers]:
 
 
 def end_orphans(folder: Path) -> None:
-    """Ends the stacks of processes that were killed before they could."""
+    """Ends the stacks of processes that were killed before they could end them."""
     for stack in folder.glob("*"):
         try:
             os.kill(int(stack.name.partition("-")[0]), 0)
