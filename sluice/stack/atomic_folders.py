@@ -1,4 +1,4 @@
-"""Folders that are there completely or not at all, however often their making is killed."""
+"""Makes folders atomically: a folder exists completely or not at all, also after kills."""
 
 import os
 import shutil
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def made_whole(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to fill; it becomes `target` at the end, and is removed on an error.
+    """Yields a new folder beside `target` to fill, which becomes `target`, or is removed on an error.
 
-    Two makers at once are harmless: the first one's folder stays, the other's is thrown away.
+    Two concurrent makers are harmless: the first folder stays, the other is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -28,7 +28,7 @@ def made_whole(target: Path) -> Iterator[Path]:
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Replaces a file so that every reader sees the old text or the new one."""
+    """Replaces a file so that every reader gets the old text or the new one."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.write_text(text)
     part.replace(target)

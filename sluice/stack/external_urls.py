@@ -1,4 +1,4 @@
-"""Where the three services are, and whether the environment already says so."""
+"""Reads the addresses of the three services from the environment."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ from sluice.stack.service import StackError
 
 
 def external_urls(environ: Mapping[str, str]) -> StackUrls | None:
-    """The services the environment names; None if it names none, so that a stack is to be started.
+    """Returns the services that the environment names; None if it names none, so that a stack is needed.
 
-    Raises StackError if it names only some: half a stack of each kind is never what was meant.
+    Raises StackError if it names only some of them, which is a mistake.
     """
     names = (DATABASE_URL, REDIS_URL, KAFKA_BOOTSTRAP_SERVERS)
     missing = [name for name in names if not environ.get(name)]

@@ -35,7 +35,7 @@ logger.server.level = info
 
 
 def server_properties(*, broker_port: int, controller_port: int, data: Path) -> str:
-    """The broker's configuration: one node, nothing replicated, no topic created by accident."""
+    """Returns the broker's configuration: one node, no replication, no automatic creation of topics."""
     settings = {
         "process.roles": "broker,controller",
         "node.id": NODE_ID,
@@ -54,7 +54,7 @@ def server_properties(*, broker_port: int, controller_port: int, data: Path) -> 
         "transaction.state.log.min.isr": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
-        # A group of one machine needs no time for its members to gather.
+        # The members of a group on one machine need no delay to join together.
         "group.initial.rebalance.delay.ms": 0,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
@@ -118,7 +118,7 @@ class KafkaBroker:
 
 
 def new_cluster_id() -> str:
-    """A random id as Kafka writes it: 16 bytes, base64url, no padding, no leading dash."""
+    """Returns a random id in Kafka's form: 16 bytes, base64url, no padding, no leading dash."""
     while True:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         if not cluster_id.startswith("-"):

@@ -1,4 +1,4 @@
-"""The jars of the Kafka broker, fetched once by Maven into a cache that all stacks share."""
+"""Downloads the jars of the Kafka broker once, with Maven, into a cache that all stacks share."""
 
 import os
 import re
@@ -46,14 +46,14 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where downloads are kept: SLUICE_STACK_CACHE, else the user's cache folder."""
+    """Returns the folder of downloads: SLUICE_STACK_CACHE, else the user's cache folder."""
     if chosen := environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser().absolute()
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
 
 
 def find_java() -> str:
-    """The path of a Java that can run the broker. Raises ComponentMissing with what to install."""
+    """Returns the path of a Java that can run the broker. Raises ComponentMissing with what to install."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin") if home else None
     java = java or shutil.which("java")
@@ -72,22 +72,24 @@ def find_java() -> str:
 
 
 def fetch_jars(cache: Path, report: Report) -> Path:
-    """The folder with the broker's jars; downloads them first if it is not there.
+    """Returns the folder with the broker's jars. Downloads them first if the folder does not exist.
 
-    Raises ComponentMissing without Maven, StackError if Maven fails. Two at once are harmless.
+    Raises ComponentMissing without Maven, StackError if Maven fails. Concurrent calls are harmless.
     """
     target = cache / f"kafka-{KAFKA_VERSION}"
     if target.is_dir():
         return target
     maven = shutil.which("mvn")
     if maven is None:
-        raise ComponentMissing(f"Kafka's jars are fetched by Maven: apt install maven (or brew), {INSTEAD}")
+        raise ComponentMissing(
+            f"Kafka's jars are downloaded by Maven: apt install maven (or brew), {INSTEAD}"
+        )
     report(f"fetching Kafka {KAFKA_VERSION} by Maven (45 MB, once)")
     with made_whole(target) as part:
         pom = part / "pom.xml"
         pom.write_text(POM)
         _run_maven([maven, "-q", "-B", "-f", str(pom), MAVEN_GOAL, f"-DoutputDirectory={part}"], cwd=part)
-        # The next user of the cache may be another one, and mkdtemp made the folder for us alone.
+        # Another user may use the cache later, but mkdtemp made the folder private.
         part.chmod(0o755)
     return target
 
@@ -108,4 +110,4 @@ def _run_maven(command: list[str], *, cwd: Path) -> None:
         ) from None
     if done.returncode:
         told = (done.stdout + done.stderr).strip()[-2000:]
-        raise StackError(f"Maven could not fetch Kafka; is Maven Central reachable? It said:\n{told}")
+        raise StackError(f"Maven could not fetch Kafka; is Maven Central reachable? Its output:\n{told}")

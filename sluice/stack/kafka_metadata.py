@@ -1,6 +1,6 @@
-"""Asks a broker which brokers its cluster has. The local servers need no client library for that.
+"""Requests the list of brokers from a broker, without a client library.
 
-The broker answers before it is ready, and then lists no broker: only a registered broker lists itself.
+A broker that is not ready yet answers, but lists no broker: only a registered broker lists itself.
 Message formats: https://kafka.apache.org/protocol.html#The_Messages_Metadata
 """
 
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 METADATA_KEY, METADATA_VERSION = 3, 1  # version 1 is the oldest in which no topics can be requested
-MAX_ANSWER_BYTES = 64 * 1024  # of one broker and no topic it has about 100: more is no answer of Kafka
+MAX_ANSWER_BYTES = 64 * 1024  # one broker and no topic take about 100; a longer answer is not Kafka's
 # int32 length of the rest, int16 API key, int16 API version, int32 correlation id, string client id (int16
 # length -1: none), then an array of topics (int32 length 0: none).
 REQUEST = struct.pack(">ihhihi", 14, METADATA_KEY, METADATA_VERSION, 0, -1, 0)
@@ -34,7 +34,7 @@ def read_brokers(answer: bytes) -> Iterator[tuple[str, int]]:
     """Yields host and port of each broker in an answer. Raises struct.error if the answer is cut off.
 
     An answer is an int32 correlation id and an array of brokers (int32 length): int32 node id, string host
-    (int16 length), int32 port, nullable string rack. What follows the brokers is not read.
+    (int16 length), int32 port, nullable string rack. The rest of the answer is not read.
     """
     (count,), at = struct.unpack_from(">i", answer, 4), 8
     for _ in range(count):

@@ -18,13 +18,13 @@ SLOWEST_FIRST: tuple[ServiceName, ...] = ("kafka", "postgres", "redis")
 
 
 def say_nothing(_: str) -> None:
-    """A report for nobody."""
+    """Ignores a report."""
 
 
 class Stack:
-    """The services under `root`. Any number of objects and processes may act on one root: a lock orders them.
+    """The services under `root`. Any number of objects and processes may use one root: a lock orders them.
 
-    `report` hears what is being done, a line each. `cache` is where Kafka's jars are kept.
+    `report` gets a line per action. `cache` is the folder of Kafka's jars.
     """
 
     def __init__(self, root: Path, *, report: Report = say_nothing, cache: Path | None = None) -> None:
@@ -39,9 +39,9 @@ class Stack:
         self._runners = {s.name: Runner(s, self.root / s.name, self._state, report) for s in services}
 
     def up(self) -> StackUrls:
-        """All three services answer afterwards. May run any number of times; repairs what was killed.
+        """Starts all three services and waits until they answer. Idempotent; restarts killed services.
 
-        Raises StackError with what to install, or with the log of what would not start.
+        Raises StackError with what to install, or with the log of a service that does not start.
         """
         with self._state.locked(self._report):
             for name in SLOWEST_FIRST:
@@ -51,7 +51,7 @@ class Stack:
         return self.urls()
 
     def start(self, name: ServiceName, *, wipe: bool = False) -> None:
-        """This service answers afterwards; with `wipe` it loses its data first. May run twice."""
+        """Starts one service and waits until it answers; with `wipe` deletes its data first. Idempotent."""
         with self._state.locked(self._report):
             if wipe:
                 self._runners[name].end("kill")
@@ -60,12 +60,12 @@ class Stack:
             self._runners[name].finish()
 
     def stop(self, name: ServiceName, *, signal: StopSignal = "term") -> None:
-        """This service has ended afterwards; its data and ports stay. May run twice."""
+        """Ends one service and waits for its end; its data and ports stay. Idempotent."""
         with self._state.locked(self._report):
             self._runners[name].end(signal)
 
     def down(self, *, wipe: bool = False) -> None:
-        """Ends the processes this stack started, and no others; with `wipe` their data go too."""
+        """Ends the processes that this stack started, and no others; with `wipe` deletes their data."""
         if not self.root.exists():
             return
         with self._state.locked(self._report):
@@ -77,27 +77,27 @@ class Stack:
                 shutil.rmtree(self.root)
 
     def status(self) -> list[ServiceStatus]:
-        """What is running now. Changes nothing and takes no lock."""
+        """Returns the status of each service. Changes nothing and takes no lock."""
         return [self._runners[name].status() for name in SLOWEST_FIRST]
 
     def urls(self) -> StackUrls:
-        """Where the services are, or were when they last ran. Raises StackError before the first `up`."""
+        """Returns the addresses of the services, now or of their last run. Raises StackError before `up`."""
         return StackUrls(self.database_url(), self.redis_url(), self.kafka_bootstrap_servers())
 
     def database_url(self, database: str = DATABASE) -> str:
-        """A database of the stack's Postgres. Raises StackError before its first start."""
+        """Returns the URL of a database of the stack's Postgres. Raises StackError before its first start."""
         return f"postgresql+psycopg2://{SUPERUSER}@{LOOPBACK}:{self._port('postgres')}/{database}"
 
     def redis_url(self, number: int = 0) -> str:
-        """A database of the stack's Redis. Raises StackError before its first start."""
+        """Returns the URL of a database of the stack's Redis. Raises StackError before its first start."""
         return f"redis://{LOOPBACK}:{self._port('redis')}/{number}"
 
     def kafka_bootstrap_servers(self) -> str:
-        """The stack's broker. Raises StackError before its first start."""
+        """Returns the address of the stack's broker. Raises StackError before its first start."""
         return f"{LOOPBACK}:{self._port('kafka')}"
 
     def data_dir(self, name: ServiceName) -> Path:
-        """The data folder. Copy or replace it while the service is stopped; `start` mends its owner."""
+        """Returns the data folder. Replace it only while the service is stopped; `start` sets its owner."""
         return self._runners[name].place().data
 
     def _port(self, name: ServiceName) -> int:

@@ -1,4 +1,4 @@
-"""How much longer than usual this machine needs: deadlines of the stack and the tests grow with it."""
+"""Scales the deadlines of the stack and the tests by the speed and load of this machine."""
 
 import os
 import time
@@ -8,12 +8,12 @@ from functools import cache
 REFERENCE_SECONDS = 0.007
 WORK_ROUNDS = 300_000
 MEASUREMENTS = 3
-# Beyond it a machine is broken rather than slow, and a failure should be reported within the hour.
+# Above it a machine is broken rather than slow, and a failure should be reported within the hour.
 LONGEST_FACTOR = 6.0
 
 
 def patient(seconds: float) -> float:
-    """Returns the deadline of something that takes less than `seconds` on an idle machine.
+    """Returns the deadline for work that takes less than `seconds` on an idle machine.
 
     The factor is at least 1. A longer deadline costs nothing unless something fails.
     """
@@ -21,7 +21,7 @@ def patient(seconds: float) -> float:
 
 
 def slowness(*, cpu_seconds: float, load_per_core: float) -> float:
-    """Returns the factor: slower cores and waiting for a core both count."""
+    """Returns the factor, which includes both slower cores and waiting for a core."""
     factor = max(1.0, cpu_seconds / REFERENCE_SECONDS) * max(1.0, load_per_core)
     return min(factor, LONGEST_FACTOR)
 
@@ -42,5 +42,5 @@ def _work() -> float:
 
 
 def _load_per_core() -> float:
-    # Read each time: load comes and goes while a process lives.
+    # Read each time, since the load changes while a process runs.
     return os.getloadavg()[0] / (os.cpu_count() or 1)

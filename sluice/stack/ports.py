@@ -8,8 +8,8 @@ from sluice.stack.processes import wait_for
 
 LOOPBACK = "127.0.0.1"
 
-# Below the ranges from which systems take the ports of outgoing connections (Linux 32768, macOS 49152):
-# a port of ours would else be taken by any client while its service is restarted.
+# Below the ranges of ports for outgoing connections (Linux 32768, macOS 49152): otherwise any client could
+# take the port of a service during its restart.
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 
 # A killed process counts as dead when its first thread is; the last one may hold the port a little longer.
@@ -17,9 +17,9 @@ RELEASE_TIMEOUT_SECONDS = 3
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on it now."""
+    """Returns True if a server could listen on the port now."""
     with socket.socket() as probe:
-        # As servers do: connections of the last server that are still closing do not count.
+        # Like servers: ignores connections of the last server that are still closing.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -29,14 +29,14 @@ def is_free(port: int) -> bool:
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody accepts connections on it now."""
+    """Returns True if a process accepts connections on the port now."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def choose_ports(names: tuple[str, ...], wished: dict[str, int], taken: set[int]) -> dict[str, int]:
-    """A free port per name: the wished one if it is free soon, else any outside `taken`."""
+    """Returns a free port per name: the preferred one if it is free soon, else any outside `taken`."""
     chosen: dict[str, int] = {}
     for name in names:
         port = wished.get(name, 0)

@@ -1,4 +1,4 @@
-"""Postgres' programs, and files in places that the user it runs as can reach."""
+"""Finds Postgres' programs, and puts files where the user that runs Postgres can read them."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from sluice.stack.atomic_folders import made_whole
 from sluice.stack.service import ComponentMissing, StackError
 
-# The oldest major version that the Postgres project still mends.
+# The oldest major version that the Postgres project still maintains.
 OLDEST = 14
 # Postgres refuses to run as root. Debian's package makes the first of these users; the second always is.
 UNPRIVILEGED_USERS = ("postgres", "nobody")
@@ -30,7 +30,7 @@ class Programs:
 
 
 def find_programs(version: int | None = None) -> Programs:
-    """The newest Postgres here, the machine's before the wheel's; of exactly `version` if data need it."""
+    """Returns the newest Postgres, the machine's before the wheel's; exactly `version` if data need it."""
     found = [*map(_programs_in, _machine_folders())]
     usable = sorted(
         (p for p in found if p and p.version >= OLDEST and version in (None, p.version)),
@@ -41,8 +41,8 @@ def find_programs(version: int | None = None) -> Programs:
         return programs
     if version is not None:
         raise StackError(
-            f"the stack's data are of Postgres {version}, which is not here any more: "
-            "install it, or throw the data away with `sluice stack down --wipe`"
+            f"the stack's data are of Postgres {version}, which is not installed any more: "
+            "install it, or delete the data with `sluice stack down --wipe`"
         )
     raise ComponentMissing(
         f"no Postgres ≥ {OLDEST} found: install one (Debian: apt install postgresql), "
@@ -74,7 +74,7 @@ def _programs_in(folder: Path) -> Programs | None:
 
 
 def server_user() -> str | None:
-    """The user to run Postgres as; None means: as we are, for we are not root."""
+    """Returns the user to run Postgres as; None if this process is not root and can run it itself."""
     if os.geteuid() != 0:
         return None
     for name in UNPRIVILEGED_USERS:
@@ -88,7 +88,7 @@ def server_user() -> str | None:
 
 
 def can_reach(user: str | None, folder: Path) -> bool:
-    """Whether the user may pass through the folders down to this one; missing ones are ours to make."""
+    """Returns True if the user may access the folders down to this one. Missing folders do not count."""
     if user is None:
         return True
     uid = pwd.getpwnam(user).pw_uid
@@ -102,14 +102,14 @@ def _may_pass(folder: os.stat_result, uid: int) -> bool:
 
 
 def reachable_folder(user: str) -> Path:
-    """A new folder outside the project that belongs to the user."""
+    """Makes a new folder outside of the project that belongs to the user."""
     folder = Path(tempfile.mkdtemp(prefix="sluice-stack-", dir=REACHABLE_FOLDER))
     shutil.chown(folder, user)
     return folder
 
 
 def reachable_programs(programs: Programs, user: str | None, beside: Path) -> Programs:
-    """The programs, copied beside the data if the user cannot reach them (a wheel in root's home)."""
+    """Returns the programs, copied beside the data if the user cannot read them (a wheel in root's home)."""
     if can_reach(user, programs.bin):
         return programs
     copy = beside / f"postgres-{programs.version}"
@@ -119,7 +119,7 @@ def reachable_programs(programs: Programs, user: str | None, beside: Path) -> Pr
         with made_whole(copy) as part:
             part.chmod(0o755)
             shutil.copytree(installation, part / package.name / installation.name, symlinks=True)
-            # A wheel's programs look for their libraries in a folder beside the package.
+            # A wheel's programs load their libraries from a folder beside the package.
             libraries = package.with_name(f"{package.name}.libs")
             if libraries.is_dir():
                 shutil.copytree(libraries, part / libraries.name)
@@ -127,13 +127,13 @@ def reachable_programs(programs: Programs, user: str | None, beside: Path) -> Pr
 
 
 def give_to(user: str | None, folder: Path) -> None:
-    """Makes the folder the user's own, with all that is in it, for example after somebody copied it."""
+    """Makes the user the owner of the folder and its content, for example after a copy."""
     if user is None:
         return
     uid, gid = pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            # Never through a link: it could lead out of the folder, and we are root.
+            # Never through a link: it could lead out of the folder, and this process is root.
             os.lchown(Path(parent, name), uid, gid)
     os.chown(folder, uid, gid)
     folder.chmod(0o700)

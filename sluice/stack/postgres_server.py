@@ -1,4 +1,4 @@
-"""A Postgres for tests and demos: honest about durability, roomy about connections."""
+"""A Postgres for tests and demos, with full durability and many connections."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from sluice.stack.postgres_files import (
 from sluice.stack.processes import group_of
 from sluice.stack.service import Launch, Place, Report, ServiceName, StackError, StopSignal
 
-# Not the name of a schema: "$user" is first in the search path, so tables of the user would be made in it.
+# Not the name of a schema: "$user" is first in the search path, so users' tables would be created there.
 SUPERUSER = "app"
 FORMER_SUPERUSER = "sluice"  # of data that an earlier version made
 RENAMING_USER = "app_renaming"
@@ -36,7 +36,7 @@ INITDB_TIMEOUT_SECONDS = 120
 
 SETTINGS = {
     "listen_addresses": LOOPBACK,
-    # A socket file needs a short path that the server's user may write: TCP needs neither.
+    # No socket file: it would need a short path that the server's user may write.
     "unix_socket_directories": "",
     "max_connections": "200",
     "max_prepared_transactions": "20",
@@ -73,7 +73,7 @@ class PostgresServer:
     def _init(self, place: Place, part: Path, user: str | None) -> None:
         give_to(user, part)
         initdb = str(self._programs(place).bin / "initdb")
-        # The C locale sorts alike on every machine, and is the fastest.
+        # The C locale sorts in the same way on every machine, and is the fastest.
         options = ["-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C"]
         done = subprocess.run(
             [initdb, "-D", str(part), *options],
@@ -108,12 +108,12 @@ class PostgresServer:
         return True
 
     def stop_signal(self, how: StopSignal) -> Signals:
-        # A "smart" shutdown (SIGTERM) would wait for clients that never leave.
+        # A "smart" shutdown (SIGTERM) would wait for clients that never disconnect.
         return {"term": Signals.SIGINT, "immediate": Signals.SIGQUIT, "kill": Signals.SIGKILL}[how]
 
 
 def create_database(port: int, name: str) -> None:
-    """Makes sure the database is there. Raises psycopg2.OperationalError if the server does not answer."""
+    """Creates the database if it is missing. Raises psycopg2.OperationalError if no server answers."""
     with _cursor(port, _superuser_of(port)) as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
@@ -123,8 +123,8 @@ def create_database(port: int, name: str) -> None:
 def _superuser_of(port: int) -> str:
     """Returns SUPERUSER. Data of an earlier version have FORMER_SUPERUSER, which is renamed first.
 
-    Idempotent, also when it was interrupted. All objects stay with their owner. The former name exists
-    afterwards too, for URLs that were printed before, without its own schema in the search path.
+    Idempotent, also after an interruption. All objects keep their owner. A role with the former name exists
+    afterwards, for URLs that were printed before, without its own schema in the search path.
     """
     try:
         with _cursor(port, SUPERUSER):

@@ -1,4 +1,4 @@
-"""Processes that outlive us, and how to know them again: by pid and start time, never by pid alone."""
+"""Starts processes that outlive this one, and identifies them by pid and start time, never by pid alone."""
 
 import os
 import pwd
@@ -14,23 +14,23 @@ from sluice.stack.service import Launch
 
 POLL_SECONDS = 0.05
 
-# The child waits for a line before it becomes the server. If we die before its pid is on disk, it reads
-# end-of-file and ends: there is no moment at which a server runs that no state file knows of.
+# The child waits for a line before it becomes the server. If this process ends before the pid is on disk, the
+# child reads end-of-file and ends. So no server ever runs that is not in a state file.
 WAIT_FOR_GO = 'read -r go || exit 1; exec "$@" </dev/null'
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process of this machine. `started` tells it from a later one with the same pid."""
+    """A process of this machine. `started` distinguishes it from a later one with the same pid."""
 
     pid: int
     started: str
 
 
 def start_detached(launch: Launch, log: Path, *, record: Callable[[ProcessId], None]) -> ProcessId:
-    """Starts a server in a session of its own, its output appended to `log`; it survives our end.
+    """Starts a server in a new session, so that it survives this process. Appends its output to `log`.
 
-    `record` is called before the server runs; if it raises, the server never does.
+    `record` is called before the server runs; if it raises, the server does not start.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -46,7 +46,7 @@ def start_detached(launch: Launch, log: Path, *, record: Callable[[ProcessId], N
             start_new_session=True,
         )
     assert child.stdin is not None
-    # It may outlive this object: nothing for Popen to warn about. `is_alive` collects it when it ends.
+    # Prevents Popen's warning, since the child may outlive this object. `is_alive` reaps it when it ends.
     child.returncode = 0
     with child.stdin as go:
         process = ProcessId(child.pid, start_time(child.pid) or "")
@@ -56,22 +56,22 @@ def start_detached(launch: Launch, log: Path, *, record: Callable[[ProcessId], N
 
 
 def group_of(user: str) -> int:
-    """The primary group of a user."""
+    """Returns the primary group of a user."""
     return pwd.getpwnam(user).pw_gid
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether exactly this process still runs; a zombie does not."""
+    """Returns True if exactly this process still runs; a zombie does not."""
     try:
         collected, _ = os.waitpid(process.pid, os.WNOHANG)
     except ChildProcessError:
-        collected = process.pid  # Another command started it: collecting it is not ours to do.
-    # A child not yet collectable may look dead while its last threads still hold its ports and files.
+        collected = process.pid  # Another command started it and must reap it.
+    # A child that cannot be reaped yet may look dead while its last threads still hold its ports and files.
     return start_time(process.pid, even_dying=collected == 0) == process.started
 
 
 def send_signal(process: ProcessId, number: signal.Signals) -> None:
-    """Signals this process, and no later one that got its pid. A dead process is no error."""
+    """Signals this process, and no later one with its pid. Ignores a dead process."""
     if is_alive(process):
         try:
             os.kill(process.pid, number)
@@ -80,7 +80,7 @@ def send_signal(process: ProcessId, number: signal.Signals) -> None:
 
 
 def stop_process(process: ProcessId, number: signal.Signals, *, timeout_seconds: float) -> None:
-    """Signals the process and waits for its end; after the timeout it is killed."""
+    """Signals the process and waits for its end; kills it after the timeout."""
     send_signal(process, number)
     if not wait_for(lambda: not is_alive(process), timeout_seconds=timeout_seconds):
         send_signal(process, signal.SIGKILL)
@@ -88,7 +88,7 @@ def stop_process(process: ProcessId, number: signal.Signals, *, timeout_seconds:
 
 
 def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:
-    """Whether the condition became true in time; on a busy machine the time is longer."""
+    """Returns True if the condition became true in time; on a busy machine the time is longer."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > patient(timeout_seconds):
@@ -98,9 +98,9 @@ def wait_for(condition: Callable[[], bool], *, timeout_seconds: float) -> bool:
 
 
 def start_time(pid: int, *, even_dying: bool = False) -> str | None:
-    """A text that no other process with this pid ever has; None if there is no such living process.
+    """Returns a text that is unique among processes with this pid; None if no such process runs.
 
-    With `even_dying`, one that has ended but was not collected yet counts, too.
+    With `even_dying`, a process that has ended but was not reaped yet also counts.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -116,7 +116,7 @@ def start_time(pid: int, *, even_dying: bool = False) -> str | None:
 
 
 def _start_time_from_ps(pid: int) -> str | None:
-    """The same on systems without /proc (macOS)."""
+    """Returns the start time on systems without /proc (macOS)."""
     answer = subprocess.run(
         ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )

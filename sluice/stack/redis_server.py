@@ -1,4 +1,4 @@
-"""A Redis as a Celery broker needs it: evicts nothing, keeps what it was told across a restart."""
+"""A Redis configured as a Celery broker: no eviction, and data that survive a restart."""
 
 import importlib.util
 import os
@@ -16,13 +16,13 @@ from sluice.stack.ports import LOOPBACK, is_listening
 from sluice.stack.service import ComponentMissing, Launch, Place, Report, ServiceName, StopSignal
 
 OLDEST = (6, 2)
-# Each test that needs an empty Redis takes a database number that no other test of the run gets.
+# Each test that needs an empty Redis takes its own database number.
 DATABASES = 1024
 ANSWER_TIMEOUT_SECONDS = 2
 
 
 def find_redis_server() -> Path:
-    """A redis-server ≥ 6.2: the machine's, else the wheel's. Raises ComponentMissing with what to install."""
+    """Finds a redis-server ≥ 6.2: the machine's, else the wheel's. Raises ComponentMissing."""
     for candidate in (shutil.which("redis-server"), _wheel_server()):
         if candidate and _version(candidate) >= OLDEST:
             return Path(candidate)
@@ -80,7 +80,7 @@ class RedisServer:
             host=LOOPBACK,
             port=place.ports["redis"],
             socket_timeout=ANSWER_TIMEOUT_SECONDS,
-            # One question, one answer: the client would else ask ten times, with growing pauses.
+            # No retries: by default the client would retry ten times, with growing pauses.
             retry=Retry(NoBackoff(), 0),
         )
         try:

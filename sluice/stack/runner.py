@@ -1,4 +1,4 @@
-"""One service's life: begun, waited for, ended; and begun again when it was found broken."""
+"""Starts one service, waits for it, ends it, and restarts it if it is broken."""
 
 import shutil
 import time
@@ -10,16 +10,16 @@ from sluice.stack.processes import POLL_SECONDS, ProcessId, is_alive, start_deta
 from sluice.stack.service import Place, Report, Service, ServiceStatus, StackError, StopSignal, log_tail
 from sluice.stack.stack_state import ServiceRecord, StackState
 
-# An orderly end takes Kafka up to ten seconds on a busy machine.
+# Kafka's clean shutdown takes up to ten seconds on a busy machine.
 STOP_TIMEOUT_SECONDS = 30
-# A port may be taken between our look and the server's, and the last backends of a killed Postgres hold
-# its memory until their statement ends: a start that fails is tried again after these pauses.
+# A failed start is retried after these pauses: another process may take a port between the check and the
+# start, and the last backends of a killed Postgres hold its memory until their statement ends.
 RETRY_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 PROGRESS_EVERY_SECONDS = 5
 
 
 class Runner:
-    """Acts on one service of one stack. Only under the stack's lock, but for `status` and `place`."""
+    """Acts on one service of one stack. All methods except `status` and `place` need the stack's lock."""
 
     def __init__(self, service: Service, home: Path, state: StackState, report: Report) -> None:
         self.service = service
@@ -29,16 +29,16 @@ class Runner:
 
     @property
     def record(self) -> ServiceRecord:
-        """What the state file knows of the service now."""
+        """The service's record in the state file now."""
         return self._state.read(self.service.name)
 
     def place(self) -> Place:
-        """Where the service lives, as recorded; before its first start without ports."""
+        """Returns the service's recorded folders and ports; no ports before its first start."""
         record = self.record
         return Place(self._home, record.data or self._home / "data", self._home / "server.log", record.ports)
 
     def status(self) -> ServiceStatus:
-        """What is true now."""
+        """Returns the current status."""
         process, place = self.record.process, self.place()
         pid = process.pid if process is not None and is_alive(process) else None
         return ServiceStatus(
@@ -51,41 +51,41 @@ class Runner:
         )
 
     def begin(self) -> None:
-        """A process of the service lives afterwards, though it may not answer yet."""
+        """Starts a process of the service if none runs. It may not answer yet."""
         process = self.record.process
         if process is None or not is_alive(process) or not self._wakes(process):
             self._launch()
 
     def finish(self) -> None:
-        """The service answers afterwards. Raises StackError with the end of its log."""
+        """Waits until the service answers. Raises StackError with the end of its log."""
         for pause_seconds in RETRY_PAUSES_SECONDS:
             if self._await_answer():
                 return
-            self._report(f"{self.service.name} ended while starting; trying again")
+            self._report(f"{self.service.name} ended while starting; retrying")
             time.sleep(pause_seconds)
             self._launch()
         if not self._await_answer():
-            raise StackError(f"{self.service.name} ends while starting; {self._log()}")
+            raise StackError(f"{self.service.name} ended at every start; {self._log()}")
 
     def end(self, how: StopSignal) -> None:
-        """No process of the service lives afterwards. May run twice."""
+        """Ends the process of the service. Idempotent."""
         process = self.record.process
         if process is not None and is_alive(process):
             self._report(f"stopping {self.service.name}")
             stop_process(process, self.service.stop_signal(how), timeout_seconds=STOP_TIMEOUT_SECONDS)
 
     def discard_data(self) -> None:
-        """The data are gone afterwards; the service must not run."""
+        """Deletes the data. The service must not run."""
         record, data = self.record, self.place().data
         shutil.rmtree(data, ignore_errors=True)
         if record.data is not None and not data.is_relative_to(self._home):
-            # A folder made for this service alone, where its user can reach it.
+            # A folder made only for this service, where its user can read it.
             shutil.rmtree(data.parent, ignore_errors=True)
             record.data = None
             self._state.write(self.service.name, record)
 
     def _wakes(self, process: ProcessId) -> bool:
-        """Whether the living process answers soon; if not, it is ended."""
+        """Returns True if the running process answers soon; otherwise ends it."""
         place = self.place()
         if self.service.answers(place):
             return True
@@ -119,7 +119,7 @@ class Runner:
         start_detached(service.launch(place), place.log, record=remember)
 
     def _await_answer(self) -> bool:
-        """True when it answers, False when its process has ended. Raises StackError at the deadline."""
+        """Returns True when it answers, False if its process has ended. Raises StackError if neither."""
         place, process = self.place(), self.record.process
         if process is None:
             return False
@@ -136,7 +136,7 @@ class Runner:
                 reported = now
                 self._report(f"waiting for {self.service.name} ({now - started:.0f} s)")
             time.sleep(POLL_SECONDS)
-        # If it has ended, somebody else took the port first and answered in its place.
+        # If the process has ended, another one took the port first and answered.
         return is_alive(process)
 
     def _log(self) -> str:
@@ -145,6 +145,6 @@ class Runner:
 
 
 def discard_parts(home: Path) -> None:
-    """Removes what a killed `made_whole` left; nobody else makes anything here while we hold the lock."""
+    """Removes what a killed `made_whole` left. The lock prevents concurrent makers."""
     for part in home.glob(".*.part"):
         shutil.rmtree(part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What the stack asks of each of its services, and what it says about them."""
+"""The interface of the stack's services, and their status."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ LOG_TAIL_LINES = 15
 
 
 class StackError(RuntimeError):
-    """The local stack cannot do what was asked; one sentence says what the operator can do."""
+    """Raised if the local stack cannot do what was requested. The message has what the operator can do."""
 
 
 class ComponentMissing(StackError):
-    """A program that a service needs is not installed on this machine, or is too old."""
+    """Raised if a program that a service needs is not installed on this machine, or is too old."""
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """What is known of one service. silent: its process lives but does not answer."""
+    """The status of one service. silent: its process runs but does not answer."""
 
     name: ServiceName
     state: ServiceState
@@ -37,7 +37,7 @@ class ServiceStatus:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one service lives: its folder, its data, its log and its ports by purpose."""
+    """One service's folder, data, log, and ports by purpose."""
 
     home: Path
     data: Path
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a service's process. `user` is set where it must not run as root."""
+    """The command that starts a service's process. `user` is set if it must not run as root."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
@@ -55,34 +55,36 @@ class Launch:
 
 
 class Service(Protocol):
-    """One kind of server. Holds no state of its own: everything is in its Place."""
+    """One kind of server. Has no state: everything is in its Place."""
 
     name: ServiceName
     port_names: tuple[str, ...]
     ready_timeout_seconds: float
-    # One that lives and does not answer may have been started a moment ago by an `up` that was killed, or
+    # A process that runs and does not answer may have been started a moment ago by a killed `up`, or
     # may hang: it gets the time of a slow start, then it is replaced.
     silence_timeout_seconds: float
 
     def choose_data(self, home: Path) -> Path:
-        """The data folder for a new service; it need not exist. Called once per life of the data."""
+        """Returns the data folder for a new service; it need not exist. Called once per set of data."""
 
     def prepare(self, place: Place, report: Report) -> None:
-        """Brings the folders into a state the server can start from. May run twice, and after a crash
-        half way; the server does not run. Raises StackError if something is missing on the machine."""
+        """Prepares the folders for a start of the server, which does not run. Idempotent, also after a crash.
+
+        Raises StackError if a program is missing on the machine.
+        """
 
     def launch(self, place: Place) -> Launch:
-        """The process to start. Called after `prepare`."""
+        """Returns the process to start. Called after `prepare`."""
 
     def answers(self, place: Place) -> bool:
-        """Whether a real request is answered now. Returns within seconds, never raises for a dead server."""
+        """Returns True if the server answers a real request. Takes seconds at most; never raises."""
 
     def stop_signal(self, how: StopSignal) -> Signals:
-        """The signal that has this effect on this server."""
+        """Returns the signal that has this effect on this server."""
 
 
 def log_tail(path: Path) -> str:
-    """The last lines of a log, for an error message."""
+    """Returns the last lines of a log, for an error message."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:

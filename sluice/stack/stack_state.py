@@ -1,4 +1,4 @@
-"""What the stack remembers between two commands: ports, folders and processes, in one file."""
+"""The state of the stack between two commands: ports, folders and processes, in one file."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ from sluice.stack.service import Report
 
 @dataclass
 class ServiceRecord:
-    """One service as far as it has been started. `process` may be long dead: ask, never believe."""
+    """The record of one service. `process` may have ended: check it before use."""
 
     data: Path | None = None
     ports: dict[str, int] = field(default_factory=dict)
@@ -24,14 +24,14 @@ class ServiceRecord:
 
 
 class StackState:
-    """The state file of one stack. Read anywhere; written only under `locked`."""
+    """The state file of one stack. Any process may read it; write it only under `locked`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._file = root / "state.json"
 
     def read(self, name: str) -> ServiceRecord:
-        """What is recorded of a service; an empty record if nothing is."""
+        """Returns the record of a service, or an empty one."""
         found = self._read_all().get(name, {})
         process = found.get("process")
         return ServiceRecord(
@@ -41,12 +41,12 @@ class StackState:
         )
 
     def write(self, name: str, record: ServiceRecord) -> None:
-        """Records a service. Only under `locked`."""
+        """Writes the record of a service. Only under `locked`."""
         written = {**asdict(record), "data": str(record.data) if record.data else None}
         write_whole(self._file, json.dumps({**self._read_all(), name: written}, indent=2) + "\n")
 
     def ports_of_others(self, name: str) -> set[int]:
-        """The ports of all services but this one, also of those that do not run now."""
+        """Returns the ports of all other services, also of those that do not run now."""
         return {
             port for other in self._read_all() if other != name for port in self.read(other).ports.values()
         }
@@ -59,7 +59,7 @@ class StackState:
 
     @contextmanager
     def locked(self, report: Report) -> Iterator[None]:
-        """One command at a time per stack. The lock ends with its process, so nobody has to clean it up."""
+        """Allows one command at a time per stack. The lock ends with its process, so it needs no clean-up."""
         path = self._root / "lock"
         while True:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -69,14 +69,14 @@ class StackState:
                 except BlockingIOError:
                     report("waiting for another command on this stack")
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                # The one before us may have wiped the folder: our lock is then on a file nobody else sees.
+                # The previous holder may have deleted the folder: then this lock is on a file without a name.
                 if is_same_file(path, lock.fileno()):
                     yield
                     return
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether the path still leads to this open file."""
+    """Returns True if the path still leads to this open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
