@@ -82,7 +82,7 @@ def fetch_jars(cache: Path, report: Report) -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise ComponentMissing(
-            f"Kafka's jars are downloaded by Maven: apt install maven (or brew), {INSTEAD}"
+            f"Maven downloads Kafka's jars: install it (apt install maven, or brew), {INSTEAD}"
         )
     report(f"fetching Kafka {KAFKA_VERSION} by Maven (45 MB, once)")
     with made_whole(target) as part:
