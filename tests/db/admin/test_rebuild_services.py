@@ -93,7 +93,7 @@ def test_what_can_be_cancelled_cannot_be_dropped_and_the_other_way_round(bench: 
 
 def test_a_generation_never_compared_has_no_report_to_approve(fixed: Bench) -> None:
     found = report.require_comparable(fixed.session, "totals", None, verb="approved")
-    with pytest.raises(OperationRefused, match="never compared: `sluice rebuild diff totals`"):
+    with pytest.raises(OperationRefused, match="never compared: run `sluice rebuild diff totals`"):
         report.require_report(fixed.session, found)
 
 
@@ -182,7 +182,7 @@ def test_following_ends_where_nothing_will_follow(bench: Bench, change: Any, sai
 @pytest.mark.parametrize(
     ("name", "drop", "said"),
     [
-        ("Upper", False, "a letter first"),
+        ("Upper", False, "beginning with a letter"),
         ("kept", False, "has a checkpoint kept already"),
         ("other", True, "has no checkpoint other"),
         ("other", False, None),
