@@ -87,7 +87,7 @@ def _enums(table: Table) -> Iterator[_Claim]:
 
 
 def _name_of(thing: Constraint | Index, table: Table) -> str | None:
-    """Returns the name that Postgres gets (SQLAlchemy shortens generated ones). None if Postgres chooses it."""
+    """Returns the name that Postgres gets (SQLAlchemy shortens its own). None if Postgres chooses it."""
     if not isinstance(thing.name, str):
         return None
     try:

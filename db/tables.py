@@ -112,7 +112,7 @@ def projection_table(
     """
     if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) > MAX_PROJECTION_BYTES:
         raise TableRefused(
-            f"projection {name}: the name has more than {MAX_PROJECTION_BYTES} bytes, which leaves no room for generation numbers"
+            f"projection {name}: more than {MAX_PROJECTION_BYTES} bytes, which leaves no room for generations"
         )
     return _make_table(
         name,
@@ -247,7 +247,7 @@ def _refuse_columns(table: Table) -> None:
 def _refuse_shape(table: Table, shape: Shape) -> None:
     if shape.projection and table.foreign_keys:
         raise TableRefused(
-            f"projection {table.name}: remove the foreign key; events in another order write the rows that it refers to"
+            f"projection {table.name}: a foreign key: events in another order write the rows that it names"
         )
     for counter in shape.counters:
         if counter not in shape.row_columns or not isinstance(shape.types[counter], Integer | Numeric):

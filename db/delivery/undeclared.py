@@ -43,8 +43,8 @@ class Undeclared(NamedTuple):
         """Returns the advice, in one sentence."""
         if self.kind is Declaration.TOPIC:
             return (
-                "Start workers whose SLUICE_HANDLERS declare the topic, or remove the topic from the code of"
-                " the bridges, too."
+                "Start workers whose SLUICE_HANDLERS declare the topic, or also remove the topic from the"
+                " code of the bridges."
             )
         return (
             "Start workers for calls whose SLUICE_HANDLERS declare the effect, or settle its calls by"

@@ -163,8 +163,8 @@ def test_what_no_living_worker_declares_is_shown_at_its_topic_or_effect() -> Non
     found = judge_status(of, now=0)
     assert {one.topic: one.halted_reason for one in found.topics if one.halted_reason} == {
         "orders": "Topic orders is halted: no living worker has declared it for 11 minutes; its records wait."
-        " Start workers whose SLUICE_HANDLERS declare the topic, or remove the topic from the code of the"
-        " bridges, too."
+        " Start workers whose SLUICE_HANDLERS declare the topic, or also remove the topic from the"
+        " code of the bridges."
     }
     assert list(found.halted_effects) == ["pay"]
 

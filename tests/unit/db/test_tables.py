@@ -144,8 +144,12 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         lambda: make(key(), Column("a", Integer, default="1")),
         "default of column a",
     ),
-    ("a counter that is no column", lambda: make(key(), counters=("n",)), "counter n is no number column"),
-    ("a text as counter", lambda: make(key(), Column("n", String, default=""), counters=("n",)), "no number"),
+    ("a counter that is no column", lambda: make(key(), counters=("n",)), "counter n is not a number column"),
+    (
+        "a text as counter",
+        lambda: make(key(), Column("n", String, default=""), counters=("n",)),
+        "not a number",
+    ),
     (
         "a counter without default",
         lambda: make(key(), Column("n", Integer), counters=("n",)),
@@ -156,8 +160,12 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         lambda: make(key(), required(), merged=True),
         "merged table boxes: column a",
     ),
-    ("an Enum as key", lambda: make(Column("id", Enum("a", name="e"), primary_key=True)), "that is no text"),
-    ("CITEXT as key", lambda: make(Column("id", CITEXT, primary_key=True)), "two keys of other case are one"),
+    (
+        "an Enum as key",
+        lambda: make(Column("id", Enum("a", name="e"), primary_key=True)),
+        "that is not a text",
+    ),
+    ("CITEXT as key", lambda: make(Column("id", CITEXT, primary_key=True)), "that differ only in case"),
     (
         "CITEXT as key by a variant",
         lambda: make(Column("id", String().with_variant(CITEXT(), "postgresql"), primary_key=True)),
@@ -203,10 +211,14 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("a name of long letters", named("ü" * 32), "64 bytes"),
     ("a name without case", named(quoted_name("Boxes", quote=False)), "quote=False"),
     ("no name", named(""), "its name is empty"),
-    ("no text as name", named(None), "table None: its name is no text"),
+    ("no text as name", named(None), "table None: its name is not a text"),
     *((f"a name with {sign!a}", named(f"a{sign}b"), "its name holds") for sign in STRANGE),
     ("a name that ends in a space", named("boxes "), "a space at an end"),
-    ("another schema", lambda: entity_table("boxes", MetaData(schema="x"), key()), "live in public"),
+    (
+        "another schema",
+        lambda: entity_table("boxes", MetaData(schema="x"), key()),
+        "must be in schema public",
+    ),
     ("a plain table", lambda: shape_of(Table("plain", MetaData(), key())), "was not made by entity_table"),
 ]
 
