@@ -138,7 +138,7 @@ def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Sessi
         (Emit("t", "k", "", 1), "type is empty"),
         (Emit("t", "k\0", "x", 1), "holds NUL"),
         (Emit("t", "k" * 300, "x", 1), "key has 300 characters"),
-        (Emit("t", "k", "x", object()), "is no JSON"),
+        (Emit("t", "k", "x", object()), "is not a JSON"),
         (Emit("t", "k", "x", 1, headers={"ce_id": "1"}), "names that begin with 'ce_'"),
         ("an event", "str 'an event' is not an Emit"),
     ],

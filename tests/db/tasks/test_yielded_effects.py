@@ -71,7 +71,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "key": (Insert(things, 7, WHOLE), "things.thing_id: int 7 is no text"),  # type: ignore[arg-type]
     "emit key": (Emit("out", 7, "t", 1), "Emit to out: key must be a text, not int"),  # type: ignore[arg-type]
     "emit topic": (Emit("no topic", "k", "t", 1), "Kafka has no topic named 'no topic'"),
-    "emit data": (Emit("out", "k", "t", object()), "is no JSON"),
+    "emit data": (Emit("out", "k", "t", object()), "is not a JSON"),
     "emit header": (Emit("out", "k", "t", 1, headers={"h": "\0"}), "holds NUL"),
     "args": (Call("notify", args={"a": "\0"}), "args hold the character NUL"),
     "once": (Call("notify", once=""), "once is empty"),

@@ -126,7 +126,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("data that is no JSON", Emit("out", "k", "t", {"x": Forgotten()}), "dict .* is not a JSON value: Enc"),
     ("data with NaN", Emit("out", "k", "t", [{"x": (float("nan"),)}]), "it holds NaN or infinity"),
     ("data with NaN in a struct", Emit("out", "k", "t", {"x": [Reading(float("nan"))]}), "it holds NaN"),
-    ("data that only says that it is JSON", Emit("out", "k", "t", msgspec.Raw(b"{")), "not a JSON value: Inp"),
+    ("data that only says that it is JSON", Emit("out", "k", "t", msgspec.Raw(b"{")), "a JSON value: Inp"),
     ("args with infinity", Call("send_mail", args={"x": float("-inf")}), "it holds NaN or infinity"),
     ("NaN in a JSON column", Insert(people, "k", {"name": "x", "more": float("nan")}), "people.more: .*NaN"),
     ("data with a surrogate", Emit("out", "k", "t", "\ud800"), "is not a JSON"),
