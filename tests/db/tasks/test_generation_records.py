@@ -137,7 +137,7 @@ def test_a_redrive_by_code_of_another_revision_is_refused_where_it_would_have_to
     number = fixed.begin()
     assert fixed.rebuild(number)
     old = opened(bench.with_code(registry(1, mended=True)))
-    with pytest.raises(NotThisRevision, match="made by revision 2, this code has 1"):
+    with pytest.raises(NotThisRevision, match="made by revision 2, this code has revision 1"):
         old.redrive()
     fixed.redrive()
     assert (bench.rows(1), bench.rows(number)) == ({"k": (20, 1)}, {"k": (20, 1)})
