@@ -1,1 +1,1 @@
-"""Applications that show how Sluice is used."""
+"""Applications that show the use of Sluice."""

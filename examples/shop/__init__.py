@@ -1,1 +1,1 @@
-"""The reference application: a small shop that acts out the seven scenarios."""
+"""The reference application: a small shop with the seven scenarios."""

@@ -1,4 +1,4 @@
-"""The shop as it was deployed for two weeks, with the wrong tax: for scenario 5, as SLUICE_HANDLERS."""
+"""Scenario 5: the shop's old handlers with a wrong tax, to use as SLUICE_HANDLERS."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Makes the shop's events from a seed: the same arguments give the same records.
+"""Generates the shop's events from a seed: the same arguments give the same records.
 
 `python -m examples.shop.generate KIND` prints them as the lines that `sluice send -` reads.
 """
@@ -26,9 +26,9 @@ class OutgoingRecord(NamedTuple):
 
 
 def generate(name: str, *, count: int, seed: int, keys: int = 100) -> Iterator[OutgoingRecord]:
-    """`count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError.
+    """Yields `count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError.
 
-    Payments and orders are numbered apart for each seed: two of one number would contradict each other.
+    Numbers of payments and orders differ between seeds, since two with one number would be in conflict.
     """
     kind = KINDS[name]
     first = (seed - 1) % _SEEDS * _NUMBERS if kind in (_payment, _capture, _order) else 0
@@ -48,7 +48,7 @@ def _generate(
 def event(
     rng: random.Random, kind: str, data: dict[str, Any], *, version: int | None = None, number: int = 0
 ) -> dict[str, Any]:
-    """An event as the shop's producers write it."""
+    """Returns an event in the form of the shop's producers."""
     made = {
         "event_id": str(UUID(int=rng.getrandbits(128), version=4)),
         "type": kind,
@@ -124,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader needs no more lines. Python flushes standard output once more when it exits, and would
-        # report the closed pipe then.
+        # The reader needs no more lines. Python flushes standard output at exit, and would then report the
+        # closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -19,7 +19,7 @@ transactions = entity_table(
     ),
 )
 
-# The decision to capture, not its result: what became of the call is told by the ledger of side effects.
+# The decision to capture, not its result, which is in the ledger of side effects.
 captures = entity_table(
     "captures",
     metadata,
@@ -32,7 +32,7 @@ captures = entity_table(
     ),
 )
 
-# A projection: what accounting reads, computed from payments alone, and computed again where that was wrong.
+# A projection for accounting, computed only from payments, and rebuilt after a correction.
 billing_line_items = projection_table(
     "billing_line_items",
     metadata,

@@ -1,4 +1,4 @@
-"""The shop's topics and the entities their keys name."""
+"""The shop's topics, and the entity types of their keys."""
 
 from sluice import Entity, Topic
 
@@ -10,7 +10,7 @@ user = Entity("user")
 
 topics = (
     Topic("payments", entity=payment),
-    # Also keyed by payment: so a payment and its capture share a queue, and are applied one at a time.
+    # Also keyed by payment, so that a payment and its capture share a queue and are applied one at a time.
     Topic("captures", entity=payment),
     Topic("balances", entity=balance),
     Topic("stock-updates", entity=stock),
@@ -18,5 +18,5 @@ topics = (
     Topic("users", entity=user),
 )
 
-# What the handlers emit to.
+# The topics of outgoing events.
 outgoing_topics = ("order-events", "stock-events")

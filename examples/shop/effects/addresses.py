@@ -1,4 +1,4 @@
-"""Where the providers are: names in the environment, read when a call is made."""
+"""The providers' addresses, read from the environment when a call is made."""
 
 import os
 from typing import NamedTuple
@@ -11,22 +11,22 @@ SMTP_URL = "SHOP_SMTP_URL"
 """smtp://host:port of the mail server."""
 
 MAIL_LOG_URL = "SHOP_MAIL_LOG_URL"
-"""http://host:port where the mail server tells what it accepted."""
+"""http://host:port of the mail server's log of accepted messages."""
 
 
 class Address(NamedTuple):
-    """Where to connect to."""
+    """The host and port of a server."""
 
     host: str
     port: int
 
 
 class AddressMissing(Exception):
-    """No call can be made: the environment does not say where to. Set the name that the text says."""
+    """Raised if the environment has no address for a call. The text has the name to set."""
 
 
 def read_address(name: str) -> Address:
-    """Host and port of the URL in the environment. Raises AddressMissing."""
+    """Returns host and port of the URL in the environment. Raises AddressMissing."""
     scheme, example = ("smtp", "smtp://127.0.0.1:25") if name == SMTP_URL else ("http", "http://127.0.0.1:80")
     url = os.environ.get(name, "")
     try:

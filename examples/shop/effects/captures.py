@@ -1,4 +1,4 @@
-"""Scenario 6: a payment is captured at the provider, which recognises a repeat by its idempotency key."""
+"""Scenario 6: captures a payment at the provider, which detects a repeat by its idempotency key."""
 
 from urllib.parse import quote
 
@@ -11,34 +11,35 @@ from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # together within the effect's own timeout
 
-KEY_LIFETIME_SECONDS = 23 * 3600  # the provider forgets a key after 24 h by its own clock: an hour less
+KEY_LIFETIME_SECONDS = (
+    23 * 3600
+)  # the provider keeps a key for 24 h by its own clock; an hour of margin
 
 NOT_FINAL = frozenset((408, 409, 425, 429))
-"""Answers of the 4xx that do not settle the key. 409: a request of the key is in process, and may capture.
-429, like 503: turned away, but no standard says that nothing was done, and what stands between may have
-passed the request on. So they are unknown, which costs nothing: the key makes the next attempt harmless."""
+"""4xx answers with an unknown outcome. 409: another request with the key is in process, and may capture.
+429, like 503: rejected, but no standard guarantees that nothing was done, and a proxy may have forwarded the
+request. An unknown outcome costs nothing here, since the key makes the next attempt harmless."""
 
 TURNED_AWAY = frozenset((429, 503))
-"""With a Retry-After in seconds the provider promises more than the standards: it turned the request away
-before it looked at the key. So nothing was done, and the provider is asked again when it wants to be."""
+"""With a Retry-After in seconds, this provider guarantees more than the standards: it rejected the request
+before it read the key. So nothing was done, and the call is retried at that time."""
 
 
 class CaptureArgs(msgspec.Struct, frozen=True):
-    """Args of a `capture_payment` call."""
+    """The args of a `capture_payment` call."""
 
     reference: str
     amount_cents: int
 
 
 class NotAnswered(Exception):
-    """The provider's answer does not say whether it captured; the same key may be tried again."""
+    """Raised if the outcome of a capture is unknown. A retry with the same key is safe."""
 
 
 def find_capture(call: EffectCall) -> JsonObject | None:
-    """The capture made under this call's key; None: there is none, and none is in process.
+    """Returns the capture with this call's key; None if there is none, and none is in process.
 
-    Raises if that cannot be known now. Changes nothing. The provider finds captures of keys that it has
-    forgotten, too.
+    Raises if that is unknown now. Changes nothing. The provider also finds captures of forgotten keys.
     """
     return look_up(PROVIDER_URL, "/captures", {"key": provider_key(call.key)}, "captures")
 
@@ -52,11 +53,11 @@ def find_capture(call: EffectCall) -> JsonObject | None:
     reconcile=find_capture,
 )
 def capture_payment(call: EffectCall) -> JsonObject:
-    """Captures once per key, however often it runs; returns the provider's capture.
+    """Captures a payment. Idempotent by the key. Returns the provider's capture.
 
-    Raises NotSent if no connection came about or the provider turned the request away, Refused for a final
-    no. Anything else is unknown: the connection ended, no answer in time, 5xx (also one that the provider
-    stored and gives again for the key), an answer that is not understood.
+    Raises NotSent if there was no connection or the provider rejected the request before it read the key, and
+    Refused for a final refusal. All other outcomes are unknown: a lost connection, no answer in time, 5xx
+    (also one that the provider stored and repeats for the key), an answer that cannot be parsed.
     """
     try:
         args = msgspec.convert(call.args, CaptureArgs)
@@ -75,11 +76,11 @@ def capture_payment(call: EffectCall) -> JsonObject:
                 headers={"Idempotency-Key": provider_key(call.key)},
                 redirect=False,
             )
-        except urllib3.exceptions.ConnectTimeoutError as error:  # also refused, unreachable, or no such name
+        except urllib3.exceptions.ConnectTimeoutError as error:  # also a refused connection or no such host
             raise NotSent(f"no connection to {host}:{port}: {error}") from error
     retry_after = response.headers.get("Retry-After", "")
     if response.status in TURNED_AWAY and retry_after.isdecimal():
-        raise NotSent(f"{response.status}: turned away", retry_after=int(retry_after))
+        raise NotSent(f"{response.status}: rejected, not processed", retry_after=int(retry_after))
     if 400 <= response.status < 500 and response.status not in NOT_FINAL:
         raise Refused(f"{response.status}: {response.data.decode(errors='replace')}")
     if response.status not in (200, 201):
@@ -89,5 +90,5 @@ def capture_payment(call: EffectCall) -> JsonObject:
 
 
 def provider_key(key: str) -> str:
-    """The key as a header can carry it: visible ASCII stays, all else is percent-encoded, one to one."""
+    """Returns the key for a header: visible ASCII stays, all other bytes are percent-encoded, reversibly."""
     return quote(key, safe=":/@!$&'()*+,;=?#[]|^`{}<>\\")

@@ -1,4 +1,5 @@
-"""Scenario 7: a confirmation by e-mail. SMTP knows no idempotency key: an unknown outcome is asked about."""
+"""Scenario 7: sends a confirmation by e-mail. SMTP has no idempotency key, so an operator decides an
+unknown outcome."""
 
 import contextlib
 import smtplib
@@ -14,39 +15,39 @@ from examples.shop.effects.captures import provider_key
 from examples.shop.effects.looking import look_up
 from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
-TIMEOUT_SECONDS = 2.5  # for the connection and each reply: four fit into the effect's timeout
-HOSTNAME = "shop.example.org"  # given, or smtplib asks a name server, without any timeout
+TIMEOUT_SECONDS = 2.5  # per connection and reply: four fit into the effect's timeout
+HOSTNAME = "shop.example.org"  # fixed, since smtplib would query a name server without a timeout
 SENDER = "shop@example.org"
 SUBJECTS = {"order-confirmation": "Your order"}
-UNFOLDED = SMTP.clone(max_line_length=998)  # RFC 5322 allows no more; at 78 a key would be folded
+UNFOLDED = SMTP.clone(max_line_length=998)  # the maximum of RFC 5322; at 78 a key would be folded
 
 
 class EmailArgs(msgspec.Struct, frozen=True):
-    """Args of a `send_email` call."""
+    """The args of a `send_email` call."""
 
-    to: Annotated[str, msgspec.Meta(pattern=r"\A[!-~]+@[!-~]+\Z")]  # ASCII: not every server takes more
+    to: Annotated[str, msgspec.Meta(pattern=r"\A[!-~]+@[!-~]+\Z")]  # ASCII: not every server accepts more
     template: Literal["order-confirmation"]
 
 
 class NotAcknowledged(Exception):
-    """The message went out and the server's reply to it is not known: it may be delivered."""
+    """Raised if the message was sent but the server's reply is unknown: it may be delivered."""
 
 
 def find_email(call: EffectCall) -> JsonObject | None:
-    """The message sent under this call's key, as the mail log has it; None: none was accepted, none is to be.
+    """Returns the message with this call's key from the mail log; None if none was accepted or is in process.
 
-    Raises if that cannot be known now. Changes nothing.
+    Raises if that is unknown now. Changes nothing.
     """
     return look_up(MAIL_LOG_URL, "/messages", {"message_id": message_id(call.key)}, "messages")
 
 
 @effect("send_email", on_unknown="ask", timeout_seconds=10, attempts=8, reconcile=find_email)
 def send_email(call: EffectCall) -> JsonObject:
-    """Sends one message each time it runs; returns its id, by which the mail log knows it.
+    """Sends one message. Not idempotent. Returns its id, by which the mail log finds it.
 
-    Raises NotSent while the message is certainly not out: no connection, a connection that ends before DATA,
-    and every 4yz reply, of which RFC 5321 §4.2.1 says that the action did not occur. Refused for 5yz. Unknown
-    is what goes wrong after DATA: the message has left, the reply has not come.
+    Raises NotSent if the message was certainly not sent: no connection, a connection that ends before DATA,
+    and every 4yz reply, for which RFC 5321 §4.2.1 states that the action did not occur. Raises Refused for
+    5yz. A failure after DATA is unknown: the message was sent, but there is no reply.
     """
     try:
         host, port = read_address(SMTP_URL)
@@ -57,7 +58,7 @@ def send_email(call: EffectCall) -> JsonObject:
         raise Refused(f"args of send_email: {error}") from error
     try:
         server = smtplib.SMTP(host, port, local_hostname=HOSTNAME, timeout=TIMEOUT_SECONDS)
-    except OSError as error:  # smtplib's own errors, too: a greeting that is none
+    except OSError as error:  # also smtplib's own errors, such as a wrong greeting
         raise NotSent(f"no mail server at {host}:{port}: {error}") from error
     try:
         _introduce(server, message)
@@ -68,12 +69,12 @@ def send_email(call: EffectCall) -> JsonObject:
 
 
 def message_id(key: str) -> str:
-    """The Message-ID of a call: the same for every attempt. A hash, since a key may hold any character."""
+    """Returns the Message-ID of a call, equal for all attempts. A hash, as a key may have any character."""
     return f"<{blake2b(key.encode(), digest_size=16).hexdigest()}@{HOSTNAME}>"
 
 
 def write_message(call: EffectCall) -> EmailMessage:
-    """The message of a call. Raises ValidationError if its args make none."""
+    """Returns the message of a call. Raises ValidationError for wrong args."""
     args = msgspec.convert(call.args, EmailArgs)
     message = EmailMessage(policy=UNFOLDED)
     message["From"] = SENDER
@@ -86,19 +87,19 @@ def write_message(call: EffectCall) -> EmailMessage:
 
 
 def _introduce(server: smtplib.SMTP, message: EmailMessage) -> None:
-    """Sender and recipient. Nothing of the message has left this machine."""
+    """Sends sender and recipient, and no part of the message."""
     try:
         server.ehlo_or_helo_if_needed()
         _judge(*server.mail(SENDER))
         _judge(*server.rcpt(str(message["To"])))
     except OSError as error:
-        raise NotSent(f"the mail server ended the talk before the message: {error}") from error
+        raise NotSent(f"the mail server closed the connection before the message: {error}") from error
 
 
 def _hand_over(server: smtplib.SMTP, message: EmailMessage) -> None:
     try:
         code, text = server.data(message.as_bytes())
-    except smtplib.SMTPDataError as error:  # the command itself was not accepted: the message was not sent
+    except smtplib.SMTPDataError as error:  # the command was not accepted, so the message was not sent
         code, text = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else b""
     _judge(code, text)
 
@@ -117,7 +118,7 @@ def _judge(code: int, text: bytes) -> None:
 
 
 def _leave(server: smtplib.SMTP) -> None:
-    # What became of the message is known by now: no reply to QUIT is waited for, and none can change it.
+    # The outcome is known by now and cannot change, so the reply to QUIT is not awaited.
     with contextlib.suppress(OSError):
         server.putcmd("quit")
     server.close()

@@ -1,4 +1,4 @@
-"""Asking a provider what really happened; the answer may be that it cannot be known yet."""
+"""Queries a provider for the outcome of a call, which may still be unknown."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ TIMEOUT = urllib3.Timeout(connect=2, read=5)  # seconds; an operator or a task w
 
 
 class CannotKnow(Exception):
-    """Whether the call happened cannot be said now: ask again later."""
+    """Raised if the outcome of the call is unknown now; query it again later."""
 
 
 def look_up(name: str, path: str, query: Mapping[str, str], found: str) -> dict[str, Any] | None:
-    """The first of the list `found` in the answer of a GET; None: there is none and none is under way.
+    """Returns the first of the list `found` in the answer of a GET; None if none is there or in process.
 
-    `name` is the variable with the provider's address. Raises CannotKnow, AddressMissing, or what the HTTP
-    client raises; reads only, so any number of times.
+    `name` is the variable with the provider's address. Raises CannotKnow, AddressMissing, or errors of the
+    HTTP client. Idempotent, since it only reads.
     """
     host, port = read_address(name)
     with urllib3.HTTPConnectionPool(host, port, timeout=TIMEOUT, retries=False) as http:

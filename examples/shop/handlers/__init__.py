@@ -1,4 +1,4 @@
-"""The shop's handlers, topics and effects in one place: the module that SLUICE_HANDLERS names."""
+"""The shop's handlers, topics and effects: the module for SLUICE_HANDLERS."""
 
 from examples.shop.effects import capture_payment, send_email
 from examples.shop.handlers.balances import set_balance

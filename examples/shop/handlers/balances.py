@@ -1,4 +1,4 @@
-"""Scenario 1b: the newest balance stands, in whatever order balances arrive."""
+"""Scenario 1b: the newest balance wins, in any order of arrival."""
 
 from collections.abc import Iterator
 
@@ -16,8 +16,8 @@ class BalanceSet(msgspec.Struct, frozen=True):
 
 @handles("balance.set")
 def set_balance(event: Event[BalanceSet]) -> Iterator[Effect]:
-    """The balance as of the event's time, which is its version."""
+    """Writes the balance. Its version is the event's time."""
     if event.time is None:
-        raise Rejected("a balance needs the time it was as of")
+        raise Rejected("a balance needs the time of its event")
     values = {"balance_cents": event.data.balance_cents, "as_of": event.time}
     yield Upsert(account_balances, event.key, values, version=event.time)

@@ -1,4 +1,4 @@
-"""Scenario 5: a payment as accounting sees it. It was computed wrongly once, and is at revision 2."""
+"""Scenario 5: a projection of payments for accounting. Revision 2 corrects a wrong tax."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ TAX_PERCENT = 19
 
 
 def line_item(payment: PaymentReceived, tax_percent: int) -> dict[str, int | str]:
-    """The columns of a payment's line: its amount is gross, and the tax in it is rounded half up."""
+    """Returns the columns of a payment's line. The amount is gross; the tax in it is rounded half up."""
     gross_cents = payment.amount_cents
     tax_cents = (2 * gross_cents * tax_percent + 100 + tax_percent) // (2 * (100 + tax_percent))
     return {
@@ -23,5 +23,5 @@ def line_item(payment: PaymentReceived, tax_percent: int) -> dict[str, int | str
 
 @projects("payment.received", into=billing_line_items, revision=2)
 def bill_payment(event: Event[PaymentReceived]) -> Iterator[ProjectionEffect]:
-    """One line per payment."""
+    """Writes one line per payment."""
     yield Insert(billing_line_items, event.key, dict(line_item(event.data, TAX_PERCENT)))

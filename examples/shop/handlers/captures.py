@@ -1,4 +1,4 @@
-"""Scenario 6: an approved payment is captured once, however often the event is delivered or replayed."""
+"""Scenario 6: an approved payment is captured once, for any number of deliveries and replays."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ class PaymentApproved(msgspec.Struct, frozen=True):
 
 @handles("payment.approved")
 def capture_approved(event: Event[PaymentApproved]) -> Iterator[Effect]:
-    """The decision to capture, once per payment, and the call. A second approval changes neither."""
+    """Writes the decision to capture, once per payment, and the call. A second approval changes neither."""
     amount_cents = event.data.amount_cents
     yield Insert(captures, event.key, {"amount_cents": amount_cents})
     yield Call("capture_payment", once=event.key, args={"reference": event.key, "amount_cents": amount_cents})

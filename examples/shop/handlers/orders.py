@@ -1,4 +1,4 @@
-"""Scenarios 3 and 7: the row, the event for others and the e-mail are one decision."""
+"""Scenarios 3 and 7: the row, the outgoing event and the e-mail are committed together."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ class OrderPlaced(msgspec.Struct, frozen=True):
 
 @handles("order.placed")
 def place_order(event: Event[OrderPlaced]) -> Iterator[Effect]:
-    """The order, `order.created` for others, and one confirmation."""
+    """Writes the order, the outgoing event `order.created`, and one confirmation."""
     order = event.data
     yield Insert(
         orders,

@@ -1,4 +1,4 @@
-"""Scenario 2: concurrent sales never lose an update and never sell what is not there."""
+"""Scenario 2: concurrent sales lose no update, and never sell more than the stock."""
 
 from collections.abc import Iterator
 
@@ -16,13 +16,13 @@ class Quantity(msgspec.Struct, frozen=True):
 
 @handles("stock.received")
 def receive_stock(event: Event[Quantity]) -> Iterator[Effect]:
-    """More on hand."""
+    """Increases the stock."""
     yield Increment(stock, event.key, {"on_hand": event.data.quantity})
 
 
 @handles("stock.sold")
 def sell_stock(event: Event[Quantity]) -> Iterator[Effect]:
-    """Less on hand, never below zero: what cannot be sold is told instead."""
+    """Decreases the stock, never below zero; emits an event instead if the stock is too low."""
     short = {"product_id": event.key, "quantity": event.data.quantity}
     yield Increment(
         stock,

@@ -1,4 +1,4 @@
-"""Scenario 4: changes of different fields never undo each other, whatever order they arrive in."""
+"""Scenario 4: changes of different fields never undo each other, in any order of arrival."""
 
 from collections.abc import Iterator
 
@@ -24,17 +24,17 @@ class UserReplaced(msgspec.Struct, frozen=True):
 
 @handles("user.changed")
 def change_user(event: Event[UserChanged]) -> Iterator[Effect]:
-    """Each field by its own version."""
+    """Writes each field by its own version."""
     yield Merge(users, event.key, msgspec.to_builtins(event.data))
 
 
 @handles("user.replaced")
 def replace_user(event: Event[UserReplaced]) -> Iterator[Effect]:
-    """The whole row by its version: an older one is dropped as stale."""
+    """Writes the whole row by its version; an older one is dropped as stale."""
     yield Upsert(users, event.key, msgspec.to_builtins(event.data))
 
 
 @handles("user.deleted")
 def delete_user(event: Event[dict[str, object]]) -> Iterator[Effect]:
-    """The row goes; in the order of arrival where the tombstone has no version."""
+    """Deletes the row, in the order of arrival if the tombstone has no version."""
     yield Delete(users, event.key, version=event.version)

@@ -1,1 +1,1 @@
-"""A mail server as one meets them: SMTP, no idempotency keys, and a line for every message it accepted."""
+"""A realistic mail server: SMTP, no idempotency keys, and a log of every accepted message."""

@@ -1,6 +1,6 @@
 """`python -m examples.shop.mail`: the mail server; prints `{"port": …, "control_port": …}` when it listens.
 
-Ends by a signal. There is nothing to tidy: all it ever told is in its journal.
+Ends at a signal, without clean-up: every reply that it gave is in its journal.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from examples.shop.outside.journal import Journal
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """SMTP in this thread, the control in another, until a signal."""
+    """Serves SMTP in this thread and the control in another, until a signal."""
     faults = FaultPlan(MOMENTS)
     journal: Journal[Message] = Journal(options.log, Message)
     mailbag = Mailbag(journal)
@@ -37,11 +37,11 @@ def main() -> None:
         prog="python -m examples.shop.mail", description="a mail server for tests"
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="of SMTP; 0: a free one")
+    parser.add_argument("--port", type=int, default=0, help="port of SMTP; 0: a free one")
     parser.add_argument(
-        "--control-port", type=int, default=0, help="of HTTP: messages and faults; 0: a free one"
+        "--control-port", type=int, default=0, help="port of HTTP for messages and faults; 0: a free one"
     )
-    parser.add_argument("--log", type=Path, required=True, help="journal, JSON lines; its state at the start")
+    parser.add_argument("--log", type=Path, required=True, help="journal file; restores its state")
     asyncio.run(serve(parser.parse_args()))
 
 

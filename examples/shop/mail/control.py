@@ -1,8 +1,8 @@
-"""The mail server's other door, HTTP: what it accepted, and its faults.
+"""The mail server's HTTP interface: its accepted messages, and its faults.
 
 `GET /messages?message_id=…` answers `{"messages": […], "in_process": bool}`; in process means that a message
-of that id has come and is not decided yet. `GET` and `PUT /faults` are those of `outside/faults.py`; their
-subject is the first recipient.
+with that id has arrived and is not decided yet. `GET` and `PUT /faults` are those of `outside/faults.py`;
+their subject is the first recipient.
 """
 
 from examples.shop.mail.messages import Mailbag
@@ -11,7 +11,7 @@ from examples.shop.outside.json_http import JsonHandler, JsonServer
 
 
 class ControlServer(JsonServer):
-    """Listens from its making on."""
+    """Listens from its construction on."""
 
     def __init__(self, address: tuple[str, int], mailbag: Mailbag, faults: FaultPlan) -> None:
         """Raises OSError if the address is taken."""
@@ -20,12 +20,12 @@ class ControlServer(JsonServer):
 
 
 class ControlHandler(JsonHandler):
-    """One request."""
+    """Handles one request."""
 
     server: ControlServer
 
     def do_GET(self) -> None:
-        """`/messages` and `/faults`."""
+        """Answers `/messages` and `/faults`."""
         match self.route:
             case "/messages":
                 found, more = self.server.mailbag.find(message_id=self.query.get("message_id"))

@@ -1,4 +1,4 @@
-"""What the mail server accepted: one line a message, on disk before the sender is told, and found again."""
+"""The log of the mail server: one line per accepted message, on disk before the sender gets the reply."""
 
 import threading
 from collections import Counter
@@ -11,7 +11,7 @@ from examples.shop.outside.journal import Journal
 
 
 class Message(msgspec.Struct, frozen=True):
-    """Line: a message that was accepted. `to` are the envelope's recipients."""
+    """A line for an accepted message. `to` are the envelope's recipients."""
 
     at: datetime
     message_id: str | None
@@ -21,7 +21,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Mailbag:
-    """Messages in the order of acceptance. For any threads."""
+    """The messages in the order of acceptance. Thread-safe."""
 
     def __init__(self, journal: Journal[Message]) -> None:
         self._journal = journal
@@ -30,17 +30,17 @@ class Mailbag:
         self._lock = threading.Lock()
 
     def receive(self, message_id: str | None) -> None:
-        """A message has come and is not decided yet: until `decide`, nobody can say that it will not be."""
+        """Notes a message that is not decided yet: until `decide`, it may still be accepted."""
         with self._lock:
             self._received[message_id] += 1
 
     def decide(self, message_id: str | None) -> None:
-        """The end of `receive`: it was accepted or not."""
+        """Notes that a message was accepted or not, after `receive`."""
         with self._lock:
             self._received[message_id] -= 1
 
     def accept(self, message: EmailMessage, recipients: list[str]) -> None:
-        """On disk and found by others when this returns."""
+        """Stores the message. It is on disk, and others find it, when this returns."""
         accepted = Message(
             at=datetime.now(UTC),
             message_id=header(message, "Message-ID"),
@@ -53,13 +53,13 @@ class Mailbag:
             self._messages.append(accepted)
 
     def find(self, *, message_id: str | None) -> tuple[list[Message], bool]:
-        """Messages of an id, or all; and whether one of that id is not decided yet."""
+        """Returns the messages with an id, or all, and True if one with that id is not decided yet."""
         with self._lock:
             found = [m for m in self._messages if message_id in (None, m.message_id)]
             return found, self._received[message_id] > 0
 
 
 def header(message: EmailMessage, name: str) -> str | None:
-    """A header's plain text; None without it."""
+    """Returns a header's plain text; None if it is missing."""
     value = message[name]
     return None if value is None else str(value)

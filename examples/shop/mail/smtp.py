@@ -1,4 +1,4 @@
-"""The SMTP side, by aiosmtpd: which recipients and messages are accepted, and the faults."""
+"""The SMTP side, with aiosmtpd: accepts recipients and messages, and plays the faults."""
 
 import asyncio
 import email
@@ -11,14 +11,14 @@ from examples.shop.mail.messages import Mailbag, header
 from examples.shop.outside.faults import Fault, FaultPlan, Moment
 
 MOMENTS: frozenset[Moment] = frozenset(("before", "after"))
-"""Before and after the message's line is written; an error after it would be a lie, and is told as asked."""
+"""Before and after the message's line is written. An error after it is a false reply, sent on request."""
 
-REFUSED_DOMAIN = "@refused.example"  # recipients there do not exist, so that a refusal can be provoked
-HOSTNAME = "mail.example.org"  # given, or the library asks a name server at every connection
+REFUSED_DOMAIN = "@refused.example"  # recipients in this domain are refused, for tests
+HOSTNAME = "mail.example.org"  # fixed, since the library would query a name server at every connection
 
 
 class MailHandler:
-    """What aiosmtpd asks about each command; its method names are aiosmtpd's."""
+    """The handler of aiosmtpd's commands. aiosmtpd defines the method names."""
 
     def __init__(self, mailbag: Mailbag, faults: FaultPlan) -> None:
         self._mailbag, self._faults = mailbag, faults
@@ -27,7 +27,7 @@ class MailHandler:
     async def handle_RCPT(
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        """550 for the domain that refuses."""
+        """Replies 550 for REFUSED_DOMAIN."""
         if address.lower().endswith(REFUSED_DOMAIN):
             return "550 5.1.1 no such mailbox"
         envelope.rcpt_tos.append(address)
@@ -35,18 +35,18 @@ class MailHandler:
         return "250 2.1.5 OK"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
-        """250 once the message is on disk. A client that hangs up meanwhile takes nothing back."""
+        """Replies 250 once the message is on disk. A client that disconnects meanwhile cancels nothing."""
         task = asyncio.create_task(self._decide(envelope))
-        self._deciding.add(task)  # asyncio itself holds tasks only weakly
+        self._deciding.add(task)  # asyncio itself holds only weak references to tasks
         task.add_done_callback(self._deciding.discard)
         reply = await asyncio.shield(task)
         if reply is None:
             cast(asyncio.Transport, server.transport).abort()
-            return "421 dropped"  # goes nowhere
+            return "421 dropped"  # is not sent
         return reply
 
     async def handle_exception(self, error: Exception) -> str:
-        """A failure of this server is no refusal: the library's own reply would be a final one."""
+        """Replies 451: a failure of this server is not final, unlike the library's own reply."""
         return f"451 4.3.0 {type(error).__name__}"
 
     async def _decide(self, envelope: Envelope) -> str | None:
@@ -77,11 +77,11 @@ class MailHandler:
 
 
 async def listen(handler: MailHandler, host: str, port: int) -> asyncio.Server:
-    """An SMTP server that accepts connections when this returns. Raises OSError if the address is taken."""
+    """Starts an SMTP server that accepts connections. Raises OSError if the address is taken."""
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: SMTP(handler, hostname=HOSTNAME, loop=loop), host, port)
 
 
 def _failure(fault: Fault) -> str:
     status = fault.status or 451
-    return f"{status} {status // 100}.3.0 a fault was asked for"
+    return f"{status} {status // 100}.3.0 a fault was requested"

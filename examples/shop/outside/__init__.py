@@ -1,1 +1,1 @@
-"""What the two servers that stand for the world outside have in common: a journal, faults, JSON over HTTP."""
+"""Shared by the two servers that play external services: a journal, faults, JSON over HTTP."""

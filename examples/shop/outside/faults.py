@@ -1,4 +1,4 @@
-"""Faults on demand: for the next so many requests, at a moment of their handling, do harm."""
+"""Faults on demand: each harms a number of requests at a moment of their handling."""
 
 import threading
 from typing import Annotated, Literal, TypeAlias
@@ -6,40 +6,40 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 Moment: TypeAlias = Literal["before", "during", "after"]
-"""Before anything is looked at, between taking the request up and acting, after acting."""
+"""Before the request is read, between the acceptance of the request and the action, after the action."""
 
 Harm: TypeAlias = Literal["delay", "error", "drop"]
-"""Wait `seconds` and go on; answer with `status`; close the connection without an answer."""
+"""Wait `seconds` and continue; answer with `status`; close the connection without an answer."""
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """One harm for the next `times` requests. `matching`: only those about exactly this subject."""
+    """One harm for the next `times` requests. `matching`: only requests with exactly this subject."""
 
     moment: Moment
     harm: Harm
-    times: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # bounded: a forgotten fault ends by itself
+    times: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # bounded, so that a forgotten fault ends by itself
     matching: str | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None  # None: the server's own default
 
 
 class FaultsRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `PUT /faults`: replaces all faults that are left; an empty list ends them."""
+    """The body of `PUT /faults`. It replaces all remaining faults; an empty list ends them."""
 
     faults: list[Fault]
 
 
 class FaultPlan:
-    """The faults that are left, in the order given. For any threads."""
+    """The remaining faults, in the given order. Thread-safe."""
 
     def __init__(self, moments: frozenset[Moment]) -> None:
-        """`moments` are those the server has."""
+        """`moments`: the moments that the server has."""
         self._moments = moments
         self._left: list[Fault] = []
         self._lock = threading.Lock()
 
     def replace(self, faults: list[Fault]) -> None:
-        """From now on these. Raises ValueError for a moment that the server has not."""
+        """Replaces the faults. Raises ValueError for a moment that the server does not have."""
         for fault in faults:
             if fault.moment not in self._moments:
                 raise ValueError(f"no moment {fault.moment!r} here, only {sorted(self._moments)}")
@@ -47,7 +47,7 @@ class FaultPlan:
             self._left = list(faults)
 
     def take(self, moment: Moment, subject: str) -> Fault | None:
-        """The first fault for this moment and subject, used up by one; None: nothing happens."""
+        """Returns the first fault for this moment and subject, and counts its use; None if there is none."""
         with self._lock:
             for fault in self._left:
                 if fault.moment == moment and fault.matching in (None, subject):
@@ -58,6 +58,6 @@ class FaultPlan:
         return None
 
     def left(self) -> list[Fault]:
-        """Those not used up."""
+        """Returns the remaining faults."""
         with self._lock:
             return list(self._left)

@@ -1,4 +1,4 @@
-"""A server's memory of what it really did: JSON lines, appended and on disk before anybody is told."""
+"""A server's record of its actions: JSON lines, on disk before any client gets an answer."""
 
 import os
 import threading
@@ -12,10 +12,10 @@ L = TypeVar("L", bound=msgspec.Struct)
 
 
 class Journal(Generic[L]):
-    """An append-only file of lines of type `L` (a struct, or a union of tagged ones). For any threads."""
+    """An append-only file of lines of type `L` (a struct, or a union of tagged ones). Thread-safe."""
 
     def __init__(self, path: Path, line_type: Any) -> None:
-        """Opens or makes the file, and cuts off a last line that a kill tore: nobody was told of it."""
+        """Opens or creates the file, and removes an incomplete last line, which no client got confirmed."""
         self._path = path
         self._decoder: msgspec.json.Decoder[L] = msgspec.json.Decoder(line_type)
         self._lock = threading.Lock()
@@ -23,7 +23,7 @@ class Journal(Generic[L]):
         os.ftruncate(self._descriptor, path.read_bytes().rfind(b"\n") + 1)
 
     def append(self, line: L) -> None:
-        """The line is on disk when this returns; kill -9 and a power cut do not take it back."""
+        """Appends a line. It is on disk when this returns, and survives kill -9 and a power cut."""
         written = msgspec.json.encode(line) + b"\n"
         with self._lock:
             while written:
@@ -31,10 +31,10 @@ class Journal(Generic[L]):
             os.fsync(self._descriptor)
 
     def lines(self) -> Iterator[L]:
-        """All lines, oldest first."""
+        """Returns all lines, oldest first."""
         for line in self._path.read_bytes().splitlines():
             yield self._decoder.decode(line)
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Closes the file."""
         os.close(self._descriptor)

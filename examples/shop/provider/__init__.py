@@ -1,1 +1,1 @@
-"""A payment provider as one meets them: HTTP, idempotency keys, and an answer that does not always come."""
+"""A realistic payment provider: HTTP, idempotency keys, and answers that may get lost."""

@@ -1,6 +1,6 @@
 """`python -m examples.shop.provider`: the payment provider; prints `{"port": …}` when it listens.
 
-There is nothing to tidy at its end: all it ever told is in its journal, and a kill -9 is as good as a stop.
+It needs no clean-up: every answer that it gave is in its journal, so kill -9 is as good as a stop.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from examples.shop.provider.book import Book
 from examples.shop.provider.lines import Line
 from examples.shop.provider.server import ProviderServer
 
-DAY_SECONDS = 86_400.0  # how long Stripe remembers a key at least
+DAY_SECONDS = 86_400.0  # the minimum time for which Stripe stores a key
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
         prog="python -m examples.shop.provider", description="a payment provider for tests"
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--log", type=Path, required=True, help="journal, JSON lines; its state at the start")
+    parser.add_argument("--port", type=int, default=0, help="port; 0: a free one")
+    parser.add_argument("--log", type=Path, required=True, help="journal file; restores its state")
     parser.add_argument("--key-lifetime-seconds", type=float, default=DAY_SECONDS)
     options = parser.parse_args()
     journal: Journal[Line] = Journal(options.log, Line)

@@ -1,4 +1,4 @@
-"""What the provider knows: its captures, and for each idempotency key the request and its answer. No I/O.
+"""The provider's state: its captures, and for each idempotency key the request and its answer. No I/O.
 
 The rules are those of the IETF draft draft-ietf-httpapi-idempotency-key-header (400 without a key, 422 for a
 key that comes with another request, 409 while the first is in process) and of Stripe's "Idempotent requests"
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from examples.shop.provider.lines import Answer, Capture, CaptureRequest, KeysForgotten, Line, Request
 
-CARD_LIMIT_CENTS = 1_000_000  # 10,000.00: every card declines more, so that a refusal can be provoked
+CARD_LIMIT_CENTS = 1_000_000  # 10,000.00: every card declines more, so that a test can cause a refusal
 
 
 @dataclass
@@ -25,16 +25,16 @@ class _Key:
 
 @dataclass
 class Book:
-    """State of the provider; every call says what time it is. Not for several threads at once."""
+    """The state of the provider. The time is an argument of every call. Not thread-safe."""
 
     key_lifetime: timedelta
     captures: list[Capture] = field(default_factory=list)
     received: Counter[str] = field(default_factory=Counter)
-    """Key → requests received and not yet answered: what may still happen."""
+    """Key → number of requests received and not yet answered, which may still capture."""
     _keys: dict[str, _Key] = field(default_factory=dict)
 
     def begin(self, key: str, request: CaptureRequest, now: datetime) -> tuple[Answer, bool] | None:
-        """None: the key is taken, execute and `finish`. Else the answer, and whether it is one of before."""
+        """Takes the key and returns None: execute, then `finish`. Else returns (answer, is a replay)."""
         known = self._keys.get(key)
         if known is None or (known.answer is not None and now - known.first_at > self.key_lifetime):
             self._keys[key] = _Key(request, now)
@@ -46,32 +46,32 @@ class Book:
         return known.answer, True
 
     def finish(self, key: str, answer: Answer) -> None:
-        """From now on the key gives this answer."""
+        """Stores the answer of the key."""
         self._keys[key].answer = answer
 
     def abandon(self, key: str) -> None:
-        """The request died before it acted: its key is free again."""
+        """Frees the key of a request that failed before it acted."""
         del self._keys[key]
 
     def next_capture(self, key: str, request: CaptureRequest, now: datetime) -> Capture:
-        """The capture to write down, and then to `add`."""
+        """Returns the capture to write to the journal, and then to `add`."""
         number = len(self.captures) + 1
         return Capture(now, f"cap_{number}", key, request.reference, request.amount_cents)
 
     def add(self, capture: Capture) -> None:
-        """It has happened."""
+        """Adds a capture that is in the journal."""
         self.captures.append(capture)
 
     def forget_keys(self) -> None:
-        """No key is known any more, but those in process. What was captured stays captured."""
+        """Forgets all keys except those in process. Captures stay."""
         self._keys = {key: known for key, known in self._keys.items() if known.answer is None}
 
     def find(self, *, reference: str | None, key: str | None) -> list[Capture]:
-        """Captures of a payment, of a key, or of both; oldest first. Forgotten keys are found, too."""
+        """Returns captures of a payment, of a key, or of both, oldest first, also of forgotten keys."""
         return [c for c in self.captures if reference in (None, c.reference) and key in (None, c.key)]
 
     def restore(self, lines: Iterable[Line]) -> None:
-        """The state that these lines left. A capture without its request's line: killed before the answer."""
+        """Restores the state from the lines. A capture without a request's line got no answer."""
         for line in lines:
             match line:
                 case Capture():
@@ -87,12 +87,12 @@ class Book:
 
 
 def captured_answer(capture: Capture) -> Answer:
-    """201 and the capture."""
+    """Returns 201 and the capture."""
     return Answer(201, capture_body(capture))
 
 
 def capture_body(capture: Capture) -> dict[str, object]:
-    """A capture as its readers see it."""
+    """Returns a capture in the form of an answer."""
     return {
         "capture_id": capture.capture_id,
         "reference": capture.reference,
@@ -102,5 +102,5 @@ def capture_body(capture: Capture) -> dict[str, object]:
 
 
 def error_answer(status: int, code: str, message: str) -> Answer:
-    """`{"error": {"code": …, "message": …}}`."""
+    """Returns an error: `{"error": {"code": …, "message": …}}`."""
     return Answer(status, {"error": {"code": code, "message": message}})

@@ -1,4 +1,4 @@
-"""How one request for a capture is dealt with, faults included: key, act, write down, answer."""
+"""Processes one request for a capture, with faults: takes the key, acts, writes the journal, answers."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ from examples.shop.provider.book import CARD_LIMIT_CENTS, Book, captured_answer,
 from examples.shop.provider.lines import Answer, Capture, CaptureRequest, KeysForgotten, Line, Request
 
 MOMENTS: frozenset[Moment] = frozenset(("before", "during", "after"))
-"""before: the key is not looked at yet. during: the key is taken, nothing captured. after: captured."""
+"""before: the key is not read yet. during: the key is taken, nothing captured. after: captured."""
 
 
 class Reply(NamedTuple):
-    """What to answer: None is no answer, the connection ends. `stored` is what the key gives from now on."""
+    """The answer, or None to close the connection. `stored` is the answer of the key from now on."""
 
     answer: Answer | None
     replayed: bool = False
@@ -28,14 +28,14 @@ class Reply(NamedTuple):
 
 
 class Desk:
-    """Answers requests of any number of threads. A delay holds no lock."""
+    """Answers requests. Thread-safe; holds no lock during a delay."""
 
     def __init__(self, book: Book, journal: Journal[Line], faults: FaultPlan) -> None:
         self._book, self._journal, self._faults = book, journal, faults
         self._lock = threading.Lock()
 
     def answer(self, key: str | None, body: bytes) -> Reply:
-        """The reply to send now; it is written down by then, and what it stores is known to others."""
+        """Returns the reply to send, after it was written to the journal and its answer was stored."""
         request = _read_request(body)
         asked = request if isinstance(request, CaptureRequest) else None
         with self._receiving(key):
@@ -49,12 +49,12 @@ class Desk:
         return reply
 
     def find(self, *, reference: str | None, key: str | None) -> tuple[list[Capture], bool]:
-        """What happened, and whether more may happen: a request of that key is still being dealt with."""
+        """Returns the captures, and True if a request with that key is in process and may add more."""
         with self._lock:
             return self._book.find(reference=reference, key=key), self._book.received[key or ""] > 0
 
     def forget_keys(self) -> None:
-        """As if all keys had outlived their lifetime."""
+        """Forgets all keys, as if their lifetime were over."""
         with self._lock:
             self._journal.append(KeysForgotten(_now()))
             self._book.forget_keys()
@@ -64,7 +64,7 @@ class Desk:
             case Fault(harm="delay", seconds=seconds):
                 time.sleep(seconds)
             case Fault(harm="error") as fault:
-                # What stands in front of the endpoint fails: no execution began, so the key is not taken.
+                # A proxy in front of the endpoint fails: no execution began, so the key is not taken.
                 return Reply(_failure(fault))
             case Fault(harm="drop"):
                 return Reply(None)
@@ -135,7 +135,7 @@ def _subject(request: CaptureRequest | Answer) -> str:
 
 
 def _failure(fault: Fault) -> Answer:
-    return error_answer(fault.status or 500, "failed", f"a fault was asked for {fault.moment} acting")
+    return error_answer(fault.status or 500, "failed", f"a fault was requested {fault.moment} acting")
 
 
 def _now() -> datetime:

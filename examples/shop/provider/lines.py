@@ -7,7 +7,7 @@ import msgspec
 
 
 class CaptureRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /captures`: take this amount for the payment that `reference` names."""
+    """The body of `POST /captures`: capture this amount for the payment named by `reference`."""
 
     reference: str
     amount_cents: int
@@ -21,7 +21,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Capture(msgspec.Struct, frozen=True, tag="capture", tag_field="kind"):
-    """Line: money really moved, once for each such line."""
+    """A line for one capture: each line is one movement of money."""
 
     at: datetime
     capture_id: str
@@ -31,9 +31,9 @@ class Capture(msgspec.Struct, frozen=True, tag="capture", tag_field="kind"):
 
 
 class Request(msgspec.Struct, frozen=True, tag="request", tag_field="kind"):
-    """Line: a `POST /captures` and how it was answered; status None: the connection was dropped.
+    """A line for a `POST /captures` and its answer. Status None: the connection was closed.
 
-    `stored` is the answer that the key gives from now on, None if this request stored none.
+    `stored` is the answer of the key from now on; None if this request stored none.
     """
 
     at: datetime
@@ -45,7 +45,7 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="kind"):
 
 
 class KeysForgotten(msgspec.Struct, frozen=True, tag="keys_forgotten", tag_field="kind"):
-    """Line: from here on no key of before is known."""
+    """A line after which all earlier keys are forgotten."""
 
     at: datetime
 

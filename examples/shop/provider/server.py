@@ -1,10 +1,10 @@
-"""The provider's interface: captures, their idempotency keys, and what is asked of it for tests.
+"""The provider's HTTP interface: captures, their idempotency keys, and routes for tests.
 
 `POST /captures` takes a CaptureRequest and an `Idempotency-Key`; see `book.py` for the rules and
-their sources. `GET /captures?reference=…&key=…` says what really happened:
-`{"captures": […], "in_process": bool}`; in process: a request of that key is still being dealt with.
-`GET` and `PUT /faults` are those of `outside/faults.py`, their subject is the reference; `DELETE /keys`
-forgets all keys now.
+their sources. `GET /captures?reference=…&key=…` returns the captures that were made:
+`{"captures": […], "in_process": bool}`; in process: a request with that key is not answered yet.
+`GET` and `PUT /faults` are those of `outside/faults.py`; their subject is the reference. `DELETE /keys`
+forgets all keys.
 """
 
 from examples.shop.outside.faults import FaultPlan
@@ -14,11 +14,11 @@ from examples.shop.provider.book import Book, capture_body
 from examples.shop.provider.desk import MOMENTS, Desk
 from examples.shop.provider.lines import Line
 
-REPLAYED = "Idempotent-Replayed"  # the header by which Stripe marks an answer of before
+REPLAYED = "Idempotent-Replayed"  # the header with which Stripe marks a replayed answer
 
 
 class ProviderServer(JsonServer):
-    """Listens from its making on; the state is what the journal holds."""
+    """Listens from its construction on. Its state is that of the journal."""
 
     def __init__(self, address: tuple[str, int], book: Book, journal: Journal[Line]) -> None:
         """Restores the book. Raises OSError if the address is taken."""
@@ -29,7 +29,7 @@ class ProviderServer(JsonServer):
 
 
 class ProviderHandler(JsonHandler):
-    """One request."""
+    """Handles one request."""
 
     server: ProviderServer
 
@@ -49,7 +49,7 @@ class ProviderHandler(JsonHandler):
             self.answer(reply.answer.status, reply.answer.body, headers)
 
     def do_GET(self) -> None:
-        """`/captures` and `/faults`."""
+        """Answers `/captures` and `/faults`."""
         match self.route:
             case "/captures":
                 query = self.query
@@ -70,7 +70,7 @@ class ProviderHandler(JsonHandler):
 
 
 def _read_key(value: str | None) -> str | None:
-    """The draft writes the key as a quoted string, Stripe bare: both are one key. Empty is none."""
+    """Returns the key. The draft quotes it, Stripe does not: both are one key. None if it is empty."""
     if value is not None and len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
     return value or None

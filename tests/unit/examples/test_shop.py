@@ -126,7 +126,7 @@ def test_handler(
 
 
 def test_a_balance_without_a_time_is_rejected() -> None:
-    with pytest.raises(Rejected, match="time it was as of"):
+    with pytest.raises(Rejected, match="time of its event"):
         list(balances.set_balance(event("acc-42", balances.BalanceSet(1), time=None)))
 
 
