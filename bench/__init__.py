@@ -1,1 +1,1 @@
-"""What Sluice costs, measured beside what others would write."""
+"""Measures the cost of Sluice, in comparison with alternatives."""

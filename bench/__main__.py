@@ -1,4 +1,4 @@
-"""`python -m bench`: measures Sluice and its peers in one run, checks what they left, prints the figures."""
+"""`python -m bench`: measures Sluice and its peers in one run, verifies the results, prints the figures."""
 
 import json
 from collections.abc import Iterator
@@ -22,23 +22,25 @@ ROOT = Path(".sluice/bench").absolute()
 
 def main(
     parts: Annotated[
-        list[str] | None, typer.Argument(help=f"Which: {', '.join(PARTS)}. All without.")
+        list[str] | None, typer.Argument(help=f"Parts to run: {', '.join(PARTS)}. Default: all.")
     ] = None,
     events: Annotated[int, typer.Option(help="Events per drain.")] = 300_000,
     rounds: Annotated[int, typer.Option(help="Alternating rounds of drains, rates and costs.")] = 3,
     seconds: Annotated[int, typer.Option(help="Seconds measured at each rate.")] = 20,
     waiting: Annotated[int, typer.Option(help="Events that wait while memory is measured.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(help="The same seed, the same events.")] = 1,
-    only: Annotated[list[str] | None, typer.Option(help="Drain only contenders whose name has this.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here, too.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="Drain only contenders named like this.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write all figures to this file.")
+    ] = None,
 ) -> None:
-    """Measure. The exit code is 1 if something left in Postgres or Kafka was not as it must be.
+    """Measure Sluice and its peers. The exit code is 1 if results in Postgres or Kafka are wrong.
 
-    Floors that are not met are printed and change no exit code: the machine may be busy.
+    Figures that miss their floor are printed, but do not change the exit code: the machine may be busy.
     """
     chosen = parts or list(PARTS)
     if unknown := set(chosen) - PARTS.keys():
-        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        raise typer.BadParameter(f"unknown part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
     options = Options(events, rounds, seconds, waiting, seed, tuple(only or ()))
     console = Console(width=160)
     figures: dict[str, Any] = {}
@@ -69,7 +71,7 @@ def main(
 def _ground(console: Console) -> Iterator[Ground]:
     stack = Stack(ROOT / "stack", report=lambda line: console.print(f"  {line}", style="dim"))
     try:
-        # What an earlier run left, even one that was killed.
+        # Removes what an earlier run left, also a killed one.
         stack.down(wipe=True)
         ground = Ground(ROOT, stack)
         ground.prepare()

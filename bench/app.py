@@ -1,4 +1,4 @@
-"""The application that the bench drains: one row, one identity and one outgoing event per event."""
+"""The application of the bench: one row, one identity and one outgoing event per event."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ bench_accounts = entity_table(
     "bench_accounts",
     metadata,
     Column("key", String(64), primary_key=True),
-    # What the poison event of the faults violates.
+    # The poison event of the faults violates this.
     Column(
         "amount_cents",
         BigInteger,
@@ -41,7 +41,7 @@ class AccountChanged(msgspec.Struct, frozen=True):
 
 @handles(EVENT_TYPE)
 def change_account(event: Event[AccountChanged]) -> Iterator[Effect]:
-    """The newest state of the account, and what others are told of it."""
+    """Writes the newest state of the account, and one outgoing event."""
     amount, note = event.data.amount_cents, event.data.note
     yield Upsert(bench_accounts, event.key, {"amount_cents": amount, "note": note})
     yield Emit(

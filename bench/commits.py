@@ -1,7 +1,7 @@
-"""What Postgres tells of a run afterwards: when each event was committed, and whether all is as it must be.
+"""Reads the commit times of a run from Postgres afterwards, and verifies the results.
 
-Postgres notes the time of each commit just before it flushes it, on the clock that the senders use. So the
-times need no observer that would cost CPU; what they lack is the flush, which the bench measures by itself.
+Postgres stores the time of each commit just before the flush, on the clock that the senders use. So the times
+need no observer that would cost CPU. They exclude the flush, which the bench measures separately.
 """
 
 from dataclasses import dataclass
@@ -16,31 +16,31 @@ _COMMITTED_AT = f"(extract(epoch FROM pg_xact_commit_timestamp(d.xmin)) * {MICRO
 
 @dataclass(frozen=True)
 class Verified:
-    """Complaints about what a run left in Postgres; none: it is as it must be."""
+    """Complaints about the results of a run in Postgres; empty if they are correct."""
 
     complaints: list[str]
 
     @property
     def ok(self) -> bool:
-        """Whether there are none."""
+        """Returns True if there are no complaints."""
         return not self.complaints
 
 
 def count_begun(session: Session, layout: Layout) -> int:
-    """Outbox ids drawn so far: at most a batch ahead of what is committed, and free of cost."""
+    """Returns the outbox ids drawn so far: at most a batch ahead of the commits, at no cost."""
     statement = Statement("begun", f"SELECT last_value, is_called FROM {layout.sequence}")
     ((last, is_called),) = session.run(statement)
     return int(last) if is_called else 0
 
 
 def count_identities(session: Session, layout: Layout) -> int:
-    """Events committed so far."""
+    """Returns the number of events committed so far."""
     ((count,),) = session.run(Statement("identities", f"SELECT count(*) FROM {layout.identities}"))
     return int(count)
 
 
 def read_commit_times(session: Session, layout: Layout) -> list[float]:
-    """When each transaction that wrote identities was committed, in order; seconds since 1970."""
+    """Returns the commit times of transactions that wrote identities, in order, in seconds since 1970."""
     statement = Statement(
         "commit_times",
         f"SELECT {_COMMITTED_AT} FROM (SELECT DISTINCT xmin FROM {layout.identities}) d ORDER BY 1",
@@ -49,7 +49,7 @@ def read_commit_times(session: Session, layout: Layout) -> list[float]:
 
 
 def read_queue_commit_times(session: Session, queues: tuple[str, ...]) -> list[float]:
-    """The same of those that wrote outgoing events of these queues of Sluice."""
+    """Returns the commit times of transactions that wrote outgoing events of these queues of Sluice."""
     statement = Statement(
         "queue_commit_times",
         f"""
@@ -62,13 +62,13 @@ def read_queue_commit_times(session: Session, queues: tuple[str, ...]) -> list[f
 
 
 def read_event_times(session: Session, layout: Layout) -> dict[str, float]:
-    """Event id → when it was committed."""
+    """Returns event id → commit time in seconds since 1970."""
     statement = Statement("event_times", f"SELECT d.event_id, {_COMMITTED_AT} FROM {layout.identities} d")
     return {event_id: at / MICROSECONDS for event_id, at in session.run(statement)}
 
 
 def verify(session: Session, layout: Layout, expected: Expected) -> Verified:
-    """Compares rows, identities and outgoing events with what the events come to."""
+    """Compares rows, identities and outgoing events with the expected result of the events."""
     rows = session.run(Statement("rows", f"SELECT key, version FROM {layout.rows}"))
     complaints = [] if dict(rows) == expected.versions and len(rows) == len(expected.versions) else ["rows"]
     for what, table in (("identities", layout.identities), ("outgoing events", layout.outbox)):

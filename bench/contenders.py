@@ -1,4 +1,4 @@
-"""Who is measured: which processes each one consists of, and where it leaves its rows."""
+"""The contenders: the processes and the tables of each one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,12 +11,12 @@ SLUICE_GUARANTEE = (
     "effectively once per event id, order by entity; a bad event is set aside, others go on;"
     " any process may be killed at any time"
 )
-NAIVE_EVENTS = 20_000  # it does some 400 a second
+NAIVE_EVENTS = 20_000  # it applies about 400 events a second
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the rows of a contender are. The outbox's sequence tells cheaply how far it is."""
+    """The tables of a contender. The outbox's sequence gives its progress cheaply."""
 
     identities: str = "sluice.processed_events"
     outbox: str = "sluice.outbox_events"
@@ -25,47 +25,47 @@ class Layout:
 
 
 def peer_layout(schema: str) -> Layout:
-    """Of a peer with tables of its own."""
+    """Returns the tables of a peer that has its own schema."""
     names = ("processed_events", "outbox_events", "rows", "outbox_events_id_seq")
     return Layout(*(f"{schema}.{name}" for name in names))
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to bring events into Postgres. `schema` is a peer's own, None where Sluice's tables serve."""
+    """One way to bring events into Postgres. `schema` is a peer's own; None if it uses Sluice's tables."""
 
     name: str
     guarantee: str
     layout: Layout = Layout()
     schema: str | None = None
     workers: int = 0
-    """Sluice's, which share the queues; there is a bridge, too, unless `peers` are given."""
+    """The number of Sluice's workers, which share the queues. A bridge also runs unless `peers` are given."""
     queues: tuple[str, ...] | None = None
-    """What each of the workers serves, where they do not share."""
+    """The queues of each worker, if the workers do not share the queues."""
     peers: tuple[tuple[str, ...], ...] = ()
-    """Module and arguments of each process."""
+    """The module and arguments of each process."""
     members: int = 1
-    """How many processes of it are members of the consumer group."""
+    """The number of its processes in the consumer group."""
     celery_peers: int = 0
-    """How many of the peers answer a ping by Celery."""
+    """The number of peers that answer a ping by Celery."""
     relays: bool = False
-    """Whether a relay and a beat run, too, and it is done only when all is in Kafka."""
+    """True if a relay and a beat also run, and a drain ends only when all events are in Kafka."""
     max_events: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_bridge(self) -> bool:
-        """Whether it is Sluice."""
+        """Returns True if the contender is Sluice."""
         return not self.peers
 
     @property
     def answering(self) -> int:
-        """How many processes answer a ping by Celery."""
+        """Returns the number of processes that answer a ping by Celery."""
         return self.workers + self.celery_peers + self.relays
 
 
 def sluice(name: str, workers: int, **environment: str) -> Contender:
-    """Sluice with so many workers, which share the queues."""
+    """Returns Sluice with this number of workers, which share the queues."""
     return Contender(name, SLUICE_GUARANTEE, workers=workers, environment=environment)
 
 
@@ -120,15 +120,15 @@ CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD, HANDWRITTEN, FASTSTREAM, NA
 
 
 class BenchRun(LocalRun):
-    """Sluice's processes, peers, and whatever else a measurement needs; all end with the `with` block."""
+    """The processes of Sluice, of peers, and of a measurement; all end with the `with` block."""
 
     def start_module(self, name: str, module: str, *arguments: str) -> RunningProcess:
-        """`python -m module`, told where the topic is."""
+        """Starts `python -m module`, with the topic in its environment."""
         told = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.source}
         return self._start(name, module, arguments, extra=told)
 
     def start_contender(self, contender: Contender) -> None:
-        """All its processes; they need not be ready yet."""
+        """Starts all processes of a contender. They may not be ready yet."""
         self.start_workers(contender)
         if contender.has_bridge:
             self.start_bridge()
@@ -139,12 +139,12 @@ class BenchRun(LocalRun):
             self.start_beat()
 
     def start_workers(self, contender: Contender) -> None:
-        """Its workers alone."""
+        """Starts only the workers of a contender."""
         for number in range(1, contender.workers + 1):
             self.start_worker(contender.queues, name=f"worker-{number}")
 
     def group_pids(self) -> dict[str, list[int]]:
-        """Pids of what was started here and runs, by kind: bridge, worker, peer, …"""
+        """Returns the pids of the running processes of this run, by kind: bridge, worker, peer, …"""
         found: dict[str, list[int]] = {}
         for process in self.processes:
             if process.exit_code is None:

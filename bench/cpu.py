@@ -1,4 +1,4 @@
-"""CPU seconds and memory of processes and all their descendants, from /proc."""
+"""Reads CPU seconds and memory of processes and their descendants from /proc."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,33 +10,33 @@ KIB_PER_MIB = 1024
 
 
 class ProcessTimes(NamedTuple):
-    """One process: `spent_ticks` are its own and those of children that ended and were collected."""
+    """One process. `spent_ticks` are its own and those of children that ended and were reaped."""
 
     parent: int
     spent_ticks: int
 
 
 def parse_stat(text: str) -> ProcessTimes:
-    """The contents of /proc/PID/stat."""
+    """Parses the content of /proc/PID/stat."""
     # The second field is the name in parentheses and may hold anything, also spaces and parentheses.
     fields = text.rpartition(")")[2].split()
     return ProcessTimes(int(fields[1]), sum(map(int, fields[11:15])))
 
 
 def read_times() -> dict[int, ProcessTimes]:
-    """All processes of this machine as of now."""
+    """Returns all processes of this machine now."""
     found: dict[int, ProcessTimes] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 found[int(name)] = parse_stat(Path(f"/proc/{name}/stat").read_text())
             except (FileNotFoundError, ProcessLookupError):
-                continue  # It ended since the folder was listed; its parent has its times.
+                continue  # The process ended after the folder was listed; its parent has its times.
     return found
 
 
 def spent_seconds(times: Mapping[int, ProcessTimes], roots: Iterable[int]) -> float:
-    """CPU seconds of these processes and all below them: a backend that ended is in its postmaster's."""
+    """Returns the CPU seconds of these processes and their descendants, including ended children."""
     children: dict[int, list[int]] = {}
     for pid, one in times.items():
         children.setdefault(one.parent, []).append(pid)
@@ -51,7 +51,7 @@ def spent_seconds(times: Mapping[int, ProcessTimes], roots: Iterable[int]) -> fl
 
 
 def read_memory_mib(pid: int) -> tuple[float, float]:
-    """Resident memory of one process: now, and the most it ever was."""
+    """Returns the resident memory of one process: the current and the peak."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = dict(line.split(":", 1) for line in status.splitlines())
     now, peak = (int(found[name].split()[0]) / KIB_PER_MIB for name in ("VmRSS", "VmHWM"))

@@ -1,4 +1,4 @@
-"""How fast a log that is already there is drained, and what it costs, contender by contender in turn."""
+"""Measures the speed and cost of draining an existing log, with all contenders in turn."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from bench.log import hidden_log, read_append_times
 from bench.peers.schema import EMITTED_TOPIC
 from tests.harness.deployment import NotSettled
 
-# The naive one takes a minute for its few thousands; whoever does less than 2,000 a second of more is stuck.
+# The naive contender takes a minute for a few thousand events. Others below 2,000 a second count as stuck.
 PATIENCE_SECONDS_PER_EVENT = 0.0005
 PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Drain:
-    """One contender, one round. Seconds are from the log's becoming visible to the last commit."""
+    """One contender, one round. Seconds count from the time when the log is visible to the last commit."""
 
     contender: str
     guarantee: str
@@ -32,7 +32,7 @@ class Drain:
 
     @property
     def per_second(self) -> float:
-        """Events a second."""
+        """Returns the events per second."""
         return self.events / self.seconds
 
 
@@ -45,9 +45,9 @@ def drain_in_turns(
     seed: int,
     say: Callable[[str], None],
 ) -> Iterator[Drain]:
-    """Each round drains the same events by all contenders, beginning with another one each time.
+    """Drains the same events by all contenders in each round, starting with another contender each time.
 
-    One that gets stuck is measured no more; the others go on.
+    A contender that gets stuck is dropped; the others continue.
     """
     stuck: set[str] = set()
     for turn in range(rounds):
@@ -68,7 +68,7 @@ def drain_in_turns(
 
 
 def drain(ground: Ground, contender: Contender, count: int, seed: int, turn: int) -> Drain:
-    """One log, one contender, from empty to the last commit."""
+    """Drains one log by one contender, from an empty database to the last commit."""
     expected = Expected()
     events = expected.watch(generate_events(count, seed=seed))
     with ground.site(contender) as site, hidden_log(site.servers, events) as reveal:
@@ -86,7 +86,7 @@ def drain(ground: Ground, contender: Contender, count: int, seed: int, turn: int
             ended_at = max(appended.values())
         complaints = verify(site.session, contender.layout, expected).complaints
         if contender.relays:
-            # What was sent is no longer there.
+            # Sent events are deleted from the outbox.
             complaints = [c for c in complaints if "outgoing events" not in c]
             complaints += [] if len(appended) == count else [f"{len(appended)} events of {count} in Kafka"]
     seconds = ended_at - visible_at
@@ -94,5 +94,5 @@ def drain(ground: Ground, contender: Contender, count: int, seed: int, turn: int
 
 
 def patience_seconds(count: int) -> float:
-    """How long a drain may take before it counts as stuck."""
+    """Returns the seconds after which a drain counts as stuck."""
     return PATIENCE_SECONDS + count * PATIENCE_SECONDS_PER_EVENT

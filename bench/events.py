@@ -1,4 +1,4 @@
-"""The bench's events from a seed, and what must be in Postgres after them. Pure."""
+"""The bench's events from a seed, and the expected result in Postgres. Pure."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ KEYS = 10_000
 NOTE_CHARACTERS = 255  # makes a value of about 430 bytes
 SMALL_NOTE_CHARACTERS = 8
 POISON_AMOUNT_CENTS = -1
-POISON_KEY = "poison"  # an account of its own, so that every other event is a neighbour
+POISON_KEY = "poison"  # a separate account, so that every other event is a neighbour
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 class BenchEvent(NamedTuple):
-    """One record to produce. `number` is its place in the run, from 0; its version is one more."""
+    """One record to produce. `number` is its index in the run, from 0; its version is one more."""
 
     number: int
     event_id: str
@@ -25,7 +25,7 @@ class BenchEvent(NamedTuple):
 
     @property
     def version(self) -> int:
-        """Rises over the whole run, so every event is newer than those before it and is applied."""
+        """Rises over the whole run, so that every event is newer than those before and is applied."""
         return self.number + 1
 
 
@@ -37,9 +37,9 @@ def generate_events(
     poison_at: int | None = None,
     first: int = 0,
 ) -> Iterator[BenchEvent]:
-    """`count` events over KEYS accounts; the same arguments, the same bytes.
+    """Yields `count` events over KEYS accounts; the same arguments give the same bytes.
 
-    Their numbers begin at `first`. Postgres refuses the one at `poison_at`.
+    Their numbers begin at `first`. Postgres refuses the event at `poison_at`.
     """
     rng = random.Random(seed)
     text = "".join(rng.choices(_LETTERS, k=64 * 1024))
@@ -51,7 +51,7 @@ def generate_events(
             key, amount = POISON_KEY, POISON_AMOUNT_CENTS
         start = rng.randrange(len(text) - note_characters)
         note = text[start : start + note_characters]
-        # Written by hand: json.dumps takes as long as everything else here.
+        # Formatted by hand, since json.dumps takes as long as everything else here.
         value = (
             f'{{"event_id":"{event_id}","type":"{EVENT_TYPE}","version":{number + 1},'
             f'"occurred_at":"2026-01-01T00:{number // 60_000 % 60:02d}:{number // 1_000 % 60:02d}'
@@ -62,14 +62,14 @@ def generate_events(
 
 @dataclass
 class Expected:
-    """What the events that went by come to."""
+    """The expected result of the events that passed."""
 
     events: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     """Key → version of its newest event."""
 
     def watch(self, events: Iterable[BenchEvent]) -> Iterator[BenchEvent]:
-        """The same events, noted as they pass."""
+        """Yields the same events, and counts them."""
         for event in events:
             self.events += 1
             self.versions[event.key] = event.version

@@ -1,4 +1,4 @@
-"""What is done to Sluice in the middle of a drain, and how long nothing is committed because of it."""
+"""Causes faults in the middle of a drain, and measures the time without commits that follows."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ from sluice.db.connection import Statement
 from sluice.db.delivery.leases import read_workers
 from tests.harness.local_run import RunningProcess
 
-HARM_AT_SHARE = 0.25  # of the events begun: late enough to flow, early enough to go on for long
+HARM_AT_SHARE = 0.25  # share of the events begun: after the start phase, with enough events left
 START_SECONDS = 60.0
 POISON_EVENTS = 2_400
 POISON_RATE = 1_000.0
 
-# Notes every update that would bring a row back to an older version.
+# Records every update that sets a row to an older version.
 WATCH_VERSIONS = """
 CREATE TABLE went_back (key text, before bigint, after bigint);
 CREATE FUNCTION note_going_back() RETURNS trigger LANGUAGE plpgsql AS
@@ -39,7 +39,7 @@ COUNT_WENT_BACK = Statement("went_back", "SELECT count(*) FROM went_back")
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: what was measured, and complaints about what was left in Postgres."""
+    """One fault: its figures, and complaints about the results in Postgres."""
 
     name: str
     figures: dict[str, float]
@@ -47,7 +47,7 @@ class Fault:
 
 
 class Harmed(NamedTuple):
-    """A site in mid-drain, and what its events come to. Leaving the block waits for the end."""
+    """Yields a site in mid-drain, and the expected result. Waits for the end of the drain after the block."""
 
     site: Site
     figures: dict[str, float]
@@ -55,7 +55,7 @@ class Harmed(NamedTuple):
 
 
 def play_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Iterator[Fault]:
-    """All faults, each on a deployment of its own."""
+    """Plays all faults, each on a separate deployment."""
     for name, play in FAULTS.items():
         fault = play(ground, name, events, seed)
         figures = ", ".join(f"{what} {value:.2f}" for what, value in fault.figures.items())
@@ -70,12 +70,12 @@ def wipe_redis(ground: Ground, name: str, events: int, seed: int) -> Fault:
         wiped_at = time.time()
         _wait_drained(harmed.site, events)
         commits = read_commit_times(harmed.site.session, SLUICE_2.layout)
-        harmed.figures["longest gap, s"] = largest_gap(commits, wiped_at).seconds
+        harmed.figures["longest time without a commit, s"] = largest_gap(commits, wiped_at).seconds
     return Fault(name, harmed.figures, harmed.complaints)
 
 
 def kill_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """kill -9 of one of two workers: the other takes its queues."""
+    """Kills one of two workers with SIGKILL: the other takes its queues."""
     with _drain_half_way(ground, events, seed) as harmed:
         worker, queues = _first_worker(harmed.site)
         worker.kill()
@@ -84,12 +84,12 @@ def kill_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def stop_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """SIGTERM to one of two workers, in the middle of a batch: it gives its queues to the other."""
+    """Sends SIGTERM to one of two workers in the middle of a batch: it gives its queues to the other."""
     with _drain_half_way(ground, events, seed) as harmed:
         worker, queues = _first_worker(harmed.site)
         told_at = time.time()
         code = worker.stop()
-        harmed.figures["until it has ended, s"] = time.time() - told_at
+        harmed.figures["time to exit, s"] = time.time() - told_at
         if code != 0:
             harmed.complaints.append(f"exit code {code}")
         _note_resumed(harmed, queues, told_at, events)
@@ -97,22 +97,22 @@ def stop_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def _first_worker(site: Site) -> tuple[RunningProcess, list[str]]:
-    """And the queues it holds."""
+    """Returns a worker and the queues that it holds."""
     process = next(p for p in site.run.processes if p.name == "worker-1")
     workers = read_workers(site.session).workers
     return process, next(list(w.leases) for w in workers if w.process_id == process.pid)
 
 
 def _note_resumed(harmed: Harmed, queues: list[str], since: float, events: int) -> None:
-    """How long the last one of the queues stood still."""
+    """Returns the longest time without a commit of any of the queues."""
     _wait_drained(harmed.site, events)
     session = harmed.site.session
     resumed = [largest_gap(read_queue_commit_times(session, (queue,)), since).seconds for queue in queues]
-    harmed.figures["longest gap of its queues, s"] = max(resumed)
+    harmed.figures["longest time without a commit of its queues, s"] = max(resumed)
 
 
 def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """kill -9 of the bridge; another one at once. What the dead one had sent may be applied meanwhile."""
+    """Kills the bridge and starts another one. Messages of the killed one may be applied meanwhile."""
     with _drain_half_way(ground, events, seed, watch_versions=True) as harmed:
         site = harmed.site
         next(p for p in site.run.processes if p.name == "bridge").kill()
@@ -121,20 +121,20 @@ def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
         started_at = _wait_logged(site, new, "partitions started")
         _wait_drained(site, events)
         commits = read_commit_times(site.session, SLUICE_2.layout)
-        # Before it has its partitions, what is committed was read by the dead one.
+        # Commits before the new bridge has its partitions are of records that the killed one had read.
         resumed_at = first_after(commits, started_at)
         if resumed_at is None:
-            harmed.complaints.append("nothing was left for the new bridge: too few events")
+            harmed.complaints.append("no events were left for the new bridge; use more events")
         else:
-            harmed.figures["from kill to its first commit, s"] = resumed_at - killed_at
-        harmed.figures["longest gap, s"] = largest_gap(commits, killed_at).seconds
+            harmed.figures["time from kill to first commit, s"] = resumed_at - killed_at
+        harmed.figures["longest time without a commit, s"] = largest_gap(commits, killed_at).seconds
         ((went_back,),) = site.session.run(COUNT_WENT_BACK)
-        harmed.figures["rows that went back"] = went_back
+        harmed.figures["rows set to an older version"] = went_back
     return Fault(name, harmed.figures, harmed.complaints)
 
 
 def send_poison(ground: Ground, name: str, _events: int, seed: int) -> Fault:
-    """One event among many that Postgres refuses when its row is written."""
+    """Sends one event among many that Postgres refuses when its row is written."""
     poison_at = POISON_EVENTS // 2
     with ground.site(SLUICE_2) as site:
         site.start()
@@ -177,7 +177,7 @@ def _wait_drained(site: Site, events: int) -> None:
 
 
 def _wait_logged(site: Site, process: RunningProcess, event: str) -> float:
-    """When the process logged this, in seconds since 1970."""
+    """Returns the time when the process logged this event, in seconds since 1970."""
     site.deployment.wait_until(
         lambda: logged_at(process.log.read_text(), event) is not None,
         timeout_seconds=START_SECONDS,
@@ -189,7 +189,7 @@ def _wait_logged(site: Site, process: RunningProcess, event: str) -> float:
 
 
 def logged_at(log: str, event: str) -> float | None:
-    """The time of the first structured line whose event ends so, in seconds since 1970."""
+    """Returns the time of the first log line whose event ends with this, in seconds since 1970."""
     for line in log.splitlines():
         if line.startswith("{") and line.endswith("}"):
             fields = msgspec.json.decode(line)

@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Spread:
-    """The smallest, the middle and the largest of several rounds."""
+    """The minimum, the median and the maximum of several rounds."""
 
     least: float
     middle: float
@@ -17,36 +17,36 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """Returns the spread of the values, of which there must be at least one."""
     return Spread(min(values), median(values), max(values))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share (0–1) of all values do not exceed (nearest rank)."""
+    """Returns the smallest value that at least this share (0–1) of values do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A stretch in which nothing was committed. Times in seconds since 1970."""
+    """A time without commits. Times are in seconds since 1970."""
 
     began_at: float
     ended_at: float
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """Returns its length in seconds."""
         return self.ended_at - self.began_at
 
 
 def largest_gap(commits: Sequence[float], since: float) -> Gap:
-    """The longest stretch without a commit after `since`, which counts as one. A zero gap if none came."""
+    """Returns the longest time without a commit after `since`, which counts as one; 0 s without commits."""
     times = [since, *sorted(at for at in commits if at > since)]
     gaps = [Gap(a, b) for a, b in pairwise(times)] or [Gap(since, since)]
     return max(gaps, key=lambda gap: gap.seconds)
 
 
 def first_after(commits: Sequence[float], since: float) -> float | None:
-    """Time of the first commit after `since`; None if there is none."""
+    """Returns the time of the first commit after `since`; None if there is none."""
     return min((at for at in commits if at > since), default=None)

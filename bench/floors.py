@@ -1,4 +1,4 @@
-"""What the figures must reach, as ratios within one run where that is possible. Pure."""
+"""The limits for the figures, as ratios within one run where possible. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
 from bench.world_speed import WorldSpeed
 
-# The contenders written by hand have two processes as well.
+# The handwritten contenders also have two processes.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
-REBUILD_LIVE_P99_MS = 1_000  # live lag stays bounded, beside two rebuild workers on the same cores
-MEMORY_MARGIN = 1.5  # Python's objects beside the raw bytes that a bridge counts
+REBUILD_LIVE_P99_MS = 1_000  # a bound for live latency beside two rebuild workers on the same cores
+MEMORY_MARGIN = 1.5  # for Python's objects in addition to the raw bytes that a bridge counts
 
 
 @dataclass(frozen=True)
 class Floor:
-    """One promise about speed: what was measured beside what is wanted."""
+    """One limit for a figure, with the measured value."""
 
     what: str
     wanted: str
@@ -40,18 +40,18 @@ class Floor:
 
 
 def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Against the naive way and against the same fold without Celery, and a smoke alarm."""
+    """Yields ratios to the naive contender and to the same fold without Celery, and an absolute minimum."""
     for name in TWO_WORKERS:
         rates = [drain.per_second for drain in drains if drain.contender == name]
         if not rates:
             continue
         yield from _ratio_floor(drains, name, NAIVE.name, 15)
         yield from _ratio_floor(drains, name, FOLD.name, 0.65)
-        yield at_least(f"{name}: events/s (smoke alarm)", 12_000, median(rates))
+        yield at_least(f"{name}: events/s (absolute minimum)", 12_000, median(rates))
 
 
 def scaling_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """What a second worker brings on two cores."""
+    """Yields the gain of a second worker on two cores."""
     yield from _ratio_floor(drains, SLUICE_2.name, SLUICE_1.name, 1.5)
 
 
@@ -62,7 +62,7 @@ def _ratio_floor(drains: Sequence[Drain], name: str, base: str, floor: float) ->
 
 
 def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
-    """Speed of one contender over that of another, round by round: what slows a round slows both."""
+    """Returns the ratio of two contenders' speeds per round, since a slow round slows both."""
     rates = {(drain.contender, drain.turn): drain.per_second for drain in drains}
     return [
         rate / rates[base, turn]
@@ -72,7 +72,7 @@ def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
 
 
 def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
-    """Scheduled send to commit, of Sluice with either client."""
+    """Yields limits from scheduled send to commit, for Sluice with each client."""
     wanted = {1_000: (80, 150), 5_000: (120, 400)}
     for one in latencies:
         if one.contender in TWO_WORKERS:
@@ -82,24 +82,24 @@ def latency_floors(latencies: Iterable[Latency]) -> Iterator[Floor]:
 
 
 FAULT_FLOORS = {
-    ("Redis wiped", "longest gap, s"): 1.0,
-    ("kill -9 of a worker", "longest gap of its queues, s"): 3.0,
-    ("SIGTERM to a worker", "until it has ended, s"): 2.0,
-    ("SIGTERM to a worker", "longest gap of its queues, s"): 3.0,
-    ("kill -9 of the bridge", "from kill to its first commit, s"): 5.0,
-    ("kill -9 of the bridge", "rows that went back"): 0.0,
+    ("Redis wiped", "longest time without a commit, s"): 1.0,
+    ("kill -9 of a worker", "longest time without a commit of its queues, s"): 3.0,
+    ("SIGTERM to a worker", "time to exit, s"): 2.0,
+    ("SIGTERM to a worker", "longest time without a commit of its queues, s"): 3.0,
+    ("kill -9 of the bridge", "time from kill to first commit, s"): 5.0,
+    ("kill -9 of the bridge", "rows set to an older version"): 0.0,
     ("a poison event", "longest wait of a neighbour, s"): 2.0,
 }
 
 
 def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """From the log to the log: beside the same fold written by hand, with the same relay."""
+    """Yields ratios from log to log to the handwritten contender with the same fold and relay."""
     for name in (SLUICE_2_RELAYED.name, SLUICE_2_KAFKA_PYTHON_RELAYED.name):
         yield from _ratio_floor(drains, name, FOLD_RELAYED.name, 0.6)
 
 
 def visible_floors(latencies: Iterable[VisibleLatency]) -> Iterator[Floor]:
-    """Commit to record, and event to record."""
+    """Yields limits from commit to record, and from event to record."""
     wanted = {1_000: (80, 150), 5_000: (120, 400)}
     for one in latencies:
         p50, p99 = wanted[one.rate]
@@ -110,26 +110,26 @@ def visible_floors(latencies: Iterable[VisibleLatency]) -> Iterator[Floor]:
 
 
 def rate_floors(rates: Sequence[RelayRate]) -> Iterator[Floor]:
-    """CPU of the relay's process."""
+    """Yields the limit for the CPU of the relay's process."""
     yield at_most("relay: µs of CPU per record", 14, median(r.cpu_us for r in rates if r.who == "relay"))
 
 
 def rebuild_floors(rebuilt: Rebuilt) -> Iterator[Floor]:
-    """Beside the live drain of the same log in the same run."""
+    """Yields the ratio to the live drain of the same log in the same run, and the live latency."""
     yield at_least("rebuild ÷ live drain", 1.5, rebuilt.rebuild_per_second / rebuilt.drain_per_second)
     what = "live p99 at 1,000/s while a generation is rebuilt, ms"
     yield at_most(what, REBUILD_LIVE_P99_MS, rebuilt.loaded_p99_ms)
 
 
 def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:
-    """How long nothing flows; a fault that was not measured is not met."""
+    """Yields limits for the time without commits. A fault that was not measured misses its limit."""
     found = {(fault.name, what): value for fault in faults for what, value in fault.figures.items()}
     for place, most in FAULT_FLOORS.items():
         yield at_most(": ".join(place), most, found.get(place, float("nan")))
 
 
 def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
-    """Postgres' CPU per event, and that larger batches are not dearer."""
+    """Yields limits for Postgres' CPU per event, and for the cost of large batches against small ones."""
     by_size = {
         size: median(cost.postgres_us for cost in costs if cost.batch_events == size)
         for size in sorted({cost.batch_events for cost in costs})
@@ -141,24 +141,24 @@ def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
 
 
 def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
-    """The bridge holds its budget and no more; the worker does not grow while it drains."""
+    """Yields limits: the bridge stays within its budget, and the worker does not grow while it drains."""
     held = memory.bridge_peak - memory.bridge_at_start
-    yield at_most("bridge: MiB over its start, a million events waiting", budget_mib * MEMORY_MARGIN, held)
+    yield at_most("bridge: MiB above its start, a million events waiting", budget_mib * MEMORY_MARGIN, held)
     yield at_most(
         "worker: peak after all ÷ peak after a fifth", 1.25, memory.worker_peak / memory.worker_peak_early
     )
 
 
 def world_floors(speed: WorldSpeed) -> Iterator[Floor]:
-    """A test of handlers is a matter of milliseconds."""
+    """Yields the limit for the time of sends in memory."""
     yield at_most(f"world: ms for {speed.sends:,} sends", 1_000, speed.sends_ms)
 
 
 def at_least(what: str, floor: float, measured: float) -> Floor:
-    """Met if the figure is not below."""
+    """Returns a floor, met if the figure is not below."""
     return Floor(what, f"≥ {floor:,g}", f"{measured:,.2f}", measured >= floor)
 
 
 def at_most(what: str, ceiling: float, measured: float) -> Floor:
-    """Met if the figure is not above."""
+    """Returns a ceiling, met if the figure is not above."""
     return Floor(what, f"≤ {ceiling:,g}", f"{measured:,.2f}", measured <= ceiling)

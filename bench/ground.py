@@ -1,4 +1,4 @@
-"""The ground everybody is measured on: one stack, and for each measurement an empty deployment on it."""
+"""The environment of all measurements: one stack, with an empty deployment for each measurement."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ MICROSECONDS = 1_000_000
 
 
 class Ground:
-    """A stack of the bench's own under `root`, wiped before and after."""
+    """The bench's own stack under `root`, wiped before and after."""
 
     def __init__(self, root: Path, stack: Stack) -> None:
         self._runs = root / "run"
@@ -44,19 +44,19 @@ class Ground:
         shutil.rmtree(self._runs, ignore_errors=True)
 
     def prepare(self) -> None:
-        """The services run, Postgres notes the times of commits, the template database is there."""
+        """Starts the services, turns on commit times in Postgres, and makes the template database."""
         self.stack.up()
         self._administer("ALTER SYSTEM SET track_commit_timestamp = on")
         self.stack.stop("postgres")
         self.stack.start("postgres")
         self._administer(f"CREATE DATABASE {TEMPLATE}")
         initialise(self._urls(TEMPLATE), self.registry, partitions=PARTITIONS)
-        # A copy of a database with an installation would be refused.
+        # Sluice would refuse a copy of a database with an installation.
         self._administer("TRUNCATE sluice.installation, sluice.installation_keys", TEMPLATE)
 
     @contextmanager
     def site(self, contender: Contender) -> Iterator["Site"]:
-        """An empty topic, database and Redis for this contender. No process of it runs afterwards."""
+        """Yields an empty topic, database and Redis for this contender. Ends its processes afterwards."""
         self._sites += 1
         database = f"bench_{self._sites}"
         urls = self._urls(database)
@@ -65,7 +65,7 @@ class Ground:
             times = {"message.timestamp.type": "LogAppendTime"}
             recreate_topic(urls.kafka_bootstrap_servers, EMITTED_TOPIC, **times)
         self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
-        # What the one before left to be written is not this one's to wait for.
+        # So that this contender does not wait for writes of the one before.
         self._administer("CHECKPOINT")
         with closing(Session(urls.database_url, application_name="bench")) as session:
             create_installation(session, "sluice")
@@ -85,7 +85,7 @@ class Ground:
             self._administer(f"DROP DATABASE {database} WITH (FORCE)")
 
     def cpu_seconds(self, run: BenchRun | None = None) -> dict[str, float]:
-        """CPU seconds so far per group of processes: the services, and those of a run."""
+        """Returns CPU seconds so far per group of processes: the services, and those of a run."""
         groups = {} if run is None else run.group_pids()
         groups |= {str(s.name): [s.pid] for s in self.stack.status() if s.pid is not None}
         times = read_times()
@@ -99,7 +99,7 @@ class Ground:
         session = Session(self.stack.database_url(database), application_name="bench admin")
         try:
             with session.connection.cursor() as cursor:
-                # A checkpoint or a copy of the template may take longer than a batch may.
+                # A checkpoint or a copy of the template may take longer than the time-out of a batch.
                 cursor.execute("SET statement_timeout = '60s'")
                 cursor.execute(statement)
                 return str(cursor.fetchone()[0]) if cursor.description else ""  # type: ignore[index]
@@ -109,7 +109,7 @@ class Ground:
 
 @dataclass
 class Site:
-    """One contender on the ground."""
+    """One contender in its environment."""
 
     ground: Ground
     contender: Contender
@@ -118,7 +118,7 @@ class Site:
 
     @property
     def session(self) -> Session:
-        """For looking."""
+        """A session for checks."""
         return self.deployment.session
 
     @property
@@ -127,12 +127,12 @@ class Site:
         return self.deployment.urls.kafka_bootstrap_servers
 
     def start(self) -> None:
-        """All processes are up afterwards: partitions shared out, workers listening."""
+        """Starts all processes and waits until partitions are assigned and workers listen."""
         self.run.start_contender(self.contender)
         self.wait_up()
 
     def wait_up(self) -> None:
-        """Raises NotSettled, with the ends of all logs."""
+        """Waits for a condition. Raises NotSettled, with the ends of all logs."""
         contender, wait = self.contender, self.deployment.wait_until
         group = self.deployment.installation.group if self.contender.has_bridge else self.run.source
         wait(
@@ -148,8 +148,8 @@ class Site:
             wait(self._bridge_started, timeout_seconds=UP_SECONDS, what="the bridge started its partitions")
 
     def wait_drained(self, count: int, *, timeout_seconds: float, dead: int = 0) -> None:
-        """Until so many events are committed, so many of them as dead letters. Raises NotSettled."""
-        # Counting costs; so it begins when it is nearly over. A dead event draws no id.
+        """Waits until `count` events are committed, of them `dead` as dead letters. Raises NotSettled."""
+        # A count costs CPU, so it starts near the end. A dead event draws no id.
         self.wait_begun(count - dead, timeout_seconds=timeout_seconds)
         self.deployment.wait_until(
             lambda: count_identities(self.session, self.contender.layout) >= count,
@@ -158,7 +158,7 @@ class Site:
         )
 
     def wait_relayed(self, *, timeout_seconds: float) -> None:
-        """Until no outgoing event waits. Raises NotSettled."""
+        """Waits until no outgoing event waits. Raises NotSettled."""
         statement = Statement("any_left", f"SELECT EXISTS (SELECT FROM {self.contender.layout.outbox})")
         self.deployment.wait_until(
             lambda: self.session.run(statement) == [(False,)],
@@ -167,7 +167,7 @@ class Site:
         )
 
     def wait_begun(self, count: int, *, timeout_seconds: float) -> None:
-        """Until about so many are. Raises NotSettled."""
+        """Waits until about this number of events are begun. Raises NotSettled."""
         self.deployment.wait_until(
             lambda: count_begun(self.session, self.contender.layout) >= count,
             timeout_seconds=timeout_seconds,
@@ -175,12 +175,12 @@ class Site:
         )
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Per group of processes, so far."""
+        """Returns CPU seconds per group of processes, so far."""
         return self.ground.cpu_seconds(self.run)
 
     def _workers_answer(self) -> bool:
         settings = read_settings(self.run.environ())
-        # A peer that uses Celery by itself has no prefix.
+        # A peer that uses plain Celery has no prefix.
         ours = make_celery(settings, lambda: self.deployment.installation)
         with Celery(broker=self.deployment.urls.redis_url) if self.contender.celery_peers else ours as app:
             return len(app.control.ping(timeout=PING_SECONDS)) >= self.contender.answering
@@ -197,5 +197,5 @@ class Site:
 
 
 def cpu_per_event(before: dict[str, float], after: dict[str, float], events: int) -> dict[str, float]:
-    """Microseconds per event and group, between two accounts of the same processes."""
+    """Returns microseconds per event and group, between two readings of the same processes."""
     return {group: (after[group] - spent) * MICROSECONDS / events for group, spent in before.items()}

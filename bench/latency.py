@@ -1,4 +1,4 @@
-"""How long an event takes from its scheduled send to its commit, at a rate that waits for nobody."""
+"""Measures the time from an event's scheduled send to its commit, in an open loop."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from bench.pace import scheduled_at
 
 RATES = (1_000, 5_000)
 CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD)
-WARM_UP_SECONDS = 3  # left out: first connections, first plans, empty tables
-SERVERS_RATE, SERVERS_SECONDS = 5_000, 25  # a young JVM takes twice the CPU for the same requests
-HEAD_START_SECONDS = 3.0  # for the sender to make its events
+WARM_UP_SECONDS = 3  # excluded from the figures: first connections, first plans, empty tables
+SERVERS_RATE, SERVERS_SECONDS = 5_000, 25  # a JVM that is not warm takes twice the CPU for the same requests
+HEAD_START_SECONDS = 3.0  # for the sender to generate its events
 PATIENCE_SECONDS = 120.0
 
 
@@ -32,14 +32,14 @@ class Latency:
 
 
 def warm_servers(ground: Ground) -> None:
-    """Nobody is measured on servers that are slower than those of the next one."""
+    """Warms up the servers, so that the first contender has no slower ones than the next."""
     with ground.site(SLUICE_2_RELAYED) as site:
         site.start()
         send_and_wait(site, count=SERVERS_RATE * SERVERS_SECONDS, rate=SERVERS_RATE, seed=0)
 
 
 def measure_latencies(ground: Ground, *, seconds: int, seed: int) -> Iterator[Latency]:
-    """Every contender at every rate, for so long after the warm-up."""
+    """Measures every contender at every rate, for `seconds` after the warm-up."""
     for rate in RATES:
         for contender in CONTENDERS:
             yield _measure(ground, contender, rate, seconds, seed)
@@ -71,9 +71,9 @@ def send_and_wait(
     first: int = 0,
     meanwhile: Callable[[], object] | None = None,
 ) -> list[tuple[BenchEvent, float]]:
-    """Has another process send the events; each with its seconds from scheduled send to commit.
+    """Sends events from another process. Returns the seconds from scheduled send to commit of each event.
 
-    `first`: so many were committed before. `meanwhile` is done once the sender has begun.
+    `first`: the number of events committed before. `meanwhile` is called once the sender has begun.
     """
     start_at = time.time() + HEAD_START_SECONDS
     options = {"count": count, "seed": seed, "rate": rate, "start-at": start_at, "first": first}

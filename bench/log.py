@@ -1,8 +1,9 @@
-"""The topic of the bench, made anew for each measurement, and a log that becomes visible in one instant.
+"""The topic of the bench, created anew for each measurement, and a log that becomes visible at once.
 
-Consumers must not start on a log that is already there: a group's first member would drain alone until the
-others have joined, seconds later. Nor may it be produced while they drain: that costs their CPU. So it is
-produced in one transaction, which is committed when all are up; every contender reads committed records only.
+Consumers must not start on a complete log: a group's first member would drain alone until the others have
+joined, seconds later. The log must not be produced during the drain either, since that takes CPU. So it is
+produced in one transaction, which is committed when all processes run. Every contender reads only committed
+records.
 """
 
 import time
@@ -27,17 +28,17 @@ from bench.app import TOPIC
 from bench.events import BenchEvent
 
 PARTITIONS = 12
-LOG_NOTHING = 0  # of syslog: what a client says of its own end is no news
+LOG_NOTHING = 0  # of syslog: suppresses messages of a client about its own end
 ANSWER_SECONDS = 30.0
 RETRY_SECONDS = 0.1
-TRANSACTION_TIMEOUT_MS = 900_000  # the longest the broker allows
+TRANSACTION_TIMEOUT_MS = 900_000  # the maximum of the broker
 MAX_QUEUED = 100_000  # records in the producer's own memory
 MILLISECONDS = 1_000
-POLL_EVERY = 10_000  # records between two looks at what was acknowledged
+POLL_EVERY = 10_000  # records between two checks of the acknowledgements
 
 
 def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) -> None:
-    """The topic is there and empty. Nobody may consume it meanwhile."""
+    """Creates the topic anew and empty. No process may consume it meanwhile."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     if topic in admin.list_topics(timeout=ANSWER_SECONDS).topics:
         admin.delete_topics([topic])[topic].result(ANSWER_SECONDS)
@@ -48,7 +49,7 @@ def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) ->
             admin.create_topics([new])[topic].result(ANSWER_SECONDS)
             break
         except KafkaException as error:
-            # A deletion is acknowledged before it is done.
+            # Kafka acknowledges a deletion before it is complete.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
@@ -59,12 +60,12 @@ def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) ->
 
 
 def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
-    """Whether so many members share all partitions, each having some."""
+    """Returns True if this number of members share all partitions, and each has some."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     try:
         found = admin.describe_consumer_groups([group])[group].result(ANSWER_SECONDS)
     except KafkaException:
-        return False  # It is there when its first member is.
+        return False  # The group exists once it has a member.
     shares = [len(member.assignment.topic_partitions) for member in found.members]
     stable = found.state is ConsumerGroupState.STABLE
     return stable and len(shares) == members and min(shares) > 0 and sum(shares) == PARTITIONS
@@ -72,7 +73,7 @@ def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
 
 @contextmanager
 def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator[Callable[[], float]]:
-    """Produces the events; calling what is yielded makes them all visible and returns when it began."""
+    """Produces the events. Yields a function that makes them all visible and returns the time before."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -109,9 +110,9 @@ def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator
 
 
 def read_append_times(bootstrap_servers: str, topic: str) -> dict[str, float]:
-    """ce_id → when the broker appended its first copy, seconds since 1970, of all that is there.
+    """Returns ce_id → the time when the broker appended the first copy, in seconds since 1970.
 
-    The topic must be made with LogAppendTime: so no consumer has to watch, which would cost CPU.
+    The topic must use LogAppendTime, so that no consumer has to watch, which would cost CPU.
     """
     consumer = Consumer(
         {
@@ -130,7 +131,7 @@ def read_append_times(bootstrap_servers: str, topic: str) -> dict[str, float]:
     while left > 0:
         messages: list[Any] = consumer.consume(POLL_EVERY, ANSWER_SECONDS)
         if not messages:
-            raise TimeoutError(f"{left} records of {topic} do not come")
+            raise TimeoutError(f"{left} records of {topic} did not arrive")
         for message in messages:
             left -= 1
             event_id = dict(message.headers())["ce_id"].decode()

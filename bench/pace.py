@@ -1,4 +1,4 @@
-"""`python -m bench.pace`: an open loop. Each event is sent at its own time, however late the others are."""
+"""`python -m bench.pace`: an open loop. Each event is sent at its own time, independent of the others."""
 
 import argparse
 import time
@@ -9,18 +9,18 @@ from confluent_kafka import Producer
 from bench.app import TOPIC
 from bench.events import BenchEvent, generate_events
 
-LINGER_MS = 5  # the default of librdkafka, and of Java since Kafka 4; with 1 the broker alone takes a core
+LINGER_MS = 5  # the default of librdkafka, and of Java since Kafka 4; with 1 the broker takes a whole core
 LONGEST_NAP_SECONDS = 0.0005
 FLUSH_SECONDS = 30.0
 
 
 def scheduled_at(place: int, *, start_at: float, rate: float) -> float:
-    """When the event at this place of the run is to be sent, in seconds since 1970."""
+    """Returns the time to send the event with this index, in seconds since 1970."""
     return start_at + place / rate
 
 
 def due_events(events: Iterator[BenchEvent], *, start_at: float, rate: float) -> Iterator[BenchEvent | None]:
-    """Events whose time has come, and None whenever there is none yet."""
+    """Yields events when they are due, and None while none is due."""
     for place, event in enumerate(events):
         while time.time() < scheduled_at(place, start_at=start_at, rate=rate):
             yield None
@@ -28,7 +28,7 @@ def due_events(events: Iterator[BenchEvent], *, start_at: float, rate: float) ->
 
 
 def main() -> None:
-    """Sends them all."""
+    """Sends all events."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bootstrap-servers", required=True)
     parser.add_argument("--count", type=int, required=True)
@@ -46,7 +46,7 @@ def main() -> None:
             "enable.idempotence": True,
         }
     )
-    # Made before the start: making them is none of their delay.
+    # Generated before the start, so that this time is not part of the delay.
     events = list(
         generate_events(options.count, seed=options.seed, poison_at=options.poison_at, first=options.first)
     )

@@ -1,4 +1,4 @@
-"""The parts of the bench: each measures, and says what it found as tables, floors and complaints."""
+"""The parts of the bench: each measures, and returns its results as tables, floors and complaints."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured."""
+    """The extent of the measurements."""
 
     events: int
     rounds: int
@@ -39,29 +39,29 @@ class Options:
 
 @dataclass
 class Part:
-    """What one part found."""
+    """The results of one part."""
 
     tables: list[Table]
     floors: list[Floor]
     figures: dict[str, Sequence[Any]]
     complaints: list[str] = field(default_factory=list)
-    """What was not as it must be in Postgres or Kafka afterwards."""
+    """Wrong results in Postgres or Kafka afterwards."""
 
 
 def drain(ground: Ground, options: Options, say: Say) -> Part:
-    """A log that is there, by everybody."""
+    """Measures the drain of an existing log by all contenders."""
     chosen = tuple(c for c in CONTENDERS if not options.only or any(o in c.name for o in options.only))
     drains = list(
         drain_in_turns(
             ground, chosen, events=options.events, rounds=options.rounds, seed=options.seed, say=say
         )
     )
-    tables = [report.drain_table("Drain of a log that is there", drains), report.cpu_table(drains)]
+    tables = [report.drain_table("Drain of an existing log", drains), report.cpu_table(drains)]
     return Part(tables, list(floors.drain_floors(drains)), {"drain": drains}, _complaints(drains))
 
 
 def workers(ground: Ground, options: Options, say: Say) -> Part:
-    """The same drain by one, two and four workers, and by two that do not share the queues."""
+    """Measures the same drain by one, two and four workers, and by two that do not share the queues."""
     drains = list(
         drain_in_turns(
             ground, SCALED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
@@ -72,20 +72,20 @@ def workers(ground: Ground, options: Options, say: Say) -> Part:
 
 
 def latency(ground: Ground, options: Options, _say: Say) -> Part:
-    """Scheduled send to commit."""
+    """Measures the time from scheduled send to commit."""
     found = list(measure_latencies(ground, seconds=options.seconds, seed=options.seed))
     return Part([report.latency_table(found)], list(floors.latency_floors(found)), {"latency": found})
 
 
 def relay(ground: Ground, options: Options, say: Say) -> Part:
-    """From the log to the log, and what one relay sends."""
+    """Measures the drain from log to log, and the speed of one relay."""
     drains = list(
         drain_in_turns(
             ground, RELAYED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
         )
     )
     rates = list(measure_rates(ground, rounds=options.rounds))
-    title = "From the log to the log: drained, and sent on by the relay"
+    title = "From log to log: drain of an existing log, with outgoing events sent by the relay"
     tables = [
         report.drain_table(title, drains, FOLD_RELAYED.name),
         report.cpu_table(drains),
@@ -96,41 +96,41 @@ def relay(ground: Ground, options: Options, say: Say) -> Part:
 
 
 def visible(ground: Ground, options: Options, _say: Say) -> Part:
-    """Until the record is in Kafka."""
+    """Measures the time until the outgoing record is in Kafka."""
     found = list(measure_visible(ground, seconds=options.seconds, rounds=options.rounds, seed=options.seed))
     middle = middle_of_rounds(found)
     return Part([report.visible_table(middle)], list(floors.visible_floors(middle)), {"visible": found})
 
 
 def rebuild(ground: Ground, options: Options, say: Say) -> Part:
-    """A projection computed anew from the log."""
+    """Measures the rebuild of a projection."""
     found = measure_rebuild(ground, events=options.events, seed=options.seed, say=say)
     tables, reached = [report.rebuild_table(found)], list(floors.rebuild_floors(found))
     return Part(tables, reached, {"rebuild": [found]}, found.complaints)
 
 
 def faults(ground: Ground, options: Options, say: Say) -> Part:
-    """What is killed or wiped in mid-drain."""
+    """Measures the effect of kills and losses in mid-drain."""
     found = list(play_faults(ground, events=options.events, seed=options.seed, say=say))
     complaints = [f"{fault.name}: {complaint}" for fault in found for complaint in fault.complaints]
     return Part([report.fault_table(found)], list(floors.fault_floors(found)), {"faults": found}, complaints)
 
 
 def cost(ground: Ground, options: Options, _say: Say) -> Part:
-    """What an event costs Postgres."""
+    """Measures the cost of an event in Postgres."""
     found = list(measure_in_turns(ground, rounds=options.rounds, seed=options.seed))
     return Part([report.cost_table(found)], list(floors.cost_floors(found)), {"cost": found})
 
 
 def memory(ground: Ground, options: Options, _say: Say) -> Part:
-    """While many events wait."""
+    """Measures memory while many events wait."""
     found = measure_memory(ground, waiting=options.waiting, seed=options.seed)
     reached = list(floors.memory_floors(found, BRIDGE_BUDGET_MIB))
     return Part([report.memory_table(found)], reached, {"memory": [found]})
 
 
 def world(_ground: Ground, _options: Options, _say: Say) -> Part:
-    """Tests of handlers in memory."""
+    """Measures tests of handlers in memory."""
     found = measure_world()
     return Part([report.world_table(found)], list(floors.world_floors(found)), {"world": [found]})
 

@@ -1,4 +1,4 @@
-"""What one event costs Postgres by the size of its batch: the applier alone, without Kafka and Celery."""
+"""Measures the cost of one event in Postgres by batch size, with only the applier, no Kafka or Celery."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ QUEUES = [f"{account.name}.{shard}" for shard in range(SHARDS)]
 
 @dataclass(frozen=True)
 class PostgresCost:
-    """One size, one round: microseconds of all Postgres processes, and of the applier, per event."""
+    """One size, one round: microseconds per event of all Postgres processes, and of the applier."""
 
     batch_events: int
     postgres_us: float
@@ -33,7 +33,7 @@ class PostgresCost:
 
 
 def measure_in_turns(ground: Ground, *, rounds: int, seed: int) -> Iterator[PostgresCost]:
-    """Every size in every round, in turns, each on tables that are empty at first."""
+    """Measures every size in every round, in turns, each with empty tables."""
     events = list(generate_events(EVENTS, seed=seed))
     for turn in range(rounds):
         for batch_events in BATCH_SIZES if turn % 2 == 0 else BATCH_SIZES[::-1]:
@@ -53,7 +53,7 @@ def _measure(site: Site, events: list[BenchEvent], batch_events: int) -> Postgre
     before = site.ground.cpu_seconds()["postgres"]
     started = time.process_time()
     previous = dict.fromkeys(lanes, -1)
-    # One lane per queue: batches follow each other as a worker's do, over several queues.
+    # One lane per queue: batches follow each other over several queues, as in a worker.
     most = max(map(len, by_lane))
     for first, lane in product(range(0, most, batch_events), lanes):
         part = by_lane[lane][first : first + batch_events]

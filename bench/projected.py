@@ -1,4 +1,4 @@
-"""The bench's application with a projection of the accounts: what is drained, and then rebuilt."""
+"""The bench's application with a projection of the accounts, which is drained and then rebuilt."""
 
 from collections.abc import Iterator
 
@@ -22,6 +22,6 @@ bench_balances = projection_table(
 
 @projects(EVENT_TYPE, into=bench_balances, revision=1)
 def project_account(event: Event[AccountChanged]) -> Iterator[ProjectionEffect]:
-    """The newest state of the account, once more."""
+    """Writes the newest state of the account to the projection."""
     data = event.data
     yield Upsert(bench_balances, event.key, {"amount_cents": data.amount_cents, "note": data.note})

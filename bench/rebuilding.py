@@ -1,4 +1,4 @@
-"""How fast a generation is rebuilt, beside the live drain of its log, and what live traffic feels of it."""
+"""Measures the speed of a rebuild against the live drain of its log, and its effect on live traffic."""
 
 import json
 import time
@@ -30,15 +30,15 @@ WHY = ("--reason", "bench")
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """One log drained live, and then rebuilt without and with live traffic; latencies in milliseconds."""
+    """One log drained live, then rebuilt without and with live traffic; latencies in milliseconds."""
 
     events: int
     drain_per_second: float
     rebuild_per_second: float
-    """Without live traffic."""
+    """The speed without live traffic."""
     under_load_per_second: float
     quiet_p50_ms: float
-    """Scheduled send to commit at LIVE_RATE, with nothing being rebuilt."""
+    """The time from scheduled send to commit at LIVE_RATE, without a rebuild."""
     quiet_p99_ms: float
     loaded_p50_ms: float
     """The same while a generation is rebuilt."""
@@ -48,7 +48,7 @@ class Rebuilt:
 
 
 def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Rebuilt:
-    """Drains, rebuilds with nothing else going on, sends at a rate, and does both at once."""
+    """Drains, rebuilds without other load, sends at a rate, then does both at once."""
     contender = SLUICE_2
     registry = collect_handlers(HANDLERS)
     with (
@@ -70,7 +70,7 @@ def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[st
         first = _rebuild(site, 2, events)
         say(f"rebuilt: {first:,.0f} events/s")
         complaints = _complaints(site, 2)
-        # Long enough for the rebuild under load to lie within it.
+        # Longer than the rebuild under load.
         seconds = WARM_UP_SECONDS + max(10.0, 3 * events / first)
         count = int(LIVE_RATE * seconds)
         quiet = _waits(site, events, count, seed + 1)
@@ -101,7 +101,7 @@ def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[st
 
 
 def _rebuild(site: Site, generation: int, events: int) -> float:
-    """Events a second, from the start of the generation until it has met live."""
+    """Returns the events per second, from the start of the generation until it has caught up with live."""
     done = json.loads(site.run.run_sluice("rebuild", "start", NAME, "--no-wait", "--json", *WHY))
     if done["generation"] != generation:
         raise RuntimeError(f"generation {done['generation']} instead of {generation}")
@@ -112,7 +112,7 @@ def _rebuild(site: Site, generation: int, events: int) -> float:
     deadline = time.monotonic() + patience_seconds(events)
     while (now := state()) == "building":
         if time.monotonic() > deadline:
-            raise RuntimeError("the generation does not come to be ready")
+            raise RuntimeError("the generation did not become ready")
         time.sleep(POLL_SECONDS)
     if now != "ready":
         raise RuntimeError(f"the generation is {now}")
@@ -134,8 +134,8 @@ def _waits(
 
 
 def _complaints(site: Site, generation: int) -> list[str]:
-    """The generation beside the live one: the code is the same, so the rows are."""
+    """Compares the generation with the live one, whose rows must be equal, since the code is."""
     session = site.session
     live = read_all_rows(session, RowStatements(bench_balances))
     new = read_all_rows(session, RowStatements(bench_balances, generation_name(NAME, generation)))
-    return [] if live == new else [f"generation {generation} is not like the live one"]
+    return [] if live == new else [f"generation {generation} differs from the live one"]

@@ -1,4 +1,4 @@
-"""What leaves: how long until an event is in Kafka, and how much one relay sends at what cost."""
+"""Measures the time until an outgoing event is in Kafka, and the speed and cost of one relay."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +23,11 @@ from sluice.tasks.fold.decision import derived_id
 from sluice.tasks.outbox.relay import Relay
 
 RELAYED_ROWS = 200_000
-PLAIN_RECORDS = 50_000  # of kafka-python's send(): it does some 15,000 a second
+PLAIN_RECORDS = 50_000  # for kafka-python's send(), which sends about 15,000 a second
 HANDLER = f"{change_account.__module__}.{change_account.__qualname__}"
 PATIENCE_SECONDS = 60.0
 
-# As large as the bench's own, with the same headers; of 10,000 keys.
+# Events of the same size and headers as the bench's own, with 10,000 keys.
 FILL = f"""
 INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)
 SELECT 'account.' || n % 4, nextval('sluice.outbox_ids'), gen_random_uuid(), '{EMITTED_TOPIC}',
@@ -46,16 +46,16 @@ class VisibleLatency:
     rate: int
     events: int
     commit_p50_ms: float
-    """From the commit of its transaction to its record in Kafka."""
+    """The time from the commit of the transaction to the record in Kafka."""
     commit_p99_ms: float
     event_p50_ms: float
-    """From the scheduled send of the event to the record that follows from it."""
+    """The time from the scheduled send of the event to the resulting record."""
     event_p99_ms: float
 
 
 @dataclass(frozen=True)
 class RelayRate:
-    """Records a second, and microseconds of CPU per record of the sending process."""
+    """Records per second, and microseconds of CPU per record of the sending process."""
 
     who: str
     records: int
@@ -64,7 +64,7 @@ class RelayRate:
 
 
 def middle_of_rounds(latencies: Iterable[VisibleLatency]) -> list[VisibleLatency]:
-    """Per contender and rate the median of each figure: one stall of the machine is a percent of a round."""
+    """Returns the median of each figure per contender and rate: one stall of the machine spoils a round."""
     rounds: dict[tuple[str, int], list[VisibleLatency]] = {}
     for one in latencies:
         rounds.setdefault((one.contender, one.rate), []).append(one)
@@ -121,7 +121,7 @@ def _measure_visible(
 
 
 def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
-    """One relay on a full outbox, and beside it in turns the plain `send()` of kafka-python."""
+    """Measures one relay on a full outbox, and in turns the plain `send()` of kafka-python."""
     tune_gc()  # as in a worker
     for turn in range(rounds):
         for measure in (_relay_rate, _plain_rate) if turn % 2 == 0 else (_plain_rate, _relay_rate):

@@ -1,4 +1,4 @@
-"""The figures as tables for a terminal."""
+"""Formats the figures as tables for a terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,10 +20,10 @@ from bench.world_speed import ORDERED_EVENTS, WorldSpeed
 
 
 def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> Table:
-    """Events a second, ratios round by round, and what each contender guarantees."""
+    """Returns events per second, ratios per round, and the guarantee of each contender."""
     table = _table(
-        title, "who", "events", "events/s min", "median", "max",
-        "÷ naive", "÷ same fold", "events a commit", "verified", "guarantee",
+        title, "contender", "events", "events/s min", "median", "max",
+        "÷ naive", "÷ same fold", "events per commit", "verified", "guarantee",
     )  # fmt: skip
     for name, found in _by_contender(drains).items():
         rates = spread([drain.per_second for drain in found])
@@ -41,9 +41,9 @@ def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> T
 
 
 def scaling_table(drains: Sequence[Drain]) -> Table:
-    """Events a second by the number of workers; the ratios round by round."""
-    title = "The same drain by so many workers"
-    table = _table(title, "who", "events/s min", "median", "max", "÷ 1 worker", "verified")
+    """Returns events per second by the number of workers, and ratios per round."""
+    title = "Drain of an existing log, by number of workers"
+    table = _table(title, "contender", "events/s min", "median", "max", "÷ 1 worker", "verified")
     for name, found in _by_contender(drains).items():
         rates = spread([drain.per_second for drain in found])
         table.add_row(
@@ -56,9 +56,9 @@ def scaling_table(drains: Sequence[Drain]) -> Table:
 
 
 def cpu_table(drains: Sequence[Drain]) -> Table:
-    """Microseconds of CPU per event by group of processes, the median of the rounds."""
+    """Returns microseconds of CPU per event by group of processes, the median of the rounds."""
     groups = sorted({group for drain in drains for group in drain.cpu_us})
-    table = _table("CPU per event while draining, µs", "who", *groups, "all")
+    table = _table("CPU per event while draining, µs", "contender", *groups, "all")
     for name, found in _by_contender(drains).items():
         costs = [median(drain.cpu_us.get(group, 0.0) for drain in found) for group in groups]
         table.add_row(name, *(f"{cost:.0f}" if cost else "" for cost in costs), f"{sum(costs):.0f}")
@@ -66,9 +66,9 @@ def cpu_table(drains: Sequence[Drain]) -> Table:
 
 
 def latency_table(latencies: Iterable[Latency]) -> Table:
-    """Scheduled send to commit, in milliseconds."""
+    """Returns the times from scheduled send to commit, in milliseconds."""
     table = _table(
-        "Scheduled send to commit, open loop, ms", "who", "events/s", "events", "p50", "p99", "most"
+        "Scheduled send to commit, open loop, ms", "contender", "events/s", "events", "p50", "p99", "max"
     )
     for one in latencies:
         figures = (f"{value:.0f}" for value in (one.p50_ms, one.p99_ms, one.most_ms))
@@ -77,7 +77,7 @@ def latency_table(latencies: Iterable[Latency]) -> Table:
 
 
 def fault_table(faults: Iterable[Fault]) -> Table:
-    """What each fault cost."""
+    """Returns the figures of each fault."""
     table = _table("Faults in mid-drain", "fault", "figure", "value", "verified")
     for fault in faults:
         for what, value in fault.figures.items():
@@ -86,8 +86,10 @@ def fault_table(faults: Iterable[Fault]) -> Table:
 
 
 def cost_table(costs: Sequence[PostgresCost]) -> Table:
-    """What an event costs Postgres and the applier, by the size of the batch."""
-    table = _table("Cost per event, µs of CPU", "events a batch", "Postgres min", "median", "max", "applier")
+    """Returns the cost per event in Postgres and the applier, by batch size."""
+    table = _table(
+        "Cost per event, µs of CPU", "events per batch", "Postgres min", "median", "max", "applier"
+    )
     for size in sorted({cost.batch_events for cost in costs}):
         found = [cost for cost in costs if cost.batch_events == size]
         all_of_it = spread([cost.postgres_us for cost in found])
@@ -97,14 +99,14 @@ def cost_table(costs: Sequence[PostgresCost]) -> Table:
 
 
 def memory_table(memory: Memory) -> Table:
-    """Resident memory in MiB."""
+    """Returns resident memory in MiB."""
     table = _table(f"Memory while {memory.waiting_events:,} events wait, MiB", "process", "when", "MiB")
     drained = f"{memory.drained_events:,} drained"
     for process, when, value in (
         ("bridge", "at start", memory.bridge_at_start),
-        ("bridge", "peak, nothing drained", memory.bridge_peak),
+        ("bridge", "peak, no event drained", memory.bridge_peak),
         ("bridge", f"peak, {drained}", memory.bridge_peak_draining),
-        ("worker", "peak, a fifth of them drained", memory.worker_peak_early),
+        ("worker", "peak, a fifth of these drained", memory.worker_peak_early),
         ("worker", f"peak, {drained}", memory.worker_peak),
     ):
         table.add_row(process, when, f"{value:.0f}")
@@ -112,7 +114,7 @@ def memory_table(memory: Memory) -> Table:
 
 
 def world_table(speed: WorldSpeed) -> Table:
-    """Wall time of tests in memory."""
+    """Returns the wall time of tests in memory."""
     table = _table("Tests of handlers in memory, milliseconds", "what", "ms")
     table.add_row(f"{speed.sends:,} events sent", f"{speed.sends_ms:.0f}")
     table.add_row(f"all orders of {ORDERED_EVENTS} events", f"{speed.orders_ms:.0f}")
@@ -120,9 +122,10 @@ def world_table(speed: WorldSpeed) -> Table:
 
 
 def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
-    """To the record in Kafka, in milliseconds."""
+    """Returns the times to the record in Kafka, in milliseconds."""
     table = _table(
-        "Until the record is in Kafka, open loop, ms, the median of the rounds", "who", "events/s", "events",
+        "Time until the record is in Kafka, open loop, ms, median of rounds",
+        "contender", "events/s", "events",
         "commit p50", "commit p99", "event p50", "event p99",
     )  # fmt: skip
     for one in latencies:
@@ -132,27 +135,34 @@ def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
 
 
 def rebuild_table(rebuilt: Rebuilt) -> Table:
-    """Speeds, and what live traffic feels."""
-    table = _table(f"A projection rebuilt, {rebuilt.events:,} events, 2 rebuild workers", "what", "figure")
+    """Returns speeds, and the latency of live traffic."""
+    table = _table(
+        f"Rebuild of a projection, {rebuilt.events:,} events, 2 rebuild workers", "figure", "value"
+    )
     ratio = rebuilt.rebuild_per_second / rebuilt.drain_per_second
     for what, figure in (
         ("live drain of the log, events/s", f"{rebuilt.drain_per_second:,.0f}"),
-        ("rebuild without live traffic, events/s", f"{rebuilt.rebuild_per_second:,.0f} ({ratio:.2f} of it)"),
+        (
+            "rebuild without live traffic, events/s",
+            f"{rebuilt.rebuild_per_second:,.0f} ({ratio:.2f} of the drain)",
+        ),
         ("rebuild beside 1,000 live events/s, events/s", f"{rebuilt.under_load_per_second:,.0f}"),
         ("live p50/p99 without a rebuild, ms", f"{rebuilt.quiet_p50_ms:.0f}/{rebuilt.quiet_p99_ms:.0f}"),
         (
-            "live p50/p99/most during the rebuild, ms",
+            "live p50/p99/max during the rebuild, ms",
             f"{rebuilt.loaded_p50_ms:.0f}/{rebuilt.loaded_p99_ms:.0f}/{rebuilt.loaded_most_ms:.0f}",
         ),
-        ("new generations beside the live one", "; ".join(rebuilt.complaints) or "equal"),
+        ("new generations compared with the live one", "; ".join(rebuilt.complaints) or "equal"),
     ):
         table.add_row(what, figure)
     return table
 
 
 def rate_table(rates: Sequence[RelayRate]) -> Table:
-    """What one process sends."""
-    table = _table("Sending records, one process", "who", "records/s min", "median", "max", "µs of CPU each")
+    """Returns the speed of one sending process."""
+    table = _table(
+        "Sending records, one process", "sender", "records/s min", "median", "max", "µs CPU per record"
+    )
     for who in dict.fromkeys(rate.who for rate in rates):
         found = [rate for rate in rates if rate.who == who]
         speeds = spread([rate.per_second for rate in found])
@@ -162,8 +172,8 @@ def rate_table(rates: Sequence[RelayRate]) -> Table:
 
 
 def floor_table(floors: Iterable[Floor]) -> Table:
-    """What is wanted beside what was measured."""
-    table = _table("Floors", "what", "wanted", "measured", "met")
+    """Returns the required and the measured figures."""
+    table = _table("Floors", "figure", "required", "measured", "met")
     for floor in floors:
         table.add_row(floor.what, floor.wanted, floor.measured, "yes" if floor.met else "[red]NO[/red]")
     return table

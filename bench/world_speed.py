@@ -1,4 +1,4 @@
-"""How long tests of handlers in memory take."""
+"""Measures the time of tests of handlers in memory."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sluice.testing import Incoming, World, assert_order_free
 
 SENDS = 1_000
-ORDERED_EVENTS = 6  # the most of which all orders are played
+ORDERED_EVENTS = 6  # the largest number of events for which all orders are played
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class WorldSpeed:
     sends: int
     sends_ms: float
     orders_ms: float
-    """All orders of `ORDERED_EVENTS` events, with repeats."""
+    """The time of all orders of `ORDERED_EVENTS` events, with repeats."""
 
 
 def measure_world() -> WorldSpeed:

@@ -1,4 +1,4 @@
-"""What others would write instead of Sluice, for the bench: the same rows at the end, other guarantees.
+"""Alternatives to Sluice, for the bench: they leave the same rows, with other guarantees.
 
-Each peer has `GUARANTEE`, one sentence to print beside its number, and `main()`, which is one process.
+Each peer has `GUARANTEE`, a sentence to print beside its figure, and `main()`, which runs one process.
 """

@@ -1,7 +1,7 @@
-"""A batch of events in one transaction: what both peers that write in batches do, as well as it can be done.
+"""Writes a batch of events in one transaction, for both peers that write in batches, as fast as possible.
 
 The statements have the form of Sluice's own (one parameter per column, prepared once, the same session
-settings), so that the bench compares ways to bring events here, not ways to write SQL.
+settings), so that the bench compares the transport of events, not the SQL.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Statements:
     """The four statements of one schema."""
 
     def __init__(self, schema: str) -> None:
-        # Sorted by identity: two processes that meet in a rebalance must not wait in a circle.
+        # Sorted by identity, so that two processes in a rebalance cannot deadlock.
         self.claim = Statement(
             "claim",
             f"""
@@ -57,7 +57,7 @@ class Statements:
 
 
 def write_batch(session: Session, statements: Statements, events: Sequence[PeerEvent]) -> None:
-    """Identities, rows and outbox of these events are committed afterwards; known events change nothing."""
+    """Commits identities, rows and outbox of these events. Idempotent: known events change nothing."""
     with session.transaction():
         columns = ((e.identity, e.event_id, e.topic, e.partition, e.offset) for e in events)
         identities, event_ids, topics, partitions, offsets = zip(*columns, strict=True)
@@ -93,7 +93,7 @@ def write_batch(session: Session, statements: Statements, events: Sequence[PeerE
 def fold(
     events: Sequence[PeerEvent], fresh: set[str], versions: dict[str, int]
 ) -> tuple[dict[str, PeerEvent], list[PeerEvent]]:
-    """The newest event per key, and every event that was newer than all before it. Takes from `fresh`."""
+    """Returns the newest event per key, and every event newer than all before it. Consumes `fresh`."""
     newest: dict[str, PeerEvent] = {}
     applied: list[PeerEvent] = []
     for event in events:
@@ -108,5 +108,5 @@ def fold(
 
 
 def emitted_payload(event: PeerEvent) -> str:
-    """What others are told of an applied event."""
+    """Returns the outgoing event of an applied event."""
     return msgspec.json.encode({"key": event.key, "amount_cents": event.amount_cents}).decode()

@@ -1,4 +1,4 @@
-"""Where a peer finds its servers, its topic and its schema: read once, in `main()`."""
+"""A peer's servers, topic and schema, read once, in `main()`."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """What one process of a peer is told. The servers bear the names that Sluice's own settings have."""
+    """The configuration of one process of a peer. The servers have the names of Sluice's own settings."""
 
     database_url: str
     redis_url: str
@@ -17,7 +17,7 @@ class PeerConfig:
 
 
 def read_config(peer: str, environ: Mapping[str, str] | None = None) -> PeerConfig:
-    """The configuration of this process. Raises KeyError naming what is missing."""
+    """Reads the configuration of this process. Raises KeyError with the missing name."""
     environ = os.environ if environ is None else environ
     return PeerConfig(
         database_url=environ["SLUICE_DATABASE_URL"],

@@ -1,4 +1,4 @@
-"""The event of the bench as a peer sees it: plain JSON with the default field names of a topic."""
+"""The event of the bench for a peer: plain JSON with the default field names of a topic."""
 
 from hashlib import blake2b
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Payload(msgspec.Struct, frozen=True):
-    """What the row is made of."""
+    """The data for the row."""
 
     amount_cents: int
     note: str
@@ -23,7 +23,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class PeerEvent(NamedTuple):
-    """One decoded record and where it stood."""
+    """One decoded record and its position."""
 
     identity: str
     emitted_id: str
@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(Envelope).decode
 
 
 def decode_event(topic: str, partition: int, offset: int, key: bytes, value: bytes) -> PeerEvent:
-    """The event of a record. Raises msgspec.DecodeError: the peers have no place for what cannot be read."""
+    """Decodes a record. Raises msgspec.DecodeError, since the peers have no dead letters."""
     envelope = _decode(value)
     digest = blake2b(b"\0".join((topic.encode(), key, envelope.event_id.encode())), digest_size=16).digest()
     emitted = blake2b(digest, digest_size=16).digest()

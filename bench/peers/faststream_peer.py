@@ -14,10 +14,10 @@ from sluice.db.connection import BATCH_PLANS, Session
 
 SCHEMA = "bench_fast"
 GUARANTEE = (
-    "effectively once per event id, order by partition; one bad event is tried again for ever with its batch"
+    "effectively once per event id, order by partition; one bad event is retried without end with its batch"
 )
-MAX_RECORDS = 500  # as for the consumer written by hand
-POLL_SECONDS = 0.05  # it collects for so long, or until MAX_RECORDS
+MAX_RECORDS = 500  # as for the handwritten consumer
+POLL_SECONDS = 0.05  # maximum time to collect a batch, unless MAX_RECORDS arrive before
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
 
 
 def build_app(config: PeerConfig) -> FastStream:
-    """The app with its one subscriber; nothing is connected yet."""
-    # Neither validation nor decoding by the framework: the quickest it can be made.
+    """Returns the app with its one subscriber, not connected yet."""
+    # No validation or decoding by the framework, for the highest speed.
     broker = KafkaBroker(config.bootstrap_servers, apply_types=False, logger=None)
     session = Session(config.database_url, application_name=SCHEMA, plans=BATCH_PLANS)
     statements = Statements(SCHEMA)
@@ -46,7 +46,7 @@ def build_app(config: PeerConfig) -> FastStream:
         decoder=keep_raw,
     )
     async def handle(messages: Any) -> None:
-        # In the loop itself: this process has nothing else to do meanwhile, and a thread costs a switch.
+        # In the loop itself: this process has no other work, and a thread would cost a switch.
         events = [decode_event(m.topic(), m.partition(), m.offset(), m.key(), m.value()) for m in messages]
         write_batch(session, statements, events)
 
@@ -54,7 +54,7 @@ def build_app(config: PeerConfig) -> FastStream:
 
 
 async def keep_raw(message: Any) -> Any:
-    """The records as confluent-kafka gave them."""
+    """Returns the records as confluent-kafka returned them."""
     return message.raw_message
 
 

@@ -1,4 +1,4 @@
-"""One poll of a kafka-python consumer in a group, without the rebalance that never ends."""
+"""One poll of a kafka-python consumer in a group, with a workaround for a rebalance that never ends."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ POLL_MS = 100
 
 
 def poll_group(consumer: Any) -> Any:
-    """Records by partition, perhaps none.
+    """Returns records by partition, possibly none.
 
-    kafka-python 3.0.12: a leader that rejoins because metadata changed forgets why as soon as it has made the
-    assignment. If a poll ends between that and the answer to SyncGroup, no later poll takes the answer: the
-    consumer has partitions, by the broker's account, and reads nothing for ever. Common at the first start,
-    when the first join comes before the topic's metadata. So a join under way is asked for again.
+    kafka-python 3.0.12: a leader that rejoins because of changed metadata drops the reason once it has made
+    the assignment. If a poll ends before the answer to SyncGroup, no later poll takes the answer: for the
+    broker the consumer has partitions, but it never reads them. This is common at the first start, when the
+    first join precedes the topic's metadata. So this function requests a join in flight again.
     """
     coordinator = consumer._coordinator
     if coordinator.rejoining:

@@ -1,4 +1,4 @@
-"""Peer: a consumer written by hand on kafka-python, batches, no Celery. Two such processes are one peer."""
+"""Peer: a handwritten consumer on kafka-python, with batches, no Celery. Two such processes are one peer."""
 
 import signal
 import threading
@@ -13,8 +13,8 @@ from bench.peers.group_poll import poll_group
 from sluice.db.connection import BATCH_PLANS, Session
 
 SCHEMA = "bench_hand"
-GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"
-MAX_RECORDS = 500  # records per transaction: more gains nothing and holds locks longer
+GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process permanently"
+MAX_RECORDS = 500  # records per transaction: more is not faster and holds locks longer
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def run(config: PeerConfig, stopped: threading.Event) -> None:
-    """Polls, writes, commits offsets: until `stopped`. An error ends it; the next starts at the commit."""
+    """Polls, writes, commits offsets until `stopped`. An error ends it; a restart reads from the commit."""
     consumer = KafkaConsumer(
         config.topic,
         bootstrap_servers=config.bootstrap_servers.split(","),
@@ -52,7 +52,7 @@ def run(config: PeerConfig, stopped: threading.Event) -> None:
 
 
 def run_once(consumer: KafkaConsumer, session: Session, statements: Statements) -> int:
-    """One poll, one transaction, one commit of offsets. Returns how many records it was."""
+    """Runs one poll, one transaction, one commit of offsets. Returns the number of records."""
     polled = poll_group(consumer)
     events = [
         decode_event(record.topic, record.partition, record.offset, record.key, record.value)

@@ -1,7 +1,7 @@
-"""Peer: the same consumer written by hand, but with Sluice's own decoding, handlers, fold and tables.
+"""Peer: the same handwritten consumer, but with Sluice's own decoding, handlers, fold and tables.
 
-What it lacks is all that brings the events here safely: the guard, queues, workers, the redo event by event.
-The difference to Sluice is therefore the price of just that.
+It lacks the safe transport of events: the guard, queues, workers, the retry event by event. So its difference
+to Sluice is the price of that transport.
 """
 
 import os
@@ -27,10 +27,10 @@ from sluice.tasks.fold.fold import fold
 from sluice.tasks.fold.plan import Planned, plan_event
 from sluice.tasks.fold.registry import Registry, collect_handlers
 
-GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process for good"
+GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process permanently"
 ENTITY = "account"
-# A queue for each process: what two write without one lock is committed out of order, and the relay would
-# pass what comes late.
+# A queue for each process: two writers without a common lock commit out of order, and the relay would skip
+# late rows.
 QUEUE = f"bench.by-hand.{os.getpid()}"
 KNOW_QUEUE = f"INSERT INTO sluice.relay_progress (queue, sent_through) VALUES ('{QUEUE}', 0)"
 TOPIC_ID = "by-hand"  # a part of the identity of records without an event id, of which there are none
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> None:
-    """Polls, writes, commits offsets: until `stopped`. An error ends it; the next starts at the commit."""
+    """Polls, writes, commits offsets until `stopped`. An error ends it; a restart reads from the commit."""
     consumer = KafkaConsumer(
         config.topic,
         bootstrap_servers=config.bootstrap_servers.split(","),
@@ -62,7 +62,7 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
     )
     session = Session(config.database_url, application_name="bench_fold", plans=BATCH_PLANS)
     session.command(KNOW_QUEUE)
-    # As Sluice's worker does.
+    # Like Sluice's worker.
     tune_gc()
     try:
         while not stopped.is_set():
@@ -73,7 +73,7 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
 
 
 def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> int:
-    """One poll, one transaction, one commit of offsets. Returns how many records it was."""
+    """Runs one poll, one transaction, one commit of offsets. Returns the number of records."""
     polled = poll_group(consumer)
     planned = [
         _plan(registry, r.topic, r.partition, Record(r.offset, r.timestamp, r.key, r.value, list(r.headers)))

@@ -1,6 +1,6 @@
-"""Peer: one Celery task per event, one transaction per task. What a competent person writes first.
+"""Peer: one Celery task per event, one transaction per task, the usual first version.
 
-`python -m bench.peers.naive worker` is a prefork worker of two, `… feed` the consumer that makes the tasks.
+`python -m bench.peers.naive worker` is a prefork worker of two, `… feed` the consumer that sends the tasks.
 """
 
 import signal
@@ -49,14 +49,14 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 _connections: list[Any] = []
-"""This worker process's one connection, if it has one."""
+"""The connection of this worker process, if it has one."""
 
 
 @app.task(  # type: ignore[untyped-decorator]
     name="bench.naive", autoretry_for=(psycopg2.OperationalError,), retry_backoff=True, max_retries=None
 )
 def apply_event(topic: str, partition: int, offset: int, key: str, value: str) -> None:
-    """Dedup, row and outbox of one event are committed afterwards; a known event changes nothing."""
+    """Commits identity, row and outbox of one event. Idempotent: a known event changes nothing."""
     event = decode_event(topic, partition, offset, key.encode(), value.encode())
     connection = connect_once()
     with connection, connection.cursor() as cursor:
@@ -68,7 +68,7 @@ def apply_event(topic: str, partition: int, offset: int, key: str, value: str) -
 
 
 def connect_once() -> Any:
-    """This worker process's connection, a new one if it broke."""
+    """Returns the connection of this worker process, a new one if the old one broke."""
     if not _connections or _connections[0].closed:
         url = make_url(read_config("naive").database_url).set(drivername="postgresql")
         _connections[:] = [psycopg2.connect(url.render_as_string(hide_password=False))]
@@ -76,7 +76,7 @@ def connect_once() -> Any:
 
 
 def feed(config: PeerConfig, stopped: threading.Event) -> None:
-    """One task per record, then the offsets: until `stopped`."""
+    """Sends one task per record, then commits the offsets, until `stopped`."""
     consumer = KafkaConsumer(
         config.topic,
         bootstrap_servers=config.bootstrap_servers.split(","),
@@ -99,7 +99,7 @@ def feed(config: PeerConfig, stopped: threading.Event) -> None:
 
 
 def main() -> None:
-    """One of the two processes, named by the first argument: `worker` or `feed`."""
+    """Runs one of the two processes, named by the first argument: `worker` or `feed`."""
     config = read_config("naive")
     app.conf.broker_url = config.redis_url
     if sys.argv[1:] == ["worker"]:

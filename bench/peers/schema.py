@@ -1,4 +1,4 @@
-"""The tables of one peer, like Sluice's own and its users': rows by key and version, identities, outbox."""
+"""The tables of one peer, like those of Sluice and its users: rows by key and version, identities, outbox."""
 
 from sluice.db.connection import Session
 
@@ -36,7 +36,7 @@ CREATE TABLE {schema}.outbox_events (
 
 
 def create_tables(database_url: str, schema: str) -> None:
-    """Empty tables of this peer afterwards, whatever was there."""
+    """Creates the tables of this peer anew and empty."""
     session = Session(database_url, application_name="bench-schema")
     try:
         session.command(TABLES.format(schema=schema))
