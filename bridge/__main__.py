@@ -142,7 +142,7 @@ def _make_consumer(
     return make(
         settings.kafka_bootstrap_servers,
         group=group,
-        # A static member that comes back gets its partitions at once, without a rebalance.
+        # A static member that rejoins gets its partitions at once, without a rebalance.
         instance=f"{group}-{name}",
         topics=sorted(registry.topics),
         commit_metadata=lambda: claims.text,

@@ -13,7 +13,7 @@ from sluice.tasks.apply.batch_message import Slice
 
 
 class BridgeMetrics:
-    """Written by the bridge's loop alone."""
+    """The metrics, written only by the bridge's loop."""
 
     def __init__(self) -> None:
         self._read_records = counter(metrics.BRIDGE_READ_RECORDS)

@@ -33,7 +33,7 @@ STOP_SECONDS = 5.0  # the thread may have a request in flight
 
 OUTRANKED = (
     "another database with the same id was made the original by `sluice init --original`, and its bridge"
-    " runs. Stop the workers and beats of this database as well; to go on with it beside the original,"
+    " runs. Stop the workers and beats of this database as well; to use it beside the original,"
     " run `sluice init --new-installation`"
 )
 
@@ -56,7 +56,7 @@ class ClaimWriter:
         self._failing = False
 
     def start(self) -> None:
-        """Starts the thread, which writes a claim now and then every PERIOD_SECONDS. Call it once."""
+        """Starts the thread, which writes a claim at once and then every PERIOD_SECONDS. Call it once."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -41,7 +41,7 @@ class LogWatch:
         self._look: Look | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-        self._failure = Backoff()  # for the log alone
+        self._failure = Backoff()  # only for the log
         self._waiting_logged_at: dict[str, float] = {}
         self.ends: Mapping[Place, int] = {}
         """The ends of the logs at the last reading: the last stable offsets."""

@@ -69,7 +69,7 @@ class Bridge:
         self._member = GroupMember(make_consumer, store, inflight, clock)
         self._unreadable = UnreadableRecords(store, inflight, watch, self._report.problems)
         self._send_loop = SendLoop(publisher, inflight, metrics)
-        self._reported_over: frozenset[Place] = frozenset()  # for the log alone
+        self._reported_over: frozenset[Place] = frozenset()  # only for the log
         self._check = PartitionerCheck()
         self._store_backoff = Backoff()
         self._settled_at = self._written_at = self._committed_at = self._measured_at = -WATERMARK_SECONDS

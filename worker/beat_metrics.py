@@ -38,7 +38,7 @@ LOOK_SECONDS = 2.0  # for the oldest records, which are fetched
 
 
 class Lead(Enum):
-    """Whether a beat leads."""
+    """A beat's role: it leads, another one does, or that is unknown."""
 
     LEADS = "leads"
     FOLLOWS = "another one leads"

@@ -54,7 +54,7 @@ class Worker(NamedTuple):
 
 
 class Supervisor:
-    """Runs one worker at a time, until it is ordered to end or its worker must not be started again."""
+    """Runs one worker at a time, until a signal to end or until the worker must not be started again."""
 
     def __init__(
         self,

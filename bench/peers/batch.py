@@ -93,7 +93,7 @@ def write_batch(session: Session, statements: Statements, events: Sequence[PeerE
 def fold(
     events: Sequence[PeerEvent], fresh: set[str], versions: dict[str, int]
 ) -> tuple[dict[str, PeerEvent], list[PeerEvent]]:
-    """Returns the newest event per key, and every event newer than all before it. Consumes `fresh`."""
+    """Returns the newest event per key, and every event newer than all before it. Empties `fresh`."""
     newest: dict[str, PeerEvent] = {}
     applied: list[PeerEvent] = []
     for event in events:

@@ -29,9 +29,9 @@ from sluice.runtime.place import Place
 ASKING_SECONDS = 30.0
 ANSWER_AGE_SECONDS = 15.0
 
-# While FETCH_ERROR_BACKOFF_MS passes after a fetch that failed, facts of this age are of the topic that is
-# read: see there. Of a partition that was paused no fetch failed: what comes first after a pause or a seek is
-# handed over with facts asked for anew.
+# Within FETCH_ERROR_BACKOFF_MS after a failed fetch, facts of this age are of the topic that is read: see
+# there. A paused partition had no failed fetch, so its first records after a pause or a seek are returned
+# only with facts requested anew.
 FACTS_AGE_SECONDS = 0.8
 
 

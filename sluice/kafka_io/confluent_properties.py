@@ -16,9 +16,9 @@ from sluice.kafka_io.config import (
     SOCKET_TIMEOUT_MS,
 )
 
-# librdkafka reads on in a topic created anew, at its old position, and says nothing. But its fetch from the
-# deleted one fails first, and the next comes so much later. Facts younger than that, when records are handed
-# over, were asked for after the failure: they tell of the new topic, or of none.
+# librdkafka continues in a re-created topic at its old position, without an error. But its fetch from the
+# deleted topic fails first, and the next fetch follows after this time. Facts younger than that when records
+# are returned were requested after the failure, so they are of the new topic, or of none.
 FETCH_ERROR_BACKOFF_MS = 1_000
 
 CONNECTION_PROPERTIES: Mapping[str, Any] = {

@@ -191,5 +191,5 @@ class PartitionReader:
         self._waited_seconds = 0.0
         if log_end <= offset:
             return
-        reason = f"the broker answers, but no record came for {STALLED_SECONDS:.0f} s"
+        reason = f"the broker answers, but no record arrived for {STALLED_SECONDS:.0f} s"
         self._pass_or_raise(RecordUnreadable(self._place, offset, reason), is_later=False)

@@ -1,4 +1,4 @@
-"""What the topics are by now, asked of Kafka all the while: confluent-kafka's consumer does not tell."""
+"""Reads the topics from Kafka repeatedly, since confluent-kafka's consumer does not report them."""
 
 import time
 from collections.abc import Mapping, Sequence

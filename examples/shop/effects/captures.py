@@ -11,9 +11,7 @@ from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # together within the effect's own timeout
 
-KEY_LIFETIME_SECONDS = (
-    23 * 3600
-)  # the provider keeps a key for 24 h by its own clock; an hour of margin
+KEY_LIFETIME_SECONDS = 23 * 3600  # the provider keeps a key for 24 h by its own clock; an hour of margin
 
 NOT_FINAL = frozenset((408, 409, 425, 429))
 """4xx answers with an unknown outcome. 409: another request with the key is in process, and may capture.
