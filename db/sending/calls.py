@@ -220,10 +220,7 @@ STORE_SUCCESS = Statement(
 
 
 def store_success(session: Session, effect_key: str, response: str) -> bool:
-    """Sets a call to succeeded, from any state. Returns True if its state changed. Idempotent.
-
-    `response` is JSON text.
-    """
+    """Sets a call to succeeded (`response`: JSON text). Idempotent. Returns True if its state changed."""
     return session.count(STORE_SUCCESS, effect_key, response) == 1
 
 
