@@ -83,8 +83,8 @@ class HandlerWatch:
         self.cells = memoryview(bytearray(MARK_BYTES)).cast("q")
         self.number = 0
         """Rises with each run of an event's handlers."""
-        self.expired = 0
-        """The number of the run that exceeded its time."""
+        self.expired = -1
+        """The number of the run that exceeded its time; no run has the number −1."""
         self.effects = 0
         self.handler = ""
         self.queue = ""

@@ -67,7 +67,7 @@ def test_a_given_row_has_its_version_and_the_defaults(world: World) -> None:
             "order",
             "o-1",
             {},
-            "unknown table 'order'; the modules of this world declare: orders, profiles, totals",
+            "unknown table 'order'; the modules of this world make: orders, profiles, totals",
         ),
     ],
 )
