@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from bench.app import SHARDS, TOPIC, account
 from bench.peers import faststream_peer, handwritten, handwritten_fold, naive
-from tests.harness.local_run import LocalRun, RunningProcess
+from sluice.testing.servers.local_run import LocalRun, RunningProcess
 
 SLUICE_GUARANTEE = (
     "effectively once per event id, order by entity; a bad event is set aside, others go on;"

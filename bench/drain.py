@@ -9,7 +9,7 @@ from bench.events import Expected, generate_events
 from bench.ground import Ground, cpu_per_event
 from bench.log import hidden_log, read_append_times
 from bench.peers.schema import EMITTED_TOPIC
-from tests.harness.deployment import NotSettled
+from sluice.testing.servers.deployment import NotSettled
 
 # The naive contender takes a minute for a few thousand events. Others below 2,000 a second count as stuck.
 PATIENCE_SECONDS_PER_EVENT = 0.0005

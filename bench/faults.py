@@ -19,7 +19,7 @@ from bench.latency import send_and_wait
 from bench.log import hidden_log
 from sluice.db.connection import Statement
 from sluice.db.delivery.leases import read_workers
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.local_run import RunningProcess
 
 HARM_AT_SHARE = 0.25  # share of the events begun: after the start phase, with enough events left
 START_SECONDS = 60.0

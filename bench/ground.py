@@ -25,7 +25,7 @@ from sluice.runtime.service_urls import StackUrls
 from sluice.runtime.settings import read_settings
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import Registry, collect_handlers
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 
 TEMPLATE = "bench_template"
 UP_SECONDS = 60

@@ -8,7 +8,7 @@ from bench.cpu import read_memory_mib
 from bench.events import SMALL_NOTE_CHARACTERS, generate_events
 from bench.ground import Ground, Site
 from bench.log import hidden_log, is_group_settled
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.local_run import RunningProcess
 
 DRAINED_EVENTS = 100_000
 FIRST_SHARE = 0.2  # of the events, after which the worker's memory must not grow

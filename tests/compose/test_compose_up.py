@@ -16,6 +16,8 @@ from sluice.db.delivery.leases import read_workers
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack.ports import LOOPBACK, choose_ports
 from sluice.tasks.fold.registry import collect_handlers
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import LocalRun
 from tests.compose.project import (
     COMPOSE_FILE,
     ComposeProject,
@@ -24,8 +26,6 @@ from tests.compose.project import (
     brought_down,
     find_compose,
 )
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import LocalRun
 from tests.harness.storm import mixed_events
 from tests.waiting import wait_until
 

@@ -16,11 +16,11 @@ from rich.console import Console
 from sluice.admin.init import initialise
 from sluice.stack import Stack, StackError
 from sluice.tasks.fold.registry import collect_handlers
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import LocalRun
 from tests.demo.playing import SCENARIOS, ProgressLog, play_all
 from tests.demo.report import WIDTH, Played, document, report
 from tests.demo.stage import FAST_SIZES, Sizes, Stage
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import LocalRun
 from tests.harness.processes import Zygote
 from tests.harness.providers import Providers
 

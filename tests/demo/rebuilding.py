@@ -13,9 +13,9 @@ from examples.shop.handlers.payments import PaymentReceived
 from sluice.db.admin.totals import read_effect_keys
 from sluice.db.projections.generations import read_generations
 from sluice.tasks.fold.registry import collect_handlers
+from sluice.testing.servers.deployment import Deployment
 from tests.demo.report import Check, count
 from tests.demo.stage import FAULT_DEADLINE_SECONDS, Stage
-from tests.harness.deployment import Deployment
 from tests.harness.providers import Providers
 from tests.harness.readers import Readers
 

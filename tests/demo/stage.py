@@ -6,9 +6,9 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from sluice.stack import Stack
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.demo.report import Check, ending
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
 from tests.harness.providers import Providers
 
 Do: TypeAlias = Callable[[str], None]

@@ -5,9 +5,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from sluice.testing.servers.deployment import Deployment
 from tests.demo.report import Check, count, differences, each
 from tests.demo.stage import Stage
-from tests.harness.deployment import Deployment
 from tests.harness.providers import Providers
 from tests.harness.storm import Storm, mixed_events
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sluice.stack import ComponentMissing
-from tests.harness.local_run import LocalRun
+from sluice.testing.servers.local_run import LocalRun
 
 LIBRARIES = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 SUPPLEMENT = Path(__file__).with_suffix(".c")

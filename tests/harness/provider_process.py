@@ -11,8 +11,8 @@ import urllib3
 
 from examples.shop.outside.faults import Fault, FaultsRequest
 from sluice.stack.patience import patient
+from sluice.testing.servers.local_run import RunningProcess
 from sluice.testing.servers.processes import Start, start_new
-from tests.harness.local_run import RunningProcess
 from tests.harness.processes import PROJECT
 
 ANSWER_SECONDS = 10.0  # for a request of ours: far more than a loaded machine needs

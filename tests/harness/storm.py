@@ -8,8 +8,8 @@ from examples.shop.generate import KINDS, OutgoingRecord, generate
 from examples.shop.outside.faults import Fault
 from sluice.stack import Stack
 from sluice.stack.service import ServiceName, StopSignal
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.providers import Providers
 
 REPEATED_SHARE = 0.1  # of all events come a second time, as producers' retries do

@@ -14,10 +14,10 @@ from sluice.admin.init import initialise
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
 from sluice.tasks.fold.registry import collect_handlers
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import LocalRun
 from sluice.testing.servers.processes import Start, start_new
 from tests.harness import stacks
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import LocalRun
 from tests.harness.processes import Zygote
 from tests.harness.providers import Providers
 

@@ -2,8 +2,8 @@
 
 from sluice.db.admin.server_facts import read_beat_silence
 from sluice.db.delivery.living_processes import read_living
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 
 
 def start_beside(deployment: Deployment) -> dict[str, RunningProcess]:

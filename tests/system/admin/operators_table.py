@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from examples.shop.generate import OutgoingRecord
 from sluice.cli.main import app
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.processes import PROJECT
 from tests.system.serving import wait_alive
 from tests.waiting import wait_until

@@ -8,8 +8,8 @@ from kafka import KafkaAdminClient, TopicPartition
 from examples.shop.generate import generate
 from sluice.bridge.queue_buffer import MAX_MESSAGES
 from sluice.db.admin.totals import read_positions
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 

@@ -4,7 +4,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from examples.shop.generate import generate
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 from tests.waiting import wait_until

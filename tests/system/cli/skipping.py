@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.raw_batches import build_batch, produce_batch
 from tests.system.cli.test_cli import WHY, document, sluice
 from tests.system.conftest import MakeDeployment

@@ -14,8 +14,8 @@ from sluice.bridge.partitioner import expected_partition
 from sluice.cli.dev_processes import NAMES
 from sluice.cli.main import COMMANDS
 from sluice.db.apply.guard import COUNTERS
-from tests.harness.deployment import Deployment
-from tests.harness.oracle import read_log
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.oracle import read_log
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 

@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from examples.shop.generate import OutgoingRecord, event, generate
 from examples.shop.tables import stock
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment

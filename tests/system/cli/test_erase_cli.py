@@ -7,7 +7,7 @@ import pytest
 
 from examples.shop.generate import OutgoingRecord
 from examples.shop.tables import billing_line_items, transactions
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks.rebuilding import PROJECTION, lines_of, payments
 

@@ -15,7 +15,7 @@ from examples.shop.outside.faults import Fault
 from sluice.db.admin.totals import read_outgoing
 from sluice.tasks.api import Emit
 from sluice.tasks.outbox.emit import emit
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.providers import Providers
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment

@@ -9,7 +9,7 @@ from kafka import KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from sluice.db.admin.audit import read_audits
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks.rebuilding import PROJECTION, deploy_fix, deploy_wrong, payments, sluice, sluice_fails
 

@@ -18,9 +18,9 @@ from sluice.db.admin.totals import read_outgoing, read_positions
 from sluice.db.delivery.switches import read_paused_topics
 from sluice.stack.patience import patient
 from sluice.tasks.events.routing import queue_name, shard_of
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
-from tests.harness.oracle import differences
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
+from sluice.testing.servers.oracle import differences
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 

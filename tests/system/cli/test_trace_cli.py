@@ -3,7 +3,7 @@
 from typing import Any
 
 from examples.shop.generate import OutgoingRecord
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment
 

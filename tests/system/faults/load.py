@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from tests.harness.deployment import Deployment, Outgoing
+from sluice.testing.servers.deployment import Deployment, Outgoing
 from tests.waiting import wait_until
 
 PAUSE_SECONDS = 0.1  # between two sendings of what is due

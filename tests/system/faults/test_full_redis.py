@@ -3,8 +3,8 @@
 import pytest
 from redis import Redis
 
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.providers import Providers
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says

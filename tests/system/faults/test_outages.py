@@ -10,8 +10,8 @@ from redis import Redis
 from examples.shop.generate import OutgoingRecord, generate
 from sluice.bridge.topic_stops import GONE_AFTER_SECONDS
 from sluice.stack import Stack
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from examples.shop.generate import generate
 from sluice.runtime.service_urls import StackUrls
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.cutting_proxy import CuttingProxy, When

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says

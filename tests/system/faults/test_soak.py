@@ -9,7 +9,7 @@ import pytest
 
 from examples.shop.generate import generate
 from sluice.stack import Stack
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.providers import Providers
 from tests.harness.storm import Storm, mixed_events
 from tests.system.conftest import MakeDeployment

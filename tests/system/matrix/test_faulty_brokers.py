@@ -15,10 +15,10 @@ from sluice.db.delivery.partition_reads import PartitionRead, read_partition_rea
 from sluice.db.records import ProblemKind
 from sluice.runtime.health import is_healthy
 from sluice.runtime.place import Place
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.kafka_cluster import REPLICATED, WITH_AUTHORIZER, KafkaCluster, kafka_cluster
 from tests.harness.kafka_rights import Right, build_admin
-from tests.harness.local_run import RunningProcess
 from tests.harness.storm import mixed_events
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says

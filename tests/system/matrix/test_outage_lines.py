@@ -10,7 +10,7 @@ import pytest
 from examples.shop.generate import generate
 from sluice.runtime.repeat_filter import OUTAGE
 from sluice.stack import ServiceName, Stack
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.local_run import RunningProcess
 from tests.scraping import scrape
 from tests.system.conftest import MakeDeployment
 

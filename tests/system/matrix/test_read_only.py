@@ -11,7 +11,7 @@ from examples.shop.generate import generate
 from sluice.cli.main import app
 from sluice.db.connection import Session
 from sluice.stack import Stack
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.project.test_physical_copy import physical_copy
 

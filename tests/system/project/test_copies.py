@@ -23,8 +23,8 @@ from sluice.stack.postgres_server import SETTINGS, SUPERUSER
 from sluice.stack.processes import group_of
 from sluice.stack.service import ComponentMissing
 from sluice.tasks.installation.opening import check_installation
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import LocalRun
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import LocalRun
 from tests.harness.stacks import install
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until

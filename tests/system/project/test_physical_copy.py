@@ -21,9 +21,9 @@ from sluice.stack.patience import patient
 from sluice.stack.postgres_files import find_programs
 from sluice.tasks.installation.claim import Claim, seal_claim
 from sluice.tasks.installation.claim_reader import CLAIMS_KEY
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import LocalRun, RunningProcess
 from tests.harness import stacks
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import LocalRun, RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until
 

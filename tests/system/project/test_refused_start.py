@@ -10,8 +10,8 @@ from sqlalchemy.engine import make_url
 
 from sluice.runtime.service_urls import StackUrls
 from sluice.stack import Stack
+from sluice.testing.servers.local_run import LocalRun, RunningProcess
 from sluice.testing.servers.processes import Start
-from tests.harness.local_run import LocalRun, RunningProcess
 from tests.harness.stacks import install
 from tests.waiting import wait_until
 

@@ -8,7 +8,7 @@ import pytest
 
 from examples.shop.generate import generate
 from sluice.stack import Stack
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 
 EVENTS = 50

@@ -15,7 +15,7 @@ from redis import Redis
 from examples.shop.generate import generate
 from sluice.runtime import redis_transport
 from sluice.stack.patience import patient
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.providers import Providers
 from tests.system.conftest import MakeDeployment
 from tests.system.runtime.redis_monitor import RedisMonitor, find_strays

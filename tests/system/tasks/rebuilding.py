@@ -14,7 +14,7 @@ from sluice.db.apply.rows import RowStatements, read_all_rows
 from sluice.db.projections.generations import read_generations
 from sluice.db.tables import generation_name
 from sluice.tasks.fold.registry import collect_handlers
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.readers import Readers
 from tests.system.conftest import MakeDeployment
 

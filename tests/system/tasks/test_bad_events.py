@@ -5,7 +5,7 @@ from sqlalchemy import create_engine, text
 
 from examples.shop import tables
 from examples.shop.generate import OutgoingRecord, generate
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 
 GOOD = {"event_id": "e", "type": "payment.received", "data": {"account_id": "a", "amount_cents": 1}}

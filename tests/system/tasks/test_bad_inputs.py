@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Producer
 from sqlalchemy import create_engine, text
 
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks import strict_app
 

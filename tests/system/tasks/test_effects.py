@@ -7,8 +7,8 @@ import pytest
 
 from examples.shop.generate import OutgoingRecord, generate
 from examples.shop.outside.faults import Fault
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.harness.providers import Providers
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until

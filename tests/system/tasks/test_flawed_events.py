@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from sluice.db.admin.totals import read_positions
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.header_names import RawName
 from tests.system.cli.test_cli import document, sluice
 from tests.system.conftest import MakeDeployment

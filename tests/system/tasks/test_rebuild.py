@@ -3,8 +3,8 @@
 import pytest
 
 from examples.shop.tables import billing_line_items
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 from tests.system.tasks.rebuilding import (

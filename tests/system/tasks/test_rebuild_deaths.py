@@ -8,7 +8,7 @@ import pytest
 from examples.shop.generate import OutgoingRecord
 from sluice.db.projections.generations import read_generations
 from sluice.tasks.fold.registry import collect_handlers
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 
 THINGS = 60

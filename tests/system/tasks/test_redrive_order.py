@@ -5,7 +5,7 @@ import json
 import pytest
 
 from examples.shop.generate import OutgoingRecord
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.cli.test_cli import sluice
 from tests.system.conftest import MakeDeployment
 from tests.system.tasks import strict_app

@@ -15,7 +15,7 @@ from sluice.db.admin.totals import read_outgoing
 from sluice.stack import Stack
 from sluice.tasks.api import Emit
 from sluice.tasks.outbox.emit import emit
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 from tests.waiting import wait_until

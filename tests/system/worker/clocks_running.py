@@ -9,9 +9,9 @@ from examples.shop.generate import generate
 from sluice.db.admin.totals import read_outgoing
 from sluice.tasks.api import Emit
 from sluice.tasks.outbox.emit import emit
+from sluice.testing.servers.deployment import Deployment
 from tests.db.admin.leaving import insert_call
 from tests.harness.clocks import WallClock, clock_of
-from tests.harness.deployment import Deployment
 from tests.system.faults.load import assert_as_the_oracle_says
 
 EFFECT = "capture_payment"

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.local_run import RunningProcess
 
 
 class Span(NamedTuple):

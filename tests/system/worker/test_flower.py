@@ -20,7 +20,7 @@ from examples.shop.generate import generate
 from sluice.db.connection import Session
 from sluice.db.delivery.installation import read_keys
 from sluice.stack.patience import patient
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.unit.runtime.test_fanout import NO_EVENTS, packed
 

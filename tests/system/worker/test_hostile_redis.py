@@ -21,7 +21,7 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.events.routing import shard_of
 from sluice.tasks.installation.formats import NEWEST_FORMAT
 from sluice.tasks.task_messages import WRITERS, TaskCall
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.system.conftest import MakeDeployment
 from tests.system.worker.test_flower import consumed
 

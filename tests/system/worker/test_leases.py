@@ -10,8 +10,8 @@ import pytest
 from examples.shop.generate import OutgoingRecord
 from sluice.db.delivery.leases import read_workers
 from sluice.stack import Stack
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
 from tests.system.worker.handovers import overlap_seconds, read_spans

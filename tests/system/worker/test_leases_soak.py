@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import SteadyLoad, assert_as_the_oracle_says
 from tests.system.worker.handovers import Span, handovers, overlap_seconds, read_spans

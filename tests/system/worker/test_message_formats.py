@@ -4,7 +4,7 @@ import pytest
 
 from sluice.runtime.message_frame import MAC_BYTES
 from sluice.runtime.redis_item import Item, read_item
-from tests.harness.deployment import Deployment
+from sluice.testing.servers.deployment import Deployment
 from tests.harness.header_names import RawName
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says

@@ -9,8 +9,8 @@ import pytest
 
 from examples.shop.generate import generate
 from sluice.stack import Stack
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from tests.scraping import Samples, ours, scrape
 from tests.system.conftest import MakeDeployment
 from tests.waiting import wait_until

@@ -19,9 +19,9 @@ from sluice.runtime.celery_options import make_celery
 from sluice.runtime.fanout import EVENT_EXCHANGE
 from sluice.runtime.refusals import LOG_INTERVAL_SECONDS
 from sluice.runtime.settings import read_settings
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import RunningProcess
 from sluice.worker.remote_control import ANSWERS, SHOWN_SETTINGS
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import RunningProcess
 from tests.system.conftest import MakeDeployment
 from tests.unit.runtime.test_fanout import CONTROL, DROPPED, NO_EVENTS, packed
 from tests.unit.worker.test_remote_control import MALFORMED

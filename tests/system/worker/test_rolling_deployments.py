@@ -10,8 +10,8 @@ from examples.shop.generate import OutgoingRecord
 from sluice.db.admin.totals import read_queues
 from sluice.db.delivery.leases import read_workers
 from sluice.db.delivery.undeclared import HALTED_SECONDS
-from tests.harness.deployment import Deployment
-from tests.harness.local_run import LocalRun
+from sluice.testing.servers.deployment import Deployment
+from sluice.testing.servers.local_run import LocalRun
 from tests.scraping import scrape
 from tests.system.conftest import MakeDeployment
 from tests.system.faults.load import assert_as_the_oracle_says
