@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(7_200)]
 
 EVENTS_PER_TURN = 1_000
-TURNS_PER_SEED = 8  # so often the same events come: each new order brings a call, and calls take longest
+TURNS_PER_SEED = 40  # so often the same events come: each new order brings a call, and calls take longest
 CAPTURES_PER_TURN = 5
 LIVE_RATE = 1_000  # events a second beside a rebuild
 
