@@ -72,9 +72,10 @@ def ls(
 
     A reason that several events share is printed once, with its number of events.
 
-    Behind: events of the same entity that wait until this one is applied or dropped.
-    No event waits behind a conflict. Then follow events that failed only in one
-    projection: later events of the entity wait only in that projection.
+    Behind: the number of later events of the same entity. They wait until this
+    event is applied or dropped. No event waits behind a conflict. A second list
+    shows events that failed only in one projection: later events of the entity
+    wait only in that projection.
     """
     require_projection(projection, generation)
     chosen = filters_of(topic, entity, key, type_, error, None, older_than)
@@ -107,7 +108,10 @@ def ls(
 
 
 def show(number: Id, full: Full = False, as_json_: AsJson = False) -> None:
-    """Show all of one failed event: the record, the error, what waits behind it, why it is parked."""
+    """Show one failed event: its record, its error, and the events that wait behind it.
+
+    Parked: the reason why later events of its entity wait.
+    """
     with connected("sluice dlq", report_refusal=print_refusal) as session:
         projected = read_whole_projection_letter(session, number)
         if projected is None:
@@ -136,9 +140,10 @@ def export(
 ) -> None:
     """Print failed events as JSON lines, oldest first, in the format of `sluice send`.
 
-    A record that is not JSON, or whose key or headers do not fit the format, has
-    key_base64, value_base64 and headers_base64 instead, which send refuses.
-    A record that is not stored whole has them, too; its `flaw` names what is missing.
+    A record that is not JSON, or whose key or headers do not fit the format,
+    has key_base64, value_base64 and headers_base64 instead, which send refuses.
+    A record that is not stored whole has them, too; its `flaw` names what is
+    missing.
 
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """

@@ -156,16 +156,22 @@ def drop(
     reason: Reason,
     number: Id,
     no_redrive: Annotated[
-        bool, typer.Option("--no-redrive", help="Leave the events behind it waiting, and the entity parked.")
+        bool,
+        typer.Option(
+            "--no-redrive",
+            help="Do not redrive the events behind it: they stay waiting, as do later events of the entity.",
+        ),
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Drop a failed event, the first of its entity, and redrive the events behind it.
+    """Drop the first failed event of an entity, and redrive the events behind it.
 
-    The event will never be applied, and rebuilds pass over it. Dropping a letter of
-    a projection affects only its generation. Exit code 1 if an event behind it fails.
+    The event will never be applied, and rebuilds leave it out. To redrive an
+    event is to apply it again with the current code. Dropping a letter of a
+    projection affects only its generation. Exit code 1 if an event behind it
+    fails.
     """
     done: list[EntityRedriven] = []
     with connected("sluice dlq") as session, redriving() as redrivers:

@@ -20,7 +20,9 @@ UNKNOWN = "?"
 Patience = Annotated[
     float,
     typer.Option(
-        min=0.1, metavar="SECONDS", help="Report what waits longer, and transactions open 10 times as long."
+        min=0.1,
+        metavar="SECONDS",
+        help="Report waits that are longer, and transactions that are open 10 times as long.",
     ),
 ]
 
@@ -28,15 +30,17 @@ Patience = Annotated[
 def doctor(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = False) -> None:
     """Report what is wrong with this installation, and how to repair it. Changes nothing.
 
-    Checks connections, migrations, your tables, queues and topics; unsafe settings;
-    queues that are halted or have no worker; partitions that no bridge reads;
-    outgoing events and calls that wait; processes that do not run; and what holds
-    up Postgres. If a queue has messages, the check waits up to 15 seconds for a
-    committed batch. A part that cannot be read becomes a finding; the rest is shown.
+    Checks connections, migrations, your tables, queues and topics; unsafe
+    settings; queues that are halted or have no worker; partitions that no
+    bridge reads; outgoing events and calls that wait; processes that do not
+    run; and locks, transactions and settings that slow down Postgres. If a
+    queue has messages, the check waits up to 15 seconds for a committed batch.
+    If the command cannot read a part, that is a finding, too.
 
-    An error is a problem that this deployment can repair. A note is about topics,
-    tables or projections that these handlers do not declare: only another
-    deployment can repair it.
+    An error is a problem that stops this deployment or makes it unsafe, and
+    that this deployment can repair. A warning is a possible mistake, or work
+    that waits. A note is about topics, tables or projections that these
+    handlers do not declare: only another deployment can repair it.
 
     Exit code 1 if there is an error; warnings and notes alone give 0.
     """

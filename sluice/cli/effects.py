@@ -40,7 +40,11 @@ def ls(
         typer.Option("--older-than", parser=read_age, metavar="AGE", help="Minimum age, as in 90s, 10m, 2h."),
     ] = None,
     conflicts: Annotated[
-        bool, typer.Option("--conflicts", help="Show calls not made since their key has other args.")
+        bool,
+        typer.Option(
+            "--conflicts",
+            help="Show calls that were not made because an earlier call with the same key had other args.",
+        ),
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     after: Annotated[int, typer.Option(min=0, help="Continue behind this id.")] = 0,
@@ -97,7 +101,7 @@ def _ls_conflicts(session: Session, effect: str | None, after: int, limit: int, 
     elif found:
         say(conflict_table(found))
     else:
-        say("no key was taken with other args")
+        say("no call was refused because of other args")
 
 
 def count_documents(counts: Iterable[tuple[str, str, int]]) -> list[dict[str, Any]]:

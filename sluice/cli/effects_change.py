@@ -46,8 +46,9 @@ def reconcile(
 ) -> None:
     """Ask the provider for the result of uncertain calls, by the effect's `reconcile` function.
 
-    If the function returns an answer, the call succeeded. If it returns None, the
-    call was not made, and becomes pending. If it raises, the call stays uncertain.
+    If the function returns an answer, the call succeeded. If it returns None,
+    the call was not made, and becomes pending. If it raises, the call stays
+    uncertain.
 
     With --dry-run the provider is asked and nothing is stored.
     Exit code 1 if a call was not changed.

@@ -35,10 +35,12 @@ def erase(
 ) -> None:
     """Erase all data that Sluice holds of one entity. You cannot undo this.
 
-    Deletes the rows of KEY in all tables that events of ENTITY write by their
-    own keys, in all generations and checkpoints; the letters and settled calls
-    of the entity; and the key wherever Sluice stored it. Unparks the entity.
-    Prints the tables, and everything else, that it does not search.
+    Deletes the rows of KEY in all tables in which each event of ENTITY writes
+    only the row with its own key, in all generations and checkpoints (copies of
+    projections); the letters (failed and waiting events) and settled calls of
+    the entity; and the key wherever Sluice stored it. If a failed event had
+    blocked the entity, its new events are applied again. Prints a list of what
+    the command does not search.
 
     Records of the entity that are in Kafka now are no longer applied, not even
     by a rebuild or after `accept`. Newer records are applied. The records

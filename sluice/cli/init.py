@@ -21,8 +21,8 @@ from sluice.runtime.settings import Settings
 QUESTIONS = {
     Change.NEW_INSTALLATION: "This database gets a new id, a new key and a new consumer group. All calls are"
     " paused; waiting outgoing events and unfinished calls are held until you release or drop them.",
-    Change.MOVED: "This database replaces the one it was copied from, which must not be used again: both"
-    " would have the same id and key.",
+    Change.MOVED: "This database replaces its original. Do not use the original again: both databases"
+    " have the same id and key.",
     Change.NEW_KEY: "All processes will sign their messages with a new key.",
 }
 
@@ -38,7 +38,7 @@ def init(
         bool,
         typer.Option(
             "--new-installation",
-            help="This database is a copy and the original still exists: make this one a separate"
+            help="This database is a copy and the original still exists: make this copy a separate"
             " installation, with the name SLUICE_NAME.",
         ),
     ] = False,
@@ -66,8 +66,9 @@ def init(
         bool,
         typer.Option(
             "--original",
-            help="Only declare that this database is the original: processes of physical copies with the same"
-            " id, which were started while it was down, stop. Then start the processes of this one.",
+            help="Only declare that this database is the original. Use it if a physical copy with the same"
+            " id was started while this database was down. Then start the processes of this database: the"
+            " bridges of the copy stop.",
         ),
     ] = False,
     yes: Yes = False,
@@ -75,8 +76,9 @@ def init(
 ) -> None:
     """Create what is missing: migrations, your tables, topics, entity types and their queues.
 
-    Changes nothing that exists. Run it after every deployment. Idempotent.
-    Exit code 1 if a table differs from the code so that values would be lost; all else is created.
+    Changes nothing that exists. Run it after every deployment. Idempotent. Exit
+    code 1 if a table differs from the code in a way that would refuse or change
+    values; the command still creates everything else.
 
     The database belongs to one installation: a name (SLUICE_NAME) and an id.
     A copied database is refused until you pass --new-installation or --moved.
@@ -136,7 +138,7 @@ def change_lines(changed: Changed) -> list[str]:
         return [f"{changed.after}: key {changed.key_number} is made; processes use it within 10 s"]
     return [
         f"this database is a new installation: {changed.after} (before: {changed.before})",
-        "all calls are paused: `sluice effects resume` when they may be made",
+        "all calls are paused; run `sluice effects resume` when they may be made",
         f"outgoing events held: {changed.held_events}; `sluice outbox ls` lists them, `sluice outbox retry"
         " --all` releases them, `sluice outbox drop --all` drops them",
         f"calls held: {changed.held_calls}; `sluice effects ls --state uncertain` lists them, `sluice effects"

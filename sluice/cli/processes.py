@@ -19,7 +19,8 @@ def bridge() -> None:
     partitions of the topics.
 
     SIGTERM and SIGINT end the bridge. Exit codes: 2 if it cannot start,
-    3 if it must stop reading its last topic.
+    3 if errors stopped the reading of all topics, or if another database
+    is the original of this installation. The log has the reason.
 
     Example: sluice bridge
     """
@@ -31,10 +32,11 @@ def bridge() -> None:
 
 
 def beat() -> None:
-    """Run the beat, which starts the relay, retries, rebuilds and the maintenance on time.
+    """Run the beat, the scheduler: it starts the tasks of running workers on time.
 
-    One beat is enough. If two run, one schedules, and the other takes
-    over when the first one ends.
+    The tasks send outgoing events, queue calls, and do retries, rebuilds
+    and maintenance. One beat is enough. If two run, one schedules, and
+    the other takes over when the first one ends.
 
     SIGTERM and SIGINT end the beat. Example: sluice beat
     """
@@ -51,8 +53,8 @@ def flower(
 ) -> None:
     """Run Flower, the web page that shows workers, queues and tasks.
 
-    Requires the extra `flower` of sluice-kafka. The buttons of the page
-    change nothing. SIGTERM and SIGINT end Flower.
+    Requires the extra `flower` of sluice-kafka. The buttons of its
+    pages have no effect. SIGTERM and SIGINT end Flower.
 
     Example: sluice flower --port 5556
     """

@@ -54,8 +54,9 @@ def resume(
 ) -> None:
     """Resume a queue that halted because too many events died.
 
-    A queue that a broken deployment halted resumes by itself after the repair; if you resume it
-    earlier, it halts again. Pass --accept-deaths if the events themselves are bad: they become dead letters.
+    If the deployment was broken, repair it: the queue then resumes without this
+    command. If you resume the queue before the repair, it halts again. Pass
+    --accept-deaths if the events themselves are bad: they become dead letters.
     """
     if accept_deaths and not dry_run:
         require_confirmation(f"Up to {accept_deaths} events of {queue} may become dead letters.", yes=yes)

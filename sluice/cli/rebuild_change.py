@@ -48,11 +48,12 @@ def start(
 ) -> None:
     """Start a new generation of a projection, computed by the current code.
 
-    Workers on the queue `rebuild` fill it from the beginning of the log, or from a
-    checkpoint; then earlier rows stay as the checkpoint has them. Readers do not
-    see the new generation, live traffic continues, no event is emitted and no call
-    made. The rebuild continues if you stop this command: see `sluice rebuild
-    status`. Prints a warning if no worker serves the queue `rebuild`.
+    Workers on the queue `rebuild` fill it from the beginning of the log, or
+    from a checkpoint. Rows that no later event changes stay as in the
+    checkpoint. Readers do not see the new generation, live traffic continues,
+    no event is emitted and no call made. The rebuild continues if you stop this
+    command: see `sluice rebuild status`. Prints a warning if no worker serves
+    the queue `rebuild`.
     """
     settings, registry, urls = read_environment()
     with connected("sluice rebuild") as session:
@@ -121,10 +122,11 @@ def swap(
 ) -> None:
     """Make another generation live: all readers see it at once.
 
-    Requires a diff report, approval of its differences, and a generation that has
-    caught up. Waits until transactions that began before it was filled have ended,
-    and names them; Ctrl-C changes nothing. The previous generation keeps receiving events, so `swap --back`
-    restores its rows (not its code) until you drop it.
+    Requires a diff report, approval of its differences, and a generation that
+    has caught up. Waits for the end of transactions that began before the new
+    generation was filled, and names them; Ctrl-C changes nothing. The previous
+    generation keeps receiving events, so `swap --back` restores its rows (not
+    its code) until you drop that generation.
     """
     registry = read_environment().registry
     with connected("sluice rebuild") as session:
@@ -206,7 +208,9 @@ def _end(
 
 def checkpoint(
     projection: Projection,
-    name: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its name: small letters, digits, _.")],
+    name: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Name of the checkpoint: small letters, digits, _.")
+    ],
     reason: Reason,
     drop: Annotated[bool, typer.Option("--drop", help="Drop the checkpoint instead.")] = False,
     yes: Yes = False,
@@ -215,9 +219,9 @@ def checkpoint(
 ) -> None:
     """Keep a copy of the live generation as of one moment, with the positions in its topics.
 
-    `rebuild start --from CHECKPOINT` begins there. Use it to compute the last
-    weeks anew when the topics no longer hold the beginning. The copy needs as
-    much disk space as the generation. Live traffic continues.
+    `rebuild start --from CHECKPOINT` begins with this copy. Use it to compute
+    the last weeks again when the topics no longer hold their first records. The
+    copy needs as much disk space as the generation. Live traffic continues.
     """
     with connected("sluice rebuild") as session:
         check_checkpoint(session, projection, name, drop=drop)

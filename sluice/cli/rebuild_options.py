@@ -11,17 +11,29 @@ from sluice.db.projections.generations import Generation
 
 Projection = Annotated[str, typer.Argument(metavar="NAME", help="A projection.")]
 Number = Annotated[
-    int | None, typer.Option("--generation", metavar="N", help="Required if several generations qualify.")
+    int | None,
+    typer.Option(
+        "--generation",
+        metavar="N",
+        help="Number of the generation. Required if the command could mean several.",
+    ),
 ]
 Patience = Annotated[
     float,
     typer.Option(
-        "--patience", metavar="SECONDS", help="Maximum wait for lockstep, locks and older transactions."
+        "--patience",
+        metavar="SECONDS",
+        help="Maximum wait until the generation has applied the same events as the live one, for"
+        " locks, and for older transactions.",
     ),
 ]
 FromCheckpoint = Annotated[
     str | None,
-    typer.Option("--from", metavar="CHECKPOINT", help="Begin there, not at the beginning of the log."),
+    typer.Option(
+        "--from",
+        metavar="CHECKPOINT",
+        help="Begin with the rows of this checkpoint, not at the beginning of the log.",
+    ),
 ]
 DEFAULT_PATIENCE_SECONDS = 30.0
 

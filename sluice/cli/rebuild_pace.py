@@ -36,7 +36,11 @@ def pause(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Pause a rebuild after its current chunk. Lanes that have caught up are still kept in sync."""
+    """Pause a rebuild after its current chunk.
+
+    For each partition and queue that has caught up, the generation still
+    receives new events.
+    """
     _set_pace(projection, reason, generation, dry_run, as_json_, paused=True, rate=None)
 
 
@@ -50,10 +54,10 @@ def resume(
 ) -> None:
     """Resume a rebuild, at --rate events a second, or as fast as possible.
 
-    Also resumes a generation that stopped because its events failed or its table was
-    broken. First the letters of each entity are redriven. Then the generation catches
-    up from the log with the current code, and is kept in sync with live. Requires a
-    worker on the queue `rebuild`.
+    Also resumes a generation that stopped because its events failed or its
+    table was broken. First the letters of each entity are redriven. Then the
+    generation catches up from the log with the current code, and is kept in
+    sync with the live generation. Requires a worker on the queue `rebuild`.
     """
     settings, _, urls = read_environment()
     with connected("sluice rebuild") as session:

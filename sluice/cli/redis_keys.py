@@ -66,8 +66,9 @@ def clean(
 ) -> None:
     """Delete all keys of one prefix in this Redis database, left by a former installation.
 
-    If that installation still runs, it loses nothing: its bridges publish again the
-    events that are not applied. Refused for this installation while its processes run.
+    If that installation still runs, it loses nothing: its bridges publish again
+    the events that are not applied. Refused for this installation while its
+    processes run.
     """
     with connected("sluice redis") as session:
         own = check_installation(session, name=read_settings().name).installation

@@ -30,7 +30,7 @@ def accept(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Accept that a topic's log is no longer the one that was read, and read it from its beginning.
+    """Accept that a topic was re-created or lost records, and read its log from the beginning.
 
     Use it for a topic that was re-created, or that lost records before they
     were applied. Records that are no longer in the log will never be applied.
@@ -47,7 +47,7 @@ def accept(
             say(*(plan.reasons or (NOTHING_TO_ACCEPT,)))
         if plan.failing and not as_json_:
             names = ", ".join(f"generation {one.generation} of {one.projection}" for one in plan.failing)
-            say(f"fails, since it can no longer be compared or made live: {names}")
+            say(f"these generations fail, because they can no longer be compared or made live: {names}")
         epoch = None
         changes = not dry_run and (force or bool(plan.reasons))
         if changes:
@@ -63,7 +63,7 @@ def accept(
         say(f"accepted: entity type {found.entity} has epoch {epoch}. Start the bridge if it stopped.")
 
 
-NOTHING_TO_ACCEPT = "there is nothing to accept: the log is the one that was read, and bridges continue"
+NOTHING_TO_ACCEPT = "there is nothing to accept: bridges can continue to read the log where they are"
 
 
 def acceptance_lines(found: Acceptance) -> list[str]:
@@ -159,7 +159,10 @@ def _reshard_lines(done: Resharded, unsettled: Unsettled, *, dry_run: bool) -> l
         lines.append(f"parked entities in another queue: {done.moved}")
     if done.new_queues:
         new = ",".join(done.new_queues)
-        lines.append(f"workers without -Q serve the new queues; if yours have -Q, start one with -Q {new}")
+        lines.append(
+            f"workers without --queues serve the new queues; if all of yours have --queues, start one with"
+            f" --queues {new}"
+        )
     if done.unused_queues:
         lines.append(f"no longer used, kept for their counters: {', '.join(done.unused_queues)}")
     lines.append(f"declare shards={done.shards} in code: bridge and doctor report the difference until then")

@@ -23,11 +23,11 @@ def skip(
 ) -> None:
     """Skip a record that the Kafka client cannot decode, so that the bridge continues behind it.
 
-    `sluice doctor` and the bridge's log name such a record. If the client cannot
-    decode the whole batch of the record, the batch is skipped. The command prints
-    the offsets and asks. Each skipped offset becomes a dead letter without key and
-    value. The bridge continues within seconds; rebuild, verify and trace leave out
-    the same offsets.
+    `sluice doctor` and the bridge's log name such a record. If the client
+    cannot decode the whole batch of the record, the batch is skipped. The
+    command prints the offsets and asks. Each skipped offset becomes a dead
+    letter without key and value. The bridge continues within seconds; rebuild,
+    verify and trace leave out the same offsets.
 
     A record that can be read is never skipped.
     """

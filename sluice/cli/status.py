@@ -29,21 +29,25 @@ def status(patience: Patience = DEFAULT_PATIENCE_SECONDS, as_json: AsJson = Fals
     Lag: records between it and the end of the log.
 
     Outcomes: applied, duplicate, stale, conflict, waiting, dead, ignored, erased.
-    Call conflict: a call not made, since its key was used with other arguments.
-    Worker: the worker with the queue's lease; one with -Q holds none, see `sluice workers`.
+    Call conflict: a call that was not made, because an earlier call with the same
+    key had other arguments.
+    Worker: the worker that holds the lease of the queue. A worker with --queues
+    holds no lease.
     Tables leave out columns of zeros, --json does not.
     Outgoing events and calls: `sluice outbox ls`, `sluice effects ls`.
     Events that failed: `sluice dlq ls`.
 
-    Installation: name and short id, which is also the consumer group in Kafka.
+    Installation: its name and short id, such as shop-1a2b3c4d. The consumer
+    group in Kafka has the same name.
 
-    Also reports partitions that no bridge reads, with the reason, and topics whose
-    records wait behind an open transaction of a producer. Problems of servers and
-    processes are reported as by `sluice doctor`, which adds what to do.
+    Also reports partitions that no bridge reads, with the reason, and topics
+    whose records wait behind an open transaction of a producer. Also reports
+    problems of servers and processes; `sluice doctor` adds advice.
 
     Exit code 1 if a service or the leader of a partition did not answer, or if
-    processes refuse this database since it is a copy or another installation's.
-    The rest is shown. A sum that lacks partitions is marked with +?.
+    processes refuse this database because it is a copy or belongs to another
+    installation. The other facts are shown. A sum that lacks partitions is
+    marked with +?.
     """
     settings, registry, urls = read_environment()
     found = judge_status(read_status(settings, urls, registry, patience_seconds=patience), now=time.time())

@@ -44,7 +44,9 @@ class LogLevel(StrEnum):
 Name = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Name of the node before the @. Give each worker of a machine its own."
+        metavar="NAME",
+        help="Name of this worker: the part of its node name before the @. Must differ between the"
+        " workers of a machine.",
     ),
 ]
 Level = Annotated[LogLevel | None, typer.Option("--log-level", help="Overrides SLUICE_LOG_LEVEL.")]
@@ -70,7 +72,8 @@ def worker(
 
     An event becomes a dead letter if its handlers run for longer than
     SLUICE_HANDLER_SECONDS and cannot be interrupted, or if they end
-    the process three times. The next worker continues with the others.
+    the process three times. The restarted worker continues with the next
+    event.
 
     SIGTERM and SIGINT end the worker after its batch. A worker that
     refuses to start is not restarted; the command returns its exit code.
@@ -95,7 +98,8 @@ def relay(name: Name = None, level: Level = None, celery_options: CeleryOptions 
 
 def effects_worker(
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Calls at a time. Default: one per CPU.")
+        int | None,
+        typer.Option(min=1, help="Maximum number of calls at the same time. Default: the number of CPUs."),
     ] = None,
     name: Name = None,
     level: Level = None,

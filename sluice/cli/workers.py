@@ -18,16 +18,19 @@ from sluice.cli.printing import AsJson, say_age
 from sluice.cli.tables import Table, table_of
 from sluice.db.delivery.leases import Sharing, Worker, read_workers
 
-NOT_SEEN = "a worker with -Q holds no lease and is not seen here"
+NOT_SEEN = "a worker with --queues holds no lease and is not listed here"
 
 
 def workers(as_json_: AsJson = False) -> None:
-    """Show the workers that share the queues: their queues, since when, and their current batch.
+    """Show the workers that share the queues: their start, their queues and their current batch.
 
-    Leases: the ages of its leases, youngest to oldest; --json shows the age per queue.
-    Busy: the queue whose batch is in flight. The report of a worker may be one second old.
+    Leases: the ages of the worker's leases, youngest to oldest. A lease is the
+    right to serve a queue. --json shows the age per queue.
+    Busy: the queue whose batch is in flight. The report of a worker may be one
+    second old.
 
-    A worker with -Q shares no queues and is not listed here: see Flower or `sluice doctor`.
+    A worker with --queues holds no lease and is not listed here: see Flower or
+    `sluice doctor`.
     """
     with connected("sluice workers", report_refusal=print_refusal) as session:
         found = read_workers(session)

@@ -125,7 +125,7 @@ def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
     assert "k2" in run("effects", "ls", "--limit", "2", "--after", "4", "--older-than", "0s")
     assert 'waits for: ["in front must end first: it is running"]' in run("effects", "show", "waits")
     assert "there is no call none" in run("effects", "show", "none", exit_code=2)
-    assert run("effects", "ls", "--conflicts") == "no key was taken with other args\n"
+    assert run("effects", "ls", "--conflicts") == "no call was refused because of other args\n"
     retry = ("effects", "retry", "k0", "k1", "--reason", "r")
     assert "k0: failed → would become pending: it is due now" in run(*retry, "--dry-run")
     assert "k1: failed → pending: it is due now" in run(*retry)

@@ -44,7 +44,7 @@ def test_a_worker_without_a_list_is_seen_with_all_it_holds_and_does(make_deploym
     assert said["queues_without_worker"] == []
     shown = sluice(deployment, "workers", environ={"COLUMNS": "400"}).stdout.decode()
     assert [node, str(worker.pid)] in [line.split()[:2] for line in shown.splitlines()]
-    assert "a worker with -Q holds no lease and is not seen here" in shown
+    assert "a worker with --queues holds no lease and is not listed here" in shown
 
     status_said = document(sluice(deployment, "status", "--json"))
     assert {queue["queue"]: queue["worker"] for queue in status_said["queues"]} == dict.fromkeys(queues, node)
