@@ -34,7 +34,7 @@ def _is_made_by_sluice(table: Table) -> bool:
     if table.schema == SCHEMA:
         return True
     columns = set(table.columns.keys())
-    # The schema is missing if it is the default one, as for a role of the same name.
+    # Reflection omits the schema if it is the default schema, as for a role with the same name.
     own = metadata.tables.get(f"{SCHEMA}.{table.name}")
     if table.schema is None and own is not None and columns == set(own.columns.keys()):
         return True

@@ -21,15 +21,15 @@ SESSION_SETTINGS = {
     "timezone": "UTC",
     "default_transaction_isolation": "read committed",
     "search_path": "public",
-    # Limits how long an unreachable client holds its locks, such as beat's lock or a bridge's number.
+    # Limits how long an unreachable client holds its locks, such as the lock of the beat that schedules.
     "tcp_keepalives_idle": "10s",
     "tcp_keepalives_interval": "5s",
     "tcp_keepalives_count": "3",
 }
 
-# The planner estimates 1 row for an unnested document and chooses quadratic nested loops. It plans a table
-# that grows within seconds as if it were empty. So hot statements may use only one plan: an index scan by
-# key, hashed against the document.
+# A batch is passed as one JSON document. The planner estimates 1 row for the rows of the document and chooses
+# nested loops, whose time grows with the square of the rows. It also treats a table that grows within seconds
+# as empty. So these settings leave one plan: an index scan by key, joined by a hash with the document.
 BATCH_PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_nestloop": "off",

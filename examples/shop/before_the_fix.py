@@ -44,5 +44,5 @@ WRONG_TAX_PERCENT = 7
 
 @projects("payment.received", into=billing_line_items, revision=1)
 def bill_payment_wrongly(event: Event[PaymentReceived]) -> Iterator[ProjectionEffect]:
-    """One line per payment, with the tax of books."""
+    """Writes one line per payment, with 7 % tax instead of the correct percentage."""
     yield Insert(billing_line_items, event.key, dict(line_item(event.data, WRONG_TAX_PERCENT)))

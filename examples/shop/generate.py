@@ -28,7 +28,7 @@ class OutgoingRecord(NamedTuple):
 def generate(name: str, *, count: int, seed: int, keys: int = 100) -> Iterator[OutgoingRecord]:
     """Yields `count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError.
 
-    Numbers of payments and orders differ between seeds, since two with one number would be in conflict.
+    Numbers of payments and orders differ between seeds, because two with one number would be in conflict.
     """
     kind = KINDS[name]
     first = (seed - 1) % _SEEDS * _NUMBERS if kind in (_payment, _capture, _order) else 0

@@ -1,4 +1,4 @@
-"""Accepts that a topic's log is no longer the one that was read, so that it is read from its beginning."""
+"""Accepts that a topic was re-created or lost records, so that its log is read from its beginning."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -32,7 +32,7 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class PartitionChange:
-    """One partition. Numbers of records are upper bounds, since offsets have gaps.
+    """One partition. Numbers of records are upper bounds, because offsets have gaps.
 
     `before` is None for a new partition, `after` for a missing one. `lost` is None if it cannot be known,
     since the log of the old topic no longer exists.
@@ -116,7 +116,7 @@ class AcceptPlan(NamedTuple):
     logs: Mapping[int, LogRange]
     acceptance: Acceptance
     failing: tuple[SyncedGeneration, ...]
-    """Generations that are kept in sync with live, and that accepting marks as failed."""
+    """Generations that are kept in sync with the live generation, and that accepting marks as failed."""
     reasons: tuple[str, ...]
     """Why bridges do not read the topic; empty if there is nothing to accept."""
 
@@ -198,7 +198,7 @@ def accept_topic(
 ) -> tuple[Acceptance, int]:
     """Stores the topic's id and lets it be read from the start of its logs. Returns the new epoch as well.
 
-    Lanes of the entity type's other topics continue where they are. Raises OperationRefused if the
+    Lanes of the entity type's other topics continue at their offsets. Raises OperationRefused if the
     topic was changed meanwhile, or a batch holds a queue for too long.
     """
     with refused_if_queues_are_held(before.entity), session.transaction():
@@ -218,7 +218,7 @@ def accept_topic(
         carry_lanes(session, before.entity, without_topic=topic, epoch=epoch)
         restart_topic(session, topic, wanted.topic_id, epoch=epoch, watermarks=found.watermarks())
         lower_log_ends(session, wanted.topic_id, {number: log.end for number, log in logs.items()})
-        # Their places belong to the old log, and have no meaning in this one.
+        # Their offsets belong to the old log, and have no meaning in the new log.
         ended = detach_generations(
             session, f"topic {topic} was accepted: it is read from its log's beginning"
         )

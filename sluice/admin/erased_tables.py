@@ -29,7 +29,7 @@ def choose_tables(
 ) -> ErasedTables:
     """Returns the tables that events of the entity type write only by their own keys, and `further` ones.
 
-    The batches store which tables they write, since the code of handlers is not searched. Raises
+    The batches store which tables they write, because the code of handlers is not searched. Raises
     OperationRefused for a further table that no module declares.
     """
     for name in further:

@@ -80,7 +80,7 @@ def _expected_event(registry: Registry, topic: Topic) -> str:
 
 def _expected_types(registry: Registry, topic: Topic) -> str:
     types = _types_of(registry, topic)
-    return f"types of topic {topic.name}: {', '.join(types) or 'none, since no handler accepts its events'}"
+    return f"types of topic {topic.name}: {', '.join(types) or 'none, because no handler accepts its events'}"
 
 
 def _types_of(registry: Registry, topic: Topic) -> list[str]:

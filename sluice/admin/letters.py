@@ -38,7 +38,7 @@ def choose_letters(ids: Sequence[int] | None, every: bool, filters: Chosen) -> C
 
 
 def read_all_letters(session: Session, chosen: Chosen) -> Iterator[WholeLetter]:
-    """Yields all chosen letters, with one page in memory. Ends, since a letter keeps its id."""
+    """Yields all chosen letters, with one page in memory. Ends, because a letter keeps its id."""
     after = 0
     while page := read_whole_letters(session, chosen, after=after, limit=PAGE_LETTERS):
         yield from page

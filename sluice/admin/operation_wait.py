@@ -15,7 +15,7 @@ REPORT_SECONDS = 2.0
 
 
 class NotYet(Exception):
-    """The operation changed nothing, since it is not possible now; it may be possible soon.
+    """The operation changed nothing, because it is not possible now; it may be possible soon.
 
     `advice` names what to check if this lasts.
     """

@@ -155,7 +155,9 @@ def _dropped(event: OutgoingEvent) -> tuple[str, str]:
 def fate(event: OutgoingEvent) -> str:
     """Returns when an event that is not refused will be sent."""
     if event.held_by is not None:
-        return f"it will be sent once {event.queue} {event.held_by}, which holds its key, is sent or dropped"
+        return (
+            f"it will be sent after {event.queue} {event.held_by}, which has the same key, is sent or dropped"
+        )
     return "it will be sent"
 
 

@@ -234,7 +234,7 @@ def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decis
                 raise OperationRefused(f"{letter.id}: {MOVED}")
             insert_audits(session, decision, [subject])
         return
-    # First, since the drop has a separate transaction and must not lack its row in `audit`.
+    # First, because the drop has a separate transaction and must not lack its row in `audit`.
     with session.transaction():
         insert_audits(session, decision, [subject])
     if not redriver.drop(letter.entity, letter.entity_key, letter.id):

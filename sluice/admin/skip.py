@@ -180,7 +180,7 @@ def _find_unreadable(
 
 def _letter(plan: SkipPlan, offset: int, reason: str) -> DeadLetterRow:
     topic_id, (topic, partition) = plan.assignment.topic_id, plan.place
-    text = f"skipped by an operator ({reason}), since it could not be read: {plan.problem}"
+    text = f"skipped by an operator ({reason}), because it could not be read: {plan.problem}"
     return DeadLetterRow(
         topic=topic,
         topic_id=topic_id,

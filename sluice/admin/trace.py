@@ -58,7 +58,7 @@ class Trace:
 
 
 class RecordPlace(NamedTuple):
-    """The place of a record in Kafka: a declared topic, a partition, an offset."""
+    """The place of a record in Kafka: declared topic, partition and offset."""
 
     topic: Topic
     partition: int
@@ -203,7 +203,7 @@ def _emits(planned: Planned) -> Iterator[tuple[UUID, Emit]]:
 
 
 def _read_known(session: Session, topic: Topic, decoded: Decoded) -> TracedEvent | None:
-    """Returns what is known of the record: by its place while it is an undecoded dead letter, else by id.
+    """Returns what is known of the record: by its offset while it is an undecoded dead letter, else by id.
 
     Also finds the identity that it had before the topic's `dedup` was changed.
     """

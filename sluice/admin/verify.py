@@ -1,6 +1,6 @@
 """Compares the counters in Postgres with the records in Kafka.
 
-The records are counted by reading them, since the offsets of a log have gaps.
+The records are counted by reading them, because the offsets of a log have gaps.
 """
 
 from collections.abc import Callable, Mapping, Sequence

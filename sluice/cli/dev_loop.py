@@ -67,7 +67,7 @@ class DevLoop:
     ) -> None:
         """Runs the processes until a signal arrives or `is_over`; all have ended afterwards.
 
-        `hints` are reported once they are started. Raises Refused, and KeyboardInterrupt after a signal.
+        `hints` are reported when they are started. Raises Refused, and KeyboardInterrupt after a signal.
         """
         self._environ = {**self._environ, **urls.environ()}
         if not self._prepare():
@@ -143,7 +143,7 @@ class DevLoop:
         return self._home / f"{command.name}.alive"
 
     def restart(self) -> None:
-        """Orders the processes to end. Each starts again once it has ended: none waits for the slowest."""
+        """Orders the processes to end. Each starts again when it has ended: none waits for the slowest."""
         now = time.monotonic()
         for command, child in self._running.items():
             if command.imports_handlers and command not in self._ending:
@@ -160,7 +160,7 @@ class DevLoop:
     def _follow_changes(self) -> None:
         """Restarts the processes if a file has changed and the newest version can be imported.
 
-        Waits until no file was saved since the last poll, since an editor may save several.
+        Waits until no file was saved since the last poll, because an editor may save several.
         """
         now = fingerprint(self._watched, self._folder)
         if now == self._seen or now != self._saved:

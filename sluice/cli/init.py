@@ -101,7 +101,7 @@ def init(
     def make_change(session: Session, name: str) -> Changed:
         assert change is not None
         changed = CHANGES[change](session, name, decide(f"init {change.value}", reason))
-        # Printed at once, since the next steps need Kafka and may fail. With --json on stderr.
+        # Printed at once, because the next steps need Kafka and may fail. With --json on stderr.
         say(*change_lines(changed), err=as_json)
         return changed
 
@@ -154,7 +154,7 @@ def _declare_original(settings: Settings, reason: str, *, yes: bool, as_json: bo
         return
     say(f"rank of this database: {raised.after}, before {raised.before}")
     say(
-        f"bridges of other databases: {raised.foreign_writers}; they stop within a minute once a bridge of"
+        f"bridges of other databases: {raised.foreign_writers}; they stop within a minute after a bridge of"
         " this database runs. Stop their workers and beats yourself."
     )
 

@@ -84,7 +84,7 @@ class Commands(TyperGroup):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Completes the names of commands, without importing them, and options."""
-        # Imported here, since typer does not export it: a typer without it breaks only completion.
+        # Imported here, because typer does not export it: a typer without it breaks only completion.
         from typer._click.shell_completion import CompletionItem
 
         names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]

@@ -52,7 +52,7 @@ def say_log(prefix: str, text: str, *, colours: tuple[str, str | None] | None) -
 
 
 def ask(question: str) -> bool:
-    """Asks on stderr, since programs may parse stdout as JSON. Returns True for yes."""
+    """Asks on stderr, because programs may parse stdout as JSON. Returns True for yes."""
     return typer.confirm(shown(question, _encoding(sys.stderr)), err=True)
 
 

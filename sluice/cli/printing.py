@@ -26,7 +26,7 @@ MOST_REASONS = 20  # reasons that a list prints apart from its rows
 def field_lines(document: Mapping[str, Any], *, full: bool = True) -> list[str]:
     """Returns a document as one line per field, without empty fields.
 
-    A text of several lines follows its name, indented. Unless `full`, a long value is cut.
+    A text of several lines follows its name, indented. Unless `full`, a long value is shortened.
     """
     lines = []
     for name, value in document.items():

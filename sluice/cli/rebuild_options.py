@@ -39,7 +39,7 @@ DEFAULT_PATIENCE_SECONDS = 30.0
 
 
 def report_waiting(reason: str) -> None:
-    """Prints why an operation waits, on stderr, since programs may parse stdout as JSON."""
+    """Prints why an operation waits, on stderr, because programs may parse stdout as JSON."""
     say(f"waiting: {reason}", err=True)
 
 

@@ -81,7 +81,8 @@ def status_lines(found: Sequence[dict[str, Any]], checkpoints: Sequence[Checkpoi
         died = one.get("died_in_generation", {"count": 0, "first": []})
         if died["count"]:
             lines.append(
-                f"{name}: {died['count']} events that live applied died or wait in it, the first of them:"
+                f"{name}: {died['count']} events that the live generation applied died or wait in it, the"
+                " first of them:"
             )
             named = (
                 (f"{d['topic']}:{d['partition']}:{d['offset']}", f"{d['error_class']}: {d['error_text']}")
@@ -142,10 +143,11 @@ def report_lines(report: Report) -> list[Any]:
     passed = {why: count for why, count in found["passed_over"].items() if count}
     if passed:
         told = ", ".join(f"{count:,} {why}" for why, count in passed.items())
-        lines.append(f"passed over, as live did not apply them either: {told}")
+        lines.append(f"left out, because the live generation did not apply them either: {told}")
     if found["died_in_generation"]["count"]:
         lines.append(
-            f"{found['died_in_generation']['count']} events that live applied died or wait in it: no swap"
+            f"{found['died_in_generation']['count']} events that the live generation applied died or wait in"
+            " it: no swap"
         )
     return lines
 

@@ -18,7 +18,8 @@ def touch_health(health_file: str) -> None:
 def is_healthy(health_file: Path, now: float) -> bool:
     """Returns True if the file was touched within the last STALE_AFTER_SECONDS; `now` in seconds since 1970.
 
-    A file from the future is also stale: the clock was set back, and a running loop touches the file soon.
+    A time in the future also counts as stale. It means that the clock was set back. If the process is alive,
+    its loop touches the file again within seconds.
     """
     try:
         return abs(now - health_file.stat().st_mtime) < STALE_AFTER_SECONDS

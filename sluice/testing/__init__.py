@@ -36,7 +36,7 @@ _OF_SERVERS = {
 
 
 def __getattr__(name: str) -> object:
-    """Loads the modules for real servers at first use, since a world in memory needs no client library."""
+    """Loads the modules for real servers at first use, because a world in memory needs no client library."""
     if name not in _OF_SERVERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f"sluice.testing.servers.{_OF_SERVERS[name]}"), name)

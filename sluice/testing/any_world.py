@@ -45,7 +45,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class State:
-    """All that others see of a world. Outgoing events and calls are sorted, since arrival orders them."""
+    """All that others see of a world. Outgoing events and calls are sorted, because arrival orders them."""
 
     rows: Mapping[str, Mapping[str, Values]]
     """Table → key → values."""

@@ -1,4 +1,4 @@
-"""Reads the texts, versions and times of an envelope. Each is checked, none is coerced."""
+"""Reads the texts, versions and times of an envelope. Checks each value and converts no type."""
 
 import re
 from datetime import UTC, datetime
@@ -57,7 +57,7 @@ def parse_version(name: str, value: object) -> Version | None:
 
 
 def parse_version_text(name: str, value: object) -> Version | None:
-    """As `parse_version`, but a text may hold an integer, since CloudEvents attributes are sent as texts."""
+    """Like `parse_version`, but a text may hold an integer: CloudEvents attributes are sent as texts."""
     if type(value) is str and _INTEGER.fullmatch(value):
         number = int(value)
         if not MIN_INTEGER <= number <= MAX_INTEGER:
@@ -67,7 +67,7 @@ def parse_version_text(name: str, value: object) -> Version | None:
 
 
 def parse_time(name: str, value: object) -> datetime | None:
-    """Returns an RFC 3339 time in UTC, cut to microseconds (many clocks use nanoseconds)."""
+    """Returns an RFC 3339 time in UTC, truncated to microseconds (many clocks use nanoseconds)."""
     if value is None:
         return None
     if type(value) is not str:

@@ -31,7 +31,10 @@ def event_identity(topic: str, source: str | None, key: bytes | None, event_id: 
 
 
 def record_identity(topic_id: str, partition: int, offset: int) -> UUID:
-    """Returns the identity of a record without a readable event id: its place. Only redeliveries match."""
+    """Returns the identity of a record without a readable event id: topic, partition and offset.
+
+    Only a redelivery has the same identity.
+    """
     return _hash(_RECORD, topic_id.encode(), b"%d" % partition, b"%d" % offset)
 
 

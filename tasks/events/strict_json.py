@@ -1,4 +1,4 @@
-"""Parses bytes to one JSON object. Refuses what two parsers, or Postgres, could read differently."""
+"""Parses bytes to one JSON object. Refuses JSON that two parsers, or Postgres, could read differently."""
 
 import json
 from typing import Any
@@ -23,14 +23,14 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 class DecodeError(Exception):
-    """Says in one sentence why a record is not an event. The fault is the record's; a repeat fails again."""
+    """A record is not an event; the text is the reason, in one sentence. A retry would fail again."""
 
 
 def parse_object(raw: bytes) -> JsonObject:
-    """Returns the object in `raw`: UTF-8, no repeated key, 64-bit integers, finite numbers, no NUL, depth <=
-    64.
+    """Returns the object in `raw`. Integral floats remain floats (1.0 is not 1), as msgspec reads them.
 
-    Integral floats remain floats (1.0 is not 1), as msgspec reads them. Raises DecodeError otherwise.
+    Raises DecodeError unless `raw` is a JSON object in UTF-8 without repeated keys and NUL, with finite
+    numbers, integers of 64 bits, and at most MAX_DEPTH levels.
     """
     try:
         value = _decode(raw)
@@ -39,7 +39,7 @@ def parse_object(raw: bytes) -> JsonObject:
         escaped = b"\\" in raw
         if _is_suspect(raw) or (escaped and b"\\u0000" in raw):
             _check_values(value)
-        # Unless a colon is escaped, each string has the same colons after it is parsed and written again.
+        # If no colon is escaped, parsing and writing a string again does not change its number of colons.
         if (escaped and b"\\u003" in raw) or _lost_a_key(raw, value):
             check_keys_exactly(raw)
     except RecursionError:
@@ -52,7 +52,7 @@ def parse_object(raw: bytes) -> JsonObject:
 
 
 def peek_object(raw: bytes) -> JsonObject:
-    """Returns what is readable of an object that `parse_object` refused, or an empty object. Never raises."""
+    """Returns the object that `parse_object` refused, or {} if it is not readable. Never raises."""
     try:
         value = _decode(raw)
     except (RecursionError, ValueError):
@@ -61,7 +61,7 @@ def peek_object(raw: bytes) -> JsonObject:
 
 
 def canonical(value: JsonObject) -> bytes:
-    """Returns the same bytes for equal data, whatever its order of keys and white space was."""
+    """Returns the same bytes for equal data, for any order of keys and any white space."""
     return _encode_sorted(value)
 
 

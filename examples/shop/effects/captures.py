@@ -16,7 +16,7 @@ KEY_LIFETIME_SECONDS = 23 * 3600  # the provider keeps a key for 24 h by its own
 NOT_FINAL = frozenset((408, 409, 425, 429))
 """4xx answers with an unknown outcome. 409: another request with the key is in process, and may capture.
 429, like 503: rejected, but no standard guarantees that nothing was done, and a proxy may have forwarded the
-request. An unknown outcome costs nothing here, since the key makes the next attempt harmless."""
+request. An unknown outcome costs nothing here, because the key makes the next attempt harmless."""
 
 TURNED_AWAY = frozenset((429, 503))
 """With a Retry-After in seconds, this provider guarantees more than the standards: it rejected the request

@@ -16,7 +16,7 @@ from examples.shop.effects.looking import look_up
 from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
 TIMEOUT_SECONDS = 2.5  # per connection and reply: four fit into the effect's timeout
-HOSTNAME = "shop.example.org"  # fixed, since smtplib would query a name server without a timeout
+HOSTNAME = "shop.example.org"  # fixed, because smtplib would query a name server without a timeout
 SENDER = "shop@example.org"
 SUBJECTS = {"order-confirmation": "Your order"}
 UNFOLDED = SMTP.clone(max_line_length=998)  # the maximum of RFC 5322; at 78 a key would be folded

@@ -18,7 +18,7 @@ def look_up(name: str, path: str, query: Mapping[str, str], found: str) -> dict[
     """Returns the first of the list `found` in the answer of a GET; None if none is there or in process.
 
     `name` is the variable with the provider's address. Raises CannotKnow, AddressMissing, or errors of the
-    HTTP client. Idempotent, since it only reads.
+    HTTP client. Idempotent, because it only reads.
     """
     host, port = read_address(name)
     with urllib3.HTTPConnectionPool(host, port, timeout=TIMEOUT, retries=False) as http:

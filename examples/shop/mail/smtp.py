@@ -14,7 +14,7 @@ MOMENTS: frozenset[Moment] = frozenset(("before", "after"))
 """Before and after the message's line is written. An error after it is a false reply, sent on request."""
 
 REFUSED_DOMAIN = "@refused.example"  # recipients in this domain are refused, for tests
-HOSTNAME = "mail.example.org"  # fixed, since the library would query a name server at every connection
+HOSTNAME = "mail.example.org"  # fixed, because the library would query a name server at every connection
 
 
 class MailHandler:

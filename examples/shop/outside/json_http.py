@@ -96,4 +96,4 @@ class JsonHandler(BaseHTTPRequestHandler):
             self.get_faults()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Logs nothing, since the journal has each request."""
+        """Logs nothing, because the journal has each request."""

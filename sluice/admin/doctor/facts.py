@@ -126,7 +126,7 @@ class StuckQueue:
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """`registered` and `leaving` are None if Sluice's tables cannot be read since migrations are missing."""
+    """`registered` and `leaving` are None if migrations are missing, so that tables cannot be read."""
 
     server: ServerSettings
     revision: str | None

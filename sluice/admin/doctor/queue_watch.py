@@ -22,7 +22,7 @@ def watch_queues(
 ) -> list[StuckQueue]:
     """Returns the queues that have messages and commit nothing for so many seconds.
 
-    Ends once each queue has committed, so it does not wait if all queues are empty or move. A queue also
+    Ends when each queue has committed, so it does not wait if all queues are empty or move. A queue also
     counts if its list is empty for a moment: a worker takes a message, fails, and the bridge resends it.
     """
     suspects = {queue for queue, length in read_lengths().items() if length}

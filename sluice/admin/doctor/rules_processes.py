@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about missing processes, and what waits for them. Pure."""
+"""The rules of `sluice doctor` about missing processes, and the work that waits for them. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +20,7 @@ BEAT_SILENCE_SECONDS = 15.0  # the beat renews its lock every second
 
 
 def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterator[Finding]:
-    """Yields the kinds of processes of which none is alive, and what waits for them."""
+    """Yields a finding for each kind of process that does not run, with the work that waits for it."""
     if postgres.refusal is not None or postgres.working is None or postgres.leaving is None:
         return  # No process starts, or Sluice's tables cannot be read.
     yield from _no_bridge(postgres, declared)
@@ -40,7 +40,7 @@ def process_problems(postgres: PostgresFacts, declared: DeclaredFacts) -> Iterat
 
 
 def unfilled_problem(generation: GenerationFacts, living: Sequence[Process]) -> Finding | None:
-    """Returns a finding if no worker fills the generation, None if one does or none is needed."""
+    """Returns a finding if the generation needs a worker that fills it and no such worker runs; else None."""
     needs = generation.lags or generation.state == GenerationState.BUILDING
     if not needs or generation.paused or _is_served(REBUILD_QUEUE, living):
         return None
@@ -77,7 +77,7 @@ def has_rebuild_worker(postgres: PostgresFacts) -> bool:
 def still_problems(
     generations: Sequence[GenerationFacts], still: Mapping[tuple[str, int], float]
 ) -> Iterator[Finding]:
-    """Yields generations that no worker fills, although one serves their queue."""
+    """Yields generations that no worker fills, although a worker serves their queue."""
     for one in generations:
         seconds = still.get((one.projection, one.generation))
         if seconds is not None:

@@ -92,7 +92,7 @@ def missing_id_problems(without_id: Sequence[EventsWithoutId], declared: Declare
 
 
 def narrowed_problems(narrowed: Sequence[NarrowedQueue]) -> Iterator[Finding]:
-    """Yields queues with small batches, since Postgres answers with errors that concern no event."""
+    """Yields queues with small batches, because Postgres answers with errors that concern no event."""
     for one in narrowed:
         if one.batch_limit is None:
             continue  # It failed, and not yet often.

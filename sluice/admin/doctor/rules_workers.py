@@ -8,7 +8,7 @@ from sluice.db.admin.doctor_facts import Registered
 from sluice.tasks.events.routing import queue_name
 
 MIB = 1024 * 1024
-# Share of maxmemory. Redis refuses commands a little below the limit, since a new message needs room.
+# Share of maxmemory. Redis refuses commands a little below the limit, because a new message needs room.
 REDIS_NEARLY_FULL, REDIS_FULL = 0.8, 0.95
 OLDEST_REDIS = (6, 2)  # the oldest version that the tests run on
 

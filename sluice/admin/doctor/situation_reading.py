@@ -128,7 +128,7 @@ def read_redis_memory(url: str) -> RedisFacts:
     """Returns version, memory and eviction policy of Redis. Raises RedisError."""
     limits = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
     with Redis.from_url(url, decode_responses=True, **limits) as redis:
-        # INFO, since a managed Redis refuses CONFIG.
+        # INFO, because a managed Redis refuses CONFIG.
         information: Any = redis.info()
     return RedisFacts(
         information["redis_version"],

@@ -1,1 +1,1 @@
-"""`sluice rebuild`: a new generation of a projection beside the live one, compared, swapped, swapped back."""
+"""`sluice rebuild`: makes a new generation of a projection, compares it with the live one, and swaps both."""

@@ -1,4 +1,4 @@
-"""Finds what an accepted topic prevents in a rebuild: its log is read again, and its places are ambiguous."""
+"""Finds why an accepted topic prevents a rebuild: its log is read again, or its offsets are ambiguous."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -35,7 +35,7 @@ class AcceptedTopic:
 
     @property
     def displaced_at(self) -> datetime | None:
-        """Returns when other records got the places of applied ones, None if never."""
+        """Returns when other records got the offsets of applied records, None if never."""
         return next((one.at for one in self.accepts if _displaces(one)), None)
 
     @property
@@ -54,7 +54,7 @@ def _displaces(accept: AuditRow) -> bool:
 
 
 def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
-    """Yields (partition, watermark, end) if live is below the end that the log had when accepted. Pure."""
+    """Yields (partition, watermark, end) if the watermark is below the end at the time of `accept`. Pure."""
     for one in (found.accepts[0].details or {}).get("partitions", ()):
         watermark, end = found.watermarks.get(one["partition"]), one.get("log_end")
         if watermark is not None and end is not None and watermark < end:
@@ -62,15 +62,15 @@ def left_to_read(found: AcceptedTopic) -> Iterator[tuple[int, int, int]]:
 
 
 def reading_again(bootstrap_servers: str, found: AcceptedTopic) -> Iterator[str]:
-    """Yields the partitions of an accepted topic that live still reads again.
+    """Yields the partitions of an accepted topic that the workers still read again.
 
-    Live skips events that it has applied. A generation that was swapped in meanwhile would lack them.
+    The workers skip events that were applied. A generation that was swapped in meanwhile would lack them.
     """
     for number, watermark, end in left_to_read(found):
-        # Transaction markers are not records: live never reaches an end that consists of them.
+        # Transaction markers are not records: a watermark never reaches an end that consists of them.
         if _holds_records(bootstrap_servers, (found.topic, number), watermark, end):
             yield (
-                f"{found.topic}[{number}] was accepted and is read again: live has reached offset {watermark}"
+                f"{found.topic}[{number}] was accepted and is read again: its watermark is {watermark}"
                 f" of {end}; start the rebuild when it has reached {end}"
             )
 
@@ -82,17 +82,17 @@ def _holds_records(bootstrap_servers: str, place: Place, first: int, end: int) -
                 if records := reader.read(READ_SECONDS):
                     return records[0].offset < end
         except (LogIncomplete, PartitionStalled, RecordUnreadable):
-            return True  # live does not pass it, either
+            return True  # the watermark does not pass it, either
     return False
 
 
 def displaced_refusal(found: AcceptedTopic, *, by_position: bool) -> str:
-    """Returns why a topic is refused whose events are identified only by their places. Pure."""
+    """Returns why a topic is refused whose events are identified only by their offsets. Pure."""
     what = 'is declared with dedup="position"' if by_position else "has tombstones without id"
     how = "was created again or moved" if found.moved_at == found.displaced_at else "lost the end of its log"
     return (
-        f"topic {found.topic} {what}, so these events are identified only by their places, and it {how}"
-        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): its log no longer shows which of them live applied"
+        f"topic {found.topic} {what}, so these events are identified only by their offsets, and it {how}"
+        f" ({found.displaced_at:%Y-%m-%d %H:%M} UTC): its log no longer shows which of them were applied"
         " before; start from a checkpoint that was made since then (--from)"
     )
 
@@ -120,7 +120,7 @@ def read_accepted(session: Session, topics: Iterable[str]) -> list[AcceptedTopic
 def displaced_refusals(
     session: Session, topics: Mapping[str, Topic], accepted: Iterable[AcceptedTopic]
 ) -> Iterator[str]:
-    """Yields why topics are refused whose places no longer show which events live applied."""
+    """Yields why topics are refused whose offsets no longer show which events were applied."""
     for found in accepted:
         if found.displaced_at is None or found.topic not in topics:
             continue

@@ -46,7 +46,7 @@ def swap_differences(live: str, live_traits: Set[Trait], new: str, new_traits: S
 def drop_losses(
     dropped: str, dropped_traits: Set[Trait], live: str, live_traits: Set[Trait]
 ) -> Iterator[str]:
-    """Yields what would be lost with a table that readers once saw, and that the live one lacks, too."""
+    """Yields what would be lost with a table that readers saw earlier, and that the live table lacks, too."""
     for kinds in _by_kind(one for one in dropped_traits - live_traits if not _is_carried(one)):
         yield f"{dropped} has {kinds}, and {live} does not: add that to {live}, or remove it from {dropped}"
 

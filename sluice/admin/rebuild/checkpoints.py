@@ -1,4 +1,4 @@
-"""Makes and drops checkpoints, and applies late events to a generation that begins at one."""
+"""Makes and drops checkpoints, and applies late events to a generation that begins at a checkpoint."""
 
 import re
 
@@ -44,7 +44,9 @@ def check_checkpoint(session: Session, projection: str, name: str, *, drop: bool
             " _, beginning with a letter"
         )
     if projection not in generations.read_projection_snapshot(session).live:
-        raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
+        raise OperationRefused(
+            f"there is no projection {projection}: `sluice rebuild status` lists the projections"
+        )
     exists = name in {one.checkpoint for one in read_checkpoints(session, projection)}
     if drop and not exists:
         raise OperationRefused(f"{projection} has no checkpoint {name}")
@@ -57,17 +59,17 @@ def check_checkpoint(session: Session, projection: str, name: str, *, drop: bool
 def take_late_letters(
     session: Session, registry: Registry, projection: str, number: int, checkpoint: Checkpoint
 ) -> None:
-    """Applies events that were dead or waiting at the checkpoint, and that live has applied since.
+    """Applies events that were dead or waiting at the checkpoint, if the live generation applied them later.
 
-    The generation does not read them from the log. They are applied before all records of the log: later
-    events of their entities waited behind them at the checkpoint.
+    The generation does not read these events from the log. It applies them before all records that it reads,
+    because later events of the same entities waited for them at the checkpoint.
     """
     since = read_letters_since(session, checkpoint.checkpoint)
     forgotten = [one for one in since if one.state is None]
     if forgotten:
         raise OperationRefused(
-            f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint} and are no"
-            " longer listed, so their outcome is not known. Use a newer checkpoint, or none"
+            f"{len(forgotten)} events were dead or waiting at checkpoint {checkpoint.checkpoint}, and their"
+            " letters were deleted, so their outcome is not known. Use a newer checkpoint, or none"
         )
     done = [one.letter_id for one in since if one.state == LetterState.DONE and one.letter_id is not None]
     letters = [letter for letter in (lock_letter(session, one) for one in done) if letter is not None]
@@ -75,7 +77,7 @@ def take_late_letters(
         if is_cut(letter):
             raise OperationRefused(
                 f"{letter.topic}:{letter.partition}:{letter.offset} was applied after checkpoint"
-                f" {checkpoint.checkpoint} and is not stored, since it is over the limit of"
+                f" {checkpoint.checkpoint} and is not stored, because it is over the limit of"
                 " SLUICE_MAX_RECORD_KIB. Use a newer checkpoint, or none"
             )
     decoded = [decode_letter(registry, letter) for letter in letters]
@@ -95,7 +97,10 @@ def take_late_letters(
 
 
 def make_checkpoint(session: Session, projection: str, checkpoint: str, decision: Decision) -> None:
-    """Copies the live generation at one cut, with the places of live. Raises OperationRefused."""
+    """Copies the live generation as of one moment, with the offsets that it has reached.
+
+    Raises OperationRefused.
+    """
     with (
         copying(session, projection),
         patiently(session, projection),
@@ -120,7 +125,7 @@ def make_checkpoint(session: Session, projection: str, checkpoint: str, decision
 
 
 def _require_whole(session: Session, snapshot: ProjectionSnapshot, projection: str) -> None:
-    """Raises OperationRefused if the live generation lacks events that live applied."""
+    """Raises OperationRefused if the live generation is stopped or lacks events that failed in it."""
     number = snapshot.live[projection]
     if projection in snapshot.left:
         raise OperationRefused(

@@ -279,7 +279,7 @@ def swap(
 
 
 def _retire(session: Session, projection: str, generation: int) -> None:
-    """Keeps the previous generation in sync from now on. A stopped one stays stopped, at its place."""
+    """Keeps the previous generation in sync from now on. A stopped one stays stopped at its offset."""
     [state] = [
         one.state for one in generations.read_generations(session, projection) if one.generation == generation
     ]

@@ -24,7 +24,7 @@ ADVICE = "Do workers of its revision run, on the entity types' queues and on `re
 
 
 class Behind(NotYet):
-    """Lanes of the generation are behind live now."""
+    """Lanes of the generation are behind the live generation now."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, ADVICE)
@@ -43,7 +43,9 @@ def require_generation(
     """Returns the generation, by default the only one in one of these states. Raises OperationRefused."""
     found = generations.read_generations(session, projection)
     if not found:
-        raise OperationRefused(f"there is no projection {projection}: `sluice rebuild status` lists them")
+        raise OperationRefused(
+            f"there is no projection {projection}: `sluice rebuild status` lists the projections"
+        )
     if generation is not None:
         named = [one for one in found if one.generation == generation]
         if not named:
@@ -63,10 +65,10 @@ def require_generation(
 
 @contextmanager
 def copying(session: Session, projection: str) -> Iterator[None]:
-    """Locks out other copies of tables of a projection, to a generation or a checkpoint. Raises Held.
+    """Prevents other commands from copying tables of a projection during the block. Raises Held.
 
-    Of two starts, one would remove the new table of the other as a remain. A copy that began before an
-    erasure would restore its rows.
+    Of two starts, the second would remove the new table of the first as left over. A copy that began before
+    an erasure would restore the erased rows.
     """
     if not try_rebuild(session, f"start {projection}", 0):
         raise Held(f"another command is copying or erasing rows of {projection}; wait until it has ended")
@@ -83,9 +85,10 @@ def lock_all(session: Session) -> None:
 
 
 def require_lockstep(session: Session, projection: str, generation: int) -> None:
-    """Raises Behind unless every lane is at the place of live.
+    """Raises Behind if a lane has not reached the offset of the live generation in this lane.
 
-    After a start from a checkpoint, a lane may be higher: at the watermark, below which live is done.
+    After a start from a checkpoint, a lane may be higher: at the watermark, below which the live generation
+    has applied all records.
     """
     lanes = [
         lane for lane in read_lane_states(session, projection, generation) if lane.generation < lane.live
@@ -93,7 +96,7 @@ def require_lockstep(session: Session, projection: str, generation: int) -> None
     if lanes:
         first = lanes[0]
         raise Behind(
-            f"{len(lanes)} lanes of generation {generation} are behind live, the first is"
+            f"{len(lanes)} lanes of generation {generation} are behind the live generation, the first is"
             f" {first.topic}[{first.partition}] in {first.queue}: {first.generation} of {first.live}"
         )
 

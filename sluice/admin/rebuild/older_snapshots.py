@@ -60,7 +60,7 @@ class SnapshotWait:
     holders: OlderHolders = field(default_factory=OlderHolders)
 
     def require(self, session: Session, projection: str, generation: int) -> int:
-        """Returns the last transaction that filled the generation, once no older snapshot is left.
+        """Returns the last transaction that filled the generation, when no older snapshot is left.
 
         Raises OlderSnapshots. Must run outside of a transaction.
         """

@@ -13,7 +13,7 @@ from sluice.runtime.place import Place
 
 @dataclass(frozen=True)
 class Source:
-    """A partition to read: the start and end of its log, the place of live, and the first offset to read."""
+    """A partition to read: its log, the offset of the live generation, and the first offset to read."""
 
     topic: str
     partition: int
@@ -21,7 +21,7 @@ class Source:
     """None if the topic is not in Kafka."""
     log_end: int | None
     live_through: int
-    """Offset of the last record that live has applied; -1 if none."""
+    """Offset of the last record that the live generation has applied; -1 if none."""
     first: int = 0
 
     @property
@@ -77,7 +77,7 @@ def source_refusals(
         yield f"topic {topic} was applied and is declared by no module of SLUICE_HANDLERS: declare it"
     gone = sorted({source.topic for source in sources if source.log_start is None})
     for topic in gone:
-        yield f"topic {topic} is not in Kafka any more: what live applied of it cannot be read again"
+        yield f"topic {topic} is not in Kafka any more: the records that were applied cannot be read again"
     for source in sources:
         start = source.log_start or 0
         if start > source.first and source.live_through >= source.first:
@@ -144,8 +144,8 @@ def swap_refusals(
         yield f"it differs in {differing} rows and is not approved: run `sluice rebuild approve`"
     if deaths:
         yield (
-            f"{deaths} events that live applied died or wait in it: redrive or drop them (`sluice dlq ls"
-            " --projection NAME --generation N`), or correct the code, with a new revision"
+            f"{deaths} events that the live generation applied died or wait in it: redrive or drop them"
+            " (`sluice dlq ls --projection NAME --generation N`), or correct the code, with a new revision"
         )
 
 

@@ -99,7 +99,7 @@ def find_unfilled(session: Session, projection: str, generation: int) -> str | N
 
 
 def is_building(session: Session, projection: str, generation: int) -> bool:
-    """Returns False once the generation is ready.
+    """Returns False if the generation is ready.
 
     Raises OperationRefused if the generation failed, is paused or was dropped.
     """

@@ -70,7 +70,7 @@ def compare(
     *,
     compared: Callable[[Comparison], object] = lambda _: None,
 ) -> comparison.Report:
-    """Compares with the live generation at one cut, and stores the report. Raises Behind.
+    """Compares with the live generation as of one moment, and stores the report. Raises Behind.
 
     Passes the counts so far to `compared` after each chunk.
     """

@@ -1,4 +1,4 @@
-"""Resumes a stopped generation: first its letters, then the log from its place, then live."""
+"""Resumes a stopped generation: first its letters, then the log from its offset, then new events."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing

@@ -64,7 +64,7 @@ class NotSettled(Exception):
 
 @dataclass
 class Deployment:
-    """Handlers, services and processes of one deployment. Close it, since it holds connections."""
+    """Handlers, services and processes of one deployment. Close it, because it holds connections."""
 
     urls: StackUrls
     registry: Registry

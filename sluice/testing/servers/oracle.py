@@ -70,7 +70,7 @@ def read_log(bootstrap_servers: str, topics: Iterable[str]) -> dict[tuple[str, i
 def expect(
     registry: Registry, log: Mapping[tuple[str, int], Sequence[Record]], topic_ids: Mapping[str, str]
 ) -> Expectation:
-    """Folds the log. The order between partitions does not matter, since no entity is on two of them."""
+    """Folds the log. The order between partitions does not matter, because no entity is on two of them."""
     folded = FoldedLog(registry)
     for (name, number), records in sorted(log.items(), key=lambda pair: _by_entity(registry, pair[0])):
         for record in records:

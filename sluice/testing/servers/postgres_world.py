@@ -1,4 +1,4 @@
-"""A world whose rows are in Postgres: what a CHECK, UNIQUE, foreign key or trigger refuses is played."""
+"""A world whose rows are in Postgres, which enforces each CHECK, UNIQUE, foreign key and trigger."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -44,17 +44,18 @@ from sluice.testing.given_rows import given_row
 
 INSTALLATION = "sluice"
 FIRST_EPOCH, FIRST_GENERATION = 1, 1
-ACCEPTED_DEATHS = 1_000_000  # a queue halts when many of its events fail, and a test may send only such
+# A queue halts when many of its events fail. A test may send only events that fail.
+ACCEPTED_DEATHS = 1_000_000
 MOST_LETTERS = 100_000
 _CLOSED = (LetterState.DONE, LetterState.DROPPED)
 
 
 class NotSettled(Exception):
-    """An event has no outcome, and not for a fault of its own."""
+    """An event has no outcome, and the event itself is not the cause."""
 
 
 class PostgresWorld(AnyWorld):
-    """As `World`, with the transactions of a worker on a real Postgres, without Kafka and Redis."""
+    """Like `World`, but runs the transactions of a worker on a real Postgres, without Kafka and Redis."""
 
     def __init__(self, registry: Registry, session: Session, batches: Session) -> None:
         """`session` reads; `batches` applies, with the plans that suit batches."""
@@ -135,7 +136,7 @@ class PostgresWorld(AnyWorld):
 
 @contextmanager
 def postgres_world(database_url: str, *modules: Module) -> Iterator[PostgresWorld]:
-    """Yields a world over an empty database: with Sluice's tables, those of the modules, and their queues."""
+    """Creates the tables of Sluice and of the modules in an empty database. Yields its world."""
     registry = collect(modules)
     upgrade(database_url)
     create_tables(database_url, registry)
@@ -167,4 +168,4 @@ def _dead_letter(letter: ListedLetter | ProjectionLetterRow) -> DeadLetter:
 
 
 def _nothing_in_kafka(_place: Place, _offset: int) -> None:
-    """As `read_whole_record`: every record of a test is stored whole."""
+    """Replaces `read_whole_record`. Every record of a test is stored whole."""

@@ -122,7 +122,7 @@ def test_what_is_behind_a_refused_record_is_said_to_wait_for_it(session: Session
     insert_event(session, 2)
     for dry_run in (True, False):
         with pytest.raises(
-            OperationRefused, match=r"sent once order\.0 1, which holds its key, is sent or dropped"
+            OperationRefused, match=r"sent after order\.0 1, which has the same key, is sent or dropped"
         ):
             retry_one(session, "order.0", 2, DECISION, dry_run=dry_run)
 

@@ -36,7 +36,9 @@ def test_what_postgres_refuses_of_one_event_is_a_letter_of_the_generation(bench:
     assert bench.look(DEATHS) == [(1, number, "CheckViolation"), (2, number, "Waiting")]
     assert bench.rows(number) == {"a": (1_000, 1), "b": (7_000, 1)}
     assert bench.rows() == {"a": (6, 3), "b": (7, 1)}
-    with pytest.raises(OperationRefused, match="2 events that live applied died or wait in it"):
+    with pytest.raises(
+        OperationRefused, match="2 events that the live generation applied died or wait in it"
+    ):
         generation_changes.plan_swap(fixed.session, fixed.registry, "totals", number, back=False)
 
 

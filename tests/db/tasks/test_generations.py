@@ -69,7 +69,7 @@ def test_old_code_never_feeds_the_new_generation(bench: Bench, opened: Any) -> N
     assert (bench.rows(1), bench.rows(number)) == ({"a": (2, 2)}, {"a": (10, 1)})
     fixed.live(thing_set(2, "a", 3))  # one of the new: the generation lags, and stays as it is
     assert (bench.rows(1), bench.rows(number)) == ({"a": (30, 3)}, {"a": (10, 1)})
-    with pytest.raises(Behind, match="1 lanes of generation 2 are behind live"):
+    with pytest.raises(Behind, match="1 lanes of generation 2 are behind the live generation"):
         fixed.swap(number)
     assert not bench.rebuild(number), "the old deployment's rebuild worker leaves it alone"
     assert bench.rows(number) == {"a": (10, 1)}

@@ -134,7 +134,7 @@ def test_a_topic_the_code_forgot_is_refused() -> None:
         (None, None, False, 0, "never compared"),
         (5, 1, False, 0, "differs in 5 rows and is not approved"),
         (0, 2, True, 0, "compared with generation 2, but 1 is live"),
-        (0, 1, False, 3, "3 events that live applied died or wait in it"),
+        (0, 1, False, 3, "3 events that the live generation applied died or wait in it"),
     ],
 )
 def test_what_stands_in_the_way_of_a_swap(
