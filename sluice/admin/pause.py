@@ -163,7 +163,7 @@ def resume_halted(
     with session.transaction():
         before = lock_listed_queue(session, queue)
         if before is None:
-            raise OperationRefused(f"there is no queue {queue}; `sluice queue ls` lists them")
+            raise OperationRefused(f"there is no queue {queue}; `sluice queue ls` lists the queues")
         if not dry_run:
             resume_queue(session, queue, accept_deaths)
             details = {"halted_reason": before.halted_reason, "accepted_deaths": accept_deaths}

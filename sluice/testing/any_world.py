@@ -1,4 +1,4 @@
-"""What tests do with handlers, whether their rows are in memory or in Postgres."""
+"""The base of the worlds in which tests run handlers, with rows in memory or in Postgres."""
 
 import re
 from abc import ABC, abstractmethod
@@ -30,7 +30,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An event that was not applied, or not by one projection: it died, conflicts, or waits."""
+    """An event that was not applied, or not to one projection: it failed, conflicts, or waits."""
 
     topic: str
     key: str | None
@@ -45,7 +45,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class State:
-    """All that others see of a world. Outgoing events and calls are sorted, because arrival orders them."""
+    """The visible results of a world. Outgoing events and calls are sorted, whatever the arrival."""
 
     rows: Mapping[str, Mapping[str, Values]]
     """Table → key → values."""
@@ -54,7 +54,7 @@ class State:
 
 
 class AnyWorld(ABC):
-    """Takes events one by one, each at the next offset of its topic, all in partition 0."""
+    """Applies events one by one, each at the next offset of its topic, all in partition 0."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -67,7 +67,7 @@ class AnyWorld(ABC):
     def given(self, table: Table | str, key: str, values: Columns, version: Version | None = None) -> None:
         """Puts a row into a table, as if an Upsert of this version had written it.
 
-        Columns that `values` leaves out have their default. Raises ValueError for a value that its column
+        Columns that are not in `values` get their default. Raises ValueError for a value that its column
         cannot hold.
         """
 
@@ -93,15 +93,15 @@ class AnyWorld(ABC):
     @property
     @abstractmethod
     def dead_letters(self) -> list[DeadLetter]:
-        """The events that are dead, conflict or wait, oldest first; those of projections as well."""
+        """The events that are dead, conflict or wait, oldest first; also those of one projection."""
 
     @abstractmethod
     def redrive(self) -> None:
-        """Applies dead letters again, and what waits behind them, with the code that the world has now."""
+        """Applies dead letters and the events that wait for them, with the current code of the world."""
 
     @abstractmethod
     def run_calls(self, provider: Providers = None) -> list[CallResult]:
-        """Makes one attempt at each pending call that may go. Returns the attempts.
+        """Makes one attempt at each pending call that is not blocked. Returns the attempts.
 
         `provider` makes the calls: one function for all, or a dict by effect. Without it the declared effect
         functions make them. It raises `NotSent`, `Refused` or another error as they do; an AssertionError
@@ -110,7 +110,7 @@ class AnyWorld(ABC):
 
     @abstractmethod
     def _take(self, topic: str, record: Record) -> Outcome | None:
-        """Settles a record. Returns None if the very same record was settled before."""
+        """Applies a record. Returns its outcome, None if the record has an outcome already."""
 
     def row(self, table: Table | str, key: str) -> Values | None:
         """Returns the values of one row, None if there is none."""
@@ -118,7 +118,7 @@ class AnyWorld(ABC):
 
     @property
     def state(self) -> State:
-        """All rows, and what was emitted and called, to compare two worlds."""
+        """All rows, outgoing events and calls, to compare two worlds."""
         rows = {name: found for name in sorted(self._registry.tables) if (found := self.rows(name))}
         return State(rows, sorted(self.emitted, key=_sorted_json), sorted(self.calls, key=_sorted_json))
 
@@ -141,7 +141,7 @@ class AnyWorld(ABC):
         )
 
     def send_event(self, event: Incoming) -> Outcome | None:
-        """As `send`, of an event that is made already."""
+        """Like `send`, for an event that exists already."""
         topic = self.topic(event.topic)
         raw = raw_record(topic, event.with_id(f"event-{len(self._sent) + 1}", topic))
         self.script.append(f"send_event({incoming_code(event)})")
@@ -162,15 +162,15 @@ class AnyWorld(ABC):
     def redeliver(self) -> None:
         """Sends every event again, in the order of sending.
 
-        An event that is known by its id is sent as a new record, as a producer repeats it. An event that is
-        known by its place is delivered from this place, as a broker repeats it. Nothing may change.
+        An event with an id is sent as a new record, as a producer repeats it. An event without an id is
+        delivered from the same offset, as a broker repeats it. Neither may change the result.
         """
         self.script.append("redeliver()")
         for name, record in list(self._sent):
             self._repeat(name, record)
 
     def repeat_event(self, number: int) -> None:
-        """As `redeliver`, of one event: the one that was sent as this one, counted from 0."""
+        """Like `redeliver`, for one event. The number counts the sent events from 0."""
         self._repeat(*self._sent[number])
 
     def _repeat(self, topic: str, record: Record) -> None:
@@ -182,7 +182,7 @@ class AnyWorld(ABC):
 
     @property
     def sent_events(self) -> int:
-        """How many events were sent, without repeats."""
+        """The number of sent events, without repeats."""
         return len(self._sent)
 
     def _append(self, topic: Topic, raw: RawRecord) -> Outcome | None:
@@ -211,7 +211,7 @@ class AnyWorld(ABC):
 
 
 def collect(modules: Iterable[Module]) -> Registry:
-    """Returns what modules declare, each by its name or itself. Raises HandlersRefused."""
+    """Returns the declarations of modules, given as names or as modules. Raises HandlersRefused."""
     several = list(modules)
     names = [one for one in several if isinstance(one, str)]
     if len(names) == len(several):
@@ -220,7 +220,7 @@ def collect(modules: Iterable[Module]) -> Registry:
 
 
 def topic_id(topic: str) -> str:
-    """Returns what stands for Kafka's id of a topic."""
+    """Returns the id that a world uses in place of Kafka's id of a topic."""
     return f"id-of-{topic}"
 
 

@@ -59,13 +59,13 @@ class CallRunner:
         self._progress = dict(progress or {})
 
     def copy(self) -> "CallRunner":
-        """Returns the same state, to be changed apart from this one."""
+        """Returns an independent copy of the state."""
         return CallRunner(self._progress)
 
     def run(self, registry: Registry, calls: Sequence[LedgerRow], providers: Providers) -> list[CallResult]:
-        """Makes one attempt at each pending call that may go, oldest first. Returns the attempts.
+        """Makes one attempt at each pending call that is not blocked, oldest first. Returns the attempts.
 
-        Raises an AssertionError of a provider as it is; any other error of a provider is the call's.
+        An AssertionError of a provider is raised again. Any other error becomes the result of the call.
         """
         done: list[CallResult] = []
         blocked: set[tuple[str, str]] = set()

@@ -23,7 +23,7 @@ from sluice.tasks.fold.versioned_row import ABSENT, Row
 
 @dataclass(frozen=True)
 class Entry:
-    """One record of the log and its outcome. `repeats`: its event had arrived before."""
+    """One record of the log and its outcome. `repeats`: the same event had arrived in an earlier record."""
 
     topic: str
     topic_id: str
@@ -120,7 +120,7 @@ class FoldedLog:
         return folded.settled[0]
 
     def add_letters(self, entry: int, result: EventResult, again: Letter | None = None) -> None:
-        """Stores the letters of a settled event: its own, and those of projections.
+        """Stores the letters of a settled event: the letter of the whole event, and letters of projections.
 
         `again`: the letter that was redriven. It stays if the event fails again.
         """

@@ -1,4 +1,4 @@
-"""Saves and resets what handlers keep in memory, so that a test can play the start of a new worker."""
+"""Saves and resets the variables of handler modules, so that a test can simulate the start of a worker."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _REPLACED = (bool, int, float, str, bytes, tuple, frozenset, type(None))
 
 
 class HandlerMemory:
-    """The global variables of handlers' modules with plain values, and their caches, at one moment."""
+    """The global variables with plain values, and the caches, of handler modules at one moment."""
 
     def __init__(self, registry: Registry) -> None:
         entries = [*registry.handlers.values(), *registry.projections.values()]

@@ -1,4 +1,4 @@
-"""Lists the rules of users' tables that Postgres checks and a world in memory does not. Pure."""
+"""Lists the rules of users' tables that Postgres enforces and a world in memory does not. Pure."""
 
 from collections.abc import Iterable, Iterator
 

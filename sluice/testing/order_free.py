@@ -23,9 +23,9 @@ Play: TypeAlias = Callable[[Order], State]
 def assert_order_free(world: World, events: Sequence[Incoming], *, seed: int = 0) -> None:
     """Fails if rows, outgoing events or calls depend on the order in which the events arrive.
 
-    Plays every order of up to 6 events, else a random sample by `seed`; in each order some events are
-    repeated. Each order starts with a copy of `world`, which is not changed. The failure shows the smallest
-    pair of orders that differ, as a test to paste.
+    Tries every order of up to 6 events, else a random sample by `seed`. Each order repeats some events, and
+    starts with a copy of `world`, which is not changed. The failure shows the smallest pair of orders that
+    differ, as a test to paste.
     """
     given = [
         event.with_id(f"order-free-{number}", world.topic(event.topic))

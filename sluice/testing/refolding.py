@@ -1,4 +1,4 @@
-"""What an operator has done to a folded log: a redrive of its letters, a rebuild of one projection. Pure."""
+"""Redrives the letters of a folded log, and rebuilds a projection from it. Pure."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,16 @@ Values: TypeAlias = dict[str, Any]
 
 
 def redrive(log: FoldedLog) -> None:
-    """Applies dead letters again, and what waits behind them, with the code that the log has now.
+    """Applies dead letters and the events that wait for them again, with the current code of the log.
 
-    Letters of projections follow those of whole events. The redrive of an entity ends at the first event that
-    fails again.
+    Letters of projections come last. The redrive of an entity ends at the first event that fails again.
     """
     _redrive_events(log)
     _redrive_projections(log)
 
 
 def rebuild(log: FoldedLog, table: Table) -> dict[str, tuple[Values | None, Values | None]]:
-    """Computes a projection anew from the log, with the code that the log has now, and swaps it in.
+    """Computes a projection again from the log, with the current code of the log, and swaps it in.
 
     Returns key → (values before, values after) of the rows that differ. Reads topic by topic, as a rebuild
     reads partition by partition.
@@ -63,7 +62,7 @@ def _redrive_events(log: FoldedLog) -> None:
     keyless = [letter for letter in others if letter.key is None]
     behind = _by_entity([letter for letter in others if letter.key is not None])
     blocked: set[tuple[str, str | None]] = set()
-    # Nothing waits behind a conflict, nor behind an event without an entity.
+    # No event waits for a conflict or for an event without an entity.
     for letter in (*behind, *keyless, *conflicts):
         if letter.outcome is not Outcome.CONFLICT and (letter.entity, letter.key) in blocked:
             continue
@@ -82,7 +81,7 @@ def _redrive_events(log: FoldedLog) -> None:
 
 
 def _by_entity(letters: Sequence[Letter]) -> list[Letter]:
-    """Sorts letters as commands redrive them: entity by entity, the one with the oldest letter first."""
+    """Sorts letters as commands redrive them: entity by entity, first the entity with the oldest letter."""
     first: dict[object, int] = {}
     for letter in letters:
         first.setdefault(_entity_of(letter), letter.number)
@@ -90,16 +89,16 @@ def _by_entity(letters: Sequence[Letter]) -> list[Letter]:
 
 
 def _entity_of(letter: Letter) -> tuple[object, ...]:
-    # What names no entity is redriven by itself.
+    # A letter without an entity is redriven alone.
     alone = letter.number if letter.key is None else None
     return letter.projection, letter.entity, letter.key, alone
 
 
 def _apply_again(log: FoldedLog, entity: str, decoded: Decoded) -> EventResult:
-    """Applies an event although it is known and its entity is parked."""
+    """Applies an event although it has an outcome already and its entity is blocked."""
     known = log.identities.get(decoded.identity)
     if known is not None and known[1:] == (decoded.topic_id, decoded.partition, decoded.record.offset):
-        # What is known of it is that it died or waits. That is what changes.
+        # The log has the event as dead or waiting. The redrive changes this outcome.
         del log.identities[decoded.identity]
     return log.fold_one(decoded, log.memory_of(entity, parked=set()))
 
@@ -132,7 +131,7 @@ def _project(log: FoldedLog, table: Table, decoded: Decoded, memory: FoldState) 
 
 
 def _hold(log: FoldedLog) -> None:
-    """Events of an entity wait for a projection as long as it has a letter that holds."""
+    """In a projection, events of an entity wait as long as an earlier letter of the entity blocks them."""
     log.held.clear()
     for letter in log.letters:
         if letter.projection is not None and letter.holds and letter.key is not None:

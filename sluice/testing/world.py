@@ -33,7 +33,7 @@ from sluice.testing.written_test import given_code, module_names
 class World(AnyWorld):
     """Decodes, plans and folds events like the workers, with rows, outgoing events and calls in memory.
 
-    Does not play CHECK, UNIQUE, foreign keys and triggers; `not_played` lists these rules.
+    Does not enforce CHECK, UNIQUE, foreign keys and triggers; `not_played` lists these rules.
     """
 
     def __init__(self, *modules: Module) -> None:
@@ -98,11 +98,11 @@ class World(AnyWorld):
 
     @property
     def not_played(self) -> list[str]:
-        """The rules of the tables that Postgres checks and this world does not, one line each."""
+        """The rules of the tables that Postgres enforces and this world does not, one line for each."""
         return not_played(self._registry.tables.values())
 
     def restart(self, *modules: Module) -> None:
-        """Plays the start of a new worker: resets what handlers keep in memory. With modules, deploys these.
+        """Simulates the start of a new worker: resets the variables of handlers. With modules, deploys them.
 
         Rows, letters and calls stay. Tables of new modules take over the rows of tables with the same names.
         Raises ValueError if the new modules lack a topic that has records.

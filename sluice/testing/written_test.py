@@ -54,7 +54,7 @@ def order_test(
 ) -> str:
     """Returns a test that fails while two orders of some of the events give different results.
 
-    `script`: the construction of the world, and the actions on it before.
+    `script`: code that creates the world and acts on it before the events.
     """
     used = sorted({*one, *other})
     names = dict(zip(used, _names(len(used)), strict=True))

@@ -52,7 +52,7 @@ class DeclaredFacts:
 
 @dataclass(frozen=True)
 class LeavingFacts:
-    """Outgoing events and calls, and what waits for an operator."""
+    """Outgoing events, calls, and the work that waits for an operator."""
 
     refused_records: int = 0
     uncertain_calls: int = 0
@@ -73,7 +73,7 @@ class LeavingFacts:
 
 @dataclass(frozen=True)
 class GenerationFacts:
-    """One generation of a projection. `idle_days` are those since it was begun, or was last live."""
+    """One generation of a projection. `idle_days` are the days since it was started or was last live."""
 
     projection: str
     generation: int

@@ -29,7 +29,7 @@ def unread_problems(unread: Sequence[UnreadPartition], declared: DeclaredFacts) 
 def kafka_problems(
     kafka: KafkaFacts, postgres: PostgresFacts | None, declared: DeclaredFacts
 ) -> Iterator[Finding]:
-    """Yields what Kafka did not return, and partitions without a leader that no bridge reports."""
+    """Yields the facts that Kafka did not return, and partitions without a leader that no bridge reports."""
     for topic, reason in sorted(kafka.refused.items()):
         yield graded(
             topic in declared.topics,

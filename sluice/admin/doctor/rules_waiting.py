@@ -16,7 +16,7 @@ from sluice.tasks.retention import DAY_SECONDS, kept_seconds
 
 
 def stopped_problems(leaving: LeavingFacts) -> Iterator[Finding]:
-    """Yields what an operator or a failed event stopped."""
+    """Yields a finding if calls are paused, and if entities are parked."""
     if leaving.effects_paused is not None:
         yield warning(
             f"All calls are paused: {leaving.effects_paused}.",

@@ -1,4 +1,4 @@
-"""A user's handlers on real servers: with topics of one run, and effects that note their calls."""
+"""A user's handlers on real servers: with topics for one run, and effects that only note their calls."""
 
 import os
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Kills the processes of a deployment at named points, one after the other, and compares what is left."""
+"""Kills the processes of a deployment at named points, one after the other, and compares the results."""
 
 import os
 import sys
@@ -57,7 +57,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class CrashReport:
-    """The points at which a process was killed, and those that no process reached."""
+    """The points at which a process was killed, and the points that no process reached."""
 
     killed: tuple[str, ...]
     not_reached: tuple[str, ...]
@@ -71,15 +71,15 @@ def assert_crash_safe(
     servers: Servers | None = None,
     start: Start = start_new,
 ) -> CrashReport:
-    """Fails if a process that is killed at one of the points costs an event, a row or a call.
+    """Fails if the kill of a process at one of the points loses or repeats an event, a row or a call.
 
     Runs a bridge, a worker, a relay, a beat and a worker for effects on real servers, kills each at its
     points, one after the other, and starts it again. Afterwards each record has one outcome, the rows are
     those that the fold of the log gives, each outgoing event was sent, and each call was made once. Effects
     do not run: their calls are noted.
 
-    `handlers`: the modules, as in SLUICE_HANDLERS. `servers`: by default those that the environment names,
-    else a stack that this call starts and ends. Raises AssertionError with the differences.
+    `handlers`: the modules, as in SLUICE_HANDLERS. `servers`: by default the servers that the environment
+    names, else a stack that this call starts and ends. Raises AssertionError with the differences.
     """
     for point in points:
         if point not in CRASH_POINTS:
@@ -102,7 +102,7 @@ def assert_crash_safe(
 
 @dataclass
 class _Role:
-    """One of the processes, and the points that are left for it."""
+    """A process, and the points at which it is still to be killed."""
 
     begin: Callable[[str], RunningProcess]
     left: list[str]
@@ -136,7 +136,7 @@ class _CrashRun:
         return [point for point in self.points if point not in self.killed]
 
     def play(self, records: Sequence[tuple[str, RawRecord]]) -> None:
-        """Sends the events, again while points are left, and waits until all is settled."""
+        """Sends the events and waits until all have outcomes; repeats both while points are left."""
         self.deployment.run.start_beat()
         for role in self.roles:
             self._start(role)
@@ -146,7 +146,7 @@ class _CrashRun:
             if not self.left:
                 break
         for role in self.roles:
-            # What is still armed might end it while the results are read.
+            # A point that is still armed might end the process while the results are read.
             if role.left and role.process is not None:
                 role.process.kill()
                 role.left = []
@@ -172,7 +172,7 @@ class _CrashRun:
             future.get(timeout=patient(30))
 
     def _settle(self, ends: LogEnds) -> None:
-        """Restarts what was killed until all events, outgoing events and calls have ended."""
+        """Restarts killed processes until all events, outgoing events and calls have ended."""
         until = time.monotonic() + patient(ROUND_SECONDS)
         while not (self._restart_killed() and self.deployment.is_at_rest(ends)):
             if time.monotonic() > until:
@@ -197,7 +197,7 @@ class _CrashRun:
                     f"{role.process.name} ended with exit code {code}:\n{role.process.tail()}"
                 )
             self.killed.append(role.left.pop(0))
-            # Else the call that it was in is retried, or given up, 30 s after its time-out.
+            # Otherwise its call is retried, or becomes uncertain, only 30 s after the time-out of the call.
             end_claims(self.deployment.session)
             self._start(role)
         return not ended
@@ -207,7 +207,7 @@ class _CrashRun:
 
 
 def call_complaints(calls: Iterable[tuple[str, str]], made: Iterable[str]) -> list[str]:
-    """Returns what is wrong with the calls that were made, by their keys. Pure.
+    """Returns the errors in the calls that were made, by their keys. Pure.
 
     `calls`: those of the ledger, with `on_unknown` of their effects. A call of "retry" is made at least once,
     since the provider knows a repeat by its key. A call of "ask" is made at most once.
@@ -258,7 +258,7 @@ def _deployed(
 
 
 def _clean_up(deployment: Deployment) -> None:
-    """Deletes the topics of the run and its keys in Redis: the servers may be used by others."""
+    """Deletes the topics of the run and its keys in Redis, because other programs may use the servers."""
     with suppress(RedisError), closing(open_redis(deployment.urls.redis_url)) as client:
         delete_prefix(client, deployment.installation.group)
     with (

@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 def fresh_database(server_url: str, *, template: str = TEMPLATE) -> Iterator[str]:
     """Yields the URL of a migrated database of its own. `server_url` names any other database of the server.
 
-    Makes the template first if it is not there.
+    Makes the template first if it is missing.
     """
     name = f"sluice_test_{os.getpid()}_{next(_numbers)}"
     _make_template(server_url, template)
@@ -48,7 +48,7 @@ def _make_template(server_url: str, template: str) -> None:
     """Makes the database to copy, to which no process may be connected. Idempotent, also at the same time."""
     part = f"{template}_part"
     with _connected(server_url) as cursor:
-        # Until the connection ends: other pytest workers wait for the one that makes it.
+        # Held until the connection ends: other pytest workers wait for the worker that makes the template.
         cursor.execute("SELECT pg_advisory_lock(hashtext(%s))", (template,))
         cursor.execute("SELECT FROM pg_database WHERE datname = %s", (template,))
         if cursor.fetchone() is not None:

@@ -74,7 +74,7 @@ class Deployment:
 
     @cached_property
     def session(self) -> Session:
-        """A session for checks, not for the hot path."""
+        """A session for the checks of a test."""
         return Session(self.urls.database_url, application_name="sluice check")
 
     @cached_property

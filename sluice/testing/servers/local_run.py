@@ -27,7 +27,7 @@ COMMAND_SECONDS = 120.0  # for a command that ends by itself
 
 @dataclass
 class RunningProcess:
-    """One process of ours and where its output goes."""
+    """One process of Sluice, and the file with its output."""
 
     name: str
     popen: Child
@@ -46,7 +46,7 @@ class RunningProcess:
         return self.popen.poll()
 
     def kill(self) -> None:
-        """kill -9, and waits for the end."""
+        """Kills the process with SIGKILL and waits for its end."""
         self.popen.kill()
         self.popen.wait()
 
@@ -55,7 +55,7 @@ class RunningProcess:
         self.popen.send_signal(number)
 
     def stop(self) -> int:
-        """SIGTERM; kill -9 if that is not enough. Returns the exit code."""
+        """Sends SIGTERM, and SIGKILL if the process does not end. Returns the exit code."""
         if self.exit_code is None:
             self.popen.send_signal(signal.SIGCONT)
             self.popen.terminate()
@@ -97,7 +97,7 @@ class LocalRun:
         self.stop_all()
 
     def environ(self, faults: str = "") -> dict[str, str]:
-        """The environment of the processes: ours, without any SLUICE_ name that was there before."""
+        """The environment of the processes: that of this process, without its SLUICE_ variables."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         first = [] if self.python_path is None else [str(self.python_path)]
         path = os.pathsep.join([*first, *_own_folders()])
@@ -131,25 +131,25 @@ class LocalRun:
     def start_supervised_worker(
         self, *words: str, command: str = "worker", name: str = "worker", faults: str = ""
     ) -> RunningProcess:
-        """`sluice worker …` or another of these commands. The process is the supervisor of its worker."""
+        """Starts `sluice worker …` or a similar command. The process is the supervisor of its worker."""
         return self._start(name, "sluice.cli.main", [command, "--name", name, *words], faults)
 
     def start_relay(self, *, name: str = "relay", faults: str = "") -> RunningProcess:
-        """A worker for the relay and maintenance; nothing comes of it without a beat, or a kick."""
+        """A worker for the relay and maintenance. It needs a beat, or a test that starts its tasks."""
         return self.start_worker((RELAY_QUEUE, MAINTENANCE_QUEUE), name=name, faults=faults)
 
     def start_effects(
         self, *, name: str = "effects", pool: str = "prefork", faults: str = ""
     ) -> RunningProcess:
-        """A worker that makes calls. With the pool "solo" a fault ends all of it, not one of its children."""
+        """A worker that makes calls. With the pool "solo" a fault ends the whole worker."""
         return self.start_worker((EFFECTS_QUEUE,), name=name, pool=pool, faults=faults)
 
     def start_rebuilds(self, *, name: str = "rebuild", faults: str = "") -> RunningProcess:
-        """A worker that rebuilds; a beat and a worker for maintenance tell it what lags."""
+        """A worker that rebuilds. It needs a beat and a worker for maintenance, which start its tasks."""
         return self.start_worker((REBUILD_QUEUE,), name=name, faults=faults)
 
     def start_beat(self, *, name: str = "beat") -> RunningProcess:
-        """A beat; of several one beats."""
+        """A beat. If several run, one of them schedules."""
         return self._start(name, "celery", [*CELERY, "beat"])
 
     def start_flower(self, port: int, *, environ: Mapping[str, str] | None = None) -> RunningProcess:
@@ -163,7 +163,7 @@ class LocalRun:
         return self._start(f"celery {words[0]}", "celery", [*CELERY, *words])
 
     def run_sluice(self, *words: str) -> str:
-        """`sluice …` to its end; what it printed. Raises CalledProcessError for another exit code than 0."""
+        """Runs `sluice …` and returns its output. Raises CalledProcessError if it fails."""
         done = self.sluice(*words)
         output, errors = done.stdout.decode(), done.stderr.decode()
         if done.returncode:
@@ -177,7 +177,7 @@ class LocalRun:
         environ: Mapping[str, str] | None = None,
         faults: str = "",
     ) -> subprocess.CompletedProcess[bytes]:
-        """Runs one command to its end. `given` comes through a pipe. Raises TimeoutExpired."""
+        """Runs one command to its end, with `given` as its input through a pipe. Raises TimeoutExpired."""
         command = ["sluice", *words]
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, _given(given) as read:
             child = self.start(
@@ -197,7 +197,7 @@ class LocalRun:
             return subprocess.CompletedProcess(command, code, output.read(), errors.read())
 
     def stop_all(self) -> None:
-        """Ends what still runs: all are asked first, then waited for."""
+        """Ends the processes that still run: signals all of them first, then waits for each."""
         for process in self.processes:
             if process.exit_code is None:
                 process.popen.send_signal(signal.SIGCONT)
@@ -245,7 +245,7 @@ def _own_folders() -> list[str]:
 
 @contextmanager
 def _given(data: bytes | None) -> Iterator[int]:
-    """A descriptor to read the data from: a pipe, as from another command; without data nothing."""
+    """Yields a descriptor to read the data from: a pipe, as from another command."""
     if data is None:
         with open(os.devnull, "rb") as nothing:
             yield nothing.fileno()
