@@ -25,12 +25,13 @@ def ls(
         str | None, typer.Option("--verb", help='A command, as in "dlq drop", or a group, as in dlq.')
     ] = None,
     subject: Annotated[
-        str | None, typer.Option("--subject", help="What the decision changed: a queue, an event, a call.")
+        str | None,
+        typer.Option("--subject", help="The object of the decision, such as a queue, an event or a call."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")] = 50,
     as_json_: AsJson = False,
 ) -> None:
-    """Show decisions, newest first; their details with --json."""
+    """Show decisions, newest first; with --json also their details."""
     with connected("sluice audit", report_refusal=print_refusal) as session:
         found = read_audits(session, verb=verb, subject=subject, limit=limit)
     if as_json_:

@@ -35,10 +35,13 @@ SERVERS_HINT = 'for commands in another terminal: eval "$(sluice stack up)"'
 def dev(
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"Leave out a process; may be repeated: {', '.join(NAMES)}."),
+        typer.Option(metavar="NAME", help=f"Do not start this process; may be repeated: {', '.join(NAMES)}."),
     ] = None,
     flower_port: Annotated[
-        int, typer.Option(min=1, max=65_535, help="Port of Flower. Another one is taken if it is in use.")
+        int,
+        typer.Option(
+            min=1, max=65_535, help="Port of Flower. If the port is in use, Flower uses a free port."
+        ),
     ] = FLOWER_PORT,
 ) -> None:
     """Run the local servers and all processes in this terminal, for development.
@@ -53,7 +56,7 @@ def dev(
 
     Ctrl-C or SIGTERM ends everything, with exit code 0; data stay in
     .sluice/stack. A second Ctrl-C kills processes that do not end.
-    Exit code 2 if it cannot start.
+    Exit code 2 if the start fails.
 
     Example: sluice dev --without flower
     """

@@ -141,9 +141,9 @@ def export(
     """Print failed events as JSON lines, oldest first, in the format of `sluice send`.
 
     A record that is not JSON, or whose key or headers do not fit the format,
-    has key_base64, value_base64 and headers_base64 instead, which send refuses.
-    A record that is not stored whole has them, too; its `flaw` names what is
-    missing.
+    has key_base64, value_base64 and headers_base64 instead. `sluice send`
+    refuses such a line. A record that is not stored whole has these fields,
+    too; its `flaw` names the missing part.
 
     Example: sluice dlq export --all --topic orders > orders.jsonl
     """
@@ -209,7 +209,7 @@ def _state_of(letter: ListedLetter | LetterCount) -> str:
 
 
 dlq_app = typer.Typer(
-    help="Show failed events and those that wait behind them; redrive or drop them.",
+    help="Show failed events and the events that wait behind them; redrive or drop them.",
     no_args_is_help=True,
 )
 for command in (ls, show, redrive, drop, resolve, export):

@@ -78,7 +78,7 @@ def redrive(
     """Apply failed events, and events that wait behind them, with the current code.
 
     The selected letters choose the entities. All letters of these entities are
-    redriven in order, until one fails again. Other entities are not held up.
+    redriven in order, until one fails again. Other entities continue meanwhile.
     --all selects entities with a dead letter, and conflicts. With --state waiting
     it also selects entities that an operator paused. --projection selects letters
     of that projection: they are applied only to one of its generations.
@@ -201,7 +201,7 @@ def drop(
 
 
 def resolve(reason: Reason, ids: Ids = None, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Mark conflicts as seen: two events have the same identity or version, and the first one counts.
+    """Mark conflicts as seen: two events have the same identity or version, and the first event counts.
 
     Accepts only conflicts. Exit code 1 if a letter was not changed.
     """

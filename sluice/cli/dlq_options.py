@@ -8,8 +8,10 @@ from sluice.cli.printing import read_age
 from sluice.db.admin.letters import Chosen
 from sluice.db.records import LetterState
 
-Id = Annotated[int, typer.Argument(metavar="ID", help="As `sluice dlq ls` names it.")]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="As `sluice dlq ls` names them.")]
+Id = Annotated[int, typer.Argument(metavar="ID", help="Id of a letter, from `sluice dlq ls`.")]
+Ids = Annotated[
+    list[int] | None, typer.Argument(metavar="[ID]...", help="Ids of letters, from `sluice dlq ls`.")
+]
 Every = Annotated[bool, typer.Option("--all", help="Select all letters that match the filters.")]
 Topic = Annotated[str | None, typer.Option("--topic", help="Topic of the event.")]
 Entity = Annotated[str | None, typer.Option("--entity", help="Entity type, as in order.")]

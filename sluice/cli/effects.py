@@ -27,7 +27,7 @@ from sluice.db.delivery.switches import read_switch
 from sluice.db.records import CallState
 from sluice.db.sending.calls import EFFECTS_PAUSED
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Key of a call, from `sluice effects ls`.")]
 
 
 def ls(

@@ -28,7 +28,7 @@ from sluice.db.sending.calls import EFFECTS_PAUSED
 from sluice.tasks.effects.executor import storable
 
 Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY]...", help="As `sluice effects ls` names them.")
+    list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of calls, from `sluice effects ls`.")
 ]
 Every = Annotated[bool, typer.Option("--all", help="Select all matching calls.")]
 Effect = Annotated[str | None, typer.Option("--effect", help="With --all: only calls of this effect.")]
@@ -46,9 +46,9 @@ def reconcile(
 ) -> None:
     """Ask the provider for the result of uncertain calls, by the effect's `reconcile` function.
 
-    If the function returns an answer, the call succeeded. If it returns None,
-    the call was not made, and becomes pending. If it raises, the call stays
-    uncertain.
+    If the function returns an answer, the call succeeded. If the function
+    returns None, the call was not made, and becomes pending. If the function
+    raises an error, the call stays uncertain.
 
     With --dry-run the provider is asked and nothing is stored.
     Exit code 1 if a call was not changed.
@@ -70,7 +70,10 @@ def retry(
     keys: Keys = None,
     every: Every = False,
     state: Annotated[
-        CallState | None, typer.Option("--state", metavar="failed|uncertain", help="Required by --all.")
+        CallState | None,
+        typer.Option(
+            "--state", metavar="failed|uncertain", help="With --all (required): only calls in this state."
+        ),
     ] = None,
     effect: Effect = None,
     yes: Yes = False,
@@ -106,11 +109,15 @@ def retry(
 def settle(
     reason: Reason,
     state: Annotated[CallState, typer.Option("--as", metavar="succeeded|failed")],
-    key: Annotated[str | None, typer.Argument(metavar="KEY", help="As `sluice effects ls` names it.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All uncertain calls; only with --as failed.")] = False,
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="Key of a call, from `sluice effects ls`.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Select all uncertain calls; only with --as failed.")
+    ] = False,
     effect: Effect = None,
     response: Annotated[
-        str | None, typer.Option("--response", metavar="JSON", help="What the provider answered.")
+        str | None, typer.Option("--response", metavar="JSON", help="The answer of the provider.")
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -162,7 +169,7 @@ def pause(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> 
 
 
 def resume(reason: Reason, dry_run: DryRun = False, as_json_: AsJson = False) -> None:
-    """Resume calls: those that are due are made within seconds."""
+    """Resume calls: calls that are due are made within seconds."""
     _turn(False, reason, dry_run=dry_run, as_json_=as_json_)
 
 

@@ -125,7 +125,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     name="sluice",
-    help="Apply Kafka events to Postgres, effectively once. Begin with: stack up, init, send, status.",
+    help="Apply Kafka events to Postgres, effectively once. First commands: stack up, init, send, status.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -43,8 +43,8 @@ outbox_app = typer.Typer(
     help="Show waiting and refused outgoing events; retry or drop them.",
     no_args_is_help=True,
 )
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="As `sluice outbox ls` names it.")]
-Number = Annotated[int, typer.Argument(metavar="ID", help="As `sluice outbox ls` names it.")]
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Queue of the event, from `sluice outbox ls`.")]
+Number = Annotated[int, typer.Argument(metavar="ID", help="Id of the event, from `sluice outbox ls`.")]
 Topic = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
 
 
@@ -58,10 +58,10 @@ def ls(
     """Show the waiting records per queue with their age, and each record that the broker refused.
 
     A refused record holds back only later records of its queue with the same
-    topic and key. The newest comes first. An error that several records share
-    is printed once, with its number of records. Events for a topic that does
-    not exist wait until it exists; the list shows the topic, the first event
-    and the reason.
+    topic and key. The newest record comes first. An error that several records
+    share is printed once, with its number of records. Events for a topic that
+    does not exist wait until it exists; the list shows the topic, the first
+    event and the reason.
     """
     with connected("sluice outbox", report_refusal=print_refusal) as session:
         queues = [] if refused else read_waiting(session, topic)
@@ -105,12 +105,12 @@ def retry(
     reason: Reason,
     queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
     number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All refused records.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Select all refused records.")] = False,
     topic: Topic = None,
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Retry refused records, after the broker or the topic was repaired."""
+    """Retry refused records. Repair the broker or the topic first."""
     if every == (number is not None) or (topic is not None and not every):
         raise OperationRefused("pass QUEUE and ID of one record, or --all, optionally with --topic")
     with connected("sluice outbox") as session:
@@ -134,7 +134,7 @@ def drop(
     reason: Reason,
     queue: Annotated[str | None, typer.Argument(metavar="QUEUE")] = None,
     number: Annotated[int | None, typer.Argument(metavar="ID")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All refused events.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Select all refused events.")] = False,
     topic: Topic = None,
     even_if_waiting: Annotated[
         bool, typer.Option("--even-if-waiting", help="Also drop an event that is not refused.")
@@ -143,7 +143,7 @@ def drop(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Delete a refused outgoing event; the relay sends those behind it.
+    """Delete a refused outgoing event, so that the relay sends the events behind it.
 
     The event will never be sent. sluice.audit keeps a full copy of it.
     """

@@ -24,9 +24,7 @@ from sluice.db.apply.dead_letters import load_parked
 from sluice.db.connection import BATCH_PLANS
 
 BLOCKED_EXIT_CODE = 1
-Topic = Annotated[
-    str | None, typer.Option("--topic", metavar="TOPIC", help="A topic, which is no longer read.")
-]
+Topic = Annotated[str | None, typer.Option("--topic", metavar="TOPIC", help="A topic of the handlers.")]
 Entity = Annotated[
     str | None, typer.Option("--entity", metavar="ENTITY", help="An entity type; requires KEY.")
 ]
@@ -43,8 +41,9 @@ def pause(
 ) -> None:
     """Stop reading a topic, or stop applying one entity, until `resume`. Nothing is lost.
 
-    A topic: the records that bridges have read are still applied.
-    An entity: its events are stored as waiting; others are applied.
+    For a topic: records that bridges have read already are still applied.
+    For an entity: its events are stored as waiting; events of other entities are
+    applied.
     """
     name = _named(topic, entity, key)
     decision = decide("pause", reason)
@@ -74,9 +73,10 @@ def resume(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Resume a topic, or apply the waiting events of an entity in order and resume it.
+    """Resume a topic, or an entity: its waiting events are applied in order.
 
-    Exit code 1 if an event of the entity died: the events behind it keep waiting.
+    Exit code 1 if an event of the entity became a dead letter: later events of
+    the entity keep waiting.
     """
     name = _named(topic, entity, key)
     decision = decide("resume", reason)

@@ -35,7 +35,7 @@ from sluice.tasks.fold.registry import Registry
 
 
 def plan(projection: Projection, checkpoint: FromCheckpoint = None, as_json_: AsJson = False) -> None:
-    """Show what a rebuild would read, its size, and what prevents the rebuild. Changes nothing.
+    """Show the records that a rebuild would read, and the reasons that prevent it. Changes nothing.
 
     Exit code 1 if the rebuild would be refused.
     """
@@ -56,7 +56,7 @@ def status(
     ] = None,
     as_json_: AsJson = False,
 ) -> None:
-    """Show the generations of projections: which is live, and the progress of the others."""
+    """Show the generations (copies) of projections, their states and their progress."""
     with connected("sluice rebuild", report_refusal=print_refusal) as session:
         found = [generation_document(session, one) for one in read_generations(session, projection)]
         checkpoints = read_checkpoints(session, projection)
@@ -74,7 +74,7 @@ def diff(
 ) -> None:
     """Compare a generation with the live one, row by row, and store the report.
 
-    Both are read as of one moment at which they had applied the same events.
+    Both are read as of one moment at which both had applied the same events.
     Live traffic continues. You may repeat the comparison; the last report counts.
     """
     registry = read_environment().registry
@@ -96,7 +96,7 @@ def approve(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Approve the differences of the last report. A swap is refused without it."""
+    """Approve the differences of the last report. A swap requires this approval."""
     with connected("sluice rebuild") as session:
         found = reporting.require_comparable(session, projection, generation, verb="approved")
         report = reporting.require_report(session, found)
@@ -123,7 +123,7 @@ def _compare(session: Session, registry: Registry, found: Generation) -> Report:
 
 
 rebuild_app = typer.Typer(
-    help="Compute a projection anew beside the live one, compare both, and swap.",
+    help="Compute a projection again beside the live rows, compare both, and swap.",
     no_args_is_help=True,
 )
 for command in (plan, start, status, pause, resume, cancel, diff, approve, swap, drop, checkpoint):

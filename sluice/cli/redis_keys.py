@@ -29,7 +29,8 @@ from sluice.runtime.settings import read_settings
 from sluice.tasks.installation.opening import check_installation
 
 redis_app = typer.Typer(
-    help="Show the keys of installations in Redis, and delete those of former ones.", no_args_is_help=True
+    help="Show the keys of installations in Redis; delete the keys of former installations.",
+    no_args_is_help=True,
 )
 
 
@@ -58,7 +59,7 @@ def ls(as_json_: AsJson = False) -> None:
 
 @redis_app.command()
 def clean(
-    prefix: Annotated[str, typer.Argument(help="As `sluice redis ls` shows it: sluice-1a2b3c4d.")],
+    prefix: Annotated[str, typer.Argument(help="A prefix from `sluice redis ls`, such as sluice-1a2b3c4d.")],
     reason: Reason,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -66,7 +67,7 @@ def clean(
 ) -> None:
     """Delete all keys of one prefix in this Redis database, left by a former installation.
 
-    If that installation still runs, it loses nothing: its bridges publish again
+    If that installation still runs, it loses no data: its bridges publish again
     the events that are not applied. Refused for this installation while its
     processes run.
     """

@@ -101,9 +101,7 @@ MOST_SHARDS = 1_024  # each is a queue with a row, a Redis list and a worker
 
 def reshard(
     entity: Annotated[str, typer.Argument(metavar="ENTITY", help="An entity type.")],
-    shards: Annotated[
-        int, typer.Argument(metavar="N", min=1, max=MOST_SHARDS, help="Its new number of queues.")
-    ],
+    shards: Annotated[int, typer.Argument(metavar="N", min=1, max=MOST_SHARDS, help="New number of queues.")],
     reason: Reason,
     force: Annotated[
         bool, typer.Option("--force", help="Do not wait: records in flight are read again.")
@@ -113,15 +111,15 @@ def reshard(
     dry_run: DryRun = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Change how many queues an entity type has.
+    """Change the number of queues of an entity type.
 
     Pauses the topics until all records that were read are applied and the
     outgoing events of the queues are sent. Then the topics continue in the new
     queues.
 
-    With --force it does not wait: records in flight are read again. Deduplication
-    keeps the rows right, but duplicates may be counted twice, and outgoing events
-    of one key may overtake each other.
+    With --force the command does not wait: records in flight are read again.
+    Deduplication keeps the rows right, but duplicates may be counted twice, and
+    outgoing events of one key may overtake each other.
     """
     with connected("sluice reroute") as session:
         done, unsettled = read_reshard_plan(session, entity, shards)

@@ -35,7 +35,7 @@ def send(
     key: Annotated[str | None, typer.Option("--key", help="Record key: the key of the entity.")] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Event type, as in order.placed.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Data, as a JSON object. Default: {}.")] = None,
-    event_id: Annotated[str | None, typer.Option("--id", help="Event id. Default: a random one.")] = None,
+    event_id: Annotated[str | None, typer.Option("--id", help="Event id. Default: a random id.")] = None,
     version: Annotated[
         str | None, typer.Option("--version", help="Version: an integer, or a time as in --time.")
     ] = None,
@@ -48,7 +48,7 @@ def send(
     tombstone: Annotated[
         bool, typer.Option("--tombstone", help="Send a null value instead of an event.")
     ] = False,
-    topic: Annotated[str | None, typer.Option(help="Topic of lines without one.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic of lines that have no topic.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Maximum lines per second.")] = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Also send events that no handler of SLUICE_HANDLERS accepts.")
@@ -70,8 +70,8 @@ def send(
     null a tombstone. headers (of strings) and topic may be left out.
 
     If SLUICE_HANDLERS is set, each event is checked against the
-    handlers of its topic. A file with a bad line is refused before
-    anything is sent; a pipe is sent up to that line.
+    handlers of its topic. If a file has a bad line, nothing is
+    sent. A pipe is sent up to the bad line.
     """
     settings = read_settings()
     servers = read_addresses(settings).kafka_bootstrap_servers

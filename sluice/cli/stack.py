@@ -47,7 +47,7 @@ def down(
 
 @stack_app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show which services run, and where. Exit code 1 unless all run."""
+    """Show which services run, and their addresses. Exit code 1 unless all run."""
     found = Stack(ROOT).status()
     if as_json:
         say_document([{name: _plain(value) for name, value in asdict(one).items()} for one in found])

@@ -26,7 +26,8 @@ def trace(
 ) -> None:
     """Show one event with its results: record, outcome, rows, emitted events, calls, dead letter.
 
-    Pass its topic, partition and offset (payments:3:1042), or its topic, key and event id.
+    Pass its topic, partition and offset (payments:3:1042), or its topic, key
+    and event id.
     """
     _, registry, urls = read_environment()
     with connected("sluice trace", report_refusal=print_refusal) as session:

@@ -26,8 +26,8 @@ def verify(as_json_: AsJson = False) -> None:
     be applied meanwhile. Gaps from retention or compaction are reported, not
     treated as errors.
 
-    Also counts what waits for an operator. Exit code 1 if counters and log
-    differ.
+    Also counts the work that waits for an operator. Exit code 1 if counters and
+    log differ.
     """
     found = _compare()
     if as_json_:
