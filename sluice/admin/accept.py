@@ -51,7 +51,7 @@ class PartitionChange:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What accepting changes, for all partitions of a topic."""
+    """The effects of accepting a topic, for all its partitions."""
 
     topic: str
     entity: str
@@ -87,7 +87,7 @@ def judge_acceptance(
     watermarks: Mapping[int, int],
     logs: Mapping[int, LogRange],
 ) -> Acceptance:
-    """Returns what accepting changes. `topic_ids` are the ids in Postgres and in Kafka. Pure."""
+    """Returns the effects of accepting a topic. `topic_ids` are the ids in Postgres and in Kafka. Pure."""
     before, now = topic_ids
     changes = tuple(
         _change(number, watermarks.get(number), logs.get(number), recreated=before != now)
@@ -109,7 +109,7 @@ def _change(number: int, before: int | None, log: LogRange | None, *, recreated:
 
 
 class AcceptPlan(NamedTuple):
-    """What accepting a topic would change, and the facts it was computed from."""
+    """The effects of accepting a topic, and the facts from which they were computed."""
 
     before: TopicRouting
     wanted: TopicRouting

@@ -103,7 +103,7 @@ def erase(
     patience_seconds: float = 30.0,
     waiting: Callable[[str], object] = lambda _: None,
 ) -> Erased:
-    """Erases one entity: in one transaction everything that may still change, then the settled rows.
+    """Erases one entity: first, in one transaction, all rows that may still change; then the settled rows.
 
     Can be killed anywhere and repeated; rows erased before then count as 0. `tables` are further tables
     with rows of the key. Waits for outgoing events and calls. Raises OperationRefused; then nothing was

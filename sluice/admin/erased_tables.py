@@ -69,7 +69,7 @@ _CHECK = "SET CONSTRAINTS ALL IMMEDIATE"  # so that this statement fails, not CO
 
 
 def delete_rows(session: Session, tables: ErasedTables, key: str) -> Iterable[tuple[str, int]]:
-    """Deletes the rows of the key; yields table and number of rows. Raises OperationRefused if one stays."""
+    """Deletes the rows of the key; yields table and row count. Raises OperationRefused if a row stays."""
     for table, column in tables.columns.items():
         yield table, erasing.delete_rows_of(session, table, column, key)
         if erasing.has_row(session, table, column, key):

@@ -51,7 +51,7 @@ def initialise(
     replication_factor: int = 1,
     change: Callable[[Session, str], Changed] | None = None,
 ) -> Initialised:
-    """Creates what a bridge and workers need. Idempotent.
+    """Creates all objects that a bridge and workers need. Idempotent.
 
     `change` is called once with the name, before the installation is checked. Raises InstallationRefused if
     the database belongs to another installation, is a copy, or is newer than this code.
@@ -78,7 +78,7 @@ def initialise(
 
 
 def _refuse_misplaced(session: Session, registry: Registry) -> None:
-    """Raises TableRefused for a table in Sluice's own schema: `init` would create an empty second one."""
+    """Raises TableRefused for a table in Sluice's own schema: `init` would create a second, empty table."""
     names = {table.name for metadata in registry.metadatas for table in metadata.tables.values()}
     missing = [name for name in read_misplaced(session, names) if name not in read_user_columns(session)]
     if missing:

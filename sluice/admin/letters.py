@@ -56,13 +56,13 @@ def entity_of(letter: ListedLetter | WholeLetter) -> str:
 
 
 def read_letter_document(session: Session, letter: WholeLetter) -> dict[str, Any]:
-    """Returns the letter as a JSON object, with how many letters wait behind it and the first of those."""
+    """Returns the letter as a JSON object, with the number of letters behind it and the first of them."""
     behind = count_behind(session, letter)
     return letter_document(letter, behind, read_behind(session, letter, limit=MOST_BEHIND))
 
 
 def letter_document(letter: WholeLetter, behind: int, first: Sequence[WaitingLetter]) -> dict[str, Any]:
-    """Returns a letter with all fields, how many letters wait behind it, and the first of those.
+    """Returns a letter with all fields, the number of letters behind it, and the first of these letters.
 
     A value is JSON, else `value_text`, else `value_base64`. A key or a header is text, else its name ends in
     `_base64`. A value that is not stored is left out; then `flaw` has its size and SHA-256.

@@ -22,7 +22,7 @@ from sluice.tasks.projection_redrive import HeldEntity, ProjectionRedriver
 
 @dataclass
 class LettersRedriven:
-    """The outcomes of an entity's letters in one generation. `blocked_by`: why the first failed again."""
+    """The outcomes of an entity's letters in one generation. `blocked_by`: why a letter failed again."""
 
     held: HeldLetters
     outcomes: Counter[str] = field(default_factory=Counter)

@@ -20,7 +20,7 @@ _GROUP = re.compile(rf"{NAME_PATTERN}-[0-9a-f]{{8}}")
 
 @dataclass(frozen=True)
 class PrefixUse:
-    """The keys of one installation, or with `group` None all keys without the prefix of one.
+    """The keys of one installation, or with `group` None all keys without a prefix of an installation.
 
     `idle_seconds` is the time since the last use of any of them, None if the server does not record it.
     """

@@ -153,7 +153,7 @@ def redrive_entity(
     *,
     tried: Callable[[int], object] = lambda _: None,
 ) -> EntityRedriven:
-    """Redrives an entity until no letter is left or one dies again. Writes the row in `audit` first.
+    """Redrives an entity until no letter is left or a letter fails again. Writes the row in `audit` first.
 
     Calls `tried` with the number of letters of each transaction. Can be killed anywhere and repeated.
     Raises OperationRefused for a broken deployment.
@@ -246,7 +246,7 @@ def drop_letter(session: Session, redriver: Redriver, letter: WholeLetter, decis
 def drop_and_redrive(
     session: Session, redriver: Redriver, letter: WholeLetter, decision: Decision, *, no_redrive: bool
 ) -> list[EntityRedriven]:
-    """Drops the letter and redrives those behind it, which `no_redrive` leaves waiting.
+    """Drops the letter and redrives the letters behind it, unless `no_redrive`.
 
     Raises OperationRefused if the letter is no longer the first of its entity.
     """

@@ -153,7 +153,7 @@ def reshard(
 def reshard_entity(
     session: Session, entity: str, shards: int, decision: Decision, *, force: bool
 ) -> Resharded | Unsettled:
-    """Gives the entity type so many shards; or changes nothing and returns what is not settled.
+    """Changes the shard count; or changes nothing and returns the records and events that are not settled.
 
     Raises OperationRefused if the entity type is unknown, if it has that many shards already, or if a batch
     holds a queue for too long.

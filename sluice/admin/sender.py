@@ -95,7 +95,7 @@ class Sender:
         self.newest = (sent.topic, sent.partition, sent.offset)
 
     def _settle(self) -> None:
-        """Waits until all records are acknowledged. Raises SendFailed if one failed."""
+        """Waits until all records are acknowledged. Raises SendFailed if a record failed."""
         try:
             self._producer.flush(timeout=DELIVERY_TIMEOUT_MS / 1000)
         except KafkaError as error:

@@ -1,7 +1,7 @@
 """Compares users' tables in Postgres with their declarations. Pure.
 
 `unfilled` are projections that no handler of this command fills. Only a rebuild by other handlers can create
-such a table anew, so its findings are notes.
+such a table again, so its findings are notes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set

@@ -80,7 +80,7 @@ def retired_queues(sharing: Sharing) -> frozenset[str]:
 
 
 def seconds_since(at: datetime, since: datetime) -> float:
-    """Returns the seconds from `since` to `at`; 0 for what a worker wrote after `at`."""
+    """Returns the seconds from `since` to `at`; 0 for times after `at`."""
     return max(0.0, (at - since).total_seconds())
 
 

@@ -1,4 +1,4 @@
-"""Finds what users attached to a generation's table or view and a rebuild or swap would lose. Pure."""
+"""Finds objects of users on a generation's table or view that a rebuild or swap would lose. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -27,7 +27,7 @@ SHOWN_TO_READERS = NOT_CARRIED | {"grant"}
 
 
 def carry_over_refusals(table: str, traits: Iterable[Trait]) -> Iterator[str]:
-    """Yields what a new generation would not get from the live generation's table."""
+    """Yields objects of the live generation's table that a new generation would not get."""
     for kinds in _by_kind(one for one in traits if not _is_carried(one)):
         yield (
             f"{table} has {kinds}, which a rebuild does not carry over to a new generation: remove that first"
@@ -71,7 +71,7 @@ def view_refusals(projection: str, live: int, columns: Sequence[str], view: Tabl
 
 
 def reader_refusals(projection: str, table: str, readers: Iterable[str]) -> Iterator[str]:
-    """Yields what depends on a generation's table directly, and would not follow a swap."""
+    """Yields objects that depend on a generation's table directly, and would not follow a swap."""
     direct = [reader for reader in readers if reader != projection]
     if direct:
         yield (

@@ -1,4 +1,4 @@
-"""Starts, swaps, drops and paces generations, each under the locks that make it one step for live traffic."""
+"""Starts, swaps, drops and paces generations, each under locks, so that live traffic sees one step."""
 
 from contextlib import closing
 from typing import NamedTuple
@@ -72,7 +72,7 @@ def begin(
 ) -> int:
     """Begins a new generation and returns its number. Removes the remains of an earlier attempt.
 
-    With `checkpoint` the generation begins as a copy of it.
+    With `checkpoint` the generation begins as a copy of the checkpoint.
     """
     with copying(session, projection):
         return _begin(session, registry, projection, rate, compacted_topics, decision, checkpoint)
@@ -141,7 +141,7 @@ def call_workers(session: Session, settings: Settings, projection: str, generati
 
 
 def require_rebuilt(session: Session, projection: str, number: int | None) -> Generation:
-    """Returns the generation whose pace changes; by default the one being built.
+    """Returns the generation whose pace changes; by default the generation that is being built.
 
     Raises OperationRefused.
     """
@@ -174,7 +174,7 @@ def require_ended(session: Session, projection: str, number: int | None) -> Gene
 
 
 def drop(session: Session, generation: Generation, decision: Decision) -> None:
-    """Drops the generation, its rows and its reports. Raises OperationRefused for the live one."""
+    """Drops the generation, its rows and its reports. Raises OperationRefused for the live generation."""
     with patiently(session, generation.projection), session.transaction():
         lock_all(session)
         live = generations.lock_projection(session, generation.projection)
@@ -190,7 +190,7 @@ def drop(session: Session, generation: Generation, decision: Decision) -> None:
 
 
 class SwapPlan(NamedTuple):
-    """The generation that becomes live, and the number of the one that is live now."""
+    """The generation that becomes live, and the number of the generation that is live now."""
 
     generation: Generation
     live: int
@@ -199,7 +199,7 @@ class SwapPlan(NamedTuple):
 def plan_swap(
     session: Session, registry: Registry, projection: str, number: int | None, *, back: bool
 ) -> SwapPlan:
-    """Returns what a swap would do. Raises OperationRefused with every reason against it."""
+    """Returns the two generations of a swap. Raises OperationRefused with all reasons against the swap."""
     require_declared(registry, projection)
     generation = _previous(session, projection, number) if back else _ready(session, projection, number)
     live = generations.read_projection_snapshot(session).live[projection]
@@ -228,7 +228,7 @@ def _ready(session: Session, projection: str, number: int | None) -> Generation:
 
 
 def _previous(session: Session, projection: str, number: int | None) -> Generation:
-    """Returns the generation with this number; by default the one that was live last."""
+    """Returns the generation with this number; by default the generation that was live last."""
     read = generations.read_generations(session, projection)
     retired = [one for one in read if one.state == GenerationState.RETIRED]
     if number is None and retired:
@@ -247,7 +247,7 @@ def swap(
     """Makes this generation live. Returns the previous one, which is kept in sync from now on.
 
     Runs one short transaction under the locks of all queues. Raises Behind, OlderSnapshots or Held; then
-    nothing has changed. Can be killed anywhere and repeated. `snapshots`: what earlier attempts waited for.
+    nothing has changed. Can be killed anywhere and repeated. `snapshots`: the waits of earlier attempts.
     """
     faults.reach("swap.before")
     projection = generation.projection

@@ -54,7 +54,7 @@ class OlderHolders:
 
 @dataclass
 class SnapshotWait:
-    """Keeps, between the attempts of one swap, what the swap waits for."""
+    """Keeps, between the attempts of one swap, the transactions that the swap waits for."""
 
     filled_xid: int = -1
     holders: OlderHolders = field(default_factory=OlderHolders)

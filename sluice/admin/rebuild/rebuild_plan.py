@@ -1,4 +1,4 @@
-"""Plans a rebuild: what it would read, and what prevents it."""
+"""Plans a rebuild: the records that it would read, and the reasons against it."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from sluice.tasks.retention import read_topic_configs
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rebuild would read, and the reasons against it."""
+    """The records that a rebuild would read, and the reasons against the rebuild."""
 
     projection: str
     live: int

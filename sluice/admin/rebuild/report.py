@@ -1,4 +1,4 @@
-"""Compares a generation with the live one and stores the report."""
+"""Compares a generation with the live generation and stores the report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

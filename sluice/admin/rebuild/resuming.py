@@ -78,7 +78,7 @@ def resume_refusals(places: Sequence[StoppedPlace], logs: LogRanges) -> list[str
 def resume(
     session: Session, redriver: ProjectionRedriver, generation: Generation, decision: Decision
 ) -> Iterator[LettersRedriven]:
-    """Redrives the letters of each entity, then lets the generation catch up. Yields what was redriven.
+    """Redrives the letters of each entity, then lets the generation catch up. Yields the redriven letters.
 
     Can be killed anywhere and repeated. Raises OperationRefused for a broken deployment.
     """
