@@ -132,6 +132,7 @@ def test_what_is_sent_is_applied_and_counted(make_deployment: MakeDeployment) ->
 
 
 @pytest.mark.unforked
+@pytest.mark.matrix
 def test_every_command_runs_as_a_new_interpreter(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(partitions=1)
     users = "users" + deployment.topic_suffix

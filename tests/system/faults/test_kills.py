@@ -41,6 +41,7 @@ def test_a_bridge_killed_at_any_point_costs_nothing(make_deployment: MakeDeploym
     assert_as_the_oracle_says(deployment)
 
 
+@pytest.mark.matrix
 def test_a_worker_suspended_past_the_visibility_timeout_and_woken_changes_nothing(
     make_deployment: MakeDeployment,
 ) -> None:

@@ -104,6 +104,7 @@ def answers(port: int, page: str) -> bool:
         return False
 
 
+@pytest.mark.matrix
 @pytest.mark.unforked
 @pytest.mark.own("redis")
 def test_every_key_begins_with_the_prefix(

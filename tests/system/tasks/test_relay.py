@@ -165,7 +165,7 @@ def test_a_record_that_the_broker_refuses_holds_its_key_alone(
         lambda: len(read_outgoing(deployment.session)) == 2, timeout_seconds=60, what="all others are sent"
     )
     assert [event_id for _, _, event_id in read_outgoing(deployment.session)] == ids[:2]
-    wait_until(lambda: "refused for good" in relay.log.read_text(), timeout_seconds=10, what="it is said")
+    wait_until(lambda: "refused permanently" in relay.log.read_text(), timeout_seconds=10, what="it is said")
     with engine.begin() as connection:
         refused = connection.exec_driver_sql("SELECT topic, key FROM sluice.outbox_refusals").all()
     assert [tuple(row) for row in refused] == [(topic, "held")]

@@ -126,6 +126,7 @@ def test_two_workers_that_each_lack_a_topic_take_turns(make_deployment: MakeDepl
     assert_as_the_oracle_says(deployment)
 
 
+@pytest.mark.matrix
 def test_a_topic_without_a_worker_holds_up_no_other_and_is_shown(make_deployment: MakeDeployment) -> None:
     deployment = make_deployment(NEW)
     new, old = deployment.run, of(deployment, OLD)
