@@ -67,7 +67,7 @@ def column_problem(column: Column[Any], *, is_key: bool) -> str | None:
 
 
 def _value_problem(column: Column[Any]) -> str | None:
-    """Returns what would set a value that the fold does not know, None if there is no such rule."""
+    """Returns what would set a value that the fold does not know, None if no rule does."""
     if column.identity is not None or column.computed is not None or column.autoincrement is True:
         return "is filled by Postgres (Identity, Computed or autoincrement); let the handler write it"
     if column.onupdate is not None or column.server_onupdate is not None:

@@ -54,7 +54,7 @@ class View(NamedTuple):
 def stuck_seconds(handler_seconds: float) -> float:
     """Returns how long a batch may be in hand, with this limit for the handlers of an event.
 
-    A batch starts no event after 20 seconds. The handlers of the last event may run twice, then with rows.
+    A batch starts no event after 20 seconds. The handlers of the last event may run a second time, with rows.
     """
     return max(STUCK_SECONDS, 2 * handler_seconds + 40.0)
 

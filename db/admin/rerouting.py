@@ -69,7 +69,7 @@ LOCK_QUEUES = Statement(
 def lock_routing(session: Session, entity: str) -> int | None:
     """Takes all locks of an entity type, after running batches. Returns its shard count.
 
-    Returns None if there is no such entity type. Raises LockNotAvailable if a queue is held for too long.
+    Returns None if the entity type is unknown. Raises LockNotAvailable if a queue is held for too long.
     """
     session.command(PATIENCE)
     rows = session.run(LOCK_ROUTING, entity)

@@ -35,7 +35,7 @@ class QueueFailures(NamedTuple):
 class Lanes(NamedTuple):
     """The state of the queue's entity type, and the applied offsets of its lanes in this epoch.
 
-    `epoch` is None, and the others are empty, if there is no such queue.
+    `epoch` is None, and the others are empty, if the queue is unknown.
     """
 
     epoch: int | None

@@ -174,7 +174,7 @@ READ_PARTITION = Statement(
 def read_partition(
     session: Session, projection: str, generation: int, topic: str, partition: int
 ) -> PartitionSnapshot | None:
-    """Returns the state of a partition, None if there is no such generation or topic."""
+    """Returns the state of a partition, None if the generation or the topic is unknown."""
     rows = session.run(READ_PARTITION, projection, generation, topic, partition)
     if not rows:
         return None

@@ -124,7 +124,7 @@ LOCK_LANES = Statement(
 def lock_lanes(
     session: Session, projection: str, generation: int, queue: str, places: Sequence[Place]
 ) -> dict[Place, int]:
-    """Locks at least these lanes of a generation. Returns their offsets, {} if there is no such generation.
+    """Locks at least these lanes of a generation. Returns their offsets, {} if the generation is unknown.
 
     A chunk of a rebuild, or a redrive, holds the row of a lane behind live while it applies records.
     """

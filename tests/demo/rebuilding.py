@@ -22,7 +22,7 @@ from tests.harness.readers import Readers
 FIXED = "examples.shop.handlers"
 NAME = tables.billing_line_items.name
 LATER = 2_000  # payments that come while the new generation is built
-READ = 100  # lines that somebody reads all the while
+READ = 100  # lines that a reader reads during the whole rebuild
 WHY = ("--reason", "the tax was wrong")
 ROWS = count("row")
 

@@ -180,7 +180,7 @@ class Broker:
         if event in world.poison or (not alone and world.unlucky(0.05)):
             self.answers.append((row, Delivery.REFUSED, "simulated"))
         elif world.unlucky(world.losses):
-            # Arrived or not, or later: nobody knows.
+            # The outcome is unknown: it arrived, did not arrive, or arrives later.
             rng.choice((world.arrive, world.late.append, lambda _: None))(record)
             self.answers.append((row, Delivery.AWAY, "simulated"))
         else:

@@ -64,7 +64,7 @@ def make_deployment(
     monkeypatch: pytest.MonkeyPatch,
     start: Start,
 ) -> Iterator[MakeDeployment]:
-    """Makes deployments whose topics nobody else uses; all their processes have ended afterwards."""
+    """Makes deployments whose topics no other test uses; ends all their processes afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     with making_deployments(kafka, postgres, redis_url, database_url, tmp_path, start) as make:
         yield make

@@ -41,7 +41,7 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 
 class Killed(BaseException):
-    """What nobody catches: the process is gone, and its connection with it."""
+    """An error that no code catches: the process ends, and its connection."""
 
 
 def _small(plain: Callable[..., None]) -> Callable[..., None]:

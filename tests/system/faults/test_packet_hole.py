@@ -1,4 +1,4 @@
-"""Servers that vanish without a word: no reset, no answer, and somebody else at their address."""
+"""Servers that disappear without a reset or an answer, and another server at their address."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Calls at real providers: one capture per payment whatever dies, and what nobody knows is asked about."""
+"""Calls at real providers: one capture per payment whichever process ends, and unknown outcomes are asked for."""
 
 import signal
 from collections import Counter
@@ -41,7 +41,7 @@ def assert_one_capture_each(providers: Providers, references: set[str]) -> None:
 
 
 def end_leases(deployment: Deployment) -> None:
-    """As if their time was over: 40 seconds nobody wants to wait for."""
+    """As if their 40 seconds were over, so that the test need not wait."""
     deployment.session.command(
         "UPDATE sluice.executed_side_effects SET claimed_until = now() WHERE state = 'running'"
     )

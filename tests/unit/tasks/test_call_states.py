@@ -51,7 +51,7 @@ def tried_before(seconds: float) -> Tried:
         # No attempt left a key behind: however long ago the first one was.
         (replace(tried_before(9_999), ended_unknown=False), RETRY, False, False, Claim.RUN),
         (replace(tried_before(9_999), ended_unknown=False), ASK, False, False, Claim.RUN),
-        (DOUBTFUL, RETRY, False, False, Claim.GIVE_UP),  # and nobody knows since when
+        (DOUBTFUL, RETRY, False, False, Claim.GIVE_UP),  # and the time of its beginning is unknown
         (tried_before(0), replace(RETRY, key_lifetime_seconds=None), False, False, Claim.GIVE_UP),
         # Another policy since: the key is worth nothing here.
         (tried_before(0), ASK, False, False, Claim.GIVE_UP),
@@ -174,7 +174,7 @@ def test_no_chain_of_attempts_forgets_a_doubt(
             assert unknown_before
             break
         assert claim is Claim.RUN
-        # Never again by itself once nobody knows, unless the provider still honours the key.
+        # Never repeated automatically after an unknown outcome, unless the provider still honours the key.
         if unknown_before:
             assert policy.on_unknown == "retry"
             assert policy.key_lifetime_seconds is not None
