@@ -54,7 +54,7 @@ def play_3(stage: Stage) -> Iterator[Check]:
 
 
 def play_6(stage: Stage) -> Iterator[Check]:
-    """Side effects: one capture per payment, and the provider is asked about e-mails with unknown outcomes."""
+    """Side effects: one capture per payment, and unknown outcomes of e-mails are asked for."""
     deployment, run, captures = stage.deployment, stage.deployment.run, stage.sizes.captures
     stage.do("The effects worker is killed before a call, during a call, and after the answer.")
     payments = stage.providers.payments

@@ -1,4 +1,4 @@
-"""Calls at real providers: one capture per payment whichever process ends, and unknown outcomes are asked for."""
+"""Calls at real providers: one capture per payment whichever process ends; unknown outcomes are asked for."""
 
 import signal
 from collections import Counter
