@@ -70,6 +70,8 @@ def configure_logs(
         "celery.worker.consumer",
     ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # It warns of every step of 0.1 s, which a busy machine takes often.
+    logging.getLogger("kafka.net.selector").setLevel(max(logging.ERROR, root.level))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
