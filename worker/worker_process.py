@@ -189,7 +189,7 @@ class WorkerProcess:
     def _check_self_now(self) -> None:
         with self._outages(self._maintenance_session, "self-check"):
             open_issues = read_open_issues(self._maintenance_session)
-            say = log.warning if open_issues.are_for_somebody else log.info
+            say = log.warning if open_issues.need_an_operator else log.info
             say("self-check", **open_issues._asdict())
 
     def is_stuck(self) -> bool:

@@ -40,7 +40,7 @@ class OpenIssues(NamedTuple):
     effects_paused: bool
 
     @property
-    def are_for_somebody(self) -> bool:
+    def need_an_operator(self) -> bool:
         """Returns True if at least one issue needs an operator."""
         return any(self[:10]) or self.effects_paused
 

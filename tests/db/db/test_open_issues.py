@@ -101,13 +101,13 @@ def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> Non
     )
     assert 90 <= found.oldest_outgoing_seconds < 120
     assert 70 <= found.oldest_due_call_seconds < 100
-    assert found.are_for_somebody
+    assert found.need_an_operator
 
 
 def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None:
     found = read_open_issues(session)
     assert set(found) == {0}
-    assert not found.are_for_somebody
+    assert not found.need_an_operator
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None
 def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session, field: str) -> None:
     well = read_open_issues(session)
     changed: dict[str, Any] = {field: 1}
-    assert well._replace(**changed).are_for_somebody
+    assert well._replace(**changed).need_an_operator
     assert not well._replace(
         outgoing_records=9, pending_calls=9, waiting_letters=9, retrying_events=9
-    ).are_for_somebody
+    ).need_an_operator
 
 
 def test_counting_ends_at_its_bound(bench: Bench, session: Session) -> None:

@@ -113,12 +113,12 @@ def test_what_waited_for_ten_minutes_is_halted(session: Session) -> None:
     session.command(f"UPDATE sluice.undeclared SET waited_seconds = {HALTED_SECONDS - 10}")
     step(session, 5)
     assert read_halted(session) == []
-    assert not read_open_issues(session).are_for_somebody
+    assert not read_open_issues(session).need_an_operator
     step(session, 5)
     [halted] = read_halted(session)
     assert (halted.kind, halted.name) == (Declaration.TOPIC, "things")
     found = read_open_issues(session)
-    assert (found.halted_topics, found.halted_effects, found.are_for_somebody) == (1, 0, True)
+    assert (found.halted_topics, found.halted_effects, found.need_an_operator) == (1, 0, True)
 
 
 def test_a_million_calls_of_one_effect_cost_one_step_of_the_index(session: Session) -> None:

@@ -118,7 +118,7 @@ def test_an_operator_sees_it(bench: AsideBench, run: Run) -> None:
         found = read_open_issues(bench.looking)
         assert (found.retrying_events, found.waiting_letters, found.dead_letters) == (1, 3, 0)
         assert found.parked_entities == 0
-        assert not found.are_for_somebody
+        assert not found.need_an_operator
         (finding,) = retrying_problems(read_retrying(bench.looking))
         assert finding.problem.startswith("Entity thing/k has waited for ")
         assert f"pid {pid}, application psql, user app, idle in transaction for" in finding.problem
