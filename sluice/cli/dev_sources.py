@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from sluice.db.tables import TableRefused
 from sluice.stack.atomic_folders import write_whole
 from sluice.tasks.fold.handler_signature import HandlersRefused
 from sluice.tasks.fold.registry import collect_handlers
@@ -58,8 +59,12 @@ def find_sources(names: str, folder: Path) -> Sources:
     try:
         collect_handlers(names)
     except HandlersRefused as refused:
-        error = str(refused)
-    except (Exception, SystemExit) as raised:
+        cause = refused.__cause__
+        if cause is None or isinstance(cause, (ImportError, TableRefused)):
+            error = str(refused)
+        else:
+            error = _describe(cause, folder)
+    except SystemExit as raised:
         error = _describe(raised, folder)
     finally:
         sys.meta_path.remove(recorder)

@@ -69,7 +69,8 @@ def _become_celery(*words: str) -> NoReturn:
     """Replaces this process by `celery …` of this application."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "sluice.runtime.app", *words])
+    # Without --quiet Celery prints a banner between the log lines.
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "sluice.runtime.app", "--quiet", *words])
 
 
 def _refuse_used_port(address: str, port: int) -> None:

@@ -132,7 +132,17 @@ def celery_words(work: Work, *, name: str | None, options: Sequence[str]) -> lis
     """Returns the words after `celery`. Raises typer.BadParameter."""
     if detaching := DETACHING.intersection(options):
         raise typer.BadParameter(f"{', '.join(detaching)}: a worker in the background cannot be supervised")
-    words = ["-A", "sluice.runtime.app", "worker", "-P", work.pool, "-n", f"{name or work.name}@%h"]
+    # Without --quiet Celery prints a banner between the log lines.
+    words = [
+        "-A",
+        "sluice.runtime.app",
+        "--quiet",
+        "worker",
+        "-P",
+        work.pool,
+        "-n",
+        f"{name or work.name}@%h",
+    ]
     if work.queues:
         words += ["-Q", ",".join(work.queues)]
     return [*words, *options]

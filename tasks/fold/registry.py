@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
@@ -117,12 +118,32 @@ def collect_handlers(names: str) -> Registry:
             ) from error
         except TableRefused as error:
             raise HandlersRefused(f"SLUICE_HANDLERS: module {name}: {error}") from error
+        except Exception as error:
+            raise HandlersRefused(
+                f"SLUICE_HANDLERS: module {name} cannot be imported: {_describe(error)}"
+            ) from error
     if not modules:
         raise HandlersRefused(
             "SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as in"
             " SLUICE_HANDLERS=myapp.handlers"
         )
     return collect_modules(modules)
+
+
+def _describe(error: Exception) -> str:
+    """Returns one line: the type, the text, and the file and line where the error arose."""
+    if isinstance(error, SyntaxError):
+        text, file, line = error.msg, error.filename, error.lineno
+    else:
+        frames = extract_tb(error.__traceback__)
+        own = [frame for frame in frames if _is_own(frame.filename)] or frames
+        text, file, line = str(error), own[-1].filename, own[-1].lineno
+    return f"{type(error).__name__}: {text} ({file}, line {line})"
+
+
+def _is_own(file: str) -> bool:
+    """Returns True for a file of the current folder that is not part of the Python environment."""
+    return file.startswith(os.getcwd()) and not file.startswith(sys.prefix)
 
 
 def collect_modules(modules: Iterable[ModuleType]) -> Registry:

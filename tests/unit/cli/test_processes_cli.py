@@ -39,7 +39,15 @@ def test_the_process_becomes_celery(
     monkeypatch.setattr(module, "_refuse_used_port", lambda *_: None)
     monkeypatch.setattr(os, "execv", lambda _, words: became.extend(words))
     assert CliRunner().invoke(app, list(words)).exit_code == 0
-    assert became == [sys.executable, "-m", "celery", "-A", "sluice.runtime.app", *expected.split()]
+    assert became == [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "sluice.runtime.app",
+        "--quiet",
+        *expected.split(),
+    ]
 
 
 @pytest.mark.parametrize("command", ["bridge", "beat", "flower", "worker", "relay"])

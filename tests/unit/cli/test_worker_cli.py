@@ -57,7 +57,7 @@ def test_words_of_celery(words: Sequence[str], expected: str) -> None:
     result = CliRunner().invoke(app, list(words))
     assert result.exit_code == 7, result.output
     assert Started.made["command"][1:] == [
-        *("-m", "celery", "-A", "sluice.runtime.app", "worker"),
+        *("-m", "celery", "-A", "sluice.runtime.app", "--quiet", "worker"),
         *expected.split(),
     ]
 

@@ -2,7 +2,11 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
@@ -67,6 +71,16 @@ def dead(value: bytes, key: bytes | None = b"o-1") -> str:
     assert planned.error is not None or planned.runs
     fault = planned.error or next(run.error for run in planned.runs if run.error)
     return str(fault)
+
+
+def broken_module(text: str) -> str:
+    """Returns what a command reports about a module with this text, with FOLDER for its folder."""
+    with TemporaryDirectory() as folder, chdir(folder):
+        Path("broken_handlers.py").write_text(text)
+        try:
+            return printed("init", **SERVERS, SLUICE_HANDLERS="broken_handlers").replace(folder, "FOLDER")
+        finally:
+            sys.path.remove(folder)
 
 
 def printed(*words: str, **environ: str) -> str:
@@ -155,6 +169,17 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
         "sluice: SLUICE_HANDLERS: module myapp.handler cannot be imported: No module named 'myapp'; modules"
         " are"
         f" looked up in the current folder {os.getcwd()} and in PYTHONPATH",
+    ),
+    "a syntax error in the handlers": (
+        lambda: broken_module("def place(event):\n    yield (\n"),
+        "sluice: SLUICE_HANDLERS: module broken_handlers cannot be imported: SyntaxError: '(' was never"
+        " closed (FOLDER/broken_handlers.py, line 2)",
+    ),
+    "an exception in the handlers": (
+        lambda: broken_module("import json\n\njson.loads('{')\n"),
+        "sluice: SLUICE_HANDLERS: module broken_handlers cannot be imported: JSONDecodeError: Expecting"
+        " property name enclosed in double quotes: line 1 column 2 (char 1) (FOLDER/broken_handlers.py, line"
+        " 3)",
     ),
     "the local servers do not run": (
         lambda: printed("workers", **SERVERS),
