@@ -1,11 +1,7 @@
 """Collects handlers, effects and topics from the user's modules, and refuses invalid ones at start."""
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from traceback import extract_tb
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,6 +17,7 @@ from sluice.tasks.api import (
     Projects,
     Topic,
 )
+from sluice.tasks.fold.handler_modules import import_modules
 from sluice.tasks.fold.handler_signature import HandlersRefused as HandlersRefused
 from sluice.tasks.fold.handler_signature import data_type_of, event_types, topic_names
 from sluice.tasks.fold.known_tables import find_tables, tables_by_name
@@ -101,49 +98,8 @@ class Registry:
 
 
 def collect_handlers(names: str) -> Registry:
-    """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused.
-
-    Puts the current directory first on the path, as `python -m` does and a script does not.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    modules = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        try:
-            modules.append(importlib.import_module(name))
-        except ImportError as error:
-            raise HandlersRefused(
-                f"SLUICE_HANDLERS: module {name} cannot be imported: {error}; modules are looked up in the"
-                f" current folder {os.getcwd()} and in PYTHONPATH"
-            ) from error
-        except TableRefused as error:
-            raise HandlersRefused(f"SLUICE_HANDLERS: module {name}: {error}") from error
-        except Exception as error:
-            raise HandlersRefused(
-                f"SLUICE_HANDLERS: module {name} cannot be imported: {_describe(error)}"
-            ) from error
-    if not modules:
-        raise HandlersRefused(
-            "SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as in"
-            " SLUICE_HANDLERS=myapp.handlers"
-        )
-    return collect_modules(modules)
-
-
-def _describe(error: Exception) -> str:
-    """Returns one line: the type, the text, and the file and line where the error arose."""
-    if isinstance(error, SyntaxError):
-        text, file, line = error.msg, error.filename, error.lineno
-    else:
-        frames = extract_tb(error.__traceback__)
-        own = [frame for frame in frames if _is_own(frame.filename)] or frames
-        text, file, line = str(error), own[-1].filename, own[-1].lineno
-    return f"{type(error).__name__}: {text} ({file}, line {line})"
-
-
-def _is_own(file: str) -> bool:
-    """Returns True for a file of the current folder that is not part of the Python environment."""
-    return file.startswith(os.getcwd()) and not file.startswith(sys.prefix)
+    """Imports the comma-separated modules and collects what they declare. Raises HandlersRefused."""
+    return collect_modules(import_modules(names))
 
 
 def collect_modules(modules: Iterable[ModuleType]) -> Registry:
