@@ -11,9 +11,9 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# The pytest workers share one stack of servers, and an idle worker takes tests from another. More than four
+# The pytest workers share one stack of servers, and an idle worker takes tests from another. More than six
 # workers would wait for the disk.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
+SIDE_BY_SIDE := -n auto --maxprocesses 6 --dist worksteal
 
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 TEMPLATE := sluice/project/template
