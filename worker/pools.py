@@ -41,8 +41,8 @@ def pool_refusal(names: Collection[str], queues: Collection[str] | None) -> str 
         if SOLO in names:
             return None
         return (
-            "a worker without -Q shares the queues and applies one batch at a time; run"
-            f" `{right_command(None)}`, or pass -P solo, or name its queues with -Q"
+            "a worker without --queues shares the queues and applies one batch at a time;"
+            f" run `{right_command(None)}`, or pass -P solo, or name its queues with --queues"
         )
     refused = sorted(set(queues) - RELAY_QUEUES)
     if not refused or SOLO in names or PREFORK in names:

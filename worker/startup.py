@@ -26,7 +26,7 @@ log = structlog.get_logger("sluice.worker")
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
-    """Creates the services of this process, and declares the queues from which `-Q` chooses."""
+    """Creates the services of this process, and declares the queues from which `--queues` chooses."""
     app = instance.app
     queues = str_to_list(options["queues"]) if options.get("queues") else None
     _check_pool(options.get("pool") or options.get("pool_cls") or app.conf.worker_pool, queues)
@@ -58,7 +58,7 @@ def prepare(instance: Any, options: dict[str, Any], **_: Any) -> None:
     app.amqp.queues = app.amqp.Queues(app.conf.task_queues)
     app.sluice_shares_queues = queues is None
     if app.sluice_shares_queues:
-        # Without -Q the worker consumes only the queues for which it holds a lease.
+        # Without --queues the worker consumes only the queues for which it holds a lease.
         app.amqp.queues.deselect(names)
     own_process = os.getpid()
     signals.worker_process_init.connect(lambda **_: _leave_parent(app, own_process), weak=False)

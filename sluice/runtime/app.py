@@ -1,4 +1,4 @@
-"""The Celery application: `worker -P solo` leases a share of the queues; with `-Q` it consumes a list.
+"""The Celery application: `worker -P solo` leases a share of the queues; with `--queues` it consumes a list.
 
 Imports go one way, so the application names the modules of the layers above by strings.
 """

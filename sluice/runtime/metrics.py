@@ -152,7 +152,7 @@ WORKER_LEASED_QUEUES = _gauge(
     Exporter.WORKER,
     "worker_leased_queues",
     "queues",
-    "queues that this worker holds by a lease; only without `-Q`",
+    "queues that this worker holds by a lease; only without `--queues`",
 )
 
 RELAY_SENT_RECORDS = _counter(
@@ -269,7 +269,7 @@ HALTED_QUEUES = _gauge(
     Exporter.LEADER, "halted_queues", "queues", "queues that are halted because of a wrong deployment"
 )
 SHARING_WORKERS = _gauge(
-    Exporter.LEADER, "sharing_workers", "workers", "workers that share the queues (without `-Q`)"
+    Exporter.LEADER, "sharing_workers", "workers", "workers that share the queues (without `--queues`)"
 )
 CLOCK_OFFSET_SECONDS = _gauge(
     Exporter.LEADER,
@@ -283,7 +283,7 @@ UNLEASED_QUEUES = _gauge(
     Exporter.LEADER,
     "unleased_queues",
     "queues",
-    "queues that no worker holds by a lease; all queues if every worker has `-Q`",
+    "queues that no worker holds by a lease; all queues if every worker has `--queues`",
 )
 
 CATALOGUE = tuple(found for found in list(globals().values()) if isinstance(found, Metric))

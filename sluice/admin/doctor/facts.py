@@ -169,7 +169,7 @@ class PostgresFacts:
 
     @property
     def served_queues(self) -> frozenset[str]:
-        """Returns the queues with a lease, and those that a living worker names with -Q.
+        """Returns the queues with a lease, and those that a living worker names with --queues.
 
         Both are known without an answer of the worker, which may be in a long batch.
         """
