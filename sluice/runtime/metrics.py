@@ -65,13 +65,13 @@ BRIDGE_HELD_BYTES = _gauge(
     Exporter.BRIDGE,
     "bridge_held_bytes",
     "bytes",
-    "size of the records that this bridge holds until they are applied",
+    "size of the records that this bridge keeps in memory until they are applied",
 )
 BRIDGE_SPAN_RECORDS = _gauge(
     Exporter.BRIDGE,
     "bridge_span_records",
     "records",
-    "records between the watermarks and this bridge's positions",
+    "records between the watermarks and the offsets up to which this bridge has read",
 )
 BRIDGE_PARTITIONS = _gauge(
     Exporter.BRIDGE, "bridge_partitions", "partitions", "partitions that this bridge has started"
@@ -89,7 +89,7 @@ BRIDGE_PARTITION_PROBLEM = _gauge(
     Exporter.BRIDGE,
     "bridge_partition_problem",
     "",
-    "1 for a partition that is not read, by problem",
+    "1 for each partition that is not read, by problem",
     "topic",
     "partition",
     "problem",
@@ -118,20 +118,26 @@ WORKER_BATCH_SECONDS = Metric(
     buckets=BATCH_BUCKETS,
 )
 WORKER_RECORDS = _counter(
-    Exporter.WORKER, "worker_records", "records", "records that got their outcome in this worker", "outcome"
+    Exporter.WORKER,
+    "worker_records",
+    "records",
+    "records to which this worker gave an outcome, by outcome",
+    "outcome",
 )
 WORKER_MISSING_ID_EVENTS = _counter(
     Exporter.WORKER,
     "worker_missing_id_events",
     "events",
-    'events without id: dead letters, or applied with dedup="position", counted at each delivery',
+    "deliveries of events without id, which become dead letters,"
+    ' or are applied if the topic has dedup="position"',
     "topic",
 )
 WORKER_ABORTED_BATCHES = _counter(
     Exporter.WORKER,
     "worker_aborted_batches",
     "batches",
-    "batches aborted and resent later: Postgres did not answer in time, or the queue is halted",
+    "batches that were aborted and are sent again,"
+    " because Postgres did not answer in time or the queue is halted",
 )
 WORKER_RETRIES = _counter(
     Exporter.WORKER,
@@ -152,7 +158,7 @@ WORKER_LEASED_QUEUES = _gauge(
     Exporter.WORKER,
     "worker_leased_queues",
     "queues",
-    "queues that this worker holds by a lease; only without `--queues`",
+    "queues that this worker holds by a lease; absent for a worker with `--queues`",
 )
 
 RELAY_SENT_RECORDS = _counter(
@@ -172,7 +178,7 @@ PURGE_FAILURES = _counter(
     Exporter.RELAY,
     "purge_failures",
     "failures",
-    "failed purges, by kind of row; the other kinds are purged",
+    "failed purges, by kind of row; a failure of one kind does not stop the others",
     "kind",
 )
 
@@ -198,7 +204,7 @@ LAG_RECORDS = _gauge(
     Exporter.LEADER,
     "lag_records",
     "records",
-    "records between the watermarks and the ends of the log",
+    "records between the watermarks and the ends of the topic's partitions",
     "topic",
 )
 OLDEST_UNAPPLIED_SECONDS = _gauge(
@@ -257,12 +263,12 @@ CALLS = _gauge(
     Exporter.LEADER,
     "calls",
     "calls",
-    "calls that have not succeeded, by state: pending, running, failed, uncertain; the processes that make"
-    " calls export no metrics",
+    "calls that have not succeeded, by state: pending, running, failed, uncertain;"
+    " effect workers export no metrics of calls",
     "state",
 )
 OLDEST_DUE_CALL_SECONDS = _gauge(
-    Exporter.LEADER, "oldest_due_call_seconds", "seconds", "waiting time of the oldest due call"
+    Exporter.LEADER, "oldest_due_call_seconds", "seconds", "time since the oldest due call became due"
 )
 CALLS_PAUSED = _gauge(Exporter.LEADER, "calls_paused", "", "1 if an operator paused all calls")
 HALTED_QUEUES = _gauge(
