@@ -15,6 +15,7 @@ CODE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
 ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
 BAR = re.compile(r"(?<!\\)\|")
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DECISIONS = sorted((ROOT / "docs/adr").glob("*.md"))
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
 
 
@@ -51,7 +52,7 @@ def find_missing_tests(text: str) -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("page", [*PAGES, *GUIDES], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES, *DECISIONS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_paragraph_is_longer_than_80_words(page: Path) -> None:
     assert find_long_paragraphs(page.read_text()) == []
 
