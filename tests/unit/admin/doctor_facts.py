@@ -77,7 +77,7 @@ def projected(*generations: GenerationFacts, revision: int = 2) -> Facts:
 
 
 def stored(*columns: str, **changed: Any) -> Facts:
-    """A declared table `boxes` with a key `id`, and what holds its rows in Postgres."""
+    """Returns facts with a declared table `boxes` (key `id`) and the object of that name in Postgres."""
     table = entity_table("boxes", MetaData(), Column("id", String, primary_key=True))
     text = StoredColumn("text", -1, "text", not_null=True)
     facts = StoredTable("boxes", columns=dict.fromkeys(columns, text), **changed)

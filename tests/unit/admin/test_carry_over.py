@@ -1,4 +1,4 @@
-"""What a rebuild or a swap would lose, of two descriptions of tables and of a view's query."""
+"""What a rebuild or a swap would lose, judged from facts about two tables and from a view's query."""
 
 import pytest
 from hypothesis import given
@@ -33,14 +33,16 @@ def test_a_swap_names_each_trait_that_readers_would_lose_or_gain(
 
 
 @given(traits)
-def test_a_rebuild_and_a_drop_name_what_is_not_carried_over_alone(live: frozenset[Trait]) -> None:
+def test_a_rebuild_and_a_drop_name_each_kind_of_trait_that_is_not_carried_over(
+    live: frozenset[Trait],
+) -> None:
     refused = {one.kind for one in live} & NOT_CARRIED
     assert len(list(carry_over_refusals("t_g1", live))) == len(refused)
     assert len(list(drop_losses("t_g1", live, "t_g2", frozenset()))) == len(refused)
     assert not list(drop_losses("t_g1", live, "t_g2", live))
 
 
-def test_traits_of_one_kind_are_named_in_one_sentence_on_one_line() -> None:
+def test_traits_of_the_same_kind_share_one_line() -> None:
     grants = {Trait("grant", "SELECT to a"), Trait("grant", "SELECT to b")}
     both = grants | {Trait("policy", "p using (a\n > 3)")}
     said = "t_g1 has the {}, and t_g2 does not: add that to t_g2, or remove it from t_g1"
@@ -69,14 +71,14 @@ PLAIN = ' SELECT id,\n    "Big one",\n    version\n   FROM {};'
         (PLAIN.format("t_g3").replace("version\n", "id AS version\n"), False),
     ],
 )
-def test_a_view_that_is_more_than_the_plain_columns_is_refused(definition: str, is_plain: bool) -> None:
+def test_a_view_whose_query_is_not_the_plain_columns_is_refused(definition: str, is_plain: bool) -> None:
     view = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, definition=definition)
     said = list(view_refusals("t", 3, COLUMNS, view))
     assert len(said) == (not is_plain)
     assert is_plain or "the view t is not the plain columns of t_g3" in said[0]
 
 
-def test_a_view_of_a_role_that_is_not_ones_own_is_refused() -> None:
+def test_a_view_that_belongs_to_another_role_is_refused() -> None:
     view = TableFacts("view", "dba", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, is_owned=False)
     assert "belongs to dba, and the role of this command is not a member" in next(
         view_refusals("t", 3, COLUMNS, view)

@@ -1,4 +1,4 @@
-"""The findings of `sluice doctor`: none for a healthy installation, errors first, as JSON and as lines."""
+"""The findings of `sluice doctor`: none for a healthy installation, errors first, JSON or lines."""
 
 import json
 from collections.abc import Mapping
@@ -33,35 +33,37 @@ from tests.unit.admin.doctor_facts import (
 )
 
 HEALTHY_TOO: Mapping[str, Facts] = {
-    "as it should be": HEALTHY,
+    "all facts are healthy": HEALTHY,
     "a bridge reports the partition without a leader": replace(
         topic(without_leader=[2]), postgres=replace(POSTGRES, unread=[unread(UnreadKind.PAUSED)])
     ),
     "no bridge has run yet": registered(topic_ids={}, partitions={}),
     "partitions were added": topic(partitions=5),
-    "kept for ever": topic(retention_ms=-1),
-    "compacted": topic(cleanup_policy="compact", retention_ms=1),
+    "the topic keeps its records without limit": topic(retention_ms=-1),
+    "the topic is compacted": topic(cleanup_policy="compact", retention_ms=1),
     "a newer Postgres": server(version=18),
     "Redis below its limit": redis(used_bytes=79 * MIB, max_bytes=100 * MIB),
     "Redis without a limit": redis(used_bytes=79 * MIB),
     "Redis 10": redis(version="10.0.1"),
     "commit without waiting for a standby": server(synchronous_commit="local"),
-    "events without id, and no letter of them": postgres(
+    "events without id, but no dead letters": postgres(
         leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 0)]
     ),
-    "queues that a re-routing left behind": registered(
+    "a retired queue of an earlier epoch is halted": registered(
         queues=dict.fromkeys(QUEUES) | {"order.2": "halted before it"}
     ),
-    "one worker holds a queue, the other was told the other": shared(
+    "a worker leases one queue, and another worker consumes the other": shared(
         {"order.0"}, consumed=frozenset(QUEUES[1:])
     ),
     "all workers are in a batch": shared(QUEUES, workers=2),
-    "a worker beside those that share": shared((), consumed=frozenset(QUEUES)),
-    "everything left": leaving(),
-    "swapped yesterday": projected(LIVE, RETIRED),
-    "being rebuilt": projected(replace(LIVE, revision=1), replace(LIVE, generation=2, state="building")),
+    "a worker without leases consumes all queues": shared((), consumed=frozenset(QUEUES)),
+    "no outgoing event and no call waits": leaving(),
+    "a projection was swapped yesterday": projected(LIVE, RETIRED),
+    "a projection is being rebuilt": projected(
+        replace(LIVE, revision=1), replace(LIVE, generation=2, state="building")
+    ),
     "outgoing events wait for a topic that exists": leaving(outgoing=[waiting("there", 5)]),
-    "a call waits for its time": leaving(open_calls={"send_email": 5}),
+    "calls wait for their due time": leaving(open_calls={"send_email": 5}),
     "more columns than declared": postgres(
         columns={"orders": {"order_id", "version", "note"}, "more": {"x"}}
     ),
@@ -74,7 +76,7 @@ def test_a_healthy_installation_has_no_findings(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", UnreadKind)
-def test_every_reason_why_a_partition_is_not_read_has_its_advice(kind: UnreadKind) -> None:
+def test_each_reason_for_an_unread_partition_has_advice_unless_it_is_paused(kind: UnreadKind) -> None:
     found = find_problems(postgres(unread=[unread(kind)]))
     assert [bool(one.advice) for one in found] == ([] if kind is UnreadKind.PAUSED else [True])
 
@@ -84,13 +86,13 @@ def test_errors_come_first() -> None:
     assert [finding.severity for finding in find_problems(facts)] == [ERROR, WARNING]
 
 
-def test_of_services_that_are_away_nothing_else_is_said() -> None:
+def test_an_unreachable_service_has_exactly_one_finding() -> None:
     away = replace(HEALTHY, postgres=None, redis=None, kafka=None)
     facts = replace(away, unreachable={"Postgres": "a", "Redis": "b", "Kafka": "c"})
     assert len(find_problems(facts)) == 3
 
 
-def test_it_is_one_json_document_and_lines_for_people() -> None:
+def test_the_findings_print_as_one_json_document_or_as_lines() -> None:
     facts = redis(eviction_policy="allkeys-lru")
     findings = find_problems(facts)
     document = json.loads(json.dumps(as_document(facts, findings)))
@@ -116,6 +118,6 @@ def test_topics_that_had_events_without_id_are_shown(by_position: bool) -> None:
     )
 
 
-def test_silent_workers_are_no_finding_while_redis_is_full() -> None:
+def test_workers_that_do_not_answer_are_not_reported_while_redis_is_full() -> None:
     found = find_problems(redis(consumed=None, used_bytes=MIB, max_bytes=MIB))
     assert [finding.problem for finding in found] == ["Redis is full: 1 of 1 MiB."]

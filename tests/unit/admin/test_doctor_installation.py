@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about others that work as the installation."""
+"""The rules of `sluice doctor` about other processes that use the name of this installation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -74,15 +74,17 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
 }
 HEALTHY_TOO: Mapping[str, Facts] = {
-    "two bridges, one not yet in the group": facts(BRIDGE, OTHER, members=[f"{GROUP}-bridge-1"]),
-    "a bridge that joined anew": facts(BRIDGE, members=[f"{GROUP}-bridge-0-1f2e3d4c"]),
-    "no right to describe the group": facts(BRIDGE, members=None),
-    "clocks that differ by less": facts(BRIDGE._replace(clock_offset=-1.9), OTHER._replace(clock_offset=1.9)),
+    "two bridges, and one has not joined the group yet": facts(BRIDGE, OTHER, members=[f"{GROUP}-bridge-1"]),
+    "a bridge that joined again with a new name": facts(BRIDGE, members=[f"{GROUP}-bridge-0-1f2e3d4c"]),
+    "the role may not describe the group": facts(BRIDGE, members=None),
+    "clocks that differ by less than the limit": facts(
+        BRIDGE._replace(clock_offset=-1.9), OTHER._replace(clock_offset=1.9)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_rule_fires_alone(name: str) -> None:
+def test_each_problem_has_exactly_one_finding(name: str) -> None:
     given, severity, words = CASES[name]
     [finding] = find_problems(given)
     assert finding.severity is severity
@@ -90,9 +92,9 @@ def test_each_rule_fires_alone(name: str) -> None:
     assert finding.advice.endswith(".")
 
 
-def test_every_rule_has_its_case() -> None:
+def test_every_rule_has_a_case() -> None:
     source = Path(rules_installation.__file__).read_text()
-    # One case more for members without a name, each thing that bridges declare, and a command's clock.
+    # Three rules have two cases each: foreign members, differing declarations and clocks.
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES) - 3
 
 

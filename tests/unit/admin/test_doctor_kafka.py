@@ -1,4 +1,4 @@
-"""What `sluice doctor` takes from Kafka's answers where Kafka gives only a part."""
+"""What `sluice doctor` reads from incomplete answers of Kafka."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def described(name: str, *leaders: int, error: int = 0) -> dict[str, Any]:
     return {"name": name, "topic_id": f"id-{name}", "error_code": error, "partitions": partitions}
 
 
-def test_a_topic_that_kafka_refuses_is_not_one_that_it_lacks() -> None:
+def test_a_topic_that_kafka_refuses_to_describe_is_not_reported_as_missing() -> None:
     found = judge_topics([described("denied", error=29), described("missing", error=3)], {})
     assert not found.topics
     assert found.refused == {"denied": "TopicAuthorizationFailedError"}
 
 
-def test_partitions_without_a_leader_and_settings_that_are_not_given_are_noted() -> None:
+def test_partitions_without_a_leader_and_unknown_settings_are_recorded() -> None:
     found = judge_topics([described("a", 1, -1, 2, -1), described("b", 1)], {"a": SETTINGS, "b": {}}).topics
     assert (found["a"].without_leader, found["a"].retention_ms, found["a"].replicas) == ((1, 3), 1000, 3)
     assert (found["a"].segment_ms, found["b"].segment_ms) == (2000, None)

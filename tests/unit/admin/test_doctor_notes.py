@@ -1,4 +1,4 @@
-"""`sluice doctor` is red only for what this deployment can mend: the rest is a note."""
+"""`sluice doctor` reports a problem that only another deployment can solve as a note, not as an error."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -58,7 +58,7 @@ NOT_OURS: Mapping[str, tuple[Facts, list[str]]] = {
 }
 
 
-def test_a_projection_that_no_handler_here_fills_is_as_another_deployment_made_it() -> None:
+def test_problems_of_a_projection_that_no_handler_here_fills_are_notes() -> None:
     table = projection_table("sums", MetaData(), Column("id", String, primary_key=True))
     stored = StoredTable("sums_g1", is_logged=False, generation=1)
     declared = replace(HEALTHY.declared, tables=[table])
@@ -69,7 +69,7 @@ def test_a_projection_that_no_handler_here_fills_is_as_another_deployment_made_i
 
 
 @pytest.mark.parametrize("name", NOT_OURS)
-def test_what_only_another_deployment_can_mend_is_a_note(name: str) -> None:
+def test_a_problem_that_only_another_deployment_can_solve_is_a_note(name: str) -> None:
     facts, problems = NOT_OURS[name]
     findings = find_problems(facts)
     assert {one.severity for one in findings} == {Severity.NOTE}

@@ -1,4 +1,4 @@
-"""What `sluice doctor` reports of stopped generations."""
+"""What `sluice doctor` reports about stopped generations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ STOPPED = replace(FAILED, generation=1, state="stopped")
 
 
 def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_place: bool = True) -> Facts:
-    """A live generation that is stopped, at these offsets of partitions of `orders`."""
+    """Returns facts with a generation that readers see and that stopped at these offsets of `orders`."""
     facts = projected(replace(STOPPED, keeps_place=keeps_place))
     assert facts.postgres is not None
     places = [StoppedPlace("revenue", 1, "orders", n, offset) for n, offset in enumerate(offsets)]
@@ -43,9 +43,9 @@ def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_plac
             "rebuild start revenue",
         ),
     ],
-    ids=["two partitions", "nothing since", "no Kafka", "just in time", "too late", "accepted"],
+    ids=["two partitions", "no event since", "no Kafka", "just in time", "too late", "accepted"],
 )
-def test_a_stopped_generation_is_named_with_the_distance_to_the_logs_start(
+def test_a_stopped_generation_is_named_with_its_distance_from_the_log_start(
     facts: Facts, problem: str, advice: str
 ) -> None:
     found = [one for one in find_problems(facts) if "is stopped" in one.problem]

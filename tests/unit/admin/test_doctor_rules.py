@@ -1,4 +1,4 @@
-"""Rules of `sluice doctor`: for each problem only the rule for this problem reports a finding."""
+"""For each problem, exactly one rule of `sluice doctor` reports a finding."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,20 +41,24 @@ from tests.unit.admin.doctor_facts import (
 
 CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "unreachable": (replace(HEALTHY, kafka=None, unreachable={"Kafka": "refused"}), ERROR, "Kafka was not"),
-    "faults": (declared(faults="apply.begun:1:kill"), ERROR, "apply.begun:1:kill"),
+    "fault injection": (declared(faults="apply.begun:1:kill"), ERROR, "apply.begun:1:kill"),
     "Postgres too old": (server(version=13), ERROR, "Postgres 13 is too old"),
     "Postgres old": (server(version=14), WARNING, "Postgres 14"),
     "fsync": (server(fsync="off"), ERROR, "fsync"),
     "synchronous_commit": (server(synchronous_commit="off"), WARNING, "synchronous_commit"),
-    "copied": (postgres(refusal="this database is a copy"), ERROR, "No process works with this database"),
+    "copied database": (
+        postgres(refusal="this database is a copy"),
+        ERROR,
+        "No process works with this database",
+    ),
     "no migration": (postgres(revision=None, registered=None), ERROR, "none of Sluice's tables"),
     "other migration": (postgres(revision="0009"), ERROR, "at migration 0009, this code is at 0001"),
     "tables dropped": (postgres(registered=None), ERROR, "although all migrations"),
     "user table": (postgres(columns={}), ERROR, "Table orders is missing"),
     "column": (postgres(columns={"orders": frozenset({"order_id"})}), ERROR, "orders lacks version"),
-    "no table": (stored(kind="foreign table", is_writable=False), ERROR, "boxes is a foreign table"),
-    "unlogged": (stored(is_logged=False), ERROR, "boxes is UNLOGGED"),
-    "no key": (stored("id"), ERROR, "no unique index on its key id"),
+    "not a table": (stored(kind="foreign table", is_writable=False), ERROR, "boxes is a foreign table"),
+    "unlogged table": (stored(is_logged=False), ERROR, "boxes is UNLOGGED"),
+    "no unique index": (stored("id"), ERROR, "no unique index on its key id"),
     "undeclared column": (stored("x"), ERROR, "Column boxes.x is not declared"),
     "entity type": (
         declared(shards={"order": 2, "user": 4}),
@@ -78,7 +82,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     ),
     "no worker": (redis(consumed=None), WARNING, "No worker answered"),
     "paused topic": (registered(paused_topics={"orders": "moving"}), WARNING, "orders is paused: moving"),
-    "lonely queue": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker serves order.1."),
+    "queue without worker": (shared({"order.0"}, consumed=frozenset()), WARNING, "No worker serves order.1."),
     "idle workers": (shared(QUEUES, workers=3), WARNING, "3 workers share 2 queues"),
     "no topic": (replace(HEALTHY, kafka=KafkaFacts({})), ERROR, "no topic orders"),
     "a refused topic": (
@@ -86,7 +90,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         ERROR,
         "not describe topic orders: TopicAuthorizationFailedError",
     ),
-    "settings not given": (
+    "unknown topic settings": (
         topic(retention_ms=None, cleanup_policy=None),
         WARNING,
         "does not return the settings of orders",
@@ -105,14 +109,18 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
     "no generation": (projected(), ERROR, "Projection revenue has no generation"),
     "made by old code": (projected(LIVE, revision=3), WARNING, "is at revision 3 in code"),
     "a failed generation": (projected(LIVE, FAILED), WARNING, "Generation 2 of revenue failed: too small"),
-    "letters of a projection": (
+    "dead letters of a projection": (
         postgres(projection_letters=[OpenLetterCount("revenue", 2, 5)], leaving=LeavingFacts()),
         WARNING,
         "Projection revenue failed for 2 events, and 5 wait behind them",
     ),
     "conflicts": (leaving(conflicts=3), WARNING, "Conflicts: 3; of two events with one id"),
-    "kept for nobody": (projected(LIVE, replace(RETIRED, idle_days=9.2)), WARNING, "retired for 9 days"),
-    "outgoing, no topic": (
+    "unused retired generation": (
+        projected(LIVE, replace(RETIRED, idle_days=9.2)),
+        WARNING,
+        "retired for 9 days",
+    ),
+    "missing outgoing topic": (
         replace(
             leaving(outgoing=[waiting("out", 3), waiting("there", 1)]),
             kafka=KafkaFacts({"orders": TOPIC}, missing_outgoing=frozenset({"out"})),
@@ -120,14 +128,14 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         WARNING,
         "wait for topic out, which does not exist: 3, the first is order.0 7.",
     ),
-    "outgoing, no name": (
+    "invalid outgoing topic name": (
         leaving(outgoing=[waiting("a b", 3)]),
         WARNING,
         "can never be sent: 3, the first is order.0 7. Kafka",
     ),
-    "refused": (leaving(refused_records=3), WARNING, "refuses: 3"),
-    "uncertain": (leaving(uncertain_calls=2), WARNING, "which were perhaps made: 2"),
-    "failed": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
+    "refused records": (leaving(refused_records=3), WARNING, "refuses: 3"),
+    "uncertain calls": (leaving(uncertain_calls=2), WARNING, "which were perhaps made: 2"),
+    "failed calls": (leaving(failed_calls=4), WARNING, "failed for good: 4"),
     "halted topic": (
         postgres(undeclared=[Undeclared(Declaration.TOPIC, "orders", 660)]),
         ERROR,
@@ -138,12 +146,12 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         WARNING,
         "Effect send_fax has 7 calls",
     ),
-    "no event ids": (
+    "events without id": (
         postgres(leaving=LeavingFacts(), without_id=[EventsWithoutId("orders", 9, 3)]),
         WARNING,
         "orders has 3 dead letters without event id, of 9 such events",
     ),
-    "a queue that goes in small steps": (
+    "a queue with reduced batches": (
         postgres(
             leaving=LeavingFacts(),
             narrowed=[NarrowedQueue("order.1", "orders", 2, 7, 25, "QueryCanceled: too slow\nmore", 4.2)],
@@ -152,7 +160,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
         "order.1 failed often at orders:2:7, and applies 25 events at a time; newest failure 4 s ago:"
         " QueryCanceled: too slow.",
     ),
-    "identities": (
+    "identities kept too briefly": (
         replace(
             topic(retention_ms=5 * 86_400_000, segment_ms=3 * 86_400_000),
             declared=replace(HEALTHY.declared, keep_identities_days=7),
@@ -165,7 +173,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_rule_fires_alone(name: str) -> None:
+def test_each_problem_has_exactly_one_finding(name: str) -> None:
     facts, severity, words = CASES[name]
     [finding] = find_problems(facts)
     assert finding.severity is severity
@@ -173,7 +181,7 @@ def test_each_rule_fires_alone(name: str) -> None:
     assert finding.advice.endswith(".")
 
 
-def test_every_rule_has_its_case() -> None:
+def test_every_rule_has_a_case() -> None:
     modules = (rules, rules_projections, rules_unread, rules_waiting, rules_workers, table_drift)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     assert sum(source.count(f"yield {grade}(") for grade in ("error", "warning", "graded")) == len(CASES)

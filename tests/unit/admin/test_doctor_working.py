@@ -1,4 +1,4 @@
-"""The rules of `sluice doctor` about processes, what is late, and the Postgres server: each fires alone."""
+"""The rules of `sluice doctor` about processes, late work and the Postgres server."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -62,7 +62,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "No beat schedules: nothing is sent again",
         "Start one: `sluice beat`.",
     ),
-    "a beat that cannot lead": (
+    "a beat without the leader lock": (
         server(beat_silence=None), WARNING, "No beat schedules", "Read the log of the beat"
     ),
     "a frozen beat": (
@@ -99,7 +99,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "Generation 2 of revenue is retired and lags, and no worker serves",
         "Start one: `sluice rebuild-worker`.",
     ),
-    "a generation that no worker fills": (
+    "a lagging generation that no worker fills": (
         replace(but(generations=[LIVE, replace(BUILDING, lags=True)]), still={("revenue", 2): 15.3}),
         WARNING,
         "Generation 2 of revenue lags, and nothing was written to it in 15 s.",
@@ -114,7 +114,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
     "old due calls": (
         leaving(due_calls=DueCalls(2, 120.0)), WARNING, "Calls are due for up to 2 min: 2.", "`effects`"
     ),
-    "calls behind a held one": (
+    "calls behind a failed call": (
         leaving(
             holding_calls=[
                 HoldingCall("k-1", "notify", "order", "o-1", "failed", 4),
@@ -125,13 +125,13 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "did not succeed: 5 behind k-1 (and 1 others), which is failed; effect notify of order/o-1.",
         "`sluice effects retry KEY`",
     ),
-    "an event that ends its worker": (
+    "an event that kills its worker": (
         server(deaths=[EventDeath("order.1", "orders", 0, 12, 2, "signal 11", 4.0)]),
         WARNING,
         "Event orders:0:12 ended its worker 2 times: signal 11; the last time 4 s ago.",
         "Correct its handler",
     ),
-    "read-only": (
+    "read-only Postgres": (
         but(server=replace(POSTGRES.server, read_only="it is a standby")),
         ERROR,
         "Postgres can only be read: it is a standby.",
@@ -178,7 +178,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "because of the standby b, on which a long query runs.",
         "hot_standby_feedback",
     ),
-    "a queue that stands": (
+    "a queue without progress": (
         stuck(),
         WARNING,
         "Queue order.1 has 4 messages, and no batch of it was committed in 15 s.",
@@ -194,7 +194,7 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_rule_fires_alone_and_status_says_the_same(name: str) -> None:
+def test_each_problem_has_one_finding_and_status_reports_it_too(name: str) -> None:
     facts, severity, words, cure = CASES[name]
     [finding] = find_problems(facts)
     assert finding.severity is severity
@@ -206,32 +206,32 @@ def test_each_rule_fires_alone_and_status_says_the_same(name: str) -> None:
     assert list(status.problems) == ([] if facts.stuck or facts.still else [finding.problem])
 
 
-def test_every_rule_has_its_case() -> None:
+def test_every_rule_has_a_case() -> None:
     modules = (rules_late, rules_processes, rules_server)
     source = "".join(Path(str(module.__file__)).read_text() for module in modules)
     source = source.replace("return warning(", "yield warning(")
-    two_names = 3  # a beat that runs and one that does not, two states of a generation, two missing queues
-    stuck_cases = 2  # a rule of another module
-    others_of_one_rule = 3  # horizons of other kinds
-    extra = two_names + stuck_cases + others_of_one_rule
+    second_cases = 3  # no beat, no relay queue and an unfilled generation have two cases each
+    stuck_cases = 2  # the rule about a stuck queue is in another module
+    horizon_cases = 3  # the rule about old transactions has one case for each of four kinds
+    extra = second_cases + stuck_cases + horizon_cases
     assert source.count("yield error(") + source.count("yield warning(") == len(CASES) - extra
 
 
 WORKING_TOO: Mapping[str, Facts] = {
-    "as it should be": WORKING,
-    "no effects, and no worker for them": replace(
+    "all facts are healthy": WORKING,
+    "no effects are declared, and no effects worker runs": replace(
         without(EFFECTS), declared=replace(HEALTHY.declared, effects=frozenset())
     ),
     "a paused generation": without(REBUILD, generations=[LIVE, replace(BUILDING, paused=True, lags=True)]),
-    "a generation that keeps up": without(REBUILD, generations=[LIVE, replace(BUILDING, state="ready")]),
-    "events that wait behind a refused one": leaving(outgoing=[late(900.0, free=0)]),
+    "a generation without lag": without(REBUILD, generations=[LIVE, replace(BUILDING, state="ready")]),
+    "outgoing events that wait behind a refused event": leaving(outgoing=[late(900.0, free=0)]),
     "young outgoing events and calls": leaving(outgoing=[late(59.0)], due_calls=DueCalls(1, 59.0)),
-    "another patience": replace(leaving(outgoing=[late(90.0)]), patience_seconds=91.0),
-    "a beat that was just heard of": server(beat_silence=BEAT_SILENCE_SECONDS),
+    "a longer --patience": replace(leaving(outgoing=[late(90.0)]), patience_seconds=91.0),
+    "a beat that reported just in time": server(beat_silence=BEAT_SILENCE_SECONDS),
     "a young transaction": server(horizons=[SESSION._replace(seconds=599.0)]),
     "an active slot": server(horizons=[Horizon("slot", "a", None, None, "active", None, None, 999_999)]),
-    "a standby that is there": server(replication=Replication("FIRST 1 (a)", 1, 2, 0.5)),
-    "commits that wait for no standby": replace(
+    "a connected synchronous standby": server(replication=Replication("FIRST 1 (a)", 1, 2, 0.5)),
+    "commits that do not wait for a standby": replace(
         server(replication=Replication("a", 0, 0, 0.0)),
         postgres=replace(
             WORKING_POSTGRES,
@@ -243,17 +243,17 @@ WORKING_TOO: Mapping[str, Facts] = {
         but(living=[*ALL, process(ProcessKind.WORKER, *QUEUES)]),
         redis=RedisFacts("7.2.4", "noeviction", None),
     ),
-    "a failure that passes": but(narrowed=[failing("DeadlockDetected: deadlock detected")]),
+    "a temporary failure": but(narrowed=[failing("DeadlockDetected: deadlock detected")]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WORKING_TOO)
-def test_what_works_has_no_findings(name: str) -> None:
+def test_a_working_installation_has_no_findings(name: str) -> None:
     assert find_problems(WORKING_TOO[name]) == []
 
 
 SILENT: Mapping[str, tuple[Facts, str]] = {
-    "calls that are paused": (leaving(effects_paused="why", due_calls=DueCalls(1, 900.0)), "are due"),
+    "paused calls": (leaving(effects_paused="why", due_calls=DueCalls(1, 900.0)), "are due"),
     "a topic that does not exist": (
         replace(
             leaving(outgoing=[late(900.0)]), kafka=replace(WORKING.kafka, missing_outgoing={"out"})  # type: ignore[type-var]
@@ -273,14 +273,14 @@ SILENT: Mapping[str, tuple[Facts, str]] = {
 
 
 @pytest.mark.parametrize("name", SILENT)
-def test_what_has_a_finding_of_its_own_is_not_said_twice(name: str) -> None:
+def test_a_problem_with_its_own_finding_is_not_reported_twice(name: str) -> None:
     facts, words = SILENT[name]
     found = find_problems(facts)
     assert found
     assert not [one for one in found if words in one.problem]
 
 
-def test_idle_workers_and_a_full_disk_are_seen_in_what_is_retried() -> None:
+def test_the_error_of_a_retried_event_shows_a_full_disk_and_idle_workers_are_still_reported() -> None:
     event = RetryingEvent(1, "order", "o-1", RetryKind.UNAVAILABLE, 3, 9.0, "DiskFull: no space", [])
     found = find_problems(but(retrying=[event], sharing=SharingFacts(1, frozenset(QUEUES))))
     assert [one.severity for one in found] == [ERROR, WARNING]
@@ -294,5 +294,7 @@ def test_idle_workers_and_a_full_disk_are_seen_in_what_is_retried() -> None:
         ("ANY 3 (a,b,c)", 3), ("2 (a, b)", 2), ('"2 (a"', 1), ("any", 1),
     ],
 )  # fmt: skip
-def test_the_standbys_that_a_commit_waits_for(names: str, needed: int) -> None:
+def test_the_number_of_standbys_that_a_commit_requires_is_read_from_the_setting(
+    names: str, needed: int
+) -> None:
     assert count_needed(names) == needed

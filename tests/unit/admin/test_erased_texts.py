@@ -1,4 +1,4 @@
-"""The key of an erased entity is replaced in texts where it is a word, also within JSON and base64."""
+"""The key of an erased entity is replaced where it is a whole word in text, JSON or base64."""
 
 import base64
 from typing import Any
@@ -38,7 +38,7 @@ def test_the_key_is_replaced(value: Any, clean: Any) -> None:
 
 
 @given(st.from_regex(r"\w(.*\w)?", fullmatch=True), st.text())
-def test_no_word_of_it_is_left(key: str, other: str) -> None:
-    """Whatever signs the key has: none of them means something in the pattern."""
+def test_a_key_with_any_characters_is_replaced(key: str, other: str) -> None:
+    """No character of the key has a special meaning in the pattern. An empty key replaces nothing."""
     assert without_key(f"({key})", mention_pattern(key), MARK) == f"({MARK})"
     assert without_key(other, mention_pattern(""), MARK) == other

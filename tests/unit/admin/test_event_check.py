@@ -1,4 +1,4 @@
-"""What `sluice send` compares with the handlers, and how an event typed by hand becomes a record."""
+"""`sluice send` compares events with the handlers, and makes records from command line options."""
 
 import json
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ GOOD = {"event_id": "1", "type": "order.placed", "data": {"totalCents": 5}}
         Outgoing("of-others", b"u", b"no event at all", []),
     ],
 )
-def test_what_the_handlers_can_take_has_no_flaw(registry: Registry, record: Outgoing) -> None:
+def test_a_record_that_the_handlers_accept_has_no_flaw(registry: Registry, record: Outgoing) -> None:
     assert find_flaw(registry, record) is None
 
 
@@ -104,7 +104,7 @@ def test_a_flaw_names_what_the_topic_expects(registry: Registry, record: Outgoin
         assert part in flaw
 
 
-def test_a_line_with_a_flaw_is_refused_with_its_number_and_the_way_to_send_it() -> None:
+def test_a_line_with_a_flaw_is_refused_with_its_number_and_a_hint_about_no_check() -> None:
     lines = [b'{"key": "u", "value": 1, "topic": "t"}'] * 2
     flaws = iter([None, "why"])
     parsed = parse_lines(lines, topic=None, known_topics={"t"}, find_flaw=lambda _: next(flaws))
@@ -121,7 +121,7 @@ def test_a_line_with_a_flaw_is_refused_with_its_number_and_the_way_to_send_it() 
         (Placed, "Placed {totalCents: int, note: str | None (optional)}"),
     ],
 )
-def test_a_type_is_described_by_its_fields_in_json(data_type: Any, text: str) -> None:
+def test_a_type_is_described_by_the_names_of_its_json_fields(data_type: Any, text: str) -> None:
     assert describe_type(data_type) == text
 
 
@@ -131,7 +131,7 @@ def test_a_type_is_described_by_its_fields_in_json(data_type: Any, text: str) ->
     key=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
 )
 @pytest.mark.parametrize("fields", [FieldNames(), FIELDS])
-def test_a_typed_event_is_decoded_as_it_was_typed(
+def test_an_event_from_options_is_decoded_unchanged(
     fields: FieldNames, data: dict[str, Any], version: int | None, key: str
 ) -> None:
     text = json.dumps(data)
@@ -148,7 +148,7 @@ def test_a_typed_event_is_decoded_as_it_was_typed(
     assert event.time == datetime(2026, 1, 31, 10, tzinfo=UTC)
 
 
-def test_data_is_sent_digit_by_digit() -> None:
+def test_numbers_in_data_are_sent_exactly_as_written() -> None:
     sent = make_record("orders", TypedEvent("o", "order.placed", '{"amount": 1.10}', "1"), FieldNames())
     assert sent.value is not None
     assert b'{"amount": 1.10}' in sent.value
@@ -165,7 +165,7 @@ def test_data_is_sent_digit_by_digit() -> None:
         ({"headers": ["a"]}, "--header 'a': write NAME=VALUE"),
     ],
 )
-def test_what_cannot_be_an_event_is_refused_with_the_option(changed: dict[str, Any], said: str) -> None:
+def test_an_invalid_option_is_refused_by_name(changed: dict[str, Any], said: str) -> None:
     typed = TypedEvent("o-1", "order.placed", "{}", "1")._replace(**changed)
     with pytest.raises(SendRefused) as refused:
         make_record("orders", typed, FieldNames())

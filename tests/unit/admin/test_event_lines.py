@@ -1,4 +1,4 @@
-"""The lines of `sluice send`: what they become, and which are refused with what reason."""
+"""The records that the lines of `sluice send` become, and the reasons for which lines are refused."""
 
 from collections.abc import Iterable, Iterator
 
@@ -27,7 +27,7 @@ def parse(*lines: bytes, topic: str | None = "users") -> list[Outgoing]:
             b'{"key": "u", "value": 1, "headers": {"ce_id": "7", "ce_type": "x"}}',
             Outgoing("users", b"u", b"1", [("ce_id", b"7"), ("ce_type", b"x")]),
         ),
-        # Byte for byte: a decoder in between would mend what a worker is to refuse.
+        # The value stays unchanged byte for byte: decoding could repair a value that a worker must refuse.
         (b'{"key": "u", "value": {"a":1.10, "a":2}}', Outgoing("users", b"u", b'{"a":1.10, "a":2}', [])),
     ],
 )
@@ -59,16 +59,16 @@ def test_a_bad_line_is_refused_with_its_number_and_reason(line: bytes, reason: s
     assert "nothing was produced" in str(caught.value)
 
 
-def test_a_line_without_a_topic_needs_the_option() -> None:
+def test_a_line_without_a_topic_requires_the_topic_option() -> None:
     with pytest.raises(LineRefused, match="--topic"):
         parse(b'{"key": "u", "value": 1}', topic=None)
 
 
-def test_a_refusal_half_way_says_how_many_went() -> None:
+def test_a_refusal_reports_how_many_lines_were_acknowledged_before_it() -> None:
     assert str(LineRefused(9, "why", acknowledged=8)) == "line 9: why; 8 before it were acknowledged"
 
 
-def test_lines_are_read_one_by_one() -> None:
+def test_a_line_is_parsed_before_the_next_line_is_read() -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield b'{"key": "u", "value": 1}'

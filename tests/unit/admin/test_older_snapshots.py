@@ -1,4 +1,4 @@
-"""Which transactions may hold an older snapshot, from what can be seen of them; and how they are named."""
+"""Which open transactions may hold an older snapshot, and how messages name them."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ SESSION = OpenTransaction(7, "app", "report", 90.4, "SELECT\n  1")
 
 
 @given(st.integers(3, 2**40), st.integers(-(2**31), 2**31 - 1))
-def test_a_32_bit_transaction_id_is_that_of_the_nearest_64_bit_one(near: int, distance: int) -> None:
+def test_a_32_bit_transaction_id_is_extended_to_the_nearest_64_bit_id(near: int, distance: int) -> None:
     assert full_xid((near + distance) % 2**32, near) == near + distance
 
 
@@ -24,10 +24,10 @@ def keys(found: list[SnapshotHolder]) -> set[str]:
 
 
 @given(st.data())
-def test_old_snapshots_are_seen_at_each_look_and_those_that_come_later_do_not_prolong_the_wait(
+def test_every_check_finds_the_old_snapshots_and_later_transactions_do_not_prolong_the_wait(
     data: st.DataObject,
 ) -> None:
-    """Filled by transaction 10. One that writes since 5 gives every new snapshot the xmin 5."""
+    """Transaction 10 filled the generation. Transaction 5 still writes, so new snapshots may have xmin 5."""
     holders = OlderHolders()
     old = {f"old{n}": data.draw(st.integers(1, 10)) for n in range(3)}
     importers: dict[str, int] = {}
@@ -42,16 +42,16 @@ def test_old_snapshots_are_seen_at_each_look_and_those_that_come_later_do_not_pr
     assert holders.look([holder("younger", 5)], 10) == []
 
 
-def test_a_transaction_that_was_seen_without_an_old_snapshot_is_never_waited_for_again() -> None:
+def test_a_transaction_is_no_longer_waited_for_after_a_check_found_it_without_an_old_snapshot() -> None:
     holders = OlderHolders()
     assert keys(holders.look([holder("a", 5), holder("b", 5)], 10)) == {"a", "b"}
     assert keys(holders.look([holder("b", 5)], 10)) == {"b"}
     assert keys(holders.look([holder("a", 11)], 10)) == set()
-    # Its next statement, while a transaction that writes since 5 goes on.
+    # The next statement of `a` has an old xmin again, because transaction 5 still writes.
     assert keys(holders.look([holder("a", 5), holder("c", 5)], 10)) == set()
 
 
-def test_who_imported_an_old_snapshot_is_waited_for_to_the_end() -> None:
+def test_a_transaction_that_imported_an_old_snapshot_is_waited_for_until_it_ends() -> None:
     holders = OlderHolders()
     holders.look([holder("exporter", 5)], 10)
     assert keys(holders.look([holder("importer", 5), holder("young", 6)], 10)) == {"importer"}
@@ -70,7 +70,7 @@ def test_transactions_are_named_in_one_line() -> None:
     assert "\n" not in name_transaction(SESSION._replace(name="a\nb"))
 
 
-def test_the_oldest_are_named_and_the_others_counted() -> None:
+def test_the_oldest_transactions_are_named_and_the_others_are_counted() -> None:
     many = [SESSION._replace(pid=n, seconds=float(n)) for n in range(MOST_NAMED + 2)]
     named = name_transactions(many)
     assert named.startswith(f"pid {MOST_NAMED + 1} (")

@@ -7,7 +7,7 @@ from sluice.admin.operation_wait import NotYet, until_possible
 
 
 class Attempts:
-    """An operation that becomes possible after `failures` attempts; a clock that only `sleep` moves."""
+    """An operation that becomes possible after `failures` attempts. Only `sleep` advances its clock."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -36,14 +36,14 @@ def test_an_operation_is_retried_until_it_is_possible() -> None:
     assert attempts.calls == 4
 
 
-def test_the_reason_is_reported_now_and_then_and_not_each_time() -> None:
+def test_the_reason_is_reported_at_intervals_and_not_at_each_attempt() -> None:
     attempts = Attempts(failures=30)
     attempts.run(30)
     assert attempts.reasons[0] == "reason 1"
     assert 3 <= len(attempts.reasons) <= 4
 
 
-def test_patience_ends_with_the_last_reason_and_the_advice() -> None:
+def test_the_refusal_after_the_patience_gives_the_last_reason_and_the_advice() -> None:
     attempts = Attempts(failures=1_000)
     with pytest.raises(
         OperationRefused, match=r"after 1 s reason \d+: nothing was changed. Check the workers"

@@ -1,4 +1,4 @@
-"""What accepting and resharding would do, computed from what Postgres and Kafka say."""
+"""What `accept` and `reshard` would do, computed from the state of Postgres and Kafka."""
 
 import pytest
 
@@ -34,15 +34,15 @@ from sluice.tasks.events.routing import queue_name, shard_of
     ],
     ids=[
         "records are lost",
-        "records come again",
-        "nothing happens",
-        "the log is shorter than what was read",
-        "another topic",
+        "records are read again",
+        "nothing changes",
+        "the log ends below the watermark",
+        "the topic was re-created",
         "a new partition",
-        "a partition that is gone",
+        "a missing partition",
     ],
 )
-def test_each_partition_starts_at_its_log(
+def test_accept_sets_each_watermark_to_the_start_of_its_log(
     before: int | None, log: LogRange | None, recreated: bool, expected: PartitionChange
 ) -> None:
     found = judge_acceptance(
@@ -79,7 +79,7 @@ def report(problem: ProblemKind, detail: str) -> PartitionRead:
         ("id", assignment(), {0: LogRange(0, 8)}, [report(ProblemKind.STOPPED, "lost records")], "lost rec"),
     ],
 )
-def test_there_is_something_to_accept_where_bridges_stop(
+def test_accept_finds_the_reasons_for_which_bridges_stop(
     topic_id: str,
     known: Assignment,
     logs: dict[int, LogRange],
@@ -91,14 +91,14 @@ def test_there_is_something_to_accept_where_bridges_stop(
     assert reason is None or reason in found[0]
 
 
-def test_a_stop_that_a_bridge_reported_is_named_once() -> None:
+def test_a_stop_that_a_bridge_reported_too_is_named_one_time() -> None:
     assignments = {("t", 0): assignment()}
     [message] = find_reasons("t", "new", assignments, {0: LogRange(0, 8)}, [])
     again = find_reasons("t", "new", assignments, {0: LogRange(0, 8)}, [report(ProblemKind.STOPPED, message)])
     assert list(again) == [message]
 
 
-def test_it_is_said_what_is_lost_and_what_comes_again() -> None:
+def test_accept_names_the_records_that_are_lost_and_those_that_are_read_again() -> None:
     found = judge_acceptance(
         "t",
         "e",
@@ -114,7 +114,7 @@ def test_it_is_said_what_is_lost_and_what_comes_again() -> None:
     assert "re-created" not in lines
 
 
-def test_of_another_topic_it_is_said_that_nobody_knows_what_is_lost() -> None:
+def test_accept_of_a_re_created_topic_names_no_number_of_lost_records() -> None:
     found = judge_acceptance(
         "t", "e", topic_ids=("old", "new"), watermarks={0: 5, 1: 2}, logs={0: LogRange(0, 3)}
     )
@@ -135,19 +135,19 @@ def test_of_another_topic_it_is_said_that_nobody_knows_what_is_lost() -> None:
         (Unsettled(0, 3, 1, 0), False, "3 outgoing events wait", "1 outgoing events are refused"),
     ],
 )
-def test_what_is_missing_is_named(found: Unsettled, settled: bool, text: str, hint: str) -> None:
+def test_unsettled_work_is_named_with_advice(found: Unsettled, settled: bool, text: str, hint: str) -> None:
     assert is_settled(found) is settled
     assert text in unsettled_text(found)
     assert hint in advice(found)
 
 
-def test_the_plan_names_queues_that_are_new_and_those_left() -> None:
+def test_the_plan_names_new_queues_and_unused_queues() -> None:
     more, fewer = plan_reshard("e", 1, 3, 2, 0), plan_reshard("e", 3, 1, 2, 0)
     assert (more.new_queues, more.unused_queues) == (("e.1", "e.2"), ())
     assert (fewer.new_queues, fewer.unused_queues) == ((), ("e.1", "e.2"))
 
 
-def test_a_parked_entity_moves_to_the_queue_its_records_go_to() -> None:
+def test_a_parked_entity_moves_to_the_queue_that_receives_its_records() -> None:
     keys = [f"k{n}" for n in range(40)]
     parked = {key: queue_name("e", shard_of(key.encode(), 4)) for key in keys}
     moves = parked_moves(parked, "e", 3)
@@ -156,6 +156,6 @@ def test_a_parked_entity_moves_to_the_queue_its_records_go_to() -> None:
 
 
 @pytest.mark.parametrize(("before", "said"), [(None, "there is no entity type e"), (4, "4 shards already")])
-def test_what_makes_no_sense_is_refused(before: int | None, said: str) -> None:
+def test_resharding_without_a_change_or_an_entity_type_is_refused(before: int | None, said: str) -> None:
     with pytest.raises(OperationRefused, match=said):
         require_other_shards("e", before, 4)

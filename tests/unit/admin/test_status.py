@@ -1,4 +1,4 @@
-"""The arithmetic of `sluice status`, and what becomes of it where a service did not answer."""
+"""The numbers that `sluice status` computes, also when a service does not answer."""
 
 import json
 from dataclasses import asdict, replace
@@ -87,12 +87,17 @@ def test_a_queue_sums_the_topics_of_its_entity_type() -> None:
     [
         (90, LogRange(0, 100), 10, 90),
         (100, LogRange(0, 100), 0, None),
-        (101, LogRange(0, 100), 0, None),  # of a log that was cut: never less than nothing
-        (5, LogRange(20, 100), 95, 20),  # deleted before they were applied: the first one left
+        (101, LogRange(0, 100), 0, None),  # of a log that was truncated: never negative
+        (
+            5,
+            LogRange(20, 100),
+            95,
+            20,
+        ),  # records were deleted before they were applied: the first remaining record
         (0, LogRange(0, 0), 0, None),
     ],
 )
-def test_lag_is_what_lies_between_watermark_and_end(
+def test_lag_is_the_number_of_records_between_the_watermark_and_the_end(
     watermark: int, log: LogRange, lag: int, look_at: int | None
 ) -> None:
     of = replace(reading(), progress=replace(PROGRESS, watermarks={("orders", 0): watermark}))
@@ -105,19 +110,21 @@ def test_lag_is_what_lies_between_watermark_and_end(
     ("start", "known", "lag"),
     [("earliest", False, 40), ("latest", False, 0), ("latest", True, 40), ("earliest", True, 40)],
 )
-def test_what_no_bridge_has_begun_waits_from_where_one_would_begin(start: str, known: bool, lag: int) -> None:
+def test_the_lag_of_a_partition_that_no_bridge_has_started_begins_at_its_future_start(
+    start: str, known: bool, lag: int
+) -> None:
     topics = frozenset({"orders"} if known else ())
     of = replace(reading(), progress=replace(PROGRESS, topics=topics, watermarks={}))
     of.declared_topics, of.logs = {"orders": start}, LogRanges({("orders", 0): LogRange(10, 50)})
     assert (topic(of).watermark, topic(of).lag) == (None, lag)
 
 
-def test_nothing_unapplied_has_no_age_and_a_clock_ahead_none_below_zero() -> None:
+def test_the_oldest_age_is_none_without_unapplied_records_and_never_negative() -> None:
     assert topic(reading(), "users").oldest_unapplied_seconds is None
     assert topic(reading(), now=999.0).oldest_unapplied_seconds == 0.0
 
 
-def test_the_oldest_of_all_partitions_counts() -> None:
+def test_the_oldest_age_of_a_topic_is_that_of_its_oldest_partition() -> None:
     of = reading()
     of.oldest_at = {("orders", 0): 1_000.0, ("orders", 1): 990.0, ("users", 0): 1.0}
     assert topic(of).oldest_unapplied_seconds == 17.5
@@ -130,7 +137,7 @@ def test_a_queue_has_the_worker_that_holds_its_lease() -> None:
         "order.1": None,
         "user.0": None,
     }
-    # No bridge sends to the queue that is retired.
+    # The retired queue user.0 needs no worker, because no bridge sends to it.
     assert found.queues_without_worker == ["order.1"]
 
 
@@ -155,7 +162,7 @@ def test_without_redis_only_the_lengths_are_unknown() -> None:
     assert {queue.length for queue in found.queues} == {None}
 
 
-def test_what_no_living_worker_declares_is_shown_at_its_topic_or_effect() -> None:
+def test_a_topic_or_effect_that_no_running_worker_declares_is_shown_as_halted() -> None:
     of = replace(
         reading(),
         undeclared=[Undeclared(Declaration.TOPIC, "orders", 660), Undeclared(Declaration.EFFECT, "pay", 600)],
@@ -186,19 +193,19 @@ def test_a_partition_that_kafka_does_not_report_is_marked_and_the_others_are_sum
     assert topic(of, "users").incomplete
     of.logs = LogRanges({}, unreadable={("users", 3): "no leader"})
     [silent] = topic(of, "users").partitions
-    assert (silent.partition, silent.unreachable) == (3, "no leader"), "no bridge has begun it"
+    assert (silent.partition, silent.unreachable) == (3, "no leader"), "no bridge has started it"
     assert found.unreachable == ["topic users: denied", "orders[1]: no leader"]
     assert table_lines(topic_table(found.topics))[1].split()[:4] == ["orders", "100+?", "140", "10+?"]
 
 
-def test_what_waits_is_named() -> None:
+def test_waiting_records_and_missing_topics_are_named() -> None:
     of = reading()
     ranges = {("orders", 0): LogRange(10, 100, 107), ("orders", 1): LogRange(0, 50, 50)}
     of.logs = LogRanges(ranges, {"orders": "id-1"})
     of.unread = [
         UnreadPartition("orders", 0, UnreadKind.NO_LEADER, "no leader", 61.2),
         UnreadPartition("orders", 1, UnreadKind.NO_LEADER, "no leader", 21.2),
-        UnreadPartition("gone", 1, UnreadKind.UNASSIGNED, "of a topic of nobody", 21.2),
+        UnreadPartition("gone", 1, UnreadKind.UNASSIGNED, "of an undeclared topic", 21.2),
     ]
     of.paused_topics = {"users": "a test"}
     found = judge_status(of, now=0)
@@ -214,7 +221,7 @@ def test_what_waits_is_named() -> None:
     assert (second.behind_transaction, second.unread_reason) == (0, "no leader")
 
 
-def test_it_is_one_json_document() -> None:
+def test_the_status_is_one_json_document() -> None:
     found = judge_status(reading(), now=1_007.5)
     document = json.loads(json.dumps(asdict(found)))
     assert list(document) == [
@@ -245,7 +252,7 @@ def test_it_is_one_json_document() -> None:
     assert document["topics"][0]["counters"]["applied"] == 137
 
 
-def test_the_tables_name_what_occurred() -> None:
+def test_the_tables_show_only_counters_that_are_not_zero() -> None:
     found = judge_status(replace(reading(), lengths=None), now=1_007.5)
     topics = "\n".join(table_lines(topic_table(found.topics)))
     queues = "\n".join(table_lines(queue_table(found.queues, workers_known=True))).removeprefix("queue ")
@@ -268,7 +275,7 @@ def test_the_tables_name_what_occurred() -> None:
     assert "no table orders (since 2026-01-02T03:04:05+00:00)" in queues
 
 
-def test_whose_worker_is_not_known_is_not_said_to_have_none() -> None:
+def test_the_worker_of_a_queue_is_shown_as_unknown_without_postgres() -> None:
     found = judge_status(replace(reading(), progress=None, sharing=None), now=0)
     assert table_lines(queue_table(found.queues, workers_known=False))[1].split() == [
         "order.0",

@@ -1,4 +1,4 @@
-"""What `sluice verify` makes of a log and of counters."""
+"""How `sluice verify` compares a log with the counters."""
 
 import json
 from types import ModuleType
@@ -26,7 +26,7 @@ from tests.mutants import mutated
 
 
 def key_of(queue: str) -> bytes:
-    """A record key whose queue it is."""
+    """Returns a record key that is routed to the queue."""
     keys = (str(number).encode() for number in range(1_000))
     return next(key for key in keys if queue_name("order", shard_of(key, 4)) == queue)
 
@@ -38,7 +38,7 @@ def key_of(queue: str) -> bytes:
         (LogFacts(0, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
         (LogFacts(0, 5), 6, False, Verdict.MISMATCH, "1 more outcomes than records"),
         (LogFacts(7, 5), 12, False, Verdict.UNCOUNTABLE, "records below 7 are deleted"),
-        # What is still there must have been counted, whatever is gone.
+        # Each record that is still in the log must have been counted.
         (LogFacts(7, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
         (LogFacts(0, 5, compacted=True), 9, False, Verdict.UNCOUNTABLE, "the topic is compacted"),
         (LogFacts(0, 5, compacted=True), 4, False, Verdict.MISMATCH, "1 records"),
@@ -57,19 +57,19 @@ def test_a_partition_is_judged(
     assert bool(found.said) == bool(said)
 
 
-def test_outcomes_of_a_log_that_is_no_more_are_no_mismatch() -> None:
+def test_outcomes_of_deleted_records_are_not_a_mismatch() -> None:
     totals, log = PartitionTotals("order", 4, 10, 7), LogFacts(0, 5)
     accepted = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=True)
     assert (accepted.verdict, "an accept" in accepted.said) == (Verdict.UNCOUNTABLE, True)
     totals.read_again = True
     again = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=False)
     assert (again.verdict, "read again" in again.said) == (Verdict.UNCOUNTABLE, True)
-    # A record in the log that nobody counted is one, whatever happened before.
+    # A record in the log without an outcome is always a mismatch.
     uncounted = judge_partition("orders", 0, totals, LogFacts(0, 8), from_the_end=False, rerouted=True)
     assert uncounted.verdict is Verdict.MISMATCH
 
 
-def test_a_lane_ahead_of_the_watermark_counts_and_others_do_not() -> None:
+def test_only_a_lane_ahead_of_the_watermark_has_outcomes_above_it() -> None:
     totals = PartitionTotals("order", 4, 10, 0, {"order.0": 14, "order.1": 11, "order.2": 9})
     ahead, behind, none = key_of("order.0"), key_of("order.2"), key_of("order.3")
     assert has_outcome(totals, 9, none)
@@ -82,7 +82,7 @@ def test_a_lane_ahead_of_the_watermark_counts_and_others_do_not() -> None:
     assert end_to_count(PartitionTotals("order", 4, 10)) == 10
 
 
-def test_it_is_one_document_and_a_table_with_a_verdict() -> None:
+def test_the_result_prints_as_one_json_document_or_as_a_table() -> None:
     good = judge_partition(
         "orders", 0, PartitionTotals("order", 4, 5, 5), LogFacts(0, 5), from_the_end=False, rerouted=False
     )
@@ -118,8 +118,8 @@ def test_it_is_one_document_and_a_table_with_a_verdict() -> None:
     ]
 
 
-def tells_all(module: ModuleType) -> bool:
-    """Whether a module counts just what is applied, and calls nothing a mismatch or equal that is not."""
+def judges_correctly(module: ModuleType) -> bool:
+    """Returns True if the module counts exactly the applied records and gives each correct verdict."""
     totals = PartitionTotals("order", 4, 10, 12, {"order.0": 14, "order.1": 9})
     counted = [
         (offset, queue)
@@ -153,12 +153,12 @@ def tells_all(module: ModuleType) -> bool:
         ("if log.start > 0 else []", "if log.start >= 0 else []"),
     ],
 )
-def test_a_verdict_that_is_not_true_is_noticed(old: str, new: str) -> None:
-    assert tells_all(partition_verdict)
-    assert not tells_all(mutated(partition_verdict, old, new))
+def test_a_mutant_of_the_verdict_is_found(old: str, new: str) -> None:
+    assert judges_correctly(partition_verdict)
+    assert not judges_correctly(mutated(partition_verdict, old, new))
 
 
-def test_rows_that_a_projection_lacks_are_explained_and_are_no_mismatch() -> None:
+def test_rows_that_a_projection_lacks_are_explained_and_are_not_a_mismatch() -> None:
     found = Verified([], [], 0, [], [], [OpenLetterCount("revenue", 1, 4)], ["lines"])
     assert summary_lines(found)[1:3] == [
         "projection revenue lacks 5 events: 1 could not be applied to it, 4 wait behind them",

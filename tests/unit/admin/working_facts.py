@@ -1,4 +1,4 @@
-"""Facts of an installation that works, and of one in which something does not."""
+"""Facts of a working installation, and functions that return facts with a problem."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ WORKING = Facts(
 
 
 def but(**changed: Any) -> Facts:
-    """What works, with other facts of Postgres."""
+    """Returns the facts of a working installation with changed facts about Postgres."""
     return replace(WORKING, postgres=replace(WORKING_POSTGRES, **changed))
 
 
