@@ -1,4 +1,4 @@
-"""Records, assignments and a queue with its lanes, for tests of what the bridge decides."""
+"""Records, assignments and a queue with its lanes, for tests of the bridge's decisions."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,7 +29,7 @@ def assignment(watermark: int = 0, epoch: int = 1, shards: int = 1, **applied: i
 
 
 class Queue:
-    """One queue with lanes of several partitions, driven by hand."""
+    """One queue with lanes of several partitions, controlled by the test."""
 
     def __init__(self, lanes: int = 1) -> None:
         self.buffer = QueueBuffer("e.0")
@@ -47,7 +47,7 @@ class Queue:
         return batch
 
     def look(self, now: float, found: Whereabouts = NOWHERE) -> dict[Lane, Resend]:
-        """What the loop does if something is overdue: it searches, reads progress, and searches again."""
+        """Does what the loop does for an overdue queue: searches, reads progress, and searches again."""
         if not self.buffer.needs_search(now):
             return {}
         resent = self.buffer.resend_lost(now, found)
@@ -72,7 +72,7 @@ def holding(assignments: dict[Place, Assignment], max_bytes: int = 10**9, max_sp
 
 
 class NoWatch:
-    """A watch that never looks."""
+    """A watch that never reports ends of logs."""
 
     ends: Mapping[Place, int] = MappingProxyType({})
 

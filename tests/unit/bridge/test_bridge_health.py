@@ -1,4 +1,4 @@
-"""A bridge is unhealthy only for what a restart can mend."""
+"""A bridge is unhealthy only while a restart may solve the problem."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sluice.bridge.bridge_health import UNHEALTHY_SECONDS, BridgeHealth
 
 
-def test_a_bridge_that_makes_no_consumer_although_brokers_answer_is_unhealthy() -> None:
+def test_a_bridge_that_cannot_make_a_consumer_although_brokers_answer_is_unhealthy() -> None:
     health = BridgeHealth()
     health.note_consumer(is_broken=True, now=0.0)
     assert health.is_healthy(UNHEALTHY_SECONDS - 1)
@@ -16,7 +16,7 @@ def test_a_bridge_that_makes_no_consumer_although_brokers_answer_is_unhealthy() 
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=100))
-def test_it_is_unhealthy_without_a_partition_only_while_one_had_no_bridge_all_the_time(
+def test_a_bridge_without_partitions_is_unhealthy_only_after_a_partition_had_no_bridge_for_long(
     seen: list[tuple[bool, bool]],
 ) -> None:
     health, since = BridgeHealth(), None
@@ -26,7 +26,7 @@ def test_it_is_unhealthy_without_a_partition_only_while_one_had_no_bridge_all_th
         assert health.is_healthy(float(now)) == (since is None or now - since < UNHEALTHY_SECONDS)
 
 
-def test_a_spare_bridge_and_one_without_brokers_stay_healthy() -> None:
+def test_a_spare_bridge_stays_healthy() -> None:
     health = BridgeHealth()
     for now in range(0, 10_000, 5):
         health.note_consumer(is_broken=False, now=float(now))

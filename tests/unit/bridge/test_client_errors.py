@@ -1,4 +1,4 @@
-"""Which partitions are not read after what a client reported, and until when."""
+"""Which partitions are not read after an error of a Kafka client, and when the problem ends."""
 
 from collections.abc import Mapping
 
@@ -44,9 +44,9 @@ class _Bridge:
         return {place: problem.kind for place, problem in self.problems.current().items()}
 
 
-def test_an_error_of_a_partition_is_its_problem_until_it_is_read() -> None:
+def test_an_error_of_a_partition_is_its_problem_until_a_fetch_reads_the_partition() -> None:
     bridge = _Bridge()
-    assert bridge.turn(DENIED) == [], "its line is that of the problem"
+    assert bridge.turn(DENIED) == [], "the problem is logged instead"
     assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
     bridge.errors.note_readable([("t", 0), ("u", 0)])
     assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
@@ -54,7 +54,7 @@ def test_an_error_of_a_partition_is_its_problem_until_it_is_read() -> None:
     assert bridge.kinds() == {}
 
 
-def test_a_partition_with_an_error_is_read_anew_now_and_then() -> None:
+def test_the_read_of_a_partition_with_an_error_is_restarted_at_intervals() -> None:
     bridge = _Bridge()
     bridge.turn(DENIED)
     assert bridge.errors.due_probes(PROBE_SECONDS - 1) == []
@@ -64,7 +64,7 @@ def test_a_partition_with_an_error_is_read_anew_now_and_then() -> None:
     assert bridge.errors.due_probes(3 * PROBE_SECONDS) == []
 
 
-def test_a_partition_that_another_module_found_to_stand_still_is_read_anew_too() -> None:
+def test_the_read_of_a_partition_with_a_problem_from_another_module_is_restarted_too() -> None:
     bridge = _Bridge()
     bridge.problems.note(("t", 0), PartitionProblem(ProblemKind.UNREADABLE_RECORD, "nothing comes", 7))
     assert bridge.errors.due_probes(0.0) == []
@@ -73,7 +73,7 @@ def test_a_partition_that_another_module_found_to_stand_still_is_read_anew_too()
     assert bridge.kinds() == {}
 
 
-def test_an_error_of_a_partition_that_another_bridge_has_now_is_not_ours() -> None:
+def test_the_error_of_a_partition_that_is_no_longer_assigned_is_dropped() -> None:
     bridge = _Bridge()
     bridge.turn(DENIED)
     bridge.turn(assigned=frozenset([("t", 0)]))
@@ -91,7 +91,7 @@ def test_a_partition_without_a_leader_is_a_problem_while_it_has_none() -> None:
     assert bridge.kinds() == {}
 
 
-def test_a_refused_topic_is_a_problem_of_all_its_partitions_even_if_it_was_never_seen() -> None:
+def test_a_refused_topic_is_a_problem_of_all_its_partitions_even_if_they_were_never_seen() -> None:
     bridge = _Bridge()
     refused = {"t": judge_error("TOPIC_AUTHORIZATION_FAILED", "denied", topic="t")}
     bridge.turn(facts={"u": FACTS["u"]}, refused=refused)
@@ -102,7 +102,7 @@ def test_a_refused_topic_is_a_problem_of_all_its_partitions_even_if_it_was_never
     assert set(bridge.kinds()) == {("t", 0), ("t", 1)}
 
 
-def test_a_refused_group_is_a_problem_of_what_it_does_not_have_until_a_new_consumer_is_not_refused() -> None:
+def test_a_refused_group_is_a_problem_of_all_partitions_until_a_new_consumer_is_accepted() -> None:
     bridge = _Bridge()
     assert bridge.turn(REFUSED, assigned=frozenset()) == [REFUSED]
     assert bridge.turn(REFUSED, assigned=frozenset()) == [], "one line a minute"
@@ -119,13 +119,13 @@ def test_a_refused_group_is_a_problem_of_what_it_does_not_have_until_a_new_consu
     assert (bridge.errors.group_is_refused, bridge.kinds()) == (False, {})
 
 
-def test_a_refused_group_is_no_problem_of_what_the_member_still_has() -> None:
+def test_a_refused_group_is_not_a_problem_of_partitions_that_the_member_still_has() -> None:
     bridge = _Bridge()
     bridge.turn(REFUSED, assigned=frozenset([("t", 0)]))
     assert set(bridge.kinds()) == ALL - {("t", 0)}
 
 
-def test_a_member_that_has_partitions_is_not_refused_any_more() -> None:
+def test_a_member_that_has_partitions_again_is_no_longer_refused() -> None:
     bridge = _Bridge()
     bridge.turn(REFUSED, assigned=frozenset())
     bridge.now = ASSIGNED_SECONDS
@@ -133,7 +133,7 @@ def test_a_member_that_has_partitions_is_not_refused_any_more() -> None:
     assert (bridge.errors.group_is_refused, bridge.kinds()) == (False, {})
 
 
-def test_without_a_consumer_no_known_partition_is_read() -> None:
+def test_without_a_consumer_all_known_partitions_have_a_problem() -> None:
     bridge = _Bridge()
     bridge.turn()
     bridge.errors.note_state({}, {}, frozenset(), bridge.now, away="no broker answers")
@@ -142,7 +142,7 @@ def test_without_a_consumer_no_known_partition_is_read() -> None:
     assert bridge.kinds() == {}
 
 
-def test_a_loud_stop_is_not_ended_by_what_a_client_reports() -> None:
+def test_reports_of_a_client_do_not_end_a_stop() -> None:
     bridge = _Bridge()
     bridge.problems.note(("t", 1), PartitionProblem(ProblemKind.STOPPED, "re-created"))
     bridge.turn(DENIED)
@@ -156,7 +156,7 @@ def read(place: Place, **changed: object) -> PartitionRead:
     return blank._replace(**changed)  # type: ignore[arg-type]
 
 
-def test_a_partition_is_unread_without_a_reason_if_no_bridge_reads_it_and_none_reports_why() -> None:
+def test_a_partition_is_abandoned_if_no_bridge_reads_it_or_reports_a_problem() -> None:
     reads = [
         read(("t", 0), was_read=True),
         read(("t", 1), was_read=True, unread_seconds=20.0),
@@ -172,7 +172,7 @@ def test_a_partition_is_unread_without_a_reason_if_no_bridge_reads_it_and_none_r
     assert find_unread(reads, [], []).abandoned == frozenset()
 
 
-def test_partitions_that_are_not_started_wait_for_those_of_their_topic_that_have_no_leader() -> None:
+def test_a_partition_is_not_started_while_another_partition_of_its_topic_has_no_leader() -> None:
     facts = {**FACTS, "t": TopicFacts("t-id", 2, frozenset([1]))}
     waiting = find_waiting([("t", 0), ("u", 0), ("v", 0)], facts)
     assert {place: problem.kind for place, problem in waiting.items()} == {("t", 0): ProblemKind.NO_LEADER}

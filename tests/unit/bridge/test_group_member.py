@@ -1,4 +1,4 @@
-"""The bridge as a member of its group: when it makes a new consumer, and when a restart might help it."""
+"""When a bridge makes a new consumer, and when the bridge reports that a restart may help."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class _Store:
 
 
 class _Member(GroupMember):
-    """One whose consumers break at once with `error`, or last."""
+    """A member whose consumers break at once with `error`, or last if `error` is None."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.now = 0.0
@@ -53,7 +53,7 @@ class _Member(GroupMember):
         return _Consumer()
 
     def turn(self) -> None:
-        """Makes a consumer if it may."""
+        """Makes a consumer if the member may open one now."""
         if self.consumer is None and self.may_open(self.now):
             try:
                 self.open(self.now)
@@ -65,7 +65,7 @@ class _Member(GroupMember):
         self.note_unread(given, UnreadPartitions(never, once), self.now)
 
 
-def test_consumers_that_break_at_once_are_made_with_growing_pauses_and_logged_once_a_minute() -> None:
+def test_consumers_that_break_at_once_are_replaced_with_growing_pauses_and_one_log_line_per_minute() -> None:
     member = _Member(ConsumerBroken("out of memory"))
     with structlog.testing.capture_logs() as lines:
         for _ in range(600):
@@ -77,7 +77,7 @@ def test_consumers_that_break_at_once_are_made_with_growing_pauses_and_logged_on
     assert [line["event"] for line in lines] == ["consumer replaced", "bridge unhealthy: a restart may help"]
 
 
-def test_a_bridge_is_healthy_again_once_a_consumer_lasts() -> None:
+def test_a_bridge_is_healthy_again_after_a_consumer_has_lasted() -> None:
     member = _Member(ConsumerBroken("out of memory"))
     with structlog.testing.capture_logs():
         member.turn()
@@ -85,7 +85,9 @@ def test_a_bridge_is_healthy_again_once_a_consumer_lasts() -> None:
         assert not member.is_healthy(member.now)
         member.turn()
         member.note(_Consumer(SOME), never=NONE, once=NONE)
-        assert not member.is_healthy(member.now), "it may break at once, like the one before"
+        assert not member.is_healthy(member.now), (
+            "the new consumer may break at once, like the consumer before"
+        )
         member.now += STEADY_SECONDS
         member.note(_Consumer(SOME), never=NONE, once=NONE)
     assert member.is_healthy(member.now)
@@ -103,14 +105,14 @@ def test_a_bridge_without_a_broker_stays_healthy() -> None:
 @pytest.mark.parametrize(
     ("consumer", "never", "once", "healthy"),
     [
-        (_Consumer(), NONE, NONE, True),  # a spare one
-        (_Consumer(SOME), NONE, SOME, True),  # another one's
+        (_Consumer(), NONE, NONE, True),  # a spare bridge
+        (_Consumer(SOME), NONE, SOME, True),  # another bridge has lost a partition
         (_Consumer(answers=False), NONE, SOME, True),
         (_Consumer(), NONE, SOME, False),
         (_Consumer(), SOME, NONE, False),
     ],
 )
-def test_a_bridge_without_a_partition_is_unhealthy_if_one_has_no_bridge(
+def test_a_bridge_without_partitions_is_unhealthy_while_a_partition_has_no_bridge(
     consumer: _Consumer, never: frozenset[Place], once: frozenset[Place], healthy: bool
 ) -> None:
     member = _Member()

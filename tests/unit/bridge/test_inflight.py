@@ -1,4 +1,4 @@
-"""What a bridge holds of its partitions: watermarks, pauses, and what becomes of an assignment."""
+"""The records in flight of a bridge: watermarks, pauses, and how assignments are judged."""
 
 import pytest
 
@@ -13,13 +13,13 @@ from sluice.tasks.events.routing import shard_of
 from tests.unit.bridge.bridging import EMPTY, PLACE, assignment, claims, holding, record
 
 
-def test_records_at_or_below_the_applied_offset_are_passed_over() -> None:
+def test_records_at_or_below_the_applied_offset_are_not_sent() -> None:
     inflight = holding({PLACE: assignment(watermark=3, e0=5)})
     inflight.take(PLACE, [record(n) for n in range(3, 8)], 0.0)
     assert claims(inflight.queues["e.0"].cut()) == [(0, 5, 7)]
 
 
-def test_records_of_a_partition_that_is_not_started_are_thrown_away() -> None:
+def test_records_of_a_partition_that_is_not_started_are_discarded() -> None:
     inflight = holding({})
     inflight.take(PLACE, [record(7)], 0.0)
     assert not inflight.queues
@@ -57,7 +57,7 @@ def test_the_watermark_is_the_lowest_unapplied_offset_or_the_position() -> None:
         (assignment(watermark=5, e0=8, e1=1), None),
     ],
 )
-def test_a_partition_whose_state_in_postgres_was_moved_is_lost(
+def test_a_partition_whose_state_in_postgres_was_moved_back_or_replaced_is_lost(
     read: Assignment | None, reason: str | None
 ) -> None:
     inflight = holding({PLACE: assignment(watermark=4, e0=7)})
@@ -107,14 +107,14 @@ def test_a_partition_over_its_share_is_paused_and_resumes_at_half(bound: str) ->
     for applied, paused in [(49, {places[0]}), (50, set())]:
         inflight.settle({place: assignment() for place in places} | {places[0]: assignment(e0=applied)}, 0.0)
         assert over({places[0]}) == paused
-    # A rebalance gives this one the whole budget.
+    # After a rebalance, this partition has the whole budget.
     inflight.take(places[0], [record(n) for n in range(101, 200)], 0.0)
     assert over(set()) == {places[0]}
     inflight.forget(places[1])
     assert over(set()) == set()
 
 
-def test_halts_are_reported_once() -> None:
+def test_each_halt_is_reported_one_time() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(0)], 0.0)
     halted = frozenset({"e.0", "another.0"})
@@ -123,7 +123,7 @@ def test_halts_are_reported_once() -> None:
     assert inflight.note_halted(frozenset()) == ([], ["e.0"])
 
 
-def test_a_foreign_partitioner_is_reported_once_per_topic() -> None:
+def test_a_foreign_partitioner_is_reported_one_time_per_topic() -> None:
     check, key = PartitionerCheck(), b"key"
     right = expected_partition(key, 4)
     assert not any(check.sample(("t", right), record(n, key=key), 4) for n in range(100))
@@ -131,7 +131,7 @@ def test_a_foreign_partitioner_is_reported_once_per_topic() -> None:
     assert [n for n, said in enumerate(wrong) if said] == [SUSPICIOUS_SAMPLES - 1]
 
 
-def test_large_keys_are_neither_remembered_nor_hashed_for_the_check() -> None:
+def test_large_keys_are_not_remembered_and_not_checked() -> None:
     inflight, check = holding({PLACE: assignment(shards=2)}), PartitionerCheck()
     keys = [b"%d" % n + bytes(REMEMBERED_KEY_BYTES) for n in range(SUSPICIOUS_SAMPLES + 1)]
     elsewhere = [key for key in keys if expected_partition(key, 1_000) != 0]

@@ -1,4 +1,4 @@
-"""Which partitions an operator's pause keeps from being read."""
+"""Which partitions are not read because an operator paused their topic."""
 
 from sluice.bridge.inflight import Inflight
 from sluice.db.delivery.progress import Assignment
@@ -14,21 +14,21 @@ def _inflight() -> Inflight:
     return inflight
 
 
-def test_nothing_is_read_before_it_is_known_what_is_paused() -> None:
+def test_no_partition_is_read_before_the_paused_topics_are_known() -> None:
     inflight = _inflight()
     assert inflight.paused_by_hand() == set(PLACES)
     assert inflight.note_paused(frozenset()) == ([], [])
     assert inflight.paused_by_hand() == frozenset()
 
 
-def test_a_paused_topic_is_paused_as_long_as_postgres_says_so() -> None:
+def test_a_topic_stays_paused_until_postgres_no_longer_lists_it() -> None:
     inflight = _inflight()
     assert inflight.note_paused(frozenset({"a", "elsewhere"})) == (["a", "elsewhere"], [])
     assert inflight.paused_by_hand() == {("a", 0), ("a", 1)}
-    assert inflight.note_paused(frozenset({"a", "elsewhere"})) == ([], []), "said once"
+    assert inflight.note_paused(frozenset({"a", "elsewhere"})) == ([], []), "a pause is reported one time"
     inflight.forget(("a", 0))
     assert inflight.paused_by_hand() == {("a", 1)}
     inflight.start(("a", 0), ASSIGNMENT, 5)
-    assert ("a", 0) in inflight.paused_by_hand(), "a rebalance does not lift it"
+    assert ("a", 0) in inflight.paused_by_hand(), "a rebalance does not end the pause"
     assert inflight.note_paused(frozenset()) == ([], ["a", "elsewhere"])
     assert inflight.paused_by_hand() == frozenset()

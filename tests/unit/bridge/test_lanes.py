@@ -1,4 +1,4 @@
-"""Lanes: slices chain from what is applied to what is held."""
+"""The slices of a lane form a chain: each starts where the records before it end."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +13,10 @@ from tests.unit.bridge.bridging import ORIGIN, record
     st.lists(st.integers(0, 3), max_size=40),
     st.lists(st.sampled_from(["add", "send", "apply", "rewind"]), max_size=40),
 )
-def test_slices_always_chain_from_what_is_applied_to_what_is_held(gaps: list[int], steps: list[str]) -> None:
-    """Whatever happened before: sent and unsent together are the lane's unapplied records, in order."""
+def test_slices_start_after_the_applied_offset_and_skip_no_held_record(
+    gaps: list[int], steps: list[str]
+) -> None:
+    """After any steps, sent and unsent records together are the lane's unapplied records, in order."""
     lane, log, offset = Lane(ORIGIN, -1), list[int](), 0
     for number, step in enumerate(steps):
         if step == "add":
@@ -34,7 +36,7 @@ def test_slices_always_chain_from_what_is_applied_to_what_is_held(gaps: list[int
         assert lane.unsent_bytes == sum(size_bytes(r) for r in list(lane.held())[len(lane.sent) :])
 
 
-def test_a_lane_that_another_bridge_advanced_goes_on_behind_it() -> None:
+def test_a_lane_that_another_bridge_advanced_continues_after_the_new_offset() -> None:
     lane = Lane(ORIGIN, 5)
     lane.add([record(n) for n in (4, 5, 6, 9)])
     lane.advance(6, 0.0)

@@ -1,4 +1,4 @@
-"""Partitions that no bridge has: when a bridge sees to them, and that it does so once."""
+"""When a bridge joins its group again because a partition has no bridge."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +33,9 @@ PLACES: list[Place] = [("t", 0), ("t", 1), ("u", 0)]
 
 
 @given(st.lists(st.sets(st.sampled_from(PLACES)), min_size=1, max_size=150), st.integers(0, 2))
-def test_overdue_is_what_every_look_of_the_last_while_found(looks: list[set[Place]], instance: int) -> None:
+def test_a_partition_is_overdue_if_every_recent_check_found_it_without_a_bridge(
+    looks: list[set[Place]], instance: int
+) -> None:
     unread = OrphanedPartitions()
     for now, found in enumerate(looks):
         unread.note(found, float(now))
@@ -47,7 +49,7 @@ FACTS = {"t": TopicFacts("t-id", 2), "u": TopicFacts("u-id", 1)}
 
 
 @given(st.lists(st.booleans(), max_size=200))
-def test_a_bridge_is_without_partitions_for_too_long_only_if_it_had_none_all_the_while(
+def test_a_bridge_is_overdue_only_if_it_had_no_partition_for_the_whole_time(
     has: list[bool],
 ) -> None:
     empty, since = EmptyAssignment(), None
@@ -58,7 +60,7 @@ def test_a_bridge_is_without_partitions_for_too_long_only_if_it_had_none_all_the
         since = None if overdue else since
 
 
-def test_a_bridge_that_stays_without_partitions_is_patient_longer_each_time() -> None:
+def test_a_bridge_that_stays_without_partitions_waits_longer_each_time() -> None:
     empty = EmptyAssignment()
     found = [now for now in range(5_000) if empty.is_overdue([], FACTS, 2, float(now))]
     pauses = [after - before for before, after in itertools.pairwise(found)]
@@ -67,16 +69,16 @@ def test_a_bridge_that_stays_without_partitions_is_patient_longer_each_time() ->
     assert max(pauses) <= MAX_EMPTY_SECONDS + 1
     assert not empty.is_overdue(PLACES, FACTS, 2, 5_000.0)
     assert not empty.is_overdue([], FACTS, 2, 5_001.0)
-    assert empty.is_overdue([], FACTS, 2, 5_001.0 + EMPTY_SECONDS), "as impatient as at first"
+    assert empty.is_overdue([], FACTS, 2, 5_001.0 + EMPTY_SECONDS), "the wait is as short as at first"
 
 
-def test_a_spare_bridge_waits_for_ever() -> None:
+def test_a_spare_bridge_is_never_overdue() -> None:
     empty = EmptyAssignment()
     assert not any(empty.is_overdue([], FACTS, 3, float(now)) for now in range(5_000))
 
 
 class _Kafka:
-    """A member with nothing to read."""
+    """A group member with one partition and no records."""
 
     closed = False
 
@@ -124,7 +126,7 @@ class _Kafka:
 
 
 class _Postgres:
-    """Knows partition 1 while it is `known`."""
+    """A store that has rows for all partitions while `known` is True."""
 
     known = True
 
@@ -165,7 +167,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet")
-def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> None:
+def test_a_bridge_joins_again_with_a_new_name_but_not_too_often() -> None:
     now = [0.0]
     opened: list[tuple[str, _Kafka]] = []
 
@@ -195,7 +197,7 @@ def test_a_bridge_joins_anew_under_another_name_and_not_again_and_again() -> Non
 
 
 @pytest.mark.usefixtures("quiet")
-def test_a_consumer_that_is_never_assigned_a_partition_is_replaced_under_its_name(
+def test_a_consumer_that_is_never_assigned_a_partition_is_replaced_with_the_same_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_Kafka, "assignment", lambda _: frozenset())
@@ -210,7 +212,7 @@ def test_a_consumer_that_is_never_assigned_a_partition_is_replaced_under_its_nam
 
 
 def make_bridge(store: Any, opened: list[tuple[str, _Kafka]], now: list[float]) -> Bridge:
-    """A bridge whose consumers are noted with their names, and whose clock shows `now[0]`."""
+    """Returns a bridge that appends its consumers with their names to `opened`. Its clock is `now[0]`."""
 
     def make(name: str) -> Any:
         opened.append((name, _Kafka()))

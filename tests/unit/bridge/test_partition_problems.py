@@ -1,4 +1,4 @@
-"""Problems of partitions: one per kind, and one log line a minute."""
+"""A partition has at most one problem per kind, and one log line per minute."""
 
 from sluice.bridge.partition_problems import LOG_SECONDS, PartitionProblems
 from sluice.db.records import PartitionProblem, ProblemKind
@@ -8,7 +8,7 @@ NO_LEADER = PartitionProblem(ProblemKind.NO_LEADER, "no broker leads it")
 STOPPED = PartitionProblem(ProblemKind.STOPPED, "records were deleted", 7)
 
 
-def test_the_kind_declared_last_is_reported() -> None:
+def test_of_several_problems_the_kind_declared_last_is_reported() -> None:
     problems = PartitionProblems()
     problems.note(PLACE, STOPPED)
     problems.note(PLACE, NO_LEADER)
@@ -21,7 +21,7 @@ def test_the_kind_declared_last_is_reported() -> None:
     assert problems.current() == {OTHER: NO_LEADER}
 
 
-def test_an_error_that_its_leader_left_behind_does_not_hide_that_it_is_gone() -> None:
+def test_a_missing_leader_is_reported_before_an_older_error_of_that_leader() -> None:
     problems = PartitionProblems()
     problems.note(PLACE, NO_LEADER)
     problems.note(PLACE, PartitionProblem(ProblemKind.KAFKA_ERROR, "OFFSET_NOT_AVAILABLE"))
@@ -29,14 +29,14 @@ def test_an_error_that_its_leader_left_behind_does_not_hide_that_it_is_gone() ->
     assert problems.due_lines(0.0) == [(PLACE, NO_LEADER)]
 
 
-def test_each_problem_is_logged_at_once_and_then_once_a_minute() -> None:
+def test_each_problem_is_logged_at_once_and_then_every_minute() -> None:
     problems = PartitionProblems()
     problems.note(PLACE, NO_LEADER)
     assert problems.due_lines(100.0) == [(PLACE, NO_LEADER)]
     problems.note(PLACE, STOPPED)
     problems.note(PLACE, NO_LEADER._replace(detail="still"))
     assert problems.due_lines(101.0) == [(PLACE, STOPPED)]
-    # The other one says more; without it, the first is due again.
+    # STOPPED hides NO_LEADER. When STOPPED ends, NO_LEADER is due again.
     assert problems.due_lines(100.0 + LOG_SECONDS) == []
     problems.clear(PLACE, [ProblemKind.STOPPED])
     assert problems.due_lines(100.5 + LOG_SECONDS) == [(PLACE, NO_LEADER._replace(detail="still"))]

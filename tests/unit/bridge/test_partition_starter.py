@@ -1,4 +1,4 @@
-"""What the bridge does before a partition's first record."""
+"""How the bridge starts partitions before it reads their first record."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -16,7 +16,7 @@ TOPIC = Topic("clicks", entity=Entity("click"), start="latest")
 
 
 class _Kafka:
-    """A consumer that has all three partitions of the topic; of some it knows what the log holds."""
+    """A consumer with all three partitions of the topic. The log range of partition 1 is unknown at first."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -44,23 +44,25 @@ class _Postgres:
         self.registered.append(start)
 
 
-def test_a_topic_seen_first_gets_rows_for_all_its_partitions_at_once() -> None:
+def test_a_new_topic_gets_rows_for_all_its_partitions_at_once() -> None:
     kafka: Any = _Kafka()
     postgres: Any = _Postgres()
     starting = PartitionStarter(
         postgres, Inflight(max_bytes=1_000, max_span=1_000), {"clicks": TOPIC}, TopicStops()
     )
     starting.start_new(kafka, 0.0)
-    assert not postgres.registered, "one registered later would start at 0, and not at its end"
+    assert not postgres.registered, (
+        "a partition that is registered later would start at 0, and not at its end"
+    )
     kafka.ranges["clicks", 1] = LogRange(0, 20)
     asked = kafka.asked
     starting.start_new(kafka, 0.05)
-    assert kafka.asked == asked, "what cannot be started is asked about less and less often"
+    assert kafka.asked == asked, "the pause before the next attempt grows"
     starting.start_new(kafka, 0.1)
     assert [start.starts for start in postgres.registered] == [{0: 10, 1: 20, 2: 30}]
 
 
-def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_gone() -> None:
+def test_partitions_are_replaced_when_their_topic_has_another_id_or_is_missing() -> None:
     inflight = Inflight(max_bytes=1_000, max_span=1_000)
     starting = PartitionStarter(cast("Any", _Postgres()), inflight, {"clicks": TOPIC}, TopicStops())
     for place in [("clicks", 0), ("clicks", 1), ("views", 0)]:

@@ -1,4 +1,4 @@
-"""When a queue's records are sent, and when they are sent again."""
+"""When the bridge sends the records of a queue, and when it sends them again."""
 
 import itertools
 
@@ -34,13 +34,15 @@ from tests.unit.bridge.bridging import BUSY, EMPTY, NOWHERE, PLACE, Queue, assig
         (FULL_RECORDS, 0.0, False, True),
     ],
 )
-def test_the_gate(records: int, age_seconds: float, list_is_empty: bool, due: bool) -> None:
+def test_a_queue_is_due_when_its_message_is_full_or_old_enough(
+    records: int, age_seconds: float, list_is_empty: bool, due: bool
+) -> None:
     queue = Queue()
     queue.add(0, range(records))
     assert queue.buffer.is_due(age_seconds, EMPTY if list_is_empty else BUSY) is due
 
 
-def test_bytes_fill_a_message_too_and_a_larger_record_goes_alone() -> None:
+def test_a_message_is_also_bounded_in_bytes_and_a_larger_record_is_sent_alone() -> None:
     queue = Queue()
     queue.add(0, range(3), value=b"x" * (FULL_BYTES // 2))
     assert queue.buffer.is_due(0.0, BUSY)
@@ -52,7 +54,7 @@ def test_bytes_fill_a_message_too_and_a_larger_record_goes_alone() -> None:
     assert [claims(queue.send(0.0)) for _ in range(3)] == [[(0, -1, 0)], [(0, 0, 1)], [(0, 1, 3)]]
 
 
-def test_a_message_takes_the_lanes_in_turns() -> None:
+def test_messages_take_records_from_the_lanes_in_turn() -> None:
     queue = Queue(lanes=3)
     queue.add(0, range(FULL_RECORDS + 50))
     queue.add(1, range(100))
@@ -62,7 +64,7 @@ def test_a_message_takes_the_lanes_in_turns() -> None:
     assert claims(queue.send(0.0)) == [(0, FULL_RECORDS - 1, FULL_RECORDS + 49)]
 
 
-def test_few_messages_of_a_queue_are_unapplied() -> None:
+def test_the_number_of_unapplied_messages_of_a_queue_is_bounded() -> None:
     queue = Queue()
     for n in range(MAX_MESSAGES):
         queue.add(0, range(n, n + 1))
@@ -74,7 +76,7 @@ def test_few_messages_of_a_queue_are_unapplied() -> None:
     assert queue.buffer.is_due(9.0, EMPTY)
 
 
-def test_an_overtaken_lane_is_sent_again_and_no_other() -> None:
+def test_only_the_overtaken_lanes_are_sent_again() -> None:
     queue = Queue(lanes=3)
     for lane in range(3):
         queue.add(lane, range(2))
@@ -83,13 +85,13 @@ def test_an_overtaken_lane_is_sent_again_and_no_other() -> None:
     queue.send(0.0)  # message 2: lane 1
     queue.add(2, range(2, 4))
     queue.send(0.0)  # message 3: lane 2
-    # Message 1 was lost for lane 1 and 2; message 2 was a gap; nothing is known of message 3.
+    # Message 1 was lost for lanes 1 and 2, so message 2 was a gap. The state of message 3 is unknown.
     assert queue.apply(0, 1, 0.1) == dict.fromkeys(queue.lanes[1:], Resend.OVERTAKEN)
     assert claims(queue.send(0.1)) == [(1, -1, 3), (2, -1, 3)]
     assert queue.buffer.unapplied_messages == 1
 
 
-def test_a_lane_whose_message_is_gone_is_sent_again_with_growing_patience() -> None:
+def test_a_lane_whose_message_is_lost_is_sent_again_with_growing_pauses() -> None:
     queue = Queue()
     queue.add(0, range(2))
     now, waits = 0.0, []
@@ -107,7 +109,7 @@ def test_a_lane_whose_message_is_gone_is_sent_again_with_growing_patience() -> N
     assert queue.look(now + 1) == {queue.lanes[0]: Resend.SILENT}
 
 
-def test_a_lane_whose_message_waits_is_not_sent_again() -> None:
+def test_a_lane_whose_message_is_on_the_list_is_not_sent_again() -> None:
     queue = Queue(lanes=2)
     queue.add(0, range(2))
     queue.send(0.0)
@@ -115,26 +117,28 @@ def test_a_lane_whose_message_waits_is_not_sent_again() -> None:
     queue.send(0.0)
     for second in range(1, 1_000):
         assert not queue.look(second, Whereabouts(on_list=frozenset({"m0", "m1"})))
-    # It was taken, and came to nothing.
+    # A worker took the message, but did not apply it.
     found = Whereabouts(on_list=frozenset({"m1"}))
     assert queue.look(1_000, found) == {queue.lanes[0]: Resend.SILENT}
 
 
-def test_a_message_that_was_applied_a_moment_ago_is_not_missing() -> None:
+def test_a_message_is_lost_only_if_progress_was_read_between_two_searches() -> None:
     queue = Queue()
     queue.add(0, range(2))
     queue.send(0.0)
     assert queue.buffer.needs_search(1.0)
     assert not queue.buffer.resend_lost(1.0, NOWHERE)
-    assert not queue.buffer.resend_lost(1.2, NOWHERE), "progress was not read since"
+    assert not queue.buffer.resend_lost(1.2, NOWHERE), "progress was not read between the searches"
     queue.buffer.note_settled()
-    assert not queue.buffer.resend_lost(1.4, Whereabouts(on_list=frozenset({"m0"}))), "it was put back"
+    assert not queue.buffer.resend_lost(1.4, Whereabouts(on_list=frozenset({"m0"}))), (
+        "the message was put back on the list"
+    )
     assert not queue.buffer.resend_lost(2.4, NOWHERE)
     queue.buffer.note_settled()
     assert queue.buffer.resend_lost(2.6, NOWHERE) == {queue.lanes[0]: Resend.SILENT}
 
 
-def test_a_lane_in_hand_is_sent_again_after_a_long_while() -> None:
+def test_a_lane_whose_message_a_worker_holds_is_sent_again_after_a_long_time() -> None:
     queue = Queue()
     queue.add(0, range(2))
     queue.send(0.0)
@@ -148,7 +152,7 @@ def test_a_lane_in_hand_is_sent_again_after_a_long_while() -> None:
     assert not queue.look(400.0, Whereabouts(in_hand=frozenset({"m0", "m1"})))
 
 
-def test_what_is_sent_again_keeps_within_the_bound_of_the_list() -> None:
+def test_resent_records_respect_the_bounds_of_the_list() -> None:
     queue = Queue()
     for n in range(MAX_MESSAGES):
         queue.add(0, range(n, n + 1))
@@ -156,7 +160,7 @@ def test_what_is_sent_again_keeps_within_the_bound_of_the_list() -> None:
     queue.buffer.rewind_all()
     assert not queue.buffer.is_due(9.0, Waiting(2 * MAX_MESSAGES, 1))
     assert not queue.buffer.is_due(9.0, Waiting(1, 2 * MAX_BYTES))
-    # A bridge without any message on a list that others keep full.
+    # The bridge has no message of its own on the list, which other bridges keep full.
     assert queue.buffer.is_due(9.0, Waiting(2 * MAX_MESSAGES - 1, 1))
     assert claims(queue.send(9.0)) == [(0, -1, MAX_MESSAGES - 1)]
     queue.add(0, range(10, 11 + FULL_RECORDS))
@@ -177,17 +181,19 @@ def test_on_a_long_list_small_messages_are_merged() -> None:
     assert claims(queue.send(1.0)) == [(0, 3, 3 + FULL_RECORDS)]
 
 
-def test_nothing_goes_onto_a_list_that_is_not_known() -> None:
+def test_records_are_not_sent_while_the_length_of_the_list_is_unknown() -> None:
     queue = Queue()
     queue.add(0, range(2 * FULL_RECORDS))
     assert not queue.buffer.is_due(9.0, None)
     assert queue.buffer.needs_list(0.0), "a full message does not wait"
     assert not queue.buffer.is_due(0.0, Waiting(2 * MAX_MESSAGES, 1))
-    assert not queue.buffer.needs_list(0.0 + LONG_SECONDS / 2), "a long list is not asked for in every turn"
+    assert not queue.buffer.needs_list(0.0 + LONG_SECONDS / 2), (
+        "the length of a long list is not read in each turn"
+    )
     assert queue.buffer.needs_list(0.0 + LONG_SECONDS)
 
 
-def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
+def test_only_the_first_records_of_a_halted_queue_are_sent_every_five_seconds() -> None:
     queue = Queue()
     queue.add(0, range(3 * FULL_RECORDS))
     queue.send(0.0)
@@ -195,7 +201,7 @@ def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
     queue.buffer.halted = True
     assert not queue.buffer.resend_halted(4.9, EMPTY)
     assert not queue.buffer.is_due(4.9, EMPTY)
-    # While its list is not empty nobody would try the head anyway.
+    # While the list has messages, no worker would reach the resent records.
     assert not queue.buffer.resend_halted(5.0, BUSY)
     assert queue.buffer.resend_halted(5.0, EMPTY) == {queue.lanes[0]: Resend.HALTED}
     assert queue.buffer.is_due(5.0, EMPTY)
@@ -203,7 +209,7 @@ def test_of_a_halted_queue_only_the_head_is_sent_every_five_seconds() -> None:
     assert not queue.buffer.is_due(9.9, EMPTY)
 
 
-def test_a_wiped_redis_makes_everything_unsent() -> None:
+def test_all_records_are_unsent_after_redis_lost_its_data() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(n) for n in range(5)], 0.0)
     (queue,) = inflight.queues.values()
@@ -214,7 +220,7 @@ def test_a_wiped_redis_makes_everything_unsent() -> None:
 
 
 def refuse(queue: Queue, now: float) -> float:
-    """Until lane 0 was sent so often without effect that it is refused; the time then."""
+    """Sends lane 0 without progress until the lane is refused. Returns the time."""
     while not queue.lanes[0].is_refused:
         while queue.buffer.is_due(now, EMPTY):
             queue.send(now)
@@ -223,13 +229,13 @@ def refuse(queue: Queue, now: float) -> float:
     return now
 
 
-def test_a_lane_that_no_worker_applies_takes_no_room_from_the_others() -> None:
+def test_a_refused_lane_takes_no_room_from_the_other_lanes() -> None:
     queue = Queue(lanes=2)
     queue.add(0, range(10 * FULL_RECORDS))
     now = refuse(queue, 0.0)
-    assert now == 3.0, "after one and two seconds more"
+    assert now == 3.0, "after waits of one and two seconds"
     assert claims(queue.send(now)) == [(0, -1, FULL_RECORDS - 1)]
-    assert not queue.buffer.is_due(now + 9, EMPTY), "one message as a trial"
+    assert not queue.buffer.is_due(now + 9, EMPTY), "one message is sent as a trial"
     queue.add(0, range(10 * FULL_RECORDS, 11 * FULL_RECORDS))
     for n in range(MAX_MESSAGES):
         queue.add(1, range(n, n + 1), now)
@@ -239,7 +245,7 @@ def test_a_lane_that_no_worker_applies_takes_no_room_from_the_others() -> None:
     assert not queue.buffer.is_due(now + 1, EMPTY)
 
 
-def test_a_refused_lane_does_not_go_with_every_message_of_the_others() -> None:
+def test_a_refused_lane_is_retried_with_growing_pauses() -> None:
     queue = Queue(lanes=2)
     queue.add(0, range(10 * FULL_RECORDS))
     now = refuse(queue, 0.0)
@@ -258,7 +264,7 @@ def test_a_refused_lane_does_not_go_with_every_message_of_the_others() -> None:
     assert pauses[-1] == MAX_PAUSE_SECONDS
 
 
-def test_a_refused_lane_goes_on_as_a_whole_once_a_worker_applies_it() -> None:
+def test_a_refused_lane_continues_as_soon_as_a_worker_applies_it() -> None:
     queue = Queue(lanes=2)
     queue.add(0, range(2 * FULL_RECORDS))
     now = refuse(queue, 0.0)
@@ -288,6 +294,6 @@ def test_a_mutant_of_refused_lanes_is_found(monkeypatch: pytest.MonkeyPatch, old
     mutant = mutated(queue_buffer, old, new)
     monkeypatch.setattr(bridging, "QueueBuffer", mutant.QueueBuffer)
     with pytest.raises((AssertionError, KeyError, IndexError)):  # noqa: PT012
-        test_a_lane_that_no_worker_applies_takes_no_room_from_the_others()
-        test_a_refused_lane_does_not_go_with_every_message_of_the_others()
-        test_a_refused_lane_goes_on_as_a_whole_once_a_worker_applies_it()
+        test_a_refused_lane_takes_no_room_from_the_other_lanes()
+        test_a_refused_lane_is_retried_with_growing_pauses()
+        test_a_refused_lane_continues_as_soon_as_a_worker_applies_it()

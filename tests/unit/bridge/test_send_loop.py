@@ -1,4 +1,4 @@
-"""What the bridge does with a record that fits into no message, or that older workers cannot read."""
+"""How the bridge treats records that are too large for a message or that older workers cannot read."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ class Narrow:
 
 
 class Rolling:
-    """A publisher beside old workers: it refuses what has a flaw."""
+    """A publisher that refuses records with a flaw while older workers run."""
 
     def __init__(self) -> None:
         self.old_workers = True
@@ -48,7 +48,7 @@ class Rolling:
         return Probe(dict.fromkeys(queues, EMPTY), dict.fromkeys(searched, NOWHERE), "sentinel")
 
 
-def test_a_record_that_fits_into_no_message_stops_its_topic_and_is_named() -> None:
+def test_a_record_that_is_too_large_for_a_message_stops_its_topic_and_is_named() -> None:
     inflight = holding({PLACE: assignment()})
     inflight.take(PLACE, [record(7)], 0.0)
     loop = SendLoop(Narrow(), inflight, BridgeMetrics())
@@ -56,7 +56,7 @@ def test_a_record_that_fits_into_no_message_stops_its_topic_and_is_named() -> No
         loop.send_due(1.0)
 
 
-def test_a_lane_with_a_flawed_record_waits_for_older_workers_to_end_and_no_other_lane_does() -> None:
+def test_only_a_lane_with_a_flawed_record_waits_until_older_workers_have_ended() -> None:
     inflight = holding({PLACE: assignment(), OTHER: assignment()})
     publisher = Rolling()
     loop = SendLoop(publisher, inflight, BridgeMetrics())
@@ -68,4 +68,4 @@ def test_a_lane_with_a_flawed_record_waits_for_older_workers_to_end_and_no_other
     assert publisher.sent == {1: [3]}
     publisher.old_workers = False
     loop.send_due(1.0 + HELD_SECONDS)
-    assert publisher.sent == {0: [7, 8, 9, 10], 1: [3]}, "in order, and nothing is skipped"
+    assert publisher.sent == {0: [7, 8, 9, 10], 1: [3]}, "the records are in order, and none is skipped"

@@ -1,4 +1,4 @@
-"""When a topic stops, by which findings, and when it goes on."""
+"""Which findings stop a topic, and when the topic continues. A look checks all partitions at one time."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ def look(
     return Look(at, places, judged, {"t": routing}, reported or {})
 
 
-def test_a_topic_stops_when_two_looks_agree_and_goes_on_when_one_finds_nothing() -> None:
+def test_a_topic_stops_when_two_looks_agree_and_continues_when_a_look_finds_no_problem() -> None:
     stops = TopicStops()
     stops.note_look(look(10.0, {PLACE: ABOVE, OTHER: None}), [])
     assert not stops.stopped()
@@ -51,7 +51,7 @@ def test_a_topic_stops_when_two_looks_agree_and_goes_on_when_one_finds_nothing()
 
 
 @given(st.lists(st.sampled_from([ABOVE, None]), min_size=1, max_size=40))
-def test_a_topic_is_stopped_exactly_if_all_looks_of_the_last_while_agree(
+def test_a_topic_is_stopped_exactly_if_all_recent_looks_agree(
     found: list[LoudStop | None],
 ) -> None:
     stops = TopicStops()
@@ -61,7 +61,7 @@ def test_a_topic_is_stopped_exactly_if_all_looks_of_the_last_while_agree(
     assert bool(stops.stopped()) == (len(of_late) > AGREE_SECONDS and None not in of_late)
 
 
-def test_a_finding_at_the_start_is_confirmed_by_looks_that_began_later() -> None:
+def test_only_a_look_that_began_later_confirms_or_drops_a_finding() -> None:
     stops = TopicStops()
     stops.note_finding(PLACE, DELETED, 100.0)
     stops.note_look(look(99.0, {PLACE: None}), [PLACE])
@@ -70,7 +70,7 @@ def test_a_finding_at_the_start_is_confirmed_by_looks_that_began_later() -> None
     assert stops.stopped() == {"t": DELETED.message}
 
 
-def test_deleted_records_stop_no_topic_whose_bridge_may_still_hold_them() -> None:
+def test_deleted_records_do_not_stop_a_topic_while_its_bridge_may_still_hold_them() -> None:
     stops = TopicStops()
     for now in range(20):
         stops.note_look(look(float(now), {PLACE: DELETED}), [PLACE])
@@ -80,7 +80,7 @@ def test_deleted_records_stop_no_topic_whose_bridge_may_still_hold_them() -> Non
     assert stops.stopped() == {"t": DELETED.message}
 
 
-def test_a_missing_topic_is_gone_later_than_others_disagree() -> None:
+def test_a_missing_topic_stops_later_than_a_topic_with_another_problem() -> None:
     gone = LoudStop(StopKind.GONE, "gone")
     stops = TopicStops()
     for now in (0.0, AGREE_SECONDS, GONE_AFTER_SECONDS - 0.1):
@@ -89,10 +89,10 @@ def test_a_missing_topic_is_gone_later_than_others_disagree() -> None:
     stops.note_look(look(GONE_AFTER_SECONDS, {PLACE: gone}), [])
     assert stops.stopped() == {"t": "gone"}
     stops.note_look(look(15.0, {PLACE: LoudStop(StopKind.RECREATED, "re-created")}), [])
-    assert stops.stopped() == {"t": "re-created"}, "it goes on only when a look finds nothing"
+    assert stops.stopped() == {"t": "re-created"}, "the topic continues only when a look finds no problem"
 
 
-def test_what_no_look_finds_again_holds_until_the_topic_is_accepted() -> None:
+def test_a_stop_that_no_look_can_confirm_holds_until_the_topic_is_accepted() -> None:
     for stop in (truncated(PLACE, "epoch 3"), too_large(PLACE, 7, "2 MiB")):
         stops = TopicStops()
         stops.note_event(PLACE, stop, ROUTING, 1.0)
@@ -103,19 +103,19 @@ def test_what_no_look_finds_again_holds_until_the_topic_is_accepted() -> None:
         assert not stops.stopped()
 
 
-def test_a_topic_without_facts_for_a_moment_stays_stopped() -> None:
+def test_a_topic_stays_stopped_while_its_metadata_are_incomplete() -> None:
     stops = TopicStops()
     stops.note_event(OTHER, truncated(OTHER, "epoch 3"), ROUTING, 1.0)
     stops.note_look(look(2.0, {PLACE: None}, places=frozenset({PLACE})), [])
-    assert stops.stopped(), "metadata of a broker that just started lacks partitions"
+    assert stops.stopped(), "the metadata of a broker that just started lacks partitions"
     stops = TopicStops()
     for now in (0.0, AGREE_SECONDS):
         stops.note_look(look(now, {PLACE: ABOVE}), [])
     stops.note_look(look(7.0, {}, places=frozenset({("u", 0)})), [])
-    assert stops.stopped(), "Kafka gave no facts of the topic"
+    assert stops.stopped(), "Kafka returned no facts about the topic"
 
 
-def test_a_partition_that_is_no_longer_there_stops_nothing() -> None:
+def test_a_partition_that_no_longer_exists_does_not_stop_its_topic() -> None:
     stops = TopicStops()
     stops.note_finding(OTHER, ABOVE, 1.0)
     stops.note_look(look(1.0 + AGREE_SECONDS, {OTHER: ABOVE}), [])
@@ -124,7 +124,7 @@ def test_a_partition_that_is_no_longer_there_stops_nothing() -> None:
     assert not stops.stopped()
 
 
-def test_a_report_of_another_bridge_stops_the_topic_but_is_not_reported_again() -> None:
+def test_a_stop_that_another_bridge_reports_stops_the_topic_but_is_not_reported_again() -> None:
     stops, problems = TopicStops(), PartitionProblems()
     stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "lost"}), [OTHER])
     assert stops.stopped() == {"t": "lost"}
@@ -134,13 +134,13 @@ def test_a_report_of_another_bridge_stops_the_topic_but_is_not_reported_again() 
     assert not stops.stopped()
 
 
-def test_a_bridge_judges_its_own_partitions_itself() -> None:
+def test_reports_about_the_bridges_own_partitions_are_ignored() -> None:
     stops = TopicStops()
-    stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "of before the accept"}), [PLACE])
+    stops.note_look(look(1.0, {PLACE: None}, reported={PLACE: "from before the accept"}), [PLACE])
     assert not stops.stopped()
 
 
-def test_one_problem_per_topic_is_shown_and_taken_back() -> None:
+def test_one_problem_per_topic_is_shown_until_the_stop_ends() -> None:
     stops, problems = TopicStops(), PartitionProblems()
     problems.note(PLACE, PartitionProblem(ProblemKind.NO_LEADER, "no leader"))
     for now in (0.0, AGREE_SECONDS):
@@ -152,7 +152,7 @@ def test_one_problem_per_topic_is_shown_and_taken_back() -> None:
     assert problems.current()[PLACE].kind is ProblemKind.NO_LEADER
 
 
-def test_a_bridge_ends_when_every_topic_that_exists_is_stopped() -> None:
+def test_no_topic_is_left_when_every_topic_that_exists_is_stopped() -> None:
     stops = TopicStops()
     assert not stops.nothing_is_left(["t"], ["t"])
     stops.note_event(PLACE, ABOVE, ROUTING, 0.0)
@@ -161,14 +161,14 @@ def test_a_bridge_ends_when_every_topic_that_exists_is_stopped() -> None:
     assert not stops.nothing_is_left(["t", "u"], ["t", "u"])
 
 
-def test_all_partitions_are_judged_whose_log_is_known_and_absent_topics_at_partition_0() -> None:
+def test_every_partition_with_a_known_log_is_judged_and_a_missing_topic_at_partition_0() -> None:
     applied = Assignment("id", "e", 1, 1, 1, 5, {"e.0": 9})
     topics = {"t": TopicFacts("id", 2), "v": TopicFacts("id-2", 1)}
     assignments = {("t", 0): applied, ("t", 1): applied, ("gone", 0): applied, ("v", 0): applied}
     logs = {
         ("t", 0): LogRange(0, 9),
         ("t", 1): LogRange(0, 10),
-        ("t", 2): LogRange(0, 0),  # of a topic that had more partitions
+        ("t", 2): LogRange(0, 0),  # the metadata has only partitions 0 and 1
         ("v", 0): LogRange(0, 0),
     }
     found = judge_logs(topics, ["t", "gone", "never", "v"], assignments, logs)

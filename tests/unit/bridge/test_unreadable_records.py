@@ -1,4 +1,4 @@
-"""Partitions that stand at a record which cannot be read: noted with the offset, and passed once skipped."""
+"""A partition that stops before an unreadable record has a problem until the operator skips the record."""
 
 from typing import Any, cast
 
@@ -19,8 +19,8 @@ from sluice.runtime.skipped_range import SkippedRange
 PLACE: Place = ("t", 0)
 
 
-class World:
-    """A consumer, a store, and a bridge that reads one partition from offset 4 on."""
+class _Bridge:
+    """A bridge that reads one partition from offset 4 on, with its consumer and its store."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,7 +35,7 @@ class World:
         self.unreadable = UnreadableRecords(store, self.inflight, cast("Any", self), self.problems)
 
     def look(self, seconds: float) -> PartitionProblem | None:
-        """Lets so much time pass. Returns the problem of the partition."""
+        """Advances the clock by `seconds`. Returns the problem of the partition."""
         for _ in range(int(seconds / LOOK_SECONDS) + 1):
             self.now += LOOK_SECONDS
             self.unreadable.look(cast("Any", self), self.now)
@@ -59,7 +59,7 @@ def record(offset: int) -> Record:
     return Record(offset, 0, b"k", b"v", [])
 
 
-def test_a_position_is_doubted_when_it_has_stood_and_then_again() -> None:
+def test_a_position_that_does_not_advance_is_reported_at_intervals() -> None:
     watch = PositionWatch()
     assert watch.note({PLACE: 4}, 0) == (set(), set())
     assert watch.note({PLACE: 4}, STALLED_SECONDS - 1) == (set(), set())
@@ -70,58 +70,58 @@ def test_a_position_is_doubted_when_it_has_stood_and_then_again() -> None:
     assert watch.note({}, 4 * STALLED_SECONDS) == ({PLACE}, set())
 
 
-def test_a_partition_that_stands_before_the_end_of_its_log_has_a_record_that_cannot_be_read() -> None:
-    world = World()
-    assert world.look(STALLED_SECONDS - 2 * LOOK_SECONDS) is None
-    found = world.look(STALLED_SECONDS)
+def test_a_partition_that_stops_before_the_end_of_its_log_has_an_unreadable_record() -> None:
+    bridge = _Bridge()
+    assert bridge.look(STALLED_SECONDS - 2 * LOOK_SECONDS) is None
+    found = bridge.look(STALLED_SECONDS)
     assert found is not None
     assert (found.kind, found.offset) == (ProblemKind.UNREADABLE_RECORD, 4)
     assert "sluice skip t:0:4" in found.detail
-    world.inflight.take(PLACE, [record(4)], world.now)
-    assert world.look(LOOK_SECONDS) is None
+    bridge.inflight.take(PLACE, [record(4)], bridge.now)
+    assert bridge.look(LOOK_SECONDS) is None
 
 
 def test_a_partition_at_the_end_of_its_log_or_paused_is_not_suspected() -> None:
-    world = World()
-    world.end = 4
-    assert world.look(3 * STALLED_SECONDS) is None
-    world.end, world.is_paused = 9, True
-    assert world.look(3 * STALLED_SECONDS) is None
+    bridge = _Bridge()
+    bridge.end = 4
+    assert bridge.look(3 * STALLED_SECONDS) is None
+    bridge.end, bridge.is_paused = 9, True
+    assert bridge.look(3 * STALLED_SECONDS) is None
 
 
-def test_what_the_client_reported_is_kept() -> None:
-    world = World()
+def test_a_problem_that_the_client_reported_is_kept() -> None:
+    bridge = _Bridge()
     reported = PartitionProblem(ProblemKind.UNREADABLE_RECORD, "bad compression", 6)
-    world.problems.note(PLACE, reported)
-    assert world.look(3 * STALLED_SECONDS) == reported
+    bridge.problems.note(PLACE, reported)
+    assert bridge.look(3 * STALLED_SECONDS) == reported
 
 
-def test_reading_goes_on_behind_skipped_records() -> None:
-    world = World()
-    world.skipped = {PLACE: [SkippedRange(4, 7)], ("other", 3): [SkippedRange(0, 9)]}
-    world.problems.note(PLACE, PartitionProblem(ProblemKind.UNREADABLE_RECORD, "bad compression", 4))
-    assert world.look(0) is None
-    assert world.sought == [(PLACE, 8)]
-    assert world.inflight.partitions[PLACE].lowest_unapplied() == 8
-    world.look(10 * LOOK_SECONDS)
-    assert len(world.sought) == 1
+def test_reading_continues_after_skipped_records() -> None:
+    bridge = _Bridge()
+    bridge.skipped = {PLACE: [SkippedRange(4, 7)], ("other", 3): [SkippedRange(0, 9)]}
+    bridge.problems.note(PLACE, PartitionProblem(ProblemKind.UNREADABLE_RECORD, "bad compression", 4))
+    assert bridge.look(0) is None
+    assert bridge.sought == [(PLACE, 8)]
+    assert bridge.inflight.partitions[PLACE].lowest_unapplied() == 8
+    bridge.look(10 * LOOK_SECONDS)
+    assert len(bridge.sought) == 1
 
 
-def test_records_before_the_skipped_ones_are_read_first() -> None:
-    world = World()
-    world.skipped = {PLACE: [SkippedRange(6, 7)]}
-    assert world.look(LOOK_SECONDS) is None
-    assert world.sought == []
-    # Only the client's word says that offsets 4 and 5 hold no records.
-    world.problems.note(PLACE, PartitionProblem(ProblemKind.UNREADABLE_RECORD, "bad compression", 6))
-    world.look(LOOK_SECONDS)
-    assert world.sought == [(PLACE, 8)]
+def test_records_before_the_skipped_records_are_read_first() -> None:
+    bridge = _Bridge()
+    bridge.skipped = {PLACE: [SkippedRange(6, 7)]}
+    assert bridge.look(LOOK_SECONDS) is None
+    assert bridge.sought == []
+    # Only the error of the client proves that offsets 4 and 5 hold no records.
+    bridge.problems.note(PLACE, PartitionProblem(ProblemKind.UNREADABLE_RECORD, "bad compression", 6))
+    bridge.look(LOOK_SECONDS)
+    assert bridge.sought == [(PLACE, 8)]
 
 
-def test_a_record_that_was_skipped_is_not_taken_if_it_can_be_read_after_all() -> None:
-    world = World()
-    world.skipped = {PLACE: [SkippedRange(5, 6)]}
-    world.look(0)
+def test_a_skipped_record_is_not_taken_even_if_it_can_be_read() -> None:
+    bridge = _Bridge()
+    bridge.skipped = {PLACE: [SkippedRange(5, 6)]}
+    bridge.look(0)
     records = [record(offset) for offset in range(4, 9)]
-    assert [one.offset for one in world.unreadable.without_skipped(PLACE, records)] == [4, 7, 8]
-    assert world.unreadable.without_skipped(("t", 1), records) == records
+    assert [one.offset for one in bridge.unreadable.without_skipped(PLACE, records)] == [4, 7, 8]
+    assert bridge.unreadable.without_skipped(("t", 1), records) == records
