@@ -1,4 +1,4 @@
-"""The command line where no service is needed: what it says, where, and with which exit code."""
+"""The command line without services: its output, the stream of the output and the exit code."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_version_is_that_of_the_project() -> None:
+def test_the_version_option_prints_the_version_of_the_package() -> None:
     declared = tomllib.loads(PYPROJECT.read_text())
     assert declared["project"]["dynamic"] == ["version"]
     assert declared["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sluice.__version__"}
@@ -46,13 +46,13 @@ def test_the_version_is_that_of_the_project() -> None:
 @pytest.mark.parametrize(
     "words", [[], *([name] for name in COMMANDS), ["stack", "up"], ["dlq", "ls"]], ids=" ".join
 )
-def test_every_command_explains_itself(words: list[str]) -> None:
+def test_every_command_has_help(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
     assert f"Usage: sluice {' '.join(words)}" in result.stdout
 
 
-def test_the_help_lists_every_command_with_what_it_does() -> None:
+def test_the_help_lists_every_command_with_a_summary() -> None:
     listed = CliRunner().invoke(app, ["--help"]).stdout
     for name in COMMANDS:
         assert re.search(rf"^\W*{name} +[A-Z]", listed, re.MULTILINE), name
@@ -66,15 +66,15 @@ def test_no_command_runs_with_faults_that_are_not_allowed(name: str) -> None:
     assert faults.armed == {}
 
 
-def test_an_unknown_command_is_said_with_what_was_meant() -> None:
+def test_an_unknown_command_is_refused_with_the_nearest_name() -> None:
     result = CliRunner().invoke(app, ["statsu"])
     assert result.exit_code == 2
     assert "No such command 'statsu'" in result.stderr
     assert "status" in result.stderr
 
 
-def test_a_command_imports_nothing_of_the_others() -> None:
-    """A second of every command, else: all that reads Kafka, migrates, or speaks to Celery."""
+def test_a_command_does_not_import_libraries_that_only_other_commands_need() -> None:
+    """Importing the libraries for Kafka, Celery and migrations would delay each command by a second."""
     looked = "import sys; from sluice.cli.main import app; app(sys.argv[1:], standalone_mode=False);"
     heavy = {"alembic", "celery", "confluent_kafka", "kafka"}
     said = f"{looked} print('loaded', *sorted({heavy} & sys.modules.keys()))"
@@ -86,7 +86,7 @@ def test_a_command_imports_nothing_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("words", [["init"], ["send", "-"], ["status"], ["workers"], ["doctor"]])
-def test_missing_settings_are_one_sentence_that_says_what_to_do(words: list[str]) -> None:
+def test_missing_settings_are_reported_in_one_line_with_advice(words: list[str]) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -105,7 +105,7 @@ def test_missing_settings_are_one_sentence_that_says_what_to_do(words: list[str]
         ({"SLUICE_DATABSE_URL": "x"}, "unknown settings SLUICE_DATABSE_URL"),
     ],
 )
-def test_settings_that_cannot_be_used_are_one_sentence(changed: dict[str, str], said: str) -> None:
+def test_invalid_settings_are_reported_in_one_line(changed: dict[str, str], said: str) -> None:
     result = CliRunner().invoke(app, ["status"], env=URLS | changed)
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
@@ -114,7 +114,7 @@ def test_settings_that_cannot_be_used_are_one_sentence(changed: dict[str, str], 
 
 
 @pytest.mark.parametrize("words", [[], ["--generate", "users"]])
-def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str]) -> None:
+def test_send_without_a_topic_is_refused_before_kafka_is_used(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["send", *words], env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Missing argument 'TOPIC | FILE'" in result.stderr or "No such option" in result.stderr
@@ -138,7 +138,7 @@ def test_what_cannot_be_sent_is_refused_before_kafka_is_asked(words: list[str]) 
         (TimeoutError(), "Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS): TimeoutError"),
     ],
 )
-def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: str) -> None:
+def test_a_service_that_fails_is_named_in_one_line(error: Exception, said: str) -> None:
     with pytest.raises(ServiceFailed) as caught, reaching_services():
         raise error
     assert str(caught.value) == said
@@ -159,7 +159,7 @@ def test_a_service_that_fails_is_named_in_one_sentence(error: Exception, said: s
         ),
     ],
 )
-def test_the_address_is_named_without_the_password(
+def test_an_error_of_a_service_names_its_address_without_the_password(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", "redis://:secret@cache:6379/0")
@@ -170,7 +170,7 @@ def test_the_address_is_named_without_the_password(
 
 
 @pytest.mark.parametrize("words", [["init"], ["workers"], ["workers", "--json"]])
-def test_a_command_that_cannot_reach_a_service_says_so_in_one_sentence(words: list[str]) -> None:
+def test_a_command_that_cannot_reach_a_service_reports_the_service_in_one_line(words: list[str]) -> None:
     result = CliRunner().invoke(app, words, env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("sluice: Postgres (SLUICE_DATABASE_URL): ")
@@ -178,12 +178,12 @@ def test_a_command_that_cannot_reach_a_service_says_so_in_one_sentence(words: li
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_mistake_of_ours_stays_a_traceback() -> None:
+def test_an_error_that_no_service_raised_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), reaching_services():
         _ = 1 // 0
 
 
-def test_init_says_what_was_made_and_which_shard_count_counts() -> None:
+def test_init_reports_what_was_made_and_which_number_of_shards_is_used() -> None:
     made = Initialised("sluice-0a1b2c3d", ["orders"], [], {"order": 4, "user": 4})
     assert describe(made, {"order": 8, "user": 4}) == [
         "installation: sluice-0a1b2c3d",

@@ -1,4 +1,4 @@
-"""Shell completion, as a real bash runs it."""
+"""Shell completion, run by a real bash."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 BASH = shutil.which("bash")
 LAUNCHER = "#!{}\nfrom sluice.cli.main import app\n\napp()\n"
-# What bash does at a press of Tab, after completion was installed in its start file.
+# The steps of bash at a press of Tab, after completion was installed in its start file.
 TAB = """
 sluice --install-completion >/dev/null && source ~/.bashrc
 COMP_WORDS=({words}) COMP_CWORD={number}
@@ -27,7 +27,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         (["sluice", "--vers"], ["--version"]),
         (["sluice", "send", "--ty"], ["--type"]),
         (["sluice", "dlq", "re"], ["redrive", "resolve"]),
-        # Of a group: not the options that install completion.
+        # A group of commands does not offer the options that install completion.
         (["sluice", "audit", "--"], ["--help"]),
     ],
     ids=lambda part: " ".join(part),

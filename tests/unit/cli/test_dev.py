@@ -1,4 +1,4 @@
-"""What `sluice dev` decides without a process: how a log line is shown, and which files it watches."""
+"""How `sluice dev` shows log lines and which files it watches, without its processes."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ topics = (Topic("orders", entity=Entity("order"), ignores=("order.viewed",)),)
 
 
 def imported(folder: Path, names: str = "shop.handlers") -> Sources:
-    """What the process finds that imports the handlers in this folder."""
+    """Returns the sources that the process finds which imports the handlers in this folder."""
     answer = folder / "answer.json"
     environ = {"SLUICE_HANDLERS": names, "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_structured_line_is_shown_as_a_sentence_with_its_fields() -> None:
+def test_a_structured_log_line_is_shown_as_text_with_its_fields() -> None:
     raw = {"event": "bridge started", "topics": ["a"], "name": "x y", "level": "warning", "process": "bridge"}
     assert read_lines(json.dumps(raw)) == [
         LogLine('--:--:-- warning bridge started topics=["a"] name="x y"', "yellow")
@@ -69,7 +69,7 @@ def test_a_traceback_keeps_its_lines() -> None:
 
 
 @pytest.mark.parametrize("raw", ["Traceback (most recent call last):", "", "7", '{"a": 1}', '{"event": 3}'])
-def test_what_is_no_log_line_is_shown_as_it_is(raw: str) -> None:
+def test_a_line_that_is_not_a_log_line_is_shown_unchanged(raw: str) -> None:
     assert read_lines(raw) == [LogLine(raw)]
 
 
@@ -84,7 +84,7 @@ def test_every_printed_line_is_shown(raw: str) -> None:
     assert read_lines(raw)
 
 
-def test_the_time_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_is_shown_in_the_local_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Etc/GMT-2")
     time.tzset()
     try:
@@ -105,29 +105,31 @@ def test_the_time_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> No
         ({"TERM": "dumb"}, True, False),
     ],
 )
-def test_colour_is_for_terminals(environ: dict[str, str], is_terminal: bool, coloured: bool) -> None:
+def test_colours_are_used_only_on_terminals(
+    environ: dict[str, str], is_terminal: bool, coloured: bool
+) -> None:
     assert uses_colour(environ, is_terminal=is_terminal) is coloured
 
 
-def test_the_handlers_and_what_they_import_are_watched(folder: Path) -> None:
+def test_the_handlers_and_the_modules_that_they_import_are_watched(folder: Path) -> None:
     found = imported(folder)
     assert found == Sources(("shop/__init__.py", "shop/handlers.py", "shop/prices.py"))
     assert files_to_watch(found, [], folder) == set(found.files)
 
 
-def test_a_file_that_cannot_be_imported_is_watched_and_so_are_those_beside_it(folder: Path) -> None:
+def test_a_file_that_cannot_be_imported_is_watched_with_the_other_files_of_its_folder(folder: Path) -> None:
     (folder / "shop/prices.py").write_text("def (")
     found = imported(folder)
     assert found.error is not None
     assert "SyntaxError" in found.error
     files = [line.strip() for line in found.error.splitlines() if line.startswith("  File")]
-    # Without the frames of Python and Sluice.
+    # The frames of Python and Sluice are omitted.
     assert files == [
         f'File "{folder}/shop/handlers.py", line 3, in <module>',
         f'File "{folder}/shop/prices.py", line 1',
     ]
     assert "shop/prices.py" in found.files
-    # A missing module may come: a new file beside the known ones is noticed.
+    # A new file may be a module that was missing, so the watch reports it.
     before = fingerprint(files_to_watch(found, [], folder), folder)
     (folder / "shop/new.py").touch()
     after = fingerprint(files_to_watch(found, [], folder), folder)
@@ -135,14 +137,16 @@ def test_a_file_that_cannot_be_imported_is_watched_and_so_are_those_beside_it(fo
 
 
 @pytest.mark.parametrize(("code", "said"), [("import nowhere", "nowhere"), ("raise SystemExit(3)", "3")])
-def test_why_the_handlers_cannot_be_imported_is_reported(folder: Path, code: str, said: str) -> None:
+def test_the_reason_why_the_handlers_cannot_be_imported_is_reported(
+    folder: Path, code: str, said: str
+) -> None:
     (folder / "shop/prices.py").write_text(code)
     error = imported(folder).error
     assert error is not None
     assert said in error
 
 
-def test_handlers_that_print_at_their_import_are_found_all_the_same(folder: Path) -> None:
+def test_handlers_that_print_during_their_import_are_found(folder: Path) -> None:
     (folder / "shop/prices.py").write_text("print('{}')")
     assert imported(folder).error is None
 
@@ -153,7 +157,7 @@ def test_without_handlers_the_setting_is_named(folder: Path) -> None:
     assert "SLUICE_HANDLERS" in error
 
 
-def test_a_saved_and_a_deleted_file_have_changed(tmp_path: Path) -> None:
+def test_saved_and_deleted_files_are_reported_as_changed(tmp_path: Path) -> None:
     for name in ("same.py", "saved.py", "deleted.py"):
         (tmp_path / name).touch()
     files = ["same.py", "saved.py", "deleted.py", "missing.py"]
@@ -170,13 +174,13 @@ def test_files_of_installed_packages_are_not_watched() -> None:
     assert is_source(folder / "shop.py", folder)
 
 
-def test_a_process_that_is_not_there_cannot_be_left_out() -> None:
+def test_the_option_without_refuses_an_unknown_process() -> None:
     result = CliRunner().invoke(app, ["dev", "--without", "workers"])
     assert result.exit_code == 2
     assert "no such process; there are bridge, worker," in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", commands(5555), ids=lambda command: command.name)
-def test_each_process_is_started_by_a_command_that_exists(command: Command) -> None:
+def test_each_process_is_started_by_an_existing_command(command: Command) -> None:
     assert command.words[:2] == SLUICE
     parse(list(command.words[2:]))

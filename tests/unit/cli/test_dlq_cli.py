@@ -1,4 +1,4 @@
-"""`sluice dlq` where no service is needed: what is refused, and what is printed and exported."""
+"""`sluice dlq` without services: what it refuses, prints and exports."""
 
 import base64
 import json
@@ -74,7 +74,7 @@ def whole(
         (["resolve", "--reason", "r"], "pass the IDs of the conflicts"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str], said: str) -> None:
+def test_contradictory_options_are_refused_before_postgres_is_used(words: list[str], said: str) -> None:
     result = CliRunner().invoke(app, ["dlq", *words], env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
@@ -82,7 +82,7 @@ def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str
 
 
 @pytest.mark.parametrize("words", [["redrive", "1"], ["drop", "1"], ["resolve", "1"]], ids=" ".join)
-def test_nothing_is_changed_without_a_reason(words: list[str]) -> None:
+def test_a_command_that_changes_letters_requires_a_reason(words: list[str]) -> None:
     for given in ([], ["--reason", " "]):
         result = CliRunner().invoke(app, ["dlq", *words, *given], env=URLS)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -102,7 +102,7 @@ SENDABLE = [
 
 
 @pytest.mark.parametrize("letter", SENDABLE)
-def test_a_line_is_read_back_as_the_very_record(letter: WholeLetter) -> None:
+def test_an_exported_line_is_read_back_as_the_same_record(letter: WholeLetter) -> None:
     line = letter_line(letter)
     assert "\n" not in line
     [read] = parse_lines([line.encode()], topic=None, known_topics={"orders"})
@@ -111,7 +111,7 @@ def test_a_line_is_read_back_as_the_very_record(letter: WholeLetter) -> None:
     assert read == Outgoing("orders", key, value, headers)
 
 
-def test_json_of_several_lines_becomes_one() -> None:
+def test_json_of_several_lines_becomes_one_line() -> None:
     line = letter_line(whole(value=b' {\r\n "a": "x\\ny"\n}\n'))
     [read] = parse_lines([line.encode()], topic=None, known_topics={"orders"})
     assert "\n" not in line
@@ -129,7 +129,7 @@ RAW = [
     whole(headers=[("a", b"\xff")]),
     whole(headers=[("a", b"1"), ("a", b"2")]),
     whole(headers=[("a", None)]),
-    # `null` in a line is a tombstone, which this record was not.
+    # `null` in a line means a tombstone, but the value of this record is the text `null`.
     whole(value=b"null"),
     whole(value=b" null "),
     whole(key=None, value=None),
@@ -137,7 +137,9 @@ RAW = [
 
 
 @pytest.mark.parametrize("letter", RAW, ids=range(len(RAW)))
-def test_what_a_line_cannot_say_is_raw_and_never_sent(letter: WholeLetter) -> None:
+def test_a_record_that_a_line_cannot_represent_is_exported_as_base64_and_never_sent(
+    letter: WholeLetter,
+) -> None:
     line = letter_line(letter)
     document = json.loads(line)
     for name, raw in (("key", letter.key), ("value", letter.value)):
@@ -158,7 +160,9 @@ SKIPPED = {"skipped": True}
 
 
 @pytest.mark.parametrize("flaw", [CUT, SKIPPED, {"unreadable_headers": 1}])
-def test_a_record_that_is_not_stored_whole_is_never_sent_and_never_a_tombstone(flaw: dict[str, Any]) -> None:
+def test_a_record_that_is_not_stored_completely_is_never_sent_and_is_not_a_tombstone(
+    flaw: dict[str, Any],
+) -> None:
     has_value = "unreadable_headers" in flaw
     letter = whole(value=b"{}" if has_value else None)._replace(flaw=flaw)
     document = json.loads(letter_line(letter))
@@ -180,7 +184,7 @@ def test_a_record_that_is_not_stored_whole_is_never_sent_and_never_a_tombstone(f
         ("    msgspec.json.decode(value)\n", "    pass\n"),
     ],
 )
-def test_a_line_that_says_too_much_is_noticed(old: str, new: str) -> None:
+def test_a_mutant_that_exports_such_a_record_as_a_line_is_found(old: str, new: str) -> None:
     module = mutated(event_lines, old, new)
 
     def is_raw(letter: WholeLetter) -> bool:
@@ -205,7 +209,7 @@ def test_a_letter_is_shown_as_text_and_json_or_as_base64() -> None:
     assert letter_document(whole(None, None), 0, [])["value"] is None
 
 
-def test_the_tables_name_conflicts_and_what_waits() -> None:
+def test_the_tables_show_conflicts_and_waiting_letters() -> None:
     conflict = LISTED._replace(outcome="conflict", entity_key=None, type=None, behind=None)
     counts = [LetterCount("orders", "Conflict", "dead", "conflict", 2)]
     tables = (count_table(counts), letter_table([LISTED, conflict], []))
@@ -218,7 +222,7 @@ def test_the_tables_name_conflicts_and_what_waits() -> None:
     ]
 
 
-def test_a_reason_that_letters_share_is_printed_once() -> None:
+def test_a_reason_that_letters_share_is_printed_one_time() -> None:
     reasons = [LetterReason(2, "orders", "CheckViolation", "dead", 4, "no such [amount]")]
     letters = [LISTED._replace(id=number, error_text="no such [amount]") for number in (4, 3)]
     other = LISTED._replace(id=2, error_text="another")
@@ -231,7 +235,7 @@ def test_a_reason_that_letters_share_is_printed_once() -> None:
     assert lines[-1].endswith("CheckViolation: another")
 
 
-def test_what_became_of_entities_is_said() -> None:
+def test_the_outcome_of_a_redrive_is_printed_for_each_entity() -> None:
     done = [
         EntityRedriven("order", "a", outcomes=Counter(applied=3, stale=1), unparked=True),
         EntityRedriven("order", "b", outcomes=Counter(dead=1), blocked_by="orders:0:1 CheckViolation: no"),

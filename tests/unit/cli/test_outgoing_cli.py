@@ -1,4 +1,4 @@
-"""`sluice outbox` and `sluice effects` where no service is needed: what is refused, asked and printed."""
+"""`sluice outbox` and `sluice effects` without services: what they refuse, ask and print."""
 
 import getpass
 import io
@@ -60,12 +60,12 @@ def shown(*tables: Table) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5_400), ("3d", 259_200), ("0s", 0)]
 )
-def test_an_age_is_read(text: str, seconds: float) -> None:
+def test_an_age_with_a_unit_is_read(text: str, seconds: float) -> None:
     assert read_age(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "-5m", "10 m", "10w", "1e3s", "१s"])
-def test_what_is_no_age_is_refused(text: str) -> None:
+def test_an_invalid_age_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="90s or 2h"):
         read_age(text)
 
@@ -73,7 +73,7 @@ def test_what_is_no_age_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (7_199, "119m"), (172_800, "2d")]
 )
-def test_an_age_is_said(seconds: float, text: str) -> None:
+def test_an_age_is_printed_with_a_unit(seconds: float, text: str) -> None:
     assert say_age(seconds) == text
 
 
@@ -98,7 +98,7 @@ def test_an_age_is_said(seconds: float, text: str) -> None:
         (["effects", "settle", "k", "--as", "succeeded", "--response", "{", "--reason", "r"], "is not JSON"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_postgres_is_asked(words: list[str], said: str) -> None:
+def test_contradictory_options_are_refused_before_postgres_is_used(words: list[str], said: str) -> None:
     result = CliRunner().invoke(app, words, env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
@@ -117,17 +117,17 @@ CHANGING = [
 
 
 @pytest.mark.parametrize("words", CHANGING, ids=" ".join)
-def test_nothing_is_changed_without_a_reason(words: list[str]) -> None:
+def test_a_command_that_changes_state_requires_a_reason(words: list[str]) -> None:
     for given in ([], ["--reason", " "]):
         result = CliRunner().invoke(app, [*words, *given], env=URLS)
         assert (result.exit_code, result.stdout) == (2, "")
         assert "--reason" in result.stderr
-    # With one, all that is wrong is that nobody listens.
+    # With a reason, the only error left is that Postgres cannot be reached.
     result = CliRunner().invoke(app, [*words, "--reason", "r"], env=URLS)
     assert "SLUICE_DATABASE_URL" in result.stderr
 
 
-def test_without_a_terminal_a_dangerous_command_needs_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_dangerous_command_requires_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(
         OperationRefused,
@@ -137,8 +137,10 @@ def test_without_a_terminal_a_dangerous_command_needs_yes(monkeypatch: pytest.Mo
     require_confirmation("It may be done twice.", yes=True)
 
 
-@pytest.mark.parametrize("means_it", [True, False])
-def test_at_a_terminal_it_is_asked(monkeypatch: pytest.MonkeyPatch, means_it: bool) -> None:
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_on_a_terminal_a_dangerous_command_asks_for_confirmation(
+    monkeypatch: pytest.MonkeyPatch, is_confirmed: bool
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -148,11 +150,11 @@ def test_at_a_terminal_it_is_asked(monkeypatch: pytest.MonkeyPatch, means_it: bo
     def confirm(question: str, *, err: bool) -> bool:
         assert err
         asked.append(question)
-        return means_it
+        return is_confirmed
 
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(typer, "confirm", confirm)
-    if means_it:
+    if is_confirmed:
         require_confirmation("Sure?", yes=False)
     else:
         with pytest.raises(OperationRefused, match="nothing was changed"):
@@ -160,13 +162,13 @@ def test_at_a_terminal_it_is_asked(monkeypatch: pytest.MonkeyPatch, means_it: bo
     assert asked == ["Sure?"]
 
 
-def test_the_actor_is_who_runs_the_command() -> None:
+def test_the_actor_is_the_user_who_runs_the_command() -> None:
     actor, verb, reason = decide("effects retry", "because")
     assert actor.startswith(f"{getpass.getuser()}@")
     assert (verb, reason) == ("effects retry", "because")
 
 
-def test_a_payload_is_shown_as_json_as_text_or_as_base64() -> None:
+def test_a_payload_is_shown_as_json_or_text_or_base64() -> None:
     document = json.loads(as_json(event_document(EVENT)))
     assert (document["payload"], document["event_id"], document["created_at"]) == (
         {"n": 1},
@@ -185,7 +187,7 @@ def test_a_payload_is_shown_as_json_as_text_or_as_base64() -> None:
     assert not any(line.startswith("error") for line in lines)
 
 
-def test_the_tables_of_the_outbox_name_what_is_held() -> None:
+def test_the_tables_of_the_outbox_show_waiting_and_refused_events() -> None:
     waiting = waiting_table([QueueWaiting("order.0", 3, 1, 125.0)])
     record = RefusedRecord("order.0", 5, "out", None, "too large", NOW, 7_300.0, 2)
     refused = refused_table([record, record._replace(error="[x]")], [RefusalReason(2, "out", "[x]")])
@@ -198,7 +200,7 @@ def test_the_tables_of_the_outbox_name_what_is_held() -> None:
     ]
 
 
-def test_the_tables_of_calls_name_the_states_that_occur() -> None:
+def test_the_tables_of_calls_show_only_states_that_occur() -> None:
     counts = [("capture", "succeeded", 9), ("notify", "pending", 2), ("notify", "failed", 1)]
     failed = LISTED._replace(entity_key=None, error=None, state="failed")
     shared = LISTED._replace(error="[gone]", due_in_seconds=1)
@@ -219,7 +221,7 @@ def test_the_tables_of_calls_name_the_states_that_occur() -> None:
     assert shown(conflict_table([conflict]))[1] == ["1", "notify:o-1", '{"to":"bob"}', "-", "-"]
 
 
-def test_a_pending_call_says_what_it_waits_for() -> None:
+def test_a_pending_call_is_shown_with_the_reasons_why_it_waits() -> None:
     before = [("notify:o-0", "running")]
     assert reasons_to_wait(WHOLE, before=before, paused="provider down", declared=False) == [
         "all calls are paused: provider down",
@@ -233,7 +235,7 @@ def test_a_pending_call_says_what_it_waits_for() -> None:
     assert reasons_to_wait(done, before=before, paused="x", declared=False) == []
 
 
-def test_changes_are_said_and_printed() -> None:
+def test_changes_of_calls_print_as_lines_or_as_json() -> None:
     changes = [CallChange("a", "failed", "pending", "it is due now"), CallChange("b", "running", None, "no")]
     assert change_lines(changes, dry_run=True) == [
         "a: failed → would become pending: it is due now",

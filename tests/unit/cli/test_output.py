@@ -1,4 +1,4 @@
-"""What every command prints passes through one module, on a terminal, in a pipe, and in any encoding."""
+"""All output of the commands passes through one module, which escapes control characters."""
 
 import ast
 import io
@@ -17,7 +17,7 @@ from sluice.cli.output import say, say_document, say_log
 from sluice.cli.printing import MOST_CHARACTERS, equal_lines, field_lines
 
 ROOM = Path(cli.__file__).parent
-# Each prints, or makes what prints.
+# Functions that print, and classes whose objects print.
 PRINTERS = {"echo", "secho", "confirm", "prompt", "print", "Console", "Table", "Progress", "write"}
 ALLOWED = {"output.py": {"echo", "confirm"}, "progress.py": {"Console", "Progress"}, "tables.py": {"Table"}}
 
@@ -30,12 +30,12 @@ def printers(source: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(ROOM.rglob("*.py")), ids=lambda path: path.name)
-def test_no_module_prints_but_the_one_that_escapes(path: Path) -> None:
+def test_no_module_prints_except_the_module_that_escapes_text(path: Path) -> None:
     assert printers(path.read_text()) <= ALLOWED.get(path.name, set())
     assert "rich.table" not in path.read_text()
 
 
-def test_a_module_that_prints_by_itself_is_noticed() -> None:
+def test_the_check_finds_a_module_that_prints() -> None:
     assert printers("import typer\ntyper.echo(1)\nConsole().print('x')") == {"echo", "Console", "print"}
 
 
@@ -48,7 +48,9 @@ def in_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
 @pytest.mark.parametrize(
     ("encoding", "text"), [("utf-8", "a[/b] é"), ("ascii", r"a[/b] \xe9"), ("latin-1", "a[/b] é")]
 )
-def test_a_line_stays_a_line(monkeypatch: pytest.MonkeyPatch, encoding: str, text: str) -> None:
+def test_control_characters_and_characters_outside_the_encoding_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, text: str
+) -> None:
     raw = in_encoding(monkeypatch, encoding)
     say("a[/b] é\x1b\n", "two")
     assert raw.getvalue().decode(encoding) == text + "\\x1b\\n\ntwo\n"
@@ -60,14 +62,14 @@ def test_a_document_is_json_in_any_encoding(monkeypatch: pytest.MonkeyPatch) -> 
     assert raw.getvalue() == rb'{"\u00e9":"\u007f\u202e\ud83d\ude42"}' + b"\n"
 
 
-def test_a_text_of_several_lines_is_a_block_and_a_long_one_is_cut() -> None:
+def test_a_text_of_several_lines_is_indented_and_a_long_text_is_cut() -> None:
     lines = field_lines({"a b": "x\ny", "none": None, "long": "z" * (MOST_CHARACTERS + 5)}, full=False)
     assert lines[:3] == ["a b:", "    x", "    y"]
     assert lines[3].endswith("z… (5 characters more: --full prints them)")
     assert field_lines({"long_one": "z" * 9_999}) == ["long one: " + "z" * 9_999]
 
 
-def test_equal_reasons_share_a_line_with_their_count() -> None:
+def test_equal_reasons_share_one_line_with_their_number() -> None:
     named = [("a", "gone"), ("b", "late"), ("c", "gone"), ("d", "gone")]
     assert equal_lines(named, most=2) == ["3 of them, the first a, c: gone", "b: late"]
     assert equal_lines(named[:3], most=2) == ["a: gone", "c: gone", "b: late"]
@@ -82,7 +84,7 @@ def test_equal_reasons_share_a_line_with_their_count() -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], ["dlq", "redrive", "--help"], ["send", "--help"], ["no\u202e\x1bé"]]
 )
-def test_help_and_usage_errors_print_anywhere(words: list[str], environ: dict[str, str]) -> None:
+def test_help_and_usage_errors_print_in_any_encoding(words: list[str], environ: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from sluice.cli.main import app; app()", *words],
         env=os.environ | environ,
@@ -95,7 +97,7 @@ def test_help_and_usage_errors_print_anywhere(words: list[str], environ: dict[st
     assert "\u202e".encode() not in done.stdout + done.stderr
 
 
-def test_a_traceback_of_a_mistake_keeps_its_lines_and_nothing_that_a_terminal_reads(
+def test_a_traceback_keeps_its_lines_and_contains_no_terminal_control_characters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -115,7 +117,7 @@ def test_an_argument_that_is_not_utf_8_is_refused() -> None:
     assert r"\udcff is not UTF-8" in result.stderr
 
 
-def test_on_a_terminal_nothing_is_interpreted() -> None:
+def test_a_terminal_receives_no_control_characters() -> None:
     ours, theirs = pty.openpty()
     lines = "from sluice.cli.output import say; say('a\\x1b[31m', '[b]', '\\u202e')"
     subprocess.run([sys.executable, "-c", lines], stdout=theirs, check=True)
@@ -132,7 +134,7 @@ def test_on_a_terminal_nothing_is_interpreted() -> None:
         (None, b"bridge | a\\x1b[2J\n"),
     ],
 )
-def test_a_line_of_a_log_has_our_colours_and_no_others(
+def test_a_log_line_has_only_the_colours_of_sluice_dev(
     monkeypatch: pytest.MonkeyPatch, colours: tuple[str, str] | None, written: bytes
 ) -> None:
     raw = in_encoding(monkeypatch, "utf-8")

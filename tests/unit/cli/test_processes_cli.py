@@ -1,4 +1,4 @@
-"""`sluice bridge`, `beat` and `flower`: what they become, and what they refuse before."""
+"""`sluice beat` and `flower` become Celery. Settings and ports are checked before a process starts."""
 
 import importlib.util
 import os
@@ -32,7 +32,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
-def test_the_process_becomes_celery(
+def test_the_process_is_replaced_by_celery(
     words: Sequence[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     became: list[str] = []
@@ -51,7 +51,7 @@ def test_the_process_becomes_celery(
 
 
 @pytest.mark.parametrize("command", ["bridge", "beat", "flower", "worker", "relay"])
-def test_a_missing_setting_ends_the_command_with_what_to_do(
+def test_a_missing_setting_ends_the_command_with_advice(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLUICE_REDIS_URL")
@@ -73,7 +73,7 @@ def test_flower_refuses_a_port_in_use() -> None:
     )
 
 
-def test_flower_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_flower_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     result = CliRunner().invoke(app, ["flower"])
     assert result.exit_code == 2

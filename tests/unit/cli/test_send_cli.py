@@ -1,4 +1,4 @@
-"""Options of `sluice send`: which belong together, and what is refused before Kafka is asked."""
+"""Options of `sluice send` that exclude or require each other, checked before Kafka is used."""
 
 import pytest
 from typer.testing import CliRunner
@@ -8,7 +8,7 @@ from sluice.cli.main import app
 ENVIRON = {
     "SLUICE_DATABASE_URL": "postgresql+psycopg2://me@127.0.0.1:1/none",
     "SLUICE_REDIS_URL": "redis://127.0.0.1:1/0",
-    # A command that asks Kafka fails with another message.
+    # A command that connects to Kafka fails with another message.
     "SLUICE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "SLUICE_HANDLERS": "examples.shop.handlers",
 }
@@ -29,7 +29,7 @@ ORDER = ("orders", "--key", "o-1", "--type", "order.placed")
         (["orders", "--key", "o-1", "--type", "order.plced"], "did you mean 'order.placed'?"),
     ],
 )
-def test_an_event_that_is_wrong_is_refused_with_what_to_change(words: list[str], said: str) -> None:
+def test_an_invalid_event_is_refused_with_the_option_to_change(words: list[str], said: str) -> None:
     result = CliRunner().invoke(app, ["send", *words], env=ENVIRON)
     assert (result.exit_code, result.stdout) == (2, "")
     # A usage error is printed in a box.

@@ -1,4 +1,4 @@
-"""How a table is laid out: words are never broken, whatever the width."""
+"""The layout of tables. A word is never broken, at any width."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ TABLE = table_of(
 )
 
 
-def test_without_a_width_every_row_is_a_line() -> None:
+def test_without_a_width_every_row_is_one_line() -> None:
     assert table_lines(TABLE) == [
         f"id  {'key':<42}  error",
         f" 3  {KEY}  {REASON}",
@@ -21,7 +21,7 @@ def test_without_a_width_every_row_is_a_line() -> None:
     ]
 
 
-def test_sentences_give_way_first() -> None:
+def test_folded_columns_are_narrowed_first() -> None:
     lines = table_lines(TABLE, width=80)
     assert len(lines) == 4
     assert max(map(len, lines)) <= 80
@@ -40,7 +40,7 @@ def test_on_a_narrow_terminal_a_row_is_a_block() -> None:
     ]
 
 
-def test_a_long_value_is_cut_with_a_hint() -> None:
+def test_a_long_value_is_cut_and_followed_by_a_hint() -> None:
     table = table_of(("id", "error"), [(1, "x" * (MOST_CHARACTERS + 7))], whole="`sluice dlq show ID`")
     lines = table_lines(table, encoding="ascii")
     assert lines[1] == "1   " + "x" * MOST_CHARACTERS + r"\u2026(+7)"

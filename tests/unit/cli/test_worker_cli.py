@@ -1,4 +1,4 @@
-"""`sluice worker`, `relay`, …: Celery's worker gets the pool and the queues for its work."""
+"""`sluice worker`, `relay` and the other worker commands start Celery with the right pool and queues."""
 
 import os
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), WORDS, ids=[" ".join(w) for w, _ in WORDS])
-def test_words_of_celery(words: Sequence[str], expected: str) -> None:
+def test_a_worker_command_starts_celery_with_these_arguments(words: Sequence[str], expected: str) -> None:
     result = CliRunner().invoke(app, list(words))
     assert result.exit_code == 7, result.output
     assert Started.made["command"][1:] == [
@@ -63,20 +63,22 @@ def test_words_of_celery(words: Sequence[str], expected: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "text"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
-def test_refused(words: Sequence[str], text: str) -> None:
+def test_an_invalid_option_of_a_worker_command_is_refused(words: Sequence[str], text: str) -> None:
     result = CliRunner().invoke(app, list(words))
     assert result.exit_code == 2
     assert text in " ".join(result.output.replace("│", " ").split())
 
 
-def test_the_worker_gets_the_level_and_the_supervisor_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_receives_the_log_level_and_the_supervisor_receives_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SLUICE_HANDLER_SECONDS", "3")
     CliRunner().invoke(app, ["worker", "--log-level", "warning"])
     assert Started.made["environ"]["SLUICE_LOG_LEVEL"] == "warning"
     assert Started.made["handler_seconds"] == 3
 
 
-def test_wrong_settings_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_starts_with_invalid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_HANDLER_SECONDS", "0")
     result = CliRunner().invoke(app, ["worker"])
     assert (result.exit_code, "SLUICE_HANDLER_SECONDS" in result.output) == (2, True)

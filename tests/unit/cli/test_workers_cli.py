@@ -1,4 +1,4 @@
-"""What `sluice workers` says of the workers that share the queues."""
+"""What `sluice workers` prints about the workers that share the queues."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -53,7 +53,7 @@ def table(sharing: Sharing) -> list[list[str]]:
     return [line.split() for line in table_lines(worker_table(sharing))]
 
 
-def test_a_worker_is_a_row_with_what_it_holds_and_does() -> None:
+def test_a_row_shows_the_leases_and_the_batches_of_a_worker() -> None:
     headings, busy, idle = table(SHARING)
     assert headings == ["worker", "pid", "since", "queues", "leases", "busy", "last", "batch"]
     assert " ".join(busy) == (
@@ -63,7 +63,7 @@ def test_a_worker_is_a_row_with_what_it_holds_and_does() -> None:
     assert " ".join(idle) == "two@host 4712 1s ago - - - -"
 
 
-def test_leases_of_one_age_and_those_not_told_yet() -> None:
+def test_equal_ages_of_leases_are_printed_one_time_and_unknown_ages_as_a_dash() -> None:
     young = replace(SHARING, workers=(BUSY._replace(leases={"order.2": ago(5), "order.3": ago(5.2)}),))
     assert table(young)[1][6] == "5s"
     untold = replace(SHARING, workers=(BUSY._replace(leases={"order.2": None}),))
@@ -85,9 +85,9 @@ def test_leases_of_one_age_and_those_not_told_yet() -> None:
         ),
         ({"workers": (), "leases": ()}, ["no queue has a row: run `sluice init`"]),
     ],
-    ids=["a queue is free", "all are held", "nobody is there", "nothing is there"],
+    ids=["a queue is free", "all queues are held", "no worker runs", "no queue has a row"],
 )
-def test_below_it_stands_what_nobody_holds_and_who_is_not_seen(
+def test_the_lines_below_the_table_name_queues_without_a_worker_and_the_limits_of_the_list(
     changed: dict[str, Any], lines: list[str]
 ) -> None:
     assert lines_below(replace(SHARING, **changed)) == lines
@@ -102,11 +102,11 @@ def test_below_it_stands_what_nobody_holds_and_who_is_not_seen(
         ([], ""),
     ],
 )
-def test_queues_are_named_briefly(queues: list[str], named: str) -> None:
+def test_consecutive_queues_are_named_as_a_range(queues: list[str], named: str) -> None:
     assert name_queues(queues) == named
 
 
-def test_who_has_not_told_who_it_is_is_named_by_its_session() -> None:
+def test_a_holder_without_a_heartbeat_is_named_by_its_session() -> None:
     assert SHARING.holders() == {
         "order.10": "one@host",
         "order.2": "one@host",
@@ -115,7 +115,7 @@ def test_who_has_not_told_who_it_is_is_named_by_its_session() -> None:
     }
 
 
-def test_the_document_has_everything_with_ages_by_the_databases_clock() -> None:
+def test_the_json_document_computes_ages_by_the_clock_of_postgres() -> None:
     document = msgspec.json.decode(as_json(sharing_document(SHARING)))
     assert document["at"] == "2026-01-02T03:04:05Z"
     assert document["queues_without_worker"] == ["order.0"]
@@ -143,7 +143,7 @@ def test_the_document_has_everything_with_ages_by_the_databases_clock() -> None:
     assert (idle["queues"], idle["busy"], idle["last_batch"]) == ([], None, None)
 
 
-def test_what_was_told_meanwhile_is_no_time_ago() -> None:
+def test_an_age_is_never_negative() -> None:
     ahead = BUSY._replace(joined_at=ago(-2), last_at=ago(-1), busy_since=ago(-1))
     [worker] = sharing_document(replace(SHARING, workers=(ahead,)))["workers"]
     assert (worker["busy"]["seconds"], worker["last_batch"]["seconds_ago"]) == (0, 0)
