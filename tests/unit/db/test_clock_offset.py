@@ -1,4 +1,4 @@
-"""The difference of two clocks, as one question shows it."""
+"""The difference between two clocks, measured by one request."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ SECONDS = st.integers(-7_200, 7_200)
 
 
 @given(offset=SECONDS, way=st.integers(0, 20), back=st.integers(0, 20))
-def test_it_is_never_more_than_the_real_one_and_less_by_no_more_than_the_ways(
+def test_the_measured_offset_is_never_too_large_and_its_error_is_at_most_the_round_trip(
     offset: int, way: int, back: int
 ) -> None:
     there = 1_000_000.0

@@ -1,4 +1,4 @@
-"""What libpq's text of a failed connect means: away, read-only, or refused for good."""
+"""The cause of a failed connect, read from the error text of libpq."""
 
 from collections.abc import Mapping
 
@@ -66,7 +66,7 @@ REFUSED = [
     f"{AT}FATAL:  unsupported frontend protocol 3.0: server supports 2.0 to 2.0",
     f"{AT}received invalid response to SSL negotiation: H",
     f"{AT}expected authentication request from server, but received H",
-    # PgBouncer's.
+    # Texts of PgBouncer.
     f"{AT}FATAL:  no such database: shop",
     f"{AT}FATAL:  no such user: alice",
     f"{AT}FATAL:  password authentication failed",
@@ -74,10 +74,10 @@ REFUSED = [
     f"{AT}FATAL:  login rejected",
     f"{AT}FATAL:  unsupported startup parameter: options",
     f"{AT}FATAL:  unsupported startup parameter in options: statement_timeout",
-    # Both attempts of sslmode=prefer.
+    # sslmode=prefer makes two attempts.
     f'{AT}FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "b", SSL encryption\n'
     f'{AT}FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "b", no encryption',
-    # At the verbosity that shows SQLSTATEs; the word before it may be translated.
+    # Texts at the verbosity that shows the SQLSTATE. The word before the code may be translated.
     *(f"FATAL:  {code}\n" for code in ("28P01", "28000", "3D000", "42501", "55000", "42704", "0A000")),
     f"{AT}ВАЖНО:  28P01",
 ]
@@ -104,17 +104,17 @@ AWAY = [
     f'{AT}FATAL:  too many connections for role "alice"',
     f"{AT}FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
     f"{AT}could not fork new process for connection: Cannot allocate memory",
-    # PgBouncer's, the last one about its own login at the server.
+    # Texts of PgBouncer. The last text is about its own login at the server.
     f"{AT}FATAL:  no more connections allowed (max_client_conn)",
     f"{AT}FATAL:  pgbouncer cannot connect to server",
     f"{AT}FATAL:  query_wait_timeout",
     f"{AT}FATAL:  server login has been failing, cached error: password authentication failed",
-    # Not known.
+    # Unknown texts.
     "",
     "no message from the libpq",
     f"{AT}FATAL:  Passwort-Authentifizierung für Benutzer »alice« fehlgeschlagen",
     *(f"FATAL:  {code}" for code in ("57P03", "53300", "08P01", "XX000", "58000")),
-    # One of several hosts.
+    # The texts of several hosts.
     f'{AT}Connection refused\n\tIs it running?\n{AT}FATAL:  password authentication failed for user "a"',
     f'{AT}FATAL:  database "shop" does not exist\n{AT}timeout expired',
     f"{AT}session is read-only\n{AT}timeout expired",
@@ -134,17 +134,17 @@ READ_ONLY = [
         *((text, ConnectCause.READ_ONLY) for text in READ_ONLY),
     ],
 )
-def test_the_cause_is_read_from_the_text(text: str, cause: ConnectCause) -> None:
+def test_the_cause_of_a_failed_connect_is_read_from_the_text(text: str, cause: ConnectCause) -> None:
     verdict = judge_connect_text(text)
     assert verdict.cause is cause
     assert bool(verdict.advice) == (cause is not ConnectCause.AWAY)
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_only_a_process_that_starts_is_refused(text: str) -> None:
+def test_a_refused_login_ends_only_a_process_that_starts(text: str) -> None:
     failed = ConnectFailed(text, ConnectCause.REFUSED)
     assert not allows_waiting_at_start(failed)
-    # One that runs tries again: the setting was right before.
+    # A running process retries, because its settings were correct before.
     assert whose_fault(failed) is Fault.SURROUNDINGS
     assert needs_new_connection(failed)
     assert allows_waiting_at_start(ConnectFailed(text, ConnectCause.AWAY))
@@ -170,7 +170,7 @@ def test_the_address_is_shown_without_the_password(
     assert describe_target({**target, "password": "secret"}) == shown
 
 
-def test_a_failure_is_one_sentence() -> None:
+def test_a_failed_connect_is_reported_in_one_line() -> None:
     text = f'{AT}FATAL:  password authentication failed for user "alice"\n'
     target = {"host": "127.0.0.1", "port": 5432, "dbname": "shop", "user": "alice", "password": "secret"}
     assert describe_failure(text, judge_connect_text(text), target) == (

@@ -1,4 +1,4 @@
-"""Whose fault an error is: by its SQLSTATE or its type, as docs/faults.md shows it."""
+"""The fault of an error is derived from its SQLSTATE or its type, as docs/faults.md lists it."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[3] / "docs/faults.md"
 
 
 class Answer(psycopg2.Error):
-    """What the server said, with a code of our choice."""
+    """An error of the server with the given SQLSTATE."""
 
     def __init__(self, code: str) -> None:
         super().__init__(f"SQLSTATE {code}")
@@ -47,7 +47,7 @@ KNOWN_CODES = sorted(
 
 
 def expected(code: str) -> Fault:
-    """The table, written once more as a rule."""
+    """Returns the fault by a rule that is independent of the table in the code."""
     if re.match(r"22|23|44|54|P0|38|39", code):
         return EVENT
     if re.match(r"08|28|40|53|57|58|25006|25P03|25P04|3D000|55P03|0A000|26000", code):
@@ -55,19 +55,19 @@ def expected(code: str) -> Fault:
     return DEPLOYMENT
 
 
-def test_every_code_that_psycopg2_knows_is_as_the_table_says() -> None:
+def test_every_code_of_psycopg2_has_the_expected_fault() -> None:
     assert len(KNOWN_CODES) > 250
     assert {code: whose_fault(Answer(code)) for code in KNOWN_CODES} == {c: expected(c) for c in KNOWN_CODES}
     assert {code[:2] for code in KNOWN_CODES} <= POSTGRES_CLASSES
 
 
 @pytest.mark.parametrize("code", ["ZZ001", "99999", "A0000", "P1234", "SL001", "U0001"])
-def test_a_class_that_is_not_of_postgres_is_the_events_fault(code: str) -> None:
+def test_a_code_of_a_class_that_postgres_does_not_define_is_a_fault_of_the_event(code: str) -> None:
     assert whose_fault(Answer(code)) is EVENT
 
 
 @pytest.mark.parametrize("code", [*KNOWN_CODES, "99999"])
-def test_a_code_that_doubts_the_connection_asks_for_a_new_one(code: str) -> None:
+def test_a_code_that_makes_the_connection_doubtful_requires_a_new_connection(code: str) -> None:
     reconnects = code in RECONNECTING or code[:2] == "08" or code[:3] == "57P"
     assert needs_new_connection(Answer(code)) is reconnects
     assert sqlstate(Answer(code)) == code
@@ -84,7 +84,9 @@ def test_a_code_that_doubts_the_connection_asks_for_a_new_one(code: str) -> None
         ("08006", True),
     ],
 )
-def test_a_process_that_starts_waits_for_a_server_but_refuses_a_wrong_login(code: str, waits: bool) -> None:
+def test_a_process_that_starts_waits_for_a_server_but_exits_after_a_wrong_login(
+    code: str, waits: bool
+) -> None:
     assert allows_waiting_at_start(Answer(code)) is waits
 
 
@@ -108,7 +110,7 @@ BY_TYPE: list[tuple[BaseException, Fault, bool]] = [
 
 
 @pytest.mark.parametrize(("error", "fault", "reconnects"), BY_TYPE, ids=lambda value: repr(value)[:40])
-def test_an_error_without_code_is_judged_by_its_type(
+def test_the_fault_of_an_error_without_a_code_is_derived_from_its_type(
     error: BaseException, fault: Fault, reconnects: bool
 ) -> None:
     assert sqlstate(error) is None
@@ -116,7 +118,7 @@ def test_an_error_without_code_is_judged_by_its_type(
     assert needs_new_connection(error) is reconnects
 
 
-def test_the_page_shows_the_table_of_the_code() -> None:
+def test_the_page_about_faults_lists_the_same_faults_as_the_code() -> None:
     rows = re.findall(r"^\| ([0-9A-Z]{2}|[0-9A-Z]{5}) \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
     assert len({code for code, _ in rows}) == len(rows)
     assert {code: Fault(fault) for code, fault in rows} == FAULT_OF_CLASS | FAULT_OF_CODE

@@ -1,4 +1,4 @@
-"""A statement's name is prepared once per connection: two statements of one name would be one of them."""
+"""A connection prepares a statement under its name, so two statements must never share a name."""
 
 import importlib
 import pkgutil
@@ -8,11 +8,11 @@ import sluice.db
 from sluice.db.connection import Statement
 
 
-def test_every_statement_has_a_name_of_its_own_that_postgres_keeps_whole() -> None:
+def test_every_statement_has_a_unique_name_that_postgres_does_not_shorten() -> None:
     texts: defaultdict[str, set[str]] = defaultdict(set)
     for found in pkgutil.walk_packages(sluice.db.__path__, "sluice.db."):
         if ".migrations." in found.name:
-            continue  # run by Alembic alone
+            continue  # only Alembic runs migrations
         for thing in vars(importlib.import_module(found.name)).values():
             if isinstance(thing, Statement):
                 texts[thing.name].add(thing.text)

@@ -1,4 +1,4 @@
-"""Names that Postgres takes once: what collides is refused with both owners."""
+"""Two objects whose names collide in Postgres are refused, and the error names both objects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +49,7 @@ def status(*labels: str, name: str = "status") -> Column[Any]:
 
 
 def late(name: str) -> Declare:
-    """A table that gets a column after it was made."""
+    """Returns a declaration of a table that receives a column after it was made."""
 
     def declare(metadata: MetaData) -> None:
         entity_table(name, metadata, key()).append_column(number())
@@ -102,10 +102,19 @@ COLLIDING: dict[str, tuple[list[Declare], str]] = {
         "name status is used for an Enum of x and for an Enum of x, y",
     ),
     "an Enum and a table": ([entity("a", status("x", name="b")), entity("b")], "name b is used for an Enum"),
-    "a table like a generation": ([projection("p"), entity("p_g1")], "p_g1, used for table p_g1, is one of"),
-    "a plain table like a generation": ([projection("p"), plain("p_g12")], "generations of projection p"),
-    "a projection like a generation": ([projection("p"), projection("p_g1")], "p_g1, used for projection"),
-    "an index like that of a generation": (
+    "a table named like a generation": (
+        [projection("p"), entity("p_g1")],
+        "p_g1, used for table p_g1, is one of",
+    ),
+    "a plain table named like a generation": (
+        [projection("p"), plain("p_g12")],
+        "generations of projection p",
+    ),
+    "a projection named like a generation": (
+        [projection("p"), projection("p_g1")],
+        "p_g1, used for projection",
+    ),
+    "an index named like the index of a generation": (
         [projection("p"), entity("a", number(), Index("p_g1_a_idx", "a"))],
         "p_g1_a_idx, used for an index of table a",
     ),
@@ -113,7 +122,10 @@ COLLIDING: dict[str, tuple[list[Declare], str]] = {
         [entity("a", number(), Index("i" * 64, "a"))],
         "table a: the name of index .* 64 bytes",
     ),
-    "an index with a name of long letters": ([entity("a", number(), Index("ü" * 32, "a"))], "has 64 bytes"),
+    "an index with a name of multi-byte letters": (
+        [entity("a", number(), Index("ü" * 32, "a"))],
+        "has 64 bytes",
+    ),
     "a constraint with a long name": (
         [entity("a", number(), CheckConstraint("a > 0", name="c" * 64))],
         "table a: the name of constraint .* 64 bytes",
@@ -123,27 +135,31 @@ COLLIDING: dict[str, tuple[list[Declare], str]] = {
         [projection("p"), entity("a", Column("p_id", String, ForeignKey("p.id")))],
         "table a: a foreign key to projection p",
     ),
-    "a foreign key to nothing": (
+    "a foreign key to a missing table": (
         [entity("a", Column("p_id", String, ForeignKey("p.id")))],
         "table a: Foreign key associated with column 'a.p_id' could not find table 'p'",
     ),
     "a late column": ([late("a")], "table a: column a was added after the table was made"),
 }
 ALLOWED: dict[str, list[Declare]] = {
-    "names in other cases": [entity("orders"), entity("Orders"), entity("a", number(), Index("ORDERS", "a"))],
-    "constraints of one name in two tables": [
+    "names that differ only in case": [
+        entity("orders"),
+        entity("Orders"),
+        entity("a", number(), Index("ORDERS", "a")),
+    ],
+    "equal names of constraints in two tables": [
         entity(name, number(), CheckConstraint("a > 0", name="positive")) for name in ("a", "b")
     ],
-    "one Enum in two tables": [entity(name, status("x", "y")) for name in ("a", "b")],
+    "the same Enum in two tables": [entity(name, status("x", "y")) for name in ("a", "b")],
     "an Enum as text": [entity("a", Column("b", Enum("x", native_enum=False, name="b"))), entity("b")],
-    "constraints that Postgres names alike": [
+    "constraints for which Postgres would choose the same name": [
         entity("a", number("b_c", unique=True)),
         entity("a_b", number("c", unique=True)),
     ],
     "long names that SQLAlchemy shortens": [
         entity(f"{LONG}{name}", number("y" * 40, index=True)) for name in ("a", "b")
     ],
-    "names almost like a generation": [
+    "names that only resemble the name of a generation": [
         projection("p"),
         entity("p_g"),
         entity("p_gx"),
@@ -171,12 +187,12 @@ def declared(declarations: list[Declare]) -> list[Table]:
 
 
 @pytest.mark.parametrize("name", COLLIDING)
-def test_refused(name: str) -> None:
+def test_colliding_names_are_refused(name: str) -> None:
     declarations, text = COLLIDING[name]
     with pytest.raises(TableRefused, match=text):
         require_usable_names(declared(declarations))
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_allowed(name: str) -> None:
+def test_names_that_do_not_collide_are_allowed(name: str) -> None:
     require_usable_names(declared(ALLOWED[name]))

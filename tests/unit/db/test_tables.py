@@ -1,4 +1,4 @@
-"""Users' tables: what is added to them, and each refusal with the table and column it names."""
+"""Tables of users: the columns that Sluice adds, and the errors for tables that Sluice refuses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ def test_bookkeeping_columns_are_added() -> None:
     assert all(merged.columns[name].nullable for name in ("version", "inserted_hash", "field_versions"))
 
 
-def test_a_shape_knows_fields_counters_and_defaults() -> None:
+def test_the_shape_of_a_table_lists_fields_counters_and_defaults() -> None:
     table = make(
         key(),
         Column("a", Integer, nullable=False),
@@ -73,11 +73,11 @@ def test_a_shape_knows_fields_counters_and_defaults() -> None:
     assert (shape.key, shape.fields, shape.row_columns) == ("id", ("a", "b"), ("a", "b", "n"))
     assert shape.counters == {"n"}
     assert shape.required == {"a", "n"}
-    assert repr(shape.defaults) == "{'a': None, 'b': Decimal('1.00'), 'n': 0}", "as they are read back"
+    assert repr(shape.defaults) == "{'a': None, 'b': Decimal('1.00'), 'n': 0}", "as read back from Postgres"
     assert (shape.versions, shape.merged, shape.deletable) == ("timestamp", False, True)
 
 
-def test_of_equal_timestamps_a_table_chooses_which_wins() -> None:
+def test_a_table_declares_which_of_two_equal_timestamps_wins() -> None:
     assert shape_of(make(key(), versions="timestamp", equal_versions="first")).first_wins
     assert not shape_of(make(key(), versions="timestamp", equal_versions="last")).first_wins
     assert not shape_of(make(key(), versions="timestamp")).first_wins
@@ -94,37 +94,37 @@ def named(name: Any) -> Callable[[], object]:
 
 
 class Shouted(TypeDecorator[str]):
-    """A type of a user's own."""
+    """A type that a user defined."""
 
     impl = String
     cache_ok = True
 
 
 class Renamed(String):
-    """A type that is another one in Postgres."""
+    """A type that has another name in Postgres."""
 
     __visit_name__ = "CITEXT_OF_OURS"
 
 
 STRANGE = ".\0\"'%:;\n\\/(\ud800"
 REFUSED: list[tuple[str, Callable[[], object], str]] = [
-    ("versions of no kind", lambda: make(key(), versions="text"), 'boxes: versions=.text.; use "integer"'),
+    ("unknown versions", lambda: make(key(), versions="text"), 'boxes: versions=.text.; use "integer"'),
     (
-        "neither first nor last",
+        "unknown equal_versions",
         lambda: make(key(), versions="timestamp", equal_versions="newest"),
         'boxes: equal_versions=.newest.; use "last" or "first"',
     ),
-    ("equal integers", lambda: make(key(), equal_versions="first"), "other values are a conflict"),
-    ("equal integers, last", lambda: make(key(), equal_versions="last"), "other values are a conflict"),
+    ("equal_versions=first", lambda: make(key(), equal_versions="first"), "other values are a conflict"),
+    ("equal_versions=last", lambda: make(key(), equal_versions="last"), "other values are a conflict"),
     (
-        "a projection's equal integers",
+        "equal_versions of a projection",
         lambda: projection_table("boxes", MetaData(), key(), equal_versions="first"),
         "other values are a conflict",
     ),
     ("no key", lambda: make(Column("a", Integer)), "table boxes needs exactly one primary-key column"),
     ("two keys", lambda: make(key(), Column("b", String, primary_key=True)), "exactly one primary-key"),
     ("a number as key", lambda: make(Column("id", Integer, primary_key=True)), "of a text type"),
-    ("a name of ours", lambda: make(key(), Column("version", Integer)), "column version is kept by Sluice"),
+    ("a Sluice name", lambda: make(key(), Column("version", Integer)), "column version is kept by Sluice"),
     ("an unknown type", lambda: make(key(), Column("a", Interval)), "column a has type"),
     ("an array", lambda: make(key(), Column("a", ARRAY(Integer))), "not supported"),
     ("a time without zone", lambda: make(key(), Column("a", DateTime)), r"needs DateTime\(timezone=True\)"),
@@ -138,13 +138,13 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         lambda: make(key(), Column("a", Integer, default=func.random())),
         "literal default",
     ),
-    ("a default called", lambda: make(key(), Column("a", Integer, default=lambda: 1)), "literal default"),
+    ("a function default", lambda: make(key(), Column("a", Integer, default=lambda: 1)), "literal default"),
     (
         "a default of another type",
         lambda: make(key(), Column("a", Integer, default="1")),
         "default of column a",
     ),
-    ("a counter that is no column", lambda: make(key(), counters=("n",)), "counter n is not a number column"),
+    ("a counter without column", lambda: make(key(), counters=("n",)), "counter n is not a number column"),
     (
         "a text as counter",
         lambda: make(key(), Column("n", String, default=""), counters=("n",)),
@@ -156,7 +156,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         "needs default=0",
     ),
     (
-        "merged, required, no default",
+        "a required column without default in a merged table",
         lambda: make(key(), required(), merged=True),
         "merged table boxes: column a",
     ),
@@ -188,30 +188,30 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("no characters", field(String(0)), "has length 0"),
     ("too many characters", field(String(10_485_761)), "has length 10485761"),
     ("too many digits", field(Numeric(1001)), "has precision 1001"),
-    ("more places than digits", field(Numeric(2, 3)), "has scale 3"),
-    ("places before the point", field(Numeric(5, -2)), "has scale -2"),
+    ("a scale above the precision", field(Numeric(2, 3)), "has scale 3"),
+    ("a negative scale", field(Numeric(5, -2)), "has scale -2"),
     ("a float of too many bits", field(Float(54)), "has precision 54"),
     ("onupdate", field(Integer, onupdate=1), "has onupdate="),
-    ("onupdate called", field(Integer, onupdate=lambda: 1), "has onupdate="),
+    ("a function as onupdate", field(Integer, onupdate=lambda: 1), "has onupdate="),
     ("onupdate of Postgres", field(Integer, server_onupdate=FetchedValue()), "has onupdate="),
     ("an identity", lambda: make(key(), Column("a", Integer, Identity())), "filled by Postgres"),
     ("a computed column", lambda: make(key(), Column("a", Integer, Computed("1"))), "filled by Postgres"),
     ("autoincrement", field(Integer, autoincrement=True), "filled by Postgres"),
     ("a sequence", lambda: make(key(), Column("a", Integer, Sequence("s"))), "literal default"),
     ("a default of Postgres", field(Integer, server_default=FetchedValue()), "literal default"),
-    ("a column that is not made", field(Integer, system=True), "system=True"),
-    ("another key", field(Integer, key="b"), "has key='b'"),
-    ("a column of Postgres' own", lambda: make(key(), Column("xmin", Integer)), "one of Postgres' own"),
-    ("a column twice", lambda: make(key(), Column("a", Integer), Column("a", Integer)), "table boxes: .*'a'"),
-    ("a long column", lambda: make(key(), Column("c" * 64, Integer)), "64 bytes"),
-    ("a column of long letters", lambda: make(key(), Column("ü" * 32, Integer)), "64 bytes"),
-    ("a column with a dot", lambda: make(key(), Column("a.b", Integer)), r"holds '\.'"),
-    ("a column without case", lambda: make(key(), Column("A", Integer, quote=False)), "quote=False"),
-    ("a long name", named("n" * 64), "64 bytes"),
-    ("a name of long letters", named("ü" * 32), "64 bytes"),
-    ("a name without case", named(quoted_name("Boxes", quote=False)), "quote=False"),
-    ("no name", named(""), "its name is empty"),
-    ("no text as name", named(None), "table None: its name is not a text"),
+    ("a system column", field(Integer, system=True), "system=True"),
+    ("a key that is not the name", field(Integer, key="b"), "has key='b'"),
+    ("a Postgres column name", lambda: make(key(), Column("xmin", Integer)), "one of Postgres' own"),
+    ("equal names", lambda: make(key(), Column("a", Integer), Column("a", Integer)), "table boxes: .*'a'"),
+    ("a long column name", lambda: make(key(), Column("c" * 64, Integer)), "64 bytes"),
+    ("a column name of multi-byte letters", lambda: make(key(), Column("ü" * 32, Integer)), "64 bytes"),
+    ("a column name with a dot", lambda: make(key(), Column("a.b", Integer)), r"holds '\.'"),
+    ("a column name without quotes", lambda: make(key(), Column("A", Integer, quote=False)), "quote=False"),
+    ("a long table name", named("n" * 64), "64 bytes"),
+    ("a table name of multi-byte letters", named("ü" * 32), "64 bytes"),
+    ("a table name without quotes", named(quoted_name("Boxes", quote=False)), "quote=False"),
+    ("an empty name", named(""), "its name is empty"),
+    ("None as name", named(None), "table None: its name is not a text"),
     *((f"a name with {sign!a}", named(f"a{sign}b"), "its name holds") for sign in STRANGE),
     ("a name that ends in a space", named("boxes "), "a space at an end"),
     (
@@ -238,12 +238,12 @@ REFUSED_PROJECTIONS: list[tuple[str, Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("act", "text"), [c[1:] for c in REFUSED_PROJECTIONS])
-def test_refused_as_a_projection(act: Callable[[], object], text: str) -> None:
+def test_a_projection_is_refused_with_the_reason(act: Callable[[], object], text: str) -> None:
     with pytest.raises(TableRefused, match=text):
         act()
 
 
-def test_a_name_is_given_once() -> None:
+def test_a_second_table_with_the_same_name_is_refused() -> None:
     metadata = MetaData()
     entity_table("boxes", metadata, key())
     with pytest.raises(TableRefused, match="table boxes: Table 'boxes' is already defined"):
@@ -251,7 +251,7 @@ def test_a_name_is_given_once() -> None:
     assert list(metadata.tables) == ["boxes"]
 
 
-def test_a_refused_table_leaves_nothing_in_the_metadata_that_init_would_make() -> None:
+def test_a_refused_table_is_not_left_in_the_metadata() -> None:
     metadata = MetaData()
     with pytest.raises(TableRefused):
         entity_table("boxes", metadata, key(), Column("a", Interval))
@@ -261,24 +261,24 @@ def test_a_refused_table_leaves_nothing_in_the_metadata_that_init_would_make() -
 SUPPORTED: dict[str, TypeEngine[Any]] = {
     "any text": String(),
     "long text": Text(),
-    "text of any case": CITEXT(),
-    "text that sorts": String(collation="de-x-icu"),
+    "text without case": CITEXT(),
+    "text with a collation": String(collation="de-x-icu"),
     "an Enum of Postgres": Enum("a", "b", name="letters"),
     "an Enum as text": Enum("a", "b", native_enum=False),
     "a number": Numeric(12, 4),
     "any number": Numeric(),
-    "a truth": Boolean(create_constraint=True),
+    "a boolean": Boolean(create_constraint=True),
     "bytes": LargeBinary(),
-    "a document": JSONB(),
+    "a JSON document": JSONB(),
 }
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_supported(name: str) -> None:
+def test_a_supported_type_is_accepted(name: str) -> None:
     assert shape_of(make(key(), Column("a", SUPPORTED[name]))).fields == ("a",)
 
 
-def test_a_table_takes_constraints_beside_columns() -> None:
+def test_a_table_accepts_constraints_besides_columns() -> None:
     unique = UniqueConstraint("a", "b")
     table = make(key(), Column("a", Integer), Column("b", Integer), unique)
     assert unique in table.constraints
@@ -287,6 +287,6 @@ def test_a_table_takes_constraints_beside_columns() -> None:
 
 
 @pytest.mark.parametrize(("act", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
-def test_refused(act: Callable[[], object], text: str) -> None:
+def test_a_table_is_refused_with_the_reason(act: Callable[[], object], text: str) -> None:
     with pytest.raises(TableRefused, match=text):
         act()

@@ -1,4 +1,4 @@
-"""Which partitions count as unread, and which of several reasons is given."""
+"""Which partitions are reported as unread, and with which reason if there are several."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -37,7 +37,7 @@ def troubled(row: PartitionRead, kind: ProblemKind, detail: str = "why") -> Part
         ),
     ],
 )
-def test_a_partition_has_the_reason_that_an_operator_can_act_on(
+def test_the_reported_reason_is_the_reason_that_an_operator_can_act_on(
     row: PartitionRead, bridges: int, paused: dict[str, str], kind: UnreadKind, reason: str, seconds: float
 ) -> None:
     [found] = find_unread([row], bridges=bridges, paused=paused)
@@ -45,7 +45,7 @@ def test_a_partition_has_the_reason_that_an_operator_can_act_on(
     assert reason in found.reason
 
 
-def test_a_stop_of_one_partition_is_the_reason_of_its_whole_topic() -> None:
+def test_a_stop_of_one_partition_is_the_reason_for_its_whole_topic() -> None:
     other = UNREAD._replace(topic="u")
     rows = [troubled(UNREAD._replace(partition=0), ProblemKind.STOPPED), UNREAD, other]
     assert [(one.topic, one.kind, one.reason) for one in find_unread(rows, bridges=1, paused={})] == [
@@ -55,17 +55,17 @@ def test_a_stop_of_one_partition_is_the_reason_of_its_whole_topic() -> None:
     ]
 
 
-def test_a_partition_that_a_bridge_just_found_is_not_listed_without_a_problem() -> None:
+def test_a_new_partition_is_listed_only_with_a_problem() -> None:
     new = UNREAD._replace(unread_seconds=READ_SECONDS - 1.0, was_read=False)
     assert not find_unread([new], bridges=1, paused={})
     assert find_unread([troubled(new, ProblemKind.NO_LEADER)], bridges=1, paused={})
 
 
-def test_what_is_read_and_what_no_living_bridge_declares_is_not_listed() -> None:
+def test_a_partition_that_is_read_or_that_no_running_bridge_declares_is_not_listed() -> None:
     old = UNREAD._replace(reported_seconds=KNOWN_SECONDS + 1)
     assert not find_unread([READ, old], bridges=1, paused={})
     assert [one.kind for one in find_unread([old], bridges=0, paused={})] == [UnreadKind.NO_BRIDGE]
 
 
-def test_every_problem_of_a_bridge_is_a_reason() -> None:
+def test_every_kind_of_problem_is_a_kind_of_reason() -> None:
     assert {kind.value for kind in ProblemKind} < {kind.value for kind in UnreadKind}

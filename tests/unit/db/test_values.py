@@ -1,4 +1,4 @@
-"""Values of columns: kept as Postgres gives them back, or refused; never quietly changed."""
+"""Values of columns are converted to the form that Postgres returns, or refused; never changed silently."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -54,11 +54,11 @@ KEPT: list[tuple[types.TypeEngine[Any], Any, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "kept"), KEPT, ids=lambda value: repr(value)[:30])
-def test_kept(kind: types.TypeEngine[Any], value: Any, kept: Any) -> None:
+def test_a_value_is_converted_to_the_form_that_postgres_returns(
+    kind: types.TypeEngine[Any], value: Any, kept: Any
+) -> None:
     found = coercer(kind)(value)
-    assert repr(found) == repr(kept), (
-        "equal is not enough: 1E+3 == 1000, and an emitted event tells them apart"
-    )
+    assert repr(found) == repr(kept), "equality is not enough: 1E+3 == 1000, but emitted events would differ"
     assert coercer(kind)(None) is None
 
 
@@ -101,13 +101,15 @@ REFUSED: list[tuple[types.TypeEngine[Any], Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "text"), REFUSED, ids=lambda value: repr(value)[:30])
-def test_refused(kind: types.TypeEngine[Any], value: Any, text: str) -> None:
+def test_a_value_that_the_column_cannot_store_exactly_is_refused(
+    kind: types.TypeEngine[Any], value: Any, text: str
+) -> None:
     with pytest.raises(ValueRefused, match=text):
         coercer(kind)(value)
 
 
 @given(every_type_values)
-def test_a_value_brought_to_its_form_stays_in_it(values: dict[str, Any]) -> None:
+def test_a_converted_value_is_converted_to_itself(values: dict[str, Any]) -> None:
     for name, value in values.items():
         coerce = coercer(EVERY_TYPE.columns[name].type)
         once = coerce(value)
@@ -117,7 +119,7 @@ def test_a_value_brought_to_its_form_stays_in_it(values: dict[str, Any]) -> None
 @given(json_values)
 def test_json_keeps_its_meaning(value: Any) -> None:
     assert coercer(types.JSON())(value) == value
-    # 1e23 and 10**23 are one number in JSON and two in Python.
+    # 1e23 and 10**23 are the same number in JSON, but two numbers in Python.
     in_floats = coercer(types.JSON(none_as_null=True))(coercer(JSONB())(value))
     assert repr(coercer(JSONB())(in_floats)) == repr(coercer(JSONB())(value))
 
@@ -127,7 +129,7 @@ def test_sums_are_never_rounded(number: Decimal) -> None:
     assert add_exactly(add_exactly(number, Decimal("0.01")), number.copy_negate()) == Decimal("0.01")
 
 
-def test_arrays_quote_what_would_be_read_otherwise() -> None:
+def test_arrays_quote_texts_that_postgres_would_misread() -> None:
     assert (
         text_array(["a", None, "NULL", 'say "\\"', "{,}", ""])
         == '{"a",NULL,"NULL","say \\"\\\\\\"","{,}",""}'
