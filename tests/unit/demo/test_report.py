@@ -1,4 +1,4 @@
-"""The demo's report: words and numbers at 80 columns, and one row per scenario, whatever became of it."""
+"""The report of the demo fits into 80 columns and has one row for each scenario, also for a failed one."""
 
 import io
 import json
@@ -44,7 +44,7 @@ PLAYED = st.builds(
 
 
 def shown(played: list[Played], seconds: float = 1.0) -> str:
-    """The report as `make demo` prints it."""
+    """Returns the report that `make demo` prints."""
     file = io.StringIO()
     Console(width=WIDTH, markup=False, highlight=False, emoji=False, file=file).print(report(played, seconds))
     return file.getvalue()
@@ -74,24 +74,26 @@ def test_a_value_is_shown_in_words_with_its_unit(words: Words, value: Any, text:
 
 
 @pytest.mark.parametrize(("seconds", "text", "short"), [(41.4, "41 s", "0:41"), (161, "2 min 41 s", "2:41")])
-def test_durations(seconds: float, text: str, short: str) -> None:
+def test_a_duration_is_printed_in_words_and_as_a_clock(seconds: float, text: str, short: str) -> None:
     assert (duration(seconds), clock(seconds)) == (text, short)
 
 
-def test_a_check_holds_only_if_found_is_exactly_what_is_expected() -> None:
+def test_a_check_holds_only_if_the_found_value_equals_the_expected_value() -> None:
     assert Check("{} are there.", 3, 3, rows).ok
     assert not Check("{} are there.", 3, 4, rows).ok
     assert Check("{} are there.", 3, 4, rows).must_text() == "3 rows are there."
 
 
 @given(st.lists(PLAYED, max_size=3), st.floats(0, 100_000))
-def test_the_report_fits_and_names_every_scenario(played: list[Played], seconds: float) -> None:
+def test_the_report_fits_into_the_width_and_its_document_has_the_result(
+    played: list[Played], seconds: float
+) -> None:
     lines = shown(played, seconds).splitlines()
     assert all(len(line) <= WIDTH for line in lines)
     assert json.loads(json.dumps(document(played, seconds)))["ok"] == all(one.ok for one in played)
 
 
-def test_a_scenario_that_fails_says_why_and_the_summary_counts() -> None:
+def test_a_failed_scenario_is_shown_with_its_reason_and_counted_in_the_summary() -> None:
     good, bad = Check("{}.", 1, 1, rows), Check("{}.", 1, 2, rows)
     text = " ".join(
         shown(
@@ -110,7 +112,7 @@ def test_a_scenario_that_fails_says_why_and_the_summary_counts() -> None:
 
 
 class Recorder:
-    """Stands for the stage: no server is needed to see in which order scenarios are played."""
+    """A stage without servers. It counts how often a scenario made it recover."""
 
     def __init__(self, do: Do) -> None:
         self.do = do
@@ -143,7 +145,7 @@ def not_settling(stage: Stage) -> Iterator[Check]:
     raise TimeoutError("not within 60 s: it settles\n--- worker\nits log")
 
 
-def test_a_scenario_that_does_not_settle_is_a_row_and_the_others_go_on() -> None:
+def test_a_scenario_that_does_not_settle_is_reported_and_the_other_scenarios_run() -> None:
     played, stages = play(Scenario("1", "one", not_settling), Scenario("2", "two", holding))
     assert [(one.number, one.ok, len(one.checks)) for one in played] == [("1", False, 1), ("2", True, 1)]
     assert played[0].reason == "not within 60 s: it settles"
@@ -151,7 +153,7 @@ def test_a_scenario_that_does_not_settle_is_a_row_and_the_others_go_on() -> None
     assert [stage.recovered for stage in stages] == [1, 0]
 
 
-def test_an_interrupted_scenario_is_a_row_and_ends_the_demo() -> None:
+def test_an_interrupted_scenario_is_reported_and_ends_the_demo() -> None:
     def interrupted(stage: Stage) -> Iterator[Check]:
         yield from holding(stage)
         raise KeyboardInterrupt
@@ -167,11 +169,11 @@ def test_an_interrupted_scenario_is_a_row_and_ends_the_demo() -> None:
     assert [(one.number, one.reason) for one in played] == [("1", "interrupted")]
 
 
-def test_an_error_without_text_is_named() -> None:
+def test_an_error_without_text_is_reported_by_its_type() -> None:
     assert failure_reason(KeyError()) == "KeyError"
 
 
-def test_the_fast_demo_plays_four_failures_and_compares_everything() -> None:
+def test_the_fast_demo_runs_four_failures_and_compares_all_data() -> None:
     fast = [one.number for one in SCENARIOS if one.in_fast]
     assert len(fast) == 5
     assert fast[-1] == "all"
