@@ -1,4 +1,4 @@
-"""Checks commands that a page shows, without running them."""
+"""Checks the commands that a page shows, without running them."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from sluice.runtime.settings import PREFIX, Settings
 from tests.documents import ROOT
 
 MAKEFILE = ROOT / "Makefile"
-TEMPLATE_MAKEFILE = ROOT / "sluice/project/template/Makefile.tmpl"  # of the project that `sluice new` writes
+TEMPLATE_MAKEFILE = ROOT / "sluice/project/template/Makefile.tmpl"  # of projects made by `sluice new`
 _SEPARATORS = re.compile(r"[|&;()]+")
 _REDIRECTION = re.compile(r"\s\d?>+ *\S+")
 _ROOT: Any = typer.main.get_command(app)
@@ -24,11 +24,11 @@ _SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
 
 
 class WrongCommand(Exception):
-    """The command does not exist, or does not take these words."""
+    """Raised for a command that does not exist or does not accept these words."""
 
 
 def simple_commands(text: str) -> Iterator[list[str]]:
-    """The words of each simple command of a script, also of those inside `$(…)`, without redirections."""
+    """Yields the words of each simple command of a script, also inside `$(…)`, without redirections."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(_REDIRECTION.sub("", line), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -44,10 +44,10 @@ def simple_commands(text: str) -> Iterator[list[str]]:
 
 
 def check_script(text: str, *, makefile: Path = MAKEFILE, runs: bool = True) -> None:
-    """Raises WrongCommand for a command of the script that does not exist or does not take its words.
+    """Raises WrongCommand for a command of the script that does not exist or does not accept its words.
 
-    `makefile` is that of the current folder; after `cd` it is that of a project of `sluice new`. A script
-    that runs uses no programs but ours.
+    `makefile` is the Makefile of the current folder. After `cd`, the Makefile of a project made by `sluice
+    new` is used. A script that runs uses only programs of this project.
     """
     for words in simple_commands(text):
         match [words[0].removeprefix(".venv/bin/"), *words[1:]]:
@@ -63,7 +63,9 @@ def check_script(text: str, *, makefile: Path = MAKEFILE, runs: bool = True) -> 
             case ["export", *pairs]:
                 check_settings(pair.partition("=")[0] for pair in pairs)
             case [program, *_] if runs and program not in _BUILTINS:
-                raise WrongCommand(f"{program} is none of our programs: mark the block <!-- not run: … -->")
+                raise WrongCommand(
+                    f"{program} is not a program of this project; mark the block <!-- not run: … -->"
+                )
 
 
 def check_targets(targets: list[str], *makefiles: Path) -> None:
@@ -76,14 +78,14 @@ def check_targets(targets: list[str], *makefiles: Path) -> None:
 
 
 def check_settings(names: Iterator[str]) -> None:
-    """Raises WrongCommand for a variable that begins as our settings do and is none."""
+    """Raises WrongCommand for a variable that has the prefix of the settings but is not a setting."""
     for name in names:
         if name.startswith(PREFIX) and name not in _SETTINGS:
             raise WrongCommand(f"there is no setting {name}")
 
 
 def parse(words: list[str]) -> None:
-    """Parses a whole `sluice …` as the command line does. Raises WrongCommand."""
+    """Parses a complete `sluice …` command as the command line does. Raises WrongCommand."""
     (command,), rest = _descend(words)
     try:
         context = _ROOT.make_context("sluice", [], resilient_parsing=True)
@@ -95,7 +97,7 @@ def parse(words: list[str]) -> None:
 
 
 def commands_of(command: Any = _ROOT, name: str = "sluice") -> Iterator[tuple[str, Any]]:
-    """Each command that runs, with its name as it is typed."""
+    """Yields each command with its full name, without the groups of commands."""
     if not hasattr(command, "list_commands"):
         yield name, command
         return
@@ -104,7 +106,7 @@ def commands_of(command: Any = _ROOT, name: str = "sluice") -> Iterator[tuple[st
 
 
 def check_options(words: list[str]) -> None:
-    """Checks that commands and options exist; values may be left out. Raises WrongCommand."""
+    """Checks that commands and options exist; values may be missing. Raises WrongCommand."""
     commands, rest = _descend(words)
     parameters = [parameter for command in commands for parameter in command.params]
     known = {"--help"}.union(*(parameter.opts + parameter.secondary_opts for parameter in parameters))
@@ -114,7 +116,7 @@ def check_options(words: list[str]) -> None:
 
 
 def _descend(words: list[str]) -> tuple[list[Any], list[str]]:
-    """The command that the first words name, and the other words. In a text, `ls|show` names two commands."""
+    """Returns the commands that the first words name, and the other words. `ls|show` names two commands."""
     commands, rest = [_ROOT], list(words)
     while hasattr(commands[0], "get_command") and rest and not rest[0].startswith("-"):
         names = rest.pop(0).split("|")

@@ -1,4 +1,4 @@
-"""Every code block of the pages: it names its language, and it runs or parses."""
+"""Every code block of the pages names its language, and can be run or parsed."""
 
 import json
 import tomllib
@@ -13,7 +13,7 @@ import yaml
 from tests.documents import PROJECT_README, ROOT, Block, blocks, blocks_in, documents, pages
 from tests.unit.docs.command_lines import MAKEFILE, TEMPLATE_MAKEFILE, WrongCommand, check_script
 
-# `text` is output or a drawing; each other language is run or parsed by a test.
+# `text` is output or a drawing. Tests run or parse the blocks of the other languages.
 LANGUAGES = {"python", "sh", "sql", "json", "yaml", "toml", "mermaid", "text"}
 DIAGRAMS = {"flowchart", "sequenceDiagram", "stateDiagram-v2", "erDiagram", "classDiagram"}
 PROGRAMS = ("sluice ", "make ", "$ ", "python ", "docker ", "celery ")
@@ -24,7 +24,7 @@ def name_of(page: Path) -> str:
 
 
 def parse_json(text: str) -> None:
-    """One JSON document, or one per line."""
+    """Parses one JSON document, or one document per line."""
     try:
         json.loads(text)
     except json.JSONDecodeError:
@@ -36,7 +36,7 @@ def parse_mermaid(text: str) -> None:
     """Checks the kind of the diagram, and that each bracket is closed on its line."""
     kind = text.split(maxsplit=1)[0]
     if kind not in DIAGRAMS:
-        raise ValueError(f"{kind} is no kind of diagram that GitHub draws")
+        raise ValueError(f"GitHub cannot draw a diagram of kind {kind}")
     for line in text.splitlines():
         for opening, closing in ("[]", "()"):
             if line.count(opening) != line.count(closing):
@@ -58,7 +58,7 @@ def test_each_block_names_its_language(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", documents(), ids=name_of)
-def test_a_block_of_text_hides_no_command(page: Path) -> None:
+def test_a_block_marked_as_text_contains_no_command(page: Path) -> None:
     for block in blocks(page):
         if block.language == "text":
             assert not [line for line in block.text.splitlines() if line.startswith(PROGRAMS)], block.place
@@ -70,7 +70,7 @@ def test_python_blocks_run(page: Path) -> None:
 
 
 def run_blocks(found: list[Block]) -> list[ModuleType]:
-    """Runs each block in a new namespace, or in that of the block before it. Returns the namespaces."""
+    """Runs each block in a new namespace, or in the namespace of the block before. Returns the namespaces."""
     modules: list[ModuleType] = []
     for block in found:
         if block.mark != "continues" or not modules:
@@ -123,6 +123,6 @@ def test_blocks_that_do_not_run_are_counted(record_property: Callable[[str, obje
         ("mermaid", "flowchart TD\n a[A --> b"),
     ],
 )
-def test_the_parsers_can_fail(language: str, text: str) -> None:
+def test_the_parsers_refuse_invalid_blocks(language: str, text: str) -> None:
     with pytest.raises((ValueError, yaml.YAMLError)):
         PARSERS[language](text)

@@ -1,4 +1,4 @@
-"""Commands in the text of the pages exist, and the checks of commands can fail."""
+"""Commands in the text of the pages exist, and the checks find wrong commands."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ def test_commands_in_the_text_exist(page: Path) -> None:
 
 
 def check_commands(code: str) -> None:
-    """Raises WrongCommand for a `sluice …` that does not exist, or an option that it does not have."""
+    """Raises WrongCommand for a `sluice …` command or an option that does not exist."""
     for command in re.findall(r"\bsluice (?!import )[a-z-][^\"')]+", code.partition("#")[0]):
         check_options(shlex.split(command.replace("| ", "|"))[1:])
 

@@ -1,4 +1,4 @@
-"""What single pages hold: README's example and length, all settings, all decisions."""
+"""Checks of single pages: the example and the length of README, all settings, all decisions."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ HEADINGS = ("## Context", "## Decision", "## Alternatives", "## Consequences", "
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs/handlers.md"], ids=lambda page: page.name)
-def test_the_first_example_can_be_served(page: Path) -> None:
+def test_the_handlers_of_the_first_example_can_be_collected(page: Path) -> None:
     registry = collect_modules(run_blocks(blocks_in("python", page=page))[:1])
     assert set(registry.handlers) == {"order.placed"}
     assert registry.outgoing_topics == {"order-events"}
@@ -28,7 +28,7 @@ def test_readme_stays_short() -> None:
     assert len(handler.text.splitlines()) <= 15
 
 
-def test_settings_are_all_listed_with_their_defaults() -> None:
+def test_all_settings_are_listed_with_their_defaults() -> None:
     listed = dict(SETTING_ROW.findall((ROOT / "docs/settings.md").read_text()))
     declared = {
         PREFIX + name.upper(): "required"
@@ -41,7 +41,7 @@ def test_settings_are_all_listed_with_their_defaults() -> None:
     assert listed == declared
 
 
-def test_every_decision_is_in_the_index_and_names_alternatives() -> None:
+def test_every_decision_is_in_the_index_and_has_all_sections() -> None:
     index = (ROOT / "docs/adr/README.md").read_text()
     for page in pages(ROOT / "docs/adr"):
         if page.name != "README.md":

@@ -1,4 +1,4 @@
-"""Links between the pages: no target and no anchor is missing, and README leads to every page."""
+"""All links between the pages have a target, and every page can be reached from README."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ PAGES = pages()
 
 
 def split(page: Path, link: str) -> tuple[Path, str]:
-    """The file and the fragment that a relative link of a page names."""
+    """Returns the file and the fragment that a relative link of a page names."""
     path, _, fragment = link.partition("#")
     return (page.parent / path).resolve() if path else page, fragment
 
 
 def dead_links(page: Path) -> list[str]:
-    """The relative links of a page whose file or anchor does not exist."""
+    """Returns the relative links of a page whose file or anchor does not exist."""
     found = []
     for link in links(page):
         if link.startswith(("https://", "http://", "mailto:")):
@@ -33,7 +33,7 @@ def test_no_link_is_dead(page: Path) -> None:
 
 
 def targets(page: Path) -> set[Path]:
-    """The files that a page links to."""
+    """Returns the files that a page links to."""
     return {split(page, link)[0] for link in links(page)}
 
 
@@ -41,7 +41,7 @@ def test_readme_lists_every_page_of_docs() -> None:
     assert set((ROOT / "docs").glob("*.md")) <= targets(ROOT / "README.md")
 
 
-def test_readme_leads_to_every_page() -> None:
+def test_every_page_can_be_reached_from_readme() -> None:
     reached, new = set(), {ROOT / "README.md"}
     while new:
         reached |= new
@@ -60,6 +60,6 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(page) == ["#twice-2", "other.md", "drawing.png", "page.md#none"]
 
 
-def test_the_fragment_of_a_heading_is_that_of_github() -> None:
+def test_the_fragment_of_a_heading_equals_the_fragment_on_github() -> None:
     assert slug("What leaves: events and calls (2)") == "what-leaves-events-and-calls-2"
     assert slug("Copies of the database") == "copies-of-the-database"

@@ -93,9 +93,9 @@ def test_only_long_paragraphs_are_found(text: str, found: int) -> None:
     assert len(find_long_paragraphs(text)) == found
 
 
-def test_a_test_that_is_missing_is_found() -> None:
+def test_the_check_finds_missing_tests() -> None:
     here = "tests/unit/docs/test_paragraphs.py"
-    assert find_missing_tests(f"`{here}::test_a_test_that_is_missing_is_found`, `{here}`") == []
+    assert find_missing_tests(f"`{here}::test_the_check_finds_missing_tests`, `{here}`") == []
     assert find_missing_tests(f"`{here}::test_a_test` `tests/unit/test_none.py`") == [
         f"{here}::test_a_test",
         "tests/unit/test_none.py::",
