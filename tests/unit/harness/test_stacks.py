@@ -1,4 +1,4 @@
-"""The stack of a run refuses what would harm the other tests."""
+"""The stack that tests share refuses actions that would harm other tests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.harness.stacks import SharedStack
 
 
-def test_a_shared_server_can_be_neither_stopped_nor_wiped(tmp_path: Path) -> None:
+def test_a_shared_server_cannot_be_stopped_or_wiped(tmp_path: Path) -> None:
     shared = SharedStack(tmp_path / "stack")
     with pytest.raises(AssertionError, match=r"own\('redis'\)"):
         shared.stop("redis", signal="kill")
