@@ -1,4 +1,4 @@
-"""What a batch's header says of records that cannot be read, and how far a damaged one is believed."""
+"""Which unreadable records a batch header describes, and which fields of a damaged header are used."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ def header(first: int, last: int, records: int | None = None, *, is_control: boo
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_header_is_read_without_opening_the_batch(codec: str) -> None:
+def test_a_header_is_read_without_decompressing_the_batch(codec: str) -> None:
     found = read_header(build_batch([("k", b"x" * 99)] * 3, codec=codec))
     assert (found.first_offset, found.last_offset, found.records, found.codec) == (0, 2, 3, codec)
     assert not found.is_control
@@ -36,7 +36,7 @@ def test_unknown_codecs_and_formats_are_named() -> None:
 
 
 @given(st.lists(st.integers(1, 4), max_size=4), st.integers(0, 70))
-def test_data_is_split_into_the_batches_that_are_whole(sizes: list[int], cut: int) -> None:
+def test_data_is_split_into_complete_batches(sizes: list[int], cut: int) -> None:
     batches = [build_batch([("k", b"x" * 9)] * size) for size in sizes]
     data = b"".join(batches)
     left = data[: max(0, len(data) - cut)]
@@ -48,14 +48,14 @@ def test_data_is_split_into_the_batches_that_are_whole(sizes: list[int], cut: in
     ("headers", "offset", "expected"),
     [
         ([header(5, 9)], 5, UnopenedRecords(5, 5, 9, 5, 1, "zstd")),
-        # Records before it in its batch were read.
+        # The records of the batch before offset 7 were read.
         ([header(5, 9)], 7, UnopenedRecords(7, 7, 9, 3, 1, "zstd")),
-        # Reading stopped in front of a hole.
+        # Offsets 3 and 4 hold no records.
         ([header(5, 9)], 3, UnopenedRecords(3, 5, 9, 5, 1, "zstd")),
-        # Compacted: fewer records than offsets.
+        # After compaction, the batch has fewer records than offsets.
         ([header(5, 9, 2)], 5, UnopenedRecords(5, 5, 9, 2, 1, "zstd")),
         ([header(4, 4, is_control=True), header(5, 9)], 4, UnopenedRecords(4, 5, 9, 5, 1, "zstd")),
-        # Headers that say what cannot be.
+        # Headers with impossible values.
         ([header(5, 2_000_000)], 5, UnopenedRecords(5, 5, 19, 15, 1, "zstd")),
         ([header(5, 12), header(8, 9)], 5, UnopenedRecords(5, 5, 7, 3, 1, "zstd")),
         ([header(5, 9, -1)], 5, UnopenedRecords(5, 5, 9, 5, 1, "zstd")),
@@ -65,7 +65,7 @@ def test_data_is_split_into_the_batches_that_are_whole(sizes: list[int], cut: in
         ([], 4, None),
     ],
 )
-def test_what_is_passed_is_the_rest_of_one_batch(
+def test_the_skipped_records_are_the_rest_of_one_batch(
     headers: list[BatchHeader], offset: int, expected: UnopenedRecords | None
 ) -> None:
     assert find_unopened(headers, offset, log_end=20) == expected
@@ -78,7 +78,7 @@ def test_what_is_passed_is_the_rest_of_one_batch(
     gap=st.integers(0, 3),
     following=st.integers(1, 9) | st.none(),
 )
-def test_nothing_behind_the_batch_is_passed(
+def test_no_record_after_the_batch_is_skipped(
     first: int, said: int, records: int, gap: int, following: int | None
 ) -> None:
     headers = [BatchHeader(first, first + said, records, 1, "gzip", False)]

@@ -1,4 +1,4 @@
-"""Records that no message can carry: without their value, with readable headers alone."""
+"""Records that are too large for a message lose their value. Unreadable headers are removed."""
 
 from hashlib import sha256
 
@@ -34,7 +34,7 @@ records = st.builds(
 
 
 @given(records, st.integers(0, 400))
-def test_a_record_never_has_more_than_the_bound(record: Record, most: int) -> None:
+def test_a_bounded_record_is_never_larger_than_the_bound(record: Record, most: int) -> None:
     found = bounded(record, most)
     assert count_bytes(found) <= most
     if count_bytes(record) <= most:
@@ -44,18 +44,18 @@ def test_a_record_never_has_more_than_the_bound(record: Record, most: int) -> No
     assert found.flaw == Flaw(0, count_bytes(record), sha256(record.value or b"").digest())
     assert (found.key is None) == (record.key is None)
     assert (record.key or b"").startswith(found.key or b"")
-    assert found.headers == record.headers[: len(found.headers)], "the first ones, each of them whole"
+    assert found.headers == record.headers[: len(found.headers)], "the first headers, none of them cut"
     assert is_whole_of(record, found)
 
 
 @given(records)
-def test_a_key_and_headers_within_the_bound_stay_whole(record: Record) -> None:
+def test_a_key_and_headers_within_the_bound_are_kept_complete(record: Record) -> None:
     without_value = record._replace(value=None)
     found = bounded(record._replace(value=bytes(1_000)), count_bytes(without_value))
     assert found._replace(flaw=None) == without_value
 
 
-def test_names_count_as_the_bytes_that_they_are() -> None:
+def test_the_names_of_headers_are_counted_in_bytes() -> None:
     assert count_bytes(Record(0, 0, b"kk", b"vvv", [("é", b"xx"), ("", None)])) == 5 + 2 * HEADER_BYTES + 4
 
 
@@ -70,21 +70,21 @@ def test_names_count_as_the_bytes_that_they_are() -> None:
         Record(7, 1, b"key", None, []),
     ],
 )
-def test_another_record_is_not_the_whole_one(other: Record) -> None:
+def test_a_different_record_is_not_recognised_as_the_complete_record(other: Record) -> None:
     record = Record(7, 1, b"key", b"value", [])
     cut = bounded(record, 4)
     assert is_whole_of(record, cut)
     assert not is_whole_of(other, cut)
 
 
-def test_unlimited_and_unreadable() -> None:
+def test_a_record_without_a_bound_is_unchanged_and_a_flaw_is_kept() -> None:
     record = Record(7, 1, None, bytes(100), [], Flaw(2))
     assert bounded(record, None) is record
     assert bounded(record, 10).flaw == Flaw(2, 100, sha256(bytes(100)).digest())
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
-def test_kafka_python_reads_on_behind_names_that_are_not_utf_8(codec: str) -> None:
+def test_kafka_python_reads_headers_with_names_that_are_not_utf_8(codec: str) -> None:
     accept_any_header_name()
     builder = MemoryRecordsBuilder(magic=2, compression_type=CODECS[codec], batch_size=1_000_000)
     given_headers = [

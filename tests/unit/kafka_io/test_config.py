@@ -1,4 +1,4 @@
-"""One module builds the clients of Kafka, and how they reach the brokers is decided there alone."""
+"""Only one module builds Kafka clients, and only that module decides how they connect to the brokers."""
 
 import ast
 import re
@@ -34,7 +34,7 @@ MAKERS: tuple[tuple[Callable[[KafkaAccess, Mapping[str, Any]], dict[str, Any]], 
 
 @pytest.mark.parametrize(("make", "servers"), MAKERS)
 @given(access=ACCESS, own=OPTIONS)
-def test_own_options_are_kept_and_add_nothing_to_the_access(
+def test_options_of_a_client_are_kept_and_do_not_change_the_access(
     make: Callable[[KafkaAccess, Mapping[str, Any]], dict[str, Any]],
     servers: str,
     access: KafkaAccess,
@@ -49,7 +49,7 @@ def test_own_options_are_kept_and_add_nothing_to_the_access(
 
 @pytest.mark.parametrize(("make", "servers"), MAKERS)
 @given(access=ACCESS, own=OPTIONS)
-def test_own_options_never_override_the_access(
+def test_options_of_a_client_never_override_the_access(
     make: Callable[[KafkaAccess, Mapping[str, Any]], dict[str, Any]],
     servers: str,
     access: KafkaAccess,
@@ -61,7 +61,7 @@ def test_own_options_never_override_the_access(
 
 
 @given(ACCESS)
-def test_both_libraries_reach_the_same_servers(access: KafkaAccess) -> None:
+def test_both_libraries_connect_to_the_same_servers(access: KafkaAccess) -> None:
     properties, arguments = librdkafka_properties(access, {}), kafka_python_arguments(access, {})
     assert properties["bootstrap.servers"].split(",") == arguments["bootstrap_servers"]
 
@@ -92,7 +92,7 @@ def _is_library(module: str) -> bool:
 
 
 def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Walks without the blocks that only a type checker reads."""
+    """Yields all nodes except blocks that only a type checker reads."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
@@ -102,7 +102,7 @@ def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 def test_only_the_config_module_builds_clients() -> None:
     files = {path.resolve() for folder in PRODUCTION for path in (PROJECT / folder).rglob("*.py")}
-    assert len(files) > 150, "the folders moved: this test reads nothing"
+    assert len(files) > 150, "the folders have moved, so this test reads no files"
     uses = {path: list(find_client_uses(path.read_text())) for path in files}
     assert len(uses.pop(CONFIG)) == 6
     assert [f"{path.relative_to(PROJECT)}:{line}" for path in uses for line in uses[path]] == []
@@ -121,7 +121,7 @@ def test_only_the_config_module_builds_clients() -> None:
         "if ready:\n    from confluent_kafka import Consumer",
     ],
 )
-def test_every_way_to_a_client_is_found(source: str) -> None:
+def test_the_check_finds_every_way_to_use_a_client_class(source: str) -> None:
     assert list(find_client_uses(source))
 
 
@@ -134,7 +134,7 @@ def test_every_way_to_a_client_is_found(source: str) -> None:
         "from sluice.kafka_io.consumer import Consumer\napp.amqp.Producer()",
     ],
 )
-def test_what_is_no_client_is_allowed(source: str) -> None:
+def test_names_that_are_not_client_classes_are_allowed(source: str) -> None:
     assert not list(find_client_uses(source))
 
 

@@ -1,4 +1,4 @@
-"""A broker that does not answer costs a process a moment, and no thread."""
+"""A client without a broker fails within its timeout and leaves no thread."""
 
 import threading
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from sluice.kafka_io.config import KafkaAccess
 from sluice.kafka_io.group_metadata import GroupMetadataReader, GroupMetadataUnavailable
 from tests.waiting import wait_until
 
-NOBODY = "127.0.0.1:1"
+NO_BROKER = "127.0.0.1:1"
 BUILDERS = (config.build_kafka_python_admin, config.build_kafka_python_consumer)
 
 
@@ -24,13 +24,13 @@ def client_threads() -> list[threading.Thread]:
 def test_a_client_that_reaches_no_broker_leaves_no_thread(build: Callable[..., Any]) -> None:
     before = len(client_threads())
     with pytest.raises(KafkaError):
-        build(KafkaAccess(NOBODY), bootstrap_timeout_ms=50)
+        build(KafkaAccess(NO_BROKER), bootstrap_timeout_ms=50)
     wait_until(lambda: len(client_threads()) <= before, timeout_seconds=10, what="the thread has ended")
 
 
-def test_a_kafka_that_is_away_is_reported_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_kafka_is_reported_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_metadata, "TIMEOUT_SECONDS", 0.05)
-    reader = GroupMetadataReader(NOBODY, "sluice-0a1b2c3d")
+    reader = GroupMetadataReader(NO_BROKER, "sluice-0a1b2c3d")
     for _ in range(2):
         with pytest.raises(GroupMetadataUnavailable):
             reader.read()

@@ -1,4 +1,4 @@
-"""What an error of a Kafka client concerns, and what follows from it."""
+"""The partition or group that an error of a Kafka client concerns, and the action that follows."""
 
 import pytest
 from confluent_kafka import KafkaError
@@ -34,13 +34,13 @@ PLACE = ("t", 3)
         ("A_CODE_OF_A_LATER_BROKER", ErrorAction.OTHER),
     ],
 )
-def test_what_follows_from_a_code(code: str, action: ErrorAction) -> None:
+def test_the_action_follows_from_the_error_code(code: str, action: ErrorAction) -> None:
     error = judge_error(code, "why", place=PLACE, offset=5)
     assert error == (code, "why", action, "t", 3, 5, False)
 
 
 @given(st.text(min_size=1), st.none() | st.just(PLACE))
-def test_every_code_has_a_branch_and_a_fatal_one_replaces_the_consumer(
+def test_every_error_has_an_action_and_a_fatal_error_replaces_the_consumer(
     code: str, place: tuple[str, int] | None
 ) -> None:
     assert judge_error(code, "why", place=place).action in ErrorAction
@@ -48,18 +48,18 @@ def test_every_code_has_a_branch_and_a_fatal_one_replaces_the_consumer(
 
 
 @pytest.mark.parametrize("code", sorted(_GROUP_CODES))
-def test_a_refusal_of_the_member_concerns_all_unless_it_names_a_partition(code: str) -> None:
+def test_a_refusal_without_a_topic_concerns_the_whole_group(code: str) -> None:
     assert judge_error(code, "why").of_group
     assert not judge_error(code, "why", topic="t").of_group
     assert not judge_error(code, "why", place=PLACE).of_group
 
 
-def test_a_connection_concerns_no_partition() -> None:
+def test_a_connection_error_concerns_no_partition() -> None:
     error = judge_error("_TRANSPORT", "broker is down")
     assert (error.topic, error.partition, error.of_group) == (None, None, False)
 
 
-def test_every_code_that_is_named_exists_in_one_of_the_clients() -> None:
+def test_every_named_error_code_exists_in_one_of_the_libraries() -> None:
     names = {name for name in dir(KafkaError) if name.strip("_").isupper()}
     names |= {error.message for error in kafka_errors.values()}
     named = {code for codes in _ACTIONS.values() for code in codes} | _GROUP_CODES | AWAY_CODES
@@ -85,5 +85,5 @@ def test_every_code_that_is_named_exists_in_one_of_the_clients() -> None:
         ("1/1 brokers are down", False),
     ],
 )
-def test_a_broker_that_refuses_needs_a_person(text: str, is_refused: bool) -> None:
+def test_advice_is_given_only_for_errors_that_retries_cannot_solve(text: str, is_refused: bool) -> None:
     assert (find_advice(text) is not None) == is_refused

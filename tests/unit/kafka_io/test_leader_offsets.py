@@ -1,4 +1,4 @@
-"""An answer without an offset is no offset."""
+"""An answer without an offset raises an error of its partition."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from sluice.kafka_io.leader_offsets import client_error, known_offset
 
 
 @pytest.mark.parametrize("offset", [0, 7])
-def test_an_offset_is_returned(offset: int) -> None:
+def test_a_valid_offset_is_returned(offset: int) -> None:
     assert known_offset(SimpleNamespace(offset=offset)) == offset
 
 

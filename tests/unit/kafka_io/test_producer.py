@@ -1,4 +1,4 @@
-"""What the producer makes of its client's answers, without a broker."""
+"""The deliveries that the producer reports for the answers of its client, without a broker."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ RECORD = OutgoingRecord("t", "k", b"{}", {})
 
 
 class ScriptedClient:
-    """Answers with the next of `answers`: an exception is raised by produce, the rest is told by poll."""
+    """Answers each record with the next of `answers`. `produce` raises errors; `poll` reports the rest."""
 
     made: list["ScriptedClient"]
     answers: list[Any]
@@ -53,9 +53,9 @@ def producer(monkeypatch: pytest.MonkeyPatch) -> ConfluentProducer[WaitingRow]:
 
 @pytest.fixture
 def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery]]:
-    """Sends one record per answer, polling after each, and returns what became of them."""
+    """Returns a function that sends one record per answer, polls after each, and returns the deliveries."""
 
-    def play(*answers: Any, polls: int = 1) -> list[Delivery]:
+    def send(*answers: Any, polls: int = 1) -> list[Delivery]:
         ScriptedClient.answers = list(answers)
         found: list[Delivery] = []
         for _ in answers:
@@ -64,7 +64,7 @@ def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery
                 found.extend(delivery for row, delivery, _ in producer.poll(0.0) if row is ROW)
         return found
 
-    return play
+    return send
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery
         (BufferError("queue full"), Delivery.AWAY),
     ],
 )
-def test_every_answer_is_told_once(
+def test_every_delivery_is_reported_one_time(
     told: Callable[..., list[Delivery]], answer: Any, delivery: Delivery
 ) -> None:
     assert told(answer, polls=3) == [delivery]
@@ -95,7 +95,7 @@ def test_every_answer_is_told_once(
         KafkaException(KafkaError(KafkaError._FATAL)),
     ],
 )
-def test_after_a_fatal_error_the_next_record_goes_to_a_new_client(
+def test_after_a_fatal_error_a_new_client_sends_the_next_record(
     told: Callable[..., list[Delivery]], fatal: Any
 ) -> None:
     assert told(fatal, None, None) == [Delivery.AWAY, Delivery.ACKNOWLEDGED, Delivery.ACKNOWLEDGED]
@@ -103,7 +103,7 @@ def test_after_a_fatal_error_the_next_record_goes_to_a_new_client(
 
 
 def test_a_broken_client_is_kept_until_its_last_answer(told: Callable[..., list[Delivery]]) -> None:
-    # One is under way when the next meets the fatal error, and another one comes before it was answered.
+    # The first record is in flight when the second meets the fatal error. The third follows before an answer.
     fatal = KafkaException(KafkaError(KafkaError._FATAL))
     assert told(None, fatal, fatal, polls=0) == []
     assert told(fatal) == [Delivery.AWAY, Delivery.AWAY, Delivery.AWAY, Delivery.ACKNOWLEDGED]
@@ -112,7 +112,7 @@ def test_a_broken_client_is_kept_until_its_last_answer(told: Callable[..., list[
     assert len(ScriptedClient.made) == 2
 
 
-def test_what_a_closed_client_still_says_is_nobodys(
+def test_answers_of_a_closed_client_are_ignored(
     producer: ConfluentProducer[WaitingRow], told: Callable[..., list[Delivery]]
 ) -> None:
     told(None, BufferError("queue full"), polls=0)

@@ -1,4 +1,4 @@
-"""What a record is held to weigh: not less than it takes in memory, nor than it takes in a message."""
+"""The counted size of a record is not smaller than its size in memory or in a message."""
 
 import gc
 import os
@@ -35,7 +35,9 @@ def headers_of(count: int, name: str = "h", value_bytes: int | None = 4) -> Head
         (10, "😀" * 20, 4),
     ],
 )
-def test_a_record_weighs_what_it_takes_in_memory(count: int, name: str, value_bytes: int | None) -> None:
+def test_the_counted_size_of_a_record_covers_its_memory(
+    count: int, name: str, value_bytes: int | None
+) -> None:
     def hold() -> deque[tuple[Record, int]]:
         records = (
             Record(
@@ -62,7 +64,7 @@ def test_a_record_weighs_what_it_takes_in_memory(count: int, name: str, value_by
     st.none() | st.binary(max_size=50),
     st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=50)), max_size=10),
 )
-def test_a_record_weighs_more_than_in_a_message(
+def test_the_counted_size_of_a_record_is_at_least_its_size_in_a_message(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> None:
     record = Record(2**60, 2**60, key, value, headers)
