@@ -1,4 +1,4 @@
-"""The errors that a beginner meets: each names what failed, why, and what to write or to run."""
+"""Errors that a beginner meets. Each error names the failure, its reason and what to write or run."""
 
 import os
 import socket
@@ -57,14 +57,14 @@ def collected(text: str) -> Registry:
 
 
 def refused(text: str) -> str:
-    """What a process that collects these handlers reports."""
+    """Returns the error of a process that collects these handlers."""
     with pytest.raises(HandlersRefused) as caught:
         collected(text)
     return str(caught.value)
 
 
 def dead(value: bytes, key: bytes | None = b"o-1") -> str:
-    """What the dead letter of an event reports."""
+    """Returns the error text of the event's dead letter."""
     registry = collected(HANDLER)
     topic = registry.topics["orders"]
     planned = plan_event(registry, topic, decode(topic, "id", 0, Record(0, 0, key, value, [])))
@@ -84,7 +84,7 @@ def broken_module(text: str) -> str:
 
 
 def printed(*words: str, **environ: str) -> str:
-    """What a command prints that fails."""
+    """Runs a command that fails. Returns its output."""
     result = CliRunner().invoke(app, words, env=environ)
     assert result.exit_code == 2
     return result.output.strip()
@@ -164,7 +164,7 @@ TABLE: dict[str, tuple[Callable[[], str], str]] = {
         "sluice: SLUICE_HANDLERS is empty; set it to the modules of your handlers, separated by commas, as"
         " in SLUICE_HANDLERS=myapp.handlers",
     ),
-    "a module that is not there": (
+    "a missing module": (
         lambda: printed("init", **SERVERS, SLUICE_HANDLERS="myapp.handler"),
         "sluice: SLUICE_HANDLERS: module myapp.handler cannot be imported: No module named 'myapp'; modules"
         " are"
@@ -205,6 +205,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mistake", TABLE)
-def test_the_error_tells_what_to_do(mistake: str) -> None:
+def test_the_error_for_a_mistake_is_exactly_this_text(mistake: str) -> None:
     make, expected = TABLE[mistake]
     assert make() == expected

@@ -1,4 +1,4 @@
-"""The compose file is valid, and all that it names exists: services, commands, queues, settings, health."""
+"""The compose file is valid, and the services, commands, queues and settings that it names exist."""
 
 import importlib.util
 import re
@@ -28,7 +28,7 @@ QUEUES_OF = {
 
 
 def with_defaults(text: str) -> str:
-    """Compose's `${NAME:-default}` for somebody who set nothing."""
+    """Replaces each `${NAME:-default}` by its default."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
@@ -39,7 +39,7 @@ each_of_ours = pytest.mark.parametrize("name", OURS)
 
 
 def queues_of(name: str) -> list[str]:
-    """The queues that a worker names; the one that applies events names none."""
+    """Returns the queues that a worker names. The worker that applies events names no queues."""
     match SERVICES[name].get("command", []):
         case ["sluice", command, *_]:
             return list(QUEUES_OF.get(command, ()))
@@ -59,14 +59,14 @@ def test_the_file_follows_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_services_are_those_of_the_design() -> None:
+def test_the_file_has_exactly_these_services() -> None:
     assert set(SERVICES) - set(OURS) == {"kafka", "postgres", "redis"}
     workers = {"worker", "worker-relay", "worker-effects", "worker-rebuild"}
     assert set(OURS) == {"migrate", "bridge", "beat", "flower"} | workers
 
 
 @every_service
-def test_what_is_waited_for_exists_and_can_come(name: str) -> None:
+def test_a_service_depends_only_on_existing_services_with_the_right_condition(name: str) -> None:
     for target, how in SERVICES[name].get("depends_on", {}).items():
         assert target in SERVICES
         assert how["condition"] == (
@@ -75,13 +75,13 @@ def test_what_is_waited_for_exists_and_can_come(name: str) -> None:
 
 
 @each_of_ours
-def test_ours_wait_for_the_migrations_and_the_servers(name: str) -> None:
+def test_services_of_sluice_wait_for_the_migrations_and_the_servers(name: str) -> None:
     wanted = {"kafka", "postgres", "redis"} | (set() if name in ONE_SHOT else ONE_SHOT)
     assert set(SERVICES[name]["depends_on"]) == wanted
 
 
 @every_service
-def test_every_service_tells_its_health(name: str) -> None:
+def test_every_service_has_a_health_check(name: str) -> None:
     health = SERVICES[name]["healthcheck"]
     assert health["test"][0] in ("CMD", "CMD-SHELL")
     assert {"interval", "timeout", "retries"} <= set(health)
@@ -89,37 +89,37 @@ def test_every_service_tells_its_health(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in OURS if n not in ONE_SHOT and n != "flower"])
-def test_the_health_of_a_process_is_its_own_loop(name: str) -> None:
+def test_the_health_check_of_a_process_reads_its_own_loop(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "python", "-m", "sluice.runtime.health"]
     assert runs_as_module("sluice.runtime.health")
 
 
 @every_service
-def test_only_a_one_shot_is_not_started_again(name: str) -> None:
+def test_every_service_is_restarted_except_the_migrations(name: str) -> None:
     assert SERVICES[name]["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
     assert "stop_grace_period" in SERVICES[name]
 
 
 @every_service
-def test_images_are_pinned_and_ports_stay_on_this_machine(name: str) -> None:
+def test_images_are_pinned_and_ports_are_published_only_on_this_machine(name: str) -> None:
     assert PINNED.fullmatch(SERVICES[name]["image"])
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
     assert not SERVICES[name].get("privileged")
     assert SERVICES[name].get("network_mode") is None
 
 
-def test_no_service_has_a_name_or_a_port_that_keeps_it_from_scaling() -> None:
+def test_no_service_has_a_name_or_a_port_that_prevents_scaling() -> None:
     assert [name for name in SERVICES if {"container_name", "hostname"} & set(SERVICES[name])] == []
     assert [name for name in OURS if "ports" in SERVICES[name]] == ["flower"]
 
 
-def test_the_one_image_is_built_once_by_what_all_others_wait_for() -> None:
+def test_only_the_service_for_migrations_builds_the_image() -> None:
     assert [name for name in SERVICES if "build" in SERVICES[name]] == ["migrate"]
     assert {SERVICES[name]["pull_policy"] for name in OURS} == {"never"}
 
 
 @each_of_ours
-def test_ours_are_one_image_without_rights(name: str) -> None:
+def test_services_of_sluice_share_one_image_and_have_no_capabilities(name: str) -> None:
     service = SERVICES[name]
     assert service["image"] == SERVICES["worker"]["image"]
     assert service["read_only"]
@@ -127,7 +127,7 @@ def test_ours_are_one_image_without_rights(name: str) -> None:
     assert "user" not in service
 
 
-def test_the_image_runs_as_a_user_and_installs_only_what_is_hashed() -> None:
+def test_the_image_runs_without_root_and_installs_only_hashed_packages() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+)(?: AS (\w+))?$", dockerfile, re.MULTILINE)
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", stages[0][0])
@@ -148,7 +148,7 @@ def test_the_image_runs_as_a_user_and_installs_only_what_is_hashed() -> None:
 
 
 @each_of_ours
-def test_settings_are_known(name: str) -> None:
+def test_the_settings_of_a_service_exist_and_include_the_required_settings(name: str) -> None:
     known = {PREFIX + field.upper() for field in Settings.model_fields}
     given = {key for key in SERVICES[name]["environment"] if key.startswith(PREFIX)}
     required = {PREFIX + n.upper() for n, field in Settings.model_fields.items() if field.is_required()}
@@ -162,7 +162,7 @@ def test_the_settings_are_accepted() -> None:
 
 
 @each_of_ours
-def test_metrics_are_served_to_the_other_containers_alone(name: str) -> None:
+def test_metrics_are_served_only_to_other_containers(name: str) -> None:
     environment = SERVICES[name]["environment"]
     assert environment[PREFIX + "METRICS_HOST"] == "0.0.0.0"
     assert environment[PREFIX + "METRICS_PORT"] == "9464"
@@ -175,11 +175,11 @@ def test_the_command_exists(name: str) -> None:
         case ["sluice", *words]:
             assert_sluice_knows(words)
         case other:
-            pytest.fail(f"not a command of ours: {other}")
+            pytest.fail(f"not a command of sluice: {other}")
 
 
 def runs_as_module(name: str) -> bool:
-    """Whether `python -m name` finds something to run."""
+    """Returns True if `python -m name` finds a module to run."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
         return spec is not None
@@ -196,11 +196,11 @@ def assert_sluice_knows(words: list[str]) -> None:
         command = command.get_command(None, words[0])
         assert command is not None
         words = words[1:]
-    # Raises for an option or a value that there is not.
+    # Raises an error for an unknown option or an invalid value.
     command.make_context(command.name, list(words))
 
 
-def test_a_worker_shares_the_entities_queues_and_the_others_name_theirs() -> None:
+def test_the_other_workers_name_all_service_queues_and_the_worker_for_events_names_none() -> None:
     assert queues_of("worker") == []
     assert SERVICES["worker"]["command"] == ["sluice", "worker"]
     named = [queue for name in OURS for queue in queues_of(name)]

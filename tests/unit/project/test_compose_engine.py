@@ -1,4 +1,4 @@
-"""Which engine `make compose-test` takes, what it says if there is none, how it reads a container's state."""
+"""Which engine `make compose-test` uses, its error without an engine, and how it reads container states."""
 
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,20 @@ from tests.compose.project import Health, NoEngine, find_compose, read_health
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is the whole PATH."""
+    """A folder that is the only entry of PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
 
 def add_program(folder: Path, name: str, *, refuses: str = "") -> None:
-    """A program that succeeds, unless one of its words is `refuses`."""
+    """Adds a program that succeeds unless one of its arguments is `refuses`."""
     program = folder / name
     refusal = f'for word; do [ "$word" = "{refuses}" ] && {{ echo "no {refuses} here" >&2; exit 1; }}; done\n'
     program.write_text("#!/bin/sh\n" + (refusal if refuses else "") + "exit 0\n")
     program.chmod(0o755)
 
 
-def test_the_first_engine_that_answers_is_taken(programs: Path) -> None:
+def test_the_first_engine_that_answers_is_used(programs: Path) -> None:
     add_program(programs, "podman")
     assert find_compose() == ("podman", "compose")
     add_program(programs, "docker-compose")
@@ -33,13 +33,13 @@ def test_the_first_engine_that_answers_is_taken(programs: Path) -> None:
 
 
 @pytest.mark.parametrize("lacking", ["compose", "config", "ps"], ids=["no plugin", "too old", "no engine"])
-def test_one_that_cannot_bring_the_file_up_is_passed_over(programs: Path, lacking: str) -> None:
+def test_an_engine_that_cannot_start_the_services_is_not_used(programs: Path, lacking: str) -> None:
     add_program(programs, "docker", refuses=lacking)
     add_program(programs, "podman")
     assert find_compose() == ("podman", "compose")
 
 
-def test_without_any_it_says_what_to_install_and_what_was_refused(programs: Path) -> None:
+def test_the_error_without_an_engine_names_what_to_install_and_what_failed(programs: Path) -> None:
     with pytest.raises(NoEngine, match=r"install Docker with its Compose plugin, or Podman"):
         find_compose()
     add_program(programs, "docker", refuses="ps")
@@ -60,5 +60,5 @@ def test_without_any_it_says_what_to_install_and_what_was_refused(programs: Path
         ({"Status": "exited", "ExitCode": 137, "Health": {"Status": "healthy"}}, "failed"),
     ],
 )
-def test_a_state_is_read(state: dict[str, Any], health: Health) -> None:
+def test_the_state_of_a_container_is_read(state: dict[str, Any], health: Health) -> None:
     assert read_health(state) == health

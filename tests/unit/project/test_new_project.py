@@ -1,4 +1,4 @@
-"""`sluice new`: the names of a project, its files, and the wheel that it gets."""
+"""`sluice new`: the names of a project, its files and its wheel of Sluice."""
 
 import hashlib
 import importlib.metadata
@@ -50,7 +50,7 @@ def compose_of(project: Path) -> dict[str, Any]:
 
 
 @given(st.from_regex(r"[a-z0-9_-]{1,42}", fullmatch=True))
-def test_a_name_is_refused_or_can_be_imported(name: str) -> None:
+def test_every_accepted_name_can_be_imported(name: str) -> None:
     try:
         project, package = names_of(name)
     except ProjectRefused:
@@ -62,7 +62,7 @@ def test_a_name_is_refused_or_can_be_imported(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["my-shop", "my_shop", "shop2", "a", "a" * 40])
-def test_usual_names_are_taken(name: str) -> None:
+def test_usual_names_are_accepted(name: str) -> None:
     assert names_of(name) == (name, name.replace("-", "_"))
 
 
@@ -80,20 +80,20 @@ def test_usual_names_are_taken(name: str) -> None:
         ("tests", "a module called tests exists"),
     ],
 )
-def test_a_name_that_does_not_work_is_refused_with_what_to_do(name: str, why: str) -> None:
+def test_an_invalid_name_is_refused_with_advice(name: str, why: str) -> None:
     with pytest.raises(ProjectRefused, match=why) as caught:
         names_of(name)
     assert "--name" in str(caught.value)
 
 
-def test_values_and_lines_for_the_wheel() -> None:
+def test_placeholders_are_replaced_and_lines_for_the_wheel_are_kept_only_with_a_wheel() -> None:
     text = "a @project@ @other@\nCOPY vendor . @vendored@\n@package@\n"
     values = {"project": "p-p", "package": "p_p"}
     assert render(text, values, is_vendored=True) == "a p-p @other@\nCOPY vendor .\np_p\n"
     assert render(text, values, is_vendored=False) == "a p-p @other@\np_p\n"
 
 
-def test_the_files_hold_no_placeholder(project: Path) -> None:
+def test_the_files_contain_no_placeholder(project: Path) -> None:
     for path in project.rglob("*"):
         if path.is_file() and path.name not in (WHEEL, "requirements.lock"):
             text = path.read_text()
@@ -110,7 +110,7 @@ def test_the_wheel_is_pinned_by_its_hash(project: Path) -> None:
     assert "!vendor\n" in (project / ".dockerignore").read_text()
 
 
-def test_from_the_index_there_is_no_wheel(tmp_path: Path) -> None:
+def test_a_project_that_installs_from_the_index_has_no_wheel(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["new", "--from-index", str(tmp_path / "shop-1")])
     assert result.exit_code == 0, result.output
     project = tmp_path / "shop-1"
@@ -121,14 +121,14 @@ def test_from_the_index_there_is_no_wheel(tmp_path: Path) -> None:
     assert not any("vendor" in text for text in texts)
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     result = CliRunner().invoke(app, ["new", "--name", "shop", str(tmp_path)])
     assert (result.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["mine"])
     assert f"{tmp_path} exists and is not empty" in result.output
 
 
-def test_an_empty_folder_is_taken_and_a_failure_leaves_nothing(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used_and_a_failure_leaves_it_empty(tmp_path: Path) -> None:
     folder = tmp_path / "parent" / "shop"
     folder.mkdir(parents=True)
 
@@ -142,12 +142,12 @@ def test_an_empty_folder_is_taken_and_a_failure_leaves_nothing(tmp_path: Path) -
     before = folder.stat()
     create_project(folder, NAMES, version="9.9", make_wheel=make_wheel)
     assert list(folder.parent.iterdir()) == [folder]
-    # The same folder as before: it may be the one of the user's shell.
+    # The folder must stay the same, because it may be the current folder of the user's shell.
     assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
     assert (folder / "my_shop" / "handlers.py").exists()
 
 
-def test_the_compose_file_follows_the_specification_and_names_what_exists(project: Path) -> None:
+def test_the_compose_file_follows_the_specification_and_names_existing_commands(project: Path) -> None:
     path = str(project / "docker-compose.yml")
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
@@ -163,7 +163,7 @@ def test_the_compose_file_follows_the_specification_and_names_what_exists(projec
         assert set(service["environment"]) <= known
 
 
-def test_the_image_copies_what_exists_and_installs_only_what_is_pinned(project: Path) -> None:
+def test_the_image_copies_existing_files_and_installs_only_pinned_packages(project: Path) -> None:
     dockerfile = (project / "Dockerfile").read_text()
     copied = {
         name for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE) for name in line.split()
@@ -190,7 +190,7 @@ def test_compose_accepts_the_file(project: Path) -> None:
     assert environment["SLUICE_HANDLERS"] == "my_shop.handlers"
 
 
-def test_the_lock_of_projects_agrees_with_that_of_sluice() -> None:
+def test_the_lock_file_of_projects_agrees_with_the_lock_file_of_sluice() -> None:
     def pins(path: Path) -> set[str]:
         return {line.split()[0] for line in path.read_text().splitlines() if "==" in line and line[0] != " "}
 
@@ -207,7 +207,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install(wheel: Path, folder: Path) -> importlib.metadata.Distribution:
-    """Unpacks a wheel as an installer does, beside files of the installer and of Python."""
+    """Unpacks a wheel as an installer does, and adds files of the installer and of Python."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     (information,) = folder.glob("*.dist-info")
@@ -224,7 +224,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
 
 
-def test_an_installation_is_packed_as_the_wheel_that_it_came_from(built: Path, tmp_path: Path) -> None:
+def test_an_installation_is_packed_into_a_wheel_equal_to_its_source(built: Path, tmp_path: Path) -> None:
     installed = install(built, tmp_path / "site")
     (tmp_path / "packed").mkdir()
     packed = pack_wheel(installed, tmp_path / "packed")
@@ -235,7 +235,7 @@ def test_an_installation_is_packed_as_the_wheel_that_it_came_from(built: Path, t
     assert pack_wheel(installed, tmp_path / "packed").read_bytes() == first
 
 
-def test_an_installation_that_was_changed_is_not_packed(built: Path, tmp_path: Path) -> None:
+def test_a_changed_installation_is_not_packed(built: Path, tmp_path: Path) -> None:
     installed = install(built, tmp_path / "site")
     (tmp_path / "site/sluice/outbox.py").write_text("# changed")
     with pytest.raises(ProjectRefused, match=r"sluice/outbox\.py was changed .*--from-index"):

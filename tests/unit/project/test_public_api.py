@@ -1,4 +1,4 @@
-"""What users import: the names, what their import loads, and that examples and documents use no others."""
+"""The public names, the packages that their import loads, and the imports of examples and documents."""
 
 import ast
 import subprocess
@@ -47,12 +47,12 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 MAY_BE_LOADED = {"msgspec", "sluice", "sqlalchemy", "typing_extensions", "greenlet"}
 
 
-def test_the_names_are_these() -> None:
+def test_the_public_names_are_exactly_these() -> None:
     assert sorted(sluice.__all__) == sorted(NAMES)
     assert all(hasattr(sluice, name) for name in NAMES)
 
 
-def test_the_module_of_tables_has_the_filter_for_alembic_beside_them() -> None:
+def test_the_module_for_tables_also_has_the_filter_for_alembic() -> None:
     assert set(tables.__all__) == {"TableRefused", "entity_table", "projection_table", "include_object"}
 
 
@@ -64,8 +64,10 @@ def test_the_module_of_tables_has_the_filter_for_alembic_beside_them() -> None:
         ("from sluice import *", {"sluice", "sqlalchemy", "msgspec"}),
     ],
 )
-def test_importing_it_loads_sqlalchemy_and_msgspec_when_a_name_is_used(code: str, expected: set[str]) -> None:
-    # Without the site's own start-up modules, which every program of this environment loads.
+def test_importing_sluice_loads_sqlalchemy_and_msgspec_only_when_a_name_is_used(
+    code: str, expected: set[str]
+) -> None:
+    # `before` excludes the start-up modules that every program of this environment loads.
     program = (
         f"import sys; before = set(sys.modules); {code};"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
@@ -78,24 +80,24 @@ def test_importing_it_loads_sqlalchemy_and_msgspec_when_a_name_is_used(code: str
         assert loaded - sys.stdlib_module_names <= MAY_BE_LOADED
 
 
-def test_a_name_that_is_not_public_is_no_attribute() -> None:
+def test_a_name_that_is_not_public_is_not_an_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'sluice' has no attribute 'Celery'"):
         sluice.Celery  # noqa: B018
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_examples_import_the_public_modules_alone(path: Path) -> None:
+def test_examples_import_only_public_modules(path: Path) -> None:
     assert imported_modules(path.read_text()) <= PUBLIC_MODULES
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_documents_import_the_public_modules_alone(path: Path) -> None:
+def test_documents_import_only_public_modules(path: Path) -> None:
     found = [imported_modules(block.text) for block in blocks(path) if block.language == "python"]
     assert set().union(*found) <= PUBLIC_MODULES
 
 
 def imported_modules(code: str) -> set[str]:
-    """The modules of Sluice that the code imports."""
+    """Returns the modules of Sluice that the code imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         match node:
@@ -106,7 +108,7 @@ def imported_modules(code: str) -> set[str]:
     return {name for name in found if name.partition(".")[0] == "sluice"}
 
 
-def test_the_check_of_imports_can_fail() -> None:
+def test_the_check_finds_imports_of_other_modules() -> None:
     assert imported_modules("import sluice.tasks.api\nfrom sluice.db import tables") == {
         "sluice.tasks.api",
         "sluice.db",
@@ -114,7 +116,7 @@ def test_the_check_of_imports_can_fail() -> None:
 
 
 @pytest.mark.parametrize("folder", ["bridge", "db", "tasks", "worker"])
-def test_a_linked_folder_refuses_its_bare_name(folder: str) -> None:
+def test_a_linked_folder_refuses_an_import_by_its_bare_name(folder: str) -> None:
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {folder}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert f"ImportError: import sluice.{folder}: the folder" in done.stderr
