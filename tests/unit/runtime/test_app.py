@@ -1,4 +1,4 @@
-"""The Celery application names what the layers above it provide: every name leads somewhere."""
+"""Every name in the configuration of the Celery application refers to an existing class or task."""
 
 from importlib import import_module
 
@@ -13,11 +13,11 @@ TASK_NAMES = {value for name, value in vars(celery_options).items() if name.ends
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_that_of_a_class(name: str) -> None:
+def test_each_configured_name_is_the_name_of_a_class(name: str) -> None:
     assert isinstance(symbol_by_name(name), type)  # type: ignore[no-untyped-call]
 
 
-def test_every_task_name_is_a_task_and_the_schedule_uses_no_other() -> None:
+def test_every_task_name_is_registered_and_the_schedule_uses_no_other_task() -> None:
     from celery import Celery
 
     import_module(app.STARTUP)

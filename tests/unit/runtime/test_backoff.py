@@ -1,4 +1,4 @@
-"""Pauses after failures: they double, have a bound, and jitter takes off half at most."""
+"""Pauses after failures double up to a bound. Jitter shortens a pause by at most half."""
 
 import pytest
 from hypothesis import given
@@ -25,13 +25,13 @@ def test_a_pause_is_bounded_and_never_shrinks(
 
 
 @given(FIRST_SECONDS, st.integers(2, 20))
-def test_a_pause_below_the_bound_is_twice_the_one_before(first_seconds: float, attempt: int) -> None:
+def test_a_pause_below_the_bound_is_twice_the_previous_pause(first_seconds: float, attempt: int) -> None:
     longest_seconds = first_seconds * 2**20
     whole = backoff_seconds(first_seconds, longest_seconds, attempt)
     assert whole == pytest.approx(2 * backoff_seconds(first_seconds, longest_seconds, attempt - 1))
 
 
-def test_backoff_doubles_to_a_bound_and_forgets() -> None:
+def test_backoff_doubles_up_to_a_bound_and_a_success_resets_it() -> None:
     backoff, now, waits = Backoff(), 100.0, []
     for _ in range(7):
         backoff.note_failure(now)
@@ -43,7 +43,7 @@ def test_backoff_doubles_to_a_bound_and_forgets() -> None:
     assert backoff.note_failure(now)
 
 
-def test_services_fail_and_recover_by_themselves() -> None:
+def test_each_service_has_its_own_backoff() -> None:
     backoffs: Backoffs[str] = Backoffs()
     assert backoffs.note_failure("a", 0.0)
     assert not backoffs.note_failure("a", 0.0)

@@ -1,4 +1,4 @@
-"""Dropped messages: all are counted, and one line a minute and reason is logged."""
+"""All dropped messages are counted. At most one line per reason and minute is logged."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from sluice.runtime.dropped_messages import DroppedMessages
 
 
-def test_all_are_counted_and_one_line_a_minute_is_logged() -> None:
+def test_all_dropped_messages_are_counted_and_one_line_per_reason_and_minute_is_logged() -> None:
     now = 0.0
     drops = DroppedMessages(clock=lambda: now)
     heard: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The endpoint: opened once, where it was said, let go of by children; and what bridge and worker count."""
+"""The endpoint for metrics, and the metrics of the bridge and of the worker."""
 
 import os
 import socket
@@ -68,7 +68,7 @@ def shown(collectors: list[Collector]) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_it_serves_what_it_is_given_and_the_process_until_it_is_closed(
+def test_the_endpoint_serves_its_collectors_and_process_metrics_until_it_is_closed(
     endpoint: MetricsEndpoint, port: int
 ) -> None:
     runs = counter(metrics.RELAY_RUNS)
@@ -85,14 +85,14 @@ def test_it_serves_what_it_is_given_and_the_process_until_it_is_closed(
     assert is_free(port)
 
 
-def test_without_a_port_nothing_is_opened() -> None:
+def test_without_a_port_no_endpoint_is_opened() -> None:
     endpoint = MetricsEndpoint(settings(0))
     endpoint.open([counter(metrics.RELAY_RUNS)])
     endpoint.forget()
     endpoint.close()
 
 
-def test_a_port_that_is_taken_is_refused_and_says_what_to_do(endpoint: MetricsEndpoint, port: int) -> None:
+def test_a_port_in_use_is_refused_with_advice(endpoint: MetricsEndpoint, port: int) -> None:
     with socket.create_server((HOST, port)):
         with pytest.raises(SettingsError, match=rf"SLUICE_METRICS_PORT.*{HOST}:{port}.*in use.*of its own"):
             endpoint.open([])
@@ -101,12 +101,12 @@ def test_a_port_that_is_taken_is_refused_and_says_what_to_do(endpoint: MetricsEn
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("forgets", [True, False])
-def test_a_child_lets_go_of_the_port_and_the_parent_keeps_it(
+def test_a_child_can_close_its_copy_of_the_port_and_the_parent_keeps_the_port(
     endpoint: MetricsEndpoint, port: int, forgets: bool
 ) -> None:
     endpoint.open([])
     endpoint.forget()
-    assert scrape(port), "the process that opened it does not forget it"
+    assert scrape(port), "`forget` has no effect in the process that opened the endpoint"
     ours_end, childs_end = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -124,16 +124,16 @@ def test_a_child_lets_go_of_the_port_and_the_parent_keeps_it(
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_importing_the_processes_starts_nothing_and_registers_nothing() -> None:
+def test_importing_the_processes_starts_no_thread_and_registers_no_metric() -> None:
     subprocess.run([sys.executable, "-c", SERVING], check=True, timeout=patient(60))
 
 
-def test_a_kind_is_made_as_it_is_declared() -> None:
+def test_a_metric_can_only_be_made_with_its_declared_kind() -> None:
     with pytest.raises(AssertionError):
         gauge(metrics.RELAY_RUNS)
 
 
-def test_what_a_bridge_counts() -> None:
+def test_the_bridge_exports_all_its_metrics() -> None:
     bridge, queue = BridgeMetrics(), Queue()
     queue.add(0, range(3))
     bridge.note_read("t", 3)
@@ -172,7 +172,7 @@ def test_what_a_bridge_counts() -> None:
     }
 
 
-def test_what_a_worker_counts() -> None:
+def test_the_worker_counts_outcomes_and_batches() -> None:
     worker = WorkerMetrics()
     worker.note_batch(Applied(Counter(applied=5, dead=1), Counter(), without_id=Counter(t=2)), 0.25)
     worker.note_batch(None, 20.0)
@@ -207,9 +207,9 @@ RELAY = {metrics.RELAY_SENT_RECORDS, metrics.RELAY_RUNS, metrics.PURGED_ROWS, me
         (["effects"], False, set()),
         (["rebuild"], False, set()),
     ],
-    ids=["named", "shared", "relay", "relay and named", "effects", "rebuild"],
+    ids=["named queues", "shared queues", "relay", "relay and a named queue", "effects", "rebuild"],
 )
-def test_a_worker_shows_what_its_queues_bring(
+def test_a_worker_exports_only_the_metrics_of_its_queues(
     queues: list[str], shares: bool, wanted: set[metrics.Metric]
 ) -> None:
     collectors = WorkerMetrics().collectors(queues, shares_queues=shares)

@@ -1,4 +1,4 @@
-"""Fault points: silent unless named, and then only the n-th pass acts."""
+"""A fault point has no effect unless it is armed. Then it acts only at the n-th pass."""
 
 import re
 import signal
@@ -14,7 +14,7 @@ from sluice.stack.patience import patient
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-def test_a_point_that_is_not_named_does_nothing() -> None:
+def test_a_point_that_is_not_armed_does_nothing() -> None:
     faults = Faults()
     for point in POINTS:
         faults.reach(point)
@@ -22,7 +22,7 @@ def test_a_point_that_is_not_named_does_nothing() -> None:
     faults.reach("apply.committed")
 
 
-def test_only_the_nth_pass_acts() -> None:
+def test_an_armed_point_acts_only_at_its_nth_pass() -> None:
     faults = Faults()
     faults.arm(" apply.begun:2:raise , apply.committed:1:raise")
     faults.reach("apply.begun")
@@ -33,7 +33,7 @@ def test_only_the_nth_pass_acts() -> None:
         faults.reach("apply.committed")
 
 
-def test_arming_again_forgets_what_was_armed() -> None:
+def test_arming_again_replaces_the_armed_points() -> None:
     faults = Faults()
     faults.arm("apply.begun:1:raise")
     faults.arm("")
@@ -43,13 +43,13 @@ def test_arming_again_forgets_what_was_armed() -> None:
 @pytest.mark.parametrize(
     "text", ["apply.nowhere:1:kill", "apply.begun:1:explode", "apply.begun:x:kill", "apply.begun"]
 )
-def test_what_is_unknown_is_refused(text: str) -> None:
+def test_an_unknown_point_or_action_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="SLUICE_FAULTS") as refused:
         Faults().arm(text)
     assert text in str(refused.value)
 
 
-def test_kill_is_sigkill() -> None:
+def test_the_action_kill_sends_sigkill() -> None:
     program = (
         "from sluice.runtime.fault_points import faults;"
         "faults.arm('apply.begun:1:kill'); faults.reach('apply.begun')"
@@ -58,7 +58,7 @@ def test_kill_is_sigkill() -> None:
     assert ended.returncode == -signal.SIGKILL
 
 
-def test_every_point_stands_once_in_the_code() -> None:
+def test_the_code_reaches_every_point_in_exactly_one_place() -> None:
     code = "".join(
         p.read_text()
         for folder in ("bridge", "sluice/admin", "sluice/cli", "tasks", "worker")

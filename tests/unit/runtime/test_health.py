@@ -1,4 +1,4 @@
-"""The health file."""
+"""The file whose age shows the health of a process."""
 
 import os
 from pathlib import Path
@@ -16,17 +16,17 @@ NOW = 1_000_000.0
         (0.0, True),
         (STALE_AFTER_SECONDS - 1, True),
         (STALE_AFTER_SECONDS, False),
-        # The clock was set back; the loop may have ended since.
+        # The clock was set back, so the loop may have ended after the file was written.
         (-3_600.0, False),
         (-1.0, True),
     ],
 )
-def test_a_file_is_fresh_for_a_while(tmp_path: Path, age: float, healthy: bool) -> None:
+def test_a_process_is_healthy_while_its_file_is_fresh(tmp_path: Path, age: float, healthy: bool) -> None:
     health_file = tmp_path / "alive"
     touch_health(str(health_file))
     os.utime(health_file, (NOW - age, NOW - age))
     assert is_healthy(health_file, NOW) is healthy
 
 
-def test_without_a_file_nothing_is_healthy(tmp_path: Path) -> None:
+def test_a_process_without_a_file_is_not_healthy(tmp_path: Path) -> None:
     assert not is_healthy(tmp_path / "alive", NOW)

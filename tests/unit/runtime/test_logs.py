@@ -1,4 +1,4 @@
-"""What a log line shows of the values in it."""
+"""How a log line shows its values."""
 
 import io
 import sys
@@ -20,7 +20,7 @@ def test_texts_are_escaped_and_a_traceback_keeps_its_lines() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_no_format_writes_what_a_terminal_interprets(
+def test_no_log_format_writes_characters_that_a_terminal_interprets(
     monkeypatch: pytest.MonkeyPatch, log_format: str
 ) -> None:
     output = io.StringIO()
@@ -33,5 +33,5 @@ def test_no_format_writes_what_a_terminal_interprets(
         structlog.configure(**before)
         structlog.contextvars.clear_contextvars()
     assert "event failed" in output.getvalue()
-    # Nor colours: the output is no terminal.
+    # Colours are not written either, because the output is not a terminal.
     assert [one for one in ("\x07", "\u202e", "\x1b") if one in output.getvalue()] == []

@@ -1,4 +1,4 @@
-"""Signed messages: nobody without the key makes one, and no byte of one can be changed."""
+"""A signed message can be made only with the key, and a change of any byte is detected."""
 
 from uuid import UUID
 
@@ -12,22 +12,24 @@ _frames = st.builds(Frame, st.integers(1, 255), st.uuids(), st.binary(max_size=2
 
 
 @given(_keys, _frames)
-def test_what_was_sealed_is_opened(key: bytes, frame: Frame) -> None:
+def test_a_sealed_frame_is_opened_unchanged(key: bytes, frame: Frame) -> None:
     assert open_frame([key], seal(key, frame)) == frame
 
 
 @given(st.lists(_keys, min_size=2, max_size=4, unique=True), _frames, st.data())
-def test_any_of_several_keys_opens(keys: list[bytes], frame: Frame, data: st.DataObject) -> None:
+def test_a_frame_is_opened_if_any_of_the_keys_fits(
+    keys: list[bytes], frame: Frame, data: st.DataObject
+) -> None:
     assert open_frame(keys, seal(data.draw(st.sampled_from(keys)), frame)) == frame
 
 
 @given(_keys, _keys, _frames)
-def test_another_key_opens_nothing(key: bytes, other: bytes, frame: Frame) -> None:
+def test_a_frame_is_not_opened_with_another_key(key: bytes, other: bytes, frame: Frame) -> None:
     assert key == other or open_frame([other], seal(key, frame)) is None
 
 
 @given(_keys, _frames, st.data())
-def test_a_changed_byte_is_noticed(key: bytes, frame: Frame, data: st.DataObject) -> None:
+def test_a_message_with_a_changed_byte_is_refused(key: bytes, frame: Frame, data: st.DataObject) -> None:
     message = bytearray(seal(key, frame))
     at = data.draw(st.integers(0, len(message) - 1))
     message[at] ^= data.draw(st.integers(1, 255))
@@ -35,13 +37,13 @@ def test_a_changed_byte_is_noticed(key: bytes, frame: Frame, data: st.DataObject
 
 
 @given(_keys, _frames, st.data())
-def test_a_shorter_or_longer_message_is_noticed(key: bytes, frame: Frame, data: st.DataObject) -> None:
+def test_a_shortened_or_extended_message_is_refused(key: bytes, frame: Frame, data: st.DataObject) -> None:
     message = seal(key, frame)
     assert open_frame([key], message[: data.draw(st.integers(0, len(message) - 1))]) is None
     assert open_frame([key], message + data.draw(st.binary(min_size=1, max_size=9))) is None
 
 
-def test_the_places_of_mac_and_version_are_those_of_every_format() -> None:
+def test_the_positions_of_mac_and_version_are_the_same_in_every_format() -> None:
     key, frame = b"k" * 32, Frame(7, UUID(int=5), b"content")
     message = seal(key, frame)
     assert MAC_BYTES == 32

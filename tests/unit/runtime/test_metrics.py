@@ -1,4 +1,4 @@
-"""The catalogue: names that say their unit, declared once, used by code and told to people as they are."""
+"""Metrics have names with units, are declared in one catalogue, and are documented exactly as declared."""
 
 import ast
 import re
@@ -23,13 +23,13 @@ ROW = re.compile(r"^\| `(sluice_\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| ([^|]*) 
 each = pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
 
 
-def test_every_declaration_is_in_the_catalogue_once() -> None:
+def test_every_declaration_is_in_the_catalogue_one_time() -> None:
     assert list(DECLARED.values()) == list(CATALOGUE)
     assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE) > 25
 
 
 @each
-def test_the_name_is_well_formed_and_ends_with_its_unit(metric: Metric) -> None:
+def test_the_name_of_a_metric_is_well_formed_and_ends_with_its_unit(metric: Metric) -> None:
     assert re.fullmatch(r"sluice(_[a-z]+)+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     name = metric.name.removesuffix("_total")
@@ -38,11 +38,11 @@ def test_the_name_is_well_formed_and_ends_with_its_unit(metric: Metric) -> None:
     else:
         assert metric.kind == "gauge"
         flags = r"_(up|full|leads|paused|problem)$"
-        assert re.search(flags, name) or name.endswith("_offset"), "without a unit it is a 0 or 1"
+        assert re.search(flags, name) or name.endswith("_offset"), "a metric without a unit is 0 or 1"
 
 
 @each
-def test_it_says_what_it_means(metric: Metric) -> None:
+def test_a_metric_has_a_meaning_and_only_a_histogram_has_buckets(metric: Metric) -> None:
     assert metric.meaning
     assert "|" not in metric.meaning
     assert bool(metric.buckets) == (metric.kind == "histogram")
@@ -50,12 +50,12 @@ def test_it_says_what_it_means(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_code_makes_metrics_of_the_catalogue_alone(path: Path) -> None:
+def test_the_code_makes_only_metrics_of_the_catalogue(path: Path) -> None:
     assert complaints(path, path.read_text()) == []
 
 
 def complaints(path: Path, text: str) -> list[str]:
-    """Where code would make a metric of its own."""
+    """Returns the uses of metrics in the code that bypass the catalogue."""
     found = []
     for node in ast.walk(ast.parse(text)):
         match node:
@@ -89,11 +89,11 @@ def is_metric_name(text: str) -> bool:
         "counter(metrics.NO_SUCH_RECORDS)",
     ],
 )
-def test_the_scan_would_see_it(text: str) -> None:
+def test_the_check_finds_code_that_bypasses_the_catalogue(text: str) -> None:
     assert complaints(ROOT / "worker/other.py", text)
 
 
-def test_every_metric_is_made_somewhere() -> None:
+def test_every_metric_is_used_in_the_code() -> None:
     used = {
         node.attr
         for path in CODE
@@ -103,7 +103,7 @@ def test_every_metric_is_made_somewhere() -> None:
     assert DECLARED.keys() - used == set()
 
 
-def test_the_documents_table_is_the_catalogue() -> None:
+def test_the_table_in_the_documents_equals_the_catalogue() -> None:
     listed = ROW.findall((ROOT / "docs/metrics.md").read_text())
     wanted = [
         (m.name, m.kind, ", ".join(f"`{label}`" for label in m.labels) or "–", m.exporter.value, m.meaning)
@@ -112,7 +112,7 @@ def test_the_documents_table_is_the_catalogue() -> None:
     assert listed == wanted
 
 
-def test_the_alert_rules_use_metrics_of_the_catalogue_and_their_labels() -> None:
+def test_the_alert_rules_use_only_metrics_and_labels_of_the_catalogue() -> None:
     rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
     labels = {metric.name: set(metric.labels) for metric in CATALOGUE}
     assert len(rules) >= 8

@@ -1,4 +1,4 @@
-"""Which errors of Redis need a person, and how they are shown."""
+"""Which errors of Redis an operator must solve, and how they are reported."""
 
 import pytest
 from redis import exceptions
@@ -42,11 +42,13 @@ AWAY = [
 @pytest.mark.parametrize(
     ("error", "is_refused"), [*((one, True) for one in REFUSED), *((one, False) for one in AWAY)]
 )
-def test_a_person_is_needed_for_some_errors(error: Exception, is_refused: bool) -> None:
+def test_advice_is_given_only_for_errors_that_retries_cannot_solve(
+    error: Exception, is_refused: bool
+) -> None:
     assert (find_advice(error) is not None) == is_refused
 
 
-def test_an_error_is_one_sentence_without_the_password() -> None:
+def test_an_error_is_reported_in_one_line_without_the_password() -> None:
     error = exceptions.AuthenticationError("invalid username-password pair\nor user is disabled.")
     assert describe_failure(error, "redis://alice:secret@cache:6380/3") == (
         "cannot use cache:6380/3 (user alice): invalid username-password pair or user is disabled;"
@@ -63,5 +65,5 @@ def test_an_error_is_one_sentence_without_the_password() -> None:
         ("unix://:secret@/run/redis.sock?db=2", "/run/redis.sock"),
     ],
 )
-def test_the_address_has_no_password(url: str, address: str) -> None:
+def test_the_address_is_shown_without_the_password(url: str, address: str) -> None:
     assert redis_address(url) == address

@@ -1,4 +1,4 @@
-"""Messages as they lie in Redis: what cannot be read is dropped with its reason, and nothing raises."""
+"""Messages as stored in Redis. An unreadable message is dropped with a reason, without an exception."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ FRAME = b"\xff" * HEAD_BYTES
 
 
 def changed(**changes: Any) -> bytes:
-    """A written item with other values; None removes one."""
+    """Returns an item with changed values. None removes a value."""
     item = json.loads(write_item("sluice.relay", FRAME))
     for name, value in changes.items():
         item[name.replace("_", "-") if name != "body" else name] = value
@@ -24,13 +24,13 @@ def changed(**changes: Any) -> bytes:
 
 
 @given(st.text(max_size=20), st.binary(min_size=HEAD_BYTES, max_size=300))
-def test_what_was_written_is_read(task: str, frame: bytes) -> None:
+def test_a_written_message_is_read_back(task: str, frame: bytes) -> None:
     read = read_item(write_item(task, frame))
     assert isinstance(read, Item)
     assert read.frame == frame
 
 
-def test_it_has_the_form_of_a_message_of_kombu() -> None:
+def test_an_item_has_the_form_of_a_kombu_message() -> None:
     item = json.loads(write_item("sluice.relay", FRAME))
     assert base64.b64decode(item["body"]) == FRAME
     assert item["content-type"] == CONTENT_TYPE
@@ -39,7 +39,7 @@ def test_it_has_the_form_of_a_message_of_kombu() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_dropped_and_nothing_raises(item: bytes) -> None:
+def test_random_bytes_are_dropped_without_an_exception(item: bytes) -> None:
     assert isinstance(read_item(item), DropReason)
 
 
@@ -68,16 +68,16 @@ def test_any_bytes_are_dropped_and_nothing_raises(item: bytes) -> None:
         changed(content_type="application/x-python-serialize"),
     ],
 )
-def test_other_shapes_are_unreadable(item: bytes) -> None:
+def test_an_item_of_another_form_is_unreadable(item: bytes) -> None:
     assert read_item(item) is DropReason.UNREADABLE
 
 
-def test_a_compressed_message_is_refused() -> None:
+def test_a_compressed_message_is_dropped() -> None:
     item = changed(headers={"task": "sluice.relay", "id": "x", "compression": "application/x-gzip"})
     assert read_item(item) is DropReason.COMPRESSED
 
 
-def test_nothing_else_of_the_envelope_counts() -> None:
+def test_other_fields_of_the_envelope_are_ignored() -> None:
     headers = {"id": "x", "task": "other", "eta": "2030-01-01", "timelimit": [1, 1], "expires": 1}
     assert read_item(changed(headers=headers, properties={"reply_to": "q"})) == Item("x", FRAME)
 

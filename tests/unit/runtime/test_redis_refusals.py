@@ -1,4 +1,4 @@
-"""What is logged of a Redis that refuses: how full it is, once a minute, and nothing of the command."""
+"""Log lines about a Redis that refuses commands: one per minute, with its memory, without the command."""
 
 from typing import Any
 
@@ -29,23 +29,23 @@ SCRIPT = redis.ResponseError(
 
 
 @pytest.mark.parametrize("error", [FULL, SCRIPT])
-def test_a_full_redis_is_named_with_its_memory(error: redis.ResponseError) -> None:
+def test_a_full_redis_is_reported_with_its_memory(error: redis.ResponseError) -> None:
     assert describe_refusal(error, Client(96 * MIB, 100 * MIB)) == "Redis is full: 96 of 100 MiB"
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.ResponseError("NOPERM")])
-def test_a_full_redis_that_does_not_tell_its_memory_is_named(error: Exception) -> None:
+def test_a_full_redis_that_does_not_report_its_memory_is_reported_without_it(error: Exception) -> None:
     assert describe_refusal(FULL, Client(error=error)) == "Redis is full"
 
 
-def test_another_refusal_is_named_without_its_command() -> None:
+def test_another_refusal_is_reported_without_its_command() -> None:
     error = redis.ResponseError(
         "Command # 2 (HSET k t secret) of pipeline caused error: NOREPLICAS Not enough"
     )
     assert describe_refusal(error, Client()) == "Redis refuses a command: NOREPLICAS Not enough"
 
 
-def test_each_kind_is_logged_once_a_minute() -> None:
+def test_each_kind_of_refusal_is_logged_at_most_every_minute() -> None:
     now = 0.0
     refused = RefusedCommands(clock=lambda: now)
     with structlog.testing.capture_logs() as logs:

@@ -1,10 +1,10 @@
-"""Redis' clock between two answers."""
+"""The time of the Redis clock, computed between two answers of Redis."""
 
 from sluice.runtime.redis_time import ASK_SECONDS, RedisTime
 
 
-class World:
-    """A Redis whose clock is set at will, and the monotonic clock of a client."""
+class _Clocks:
+    """The clock of Redis, which a test can set, and the monotonic clock of a client."""
 
     def __init__(self) -> None:
         self.redis = 1_000.0
@@ -21,18 +21,18 @@ class World:
         self.monotonic += seconds
 
 
-def test_it_goes_on_from_the_last_answer_without_asking() -> None:
-    world = World()
-    assert world.time.now() == 1_000.0
-    world.wait(ASK_SECONDS / 2)
-    assert world.time.now() == 1_000.0 + ASK_SECONDS / 2
-    assert world.asked == 1
+def test_the_time_is_computed_from_the_last_answer_of_redis() -> None:
+    clocks = _Clocks()
+    assert clocks.time.now() == 1_000.0
+    clocks.wait(ASK_SECONDS / 2)
+    assert clocks.time.now() == 1_000.0 + ASK_SECONDS / 2
+    assert clocks.asked == 1
 
 
-def test_a_redis_whose_clock_jumps_is_asked_again_within_ten_seconds() -> None:
-    world = World()
-    world.time.now()
+def test_a_jump_of_the_redis_clock_is_noticed_within_ten_seconds() -> None:
+    clocks = _Clocks()
+    clocks.time.now()
     for jump in (3_600.0, -7_200.0):
-        world.redis += jump
-        world.wait(10.0)
-        assert world.time.now() == world.redis
+        clocks.redis += jump
+        clocks.wait(10.0)
+        assert clocks.time.now() == clocks.redis

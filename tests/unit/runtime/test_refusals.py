@@ -1,4 +1,4 @@
-"""What is refused is counted, and logged at most once a minute, whatever the names are."""
+"""Refusals are counted and logged at most every minute, with any names."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ STEPS = st.lists(st.tuples(st.text(max_size=60) | st.none(), st.integers(0, 90))
 
 
 def run(steps: Steps, module: object = refusals) -> tuple[list[float], list[dict[str, int]], int]:
-    """Notes a name, or flushes, after so many seconds each. Returns the times, the lines, and the count."""
+    """Waits, then notes a name or flushes, for each step. Returns the times, the lines and the count."""
     now, noted = 0.0, 0
     times: list[float] = []
     lines: list[dict[str, int]] = []
@@ -45,11 +45,11 @@ def check(times: list[float], lines: list[dict[str, int]], noted: int) -> None:
 
 
 @given(STEPS)
-def test_every_refusal_is_in_one_line_and_lines_are_a_minute_apart(steps: Steps) -> None:
+def test_every_refusal_is_counted_in_one_line_and_lines_are_a_minute_apart(steps: Steps) -> None:
     check(*run(steps))
 
 
-def test_many_names_are_counted_together() -> None:
+def test_names_above_the_limit_are_counted_together() -> None:
     _, lines, _ = run([("first", 0.0), *((f"name {n}", 0.0) for n in range(100))])
     assert lines[0] == {"first": 1}
     assert lines[1][OTHERS] == 100 - MAX_NAMES
@@ -59,12 +59,12 @@ MUTANTS = {
     "no interval": ("now - self._logged_at >= LOG_INTERVAL_SECONDS", "True"),
     "long names": ("name = name[:MAX_NAME_LENGTH]", ""),
     "many names": ("name = OTHERS", "pass"),
-    "forgets": ("self._counts[name] += 1", "self._counts[name] = 1"),
+    "overwrites counts": ("self._counts[name] += 1", "self._counts[name] = 1"),
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_mutant_is_caught(mutant: str) -> None:
+def test_a_mutant_is_found(mutant: str) -> None:
     copy = mutated(refusals, *MUTANTS[mutant])
     steps: Steps = [("x" * 60, 1.0), *((f"name {n // 2}", 0.0) for n in range(100))]
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Lines about an outage, and of libraries that repeat themselves: one a minute, with a count of others."""
+"""Repeated log lines about an outage or of a library are logged every minute with their number."""
 
 import json
 import logging
@@ -60,13 +60,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ValueError("a bug"), None),
     ],
 )
-def test_the_server_that_is_away_is_told_by_the_error(error: Exception, server: str | None) -> None:
+def test_the_unreachable_server_is_derived_from_the_error(error: Exception, server: str | None) -> None:
     assert server_away(error) == server
 
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """Puts the logs of the test run back."""
+    """Restores the configuration of the logs after the test."""
     root = logging.getLogger()
     handlers, level, configuration = root.handlers[:], root.level, structlog.get_config()
     yield
@@ -79,7 +79,7 @@ ADDRESSES: dict[Server, str] = {"Postgres": "db:5432/shop", "Redis": "cache:6379
 
 
 class Lines:
-    """What a process writes, and its clock."""
+    """The log lines of a process, and its clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -92,7 +92,7 @@ class Lines:
         handler.filters[:] = [RepeatFilter(ADDRESSES, clock=lambda: self.now)]
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines, each of which must be JSON."""
+        """Returns all lines. Fails if a line is not JSON."""
         return [json.loads(line) for line in self._stream.getvalue().splitlines()]
 
 
@@ -127,14 +127,14 @@ POSTGRES: list[Callable[[], object]] = [
 OTHERS: list[Callable[[], object]] = [
     lambda: own.warning("heartbeat not written", error=ValueError("a bug")),
     lambda: own.warning("heartbeat not written", error=ConnectFailed("a password", ConnectCause.REFUSED)),
-    lambda: own.warning("heartbeat not written", error="a text alone"),
+    lambda: own.warning("heartbeat not written", error="only a text"),
     lambda: own.info("queue continues"),
     lambda: shop.error("the shop: %s", LOST),
-    lambda: logging.getLogger("celery.beat").info("of a library, and no warning"),
+    lambda: logging.getLogger("celery.beat").info("of a library, below the level warning"),
 ]
 
 
-def test_an_outage_is_one_line_a_minute_whatever_component_notes_it(lines: Lines) -> None:
+def test_all_components_together_log_one_line_per_minute_about_an_outage(lines: Lines) -> None:
     for write in POSTGRES * 2:
         write()
     [first] = lines.read()
@@ -152,14 +152,14 @@ def test_an_outage_is_one_line_a_minute_whatever_component_notes_it(lines: Lines
     assert len(lines.read()) == 2
 
 
-def test_what_is_no_outage_is_never_left_out(lines: Lines) -> None:
+def test_a_line_that_is_not_about_an_outage_is_never_omitted(lines: Lines) -> None:
     for write in [POSTGRES[0], *OTHERS, *OTHERS]:
         write()
     assert len(lines.read()) == 1 + 2 * len(OTHERS)
     assert [line.get("outage") for line in lines.read()[1:]] == [None] * 2 * len(OTHERS)
 
 
-def test_outages_of_different_servers_are_different_lines(lines: Lines) -> None:
+def test_outages_of_different_servers_have_separate_lines(lines: Lines) -> None:
     for _ in range(3):
         own.warning("not sent", error=redis.ConnectionError("refused"))
         celery.error(*CANNOT_CONNECT)
@@ -179,7 +179,7 @@ def test_outages_of_different_servers_are_different_lines(lines: Lines) -> None:
     )
 
 
-def test_lines_of_kafka_python_about_connections_are_an_outage_unless_they_are_a_refusal(
+def test_lines_of_kafka_python_about_connections_are_an_outage_unless_the_broker_refused(
     lines: Lines,
 ) -> None:
     for text in (
@@ -194,7 +194,7 @@ def test_lines_of_kafka_python_about_connections_are_an_outage_unless_they_are_a
     ]
 
 
-def test_a_library_that_repeats_itself_is_one_line_a_minute_for_each_text(lines: Lines) -> None:
+def test_each_repeated_text_of_a_library_is_logged_at_most_every_minute(lines: Lines) -> None:
     for number in range(20):
         kafka.warning("<node_id=%d host=0x7f3a%x>: unexpected", number, number)
         kafka.error("other")
@@ -205,14 +205,14 @@ def test_a_library_that_repeats_itself_is_one_line_a_minute_for_each_text(lines:
     assert lines.read()[-1]["more_in_the_last_minute"] == 19
 
 
-def test_lines_of_other_threads_name_the_process(lines: Lines) -> None:
+def test_log_lines_of_other_threads_name_the_process(lines: Lines) -> None:
     structlog.contextvars.clear_contextvars()
     own.info("from a thread")
     shop.warning("from a library")
     assert [line["process"] for line in lines.read()] == ["test", "test"]
 
 
-def test_a_warning_of_python_is_a_line_of_the_log(lines: Lines) -> None:
+def test_a_python_warning_becomes_a_log_line(lines: Lines) -> None:
     import warnings
 
     with warnings.catch_warnings():

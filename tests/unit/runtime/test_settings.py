@@ -1,4 +1,4 @@
-"""Settings: one sentence for each wrong, missing or unknown name, and never a secret."""
+"""Errors about settings name each wrong, missing or unknown setting, and never contain a secret."""
 
 import pytest
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ ENVIRON = {
 }
 
 
-def test_defaults_and_given_values() -> None:
+def test_settings_are_read_with_defaults_for_missing_values() -> None:
     settings = read_settings(
         {**ENVIRON, "SLUICE_NAME": "other", "PATH": "/bin", "SLUICE_BRIDGE_MEMORY_MIB": "64"}
     )
@@ -25,14 +25,14 @@ def test_defaults_and_given_values() -> None:
     )
 
 
-def test_settings_cannot_be_changed_and_print_no_secret() -> None:
+def test_settings_cannot_be_changed_and_never_print_a_secret() -> None:
     settings = read_settings(ENVIRON)
     assert SECRET not in repr(settings) + str(settings)
     with pytest.raises(ValidationError):
         settings.name = "x"
 
 
-def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_given_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_NAME", "of-the-process")
     assert read_settings(ENVIRON).name == "sluice"
     for name, value in ENVIRON.items():
@@ -41,26 +41,26 @@ def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 REFUSED = [
-    ("unknown", {"SLUICE_NMAE": "x"}, "unknown settings SLUICE_NMAE; known are .*SLUICE_NAME"),
+    ("unknown setting", {"SLUICE_NMAE": "x"}, "unknown settings SLUICE_NMAE; known are .*SLUICE_NAME"),
     (
         "bare scheme",
         {"SLUICE_DATABASE_URL": f"postgresql://me:{SECRET}@db/x"},
         r"SLUICE_DATABASE_URL.*write postgresql\+psycopg2://",
     ),
-    ("no number", {"SLUICE_BRIDGE_MEMORY_MIB": "many"}, "SLUICE_BRIDGE_MEMORY_MIB"),
+    ("not a number", {"SLUICE_BRIDGE_MEMORY_MIB": "many"}, "SLUICE_BRIDGE_MEMORY_MIB"),
     (
         "too small",
         {"SLUICE_BRIDGE_MEMORY_MIB": "1"},
         "SLUICE_BRIDGE_MEMORY_MIB: .*greater than or equal to 8",
     ),
-    ("no time", {"SLUICE_HANDLER_SECONDS": "0"}, "SLUICE_HANDLER_SECONDS: .*greater than or equal to 0.1"),
-    ("no end", {"SLUICE_HANDLER_SECONDS": "inf"}, "SLUICE_HANDLER_SECONDS: .*finite"),
-    ("no number of seconds", {"SLUICE_HANDLER_SECONDS": "nan"}, "SLUICE_HANDLER_SECONDS: .*finite"),
-    ("no effects", {"SLUICE_HANDLER_EFFECTS": "0"}, "SLUICE_HANDLER_EFFECTS: .*greater than or equal to 1"),
-    ("no port", {"SLUICE_METRICS_PORT": "65536"}, "SLUICE_METRICS_PORT: .*less than or equal to 65535"),
-    ("no host", {"SLUICE_METRICS_HOST": ""}, "SLUICE_METRICS_HOST: .*at least 1 character"),
+    ("too short", {"SLUICE_HANDLER_SECONDS": "0"}, "SLUICE_HANDLER_SECONDS: .*greater than or equal to 0.1"),
+    ("infinite", {"SLUICE_HANDLER_SECONDS": "inf"}, "SLUICE_HANDLER_SECONDS: .*finite"),
+    ("NaN seconds", {"SLUICE_HANDLER_SECONDS": "nan"}, "SLUICE_HANDLER_SECONDS: .*finite"),
+    ("zero effects", {"SLUICE_HANDLER_EFFECTS": "0"}, "SLUICE_HANDLER_EFFECTS: .*greater than or equal to 1"),
+    ("invalid port", {"SLUICE_METRICS_PORT": "65536"}, "SLUICE_METRICS_PORT: .*less than or equal to 65535"),
+    ("empty host", {"SLUICE_METRICS_HOST": ""}, "SLUICE_METRICS_HOST: .*at least 1 character"),
     (
-        "no client",
+        "unknown client",
         {"SLUICE_KAFKA_CLIENT": "carrier pigeon"},
         "SLUICE_KAFKA_CLIENT.*'confluent' or 'kafka-python'",
     ),
@@ -74,13 +74,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("wrong", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
-def test_refused(wrong: dict[str, str], text: str) -> None:
+def test_a_wrong_setting_is_refused(wrong: dict[str, str], text: str) -> None:
     with pytest.raises(SettingsError, match=text) as refused:
         read_settings({**ENVIRON, **wrong})
     assert SECRET not in str(refused.value)
 
 
-def test_faults_are_read_only_if_they_are_allowed() -> None:
+def test_faults_are_accepted_only_if_they_are_allowed() -> None:
     armed = {"SLUICE_FAULTS": "apply.begun:1:kill"}
     assert read_faults({}) == read_faults({"SLUICE_ALLOW_FAULTS": "1"}) == ""
     assert read_faults({**armed, "SLUICE_ALLOW_FAULTS": "1"}) == "apply.begun:1:kill"
@@ -89,7 +89,7 @@ def test_faults_are_read_only_if_they_are_allowed() -> None:
         read_faults(armed)
 
 
-def test_all_that_is_missing_is_named() -> None:
+def test_all_missing_settings_are_named() -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({})
     assert all(name in str(refused.value) for name in ENVIRON)

@@ -1,4 +1,4 @@
-"""Offsets that an operator skipped."""
+"""Ranges of offsets that an operator skipped."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ RANGES = st.lists(
 
 @given(RANGES, st.integers(0, 10))
 @example([SkippedRange(5, 9), SkippedRange(3, 5)], 3)
-def test_reading_goes_on_at_the_first_offset_that_is_not_skipped(
+def test_reading_continues_at_the_first_offset_that_is_not_skipped(
     ranges: list[SkippedRange], offset: int
 ) -> None:
     skipped = {number for first, last in ranges for number in range(first, last + 1)}

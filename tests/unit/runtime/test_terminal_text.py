@@ -1,4 +1,4 @@
-"""What a person sees of a value: itself, unless a terminal would interpret it or a reader would miss it."""
+"""Values are shown unchanged, but characters that a terminal interprets or hides are escaped."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from sluice.runtime.terminal_text import shown, shown_json, text_or_base64
 from tests.mutants import mutated
 
 TEXTS = st.text(st.characters(codec=None), max_size=20)
-AS_IT_IS = [
+UNCHANGED = [
     "a[/b]",
     "[email]",
     "[bold]x[/]",
@@ -52,13 +52,13 @@ class Colour(Enum):
     RED = "red"
 
 
-@pytest.mark.parametrize("text", AS_IT_IS)
-def test_a_text_is_shown_as_it_is(text: str) -> None:
+@pytest.mark.parametrize("text", UNCHANGED)
+def test_plain_text_is_shown_unchanged(text: str) -> None:
     assert shown(text) == text
 
 
 @pytest.mark.parametrize(("text", "escaped"), ESCAPED.items())
-def test_what_a_terminal_interprets_or_hides_is_escaped(text: str, escaped: str) -> None:
+def test_characters_that_a_terminal_interprets_or_hides_are_escaped(text: str, escaped: str) -> None:
     assert shown(text) == escaped
     assert json.loads(shown_json(json.dumps(text, ensure_ascii=False))) == text
 
@@ -77,7 +77,7 @@ def test_what_a_terminal_interprets_or_hides_is_escaped(text: str, escaped: str)
         ({"a": ["\u202e", None]}, r'{"a":["\u202e",null]}'),
     ],
 )
-def test_any_value_has_one_form(value: object, text: str) -> None:
+def test_values_of_all_types_are_shown_as_text(value: object, text: str) -> None:
     assert shown(value) == text
 
 
@@ -85,13 +85,13 @@ def test_any_value_has_one_form(value: object, text: str) -> None:
     ("encoding", "text"),
     [("ascii", r"\xe9 \u20ac \U0001f642 a"), ("latin-1", r"é \u20ac \U0001f642 a"), ("utf-8", "é € 🙂 a")],
 )
-def test_what_the_output_lacks_is_escaped(encoding: str, text: str) -> None:
+def test_characters_outside_the_encoding_are_escaped(encoding: str, text: str) -> None:
     assert shown("é € 🙂 a", encoding) == text
     assert json.loads(shown_json('"é € 🙂 a"', encoding)) == "é € 🙂 a"
 
 
 def is_safe(module: ModuleType, text: str, encoding: str) -> bool:
-    """Returns True if nothing in the shown text is interpreted, hidden or not encodable."""
+    """Returns True if all characters of the shown text are visible, encodable and not interpreted."""
     result = str(module.shown(text, encoding))
     return (
         result.isprintable()
@@ -104,12 +104,12 @@ def is_safe(module: ModuleType, text: str, encoding: str) -> bool:
 
 
 @given(TEXTS, st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252"]))
-def test_any_text_is_safe_and_shown_once_for_all(text: str, encoding: str) -> None:
+def test_any_shown_text_is_safe_and_escaping_it_again_changes_nothing(text: str, encoding: str) -> None:
     assert is_safe(terminal_text, text, encoding)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
-def test_any_document_keeps_its_meaning(document: object) -> None:
+def test_an_escaped_json_document_keeps_its_meaning(document: object) -> None:
     for encoding in ("utf-8", "ascii"):
         line = shown_json(json.dumps(document, ensure_ascii=False), encoding)
         assert json.loads(line) == document
@@ -118,7 +118,7 @@ def test_any_document_keeps_its_meaning(document: object) -> None:
 
 
 @given(st.binary(max_size=20))
-def test_bytes_are_text_or_base64(raw: bytes) -> None:
+def test_bytes_are_shown_as_text_or_base64(raw: bytes) -> None:
     [name] = text_or_base64("key", raw)
     assert name in ("key", "key_base64")
     assert (name == "key") == (raw.decode(errors="ignore").encode() == raw)
@@ -131,7 +131,7 @@ def test_bytes_are_text_or_base64(raw: bytes) -> None:
         ("if _has(encoding, text):", "if True:", "é", "ascii"),
     ],
 )
-def test_an_unsafe_form_is_noticed(old: str, new: str, text: str, encoding: str) -> None:
+def test_the_check_finds_unsafe_text(old: str, new: str, text: str, encoding: str) -> None:
     module = mutated(terminal_text, old, new)
     with contextlib.suppress(UnicodeEncodeError):
         assert not is_safe(module, text, encoding)
