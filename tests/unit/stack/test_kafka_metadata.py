@@ -1,4 +1,4 @@
-"""The answer of a broker to the question which brokers there are, as bytes."""
+"""The bytes of a broker's answer that lists the brokers of its cluster."""
 
 import struct
 
@@ -28,14 +28,14 @@ def test_every_broker_is_read(brokers: list[tuple[str, int, str | None]]) -> Non
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_are_an_error_or_read_to_an_end(answer: bytes) -> None:
+def test_reading_invalid_bytes_ends_or_raises_an_error(answer: bytes) -> None:
     try:
         assert all(isinstance(port, int) for _, port in read_brokers(answer))
     except struct.error:
         return
 
 
-def test_an_answer_that_is_cut_off_is_an_error() -> None:
+def test_a_truncated_answer_raises_an_error() -> None:
     answer = encode([("a", 1, None)])
     with pytest.raises(struct.error):
         list(read_brokers(answer[:15]))

@@ -16,11 +16,11 @@ from sluice.stack.patience import LONGEST_FACTOR, REFERENCE_SECONDS, patient, sl
         (REFERENCE_SECONDS * 100, 100.0, LONGEST_FACTOR),
     ],
 )
-def test_a_slow_core_and_a_busy_one_both_count(
+def test_the_factor_grows_with_a_slow_cpu_and_with_a_high_load(
     cpu_seconds: float, load_per_core: float, factor: float
 ) -> None:
     assert slowness(cpu_seconds=cpu_seconds, load_per_core=load_per_core) == pytest.approx(factor)
 
 
-def test_no_deadline_is_shorter_than_asked_for_and_none_unbounded() -> None:
+def test_a_deadline_is_never_shorter_than_requested_and_always_bounded() -> None:
     assert 2.0 <= patient(2.0) <= 2.0 * LONGEST_FACTOR

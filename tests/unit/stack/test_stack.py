@@ -1,4 +1,4 @@
-"""The stack's decisions that need no server: configuration, ports, folders, who a process is."""
+"""Parts of the stack that need no server: configuration, ports, folders, identity of processes."""
 
 import contextlib
 import os
@@ -36,17 +36,17 @@ def test_an_environment_that_names_all_services_is_used() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, dict.fromkeys(URLS, "")])
-def test_an_environment_that_names_none_asks_for_a_stack(environ: dict[str, str]) -> None:
+def test_an_environment_that_names_no_service_needs_a_local_stack(environ: dict[str, str]) -> None:
     assert external_urls(environ) is None
 
 
 @pytest.mark.parametrize("missing", URLS)
-def test_an_environment_that_names_some_is_refused_with_the_missing_name(missing: str) -> None:
+def test_an_environment_without_one_of_the_services_is_refused_with_its_name(missing: str) -> None:
     with pytest.raises(StackError, match=f"not {missing}"):
         external_urls({name: url for name, url in URLS.items() if name != missing})
 
 
-def test_the_broker_listens_on_the_loopback_address_alone_and_creates_no_topic_by_accident() -> None:
+def test_the_broker_listens_only_on_the_loopback_address_and_never_creates_topics_itself() -> None:
     text = server_properties(broker_port=20001, controller_port=20002, data=Path("/data"))
     settings = dict(line.split("=", 1) for line in text.splitlines())
     assert settings["listeners"] == "PLAINTEXT://127.0.0.1:20001,CONTROLLER://127.0.0.1:20002"
@@ -56,7 +56,7 @@ def test_the_broker_listens_on_the_loopback_address_alone_and_creates_no_topic_b
     assert settings["offsets.topic.replication.factor"] == "1"
 
 
-def test_cluster_ids_are_no_command_line_options() -> None:
+def test_a_cluster_id_never_looks_like_a_command_line_option() -> None:
     ids = {new_cluster_id() for _ in range(500)}
     assert len(ids) == 500
     assert all(len(one) == 22 and not one.startswith("-") for one in ids)
@@ -70,11 +70,11 @@ def test_cluster_ids_are_no_command_line_options() -> None:
         ({}, str(Path.home() / ".cache/sluice")),
     ],
 )
-def test_the_cache_is_where_the_environment_says(environ: dict[str, str], folder: str) -> None:
+def test_the_environment_chooses_the_folder_of_the_cache(environ: dict[str, str], folder: str) -> None:
     assert cache_folder(environ) == Path(folder)
 
 
-def test_ports_stay_unless_somebody_took_them() -> None:
+def test_a_port_is_kept_unless_another_process_uses_it() -> None:
     first = choose_ports(("a", "b"), {}, set())
     assert choose_ports(("a", "b"), first, set()) == first
     with socket.socket() as intruder:
@@ -90,7 +90,7 @@ def test_a_port_of_another_service_is_not_chosen() -> None:
     assert choose_ports(("a",), wished, {wished["a"]}) != wished
 
 
-def test_a_folder_is_there_completely_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_exists_completely_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "data"
     with contextlib.suppress(ZeroDivisionError), made_whole(target) as part:
         (part / "half").touch()
@@ -101,7 +101,7 @@ def test_a_folder_is_there_completely_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["whole"]
 
 
-def test_of_two_makers_the_first_wins(tmp_path: Path) -> None:
+def test_of_two_writers_of_a_folder_the_first_to_finish_wins(tmp_path: Path) -> None:
     target = tmp_path / "data"
     with made_whole(target) as late:
         (late / "late").touch()
@@ -111,14 +111,14 @@ def test_of_two_makers_the_first_wins(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_process_is_known_by_its_start_and_not_by_its_pid_alone() -> None:
+def test_a_process_is_identified_by_its_pid_and_its_start_time() -> None:
     me = os.getpid()
     started = start_time(me)
     assert started is not None
     assert is_alive(ProcessId(me, started))
     earlier = ProcessId(me, "an earlier process with this pid")
     assert not is_alive(earlier)
-    send_signal(earlier, signal.SIGKILL)  # Would end this test session.
+    send_signal(earlier, signal.SIGKILL)  # A signal to this pid would end the test session.
 
 
 def test_a_zombie_is_not_alive() -> None:
@@ -131,7 +131,7 @@ def test_a_zombie_is_not_alive() -> None:
     child.wait()
 
 
-def test_the_state_survives_a_round_trip_and_knows_the_ports_of_others(tmp_path: Path) -> None:
+def test_the_state_is_read_back_unchanged_and_lists_the_ports_of_other_services(tmp_path: Path) -> None:
     state = StackState(tmp_path)
     record = ServiceRecord(tmp_path / "data", {"redis": 20001}, ProcessId(1, "then"))
     with state.locked(lambda _: None):
@@ -143,7 +143,7 @@ def test_the_state_survives_a_round_trip_and_knows_the_ports_of_others(tmp_path:
     assert state.ports_of_others("redis") == set()
 
 
-def test_a_log_is_quoted_by_its_end(tmp_path: Path) -> None:
+def test_the_last_lines_of_a_log_are_quoted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert "no log" in log_tail(log)
     log.write_text("".join(f"line {n}\n" for n in range(100)))
@@ -151,7 +151,7 @@ def test_a_log_is_quoted_by_its_end(tmp_path: Path) -> None:
     assert len(log_tail(log).splitlines()) == 15
 
 
-def test_a_folder_behind_a_closed_one_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_folder_inside_a_folder_without_access_cannot_be_reached(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     (closed / "inside").mkdir(parents=True)
     closed.chmod(0o700)
