@@ -1,7 +1,7 @@
-"""Bridges that share queues with slow workers. Nothing fails but what a test makes fail.
+"""A simulation of bridges that share queues with slow workers. Only the test causes failures.
 
-`SendLoop` and `Inflight` are the real ones. Time goes on in steps; a queue has one worker, which takes the
-same time for each message.
+`SendLoop` and `Inflight` are real. Time advances in steps. Each queue has one worker, which needs the same
+time for each message.
 """
 
 from collections import Counter, deque
@@ -25,8 +25,8 @@ STEP_SECONDS = 0.05
 KEYS = 97
 
 
-class QueueWorld:
-    """`rates`: of each bridge, in records per second. `work_seconds`: of a worker for one message."""
+class QueueSimulation:
+    """`rates`: records per second of each bridge. `work_seconds`: time of a worker for one message."""
 
     def __init__(
         self, rates: Sequence[float], *, partitions: int = 6, queues: int = 2, work_seconds: float
@@ -37,10 +37,10 @@ class QueueWorld:
         self.in_hand: dict[str, tuple[float, Message]] = {}
         self.applied: dict[tuple[Place, str], int] = {}
         self.done: Counter[int] = Counter()
-        """Bridge → records applied."""
+        """Bridge → number of applied records."""
         self.read: Counter[int] = Counter()
         self.published: Counter[int] = Counter()
-        """Records per message → messages."""
+        """Number of records in a message → number of such messages."""
         self.longest = 0
         self._rates, self._partitions, self._work_seconds = rates, partitions, work_seconds
         self._due = [0.0] * len(rates)
@@ -49,18 +49,18 @@ class QueueWorld:
 
     @property
     def published_records(self) -> int:
-        """Each as often as it was published."""
+        """The number of published records, with repeats."""
         return sum(records * messages for records, messages in self.published.items())
 
-    def play(self, seconds: float, harm: Callable[[], object] = lambda: None) -> None:
-        """Records come for so long; `harm` is called in every step."""
+    def run(self, seconds: float, harm: Callable[[], object] = lambda: None) -> None:
+        """Produces records for this time. Calls `harm` in every step."""
         for step in range(round(seconds / STEP_SECONDS)):
             self._produce()
             self._step(step)
             harm()
 
     def settle(self, seconds: float) -> bool:
-        """No more records come. Returns True if all that were read are applied in this time."""
+        """Produces no records. Returns True if all records are applied within this time."""
         for step in range(round(seconds / STEP_SECONDS)):
             if self.done == self.read:
                 return True
@@ -68,7 +68,7 @@ class QueueWorld:
         return False
 
     def lose_one(self, rng: Random) -> None:
-        """A message vanishes, from a list or with the worker that has it in hand."""
+        """Loses a message from a list, or the message that a worker is processing."""
         queue = rng.choice(self.queues)
         if rng.random() < 0.5 and self.lists[queue]:
             del self.lists[queue][rng.randrange(len(self.lists[queue]))]

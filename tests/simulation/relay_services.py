@@ -1,4 +1,4 @@
-"""Postgres and Kafka as a simulated relay meets them: its session with the outbox, and its producer."""
+"""The services of a simulated relay: its session with the outbox in Postgres, and its Kafka producer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,18 +18,18 @@ from tests.simulation.relay_surroundings import (
 
 
 class PostgresAway(Exception):
-    """The connection is lost, or its server is no longer the right one."""
+    """Raised when the connection is lost or its server was replaced."""
 
 
 class TimedOut(Exception):
-    """The statement was cancelled and its transaction undone; the connection is as good as before."""
+    """Raised when a statement was cancelled and its transaction rolled back. The connection still works."""
 
 
 class Outbox:
-    """A session, and the functions of `sluice.db.sending.relay` over it."""
+    """A session with the functions of `sluice.db.sending.relay`."""
 
-    def __init__(self, world: Surroundings) -> None:
-        self.world = world
+    def __init__(self, simulation: Surroundings) -> None:
+        self.simulation = simulation
         self.server: Postgres | None = None
         self._connection: object = None
         self._writes: list[Callable[[Postgres], None]] = []
@@ -38,11 +38,11 @@ class Outbox:
     @property
     def connection(self) -> object:
         if self._connection is None:
-            self._connection, self.server = object(), self.world.pg
+            self._connection, self.server = object(), self.simulation.pg
         return self._connection
 
     def close(self) -> None:
-        """Ends the connection: what it held and had not committed is gone."""
+        """Ends the connection. Its locks and uncommitted writes are lost."""
         self._connection = self.server = None
         self.roll_back()
 
@@ -54,14 +54,14 @@ class Outbox:
     def transaction(self) -> Iterator[None]:
         try:
             yield
-            self.world.reach("before commit")
+            self.simulation.reach("before commit")
             pg = self._reach_postgres()
             for write in self._writes:
                 write(pg)
-            self.world.check_hints(pg)
-            if self.world.unlucky(0.02):
+            self.simulation.check_hints(pg)
+            if self.simulation.unlucky(0.02):
                 self.close()
-                raise PostgresAway("simulated: committed, but who knows")
+                raise PostgresAway("simulated: the commit succeeded, but was not reported")
         finally:
             self.roll_back()
 
@@ -72,14 +72,14 @@ class Outbox:
     def lock_waiting(self, sent_through: Mapping[str, int]) -> dict[str, int | None]:
         pg = self._reach_postgres()
         waiting = {q for q, number in pg.rows if number > sent_through.get(q, number)}
-        # The statement's snapshot is older than its locks.
+        # The snapshot of the statement is older than its locks.
         self.snapshot = copied(pg)
-        self.world.meanwhile()
+        self.simulation.meanwhile()
         self._reach_postgres()
-        taken = {queue for other in self.world.sessions for queue in other.held if other.server is pg}
+        taken = {queue for other in self.simulation.sessions for queue in other.held if other.server is pg}
         self.held |= waiting - taken
-        self.world.meanwhile()
-        # The refusals in a statement of their own.
+        self.simulation.meanwhile()
+        # A separate statement reads the refusals.
         return self.lowest_refused(self._reach_postgres())
 
     def lowest_refused(self, pg: Postgres) -> dict[str, int | None]:
@@ -93,7 +93,7 @@ class Outbox:
         limit: int,
         newest_format: int,
     ) -> list[WaitingRow]:
-        self.world.meanwhile()
+        self.simulation.meanwhile()
         pg = self.page_state(self._reach_postgres())
         rows: list[WaitingRow] = []
         for queue in sorted(sent_through):
@@ -108,7 +108,7 @@ class Outbox:
         return rows
 
     def read_lowest_newer(self, queues: Iterable[str], newest_format: int) -> dict[str, int]:
-        """All relays of the simulation are of one version."""
+        """Returns no rows, because all relays of the simulation have the same version."""
         return {}
 
     def page_state(self, pg: Postgres) -> Postgres:
@@ -126,8 +126,10 @@ class Outbox:
 
     def insert_refusals(self, refused: Sequence[tuple[WaitingRow, str]]) -> None:
         for row, _ in refused:
-            if UUID(row.event_id) not in self.world.poison and self.server is self.world.pg:
-                raise Broken(f"{self.world}: {row.queue} {row.id} is refused because of its company")
+            if UUID(row.event_id) not in self.simulation.poison and self.server is self.simulation.pg:
+                raise Broken(
+                    f"{self.simulation}: {row.queue} {row.id} is refused, but Kafka accepts it alone"
+                )
             self._writes.append(lambda pg, row=row: pg.refusals.setdefault((row.queue, row.id), row))  # type: ignore[misc]
 
     def save_sent_through(self, sent_through: Mapping[str, int]) -> None:
@@ -138,27 +140,27 @@ class Outbox:
 
     def _reach_postgres(self) -> Postgres:
         assert self.connection is not None
-        if self.server is not self.world.pg or self.world.unlucky(0.01):
+        if self.server is not self.simulation.pg or self.simulation.unlucky(0.01):
             self.close()
             raise PostgresAway("simulated")
-        if self.world.unlucky(0.01):
+        if self.simulation.unlucky(0.01):
             raise TimedOut("simulated")
-        return self.world.pg
+        return self.simulation.pg
 
 
 class Broker:
-    """A producer of one relay, and the broker behind it. Of different keys any order is possible."""
+    """The producer of one relay and its broker. Records of different keys may arrive in any order."""
 
-    def __init__(self, world: Surroundings, session: Outbox) -> None:
-        self.world = world
+    def __init__(self, simulation: Surroundings, session: Outbox) -> None:
+        self.simulation = simulation
         self.session = session
         self.in_flight: list[tuple[WaitingRow, OutgoingRecord]] = []
         self.answers: list[Answer[WaitingRow]] = []
 
     def send(self, row: WaitingRow, record: OutgoingRecord) -> None:
-        self.world.check_handed(self.session, record)
-        if self.world.unlucky(0.01):
-            self.answers.append((row, Delivery.AWAY, "simulated: not taken"))
+        self.simulation.check_handed(self.session, record)
+        if self.simulation.unlucky(0.01):
+            self.answers.append((row, Delivery.AWAY, "simulated: not accepted"))
         else:
             self.in_flight.append((row, record))
 
@@ -168,28 +170,28 @@ class Broker:
         return answers
 
     def answer_one(self, timeout_seconds: float) -> None:
-        world, rng = self.world, self.world.rng
-        world.now += rng.choice(world.poll_seconds) if world.chaos else 0.001
-        world.meanwhile()
-        if not self.in_flight or world.unlucky(world.silence):
-            world.now += timeout_seconds
+        simulation, rng = self.simulation, self.simulation.rng
+        simulation.now += rng.choice(simulation.poll_seconds) if simulation.chaos else 0.001
+        simulation.meanwhile()
+        if not self.in_flight or simulation.unlucky(simulation.silence):
+            simulation.now += timeout_seconds
             return
         alone = len(self.in_flight) == 1
         row, record = self.in_flight.pop(rng.randrange(len(self.in_flight)))
         event = event_id(record)
-        if event in world.poison or (not alone and world.unlucky(0.05)):
+        if event in simulation.poison or (not alone and simulation.unlucky(0.05)):
             self.answers.append((row, Delivery.REFUSED, "simulated"))
-        elif world.unlucky(world.losses):
-            # The outcome is unknown: it arrived, did not arrive, or arrives later.
-            rng.choice((world.arrive, world.late.append, lambda _: None))(record)
+        elif simulation.unlucky(simulation.losses):
+            # The outcome is unknown: the record arrived, was lost, or arrives later.
+            rng.choice((simulation.arrive, simulation.late.append, lambda _: None))(record)
             self.answers.append((row, Delivery.AWAY, "simulated"))
         else:
-            world.arrive(record)
-            world.reach("acknowledgement on its way")
+            simulation.arrive(record)
+            simulation.reach("before acknowledgement")
             self.answers.append((row, Delivery.ACKNOWLEDGED, ""))
 
     def close(self) -> None:
         for _, record in self.in_flight:
-            self.world.rng.choice((self.world.late.append, lambda _: None))(record)
+            self.simulation.rng.choice((self.simulation.late.append, lambda _: None))(record)
         self.in_flight.clear()
         self.answers.clear()

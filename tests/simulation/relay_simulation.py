@@ -1,7 +1,7 @@
-"""A world in one thread: several relays on one outbox, and everything around them that can go wrong.
+"""A simulation in one thread: several relays share one outbox, and any service may fail at any time.
 
-Postgres and Kafka are simulated; `Relay` and `OutboxPage` are the real ones. What must hold at every step is
-checked at once; what must hold in the end is checked when all is quiet.
+Postgres and Kafka are simulated; `Relay` and `OutboxPage` are real. Invariants of each step are checked at
+once. Invariants of the result are checked after a quiet phase without failures.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,21 @@ from tests.simulation.relay_surroundings import QUEUES, Broken, Crash, Postgres,
 TOPICS, KEYS = ("t", "u"), ("k", "l", None)
 RELAYS = 3
 QUIET_TURNS = 400
-# Small, so that pages are cut short and records are given up all the time.
+# The limits are small, so that pages are often incomplete and records are often abandoned.
 PAGE_ROWS, LEAST_PAGE_ROWS = 8, 3
 HINTS = relay_module.HINT_SECONDS
 
 
 @dataclass(frozen=True)
 class Shell:
-    """The parts a mutant replaces: the relay's module, whole, and the outbox."""
+    """The parts that a mutant replaces: the module of the relay, and the outbox."""
 
     module: ModuleType = relay_module
     outbox: type[Outbox] = Outbox
 
 
-class World(Surroundings):
-    """The relays, and what happens to them and around them."""
+class Simulation(Surroundings):
+    """The relays, and the failures and other events of one run."""
 
     def __init__(self, seed: int, shell: Shell) -> None:
         super().__init__(seed)
@@ -60,8 +60,8 @@ class World(Surroundings):
         self.relays = [self._new_relay(number) for number in range(RELAYS)]
         self.busy: set[int] = set()
 
-    def play(self, turns: int) -> None:
-        """Chaos for so many turns, then quiet until all is sent. Raises Broken."""
+    def run(self, turns: int) -> None:
+        """Runs `turns` random events, then runs without failures until all rows are sent. Raises Broken."""
         with mock.patch.multiple(
             self.shell.module,
             outbox=self.shell.outbox,
@@ -74,10 +74,10 @@ class World(Surroundings):
             self.chaos = False
             for record in self.late:
                 self.arrive(record)
-            self._settle("what is not refused", self.is_free)
+            self._settle("rows that are not refused", self.is_free)
             self.poison.clear()
             self.pg.refusals.clear()
-            self._settle("what was refused", lambda _: True)
+            self._settle("rows that were refused", lambda _: True)
         self.check_log()
 
     def _settle(self, what: str, must_go: Callable[[WaitingRow], bool]) -> None:
@@ -86,10 +86,10 @@ class World(Surroundings):
             self.turn()
             if not any(must_go(row) for row in self.pg.rows.values()):
                 return
-        raise Broken(f"{self}: {what} is not sent: {sorted(self.pg.rows)}")
+        raise Broken(f"{self}: {what} are not sent: {sorted(self.pg.rows)}")
 
     def turn(self) -> None:
-        """One run of a relay that has nothing to do yet."""
+        """Runs an idle relay one time."""
         number = self.rng.choice([n for n in range(RELAYS) if n not in self.busy])
         relay, session = self.relays[number], self.sessions[number]
         self.busy.add(number)
@@ -97,7 +97,7 @@ class World(Surroundings):
         try:
             relay.run_once()
         except PostgresAway:
-            # The same relay goes on, with a new connection; its producer still has what it was given.
+            # The same relay continues with a new connection. Its producer still has records in flight.
             session.close()
         except TimedOut:
             pass
@@ -127,7 +127,7 @@ class World(Surroundings):
                 self.depth -= 1
 
     def commit(self) -> None:
-        """A transaction with a few rows of one queue: so ids of a queue are committed in their order."""
+        """Commits a transaction with a few rows of one queue, so a queue's ids are committed in order."""
         queue = self.rng.choice(QUEUES)
         for _ in range(self.rng.randrange(1, 7)):
             self.pg.last_id += self.rng.choice((1, 1, 3))
@@ -146,7 +146,7 @@ class World(Surroundings):
             self.arrive(self.late.pop(self.rng.randrange(len(self.late))))
 
     def retry_refused(self) -> None:
-        """An operator mends one and lets the relay try again; or only the latter."""
+        """An operator makes the relay retry a refused row. In half of the cases, its cause was corrected."""
         if self.pg.refusals:
             row = self.pg.refusals.pop(self.rng.choice(sorted(self.pg.refusals)))
             if self.rng.random() < 0.5:
@@ -156,13 +156,13 @@ class World(Surroundings):
         self.older.append(copied(self.pg))
 
     def move_back(self) -> None:
-        """Postgres is another, older one from now on; every connection was to the one before."""
+        """Replaces Postgres by an older state of it. Existing connections belong to the previous server."""
         if self.older:
             self.older = self.older[: self.rng.randrange(len(self.older)) + 1]
             self.pg = copied(self.older[-1])
 
     def disconnect(self) -> None:
-        """A connection ends that nobody uses just now."""
+        """Ends the connection of an idle relay."""
         idle = [session for number, session in enumerate(self.sessions) if number not in self.busy]
         self.rng.choice(idle).close()
 
@@ -172,4 +172,4 @@ class World(Surroundings):
     def _new_relay(self, number: int) -> Any:
         self.brokers[number] = Broker(self, self.sessions[number])
         make = partial(self.shell.module.Relay, self.sessions[number], self.brokers[number])
-        return make(source="world", clock=lambda: self.now)
+        return make(source="simulation", clock=lambda: self.now)

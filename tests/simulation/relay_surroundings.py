@@ -1,4 +1,4 @@
-"""What relays are surrounded by in their simulation: Postgres, the log, chance; and what must hold of it."""
+"""The simulated Postgres, log and random failures around the relays, and the checks of their invariants."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -17,38 +17,38 @@ Place: TypeAlias = tuple[str, str, str]
 
 
 class Broken(AssertionError):
-    """A promise was broken; the message says which, and in which world."""
+    """Raised when a guarantee is violated. The message names the guarantee and the seed."""
 
 
 class Crash(Exception):
-    """The process of a relay ends here."""
+    """Raised where the process of a relay ends."""
 
 
 @dataclass
 class Postgres:
-    """Its committed state: copied for a snapshot, replaced to move it back."""
+    """The committed state: copied for a snapshot, and replaced to restore an older state."""
 
     rows: dict[tuple[str, int], WaitingRow] = field(default_factory=dict)
     refusals: dict[tuple[str, int], WaitingRow] = field(default_factory=dict)
     hints: dict[str, int] = field(default_factory=dict)
     last_id: int = 0
     committed: list[WaitingRow] = field(default_factory=list)
-    """Every row that this state, or one before it, ever held."""
+    """Every row that this state or an earlier state contained."""
 
 
 class Holder(Protocol):
-    """A session: the locks it holds, and of which server."""
+    """A session: its locks and its server."""
 
     held: set[str]
     server: Postgres | None
 
 
 class Surroundings(ABC):
-    """Everything around the relays, from one seed; what happens to it, and when, is the world's."""
+    """The surroundings of the relays, generated from one seed. A subclass chooses the events."""
 
     sessions: Sequence[Holder]
     crashes: float
-    """How likely a process ends at a fault point."""
+    """The probability that a process ends at a fault point."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -60,7 +60,7 @@ class Surroundings(ABC):
         self.late: list[OutgoingRecord] = []
         self.poison: set[UUID] = set()
         self.rows: dict[UUID, WaitingRow] = {}
-        """Every row ever committed, in whatever state of Postgres."""
+        """Every row that was committed in any state of Postgres."""
         self.losses = self.rng.choice((0.0, 0.02, 0.1))
         self.silence = self.rng.choice((0.0, 0.02, 0.2))
         self.refuses = self.rng.choice((0.0, 0.05, 0.3))
@@ -68,35 +68,35 @@ class Surroundings(ABC):
 
     @abstractmethod
     def meanwhile(self) -> None:
-        """What may happen between two steps of a relay: anything but its own doing."""
+        """Runs, between two steps of a relay, events that the relay does not cause."""
 
     def arrive(self, record: OutgoingRecord) -> None:
         self.log.append(event_id(record))
 
     def reach(self, name: str) -> None:
-        """A fault point: the process may end here."""
+        """Raises Crash at random, because the process may end at this fault point."""
         if self.unlucky(self.crashes):
             raise Crash(name)
 
     def unlucky(self, chance: float) -> bool:
-        """Never in the quiet at the end."""
+        """Returns True with probability `chance`, but never in the quiet phase at the end."""
         return self.chaos and self.rng.random() < chance
 
     def check_handed(self, session: Holder, record: OutgoingRecord) -> None:
-        """Under its lock a relay never sends what another one has sent and deleted."""
+        """Checks that a relay that holds the lock sends no row that another relay has sent and deleted."""
         row = self.rows[event_id(record)]
         is_locked = session.server is self.pg and row.queue in session.held
         if is_locked and (row.queue, row.id) not in self.pg.rows:
             raise Broken(f"{self}: {row.queue} {row.id} is sent again under the lock")
 
     def check_hints(self, pg: Postgres) -> None:
-        """No hint passes a row that is left."""
+        """Checks that no hint is above a remaining row."""
         for queue, number in pg.rows:
             if number <= pg.hints.get(queue, 0):
                 raise Broken(f"{self}: the saved hint of {queue} passes {number}")
 
     def check_log(self) -> None:
-        """All that was committed has arrived, of a key first in its order; nothing else has."""
+        """Checks that exactly the committed rows arrived, and that each key's rows arrived first in order."""
         first: dict[UUID, int] = {}
         for position, event in enumerate(self.log):
             first.setdefault(event, position)
@@ -114,7 +114,7 @@ class Surroundings(ABC):
                 raise Broken(f"{self}: {place} is out of order: {positions}")
 
     def is_free(self, row: WaitingRow) -> bool:
-        """Whether nothing but the relay keeps a row from leaving: a refused one holds its key only."""
+        """Returns True if no refused row blocks this row. A refused row blocks only later rows of its key."""
         stuck = [
             other
             for place, other in self.pg.rows.items()
@@ -129,15 +129,15 @@ class Surroundings(ABC):
 
 
 def copied(pg: Postgres) -> Postgres:
-    """Rows themselves never change."""
+    """Returns a copy of the state. Rows are shared, because they never change."""
     return Postgres(dict(pg.rows), dict(pg.refusals), dict(pg.hints), pg.last_id, list(pg.committed))
 
 
 def place_of(row: WaitingRow) -> Place:
-    """Within which order holds."""
+    """Returns the queue, topic and key of a row. Rows with equal values are sent in order."""
     return row.queue, row.topic, row.key or ""
 
 
 def event_id(record: OutgoingRecord) -> UUID:
-    """The id of a record's event."""
+    """Returns the event id of a record."""
     return UUID(str(record.headers["ce_id"]))

@@ -1,4 +1,4 @@
-"""Which worlds a simulation plays: some that are always the same, then as many others as the time allows."""
+"""The seeds of a simulation: first fixed seeds, then random seeds until the time is used."""
 
 import os
 import random
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-# CPU time of one test, so that a busy machine plays as many worlds. SIMULATION_SECONDS sets it for a longer
-# search; the message of a broken promise names the seed.
+# CPU time of one test, so that a busy machine runs as many seeds. The variable SIMULATION_SECONDS sets a
+# longer time. The message of a failure names the seed.
 SECONDS = 2.0
 LARGEST = 2**40
 
 
 def draw_seeds(fixed: range, record: pytest.FixtureRequest) -> Iterator[int]:
-    """Yields the fixed seeds, then random ones until the CPU time is used. Reports how many there were."""
+    """Yields the fixed seeds, then random seeds until the CPU time is used. Reports their number."""
     until = time.process_time() + float(os.environ.get("SIMULATION_SECONDS", SECONDS))
     count = 0
     for seed in fixed:

@@ -1,4 +1,4 @@
-"""Kafka as the bridges of one world reach it. Groups notice late, and rebalance at random."""
+"""The Kafka of a simulation. The group rebalances at random, and members learn of a rebalance late."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -13,24 +13,24 @@ from sluice.kafka_io.record_types import Record
 from sluice.runtime.place import Place
 
 if TYPE_CHECKING:
-    from tests.simulation.simulation import World
+    from tests.simulation.simulation import Simulation
 from tests.simulation.simulated_services import PARTITIONS, PLACES, TOPIC, TOPIC_ID, TOPICS, ProgressStore
 
 
 class Consumer:
-    """A member of the group. What it has may also be another's: groups notice late."""
+    """A member of the group. Two members may have the same partition, because a loss is noticed late."""
 
-    def __init__(self, world: "World") -> None:
-        self.world = world
+    def __init__(self, simulation: "Simulation") -> None:
+        self.simulation = simulation
         self.positions: dict[Place, int] = {}
         self.changes: set[Place] = set()
         self._paused: frozenset[Place] = frozenset()
 
     def gain(self, place: Place) -> None:
-        """Comes back with an old position, or with what was committed: never with the right one."""
-        rng = self.world.rng
+        """Assigns the partition with an old position or the committed offset, not with the last position."""
+        rng = self.simulation.rng
         self.positions[place] = rng.choice(
-            [rng.randrange(self.world.end(place) + 1), self.world.committed.get(place, 0)]
+            [rng.randrange(self.simulation.end(place) + 1), self.simulation.committed.get(place, 0)]
         )
         self.changes.add(place)
 
@@ -39,20 +39,22 @@ class Consumer:
         self.changes.add(place)
 
     def poll(self, timeout_seconds: float) -> dict[Place, list[Record]]:
-        if self.world.unlucky(0.05):
-            self.world.rebalance()
+        if self.simulation.unlucky(0.05):
+            self.simulation.rebalance()
         polled = {}
         for place, position in self.positions.items():
             if place in self._paused:
                 continue
-            log = [record for record in self.world.log[place] if record.offset >= position]
-            count = self.world.rng.randrange(1, 12)
+            log = [record for record in self.simulation.log[place] if record.offset >= position]
+            count = self.simulation.rng.randrange(1, 12)
             if log:
                 polled[place] = log[:count]
-            self.positions[place] = log[count - 1].offset + 1 if len(log) > count else self.world.end(place)
-        # A rebalance during the poll: what was fetched before it is returned all the same.
-        if self.world.unlucky(0.05):
-            self.world.rebalance()
+            self.positions[place] = (
+                log[count - 1].offset + 1 if len(log) > count else self.simulation.end(place)
+            )
+        # After a rebalance during the poll, the fetched records are still returned.
+        if self.simulation.unlucky(0.05):
+            self.simulation.rebalance()
         return polled
 
     def take_changes(self) -> frozenset[Place]:
@@ -91,20 +93,20 @@ class Consumer:
         return True
 
     def log_ranges(self, places: Iterable[Place]) -> dict[Place, LogRange]:
-        return {place: LogRange(0, self.world.end(place)) for place in places}
+        return {place: LogRange(0, self.simulation.end(place)) for place in places}
 
     def topics(self) -> Mapping[str, TopicFacts]:
         return {TOPIC: TopicFacts(TOPIC_ID, len(PARTITIONS))}
 
     def commit(self, watermarks: Mapping[Place, int]) -> None:
-        self.world.committed.update(watermarks)
+        self.simulation.committed.update(watermarks)
 
     def close(self) -> None:
         self.positions.clear()
 
 
 class Watch:
-    """Looks now and then; anything may happen between Postgres' answer and Kafka's."""
+    """Checks the logs at intervals. Any event may happen between the answers of Postgres and Kafka."""
 
     def __init__(self, store: ProgressStore) -> None:
         self.ends: Mapping[Place, int] = {}
@@ -115,16 +117,16 @@ class Watch:
         self._topics = topics
 
     def take(self) -> Look | None:
-        world = self._store.world
-        began_at = world.now
-        if world.rng.random() < 0.9:
+        simulation = self._store.simulation
+        began_at = simulation.now
+        if simulation.rng.random() < 0.9:
             return None
         try:
             assignments = self._store.read_assignments(PLACES)
         except ProgressStoreUnavailable:
             return None
-        world.meanwhile()
-        logs = {place: LogRange(0, world.end(place)) for place in PLACES}
+        simulation.meanwhile()
+        logs = {place: LogRange(0, simulation.end(place)) for place in PLACES}
         judged = judge_logs(self._topics, TOPICS, assignments, logs)
         routings = {topic: one.routing for (topic, _), one in assignments.items()}
         return Look(began_at, frozenset(PLACES), judged, routings, {})

@@ -1,4 +1,4 @@
-"""Postgres and Redis as the bridges of one world reach them. They fail at random."""
+"""The Postgres and Redis of a simulation. Both fail at random."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from sluice.tasks.apply.batch_message import Slice
 from sluice.tasks.task_sender import Sent
 
 if TYPE_CHECKING:
-    from tests.simulation.simulation import World
+    from tests.simulation.simulation import Simulation
 
 
 TOPIC, TOPIC_ID = "t", "id-1"
@@ -29,21 +29,21 @@ PLACES: tuple[Place, ...] = tuple((TOPIC, number) for number in PARTITIONS)
 TOPICS = {TOPIC: Topic(TOPIC, Entity("e", shards=2))}
 QUIET_TURNS = 4_000
 
-# Seconds between turns: as in life, with pauses long enough for a watermark, and wild.
+# Seconds between turns: usual, usual with pauses long enough to write a watermark, and very irregular.
 PACES = ((0.001, 0.01, 0.02), (0.005, 0.02, 0.03, 0.03, 0.03, 1.1), (0.001, 0.01, 0.05, 0.12, 0.3, 1.2))
 
 
 class Broken(AssertionError):
-    """A promise was broken; the message says which, where and in which world."""
+    """Raised when a guarantee is violated. The message names the guarantee, the partition and the seed."""
 
 
 class Crash(Exception):
-    """The process of a bridge ends here."""
+    """Raised where the process of a bridge ends."""
 
 
 @dataclass
 class Postgres:
-    """Its state: copied for a snapshot, replaced to move it back."""
+    """The state: copied for a snapshot, and replaced to restore an older state."""
 
     registered: bool = False
     epoch: int = 1
@@ -52,9 +52,9 @@ class Postgres:
     lanes: dict[tuple[Place, str, int], int] = field(default_factory=dict)
     halted: set[str] = field(default_factory=set)
     paused: bool = False
-    """Whether an operator paused the topic."""
+    """True while an operator pauses the topic."""
     epoch_starts: dict[tuple[Place, int], int] = field(default_factory=dict)
-    """Where the lanes of an epoch began: what is below was applied before it."""
+    """The first offsets of an epoch. Records below were applied in earlier epochs."""
     applied: dict[Place, set[int]] = field(default_factory=lambda: {place: set() for place in PLACES})
 
     def assignment(self, place: Place, lanes: Mapping[str, int] | None = None) -> Assignment:
@@ -71,14 +71,14 @@ class Postgres:
 
 
 class ProgressStore:
-    """Postgres as one bridge reaches it."""
+    """The Postgres of one bridge."""
 
-    def __init__(self, world: "World") -> None:
-        self.world = world
+    def __init__(self, simulation: "Simulation") -> None:
+        self.simulation = simulation
         self.paused: bool | None = None
-        """What the bridge was told last of the topic."""
+        """True if the bridge read last that the topic is paused; None before the first read."""
         self.paused_turns = 0
-        """Turns it began with being told that the topic is paused."""
+        """The number of turns that the bridge began after it had read that the topic is paused."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         self._reach()
@@ -86,7 +86,7 @@ class ProgressStore:
 
     def register_topic(self, start: TopicStart) -> None:
         self._reach()
-        pg = self.world.pg
+        pg = self.simulation.pg
         for number, offset in start.starts.items():
             place = (start.topic, number)
             if pg.watermarks.setdefault(place, 0 if pg.registered else offset) == 0:
@@ -99,11 +99,11 @@ class ProgressStore:
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         self._reach()
-        pg, epoch = self.world.pg, self.world.pg.epoch
+        pg, epoch = self.simulation.pg, self.simulation.pg.epoch
         watermarks = decide(self._progress(places))
-        self.world.meanwhile()
-        # A failover ends the transaction; one snapshot cannot update what a re-routing updated.
-        if self.world.pg is not pg or pg.epoch != epoch:
+        self.simulation.meanwhile()
+        # A failover ends the transaction. Its snapshot cannot update rows that a re-routing updated.
+        if self.simulation.pg is not pg or pg.epoch != epoch:
             raise ProgressStoreUnavailable("simulated: the transaction failed")
         self._write(watermarks)
 
@@ -125,45 +125,45 @@ class ProgressStore:
         return True
 
     def _progress(self, places: Iterable[Place]) -> Progress:
-        pg = self.world.pg
+        pg = self.simulation.pg
         self.paused = pg.paused
         return Progress(self._read(places), frozenset(pg.halted), frozenset([TOPIC] if pg.paused else []))
 
     def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
-        pg = self.world.pg
+        pg = self.simulation.pg
         return {place: pg.assignment(place) for place in places} if pg.registered else {}
 
     def _write(self, watermarks: Watermarks) -> None:
-        pg = self.world.pg
+        pg = self.simulation.pg
         for place, (epoch, watermark) in watermarks.items():
             if epoch == pg.epoch and place in pg.watermarks and watermark > pg.watermarks[place]:
                 pg.watermarks[place] = watermark
-                self.world.check_watermark(place)
-        self.world.crash_perhaps()
+                self.simulation.check_watermark(place)
+        self.simulation.crash_perhaps()
 
     def _reach(self) -> None:
-        self.world.crash_perhaps()
-        if self.world.unlucky(0.03):
+        self.simulation.crash_perhaps()
+        if self.simulation.unlucky(0.03):
             raise ProgressStoreUnavailable("simulated")
 
 
-class WatchedHoldings(Inflight):
-    """Holds nothing of a paused topic, from the turn after the one in which that was read."""
+class WatchedInflight(Inflight):
+    """Checks that a bridge takes no record of a paused topic after the turn that read the pause."""
 
     def __init__(self, store: ProgressStore, *, max_bytes: int, max_span: int) -> None:
         super().__init__(max_bytes=max_bytes, max_span=max_span)
         self._store = store
 
     def take(self, place: Place, records: list[Record], now: float) -> None:
-        """What was polled before the pause took hold is still taken."""
+        """Takes records that were polled before the pause took effect. Raises Broken for later records."""
         store = self._store
         if place in self.partitions and records and (store.paused is None or store.paused_turns > 1):
-            raise Broken(f"{store.world}: {place} is read although paused ({store.paused})")
+            raise Broken(f"{store.simulation}: {place} is read although paused ({store.paused})")
         super().take(place, records, now)
 
 
 class Message(NamedTuple):
-    """One on a list."""
+    """A message on a list."""
 
     queue: str
     slices: list[Slice]
@@ -171,38 +171,40 @@ class Message(NamedTuple):
 
 
 class Publisher:
-    """Redis as one bridge reaches it."""
+    """The Redis of one bridge."""
 
-    def __init__(self, world: "World") -> None:
-        self.world = world
+    def __init__(self, simulation: "Simulation") -> None:
+        self.simulation = simulation
 
     def publish(self, queue: str, slices: list[Slice]) -> Sent:
-        world = self.world
-        world.crash_perhaps()
-        if world.unlucky(0.03):
-            raise PublisherUnavailable("simulated: not arrived")
-        message = Message(queue, slices, f"m{len(world.sent)}")
-        world.sent.append(message)
-        on_list = world.lists.setdefault(queue, [])
+        simulation = self.simulation
+        simulation.crash_perhaps()
+        if simulation.unlucky(0.03):
+            raise PublisherUnavailable("simulated: the message did not arrive")
+        message = Message(queue, slices, f"m{len(simulation.sent)}")
+        simulation.sent.append(message)
+        on_list = simulation.lists.setdefault(queue, [])
         if len(on_list) >= 2 * MAX_MESSAGES:
-            raise Broken(f"{world}: {queue} has {len(on_list)} messages already")
-        if not world.unlucky(0.08):
+            raise Broken(f"{simulation}: {queue} has {len(on_list)} messages already")
+        if not simulation.unlucky(0.08):
             on_list.append(message)
-        if world.unlucky(0.03):
-            raise PublisherUnavailable("simulated: arrived, but who knows")
-        world.crash_perhaps()
+        if simulation.unlucky(0.03):
+            raise PublisherUnavailable("simulated: the message arrived, but the answer was lost")
+        simulation.crash_perhaps()
         return Sent(message.id, 1, len(on_list))
 
     def probe(self, queues: Sequence[str], searched: Sequence[str]) -> Probe:
-        world = self.world
-        if world.unlucky(0.02):
+        simulation = self.simulation
+        if simulation.unlucky(0.02):
             raise PublisherUnavailable("simulated")
-        waiting = {queue: len(world.lists.get(queue, ())) for queue in queues}
+        waiting = {queue: len(simulation.lists.get(queue, ())) for queue in queues}
         found = {
             queue: Whereabouts(
-                frozenset(message.id for message in world.lists.get(queue, ())),
-                frozenset(message.id for message in world.in_hand if message.queue == queue),
+                frozenset(message.id for message in simulation.lists.get(queue, ())),
+                frozenset(message.id for message in simulation.in_hand if message.queue == queue),
             )
             for queue in searched
         }
-        return Probe({q: Waiting(count, count) for q, count in waiting.items()}, found, str(world.sentinel))
+        return Probe(
+            {q: Waiting(count, count) for q, count in waiting.items()}, found, str(simulation.sentinel)
+        )

@@ -1,8 +1,8 @@
-"""A world in one thread: the real loop of two bridges, a log, and everything around them that can go wrong.
+"""A simulation in one thread: the real loops of two bridges, a log, and services that may fail at any time.
 
-Kafka, Postgres and Redis are simulated; `Bridge`, its pure parts and the judgement are the real ones. What
-is checked is checked at once, against the log: every applied slice must be exactly the lane's next records,
-and every record below a watermark must be applied.
+Kafka, Postgres and Redis are simulated; `Bridge`, its pure parts and the guard are real. Each step is
+checked at once against the log: every applied slice must contain exactly the next records of its lane, and
+every record below a watermark must be applied.
 """
 
 from collections.abc import Callable
@@ -31,21 +31,21 @@ from tests.simulation.simulated_services import (
     Postgres,
     ProgressStore,
     Publisher,
-    WatchedHoldings,
+    WatchedInflight,
 )
 
 
 @dataclass(frozen=True)
 class Shell:
-    """The parts a mutant replaces."""
+    """The parts that a mutant replaces."""
 
     bridge: type[Bridge] = Bridge
     store: type[ProgressStore] = ProgressStore
     judge: Callable[..., Judgement] = judge
 
 
-class World:
-    """Everything, from one seed."""
+class Simulation:
+    """Two bridges and their services, generated from one seed."""
 
     def __init__(self, seed: int, shell: Shell) -> None:
         self.seed = seed
@@ -60,7 +60,7 @@ class World:
         self.committed: dict[Place, int] = {}
         self.lists: dict[str, list[Message]] = {}
         self.in_hand: list[Message] = []
-        """Of workers that live."""
+        """The messages that running workers hold."""
         self.sent: list[Message] = []
         self.sentinel = 0
         self.epochs = 1
@@ -80,7 +80,7 @@ class World:
             self.halt_or_mend,
             self.pause_or_resume,
         )
-        # Each world has its own mixture, in which some things never happen: others get time to unfold.
+        # Each seed has its own weights. Some events never happen, so that other events have more time.
         moods = [1.0] * 3 + self.rng.choices((0.0, 0.2, 1.0, 2.0), k=10)
         self.weights = [
             mood * weight
@@ -92,8 +92,8 @@ class World:
         self.bridges = [self._new_bridge(0), self._new_bridge(1)]
         self.rebalance()
 
-    def play(self, turns: int) -> None:
-        """Chaos for so many turns, then quiet until everything is applied. Raises Broken."""
+    def run(self, turns: int) -> None:
+        """Runs `turns` random events, then runs without failures until all is applied. Raises Broken."""
         for _ in range(turns):
             self.event()
         self.chaos = False
@@ -115,16 +115,16 @@ class World:
                 raise Broken(f"{self}: {place} is settled, but not all of it is applied")
 
     def event(self) -> None:
-        """The next thing that happens."""
+        """Runs the next random event."""
         self.rng.choices(self.happenings, self.weights)[0]()
 
     def meanwhile(self) -> None:
-        """What may happen between two statements of a bridge: anything but its own doing."""
+        """Runs, between two statements of a bridge, events that the bridge does not cause."""
         if self.unlucky(0.5):
             self.rng.choices(self.happenings[1:], self.weights[1:])[0]()
 
     def turn(self, number: int) -> None:
-        """One turn of a bridge's loop."""
+        """Runs one turn of a bridge's loop."""
         self.now += self.rng.choice(self.steps if self.chaos else (0.05, 0.3))
         store = self.stores[number]
         store.paused_turns = store.paused_turns + 1 if store.paused else 0
@@ -133,11 +133,11 @@ class World:
         except Crash:
             self.crash(number)
         except BridgeStopped as error:
-            # The log loses nothing here.
+            # The simulated log loses no records, so a bridge must never stop.
             raise Broken(f"{self}: {error}") from error
 
     def work(self) -> None:
-        """A worker takes a message, mostly the oldest one; some it has in hand for a while."""
+        """Takes a message as a worker does, usually the oldest. Sometimes the worker applies it later."""
         if self.in_hand and not self.unlucky(0.5):
             self.apply(self.in_hand.pop(0))
             return
@@ -151,7 +151,7 @@ class World:
                 self.apply(message)
 
     def apply(self, message: Message) -> None:
-        """The apply transaction, or what of it concerns the guard."""
+        """Runs the part of the apply transaction that concerns the guard."""
         queue, slices, _ = message
         if queue in self.pg.halted or self.unlucky(0.05):
             return
@@ -169,7 +169,7 @@ class World:
                 self.pg.lanes[lane] = part.last
 
     def check_slice(self, place: Place, queue: str, applied: int, offsets: list[int]) -> None:
-        """The slice holds exactly the lane's next records, none of which was applied in this epoch."""
+        """Checks that the slice contains exactly the next records of its lane in this epoch."""
         epoch = self.pg.epoch
         start = self.pg.epoch_starts[place, epoch]
         expected = [
@@ -185,14 +185,14 @@ class World:
         self.pg.applied[place].update(offsets)
 
     def check_watermark(self, place: Place) -> None:
-        """Every record below the watermark is applied."""
+        """Checks that every record below the watermark is applied."""
         watermark = self.pg.watermarks[place]
         for record in self.log[place]:
             if record.offset < watermark and record.offset not in self.pg.applied[place]:
                 raise Broken(f"{self}: {place} has watermark {watermark}, but {record.offset} is not applied")
 
     def produce(self) -> None:
-        """Records with holes between them, as compaction and transactions leave."""
+        """Appends records with gaps between offsets, as compaction and transactions leave them."""
         place = self.rng.choice(PLACES)
         for _ in range(self.rng.randrange(1, 8)):
             offset = self.ends[place] + self.rng.choice((0, 0, 0, 1, 5))
@@ -201,12 +201,12 @@ class World:
         self.ends[place] += self.rng.choice((0, 0, 2))
 
     def surface(self) -> None:
-        """A message comes again that was sent at any time before."""
+        """Applies any message that was sent before, because Redis may deliver it again."""
         if self.sent:
             self.apply(self.rng.choice(self.sent))
 
     def lose_message(self) -> None:
-        """From a list, or with the worker that has it in hand."""
+        """Loses a message from a list, or the messages that a worker holds."""
         if self.in_hand and self.unlucky(0.3):
             self.in_hand.clear()
         waiting = [messages for messages in self.lists.values() if messages]
@@ -219,7 +219,7 @@ class World:
         self.sentinel += 1
 
     def rebalance(self) -> None:
-        """A partition goes to one bridge; the other may not know yet."""
+        """Assigns a partition to one bridge. The other bridge may not notice that it lost the partition."""
         place = self.rng.choice(PLACES)
         new, old = self.rng.sample(self.consumers, 2)
         new.gain(place)
@@ -227,7 +227,7 @@ class World:
             old.lose(place)
 
     def crash(self, number: int) -> None:
-        """A bridge loses its memory and starts anew; its partitions come back to it."""
+        """Replaces a bridge by a new process with the same partitions and no state in memory."""
         places = list(self.consumers[number].positions)
         self.consumers[number] = Consumer(self)
         self.bridges[number] = self._new_bridge(number)
@@ -238,13 +238,13 @@ class World:
         self.older.append(deepcopy(self.pg))
 
     def move_back(self) -> None:
-        """Postgres is another, older one from now on."""
+        """Replaces Postgres by an older state of it."""
         if self.older:
             self.older = self.older[: self.rng.randrange(len(self.older)) + 1]
             self.pg = deepcopy(self.older[-1])
 
     def reroute(self) -> None:
-        """Another shard count. Half of the time forced: not all of what was read has its outcome."""
+        """Changes the number of shards. Records in flight prevent half of the attempts."""
         drained = all(
             self.pg.watermarks.get(place, 0) > max([-1, *self.pg.assignment(place).applied.values()])
             for place in PLACES
@@ -271,7 +271,7 @@ class World:
             raise Crash
 
     def unlucky(self, chance: float) -> bool:
-        """Never in the quiet at the end."""
+        """Returns True with probability `chance`, but never in the quiet phase at the end."""
         return self.chaos and self.rng.random() < chance
 
     def end(self, place: Place) -> int:
@@ -287,8 +287,8 @@ class World:
             store=store,
             publisher=Publisher(self),
             topics=TOPICS,
-            # Small: partitions are paused and resumed all the time.
-            inflight=WatchedHoldings(store, max_bytes=20_000, max_span=120),
+            # The limits are small, so that partitions are often paused and resumed.
+            inflight=WatchedInflight(store, max_bytes=20_000, max_span=120),
             metrics=BridgeMetrics(),
             watch=cast("LogWatch", Watch(store)),
             clock=lambda: self.now,

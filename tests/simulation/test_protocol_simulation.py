@@ -1,4 +1,4 @@
-"""The delivery protocol in a hostile world: hundreds of seeds hold, and every mutant is caught."""
+"""The delivery protocol under random failures: hundreds of seeds pass, and every mutant fails."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,10 +15,10 @@ from sluice.runtime.place import Place
 from sluice.tasks.apply.guard import Judgement, judge
 from tests.simulation.seeds import draw_seeds
 from tests.simulation.simulated_services import Broken, ProgressStore
-from tests.simulation.simulation import Shell, World
+from tests.simulation.simulation import Shell, Simulation
 
-SEEDS = 400  # at least; every mutant is caught by one of them
-BLOCKS = 8  # so that pytest's workers share them
+SEEDS = 400  # the least number; each mutant fails for one of them
+BLOCKS = 8  # the workers of pytest share the blocks
 MUTANT_SEEDS = 400
 TURNS = 500
 
@@ -32,17 +32,17 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_nothing_is_lost_reordered_or_applied_twice(block: int, request: pytest.FixtureRequest) -> None:
+def test_no_record_is_lost_reordered_or_applied_twice(block: int, request: pytest.FixtureRequest) -> None:
     fixed = range(block * SEEDS // BLOCKS, (block + 1) * SEEDS // BLOCKS)
     for seed in draw_seeds(fixed, request):
-        World(seed, REAL).play(TURNS)
+        Simulation(seed, REAL).run(TURNS)
 
 
 class OlderEpochsRead(ProgressStore):
-    """Lane rows are looked up without the epoch."""
+    """A mutant that reads lane rows without their epoch."""
 
     def _read(self, places: Iterable[Place]) -> dict[Place, Assignment]:
-        pg = self.world.pg
+        pg = self.simulation.pg
         newest: dict[Place, dict[str, int]] = {}
         for (place, queue, _), offset in pg.lanes.items():
             lanes = newest.setdefault(place, {})
@@ -51,22 +51,22 @@ class OlderEpochsRead(ProgressStore):
 
 
 class TwoTransactions(ProgressStore):
-    """Progress is read in one transaction, the watermark written in another."""
+    """A mutant that reads progress and writes the watermark in two transactions."""
 
     def settle_progress(self, places: Iterable[Place], decide: Callable[[Progress], Watermarks]) -> None:
         watermarks = decide(self.read_progress(places))
-        self.world.meanwhile()
+        self.simulation.meanwhile()
         self._write(watermarks)
 
 
 class SeveralStatements(ProgressStore):
-    """An assignment is read in several statements."""
+    """A mutant that reads an assignment in several statements."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         wanted = list(places)
         first = super().read_assignments(wanted)
-        if self.world.unlucky(0.5):
-            self.world.move_back()
+        if self.simulation.unlucky(0.5):
+            self.simulation.move_back()
         second = self._read(wanted)
         return {
             place: Assignment(
@@ -83,7 +83,7 @@ class SeveralStatements(ProgressStore):
 
 
 class PolledBeforeSeekUsed(Bridge):
-    """A new partition is started, and then what was polled before is held."""
+    """A mutant that starts a new partition and then takes records that were polled before the seek."""
 
     def _read(self, consumer: Consumer, now: float) -> None:
         polled = consumer.poll(0.0)
@@ -99,7 +99,7 @@ def _judge_without_prev(*, prev: int, applied_offset: int, **rest: Any) -> Judge
 def _first_broken(shell: Shell) -> str | None:
     for seed in range(MUTANT_SEEDS):
         try:
-            World(seed, shell).play(TURNS)
+            Simulation(seed, shell).run(TURNS)
         except Broken as broken:
             return str(broken)
     return None
@@ -115,35 +115,41 @@ def _first_broken(shell: Shell) -> str | None:
         Shell(judge=_judge_without_prev),
     ],
     ids=[
-        "lane rows of an older epoch read",
-        "progress read and watermark written in two transactions",
-        "assignment read in several statements",
-        "records polled before the seek used",
-        "prev not checked",
+        "lane rows of an older epoch are read",
+        "progress and watermark have separate transactions",
+        "an assignment is read in several statements",
+        "records polled before the seek are used",
+        "prev is not checked",
     ],
 )
-def test_the_simulation_catches(shell: Shell) -> None:
-    assert _first_broken(shell), f"no seed of {MUTANT_SEEDS} shows it"
+def test_the_simulation_finds_each_mutant(shell: Shell) -> None:
+    assert _first_broken(shell), f"none of {MUTANT_SEEDS} seeds fails"
 
 
-def test_the_simulation_catches_a_watermark_from_the_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Written from the position while something is unapplied.
+def test_the_simulation_finds_a_watermark_that_is_set_to_the_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The mutant writes the position as the watermark, although records may be unapplied.
     def watermarks(self: Inflight) -> Watermarks:
         return {p: (held.assignment.epoch, held.position) for p, held in self.partitions.items()}
 
     monkeypatch.setattr(Inflight, "watermarks", watermarks)
-    assert _first_broken(REAL), f"no seed of {MUTANT_SEEDS} shows it"
+    assert _first_broken(REAL), f"none of {MUTANT_SEEDS} seeds fails"
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["what is paused", "that nothing is known yet"])
-def test_the_simulation_catches_a_bridge_that_forgets(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+@pytest.mark.parametrize(
+    "known", [True, False], ids=["known pauses are ignored", "unknown pauses are ignored"]
+)
+def test_the_simulation_finds_a_bridge_that_reads_paused_topics(
+    monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
     paused_by_hand = Inflight.paused_by_hand
 
-    def forgetful(self: Inflight) -> frozenset[Place]:
+    def ignores_pauses(self: Inflight) -> frozenset[Place]:
         unknown = self._paused_topics is None
         return frozenset() if unknown is not known else paused_by_hand(self)
 
-    monkeypatch.setattr(Inflight, "paused_by_hand", forgetful)
+    monkeypatch.setattr(Inflight, "paused_by_hand", ignores_pauses)
     broken = _first_broken(REAL)
     assert broken is not None
     assert "although paused" in broken

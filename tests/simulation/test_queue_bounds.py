@@ -1,4 +1,4 @@
-"""What several bridges publish to queues with slow workers: nothing again without a loss, and short lists."""
+"""Several bridges publish to queues with slow workers: lists stay short, and only lost messages repeat."""
 
 from collections.abc import Iterator
 from random import Random
@@ -9,7 +9,7 @@ import structlog
 from sluice.bridge import inflight, queue_buffer, send_loop
 from sluice.bridge.queue_buffer import MAX_MESSAGES, SHORT_MESSAGES
 from tests.mutants import mutated
-from tests.simulation.queue_world import QueueWorld
+from tests.simulation.queue_simulation import QueueSimulation
 
 
 @pytest.fixture(autouse=True)
@@ -19,30 +19,30 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("work_seconds", [0.01, 2.0, 10.0])
-def test_without_a_loss_nothing_is_published_again(work_seconds: float) -> None:
-    world = QueueWorld([8.0, 8.0], work_seconds=work_seconds)
-    world.play(100.0)
-    assert world.settle(400.0)
-    assert world.published_records == world.read.total()
-    assert world.longest <= SHORT_MESSAGES + 1, "small messages wait on a list that is not short"
+def test_without_losses_no_record_is_published_again(work_seconds: float) -> None:
+    simulation = QueueSimulation([8.0, 8.0], work_seconds=work_seconds)
+    simulation.run(100.0)
+    assert simulation.settle(400.0)
+    assert simulation.published_records == simulation.read.total()
+    assert simulation.longest <= SHORT_MESSAGES + 1, "a bridge sends small messages only to a short list"
 
 
-def test_backlogs_keep_to_the_bound_and_let_another_bridge_in() -> None:
-    world = QueueWorld([600.0, 600.0, 4.0], work_seconds=0.5)
-    world.play(30.0)
-    assert world.read.total() > world.done.total() + 5_000, "the workers cannot keep up"
-    assert world.done[2] > 0.5 * world.read[2], "the third bridge gets its turns"
-    assert world.longest <= MAX_MESSAGES + 2
-    assert world.published_records < world.read.total()
+def test_large_backlogs_respect_the_bound_and_do_not_block_another_bridge() -> None:
+    simulation = QueueSimulation([600.0, 600.0, 4.0], work_seconds=0.5)
+    simulation.run(30.0)
+    assert simulation.read.total() > simulation.done.total() + 5_000, "the workers cannot keep up"
+    assert simulation.done[2] > 0.5 * simulation.read[2], "the third bridge is not blocked"
+    assert simulation.longest <= MAX_MESSAGES + 2
+    assert simulation.published_records < simulation.read.total()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_with_losses_all_is_applied_and_the_bounds_hold(seed: int) -> None:
+def test_with_losses_all_records_are_applied_within_the_bounds(seed: int) -> None:
     rng = Random(seed)
-    world = QueueWorld([60.0, 60.0, 200.0], work_seconds=rng.choice([0.05, 1.0]))
-    world.play(30.0, lambda: world.lose_one(rng) if rng.random() < 0.05 else None)
-    assert world.settle(1_000.0)
-    assert world.longest <= 2 * MAX_MESSAGES
+    simulation = QueueSimulation([60.0, 60.0, 200.0], work_seconds=rng.choice([0.05, 1.0]))
+    simulation.run(30.0, lambda: simulation.lose_one(rng) if rng.random() < 0.05 else None)
+    assert simulation.settle(1_000.0)
+    assert simulation.longest <= 2 * MAX_MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,6 @@ def test_a_mutant_of_the_bounds_is_found(monkeypatch: pytest.MonkeyPatch, old: s
     monkeypatch.setattr(inflight, "QueueBuffer", mutant.QueueBuffer)
     monkeypatch.setattr(send_loop, "Resend", mutant.Resend)
     with pytest.raises(AssertionError):  # noqa: PT012
-        test_without_a_loss_nothing_is_published_again(10.0)
-        test_backlogs_keep_to_the_bound_and_let_another_bridge_in()
-        test_with_losses_all_is_applied_and_the_bounds_hold(0)
+        test_without_losses_no_record_is_published_again(10.0)
+        test_large_backlogs_respect_the_bound_and_do_not_block_another_bridge()
+        test_with_losses_all_records_are_applied_within_the_bounds(0)

@@ -1,4 +1,4 @@
-"""Relays in a hostile world: hundreds of seeds hold, and every mutant is caught."""
+"""Relays under random failures: hundreds of seeds pass, and every mutant fails."""
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -12,12 +12,12 @@ from sluice.tasks.outbox import outbox_page
 from sluice.tasks.outbox import relay as relay_module
 from tests.mutants import mutated
 from tests.simulation.relay_services import Outbox
-from tests.simulation.relay_simulation import Shell, World
+from tests.simulation.relay_simulation import Shell, Simulation
 from tests.simulation.relay_surroundings import Broken, Postgres
 from tests.simulation.seeds import draw_seeds
 
-SEEDS = 400  # at least; every mutant is caught by one of them
-BLOCKS = 4  # so that pytest's workers share them
+SEEDS = 400  # the least number; each mutant fails for one of them
+BLOCKS = 4  # the workers of pytest share the blocks
 MUTANT_SEEDS = 400
 TURNS = 150
 
@@ -29,28 +29,28 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_nothing_is_lost_invented_or_out_of_order(block: int, request: pytest.FixtureRequest) -> None:
+def test_no_event_is_lost_invented_or_out_of_order(block: int, request: pytest.FixtureRequest) -> None:
     fixed = range(block * SEEDS // BLOCKS, (block + 1) * SEEDS // BLOCKS)
     for seed in draw_seeds(fixed, request):
-        World(seed, Shell()).play(TURNS)
+        Simulation(seed, Shell()).run(TURNS)
 
 
 class RowsReadWithTheLock(Outbox):
-    """The page is as old as the statement that locked."""
+    """A mutant that reads the page with the snapshot of the statement that locks."""
 
     def page_state(self, pg: Postgres) -> Postgres:
         return self.snapshot
 
 
 class RefusalsReadWithTheLock(Outbox):
-    """The lowest refused is as old as the statement that locked."""
+    """A mutant that reads the lowest refused row with the snapshot of the statement that locks."""
 
     def lowest_refused(self, pg: Postgres) -> dict[str, int | None]:
         return super().lowest_refused(self.snapshot)
 
 
 class KeysHeldInEveryQueue(Outbox):
-    """A refused record holds its key in other queues, too."""
+    """A mutant in which a refused record blocks its key in other queues, too."""
 
     def is_held(self, pg: Postgres, row: WaitingRow) -> bool:
         refused = pg.refusals.values()
@@ -58,7 +58,7 @@ class KeysHeldInEveryQueue(Outbox):
 
 
 class HintsNeverRestored(Outbox):
-    """What was saved outlives the state of Postgres it was true of."""
+    """A mutant that keeps saved hints after an older state of Postgres was restored."""
 
     saved: Mapping[str, int] = {}
 
@@ -70,38 +70,38 @@ class HintsNeverRestored(Outbox):
 
 
 def relay_with_page(old: str, new: str) -> ModuleType:
-    """The relay's module over a mutated page."""
+    """Returns a copy of the relay's module that uses a mutated page."""
     relay, page = mutated(relay_module, "class Relay:", "class Relay:"), mutated(outbox_page, old, new)
-    vars(page).update(Delivery=Delivery)  # what the broker answers with
+    vars(page).update(Delivery=Delivery)  # the broker answers with this type
     vars(relay).update(OutboxPage=page.OutboxPage, sent_through=page.sent_through)
     return relay
 
 
 IN_RELAY = {
-    "deleted before it is acknowledged": (
+    "a row is deleted before its acknowledgement": (
         "ids_by_queue(page.acknowledged)",
         "ids_by_queue([*page.acknowledged, *page.heads])",
     ),
-    "hints kept over a reconnect": ("self._sent_through, self._hints_of = {}, None", "pass"),
-    "hints advanced while a topic is away": ("{} if away else ", ""),
-    "refused ones unknown to the hint": (
+    "hints are kept after a reconnect": ("self._sent_through, self._hints_of = {}, None", "pass"),
+    "hints advance while a topic is unavailable": ("{} if away else ", ""),
+    "hints ignore refused rows": (
         "acknowledged.get(queue, ()), hidden[queue]",
         "acknowledged.get(queue, ()), None",
     ),
-    "hints believed before the commit": (
+    "hints are used before the commit": (
         "            self._save_hints(found)\n",
         "            self._save_hints(found)\n            self._sent_through.update(found)\n",
     ),
-    "suspects not tried alone": ("for row in page.take_refused():", "for row in []:"),
+    "a refused record is not retried alone": ("for row in page.take_refused():", "for row in []:"),
 }
 IN_PAGE = {
-    "all of a key handed over at once": ("self._behind[place].append(row)", "self.heads.append(row)"),
-    "the next one handed over whatever became of the first": (
+    "all records of a key are sent at once": ("self._behind[place].append(row)", "self.heads.append(row)"),
+    "the next record of a key is sent after a refusal": (
         "self.refused.append((row, error))\n",
         "self.refused.append((row, error))\n            return self.settle(row, Delivery.ACKNOWLEDGED)\n",
     ),
-    "hint advanced past what is left": ("*(number - 1 for number in left)", ""),
-    "hint above the page": (
+    "the hint passes a remaining row": ("*(number - 1 for number in left)", ""),
+    "the hint is above the page": (
         "[max(ids, default=before), *(number - 1 for number in left)]",
         "[number - 1 for number in left] or [max(ids, default=before)]",
     ),
@@ -113,32 +113,32 @@ IN_PAGE = {
     [
         *(pytest.param((relay_module, change), id=name) for name, change in IN_RELAY.items()),
         *(pytest.param((outbox_page, change), id=name) for name, change in IN_PAGE.items()),
-        pytest.param(RowsReadWithTheLock, id="rows read with the lock"),
-        pytest.param(RefusalsReadWithTheLock, id="refusals read with the lock"),
-        pytest.param(KeysHeldInEveryQueue, id="keys held in every queue"),
-        pytest.param(HintsNeverRestored, id="saved hints survive their Postgres"),
+        pytest.param(RowsReadWithTheLock, id="rows are read with the lock"),
+        pytest.param(RefusalsReadWithTheLock, id="refusals are read with the lock"),
+        pytest.param(KeysHeldInEveryQueue, id="keys are blocked in every queue"),
+        pytest.param(HintsNeverRestored, id="saved hints survive a restore of Postgres"),
     ],
 )
-def test_the_simulation_catches(shell: tuple[ModuleType, tuple[str, str]] | type[Outbox]) -> None:
+def test_the_simulation_finds_each_mutant(shell: tuple[ModuleType, tuple[str, str]] | type[Outbox]) -> None:
     if not isinstance(shell, tuple):
         found = first_broken(Shell(outbox=shell))
     elif shell[0] is relay_module:
         found = first_broken(Shell(module=mutated(relay_module, *shell[1])))
     else:
         found = first_broken(Shell(module=relay_with_page(*shell[1])))
-    assert found, f"no seed of {MUTANT_SEEDS} shows it"
+    assert found, f"none of {MUTANT_SEEDS} seeds fails"
 
 
-def test_a_copy_that_is_not_changed_is_not_caught() -> None:
+def test_the_simulation_accepts_an_unchanged_copy() -> None:
     same = relay_with_page("class OutboxPage:", "class OutboxPage:")
     assert first_broken(Shell(module=same), seeds=SEEDS // 8) is None
 
 
 def first_broken(shell: Shell, *, seeds: int = MUTANT_SEEDS) -> str | None:
-    """What the first seed says that shows it."""
+    """Returns the message of the first seed that fails; None if all seeds pass."""
     for seed in range(seeds):
         try:
-            World(seed, shell).play(TURNS)
+            Simulation(seed, shell).run(TURNS)
         except Broken as broken:
             return str(broken)
     return None
