@@ -1,4 +1,4 @@
-"""What a rebuild or a swap would lose, judged from facts about two tables and from a view's query."""
+"""Tests what a rebuild or a swap would lose, judged from facts about two tables and from a view's query."""
 
 import pytest
 from hypothesis import given

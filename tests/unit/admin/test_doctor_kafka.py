@@ -1,4 +1,4 @@
-"""What `sluice doctor` reads from incomplete answers of Kafka."""
+"""Tests what `sluice doctor` reads from incomplete answers of Kafka."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `sluice doctor` reports about stopped generations."""
+"""Tests what `sluice doctor` reports about stopped generations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ STOPPED = replace(FAILED, generation=1, state="stopped")
 
 
 def stopped(offsets: Sequence[int], log_starts: Mapping[int, int], *, keeps_place: bool = True) -> Facts:
-    """Returns facts with a generation that readers see and that stopped at these offsets of `orders`."""
+    """Returns facts in which the generation that readers use stopped at `offsets`, one per partition."""
     facts = projected(replace(STOPPED, keeps_place=keeps_place))
     assert facts.postgres is not None
     places = [StoppedPlace("revenue", 1, "orders", n, offset) for n, offset in enumerate(offsets)]

@@ -1,4 +1,4 @@
-"""What `sluice doctor` reports about events that are retried."""
+"""Tests what `sluice doctor` reports about events that are retried."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_each_kind_of_retry_has_a_finding(kind: RetryKind) -> None:
     assert "sluice dlq ls --state retrying" in finding.advice
 
 
-def test_an_event_without_entity_is_named_by_its_letter() -> None:
+def test_an_event_without_entity_is_named_by_its_dead_letter() -> None:
     (finding,) = retrying_problems([event(7)._replace(key=None)])
     assert finding.problem.startswith("Dead letter 7 has waited")
 

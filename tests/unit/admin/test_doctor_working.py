@@ -87,13 +87,13 @@ CASES: Mapping[str, tuple[Facts, Severity, str, str]] = {
         "No worker serves the queue effects: no call is made; 2 calls are due, the oldest for 75 s.",
         "Start one: `sluice effects-worker`.",
     ),
-    "nothing fills a building generation": (
+    "a building generation without a rebuild worker": (
         without(REBUILD, generations=[LIVE, BUILDING]),
         WARNING,
         "Generation 2 of revenue is building, and no worker serves the queue rebuild, which fills it.",
         "Start one: `sluice rebuild-worker`.",
     ),
-    "nothing fills a generation that lags": (
+    "a lagging generation without a rebuild worker": (
         without(REBUILD, generations=[LIVE, replace(BUILDING, state="retired", lags=True)]),
         WARNING,
         "Generation 2 of revenue is retired and lags, and no worker serves",
@@ -280,7 +280,7 @@ def test_a_problem_with_its_own_finding_is_not_reported_twice(name: str) -> None
     assert not [one for one in found if words in one.problem]
 
 
-def test_the_error_of_a_retried_event_shows_a_full_disk_and_idle_workers_are_still_reported() -> None:
+def test_a_full_disk_is_found_in_the_error_of_a_retried_event() -> None:
     event = RetryingEvent(1, "order", "o-1", RetryKind.UNAVAILABLE, 3, 9.0, "DiskFull: no space", [])
     found = find_problems(but(retrying=[event], sharing=SharingFacts(1, frozenset(QUEUES))))
     assert [one.severity for one in found] == [ERROR, WARNING]

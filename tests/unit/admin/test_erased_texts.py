@@ -19,7 +19,7 @@ def encoded(text: str) -> str:
 @pytest.mark.parametrize(
     ("value", "clean"),
     [
-        ("thing/k.1 died", f"thing/{MARK} died"),
+        ("thing/k.1 failed", f"thing/{MARK} failed"),
         ("Key (id)=(k.1) exists", f"Key (id)=({MARK}) exists"),
         ("k.10 and xk.1 are others", "k.10 and xk.1 are others"),
         ("kx1", "kx1"),

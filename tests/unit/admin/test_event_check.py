@@ -104,7 +104,7 @@ def test_a_flaw_names_what_the_topic_expects(registry: Registry, record: Outgoin
         assert part in flaw
 
 
-def test_a_line_with_a_flaw_is_refused_with_its_number_and_a_hint_about_no_check() -> None:
+def test_a_line_with_a_flaw_is_refused_with_its_number_and_the_option_no_check() -> None:
     lines = [b'{"key": "u", "value": 1, "topic": "t"}'] * 2
     flaws = iter([None, "why"])
     parsed = parse_lines(lines, topic=None, known_topics={"t"}, find_flaw=lambda _: next(flaws))

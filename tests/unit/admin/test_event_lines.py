@@ -1,4 +1,4 @@
-"""The records that the lines of `sluice send` become, and the reasons for which lines are refused."""
+"""A line of `sluice send` becomes a record, or is refused with its number and a reason."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Which open transactions may hold an older snapshot, and how messages name them."""
+"""Tests which open transactions may hold an older snapshot, and how messages name them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

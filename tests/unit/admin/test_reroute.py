@@ -1,4 +1,4 @@
-"""What `accept` and `reshard` would do, computed from the state of Postgres and Kafka."""
+"""Tests what `accept` and `reshard` would do, computed from the state of Postgres and Kafka."""
 
 import pytest
 

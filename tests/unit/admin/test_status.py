@@ -87,13 +87,13 @@ def test_a_queue_sums_the_topics_of_its_entity_type() -> None:
     [
         (90, LogRange(0, 100), 10, 90),
         (100, LogRange(0, 100), 0, None),
-        (101, LogRange(0, 100), 0, None),  # of a log that was truncated: never negative
+        (101, LogRange(0, 100), 0, None),  # the log was truncated, but the lag is never negative
         (
             5,
             LogRange(20, 100),
             95,
             20,
-        ),  # records were deleted before they were applied: the first remaining record
+        ),  # the records below 20 were deleted
         (0, LogRange(0, 0), 0, None),
     ],
 )
@@ -110,7 +110,7 @@ def test_lag_is_the_number_of_records_between_the_watermark_and_the_end(
     ("start", "known", "lag"),
     [("earliest", False, 40), ("latest", False, 0), ("latest", True, 40), ("earliest", True, 40)],
 )
-def test_the_lag_of_a_partition_that_no_bridge_has_started_begins_at_its_future_start(
+def test_the_lag_of_a_partition_that_is_not_started_counts_from_the_offset_where_it_will_start(
     start: str, known: bool, lag: int
 ) -> None:
     topics = frozenset({"orders"} if known else ())
@@ -119,12 +119,12 @@ def test_the_lag_of_a_partition_that_no_bridge_has_started_begins_at_its_future_
     assert (topic(of).watermark, topic(of).lag) == (None, lag)
 
 
-def test_the_oldest_age_is_none_without_unapplied_records_and_never_negative() -> None:
+def test_the_age_of_the_oldest_unapplied_record_is_never_negative_and_none_without_records() -> None:
     assert topic(reading(), "users").oldest_unapplied_seconds is None
     assert topic(reading(), now=999.0).oldest_unapplied_seconds == 0.0
 
 
-def test_the_oldest_age_of_a_topic_is_that_of_its_oldest_partition() -> None:
+def test_the_age_shown_for_a_topic_is_the_greatest_age_of_its_partitions() -> None:
     of = reading()
     of.oldest_at = {("orders", 0): 1_000.0, ("orders", 1): 990.0, ("users", 0): 1.0}
     assert topic(of).oldest_unapplied_seconds == 17.5

@@ -1,4 +1,4 @@
-"""How `sluice verify` compares a log with the counters."""
+"""Tests how `sluice verify` compares a log with the counters."""
 
 import json
 from types import ModuleType
@@ -57,7 +57,7 @@ def test_a_partition_is_judged(
     assert bool(found.said) == bool(said)
 
 
-def test_outcomes_of_deleted_records_are_not_a_mismatch() -> None:
+def test_outcomes_of_records_that_are_no_longer_in_the_log_are_not_a_mismatch() -> None:
     totals, log = PartitionTotals("order", 4, 10, 7), LogFacts(0, 5)
     accepted = judge_partition("orders", 0, totals, log, from_the_end=False, rerouted=True)
     assert (accepted.verdict, "an accept" in accepted.said) == (Verdict.UNCOUNTABLE, True)
