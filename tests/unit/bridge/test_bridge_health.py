@@ -16,7 +16,7 @@ def test_a_bridge_that_cannot_make_a_consumer_although_brokers_answer_is_unhealt
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=100))
-def test_a_bridge_without_partitions_is_unhealthy_only_after_a_partition_had_no_bridge_for_long(
+def test_a_bridge_without_partitions_is_unhealthy_only_if_some_partition_had_no_bridge_for_long(
     seen: list[tuple[bool, bool]],
 ) -> None:
     health, since = BridgeHealth(), None

@@ -1,4 +1,4 @@
-"""Which partitions are not read after an error of a Kafka client, and when the problem ends."""
+"""Tests which partitions are not read after an error of a Kafka client, and when the problem ends."""
 
 from collections.abc import Mapping
 
@@ -46,7 +46,7 @@ class _Bridge:
 
 def test_an_error_of_a_partition_is_its_problem_until_a_fetch_reads_the_partition() -> None:
     bridge = _Bridge()
-    assert bridge.turn(DENIED) == [], "the problem is logged instead"
+    assert bridge.turn(DENIED) == [], "the problem is logged, not the error"
     assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
     bridge.errors.note_readable([("t", 0), ("u", 0)])
     assert bridge.kinds() == {("t", 1): ProblemKind.NOT_AUTHORIZED}
@@ -66,7 +66,7 @@ def test_the_read_of_a_partition_with_an_error_is_restarted_at_intervals() -> No
 
 def test_the_read_of_a_partition_with_a_problem_from_another_module_is_restarted_too() -> None:
     bridge = _Bridge()
-    bridge.problems.note(("t", 0), PartitionProblem(ProblemKind.UNREADABLE_RECORD, "nothing comes", 7))
+    bridge.problems.note(("t", 0), PartitionProblem(ProblemKind.UNREADABLE_RECORD, "no records arrive", 7))
     assert bridge.errors.due_probes(0.0) == []
     assert bridge.errors.due_probes(PROBE_SECONDS) == [("t", 0)]
     bridge.errors.note_readable([("t", 0)])
@@ -105,7 +105,7 @@ def test_a_refused_topic_is_a_problem_of_all_its_partitions_even_if_they_were_ne
 def test_a_refused_group_is_a_problem_of_all_partitions_until_a_new_consumer_is_accepted() -> None:
     bridge = _Bridge()
     assert bridge.turn(REFUSED, assigned=frozenset()) == [REFUSED]
-    assert bridge.turn(REFUSED, assigned=frozenset()) == [], "one line a minute"
+    assert bridge.turn(REFUSED, assigned=frozenset()) == [], "the error is logged one time per minute"
     assert bridge.kinds() == dict.fromkeys(ALL, ProblemKind.NOT_AUTHORIZED)
     assert bridge.errors.group_is_refused
     assert not bridge.errors.is_group_probe_due(GROUP_PROBE_SECONDS - 1)

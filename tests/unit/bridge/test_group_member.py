@@ -1,4 +1,4 @@
-"""When a bridge makes a new consumer, and when the bridge reports that a restart may help."""
+"""Tests when a bridge makes a new consumer, and when the bridge reports that a restart may help."""
 
 from typing import Any
 

@@ -131,7 +131,7 @@ def test_a_foreign_partitioner_is_reported_one_time_per_topic() -> None:
     assert [n for n, said in enumerate(wrong) if said] == [SUSPICIOUS_SAMPLES - 1]
 
 
-def test_large_keys_are_not_remembered_and_not_checked() -> None:
+def test_large_keys_are_not_cached_and_not_used_to_check_the_partitioner() -> None:
     inflight, check = holding({PLACE: assignment(shards=2)}), PartitionerCheck()
     keys = [b"%d" % n + bytes(REMEMBERED_KEY_BYTES) for n in range(SUSPICIOUS_SAMPLES + 1)]
     elsewhere = [key for key in keys if expected_partition(key, 1_000) != 0]

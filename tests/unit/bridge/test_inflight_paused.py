@@ -1,4 +1,4 @@
-"""Which partitions are not read because an operator paused their topic."""
+"""Tests which partitions are not read because an operator paused their topic."""
 
 from sluice.bridge.inflight import Inflight
 from sluice.db.delivery.progress import Assignment

@@ -1,4 +1,4 @@
-"""When a bridge joins its group again because a partition has no bridge."""
+"""Tests when a bridge joins its group again because a partition has no bridge."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""How the bridge starts partitions before it reads their first record."""
+"""Tests how the bridge starts partitions before it reads their first record."""
 
 from collections.abc import Iterable
 from typing import Any, cast

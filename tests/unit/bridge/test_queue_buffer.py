@@ -1,4 +1,4 @@
-"""When the bridge sends the records of a queue, and when it sends them again."""
+"""Tests when the bridge sends the records of a queue, and when it sends them again."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""How the bridge treats records that are too large for a message or that older workers cannot read."""
+"""Tests how the bridge treats records that are too large for a message or that older workers cannot read."""
 
 from collections.abc import Sequence
 

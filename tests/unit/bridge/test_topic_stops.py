@@ -1,4 +1,4 @@
-"""Which findings stop a topic, and when the topic continues. A look checks all partitions at one time."""
+"""Findings stop a topic until they disappear. A look is one check of all partitions."""
 
 from collections.abc import Mapping
 

@@ -81,7 +81,7 @@ def test_a_partition_that_stops_before_the_end_of_its_log_has_an_unreadable_reco
     assert bridge.look(LOOK_SECONDS) is None
 
 
-def test_a_partition_at_the_end_of_its_log_or_paused_is_not_suspected() -> None:
+def test_a_paused_partition_and_a_partition_at_the_end_of_its_log_have_no_problem() -> None:
     bridge = _Bridge()
     bridge.end = 4
     assert bridge.look(3 * STALLED_SECONDS) is None
