@@ -1,4 +1,4 @@
-"""How `sluice dev` shows log lines and which files it watches, without its processes."""
+"""Tests how `sluice dev` shows log lines and which files it watches, without its processes."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ topics = (Topic("orders", entity=Entity("order"), ignores=("order.viewed",)),)
 
 
 def imported(folder: Path, names: str = "shop.handlers") -> Sources:
-    """Returns the sources that the process finds which imports the handlers in this folder."""
+    """Returns the sources that a process finds when it imports the handlers in this folder."""
     answer = folder / "answer.json"
     environ = {"SLUICE_HANDLERS": names, "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(

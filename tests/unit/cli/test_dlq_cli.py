@@ -184,7 +184,7 @@ def test_a_record_that_is_not_stored_completely_is_never_sent_and_is_not_a_tombs
         ("    msgspec.json.decode(value)\n", "    pass\n"),
     ],
 )
-def test_a_mutant_that_exports_such_a_record_as_a_line_is_found(old: str, new: str) -> None:
+def test_a_mutant_that_exports_a_wrong_line_instead_of_base64_is_found(old: str, new: str) -> None:
     module = mutated(event_lines, old, new)
 
     def is_raw(letter: WholeLetter) -> bool:

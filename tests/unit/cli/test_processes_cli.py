@@ -1,4 +1,4 @@
-"""`sluice beat` and `flower` become Celery. Settings and ports are checked before a process starts."""
+"""`sluice beat` and `sluice flower` start Celery after a check of their settings and ports."""
 
 import importlib.util
 import os

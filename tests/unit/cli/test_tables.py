@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sluice.cli.tables import MOST_CHARACTERS, fold, table_lines, table_of
 
 KEY = "order-00000000-0000-0000-0000-000000000007"
-REASON = "a sentence of some words that says what is wrong with it"
+REASON = "a sentence of some words that names the cause of a failure"
 TABLE = table_of(
     ("id", "key", "error"), [(3, KEY, REASON), (4, "a[/b]\n", None)], folded=("error",), right=("id",)
 )

@@ -53,7 +53,9 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), WORDS, ids=[" ".join(w) for w, _ in WORDS])
-def test_a_worker_command_starts_celery_with_these_arguments(words: Sequence[str], expected: str) -> None:
+def test_a_worker_command_starts_celery_with_the_expected_arguments(
+    words: Sequence[str], expected: str
+) -> None:
     result = CliRunner().invoke(app, list(words))
     assert result.exit_code == 7, result.output
     assert Started.made["command"][1:] == [

@@ -1,4 +1,4 @@
-"""What `sluice workers` prints about the workers that share the queues."""
+"""Tests what `sluice workers` prints about the workers that share the queues."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
