@@ -74,7 +74,7 @@ REFUSED = [
     f"{AT}FATAL:  login rejected",
     f"{AT}FATAL:  unsupported startup parameter: options",
     f"{AT}FATAL:  unsupported startup parameter in options: statement_timeout",
-    # sslmode=prefer makes two attempts.
+    # The texts of the two attempts that sslmode=prefer makes.
     f'{AT}FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "b", SSL encryption\n'
     f'{AT}FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "a", database "b", no encryption',
     # Texts at the verbosity that shows the SQLSTATE. The word before the code may be translated.

@@ -100,7 +100,7 @@ BY_TYPE: list[tuple[BaseException, Fault, bool]] = [
     (OverflowError("can't serialize ints >= 2**64 or < -(2**63)"), EVENT, False),
     (ValueError("A string literal cannot contain NUL (0x00) characters."), EVENT, False),
     (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), EVENT, False),
-    (RowsChanged("orders: wrote 1 row where the fold foresaw 2"), SURROUNDINGS, False),
+    (RowsChanged("orders: wrote 1 row instead of 2"), SURROUNDINGS, False),
     (WriteSuppressed("orders", 0, 1), EVENT, False),
     (ValueError("another"), DEPLOYMENT, False),
     (DeploymentBroken("a table is missing"), DEPLOYMENT, False),
