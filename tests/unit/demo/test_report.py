@@ -112,7 +112,7 @@ def test_a_failed_scenario_is_shown_with_its_reason_and_counted_in_the_summary()
 
 
 class Recorder:
-    """A stage without servers. It counts how often a scenario made it recover."""
+    """A stage without servers, which counts its recoveries."""
 
     def __init__(self, do: Do) -> None:
         self.do = do
