@@ -32,7 +32,7 @@ def test_commands_in_the_text_exist(page: Path) -> None:
 
 
 def check_commands(code: str) -> None:
-    """Raises WrongCommand for a `sluice …` command or an option that does not exist."""
+    """Raises WrongCommand if a `sluice …` command or one of its options does not exist."""
     for command in re.findall(r"\bsluice (?!import )[a-z-][^\"')]+", code.partition("#")[0]):
         check_options(shlex.split(command.replace("| ", "|"))[1:])
 
