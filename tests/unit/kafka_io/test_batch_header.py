@@ -1,4 +1,4 @@
-"""Which unreadable records a batch header describes, and which fields of a damaged header are used."""
+"""Tests which unreadable records a batch header describes, and which fields of a damaged header are used."""
 
 import pytest
 from hypothesis import given

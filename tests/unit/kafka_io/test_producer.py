@@ -52,7 +52,7 @@ def producer(monkeypatch: pytest.MonkeyPatch) -> ConfluentProducer[WaitingRow]:
 
 
 @pytest.fixture
-def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery]]:
+def deliver(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery]]:
     """Returns a function that sends one record per answer, polls after each, and returns the deliveries."""
 
     def send(*answers: Any, polls: int = 1) -> list[Delivery]:
@@ -83,9 +83,9 @@ def told(producer: ConfluentProducer[WaitingRow]) -> Callable[..., list[Delivery
     ],
 )
 def test_every_delivery_is_reported_one_time(
-    told: Callable[..., list[Delivery]], answer: Any, delivery: Delivery
+    deliver: Callable[..., list[Delivery]], answer: Any, delivery: Delivery
 ) -> None:
-    assert told(answer, polls=3) == [delivery]
+    assert deliver(answer, polls=3) == [delivery]
 
 
 @pytest.mark.parametrize(
@@ -96,28 +96,28 @@ def test_every_delivery_is_reported_one_time(
     ],
 )
 def test_after_a_fatal_error_a_new_client_sends_the_next_record(
-    told: Callable[..., list[Delivery]], fatal: Any
+    deliver: Callable[..., list[Delivery]], fatal: Any
 ) -> None:
-    assert told(fatal, None, None) == [Delivery.AWAY, Delivery.ACKNOWLEDGED, Delivery.ACKNOWLEDGED]
+    assert deliver(fatal, None, None) == [Delivery.AWAY, Delivery.ACKNOWLEDGED, Delivery.ACKNOWLEDGED]
     assert len(ScriptedClient.made) == 2
 
 
-def test_a_broken_client_is_kept_until_its_last_answer(told: Callable[..., list[Delivery]]) -> None:
-    # The first record is in flight when the second meets the fatal error. The third follows before an answer.
+def test_a_broken_client_is_kept_until_its_last_answer(deliver: Callable[..., list[Delivery]]) -> None:
+    # A record is in flight when the second send fails. The third send follows before any answer.
     fatal = KafkaException(KafkaError(KafkaError._FATAL))
-    assert told(None, fatal, fatal, polls=0) == []
-    assert told(fatal) == [Delivery.AWAY, Delivery.AWAY, Delivery.AWAY, Delivery.ACKNOWLEDGED]
+    assert deliver(None, fatal, fatal, polls=0) == []
+    assert deliver(fatal) == [Delivery.AWAY, Delivery.AWAY, Delivery.AWAY, Delivery.ACKNOWLEDGED]
     assert len(ScriptedClient.made) == 1
-    assert told(None) == [Delivery.ACKNOWLEDGED]
+    assert deliver(None) == [Delivery.ACKNOWLEDGED]
     assert len(ScriptedClient.made) == 2
 
 
 def test_answers_of_a_closed_client_are_ignored(
-    producer: ConfluentProducer[WaitingRow], told: Callable[..., list[Delivery]]
+    producer: ConfluentProducer[WaitingRow], deliver: Callable[..., list[Delivery]]
 ) -> None:
-    told(None, BufferError("queue full"), polls=0)
+    deliver(None, BufferError("queue full"), polls=0)
     (given_up,) = ScriptedClient.made
     producer.close()
     given_up.poll(0.0)
     assert given_up.purged
-    assert told(KafkaError(KafkaError._MSG_TIMED_OUT)) == [Delivery.AWAY]
+    assert deliver(KafkaError(KafkaError._MSG_TIMED_OUT)) == [Delivery.AWAY]
