@@ -205,6 +205,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mistake", TABLE)
-def test_the_error_for_a_mistake_is_exactly_this_text(mistake: str) -> None:
+def test_each_mistake_has_exactly_the_expected_error(mistake: str) -> None:
     make, expected = TABLE[mistake]
     assert make() == expected

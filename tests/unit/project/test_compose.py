@@ -59,7 +59,7 @@ def test_the_file_follows_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_file_has_exactly_these_services() -> None:
+def test_the_file_has_exactly_the_expected_services() -> None:
     assert set(SERVICES) - set(OURS) == {"kafka", "postgres", "redis"}
     workers = {"worker", "worker-relay", "worker-effects", "worker-rebuild"}
     assert set(OURS) == {"migrate", "bridge", "beat", "flower"} | workers

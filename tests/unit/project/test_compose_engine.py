@@ -1,4 +1,4 @@
-"""Which engine `make compose-test` uses, its error without an engine, and how it reads container states."""
+"""Tests which engine `make compose-test` uses, the error without an engine, and the states of containers."""
 
 from pathlib import Path
 from typing import Any

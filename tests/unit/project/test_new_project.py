@@ -133,9 +133,9 @@ def test_an_empty_folder_is_used_and_a_failure_leaves_it_empty(tmp_path: Path) -
     folder.mkdir(parents=True)
 
     def fail(_: Path) -> Path:
-        raise ProjectRefused("no wheel today")
+        raise ProjectRefused("no wheel")
 
-    with pytest.raises(ProjectRefused, match="no wheel today"):
+    with pytest.raises(ProjectRefused, match="no wheel"):
         create_project(folder, NAMES, version="9.9", make_wheel=fail)
     assert list(folder.iterdir()) == []
     folder.chmod(0o750)
@@ -202,7 +202,7 @@ def test_the_lock_file_of_projects_agrees_with_the_lock_file_of_sluice() -> None
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this clone."""
+    """Returns the wheel that is built from this clone."""
     return build_wheel(Path(__file__).parents[3], tmp_path_factory.mktemp("built"))
 
 

@@ -47,7 +47,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 MAY_BE_LOADED = {"msgspec", "sluice", "sqlalchemy", "typing_extensions", "greenlet"}
 
 
-def test_the_public_names_are_exactly_these() -> None:
+def test_exactly_the_expected_names_are_public() -> None:
     assert sorted(sluice.__all__) == sorted(NAMES)
     assert all(hasattr(sluice, name) for name in NAMES)
 
