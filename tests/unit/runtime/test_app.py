@@ -13,7 +13,7 @@ TASK_NAMES = {value for name, value in vars(celery_options).items() if name.ends
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_configured_name_is_the_name_of_a_class(name: str) -> None:
+def test_each_configured_name_refers_to_a_class(name: str) -> None:
     assert isinstance(symbol_by_name(name), type)  # type: ignore[no-untyped-call]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sluice.runtime.backoff import Backoff, Backoffs, backoff_seconds
 
 FIRST_SECONDS = st.floats(0.01, 10)
-RATIO = st.floats(1, 1_000_000)  # of the longest pause to the first
+RATIO = st.floats(1, 1_000_000)  # longest pause divided by first pause
 ATTEMPTS = st.integers(0, 1_000_000)
 JITTER = st.floats(0, 1, exclude_max=True)
 

@@ -1,4 +1,4 @@
-"""How a log line shows its values."""
+"""Tests how a log line shows its values."""
 
 import io
 import sys

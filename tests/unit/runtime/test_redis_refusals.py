@@ -45,7 +45,7 @@ def test_another_refusal_is_reported_without_its_command() -> None:
     assert describe_refusal(error, Client()) == "Redis refuses a command: NOREPLICAS Not enough"
 
 
-def test_each_kind_of_refusal_is_logged_at_most_every_minute() -> None:
+def test_each_kind_of_refusal_is_logged_at_most_one_time_per_minute() -> None:
     now = 0.0
     refused = RefusedCommands(clock=lambda: now)
     with structlog.testing.capture_logs() as logs:

@@ -1,4 +1,4 @@
-"""Refusals are counted and logged at most every minute, with any names."""
+"""Refusals are counted by name and logged at most one time per minute."""
 
 from itertools import pairwise
 

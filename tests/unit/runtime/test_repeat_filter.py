@@ -1,4 +1,4 @@
-"""Repeated log lines about an outage or of a library are logged every minute with their number."""
+"""Repeated log lines of an outage or of a library become one line per minute, with their number."""
 
 import json
 import logging
@@ -194,7 +194,7 @@ def test_lines_of_kafka_python_about_connections_are_an_outage_unless_the_broker
     ]
 
 
-def test_each_repeated_text_of_a_library_is_logged_at_most_every_minute(lines: Lines) -> None:
+def test_each_repeated_text_of_a_library_is_logged_at_most_one_time_per_minute(lines: Lines) -> None:
     for number in range(20):
         kafka.warning("<node_id=%d host=0x7f3a%x>: unexpected", number, number)
         kafka.error("other")

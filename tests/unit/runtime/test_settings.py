@@ -43,7 +43,7 @@ def test_only_the_given_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> 
 REFUSED = [
     ("unknown setting", {"SLUICE_NMAE": "x"}, "unknown settings SLUICE_NMAE; known are .*SLUICE_NAME"),
     (
-        "bare scheme",
+        "scheme without driver",
         {"SLUICE_DATABASE_URL": f"postgresql://me:{SECRET}@db/x"},
         r"SLUICE_DATABASE_URL.*write postgresql\+psycopg2://",
     ),
@@ -61,7 +61,7 @@ REFUSED = [
     ("empty host", {"SLUICE_METRICS_HOST": ""}, "SLUICE_METRICS_HOST: .*at least 1 character"),
     (
         "unknown client",
-        {"SLUICE_KAFKA_CLIENT": "carrier pigeon"},
+        {"SLUICE_KAFKA_CLIENT": "other"},
         "SLUICE_KAFKA_CLIENT.*'confluent' or 'kafka-python'",
     ),
     ("faults", {"SLUICE_FAULTS": "apply.begun:1:kill"}, "SLUICE_ALLOW_FAULTS=1"),
