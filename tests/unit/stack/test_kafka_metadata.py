@@ -1,4 +1,4 @@
-"""The bytes of a broker's answer that lists the brokers of its cluster."""
+"""The answer in which a broker lists the brokers of its cluster, as bytes."""
 
 import struct
 

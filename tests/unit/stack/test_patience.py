@@ -1,4 +1,4 @@
-"""How deadlines grow with the slowness of a machine."""
+"""Tests how deadlines grow with the slowness of a machine."""
 
 import pytest
 
