@@ -53,14 +53,14 @@ class QueueSimulation:
         return sum(records * messages for records, messages in self.published.items())
 
     def run(self, seconds: float, harm: Callable[[], object] = lambda: None) -> None:
-        """Produces records for this time. Calls `harm` in every step."""
+        """Produces records for `seconds`. Calls `harm` in every step."""
         for step in range(round(seconds / STEP_SECONDS)):
             self._produce()
             self._step(step)
             harm()
 
     def settle(self, seconds: float) -> bool:
-        """Produces no records. Returns True if all records are applied within this time."""
+        """Runs without new records. Returns True if all records are applied within `seconds`."""
         for step in range(round(seconds / STEP_SECONDS)):
             if self.done == self.read:
                 return True

@@ -108,7 +108,7 @@ class Outbox:
         return rows
 
     def read_lowest_newer(self, queues: Iterable[str], newest_format: int) -> dict[str, int]:
-        """Returns no rows, because all relays of the simulation have the same version."""
+        """Returns nothing, because all relays of the simulation have the same version."""
         return {}
 
     def page_state(self, pg: Postgres) -> Postgres:

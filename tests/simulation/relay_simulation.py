@@ -20,7 +20,7 @@ from tests.simulation.relay_surroundings import QUEUES, Broken, Crash, Postgres,
 TOPICS, KEYS = ("t", "u"), ("k", "l", None)
 RELAYS = 3
 QUIET_TURNS = 400
-# The limits are small, so that pages are often incomplete and records are often abandoned.
+# The limits are small, so that pages often end early and records are often abandoned.
 PAGE_ROWS, LEAST_PAGE_ROWS = 8, 3
 HINTS = relay_module.HINT_SECONDS
 
@@ -34,7 +34,7 @@ class Shell:
 
 
 class Simulation(Surroundings):
-    """The relays, and the failures and other events of one run."""
+    """The relays, the failures and the other events of one run."""
 
     def __init__(self, seed: int, shell: Shell) -> None:
         super().__init__(seed)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# CPU time of one test, so that a busy machine runs as many seeds. The variable SIMULATION_SECONDS sets a
-# longer time. The message of a failure names the seed.
+# CPU time of one test. CPU time makes a busy machine run as many seeds as an idle machine. The variable
+# SIMULATION_SECONDS sets a longer time. The message of a failure names the seed.
 SECONDS = 2.0
 LARGEST = 2**40
 

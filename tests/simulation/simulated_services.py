@@ -76,9 +76,9 @@ class ProgressStore:
     def __init__(self, simulation: "Simulation") -> None:
         self.simulation = simulation
         self.paused: bool | None = None
-        """True if the bridge read last that the topic is paused; None before the first read."""
+        """The last value of `Postgres.paused` that the bridge read; None before the first read."""
         self.paused_turns = 0
-        """The number of turns that the bridge began after it had read that the topic is paused."""
+        """The number of turns that began after the bridge had read that the topic is paused."""
 
     def read_assignments(self, places: Iterable[Place]) -> dict[Place, Assignment]:
         self._reach()

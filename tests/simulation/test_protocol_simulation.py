@@ -17,7 +17,7 @@ from tests.simulation.seeds import draw_seeds
 from tests.simulation.simulated_services import Broken, ProgressStore
 from tests.simulation.simulation import Shell, Simulation
 
-SEEDS = 400  # the least number; each mutant fails for one of them
+SEEDS = 400  # at least this many seeds run; each mutant fails for one of them
 BLOCKS = 8  # the workers of pytest share the blocks
 MUTANT_SEEDS = 400
 TURNS = 500

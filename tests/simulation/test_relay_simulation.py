@@ -16,7 +16,7 @@ from tests.simulation.relay_simulation import Shell, Simulation
 from tests.simulation.relay_surroundings import Broken, Postgres
 from tests.simulation.seeds import draw_seeds
 
-SEEDS = 400  # the least number; each mutant fails for one of them
+SEEDS = 400  # at least this many seeds run; each mutant fails for one of them
 BLOCKS = 4  # the workers of pytest share the blocks
 MUTANT_SEEDS = 400
 TURNS = 150
