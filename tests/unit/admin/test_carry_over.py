@@ -23,13 +23,13 @@ traits = st.frozensets(st.builds(Trait, st.sampled_from(KINDS), st.sampled_from(
 def test_a_swap_names_each_trait_that_readers_would_lose_or_gain(
     live: frozenset[Trait], new: frozenset[Trait]
 ) -> None:
-    said = list(swap_differences("t_g1", live, "t_g2", new))
+    messages = list(swap_differences("t_g1", live, "t_g2", new))
     for trait in sorted(live | new):
         lost = trait in live - new
         gained = trait in new - live and trait.kind in SHOWN_TO_READERS
         start = f"{'t_g1' if lost else 't_g2'} has the {trait.kind} "
-        assert any(one.startswith(start) and trait.what in one for one in said) == (lost or gained)
-    assert bool(said) == bool(live - new or {one for one in new - live if one.kind in SHOWN_TO_READERS})
+        assert any(one.startswith(start) and trait.what in one for one in messages) == (lost or gained)
+    assert bool(messages) == bool(live - new or {one for one in new - live if one.kind in SHOWN_TO_READERS})
 
 
 @given(traits)
@@ -45,10 +45,10 @@ def test_a_rebuild_and_a_drop_name_each_kind_of_trait_that_is_not_carried_over(
 def test_traits_of_the_same_kind_share_one_line() -> None:
     grants = {Trait("grant", "SELECT to a"), Trait("grant", "SELECT to b")}
     both = grants | {Trait("policy", "p using (a\n > 3)")}
-    said = "t_g1 has the {}, and t_g2 does not: add that to t_g2, or remove it from t_g1"
+    text = "t_g1 has the {}, and t_g2 does not: add that to t_g2, or remove it from t_g1"
     assert list(swap_differences("t_g1", both, "t_g2", set())) == [
-        said.format("grant SELECT to a, SELECT to b"),
-        said.format("policy p using (a > 3)"),
+        text.format("grant SELECT to a, SELECT to b"),
+        text.format("policy p using (a > 3)"),
     ]
 
 
@@ -73,9 +73,9 @@ PLAIN = ' SELECT id,\n    "Big one",\n    version\n   FROM {};'
 )
 def test_a_view_whose_query_is_not_the_plain_columns_is_refused(definition: str, is_plain: bool) -> None:
     view = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), (), 0, 0, definition=definition)
-    said = list(view_refusals("t", 3, COLUMNS, view))
-    assert len(said) == (not is_plain)
-    assert is_plain or "the view t is not the plain columns of t_g3" in said[0]
+    messages = list(view_refusals("t", 3, COLUMNS, view))
+    assert len(messages) == (not is_plain)
+    assert is_plain or "the view t is not the plain columns of t_g3" in messages[0]
 
 
 def test_a_view_that_belongs_to_another_role_is_refused() -> None:

@@ -155,7 +155,7 @@ def test_numbers_in_data_are_sent_exactly_as_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"type": None}, "--type is missing"),
         ({"data": "[1]"}, "--data '[1]': expected a JSON object, found an array"),
@@ -165,11 +165,11 @@ def test_numbers_in_data_are_sent_exactly_as_written() -> None:
         ({"headers": ["a"]}, "--header 'a': write NAME=VALUE"),
     ],
 )
-def test_an_invalid_option_is_refused_by_name(changed: dict[str, Any], said: str) -> None:
+def test_an_invalid_option_is_refused_by_name(changed: dict[str, Any], message: str) -> None:
     typed = TypedEvent("o-1", "order.placed", "{}", "1")._replace(**changed)
     with pytest.raises(SendRefused) as refused:
         make_record("orders", typed, FieldNames())
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_tombstone_is_a_null_value() -> None:

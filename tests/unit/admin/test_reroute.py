@@ -155,7 +155,9 @@ def test_a_parked_entity_moves_to_the_queue_that_receives_its_records() -> None:
     assert all(parked[key] != queue for key, queue in moves.items())
 
 
-@pytest.mark.parametrize(("before", "said"), [(None, "there is no entity type e"), (4, "4 shards already")])
-def test_resharding_without_a_change_or_an_entity_type_is_refused(before: int | None, said: str) -> None:
-    with pytest.raises(OperationRefused, match=said):
+@pytest.mark.parametrize(
+    ("before", "message"), [(None, "there is no entity type e"), (4, "4 shards already")]
+)
+def test_resharding_without_a_change_or_an_entity_type_is_refused(before: int | None, message: str) -> None:
+    with pytest.raises(OperationRefused, match=message):
         require_other_shards("e", before, 4)

@@ -32,7 +32,7 @@ def key_of(queue: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("log", "counted", "from_the_end", "verdict", "said"),
+    ("log", "counted", "from_the_end", "verdict", "message"),
     [
         (LogFacts(0, 5), 5, False, Verdict.EQUAL, ""),
         (LogFacts(0, 5), 4, False, Verdict.MISMATCH, "1 records in the log have no outcome"),
@@ -48,13 +48,13 @@ def key_of(queue: str) -> bytes:
     ],
 )
 def test_a_partition_is_judged(
-    log: LogFacts | None, counted: int, from_the_end: bool, verdict: Verdict, said: str
+    log: LogFacts | None, counted: int, from_the_end: bool, verdict: Verdict, message: str
 ) -> None:
     totals = PartitionTotals("order", 4, 10, counted)
     found = judge_partition("orders", 0, totals, log, from_the_end=from_the_end, rerouted=False)
     assert found.verdict is verdict
-    assert said in found.said
-    assert bool(found.said) == bool(said)
+    assert message in found.said
+    assert bool(found.said) == bool(message)
 
 
 def test_outcomes_of_records_that_are_no_longer_in_the_log_are_not_a_mismatch() -> None:
