@@ -128,7 +128,7 @@ def test_a_foreign_partitioner_is_reported_one_time_per_topic() -> None:
     right = expected_partition(key, 4)
     assert not any(check.sample(("t", right), record(n, key=key), 4) for n in range(100))
     wrong = [check.sample(("t", (right + 1) % 4), record(n, key=key), 4) for n in range(100)]
-    assert [n for n, said in enumerate(wrong) if said] == [SUSPICIOUS_SAMPLES - 1]
+    assert [n for n, is_reported in enumerate(wrong) if is_reported] == [SUSPICIOUS_SAMPLES - 1]
 
 
 def test_large_keys_are_not_cached_and_not_used_to_check_the_partitioner() -> None:

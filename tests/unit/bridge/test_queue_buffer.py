@@ -201,7 +201,7 @@ def test_only_the_first_records_of_a_halted_queue_are_sent_every_five_seconds() 
     queue.buffer.halted = True
     assert not queue.buffer.resend_halted(4.9, EMPTY)
     assert not queue.buffer.is_due(4.9, EMPTY)
-    # While the list has messages, no worker would reach the resent records.
+    # While the list is not empty, no worker would try the resent records.
     assert not queue.buffer.resend_halted(5.0, BUSY)
     assert queue.buffer.resend_halted(5.0, EMPTY) == {queue.lanes[0]: Resend.HALTED}
     assert queue.buffer.is_due(5.0, EMPTY)

@@ -103,7 +103,7 @@ def test_a_stop_that_no_look_can_confirm_holds_until_the_topic_is_accepted() -> 
         assert not stops.stopped()
 
 
-def test_a_topic_stays_stopped_while_its_metadata_are_incomplete() -> None:
+def test_a_topic_stays_stopped_while_its_metadata_is_incomplete() -> None:
     stops = TopicStops()
     stops.note_event(OTHER, truncated(OTHER, "epoch 3"), ROUTING, 1.0)
     stops.note_look(look(2.0, {PLACE: None}, places=frozenset({PLACE})), [])
