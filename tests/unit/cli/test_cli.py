@@ -77,10 +77,10 @@ def test_a_command_does_not_import_libraries_that_only_other_commands_need() -> 
     """Importing the libraries for Kafka, Celery and migrations would delay each command by a second."""
     looked = "import sys; from sluice.cli.main import app; app(sys.argv[1:], standalone_mode=False);"
     heavy = {"alembic", "celery", "confluent_kafka", "kafka"}
-    said = f"{looked} print('loaded', *sorted({heavy} & sys.modules.keys()))"
+    program = f"{looked} print('loaded', *sorted({heavy} & sys.modules.keys()))"
     for words in (["--version"], ["audit", "ls", "--help"], ["stack", "--help"], ["dlq", "ls", "--help"]):
         done = subprocess.run(
-            [sys.executable, "-c", said, *words], capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
         )
         assert done.stdout.splitlines()[-1] == "loaded", words
 
@@ -96,7 +96,7 @@ def test_missing_settings_are_reported_in_one_line_with_advice(words: list[str])
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"SLUICE_HANDLERS": "no.such.module"}, "no.such.module cannot be imported"),
         ({"SLUICE_REDIS_URL": "http://x"}, "SLUICE_REDIS_URL"),
@@ -105,10 +105,10 @@ def test_missing_settings_are_reported_in_one_line_with_advice(words: list[str])
         ({"SLUICE_DATABSE_URL": "x"}, "unknown settings SLUICE_DATABSE_URL"),
     ],
 )
-def test_invalid_settings_are_reported_in_one_line(changed: dict[str, str], said: str) -> None:
+def test_invalid_settings_are_reported_in_one_line(changed: dict[str, str], message: str) -> None:
     result = CliRunner().invoke(app, ["status"], env=URLS | changed)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert "secret" not in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
@@ -121,7 +121,7 @@ def test_send_without_a_topic_is_refused_before_kafka_is_used(words: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             psycopg2.OperationalError("refused\n\tis it up?\n"),
@@ -138,14 +138,14 @@ def test_send_without_a_topic_is_refused_before_kafka_is_used(words: list[str]) 
         (TimeoutError(), "Kafka (SLUICE_KAFKA_BOOTSTRAP_SERVERS): TimeoutError"),
     ],
 )
-def test_a_service_that_fails_is_named_in_one_line(error: Exception, said: str) -> None:
+def test_a_service_that_fails_is_named_in_one_line(error: Exception, message: str) -> None:
     with pytest.raises(ServiceFailed) as caught, reaching_services():
         raise error
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (RedisError("gone."), "Redis (SLUICE_REDIS_URL): cannot use cache:6379/0: gone"),
         (
@@ -160,13 +160,13 @@ def test_a_service_that_fails_is_named_in_one_line(error: Exception, said: str) 
     ],
 )
 def test_an_error_of_a_service_names_its_address_without_the_password(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLUICE_REDIS_URL", "redis://:secret@cache:6379/0")
     monkeypatch.setenv("SLUICE_KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
     with pytest.raises(ServiceFailed) as caught, reaching_services():
         raise error
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("words", [["init"], ["workers"], ["workers", "--json"]])

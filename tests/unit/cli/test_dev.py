@@ -136,14 +136,14 @@ def test_a_file_that_cannot_be_imported_is_watched_with_the_other_files_of_its_f
     assert changed_files(before, after) == ["shop/new.py"]
 
 
-@pytest.mark.parametrize(("code", "said"), [("import nowhere", "nowhere"), ("raise SystemExit(3)", "3")])
+@pytest.mark.parametrize(("code", "message"), [("import nowhere", "nowhere"), ("raise SystemExit(3)", "3")])
 def test_the_reason_why_the_handlers_cannot_be_imported_is_reported(
-    folder: Path, code: str, said: str
+    folder: Path, code: str, message: str
 ) -> None:
     (folder / "shop/prices.py").write_text(code)
     error = imported(folder).error
     assert error is not None
-    assert said in error
+    assert message in error
 
 
 def test_handlers_that_print_during_their_import_are_found(folder: Path) -> None:

@@ -64,7 +64,7 @@ def whole(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["redrive", "--reason", "r"], "pass the IDs of letters, or --all"),
         (["redrive", "1", "--all", "--reason", "r"], "pass the IDs of letters"),
@@ -74,10 +74,10 @@ def whole(
         (["resolve", "--reason", "r"], "pass the IDs of the conflicts"),
     ],
 )
-def test_contradictory_options_are_refused_before_postgres_is_used(words: list[str], said: str) -> None:
+def test_contradictory_options_are_refused_before_postgres_is_used(words: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["dlq", *words], env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -78,7 +78,7 @@ def test_an_age_is_printed_with_a_unit(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["outbox", "retry", "--reason", "r"], "pass QUEUE and ID of one record, or --all"),
         (["outbox", "retry", "order.0", "--reason", "r"], "of one record"),
@@ -98,10 +98,10 @@ def test_an_age_is_printed_with_a_unit(seconds: float, text: str) -> None:
         (["effects", "settle", "k", "--as", "succeeded", "--response", "{", "--reason", "r"], "is not JSON"),
     ],
 )
-def test_contradictory_options_are_refused_before_postgres_is_used(words: list[str], said: str) -> None:
+def test_contradictory_options_are_refused_before_postgres_is_used(words: list[str], message: str) -> None:
     result = CliRunner().invoke(app, words, env=URLS)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

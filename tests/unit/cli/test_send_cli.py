@@ -16,7 +16,7 @@ ORDER = ("orders", "--key", "o-1", "--type", "order.placed")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["orders", "--type", "order.placed"], "--key is missing"),
         (["orders", "--tombstone"], "--key is missing"),
@@ -29,9 +29,9 @@ ORDER = ("orders", "--key", "o-1", "--type", "order.placed")
         (["orders", "--key", "o-1", "--type", "order.plced"], "did you mean 'order.placed'?"),
     ],
 )
-def test_an_invalid_event_is_refused_with_the_option_to_change(words: list[str], said: str) -> None:
+def test_an_invalid_event_is_refused_with_the_option_to_change(words: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["send", *words], env=ENVIRON)
     assert (result.exit_code, result.stdout) == (2, "")
     # A usage error is printed in a box.
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
