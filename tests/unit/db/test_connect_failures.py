@@ -104,7 +104,7 @@ AWAY = [
     f'{AT}FATAL:  too many connections for role "alice"',
     f"{AT}FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
     f"{AT}could not fork new process for connection: Cannot allocate memory",
-    # Texts of PgBouncer. The last text is about its own login at the server.
+    # Texts of PgBouncer. The last text reports that PgBouncer cannot log in to the server.
     f"{AT}FATAL:  no more connections allowed (max_client_conn)",
     f"{AT}FATAL:  pgbouncer cannot connect to server",
     f"{AT}FATAL:  query_wait_timeout",
