@@ -73,15 +73,15 @@ def test_the_skipped_records_are_the_rest_of_one_batch(
 
 @given(
     first=st.integers(0, 20),
-    said=st.integers(-(2**31), 2**31 - 1),
+    last_delta=st.integers(-(2**31), 2**31 - 1),
     records=st.integers(-(2**31), 2**31 - 1),
     gap=st.integers(0, 3),
     following=st.integers(1, 9) | st.none(),
 )
 def test_no_record_after_the_batch_is_skipped(
-    first: int, said: int, records: int, gap: int, following: int | None
+    first: int, last_delta: int, records: int, gap: int, following: int | None
 ) -> None:
-    headers = [BatchHeader(first, first + said, records, 1, "gzip", False)]
+    headers = [BatchHeader(first, first + last_delta, records, 1, "gzip", False)]
     log_end = first + 30
     if following is not None:
         headers.append(header(first + following, first + following))
