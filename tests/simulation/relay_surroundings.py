@@ -96,7 +96,7 @@ class Surroundings(ABC):
                 raise Broken(f"{self}: the saved hint of {queue} passes {number}")
 
     def check_log(self) -> None:
-        """Checks that exactly the committed rows arrived, and that each key's rows arrived first in order."""
+        """Checks that exactly the committed rows arrived, and that first arrivals of a key are in order."""
         first: dict[UUID, int] = {}
         for position, event in enumerate(self.log):
             first.setdefault(event, position)
@@ -114,7 +114,7 @@ class Surroundings(ABC):
                 raise Broken(f"{self}: {place} is out of order: {positions}")
 
     def is_free(self, row: WaitingRow) -> bool:
-        """Returns True if no refused row blocks this row. A refused row blocks only later rows of its key."""
+        """Returns True if neither the row nor an earlier row of its key is refused, now or when sent."""
         stuck = [
             other
             for place, other in self.pg.rows.items()

@@ -201,7 +201,7 @@ class Simulation:
         self.ends[place] += self.rng.choice((0, 0, 2))
 
     def surface(self) -> None:
-        """Applies any message that was sent before, because Redis may deliver it again."""
+        """Applies a message that was sent at any earlier time, as a repeated delivery does."""
         if self.sent:
             self.apply(self.rng.choice(self.sent))
 
