@@ -1,4 +1,4 @@
-"""Small limits for the handlers of one event, and the results of events under them."""
+"""Small limits for the handlers of one event, and the results of events under these limits."""
 
 import time
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def second(event: Event[Any]) -> Effects:
 
 @dataclass
 class SlowData:
-    """Data that takes long to be made."""
+    """Data whose constructor takes a long time."""
 
     first: str
 
@@ -90,7 +90,7 @@ def outcomes(*events: Planned) -> list[tuple[Outcome | None, EventFault | None]]
 
 
 def settled(body: str, **given: Any) -> EventFault | None:
-    """The fault of an event between two that are applied."""
+    """Returns the fault of an event that stands between two applied events."""
     with timed("limited.0"):
         bad = planned(body, offset=1, **given)
         before, found, after = outcomes(planned("quick", offset=0), bad, planned("quick", offset=2))

@@ -1,4 +1,4 @@
-"""Records as producers write them, and their decoding in one step."""
+"""Records as producers write them, and a function that decodes such a record."""
 
 import json
 from datetime import UTC, datetime
@@ -31,14 +31,14 @@ def read(
 
 
 def plain(data: bytes = b'{"a":1}', **fields: Any) -> bytes:
-    """A good event around `data`; fields of None are left out."""
+    """Returns a valid event with this `data`; omits fields that are None."""
     envelope = {"event_id": "e1", "type": "balance.set", "version": 7} | fields
     named = {name: value for name, value in envelope.items() if value is not None}
     return json.dumps(named).encode()[:-1] + b', "data": ' + data + b"}"
 
 
 def cloud(**changes: bytes | None) -> Headers:
-    """Good headers with some changed (`id=b"…"`)."""
+    """Returns valid headers with these changes (`id=b"…"`)."""
     return list((dict(CLOUD) | {f"ce_{name}": value for name, value in changes.items()}).items())
 
 
@@ -47,5 +47,5 @@ def body(**changes: Any) -> bytes:
 
 
 def nested(depth: int) -> bytes:
-    """Data so that the whole event is `depth` levels deep."""
+    """Returns data that makes the whole event `depth` levels deep."""
     return b'{"a":' * (depth - 1) + b"1" + b"}" * (depth - 1)

@@ -24,7 +24,7 @@ DATA = {"n": 1, "flat": {"a": 1}, "deep": [{"b": [1]}]}
 
 
 def app(*functions: Callable[[Event[Any]], Iterator[Any]], data_type: Any = Any) -> Registry:
-    """Handlers of one type, put together by hand: to collect them takes longer than to run them."""
+    """Builds a registry directly from handlers of one type, because collecting is slower than running."""
     registry = Registry()
     registry.topics["things"] = Topic("things", entity=Entity("thing"))
     registry.tables["things"] = things
@@ -37,7 +37,7 @@ def app(*functions: Callable[[Event[Any]], Iterator[Any]], data_type: Any = Any)
 
 
 def run(registry: Registry, *values: Any, memory: FoldState | None = None) -> FoldResult:
-    """Events of this data, folded over nothing."""
+    """Folds events with these data, by default on an empty state."""
     topic, planned = registry.topics["things"], []
     for offset, data in enumerate(values or (DATA,)):
         value = {"event_id": f"e{offset}", "type": "thing", "version": offset, "data": data}

@@ -1,4 +1,4 @@
-"""Events that carry their own effects, so that Hypothesis can write the handlers too."""
+"""Events whose data list the effects to yield, so that Hypothesis generates handlers, too."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ INTEGER, TIMESTAMP = MERGED["integer"], MERGED["timestamp"]
 
 
 def _played(script: Sequence[Any]) -> Iterator[Effect]:
-    """Yields what the script holds; raises its exceptions; tells what it read."""
+    """Yields the effects of the script, raises its exceptions, and emits each row that it reads."""
     for number, step in enumerate(script):
         if isinstance(step, Exception):
             raise step
@@ -64,26 +64,26 @@ def _played(script: Sequence[Any]) -> Iterator[Effect]:
 
 @handles("script", "script.twice")
 def first(event: Event[Any]) -> Iterator[Effect]:
-    """Plays data["first"]."""
+    """Runs the script data["first"]."""
     yield from _played(event.data["first"])
 
 
 @handles("script.twice")
 def second(event: Event[Any]) -> Iterator[Effect]:
-    """Plays data["second"]."""
+    """Runs the script data["second"]."""
     yield from _played(event.data["second"])
 
 
 @effect("notify", on_unknown="ask")
 def notify(call: Any) -> dict[str, Any]:
-    """Declared, never called here."""
+    """Is declared, but never called in these tests."""
     return {}
 
 
 def _registry() -> Registry:
     module = ModuleType("scripted")
     vars(module).update(first=first, second=second, notify=notify)
-    # Its events have one entity: if a death parked it, all the rest would wait.
+    # All events belong to one entity. If a failed event parked the entity, all later events would wait.
     topic = Topic(TOPIC, entity=Entity("script"), ignores=("script.ignored",), on_failure="skip")
     vars(module)["topics"] = (topic,)
     return collect_modules([module])
@@ -102,7 +102,7 @@ def scripted(
     content: int = 0,
     error: DecodeError | None = None,
 ) -> Planned:
-    """One event at an offset. `identity` and `content` say what it repeats; by default nothing."""
+    """Returns an event; an equal `identity` (and `content`) makes the event a repeat of another event."""
     type = type or ("script.twice" if second else "script")
     id_ = UUID(int=1_000 + offset if identity is None else identity)
     data = {"first": script, "second": second}
@@ -126,18 +126,18 @@ def scripted(
 
 
 def fresh_memory() -> FoldState:
-    """A memory over nothing."""
+    """Returns an empty fold state."""
     return FoldState(lambda _table, _key: ABSENT, lambda _key: None)
 
 
 def folded(*events: Planned, memory: FoldState | None = None) -> tuple[FoldState, FoldResult]:
-    """The events folded into a memory, by default over nothing."""
+    """Folds the events into a fold state, by default an empty one; returns the state and the result."""
     memory = memory or fresh_memory()
     return memory, fold(events, memory)
 
 
 def results(settled: Sequence[EventResult]) -> list[tuple[Any, ...]]:
-    """What became of each record, comparable."""
+    """Returns comparable values of the result of each record."""
     return [
         (s.planned.decoded.record.offset, s.outcome, repr(s.error), s.known, s.call_conflicts)
         for s in settled
@@ -204,7 +204,7 @@ _seldom = st.sampled_from((*(False,) * 15, True))
 
 @st.composite
 def event_logs(draw: st.DrawFn, max_size: int = 8) -> list[Planned]:
-    """Events of every kind in offset order, with repeats of ids, of contents and of whole records."""
+    """Draws events of every kind in offset order, with repeated ids, contents and whole records."""
     log: list[Planned] = []
     for offset in range(draw(st.integers(2, max_size))):
         if draw(_seldom) and log:
@@ -229,7 +229,7 @@ def event_logs(draw: st.DrawFn, max_size: int = 8) -> list[Planned]:
 
 
 def splits(log: Sequence[Planned]) -> st.SearchStrategy[list[Sequence[Planned]]]:
-    """The log cut into batches at any points."""
+    """Draws batches: the log, split at any points."""
     points = st.lists(st.integers(0, len(log)), max_size=4).map(
         lambda cuts: [0, *sorted(set(cuts)), len(log)]
     )
@@ -237,5 +237,5 @@ def splits(log: Sequence[Planned]) -> st.SearchStrategy[list[Sequence[Planned]]]
 
 
 def outcomes(result: FoldResult) -> list[Outcome | None]:
-    """Of its events, in order."""
+    """Returns the outcomes of the events, in order."""
     return [settled.outcome for settled in result.settled]

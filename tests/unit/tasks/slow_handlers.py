@@ -1,4 +1,4 @@
-"""Handlers that take longer than the limit of one event, and one that is quick."""
+"""Handlers that take longer than the time limit of one event, and one quick handler."""
 
 import re
 import socket

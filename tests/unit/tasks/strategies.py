@@ -32,7 +32,7 @@ metadata = MetaData()
 
 
 def whole(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as an Upsert takes them: every column, the others at their default."""
+    """Returns the values that an Upsert requires: every column, with the default where no value is given."""
     shape = shape_of(table)
     return {name: values.get(name, shape.defaults[name]) for name in shape.fields}
 
@@ -46,7 +46,7 @@ def _fields() -> tuple[Column[Any], ...]:
     )
 
 
-# Everything a table can be, once per kind of version.
+# Tables with every option set, one table per kind of version.
 MERGED: dict[Versions, Table] = {
     versions: entity_table(
         f"merged_{versions}",
@@ -69,10 +69,10 @@ FIRST_WINS = entity_table(
     deletable=True,
     counters=("count",),
 )
-"""As the one of timestamps; of equal ones the first counts."""
+"""Like the table with timestamp versions, but the first of two writes with equal versions wins."""
 
 PLAIN = entity_table("plain", metadata, *_fields(), counters=("count",))
-"""Neither merged nor deletable."""
+"""A table that is neither merged nor deletable."""
 
 EVERY_TYPE = entity_table(
     "every type",
@@ -131,7 +131,7 @@ json_values = st.recursive(
 )
 _offsets = st.integers(-14, 14).map(lambda hours: timezone(timedelta(hours=hours)))
 _moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=_offsets | st.just(UTC))  # noqa: DTZ001
-# A second 02:30 of an autumn night is a question of local zones, never of UTC.
+# fold=1 marks a repeated hour of a local time zone; UTC has no repeated hours.
 datetimes = _moments.map(lambda moment: moment.replace(fold=0))
 
 _OF_EVERY_TYPE: dict[str, st.SearchStrategy[Any]] = {
@@ -160,4 +160,4 @@ every_type_values: st.SearchStrategy[Mapping[str, Any]] = st.fixed_dictionaries(
 few_values: st.SearchStrategy[Mapping[str, Any]] = st.fixed_dictionaries(
     {}, optional={"a": st.sampled_from((None, "x", "y")), "b": st.integers(0, 2)}
 )
-"""Some columns of MERGED and PLAIN: few enough to meet again."""
+"""Some columns of MERGED and PLAIN, with so few values that values repeat."""

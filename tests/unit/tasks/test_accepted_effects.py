@@ -1,4 +1,4 @@
-"""Valid effects of handlers: each is accepted as plain values that later changes do not affect."""
+"""Valid effects of handlers: the check accepts each effect and returns it with plain values."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,59 +13,59 @@ from tests.unit.tasks.yielding import EVENT, HANDLER, WHOLE, Level, Mood, Status
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 RAW = msgspec.Raw
-# What is yielded, and what becomes of it.
+# (case, the yielded effect, the checked effect)
 ACCEPTED: list[tuple[str, Any, Any]] = [
     ("an Insert takes defaults",
         Insert(people, "k", {"name": "x"}), Insert(people, "k", {**WHOLE, "name": "x"})),
     ("an Upsert with the event's version", Upsert(people, "k", WHOLE), Upsert(people, "k", WHOLE, 7)),
-    ("an Upsert without version", Upsert(people, "k", WHOLE, None), Upsert(people, "k", WHOLE, None)),
+    ("an Upsert without a version", Upsert(people, "k", WHOLE, None), Upsert(people, "k", WHOLE, None)),
     ("columns as keys",
         Upsert(people, "k", {people.c.name: "x", "level": 2, people.c.mood: None, people.c.more: None}),
         Upsert(people, "k", {"name": "x", "level": 2, "mood": None, "more": None}, 7)),
-    ("a member as a column's name", Insert(people, "k", {Status.NAME: "x"}),
+    ("an enum member as a column name", Insert(people, "k", {Status.NAME: "x"}),
         Insert(people, "k", {**WHOLE, "name": "x"})),
-    ("names of columns as SQLAlchemy has them", Insert(people, "k", {people.c.name.name: "x"}),
+    ("quoted column names of SQLAlchemy", Insert(people, "k", {people.c.name.name: "x"}),
         Insert(people, "k", {**WHOLE, "name": "x"})),
-    ("members as values",
+    ("enum members as values",
         Insert(people, Status.PAID, {"name": Status.PAID, "level": Level.HIGH, "more": {Mood.SAD: Mood.SAD}}),
         Insert(people, "paid", {"name": "paid", "level": 3, "mood": None, "more": {"mournful": "mournful"}})),
-    ("a member of the column's own type, by its name",
+    ("a member of the column's own enum",
         Insert(people, "k", {"name": "x", "mood": Mood.SAD}),
         Insert(people, "k", {**WHOLE, "name": "x", "mood": "SAD"})),
-    ("the name of a member",
+    ("the name of an enum member",
         Insert(people, "k", {"name": "x", "mood": "SAD"}),
         Insert(people, "k", {**WHOLE, "name": "x", "mood": "SAD"})),
-    ("a member as version", Upsert(people, "k", WHOLE, Level.HIGH), Upsert(people, "k", WHOLE, 3)),
-    ("a moment as version",
+    ("an enum member as a version", Upsert(people, "k", WHOLE, Level.HIGH), Upsert(people, "k", WHOLE, 3)),
+    ("a datetime as a version",
         Delete(merged, "k", MOMENT), Delete(merged, "k", 1_767_225_600_000_000)),
-    ("a merge", Merge(merged, "k", {merged.c.a: None}, None), Merge(merged, "k", {"a": None}, None)),
-    ("deltas by column",
+    ("a Merge", Merge(merged, "k", {merged.c.a: None}, None), Merge(merged, "k", {"a": None}, None)),
+    ("increments by column",
         Increment(people, "k", {people.c.paid: Decimal("1.5"), "visits": Level.HIGH}, Level.HIGH),
         Increment(people, "k", {"paid": Decimal("1.50"), "visits": 3}, 3)),
-    ("otherwise from a generator",
+    ("otherwise effects from a generator",
         Increment(people, "k", {"visits": 1}, 0, (Read(people, key) for key in "ab")),
         Increment(people, "k", {"visits": 1}, 0, (Read(people, "a"), Read(people, "b")))),
     ("an Emit", Emit("out", None, "t", {"n": 1}), Emit("out", None, "t", RAW(b'{"n":1}'))),
-    ("an Emit with the empty key", Emit("out", "", "t", 1), Emit("out", "", "t", RAW(b"1"))),
-    ("members in an Emit",
+    ("an Emit with an empty key", Emit("out", "", "t", 1), Emit("out", "", "t", RAW(b"1"))),
+    ("enum members in an Emit",
         Emit(Status.PAID, Status.NAME, Mood.GLAD, {Mood.SAD: [Mood.GLAD, Level.HIGH]}, Level.HIGH,
             {"h": Mood.SAD}),
         Emit("paid", "name", "joyful", RAW(b'{"mournful":["joyful",3]}'), 3, {"h": "mournful"})),
-    ("a moment as version of an event",
+    ("a datetime as the version of an emitted event",
         Emit("out", "k", "t", 1, MOMENT), Emit("out", "k", "t", RAW(b"1"), "2026-01-01T00:00:00+00:00")),
-    ("a Call by its function",
+    ("a Call with a function as its effect",
         Call(send_mail, "o", {"b": 1, "a": 2}), Call("send_mail", "o", RAW(b'{"a":2,"b":1}'))),  # type: ignore[arg-type]
-    ("members in a Call",
+    ("enum members in a Call",
         Call("send_mail", Status.PAID, {Mood.SAD: Status.PAID}),
         Call("send_mail", "paid", RAW(b'{"mournful":"paid"}'))),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("yielded", "made"), [c[1:] for c in ACCEPTED], ids=[c[0] for c in ACCEPTED])
-def test_accepted(yielded: Any, made: Any) -> None:
+def test_a_valid_effect_is_accepted(yielded: Any, made: Any) -> None:
     checked = checked_effect(HANDLER, EVENT, yielded)
     assert checked == made
-    assert _types(checked) == _types(made), "a member is replaced by its value, not by something equal to it"
+    assert _types(checked) == _types(made), "the check replaces an enum member by its plain value"
 
 
 def _types(value: Any) -> Any:

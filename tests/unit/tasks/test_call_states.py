@@ -1,4 +1,4 @@
-"""What becomes of a call: every line of both decisions, and what no chain of them can do."""
+"""The states of a call: every case of both decisions, and rules that hold for every chain of attempts."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ DOUBTFUL = replace(DUE, tried=1, ended_unknown=True)
 
 
 def tried_before(seconds: float) -> Tried:
-    """An attempt ended unknown; the first one began so long ago."""
+    """Returns a call with an attempt of unknown outcome, whose first attempt began `seconds` ago."""
     return replace(DOUBTFUL, first_attempt_at=NOW - timedelta(seconds=seconds))
 
 
@@ -43,25 +43,25 @@ def tried_before(seconds: float) -> Tried:
         (replace(DUE, due_at=NOW + timedelta(microseconds=1)), RETRY, False, False, Claim.LEAVE),
         (DUE, RETRY, True, False, Claim.LEAVE),
         (DUE, RETRY, False, True, Claim.LEAVE),
-        # The key is honoured for 3,600 s; an attempt may take 10 of them.
+        # The provider honours the key for 3,600 s, and an attempt may take 10 s.
         (tried_before(0), RETRY, False, False, Claim.RUN),
         (tried_before(3_589.999999), RETRY, False, False, Claim.RUN),
         (tried_before(3_590), RETRY, False, False, Claim.GIVE_UP),
         (tried_before(9_999), RETRY, False, False, Claim.GIVE_UP),
-        # No attempt left a key behind: however long ago the first one was.
+        # No attempt may have reached the provider, so the age of the first attempt does not matter.
         (replace(tried_before(9_999), ended_unknown=False), RETRY, False, False, Claim.RUN),
         (replace(tried_before(9_999), ended_unknown=False), ASK, False, False, Claim.RUN),
-        (DOUBTFUL, RETRY, False, False, Claim.GIVE_UP),  # and the time of its beginning is unknown
+        (DOUBTFUL, RETRY, False, False, Claim.GIVE_UP),  # the start time of the first attempt is unknown
         (tried_before(0), replace(RETRY, key_lifetime_seconds=None), False, False, Claim.GIVE_UP),
-        # Another policy since: the key is worth nothing here.
+        # The policy changed to "ask", which never repeats a call with the same key.
         (tried_before(0), ASK, False, False, Claim.GIVE_UP),
-        # Giving up waits for its turn, too.
+        # A call is given up only when it is due, first of its key and not paused.
         (tried_before(9_999), RETRY, True, False, Claim.LEAVE),
         (tried_before(9_999), RETRY, False, True, Claim.LEAVE),
         (replace(tried_before(9_999), due_at=NOW + timedelta(seconds=1)), RETRY, False, False, Claim.LEAVE),
     ],
 )  # fmt: skip
-def test_an_attempt_begins_if_it_is_due_first_and_harmless(
+def test_an_attempt_begins_only_if_the_call_is_due_and_first_and_a_repeat_is_safe(
     call: Tried, policy: EffectDeclaration, behind: bool, paused: bool, claim: Claim
 ) -> None:
     assert judge_claim(call, policy, behind=behind, paused=paused) is claim
@@ -89,7 +89,7 @@ PENDING, FAILED, UNCERTAIN = CallState.PENDING, CallState.FAILED, CallState.UNCE
         (Ending.UNKNOWN, ASK, 3, False, UNCERTAIN, True),
     ],
 )
-def test_what_follows_an_attempt_without_success(
+def test_an_unsuccessful_attempt_determines_the_next_state(
     ending: Ending,
     policy: EffectDeclaration,
     tried: int,
@@ -106,7 +106,7 @@ def test_what_follows_an_attempt_without_success(
     ("tried", "jitter", "seconds"),
     [(0, 1, 1), (1, 1, 1), (1, 0, 2), (2, 1, 2), (9, 1, 256), (9, 0, 512), (10, 1, 300), (32_767, 0, 600)],
 )
-def test_the_pause_doubles_to_ten_minutes(tried: int, jitter: float, seconds: float) -> None:
+def test_the_pause_doubles_up_to_ten_minutes(tried: int, jitter: float, seconds: float) -> None:
     assert pause_seconds(tried, jitter) == seconds
 
 
@@ -121,7 +121,7 @@ def test_a_call_whose_provider_asks_for_a_pause_stays_pending_and_uses_no_attemp
 
 
 @pytest.mark.parametrize("ending", [Ending.REFUSED, Ending.UNKNOWN])
-def test_only_a_call_that_was_not_sent_may_ask_for_a_pause(ending: Ending) -> None:
+def test_a_requested_pause_counts_only_for_a_call_that_was_not_sent(ending: Ending) -> None:
     call = replace(DUE, state=CallState.RUNNING, tried=1)
     following = judge_ending(call, RETRY, ending, jitter=0.5, retry_after_seconds=30)
     assert following == judge_ending(call, RETRY, ending, jitter=0.5)
@@ -133,7 +133,7 @@ def test_only_a_call_that_was_not_sent_may_ask_for_a_pause(ending: Ending) -> No
         (30, 30), (0.5, 1), (0, 1), (-0.0, 1), (1.5, 1.5), (86_399.5, 86_399.5), (86_401, 86_400),
         (float("inf"), 86_400), (10**400, 86_400),
         (timedelta(minutes=2), 120), (timedelta.max, 86_400), (timedelta(0), 1),
-        # No durations: as if nothing was asked for.
+        # A value that is not a duration is ignored.
         (None, None), (-1, None), (-0.001, None), (float("-inf"), None), (-(10**400), None),
         (timedelta(seconds=-1), None), (float("nan"), None), ("30", None), (b"30", None), (True, None),
         (Decimal(30), None), ([30], None), (NOW, None),
@@ -164,7 +164,7 @@ def test_a_pause_is_within_one_second_and_ten_minutes(tried: int, jitter: float)
 
 
 @given(policies, endings, jitters, st.integers(0, 5_000))
-def test_no_chain_of_attempts_forgets_a_doubt(
+def test_a_chain_of_attempts_never_forgets_an_unknown_outcome(
     policy: EffectDeclaration, chain: list[tuple[Ending, float | None]], jitter: float, wait_seconds: int
 ) -> None:
     call, counted, unknown_before = DUE, 0, False
@@ -174,7 +174,7 @@ def test_no_chain_of_attempts_forgets_a_doubt(
             assert unknown_before
             break
         assert claim is Claim.RUN
-        # Never repeated automatically after an unknown outcome, unless the provider still honours the key.
+        # After an unknown outcome, a call is repeated only while the provider still honours the key.
         if unknown_before:
             assert policy.on_unknown == "retry"
             assert policy.key_lifetime_seconds is not None
@@ -198,7 +198,7 @@ def test_no_chain_of_attempts_forgets_a_doubt(
             assert following.due_in_seconds == retry_after
             counted -= 1
         due_at = call.now + timedelta(seconds=following.due_in_seconds)
-        # As the ledger stores it: a key's lifetime begins with an attempt that may have arrived.
+        # The ledger stores this: the lifetime of a key begins with the first attempt that may have arrived.
         call = replace(
             running,
             state=PENDING,

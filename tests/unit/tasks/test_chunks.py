@@ -1,4 +1,4 @@
-"""A message is cut where handlers used up their time, and all of it is applied chunk by chunk."""
+"""A worker ends a chunk when the handlers used up their time, and applies the message in chunks."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def lanes(applied: dict[Place, int]) -> Lanes:
 
 
 def slices(*sizes: int, topic: str = TOPIC, epoch: int = 1) -> list[Slice]:
-    """One slice per partition, with so many records."""
+    """Returns one slice per partition, with this number of records."""
     return [
         Slice(topic, TOPIC_ID, number, epoch, -1, [thing_set(offset) for offset in range(size)])
         for number, size in enumerate(sizes)
@@ -31,7 +31,7 @@ def slices(*sizes: int, topic: str = TOPIC, epoch: int = 1) -> list[Slice]:
 
 
 def ticking(seconds: float) -> Callable[[], float]:
-    """A clock that goes on by so much whenever it is read."""
+    """Returns a clock that advances by `seconds` at each reading."""
     now = 0.0
 
     def clock() -> float:
@@ -47,7 +47,7 @@ def ticking(seconds: float) -> Callable[[], float]:
     seconds=st.sampled_from([0.0, 0.3, 0.6, 5.0]),
     before=st.dictionaries(st.integers(0, 3), st.integers(-1, 7)),
 )
-def test_chunk_by_chunk_every_lane_is_applied_to_its_end(
+def test_the_chunks_apply_every_lane_to_its_end(
     sizes: list[int], seconds: float, before: dict[int, int]
 ) -> None:
     message = MessageEvents(REGISTRY, slices(*sizes), ticking(seconds))
@@ -75,12 +75,12 @@ def test_a_fast_message_is_one_chunk() -> None:
 def test_a_slow_handler_ends_its_chunk() -> None:
     clock = ticking(HANDLER_BUDGET_SECONDS / 2)
     chunk = MessageEvents(REGISTRY, slices(5), clock).next_chunk(lanes({}))
-    # The clock is read once at the beginning and before each event but the first.
+    # The clock is read at the beginning and before each event except the first.
     assert (chunk.is_cut, chunk.events) == (True, 2)
 
 
 @pytest.mark.parametrize("odd", [{"topic": "undeclared"}, {"epoch": 2}])
-def test_a_slice_that_cannot_be_planned_is_passed_on_and_costs_no_time(odd: dict[str, object]) -> None:
+def test_a_slice_that_cannot_be_planned_is_in_the_chunk_without_events(odd: dict[str, object]) -> None:
     [strange] = slices(3, **odd)  # type: ignore[arg-type]
     message = MessageEvents(REGISTRY, [strange, *slices(2)])
     chunk = message.next_chunk(lanes({}))
@@ -105,13 +105,13 @@ def test_a_lane_reaches_its_last_settled_record(settled: int, offsets: dict[Plac
     assert reached([(piece, message.events_of(piece, -1)) for piece in pieces], settled) == offsets
 
 
-def test_the_fold_begins_no_further_event_once_its_time_is_over() -> None:
+def test_the_fold_starts_no_further_event_after_its_time_is_over() -> None:
     over = iter([False, False, True])
     result = fold([scripted(n) for n in range(9)], fresh_memory(), lambda: next(over))
     assert [one.planned.decoded.record.offset for one in result.settled] == [0, 1, 2]
 
 
-def test_the_fold_settles_one_event_however_late_it_is() -> None:
+def test_the_fold_settles_at_least_one_event() -> None:
     assert len(fold([scripted(0), scripted(1)], fresh_memory(), lambda: True).settled) == 1
 
 
@@ -133,7 +133,7 @@ def test_an_event_that_may_end_the_process_is_alone_and_last(
         places = [(e.decoded.partition, e.decoded.record.offset) for _, planned in claims for e in planned]
         if suspected.intersection(places):
             assert len(places) == 1
-            # Every other lane is at its end, or at such an event.
+            # Every other lane has reached its end or a suspected event.
             assert all(at == sizes[n] or (n, at) in suspected for n, at in ready.items())
         taken += places
         applied |= reached(claims, len(places))

@@ -1,4 +1,4 @@
-"""Claims: what is signed reads back, what is not counts as nothing, and who may start beside whom."""
+"""Claims: only a correctly signed claim is read, and claims decide which processes may start."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -40,7 +40,7 @@ def a_claim(number: int = 1, *, rank: int = 0, writer: int = 7, age: int = 5) ->
 
 
 @given(CLAIMS)
-def test_a_claim_reads_back(claim: Claim) -> None:
+def test_a_signed_claim_is_read_back(claim: Claim) -> None:
     text = seal_claim(KEY, ID, claim)
     assert open_claim(KEY, ID, text) == open_claim(KEY, ID, text.encode()) == claim
     assert len(text) < MAX_LENGTH
@@ -49,7 +49,7 @@ def test_a_claim_reads_back(claim: Claim) -> None:
 
 
 @given(CLAIMS, st.data())
-def test_no_altered_claim_counts(claim: Claim, data: st.DataObject) -> None:
+def test_an_altered_claim_is_ignored(claim: Claim, data: st.DataObject) -> None:
     text = seal_claim(KEY, ID, claim)
     place = data.draw(st.integers(0, len(text) - 1))
     altered = text[:place] + data.draw(st.text(max_size=3)) + text[place + 1 :]
@@ -58,7 +58,7 @@ def test_no_altered_claim_counts(claim: Claim, data: st.DataObject) -> None:
 
 
 @given(st.one_of(st.text(), st.binary()))
-def test_garbage_counts_as_nothing(garbage: str | bytes) -> None:
+def test_garbage_is_ignored(garbage: str | bytes) -> None:
     assert open_claim(KEY, ID, garbage) is None
 
 
@@ -66,7 +66,7 @@ def test_a_claim_that_is_too_long_is_not_read() -> None:
     assert open_claim(KEY, ID, signed(f"1.0.{'0' * 32}.{'0' * 32}.5" + ".a" * MAX_LENGTH)) is None
 
 
-def test_a_claim_of_a_later_version_counts() -> None:
+def test_a_claim_of_a_later_version_is_read() -> None:
     head = f"2.3.{UUID(int=1).hex}.{UUID(int=7).hex}.{NOW}"
     assert open_claim(KEY, ID, signed(f"{head}.more.fields")) == Claim(3, UUID(int=1), UUID(int=7), NOW)
     assert open_claim(KEY, ID, signed("2.something else")) is None
@@ -77,7 +77,7 @@ def signed(text: str) -> str:
 
 
 @given(SETS, SETS, st.integers(0, 3))
-def test_foreign_is_what_the_own_database_never_wrote(
+def test_a_claim_that_the_own_database_never_wrote_is_foreign(
     own: frozenset[Claim], other: frozenset[Claim], rank: int
 ) -> None:
     assume(not {claim.claim for claim in own} & {claim.claim for claim in other})
@@ -90,7 +90,7 @@ def test_foreign_is_what_the_own_database_never_wrote(
 
 
 @given(SETS, SETS, SETS, st.floats(0, 60))
-def test_a_process_starts_only_if_nothing_is_renewed(
+def test_a_process_starts_only_if_no_claim_is_renewed(
     first: frozenset[Claim], unproven: frozenset[Claim], later: frozenset[Claim], watched: float
 ) -> None:
     watch = begin_watch(first, unproven, watch_seconds=30)
@@ -126,7 +126,7 @@ def check_unproven(module: ModuleType) -> None:
         a_claim(5, rank=1),
     ]
     assert {claim.claim.int for claim in module.find_unproven(claims, known)} == {1, 2}
-    # One that the server itself wrote: a bridge works on it.
+    # The server itself wrote this claim, so a bridge works on it.
     proven = known._replace(witnessed=frozenset({UUID(int=2)}))
     assert module.find_unproven(claims, proven) == frozenset()
 
@@ -142,7 +142,7 @@ def check_verdicts(module: ModuleType) -> None:
     assert module.begin_watch(none, one, watch_seconds=30) == module.Watch(none, 20)
     found = [
         module.judge_claims(one, module.Watch(one, 30, 29.0)),
-        # An emptied Redis shows nothing.
+        # After a flush, Redis holds no claims.
         module.judge_claims(none, module.Watch(one, 30, 29.0)),
         module.judge_claims(other, module.Watch(one, 30, 29.0)),
         module.judge_claims(one, module.Watch(one, 30, 30.0)),

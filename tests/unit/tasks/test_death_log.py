@@ -1,4 +1,4 @@
-"""Which deaths of a batch are logged, and with which fields."""
+"""The log lines about failed events of a batch, and their fields."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +31,7 @@ def died(monkeypatch: pytest.MonkeyPatch) -> EventResult:
     return result.settled[0]
 
 
-def test_equal_deaths_are_one_line_a_minute_with_their_count(died: EventResult) -> None:
+def test_equal_failures_are_logged_once_a_minute_with_their_count(died: EventResult) -> None:
     now = 0.0
     deaths = DeathLog(clock=lambda: now)
     assert died.error is not None
@@ -53,7 +53,7 @@ def test_equal_deaths_are_one_line_a_minute_with_their_count(died: EventResult) 
     assert lines[0]["log_level"] == "warning"
 
 
-def test_what_is_no_death_is_not_logged(died: EventResult) -> None:
+def test_an_event_that_did_not_fail_is_not_logged(died: EventResult) -> None:
     with capture_logs() as lines:
         DeathLog().note_committed(
             "thing.0", [replace(died, outcome=outcome) for outcome in Outcome if outcome is not Outcome.DEAD]
@@ -62,7 +62,9 @@ def test_what_is_no_death_is_not_logged(died: EventResult) -> None:
 
 
 @pytest.mark.parametrize("handlers", [0, 1, 2])
-def test_an_error_of_no_single_handler_names_those_that_ran(handlers: int, died: EventResult) -> None:
+def test_an_error_without_a_single_handler_names_all_handlers_that_ran(
+    handlers: int, died: EventResult
+) -> None:
     planned = replace(died.planned, runs=[*died.planned.runs] * handlers)
     refused = EventResult(planned, Outcome.DEAD, EventFault("CheckViolation", "by Postgres"))
     with capture_logs() as lines:
@@ -72,7 +74,7 @@ def test_an_error_of_no_single_handler_names_those_that_ran(handlers: int, died:
     assert ("line" in lines[0]) == (handlers == 1)
 
 
-def test_a_failure_for_one_projection_is_logged_as_such() -> None:
+def test_the_failure_of_one_projection_is_logged_with_its_name() -> None:
     decoded = scripted(0).decoded
     letters = [
         ProjectionLetter("totals", Outcome.CONFLICT, EventFault("Conflict", "same version"), holds=True),

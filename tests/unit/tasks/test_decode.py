@@ -1,4 +1,4 @@
-"""From a record to an event: every envelope, what makes two records one event, and whatever may come."""
+"""Decoding of records: every envelope, the identity of repeated events, and arbitrary input."""
 
 import json
 from dataclasses import replace
@@ -28,33 +28,33 @@ from tests.unit.tasks.records import (
 )
 
 GOOD_DATA: list[tuple[str, bytes, JsonObject]] = [
-    ("nothing", b"{}", {}),
+    ("an empty object", b"{}", {}),
     ("a pair of surrogates", rb'{"a":"\ud83d\ude00"}', {"a": "😀"}),
-    ("the word for NUL", rb'{"a":"\\u0000"}', {"a": "\\u0000"}),
+    ("an escaped backslash before u0000", rb'{"a":"\\u0000"}', {"a": "\\u0000"}),
     ("bigint bounds", b'{"a":[9223372036854775807,-9223372036854775808]}', {"a": [2**63 - 1, -(2**63)]}),
     ("long digits in text", b'{"a":"99999999999999999999"}', {"a": "9" * 20}),
     ("many digits of a float", b'{"a":12345678901234567890.5}', {"a": 12345678901234567890.5}),
     ("a float with no fraction", b'{"a":1.0}', {"a": 1.0}),
     ("many brackets, flat", b'{"a":[' + b"{}," * 99 + b'"[[["]}', {"a": [*({} for _ in range(99)), "[[["]}),
     ("colons", rb'{":":"::","\u003a\u003A":":"}', {":": "::", "::": ":"}),
-    ("one key on two levels", b'{"a":{"a":[{"a":1},{"a":1}]}}', {"a": {"a": [{"a": 1}, {"a": 1}]}}),
+    ("the same key on two levels", b'{"a":{"a":[{"a":1},{"a":1}]}}', {"a": {"a": [{"a": 1}, {"a": 1}]}}),
     ("white space", b' { "a" :\r\n\t1 } ', {"a": 1}),
 ]
 
 
 @pytest.mark.parametrize(("raw", "data"), [c[1:] for c in GOOD_DATA], ids=[c[0] for c in GOOD_DATA])
-def test_strictness_refuses_no_good_data(raw: bytes, data: JsonObject) -> None:
+def test_the_strict_parser_accepts_valid_data(raw: bytes, data: JsonObject) -> None:
     decoded = read(plain(raw))
     assert decoded.error is None
     assert decoded.event is not None
     assert repr(decoded.event.data) == repr(data)
 
 
-def test_depth_64_is_the_last_that_passes() -> None:
+def test_depth_64_is_the_deepest_that_is_accepted() -> None:
     assert read(plain(nested(64))).error is None
 
 
-def test_a_plain_event_is_read_by_its_field_names() -> None:
+def test_a_plain_event_is_read_by_field_names() -> None:
     decoded = read(
         plain(occurred_at="2024-05-01T12:00:00.123456789+02:00"), [("traceparent", b"00"), ("x", None)]
     )
@@ -69,7 +69,7 @@ def test_a_plain_event_is_read_by_its_field_names() -> None:
     assert (decoded.event_id, decoded.type, decoded.source) == ("e1", "balance.set", None)
 
 
-def test_field_names_can_be_chosen_and_the_whole_object_be_the_data() -> None:
+def test_a_topic_can_choose_its_field_names_and_use_the_whole_object_as_data() -> None:
     topic = replace(TOPIC, fields=FieldNames("id", "kind", "rev", "at", "payload"))
     raw = {"id": "e9", "kind": "k", "rev": -3, "at": "2024-05-01T10:00:00z", "data": 1}
     event = read(json.dumps(raw).encode(), topic=topic).event
@@ -78,7 +78,7 @@ def test_field_names_can_be_chosen_and_the_whole_object_be_the_data() -> None:
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured"])
-def test_both_modes_of_cloudevents_are_the_same_event(mode: str) -> None:
+def test_both_modes_of_cloudevents_decode_to_the_same_event(mode: str) -> None:
     if mode == "binary":
         headers = [*cloud(time=b"2024-05-01T10:00:00Z", version=b"41", subject=b"s"), ("traceparent", b"00")]
         decoded = read(b'{"a":1}', headers)
@@ -131,7 +131,7 @@ def test_a_null_value_is_a_tombstone() -> None:
     assert told.identity == event_identity("balances", "/shop", b"acc-42", "e1")
 
 
-def test_an_unreadable_key_has_no_entity_but_still_its_identity() -> None:
+def test_an_event_with_an_unreadable_key_has_an_identity_but_no_entity() -> None:
     first, second, none = read(plain(), key=b"\xff"), read(plain(), key=b"\xfe"), read(plain(), key=None)
     assert first.event is not None
     assert first.entity_key is first.event.key is none.entity_key is None
@@ -164,7 +164,7 @@ _OBJECTS = st.dictionaries(
     ),
     max_size=4,
 )
-# Bits of JSON in any order: nearly valid, which random bytes never are.
+# Fragments of JSON in any order are almost valid JSON; random bytes never are.
 _BITS = st.lists(st.sampled_from([*'{}[],:"ae01.-\\ ', '"a":', '"type":"t"', r"\u003a", r"\u0000", "null"]))
 
 
@@ -178,7 +178,7 @@ def test_decoding_never_raises(value: bytes | None, headers: Headers, key: bytes
 
 
 @given(_OBJECTS)
-def test_an_object_comes_back_as_it_was(data: JsonObject) -> None:
+def test_an_encoded_object_is_parsed_to_the_same_object(data: JsonObject) -> None:
     for raw in (json.dumps(data), json.dumps(data, ensure_ascii=False), json.dumps(data, indent=1)):
         assert repr(parse_object(raw.encode())) == repr(data)
 
@@ -197,7 +197,7 @@ def test_order_and_layout_do_not_change_the_canonical_form(data: JsonObject) -> 
 
 @given(st.lists(st.tuples(st.sampled_from([r"a", r"b", r":", r"\u003a", r"\u0061", r"\\u003a"]), _OBJECTS)))
 @example([(":", {}), (r"\u003a", {})])
-def test_counting_and_looking_agree_on_repeated_keys(pairs: list[tuple[str, JsonObject]]) -> None:
+def test_the_fast_and_the_exact_check_agree_on_repeated_keys(pairs: list[tuple[str, JsonObject]]) -> None:
     members = [f'"{key}":{json.dumps(value)}' for key, value in pairs]
     raw = f"{{{','.join(members)}}}".encode()
     assert _refuses(parse_object, raw) == _refuses(check_keys_exactly, raw)

@@ -1,4 +1,4 @@
-"""The limit of the effects that the handlers of one event yield."""
+"""The limit on the number of effects that the handlers of one event yield."""
 
 import threading
 from typing import Any
@@ -19,7 +19,7 @@ small_limits = limited.small_limits
     ("effects", "is_dead"), [(EFFECTS - 1, False), (EFFECTS, False), (EFFECTS + 1, True), (None, True)]
 )
 @pytest.mark.parametrize("reads", [False, True])
-def test_effects_are_counted(
+def test_an_event_with_too_many_effects_fails(
     effects: int | None, is_dead: bool, reads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def body() -> Effects:
@@ -39,7 +39,7 @@ def test_effects_are_counted(
         assert f"may yield {EFFECTS} (SLUICE_HANDLER_EFFECTS)" in fault.text
 
 
-def test_effects_of_all_handlers_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_applies_to_the_effects_of_all_handlers_together(monkeypatch: pytest.MonkeyPatch) -> None:
     def body() -> Effects:
         yield from [SEEN] * (EFFECTS // 2 + 1)
 
@@ -49,7 +49,7 @@ def test_effects_of_all_handlers_count_together(monkeypatch: pytest.MonkeyPatch)
     assert fault.error_class == "TooManyEffects"
 
 
-def test_effects_are_counted_in_every_thread() -> None:
+def test_the_limit_applies_in_every_thread() -> None:
     found: list[Any] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Of an error class and text are kept: no frame, no payload."""
+"""An event fault keeps the class and the text of an error, but no frames and no payload."""
 
 import gc
 import weakref
@@ -20,21 +20,23 @@ class Mute(Exception):
 
 
 class Payload(dict[str, Any]):
-    """A dict that can be referred to weakly."""
+    """A dict that supports weak references."""
 
 
 CASES: list[tuple[str, BaseException, str, str]] = [
     ("a text", ValueError("why"), "ValueError", "why"),
     ("no text", KeyboardInterrupt(), "KeyboardInterrupt", ""),
     ("a long text", ValueError("x" * 5_000), "ValueError", "x" * MAX_ERROR_CHARACTERS),
-    ("a long name", type("N" * 5_000, (Exception,), {})("x"), "N" * MAX_CLASS_CHARACTERS, "x"),
+    ("a long class name", type("N" * 5_000, (Exception,), {})("x"), "N" * MAX_CLASS_CHARACTERS, "x"),
     ("NUL and a lone surrogate", ValueError("a\0b\ud800c"), "ValueError", "a\ufffdb?c"),
     ("a text that raises", Mute(), "Mute", "the error has no text: RuntimeError"),
 ]
 
 
 @pytest.mark.parametrize(("error", "name", "text"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_class_and_text_are_kept_bounded_and_printable(error: BaseException, name: str, text: str) -> None:
+def test_the_class_and_text_of_an_error_are_kept_bounded_and_printable(
+    error: BaseException, name: str, text: str
+) -> None:
     assert EventFault.of(error) == EventFault(name, text)
 
 

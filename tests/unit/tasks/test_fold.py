@@ -1,4 +1,4 @@
-"""The fold, decision by decision."""
+"""The decisions of the fold, one case each."""
 
 from dataclasses import replace
 from typing import Any
@@ -40,29 +40,29 @@ def present(memory: FoldState) -> dict[str, Any]:
     return {key: dict(row.values) for (_, key), row in memory.rows.items() if row.values is not None}
 
 
-# What comes first, the event judged, its outcome, how many emits and calls it makes
+# (case, writes of earlier events, the event, its outcome, its number of emits and calls)
 DECISIONS: list[tuple[str, list[Any], dict[str, Any], Outcome, int]] = [
     ("no effect", [], {}, IGNORED, 0),
     ("an emit alone", [], {"first": [TOLD]}, APPLIED, 1),
-    ("a read alone is followed by what it saw", [], {"first": [Read(INTEGER, "k")]}, APPLIED, 1),
+    ("a read alone", [], {"first": [Read(INTEGER, "k")]}, APPLIED, 1),
     ("a stale write ends its handler", [A2], {"first": [A1, TOLD, NOTIFY]}, STALE, 0),
     ("a duplicate write ends its handler", [A2], {"first": [A2, TOLD]}, DUPLICATE, 0),
-    ("what was written before the gate stays", [A2], {"first": [TOLD, A1, NOTIFY]}, APPLIED, 1),
-    ("a fault behind the gate never happens", [A2], {"first": [A1, RuntimeError("x")]}, STALE, 0),
+    ("effects before the gate remain", [A2], {"first": [TOLD, A1, NOTIFY]}, APPLIED, 1),
+    ("a fault after the gate is never reached", [A2], {"first": [A1, RuntimeError("x")]}, STALE, 0),
     ("a conflict undoes everything", [A2], {"first": [TOLD, NOTIFY, ELSEWHERE, OTHER_A2]}, CONFLICT, 0),
     ("a fault undoes everything", [A2], {"first": [TOLD, NOTIFY, ELSEWHERE, RuntimeError("x")]}, DEAD, 0),
     ("a rejection undoes everything", [A2], {"first": [TOLD, ELSEWHERE, Rejected("x")]}, DEAD, 0),
-    ("a refused value is a death", [], {"first": [TOLD, upsert("k", 1, b="x")]}, DEAD, 0),
-    ("an emit that is no JSON is a death", [], {"first": [Emit("t", None, "x", object())]}, DEAD, 0),
-    ("an emit over the limit is a death",
+    ("a refused value is a dead letter", [], {"first": [TOLD, upsert("k", 1, b="x")]}, DEAD, 0),
+    ("an emit that is not JSON is a dead letter", [], {"first": [Emit("t", None, "x", object())]}, DEAD, 0),
+    ("an emit over the limit is a dead letter",
         [], {"first": [Emit("t", None, "x", "x" * MAX_EMIT_BYTES)]}, DEAD, 0),
-    ("an emit with a header that is no text is a death",
+    ("an emit with a header that is not text is a dead letter",
         [], {"first": [Emit("t", None, "x", 1, headers={"n": 1})]}, DEAD, 0),  # type: ignore[dict-item]
     ("no key", [], {"first": [upsert(None, 1)]}, DEAD, 0),
     ("a key too long", [], {"first": [upsert("k" * 256, 1)]}, DEAD, 0),
-    ("no version where one is needed", [], {"first": [upsert("k", EVENT)]}, DEAD, 0),
-    ("no version where none is needed", [], {"first": [Insert(INTEGER, "k", {})]}, APPLIED, 0),
-    ("version=None needs none", [], {"first": [upsert("k", None)]}, APPLIED, 0),
+    ("no version where a version is required", [], {"first": [upsert("k", EVENT)]}, DEAD, 0),
+    ("no version where no version is required", [], {"first": [Insert(INTEGER, "k", {})]}, APPLIED, 0),
+    ("version=None requires no version", [], {"first": [upsert("k", None)]}, APPLIED, 0),
     ("a version of the other kind", [], {"first": [upsert("k", 1, table=TIMESTAMP)]}, DEAD, 0),
     ("a version of the other kind, inserted",
         [], {"first": [Insert(TIMESTAMP, "k", {})], "version": 1}, DEAD, 0),
@@ -75,18 +75,20 @@ DECISIONS: list[tuple[str, list[Any], dict[str, Any], Outcome, int]] = [
         [], {"first": [TOLD, A1], "second": [RuntimeError("x")]}, DEAD, 0),
     ("two handlers: a conflict in the second undoes the first",
         [A2], {"first": [TOLD], "second": [OTHER_A2]}, CONFLICT, 0),
-    ("two handlers: death is worse than conflict",
+    ("two handlers: DEAD outranks CONFLICT",
         [A2], {"first": [RuntimeError("x")], "second": [OTHER_A2]}, DEAD, 0),
-    ("two handlers: the gate ends one of them", [A2], {"first": [A1, TOLD], "second": [TOLD]}, APPLIED, 1),
-    ("two handlers: stale is worse than duplicate", [A2], {"first": [A2], "second": [A1]}, STALE, 0),
-    ("two handlers: the second sees the first's rows", [], {"first": [A1], "second": [A1]}, APPLIED, 0),
+    ("two handlers: the gate ends only the first", [A2], {"first": [A1, TOLD], "second": [TOLD]}, APPLIED, 1),
+    ("two handlers: STALE outranks DUPLICATE", [A2], {"first": [A2], "second": [A1]}, STALE, 0),
+    ("two handlers: the second sees the rows of the first", [], {"first": [A1], "second": [A1]}, APPLIED, 0),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("before", "event", "outcome", "made"), [c[1:] for c in DECISIONS], ids=[c[0] for c in DECISIONS]
 )
-def test_decision(before: list[Any], event: dict[str, Any], outcome: Outcome, made: int) -> None:
+def test_the_fold_decides_the_outcome_of_an_event(
+    before: list[Any], event: dict[str, Any], outcome: Outcome, made: int
+) -> None:
     event = dict(event)
     first = event.pop("first", [])
     earlier = [scripted(i, write) for i, write in enumerate(before)]
@@ -98,12 +100,12 @@ def test_decision(before: list[Any], event: dict[str, Any], outcome: Outcome, ma
         assert present(memory) == present(folded(*earlier)[0])
 
 
-def test_a_conflict_says_of_what() -> None:
+def test_the_error_of_a_conflict_names_the_write() -> None:
     _, result = folded(scripted(0, A2), scripted(1, OTHER_A2))
     assert "Upsert of merged_integer 'k': same version" in str(result.settled[1].error)
 
 
-def test_the_same_identity_again_changes_nothing() -> None:
+def test_a_repeated_identity_changes_nothing() -> None:
     once, twice = scripted(0, TOLD, identity=1), scripted(1, TOLD, A1, identity=1)
     memory, result = folded(once, twice)
     assert outcomes(result) == [APPLIED, DUPLICATE]
@@ -118,7 +120,7 @@ def test_other_data_under_a_known_identity_is_a_conflict() -> None:
     assert "seen before at 0:0" in str(result.settled[1].error)
 
 
-def test_the_very_same_record_again_is_not_counted_again() -> None:
+def test_a_redelivered_record_is_not_counted_again() -> None:
     record = scripted(0, TOLD)
     memory, result = folded(record, record)
     assert outcomes(result) == [APPLIED, None]
@@ -126,19 +128,19 @@ def test_the_very_same_record_again_is_not_counted_again() -> None:
 
 
 @pytest.mark.parametrize("script", [[RuntimeError("x")], []])
-def test_what_died_or_was_ignored_is_known_too(script: list[Any]) -> None:
+def test_a_repeat_of_a_failed_or_ignored_event_is_a_duplicate(script: list[Any]) -> None:
     kind = None if script else "script.ignored"
     _, result = folded(scripted(0, *script, type=kind, identity=1), scripted(1, TOLD, type=kind, identity=1))
     assert outcomes(result) == [DEAD if script else IGNORED, DUPLICATE]
 
 
-def test_a_type_without_handler_is_ignored_only_where_the_topic_says_so() -> None:
+def test_a_type_without_handler_is_ignored_only_if_the_topic_ignores_it() -> None:
     _, result = folded(scripted(0, type="script.ignored"), scripted(1, type="script.unknown"))
     assert outcomes(result) == [IGNORED, DEAD]
     assert "no handler for type 'script.unknown'" in str(result.settled[1].error)
 
 
-def test_a_read_sees_earlier_events_of_the_batch_and_the_events_own_writes() -> None:
+def test_a_read_sees_writes_of_earlier_events_of_the_batch_and_of_its_own_event() -> None:
     _, result = folded(
         scripted(0, Read(INTEGER, "k")),
         scripted(1, A1),
@@ -149,14 +151,14 @@ def test_a_read_sees_earlier_events_of_the_batch_and_the_events_own_writes() -> 
     assert rows == [None, {**seen, "a": "one", "version": 1}, {**seen, "a": "two", "version": 2}]
 
 
-def test_a_handler_that_reads_runs_to_its_end_with_the_rows() -> None:
+def test_a_handler_that_reads_receives_the_row_and_runs_to_its_end() -> None:
     memory, result = folded(scripted(0, TOLD, Read(INTEGER, "k"), A1, second=[Read(PLAIN, "k"), TOLD]))
     assert outcomes(result) == [APPLIED]
     assert [emit.type for emit in result.emits] == ["told", "row.1", "row.0", "told"]
     assert present(memory) == {"k": {"a": "one", "b": 7, "count": 0}}
 
 
-def test_the_same_call_again_is_not_made_and_with_other_args_is_a_call_conflict() -> None:
+def test_a_repeated_call_is_skipped_and_with_other_args_is_a_call_conflict() -> None:
     other = changed(NOTIFY, args={"n": 2})
     _, result = folded(
         scripted(0, NOTIFY), scripted(1, NOTIFY), scripted(2, other, TOLD), scripted(3, NOTIFY, other)
@@ -165,22 +167,22 @@ def test_the_same_call_again_is_not_made_and_with_other_args_is_a_call_conflict(
     assert [call.effect_key for call in result.calls] == ["notify:n"]
     assert [call.effect_key for call in result.call_conflicts] == ["notify:n"] * 2
     assert [settled.call_conflicts for settled in result.settled] == [0, 0, 1, 1]
-    assert len(result.emits) == 1, "the event is applied, only the call is not made"
+    assert len(result.emits) == 1, "the event is applied without the call"
 
 
-def test_calls_without_once_are_one_per_event_handler_and_place() -> None:
+def test_calls_without_once_have_a_key_per_event_handler_and_position() -> None:
     call = Call("notify", args={})
     _, result = folded(scripted(0, call, call, second=[call]), scripted(1, call))
     assert len({call.effect_key for call in result.calls}) == 4
     assert not any(call.explicit_once for call in result.calls)
 
 
-def test_an_undone_call_leaves_its_key_free() -> None:
+def test_a_call_of_a_failed_event_does_not_use_its_key() -> None:
     _, result = folded(scripted(0, NOTIFY, RuntimeError("x")), scripted(1, NOTIFY))
     assert [call.identity for call in result.calls] == [UUID(int=1_001)]
 
 
-def test_an_emitted_event_carries_the_time_and_the_trace_of_its_cause() -> None:
+def test_an_emitted_event_has_the_time_and_the_trace_of_its_cause() -> None:
     planned = scripted(0, changed(TOLD, headers={"x": "y"}, version=3))
     run = planned.runs[0]
     headers = (("traceparent", TRACEPARENT.encode()), ("other", b"x"), ("tracestate", None))
@@ -203,12 +205,14 @@ def _fail(*_: object) -> Any:
     [({"load_row": _fail}, [Read(INTEGER, "k")]), ({"load_effect": _fail}, [NOTIFY])],
     ids=["row", "effect key"],
 )
-def test_a_connection_lost_while_loading_buries_no_event(broken: dict[str, Any], script: list[Any]) -> None:
+def test_a_connection_lost_while_loading_is_not_the_fault_of_an_event(
+    broken: dict[str, Any], script: list[Any]
+) -> None:
     with pytest.raises(ConnectionError) as raised:
         folded(scripted(0, *script), memory=replace(fresh_memory(), **broken))
     assert raised.value is LOST
 
 
-def test_a_handler_that_raises_the_same_error_as_a_load_dies_of_it() -> None:
+def test_an_error_of_a_handler_is_its_events_fault_even_if_a_load_raised_the_same_error() -> None:
     _, result = folded(scripted(0, Read(INTEGER, "k"), LOST))
     assert [(one.outcome, one.error) for one in result.settled] == [(Outcome.DEAD, EventFault.of(LOST))]

@@ -1,4 +1,4 @@
-"""The fold in any batching: the same rows, outcomes and ids; and the mutant that this catches."""
+"""The fold returns the same rows, outcomes and ids for every division of a log into batches."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,8 +32,6 @@ from tests.unit.tasks.scripted import (
 )
 from tests.unit.tasks.strategies import PLAIN
 
-# In any batching
-
 
 def _left(rows: dict[tuple[Table, str], Row], table: Table, key: str) -> Row:
     return rows.get((table, key), ABSENT)
@@ -42,7 +40,7 @@ def _left(rows: dict[tuple[Table, str], Row], table: Table, key: str) -> Row:
 def in_batches(
     batches: list[Any], known: Callable[[dict[UUID, FirstSeen]], dict[UUID, FirstSeen]] = dict
 ) -> tuple[dict[tuple[Table, str], Row], FoldResult]:
-    """Each batch folded into a memory of its own, over what the batches before it left."""
+    """Folds each batch into its own fold state, which loads the results of the earlier batches."""
     rows: dict[tuple[Table, str], Row] = {}
     identities: dict[UUID, FirstSeen] = {}
     whole = FoldResult()
@@ -79,14 +77,14 @@ def test_any_batching_ends_in_the_same_state(data: st.DataObject) -> None:
     )
 
 
-def test_a_mutant_without_dedup_is_caught() -> None:
+def test_a_mutant_without_deduplication_is_caught() -> None:
     log = [scripted(0, Increment(PLAIN, "k", {"count": 1}), identity=1), scripted(1, identity=1)]
     memory, whole = folded(*log)
     assert outcomes(in_batches([log[:1], log[1:]])[1]) == outcomes(whole)
     forgetful = in_batches([log[:1], log[1:]], known=lambda _: {})
     assert outcomes(forgetful[1]) != outcomes(whole)
     forgetful = in_batches([log[:1], log[:1]], known=lambda _: {})
-    assert forgetful[0] != memory.rows, "the increment counted twice"
+    assert forgetful[0] != memory.rows, "the mutant applies the increment twice"
 
 
 @settings(max_examples=100, deadline=None, print_blob=True)
@@ -104,13 +102,13 @@ SHOP = collect_modules([handlers])
 
 @settings(max_examples=60, deadline=None, print_blob=True)
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 10**6))
-def test_the_shops_handlers_run_twice_give_the_same_effects(kind: str, seed: int) -> None:
+def test_a_second_run_of_the_shops_handlers_yields_the_same_effects(kind: str, seed: int) -> None:
     for offset, made in enumerate(generate(kind, count=5, seed=seed, keys=2)):
         value = None if made.value is None else msgspec.json.encode(made.value)
         topic = SHOP.topics[made.topic]
         decoded = decode(topic, TOPIC_ID, 0, Record(offset, 0, made.key.encode(), value, []))
         one, two = plan_event(SHOP, topic, decoded), plan_event(SHOP, topic, decoded)
-        assert one.runs, f"nothing handles {made}"
+        assert one.runs, f"no handler for {made}"
         for first, second in zip(one.runs, two.runs, strict=True):
             assert first.error is None
             assert first.effects == second.effects

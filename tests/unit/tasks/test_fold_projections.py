@@ -1,4 +1,4 @@
-"""The fold: each projection of an event decides for itself, and takes back nothing but its own."""
+"""The fold decides about each projection of an event separately and undoes only its writes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +26,7 @@ def constant(_event: Event[Thing]) -> int:
 def folded(
     amount: Callable[[Event[Thing]], int], *records: Any, version: Any = None, **memory: Any
 ) -> tuple[dict[tuple[str, str], int], list[EventResult]]:
-    """(table, key) → amount, and the results."""
+    """Returns the amount of each (table, key), and the results of the events."""
     code = registry(amount, version=version)
     state = FoldState(lambda _table, _key: ABSENT, lambda _key: None, **memory)
     topic = code.topics[TOPIC]
@@ -43,7 +43,9 @@ def letters(settled: list[EventResult]) -> Iterator[tuple[int, str, Outcome, boo
 
 
 @pytest.mark.parametrize("kind", [thing_set, shown])
-def test_a_failure_holds_its_entity_for_its_projection_alone(kind: Callable[..., Any]) -> None:
+def test_a_failure_of_a_projection_holds_its_entity_for_this_projection_only(
+    kind: Callable[..., Any],
+) -> None:
     rows, settled = folded(raising, kind(0, "a", BAD), kind(1, "a", 2), kind(2, "b", 3))
     assert [one.outcome for one in settled] == [APPLIED] * 3
     assert list(letters(settled)) == [(0, "totals", DEAD, True), (1, "totals", WAITING, True)]
@@ -51,14 +53,14 @@ def test_a_failure_holds_its_entity_for_its_projection_alone(kind: Callable[...,
     assert rows == {("totals", "b"): 3, ("labels", "a"): 2, ("labels", "b"): 3, **plain}
 
 
-def test_a_conflict_is_a_letter_and_counts_as_applied() -> None:
+def test_a_conflict_in_a_projection_makes_a_letter_and_the_event_is_applied() -> None:
     rows, settled = folded(as_it_is, shown(0, "a", 1), shown(1, "a", 2), version=constant)
     assert [one.outcome for one in settled] == [APPLIED] * 2
     assert list(letters(settled)) == [(1, "totals", CONFLICT, True)]
     assert rows == {("totals", "a"): 1, ("labels", "a"): 2}
 
 
-def test_the_outcome_is_that_of_the_plain_handler() -> None:
+def test_the_outcome_of_an_event_is_the_outcome_of_its_plain_handler() -> None:
     stale = made(2, "thing.set", "a", version=0, amount=9)
     _, settled = folded(constant, thing_set(1, "a", 5), stale)
     assert [one.outcome for one in settled] == [APPLIED, Outcome.STALE]
@@ -77,7 +79,7 @@ def test_the_outcome_is_that_of_the_plain_handler() -> None:
     ],
     ids=["stopped", "held", "refused by Postgres"],
 )
-def test_what_is_known_of_a_projection_concerns_it_alone(
+def test_a_state_of_one_projection_affects_only_this_projection(
     memory: dict[str, Any], rows: dict[tuple[str, str], int], found: list[Any]
 ) -> None:
     made_rows, settled = folded(as_it_is, shown(0, "a", 5), **memory)

@@ -1,4 +1,4 @@
-"""Whether a generation holds an event that live applied at another place: the tables of both judgements."""
+"""Decides if a generation holds an event that the live generation applied from another record."""
 
 from uuid import UUID
 
@@ -37,21 +37,21 @@ def generation(*, has_been_live: bool = False, from_checkpoint: bool = False) ->
         (first(), Found(False, True), generation(), 49, HELD),
         (first(), Found(False, False), generation(), 49, GONE),
         (first(), Found(True, False), generation(), 49, HELD),
-        # Written by live, or copied.
+        # The live generation wrote the event, or a checkpoint copied it.
         (first(), Found(False, None), generation(), 49, HELD),
         (first(offset=49), Found(False, None), generation(), 49, HELD),
         (first(offset=60), Found(False, None), generation(), 49, AHEAD),
         (first(offset=60), Found(True, None), generation(), 49, HELD),
         (first(partition=1), Found(False, None), generation(), -1, AHEAD),
         (first("old"), Found(False, None), generation(), 49, GONE),
-        # Another record stood at that offset of today's topic.
+        # The offset belongs to the deleted topic; another record has this offset in the current topic.
         (first("old"), Found(False, True), generation(), 49, GONE),
         (first("old"), Found(True, None), generation(), 49, HELD),
         (first("old"), Found(False, None), generation(from_checkpoint=True), 49, HELD),
         (first("old"), Found(False, None), generation(has_been_live=True), 49, HELD),
     ],
 )
-def test_an_event_is_held_gone_or_ahead(
+def test_a_repeated_event_is_held_gone_or_ahead(
     where: FirstSeen, found: Found, made: SyncedGeneration, applied: int, holding: Holding
 ) -> None:
     assert judge_holding(where, REPEAT, found, made, applied) is holding
@@ -81,5 +81,7 @@ def known(
         (known(offset=20, outcome=Outcome.WAITING), Outcome.DUPLICATE),
     ],
 )
-def test_a_record_is_judged_by_what_live_made_of_its_event(remembered: Known | None, becomes: str) -> None:
+def test_a_record_is_judged_by_its_outcome_in_the_live_generation(
+    remembered: Known | None, becomes: str
+) -> None:
     assert judge_record(REPEAT, remembered) == becomes

@@ -1,4 +1,4 @@
-"""The judgement of a slice against a model that knows the whole lane."""
+"""The judgement of a slice, compared with a model that has the whole lane."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ Judge = Callable[..., Judgement]
 
 
 class Cut(NamedTuple):
-    """A true claim about a lane: its records start..end-1 (by number, not by offset)."""
+    """A correct slice of a lane: its records start..end-1, by number and not by offset."""
 
     start: int
     end: int
 
 
 class Delivery(NamedTuple):
-    """Offsets of a lane, with holes, and true slices of it in any order, any number of times."""
+    """Offsets of a lane, with gaps, and correct slices of the lane in any order, with repeats."""
 
     offsets: list[int]
     cuts: list[Cut]
@@ -36,7 +36,7 @@ def deliveries(draw: st.DrawFn) -> Delivery:
 
 
 def applied_records(delivery: Delivery, judging: Judge) -> list[int]:
-    """What a worker applies that judges these slices one after the other."""
+    """Returns the offsets that a worker applies if it judges these slices in turn."""
     offsets, cuts = delivery
     applied: list[int] = []
     for cut in cuts:
@@ -50,7 +50,7 @@ def applied_records(delivery: Delivery, judging: Judge) -> list[int]:
 
 
 def modelled_records(delivery: Delivery) -> list[int]:
-    """The model counts records, not offsets: a slice fits if it starts no later than the next one."""
+    """Returns the offsets that the model applies: a slice fits if it starts at or before the next record."""
     done = 0
     for cut in delivery.cuts:
         if cut.start <= done:
@@ -59,22 +59,22 @@ def modelled_records(delivery: Delivery) -> list[int]:
 
 
 @given(deliveries())
-def test_what_is_applied_is_the_lane_from_its_start_without_hole_or_repeat(delivery: Delivery) -> None:
+def test_a_lane_is_applied_from_its_start_without_gap_or_repeat(delivery: Delivery) -> None:
     assert applied_records(delivery, judge) == modelled_records(delivery)
 
 
-def deaf_to_prev(**claim: Any) -> Judgement:
-    """A mutant: does not look for a gap."""
+def ignores_prev(**claim: Any) -> Judgement:
+    """A mutant that applies a slice after a gap."""
     return NEXT if judge(**claim) is GAP else judge(**claim)
 
 
-def deaf_to_last(**claim: Any) -> Judgement:
-    """A mutant: takes only what starts exactly where it stands."""
+def requires_exact_prev(**claim: Any) -> Judgement:
+    """A mutant that refuses a slice that overlaps the applied records."""
     return GAP if claim["prev"] != claim["applied_offset"] else judge(**claim)
 
 
-@pytest.mark.parametrize("mutant", [deaf_to_prev, deaf_to_last])
-def test_the_model_catches_a_wrong_judgement(mutant: Judge) -> None:
+@pytest.mark.parametrize("mutant", [ignores_prev, requires_exact_prev])
+def test_the_model_catches_a_mutant(mutant: Judge) -> None:
     quiet = settings(max_examples=500, database=None, derandomize=True, phases=[Phase.generate])
     find(deliveries(), lambda d: applied_records(d, mutant) != modelled_records(d), settings=quiet)
 
@@ -84,9 +84,9 @@ CASES = [
     ("overlapping", {"prev": 2, "last": 9, "applied_offset": 4}, NEXT),
     ("first of a lane", {"prev": -1, "last": 0, "applied_offset": -1}, NEXT),
     ("repeated", {"prev": -1, "last": 4, "applied_offset": 4}, REPEATED),
-    ("long ago", {"prev": -1, "last": 3, "applied_offset": 4}, REPEATED),
-    ("an earlier one is missing", {"prev": 5, "last": 9, "applied_offset": 4}, GAP),
-    ("a lane without row", {"prev": 0, "last": 9, "applied_offset": -1}, GAP),
+    ("repeated, further back", {"prev": -1, "last": 3, "applied_offset": 4}, REPEATED),
+    ("an earlier slice is missing", {"prev": 5, "last": 9, "applied_offset": 4}, GAP),
+    ("a lane without a row", {"prev": 0, "last": 9, "applied_offset": -1}, GAP),
     ("another epoch", {"prev": 4, "last": 9, "applied_offset": 4, "epoch": 2}, REROUTED),
     ("an older epoch, applied", {"prev": -1, "last": 4, "applied_offset": 4, "epoch": 0}, REROUTED),
     ("an unknown topic", {"prev": 4, "last": 9, "applied_offset": 4, "current_epoch": None}, REROUTED),
@@ -94,11 +94,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("claim", "judgement"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_judgement(claim: dict[str, Any], judgement: Judgement) -> None:
+def test_a_slice_is_judged(claim: dict[str, Any], judgement: Judgement) -> None:
     assert judge(**{"epoch": 1, "current_epoch": 1, **claim}) is judgement
 
 
 @given(st.sets(st.integers(0, 50)), st.integers(-1, 51))
-def test_first_unapplied(offsets: set[int], applied: int) -> None:
+def test_first_unapplied_finds_the_first_offset_after_the_applied_offset(
+    offsets: set[int], applied: int
+) -> None:
     rising = sorted(offsets)
     assert rising[first_unapplied(rising, applied) :] == [offset for offset in rising if offset > applied]

@@ -17,7 +17,7 @@ from tests.unit.tasks.running import DATA, app, run, sent, things
 
 
 class Own(BaseException):
-    """A handler's own."""
+    """An exception class of a handler."""
 
 
 class Textless(Exception):
@@ -48,7 +48,7 @@ RAISED: list[BaseException] = [
 
 @pytest.mark.parametrize("reads", [False, True], ids=["first run", "run with rows"])
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-def test_whatever_a_handler_raises_is_the_events_fault(error: BaseException, reads: bool) -> None:
+def test_an_error_that_a_handler_raises_is_the_events_fault(error: BaseException, reads: bool) -> None:
     def raising(event: Event[Any]) -> Iterator[Any]:
         if reads:
             yield Read(things, "k")
@@ -87,13 +87,13 @@ def _closing(event: Event[Any]) -> Iterator[Any]:
     ("function", "error_class"),
     [(_recursing, "RecursionError"), (_running, "ValueError"), (_closing, "Own")],
 )
-def test_odd_generators_are_the_events_fault(function: Any, error_class: str) -> None:
+def test_an_error_of_a_misused_generator_is_the_events_fault(function: Any, error_class: str) -> None:
     [settled] = run(app(function)).settled
     assert settled.error is not None
     assert (settled.outcome, settled.error.error_class) == (Outcome.DEAD, error_class)
 
 
-# A generator that cannot be closed is reported by Python where it is thrown away.
+# Python reports a generator that cannot be closed when it discards the generator.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_handler_that_the_gate_cannot_end_is_the_events_fault() -> None:
     def endless(event: Event[Any]) -> Iterator[Any]:
@@ -113,7 +113,7 @@ def test_a_handler_that_the_gate_cannot_end_is_the_events_fault() -> None:
 
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), WorkerShutdown(0), WorkerTerminate(1)], ids=repr)
-def test_what_ends_the_worker_passes(error: BaseException, reads: bool) -> None:
+def test_an_exception_that_ends_the_worker_is_not_caught(error: BaseException, reads: bool) -> None:
     def raising(event: Event[Any]) -> Iterator[Any]:
         if reads:
             yield Read(things, "k")
@@ -124,8 +124,8 @@ def test_what_ends_the_worker_passes(error: BaseException, reads: bool) -> None:
         run(app(raising))
 
 
-def test_the_exit_of_a_pools_signal_handler_passes() -> None:
-    """A pool's process raises SystemExit in whatever runs when SIGTERM arrives."""
+def test_a_system_exit_from_the_pools_signal_handler_is_not_caught() -> None:
+    """On SIGTERM, the signal handler of a pool process raises SystemExit in the code that runs."""
     from billiard.common import _should_have_exited, _shutdown_cleanup
 
     def interrupted(event: Event[Any]) -> Iterator[Any]:
@@ -158,7 +158,7 @@ def test_a_refused_effect_names_file_and_line_of_the_yield(reads: bool) -> None:
     assert settled.error.text == f"{place}: things.id: int 7 is no text"
 
 
-def test_a_refused_effect_behind_the_gate_never_happens() -> None:
+def test_an_invalid_effect_after_the_gate_is_never_reached() -> None:
     def gated(event: Event[Any]) -> Iterator[Any]:
         yield Increment(things, "k", {"count": -1}, floor=0)
         yield None

@@ -1,4 +1,4 @@
-"""What is kept of an error that a handler raises: its handler, file and line, and a bounded traceback."""
+"""A fault keeps the handler, the file and line, and a bounded traceback of an error that a handler raises."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,7 +30,7 @@ def _inner(event: Event[Any]) -> Iterator[Any]:
 
 
 class Hostile(Exception):
-    """Its attributes raise."""
+    """An exception whose attributes raise."""
 
     @property
     def __cause__(self) -> BaseException:  # type: ignore[override]
@@ -80,7 +80,7 @@ def _line(comment: str) -> int:
 
 
 def fault_of(handler: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> EventFault:
-    """What a fold makes of a run of this handler."""
+    """Returns the fault of an event that this handler handles."""
     [entry] = REGISTRY.handlers["script"]
     monkeypatch.setitem(REGISTRY.handlers, "script", (replace(entry, function=handler),))
     _, result = folded(scripted(0))
@@ -112,18 +112,18 @@ def test_a_fault_names_handler_file_and_line(
 
 
 @pytest.mark.parametrize("handler", [raises, calls, reads, chained, refused, recursing])
-def test_a_traceback_holds_no_value_and_is_bounded(
+def test_a_traceback_contains_no_values_and_is_bounded(
     handler: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = fault_of(handler, monkeypatch)
     assert SECRET not in fault.traceback
     assert 0 < len(fault.traceback) <= MAX_TRACEBACK_CHARACTERS
-    # Neither those that ran the handler, nor the fold.
+    # No frames of Sluice, which runs the handler.
     assert "sluice/" not in fault.traceback
     assert "handler_steps" not in fault.traceback
 
 
-def test_of_many_frames_the_most_recent_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_traceback_keeps_the_most_recent_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = fault_of(recursing, monkeypatch)
     assert fault.at is not None
     frames = [text for text in fault.traceback.splitlines() if "File " in text]
@@ -132,7 +132,7 @@ def test_of_many_frames_the_most_recent_are_kept(monkeypatch: pytest.MonkeyPatch
     assert fault.traceback.splitlines()[-1].strip() == "raise RuntimeError(SECRET)"
 
 
-def test_of_long_frames_the_most_recent_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_with_long_frames_keeps_the_most_recent_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     source = "def recurse(depth):\n    if depth: recurse(depth - 1)\n    raise RuntimeError(depth)"
     names: dict[str, Any] = {}
     exec(compile(source, f"/{'f' * 300}.py", "exec"), names)
@@ -149,7 +149,7 @@ def test_of_long_frames_the_most_recent_are_kept(monkeypatch: pytest.MonkeyPatch
     assert f"{102 - len(frames)} earlier frames left out" in fault.traceback
 
 
-def test_a_cause_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_names_the_cause_with_its_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
     fault = fault_of(chained, monkeypatch)
     assert fault.traceback.splitlines()[-1] == f'Caused by KeyError at "{FILE}", line {_line("the cause")}'
 
@@ -161,7 +161,9 @@ def test_an_error_whose_attributes_raise_still_names_its_handler(monkeypatch: py
     assert (fault.at.file, fault.at.line) == (FILE, hostile.__code__.co_firstlineno)
 
 
-def test_an_error_that_is_raised_again_has_the_frames_of_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_raised_for_two_events_has_the_frames_of_one_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     kept = RuntimeError(SECRET)
 
     def same(event: Event[Any]) -> Iterator[Any]:

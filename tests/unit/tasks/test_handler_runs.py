@@ -29,7 +29,7 @@ class HoldsAny(msgspec.Struct, frozen=True):
 
 
 @pytest.mark.parametrize("reads", [False, True])
-def test_one_object_that_changes_between_yields_is_seen_as_it_was(reads: bool) -> None:
+def test_an_effect_keeps_the_values_at_its_yield_when_the_object_changes_later(reads: bool) -> None:
     def changing(event: Event[Any]) -> Iterator[Any]:
         values: dict[str, Any] = {"n": 0, "more": {"list": []}}
         args = {"list": values["more"]["list"]}
@@ -64,12 +64,12 @@ def test_one_object_that_changes_between_yields_is_seen_as_it_was(reads: bool) -
         assert (payload["n"], payload["more"]["list"]) == (number, listed)
         assert msgspec.json.decode(result.emits[number - 1].headers)["h"] == str(number)
         assert msgspec.json.decode(result.calls[number - 1].args) == {"list": listed}
-    assert result.emits[-1].payload == "3", "otherwise was taken as it was at the yield"
+    assert result.emits[-1].payload == "3", "otherwise has the value at the yield"
     assert len({sent(result)[number]["data"] for number in range(3)}) == 3
 
 
 @given(st.dictionaries(texts, json_values, max_size=4))
-def test_whatever_is_done_to_values_after_the_yield_changes_nothing(more: dict[str, Any]) -> None:
+def test_a_change_of_values_after_the_yield_has_no_effect(more: dict[str, Any]) -> None:
     def changing(event: Event[Any]) -> Iterator[Any]:
         yield Upsert(things, "k", {"n": 1, "more": more})
         yield Emit("out", "k", "t", more)
@@ -84,7 +84,7 @@ def test_whatever_is_done_to_values_after_the_yield_changes_nothing(more: dict[s
 
 
 def spoil(value: Any) -> None:
-    """Changes every container in it."""
+    """Changes every container in the value."""
     if isinstance(value, dict):
         for inner in list(value.values()):
             spoil(inner)
@@ -104,8 +104,8 @@ def spoil(value: Any) -> None:
 
 @pytest.mark.parametrize("data_type", [Any, dict[str, Any], dict, Mutable, HoldsAny, dict[str, object]])
 @pytest.mark.parametrize("reads", [False, True])
-def test_what_a_handler_does_to_its_data_is_seen_by_no_other_run(data_type: Any, reads: bool) -> None:
-    """Two handlers, their second runs, and a redelivery: each sees the data as it came."""
+def test_a_change_of_the_event_data_affects_no_other_run(data_type: Any, reads: bool) -> None:
+    """Two handlers, their second runs, and the runs after a redelivery see the original data."""
 
     def spoiling(event: Event[Any]) -> Iterator[Any]:
         if reads:
@@ -126,7 +126,7 @@ def test_what_a_handler_does_to_its_data_is_seen_by_no_other_run(data_type: Any,
     assert first.settled[0].planned.decoded.data_hash == again.settled[0].planned.decoded.data_hash
 
 
-def test_what_a_handler_does_to_a_row_that_it_read_is_seen_by_none() -> None:
+def test_a_change_of_a_read_row_affects_no_other_read() -> None:
     def reading(event: Event[Any]) -> Generator[Any, Any, None]:
         yield Upsert(things, "k", {"n": 1, "more": {"a": [1]}})
         for _ in range(2):

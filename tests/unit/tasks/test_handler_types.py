@@ -1,11 +1,11 @@
-"""A handler of the wrong signature is a type error, before it is anything else."""
+"""Mypy reports a handler with a wrong signature."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-# A line that ends with "# error" must be reported, and no other one.
+# Mypy must report the lines that end with "# error", and no other lines.
 HANDLERS = """
 from collections.abc import Generator, Iterator
 
@@ -47,7 +47,7 @@ def takes_something_else(event: int) -> Iterator[Effect]:
 
 
 @handles("order.placed")  # error
-def returns_one(event: Event[JsonObject]) -> Effect:
+def returns_one_effect(event: Event[JsonObject]) -> Effect:
     return Call("send_email")
 
 
@@ -57,7 +57,7 @@ def yields_texts(event: Event[JsonObject]) -> Iterator[str]:
 
 
 @handles(1)  # error
-def of_no_type(event: Event[JsonObject]) -> Iterator[Effect]:
+def handles_a_number(event: Event[JsonObject]) -> Iterator[Effect]:
     yield Call("send_email")
 
 
@@ -97,7 +97,7 @@ def calls_and_hopes(call: EffectCall) -> JsonObject:
 """
 
 
-def test_mypy_reports_the_wrong_handlers_and_no_others(tmp_path: Path) -> None:
+def test_mypy_reports_wrong_handlers_and_no_others(tmp_path: Path) -> None:
     module = tmp_path / "handlers.py"
     module.write_text(HANDLERS)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(module)]

@@ -1,4 +1,4 @@
-"""A call that Python cannot interrupt ends with its process, before its claim does."""
+"""A call that Python cannot interrupt: the hard limit ends the process before the call's claim ends."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from sluice.stack.patience import patient
 from sluice.tasks.effects.call_states import CLAIM_MARGIN_SECONDS
 from sluice.tasks.effects.executor import HARD_LIMIT_SECONDS
 
-# PyDLL keeps the interpreter's lock during the call, as some client libraries do.
+# PyDLL holds the GIL during the call, as some client libraries do.
 STUCK = """
 import ctypes
 from sluice.tasks.effects.executor import _hard_limit, _time_limit
@@ -32,15 +32,15 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_call_that_holds_the_interpreter_is_ended_with_its_process() -> None:
+def test_the_hard_limit_ends_the_process_of_a_call_that_holds_the_gil() -> None:
     done = run(STUCK)
     assert done.returncode == 1
     assert "Timeout" in done.stderr
 
 
-def test_a_call_that_returned_ends_nothing() -> None:
+def test_the_hard_limit_does_not_end_the_process_after_the_call_returned() -> None:
     assert run(IN_TIME).stdout == "alive\n"
 
 
-def test_the_process_ends_before_the_claim() -> None:
+def test_the_process_ends_before_the_claim_ends() -> None:
     assert 0 < HARD_LIMIT_SECONDS < CLAIM_MARGIN_SECONDS

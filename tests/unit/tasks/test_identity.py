@@ -1,4 +1,4 @@
-"""Identities and content hashes: injective where they must be, equal where they must be."""
+"""Identities and content hashes are equal for equal parts and different for different parts."""
 
 from datetime import UTC, datetime
 
@@ -11,19 +11,19 @@ from sluice.tasks.events.identity import event_identity, hash_content, hash_raw,
 
 Parts = tuple[str, str | None, bytes | None, str]
 
-# Few letters, so that the same text cut at other places comes up all the time.
+# Only two letters, so that Hypothesis often draws the same text, split at other positions.
 _TEXT = st.text("ab", max_size=4)
 _PARTS = st.tuples(_TEXT, st.none() | _TEXT, st.none() | _TEXT.map(str.encode), _TEXT)
 
 ALIKE: list[tuple[str, Parts, Parts]] = [
-    ("key and id cut elsewhere", ("t", None, b"ab", "c"), ("t", None, b"a", "bc")),
-    ("topic and source cut elsewhere", ("ab", "c", b"k", "i"), ("a", "bc", b"k", "i")),
+    ("key and id split elsewhere", ("t", None, b"ab", "c"), ("t", None, b"a", "bc")),
+    ("topic and source split elsewhere", ("ab", "c", b"k", "i"), ("a", "bc", b"k", "i")),
     ("source and key swapped", ("t", "x", b"y", "i"), ("t", "y", b"x", "i")),
     ("null and empty source", ("t", None, b"k", "i"), ("t", "", b"k", "i")),
     ("null and empty key", ("t", None, None, "i"), ("t", None, b"", "i")),
     ("null source or null key", ("t", None, b"", "i"), ("t", "", None, "i")),
     ("a key that looks like null", ("t", None, b"\xff" * 8, "i"), ("t", None, None, "i")),
-    ("keys that are no text", ("t", None, b"\xff", "i"), ("t", None, b"\xfe", "i")),
+    ("keys that are not text", ("t", None, b"\xff", "i"), ("t", None, b"\xfe", "i")),
 ]
 _ALIKE = pytest.mark.parametrize(
     ("one", "other"), [case[1:] for case in ALIKE], ids=[case[0] for case in ALIKE]
@@ -31,41 +31,41 @@ _ALIKE = pytest.mark.parametrize(
 
 
 @_ALIKE
-def test_events_that_look_alike_have_two_identities(one: Parts, other: Parts) -> None:
+def test_similar_events_have_different_identities(one: Parts, other: Parts) -> None:
     assert event_identity(*one) != event_identity(*other)
 
 
 @given(_PARTS, _PARTS)
-def test_identities_are_equal_exactly_when_all_parts_are(one: Parts, other: Parts) -> None:
+def test_identities_are_equal_if_and_only_if_all_parts_are_equal(one: Parts, other: Parts) -> None:
     assert (event_identity(*one) == event_identity(*other)) == (one == other)
 
 
 def test_a_mutant_without_lengths_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "_length", lambda _: b"")
     with pytest.raises(AssertionError):
-        test_events_that_look_alike_have_two_identities(*ALIKE[0][1:])
+        test_similar_events_have_different_identities(*ALIKE[0][1:])
 
 
-def test_a_mutant_that_takes_null_for_empty_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_that_treats_null_as_empty_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "_NULL", (0).to_bytes(8, "big"))
     with pytest.raises(AssertionError):
-        test_events_that_look_alike_have_two_identities(*ALIKE[3][1:])
+        test_similar_events_have_different_identities(*ALIKE[3][1:])
 
 
 def test_an_identity_never_changes() -> None:
-    # Stored for as long as the topic is kept: another number here makes every old event new again.
+    # Postgres stores identities. If the algorithm changes, every stored event counts as new.
     assert event_identity("orders", None, b"order-99", "e1").hex == "5f014cef32d1c429c44be5053b4331e1"
     assert record_identity("Zm9v", 3, 5).hex == "b57e23795e2514de38c9427b819617e4"
     assert hash_content("order.placed", 7, b"{}").hex == "f9c03e8ec51a9ffcc95d9fd65be00cf7"
     assert hash_raw(b"x").hex == "dfb812e137bf8717ad0b8c51be4d2fde"
 
 
-def test_a_record_without_id_is_its_place() -> None:
+def test_a_record_without_id_is_identified_by_topic_partition_and_offset() -> None:
     places = [("t", 1, 23), ("t", 12, 3), ("t1", 2, 3), ("t", 1, 24)]
     assert len({record_identity(*place) for place in places}) == len(places)
 
 
-def test_content_is_type_version_and_data() -> None:
+def test_the_content_hash_covers_type_version_and_data() -> None:
     at = datetime(2024, 5, 1, tzinfo=UTC)
     contents = [
         ("a", None, b"{}"),

@@ -1,4 +1,4 @@
-"""A table is known wherever the handlers' modules keep it; one that is made later is not."""
+"""Sluice finds the tables that the modules of the handlers keep, but no table that is made later."""
 
 import sys
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def keep(table):
         yield Insert(table() if callable(table) else table, event.key, {})
     return handler
 """
-# How the module of the handlers, or one that it imports, keeps the table `found`.
+# Ways in which the module of the handlers, or a module that it imports, keeps the table `found`.
 KEPT = {
     "an attribute of its module": "found = made('found')\nhandler = keep(lambda: found)",
     "a dict": "ALL = {'x': made('found')}\nhandler = keep(lambda: ALL['x'])",
@@ -44,7 +44,7 @@ KEPT = {
     "a class": "class All:\n    x = made('found')\nhandler = keep(lambda: All.x)",
     "a closure": "handler = keep(made('found'))",
     "a default": "def find(table=made('found')):\n    return table\nhandler = keep(find)",
-    "its MetaData alone": (
+    "only its MetaData": (
         "metadata = made('found').metadata\nhandler = keep(lambda: metadata.tables['found'])"
     ),
     "a private name": "__found = made('found')\nhandler = keep(lambda: globals()['__found'])",
@@ -53,10 +53,10 @@ KEPT = {
 IMPORTED = {
     "a module whose table is imported": "from {tables} import found\nhandler = keep(lambda: found)",
     "a module that is imported": "import {tables}\nhandler = keep(lambda: {tables}.found)",
-    "a module of which a class is imported": "from {tables} import All\nhandler = keep(lambda: All.x)",
-    "a module of which a function is imported": "from {tables} import find\nhandler = keep(find)",
-    "a module of which a dict is imported": "from {tables} import ALL\nhandler = keep(lambda: ALL['x'])",
-    "a module of which nothing is kept": (
+    "a module from which a class is imported": "from {tables} import All\nhandler = keep(lambda: All.x)",
+    "a module from which a function is imported": "from {tables} import find\nhandler = keep(find)",
+    "a module from which a dict is imported": "from {tables} import ALL\nhandler = keep(lambda: ALL['x'])",
+    "a module from which nothing is kept": (
         "import {tables} as imported\ndel imported\n"
         "def find():\n    import {tables}\n    return {tables}.found\nhandler = keep(find)"
     ),
@@ -71,7 +71,7 @@ SEVERAL = (
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Writes a module that can be imported until the test ends."""
+    """Returns a function that writes a module, which can be imported until the test ends."""
     monkeypatch.syspath_prepend(tmp_path)
     names: list[str] = []
 
@@ -90,7 +90,7 @@ def names(registry: Registry) -> list[str]:
 
 
 @pytest.mark.parametrize("place", KEPT)
-def test_a_table_is_known_wherever_it_is_kept(place: str, write: Any) -> None:
+def test_a_table_is_found_wherever_the_module_keeps_it(place: str, write: Any) -> None:
     registry = collect_handlers(write("kept_handlers", f"{TABLES}{HANDLERS}{KEPT[place]}\n"))
     assert names(registry) == ["found"]
     [metadata] = registry.metadatas
@@ -99,7 +99,7 @@ def test_a_table_is_known_wherever_it_is_kept(place: str, write: Any) -> None:
 
 @pytest.mark.parametrize("place", IMPORTED)
 @pytest.mark.parametrize("is_imported_before", [False, True])
-def test_a_table_of_another_module_is_known(place: str, is_imported_before: bool, write: Any) -> None:
+def test_a_table_of_an_imported_module_is_found(place: str, is_imported_before: bool, write: Any) -> None:
     write("kept_tables", f"{TABLES}{SEVERAL}")
     handlers = write("kept_handlers", f"{HANDLERS}{IMPORTED[place].format(tables='kept_tables')}\n")
     if is_imported_before and "nothing" not in place and "by its name" not in place:
@@ -107,13 +107,13 @@ def test_a_table_of_another_module_is_known(place: str, is_imported_before: bool
     assert names(collect_handlers(handlers)) == ["found"]
 
 
-def test_tables_of_a_known_metadata_are_known(write: Any) -> None:
+def test_all_tables_of_a_found_metadata_are_found(write: Any) -> None:
     more = "metadata = MetaData()\nfor name in ('a', 'b'):\n    entity_table(name, metadata, Column('id', "
     text = f"{TABLES}{HANDLERS}{more}String, primary_key=True))\nhandler = keep(metadata.tables['a'])\n"
     assert names(collect_handlers(write("kept_handlers", text))) == ["a", "b"]
 
 
-def test_a_table_that_is_made_later_is_refused_where_it_is_yielded(write: Any) -> None:
+def test_a_table_that_is_made_after_the_start_is_refused_when_a_handler_yields_it(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}kept = made('kept')\nhandler = keep(lambda: made('late'))\n"
     registry = collect_handlers(write("kept_handlers", text))
     assert names(registry) == ["kept"]
@@ -123,7 +123,7 @@ def test_a_table_that_is_made_later_is_refused_where_it_is_yielded(write: Any) -
         list(iter_effects(entry, event))
 
 
-def test_tables_of_another_application_in_the_process_are_not_known(write: Any) -> None:
+def test_tables_of_another_application_in_the_process_are_not_found(write: Any) -> None:
     other = write("other_handlers", f"{TABLES}{HANDLERS}other = made('found')\nhandler = keep(other)\n")
     mine = write("kept_handlers", f"{TABLES}{HANDLERS}mine = made('found')\nhandler = keep(mine)\n")
     kept = collect_handlers(other), collect_handlers(mine)
@@ -133,12 +133,12 @@ def test_tables_of_another_application_in_the_process_are_not_known(write: Any) 
     ]
 
 
-def test_a_table_that_is_kept_nowhere_is_not_known(write: Any) -> None:
+def test_a_table_without_a_reference_is_not_found(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}for _ in range(2):\n    made('found')\nhandler = keep(None)\n"
     assert names(collect_handlers(write("kept_handlers", text))) == []
 
 
-def test_two_tables_of_one_name_are_refused_with_their_places(write: Any) -> None:
+def test_two_tables_of_one_name_are_refused_with_file_and_line(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}one = made('found')\nhandler = keep(made('found'))\n"
     with pytest.raises(
         HandlersRefused, match=r"two tables are called found \(made in .*kept_handlers\.py:7 "
@@ -146,19 +146,19 @@ def test_two_tables_of_one_name_are_refused_with_their_places(write: Any) -> Non
         collect_handlers(write("kept_handlers", text))
 
 
-def test_a_table_that_is_refused_names_its_module(write: Any) -> None:
+def test_the_error_about_a_table_names_its_module(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}made('a.b')\n"
     with pytest.raises(HandlersRefused, match=r"module kept_handlers: table 'a\.b': its name"):
         collect_handlers(write("kept_handlers", text))
 
 
-def test_what_collides_is_refused(write: Any) -> None:
+def test_a_table_with_the_name_of_a_generation_table_is_refused(write: Any) -> None:
     text = f"{TABLES}{HANDLERS}kept = [made('p', projection_table), made('p_g1')]\n"
     with pytest.raises(HandlersRefused, match="name p_g1, used for table p_g1, is one of those"):
         collect_handlers(write("kept_handlers", f"{text}handler = keep(None)\n"))
 
 
-def test_a_copy_or_a_plain_table_of_the_same_name_does_not_count() -> None:
+def test_a_copy_or_a_plain_table_of_the_same_name_is_ignored() -> None:
     table = entity_table("copied", MetaData(), Column("id", String(64), primary_key=True))
     copy, plain = table.to_metadata(MetaData()), Table("copied", MetaData(), Column("id", String(64)))
     module = ModuleType("made_up")

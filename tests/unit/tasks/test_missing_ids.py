@@ -1,4 +1,4 @@
-"""Events without id: what they are known by, under which declaration they die, and what the error says."""
+"""Events without id: their identity, the declarations under which they fail, and the error."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,7 +42,7 @@ NO_ID: dict[str, tuple[bytes, Headers]] = {
     "plain, null": (b'{"event_id":null,"type":"balance.set","version":7,"data":{"a":1}}', []),
     "plain, empty": (plain(event_id=""), []),
     "plain, in another field": (plain(event_id=None, id="e1"), []),
-    "plain, a header alone": (plain(event_id=None), [("ce_id", b"e1")]),
+    "plain, only a header": (plain(event_id=None), [("ce_id", b"e1")]),
     "binary, left out": (b"{}", [CLOUD[0], *CLOUD[2:]]),
     "binary, null": (b"{}", cloud(id=None)),
     "binary, empty": (b"{}", cloud(id=b"")),
@@ -58,7 +58,9 @@ UNUSABLE: dict[str, tuple[bytes, Headers]] = {
 
 
 @pytest.mark.parametrize(("value", "headers"), NO_ID.values(), ids=NO_ID)
-def test_an_event_without_id_is_a_dead_letter_unless_positions_count(value: bytes, headers: Headers) -> None:
+def test_an_event_without_id_is_a_dead_letter_unless_the_topic_identifies_by_position(
+    value: bytes, headers: Headers
+) -> None:
     decoded = read(value, headers)
     assert (decoded.error, decoded.lacks_id, decoded.identity) == (None, True, COORDINATES)
     planned = plan_event(registry(TOPIC), TOPIC, decoded)
@@ -71,7 +73,9 @@ def test_an_event_without_id_is_a_dead_letter_unless_positions_count(value: byte
 
 
 @pytest.mark.parametrize(("value", "headers"), UNUSABLE.values(), ids=UNUSABLE)
-def test_an_id_that_is_no_id_is_refused_unless_positions_count(value: bytes, headers: Headers) -> None:
+def test_an_invalid_id_is_refused_unless_the_topic_identifies_by_position(
+    value: bytes, headers: Headers
+) -> None:
     assert read(value, headers).error is not None
     decoded = read(value, headers, topic=BY_POSITION)
     assert (decoded.error, decoded.event_id, decoded.identity) == (None, None, COORDINATES)
@@ -82,7 +86,7 @@ def test_an_id_that_is_no_id_is_refused_unless_positions_count(value: bytes, hea
     [(plain(), []), (b"{}", CLOUD), (body(), STRUCTURED), (None, CLOUD)],
     ids=["plain", "binary", "structured", "tombstone"],
 )
-def test_where_positions_count_an_id_is_shown_and_decides_nothing(
+def test_an_id_is_kept_but_not_used_if_the_topic_identifies_by_position(
     value: bytes | None, headers: Headers
 ) -> None:
     known = read(value, headers)
@@ -91,14 +95,14 @@ def test_where_positions_count_an_id_is_shown_and_decides_nothing(
     assert decoded.event is not None
     assert (decoded.event.id, decoded.event_id, decoded.lacks_id) == ("e1", "e1", False)
     assert decoded.identity == COORDINATES
-    # What it was known by, should the declaration change.
+    # The identity under the other declaration, for a topic whose declaration changes.
     assert former_identity(BY_POSITION, decoded) == known.identity
     assert former_identity(TOPIC, known) == COORDINATES
 
 
 @pytest.mark.parametrize("topic", [TOPIC, BY_POSITION], ids=["id", "position"])
 @pytest.mark.parametrize("headers", [[], [("ce_id", b"")], [("ce_version", b"9")]])
-def test_a_null_value_needs_no_id(topic: Topic, headers: Headers) -> None:
+def test_a_tombstone_needs_no_id(topic: Topic, headers: Headers) -> None:
     topic = replace(topic, tombstone_type="balance.set")
     decoded = read(None, headers, topic=topic)
     assert (decoded.error, decoded.lacks_id, decoded.identity) == (None, False, COORDINATES)
@@ -106,7 +110,7 @@ def test_a_null_value_needs_no_id(topic: Topic, headers: Headers) -> None:
     assert former_identity(topic, decoded) is None
 
 
-def test_the_error_names_both_ways_on() -> None:
+def test_the_error_names_both_solutions() -> None:
     topic = replace(TOPIC, fields=FieldNames(event_id="uuid", type="kind"))
     decoded = read(b'{"kind":"balance.set"}', topic=topic)
     fault = plan_event(registry(topic), topic, decoded).error
@@ -115,7 +119,7 @@ def test_the_error_names_both_ways_on() -> None:
     assert """Topic('balances', dedup="position")""" in fault.text
 
 
-def test_an_event_that_nobody_handles_needs_no_id() -> None:
+def test_an_event_without_a_handler_needs_no_id() -> None:
     unheard = read(plain(event_id=None, type="balance.viewed"))
     ignoring = replace(TOPIC, ignores=("balance.viewed",))
     assert plan_event(registry(ignoring), ignoring, unheard).ignored
@@ -124,18 +128,18 @@ def test_an_event_that_nobody_handles_needs_no_id() -> None:
     assert planned.error.error_class == "NoHandler"
 
 
-def test_a_rebuild_takes_an_event_without_id_that_live_applied() -> None:
+def test_a_rebuild_applies_an_event_without_id() -> None:
     planned = plan_projection(registry(TOPIC), view, read(plain(event_id=None)))
     assert (planned.error, len(planned.runs)) == (None, 1)
 
 
-def test_the_key_is_part_of_what_an_event_was_known_by() -> None:
+def test_the_key_is_part_of_the_former_identity() -> None:
     decoded = read(plain(), key=b"other", topic=BY_POSITION)
     assert former_identity(BY_POSITION, decoded) == event_identity("balances", None, b"other", "e1")
     assert former_identity(BY_POSITION, read(b"{", topic=BY_POSITION)) is None
 
 
 @pytest.mark.parametrize("dedup", ["offset", "", "ID", None, True])
-def test_another_way_to_know_events_is_refused_at_start(dedup: Any) -> None:
+def test_an_unknown_dedup_is_refused_at_start(dedup: Any) -> None:
     with pytest.raises(HandlersRefused, match=r'topic balances in ids: dedup=.*; use "id" .* or "position"'):
         registry(replace(TOPIC, dedup=dedup))

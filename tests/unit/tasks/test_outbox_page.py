@@ -1,4 +1,4 @@
-"""A page of outgoing rows: any rows, any deliveries in any order; what leaves of it as records."""
+"""A page of outbox rows, with any rows and deliveries in any order, and the records made from the rows."""
 
 import json
 from collections import defaultdict
@@ -26,14 +26,14 @@ def row(number: int, key: str | None = "k", topic: str = "t", **more: Any) -> Wa
 
 @st.composite
 def pages(draw: st.DrawFn) -> list[WaitingRow]:
-    """Rows of one queue in the order of their ids, with few keys, so that they meet."""
+    """Draws rows of one queue in id order, with few keys, so that several rows share a key."""
     numbers = sorted(draw(st.sets(st.integers(1, 60), max_size=25)))
     keys, topics = st.sampled_from((None, "a", "b", "c")), st.sampled_from(("t", "u"))
     return [row(number, draw(keys), draw(topics)) for number in numbers]
 
 
 def handed_over(page: OutboxPage, data: st.DataObject) -> Iterator[tuple[WaitingRow, list[WaitingRow]]]:
-    """Hands over and settles in any order until nothing is in flight; each row with those beside it."""
+    """Sends and settles rows in any order until none is in flight; yields each with the rows in flight."""
     waiting, in_flight = list(page.heads), list[WaitingRow]()
     while waiting or in_flight:
         if waiting and (not in_flight or data.draw(st.booleans())):
@@ -55,7 +55,7 @@ def by_place(rows: Iterable[WaitingRow]) -> dict[Place, list[int]]:
 
 
 @given(pages(), st.data())
-def test_of_one_key_never_two_are_in_flight_and_each_row_at_most_once(
+def test_each_row_is_sent_at_most_once_and_one_row_per_key_is_in_flight(
     rows: list[WaitingRow], data: st.DataObject
 ) -> None:
     seen = set()
@@ -67,7 +67,7 @@ def test_of_one_key_never_two_are_in_flight_and_each_row_at_most_once(
 
 
 @given(pages(), st.data())
-def test_of_every_key_a_prefix_is_acknowledged_and_nothing_is_forgotten(
+def test_a_prefix_of_the_rows_of_each_key_is_acknowledged_and_no_row_is_lost(
     rows: list[WaitingRow], data: st.DataObject
 ) -> None:
     page = OutboxPage(rows)
@@ -80,7 +80,7 @@ def test_of_every_key_a_prefix_is_acknowledged_and_nothing_is_forgotten(
     of_page = by_place(rows)
     for place, sent in by_place(page.acknowledged).items():
         assert sent == of_page[place][: len(sent)]
-    # What was not even handed over is behind one that did not arrive.
+    # A row that was not sent follows a row of its key that was not acknowledged.
     for one in rows:
         if one.id not in handed:
             assert one.key is not None
@@ -89,7 +89,7 @@ def test_of_every_key_a_prefix_is_acknowledged_and_nothing_is_forgotten(
 
 
 @given(pages())
-def test_if_all_is_acknowledged_all_is_sent(rows: list[WaitingRow]) -> None:
+def test_every_row_is_sent_if_every_row_is_acknowledged(rows: list[WaitingRow]) -> None:
     page = OutboxPage(rows)
     waiting = list(page.heads)
     while waiting:
@@ -99,7 +99,7 @@ def test_if_all_is_acknowledged_all_is_sent(rows: list[WaitingRow]) -> None:
     assert sorted(page.acknowledged) == rows
 
 
-def test_suspects_go_on_with_what_is_behind_them() -> None:
+def test_after_an_acknowledged_suspect_the_next_row_of_its_key_is_sent() -> None:
     first, second, other = row(1), row(2), row(3, "other")
     page = OutboxPage([first, second, other])
     assert page.heads == [first, other]
@@ -112,16 +112,16 @@ def test_suspects_go_on_with_what_is_behind_them() -> None:
 
 
 @given(pages(), st.sets(st.integers(1, 60)), st.none() | st.integers(1, 80), st.integers(0, 60))
-def test_the_hint_is_the_highest_below_all_that_is_left(
+def test_the_hint_is_the_highest_id_below_all_remaining_rows(
     rows: list[WaitingRow], sent: set[int], lowest_hidden: int | None, before: int
 ) -> None:
-    # A page begins behind the hint; what is refused lies behind it too, and in no page.
+    # A page begins after the hint. A refused row is also after the hint, but in no page.
     rows = [one for one in rows if one.id > before and one.id != lowest_hidden]
     if lowest_hidden is not None and lowest_hidden <= before:
         lowest_hidden = None
     ids = [one.id for one in rows]
     left = set(ids) - sent | ({lowest_hidden} - {None})
-    # Above the page nothing is known: it may have been cut short.
+    # The page may be incomplete, so rows after its last id may exist.
     known = range(before, max(ids, default=before) + 1)
     highest = max(number for number in known if not any(one <= number for one in left if one is not None))
     assert sent_through(before, ids, [number for number in ids if number in sent], lowest_hidden) == highest
@@ -137,11 +137,13 @@ def test_the_hint_is_the_highest_below_all_that_is_left(
         (4, [5, 7, 9], [5, 9], None, 6),
         (4, [5, 7], [5, 7], 6, 5),
         (4, [5, 7], [5, 7], 8, 7),
-        # Of a queue with 5 … 20 a page of two.
+        # A page of two rows, from a queue with the ids 5 to 20.
         (4, [5, 7], [5, 7], 20, 7),
     ],
 )
-def test_hints(before: int, ids: list[int], sent: list[int], lowest_hidden: int | None, hint: int) -> None:
+def test_the_hint_of_a_page(
+    before: int, ids: list[int], sent: list[int], lowest_hidden: int | None, hint: int
+) -> None:
     assert sent_through(before, ids, sent, lowest_hidden) == hint
 
 
@@ -170,7 +172,7 @@ def test_hints(before: int, ids: list[int], sent: list[int], lowest_hidden: int 
         ),
     ],
 )
-def test_a_row_is_a_cloud_event_in_binary_mode(sent: WaitingRow, headers: dict[str, str]) -> None:
+def test_a_row_becomes_a_cloud_event_in_binary_mode(sent: WaitingRow, headers: dict[str, str]) -> None:
     record = outgoing_record(sent, "here")
     assert record.headers == {"ce_specversion": "1.0", "content-type": "application/json"} | headers
     assert (record.topic, record.key, record.value) == ("t", sent.key, b"{}")
@@ -191,7 +193,7 @@ _names: Sequence[str] = (
 
 
 @given(st.dictionaries(st.sampled_from(_names) | texts, texts), st.none() | st.text("ab"), st.booleans())
-def test_a_users_header_never_poses_as_an_attribute_and_no_other_is_lost(
+def test_a_user_header_never_replaces_an_attribute_and_other_headers_are_kept(
     headers: dict[str, str], key: str | None, with_version: bool
 ) -> None:
     made = row(1, key, headers=json.dumps(headers), version="3" if with_version else None)

@@ -1,4 +1,4 @@
-"""A death parks its entity: what comes later of it waits, and only that."""
+"""A failed event parks its entity: later events of this entity wait, and no others."""
 
 import pytest
 from msgspec.structs import replace as changed
@@ -18,7 +18,7 @@ BROKEN = RuntimeError("x")
 
 
 def of(key: str | None, planned: Planned, *, parks: bool = True) -> Planned:
-    """The event as one of another entity, whose topic parks or not."""
+    """Moves the event to another entity, whose topic parks or does not park."""
     planned.decoded, planned.parks = changed(planned.decoded, entity_key=key), parks
     return planned
 
@@ -38,24 +38,26 @@ def death(offset: int, key: str | None, *, parks: bool = True) -> Planned:
         ([death(0, "a"), write(1, "a"), write(2, "a")], [DEAD, WAITING, WAITING]),
         ([death(0, "a"), write(1, "b")], [DEAD, APPLIED]),
         ([write(0, "a"), death(1, "a"), write(2, "a")], [APPLIED, DEAD, WAITING]),
-        # One that would die waits like any other.
+        # An event that would fail waits like any other event.
         ([death(0, "a"), death(1, "a")], [DEAD, WAITING]),
         ([death(0, "a", parks=False), write(1, "a")], [DEAD, APPLIED]),
-        # No entity, no parking.
+        # Without an entity, nothing is parked.
         ([death(0, None), write(1, None)], [DEAD, APPLIED]),
         ([of("a", scripted(0, error=DecodeError("x"))), write(1, "a")], [DEAD, WAITING]),
         ([death(0, "a"), of("a", scripted(1, type="script.ignored"))], [DEAD, IGNORED]),
-        # A repeat of the dead one, or of one that waits, is a repeat.
+        # A repeat of the failed event, or of a waiting event, is a duplicate.
         ([death(0, "a"), of("a", scripted(1, BROKEN, identity=1_000))], [DEAD, DUPLICATE]),
         ([death(0, "a"), write(1, "a"), write(2, "a", identity=1_001)], [DEAD, WAITING, DUPLICATE]),
-        # A conflict is listed, and parks nothing.
+        # A conflict is listed, but does not park its entity.
         (
             [write(0, "a"), write(1, "a", identity=1_000, content=9), write(2, "a")],
             [APPLIED, CONFLICT, APPLIED],
         ),
     ],
 )
-def test_what_waits_behind_a_death(events: list[Planned], outcomes: list[Outcome]) -> None:
+def test_events_behind_a_failed_event_of_their_entity_wait(
+    events: list[Planned], outcomes: list[Outcome]
+) -> None:
     assert [settled.outcome for settled in fold(events, fresh_memory()).settled] == outcomes
 
 
@@ -64,10 +66,10 @@ def test_a_parked_entity_stays_parked_in_the_next_batch() -> None:
     memory.parked.add("a")
     result = fold([write(0, "a"), write(1, "b")], memory)
     assert [settled.outcome for settled in result.settled] == [WAITING, APPLIED]
-    assert not result.parked, "it was parked before"
+    assert not result.parked, "the entity was already parked"
 
 
-def test_waiting_changes_nothing_and_keeps_the_reason() -> None:
+def test_a_waiting_event_changes_nothing_and_has_the_reason() -> None:
     memory: FoldState = fresh_memory()
     result = fold([death(0, "a"), write(1, "a")], memory)
     assert not memory.rows

@@ -1,4 +1,4 @@
-"""Typed data: never coerced, and handed on untouched where a handler wants none."""
+"""Typed data is never coerced; generic data is passed on unchanged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from sluice.tasks.events.payload import payload_type_flaw
 
 
 class Line(msgspec.Struct, frozen=True, rename="camel"):
-    """A part with an exact amount, under another name."""
+    """A nested struct with an exact amount and renamed fields."""
 
     unit_price: Decimal
 
 
 class Amounts(msgspec.Struct, frozen=True):
-    """What a handler may declare."""
+    """A data type that a handler may declare."""
 
     cents: int
     rate: float = 0.0
@@ -56,30 +56,30 @@ def test_data_is_never_coerced(data: object) -> None:
         convert_data(data, Amounts)
 
 
-def test_data_that_fits_is_converted() -> None:
+def test_matching_data_are_converted() -> None:
     data = {"cents": 1, "rate": 0.5, "price": "2.50", "lines": [{"unitPrice": 3}], "by_year": {"2024": "1"}}
     expected = Amounts(1, 0.5, Decimal("2.50"), None, (Line(Decimal(3)),), {2024: Decimal(1)})
     assert convert_data(data | {"unknown": 0.1}, Amounts) == expected
 
 
 @pytest.mark.parametrize("kind", [Any, dict, JsonObject, dict[str, Any]])
-def test_generic_data_is_handed_on(kind: Any) -> None:
+def test_generic_data_are_passed_on_unchanged(kind: Any) -> None:
     data = {"cents": 0.1}
     assert convert_data(data, kind) is data
 
 
 class Plain:
-    """A class that msgspec cannot make."""
+    """A class that msgspec cannot decode."""
 
 
 class Pair(msgspec.Struct, array_like=True):
-    """Data of which JSON makes a list."""
+    """Data that msgspec encodes as a JSON list."""
 
     first: int
 
 
 class Nested(msgspec.Struct):
-    """Good but for one field."""
+    """A struct with one unsupported field."""
 
     inner: list[Plain]
 
@@ -101,7 +101,7 @@ class Typed(TypedDict):
     "kind",
     [Amounts, Data, Typed, Any, object, dict, JsonObject, dict[str, int], Mapping[str, int], Amounts | None],
 )
-def test_these_types_can_hold_the_data_of_an_event(kind: Any) -> None:
+def test_a_type_for_a_json_object_is_accepted(kind: Any) -> None:
     assert payload_type_flaw(kind) is None
 
 
@@ -117,5 +117,5 @@ def test_these_types_can_hold_the_data_of_an_event(kind: Any) -> None:
         (Amounts | Nested, "multiple Struct types"),
     ],
 )
-def test_other_types_are_refused_before_the_first_event(kind: Any, why: str) -> None:
+def test_an_unsupported_type_is_refused_with_the_reason(kind: Any, why: str) -> None:
     assert why in (payload_type_flaw(kind) or "")

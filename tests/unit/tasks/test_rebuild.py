@@ -1,4 +1,4 @@
-"""What a rebuild decides from data: chunks, outcomes, pace, refusals, how far it is."""
+"""The decisions of a rebuild that need no database: chunks, pace, refusals and progress."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -32,25 +32,27 @@ offsets = st.lists(st.integers(0, 2_000), unique=True, max_size=600).map(sorted)
 
 
 @given(offsets, st.integers(-1, 2_100), st.integers(0, 300), st.integers(1, 300), st.booleans())
-def test_a_chunk_never_passes_live_and_meets_it_under_the_lock_only(
+def test_a_chunk_never_passes_the_live_generation_and_reaches_it_only_under_the_lock(
     waiting: Sequence[int], live: int, read_on: int, most: int, is_full: bool
 ) -> None:
-    read_through = max([-1, *waiting]) + read_on  # what waits was read
+    read_through = max([-1, *waiting]) + read_on  # the waiting records were read
     chunk = next_chunk(waiting, live=live, read_through=read_through, most=most, is_full=is_full)
     if chunk is None:
-        assert read_through < live, "there is more to be read before it goes on"
-        assert not is_full or not waiting, "where nothing more can be read, something is taken"
+        assert read_through < live, "no chunk only if more records must be read"
+        assert not is_full or not waiting, "a full buffer gives a chunk"
         return
     assert chunk.records <= most
     assert chunk.reaches <= live
     assert chunk.locked == (chunk.reaches == live)
-    assert bisect_right(waiting, chunk.reaches) == chunk.records, "what it reaches is what it takes"
+    assert bisect_right(waiting, chunk.reaches) == chunk.records, (
+        "a chunk contains every record up to its end"
+    )
     if chunk.locked:
-        assert read_through >= live, "whatever lies below was read"
+        assert read_through >= live, "every record up to the live offset was read"
 
 
 @given(offsets, st.integers(0, 2_000))
-def test_chunks_follow_each_other_until_live_is_met(log: list[int], live: int) -> None:
+def test_successive_chunks_reach_the_live_generation_without_gap_or_repeat(log: list[int], live: int) -> None:
     applied, waiting, taken = -1, list(log), []
     while applied < live:
         chunk = next_chunk(waiting, live=live, read_through=3_000)
@@ -68,7 +70,7 @@ def test_a_slow_chunk_is_followed_by_a_smaller_one(most: int, records: int, seco
     assert (after <= most) if seconds > CHUNK_SECONDS else (after >= most)
 
 
-def test_how_far_it_is_counts_lanes_of_a_partition_as_parts_of_it() -> None:
+def test_progress_counts_each_lane_as_a_share_of_its_partition() -> None:
     lanes = [
         LaneState("t", 0, "q.0", 99, 99),
         LaneState("t", 0, "q.1", 99, -1),
@@ -85,7 +87,7 @@ VIEW = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), ("report
 
 
 @pytest.mark.parametrize(
-    ("table", "view", "said"),
+    ("table", "view", "message"),
     [
         (TABLE, VIEW, None),
         (replace(TABLE, kind=None), VIEW, "totals_g3 is not a table"),
@@ -99,14 +101,16 @@ VIEW = TableFacts("view", "sluice", dict.fromkeys(COLUMNS, "text"), (), ("report
         (TABLE, replace(VIEW, owner="else"), "belongs to else"),
     ],
 )  # fmt: skip
-def test_what_stands_in_the_way_at_the_table(table: TableFacts, view: TableFacts, said: str | None) -> None:
+def test_an_unexpected_table_or_view_refuses_the_rebuild(
+    table: TableFacts, view: TableFacts, message: str | None
+) -> None:
     found = list(table_refusals("totals", 3, COLUMNS, table, view))
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (Source("a", 0, 0, 10, 9), None),
         (Source("a", 0, 5, 10, 9), "a[0] begins at offset 5"),
@@ -116,18 +120,18 @@ def test_what_stands_in_the_way_at_the_table(table: TableFacts, view: TableFacts
         (Source("a", 0, None, None, 9), "topic a is not in Kafka any more"),
     ],
 )
-def test_what_stands_in_the_way_in_kafka(source: Source, said: str | None) -> None:
+def test_missing_records_in_kafka_refuse_the_rebuild(source: Source, message: str | None) -> None:
     found = list(source_refusals([source], ["a"], ["a"]))
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
 
 
-def test_a_topic_the_code_forgot_is_refused() -> None:
+def test_an_applied_topic_that_no_module_declares_is_refused() -> None:
     assert "topic b was applied and is declared by no module" in next(source_refusals([], ["a"], ["a", "b"]))
 
 
 @pytest.mark.parametrize(
-    ("differing", "against", "approved", "deaths", "said"),
+    ("differing", "against", "approved", "deaths", "message"),
     [
         (0, 1, False, 0, None),
         (5, 1, True, 0, None),
@@ -137,17 +141,17 @@ def test_a_topic_the_code_forgot_is_refused() -> None:
         (0, 1, False, 3, "3 events that the live generation applied died or wait in it"),
     ],
 )
-def test_what_stands_in_the_way_of_a_swap(
-    differing: int | None, against: int | None, approved: bool, deaths: int, said: str | None
+def test_a_swap_is_refused_without_a_valid_comparison_or_with_failed_events(
+    differing: int | None, against: int | None, approved: bool, deaths: int, message: str | None
 ) -> None:
     found = list(
         swap_refusals(differing=differing, against=against, live=1, approved=approved, deaths=deaths)
     )
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
 
 
-def test_reading_begins_at_the_lane_that_is_furthest_behind() -> None:
+def test_a_rebuild_reads_a_partition_from_its_slowest_lane() -> None:
     lanes = [
         CheckpointLane("t", 0, "q.0", 1, 7),
         CheckpointLane("t", 0, "q.1", 1, 4),
@@ -156,6 +160,6 @@ def test_reading_begins_at_the_lane_that_is_furthest_behind() -> None:
     assert first_offsets(lanes) == {("t", 0): 5, ("t", 1): 0}
 
 
-def test_a_topic_that_is_compacted_and_deleted_from_is_compacted() -> None:
+def test_a_topic_with_the_policies_compact_and_delete_counts_as_compacted() -> None:
     configs = {"a": {"cleanup.policy": "delete"}, "b": {"cleanup.policy": "compact,delete"}, "c": {}}
     assert compacted(configs) == ["b"]

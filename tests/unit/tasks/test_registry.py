@@ -1,4 +1,4 @@
-"""Handlers are collected at start; what cannot work is refused with its place."""
+"""Handlers are collected at start; the error about an invalid declaration names its place in the code."""
 
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -55,7 +55,7 @@ def module(name: str = "made_up", **things: Any) -> ModuleType:
     return made
 
 
-def test_what_modules_declare_is_collected() -> None:
+def test_the_declarations_of_modules_are_collected() -> None:
     registry = collect_modules(
         [
             module(on_thing=on_thing, notify=notify, other=project_thing),
@@ -65,7 +65,7 @@ def test_what_modules_declare_is_collected() -> None:
     assert registry.topics == {"things": TOPICS[0]}
     assert registry.entities == {"thing": THING}
     assert {kind: [e.function for e in entries] for kind, entries in registry.handlers.items()} == {
-        "thing.a": [also_on_thing, on_thing],  # by their names
+        "thing.a": [also_on_thing, on_thing],  # sorted by name
         "thing.b": [on_thing],
         "thing.c": [project_thing],
     }
@@ -75,14 +75,14 @@ def test_what_modules_declare_is_collected() -> None:
     assert registry.effects["notify"].declaration.timeout_seconds == 3
 
 
-def test_the_type_of_the_data_is_taken_from_the_annotation() -> None:
+def test_the_data_type_is_read_from_the_annotation() -> None:
     handlers = collect_modules([module(a=on_thing, b=also_on_thing, c=project_thing)]).handlers
     assert handlers["thing.b"][0].data_type is Thing
     assert {entry.data_type for entry in handlers["thing.a"]} == {Any, Thing}
     assert handlers["thing.c"][0].data_type is Any
 
 
-def test_modules_are_named_in_one_setting() -> None:
+def test_a_comma_separated_setting_names_the_modules() -> None:
     registry = collect_handlers(" examples.shop.handlers , examples.shop.effects,")
     assert "order.placed" in registry.handlers
     assert tables.metadata in registry.metadatas
@@ -92,7 +92,7 @@ class Kind(Enum):
     PLACED = "order.placed"
 
 
-def test_a_handler_may_be_narrowed_to_topics() -> None:
+def test_a_handler_with_topics_handles_only_events_of_these_topics() -> None:
     def of(name: str, topic: Any, kind: Any = "a") -> Any:
         def handler(event: Event[Any]) -> Iterator[ProjectionEffect]:
             yield Insert(view, event.key, {})
@@ -119,7 +119,7 @@ def test_a_handler_may_be_narrowed_to_topics() -> None:
     assert planned(both[1], b"order.placed") == ["three"]
 
 
-def test_a_topic_that_no_handler_of_the_type_serves_is_told() -> None:
+def test_the_error_names_a_topic_without_a_handler_of_the_type() -> None:
     narrowed = handles("a", topic="things")(twin)
     try:
         both = (Topic("things", entity=THING), Topic("others", entity=THING, ignores=("b",)))
@@ -172,21 +172,21 @@ def topics(*given: Topic) -> ModuleType:
 
 REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("no module", lambda: collect_handlers(" , "), "SLUICE_HANDLERS is empty"),
-    ("a module that is not there",
+    ("a missing module",
      lambda: collect_handlers("shop.nowhere"), "module shop.nowhere cannot be imported"),
-    ("no generator",
+    ("a handler that is not a generator",
      lambda: handles("a")(cast(Any, not_a_generator)),
      r"test_registry\.not_a_generator contains no yield"),
     ("two parameters", lambda: handles("a")(cast(Any, of_two)), r"of_two takes 2 parameters"),
-    ("an annotation that is nowhere",
+    ("an unresolvable annotation",
      lambda: handles("a")(of_unknown), "of_unknown: its annotation cannot be read"),
-    ("no type", lambda: handles()(twin), "twin: name each event type once, at least one"),
-    ("a type twice", lambda: handles("a", "a")(twin), "twin: name each event type once"),
-    ("one name twice",
+    ("no event type", lambda: handles()(twin), "twin: name each event type once, at least one"),
+    ("an event type twice", lambda: handles("a", "a")(twin), "twin: name each event type once"),
+    ("two handlers of one name",
      lambda: module(a=handles("a")(twin), b=handles("a")(other_twin)), r"two handlers are called .*\.twin"),
     ("a projection into a plain table",
      lambda: projects("a", into=plain, revision=1)(twin), "table plain was not made by"),
-    ("a projection into an entity's table",
+    ("a projection into an entity table",
      lambda: projects("a", into=entities, revision=1)(twin), "into=entities, which was not made by"),
     ("a projection of two revisions",
      lambda: module(a=project_thing, b=projects("a", into=view, revision=4)(twin)),
@@ -195,30 +195,30 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
      lambda: projects("a", into=view, revision=0)(twin), "revisions begin at 1"),
     ("an effect twice",
      lambda: module(a=notify, b=_other_notify()), "effect notify is declared twice: notify and .*elsewhere"),
-    ("a topic twice, differently",
+    ("two different declarations of a topic",
      lambda: topics(*TOPICS, Topic("things", entity=Entity("x"))), "topic things is declared twice.*made_up"),
     ("an entity with two shard counts",
      lambda: topics(*TOPICS, Topic("t", entity=Entity("thing", 9))), "two shard counts.*made_up"),
     ("an entity with a dot", lambda: topics(Topic("t", entity=Entity("a.b"))), "entity 'a.b' in made_up"),
-    ("an entity without name", lambda: topics(Topic("t", entity=Entity(""))), "entity '' in made_up"),
-    ("an entity name too long", lambda: topics(Topic("t", entity=Entity("x" * 65))), "1 to 64 characters"),
+    ("an entity without a name", lambda: topics(Topic("t", entity=Entity(""))), "entity '' in made_up"),
+    ("a long entity name", lambda: topics(Topic("t", entity=Entity("x" * 65))), "1 to 64 characters"),
     ("no shards", lambda: topics(Topic("t", entity=Entity("x", 0))), "shards ≥ 1"),
-    ("a topic's name that Kafka refuses", lambda: topics(Topic("a b", entity=THING)),
+    ("a topic name that Kafka refuses", lambda: topics(Topic("a b", entity=THING)),
      "topics of made_up: Kafka has no topic named 'a b'"),
-    ("a topic that is a text", lambda: module(topics=("things",)), "'things', which is not a Topic"),
-    ("an outgoing topic's name that Kafka refuses", lambda: module(outgoing_topics=(*"ab", "..")),
+    ("a string instead of a Topic", lambda: module(topics=("things",)), "'things', which is not a Topic"),
+    ("an outgoing topic name that Kafka refuses", lambda: module(outgoing_topics=(*"ab", "..")),
      "outgoing_topics of made_up: Kafka has no topic named '..'"),
-    ("an outgoing topic that is no text", lambda: module(outgoing_topics=(7,)), "a text, not int 7"),
+    ("an outgoing topic that is not text", lambda: module(outgoing_topics=(7,)), "a text, not int 7"),
     ("outgoing topics without a comma", lambda: module(outgoing_topics=("out")), r"write \('out',\)"),
     ("a handler of an undeclared topic", lambda: handles("a", topic=("things", "thongs"))(twin),
      "twin: topic='thongs' is declared by no module of SLUICE_HANDLERS; declared: things"),
     ("a projection of an undeclared topic",
      lambda: projects("a", into=view, revision=3, topic=Topic("other", entity=THING))(twin), "topic='other'"),
-    ("a handler of no topic", lambda: handles("a", topic=())(twin), "twin: topic= names no topic"),
+    ("a handler with no topics", lambda: handles("a", topic=())(twin), "twin: topic= names no topic"),
     ("a topic that is a number", lambda: handles("a", topic=cast(Any, 7))(twin), "twin: topic=7 is declared"),
     ("an effect whose name is a number",
      lambda: module(a=effect(cast(Any, 7), on_unknown="ask")(lambda call: None)), "must be a text, not 7"),
-    ("a type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is not an event type"),
+    ("an event type that is a number", lambda: handles(cast(Any, 7))(twin), "twin: 7 is not an event type"),
 ]  # fmt: skip
 
 
@@ -227,13 +227,15 @@ def _module_of(made: Any) -> ModuleType:
 
 
 @pytest.mark.parametrize(("make", "text"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
-def test_refused_with_its_place(make: Callable[[], Any], text: str, request: pytest.FixtureRequest) -> None:
+def test_an_invalid_declaration_is_refused_with_its_place_in_the_code(
+    make: Callable[[], Any], text: str, request: pytest.FixtureRequest
+) -> None:
     marked = (not_a_generator, of_two, of_unknown, twin, other_twin)
     request.addfinalizer(lambda: [vars(function).pop("__sluice__", None) for function in marked])
     with pytest.raises(HandlersRefused, match=text):
         collect_modules([_module_of(make())])
 
 
-def test_an_effect_that_retries_says_how_long_its_key_lives() -> None:
+def test_an_effect_that_retries_requires_a_key_lifetime() -> None:
     with pytest.raises(ValueError, match="effect pay: on_unknown='retry' requires key_lifetime="):
         effect("pay", on_unknown="retry")

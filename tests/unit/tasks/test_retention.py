@@ -1,4 +1,4 @@
-"""How long is remembered: the tables of both ages."""
+"""The time that a topic keeps records, and the time that Postgres keeps identities."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ FOR_EVER_MS = str(int(FOR_EVER_SECONDS) * 1_000)
         ({}, None),
     ],
 )
-def test_a_topic_keeps_records_as_long_as_its_configuration_says(
+def test_the_retention_of_a_topic_follows_from_its_configuration(
     config: dict[str, str], seconds: float | None
 ) -> None:
     assert retention_seconds(config) == seconds
@@ -54,7 +54,7 @@ def test_a_topic_keeps_records_as_long_as_its_configuration_says(
         (30, None, 99, None),
     ],
 )
-def test_identities_outlive_the_records(
+def test_identities_are_kept_longer_than_the_records(
     wanted_days: float, topic_days: float | None, parked_days: float, days: float | None
 ) -> None:
     found = identity_seconds(
@@ -69,7 +69,7 @@ ages = st.floats(0, 1e9)
 
 
 @given(ages, ages, ages)
-def test_never_before_kafka_has_deleted_what_may_be_redriven(
+def test_an_identity_is_kept_until_kafka_has_deleted_the_records_that_may_be_redriven(
     wanted: float, topic: float, parked: float
 ) -> None:
     found = identity_seconds(

@@ -1,4 +1,4 @@
-"""What follows a failed attempt: each kind of error leads to its step, and every road ends."""
+"""The step after a failed attempt: each kind of error leads to one step, and the attempts end."""
 
 import psycopg2
 import pytest
@@ -24,7 +24,7 @@ CASES: list[tuple[str, list[Exception], list[Step]]] = [
     ("a stale plan twice", [STALE_PLAN, STALE_PLAN], [AGAIN, HALT]),
     ("stale plans of both kinds", [STALE_PLAN, Answer("26000")], [AGAIN, HALT]),
     ("a refusal", [UNIQUE], [SINGLY]),
-    ("a refusal that is no event's", [UNIQUE, UNIQUE], [SINGLY, HALT]),
+    ("a refusal also event by event", [UNIQUE, UNIQUE], [SINGLY, HALT]),
     ("a lost connection event by event", [UNIQUE, LOST], [SINGLY, AGAIN]),
     ("a missing table", [MISSING], [HALT]),
     ("a broken deployment", [DeploymentBroken("undeclared")], [HALT]),
@@ -33,18 +33,18 @@ CASES: list[tuple[str, list[Exception], list[Step]]] = [
 
 
 @pytest.mark.parametrize(("errors", "steps"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_steps(errors: list[Exception], steps: list[Step]) -> None:
+def test_errors_lead_to_steps(errors: list[Exception], steps: list[Step]) -> None:
     tries = Tries()
     assert [tries.after(error, elapsed_seconds=0) for error in errors] == steps
     assert tries.singly == (SINGLY in steps)
 
 
 @pytest.mark.parametrize("error", [LOST, DEADLOCK, CHANGED, CANCELED, STALE_PLAN, UNIQUE], ids=repr)
-def test_patience_ends(error: Exception) -> None:
+def test_the_attempts_end_after_the_patience(error: Exception) -> None:
     assert Tries().after(error, elapsed_seconds=PATIENCE_SECONDS + 1) is GIVE_UP
 
 
-def test_what_is_broken_halts_however_late() -> None:
+def test_a_broken_deployment_halts_the_queue_even_after_the_patience() -> None:
     assert Tries().after(MISSING, elapsed_seconds=PATIENCE_SECONDS + 1) is HALT
 
 
@@ -52,11 +52,11 @@ def test_what_is_broken_halts_however_late() -> None:
     ("attempts", "jitter", "seconds"),
     [(1, 0, 0.1), (1, 0.5, 0.075), (2, 0, 0.2), (5, 0, 1.6), (6, 0, 2), (10_000, 0, 2), (10_000, 1, 1)],
 )
-def test_the_pause_doubles_to_two_seconds(attempts: int, jitter: float, seconds: float) -> None:
+def test_the_pause_doubles_up_to_two_seconds(attempts: int, jitter: float, seconds: float) -> None:
     assert Tries(attempts=attempts).pause_seconds(jitter) == pytest.approx(seconds)
 
 
-def test_only_further_attempts_have_a_pause() -> None:
+def test_only_an_error_with_a_further_attempt_has_a_pause() -> None:
     assert Tries().pause_after(LOST, 0, 0) == 0.1
     assert Tries().pause_after(UNIQUE, 0, 0) == 0.1
     assert Tries().pause_after(LOST, PATIENCE_SECONDS + 1, 0.5) is None
@@ -69,7 +69,7 @@ def test_only_further_attempts_have_a_pause() -> None:
      (LOST, False), (UNIQUE, False), (MISSING, False), (KeyError("x"), False)],
     ids=repr,
 )  # fmt: skip
-def test_failures_that_a_smaller_batch_may_avoid_are_counted(error: Exception, counted: bool) -> None:
+def test_only_failures_that_a_smaller_batch_may_avoid_are_counted(error: Exception, counted: bool) -> None:
     assert counts(error) is counted
 
 

@@ -10,7 +10,7 @@ from sluice.tasks.events.routing import queue_name, shard_of
 
 
 @given(st.binary(max_size=64))
-def test_murmur2_is_that_of_kafkas_clients(key: bytes) -> None:
+def test_murmur2_equals_the_murmur2_of_the_kafka_clients(key: bytes) -> None:
     assert murmur2(key) == kafka_murmur2(key) & 0xFFFFFFFF
 
 
@@ -21,20 +21,20 @@ def test_a_partition_is_in_range(key: bytes, partitions: int) -> None:
 
 @pytest.mark.parametrize(
     ("key", "shards", "shard"),
-    # Written down: another hash would send running entities to other queues without a re-routing.
+    # Fixed values: a changed hash would send existing entities to other queues without re-routing.
     [(b"acc-42", 16, 9), (b"order-99", 16, 12), (b"", 7, 0), (None, 7, 0), ("ключ".encode(), 16, 0)],
 )
 def test_shards_never_change(key: bytes | None, shards: int, shard: int) -> None:
     assert shard_of(key, shards) == shard
 
 
-def test_shards_do_not_follow_partitions() -> None:
-    """Of the keys of one Kafka partition, every shard gets its part."""
+def test_shards_are_independent_of_partitions() -> None:
+    """The keys of one Kafka partition are distributed over all shards."""
     keys = [b"key-%d" % n for n in range(4_000)]
     of_one = [key for key in keys if expected_partition(key, 4) == 0]
     counts = [sum(shard_of(key, 4) == shard for key in of_one) for shard in range(4)]
     assert min(counts) > len(of_one) / 8
 
 
-def test_queue_names() -> None:
+def test_a_queue_name_has_the_entity_and_the_shard() -> None:
     assert queue_name("payment", 3) == "payment.3"

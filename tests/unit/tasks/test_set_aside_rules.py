@@ -1,4 +1,4 @@
-"""When events that were set aside are retried, within which time, and when one becomes a dead letter."""
+"""Events that were set aside: their retries, the time budget of these, and when they become dead letters."""
 
 import psycopg2
 import pytest
@@ -33,11 +33,11 @@ class PostgresError(psycopg2.Error):
         (None, RetryKind.UNAVAILABLE),
     ],
 )
-def test_the_error_says_why_an_event_is_set_aside(code: str | None, kind: RetryKind) -> None:
+def test_the_sqlstate_determines_why_an_event_is_set_aside(code: str | None, kind: RetryKind) -> None:
     assert kind_of(PostgresError(code)) is kind
 
 
-def test_pauses_double_up_to_the_longest() -> None:
+def test_pauses_double_up_to_the_longest_pause() -> None:
     limits = RetryLimits()
     assert [limits.pause_seconds(n) for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
@@ -47,18 +47,18 @@ def test_pauses_double_up_to_the_longest() -> None:
     st.sampled_from([0.01, 0.1, 0.5]),
 )
 def test_retries_take_at_most_their_share(turns: list[tuple[float, float]], share: float) -> None:
-    """A clock is simulated: each turn a retry is allowed, lasts so long, and is followed by other work."""
+    """Simulates a clock: in each turn, a retry runs if the budget allows it; then other work runs."""
     budget, now, spent = RetryBudget(share), 0.0, 0.0
     for seconds, other_seconds in turns:
         if budget.allows(now):
-            # The first retry may begin at once; from its begin on the share is kept at each next one.
+            # The first retry may begin at once; each later retry begins only within the share.
             assert spent <= share * now * 1.000001
             budget.note(now, now + seconds)
             spent, now = spent + seconds, now + seconds
         now += other_seconds
 
 
-def test_the_budget_opens_again() -> None:
+def test_the_budget_allows_a_retry_again_after_a_pause() -> None:
     budget = RetryBudget(0.1)
     assert budget.allows(100.0)
     budget.note(100.0, 105.0)
@@ -66,7 +66,7 @@ def test_the_budget_opens_again() -> None:
     assert budget.allows(150.1)
 
 
-def test_a_time_out_counts_only_after_a_commit_of_others() -> None:
+def test_a_time_out_counts_only_after_a_commit_of_other_events() -> None:
     counts = CommitCounts()
     assert not counts.counts("q", 1)
     counts.note_committed("q")
@@ -75,13 +75,13 @@ def test_a_time_out_counts_only_after_a_commit_of_others() -> None:
     assert not counts.counts("q", 1)
 
 
-def test_commits_of_other_queues_say_nothing() -> None:
+def test_commits_of_other_queues_are_not_counted() -> None:
     counts = CommitCounts()
     counts.note_committed("other")
     assert not counts.counts("q", 1)
 
 
-def test_a_batch_that_timed_out_between_says_that_the_server_is_slow() -> None:
+def test_a_time_out_does_not_count_if_a_batch_timed_out_after_the_commit() -> None:
     counts = CommitCounts()
     counts.note_committed("q")
     counts.note_timed_out("q")
@@ -90,7 +90,7 @@ def test_a_batch_that_timed_out_between_says_that_the_server_is_slow() -> None:
     assert counts.counts("q", 1)
 
 
-def test_each_letter_is_counted_by_itself() -> None:
+def test_each_letter_is_counted_separately() -> None:
     counts = CommitCounts()
     counts.note_committed("q")
     assert counts.counts("q", 1)

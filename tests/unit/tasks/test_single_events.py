@@ -1,4 +1,4 @@
-"""A pass event by event: when it ends, and when it may not stand."""
+"""A pass event by event: when the pass ends, and when it must be undone."""
 
 from dataclasses import dataclass
 
@@ -44,24 +44,24 @@ def a_pass(limit: int | None = None) -> tuple[SingleEvents, Clock]:
     [("57014", True), ("55P03", True), ("53100", True), ("53200", True), ("58030", True), ("40P01", False),
      ("57P01", False), ("25P03", False), ("08006", False), ("23505", False), ("42P01", False)],
 )  # fmt: skip
-def test_only_what_may_concern_one_event_alone_is_set_aside(code: str, may: bool) -> None:
+def test_only_an_error_that_may_concern_a_single_event_sets_it_aside(code: str, may: bool) -> None:
     assert may_be_set_aside(Answer(code)) is may
 
 
 STAND: list[tuple[str, list[str | None], list[tuple[str | None, Outcome]], bool]] = [
     ("another entity was written", ["a"], [("b", APPLIED)], True),
-    ("nothing else was there", ["a"], [], False),
+    ("no other event was settled", ["a"], [], False),
     ("its own entity was written before it", ["a"], [("a", APPLIED)], False),
     ("another event was stale", ["a"], [("b", STALE)], False),
-    ("another event died", ["a"], [("b", DEAD)], False),
-    ("two were set aside, one of them was written before", ["a", "b"], [("b", APPLIED)], False),
-    ("an event without an entity, and one with", [None], [("b", APPLIED)], True),
-    ("an event without an entity, and another one without", ["a"], [(None, APPLIED)], True),
+    ("another event failed", ["a"], [("b", DEAD)], False),
+    ("two events were set aside, the entity of one was written before", ["a", "b"], [("b", APPLIED)], False),
+    ("an event without an entity, another event with an entity", [None], [("b", APPLIED)], True),
+    ("an event with an entity, another event without an entity", ["a"], [(None, APPLIED)], True),
 ]
 
 
 @pytest.mark.parametrize(("aside", "others", "stands"), [c[1:] for c in STAND], ids=[c[0] for c in STAND])
-def test_events_set_aside_stand_if_another_entity_was_written(
+def test_events_stay_set_aside_if_another_entity_was_written(
     aside: list[str | None], others: list[tuple[str | None, Outcome]], stands: bool
 ) -> None:
     put = [result(key, WAITING) for key in aside]
@@ -77,7 +77,7 @@ def test_events_set_aside_stand_if_another_entity_was_written(
         assert raised.value is HELD
 
 
-def test_a_write_that_was_suppressed_is_its_events_fault_if_others_write_the_table() -> None:
+def test_a_suppressed_write_is_its_events_fault_if_another_event_wrote_the_table() -> None:
     done, _ = a_pass()
     refused = WriteSuppressed("orders", 0, 1)
     done.suppressed = [(refused, DeploymentBroken(str(refused)))]
@@ -103,7 +103,7 @@ LATE = PASS_SECONDS + 1
         (None, LONGEST_SECONDS, 1, True, True),
     ],
 )
-def test_the_pass_ends_by_time_or_limit_but_not_before_it_may_stand(
+def test_the_pass_ends_at_its_time_or_limit_but_not_with_an_unproven_event(
     limit: int | None, seconds: float, settled: int, unproven: bool, enough: bool
 ) -> None:
     done, clock = a_pass(limit)

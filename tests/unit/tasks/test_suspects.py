@@ -1,4 +1,4 @@
-"""An event in whose handlers processes ended runs until the third death."""
+"""An event whose handlers end their process runs until it has ended three processes."""
 
 import re
 
@@ -20,7 +20,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("deaths", "timed_out", "expected"), CASES)
-def test_the_third_death_makes_a_letter(
+def test_an_event_becomes_a_letter_after_the_third_ended_process_or_a_time_out(
     deaths: int, timed_out: bool, expected: tuple[str, str] | None
 ) -> None:
     fault = find_fault(HandlerDeaths(deaths, timed_out, "signal SIGSEGV"))
@@ -32,7 +32,7 @@ def test_the_third_death_makes_a_letter(
         assert re.search(expected[1], fault.text)
 
 
-def test_a_death_is_over_once_its_lane_has_passed_or_its_topic_is_another() -> None:
+def test_a_record_of_ended_processes_is_obsolete_after_its_lane_passed_or_its_topic_changed() -> None:
     here, behind = EventPlace("t", "id", 0, 5), EventPlace("t", "id", 0, 6)
     other_lane, other_topic = EventPlace("t", "id", 1, 5), EventPlace("t", "older id", 0, 9)
     gone = EventPlace("gone", "id", 0, 1)

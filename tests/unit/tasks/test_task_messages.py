@@ -1,4 +1,4 @@
-"""The content of messages: what was written is read, and nothing else is."""
+"""The content of messages: a reader reads what a writer wrote, and refuses all other content."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def read(content: bytes) -> TaskCall:
 
 
 @given(st.text(max_size=9), st.lists(_slices, max_size=3))
-def test_slices_arrive_as_they_were_sent(queue: str, slices: list[Slice]) -> None:
+def test_slices_are_read_as_they_were_written(queue: str, slices: list[Slice]) -> None:
     call = TaskCall(names.APPLY_TASK, (queue, slices))
     arrived = read(WRITERS[NEWEST_FORMAT](call))
     assert arrived == call
@@ -44,7 +44,7 @@ def test_slices_arrive_as_they_were_sent(queue: str, slices: list[Slice]) -> Non
 
 
 @given(st.lists(_slices, min_size=1, max_size=2))
-def test_older_workers_are_sent_records_that_they_read_or_none(slices: list[Slice]) -> None:
+def test_format_1_contains_only_records_that_older_workers_can_read(slices: list[Slice]) -> None:
     call = TaskCall(names.APPLY_TASK, ("queue", slices))
     if any(record.flaw is not None for piece in slices for record in piece.records):
         with pytest.raises(FormatTooOld, match="format 2"):
@@ -52,11 +52,11 @@ def test_older_workers_are_sent_records_that_they_read_or_none(slices: list[Slic
         return
     content = WRITERS[1](call)
     arrays = msgspec.msgpack.decode(content)[1][1]
-    assert all(len(record) == 5 for piece in arrays for record in piece[-1]), "their code takes five fields"
+    assert all(len(record) == 5 for piece in arrays for record in piece[-1]), "older workers read five fields"
     assert READERS[1](content) == READERS[2](content) == call
 
 
-def test_a_message_needs_no_more_bytes_for_a_record_than_the_bound_counts() -> None:
+def test_a_record_in_a_message_is_not_larger_than_its_bound() -> None:
     record = Record(2**62, 2**52, bytes(70_000), bytes(70_000), [("", b""), ("é" * 300, None)] * 1_000)
     overhead = len(WRITERS[2](TaskCall(names.APPLY_TASK, ("q", [Slice("t", "id", 0, 1, -1, [record])]))))
     assert overhead - count_bytes(record) <= 100
@@ -71,7 +71,9 @@ def test_a_message_needs_no_more_bytes_for_a_record_than_the_bound_counts() -> N
         (names.REBUILD_TASK, ("projection", 2, "topic", 3)),
     ],
 )
-def test_other_tasks_arrive_with_their_arguments(task: str, arguments: tuple[Any, ...]) -> None:
+def test_the_arguments_of_other_tasks_are_read_as_they_were_written(
+    task: str, arguments: tuple[Any, ...]
+) -> None:
     assert read(WRITERS[NEWEST_FORMAT](TaskCall(task, arguments))) == TaskCall(task, arguments)
 
 
@@ -87,7 +89,7 @@ def test_other_tasks_arrive_with_their_arguments(task: str, arguments: tuple[Any
         (names.RELAY_TASK, ("more",)),
     ],
 )
-def test_other_arguments_are_refused(task: str, arguments: tuple[Any, ...]) -> None:
+def test_wrong_arguments_are_refused(task: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(msgspec.MsgspecError):
         read(msgspec.msgpack.encode((task, arguments)))
 

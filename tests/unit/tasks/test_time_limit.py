@@ -28,10 +28,10 @@ from tests.unit.tasks.slow_handlers import LIMIT, SEEN, SLOW, Effects
 small_limits = limited.small_limits
 
 
-# On a busy machine the time may be over within the constructor of a child process.
+# On a busy machine, the time may be over during the constructor of a child process.
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*Popen:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("body", SLOW, ids=lambda body: body.__name__)
-def test_a_handler_over_its_time_is_the_fault_of_its_event(body: Callable[[], Effects]) -> None:
+def test_a_time_out_of_a_handler_is_the_fault_of_its_event(body: Callable[[], Effects]) -> None:
     fault = settled(body.__name__)
     assert fault is not None
     assert fault.error_class == HandlerTimedOut.__name__
@@ -39,20 +39,19 @@ def test_a_handler_over_its_time_is_the_fault_of_its_event(body: Callable[[], Ef
     assert "SLUICE_HANDLER_SECONDS" in fault.text
 
 
-def test_all_handlers_of_an_event_share_its_time() -> None:
+def test_all_handlers_of_an_event_share_one_time_limit() -> None:
     fault = settled("quick", type="both", second="sleeps")
     assert fault is not None
     assert (fault.error_class, "second was stopped" in fault.text) == (HandlerTimedOut.__name__, True)
 
 
-def test_data_that_takes_long_to_be_made_counts() -> None:
+def test_the_time_to_construct_the_data_counts() -> None:
     fault = settled("quick", type="typed")
     assert fault is not None
     assert fault.error_class == HandlerTimedOut.__name__
 
 
-def test_the_clock_stands_still_while_the_handler_waits_for_a_row() -> None:
-    """A row that is loaded slowly is not the handler's fault."""
+def test_the_time_that_a_handler_waits_for_a_row_does_not_count() -> None:
     with timed("limited.0"):
         event = planned("after_reading")
         [run] = event.runs
@@ -66,8 +65,8 @@ def test_the_clock_stands_still_while_the_handler_waits_for_a_row() -> None:
         steps.close()
 
 
-def test_a_time_out_is_raised_in_handlers_alone() -> None:
-    """Handlers that take about their time: whether they are in time or not, nothing is raised here."""
+def test_a_time_out_is_raised_only_in_handlers() -> None:
+    """The handlers take about the time of the limit; no time-out is raised in the test itself."""
     limits.seconds = 0.02
     with timed("limited.0"):
         for number in range(60):
@@ -85,8 +84,8 @@ def _pause(seconds: float) -> Effects:
     yield SEEN
 
 
-def test_a_frozen_process_is_not_over_its_time() -> None:
-    """A timer that fires late fires once: what counts are its ticks."""
+def test_a_frozen_process_does_not_time_out() -> None:
+    """The ticks count, not the clock: after a freeze, the timer fires only one time."""
     main_watch.begin(EventPlace("limited", "id", 0, 0))
     main_watch.cells[RUNNING] = main_watch.number
     try:
@@ -103,8 +102,8 @@ def test_a_frozen_process_is_not_over_its_time() -> None:
     main_watch.note_tick(1000)
 
 
-def test_the_timer_of_others_goes_on_afterwards() -> None:
-    """Calls of effects use the same signal, and so does pytest-timeout."""
+def test_an_earlier_timer_is_restored_afterwards() -> None:
+    """Calls of effects and pytest-timeout use the same signal."""
     function, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
     with timed("limited.0"):
         assert signal.getsignal(signal.SIGALRM) is not function
@@ -114,6 +113,6 @@ def test_the_timer_of_others_goes_on_afterwards() -> None:
 
 
 @given(st.floats(0.1, 300))
-def test_a_tick_is_short_beside_the_limit(limit: float) -> None:
+def test_a_tick_is_short_compared_with_the_limit(limit: float) -> None:
     assert 0 < tick_seconds(limit) <= LONGEST_TICK_SECONDS
     assert 2 * tick_seconds(limit) <= limit / 5

@@ -1,4 +1,4 @@
-"""The trace context of an event's cause: carried on where it can be read, restarted where it cannot."""
+"""The trace context of an event's cause is continued if it is valid, else restarted."""
 
 from uuid import UUID
 
@@ -22,7 +22,7 @@ def carried(*headers: tuple[str, str | bytes | None], identity: UUID = EVENT) ->
     [
         (GOOD, GOOD),
         (f"00-{TRACE}-{PARENT}-ff", f"00-{TRACE}-{PARENT}-ff"),
-        # A later version goes on as version 00, without the flags and fields that it may have added.
+        # A later version is sent on as version 00, without flags and fields of the later version.
         (f"01-{TRACE}-{PARENT}-03-more", f"00-{TRACE}-{PARENT}-01"),
         (f"cc-{TRACE}-{PARENT}-02", f"00-{TRACE}-{PARENT}-00"),
         (f"ff-{TRACE}-{PARENT}-01", RESTARTED),
@@ -41,11 +41,15 @@ def carried(*headers: tuple[str, str | bytes | None], identity: UUID = EVENT) ->
         (None, None),
     ],
 )
-def test_a_traceparent(parent: str | bytes | None, sent: str | None) -> None:
+def test_a_traceparent_is_continued_if_it_is_valid_else_restarted(
+    parent: str | bytes | None, sent: str | None
+) -> None:
     assert carried(("traceparent", parent)).get("traceparent") == sent
     kept = {} if sent in (None, RESTARTED) else {"tracestate": "a=1"}
     found = carried(("TraceParent", parent), ("TRACESTATE", "a=1"))
-    assert found == ({} if sent is None else {"traceparent": sent, **kept}), "its state goes with it"
+    assert found == ({} if sent is None else {"traceparent": sent, **kept}), (
+        "the tracestate is kept only with its traceparent"
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,20 +67,22 @@ def test_a_traceparent(parent: str | bytes | None, sent: str | None) -> None:
         ([], None),
     ],
 )
-def test_a_tracestate_that_cannot_be_kept_is_dropped_alone(states: list[str], sent: str | None) -> None:
+def test_an_invalid_tracestate_is_dropped_and_the_traceparent_is_kept(
+    states: list[str], sent: str | None
+) -> None:
     found = carried(("traceparent", GOOD), *(("tracestate", state) for state in states))
     assert found == {"traceparent": GOOD, **({} if sent is None else {"tracestate": sent})}
 
 
-def test_two_parents_are_one_too_many() -> None:
+def test_two_traceparents_restart_the_trace() -> None:
     assert carried(("traceparent", GOOD), ("traceparent", GOOD)) == {"traceparent": RESTARTED}
 
 
-def test_no_trace_is_invented() -> None:
+def test_an_event_without_a_traceparent_gets_no_trace() -> None:
     assert carried(("tracestate", "a=1"), ("other", "x")) == {}
 
 
-def test_a_restarted_trace_is_valid_and_the_same_whenever_the_event_is_folded_again() -> None:
+def test_a_restarted_trace_is_valid_and_the_same_for_every_fold_of_the_event() -> None:
     assert carried(("traceparent", RESTARTED)) == {"traceparent": RESTARTED}
     assert carried(("traceparent", "other")) == {"traceparent": RESTARTED}
     assert carried(("traceparent", "broken"), identity=UUID(int=8)) != {"traceparent": RESTARTED}

@@ -1,4 +1,4 @@
-"""Each write against each kind of row: its result, and the row afterwards."""
+"""The result of each write to each kind of row, and the row afterwards."""
 
 from typing import Any
 from uuid import UUID
@@ -37,13 +37,13 @@ def INC(count: int, floor: int | None = None) -> tuple[Any, ...]:
 A, S, DUP, C = WriteResult.APPLIED, WriteResult.STALE, WriteResult.DUPLICATE, WriteResult.CONFLICT
 GONE = None
 
-# name, kind of versions, writes, result of each, the row's (a, b, count) afterwards
+# (case, shape of the table, writes, the result of each write, the row's (a, b, count) afterwards)
 CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], Any]] = [
     ("upsert newer wins", INT, [U(1, a="x"), U(2, a="y")], [A, A], ("y", 7, 0)),
     ("upsert older is stale", INT, [U(2, a="x"), U(1, a="y")], [A, S], ("x", 7, 0)),
     ("upsert same version, same values", INT, [U(2, a="x"), U(2, a="x")], [A, DUP], ("x", 7, 0)),
     ("upsert same version, other values", INT, [U(2, a="x"), U(2, a="y")], [A, C], ("x", 7, 0)),
-    ("upsert same time: the later arrival", TIME, [U(2, a="x"), U(2, a="y")], [A, A], ("y", 7, 0)),
+    ("upsert same time: the later arrival wins", TIME, [U(2, a="x"), U(2, a="y")], [A, A], ("y", 7, 0)),
     ("upsert without version: arrival decides", INT,
         [U(9, a="x"), U(None, a="y"), U(8)], [A, A, S], ("y", 7, 0)),
     ("upsert leaves newer fields alone", INT, [M(3, a="x"), U(2, a="y", b=1)], [A, A], ("x", 1, 0)),
@@ -62,13 +62,13 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], A
     ("merge same version, other field", INT, [M(2, a="x"), M(2, b=1)], [A, A], ("x", 1, 0)),
     ("merge at the base, same value", INT, [U(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
     ("merge at the base, other value", INT, [U(2, a="x"), M(2, a="y")], [A, C], ("x", 7, 0)),
-    ("merge same time: the later arrival", TIME, [M(2, a="x"), M(2, a="y")], [A, A], ("y", 7, 0)),
+    ("merge same time: the later arrival wins", TIME, [M(2, a="x"), M(2, a="y")], [A, A], ("y", 7, 0)),
     ("merge below the base is stale", INT, [U(2, a="x"), M(1, b=1)], [A, S], ("x", 7, 0)),
-    ("merge of nothing", INT, [M(2)], [S], GONE),
+    ("merge without fields", INT, [M(2)], [S], GONE),
     ("merge without version: arrival decides", INT,
         [M(9, a="x"), M(None, a="y"), M(8, a="z")], [A, A, S], ("y", 7, 0)),
     ("insert twice, same values", INT, [I(None, a="x"), I(None, a="x")], [A, DUP], ("x", 7, 0)),
-    ("insert twice, the default spelt out", INT,
+    ("insert twice, second time with an explicit default", INT,
         [I(None, a="x"), I(None, a="x", b=7)], [A, DUP], ("x", 7, 0)),
     ("insert twice, other values", INT, [I(None, a="x"), I(None, a="y")], [A, C], ("x", 7, 0)),
     ("insert again after newer writes", INT,
@@ -85,7 +85,7 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], A
     ("insert keeps counters", INT, [INC(5), I(None, a="y")], [A, A], ("y", 7, 5)),
     ("insert below a tombstone", INT, [D(3), I(2, a="x"), I(None, a="x")], [A, S, S], GONE),
     ("insert above a tombstone", INT, [D(3), I(4, a="x")], [A, A], ("x", 7, 0)),
-    ("insert after a delete: the hash went too", INT,
+    ("insert after a delete: the delete removed the hash", INT,
         [I(1, a="x"), D(2), I(3, a="y")], [A, A, A], ("y", 7, 0)),
     ("delete newer", INT, [U(1, a="x"), D(2)], [A, A], GONE),
     ("delete older is stale", INT, [U(2, a="x"), D(1)], [A, S], ("x", 7, 0)),
@@ -96,18 +96,19 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], A
     ("delete first wins at the same version", INT, [D(2), U(2), M(2, a="x")], [A, S, S], GONE),
     ("delete wins over a merge of its version", INT,
         [M(2, a="x"), M(3, b=1), D(2), M(2, a="x")], [A, A, A, S], (None, 1, 0)),
-    ("delete wins, a newer field stays", INT, [M(3, b=1), D(2), U(2, a="x")], [A, A, S], (None, 1, 0)),
+    ("delete wins, a newer field remains", INT, [M(3, b=1), D(2), U(2, a="x")], [A, A, S], (None, 1, 0)),
     ("delete twice below a newer field", INT, [M(3, b=1), D(2), D(2)], [A, A, DUP], (None, 1, 0)),
-    ("delete same time: the later arrival", TIME, [U(2, a="x"), D(2), U(2, a="x")], [A, A, A], ("x", 7, 0)),
+    ("delete same time: the later arrival wins", TIME,
+        [U(2, a="x"), D(2), U(2, a="x")], [A, A, A], ("x", 7, 0)),
     ("first: upsert same time, other values", FIRST, [U(2, a="x"), U(2, a="y")], [A, S], ("x", 7, 0)),
     ("first: upsert same time, same values", FIRST, [U(2, a="x"), U(2, a="x")], [A, DUP], ("x", 7, 0)),
-    ("first: upsert of another time as ever", FIRST,
+    ("first: upsert of another time follows the usual rules", FIRST,
         [U(2, a="x"), U(3, a="y"), U(1, a="z")], [A, A, S], ("y", 7, 0)),
-    ("first: upsert leaves a field of its time alone", FIRST,
+    ("first: upsert leaves a field of equal time alone", FIRST,
         [M(2, a="x"), U(2, a="y", b=1)], [A, A], ("x", 1, 0)),
-    ("first: upsert repeated beside a field of its time", FIRST,
+    ("first: upsert repeated beside a field of equal time", FIRST,
         [M(2, a="x"), U(2, a="y", b=1), U(2, a="y", b=1)], [A, A, DUP], ("x", 1, 0)),
-    ("first: upsert above a field of its time takes it", FIRST,
+    ("first: upsert of a later time writes the field", FIRST,
         [M(2, a="x"), U(2, a="y", b=1), U(3)], [A, A, A], (None, 7, 0)),
     ("first: merge same time, other value", FIRST, [M(2, a="x"), M(2, a="y")], [A, S], ("x", 7, 0)),
     ("first: merge same time, same value", FIRST, [M(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
@@ -115,27 +116,27 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], A
     ("first: merge at the base, other value", FIRST, [U(2, a="x"), M(2, a="y")], [A, S], ("x", 7, 0)),
     ("first: merge at the base, same value", FIRST, [U(2, a="x"), M(2, a="x")], [A, DUP], ("x", 7, 0)),
     ("first: insert at the base", FIRST, [U(2, a="x"), I(2, a="y")], [A, S], ("x", 7, 0)),
-    ("first: insert leaves a field of its time alone", FIRST,
+    ("first: insert leaves a field of equal time alone", FIRST,
         [M(2, a="x"), I(2, a="y", b=1)], [A, A], ("x", 1, 0)),
-    ("first: upsert at an insert's time", FIRST, [I(2, a="x"), U(2, a="y")], [A, S], ("x", 7, 0)),
-    ("first: insert twice, other values, is a conflict as ever", FIRST,
+    ("first: upsert at the time of an insert", FIRST, [I(2, a="x"), U(2, a="y")], [A, S], ("x", 7, 0)),
+    ("first: insert twice, other values, is a conflict", FIRST,
         [I(2, a="x"), I(2, a="y")], [A, C], ("x", 7, 0)),
-    ("first: delete at the row's time", FIRST, [U(2, a="x"), D(2)], [A, S], ("x", 7, 0)),
-    ("first: delete, then what has its time", FIRST,
+    ("first: delete at the time of the row", FIRST, [U(2, a="x"), D(2)], [A, S], ("x", 7, 0)),
+    ("first: delete, then writes of equal time", FIRST,
         [D(2), U(2, a="x"), M(2, a="x"), I(2, a="x"), D(2)], [A, S, S, S, DUP], GONE),
-    ("first: delete of a row, then what has its time", FIRST,
+    ("first: delete of a row, then a write of equal time", FIRST,
         [U(1, a="x"), D(2), U(2, a="x")], [A, A, S], GONE),
-    ("first: delete leaves a field of its time, with the row", FIRST,
+    ("first: delete leaves a field of equal time, and so the row", FIRST,
         [U(1, a="y", b=1), M(2, a="x"), D(2), M(2, b=2), U(2, b=2), D(2)],
         [A, A, A, S, S, DUP], ("x", 7, 0)),
     ("first: arrival decides without version", FIRST, [U(2, a="x"), U(None, a="y")], [A, A], ("y", 7, 0)),
     ("delete without version", INT,
         [U(5, a="x"), M(7, b=1), D(None), U(7), U(8)], [A, A, A, S, A], (None, 7, 0)),
     ("delete resets counters", INT, [INC(5), D(2), U(3)], [A, A, A], (None, 7, 0)),
-    ("delete resets counters of a row that stays", INT, [INC(5), M(3, b=1), D(2)], [A, A, A], (None, 1, 0)),
+    ("delete resets counters of a row that remains", INT, [INC(5), M(3, b=1), D(2)], [A, A, A], (None, 1, 0)),
     ("increment from the defaults", INT, [INC(5), INC(-2)], [A, A], (None, 7, 3)),
     ("increment of a deleted row is stale", INT, [INC(5), D(1), INC(1)], [A, A, S], GONE),
-    ("increment touches no version", INT, [U(2, a="x"), INC(1), U(2, a="x")], [A, A, DUP], ("x", 7, 1)),
+    ("increment changes no version", INT, [U(2, a="x"), INC(1), U(2, a="x")], [A, A, DUP], ("x", 7, 1)),
     ("increment to the floor", INT, [INC(5), INC(-5, 0)], [A, A], (None, 7, 0)),
     ("increment below the floor changes nothing", INT, [INC(5), INC(-6, 0)], [A, None], (None, 7, 5)),
     ("increment of an absent row below the floor", INT, [INC(-1, 0)], [None], GONE),
@@ -145,7 +146,7 @@ CASES: list[tuple[str, Shape, list[tuple[Any, ...]], list[WriteResult | None], A
 @pytest.mark.parametrize(
     ("shape", "steps", "results", "values"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_effect(
+def test_writes_have_results_and_leave_a_row(
     shape: Shape, steps: list[tuple[Any, ...]], results: list[WriteResult | None], values: Any
 ) -> None:
     row, met = ABSENT, []
@@ -153,23 +154,25 @@ def test_effect(
         before = row
         result, row = function(shape, row, *arguments)
         met.append(result)
-        assert result is WriteResult.APPLIED or row is before, "only what was applied makes another row"
+        assert result is WriteResult.APPLIED or row is before, "only an applied write changes the row"
     assert met == results
     assert (None if row.values is None else tuple(row.values[name] for name in ("a", "b", "count"))) == values
 
 
-def test_bookkeeping_of_a_merged_row() -> None:
+def test_a_merged_row_keeps_the_versions_of_newer_fields() -> None:
     _, row = versioned_row.upsert(INT, ABSENT, {"a": "x", "b": 7}, 2)
     _, row = versioned_row.merge(INT, row, {"b": 1}, 4)
     assert (row.version, row.field_versions) == (2, {"b": 4})
     _, row = versioned_row.upsert(INT, row, {"a": "y", "b": 7}, 4)
-    assert (row.version, row.field_versions) == (2, {"b": 4}), "b would be 7 at the same version: a conflict"
+    assert (row.version, row.field_versions) == (2, {"b": 4}), "b=7 at the same version is a conflict"
     _, row = versioned_row.upsert(INT, row, {"a": "y", "b": 7}, 5)
     assert (row.version, row.field_versions) == (5, {}), "versions at or below the base are not kept"
     _, row = versioned_row.delete(INT, row, 6)
     assert row == Row(tombstone=6)
     _, row = versioned_row.merge(INT, row, {"a": "z"}, 7)
-    assert row == Row({"a": "z", "b": 7, "count": 0}, 6, {"a": 7}, None, 6), "base: the tombstone's"
+    assert row == Row({"a": "z", "b": 7, "count": 0}, 6, {"a": 7}, None, 6), (
+        "the tombstone's version is the base"
+    )
 
 
 def test_insert_keeps_a_hash_of_its_values() -> None:

@@ -1,4 +1,4 @@
-"""Writes of different versions end in one row in any order; and the mutants that this catches."""
+"""Writes of different versions result in the same row in any order; two mutants break this property."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations
@@ -32,7 +32,7 @@ def write(version: int) -> st.SearchStrategy[Write]:
 
 
 def writes(count: int) -> st.SearchStrategy[list[Write]]:
-    """Writes of different versions, and what was there before them."""
+    """Draws writes, each with its own version."""
     versions = st.permutations(range(count))
     return versions.flatmap(lambda numbers: st.tuples(*map(write, numbers)).map(list))
 
@@ -53,9 +53,10 @@ def played(
 
 
 def observable(row: Row) -> tuple[Any, ...]:
-    """What a later write can tell apart.
+    """Returns the part of a row that affects later writes.
 
-    Of an absent row only the tombstone; of a present one the tombstone only where its base equals it.
+    For an absent row: its tombstone. For a present row: its values and versions, and if the tombstone equals
+    the base version.
     """
     if row.values is None:
         return (None, row.tombstone)
@@ -64,7 +65,7 @@ def observable(row: Row) -> tuple[Any, ...]:
 
 
 def orders(written: list[Write]) -> Iterator[tuple[Write, ...]]:
-    """Every order of arrival; then every order with one write repeated, anywhere after itself."""
+    """Yields every order of arrival, then every order with one write repeated at any later position."""
     yield from permutations(written)
     for order in permutations(written):
         for i, again in enumerate(order):
@@ -85,7 +86,7 @@ def endings(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("count", [2, 3])
-def test_writes_of_different_versions_end_in_one_row_in_any_order(shape: Shape, count: int) -> None:
+def test_writes_of_different_versions_result_in_one_row_in_any_order(shape: Shape, count: int) -> None:
     @settings(max_examples=250, deadline=None, print_blob=True)
     @given(writes(count))
     def holds(written: list[Write]) -> None:
@@ -95,16 +96,16 @@ def test_writes_of_different_versions_end_in_one_row_in_any_order(shape: Shape, 
 
 
 def writes_of_few_versions(count: int) -> st.SearchStrategy[list[Write]]:
-    """Writes of which several have the same version."""
+    """Draws writes, several of them with the same version."""
     return st.lists(st.integers(1, 2).flatmap(write), min_size=count, max_size=count)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_of_equal_versions_the_first_wins_in_one_order_as_the_last_in_the_other(count: int) -> None:
+def test_first_wins_in_one_order_equals_last_wins_in_the_reversed_order(count: int) -> None:
     @settings(max_examples=250, deadline=None, print_blob=True)
     @given(writes_of_few_versions(count))
     def holds(written: list[Write]) -> None:
-        # But for the mark of a row that a Delete cut down, which decides nothing where the last wins.
+        # The fourth value marks a row after a Delete; it has no effect where the last write wins.
         (first_results, first), (last_results, last) = played(FIRST, written), played(LAST, written[::-1])
         assert observable(first)[:3] == observable(last)[:3]
         assert WriteResult.CONFLICT not in first_results + last_results
@@ -114,7 +115,7 @@ def test_of_equal_versions_the_first_wins_in_one_order_as_the_last_in_the_other(
 
 @settings(max_examples=250, deadline=None, print_blob=True)
 @given(writes_of_few_versions(3))
-def test_where_the_first_wins_no_repeat_changes_anything(written: list[Write]) -> None:
+def test_a_repeated_write_changes_nothing_where_the_first_write_wins(written: list[Write]) -> None:
     _, row = played(FIRST, written)
     for again in written:
         results, after = played(FIRST, [*written, again])
@@ -124,7 +125,7 @@ def test_where_the_first_wins_no_repeat_changes_anything(written: list[Write]) -
 
 @settings(max_examples=40, deadline=None, print_blob=True)
 @given(writes(4))
-def test_four_writes_still_end_in_one_row(written: list[Write]) -> None:
+def test_four_writes_result_in_one_row_in_any_order(written: list[Write]) -> None:
     first, *others = (observable(played(INT, order)[1]) for order in permutations(written))
     assert all(other == first for other in others)
 
@@ -132,21 +133,21 @@ def test_four_writes_still_end_in_one_row(written: list[Write]) -> None:
 def forgetful_upsert(
     shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
 ) -> tuple[WriteResult, Row]:
-    """A mutant: overwrites merged fields whatever their versions."""
+    """A mutant that overwrites merged fields of any version."""
     return versioned_row.upsert(shape, row._replace(field_versions={}), values, version)
 
 
 def credulous_upsert(
     shape: Shape, row: Row, values: Mapping[str, Any], version: int | None
 ) -> tuple[WriteResult, Row]:
-    """A mutant: does not look at the tombstone."""
+    """A mutant that ignores the tombstone."""
     return versioned_row.upsert(
         shape, row._replace(tombstone=None) if row.values is None else row, values, version
     )
 
 
 @pytest.mark.parametrize("mutant", [forgetful_upsert, credulous_upsert])
-def test_the_property_catches_a_wrong_upsert(mutant: Upserter) -> None:
+def test_the_property_catches_a_mutant(mutant: Upserter) -> None:
     quiet = settings(
         max_examples=300, deadline=None, database=None, derandomize=True, phases=[Phase.generate]
     )

@@ -1,4 +1,4 @@
-"""A projection of several topics needs versions: refused at start, or else where it yields the write."""
+"""A projection of several topics requires versions, which Sluice checks at start and at the yield."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -103,7 +103,7 @@ def module(*things: Any, topics: Any = BOTH) -> ModuleType:
 
 
 def projecting(function: Callable[..., Any], *types: str, topic: Any = None) -> Any:
-    # Decorated anew for each case: a decoration is kept on the function.
+    # Each case decorates a new function, because the decorator stores its mark on the function.
     def handler(event: Event[Any]) -> Effects:
         yield from function(event)
 
@@ -113,7 +113,7 @@ def projecting(function: Callable[..., Any], *types: str, topic: Any = None) -> 
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("topic", [None, ("things", "imports")])
-def test_a_write_without_version_of_several_topics_is_refused_at_start(
+def test_a_write_without_version_is_refused_at_start_if_the_handler_has_several_topics(
     write: Callable[..., Any], topic: Any
 ) -> None:
     with pytest.raises(
@@ -123,20 +123,20 @@ def test_a_write_without_version_of_several_topics_is_refused_at_start(
         collect_modules([module(projecting(write, topic=topic))])
 
 
-def test_so_is_one_of_two_handlers_that_take_one_topic_each() -> None:
+def test_a_write_without_version_is_refused_at_start_if_two_handlers_have_one_topic_each() -> None:
     both = projecting(versioned, topic="things"), projecting(upsert, "thing.kept", topic="imports")
     with pytest.raises(HandlersRefused, match=r"handler_of_upsert"):
         collect_modules([module(*both)])
 
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda one: one.__name__)
-def test_of_one_topic_its_order_is_the_same_each_time(write: Callable[..., Any]) -> None:
+def test_a_projection_of_one_topic_needs_no_versions(write: Callable[..., Any]) -> None:
     collect_modules([module(projecting(write, topic="things"))])
     collect_modules([module(projecting(write), topics=BOTH[:1])])
 
 
 @pytest.mark.parametrize("write", [versioned, counted, computed], ids=lambda one: one.__name__)
-def test_with_versions_the_order_does_not_matter(write: Callable[..., Any]) -> None:
+def test_a_projection_with_versions_accepts_several_topics(write: Callable[..., Any]) -> None:
     assert collect_modules([module(projecting(write))]).projection_topics == {"rows": {"things", "imports"}}
 
 
@@ -145,7 +145,7 @@ def test_a_plain_handler_and_an_emit_need_no_version() -> None:
 
 
 @pytest.mark.parametrize(("topic", "refused"), [(None, True), ("things", False)])
-def test_a_version_that_turns_out_to_be_none_is_refused_where_it_is_yielded(
+def test_a_version_that_is_none_at_run_time_is_refused_when_it_is_yielded(
     topic: str | None, refused: bool
 ) -> None:
     registry = collect_modules([module(projecting(computed, topic=topic))])
