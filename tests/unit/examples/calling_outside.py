@@ -1,4 +1,4 @@
-"""The shop's calls to its providers, and servers that answer as they are told."""
+"""Fixtures for the shop's calls to its providers, and servers with scripted answers."""
 
 import socket
 import threading
@@ -69,7 +69,7 @@ each_effect = pytest.mark.parametrize(("effect", "call", "name", "scheme"), CALL
 
 @contextmanager
 def listener(talk: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server of one connection, which `talk` deals with."""
+    """Starts a server that accepts one connection and passes it to `talk`; yields its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
         thread = threading.Thread(target=_serve, args=(server, talk), daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""The shop's payment provider as a process, and requests to it."""
+"""Fixtures that start the shop's payment provider as a process, and functions that send requests to it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +56,10 @@ def found(provider: PaymentProvider, **query: str) -> dict[str, Any]:
 
 
 def captured(provider: PaymentProvider, reference: str) -> int:
-    """How often the provider says that it captured; its journal must say the same."""
-    told = len(found(provider, reference=reference)["captures"])
-    assert told == sum(capture.reference == reference for capture in provider.captures())
-    return told
+    """Returns how many captures the provider reports; asserts that its journal has the same number."""
+    reported = len(found(provider, reference=reference)["captures"])
+    assert reported == sum(capture.reference == reference for capture in provider.captures())
+    return reported
 
 
 def code(response: urllib3.BaseHTTPResponse) -> str:

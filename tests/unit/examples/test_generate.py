@@ -1,4 +1,4 @@
-"""The generator of the shop's events as a command: its lines are what `sluice send -` reads."""
+"""The command that generates events of the shop; `sluice send -` reads its lines."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def records(printed: str) -> list[Outgoing]:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_is_printed_as_lines_that_send_reads(
+def test_every_kind_of_event_is_printed_as_lines_that_send_reads(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([kind, "--count", "30", "--seed", "7", "--keys", "3"]) == 0
@@ -44,7 +44,7 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_cleanly() -> None:
 
 
 @pytest.mark.parametrize("words", [["nope"], ["users", "--count", "0"], ["users", "--keys", "0"], []])
-def test_what_cannot_be_made_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(words)
     assert refused.value.code == 2

@@ -1,4 +1,4 @@
-"""The mail server: what it accepts, its faults and kill -9, on the real server."""
+"""The mail server, as a real process: the messages that it accepts, its faults, and kill -9."""
 
 import smtplib
 from collections.abc import Iterator
@@ -39,22 +39,22 @@ def send(mail: MailServer, name: str, *, to: str = "ann@example.org", seconds: f
 
 
 def accepted(mail: MailServer, name: str) -> int:
-    """How often the server says that it accepted the message; its journal must say the same."""
-    told = mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")
-    assert not told["in_process"]
+    """Returns how often the server accepted the message; asserts that its answer and its journal agree."""
+    answer = mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")
+    assert not answer["in_process"]
     count = sum(message.message_id == f"<{name}@test>" for message in mail.messages())
-    assert len(told["messages"]) == count
+    assert len(answer["messages"]) == count
     return count
 
 
-def test_an_accepted_message_is_one_line(mail: MailServer) -> None:
+def test_an_accepted_message_is_one_line_of_the_journal(mail: MailServer) -> None:
     send(mail, "plain")
     [message] = [m for m in mail.messages() if m.message_id == "<plain@test>"]
     assert (message.to, message.subject, message.key) == (("ann@example.org",), "About plain", "key:plain")
     assert message.at.tzinfo is not None
 
 
-def test_a_repeat_is_a_second_message(mail: MailServer) -> None:
+def test_a_repeated_message_is_accepted_as_a_second_message(mail: MailServer) -> None:
     for _ in range(2):
         send(mail, "twice")
     assert accepted(mail, "twice") == 2
@@ -67,19 +67,19 @@ def test_a_recipient_of_the_refusing_domain_is_refused(mail: MailServer) -> None
     assert accepted(mail, "refused") == 0
 
 
-@pytest.mark.parametrize(("status", "told"), [(None, 451), (452, 452), (554, 554)])
+@pytest.mark.parametrize(("status", "reply"), [(None, 451), (452, 452), (554, 554)])
 def test_a_message_that_is_not_accepted_is_not_written(
-    mail: MailServer, status: int | None, told: int
+    mail: MailServer, status: int | None, reply: int
 ) -> None:
     mail.set_faults(Fault("before", "error", 1, status=status))
     with pytest.raises(smtplib.SMTPDataError) as refused:
-        send(mail, f"error-{told}")
-    assert refused.value.smtp_code == told
-    assert accepted(mail, f"error-{told}") == 0
+        send(mail, f"error-{reply}")
+    assert refused.value.smtp_code == reply
+    assert accepted(mail, f"error-{reply}") == 0
 
 
 @pytest.mark.parametrize(("moment", "count"), [("before", 0), ("after", 1)])
-def test_a_connection_dropped_after_data_leaves_what_had_happened(
+def test_a_message_is_accepted_or_not_when_the_connection_drops_after_data(
     mail: MailServer, moment: Any, count: int
 ) -> None:
     mail.set_faults(Fault(moment, "drop", 1, matching="ann@example.org"))
@@ -91,28 +91,30 @@ def test_a_connection_dropped_after_data_leaves_what_had_happened(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_client_that_hangs_up_takes_nothing_back(mail: MailServer, moment: Any) -> None:
+def test_a_message_is_accepted_even_if_the_client_closes_the_connection(
+    mail: MailServer, moment: Any
+) -> None:
     name = f"late-{moment}"
     mail.set_faults(Fault(moment, "delay", 1, seconds=patient(1.0)))
     with pytest.raises(OSError, match=r"timed out|unexpectedly closed"):
-        send(mail, name, seconds=patient(0.3))  # of each answer: only the last one is late
+        send(mail, name, seconds=patient(0.3))  # a timeout per answer; only the last answer is late
     if moment == "before":
         assert mail.control("GET", f"/messages?message_id=%3C{name}@test%3E")["in_process"]
     wait_until(
         lambda: any(m.message_id == f"<{name}@test>" for m in mail.messages()),
         timeout_seconds=5,
-        what="it is accepted nevertheless",
+        what="the message is accepted",
     )
 
 
-def test_a_moment_that_it_has_not_is_refused(mail: MailServer) -> None:
+def test_a_fault_at_an_unknown_moment_is_refused(mail: MailServer) -> None:
     with pytest.raises(ValueError, match="no moment 'during'"):
         mail.set_faults(Fault("during", "drop", 1))
     with pytest.raises(ValueError, match="404"):
         mail.control("GET", "/elsewhere")
 
 
-def test_after_kill_9_its_messages_are_as_before(tmp_path: Path) -> None:
+def test_after_kill_9_the_server_has_the_same_messages(tmp_path: Path) -> None:
     mail = MailServer(tmp_path)
     mail.start()
     try:

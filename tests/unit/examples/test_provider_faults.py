@@ -1,4 +1,4 @@
-"""The payment provider under faults and kills: what it stored is what it answers, also afterwards."""
+"""The payment provider under faults and kills: its answers always agree with its journal."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ shared = paying.shared
 
 
 ERRORS = [
-    # moment, is the failure the key's answer from now on, captures of two tries
+    # (moment of the error, the error is stored as the answer for the key, captures after two attempts)
     ("before", False, 1),
     ("during", True, 0),
     ("after", True, 1),
@@ -31,7 +31,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("moment", "stored", "captures"), ERRORS, ids=[case[0] for case in ERRORS])
-def test_an_error_is_stored_once_execution_began(
+def test_an_error_is_stored_if_execution_had_begun(
     provider: PaymentProvider, moment: Any, stored: bool, captures: int
 ) -> None:
     reference = f"error-{moment}"
@@ -43,7 +43,7 @@ def test_an_error_is_stored_once_execution_began(
 
 
 @pytest.mark.parametrize(("moment", "before_the_repeat"), [("before", 0), ("during", 0), ("after", 1)])
-def test_a_dropped_connection_leaves_what_had_happened(
+def test_a_request_is_captured_or_not_when_the_connection_drops(
     provider: PaymentProvider, moment: Any, before_the_repeat: int
 ) -> None:
     reference = f"drop-{moment}"
@@ -58,7 +58,7 @@ def test_a_dropped_connection_leaves_what_had_happened(
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-def test_a_late_answer_is_an_answer_for_who_repeats(provider: PaymentProvider, moment: Any) -> None:
+def test_a_client_that_repeats_receives_the_late_answer(provider: PaymentProvider, moment: Any) -> None:
     reference = f"late-{moment}"
     provider.set_faults(Fault(moment, "delay", 1, seconds=patient(1.0)))
     with pytest.raises(urllib3.exceptions.ReadTimeoutError):
@@ -71,7 +71,7 @@ def test_a_late_answer_is_an_answer_for_who_repeats(provider: PaymentProvider, m
     assert captured(provider, reference) == 1
 
 
-def test_faults_strike_as_often_and_whom_they_were_told_to(provider: PaymentProvider) -> None:
+def test_a_fault_applies_the_given_number_of_times_to_matching_requests(provider: PaymentProvider) -> None:
     provider.set_faults(Fault("before", "error", 2, matching="chosen", status=503))
     statuses = [
         post(provider, f"k-{n}", ref).status for n, ref in enumerate(["chosen", "not", "chosen", "chosen"])
@@ -90,18 +90,18 @@ def test_faults_strike_as_often_and_whom_they_were_told_to(provider: PaymentProv
         {"faults": [{"moment": "before", "harm": "error", "times": 1, "status": 200}]},
     ],
 )
-def test_faults_that_are_not_understood_are_refused(provider: PaymentProvider, body: object) -> None:
+def test_invalid_faults_are_refused(provider: PaymentProvider, body: object) -> None:
     with pytest.raises(ValueError, match="400"):
         provider.control("PUT", "/faults", body)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
-def test_unknown_paths_are_not_there(provider: PaymentProvider, method: str) -> None:
+def test_an_unknown_path_is_answered_with_404(provider: PaymentProvider, method: str) -> None:
     with pytest.raises(ValueError, match="404"):
         provider.control(method, "/elsewhere", {})
 
 
-def test_after_kill_9_keys_and_captures_are_as_before(mortal: PaymentProvider) -> None:
+def test_after_kill_9_the_provider_has_the_same_keys_and_captures(mortal: PaymentProvider) -> None:
     mortal.set_faults(Fault("after", "error", 1, matching="failed"))
     asked = [("k-1", "plain", 500), ("k-2", "failed", 500), ("k-3", "dear", CARD_LIMIT_CENTS + 1)]
     first = [post(mortal, *request) for request in asked]
@@ -120,11 +120,13 @@ def test_after_kill_9_keys_and_captures_are_as_before(mortal: PaymentProvider) -
     assert not replayed(post(mortal, *asked[0]))
 
 
-def test_killed_while_it_owes_the_answer_it_gives_it_to_who_repeats(mortal: PaymentProvider) -> None:
+def test_a_repeat_is_answered_after_the_provider_was_killed_before_its_answer(
+    mortal: PaymentProvider,
+) -> None:
     mortal.set_faults(Fault("after", "delay", 1, seconds=AFTER_ALL_SECONDS))
     with ThreadPoolExecutor() as pool:
         unanswered = pool.submit(post, mortal, "k", "owed")
-        wait_until(mortal.captures, timeout_seconds=5, what="it is captured")
+        wait_until(mortal.captures, timeout_seconds=5, what="the payment is captured")
         mortal.process.kill()
         with pytest.raises(urllib3.exceptions.ProtocolError):
             unanswered.result()
@@ -133,7 +135,9 @@ def test_killed_while_it_owes_the_answer_it_gives_it_to_who_repeats(mortal: Paym
     assert captured(mortal, "owed") == 1
 
 
-def test_killed_before_it_acted_it_knows_nothing(mortal: PaymentProvider) -> None:
+def test_a_request_is_forgotten_if_the_provider_was_killed_before_the_capture(
+    mortal: PaymentProvider,
+) -> None:
     mortal.set_faults(Fault("during", "delay", 1, seconds=AFTER_ALL_SECONDS))
     with ThreadPoolExecutor() as pool:
         unanswered = pool.submit(post, mortal, "k", "lost")
@@ -146,7 +150,7 @@ def test_killed_before_it_acted_it_knows_nothing(mortal: PaymentProvider) -> Non
     assert not replayed(post(mortal, "k", "lost"))
 
 
-def test_a_line_torn_by_a_kill_is_cut_off_and_a_capture_without_its_request_counts(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped_and_a_capture_without_its_request_counts(tmp_path: Path) -> None:
     provider = PaymentProvider(tmp_path)
     whole = {
         "kind": "capture",
@@ -167,7 +171,7 @@ def test_a_line_torn_by_a_kill_is_cut_off_and_a_capture_without_its_request_coun
         provider.end()
 
 
-def test_a_journal_that_is_not_one_is_refused_at_start(tmp_path: Path) -> None:
+def test_an_invalid_journal_is_refused_at_start(tmp_path: Path) -> None:
     provider = PaymentProvider(tmp_path)
     provider.journal.write_text('{"kind": "something"}\n')
     with pytest.raises(NotListening, match="something"):

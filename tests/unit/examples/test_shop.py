@@ -1,4 +1,4 @@
-"""The shop's handlers: one equality each."""
+"""The effects that each handler of the shop yields."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -119,7 +119,7 @@ CASES: list[tuple[str, Callable[[Event[Any]], Iterator[Effect]], Event[Any], lis
 
 
 @pytest.mark.parametrize(("handler", "given", "effects"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_handler(
+def test_a_handler_yields_its_effects(
     handler: Callable[[Event[Any]], Iterator[Effect]], given: Event[Any], effects: list[Effect]
 ) -> None:
     assert list(handler(given)) == effects
@@ -130,14 +130,14 @@ def test_a_balance_without_a_time_is_rejected() -> None:
         list(balances.set_balance(event("acc-42", balances.BalanceSet(1), time=None)))
 
 
-def test_every_handler_is_tried_here_and_collected() -> None:
+def test_every_collected_handler_has_a_case() -> None:
     registry = collect_modules([handlers])
     tried = {kind.partition(",")[0] for kind, *_ in CASES}
     assert tried == set(registry.handlers)
     assert set(registry.effects) == {"capture_payment", "send_email"}
 
 
-def test_generated_records_go_to_declared_topics_and_are_the_same_for_a_seed() -> None:
+def test_generated_records_are_for_declared_topics_and_the_same_for_a_seed() -> None:
     topics = collect_modules([handlers]).topics
     for kind in KINDS:
         records = list(generate(kind, count=20, seed=1, keys=5))
@@ -146,7 +146,7 @@ def test_generated_records_go_to_declared_topics_and_are_the_same_for_a_seed() -
         assert {record.topic for record in records} <= topics.keys()
 
 
-def test_fields_that_did_not_change_are_not_there() -> None:
+def test_a_field_that_did_not_change_is_unset() -> None:
     assert convert_data({"name": "Ada"}, users.UserChanged) == users.UserChanged(UNSET, "Ada")
     with pytest.raises(DecodeError, match="invalid data"):
         convert_data({"email": 1}, users.UserChanged)

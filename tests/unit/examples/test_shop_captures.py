@@ -1,4 +1,4 @@
-"""Captures at the payment provider: what each answer means, and what reconciling finds."""
+"""Captures at the payment provider: the meaning of each answer, and the results of reconciling."""
 
 from typing import Any
 
@@ -21,9 +21,6 @@ outside = calling_outside.outside
 started = calling_outside.started
 
 
-# Captures
-
-
 def test_a_capture_is_made_once_per_key(outside: Providers) -> None:
     call = capture_call("pay-once")
     assert find_capture(call) is None
@@ -34,7 +31,7 @@ def test_a_capture_is_made_once_per_key(outside: Providers) -> None:
     assert captures_of(outside, "pay-once") == 1
 
 
-def test_a_declined_card_and_an_amount_that_is_none_are_refused(outside: Providers) -> None:
+def test_a_declined_card_and_an_amount_of_zero_are_refused(outside: Providers) -> None:
     with pytest.raises(Refused, match=r"402.*card_declined"):
         capture_payment(capture_call("pay-dear", CARD_LIMIT_CENTS + 1))
     with pytest.raises(Refused, match=r"422.*invalid"):
@@ -42,14 +39,14 @@ def test_a_declined_card_and_an_amount_that_is_none_are_refused(outside: Provide
     assert find_capture(capture_call("pay-dear", CARD_LIMIT_CENTS + 1)) is None
 
 
-def test_a_key_that_came_with_another_amount_is_refused(outside: Providers) -> None:
+def test_a_key_that_was_used_with_another_amount_is_refused(outside: Providers) -> None:
     capture_payment(capture_call("pay-two", 1))
     with pytest.raises(Refused, match=r"422.*key_reused"):
         capture_payment(capture_call("pay-two", 2))
 
 
 @pytest.mark.parametrize(("moment", "captures"), [("before", 0), ("during", 0), ("after", 1)])
-def test_a_dropped_capture_is_unknown_and_reconciling_knows(
+def test_a_dropped_capture_is_unknown_and_reconciling_finds_its_result(
     outside: Providers, moment: Any, captures: int
 ) -> None:
     call = capture_call(f"pay-drop-{moment}")
@@ -61,7 +58,7 @@ def test_a_dropped_capture_is_unknown_and_reconciling_knows(
     assert captures_of(outside, f"pay-drop-{moment}") == 1
 
 
-def test_a_stored_failure_is_unknown_and_reconciling_knows(outside: Providers) -> None:
+def test_a_stored_failure_is_unknown_and_reconciling_finds_its_result(outside: Providers) -> None:
     outside.payments.set_faults(
         Fault("after", "error", 1, matching="pay-made"), Fault("during", "error", 1, matching="pay-not-made")
     )
@@ -74,7 +71,9 @@ def test_a_stored_failure_is_unknown_and_reconciling_knows(outside: Providers) -
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_capture_that_is_late_is_unknown_and_while_in_process_nobody_can_know(outside: Providers) -> None:
+def test_a_late_capture_is_unknown_and_reconciling_has_no_result_while_it_is_in_process(
+    outside: Providers,
+) -> None:
     call = capture_call("pay-late")
     outside.payments.set_faults(Fault("during", "delay", 1, seconds=1))
     with pytest.raises(urllib3.exceptions.ReadTimeoutError):
@@ -86,7 +85,7 @@ def test_a_capture_that_is_late_is_unknown_and_while_in_process_nobody_can_know(
 
 
 @pytest.mark.parametrize("status", sorted({*NOT_FINAL, 500, 502, 503, 504}))
-def test_answers_that_settle_nothing_are_unknown(outside: Providers, status: int) -> None:
+def test_an_answer_that_is_not_final_is_unknown(outside: Providers, status: int) -> None:
     call = capture_call(f"pay-{status}")
     outside.payments.set_faults(Fault("before", "error", 1, status=status))
     with pytest.raises(NotAnswered, match=str(status)):
@@ -107,7 +106,7 @@ def test_answers_that_settle_nothing_are_unknown(outside: Providers, status: int
         (408, "30", None),
     ],
 )
-def test_a_provider_that_turns_requests_away_is_asked_when_it_wants_to_be(
+def test_a_call_that_the_provider_postpones_is_retried_after_the_requested_pause(
     monkeypatch: pytest.MonkeyPatch, status: int, retry_after: str, seconds: int | None
 ) -> None:
     head = f"HTTP/1.0 {status} Busy\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n"
@@ -119,7 +118,7 @@ def test_a_provider_that_turns_requests_away_is_asked_when_it_wants_to_be(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
-def test_other_answers_of_the_4xx_are_final(outside: Providers, status: int) -> None:
+def test_other_4xx_answers_are_final(outside: Providers, status: int) -> None:
     outside.payments.set_faults(Fault("before", "error", 1, status=status))
     with pytest.raises(Refused, match=str(status)):
         capture_payment(capture_call(f"pay-{status}"))
@@ -133,11 +132,11 @@ def test_other_answers_of_the_4xx_are_final(outside: Providers, status: int) -> 
         b"HTTP/1.0 201 Created\r\nContent-Length: 1\r\n\r\n{",
         b"garbage\r\n\r\n",
     ],
-    ids=["moved", "cut short", "not JSON", "not HTTP"],
+    ids=["moved", "truncated", "not JSON", "not HTTP"],
 )
-def test_an_answer_that_is_not_understood_is_unknown(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+def test_an_invalid_answer_is_unknown(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     with listener(answering(answer)) as port:
         monkeypatch.setenv(PROVIDER_URL, f"http://127.0.0.1:{port}")
-        with pytest.raises(Exception) as unknown:  # noqa: PT011 - any class but these two is unknown
+        with pytest.raises(Exception) as unknown:  # noqa: PT011 - any class except these two is unknown
             capture_payment(capture_call("pay-x"))
     assert not isinstance(unknown.value, NotSent | Refused)

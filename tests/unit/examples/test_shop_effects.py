@@ -1,4 +1,4 @@
-"""What the shop declares of its effects, and what holds for both."""
+"""The declarations of the shop's effects, and rules that hold for both effects."""
 
 import socket
 from collections.abc import Callable
@@ -32,10 +32,7 @@ outside = calling_outside.outside
 started = calling_outside.started
 
 
-# Declarations
-
-
-def test_what_is_declared_fits_what_the_providers_do() -> None:
+def test_the_declarations_match_the_providers() -> None:
     [capture], [email] = getattr(capture_payment, MARK), getattr(send_email, MARK)
     assert (capture.on_unknown, email.on_unknown) == ("retry", "ask")
     assert capture.key_lifetime_seconds < 24 * 3600
@@ -43,7 +40,7 @@ def test_what_is_declared_fits_what_the_providers_do() -> None:
     assert email.timeout_seconds >= 4 * emails_module.TIMEOUT_SECONDS
 
 
-def test_a_key_of_any_characters_fits_a_header_and_stays_distinct() -> None:
+def test_a_key_of_any_characters_is_encoded_for_a_header_and_remains_unique() -> None:
     plain = "capture_payment:pay-1/a#b?c=d"
     keys = [plain, "ä", "%C3%A4", "a b", "a+b", "a%20b", '"a b"', "a\nb", "字"]
     carried = [provider_key(key) for key in keys]
@@ -52,11 +49,8 @@ def test_a_key_of_any_characters_fits_a_header_and_stays_distinct() -> None:
     assert all(text.isascii() and text.isprintable() and " " not in text for text in carried)
 
 
-# Both
-
-
 @each_effect
-def test_without_an_address_nothing_is_sent(
+def test_a_missing_address_means_not_sent(
     monkeypatch: pytest.MonkeyPatch, effect: EffectFunction, call: EffectCall, name: str, scheme: str
 ) -> None:
     monkeypatch.delenv(name, raising=False)
@@ -69,7 +63,7 @@ def test_without_an_address_nothing_is_sent(
 
 
 @each_effect
-def test_where_nobody_listens_nothing_is_sent(
+def test_a_refused_connection_means_not_sent(
     monkeypatch: pytest.MonkeyPatch, effect: EffectFunction, call: EffectCall, name: str, scheme: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -80,7 +74,7 @@ def test_where_nobody_listens_nothing_is_sent(
 
 
 @each_effect
-def test_a_name_that_does_not_exist_means_not_sent(
+def test_an_unknown_host_name_means_not_sent(
     monkeypatch: pytest.MonkeyPatch, effect: EffectFunction, call: EffectCall, name: str, scheme: str
 ) -> None:
     def no_such_name(*arguments: Any, **named: Any) -> Any:
@@ -94,12 +88,14 @@ def test_a_name_that_does_not_exist_means_not_sent(
 
 @each_effect
 @pytest.mark.usefixtures("impatient")
-def test_a_connection_that_does_not_come_about_in_time_means_not_sent(
+def test_a_connection_time_out_means_not_sent(
     monkeypatch: pytest.MonkeyPatch, effect: EffectFunction, call: EffectCall, name: str, scheme: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
-        waiting = [socket.socket() for _ in range(4)]  # the kernel answers no more once its queue is full
+        waiting = [
+            socket.socket() for _ in range(4)
+        ]  # the kernel answers no more connections when its queue is full
         for other in waiting:
             other.setblocking(False)
             other.connect_ex(address)
@@ -111,7 +107,7 @@ def test_a_connection_that_does_not_come_about_in_time_means_not_sent(
 
 
 @each_effect
-def test_args_that_make_no_call_are_refused(
+def test_invalid_args_are_refused(
     outside: Providers, effect: EffectFunction, call: EffectCall, name: str, scheme: str
 ) -> None:
     with pytest.raises(Refused, match="args of"):
@@ -119,7 +115,7 @@ def test_args_that_make_no_call_are_refused(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_provider_that_accepts_and_never_answers_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_without_an_answer_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     with listener(wait_for_the_end) as port:
         monkeypatch.setenv(PROVIDER_URL, f"http://127.0.0.1:{port}")
         with pytest.raises(urllib3.exceptions.ReadTimeoutError):
@@ -129,7 +125,7 @@ def test_a_provider_that_accepts_and_never_answers_is_unknown(monkeypatch: pytes
 @pytest.mark.parametrize(
     "find", [lambda: find_capture(capture_call("p")), lambda: find_email(email_call("o"))]
 )
-def test_who_cannot_be_asked_cannot_be_known(
+def test_reconciling_without_an_answer_of_the_provider_raises(
     monkeypatch: pytest.MonkeyPatch, find: Callable[[], JsonObject | None]
 ) -> None:
     for name in (PROVIDER_URL, MAIL_LOG_URL):
@@ -149,7 +145,9 @@ def test_who_cannot_be_asked_cannot_be_known(
             find()
 
 
-def test_both_find_after_kill_9_what_they_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconciling_finds_the_calls_that_were_made_before_kill_9(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Providers(tmp_path) as providers:
         for name, value in providers.environ().items():
             monkeypatch.setenv(name, value)

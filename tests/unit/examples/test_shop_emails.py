@@ -1,4 +1,4 @@
-"""E-mails by SMTP: how far the talk came decides, and what reconciling finds."""
+"""E-mails by SMTP: the last reply determines the result, and reconciling finds accepted messages."""
 
 import socket
 from typing import Any
@@ -20,10 +20,7 @@ outside = calling_outside.outside
 started = calling_outside.started
 
 
-# E-mails
-
-
-def test_an_email_is_sent_each_time_and_found(outside: Providers) -> None:
+def test_an_email_is_sent_at_each_call_and_found_by_reconciling(outside: Providers) -> None:
     call = email_call("order-sent")
     assert find_email(call) is None
     sent = send_email(call)
@@ -51,13 +48,15 @@ def test_a_refused_recipient_is_refused(outside: Providers) -> None:
 
 
 @pytest.mark.parametrize("to", ["a@example.org\nBcc: b@example.org", "ä@example.org"])
-def test_a_recipient_that_no_message_can_bear_is_refused(outside: Providers, to: str) -> None:
+def test_an_invalid_recipient_address_is_refused(outside: Providers, to: str) -> None:
     with pytest.raises(Refused, match="args of"):
         send_email(email_call("order-odd", to))
 
 
 @pytest.mark.parametrize(("status", "error"), [(451, NotSent), (421, NotSent), (554, Refused)])
-def test_the_reply_to_the_message_decides(outside: Providers, status: int, error: type[Exception]) -> None:
+def test_the_reply_to_the_message_determines_the_error(
+    outside: Providers, status: int, error: type[Exception]
+) -> None:
     call = email_call(f"order-{status}")
     outside.mail.set_faults(Fault("before", "error", 1, status=status))
     with pytest.raises(error, match=str(status)):
@@ -66,7 +65,7 @@ def test_the_reply_to_the_message_decides(outside: Providers, status: int, error
 
 
 @pytest.mark.parametrize(("moment", "accepted"), [("before", False), ("after", True)])
-def test_an_email_dropped_after_data_is_unknown_and_reconciling_knows(
+def test_an_email_dropped_after_data_is_unknown_and_reconciling_finds_its_result(
     outside: Providers, moment: Any, accepted: bool
 ) -> None:
     call = email_call(f"order-drop-{moment}")
@@ -78,7 +77,9 @@ def test_an_email_dropped_after_data_is_unknown_and_reconciling_knows(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_email_without_a_reply_is_unknown_and_while_in_process_nobody_can_know(outside: Providers) -> None:
+def test_an_email_without_a_reply_is_unknown_and_has_no_result_while_in_process(
+    outside: Providers,
+) -> None:
     call = email_call("order-late")
     outside.mail.set_faults(Fault("before", "delay", 1, seconds=1))
     with pytest.raises(OSError) as unknown:  # noqa: PT011 - smtplib's and the socket's
@@ -89,20 +90,24 @@ def test_an_email_without_a_reply_is_unknown_and_while_in_process_nobody_can_kno
 
 
 TALKS = [
-    # replies, one for each line of the client after the greeting; then the connection ends
+    # (case, the greeting and a reply to each line of the client, the error); then the connection ends
     ("no greeting", [], NotSent),
-    ("a greeting that refuses", [b"554 no service\r\n"], NotSent),
+    ("the greeting is an error", [b"554 no service\r\n"], NotSent),
     ("ends after the greeting", [b"220 mail\r\n"], NotSent),
     ("ends after EHLO", [b"220 mail\r\n", b"250 mail\r\n"], NotSent),
-    ("the sender later", [b"220 mail\r\n", b"250 mail\r\n", b"451 later\r\n"], NotSent),
-    ("the sender never", [b"220 mail\r\n", b"250 mail\r\n", b"550 no\r\n"], Refused),
+    ("the sender is refused temporarily", [b"220 mail\r\n", b"250 mail\r\n", b"451 later\r\n"], NotSent),
+    ("the sender is refused permanently", [b"220 mail\r\n", b"250 mail\r\n", b"550 no\r\n"], Refused),
     ("ends after RCPT", [b"220 mail\r\n", b"250 mail\r\n", b"250 ok\r\n"], NotSent),
     (
-        "DATA later",
+        "DATA is refused temporarily",
         [b"220 mail\r\n", b"250 mail\r\n", b"250 ok\r\n", b"250 ok\r\n", b"450 later\r\n"],
         NotSent,
     ),
-    ("DATA never", [b"220 mail\r\n", b"250 mail\r\n", b"250 ok\r\n", b"250 ok\r\n", b"554 no\r\n"], Refused),
+    (
+        "DATA is refused permanently",
+        [b"220 mail\r\n", b"250 mail\r\n", b"250 ok\r\n", b"250 ok\r\n", b"554 no\r\n"],
+        Refused,
+    ),
     (
         "ends after DATA",
         [b"220 mail\r\n", b"250 mail\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"],
@@ -112,7 +117,7 @@ TALKS = [
 
 
 @pytest.mark.parametrize(("replies", "error"), [t[1:] for t in TALKS], ids=[t[0] for t in TALKS])
-def test_how_far_the_talk_came_decides(
+def test_the_last_reply_before_the_connection_ends_determines_the_error(
     monkeypatch: pytest.MonkeyPatch, replies: list[bytes], error: type[Exception] | None
 ) -> None:
     def talk(connection: socket.socket) -> None:
@@ -128,7 +133,7 @@ def test_how_far_the_talk_came_decides(
         assert not isinstance(raised.value, NotSent | Refused)
 
 
-def test_a_goodbye_that_goes_wrong_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_quit_after_an_accepted_message_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     def talk(connection: socket.socket) -> None:
         for reply in (b"220 mail", b"250 mail", b"250 ok", b"250 ok", b"354 go", b"250 accepted"):
             connection.sendall(reply + b"\r\n")

@@ -1,4 +1,4 @@
-"""The shop in a world: its scenarios end to end, without a server."""
+"""The scenarios of the shop in a World, end to end and without servers."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,7 +37,7 @@ def payment(shop: World, cents: int) -> str | None:
     )
 
 
-def test_a_payment_that_comes_twice_is_one_row(shop: World) -> None:
+def test_a_repeated_payment_is_one_row(shop: World) -> None:
     assert [payment(shop, 500), payment(shop, 500), payment(shop, 700)] == [
         "applied",
         "duplicate",
@@ -46,14 +46,14 @@ def test_a_payment_that_comes_twice_is_one_row(shop: World) -> None:
     assert shop.rows(transactions) == {"pay-1": {"account_id": "acc-1", "amount_cents": 500}}
 
 
-def test_balances_may_arrive_in_any_order(shop: World) -> None:
+def test_balances_have_the_same_result_in_any_order(shop: World) -> None:
     assert_order_free(shop, [balance(100, 1), balance(250, 2), balance(75, 3), balance(90, 4)])
     for event in (balance(75, 3), balance(100, 1)):
         shop.send_event(event)
     assert shop.row(account_balances, "acc-42") == {"balance_cents": 75, "as_of": NOON + timedelta(minutes=3)}
 
 
-def test_changes_of_a_user_may_arrive_in_any_order(shop: World) -> None:
+def test_changes_of_a_user_have_the_same_result_in_any_order(shop: World) -> None:
     assert_order_free(
         shop,
         [
@@ -66,7 +66,7 @@ def test_changes_of_a_user_may_arrive_in_any_order(shop: World) -> None:
     )
 
 
-def test_what_cannot_be_sold_is_reported_and_never_sold(shop: World) -> None:
+def test_a_sale_without_stock_is_reported_and_changes_nothing(shop: World) -> None:
     shop.given(stock, "product-42", {"on_hand": 5})
     for quantity in (3, 3):
         shop.send("stock-updates", key="product-42", type="stock.sold", data={"quantity": quantity})
@@ -75,7 +75,7 @@ def test_what_cannot_be_sold_is_reported_and_never_sold(shop: World) -> None:
     assert shop.emitted == [Emit("stock-events", "product-42", "stock.short", short)]
 
 
-def test_an_order_is_one_decision_and_its_email_is_sent_once(shop: World) -> None:
+def test_a_redelivered_order_is_emitted_once_and_its_email_is_sent_once(shop: World) -> None:
     shop.send("orders", key="order-99", type="order.placed", data=ORDER)
     shop.redeliver()
     created = {"order_id": "order-99", "total_cents": 25_000}
@@ -101,7 +101,7 @@ def test_an_order_that_cannot_be_stored_is_a_dead_letter(shop: World) -> None:
     assert shop.calls == []
 
 
-def test_the_wrong_tax_is_mended_by_a_rebuild() -> None:
+def test_a_rebuild_corrects_the_wrong_tax() -> None:
     shop = World("examples.shop.before_the_fix")
     payment(shop, 11_900)
     assert shop.rows(billing_line_items)["pay-1"]["tax_cents"] == 779
@@ -113,11 +113,11 @@ def test_the_wrong_tax_is_mended_by_a_rebuild() -> None:
     assert shop.calls == [], "a rebuild makes no call"
 
 
-def test_what_only_postgres_checks_is_known(shop: World) -> None:
+def test_the_rules_that_only_postgres_checks_are_listed(shop: World) -> None:
     assert shop.not_played == ["captures: CHECK (amount_cents > 0)", "transactions: CHECK (amount_cents > 0)"]
 
 
-def test_a_user_that_left_leaves_no_row(shop: World) -> None:
+def test_a_tombstone_deletes_the_row_of_a_user(shop: World) -> None:
     shop.send_event(user("user.replaced", 1, email="old@example.org", name=None))
     shop.send("users", key="user-7")
     assert shop.row(users, "user-7") is None
