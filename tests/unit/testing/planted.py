@@ -1,4 +1,4 @@
-"""Handlers with the classic faults of order, each for an event type of its own, and one without."""
+"""Handlers with typical faults that depend on the order of events, and correct handlers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -66,13 +66,13 @@ def whole(event: Event[dict[str, Any]]) -> dict[str, Any]:
 
 @handles("order.set")
 def set_order(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """By version: right in any order."""
+    """Writes by version: correct in any order."""
     yield Upsert(orders, event.key, whole(event))
 
 
 @handles("order.placed")
 def place_order(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A row, an event and a call, once."""
+    """Inserts a row, emits an event and makes a call."""
     yield Insert(orders, event.key, {"status": "PLACED"} | event.data)
     yield Emit("order-events", key=event.key, type="order.created", data={"id": event.key}, version=3)
     yield Call("notify", once=f"{event.key}", args={"id": event.key})
@@ -80,25 +80,25 @@ def place_order(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("order.deleted")
 def delete_order(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A tombstone deletes."""
+    """Deletes the row of a tombstone."""
     yield Delete(orders, event.key, version=event.version)
 
 
 @handles("order.unversioned")
 def set_unversioned(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault: the order of arrival decides."""
+    """Has a fault: the last event to arrive wins."""
     yield Upsert(orders, event.key, whole(event), version=None)
 
 
 @handles("order.partial")
 def set_part(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault that is refused: an Upsert that leaves out columns."""
+    """Has a fault that Sluice refuses: an Upsert without all columns."""
     yield Upsert(orders, event.key, {"status": "NEW"})
 
 
 @handles("order.counted")
 def count_by_hand(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault: a read, a sum and a write, instead of an Increment."""
+    """Has a fault: reads, adds and writes instead of an Increment."""
     row = yield Read(orders, event.key)
     price = (0 if row is None else row["price"]) + event.data["price"]
     yield Upsert(orders, event.key, whole(event) | {"price": price})
@@ -106,26 +106,26 @@ def count_by_hand(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("order.seen")
 def count_seen(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """The same by an Increment."""
+    """Counts correctly, by an Increment."""
     yield Increment(orders, event.key, {"seen": event.data["seen"]})
 
 
 @handles("order.told")
 def tell_after_write(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault: the event is emitted only if no newer one arrived before."""
+    """Has a fault: emits only if no newer event arrived before."""
     yield Upsert(orders, event.key, whole(event))
     yield Emit("order-events", key=event.key, type="order.changed", data={"version": event.version})
 
 
 @handles("order.billed")
 def call_if_absent(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault: the event that arrives first decides the args of the call."""
+    """Has a fault: the first event to arrive determines the args of the call."""
     yield Call("notify", once=f"bill:{event.key}", args=event.data)
 
 
 @handles("order.remembered")
 def remember(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A fault: it depends on what this process has seen."""
+    """Has a fault: the result depends on the events that this process handled before."""
     memory.append(str(event.key))
     yield Increment(orders, event.key, {"seen": len(memory)})
 
@@ -139,7 +139,7 @@ def reject(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @handles("profile.changed")
 def change_profile(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Each field by its version: right in any order."""
+    """Writes each field by its version: correct in any order."""
     yield Merge(profiles, event.key, event.data)
 
 

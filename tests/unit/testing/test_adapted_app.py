@@ -1,4 +1,4 @@
-"""The module that a run on real servers serves: handlers by their names, topics and effects of the run."""
+"""The module for a run on real servers: the original handlers, with topics and effects of the run."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_handlers_keep_their_names_and_topics_get_the_suffix(tmp_path: Path) -> 
     assert set(other.tables) == set(plain.tables)
 
 
-def test_calls_are_noted_and_call_nobody(tmp_path: Path) -> None:
+def test_calls_are_written_to_the_journal_and_not_made(tmp_path: Path) -> None:
     registry = collect_modules([made([SHOP], tmp_path / "calls")])
     for number in range(2):
         registry.effects["send_email"].function(EffectCall(f"send_email:{number}", {}, 1))
@@ -50,17 +50,17 @@ def narrowed(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 topics = tuple(topic for topic in handlers.topics if topic.name == "orders")
 
 
-def test_a_handler_of_one_topic_is_narrowed_to_that_of_the_run(tmp_path: Path) -> None:
+def test_a_handler_of_one_topic_handles_the_topic_of_the_run(tmp_path: Path) -> None:
     registry = collect_modules([made([__name__], tmp_path / "calls")])
     [entry] = registry.handlers["narrow"]
     assert entry.topics == ("orders-x",)
     assert entry.name == f"{__name__}.narrowed"
     assert collect_modules([sys.modules[__name__]]).handlers["narrow"][0].topics == ("orders",), (
-        "the module stays"
+        "the original module is unchanged"
     )
 
 
-def test_what_needs_servers_is_loaded_when_it_is_used() -> None:
+def test_modules_that_need_servers_are_imported_at_their_first_use() -> None:
     program = (
         "import sys, sluice.testing; before = set(sys.modules); sluice.testing.assert_crash_safe;"
         "print('psycopg2' in before, 'kafka' in before, 'kafka' in sys.modules)"

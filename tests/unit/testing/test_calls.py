@@ -1,4 +1,4 @@
-"""Calls of a world: attempts by a provider, and the state after each."""
+"""Calls of a World: attempts by a provider, and the state after each attempt."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def raising(error: Exception) -> Any:
     return provider
 
 
-def test_a_call_is_made_once_with_its_key(world: World) -> None:
+def test_a_call_is_made_one_time_with_its_key(world: World) -> None:
     seen: list[EffectCall] = []
     [made] = world.run_calls(lambda call: seen.append(call) or {"id": 7})  # type: ignore[func-returns-value]
     assert seen == [EffectCall("notify:o-1", {"id": "o-1"}, 1)]
@@ -41,7 +41,7 @@ def test_a_call_is_made_once_with_its_key(world: World) -> None:
     assert world.run_calls(raising(ValueError())) == []
 
 
-def test_a_provider_is_found_by_its_effect(world: World) -> None:
+def test_a_provider_is_found_by_the_name_of_its_effect(world: World) -> None:
     with pytest.raises(ValueError, match="no provider for effect 'notify'; given: other"):
         world.run_calls({"other": raising(ValueError())})
     assert states(world.run_calls({"notify": lambda call: None})) == [("succeeded", 1, "")]
@@ -58,7 +58,7 @@ def test_a_call_that_was_not_sent_is_tried_again(world: World) -> None:
     assert states(world.run_calls()) == [("succeeded", 3, "")]
 
 
-def test_a_call_ends_after_its_attempts_but_not_by_what_the_provider_puts_off(world: World) -> None:
+def test_a_call_fails_after_its_attempts_and_a_requested_pause_uses_no_attempt(world: World) -> None:
     for _ in range(20):
         [made] = world.run_calls(raising(NotSent(retry_after=5)))
         assert made.state == "pending"
@@ -67,12 +67,12 @@ def test_a_call_ends_after_its_attempts_but_not_by_what_the_provider_puts_off(wo
 
 
 @pytest.mark.parametrize(("error", "state"), [(Refused("no"), "failed"), (OSError("cut"), "uncertain")])
-def test_an_end_for_good(world: World, error: Exception, state: str) -> None:
+def test_a_final_error_ends_a_call(world: World, error: Exception, state: str) -> None:
     assert states(world.run_calls(raising(error))) == [(state, 1, f"{type(error).__name__}: {error}")]
     assert world.run_calls() == []
 
 
-def test_calls_of_one_entity_go_one_after_the_other(world: World) -> None:
+def test_calls_of_one_entity_are_made_one_after_the_other(world: World) -> None:
     world.send("orders", key="o-1", type="order.billed", data={"amount": 1})
     world.send("orders", key="o-2", type="order.billed", data={"amount": 2})
     first = world.run_calls(raising(NotSent("away")))

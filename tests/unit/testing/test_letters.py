@@ -1,4 +1,4 @@
-"""Dead letters of a world: parking, redrives, projections, and a rebuild with other code."""
+"""Dead letters of a World: parking, redrives, projections, and a rebuild with changed code."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -18,13 +18,15 @@ def world() -> World:
     return World(planted)
 
 
-def test_a_dead_event_parks_its_entity_until_a_redrive_applies_it(world: World) -> None:
+def test_a_failed_event_parks_its_entity_until_a_redrive_applies_the_event(world: World) -> None:
     assert world.send("orders", key="o-1", type="order.rejected") == "dead"
     assert world.send("orders", key="o-1", type="order.placed", version=1) == "waiting"
     assert world.send("orders", key="o-2", type="order.placed", version=1) == "applied"
     world.redrive()
-    assert world.send("orders", key="o-1", type="order.set", version=2) == "waiting", "it is parked still"
-    assert world.outcomes == ["dead", "waiting", "applied", "waiting"], "the code is as it was"
+    assert world.send("orders", key="o-1", type="order.set", version=2) == "waiting", (
+        "the entity is still parked"
+    )
+    assert world.outcomes == ["dead", "waiting", "applied", "waiting"], "the handler still fails"
 
     @handles("order.rejected")
     def accept(event: Event[Any]) -> Iterator[Effect]:
@@ -34,14 +36,14 @@ def test_a_dead_event_parks_its_entity_until_a_redrive_applies_it(world: World) 
     world.redrive()
     assert world.dead_letters == []
     assert world.outcomes == ["applied", "applied", "applied", "applied"]
-    assert world.send("orders", key="o-1", type="order.set", version=9) == "applied", "nothing is parked"
+    assert world.send("orders", key="o-1", type="order.set", version=9) == "applied", "no entity is parked"
 
 
 def mended(accept: Any) -> ModuleType:
     return module(**{name: value for name, value in vars(planted).items() if name != "reject"}, accept=accept)
 
 
-def test_a_redrive_goes_entity_by_entity_as_the_command_does(world: World) -> None:
+def test_a_redrive_applies_entity_by_entity_as_the_command_does(world: World) -> None:
     @handles("order.rejected")
     def accept(event: Event[Any]) -> Iterator[Effect]:
         yield Upsert(orders, "shared", planted.whole(event), version=None)
@@ -53,7 +55,7 @@ def test_a_redrive_goes_entity_by_entity_as_the_command_does(world: World) -> No
     assert world.rows(orders)["shared"]["status"] == "B", "the last entity is redriven last"
 
 
-def test_a_dead_event_of_a_topic_that_skips_parks_nothing(world: World) -> None:
+def test_a_failed_event_of_a_topic_that_skips_does_not_park_its_entity(world: World) -> None:
     assert world.send("profiles", key="p-1", type="profile.changed", data={"name": 1}, version=1) == "dead"
     assert (
         world.send("profiles", key="p-1", type="profile.changed", data={"name": "A"}, version=2) == "applied"
@@ -61,7 +63,7 @@ def test_a_dead_event_of_a_topic_that_skips_parks_nothing(world: World) -> None:
     assert world.row(profiles, "p-1") == {"name": "A", "city": None}
 
 
-def test_a_letter_of_a_projection_leaves_what_the_plain_handlers_did(world: World) -> None:
+def test_a_letter_of_a_projection_keeps_the_writes_of_plain_handlers(world: World) -> None:
     world.given(orders, "o-1", {"status": "NEW"})
     assert world.send("orders", key="o-1", type="order.seen", data={"seen": 101}, version=1) == "applied"
     assert world.send("orders", key="o-1", type="order.seen", data={"seen": 1}, version=2) == "applied"
@@ -74,7 +76,7 @@ def test_a_letter_of_a_projection_leaves_what_the_plain_handlers_did(world: Worl
     )
     assert waiting.outcome == "waiting"
     world.redrive()
-    assert len(world.dead_letters) == 2, "the first fails again"
+    assert len(world.dead_letters) == 2, "the first letter fails again"
 
 
 def test_a_redrive_applies_letters_of_a_projection_in_order(
@@ -90,7 +92,7 @@ def test_a_redrive_applies_letters_of_a_projection_in_order(
     assert world.row(orders, "o-1") == ROW | {"status": "NEW", "seen": 108}, "no plain handler ran again"
 
 
-def test_a_rebuild_computes_a_projection_with_the_code_of_now(world: World) -> None:
+def test_a_rebuild_computes_a_projection_with_the_current_code(world: World) -> None:
     world.send("orders", key="o-1", type="order.placed", version=1)
     world.send("orders", key="o-2", type="order.placed", data={"status": "far too long"}, version=1)
     world.given(totals, "o-9", {"amount": 9})
@@ -99,7 +101,7 @@ def test_a_rebuild_computes_a_projection_with_the_code_of_now(world: World) -> N
     world.restart(without_limit(of_placed=5))
     assert world.rebuild("totals") == {"o-1": ({"amount": 1}, {"amount": 5})}
     assert world.rebuild("totals") == {}
-    assert world.calls == [Call("notify", once="o-1", args={"id": "o-1"})], "no call is made again"
+    assert world.calls == [Call("notify", once="o-1", args={"id": "o-1"})], "a rebuild makes no call"
 
 
 def without_limit(of_placed: int = 1) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Which rules of tables a world does not play."""
+"""The rules of tables that a World does not simulate."""
 
 from sqlalchemy import DDL, Boolean, Column, Enum, Index, Integer, MetaData, String, event
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
@@ -7,7 +7,7 @@ from sluice import entity_table
 from sluice.testing.not_played import not_played
 
 
-def test_indexes_and_triggers_are_listed_and_checks_of_types_are_not() -> None:
+def test_indexes_and_triggers_are_listed_but_not_checks_of_types() -> None:
     metadata = MetaData()
     plain = entity_table(
         "plain",

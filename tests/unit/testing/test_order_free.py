@@ -1,4 +1,4 @@
-"""The check of orders of arrival: it passes what commutes and finds each classic fault."""
+"""The check of orders of arrival: it accepts handlers that commute and finds each typical fault."""
 
 import math
 import re
@@ -33,15 +33,15 @@ def versions(kind: str, count: int = 3) -> list[Incoming]:
         ],
         [*versions("order.set"), Incoming("orders", key="o-1", version=7)],
     ],
-    ids=["nothing", "upserts", "a sample of orders", "increments", "merges", "a tombstone"],
+    ids=["no events", "upserts", "a sample of orders", "increments", "merges", "a tombstone"],
 )
-def test_what_commutes_passes(events: list[Incoming]) -> None:
+def test_handlers_that_commute_pass(events: list[Incoming]) -> None:
     world = World(planted)
     world.given("orders", "o-1", {"status": "OLD"}, version=0)
     world.given("orders", "o-2", {"status": "OLD"}, version=0)
     before = world.state
     assert_order_free(world, events)
-    assert world.state == before, "the world stays as it is"
+    assert world.state == before, "the check does not change the World"
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,28 @@ def test_what_commutes_passes(events: list[Incoming]) -> None:
         ),
         ([incoming("order.set", 1), incoming("order.rejected")], r"order.set of 'o-1' is waiting: Waiting"),
     ],
-    ids=["an Upsert without version", "a sum by hand", "an Emit after a write", "a Call", "a dead letter"],
+    ids=[
+        "an Upsert without version",
+        "a read and a write instead of an Increment",
+        "an Emit after a write",
+        "a Call",
+        "a dead letter",
+    ],
 )
-def test_each_classic_fault_is_found_and_written_as_a_test_that_fails(
+def test_each_typical_fault_is_found_and_printed_as_a_failing_test(
     events: list[Incoming], found: str
 ) -> None:
     with pytest.raises(AssertionError, match=found) as error:
         assert_order_free(World("tests.unit.testing.planted"), events)
     message = str(error.value)
-    assert len(re.findall(r"^  \d+\. Incoming", message, re.MULTILINE)) == 2, "a pair"
+    assert len(re.findall(r"^  \d+\. Incoming", message, re.MULTILINE)) == 2, (
+        "the printed test has two events"
+    )
     run_pasted(message)
 
 
-def test_the_events_that_the_fault_needs_are_kept() -> None:
-    # Alone the two do not differ: neither writes a row that is not there.
+def test_the_printed_test_includes_the_earlier_events_that_the_fault_needs() -> None:
+    # Without the earlier event, both orders have the same result, because the row does not exist.
     world = World("tests.unit.testing.planted")
     world.send("orders", key="o-2", type="order.placed", version=1)
     events = [
@@ -95,26 +103,26 @@ def run_pasted(message: str) -> None:
         names["test_the_order_of_arrival_does_not_matter"]()
 
 
-def test_all_orders_of_six_are_played_and_a_sample_of_more() -> None:
+def test_all_orders_of_six_events_are_tried_and_a_sample_of_orders_of_more() -> None:
     firsts = {tuple(dict.fromkeys(order)) for order in orders(6, seed=1)}
     assert len(firsts) == math.factorial(6)
     sampled = list(orders(7, seed=1))
     assert len(sampled) == SAMPLED_ORDERS + 1
     assert tuple(dict.fromkeys(sampled[0])) == (6, 5, 4, 3, 2, 1, 0)
     assert all(set(order) == set(range(7)) for order in sampled)
-    assert any(len(order) > 7 for order in sampled), "repeats"
+    assert any(len(order) > 7 for order in sampled), "some orders contain repeats"
     assert sampled == list(orders(7, seed=1)) != list(orders(7, seed=2))
 
 
-def test_a_difference_of_a_swap_among_others_is_made_small() -> None:
-    # It differs only if 3 comes before 1 somewhere behind 0.
+def test_a_difference_by_a_swap_is_reduced_to_the_events_it_needs() -> None:
+    # The result differs only if 3 is before 1, and both are after 0.
     def play(order: tuple[int, ...]) -> Any:
         return 0 in order and {1, 3} <= set(order[order.index(0) :]) and order.index(3) < order.index(1)
 
     assert smallest_difference(play, (0, 1, 2, 3, 4), (0, 4, 3, 2, 1)) == ((0, 1, 3), (0, 3, 1))
 
 
-def test_a_difference_by_a_repeat_is_made_small() -> None:
+def test_a_difference_by_a_repeat_is_reduced_to_the_repeated_event() -> None:
     def play(order: tuple[int, ...]) -> Any:
         return order.count(2)
 

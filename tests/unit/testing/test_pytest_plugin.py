@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures find the handlers, or the error names what to set."""
+"""The pytest plugin: the fixtures find the handlers, or the error names the option to set."""
 
 import os
 import subprocess
@@ -27,14 +27,14 @@ def set_balance(event):
 TEST = """
 import sys
 
-def test_nothing_heavy_is_loaded_before_a_fixture():
+def test_no_large_library_is_imported_before_a_fixture():
     assert not {"sqlalchemy", "msgspec", "psycopg2", "celery"} & set(sys.modules)
 
 def test_an_event(sluice_world):
     sluice_world.send("accounts", key="a-1", type="balance.set", data={"cents": 5}, version=1)
     assert sluice_world.row("accounts", "a-1") == {"cents": 5}
 
-def test_a_world_of_its_own(sluice_world):
+def test_each_test_has_its_own_world(sluice_world):
     assert sluice_world.rows("accounts") == {}
 """
 
@@ -63,21 +63,21 @@ def test_the_option_names_the_handlers(tmp_path: Path) -> None:
         ("", "d,e", ["d", "e"]),
     ],
 )
-def test_modules_come_from_the_option_or_else_from_the_environment(
+def test_modules_are_read_from_the_option_or_else_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, option: str, variable: str, modules: list[str]
 ) -> None:
     monkeypatch.setenv("SLUICE_HANDLERS", variable)
     assert handler_modules(cast(pytest.Config, Config(option))) == modules
 
 
-def test_without_handlers_the_error_names_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_handlers_the_error_names_the_option_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLUICE_HANDLERS", raising=False)
     with pytest.raises(pytest.UsageError, match="set sluice_handlers in the pytest section"):
         handler_modules(cast(pytest.Config, Config("")))
 
 
 class Config:
-    """A configuration with this option alone."""
+    """A configuration with only this option."""
 
     def __init__(self, option: str) -> None:
         self.option = option

@@ -1,4 +1,4 @@
-"""The page about tests names everything that the kit offers. Its blocks run with those of all pages."""
+"""The page about testing names every public name of sluice.testing."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,6 @@ PAGE = (Path(__file__).parents[3] / "docs" / "testing.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_page_names_everything_public() -> None:
+def test_the_page_names_every_public_name() -> None:
     for name in sluice.testing.__all__:
         assert name in PAGE or name in TYPES_OF_RESULTS, name

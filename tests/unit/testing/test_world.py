@@ -1,4 +1,4 @@
-"""A world: what was given and sent, and what came of it."""
+"""A World: the rows and events that a test gives to it, and the results."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ def module(**things: Any) -> ModuleType:
     return made
 
 
-def test_an_event_makes_a_row_an_outgoing_event_and_a_call(world: World) -> None:
+def test_an_event_results_in_a_row_an_outgoing_event_and_a_call(world: World) -> None:
     assert world.send("orders", key="o-1", type="order.placed", version=3) == "applied"
     assert world.row(orders, "o-1") == ROW
     assert world.rows("orders") == {"o-1": ROW}
@@ -47,7 +47,7 @@ def test_an_event_makes_a_row_an_outgoing_event_and_a_call(world: World) -> None
     assert world.dead_letters == []
 
 
-def test_a_given_row_has_its_version_and_the_defaults(world: World) -> None:
+def test_a_given_row_has_the_given_version_and_the_defaults(world: World) -> None:
     world.given(orders, "o-1", {"status": "OLD", orders.c.seen: 4}, version=3)
     assert world.send("orders", key="o-1", type="order.set", data={"status": "LATE"}, version=2) == "stale"
     assert world.row(orders, "o-1") == ROW | {"status": "OLD", "seen": 4}
@@ -71,7 +71,7 @@ def test_a_given_row_has_its_version_and_the_defaults(world: World) -> None:
         ),
     ],
 )
-def test_a_given_row_that_postgres_could_not_hold_is_refused(
+def test_a_given_row_that_postgres_cannot_store_is_refused(
     world: World, table: Any, key: Any, values: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -88,17 +88,17 @@ def test_a_given_row_that_postgres_could_not_hold_is_refused(
         ({"colour": 1}, "there is no column 'colour'"),
     ],
 )
-def test_what_postgres_could_not_hold_is_a_dead_letter_of_its_event(
+def test_an_event_with_a_value_that_postgres_cannot_store_is_a_dead_letter(
     world: World, data: dict[str, Any], error: str
 ) -> None:
     assert world.send("orders", key="o-1", type="order.set", data=data, version=1) == "dead"
     [letter] = world.dead_letters
     assert error in letter.error
-    assert "planted.py:" in letter.error, "the place of the yield"
+    assert "planted.py:" in letter.error, "the error has file and line of the yield"
     assert world.rows(orders) == {}
 
 
-def test_a_partial_upsert_is_refused_where_it_is_yielded(world: World) -> None:
+def test_an_upsert_without_all_columns_is_refused_when_it_is_yielded(world: World) -> None:
     assert world.send("orders", key="o-1", type="order.partial", version=1) == "dead"
     assert "Upsert of orders leaves out price, note, parent_id" in world.dead_letters[0].error
 
@@ -107,20 +107,24 @@ def test_a_given_row_keeps_the_tombstone_of_its_key(world: World) -> None:
     world.given(orders, "o-1", {"status": "OLD"}, version=1)
     world.send("orders", key="o-1", version=5)
     world.given(orders, "o-1", {"status": "PUT"}, version=5)
-    assert world.send("orders", key="o-1", type="order.set", version=5) == "stale", "the Delete of 5 wins"
+    assert world.send("orders", key="o-1", type="order.set", version=5) == "stale", (
+        "the Delete at version 5 wins"
+    )
 
 
-def test_everything_again_changes_nothing(world: World) -> None:
+def test_a_redelivery_of_all_records_changes_nothing(world: World) -> None:
     world.send("orders", key="o-1", type="order.placed", version=1)
     world.send("orders", key="o-1", version=2)
     world.send_raw("orders", "o-2", b"no JSON")
     before = world.state
     world.redeliver()
     assert world.state == before
-    assert world.outcomes == ["applied", "applied", "dead", "duplicate"], "a place that was seen counts once"
+    assert world.outcomes == ["applied", "applied", "dead", "duplicate"], (
+        "a redelivered record has only one outcome"
+    )
 
 
-def test_another_content_under_a_known_id_is_a_conflict(world: World) -> None:
+def test_other_content_with_a_known_id_is_a_conflict(world: World) -> None:
     world.send("orders", key="o-1", type="order.set", data={"status": "A"}, version=1, id="e-1")
     assert world.send("orders", key="o-1", type="order.set", data={"status": "B"}, id="e-1") == "conflict"
     assert world.dead_letters[0].error.startswith("Conflict: event id seen before")
@@ -133,7 +137,7 @@ def test_a_null_value_is_a_tombstone(world: World) -> None:
     assert world.send("orders", key="o-1", type="order.set", version=4) == "stale"
 
 
-def test_a_raw_record_is_what_a_producer_wrote(world: World) -> None:
+def test_a_raw_record_is_decoded_like_the_record_of_a_producer(world: World) -> None:
     headers = {
         "ce_specversion": "1.0",
         "ce_id": "1",
@@ -147,7 +151,7 @@ def test_a_raw_record_is_what_a_producer_wrote(world: World) -> None:
     assert world.dead_letters[0].error == "DecodeError: type is missing"
 
 
-def test_fields_of_the_topic_and_times_are_written_as_its_producers_do() -> None:
+def test_an_event_is_written_with_the_field_names_of_its_topic() -> None:
     seen: list[Event[Any]] = []
 
     @handles("order.set")
@@ -182,20 +186,20 @@ def test_fields_of_the_topic_and_times_are_written_as_its_producers_do() -> None
         ),
     ],
 )
-def test_what_no_producer_can_send_is_an_error_of_the_test(
+def test_an_event_that_no_producer_can_send_raises_in_the_test(
     world: World, event: Incoming, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         world.send_event(event)
 
 
-def test_what_is_read_from_a_world_is_a_copy(world: World) -> None:
+def test_a_row_that_a_test_reads_is_a_copy(world: World) -> None:
     world.send("orders", key="o-1", type="order.placed")
     world.rows(orders)["o-1"]["status"] = "CHANGED"
     assert world.row(orders, "o-1") == ROW
 
 
-def test_a_copy_goes_its_own_way(world: World) -> None:
+def test_events_sent_to_a_copy_do_not_change_the_original(world: World) -> None:
     world.send("orders", key="o-1", type="order.placed")
     other = world.copy()
     other.send("orders", key="o-2", type="order.placed")
@@ -205,7 +209,7 @@ def test_a_copy_goes_its_own_way(world: World) -> None:
     assert world.send("orders", key="o-3", type="order.placed") == "applied"
 
 
-def test_a_restart_forgets_what_handlers_kept_in_memory(world: World) -> None:
+def test_a_restart_discards_values_that_handlers_keep_in_memory(world: World) -> None:
     world.given(orders, "o-1", {"status": "NEW"})
     for _ in range(2):
         world.restart()
