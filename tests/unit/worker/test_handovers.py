@@ -1,4 +1,4 @@
-"""The measure of the leases can itself fail: two workers on one queue are an overlap."""
+"""The test helper that measures handovers of leases finds gaps and overlaps."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ def line(event: str, at: float, *queues: str) -> str:
     return f'{{"event": "{event}", "queues": [{names}], "timestamp": "{stamp}"}}'
 
 
-def test_spans_begin_and_end_as_the_log_says_and_with_the_worker() -> None:
+def test_a_span_begins_and_ends_with_log_lines_or_ends_with_its_worker() -> None:
     lines = [
         "worker: Warm shutdown",
         line("queue leases acquired", 10, "a", "b"),
@@ -26,7 +26,7 @@ def test_spans_begin_and_end_as_the_log_says_and_with_the_worker() -> None:
     ]
 
 
-def test_a_gap_is_a_handover_and_two_at_once_an_overlap() -> None:
+def test_a_gap_is_a_handover_and_two_holders_at_once_are_an_overlap() -> None:
     spans = [Span("a", "w1", 0, 10), Span("a", "w2", 12, 20), Span("a", "w2", 21, 30), Span("b", "w1", 0, 9)]
     assert [handover.seconds for handover in handovers(spans)] == [2]
     assert overlap_seconds(spans) == 0

@@ -1,4 +1,4 @@
-"""The health file of a worker is touched while nothing of the worker is stuck."""
+"""The worker touches its health file while no thread of the worker is stuck."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from sluice.worker.health_step import HealthStep
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_a_stuck_thread_lets_the_file_go_stale(tmp_path: Path, stuck: bool) -> None:
+def test_a_worker_with_a_stuck_thread_does_not_touch_its_health_file(tmp_path: Path, stuck: bool) -> None:
     health_file = tmp_path / "alive"
     repeated: list[Any] = []
     parent = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Whoever comes and goes, the queues end up shared out evenly, and only what must move moves."""
+"""After workers join or leave, the queues are distributed evenly with as few moves as possible."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from sluice.worker.lease_assignor import Moves, decide_moves, fair_share
 
 QUEUES = [f"{entity}.{shard}" for entity in ("order", "payment", "stock") for shard in range(4)]
 EVERYTHING = Declared(dict.fromkeys(("order", "payment", "stock"), frozenset()), 1)
-SETTLED = 12  # turns of each: more than anything needs
+SETTLED = 12  # turns of each worker, more than any case needs
 
 
 @dataclass
 class World:
-    """Queues, workers by process id, and the locks; a worker's turn happens at once."""
+    """A simulation of queues, workers (by process id) and locks; the turn of a worker takes no time."""
 
     rng: Random
     queues: list[str]
@@ -57,7 +57,7 @@ class World:
         return changes
 
     def settle(self) -> int:
-        """Turns in random orders; how many changes the last round made."""
+        """Lets the workers take turns in random orders; returns the number of changes of the last round."""
         changes = 0
         for _ in range(SETTLED):
             changes = sum(
@@ -72,7 +72,7 @@ class World:
 
 
 @given(st.dictionaries(st.integers(1, 99), st.integers(0, 40), min_size=1, max_size=9), st.integers(0, 60))
-def test_the_shares_add_up_and_differ_by_one_at_most(held: dict[int, int], queues: int) -> None:
+def test_the_shares_add_up_and_differ_by_at_most_one(held: dict[int, int], queues: int) -> None:
     shares = [fair_share(held, member, queues) for member in held]
     assert sum(shares) == queues
     assert max(shares) - min(shares) <= 1
@@ -100,7 +100,7 @@ def test_after_any_joins_and_leaves_all_queues_are_held_evenly(
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 8))
-def test_one_that_joins_moves_its_own_share_and_nothing_else(rng: Random, workers: int) -> None:
+def test_when_a_worker_joins_only_its_share_moves(rng: Random, workers: int) -> None:
     world = World(rng, QUEUES)
     for _ in range(workers):
         world.join()
@@ -113,7 +113,7 @@ def test_one_that_joins_moves_its_own_share_and_nothing_else(rng: Random, worker
 
 
 @given(st.randoms(use_true_random=False), st.integers(2, 8))
-def test_one_that_leaves_moves_what_it_held_and_nothing_else(rng: Random, workers: int) -> None:
+def test_when_a_worker_leaves_only_its_queues_move(rng: Random, workers: int) -> None:
     world = World(rng, QUEUES)
     for _ in range(workers):
         world.join()
@@ -136,17 +136,17 @@ def test_two_workers_share_every_entity_type_evenly(rng: Random) -> None:
         assert set(world.shares([q for q in QUEUES if q.startswith(entity)]).values()) == {2}
 
 
-def test_a_queue_that_its_holder_is_giving_back_is_nobodys_to_take() -> None:
+def test_a_queue_that_its_holder_is_giving_back_cannot_be_taken() -> None:
     leases = (Lease("order.0", False, 1), Lease("order.1", False, 2))
     declared = dict.fromkeys((1, 2), EVERYTHING)
     moves = decide_moves(LeaseSnapshot(1, frozenset({1, 2}), leases, declared), set(), list)
     assert moves == Moves((), (), is_short=True)
 
 
-def test_a_mutant_whose_larger_share_goes_by_number_alone_moves_more_than_it_must() -> None:
+def test_a_mutant_that_gives_larger_shares_by_number_moves_queues_needlessly() -> None:
     from tests.mutants import mutated
 
     mutant = mutated(lease_assignor, "(-held[member], member)", "member")
-    held = {1: 1, 2: 2}  # of three queues: the second has the larger share already
+    held = {1: 1, 2: 2}  # three queues; the second worker already has the larger share
     assert [fair_share(held, member, 3) for member in held] == [1, 2]
     assert [mutant.fair_share(held, member, 3) for member in held] == [2, 1]

@@ -1,4 +1,4 @@
-"""Which workers may hold which queue, by what their code declares, and how they take turns. Pure."""
+"""The declarations of the workers' code decide which workers may hold a queue, and when they give it back."""
 
 from random import Random
 
@@ -23,7 +23,7 @@ def declares(format: int = 1, yielded: str = "", **topics: str) -> Declared:
 
 
 def snapshot(**members: Declared) -> LeaseSnapshot:
-    """As m1 sees it; members are named m1, m2, …"""
+    """Returns the snapshot that m1 reads; the members are named m1, m2, …"""
     found = {int(name[1:]): declared for name, declared in members.items()}
     return LeaseSnapshot(1, frozenset({1, *found}), (), found, TOPICS)
 
@@ -34,22 +34,22 @@ def snapshot(**members: Declared) -> LeaseSnapshot:
         ({"m1": declares(order="ab"), "m2": declares(order="ab")}, {1, 2}),
         ({"m1": declares(order="a"), "m2": declares(order="ab")}, {2}),
         ({"m1": declares(order="a"), "m2": declares(order="b")}, {1, 2}),
-        # A topic that is not registered counts for nothing.
+        # A topic that is not registered is ignored.
         ({"m1": declares(order="a"), "m2": declares(order="xyz"), "m3": declares(payment="p")}, {1}),
         ({"m1": declares(), "m2": declares(order="")}, {2}),
         ({"m1": declares(), "m2": declares(payment="p")}, set()),
         ({"m1": declares(order="ab", yielded="order.0"), "m2": declares(order="a")}, {2}),
         ({"m1": declares(order="ab", yielded="order.1"), "m2": declares(order="a")}, {1}),
-        # All have given it back: better one of them than none.
+        # All members have given the queue back, so a member that gave it back is eligible.
         ({"m1": declares(order="a", yielded="order.0"), "m2": declares(order="ab", yielded="order.0")}, {2}),
-        # Those go first that have what was lacking, however little else they have.
+        # A member that declares the missing topic or format is preferred, even if it declares less otherwise.
         ({"m1": declares(yielded="order.0", order="a"), "m2": declares(order="a"), "m3": declares(order="b")},
          {3}),
         ({"m1": declares(yielded="order.0", order="ab"), "m2": declares(order="ab"),
           "m3": declares(2, order="a")}, {3}),
     ],
 )  # fmt: skip
-def test_those_are_eligible_that_declare_most(members: dict[str, Declared], able: set[int]) -> None:
+def test_the_members_that_declare_most_are_eligible(members: dict[str, Declared], able: set[int]) -> None:
     assert eligible(snapshot(**members), "order.0") == able
 
 
@@ -70,7 +70,7 @@ def test_a_member_without_a_row_declares_nothing() -> None:
         (declares(2, order="a"), "", 0, False),
     ],
 )
-def test_a_queue_is_given_back_if_another_worker_can_go_on(
+def test_a_queue_is_given_back_if_another_worker_can_process_it(
     other: Declared, topics: str, message_format: int, may: bool
 ) -> None:
     found = snapshot(m1=declares(order="a"), m2=other)
@@ -90,7 +90,7 @@ declarations = st.builds(
     st.dictionaries(st.integers(1, 6), declarations, min_size=1),
     st.data(),
 )
-def test_in_the_end_each_queue_is_held_by_one_that_is_eligible_and_shares_are_even(
+def test_eventually_each_queue_has_an_eligible_holder_and_the_shares_are_even(
     rng: Random, declared: dict[int, Declared], data: st.DataObject
 ) -> None:
     yielded = {
@@ -98,7 +98,7 @@ def test_in_the_end_each_queue_is_held_by_one_that_is_eligible_and_shares_are_ev
         for member, one in declared.items()
     }
     world = World(rng, QUEUES, declared=yielded, topics=TOPICS)
-    # From any holders at all, those included that are not eligible.
+    # The first holders are arbitrary and may be ineligible.
     world.workers = set(declared)
     for queue in QUEUES:
         if holder := data.draw(st.sampled_from([None, *sorted(declared)])):
@@ -117,18 +117,18 @@ def test_in_the_end_each_queue_is_held_by_one_that_is_eligible_and_shares_are_ev
         assert not able or max(shares) - min(shares) <= 1
     moved = len(world.moved)
     world.settle()
-    assert len(world.moved) == moved, "nothing moves without need"
+    assert len(world.moved) == moved, "no queue moves without need"
 
 
 @given(st.dictionaries(st.integers(1, 6), st.integers(0, 12), min_size=1))
-def test_workers_of_the_same_code_have_the_shares_they_always_had(held: dict[int, int]) -> None:
+def test_workers_with_the_same_code_are_all_eligible_and_share_all_queues(held: dict[int, int]) -> None:
     same = declares(order="ab", payment="p", stock="")
     found = LeaseSnapshot(min(held), frozenset(held), (), dict.fromkeys(held, same), TOPICS)
     assert {eligible(found, queue) for queue in QUEUES} == {frozenset(held)}
     assert sum(fair_share(held, member, len(QUEUES)) for member in held) == len(QUEUES)
 
 
-def test_a_queue_is_given_back_after_a_while_and_taken_again_after_another() -> None:
+def test_a_queue_is_given_back_after_a_delay_and_may_be_taken_after_another_delay() -> None:
     yields = QueueYields()
     yields.note("order.0", topics=["b"])
     yields.note("order.0", message_format=2)
@@ -147,7 +147,7 @@ def test_a_queue_is_given_back_after_a_while_and_taken_again_after_another() -> 
     assert choose(100 + HELD_SECONDS, may=False) == []
     assert asked == [("order.0", Left(frozenset("b"), 2))]
     assert choose(200) == ["order.0"]
-    assert choose(201) == [], "forgotten until it is met again"
+    assert choose(201) == [], "the queue is not given back again until it is noted again"
     assert yields.yielded(200 + YIELDED_SECONDS - 1) == {"order.0"}
     assert yields.yielded(200 + YIELDED_SECONDS) == frozenset()
 
@@ -163,9 +163,9 @@ def test_a_queue_is_given_back_after_a_while_and_taken_again_after_another() -> 
         ("if rank == best", ""),
     ],
 )
-def test_a_mutant_of_the_rule_is_found(old: str, new: str) -> None:
+def test_a_mutant_of_the_eligibility_rule_is_caught(old: str, new: str) -> None:
     mutant = mutated(lease_assignor, old, new)
-    [cases] = [mark.args[1] for mark in test_those_are_eligible_that_declare_most.pytestmark]  # type: ignore[attr-defined]
+    [cases] = [mark.args[1] for mark in test_the_members_that_declare_most_are_eligible.pytestmark]  # type: ignore[attr-defined]
 
     def fails(members: dict[str, Declared], able: set[int]) -> bool:
         try:
@@ -176,7 +176,7 @@ def test_a_mutant_of_the_rule_is_found(old: str, new: str) -> None:
     assert any(fails(*case) for case in cases)
 
 
-def test_a_mutant_that_gives_back_at_once_is_found() -> None:
+def test_a_mutant_that_gives_back_at_once_is_caught() -> None:
     mutant = mutated(queue_yields, ">= HELD_SECONDS", ">= 0")
     yields = mutant.QueueYields()
     yields.note("order.0", topics=["b"])

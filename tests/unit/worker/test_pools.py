@@ -1,4 +1,4 @@
-"""Which pools are refused for which queues, whatever they are called by."""
+"""The Celery pools that are refused for a queue, under every name of the pool."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ MODULE = "tests.unit.worker.test_pools"
 
 
 class OwnThreads(thread.TaskPool):  # type: ignore[misc]
-    """A user's pool."""
+    """A user's own pool of threads."""
 
 
 class OwnProcesses(prefork.TaskPool):  # type: ignore[misc]
-    """A user's pool, of processes."""
+    """A user's own pool of processes."""
 
 
 ANY = (["effects"], ["rebuild"], ["order.0"], ["relay", "effects"], ["maintenance", "order.0"])
@@ -36,7 +36,7 @@ ANY = (["effects"], ["rebuild"], ["order.0"], ["relay", "effects"], ["maintenanc
         OwnThreads,
     ],
 )
-def test_a_pool_without_main_threads_serves_no_queue_of_handlers_or_calls(pool: Any) -> None:
+def test_a_pool_without_main_threads_is_refused_for_queues_of_handlers_or_calls(pool: Any) -> None:
     names = pool_names(pool)
     for queues in ANY:
         refusal = pool_refusal(names, queues)
@@ -58,20 +58,20 @@ def test_a_pool_without_main_threads_serves_no_queue_of_handlers_or_calls(pool: 
         f"{MODULE}:OwnProcesses",
     ],
 )
-def test_a_pool_of_processes_serves_every_queue_by_its_name(pool: Any) -> None:
+def test_a_pool_of_processes_is_accepted_for_every_named_queue(pool: Any) -> None:
     names = pool_names(pool)
     assert [pool_refusal(names, queues) for queues in ANY] == [None] * len(ANY)
     assert "-P solo" in (pool_refusal(names, None) or "")
 
 
 @pytest.mark.parametrize("pool", ["solo", "celery.concurrency.solo:TaskPool", solo.TaskPool])
-def test_the_pool_solo_serves_all(pool: Any) -> None:
+def test_the_pool_solo_is_accepted_for_all_queues(pool: Any) -> None:
     names = pool_names(pool)
     assert [pool_refusal(names, queues) for queues in (None, *ANY)] == [None] * (len(ANY) + 1)
 
 
 @pytest.mark.parametrize("pool", ["nowhere:TaskPool", "nowhere.TaskPool", f"{MODULE}:Nothing"])
-def test_a_pool_that_is_not_there_cannot_be_judged(pool: str) -> None:
+def test_a_missing_pool_raises_an_error(pool: str) -> None:
     with pytest.raises((ImportError, AttributeError)):
         pool_names(pool)
 
@@ -96,7 +96,7 @@ def test_a_refusal_names_the_command_for_the_queues(queues: list[str] | None, co
     assert refusal is None or f"run `{command}`, or pass" in refusal
 
 
-def test_a_queue_that_is_unknown_is_refused_with_those_that_are_known() -> None:
+def test_an_unknown_queue_is_refused_with_the_list_of_known_queues() -> None:
     known = ["order.0", "order.1", "relay", "effects"]
     assert queue_refusal([], known) is None
     assert queue_refusal(["order.1", "relay"], known) is None

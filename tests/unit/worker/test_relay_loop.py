@@ -1,4 +1,4 @@
-"""A run of the relay loses no notification, whenever others commit; and it ends."""
+"""A run of the relay loses no notification, at whatever time other processes commit, and the run ends."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ STEPS = 40
 
 
 class World:
-    """One relay, and others that commit a record and notify it at given steps."""
+    """A simulation of a relay and of processes that commit a record and notify the relay at given steps."""
 
     def __init__(self, commits: list[int]) -> None:
         self.commits = sorted(commits)
@@ -34,14 +34,14 @@ class World:
         self.dispatched: list[float] = []
 
     def doing(self) -> None:
-        """Others have their turn before each of the relay's steps."""
+        """Lets the other processes commit before the next step of the relay."""
         while self.commits and self.commits[0] <= self.step:
             self.commits.pop(0)
             self.commit()
         self.step += 1
 
     def commit(self) -> None:
-        """A record, and then the notification: between the two the relay may do anything."""
+        """Commits a record and then notifies; the relay may do any step between the two."""
         self.waiting += 1
         if not self.held:
             self.notify()
@@ -73,18 +73,18 @@ class World:
         self.now += seconds
 
     def run_relay(self, kind: type[RelayLoop] = RelayLoop) -> None:
-        """What follows a call."""
+        """Handles one call of the relay."""
         self.calls -= 1
         kind(self, send=self.send, dispatch=self.dispatch, clock=lambda: self.now, sleep=self.sleep).run()
 
 
 def play(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
-    """Runs as long as it is notified; then nothing may wait."""
+    """Runs the relay as long as there are calls. No record may wait afterwards."""
     world = World(commits)
     world.commit()
     while world.calls:
         world.run_relay(kind)
-        # Those who commit later, when nobody is there.
+        # Later commits take place while no relay runs.
         world.step = max(world.step, world.commits[0]) if world.commits and not world.calls else world.step
         if not world.calls:
             world.doing()
@@ -92,20 +92,20 @@ def play(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
 
 
 @given(st.lists(st.integers(0, STEPS), max_size=20))
-def test_whenever_others_commit_everything_is_sent(commits: list[int]) -> None:
+def test_every_record_is_sent_at_whatever_step_it_is_committed(commits: list[int]) -> None:
     world = play(commits)
     assert world.waiting == 0
     assert world.sent == len(commits) + 1
 
 
-def test_a_last_look_before_the_release_would_lose_a_call() -> None:
+def test_a_mutant_that_does_not_send_again_after_the_release_loses_a_record() -> None:
     mutant = mutated(
         relay_loop,
         "        self._dispatch()\n        if self._send():\n            self._wakeup.notify()\n",
         "",
     )
     lost = [step for step in range(STEPS) if play([step], mutant.RelayLoop).waiting]
-    assert lost, "no moment shows it"
+    assert lost, "no step shows the lost record"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,9 @@ def test_a_last_look_before_the_release_would_lose_a_call() -> None:
         (lambda _now: 1, STAY_SECONDS),
     ],
 )
-def test_it_stays_while_something_comes_and_no_longer(sends: Callable[[float], int], seconds: float) -> None:
+def test_the_relay_runs_while_records_arrive_and_then_ends(
+    sends: Callable[[float], int], seconds: float
+) -> None:
     world = World([])
     loop = RelayLoop(
         world,
@@ -127,12 +129,14 @@ def test_it_stays_while_something_comes_and_no_longer(sends: Callable[[float], i
     )
     loop.run()
     assert seconds <= world.now <= seconds + 2 * LOOK_SECONDS
-    assert world.calls == (1 if seconds == STAY_SECONDS else 0), "called again where there was more"
+    assert world.calls == (1 if seconds == STAY_SECONDS else 0), (
+        "the relay is called again only if records may remain"
+    )
     gaps = [later - earlier for earlier, later in zip(world.dispatched, world.dispatched[1:], strict=False)]
     assert all(gap >= DISPATCH_SECONDS - LOOK_SECONDS for gap in gaps[:-1])
 
 
-def test_behind_a_full_page_it_does_not_pause() -> None:
+def test_the_relay_does_not_pause_after_a_full_page() -> None:
     world, pages = World([]), [FULL_RECORDS] * 5
     loop = RelayLoop(
         world,
@@ -145,7 +149,7 @@ def test_behind_a_full_page_it_does_not_pause() -> None:
     assert world.now <= LINGER_SECONDS + 2 * LOOK_SECONDS
 
 
-def test_the_bell_is_released_whatever_happens() -> None:
+def test_the_wakeup_is_released_even_after_an_error() -> None:
     world = World([])
 
     def broken() -> int:

@@ -1,4 +1,4 @@
-"""Which messages of remote control are commands to this worker, and which answers there are."""
+"""Remote control: the messages that are commands to this worker, and the available answers."""
 
 from types import ModuleType
 from typing import Any
@@ -69,13 +69,13 @@ MALFORMED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", UNDERSTOOD)
-def test_understood(case: str) -> None:
+def test_a_valid_message_is_read_as_a_command(case: str) -> None:
     body, command = UNDERSTOOD[case]
     assert read(body) == command
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed(case: str) -> None:
+def test_a_malformed_message_is_refused(case: str) -> None:
     with pytest.raises(Malformed):
         read(MALFORMED[case])
 
@@ -100,10 +100,10 @@ def test_any_message_is_a_command_or_malformed(changes: Any) -> None:
         assert command.reply_to is None or all(len(value) == 36 for value in command.reply_to)
 
 
-def test_flower_has_its_answers_and_no_change_has_one() -> None:
+def test_every_command_of_flower_is_answered_and_no_command_that_changes_the_worker() -> None:
     assert set(Inspector.inspect_methods) <= set(ANSWERS)
     changing = {name for name, info in Panel.meta.items() if info.type == "control"}
-    # These two change nothing here.
+    # These two commands change nothing in a worker of Sluice.
     assert set(ANSWERS) & changing == {"enable_events", "heartbeat"}
     assert changing > {"shutdown", "revoke", "cancel_consumer", "pool_restart"}
 
@@ -138,6 +138,6 @@ def test_a_mutant_is_caught(mutant: str) -> None:
     try:
         read(MALFORMED[case], copy)
     except copy.Malformed:
-        pytest.fail("the mutant refuses it, too")
+        pytest.fail("the mutant refuses the message, too")
     except Exception:
         return

@@ -1,4 +1,4 @@
-"""What a supervisor decides: whether a death is an event's, and whether another worker starts."""
+"""The decisions of a supervisor: if a handler ended the worker, and if another worker starts."""
 
 import signal
 import subprocess
@@ -43,29 +43,37 @@ def ended(
 
 
 ENDS = [
-    # case, end, failures before → exit code (None: another worker), failures, pause, how its handler ended it
+    # (case, end, failures before, exit code or None (another worker), failures, pause, cause in a handler)
     ("refused at start", ended(1, STARTING), 0, 1, 0, 0.0, None),
-    ("not understood", ended(2, STARTING), 3, 2, 0, 0.0, None),
+    ("refused its arguments", ended(2, STARTING), 3, 2, 0, 0.0, None),
     ("printed its help", ended(0, STARTING), 0, 0, 0, 0.0, None),
     ("killed at start", ended(-9, STARTING), 0, None, 1, 1.0, None),
     ("killed at start again", ended(-9, STARTING), 1, None, 2, 2.0, None),
     ("ended by remote control", ended(0, ENDING), 0, 0, 0, 0.0, None),
-    ("lost its leases' thread", ended(1, ENDING), 0, None, 1, 1.0, None),
+    ("lost its lease thread", ended(1, ENDING), 0, None, 1, 1.0, None),
     ("failed", ended(1), 2, None, 3, 4.0, None),
     ("failed after a long time", ended(1, ran=STEADY_SECONDS), 6, None, 1, 1.0, None),
-    ("left without a word", ended(0), 0, None, 1, 1.0, None),
+    ("exited with code 0 without a reason", ended(0), 0, None, 1, 1.0, None),
     ("killed from outside", ended(-9), 0, None, 1, 1.0, None),
     ("killed in a handler", ended(-9, mark=MARK), 5, None, 6, 0.0, "signal SIGKILL"),
-    ("killed in handlers for ever", ended(-9, mark=MARK), 8, None, 9, 4.0, "signal SIGKILL"),
+    ("killed in handlers again and again", ended(-9, mark=MARK), 8, None, 9, 4.0, "signal SIGKILL"),
     ("segmentation fault", ended(-11, mark=MARK), 0, None, 1, 0.0, "signal SIGSEGV"),
     ("os._exit(0)", ended(0, mark=MARK), 0, None, 1, 0.0, "exit code 0"),
     ("os._exit(1) in the first batch", ended(1, STARTING, MARK), 0, None, 1, 0.0, "exit code 1"),
     ("over the limit", ended(-9, mark=MARK, killed_run=7), 0, None, 1, 0.0, "killed by its supervisor"),
-    ("killed for the event before", ended(-9, mark=MARK, killed_run=6), 0, None, 1, 0.0, None),
+    ("killed for the previous event", ended(-9, mark=MARK, killed_run=6), 0, None, 1, 0.0, None),
     ("killed after the handler", ended(-9, killed_run=7), 0, None, 1, 0.0, None),
-    ("ordered to end", ended(0, ENDING, ordered=True), 0, 0, 0, 0.0, None),
-    ("ordered to end while it started", ended(-15, STARTING, ordered=True), 0, 143, 0, 0.0, None),
-    ("ordered, died in a handler", ended(-11, ENDING, MARK, ordered=True), 0, 139, 0, 0.0, "SIGSEGV"),
+    ("ordered to exit", ended(0, ENDING, ordered=True), 0, 0, 0, 0.0, None),
+    ("ordered to exit during its start", ended(-15, STARTING, ordered=True), 0, 143, 0, 0.0, None),
+    (
+        "ordered to exit, crashed in a handler",
+        ended(-11, ENDING, MARK, ordered=True),
+        0,
+        139,
+        0,
+        0.0,
+        "SIGSEGV",
+    ),
 ]
 
 
@@ -74,7 +82,7 @@ ENDS = [
     [c[1:] for c in ENDS],
     ids=[c[0] for c in ENDS],
 )
-def test_ends(
+def test_the_supervisor_decides_by_the_end_of_the_worker(
     end: Ended, before: int, exit_code: int | None, failures: int, pause: float, how: str | None
 ) -> None:
     decision = decide(end, before)
@@ -89,17 +97,17 @@ def test_ends(
 
 
 @given(st.integers(1, 10_000))
-def test_pauses_grow_and_stay_bounded(failures: int) -> None:
+def test_pauses_grow_up_to_the_longest_pause(failures: int) -> None:
     assert FIRST_PAUSE_SECONDS <= pause_seconds(failures) <= pause_seconds(failures + 1)
     assert pause_seconds(failures) <= LONGEST_PAUSE_SECONDS
 
 
 @given(st.integers(-64, 255))
-def test_every_end_has_words(exit_code: int) -> None:
+def test_every_exit_code_has_a_description(exit_code: int) -> None:
     assert describe_end(exit_code)
 
 
-def test_the_number_of_a_signal_without_a_name_is_told() -> None:
+def test_a_signal_without_a_name_is_described_by_its_number() -> None:
     assert describe_end(-250) == "signal 250"
 
 
@@ -117,7 +125,7 @@ def ticks_until_over(state: str, cpu_per_tick: float, *, most: int = 1000) -> in
 SLOWNESS = [
     ("computes", RUNS, TICK, 1.0),
     ("sleeps or waits", SLEEPS, 0.0, 1.0),
-    ("has half of a processor", RUNS, TICK / 2, 2.0),
+    ("gets half of a processor", RUNS, TICK / 2, 2.0),
     ("gets no processor", RUNS, 0.0, None),
     ("is stopped", "T", 0.0, None),
     ("is traced", "t", 0.0, None),
@@ -126,20 +134,19 @@ SLOWNESS = [
 
 
 @pytest.mark.parametrize(("state", "cpu", "factor"), [c[1:] for c in SLOWNESS], ids=[c[0] for c in SLOWNESS])
-def test_only_time_in_which_the_worker_could_run_counts(state: str, cpu: float, factor: float | None) -> None:
+def test_only_time_in_which_the_worker_can_run_counts(state: str, cpu: float, factor: float | None) -> None:
     allowed = (LIMIT + LONGEST_GRACE_SECONDS) / TICK
     assert ticks_until_over(state, cpu) == (None if factor is None else allowed * factor)
 
 
-def test_a_kernel_without_figures_counts_all_time() -> None:
+def test_all_time_counts_if_the_kernel_reports_no_times() -> None:
     clock = HandlerClock(LIMIT)
     results = [clock.is_over(1, None, TICK) for _ in range(51)]
     assert results.index(True) == (LIMIT + LONGEST_GRACE_SECONDS) / TICK
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=400))
-def test_runs_that_change_are_never_over(runs: list[int]) -> None:
-    """A worker that gets on is not killed, however busy it is."""
+def test_a_worker_that_starts_new_runs_is_not_over_its_limit(runs: list[int]) -> None:
     clock = HandlerClock(LIMIT)
     used, last = 0, 0
     for tick, run in enumerate(runs):
@@ -150,7 +157,7 @@ def test_runs_that_change_are_never_over(runs: list[int]) -> None:
 
 
 @given(st.sampled_from("RSDTtZIX"), st.floats(-1, 10), st.floats(0, TICK))
-def test_no_tick_counts_more_than_itself(state: str, cpu: float, tick: float) -> None:
+def test_no_tick_counts_more_than_its_duration(state: str, cpu: float, tick: float) -> None:
     assert 0 <= usable_seconds(ProcessTimes(state, 0.0), cpu, tick) <= tick
 
 
@@ -160,7 +167,7 @@ def test_a_short_limit_has_a_short_grace() -> None:
     assert results.index(True) == 4
 
 
-def test_signals_have_their_names() -> None:
+def test_a_signal_is_described_by_its_name() -> None:
     assert describe_end(-signal.SIGSEGV) == "signal SIGSEGV"
 
 

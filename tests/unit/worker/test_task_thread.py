@@ -1,4 +1,4 @@
-"""Tasks beside the worker's loop: in order, each waiting once, and none is lost."""
+"""The thread for tasks beside the worker's loop: tasks run in order, wait at most once, and none is lost."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from tests.waiting import wait_until
 
 
 class Bench:
-    """A thread whose tasks wait until the test lets them go on."""
+    """A thread whose tasks wait until the test lets them continue."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -39,17 +39,17 @@ def bench() -> Iterator[Bench]:
     end_threads([made.thread])
 
 
-def test_a_task_that_lasts_holds_up_no_other_thread(bench: Bench) -> None:
+def test_a_long_task_does_not_delay_another_thread(bench: Bench) -> None:
     bench.submit("relay")
     bench.until_began("relay")
     done = threading.Event()
     other = TaskThread("other")
     other.submit("maintenance", done.set)
-    wait_until(done.is_set, timeout_seconds=5, what="the other one runs")
+    wait_until(done.is_set, timeout_seconds=5, what="the other task runs")
     end_threads([other])
 
 
-def test_a_task_waits_once_and_runs_again_after_what_came_meanwhile(bench: Bench) -> None:
+def test_a_task_that_is_submitted_several_times_waits_only_once(bench: Bench) -> None:
     bench.submit("a")
     bench.until_began("a")
     for _ in range(3):
@@ -60,7 +60,7 @@ def test_a_task_waits_once_and_runs_again_after_what_came_meanwhile(bench: Bench
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit("refused")])
-def test_a_task_that_fails_is_logged_and_others_go_on(bench: Bench, error: BaseException) -> None:
+def test_a_failed_task_is_logged_and_other_tasks_run(bench: Bench, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
@@ -71,7 +71,7 @@ def test_a_task_that_fails_is_logged_and_others_go_on(bench: Bench, error: BaseE
     assert [(line["event"], line["task"]) for line in lines] == [("task failed", "bad")]
 
 
-def test_it_is_stuck_only_while_one_run_lasts_too_long(bench: Bench) -> None:
+def test_the_thread_is_stuck_only_while_one_run_takes_too_long(bench: Bench) -> None:
     assert not bench.thread.is_stuck()
     bench.submit("a")
     bench.until_began("a")
@@ -86,10 +86,10 @@ def test_it_is_stuck_only_while_one_run_lasts_too_long(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("submits", [lambda _: None, lambda bench: bench.submit("a")])
-def test_ended_it_begins_nothing(bench: Bench, submits: Callable[[Bench], None]) -> None:
+def test_an_ended_thread_starts_no_task(bench: Bench, submits: Callable[[Bench], None]) -> None:
     submits(bench)
     bench.may_end.release()
-    wait_until(lambda: not bench.thread._waiting, timeout_seconds=5, what="it has begun")
+    wait_until(lambda: not bench.thread._waiting, timeout_seconds=5, what="the task has begun")
     end_threads([bench.thread])
     before = list(bench.began)
     bench.submit("b")

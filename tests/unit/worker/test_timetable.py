@@ -10,14 +10,14 @@ from sluice.worker.schedule import Periodic, Timetable
 OFTEN, SELDOM = Periodic("often", "q", 1.0), Periodic("seldom", "q", 3_600.0)
 
 
-def test_everything_is_due_at_the_start_in_the_order_of_the_schedule() -> None:
+def test_all_tasks_are_due_at_the_start_in_the_order_of_the_schedule() -> None:
     timetable = Timetable([OFTEN, SELDOM])
     assert timetable.due(0.0) == [OFTEN, SELDOM]
     assert timetable.seconds_left(0.0) == 0.0
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=200))
-def test_a_task_is_due_once_per_interval_however_beat_wakes(pauses: list[int]) -> None:
+def test_a_task_is_due_once_per_interval_at_whatever_times_beat_wakes(pauses: list[int]) -> None:
     timetable, now, started = Timetable([OFTEN]), 0.0, []
     for pause in pauses:
         if timetable.due(now):
