@@ -1,1 +1,1 @@
-"""The reference application: a small shop with the seven scenarios."""
+"""The reference application: a small shop with a scenario for each of the seven failures in README.md."""

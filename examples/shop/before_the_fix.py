@@ -1,4 +1,4 @@
-"""Scenario 5: the shop's old handlers with a wrong tax, to use as SLUICE_HANDLERS."""
+"""Scenario 5: the shop's handlers before the fix of a wrong tax, for SLUICE_HANDLERS."""
 
 from collections.abc import Iterator
 
@@ -44,5 +44,5 @@ WRONG_TAX_PERCENT = 7
 
 @projects("payment.received", into=billing_line_items, revision=1)
 def bill_payment_wrongly(event: Event[PaymentReceived]) -> Iterator[ProjectionEffect]:
-    """Writes one line per payment, with 7 % tax instead of the correct percentage."""
+    """Writes one line per payment, with 7 % tax instead of 19 %."""
     yield Insert(billing_line_items, event.key, dict(line_item(event.data, WRONG_TAX_PERCENT)))

@@ -1,6 +1,6 @@
 """Generates the shop's events from a seed: the same arguments give the same records.
 
-`python -m examples.shop.generate KIND` prints them as the lines that `sluice send -` reads.
+`python -m examples.shop.generate KIND` prints the events as lines for `sluice send -`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class OutgoingRecord(NamedTuple):
 def generate(name: str, *, count: int, seed: int, keys: int = 100) -> Iterator[OutgoingRecord]:
     """Yields `count` records of one kind (see KINDS) over about `keys` entities. Raises KeyError.
 
-    Numbers of payments and orders differ between seeds, because two with one number would be in conflict.
+    Each seed has its own payment and order numbers, because two payments with the same number would conflict.
     """
     kind = KINDS[name]
     first = (seed - 1) % _SEEDS * _NUMBERS if kind in (_payment, _capture, _order) else 0
@@ -124,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader needs no more lines. Python flushes standard output at exit, and would then report the
-        # closed pipe.
+        # The reader closed the pipe. Without this redirection, Python would flush standard output at exit and
+        # report the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -19,7 +19,7 @@ transactions = entity_table(
     ),
 )
 
-# The decision to capture, not its result, which is in the ledger of side effects.
+# The decision to capture a payment. The ledger of side effects has the result of the capture.
 captures = entity_table(
     "captures",
     metadata,
@@ -32,7 +32,7 @@ captures = entity_table(
     ),
 )
 
-# A projection for accounting, computed only from payments, and rebuilt after a correction.
+# A projection for accounting. Sluice computes it only from payments and can rebuild it after a correction.
 billing_line_items = projection_table(
     "billing_line_items",
     metadata,

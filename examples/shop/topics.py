@@ -10,7 +10,7 @@ user = Entity("user")
 
 topics = (
     Topic("payments", entity=payment),
-    # Also keyed by payment, so that a payment and its capture share a queue and are applied one at a time.
+    # Its entity is also the payment, so that a payment and its capture share a queue and are applied in turn.
     Topic("captures", entity=payment),
     Topic("balances", entity=balance),
     Topic("stock-updates", entity=stock),

@@ -1,4 +1,4 @@
-"""The shop's side effects, and the queries that show if one happened."""
+"""The shop's side effects, and functions that query the result of a side effect."""
 
 from examples.shop.effects.captures import capture_payment, find_capture
 from examples.shop.effects.emails import find_email, send_email

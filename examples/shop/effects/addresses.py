@@ -1,4 +1,4 @@
-"""The providers' addresses, read from the environment when a call is made."""
+"""The providers' addresses. Each call reads its address from the environment."""
 
 import os
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Address(NamedTuple):
 
 
 class AddressMissing(Exception):
-    """Raised if the environment has no address for a call. The text has the name to set."""
+    """Raised if the environment has no valid address for a call. The text names the variable to set."""
 
 
 def read_address(name: str) -> Address:

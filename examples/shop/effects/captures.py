@@ -11,16 +11,16 @@ from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # together within the effect's own timeout
 
-KEY_LIFETIME_SECONDS = 23 * 3600  # the provider keeps a key for 24 h by its own clock; an hour of margin
+KEY_LIFETIME_SECONDS = 23 * 3600  # the provider keeps a key for 24 h by its own clock; 1 h is a margin
 
 NOT_FINAL = frozenset((408, 409, 425, 429))
-"""4xx answers with an unknown outcome. 409: another request with the key is in process, and may capture.
-429, like 503: rejected, but no standard guarantees that nothing was done, and a proxy may have forwarded the
-request. An unknown outcome costs nothing here, because the key makes the next attempt harmless."""
+"""4xx answers after which the outcome is unknown. 409: another request with the key is in process, and may
+capture. 429, like 503: the request was rejected, but no standard guarantees that it was not processed; a
+proxy may have forwarded it. An unknown outcome does no harm here, because the key makes a retry safe."""
 
 TURNED_AWAY = frozenset((429, 503))
 """With a Retry-After in seconds, this provider guarantees more than the standards: it rejected the request
-before it read the key. So nothing was done, and the call is retried at that time."""
+before it read the key. So the request was not processed, and Sluice retries the call at that time."""
 
 
 class CaptureArgs(msgspec.Struct, frozen=True):
@@ -35,9 +35,10 @@ class NotAnswered(Exception):
 
 
 def find_capture(call: EffectCall) -> JsonObject | None:
-    """Returns the capture with this call's key; None if there is none, and none is in process.
+    """Returns the capture with this call's key; None if no such capture was made or is in process.
 
-    Raises if that is unknown now. Changes nothing. The provider also finds captures of forgotten keys.
+    Raises an error if the provider cannot answer this now. Only reads. The provider also finds captures whose
+    key it has forgotten.
     """
     return look_up(PROVIDER_URL, "/captures", {"key": provider_key(call.key)}, "captures")
 
@@ -53,9 +54,9 @@ def find_capture(call: EffectCall) -> JsonObject | None:
 def capture_payment(call: EffectCall) -> JsonObject:
     """Captures a payment. Idempotent by the key. Returns the provider's capture.
 
-    Raises NotSent if there was no connection or the provider rejected the request before it read the key, and
-    Refused for a final refusal. All other outcomes are unknown: a lost connection, no answer in time, 5xx
-    (also one that the provider stored and repeats for the key), an answer that cannot be parsed.
+    Raises NotSent if there was no connection or the provider rejected the request before it read the key.
+    Raises Refused for a final refusal. Every other error means an unknown outcome: a lost connection, no
+    answer in time, a 5xx answer (which the provider may have stored for the key), or an invalid answer.
     """
     try:
         args = msgspec.convert(call.args, CaptureArgs)
@@ -74,7 +75,7 @@ def capture_payment(call: EffectCall) -> JsonObject:
                 headers={"Idempotency-Key": provider_key(call.key)},
                 redirect=False,
             )
-        except urllib3.exceptions.ConnectTimeoutError as error:  # also a refused connection or no such host
+        except urllib3.exceptions.ConnectTimeoutError as error:  # also refused, or unknown host
             raise NotSent(f"no connection to {host}:{port}: {error}") from error
     retry_after = response.headers.get("Retry-After", "")
     if response.status in TURNED_AWAY and retry_after.isdecimal():
@@ -88,5 +89,5 @@ def capture_payment(call: EffectCall) -> JsonObject:
 
 
 def provider_key(key: str) -> str:
-    """Returns the key for a header: visible ASCII stays, all other bytes are percent-encoded, reversibly."""
+    """Returns the key for a header, with all bytes except visible ASCII percent-encoded, reversibly."""
     return quote(key, safe=":/@!$&'()*+,;=?#[]|^`{}<>\\")

@@ -1,5 +1,5 @@
-"""Scenario 7: sends a confirmation by e-mail. SMTP has no idempotency key, so an operator decides an
-unknown outcome."""
+"""Scenario 7: sends a confirmation by e-mail. SMTP has no idempotency key, so an operator resolves a call
+with an unknown outcome."""
 
 import contextlib
 import smtplib
@@ -15,11 +15,11 @@ from examples.shop.effects.captures import provider_key
 from examples.shop.effects.looking import look_up
 from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
-TIMEOUT_SECONDS = 2.5  # per connection and reply: four fit into the effect's timeout
+TIMEOUT_SECONDS = 2.5  # for the connection and for each reply; the effect's timeout is four times as long
 HOSTNAME = "shop.example.org"  # fixed, because smtplib would query a name server without a timeout
 SENDER = "shop@example.org"
 SUBJECTS = {"order-confirmation": "Your order"}
-UNFOLDED = SMTP.clone(max_line_length=998)  # the maximum of RFC 5322; at 78 a key would be folded
+UNFOLDED = SMTP.clone(max_line_length=998)  # the maximum of RFC 5322; with the default 78, keys are folded
 
 
 class EmailArgs(msgspec.Struct, frozen=True):
@@ -30,24 +30,24 @@ class EmailArgs(msgspec.Struct, frozen=True):
 
 
 class NotAcknowledged(Exception):
-    """Raised if the message was sent but the server's reply is unknown: it may be delivered."""
+    """Raised for a reply other than 2yz, 4yz and 5yz to a sent message, which may be delivered."""
 
 
 def find_email(call: EffectCall) -> JsonObject | None:
     """Returns the message with this call's key from the mail log; None if none was accepted or is in process.
 
-    Raises if that is unknown now. Changes nothing.
+    Raises an error if the mail log cannot answer this now. Only reads.
     """
     return look_up(MAIL_LOG_URL, "/messages", {"message_id": message_id(call.key)}, "messages")
 
 
 @effect("send_email", on_unknown="ask", timeout_seconds=10, attempts=8, reconcile=find_email)
 def send_email(call: EffectCall) -> JsonObject:
-    """Sends one message. Not idempotent. Returns its id, by which the mail log finds it.
+    """Sends one message. Not idempotent. Returns the message id, with which `find_email` finds the message.
 
-    Raises NotSent if the message was certainly not sent: no connection, a connection that ends before DATA,
-    and every 4yz reply, for which RFC 5321 §4.2.1 states that the action did not occur. Raises Refused for
-    5yz. A failure after DATA is unknown: the message was sent, but there is no reply.
+    Raises NotSent if the message was certainly not sent: without a connection, if the connection ends before
+    DATA, and for every 4yz reply, because RFC 5321 §4.2.1 states that the action did not occur. Raises
+    Refused for a 5yz reply. Every other error means an unknown outcome: the message has no valid reply.
     """
     try:
         host, port = read_address(SMTP_URL)
@@ -69,7 +69,7 @@ def send_email(call: EffectCall) -> JsonObject:
 
 
 def message_id(key: str) -> str:
-    """Returns the Message-ID of a call, equal for all attempts. A hash, as a key may have any character."""
+    """Returns the Message-ID, equal for all attempts of a call: a hash, as a key may have any character."""
     return f"<{blake2b(key.encode(), digest_size=16).hexdigest()}@{HOSTNAME}>"
 
 
@@ -118,7 +118,7 @@ def _judge(code: int, text: bytes) -> None:
 
 
 def _leave(server: smtplib.SMTP) -> None:
-    # The outcome is known by now and cannot change, so the reply to QUIT is not awaited.
+    # The outcome of the call cannot change any more, so this does not wait for the reply to QUIT.
     with contextlib.suppress(OSError):
         server.putcmd("quit")
     server.close()

@@ -1,4 +1,4 @@
-"""Queries a provider for the outcome of a call, which may still be unknown."""
+"""Queries a provider for the outcome of a call."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ TIMEOUT = urllib3.Timeout(connect=2, read=5)  # seconds; an operator or a task w
 
 
 class CannotKnow(Exception):
-    """Raised if the outcome of the call is unknown now; query it again later."""
+    """Raised if the provider cannot report the outcome of the call now; query again later."""
 
 
 def look_up(name: str, path: str, query: Mapping[str, str], found: str) -> dict[str, Any] | None:
-    """Returns the first of the list `found` in the answer of a GET; None if none is there or in process.
+    """Sends a GET and returns the first item of the list `found` in the answer.
 
-    `name` is the variable with the provider's address. Raises CannotKnow, AddressMissing, or errors of the
-    HTTP client. Idempotent, because it only reads.
+    Returns None if the list is empty and no request is in process. `name` is the variable with the provider's
+    address. Raises CannotKnow, AddressMissing, or errors of the HTTP client. Only reads.
     """
     host, port = read_address(name)
     with urllib3.HTTPConnectionPool(host, port, timeout=TIMEOUT, retries=False) as http:

@@ -16,7 +16,7 @@ class BalanceSet(msgspec.Struct, frozen=True):
 
 @handles("balance.set")
 def set_balance(event: Event[BalanceSet]) -> Iterator[Effect]:
-    """Writes the balance. Its version is the event's time."""
+    """Writes the balance. The version of the write is the event's time."""
     if event.time is None:
         raise Rejected("a balance needs the time of its event")
     values = {"balance_cents": event.data.balance_cents, "as_of": event.time}

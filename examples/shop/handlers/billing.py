@@ -10,7 +10,7 @@ TAX_PERCENT = 19
 
 
 def line_item(payment: PaymentReceived, tax_percent: int) -> dict[str, int | str]:
-    """Returns the columns of a payment's line. The amount is gross; the tax in it is rounded half up."""
+    """Returns the columns of a payment's line. The amount includes the tax, which is rounded half up."""
     gross_cents = payment.amount_cents
     tax_cents = (2 * gross_cents * tax_percent + 100 + tax_percent) // (2 * (100 + tax_percent))
     return {

@@ -1,4 +1,4 @@
-"""Scenario 6: an approved payment is captured once, for any number of deliveries and replays."""
+"""Scenario 6: an approved payment is captured once, even if its event is delivered or replayed repeatedly."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ class PaymentApproved(msgspec.Struct, frozen=True):
 
 @handles("payment.approved")
 def capture_approved(event: Event[PaymentApproved]) -> Iterator[Effect]:
-    """Writes the decision to capture, once per payment, and the call. A second approval changes neither."""
+    """Writes the decision to capture, and the call, once per payment. A second approval changes nothing."""
     amount_cents = event.data.amount_cents
     yield Insert(captures, event.key, {"amount_cents": amount_cents})
     yield Call("capture_payment", once=event.key, args={"reference": event.key, "amount_cents": amount_cents})

@@ -18,7 +18,7 @@ class OrderPlaced(msgspec.Struct, frozen=True):
 
 @handles("order.placed")
 def place_order(event: Event[OrderPlaced]) -> Iterator[Effect]:
-    """Writes the order, the outgoing event `order.created`, and one confirmation."""
+    """Writes the order, emits `order.created`, and calls `send_email` for the confirmation."""
     order = event.data
     yield Insert(
         orders,

@@ -1,4 +1,4 @@
-"""Scenario 1a: a payment becomes one row, for any number of deliveries."""
+"""Scenario 1a: a payment becomes one row, even if its event is delivered repeatedly."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ class PaymentReceived(msgspec.Struct, frozen=True):
 
 @handles("payment.received")
 def receive_payment(event: Event[PaymentReceived]) -> Iterator[Effect]:
-    """Inserts the row of the payment, once."""
+    """Inserts the row of the payment."""
     payment = event.data
     yield Insert(
         transactions, event.key, {"account_id": payment.account_id, "amount_cents": payment.amount_cents}

@@ -1,4 +1,4 @@
-"""Scenario 2: concurrent sales lose no update, and never sell more than the stock."""
+"""Scenario 2: concurrent sales lose no update and never sell more than the stock."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def receive_stock(event: Event[Quantity]) -> Iterator[Effect]:
 
 @handles("stock.sold")
 def sell_stock(event: Event[Quantity]) -> Iterator[Effect]:
-    """Decreases the stock, never below zero; emits an event instead if the stock is too low."""
+    """Decreases the stock. If the stock is too low, emits an event instead."""
     short = {"product_id": event.key, "quantity": event.data.quantity}
     yield Increment(
         stock,

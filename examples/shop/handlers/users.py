@@ -1,4 +1,4 @@
-"""Scenario 4: changes of different fields never undo each other, in any order of arrival."""
+"""Scenario 4: in any order of arrival, the newest change of each field wins."""
 
 from collections.abc import Iterator
 
@@ -24,17 +24,17 @@ class UserReplaced(msgspec.Struct, frozen=True):
 
 @handles("user.changed")
 def change_user(event: Event[UserChanged]) -> Iterator[Effect]:
-    """Writes each field by its own version."""
+    """Writes the changed fields. Each field keeps its own version."""
     yield Merge(users, event.key, msgspec.to_builtins(event.data))
 
 
 @handles("user.replaced")
 def replace_user(event: Event[UserReplaced]) -> Iterator[Effect]:
-    """Writes the whole row by its version; an older one is dropped as stale."""
+    """Writes the whole row by the event's version; an event older than the row is stale."""
     yield Upsert(users, event.key, msgspec.to_builtins(event.data))
 
 
 @handles("user.deleted")
 def delete_user(event: Event[dict[str, object]]) -> Iterator[Effect]:
-    """Deletes the row, in the order of arrival if the tombstone has no version."""
+    """Deletes the row. If the tombstone has no version, the order of arrival decides."""
     yield Delete(users, event.key, version=event.version)

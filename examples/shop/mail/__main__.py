@@ -1,6 +1,6 @@
 """`python -m examples.shop.mail`: the mail server; prints `{"port": …, "control_port": …}` when it listens.
 
-Ends at a signal, without clean-up: every reply that it gave is in its journal.
+The server exits at a signal. It needs no clean-up, because its journal has every accepted message.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from examples.shop.outside.journal import Journal
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Serves SMTP in this thread and the control in another, until a signal."""
+    """Serves SMTP in this thread and the control interface in another thread, until a signal."""
     faults = FaultPlan(MOMENTS)
     journal: Journal[Message] = Journal(options.log, Message)
     mailbag = Mailbag(journal)
@@ -37,11 +37,13 @@ def main() -> None:
         prog="python -m examples.shop.mail", description="a mail server for tests"
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="port of SMTP; 0: a free one")
+    parser.add_argument("--port", type=int, default=0, help="port of SMTP; 0: any free port")
     parser.add_argument(
-        "--control-port", type=int, default=0, help="port of HTTP for messages and faults; 0: a free one"
+        "--control-port", type=int, default=0, help="port of HTTP for messages and faults; 0: any free port"
     )
-    parser.add_argument("--log", type=Path, required=True, help="journal file; restores its state")
+    parser.add_argument(
+        "--log", type=Path, required=True, help="journal file, from which the server restores its state"
+    )
     asyncio.run(serve(parser.parse_args()))
 
 

@@ -1,8 +1,8 @@
 """The mail server's HTTP interface: its accepted messages, and its faults.
 
-`GET /messages?message_id=…` answers `{"messages": […], "in_process": bool}`; in process means that a message
-with that id has arrived and is not decided yet. `GET` and `PUT /faults` are those of `outside/faults.py`;
-their subject is the first recipient.
+`GET /messages?message_id=…` answers `{"messages": […], "in_process": bool}`. `in_process` is true if the
+server has received a message with that id and has not decided yet if it accepts the message. `GET` and
+`PUT /faults` read and replace the faults (see `outside/faults.py`), whose subject is the first recipient.
 """
 
 from examples.shop.mail.messages import Mailbag
@@ -11,7 +11,7 @@ from examples.shop.outside.json_http import JsonHandler, JsonServer
 
 
 class ControlServer(JsonServer):
-    """Listens from its construction on."""
+    """A server that listens as soon as it is constructed."""
 
     def __init__(self, address: tuple[str, int], mailbag: Mailbag, faults: FaultPlan) -> None:
         """Raises OSError if the address is taken."""

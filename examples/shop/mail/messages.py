@@ -1,4 +1,4 @@
-"""The log of the mail server: one line per accepted message, on disk before the sender gets the reply."""
+"""The log of the mail server: one line per accepted message, which is on disk before the server replies."""
 
 import threading
 from collections import Counter
@@ -11,7 +11,7 @@ from examples.shop.outside.journal import Journal
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A line for an accepted message. `to` are the envelope's recipients."""
+    """The line of an accepted message. `to` contains the envelope's recipients."""
 
     at: datetime
     message_id: str | None
@@ -30,17 +30,17 @@ class Mailbag:
         self._lock = threading.Lock()
 
     def receive(self, message_id: str | None) -> None:
-        """Notes a message that is not decided yet: until `decide`, it may still be accepted."""
+        """Notes a received message. Until `decide` is called, it may still be accepted."""
         with self._lock:
             self._received[message_id] += 1
 
     def decide(self, message_id: str | None) -> None:
-        """Notes that a message was accepted or not, after `receive`."""
+        """Notes that a received message was accepted or refused."""
         with self._lock:
             self._received[message_id] -= 1
 
     def accept(self, message: EmailMessage, recipients: list[str]) -> None:
-        """Stores the message. It is on disk, and others find it, when this returns."""
+        """Stores the message. When this returns, the message is on disk and `find` returns it."""
         accepted = Message(
             at=datetime.now(UTC),
             message_id=header(message, "Message-ID"),
@@ -53,7 +53,7 @@ class Mailbag:
             self._messages.append(accepted)
 
     def find(self, *, message_id: str | None) -> tuple[list[Message], bool]:
-        """Returns the messages with an id, or all, and True if one with that id is not decided yet."""
+        """Returns the messages with this id (None: all), and True if one with this id is not decided."""
         with self._lock:
             found = [m for m in self._messages if message_id in (None, m.message_id)]
             return found, self._received[message_id] > 0

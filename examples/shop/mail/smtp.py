@@ -1,4 +1,4 @@
-"""The SMTP side, with aiosmtpd: accepts recipients and messages, and plays the faults."""
+"""The SMTP interface, with aiosmtpd: accepts recipients and messages, and causes the faults."""
 
 import asyncio
 import email
@@ -11,7 +11,7 @@ from examples.shop.mail.messages import Mailbag, header
 from examples.shop.outside.faults import Fault, FaultPlan, Moment
 
 MOMENTS: frozenset[Moment] = frozenset(("before", "after"))
-"""Before and after the message's line is written. An error after it is a false reply, sent on request."""
+"""Before and after the message is stored. An error after it is stored is a false reply, as requested."""
 
 REFUSED_DOMAIN = "@refused.example"  # recipients in this domain are refused, for tests
 HOSTNAME = "mail.example.org"  # fixed, because the library would query a name server at every connection
@@ -35,18 +35,18 @@ class MailHandler:
         return "250 2.1.5 OK"
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
-        """Replies 250 once the message is on disk. A client that disconnects meanwhile cancels nothing."""
+        """Replies 250 when the message is on disk. A client that disconnects before does not cancel this."""
         task = asyncio.create_task(self._decide(envelope))
         self._deciding.add(task)  # asyncio itself holds only weak references to tasks
         task.add_done_callback(self._deciding.discard)
         reply = await asyncio.shield(task)
         if reply is None:
             cast(asyncio.Transport, server.transport).abort()
-            return "421 dropped"  # is not sent
+            return "421 dropped"  # never sent, because the connection is closed
         return reply
 
     async def handle_exception(self, error: Exception) -> str:
-        """Replies 451: a failure of this server is not final, unlike the library's own reply."""
+        """Replies 451, a temporary failure; the library itself would reply with a permanent failure."""
         return f"451 4.3.0 {type(error).__name__}"
 
     async def _decide(self, envelope: Envelope) -> str | None:

@@ -1,1 +1,1 @@
-"""Shared by the two servers that play external services: a journal, faults, JSON over HTTP."""
+"""Code shared by the two servers that simulate external services: a journal, faults, JSON over HTTP."""

@@ -1,4 +1,4 @@
-"""Faults on demand: each harms a number of requests at a moment of their handling."""
+"""Faults on demand: each fault affects a number of requests at one moment of their handling."""
 
 import threading
 from typing import Annotated, Literal, TypeAlias
@@ -6,25 +6,25 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 Moment: TypeAlias = Literal["before", "during", "after"]
-"""Before the request is read, between the acceptance of the request and the action, after the action."""
+"""Before the server reads the request; after it accepted the request, before it acts; after it acted."""
 
 Harm: TypeAlias = Literal["delay", "error", "drop"]
 """Wait `seconds` and continue; answer with `status`; close the connection without an answer."""
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """One harm for the next `times` requests. `matching`: only requests with exactly this subject."""
+    """One harm for the next `times` requests. `matching` limits it to requests with exactly this subject."""
 
     moment: Moment
     harm: Harm
-    times: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # bounded, so that a forgotten fault ends by itself
+    times: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # bounded, so that a fault that no test removes ends
     matching: str | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None  # None: the server's own default
 
 
 class FaultsRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `PUT /faults`. It replaces all remaining faults; an empty list ends them."""
+    """The body of `PUT /faults`, which replaces all remaining faults. An empty list removes them."""
 
     faults: list[Fault]
 
@@ -33,13 +33,13 @@ class FaultPlan:
     """The remaining faults, in the given order. Thread-safe."""
 
     def __init__(self, moments: frozenset[Moment]) -> None:
-        """`moments`: the moments that the server has."""
+        """Accepts only faults at these moments, which the server supports."""
         self._moments = moments
         self._left: list[Fault] = []
         self._lock = threading.Lock()
 
     def replace(self, faults: list[Fault]) -> None:
-        """Replaces the faults. Raises ValueError for a moment that the server does not have."""
+        """Replaces the faults. Raises ValueError for a moment that the server does not support."""
         for fault in faults:
             if fault.moment not in self._moments:
                 raise ValueError(f"no moment {fault.moment!r} here, only {sorted(self._moments)}")

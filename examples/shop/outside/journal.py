@@ -1,4 +1,4 @@
-"""A server's record of its actions: JSON lines, on disk before any client gets an answer."""
+"""A server's record of its actions: JSON lines, which are on disk before the server answers."""
 
 import os
 import threading
@@ -12,10 +12,10 @@ L = TypeVar("L", bound=msgspec.Struct)
 
 
 class Journal(Generic[L]):
-    """An append-only file of lines of type `L` (a struct, or a union of tagged ones). Thread-safe."""
+    """An append-only file of lines of type `L`, a struct or a union of tagged structs. Thread-safe."""
 
     def __init__(self, path: Path, line_type: Any) -> None:
-        """Opens or creates the file, and removes an incomplete last line, which no client got confirmed."""
+        """Opens or creates the file, and removes an incomplete last line, which was never answered."""
         self._path = path
         self._decoder: msgspec.json.Decoder[L] = msgspec.json.Decoder(line_type)
         self._lock = threading.Lock()
@@ -23,7 +23,7 @@ class Journal(Generic[L]):
         os.ftruncate(self._descriptor, path.read_bytes().rfind(b"\n") + 1)
 
     def append(self, line: L) -> None:
-        """Appends a line. It is on disk when this returns, and survives kill -9 and a power cut."""
+        """Appends a line. When this returns, the line is on disk and survives kill -9 and a power failure."""
         written = msgspec.json.encode(line) + b"\n"
         with self._lock:
             while written:

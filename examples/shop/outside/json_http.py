@@ -12,18 +12,18 @@ import msgspec
 
 from examples.shop.outside.faults import FaultPlan, FaultsRequest
 
-MAX_BODY_BYTES = 65_536  # a capture has a hundred bytes, a plan of faults a few thousand
+MAX_BODY_BYTES = 65_536  # a capture has about a hundred bytes, a list of faults a few thousand
 
 
 class JsonServer(ThreadingHTTPServer):
-    """A thread per connection. One that waits for a fault blocks neither the others nor the process's end."""
+    """A server with a thread per connection. A delayed request blocks neither other requests nor the exit."""
 
     daemon_threads = True
     request_queue_size = 128  # the default of 5 would refuse connections in a burst
     faults: FaultPlan
 
     def server_bind(self) -> None:
-        """Binds without a query to a name server for this machine's name, which can take seconds."""
+        """Binds without the name server query of the base class, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
@@ -45,7 +45,7 @@ class JsonHandler(BaseHTTPRequestHandler):
         return {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
 
     def read_body(self) -> bytes | None:
-        """Returns the body; None if the length is missing or too large, after an error answer."""
+        """Returns the body. If the length is missing or too large, answers with an error and returns None."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             self.answer_error(413, "bad_length", f"a body of 0 to {MAX_BODY_BYTES} bytes, with its length")
@@ -81,7 +81,7 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.answer(200, {"faults": self.server.faults.left()})
 
     def do_PUT(self) -> None:
-        """Replaces the faults by a FaultsRequest. `/faults` is the only route with PUT."""
+        """Replaces the faults by those of a FaultsRequest. `/faults` is the only route with PUT."""
         if self.route != "/faults":
             self.answer_unknown()
             return
@@ -96,4 +96,4 @@ class JsonHandler(BaseHTTPRequestHandler):
             self.get_faults()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Logs nothing, because the journal has each request."""
+        """Logs nothing, because each server has a journal."""

@@ -1,1 +1,1 @@
-"""A realistic payment provider: HTTP, idempotency keys, and answers that may get lost."""
+"""A realistic payment provider: HTTP, idempotency keys, and answers that may be lost."""

@@ -1,6 +1,6 @@
 """`python -m examples.shop.provider`: the payment provider; prints `{"port": …}` when it listens.
 
-It needs no clean-up: every answer that it gave is in its journal, so kill -9 is as good as a stop.
+The provider exits at a signal. It needs no clean-up, even after kill -9: its journal has every answer.
 """
 
 import argparse
@@ -23,8 +23,10 @@ def main() -> None:
         prog="python -m examples.shop.provider", description="a payment provider for tests"
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="port; 0: a free one")
-    parser.add_argument("--log", type=Path, required=True, help="journal file; restores its state")
+    parser.add_argument("--port", type=int, default=0, help="port; 0: any free port")
+    parser.add_argument(
+        "--log", type=Path, required=True, help="journal file, from which the server restores its state"
+    )
     parser.add_argument("--key-lifetime-seconds", type=float, default=DAY_SECONDS)
     options = parser.parse_args()
     journal: Journal[Line] = Journal(options.log, Line)

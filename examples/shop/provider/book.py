@@ -1,9 +1,9 @@
 """The provider's state: its captures, and for each idempotency key the request and its answer. No I/O.
 
-The rules are those of the IETF draft draft-ietf-httpapi-idempotency-key-header (400 without a key, 422 for a
-key that comes with another request, 409 while the first is in process) and of Stripe's "Idempotent requests"
-(an answer is kept once execution has begun, whatever it is, a 500 too; a request that was not valid, or met
-another in process, keeps nothing; keys may be forgotten after 24 hours).
+The rules are from two sources. The IETF draft draft-ietf-httpapi-idempotency-key-header: 400 without a key,
+422 if the key was used with another request, 409 while the first request is in process. Stripe's "Idempotent
+requests": after execution has begun, every answer is stored, including a 500. The answer to an invalid
+request, or to a request during another request, is not stored. Keys may be forgotten after 24 hours.
 """
 
 from collections import Counter
@@ -13,19 +13,19 @@ from datetime import datetime, timedelta
 
 from examples.shop.provider.lines import Answer, Capture, CaptureRequest, KeysForgotten, Line, Request
 
-CARD_LIMIT_CENTS = 1_000_000  # 10,000.00: every card declines more, so that a test can cause a refusal
+CARD_LIMIT_CENTS = 1_000_000  # 10,000.00: larger amounts are declined, so that a test can cause a refusal
 
 
 @dataclass
 class _Key:
     request: CaptureRequest
     first_at: datetime
-    answer: Answer | None = None  # None: in process
+    answer: Answer | None = None  # None while the request is in process
 
 
 @dataclass
 class Book:
-    """The state of the provider. The time is an argument of every call. Not thread-safe."""
+    """The state of the provider. Callers pass the current time. Not thread-safe."""
 
     key_lifetime: timedelta
     captures: list[Capture] = field(default_factory=list)
@@ -34,13 +34,16 @@ class Book:
     _keys: dict[str, _Key] = field(default_factory=dict)
 
     def begin(self, key: str, request: CaptureRequest, now: datetime) -> tuple[Answer, bool] | None:
-        """Takes the key and returns None: execute, then `finish`. Else returns (answer, is a replay)."""
+        """Takes the key and returns None if the caller must execute the request and then call `finish`.
+
+        Else returns the answer, and True if it is a replay.
+        """
         known = self._keys.get(key)
         if known is None or (known.answer is not None and now - known.first_at > self.key_lifetime):
             self._keys[key] = _Key(request, now)
             return None
         if known.request != request:
-            return error_answer(422, "key_reused", "this key came with another request"), False
+            return error_answer(422, "key_reused", "this key was used with another request"), False
         if known.answer is None:
             return error_answer(409, "in_process", "a request with this key is in process"), False
         return known.answer, True
@@ -50,28 +53,31 @@ class Book:
         self._keys[key].answer = answer
 
     def abandon(self, key: str) -> None:
-        """Frees the key of a request that failed before it acted."""
+        """Releases the key of a request that failed before the capture."""
         del self._keys[key]
 
     def next_capture(self, key: str, request: CaptureRequest, now: datetime) -> Capture:
-        """Returns the capture to write to the journal, and then to `add`."""
+        """Returns the next capture. The caller writes it to the journal and then calls `add`."""
         number = len(self.captures) + 1
         return Capture(now, f"cap_{number}", key, request.reference, request.amount_cents)
 
     def add(self, capture: Capture) -> None:
-        """Adds a capture that is in the journal."""
+        """Adds a capture that was written to the journal."""
         self.captures.append(capture)
 
     def forget_keys(self) -> None:
-        """Forgets all keys except those in process. Captures stay."""
+        """Forgets all keys except those in process. Keeps the captures."""
         self._keys = {key: known for key, known in self._keys.items() if known.answer is None}
 
     def find(self, *, reference: str | None, key: str | None) -> list[Capture]:
-        """Returns captures of a payment, of a key, or of both, oldest first, also of forgotten keys."""
+        """Returns the captures of a payment, of a key, or of both, oldest first, also of forgotten keys."""
         return [c for c in self.captures if reference in (None, c.reference) and key in (None, c.key)]
 
     def restore(self, lines: Iterable[Line]) -> None:
-        """Restores the state from the lines. A capture without a request's line got no answer."""
+        """Restores the state from the lines of the journal.
+
+        A capture whose request has no line was not answered; its answer is the capture.
+        """
         for line in lines:
             match line:
                 case Capture():
@@ -87,12 +93,12 @@ class Book:
 
 
 def captured_answer(capture: Capture) -> Answer:
-    """Returns 201 and the capture."""
+    """Returns the answer of a capture, with status 201."""
     return Answer(201, capture_body(capture))
 
 
 def capture_body(capture: Capture) -> dict[str, object]:
-    """Returns a capture in the form of an answer."""
+    """Returns the JSON body of a capture."""
     return {
         "capture_id": capture.capture_id,
         "reference": capture.reference,

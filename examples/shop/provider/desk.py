@@ -1,4 +1,4 @@
-"""Processes one request for a capture, with faults: takes the key, acts, writes the journal, answers."""
+"""Processes a request for a capture: takes the key, captures, writes the journal, answers; causes faults."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ from examples.shop.provider.book import CARD_LIMIT_CENTS, Book, captured_answer,
 from examples.shop.provider.lines import Answer, Capture, CaptureRequest, KeysForgotten, Line, Request
 
 MOMENTS: frozenset[Moment] = frozenset(("before", "during", "after"))
-"""before: the key is not read yet. during: the key is taken, nothing captured. after: captured."""
+"""before: the key is not read yet. during: the key is taken, but nothing is captured yet. after: captured."""
 
 
 class Reply(NamedTuple):
-    """The answer, or None to close the connection. `stored` is the answer of the key from now on."""
+    """The answer, or None to close the connection. `stored` is the answer to store for the key, if any."""
 
     answer: Answer | None
     replayed: bool = False
@@ -49,7 +49,7 @@ class Desk:
         return reply
 
     def find(self, *, reference: str | None, key: str | None) -> tuple[list[Capture], bool]:
-        """Returns the captures, and True if a request with that key is in process and may add more."""
+        """Returns the captures, and True if a request with that key is in process and may still capture."""
         with self._lock:
             return self._book.find(reference=reference, key=key), self._book.received[key or ""] > 0
 
@@ -64,12 +64,12 @@ class Desk:
             case Fault(harm="delay", seconds=seconds):
                 time.sleep(seconds)
             case Fault(harm="error") as fault:
-                # A proxy in front of the endpoint fails: no execution began, so the key is not taken.
+                # Simulates a failing proxy in front of the provider: the provider does not take the key.
                 return Reply(_failure(fault))
             case Fault(harm="drop"):
                 return Reply(None)
         if not key:
-            return Reply(error_answer(400, "key_missing", "a capture needs an Idempotency-Key"))
+            return Reply(error_answer(400, "key_missing", "a capture requires an Idempotency-Key"))
         if isinstance(request, Answer):
             return Reply(request)
         with self._lock:
@@ -126,7 +126,7 @@ def _read_request(body: bytes) -> CaptureRequest | Answer:
     except msgspec.DecodeError as error:
         return error_answer(422, "invalid", str(error))
     if not request.reference or request.amount_cents < 1:
-        return error_answer(422, "invalid", "a reference and an amount of at least 1 cent are needed")
+        return error_answer(422, "invalid", "requires a reference and an amount of at least 1 cent")
     return request
 
 
@@ -135,7 +135,9 @@ def _subject(request: CaptureRequest | Answer) -> str:
 
 
 def _failure(fault: Fault) -> Answer:
-    return error_answer(fault.status or 500, "failed", f"a fault was requested {fault.moment} acting")
+    return error_answer(
+        fault.status or 500, "failed", f"a fault was requested at the moment {fault.moment!r}"
+    )
 
 
 def _now() -> datetime:

@@ -14,14 +14,14 @@ class CaptureRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Status and JSON body of an answer."""
+    """The status and the JSON body of an answer."""
 
     status: int
     body: dict[str, Any]
 
 
 class Capture(msgspec.Struct, frozen=True, tag="capture", tag_field="kind"):
-    """A line for one capture: each line is one movement of money."""
+    """The line of one capture. Each of these lines is one movement of money."""
 
     at: datetime
     capture_id: str
@@ -31,9 +31,9 @@ class Capture(msgspec.Struct, frozen=True, tag="capture", tag_field="kind"):
 
 
 class Request(msgspec.Struct, frozen=True, tag="request", tag_field="kind"):
-    """A line for a `POST /captures` and its answer. Status None: the connection was closed.
+    """The line of a `POST /captures` and its answer. The status is None if the connection was closed.
 
-    `stored` is the answer of the key from now on; None if this request stored none.
+    `stored` is the answer that was stored for the key; None if no answer was stored.
     """
 
     at: datetime
@@ -45,7 +45,7 @@ class Request(msgspec.Struct, frozen=True, tag="request", tag_field="kind"):
 
 
 class KeysForgotten(msgspec.Struct, frozen=True, tag="keys_forgotten", tag_field="kind"):
-    """A line after which all earlier keys are forgotten."""
+    """The line of a request to forget all keys of earlier lines."""
 
     at: datetime
 

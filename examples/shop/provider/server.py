@@ -1,10 +1,9 @@
 """The provider's HTTP interface: captures, their idempotency keys, and routes for tests.
 
-`POST /captures` takes a CaptureRequest and an `Idempotency-Key`; see `book.py` for the rules and
-their sources. `GET /captures?reference=…&key=…` returns the captures that were made:
-`{"captures": […], "in_process": bool}`; in process: a request with that key is not answered yet.
-`GET` and `PUT /faults` are those of `outside/faults.py`; their subject is the reference. `DELETE /keys`
-forgets all keys.
+`POST /captures` takes a CaptureRequest and an `Idempotency-Key`; see `book.py` for the rules and their
+sources. `GET /captures?reference=…&key=…` answers `{"captures": […], "in_process": bool}`. `in_process` is
+true if a request with that key is not answered yet. `GET` and `PUT /faults` read and replace the faults (see
+`outside/faults.py`), whose subject is the reference. `DELETE /keys` forgets all keys.
 """
 
 from examples.shop.outside.faults import FaultPlan
@@ -18,7 +17,7 @@ REPLAYED = "Idempotent-Replayed"  # the header with which Stripe marks a replaye
 
 
 class ProviderServer(JsonServer):
-    """Listens from its construction on. Its state is that of the journal."""
+    """A server that listens as soon as it is constructed. It restores its state from the journal."""
 
     def __init__(self, address: tuple[str, int], book: Book, journal: Journal[Line]) -> None:
         """Restores the book. Raises OSError if the address is taken."""
@@ -34,7 +33,7 @@ class ProviderHandler(JsonHandler):
     server: ProviderServer
 
     def do_POST(self) -> None:
-        """`/captures`."""
+        """Handles `POST /captures`."""
         body = self.read_body()
         if body is None:
             return
@@ -61,7 +60,7 @@ class ProviderHandler(JsonHandler):
                 self.answer_unknown()
 
     def do_DELETE(self) -> None:
-        """`/keys`."""
+        """Handles `DELETE /keys`."""
         if self.route == "/keys":
             self.server.desk.forget_keys()
             self.answer(200, {})
@@ -70,7 +69,7 @@ class ProviderHandler(JsonHandler):
 
 
 def _read_key(value: str | None) -> str | None:
-    """Returns the key. The draft quotes it, Stripe does not: both are one key. None if it is empty."""
+    """Returns the key without quotes, which the draft requires and Stripe omits; None if the key is empty."""
     if value is not None and len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
     return value or None
