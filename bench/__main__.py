@@ -27,9 +27,11 @@ def main(
     events: Annotated[int, typer.Option(help="Events per drain.")] = 300_000,
     rounds: Annotated[int, typer.Option(help="Alternating rounds of drains, rates and costs.")] = 3,
     seconds: Annotated[int, typer.Option(help="Seconds measured at each rate.")] = 20,
-    waiting: Annotated[int, typer.Option(help="Events that wait while memory is measured.")] = 1_000_000,
+    waiting: Annotated[int, typer.Option(help="Waiting events when memory is measured.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
-    only: Annotated[list[str] | None, typer.Option(help="Drain only contenders named like this.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Drain only contenders whose name contains this text.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write all figures to this file.")
     ] = None,
@@ -71,7 +73,7 @@ def main(
 def _ground(console: Console) -> Iterator[Ground]:
     stack = Stack(ROOT / "stack", report=lambda line: console.print(f"  {line}", style="dim"))
     try:
-        # Removes what an earlier run left, also a killed one.
+        # Removes the data that an earlier run left behind, even if that run was killed.
         stack.down(wipe=True)
         ground = Ground(ROOT, stack)
         ground.prepare()

@@ -1,7 +1,7 @@
 """Reads the commit times of a run from Postgres afterwards, and verifies the results.
 
-Postgres stores the time of each commit just before the flush, on the clock that the senders use. So the times
-need no observer that would cost CPU. They exclude the flush, which the bench measures separately.
+Postgres stores the time of each commit just before the flush. It uses the same clock as the senders. So no
+process that would cost CPU has to observe the commits. The times exclude the flush.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,10 @@ class Verified:
 
 
 def count_begun(session: Session, layout: Layout) -> int:
-    """Returns the outbox ids drawn so far: at most a batch ahead of the commits, at no cost."""
+    """Returns the number of outbox ids drawn so far, which is cheap to read.
+
+    It is ahead of the commits by at most one batch per worker.
+    """
     statement = Statement("begun", f"SELECT last_value, is_called FROM {layout.sequence}")
     ((last, is_called),) = session.run(statement)
     return int(last) if is_called else 0

@@ -32,7 +32,7 @@ def peer_layout(schema: str) -> Layout:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to bring events into Postgres. `schema` is a peer's own; None if it uses Sluice's tables."""
+    """One way to write events into Postgres. `schema` is a peer's schema; None means Sluice's tables."""
 
     name: str
     guarantee: str
@@ -45,7 +45,7 @@ class Contender:
     peers: tuple[tuple[str, ...], ...] = ()
     """The module and arguments of each process."""
     members: int = 1
-    """The number of its processes in the consumer group."""
+    """The number of processes of the contender in the consumer group."""
     celery_peers: int = 0
     """The number of peers that answer a ping by Celery."""
     relays: bool = False
@@ -120,12 +120,12 @@ CONTENDERS = (SLUICE_2, SLUICE_2_KAFKA_PYTHON, FOLD, HANDWRITTEN, FASTSTREAM, NA
 
 
 class BenchRun(LocalRun):
-    """The processes of Sluice, of peers, and of a measurement; all end with the `with` block."""
+    """The processes of Sluice, of peers and of a measurement. The `with` block ends them all."""
 
     def start_module(self, name: str, module: str, *arguments: str) -> RunningProcess:
         """Starts `python -m module`, with the topic in its environment."""
-        told = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.source}
-        return self._start(name, module, arguments, extra=told)
+        extra = {"BENCH_TOPIC": TOPIC, "BENCH_GROUP": self.source}
+        return self._start(name, module, arguments, extra=extra)
 
     def start_contender(self, contender: Contender) -> None:
         """Starts all processes of a contender. They may not be ready yet."""

@@ -10,7 +10,7 @@ KIB_PER_MIB = 1024
 
 
 class ProcessTimes(NamedTuple):
-    """One process. `spent_ticks` are its own and those of children that ended and were reaped."""
+    """One process. `spent_ticks` are the CPU ticks of the process and of its reaped children."""
 
     parent: int
     spent_ticks: int
@@ -31,7 +31,7 @@ def read_times() -> dict[int, ProcessTimes]:
             try:
                 found[int(name)] = parse_stat(Path(f"/proc/{name}/stat").read_text())
             except (FileNotFoundError, ProcessLookupError):
-                continue  # The process ended after the folder was listed; its parent has its times.
+                continue  # The process ended after the listing; its parent includes its ticks.
     return found
 
 
@@ -51,7 +51,7 @@ def spent_seconds(times: Mapping[int, ProcessTimes], roots: Iterable[int]) -> fl
 
 
 def read_memory_mib(pid: int) -> tuple[float, float]:
-    """Returns the resident memory of one process: the current and the peak."""
+    """Returns the current and the peak resident memory of one process, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = dict(line.split(":", 1) for line in status.splitlines())
     now, peak = (int(found[name].split()[0]) / KIB_PER_MIB for name in ("VmRSS", "VmHWM"))

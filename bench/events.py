@@ -25,7 +25,7 @@ class BenchEvent(NamedTuple):
 
     @property
     def version(self) -> int:
-        """Rises over the whole run, so that every event is newer than those before and is applied."""
+        """Returns a version that rises over the whole run, so that every event is applied."""
         return self.number + 1
 
 
@@ -51,7 +51,7 @@ def generate_events(
             key, amount = POISON_KEY, POISON_AMOUNT_CENTS
         start = rng.randrange(len(text) - note_characters)
         note = text[start : start + note_characters]
-        # Formatted by hand, since json.dumps takes as long as everything else here.
+        # Formatted without json.dumps, which takes as long as the rest of this function.
         value = (
             f'{{"event_id":"{event_id}","type":"{EVENT_TYPE}","version":{number + 1},'
             f'"occurred_at":"2026-01-01T00:{number // 60_000 % 60:02d}:{number // 1_000 % 60:02d}'

@@ -21,7 +21,7 @@ from sluice.db.connection import Statement
 from sluice.db.delivery.leases import read_workers
 from sluice.testing.servers.local_run import RunningProcess
 
-HARM_AT_SHARE = 0.25  # share of the events begun: after the start phase, with enough events left
+HARM_AT_SHARE = 0.25  # share of events begun before the fault: the start is over, and enough events remain
 START_SECONDS = 60.0
 POISON_EVENTS = 2_400
 POISON_RATE = 1_000.0
@@ -47,7 +47,7 @@ class Fault:
 
 
 class Harmed(NamedTuple):
-    """Yields a site in mid-drain, and the expected result. Waits for the end of the drain after the block."""
+    """A site during a drain, and the figures and complaints that the fault adds to."""
 
     site: Site
     figures: dict[str, float]
@@ -55,7 +55,7 @@ class Harmed(NamedTuple):
 
 
 def play_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Iterator[Fault]:
-    """Plays all faults, each on a separate deployment."""
+    """Causes all faults, each on a separate deployment; yields the results."""
     for name, play in FAULTS.items():
         fault = play(ground, name, events, seed)
         figures = ", ".join(f"{what} {value:.2f}" for what, value in fault.figures.items())
@@ -64,7 +64,7 @@ def play_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], 
 
 
 def wipe_redis(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """FLUSHALL."""
+    """Wipes Redis with FLUSHALL."""
     with _drain_half_way(ground, events, seed) as harmed:
         harmed.site.deployment.wipe_redis()
         wiped_at = time.time()
@@ -75,7 +75,7 @@ def wipe_redis(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def kill_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """Kills one of two workers with SIGKILL: the other takes its queues."""
+    """Kills one of two workers with SIGKILL. The other worker takes its queues."""
     with _drain_half_way(ground, events, seed) as harmed:
         worker, queues = _first_worker(harmed.site)
         worker.kill()
@@ -84,15 +84,15 @@ def kill_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def stop_worker(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """Sends SIGTERM to one of two workers in the middle of a batch: it gives its queues to the other."""
+    """Sends SIGTERM to one of two workers during a batch. The other worker takes its queues."""
     with _drain_half_way(ground, events, seed) as harmed:
         worker, queues = _first_worker(harmed.site)
-        told_at = time.time()
+        stopped_at = time.time()
         code = worker.stop()
-        harmed.figures["time to exit, s"] = time.time() - told_at
+        harmed.figures["time to exit, s"] = time.time() - stopped_at
         if code != 0:
             harmed.complaints.append(f"exit code {code}")
-        _note_resumed(harmed, queues, told_at, events)
+        _note_resumed(harmed, queues, stopped_at, events)
     return Fault(name, harmed.figures, harmed.complaints)
 
 
@@ -104,7 +104,7 @@ def _first_worker(site: Site) -> tuple[RunningProcess, list[str]]:
 
 
 def _note_resumed(harmed: Harmed, queues: list[str], since: float, events: int) -> None:
-    """Returns the longest time without a commit of any of the queues."""
+    """Adds the longest time without a commit of one of the queues to the figures."""
     _wait_drained(harmed.site, events)
     session = harmed.site.session
     resumed = [largest_gap(read_queue_commit_times(session, (queue,)), since).seconds for queue in queues]
@@ -112,7 +112,7 @@ def _note_resumed(harmed: Harmed, queues: list[str], since: float, events: int) 
 
 
 def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
-    """Kills the bridge and starts another one. Messages of the killed one may be applied meanwhile."""
+    """Kills the bridge and starts a new bridge. Workers may still apply messages of the killed bridge."""
     with _drain_half_way(ground, events, seed, watch_versions=True) as harmed:
         site = harmed.site
         next(p for p in site.run.processes if p.name == "bridge").kill()
@@ -121,7 +121,7 @@ def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
         started_at = _wait_logged(site, new, "partitions started")
         _wait_drained(site, events)
         commits = read_commit_times(site.session, SLUICE_2.layout)
-        # Commits before the new bridge has its partitions are of records that the killed one had read.
+        # Before the new bridge has its partitions, workers commit records that the killed bridge had read.
         resumed_at = first_after(commits, started_at)
         if resumed_at is None:
             harmed.complaints.append("no events were left for the new bridge; use more events")
@@ -134,7 +134,7 @@ def kill_bridge(ground: Ground, name: str, events: int, seed: int) -> Fault:
 
 
 def send_poison(ground: Ground, name: str, _events: int, seed: int) -> Fault:
-    """Sends one event among many that Postgres refuses when its row is written."""
+    """Sends many events, one of which Postgres refuses when its row is written."""
     poison_at = POISON_EVENTS // 2
     with ground.site(SLUICE_2) as site:
         site.start()
@@ -189,7 +189,7 @@ def _wait_logged(site: Site, process: RunningProcess, event: str) -> float:
 
 
 def logged_at(log: str, event: str) -> float | None:
-    """Returns the time of the first log line whose event ends with this, in seconds since 1970."""
+    """Returns the time of the first log line whose event ends with this text, in seconds since 1970."""
     for line in log.splitlines():
         if line.startswith("{") and line.endswith("}"):
             fields = msgspec.json.decode(line)

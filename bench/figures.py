@@ -22,7 +22,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Returns the smallest value that at least this share (0–1) of values do not exceed (nearest rank)."""
+    """Returns the percentile by the nearest-rank method; `share` is between 0 and 1."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
@@ -36,12 +36,12 @@ class Gap:
 
     @property
     def seconds(self) -> float:
-        """Returns its length in seconds."""
+        """Returns the length of the gap in seconds."""
         return self.ended_at - self.began_at
 
 
 def largest_gap(commits: Sequence[float], since: float) -> Gap:
-    """Returns the longest time without a commit after `since`, which counts as one; 0 s without commits."""
+    """Returns the longest gap after `since`, which counts as a commit. Without commits, the gap has 0 s."""
     times = [since, *sorted(at for at in commits if at > since)]
     gaps = [Gap(a, b) for a, b in pairwise(times)] or [Gap(since, since)]
     return max(gaps, key=lambda gap: gap.seconds)

@@ -23,10 +23,10 @@ from bench.rebuilding import Rebuilt
 from bench.relaying import RelayRate, VisibleLatency
 from bench.world_speed import WorldSpeed
 
-# The handwritten contenders also have two processes.
+# The contenders with two workers, because the handwritten contenders also have two processes.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # a bound for live latency beside two rebuild workers on the same cores
-MEMORY_MARGIN = 1.5  # for Python's objects in addition to the raw bytes that a bridge counts
+MEMORY_MARGIN = 1.5  # a bridge counts only the raw bytes of records; Python objects take more
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Floor:
 
 
 def drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Yields ratios to the naive contender and to the same fold without Celery, and an absolute minimum."""
+    """Yields the speed divided by the naive contender and by the same fold without Celery, and a minimum."""
     for name in TWO_WORKERS:
         rates = [drain.per_second for drain in drains if drain.contender == name]
         if not rates:
@@ -62,7 +62,7 @@ def _ratio_floor(drains: Sequence[Drain], name: str, base: str, floor: float) ->
 
 
 def turn_ratios(drains: Iterable[Drain], name: str, base: str) -> list[float]:
-    """Returns the ratio of two contenders' speeds per round, since a slow round slows both."""
+    """Returns the ratio of the speeds of two contenders in each round, because a slow round slows both."""
     rates = {(drain.contender, drain.turn): drain.per_second for drain in drains}
     return [
         rate / rates[base, turn]
@@ -93,7 +93,7 @@ FAULT_FLOORS = {
 
 
 def relay_drain_floors(drains: Sequence[Drain]) -> Iterator[Floor]:
-    """Yields ratios from log to log to the handwritten contender with the same fold and relay."""
+    """Yields the speed from log to log, divided by that of the handwritten contender with fold and relay."""
     for name in (SLUICE_2_RELAYED.name, SLUICE_2_KAFKA_PYTHON_RELAYED.name):
         yield from _ratio_floor(drains, name, FOLD_RELAYED.name, 0.6)
 
@@ -115,7 +115,7 @@ def rate_floors(rates: Sequence[RelayRate]) -> Iterator[Floor]:
 
 
 def rebuild_floors(rebuilt: Rebuilt) -> Iterator[Floor]:
-    """Yields the ratio to the live drain of the same log in the same run, and the live latency."""
+    """Yields the speed divided by the live drain of the same log in the same run, and the live latency."""
     yield at_least("rebuild ÷ live drain", 1.5, rebuilt.rebuild_per_second / rebuilt.drain_per_second)
     what = "live p99 at 1,000/s while a generation is rebuilt, ms"
     yield at_most(what, REBUILD_LIVE_P99_MS, rebuilt.loaded_p99_ms)
@@ -129,7 +129,7 @@ def fault_floors(faults: Iterable[Fault]) -> Iterator[Floor]:
 
 
 def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
-    """Yields limits for Postgres' CPU per event, and for the cost of large batches against small ones."""
+    """Yields limits for Postgres' CPU per event, and for the ratio of large batches to small batches."""
     by_size = {
         size: median(cost.postgres_us for cost in costs if cost.batch_events == size)
         for size in sorted({cost.batch_events for cost in costs})
@@ -141,7 +141,7 @@ def cost_floors(costs: Sequence[PostgresCost]) -> Iterator[Floor]:
 
 
 def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
-    """Yields limits: the bridge stays within its budget, and the worker does not grow while it drains."""
+    """Yields limits for the memory of the bridge, and for the growth of the worker during the drain."""
     held = memory.bridge_peak - memory.bridge_at_start
     yield at_most("bridge: MiB above its start, a million events waiting", budget_mib * MEMORY_MARGIN, held)
     yield at_most(
@@ -150,15 +150,15 @@ def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
 
 
 def world_floors(speed: WorldSpeed) -> Iterator[Floor]:
-    """Yields the limit for the time of sends in memory."""
+    """Yields the limit for the time of sends to a World, which runs in memory."""
     yield at_most(f"world: ms for {speed.sends:,} sends", 1_000, speed.sends_ms)
 
 
 def at_least(what: str, floor: float, measured: float) -> Floor:
-    """Returns a floor, met if the figure is not below."""
+    """Returns a limit that is met if the figure is at least `floor`."""
     return Floor(what, f"≥ {floor:,g}", f"{measured:,.2f}", measured >= floor)
 
 
 def at_most(what: str, ceiling: float, measured: float) -> Floor:
-    """Returns a ceiling, met if the figure is not above."""
+    """Returns a limit that is met if the figure is at most `ceiling`."""
     return Floor(what, f"≤ {ceiling:,g}", f"{measured:,.2f}", measured <= ceiling)

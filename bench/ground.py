@@ -34,7 +34,7 @@ MICROSECONDS = 1_000_000
 
 
 class Ground:
-    """The bench's own stack under `root`, wiped before and after."""
+    """The bench's own stack of services."""
 
     def __init__(self, root: Path, stack: Stack) -> None:
         self._runs = root / "run"
@@ -65,7 +65,7 @@ class Ground:
             times = {"message.timestamp.type": "LogAppendTime"}
             recreate_topic(urls.kafka_bootstrap_servers, EMITTED_TOPIC, **times)
         self._administer(f"CREATE DATABASE {database} TEMPLATE {TEMPLATE}")
-        # So that this contender does not wait for writes of the one before.
+        # After a checkpoint, this contender does not wait for writes of the previous contender.
         self._administer("CHECKPOINT")
         with closing(Session(urls.database_url, application_name="bench")) as session:
             create_installation(session, "sluice")
@@ -85,7 +85,7 @@ class Ground:
             self._administer(f"DROP DATABASE {database} WITH (FORCE)")
 
     def cpu_seconds(self, run: BenchRun | None = None) -> dict[str, float]:
-        """Returns CPU seconds so far per group of processes: the services, and those of a run."""
+        """Returns the CPU seconds so far per group of processes: the services, and the run if given."""
         groups = {} if run is None else run.group_pids()
         groups |= {str(s.name): [s.pid] for s in self.stack.status() if s.pid is not None}
         times = read_times()
@@ -99,7 +99,7 @@ class Ground:
         session = Session(self.stack.database_url(database), application_name="bench admin")
         try:
             with session.connection.cursor() as cursor:
-                # A checkpoint or a copy of the template may take longer than the time-out of a batch.
+                # A checkpoint or a copy of the template may exceed the session's default time-out.
                 cursor.execute("SET statement_timeout = '60s'")
                 cursor.execute(statement)
                 return str(cursor.fetchone()[0]) if cursor.description else ""  # type: ignore[index]
@@ -118,12 +118,12 @@ class Site:
 
     @property
     def session(self) -> Session:
-        """A session for checks."""
+        """Returns a session for checks."""
         return self.deployment.session
 
     @property
     def servers(self) -> str:
-        """Kafka."""
+        """Returns the bootstrap servers of Kafka."""
         return self.deployment.urls.kafka_bootstrap_servers
 
     def start(self) -> None:
@@ -132,7 +132,7 @@ class Site:
         self.wait_up()
 
     def wait_up(self) -> None:
-        """Waits for a condition. Raises NotSettled, with the ends of all logs."""
+        """Waits until partitions are assigned and workers listen. Raises NotSettled with the logs' ends."""
         contender, wait = self.contender, self.deployment.wait_until
         group = self.deployment.installation.group if self.contender.has_bridge else self.run.source
         wait(
@@ -148,8 +148,8 @@ class Site:
             wait(self._bridge_started, timeout_seconds=UP_SECONDS, what="the bridge started its partitions")
 
     def wait_drained(self, count: int, *, timeout_seconds: float, dead: int = 0) -> None:
-        """Waits until `count` events are committed, of them `dead` as dead letters. Raises NotSettled."""
-        # A count costs CPU, so it starts near the end. A dead event draws no id.
+        """Waits until `count` events are committed, `dead` of them as dead letters. Raises NotSettled."""
+        # Counting costs CPU, so it starts near the end. A dead letter draws no outbox id.
         self.wait_begun(count - dead, timeout_seconds=timeout_seconds)
         self.deployment.wait_until(
             lambda: count_identities(self.session, self.contender.layout) >= count,
@@ -158,7 +158,7 @@ class Site:
         )
 
     def wait_relayed(self, *, timeout_seconds: float) -> None:
-        """Waits until no outgoing event waits. Raises NotSettled."""
+        """Waits until the outbox is empty. Raises NotSettled."""
         statement = Statement("any_left", f"SELECT EXISTS (SELECT FROM {self.contender.layout.outbox})")
         self.deployment.wait_until(
             lambda: self.session.run(statement) == [(False,)],
@@ -167,7 +167,7 @@ class Site:
         )
 
     def wait_begun(self, count: int, *, timeout_seconds: float) -> None:
-        """Waits until about this number of events are begun. Raises NotSettled."""
+        """Waits until workers have begun about this number of events. Raises NotSettled."""
         self.deployment.wait_until(
             lambda: count_begun(self.session, self.contender.layout) >= count,
             timeout_seconds=timeout_seconds,

@@ -32,7 +32,7 @@ class Latency:
 
 
 def warm_servers(ground: Ground) -> None:
-    """Warms up the servers, so that the first contender has no slower ones than the next."""
+    """Warms up the servers, so that they are equally fast for all contenders."""
     with ground.site(SLUICE_2_RELAYED) as site:
         site.start()
         send_and_wait(site, count=SERVERS_RATE * SERVERS_SECONDS, rate=SERVERS_RATE, seed=0)
@@ -73,7 +73,7 @@ def send_and_wait(
 ) -> list[tuple[BenchEvent, float]]:
     """Sends events from another process. Returns the seconds from scheduled send to commit of each event.
 
-    `first`: the number of events committed before. `meanwhile` is called once the sender has begun.
+    `first` is the number of events committed before. `meanwhile` is called after the sender's warm-up.
     """
     start_at = time.time() + HEAD_START_SECONDS
     options = {"count": count, "seed": seed, "rate": rate, "start-at": start_at, "first": first}

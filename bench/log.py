@@ -1,9 +1,9 @@
-"""The topic of the bench, created anew for each measurement, and a log that becomes visible at once.
+"""The topic of the bench, created anew for each measurement, and a log whose records become visible together.
 
-Consumers must not start on a complete log: a group's first member would drain alone until the others have
-joined, seconds later. The log must not be produced during the drain either, since that takes CPU. So it is
-produced in one transaction, which is committed when all processes run. Every contender reads only committed
-records.
+Consumers must not start on a complete log, because a group's first member would drain alone for the seconds
+until the others have joined. The bench must not produce the log during the drain either, because that takes
+CPU. So the bench produces the log in one transaction and commits it when all processes run. Every contender
+reads only committed records.
 """
 
 import time
@@ -28,7 +28,7 @@ from bench.app import TOPIC
 from bench.events import BenchEvent
 
 PARTITIONS = 12
-LOG_NOTHING = 0  # of syslog: suppresses messages of a client about its own end
+LOG_NOTHING = 0  # a syslog level: suppresses messages of a client about its own end
 ANSWER_SECONDS = 30.0
 RETRY_SECONDS = 0.1
 TRANSACTION_TIMEOUT_MS = 900_000  # the maximum of the broker
@@ -38,7 +38,7 @@ POLL_EVERY = 10_000  # records between two checks of the acknowledgements
 
 
 def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) -> None:
-    """Creates the topic anew and empty. No process may consume it meanwhile."""
+    """Deletes the topic and creates it again. No process may consume it meanwhile."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     if topic in admin.list_topics(timeout=ANSWER_SECONDS).topics:
         admin.delete_topics([topic])[topic].result(ANSWER_SECONDS)
@@ -60,12 +60,12 @@ def recreate_topic(bootstrap_servers: str, topic: str = TOPIC, **config: str) ->
 
 
 def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
-    """Returns True if this number of members share all partitions, and each has some."""
+    """Returns True if the group has this number of members, which share all partitions, each at least one."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": LOG_NOTHING})
     try:
         found = admin.describe_consumer_groups([group])[group].result(ANSWER_SECONDS)
     except KafkaException:
-        return False  # The group exists once it has a member.
+        return False  # A group without members does not exist.
     shares = [len(member.assignment.topic_partitions) for member in found.members]
     stable = found.state is ConsumerGroupState.STABLE
     return stable and len(shares) == members and min(shares) > 0 and sum(shares) == PARTITIONS
@@ -73,7 +73,7 @@ def is_group_settled(bootstrap_servers: str, group: str, members: int) -> bool:
 
 @contextmanager
 def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator[Callable[[], float]]:
-    """Produces the events. Yields a function that makes them all visible and returns the time before."""
+    """Produces the events. Yields a function that makes them visible and returns the time when it began."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -112,7 +112,7 @@ def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator
 def read_append_times(bootstrap_servers: str, topic: str) -> dict[str, float]:
     """Returns ce_id → the time when the broker appended the first copy, in seconds since 1970.
 
-    The topic must use LogAppendTime, so that no consumer has to watch, which would cost CPU.
+    The topic must use LogAppendTime. So no consumer, which would cost CPU, has to run during the measurement.
     """
     consumer = Consumer(
         {

@@ -11,7 +11,7 @@ from bench.log import hidden_log, is_group_settled
 from sluice.testing.servers.local_run import RunningProcess
 
 DRAINED_EVENTS = 100_000
-FIRST_SHARE = 0.2  # of the events, after which the worker's memory must not grow
+FIRST_SHARE = 0.2  # share of the events after which the worker's memory must not grow
 QUIET_SECONDS = 5.0
 QUIET_MIB = 1.0
 LOOK_SECONDS = 0.5
@@ -21,7 +21,7 @@ UP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory in MiB. That of the bridge is measured without a worker."""
+    """Resident memory in MiB. `bridge_at_start` and `bridge_peak` are measured before a worker starts."""
 
     waiting_events: int
     bridge_at_start: float
@@ -33,7 +33,7 @@ class Memory:
 
 
 def measure_memory(ground: Ground, *, waiting: int, seed: int) -> Memory:
-    """Measures a bridge alone with a log of small events, then also a worker for some of them."""
+    """Measures a bridge with a log of small events and no worker, then a worker that drains some of them."""
     drained = min(DRAINED_EVENTS, waiting)
     events = generate_events(waiting, seed=seed, note_characters=SMALL_NOTE_CHARACTERS)
     with ground.site(SLUICE_1) as site, hidden_log(site.servers, events) as reveal:
@@ -55,7 +55,7 @@ def measure_memory(ground: Ground, *, waiting: int, seed: int) -> Memory:
 
 
 def _wait_until_full(bridge: RunningProcess) -> float:
-    """Returns the peak after it has not risen for a while."""
+    """Waits until the bridge's peak memory has not risen for QUIET_SECONDS; returns the peak."""
     _, peak = read_memory_mib(bridge.pid)
     quiet_since, deadline = time.monotonic(), time.monotonic() + FILLING_SECONDS
     while (now := time.monotonic()) - quiet_since < QUIET_SECONDS and now < deadline:

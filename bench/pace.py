@@ -1,4 +1,4 @@
-"""`python -m bench.pace`: an open loop. Each event is sent at its own time, independent of the others."""
+"""`python -m bench.pace`: an open loop, which sends each event at its scheduled time and waits for none."""
 
 import argparse
 import time
@@ -20,7 +20,7 @@ def scheduled_at(place: int, *, start_at: float, rate: float) -> float:
 
 
 def due_events(events: Iterator[BenchEvent], *, start_at: float, rate: float) -> Iterator[BenchEvent | None]:
-    """Yields events when they are due, and None while none is due."""
+    """Yields each event when it is due, and None while no event is due."""
     for place, event in enumerate(events):
         while time.time() < scheduled_at(place, start_at=start_at, rate=rate):
             yield None
@@ -46,7 +46,7 @@ def main() -> None:
             "enable.idempotence": True,
         }
     )
-    # Generated before the start, so that this time is not part of the delay.
+    # Generated before the start, so that the latency does not include this time.
     events = list(
         generate_events(options.count, seed=options.seed, poison_at=options.poison_at, first=options.first)
     )

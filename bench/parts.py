@@ -1,4 +1,4 @@
-"""The parts of the bench: each measures, and returns its results as tables, floors and complaints."""
+"""The parts of the bench. Each part measures and returns tables, floors, figures and complaints."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ def drain(ground: Ground, options: Options, say: Say) -> Part:
 
 
 def workers(ground: Ground, options: Options, say: Say) -> Part:
-    """Measures the same drain by one, two and four workers, and by two that do not share the queues."""
+    """Measures the same drain by one, two and four workers, and by two workers that all serve every queue."""
     drains = list(
         drain_in_turns(
             ground, SCALED, events=options.events, rounds=options.rounds, seed=options.seed, say=say
@@ -110,7 +110,7 @@ def rebuild(ground: Ground, options: Options, say: Say) -> Part:
 
 
 def faults(ground: Ground, options: Options, say: Say) -> Part:
-    """Measures the effect of kills and losses in mid-drain."""
+    """Measures the effect of kills and data losses during a drain."""
     found = list(play_faults(ground, events=options.events, seed=options.seed, say=say))
     complaints = [f"{fault.name}: {complaint}" for fault in found for complaint in fault.complaints]
     return Part([report.fault_table(found)], list(floors.fault_floors(found)), {"faults": found}, complaints)
@@ -130,7 +130,7 @@ def memory(ground: Ground, options: Options, _say: Say) -> Part:
 
 
 def world(_ground: Ground, _options: Options, _say: Say) -> Part:
-    """Measures tests of handlers in memory."""
+    """Measures the speed of tests of handlers in memory."""
     found = measure_world()
     return Part([report.world_table(found)], list(floors.world_floors(found)), {"world": [found]})
 

@@ -1,4 +1,4 @@
-"""Measures the cost of one event in Postgres by batch size, with only the applier, no Kafka or Celery."""
+"""Measures the cost of one event in Postgres by batch size, with the applier but without Kafka and Celery."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ QUEUES = [f"{account.name}.{shard}" for shard in range(SHARDS)]
 
 @dataclass(frozen=True)
 class PostgresCost:
-    """One size, one round: microseconds per event of all Postgres processes, and of the applier."""
+    """The CPU microseconds per event of Postgres and of the applier, for one batch size and one round."""
 
     batch_events: int
     postgres_us: float
@@ -53,7 +53,7 @@ def _measure(site: Site, events: list[BenchEvent], batch_events: int) -> Postgre
     before = site.ground.cpu_seconds()["postgres"]
     started = time.process_time()
     previous = dict.fromkeys(lanes, -1)
-    # One lane per queue: batches follow each other over several queues, as in a worker.
+    # Each queue has one lane. Consecutive batches are for different queues, as in a worker.
     most = max(map(len, by_lane))
     for first, lane in product(range(0, most, batch_events), lanes):
         part = by_lane[lane][first : first + batch_events]

@@ -1,4 +1,4 @@
-"""The bench's application with a projection of the accounts, which is drained and then rebuilt."""
+"""The bench's application with a projection of the accounts, for the measurement of rebuilds."""
 
 from collections.abc import Iterator
 

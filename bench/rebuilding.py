@@ -1,4 +1,4 @@
-"""Measures the speed of a rebuild against the live drain of its log, and its effect on live traffic."""
+"""Compares the speed of a rebuild with the live drain of its log, and measures its effect on live traffic."""
 
 import json
 import time
@@ -41,14 +41,14 @@ class Rebuilt:
     """The time from scheduled send to commit at LIVE_RATE, without a rebuild."""
     quiet_p99_ms: float
     loaded_p50_ms: float
-    """The same while a generation is rebuilt."""
+    """The same time while a generation is rebuilt."""
     loaded_p99_ms: float
     loaded_most_ms: float
     complaints: list[str]
 
 
 def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Rebuilt:
-    """Drains, rebuilds without other load, sends at a rate, then does both at once."""
+    """Drains, rebuilds without other load, sends at a rate, then rebuilds and sends at once."""
     contender = SLUICE_2
     registry = collect_handlers(HANDLERS)
     with (
@@ -101,7 +101,7 @@ def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[st
 
 
 def _rebuild(site: Site, generation: int, events: int) -> float:
-    """Returns the events per second, from the start of the generation until it has caught up with live."""
+    """Rebuilds; returns the events per second until the generation caught up with the live generation."""
     done = json.loads(site.run.run_sluice("rebuild", "start", NAME, "--no-wait", "--json", *WHY))
     if done["generation"] != generation:
         raise RuntimeError(f"generation {done['generation']} instead of {generation}")
@@ -134,7 +134,7 @@ def _waits(
 
 
 def _complaints(site: Site, generation: int) -> list[str]:
-    """Compares the generation with the live one, whose rows must be equal, since the code is."""
+    """Compares the generation with the live generation. The code is the same, so the rows must be equal."""
     session = site.session
     live = read_all_rows(session, RowStatements(bench_balances))
     new = read_all_rows(session, RowStatements(bench_balances, generation_name(NAME, generation)))

@@ -23,11 +23,11 @@ from sluice.tasks.fold.decision import derived_id
 from sluice.tasks.outbox.relay import Relay
 
 RELAYED_ROWS = 200_000
-PLAIN_RECORDS = 50_000  # for kafka-python's send(), which sends about 15,000 a second
+PLAIN_RECORDS = 50_000  # for kafka-python's send(), which sends about 15,000 records a second
 HANDLER = f"{change_account.__module__}.{change_account.__qualname__}"
 PATIENCE_SECONDS = 60.0
 
-# Events of the same size and headers as the bench's own, with 10,000 keys.
+# Outgoing events with the same size and headers as the events of bench.app, and 10,000 keys.
 FILL = f"""
 INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)
 SELECT 'account.' || n % 4, nextval('sluice.outbox_ids'), gen_random_uuid(), '{EMITTED_TOPIC}',
@@ -64,7 +64,7 @@ class RelayRate:
 
 
 def middle_of_rounds(latencies: Iterable[VisibleLatency]) -> list[VisibleLatency]:
-    """Returns the median of each figure per contender and rate: one stall of the machine spoils a round."""
+    """Returns the median of each figure per contender and rate: a stall of the machine spoils one round."""
     rounds: dict[tuple[str, int], list[VisibleLatency]] = {}
     for one in latencies:
         rounds.setdefault((one.contender, one.rate), []).append(one)
@@ -83,7 +83,10 @@ def middle_of_rounds(latencies: Iterable[VisibleLatency]) -> list[VisibleLatency
 
 
 def measure_visible(ground: Ground, *, seconds: int, rounds: int, seed: int) -> Iterator[VisibleLatency]:
-    """Sluice with its relay at every rate, for so long after the warm-up; each round begins with another."""
+    """Measures Sluice with its relay at every rate, for `seconds` after the warm-up.
+
+    The order of the contenders alternates between rounds.
+    """
     contenders = (SLUICE_2_RELAYED, SLUICE_2_KAFKA_PYTHON_RELAYED)
     for rate in RATES:
         for turn in range(rounds):
@@ -121,7 +124,7 @@ def _measure_visible(
 
 
 def measure_rates(ground: Ground, *, rounds: int) -> Iterator[RelayRate]:
-    """Measures one relay on a full outbox, and in turns the plain `send()` of kafka-python."""
+    """Measures one relay on a full outbox, and the plain `send()` of kafka-python, in turns."""
     tune_gc()  # as in a worker
     for turn in range(rounds):
         for measure in (_relay_rate, _plain_rate) if turn % 2 == 0 else (_plain_rate, _relay_rate):

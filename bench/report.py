@@ -20,7 +20,7 @@ from bench.world_speed import ORDERED_EVENTS, WorldSpeed
 
 
 def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> Table:
-    """Returns events per second, ratios per round, and the guarantee of each contender."""
+    """Returns the table of events per second, ratios per round, and the guarantee of each contender."""
     table = _table(
         title, "contender", "events", "events/s min", "median", "max",
         "÷ naive", "÷ same fold", "events per commit", "verified", "guarantee",
@@ -41,7 +41,7 @@ def drain_table(title: str, drains: Sequence[Drain], base: str = FOLD.name) -> T
 
 
 def scaling_table(drains: Sequence[Drain]) -> Table:
-    """Returns events per second by the number of workers, and ratios per round."""
+    """Returns the table of events per second by the number of workers, and ratios per round."""
     title = "Drain of an existing log, by number of workers"
     table = _table(title, "contender", "events/s min", "median", "max", "÷ 1 worker", "verified")
     for name, found in _by_contender(drains).items():
@@ -56,7 +56,7 @@ def scaling_table(drains: Sequence[Drain]) -> Table:
 
 
 def cpu_table(drains: Sequence[Drain]) -> Table:
-    """Returns microseconds of CPU per event by group of processes, the median of the rounds."""
+    """Returns the table of CPU microseconds per event by group of processes, the median of the rounds."""
     groups = sorted({group for drain in drains for group in drain.cpu_us})
     table = _table("CPU per event while draining, µs", "contender", *groups, "all")
     for name, found in _by_contender(drains).items():
@@ -66,7 +66,7 @@ def cpu_table(drains: Sequence[Drain]) -> Table:
 
 
 def latency_table(latencies: Iterable[Latency]) -> Table:
-    """Returns the times from scheduled send to commit, in milliseconds."""
+    """Returns the table of times from scheduled send to commit, in milliseconds."""
     table = _table(
         "Scheduled send to commit, open loop, ms", "contender", "events/s", "events", "p50", "p99", "max"
     )
@@ -77,8 +77,8 @@ def latency_table(latencies: Iterable[Latency]) -> Table:
 
 
 def fault_table(faults: Iterable[Fault]) -> Table:
-    """Returns the figures of each fault."""
-    table = _table("Faults in mid-drain", "fault", "figure", "value", "verified")
+    """Returns the table of the figures of each fault."""
+    table = _table("Faults during a drain", "fault", "figure", "value", "verified")
     for fault in faults:
         for what, value in fault.figures.items():
             table.add_row(fault.name, what, f"{value:.2f}", "NO" if fault.complaints else "yes")
@@ -86,7 +86,7 @@ def fault_table(faults: Iterable[Fault]) -> Table:
 
 
 def cost_table(costs: Sequence[PostgresCost]) -> Table:
-    """Returns the cost per event in Postgres and the applier, by batch size."""
+    """Returns the table of the cost per event in Postgres and the applier, by batch size."""
     table = _table(
         "Cost per event, µs of CPU", "events per batch", "Postgres min", "median", "max", "applier"
     )
@@ -99,14 +99,14 @@ def cost_table(costs: Sequence[PostgresCost]) -> Table:
 
 
 def memory_table(memory: Memory) -> Table:
-    """Returns resident memory in MiB."""
+    """Returns the table of resident memory in MiB."""
     table = _table(f"Memory while {memory.waiting_events:,} events wait, MiB", "process", "when", "MiB")
     drained = f"{memory.drained_events:,} drained"
     for process, when, value in (
         ("bridge", "at start", memory.bridge_at_start),
         ("bridge", "peak, no event drained", memory.bridge_peak),
         ("bridge", f"peak, {drained}", memory.bridge_peak_draining),
-        ("worker", "peak, a fifth of these drained", memory.worker_peak_early),
+        ("worker", "peak, a fifth of them drained", memory.worker_peak_early),
         ("worker", f"peak, {drained}", memory.worker_peak),
     ):
         table.add_row(process, when, f"{value:.0f}")
@@ -114,7 +114,7 @@ def memory_table(memory: Memory) -> Table:
 
 
 def world_table(speed: WorldSpeed) -> Table:
-    """Returns the wall time of tests in memory."""
+    """Returns the table of the wall time of tests in memory."""
     table = _table("Tests of handlers in memory, milliseconds", "what", "ms")
     table.add_row(f"{speed.sends:,} events sent", f"{speed.sends_ms:.0f}")
     table.add_row(f"all orders of {ORDERED_EVENTS} events", f"{speed.orders_ms:.0f}")
@@ -122,7 +122,7 @@ def world_table(speed: WorldSpeed) -> Table:
 
 
 def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
-    """Returns the times to the record in Kafka, in milliseconds."""
+    """Returns the table of times until the record is in Kafka, in milliseconds."""
     table = _table(
         "Time until the record is in Kafka, open loop, ms, median of rounds",
         "contender", "events/s", "events",
@@ -135,7 +135,7 @@ def visible_table(latencies: Iterable[VisibleLatency]) -> Table:
 
 
 def rebuild_table(rebuilt: Rebuilt) -> Table:
-    """Returns speeds, and the latency of live traffic."""
+    """Returns the table of the rebuild's speeds and the latency of live traffic."""
     table = _table(
         f"Rebuild of a projection, {rebuilt.events:,} events, 2 rebuild workers", "figure", "value"
     )
@@ -159,7 +159,7 @@ def rebuild_table(rebuilt: Rebuilt) -> Table:
 
 
 def rate_table(rates: Sequence[RelayRate]) -> Table:
-    """Returns the speed of one sending process."""
+    """Returns the table of the speed of one sending process."""
     table = _table(
         "Sending records, one process", "sender", "records/s min", "median", "max", "µs CPU per record"
     )
@@ -172,7 +172,7 @@ def rate_table(rates: Sequence[RelayRate]) -> Table:
 
 
 def floor_table(floors: Iterable[Floor]) -> Table:
-    """Returns the required and the measured figures."""
+    """Returns the table of required and measured figures."""
     table = _table("Floors", "figure", "required", "measured", "met")
     for floor in floors:
         table.add_row(floor.what, floor.wanted, floor.measured, "yes" if floor.met else "[red]NO[/red]")

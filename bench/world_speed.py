@@ -1,4 +1,4 @@
-"""Measures the time of tests of handlers in memory."""
+"""Measures the wall time of tests of handlers in memory."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sluice.testing import Incoming, World, assert_order_free
 
 SENDS = 1_000
-ORDERED_EVENTS = 6  # the largest number of events for which all orders are played
+ORDERED_EVENTS = 6  # the largest number of events for which all orders are tried
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class WorldSpeed:
 
 
 def measure_world() -> WorldSpeed:
-    """Measures the shop's payments, and its changes of a user in every order."""
+    """Measures sends of the shop's payments, and changes of a user of the shop in every order."""
     world = World("examples.shop.handlers")
     began = time.perf_counter()
     for number in range(SENDS):

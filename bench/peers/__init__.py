@@ -1,4 +1,4 @@
-"""Alternatives to Sluice, for the bench: they leave the same rows, with other guarantees.
+"""Peers: alternatives to Sluice for the bench, which write the same rows with other guarantees.
 
-Each peer has `GUARANTEE`, a sentence to print beside its figure, and `main()`, which runs one process.
+Each peer has `GUARANTEE`, a text for the bench's tables, and `main()`, which runs one process.
 """

@@ -1,7 +1,7 @@
-"""Writes a batch of events in one transaction, for both peers that write in batches, as fast as possible.
+"""Writes a batch of events in one transaction, as fast as possible, for both peers that write batches.
 
-The statements have the form of Sluice's own (one parameter per column, prepared once, the same session
-settings), so that the bench compares the transport of events, not the SQL.
+The statements have the same form as Sluice's statements (one parameter per column, prepared once, the same
+session settings), so that the bench compares the transport of events, not the SQL.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Statements:
     """The four statements of one schema."""
 
     def __init__(self, schema: str) -> None:
-        # Sorted by identity, so that two processes in a rebalance cannot deadlock.
+        # Rows are sorted by identity, so that two processes cannot deadlock during a rebalance.
         self.claim = Statement(
             "claim",
             f"""
@@ -57,7 +57,7 @@ class Statements:
 
 
 def write_batch(session: Session, statements: Statements, events: Sequence[PeerEvent]) -> None:
-    """Commits identities, rows and outbox of these events. Idempotent: known events change nothing."""
+    """Commits identities, rows and outbox of these events. Idempotent by identity."""
     with session.transaction():
         columns = ((e.identity, e.event_id, e.topic, e.partition, e.offset) for e in events)
         identities, event_ids, topics, partitions, offsets = zip(*columns, strict=True)
@@ -93,7 +93,10 @@ def write_batch(session: Session, statements: Statements, events: Sequence[PeerE
 def fold(
     events: Sequence[PeerEvent], fresh: set[str], versions: dict[str, int]
 ) -> tuple[dict[str, PeerEvent], list[PeerEvent]]:
-    """Returns the newest event per key, and every event newer than all before it. Empties `fresh`."""
+    """Returns the newest event per key, and every event that is newer than all earlier events of its key.
+
+    Empties `fresh`.
+    """
     newest: dict[str, PeerEvent] = {}
     applied: list[PeerEvent] = []
     for event in events:
@@ -108,5 +111,5 @@ def fold(
 
 
 def emitted_payload(event: PeerEvent) -> str:
-    """Returns the outgoing event of an applied event."""
+    """Returns the payload of the outgoing event of an applied event."""
     return msgspec.json.encode({"key": event.key, "amount_cents": event.amount_cents}).decode()

@@ -1,4 +1,4 @@
-"""A peer's servers, topic and schema, read once, in `main()`."""
+"""The configuration of a peer: its servers, topic and consumer group."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """The configuration of one process of a peer. The servers have the names of Sluice's own settings."""
+    """The configuration of one process of a peer. The variables of the servers have the names of Sluice."""
 
     database_url: str
     redis_url: str

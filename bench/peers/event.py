@@ -8,7 +8,7 @@ import msgspec
 
 
 class Payload(msgspec.Struct, frozen=True):
-    """The data for the row."""
+    """The data of an event."""
 
     amount_cents: int
     note: str
@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(Envelope).decode
 
 
 def decode_event(topic: str, partition: int, offset: int, key: bytes, value: bytes) -> PeerEvent:
-    """Decodes a record. Raises msgspec.DecodeError, since the peers have no dead letters."""
+    """Decodes a record. Raises msgspec.DecodeError, because the peers have no dead letters."""
     envelope = _decode(value)
     digest = blake2b(b"\0".join((topic.encode(), key, envelope.event_id.encode())), digest_size=16).digest()
     emitted = blake2b(digest, digest_size=16).digest()

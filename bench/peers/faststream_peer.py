@@ -1,4 +1,4 @@
-"""Peer: FastStream on confluent-kafka, a batch subscriber. Two such processes are one peer."""
+"""A peer with FastStream on confluent-kafka and a batch subscriber. Two of these processes are one peer."""
 
 import asyncio
 import logging
@@ -13,10 +13,8 @@ from bench.peers.event import decode_event
 from sluice.db.connection import BATCH_PLANS, Session
 
 SCHEMA = "bench_fast"
-GUARANTEE = (
-    "effectively once per event id, order by partition; one bad event is retried without end with its batch"
-)
-MAX_RECORDS = 500  # as for the handwritten consumer
+GUARANTEE = "effectively once per event id, order by partition; a bad event and its batch are retried forever"
+MAX_RECORDS = 500  # the same as for the handwritten consumer
 POLL_SECONDS = 0.05  # maximum time to collect a batch, unless MAX_RECORDS arrive before
 
 
@@ -26,8 +24,8 @@ def main() -> None:
 
 
 def build_app(config: PeerConfig) -> FastStream:
-    """Returns the app with its one subscriber, not connected yet."""
-    # No validation or decoding by the framework, for the highest speed.
+    """Returns the app with its subscriber, not yet connected."""
+    # For the highest speed, the framework neither validates nor decodes.
     broker = KafkaBroker(config.bootstrap_servers, apply_types=False, logger=None)
     session = Session(config.database_url, application_name=SCHEMA, plans=BATCH_PLANS)
     statements = Statements(SCHEMA)
@@ -46,7 +44,7 @@ def build_app(config: PeerConfig) -> FastStream:
         decoder=keep_raw,
     )
     async def handle(messages: Any) -> None:
-        # In the loop itself: this process has no other work, and a thread would cost a switch.
+        # Runs in the event loop, because this process has no other work, and a thread would cost a switch.
         events = [decode_event(m.topic(), m.partition(), m.offset(), m.key(), m.value()) for m in messages]
         write_batch(session, statements, events)
 

@@ -8,10 +8,11 @@ POLL_MS = 100
 def poll_group(consumer: Any) -> Any:
     """Returns records by partition, possibly none.
 
-    kafka-python 3.0.12: a leader that rejoins because of changed metadata drops the reason once it has made
-    the assignment. If a poll ends before the answer to SyncGroup, no later poll takes the answer: for the
-    broker the consumer has partitions, but it never reads them. This is common at the first start, when the
-    first join precedes the topic's metadata. So this function requests a join in flight again.
+    Works around a bug of kafka-python 3.0.12. A leader that rejoins because of changed metadata drops the
+    reason as soon as it has made the assignment. If a poll ends before the answer to SyncGroup, no later poll
+    reads the answer. The broker has then assigned partitions to the consumer, but the consumer never reads
+    them. This is common at the first start, when the first join precedes the topic's metadata. So this
+    function requests a join in flight again.
     """
     coordinator = consumer._coordinator
     if coordinator.rejoining:

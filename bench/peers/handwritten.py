@@ -1,4 +1,4 @@
-"""Peer: a handwritten consumer on kafka-python, with batches, no Celery. Two such processes are one peer."""
+"""A peer with a handwritten batch consumer on kafka-python, without Celery. Two processes are one peer."""
 
 import signal
 import threading
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def run(config: PeerConfig, stopped: threading.Event) -> None:
-    """Polls, writes, commits offsets until `stopped`. An error ends it; a restart reads from the commit."""
+    """Polls, writes and commits offsets until `stopped`. After an error, a restart reads from the commit."""
     consumer = KafkaConsumer(
         config.topic,
         bootstrap_servers=config.bootstrap_servers.split(","),
@@ -52,7 +52,7 @@ def run(config: PeerConfig, stopped: threading.Event) -> None:
 
 
 def run_once(consumer: KafkaConsumer, session: Session, statements: Statements) -> int:
-    """Runs one poll, one transaction, one commit of offsets. Returns the number of records."""
+    """Polls once, writes one transaction and commits the offsets. Returns the number of records."""
     polled = poll_group(consumer)
     events = [
         decode_event(record.topic, record.partition, record.offset, record.key, record.value)

@@ -1,7 +1,7 @@
-"""Peer: the same handwritten consumer, but with Sluice's own decoding, handlers, fold and tables.
+"""A peer with the handwritten consumer and Sluice's own decoding, handlers, fold and tables.
 
-It lacks the safe transport of events: the guard, queues, workers, the retry event by event. So its difference
-to Sluice is the price of that transport.
+The peer lacks the safe transport of events: the guard, queues, workers, and the retry event by event. So the
+difference between the peer and Sluice is the cost of that transport.
 """
 
 import os
@@ -29,11 +29,11 @@ from sluice.tasks.fold.registry import Registry, collect_handlers
 
 GUARANTEE = "effectively once per event id, order by partition; one bad event stops the process permanently"
 ENTITY = "account"
-# A queue for each process: two writers without a common lock commit out of order, and the relay would skip
-# late rows.
+# Each process has its own queue. In a common queue, two writers without a common lock would commit out of
+# order, and the relay would skip late rows.
 QUEUE = f"bench.by-hand.{os.getpid()}"
 KNOW_QUEUE = f"INSERT INTO sluice.relay_progress (queue, sent_through) VALUES ('{QUEUE}', 0)"
-TOPIC_ID = "by-hand"  # a part of the identity of records without an event id, of which there are none
+TOPIC_ID = "by-hand"  # not used: only the identity of a record without an event id contains it
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> None:
-    """Polls, writes, commits offsets until `stopped`. An error ends it; a restart reads from the commit."""
+    """Polls, writes and commits offsets until `stopped`. After an error, a restart reads from the commit."""
     consumer = KafkaConsumer(
         config.topic,
         bootstrap_servers=config.bootstrap_servers.split(","),
@@ -62,8 +62,7 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
     )
     session = Session(config.database_url, application_name="bench_fold", plans=BATCH_PLANS)
     session.command(KNOW_QUEUE)
-    # Like Sluice's worker.
-    tune_gc()
+    tune_gc()  # as Sluice's worker does
     try:
         while not stopped.is_set():
             run_once(consumer, session, registry)
@@ -73,7 +72,7 @@ def run(config: PeerConfig, registry: Registry, stopped: threading.Event) -> Non
 
 
 def run_once(consumer: KafkaConsumer, session: Session, registry: Registry) -> int:
-    """Runs one poll, one transaction, one commit of offsets. Returns the number of records."""
+    """Polls once, writes one transaction and commits the offsets. Returns the number of records."""
     polled = poll_group(consumer)
     planned = [
         _plan(registry, r.topic, r.partition, Record(r.offset, r.timestamp, r.key, r.value, list(r.headers)))

@@ -1,6 +1,7 @@
-"""Peer: one Celery task per event, one transaction per task, the usual first version.
+"""A peer with one Celery task per event and one transaction per task, the usual first version.
 
-`python -m bench.peers.naive worker` is a prefork worker of two, `… feed` the consumer that sends the tasks.
+`python -m bench.peers.naive worker` runs a prefork worker with two processes. The argument `feed` instead of
+`worker` runs the consumer that sends the tasks.
 """
 
 import signal
@@ -21,7 +22,7 @@ from bench.peers.group_poll import poll_group
 from bench.peers.schema import EMITTED_TOPIC, EMITTED_TYPE
 
 SCHEMA = "bench_naive"
-GUARANTEE = "once per event id as long as Redis keeps its data; no order; what Redis loses is lost"
+GUARANTEE = "once per event id as long as Redis keeps its data; no order; events that Redis loses are lost"
 QUEUE = "bench-naive"
 CONCURRENCY = 2
 
@@ -49,14 +50,14 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 _connections: list[Any] = []
-"""The connection of this worker process, if it has one."""
+"""The connection of this worker process, if it is connected."""
 
 
 @app.task(  # type: ignore[untyped-decorator]
     name="bench.naive", autoretry_for=(psycopg2.OperationalError,), retry_backoff=True, max_retries=None
 )
 def apply_event(topic: str, partition: int, offset: int, key: str, value: str) -> None:
-    """Commits identity, row and outbox of one event. Idempotent: a known event changes nothing."""
+    """Commits identity, row and outbox of one event. Idempotent by identity."""
     event = decode_event(topic, partition, offset, key.encode(), value.encode())
     connection = connect_once()
     with connection, connection.cursor() as cursor:
@@ -68,7 +69,7 @@ def apply_event(topic: str, partition: int, offset: int, key: str, value: str) -
 
 
 def connect_once() -> Any:
-    """Returns the connection of this worker process, a new one if the old one broke."""
+    """Returns the connection of this worker process; connects if there is none or it is closed."""
     if not _connections or _connections[0].closed:
         url = make_url(read_config("naive").database_url).set(drivername="postgresql")
         _connections[:] = [psycopg2.connect(url.render_as_string(hide_password=False))]

@@ -1,4 +1,4 @@
-"""The tables of one peer, like those of Sluice and its users: rows by key and version, identities, outbox."""
+"""The tables of one peer, similar to the tables with Sluice: rows with versions, identities, an outbox."""
 
 from sluice.db.connection import Session
 
@@ -36,7 +36,7 @@ CREATE TABLE {schema}.outbox_events (
 
 
 def create_tables(database_url: str, schema: str) -> None:
-    """Creates the tables of this peer anew and empty."""
+    """Drops the tables of this peer and creates them again."""
     session = Session(database_url, application_name="bench-schema")
     try:
         session.command(TABLES.format(schema=schema))
