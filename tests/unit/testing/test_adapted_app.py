@@ -21,7 +21,7 @@ def made(modules: list[str], journal: Path) -> ModuleType:
     return module
 
 
-def test_handlers_keep_their_names_and_topics_get_the_suffix(tmp_path: Path) -> None:
+def test_handlers_keep_their_names_and_topic_names_get_the_suffix(tmp_path: Path) -> None:
     plain, other = collect_modules([handlers]), collect_modules([made([SHOP], tmp_path / "calls")])
     assert set(other.topics) == {f"{name}-x" for name in plain.topics}
     assert other.outgoing_topics == plain.outgoing_topics

@@ -120,7 +120,7 @@ def test_a_redelivery_of_all_records_changes_nothing(world: World) -> None:
     world.redeliver()
     assert world.state == before
     assert world.outcomes == ["applied", "applied", "dead", "duplicate"], (
-        "a redelivered record has only one outcome"
+        "a record that is delivered again from its offset has one outcome"
     )
 
 
