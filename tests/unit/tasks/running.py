@@ -37,7 +37,7 @@ def app(*functions: Callable[[Event[Any]], Iterator[Any]], data_type: Any = Any)
 
 
 def run(registry: Registry, *values: Any, memory: FoldState | None = None) -> FoldResult:
-    """Folds events with these data, by default on an empty state."""
+    """Folds one event per value, by default on an empty state."""
     topic, planned = registry.topics["things"], []
     for offset, data in enumerate(values or (DATA,)):
         value = {"event_id": f"e{offset}", "type": "thing", "version": offset, "data": data}

@@ -1,4 +1,4 @@
-"""Events whose data list the effects to yield, so that Hypothesis generates handlers, too."""
+"""Events whose data lists the effects to yield, so that Hypothesis can vary what handlers do."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ TOPIC, TOPIC_ID = "scripts", "id-of-scripts"
 INTEGER, TIMESTAMP = MERGED["integer"], MERGED["timestamp"]
 
 
-def _played(script: Sequence[Any]) -> Iterator[Effect]:
+def _run_script(script: Sequence[Any]) -> Iterator[Effect]:
     """Yields the effects of the script, raises its exceptions, and emits each row that it reads."""
     for number, step in enumerate(script):
         if isinstance(step, Exception):
@@ -65,13 +65,13 @@ def _played(script: Sequence[Any]) -> Iterator[Effect]:
 @handles("script", "script.twice")
 def first(event: Event[Any]) -> Iterator[Effect]:
     """Runs the script data["first"]."""
-    yield from _played(event.data["first"])
+    yield from _run_script(event.data["first"])
 
 
 @handles("script.twice")
 def second(event: Event[Any]) -> Iterator[Effect]:
     """Runs the script data["second"]."""
-    yield from _played(event.data["second"])
+    yield from _run_script(event.data["second"])
 
 
 @effect("notify", on_unknown="ask")
@@ -137,7 +137,7 @@ def folded(*events: Planned, memory: FoldState | None = None) -> tuple[FoldState
 
 
 def results(settled: Sequence[EventResult]) -> list[tuple[Any, ...]]:
-    """Returns comparable values of the result of each record."""
+    """Returns the result of each record as values that can be compared."""
     return [
         (s.planned.decoded.record.offset, s.outcome, repr(s.error), s.known, s.call_conflicts)
         for s in settled

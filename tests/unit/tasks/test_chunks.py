@@ -87,7 +87,7 @@ def test_a_slice_that_cannot_be_planned_is_in_the_chunk_without_events(odd: dict
     assert (chunk.slices[0], chunk.events) == (strange, 2)
 
 
-def test_lanes_that_are_left_are_not_tried_again() -> None:
+def test_a_lane_that_was_left_is_not_tried_again() -> None:
     pieces = slices(2, 2)
     message = MessageEvents(REGISTRY, pieces)
     message.leave(pieces[:1])
@@ -172,6 +172,8 @@ def test_an_event_that_ended_processes_too_often_does_not_run(
 
 
 @pytest.mark.parametrize("handler_seconds", [0.1, 10, 300])
-def test_a_transaction_may_be_idle_for_longer_than_its_handlers_may_run(handler_seconds: float) -> None:
+def test_the_idle_time_out_of_a_transaction_is_longer_than_the_time_of_its_handlers(
+    handler_seconds: float,
+) -> None:
     limit = session_settings(handler_seconds)["idle_in_transaction_session_timeout"]
     assert int(limit.removesuffix("ms")) / 1000 > handler_seconds + HANDLER_BUDGET_SECONDS

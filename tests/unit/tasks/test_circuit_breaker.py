@@ -1,4 +1,4 @@
-"""Deaths in numbers: when they mean that the deployment is wrong."""
+"""The circuit breaker of a queue: the numbers of failed events that halt the queue."""
 
 import pytest
 from hypothesis import given
@@ -14,30 +14,32 @@ from sluice.tasks.apply.circuit_breaker import (
 )
 
 CASES = [
-    ("nothing", "", "", 0, BreakerState("", 0, False)),
-    ("19 deaths of 19", "", "x" * 19, 0, BreakerState("x" * 19, 0, False)),
-    ("20 deaths of 20", "", "x" * 20, 0, BreakerState("x" * 20, 0, True)),
+    ("no events", "", "", 0, BreakerState("", 0, False)),
+    ("19 of 19 events fail", "", "x" * 19, 0, BreakerState("x" * 19, 0, False)),
+    ("20 of 20 events fail", "", "x" * 20, 0, BreakerState("x" * 20, 0, True)),
     (
-        "20 deaths of 40: half is not over half",
+        "20 of 40 events fail: not more than half",
         "." * 20,
         "x" * 20,
         0,
         BreakerState("." * 20 + "x" * 20, 0, False),
     ),
-    ("21 deaths of 41", "." * 20, "x" * 21, 0, BreakerState("." * 20 + "x" * 21, 0, True)),
-    ("the last straw", "x" * 19, "x", 0, BreakerState("x" * 20, 0, True)),
-    ("a batch without deaths never halts", "x" * 199, ".", 0, BreakerState("x" * 199 + ".", 0, False)),
+    ("21 of 41 events fail", "." * 20, "x" * 21, 0, BreakerState("." * 20 + "x" * 21, 0, True)),
+    ("one more failure after 19", "x" * 19, "x", 0, BreakerState("x" * 20, 0, True)),
+    ("a batch without failures never halts", "x" * 199, ".", 0, BreakerState("x" * 199 + ".", 0, False)),
     ("old results are forgotten", "x" * 150, "." * 200, 0, BreakerState("." * 200, 0, False)),
-    ("accepted deaths leave no trace", "." * 5, "x." * 20, 20, BreakerState("." * 25, 0, False)),
-    ("accepted deaths are spent", "", "x" * 5, 7, BreakerState("", 2, False)),
-    ("more deaths than accepted", "", "x" * 25, 5, BreakerState("x" * 20, 0, True)),
+    ("accepted failures are not in the window", "." * 5, "x." * 20, 20, BreakerState("." * 25, 0, False)),
+    ("accepted failures are used up", "", "x" * 5, 7, BreakerState("", 2, False)),
+    ("more failures than accepted", "", "x" * 25, 5, BreakerState("x" * 20, 0, True)),
 ]
 
 
 @pytest.mark.parametrize(
     ("recent", "batch", "accepted", "verdict"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_verdict(recent: str, batch: str, accepted: int, verdict: BreakerState) -> None:
+def test_a_batch_changes_the_window_and_may_halt_the_queue(
+    recent: str, batch: str, accepted: int, verdict: BreakerState
+) -> None:
     assert judge_batch(recent, batch, accepted) == verdict
 
 
@@ -45,7 +47,9 @@ results = st.text(st.sampled_from((SUCCEEDED, FAILED, FAILED)), max_size=WINDOW)
 
 
 @given(results, results, st.integers(0, 300))
-def test_laws(recent: str, batch: str, accepted: int) -> None:
+def test_the_queue_halts_only_after_many_failures_that_are_not_accepted(
+    recent: str, batch: str, accepted: int
+) -> None:
     verdict = judge_batch(recent, batch, accepted)
     deaths = verdict.failure_window.count(FAILED)
     assert len(verdict.failure_window) <= WINDOW
@@ -60,9 +64,7 @@ def test_laws(recent: str, batch: str, accepted: int) -> None:
 
 
 @given(results, st.lists(results, max_size=4), st.integers(0, 50))
-def test_the_window_does_not_depend_on_how_the_events_were_batched(
-    recent: str, batches: list[str], accepted: int
-) -> None:
+def test_the_window_does_not_depend_on_the_batches(recent: str, batches: list[str], accepted: int) -> None:
     one = judge_batch(recent, "".join(batches), accepted)
     window, left = recent, accepted
     for batch in batches:

@@ -99,7 +99,7 @@ def fault_of(handler: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Ev
         (refused, "refused here", ["refused", "_inner"]),
     ],
 )
-def test_a_fault_names_handler_file_and_line(
+def test_a_fault_names_the_handler_the_file_and_the_line(
     handler: Callable[..., Any], line: str, functions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = fault_of(handler, monkeypatch)

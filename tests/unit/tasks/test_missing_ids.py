@@ -38,12 +38,12 @@ def registry(topic: Topic) -> Registry:
 
 
 NO_ID: dict[str, tuple[bytes, Headers]] = {
-    "plain, left out": (plain(event_id=None), []),
+    "plain, omitted": (plain(event_id=None), []),
     "plain, null": (b'{"event_id":null,"type":"balance.set","version":7,"data":{"a":1}}', []),
     "plain, empty": (plain(event_id=""), []),
     "plain, in another field": (plain(event_id=None, id="e1"), []),
     "plain, only a header": (plain(event_id=None), [("ce_id", b"e1")]),
-    "binary, left out": (b"{}", [CLOUD[0], *CLOUD[2:]]),
+    "binary, omitted": (b"{}", [CLOUD[0], *CLOUD[2:]]),
     "binary, null": (b"{}", cloud(id=None)),
     "binary, empty": (b"{}", cloud(id=b"")),
     "structured, null": (body(id=None), STRUCTURED),
@@ -58,7 +58,7 @@ UNUSABLE: dict[str, tuple[bytes, Headers]] = {
 
 
 @pytest.mark.parametrize(("value", "headers"), NO_ID.values(), ids=NO_ID)
-def test_an_event_without_id_is_a_dead_letter_unless_the_topic_identifies_by_position(
+def test_an_event_without_id_is_a_dead_letter_unless_dedup_is_position(
     value: bytes, headers: Headers
 ) -> None:
     decoded = read(value, headers)
@@ -73,9 +73,7 @@ def test_an_event_without_id_is_a_dead_letter_unless_the_topic_identifies_by_pos
 
 
 @pytest.mark.parametrize(("value", "headers"), UNUSABLE.values(), ids=UNUSABLE)
-def test_an_invalid_id_is_refused_unless_the_topic_identifies_by_position(
-    value: bytes, headers: Headers
-) -> None:
+def test_an_invalid_id_is_refused_unless_dedup_is_position(value: bytes, headers: Headers) -> None:
     assert read(value, headers).error is not None
     decoded = read(value, headers, topic=BY_POSITION)
     assert (decoded.error, decoded.event_id, decoded.identity) == (None, None, COORDINATES)
@@ -86,9 +84,7 @@ def test_an_invalid_id_is_refused_unless_the_topic_identifies_by_position(
     [(plain(), []), (b"{}", CLOUD), (body(), STRUCTURED), (None, CLOUD)],
     ids=["plain", "binary", "structured", "tombstone"],
 )
-def test_an_id_is_kept_but_not_used_if_the_topic_identifies_by_position(
-    value: bytes | None, headers: Headers
-) -> None:
+def test_an_id_is_kept_but_not_used_if_dedup_is_position(value: bytes | None, headers: Headers) -> None:
     known = read(value, headers)
     assert known.identity != COORDINATES
     decoded = read(value, headers, topic=BY_POSITION)
@@ -110,7 +106,7 @@ def test_a_tombstone_needs_no_id(topic: Topic, headers: Headers) -> None:
     assert former_identity(topic, decoded) is None
 
 
-def test_the_error_names_both_solutions() -> None:
+def test_the_error_names_both_ways_to_correct_the_topic() -> None:
     topic = replace(TOPIC, fields=FieldNames(event_id="uuid", type="kind"))
     decoded = read(b'{"kind":"balance.set"}', topic=topic)
     fault = plan_event(registry(topic), topic, decoded).error

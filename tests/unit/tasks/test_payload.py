@@ -56,14 +56,14 @@ def test_data_is_never_coerced(data: object) -> None:
         convert_data(data, Amounts)
 
 
-def test_matching_data_are_converted() -> None:
+def test_matching_data_is_converted() -> None:
     data = {"cents": 1, "rate": 0.5, "price": "2.50", "lines": [{"unitPrice": 3}], "by_year": {"2024": "1"}}
     expected = Amounts(1, 0.5, Decimal("2.50"), None, (Line(Decimal(3)),), {2024: Decimal(1)})
     assert convert_data(data | {"unknown": 0.1}, Amounts) == expected
 
 
 @pytest.mark.parametrize("kind", [Any, dict, JsonObject, dict[str, Any]])
-def test_generic_data_are_passed_on_unchanged(kind: Any) -> None:
+def test_generic_data_is_passed_on_unchanged(kind: Any) -> None:
     data = {"cents": 0.1}
     assert convert_data(data, kind) is data
 

@@ -1,4 +1,4 @@
-"""Invalid effects of handlers and projections: each is refused, and the error gives the reason."""
+"""Invalid effects of handlers and projections: Sluice refuses each effect, and the error has the reason."""
 
 from dataclasses import dataclass
 from datetime import datetime

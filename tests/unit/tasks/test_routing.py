@@ -24,7 +24,7 @@ def test_a_partition_is_in_range(key: bytes, partitions: int) -> None:
     # Fixed values: a changed hash would send existing entities to other queues without re-routing.
     [(b"acc-42", 16, 9), (b"order-99", 16, 12), (b"", 7, 0), (None, 7, 0), ("ключ".encode(), 16, 0)],
 )
-def test_shards_never_change(key: bytes | None, shards: int, shard: int) -> None:
+def test_the_shard_of_a_key_never_changes(key: bytes | None, shards: int, shard: int) -> None:
     assert shard_of(key, shards) == shard
 
 

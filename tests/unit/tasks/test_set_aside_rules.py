@@ -1,4 +1,4 @@
-"""Events that were set aside: their retries, the time budget of these, and when they become dead letters."""
+"""Events that were set aside: the times and the budget of retries, and when they become dead letters."""
 
 import psycopg2
 import pytest

@@ -37,7 +37,7 @@ def writes(count: int) -> st.SearchStrategy[list[Write]]:
     return versions.flatmap(lambda numbers: st.tuples(*map(write, numbers)).map(list))
 
 
-def played(
+def apply_writes(
     shape: Shape, sequence: tuple[Write, ...] | list[Write], upsert: Upserter = versioned_row.upsert
 ) -> tuple[list[WriteResult], Row]:
     row, results = ABSENT, []
@@ -55,8 +55,8 @@ def played(
 def observable(row: Row) -> tuple[Any, ...]:
     """Returns the part of a row that affects later writes.
 
-    For an absent row: its tombstone. For a present row: its values and versions, and if the tombstone equals
-    the base version.
+    An absent row has only its tombstone. A present row has its values and versions, and True if its tombstone
+    equals its base version.
     """
     if row.values is None:
         return (None, row.tombstone)
@@ -78,7 +78,7 @@ def endings(
 ) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for order in orders(written):
-        ending = observable(played(shape, order, upsert)[1])
+        ending = observable(apply_writes(shape, order, upsert)[1])
         if ending not in found:
             found.append(ending)
     return found
@@ -101,12 +101,15 @@ def writes_of_few_versions(count: int) -> st.SearchStrategy[list[Write]]:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_first_wins_in_one_order_equals_last_wins_in_the_reversed_order(count: int) -> None:
+def test_equal_versions_first_wins_has_the_same_result_as_last_wins_in_reversed_order(count: int) -> None:
     @settings(max_examples=250, deadline=None, print_blob=True)
     @given(writes_of_few_versions(count))
     def holds(written: list[Write]) -> None:
         # The fourth value marks a row after a Delete; it has no effect where the last write wins.
-        (first_results, first), (last_results, last) = played(FIRST, written), played(LAST, written[::-1])
+        (first_results, first), (last_results, last) = (
+            apply_writes(FIRST, written),
+            apply_writes(LAST, written[::-1]),
+        )
         assert observable(first)[:3] == observable(last)[:3]
         assert WriteResult.CONFLICT not in first_results + last_results
 
@@ -116,9 +119,9 @@ def test_first_wins_in_one_order_equals_last_wins_in_the_reversed_order(count: i
 @settings(max_examples=250, deadline=None, print_blob=True)
 @given(writes_of_few_versions(3))
 def test_a_repeated_write_changes_nothing_where_the_first_write_wins(written: list[Write]) -> None:
-    _, row = played(FIRST, written)
+    _, row = apply_writes(FIRST, written)
     for again in written:
-        results, after = played(FIRST, [*written, again])
+        results, after = apply_writes(FIRST, [*written, again])
         assert observable(after) == observable(row)
         assert results[-1] in (WriteResult.STALE, WriteResult.DUPLICATE)
 
@@ -126,7 +129,7 @@ def test_a_repeated_write_changes_nothing_where_the_first_write_wins(written: li
 @settings(max_examples=40, deadline=None, print_blob=True)
 @given(writes(4))
 def test_four_writes_result_in_one_row_in_any_order(written: list[Write]) -> None:
-    first, *others = (observable(played(INT, order)[1]) for order in permutations(written))
+    first, *others = (observable(apply_writes(INT, order)[1]) for order in permutations(written))
     assert all(other == first for other in others)
 
 

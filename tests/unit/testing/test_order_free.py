@@ -116,14 +116,14 @@ def test_all_orders_of_six_events_are_tried_and_a_sample_of_orders_of_more() -> 
 
 def test_a_difference_by_a_swap_is_reduced_to_the_events_it_needs() -> None:
     # The result differs only if 3 is before 1, and both are after 0.
-    def play(order: tuple[int, ...]) -> Any:
+    def result_of(order: tuple[int, ...]) -> Any:
         return 0 in order and {1, 3} <= set(order[order.index(0) :]) and order.index(3) < order.index(1)
 
-    assert smallest_difference(play, (0, 1, 2, 3, 4), (0, 4, 3, 2, 1)) == ((0, 1, 3), (0, 3, 1))
+    assert smallest_difference(result_of, (0, 1, 2, 3, 4), (0, 4, 3, 2, 1)) == ((0, 1, 3), (0, 3, 1))
 
 
 def test_a_difference_by_a_repeat_is_reduced_to_the_repeated_event() -> None:
-    def play(order: tuple[int, ...]) -> Any:
+    def result_of(order: tuple[int, ...]) -> Any:
         return order.count(2)
 
-    assert smallest_difference(play, (0, 1, 2), (1, 2, 0, 2)) == ((2,), (2, 2))
+    assert smallest_difference(result_of, (0, 1, 2), (1, 2, 0, 2)) == ((2,), (2, 2))

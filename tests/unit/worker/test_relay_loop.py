@@ -78,7 +78,7 @@ class World:
         kind(self, send=self.send, dispatch=self.dispatch, clock=lambda: self.now, sleep=self.sleep).run()
 
 
-def play(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
+def run_until_idle(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
     """Runs the relay as long as there are calls. No record may wait afterwards."""
     world = World(commits)
     world.commit()
@@ -92,8 +92,8 @@ def play(commits: list[int], kind: type[RelayLoop] = RelayLoop) -> World:
 
 
 @given(st.lists(st.integers(0, STEPS), max_size=20))
-def test_every_record_is_sent_at_whatever_step_it_is_committed(commits: list[int]) -> None:
-    world = play(commits)
+def test_every_record_is_sent_for_every_order_of_steps(commits: list[int]) -> None:
+    world = run_until_idle(commits)
     assert world.waiting == 0
     assert world.sent == len(commits) + 1
 
@@ -104,7 +104,7 @@ def test_a_mutant_that_does_not_send_again_after_the_release_loses_a_record() ->
         "        self._dispatch()\n        if self._send():\n            self._wakeup.notify()\n",
         "",
     )
-    lost = [step for step in range(STEPS) if play([step], mutant.RelayLoop).waiting]
+    lost = [step for step in range(STEPS) if run_until_idle([step], mutant.RelayLoop).waiting]
     assert lost, "no step shows the lost record"
 
 

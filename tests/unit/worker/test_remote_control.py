@@ -100,7 +100,7 @@ def test_any_message_is_a_command_or_malformed(changes: Any) -> None:
         assert command.reply_to is None or all(len(value) == 36 for value in command.reply_to)
 
 
-def test_every_command_of_flower_is_answered_and_no_command_that_changes_the_worker() -> None:
+def test_the_worker_answers_all_commands_of_flower_but_no_command_that_changes_a_worker() -> None:
     assert set(Inspector.inspect_methods) <= set(ANSWERS)
     changing = {name for name, info in Panel.meta.items() if info.type == "control"}
     # These two commands change nothing in a worker of Sluice.

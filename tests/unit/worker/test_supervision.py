@@ -82,7 +82,7 @@ ENDS = [
     [c[1:] for c in ENDS],
     ids=[c[0] for c in ENDS],
 )
-def test_the_supervisor_decides_by_the_end_of_the_worker(
+def test_the_supervisor_decides_by_how_the_worker_ended(
     end: Ended, before: int, exit_code: int | None, failures: int, pause: float, how: str | None
 ) -> None:
     decision = decide(end, before)

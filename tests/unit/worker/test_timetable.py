@@ -17,7 +17,7 @@ def test_all_tasks_are_due_at_the_start_in_the_order_of_the_schedule() -> None:
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=200))
-def test_a_task_is_due_once_per_interval_at_whatever_times_beat_wakes(pauses: list[int]) -> None:
+def test_a_task_is_due_once_per_interval_for_any_wake_up_times_of_beat(pauses: list[int]) -> None:
     timetable, now, started = Timetable([OFTEN]), 0.0, []
     for pause in pauses:
         if timetable.due(now):
