@@ -65,7 +65,7 @@ def read_queue_commit_times(session: Session, queues: tuple[str, ...]) -> list[f
 
 
 def read_event_times(session: Session, layout: Layout) -> dict[str, float]:
-    """Returns event id → commit time in seconds since 1970."""
+    """Returns the commit time of each event by its id, in seconds since 1970."""
     statement = Statement("event_times", f"SELECT d.event_id, {_COMMITTED_AT} FROM {layout.identities} d")
     return {event_id: at / MICROSECONDS for event_id, at in session.run(statement)}
 

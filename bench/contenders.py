@@ -8,7 +8,7 @@ from bench.peers import faststream_peer, handwritten, handwritten_fold, naive
 from sluice.testing.servers.local_run import LocalRun, RunningProcess
 
 SLUICE_GUARANTEE = (
-    "effectively once per event id, order by entity; a bad event is set aside, others go on;"
+    "effectively once per event id, order by entity; a bad event is set aside, others continue;"
     " any process may be killed at any time"
 )
 NAIVE_EVENTS = 20_000  # it applies about 400 events a second

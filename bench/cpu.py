@@ -10,7 +10,7 @@ KIB_PER_MIB = 1024
 
 
 class ProcessTimes(NamedTuple):
-    """One process. `spent_ticks` are the CPU ticks of the process and of its reaped children."""
+    """The times of one process. `spent_ticks` are the CPU ticks of the process and of its reaped children."""
 
     parent: int
     spent_ticks: int
@@ -24,7 +24,7 @@ def parse_stat(text: str) -> ProcessTimes:
 
 
 def read_times() -> dict[int, ProcessTimes]:
-    """Returns all processes of this machine now."""
+    """Returns the times of all running processes of this machine, by pid."""
     found: dict[int, ProcessTimes] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():

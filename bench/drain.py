@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Drain:
-    """One contender, one round. Seconds count from the time when the log is visible to the last commit."""
+    """The drain by one contender in one round. `seconds` is from the visible log to the last commit."""
 
     contender: str
     guarantee: str
@@ -48,7 +48,7 @@ def drain_in_turns(
 ) -> Iterator[Drain]:
     """Drains the same events by all contenders in each round, starting with another contender each time.
 
-    A contender that gets stuck is dropped; the others continue.
+    Drops a contender that gets stuck, and continues with the others.
     """
     stuck: set[str] = set()
     for turn in range(rounds):

@@ -54,10 +54,10 @@ class Harmed(NamedTuple):
     complaints: list[str]
 
 
-def play_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Iterator[Fault]:
+def cause_faults(ground: Ground, *, events: int, seed: int, say: Callable[[str], None]) -> Iterator[Fault]:
     """Causes all faults, each on a separate deployment; yields the results."""
-    for name, play in FAULTS.items():
-        fault = play(ground, name, events, seed)
+    for name, cause in FAULTS.items():
+        fault = cause(ground, name, events, seed)
         figures = ", ".join(f"{what} {value:.2f}" for what, value in fault.figures.items())
         say(f"{name}: {figures}; {'; '.join(fault.complaints) or 'verified'}")
         yield fault

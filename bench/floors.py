@@ -26,7 +26,7 @@ from bench.world_speed import WorldSpeed
 # The contenders with two workers, because the handwritten contenders also have two processes.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
 REBUILD_LIVE_P99_MS = 1_000  # a bound for live latency beside two rebuild workers on the same cores
-MEMORY_MARGIN = 1.5  # a bridge counts only the raw bytes of records; Python objects take more
+MEMORY_MARGIN = 1.5  # a bridge counts only the raw bytes of records; Python objects use more memory
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def memory_floors(memory: Memory, budget_mib: int) -> Iterator[Floor]:
     held = memory.bridge_peak - memory.bridge_at_start
     yield at_most("bridge: MiB above its start, a million events waiting", budget_mib * MEMORY_MARGIN, held)
     yield at_most(
-        "worker: peak after all ÷ peak after a fifth", 1.25, memory.worker_peak / memory.worker_peak_early
+        "worker: peak after all events ÷ peak after a fifth",
+        1.25,
+        memory.worker_peak / memory.worker_peak_early,
     )
 
 

@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Latency:
-    """One contender at one rate, in milliseconds."""
+    """The latency of one contender at one rate, in milliseconds."""
 
     contender: str
     rate: int

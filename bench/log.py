@@ -110,7 +110,7 @@ def hidden_log(bootstrap_servers: str, events: Iterable[BenchEvent]) -> Iterator
 
 
 def read_append_times(bootstrap_servers: str, topic: str) -> dict[str, float]:
-    """Returns ce_id → the time when the broker appended the first copy, in seconds since 1970.
+    """Returns the time when the broker appended the first copy of each ce_id, in seconds since 1970.
 
     The topic must use LogAppendTime. So no consumer, which would cost CPU, has to run during the measurement.
     """

@@ -9,7 +9,7 @@ from rich.table import Table
 from bench import floors, report
 from bench.contenders import CONTENDERS, FOLD_RELAYED, RELAYED, SCALED
 from bench.drain import Drain, drain_in_turns
-from bench.faults import play_faults
+from bench.faults import cause_faults
 from bench.floors import Floor
 from bench.ground import Ground
 from bench.latency import measure_latencies
@@ -111,7 +111,7 @@ def rebuild(ground: Ground, options: Options, say: Say) -> Part:
 
 def faults(ground: Ground, options: Options, say: Say) -> Part:
     """Measures the effect of kills and data losses during a drain."""
-    found = list(play_faults(ground, events=options.events, seed=options.seed, say=say))
+    found = list(cause_faults(ground, events=options.events, seed=options.seed, say=say))
     complaints = [f"{fault.name}: {complaint}" for fault in found for complaint in fault.complaints]
     return Part([report.fault_table(found)], list(floors.fault_floors(found)), {"faults": found}, complaints)
 

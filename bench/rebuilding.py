@@ -70,7 +70,7 @@ def measure_rebuild(ground: Ground, *, events: int, seed: int, say: Callable[[st
         first = _rebuild(site, 2, events)
         say(f"rebuilt: {first:,.0f} events/s")
         complaints = _complaints(site, 2)
-        # Longer than the rebuild under load.
+        # The live traffic lasts longer than the rebuild under load.
         seconds = WARM_UP_SECONDS + max(10.0, 3 * events / first)
         count = int(LIVE_RATE * seconds)
         quiet = _waits(site, events, count, seed + 1)

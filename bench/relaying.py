@@ -40,7 +40,7 @@ FROM generate_series(1, {RELAYED_ROWS}) AS n
 
 @dataclass(frozen=True)
 class VisibleLatency:
-    """One contender at one rate in one round, in milliseconds."""
+    """The latency of one contender at one rate in one round, in milliseconds."""
 
     contender: str
     rate: int
@@ -55,7 +55,7 @@ class VisibleLatency:
 
 @dataclass(frozen=True)
 class RelayRate:
-    """Records per second, and microseconds of CPU per record of the sending process."""
+    """The records per second, and the CPU microseconds per record, of the sending process."""
 
     who: str
     records: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """The configuration of one process of a peer. The variables of the servers have the names of Sluice."""
+    """The configuration of one process of a peer. Its servers use the environment variables of Sluice."""
 
     database_url: str
     redis_url: str

@@ -15,7 +15,7 @@ class Payload(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """The record's value."""
+    """The value of a record."""
 
     event_id: str
     version: int

@@ -1,4 +1,4 @@
-"""The tables of one peer, similar to the tables with Sluice: rows with versions, identities, an outbox."""
+"""The tables of one peer, similar to those of Sluice: rows with versions, identities, an outbox."""
 
 from sluice.db.connection import Session
 
