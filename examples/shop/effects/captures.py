@@ -9,9 +9,9 @@ from examples.shop.effects.addresses import PROVIDER_URL, AddressMissing, read_a
 from examples.shop.effects.looking import look_up
 from sluice import EffectCall, JsonObject, NotSent, Refused, effect
 
-CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # together within the effect's own timeout
+CONNECT_SECONDS, READ_SECONDS = 2.0, 6.0  # their sum is below the effect's timeout
 
-KEY_LIFETIME_SECONDS = 23 * 3600  # the provider keeps a key for 24 h by its own clock; 1 h is a margin
+KEY_LIFETIME_SECONDS = 23 * 3600  # the provider keeps a key for 24 h; 1 h is a margin for clock errors
 
 NOT_FINAL = frozenset((408, 409, 425, 429))
 """4xx answers after which the outcome is unknown. 409: another request with the key is in process, and may
@@ -75,7 +75,7 @@ def capture_payment(call: EffectCall) -> JsonObject:
                 headers={"Idempotency-Key": provider_key(call.key)},
                 redirect=False,
             )
-        except urllib3.exceptions.ConnectTimeoutError as error:  # also refused, or unknown host
+        except urllib3.exceptions.ConnectTimeoutError as error:  # also connection refused, unknown host
             raise NotSent(f"no connection to {host}:{port}: {error}") from error
     retry_after = response.headers.get("Retry-After", "")
     if response.status in TURNED_AWAY and retry_after.isdecimal():

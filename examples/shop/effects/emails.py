@@ -30,7 +30,7 @@ class EmailArgs(msgspec.Struct, frozen=True):
 
 
 class NotAcknowledged(Exception):
-    """Raised for a reply other than 2yz, 4yz and 5yz to a sent message, which may be delivered."""
+    """Raised if the reply to a message is not 2yz, 4yz or 5yz. The server may have accepted the message."""
 
 
 def find_email(call: EffectCall) -> JsonObject | None:

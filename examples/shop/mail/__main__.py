@@ -1,4 +1,4 @@
-"""`python -m examples.shop.mail`: the mail server; prints `{"port": …, "control_port": …}` when it listens.
+"""`python -m examples.shop.mail` runs the mail server. It prints its ports as JSON when it listens.
 
 The server exits at a signal. It needs no clean-up, because its journal has every accepted message.
 """

@@ -25,7 +25,7 @@ class ControlHandler(JsonHandler):
     server: ControlServer
 
     def do_GET(self) -> None:
-        """Answers `/messages` and `/faults`."""
+        """Handles `GET /messages` and `GET /faults`."""
         match self.route:
             case "/messages":
                 found, more = self.server.mailbag.find(message_id=self.query.get("message_id"))

@@ -30,7 +30,7 @@ class Mailbag:
         self._lock = threading.Lock()
 
     def receive(self, message_id: str | None) -> None:
-        """Notes a received message. Until `decide` is called, it may still be accepted."""
+        """Notes a received message, which is undecided until `decide` is called."""
         with self._lock:
             self._received[message_id] += 1
 
@@ -53,7 +53,7 @@ class Mailbag:
             self._messages.append(accepted)
 
     def find(self, *, message_id: str | None) -> tuple[list[Message], bool]:
-        """Returns the messages with this id (None: all), and True if one with this id is not decided."""
+        """Returns the messages with this id (None: all), and True if a message with this id is undecided."""
         with self._lock:
             found = [m for m in self._messages if message_id in (None, m.message_id)]
             return found, self._received[message_id] > 0

@@ -31,7 +31,7 @@ class Journal(Generic[L]):
             os.fsync(self._descriptor)
 
     def lines(self) -> Iterator[L]:
-        """Returns all lines, oldest first."""
+        """Yields all lines, oldest first."""
         for line in self._path.read_bytes().splitlines():
             yield self._decoder.decode(line)
 

@@ -77,11 +77,11 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def get_faults(self) -> None:
-        """Answers `GET /faults` with the remaining faults."""
+        """Handles `GET /faults`: answers with the remaining faults."""
         self.answer(200, {"faults": self.server.faults.left()})
 
     def do_PUT(self) -> None:
-        """Replaces the faults by those of a FaultsRequest. `/faults` is the only route with PUT."""
+        """Handles `PUT /faults`, the only route with PUT: replaces the faults."""
         if self.route != "/faults":
             self.answer_unknown()
             return

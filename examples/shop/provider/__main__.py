@@ -1,4 +1,4 @@
-"""`python -m examples.shop.provider`: the payment provider; prints `{"port": …}` when it listens.
+"""`python -m examples.shop.provider` runs the payment provider and prints `{"port": …}` when it listens.
 
 The provider exits at a signal. It needs no clean-up, even after kill -9: its journal has every answer.
 """

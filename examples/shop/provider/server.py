@@ -48,7 +48,7 @@ class ProviderHandler(JsonHandler):
             self.answer(reply.answer.status, reply.answer.body, headers)
 
     def do_GET(self) -> None:
-        """Answers `/captures` and `/faults`."""
+        """Handles `GET /captures` and `GET /faults`."""
         match self.route:
             case "/captures":
                 query = self.query
