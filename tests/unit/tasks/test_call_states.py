@@ -55,13 +55,13 @@ def tried_before(seconds: float) -> Tried:
         (tried_before(0), replace(RETRY, key_lifetime_seconds=None), False, False, Claim.GIVE_UP),
         # The policy changed to "ask", which never repeats a call with the same key.
         (tried_before(0), ASK, False, False, Claim.GIVE_UP),
-        # A call is given up only when it is due, first of its key and not paused.
+        # A call is given up only if it is due, not behind another call, and not paused.
         (tried_before(9_999), RETRY, True, False, Claim.LEAVE),
         (tried_before(9_999), RETRY, False, True, Claim.LEAVE),
         (replace(tried_before(9_999), due_at=NOW + timedelta(seconds=1)), RETRY, False, False, Claim.LEAVE),
     ],
 )  # fmt: skip
-def test_an_attempt_begins_only_if_the_call_is_due_and_first_and_a_repeat_is_safe(
+def test_an_attempt_begins_only_if_the_call_is_due_and_next_and_a_repeat_is_safe(
     call: Tried, policy: EffectDeclaration, behind: bool, paused: bool, claim: Claim
 ) -> None:
     assert judge_claim(call, policy, behind=behind, paused=paused) is claim

@@ -40,7 +40,7 @@ def snapshot(**members: Declared) -> LeaseSnapshot:
         ({"m1": declares(), "m2": declares(payment="p")}, set()),
         ({"m1": declares(order="ab", yielded="order.0"), "m2": declares(order="a")}, {2}),
         ({"m1": declares(order="ab", yielded="order.1"), "m2": declares(order="a")}, {1}),
-        # All members have given the queue back, so a member that gave it back is eligible.
+        # All members have given the queue back, so the returns are ignored.
         ({"m1": declares(order="a", yielded="order.0"), "m2": declares(order="ab", yielded="order.0")}, {2}),
         # A member that declares the missing topic or format is preferred, even if it declares less otherwise.
         ({"m1": declares(yielded="order.0", order="a"), "m2": declares(order="a"), "m3": declares(order="b")},

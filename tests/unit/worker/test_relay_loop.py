@@ -1,4 +1,4 @@
-"""A run of the relay loses no notification, at whatever time other processes commit, and the run ends."""
+"""A run of the relay loses no notification, whenever other processes commit, and every run ends."""
 
 from collections.abc import Callable
 
