@@ -25,8 +25,8 @@ def main(
         list[str] | None, typer.Argument(help=f"Parts to run: {', '.join(PARTS)}. Default: all.")
     ] = None,
     events: Annotated[int, typer.Option(help="Events per drain.")] = 300_000,
-    rounds: Annotated[int, typer.Option(help="Alternating rounds of drains, rates and costs.")] = 3,
-    seconds: Annotated[int, typer.Option(help="Seconds measured at each rate.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Rounds of the drains, rates and costs.")] = 3,
+    seconds: Annotated[int, typer.Option(help="Duration of the measurement at each rate, in seconds.")] = 20,
     waiting: Annotated[int, typer.Option(help="Waiting events when memory is measured.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
     only: Annotated[

@@ -1,4 +1,4 @@
-"""Reads the commit times of a run from Postgres afterwards, and verifies the results.
+"""Reads the commit times of a run from Postgres after the run, and verifies the results.
 
 Postgres stores the time of each commit just before the flush. It uses the same clock as the senders. So no
 process that would cost CPU has to observe the commits. The times exclude the flush.

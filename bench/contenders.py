@@ -16,7 +16,7 @@ NAIVE_EVENTS = 20_000  # it applies about 400 events a second
 
 @dataclass(frozen=True)
 class Layout:
-    """The tables of a contender. The outbox's sequence gives its progress cheaply."""
+    """The tables of a contender, and the sequence of its outbox, which is a cheap measure of its progress."""
 
     identities: str = "sluice.processed_events"
     outbox: str = "sluice.outbox_events"

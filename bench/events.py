@@ -16,7 +16,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 class BenchEvent(NamedTuple):
-    """One record to produce. `number` is its index in the run, from 0; its version is one more."""
+    """One record to produce. `number` is its index in the run and starts at 0."""
 
     number: int
     event_id: str

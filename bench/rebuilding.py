@@ -30,7 +30,7 @@ WHY = ("--reason", "bench")
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """One log drained live, then rebuilt without and with live traffic; latencies in milliseconds."""
+    """The results for one log: drained live, then rebuilt without and with live traffic."""
 
     events: int
     drain_per_second: float

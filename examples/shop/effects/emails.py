@@ -87,7 +87,7 @@ def write_message(call: EffectCall) -> EmailMessage:
 
 
 def _introduce(server: smtplib.SMTP, message: EmailMessage) -> None:
-    """Sends sender and recipient, and no part of the message."""
+    """Sends the sender and the recipient, but no part of the message."""
     try:
         server.ehlo_or_helo_if_needed()
         _judge(*server.mail(SENDER))
