@@ -43,8 +43,8 @@ def present(memory: FoldState) -> dict[str, Any]:
 # (case, writes of earlier events, the event, its outcome, its number of emits and calls)
 DECISIONS: list[tuple[str, list[Any], dict[str, Any], Outcome, int]] = [
     ("no effect", [], {}, IGNORED, 0),
-    ("an emit alone", [], {"first": [TOLD]}, APPLIED, 1),
-    ("a read alone", [], {"first": [Read(INTEGER, "k")]}, APPLIED, 1),
+    ("only an emit", [], {"first": [TOLD]}, APPLIED, 1),
+    ("only a read", [], {"first": [Read(INTEGER, "k")]}, APPLIED, 1),
     ("a stale write ends its handler", [A2], {"first": [A1, TOLD, NOTIFY]}, STALE, 0),
     ("a duplicate write ends its handler", [A2], {"first": [A2, TOLD]}, DUPLICATE, 0),
     ("effects before the gate remain", [A2], {"first": [TOLD, A1, NOTIFY]}, APPLIED, 1),

@@ -49,7 +49,7 @@ def test_each_success_doubles_the_limit_until_the_limit_is_removed() -> None:
 
 
 @given(events=st.integers(1, 10_000), outcomes=st.lists(st.booleans(), max_size=60))
-def test_the_limit_is_at_least_one_and_never_more_than_needed(events: int, outcomes: list[bool]) -> None:
+def test_the_limit_is_at_least_one_and_never_larger_than_a_batch(events: int, outcomes: list[bool]) -> None:
     state: QueueFailures | None = None
     for succeeds in outcomes:
         tried = min(events, (state.batch_limit if state else None) or events)
