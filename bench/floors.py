@@ -25,7 +25,7 @@ from bench.world_speed import WorldSpeed
 
 # The contenders with two workers, because the handwritten contenders also have two processes.
 TWO_WORKERS = (SLUICE_2.name, SLUICE_2_KAFKA_PYTHON.name)
-REBUILD_LIVE_P99_MS = 1_000  # the live latency while two rebuild workers use the same cores
+REBUILD_LIVE_P99_MS = 1_000  # limit of the live latency while two rebuild workers use the same cores
 MEMORY_MARGIN = 1.5  # a bridge counts only the raw bytes of records; Python objects use more memory
 
 

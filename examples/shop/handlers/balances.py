@@ -18,6 +18,6 @@ class BalanceSet(msgspec.Struct, frozen=True):
 def set_balance(event: Event[BalanceSet]) -> Iterator[Effect]:
     """Writes the balance. The version of the write is the event's time."""
     if event.time is None:
-        raise Rejected("a balance needs the time of its event")
+        raise Rejected("a balance requires the time of its event")
     values = {"balance_cents": event.data.balance_cents, "as_of": event.time}
     yield Upsert(account_balances, event.key, values, version=event.time)
