@@ -1,4 +1,4 @@
-"""Sessions on the test's database."""
+"""Fixtures for sessions on the database of a test."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +9,7 @@ from sluice.db.connection import Session
 
 @pytest.fixture
 def make_session(database_url: str) -> Iterator[Callable[[], Session]]:
-    """Opens one more, as another process would; all are closed afterwards."""
+    """Returns a function that opens a session, as another process would; closes all of them at the end."""
     made: list[Session] = []
 
     def make() -> Session:
@@ -23,5 +23,5 @@ def make_session(database_url: str) -> Iterator[Callable[[], Session]]:
 
 @pytest.fixture
 def session(make_session: Callable[[], Session]) -> Session:
-    """One of them; what a test looks with, or works with alone."""
+    """A session for the queries of the test, or for a test that needs only one session."""
     return make_session()

@@ -1,4 +1,4 @@
-"""Rows of `processes`, as living processes would write them."""
+"""Rows of table `processes`, as running processes would write them."""
 
 from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ def add_process(
     format: int = 1,
     clock_offset: float | None = None,
 ) -> UUID:
-    """Writes the row of one more process that is alive, and returns its id."""
+    """Writes the row of another running process and returns its id."""
     topics = topics or {}
     process = Process(
         uuid4(),
@@ -38,7 +38,7 @@ def add_process(
 
 
 def end_process(session: Session, process: UUID) -> None:
-    """Makes the heartbeat of a process old."""
+    """Sets the heartbeat of a process to one hour ago."""
     session.command(
         f"UPDATE sluice.processes SET heartbeat_at = now() - interval '1 hour' WHERE process = '{process}'"
     )

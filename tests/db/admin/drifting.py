@@ -1,4 +1,4 @@
-"""A database in which tables are made otherwise than they are declared."""
+"""A database whose tables differ from their declarations."""
 
 import re
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ SET_UP = f"""
 
 @pytest.fixture(scope="module")
 def session(shared_stack: Stack) -> Iterator[Session]:
-    """A database for all cases: each has a table of its own."""
+    """A session on one database for all cases; each case has its own table."""
     shared_stack.start("postgres")
     with stacks.database(shared_stack) as url:
         opened = Session(url, application_name="test drift")

@@ -1,4 +1,4 @@
-"""An entity to erase, all that may name it, and a search for its key in every column of every table."""
+"""An entity to erase, rows that may contain its key, and a search for the key in every column."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from tests.db.tasks.applying import TOPIC, TOPIC_ID, Thing, made, notify
 from tests.db.tasks.projecting import Bench, create
 
 KEY = "ann-4711"
-WHO = Decision("somebody", "erase", f"request of {KEY}")
+DECISION = Decision("operator", "erase", f"request of {KEY}")
 
 
 marks = MetaData()
@@ -38,25 +38,25 @@ sums = entity_table(
 
 @handles("thing.set")
 def mail(event: Event[Thing]) -> Iterator[Effect]:
-    """A call that is made once, and a row by another key than the event's."""
+    """Yields a call that is made only one time, and a row with another key than the event."""
     yield Call("notify", once=f"mail:{event.key}", args={"to": event.key})
     yield Increment(sums, "all", {"n": 1})
 
 
 @handles("mood.set")
 def set_mood(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A row that can be deleted."""
+    """Yields a row that can be deleted."""
     yield Upsert(moods, event.key, {"said": f"{event.key} said {event.id}"})
 
 
 @handles("mood.gone")
 def drop_mood(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Its deletion."""
+    """Yields the deletion of that row."""
     yield Delete(moods, event.key)
 
 
 def registry(revision: int = 1, *, mended: bool = False) -> Registry:
-    """The application with a projection, with two more tables and more handlers."""
+    """Returns the application with a projection, two more tables and more handlers."""
     code = projecting.registry(revision, mended=mended)
     module = ModuleType("erasing")
     vars(module).update(mail=mail, set_mood=set_mood, drop_mood=drop_mood, notify=notify, moods=moods)
@@ -70,18 +70,18 @@ def registry(revision: int = 1, *, mended: bool = False) -> Registry:
 
 
 def erase_key(bench: Bench, key: str = KEY, *, until: int | None = None, **more: Any) -> Erased:
-    """Erases a thing; Kafka's log ends behind the last record, or at `until`."""
+    """Erases a thing; the Kafka log ends after the last record, or at `until`."""
     end = until if until is not None else max((record.offset for record in bench.log), default=-1) + 1
 
     def read_ends(topics: Sequence[str]) -> LogEnds:
         return {TOPIC: (TOPIC_ID, {0: end})}
 
     options = {"patience_seconds": 0.0, **more}
-    return erase(bench.looking, bench.registry, read_ends, "thing", key, WHO, **options)
+    return erase(bench.looking, bench.registry, read_ends, "thing", key, DECISION, **options)
 
 
 def sent(bench: Bench) -> None:
-    """As if relay and effects worker had run."""
+    """Stores the state after the relay and the effects worker have run."""
     bench.look("DELETE FROM sluice.outbox_events")
     bench.look(
         "UPDATE sluice.executed_side_effects SET state = 'succeeded', settled_at = now(),"
@@ -90,7 +90,7 @@ def sent(bench: Bench) -> None:
 
 
 def mentions(bench: Bench, key: str = KEY) -> list[str]:
-    """Returns each column of each table in which the key stands, as text, JSON or bytes."""
+    """Returns each column of each table that contains the key as text, JSON or bytes."""
     columns = bench.look(
         "SELECT table_schema, table_name, column_name FROM information_schema.columns"
         " WHERE table_schema IN ('sluice', 'public') ORDER BY 1, 2, ordinal_position"
@@ -106,7 +106,7 @@ def mentions(bench: Bench, key: str = KEY) -> list[str]:
 
 
 def of(key: str, offset: int, **more: Any) -> Record:
-    """`thing.set` of a key, whose id, name and amount are told by the offset."""
+    """Returns a `thing.set` record of a key; the offset determines its event id and amount."""
     return made(offset, "thing.set", key, event_id=f"{key}:{offset}", amount=offset, **more)
 
 

@@ -1,4 +1,4 @@
-"""Rows of what leaves, made for tests: outgoing events, refusals and calls."""
+"""Functions that insert outgoing events, refusals and calls for tests."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def insert_event(
     payload: bytes = b"{}",
     refused: str | None = None,
 ) -> None:
-    """An outgoing event, refused for a reason or not."""
+    """Inserts an outgoing event; if `refused` is an error, also its refusal."""
     with session.connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)"
@@ -41,7 +41,7 @@ def insert_call(
     attempt: int = 0,
     **more: Any,
 ) -> None:
-    """A call of entity type `order`; `more` are further columns."""
+    """Inserts a call of entity type `order`; `more` are further columns."""
     columns = {
         "effect_key": effect_key,
         "effect": effect,
@@ -63,7 +63,7 @@ def insert_call(
 
 
 def rows(session: Session, query: str) -> list[tuple[Any, ...]]:
-    """Rows of any query."""
+    """Returns the rows of a query."""
     with session.connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall()

@@ -1,4 +1,4 @@
-"""A topic to accept, an entity type to reshard, and a batch that has a queue in hand meanwhile."""
+"""A topic to accept, an entity type to reshard, and a batch that holds a queue at the same time."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from sluice.stack.patience import patient
 from tests.db.tasks.applying import TOPIC, Bench, create_tables, registry
 from tests.waiting import WAITING_BACKENDS, wait_until
 
-WHO = Decision("somebody", "accept", "why")
+DECISION = Decision("operator", "accept", "why")
 OTHER = "other-things"
 
 
 @pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
-    """Topic `things` and another one of the entity type, and a topic of another entity type."""
+    """A bench with two topics of entity type `thing` and one topic of another entity type."""
     create_tables(database_url)
     topics = {TOPIC: replace(registry().topics[TOPIC], ignores=("thing.viewed",))}
     bench = Bench(database_url, replace(registry(), topics=topics))
@@ -44,13 +44,13 @@ def lanes(bench: Bench, epoch: int) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
-def in_hand(bench: Bench, database_url: str, work: str, action: Callable[[], object]) -> Iterator[None]:
-    """`action` is begun while a batch has the queue in hand, which then does `work` and commits."""
+def during_batch(bench: Bench, database_url: str, work: str, action: Callable[[], object]) -> Iterator[None]:
+    """Starts `action` while a batch holds the queue; then the batch runs the SQL `work` and commits."""
     holder = Session(database_url, application_name="a batch")
     holder.command("BEGIN; SELECT FROM sluice.queues WHERE queue = 'thing.0' FOR UPDATE")
     waiting = threading.Thread(target=action)
     waiting.start()
-    wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=5, what="it waits")
+    wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=5, what="the action waits for the batch")
     holder.command(f"{work}; COMMIT")
     holder.close()
     waiting.join(patient(30))

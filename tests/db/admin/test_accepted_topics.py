@@ -1,4 +1,4 @@
-"""Topics that were accepted: which of them a rebuild is refused for, on a real Postgres."""
+"""Accepted topics for which a rebuild is refused, on a real Postgres."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from sluice.db.admin.rerouting import TopicRouting, read_topic_routing
 from sluice.db.connection import Session
 from sluice.kafka_io.log_range import LogRange
 from tests.db.admin import rerouting
-from tests.db.admin.rerouting import OTHER, WHO
+from tests.db.admin.rerouting import DECISION, OTHER
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, Bench, slice_of, thing_set
 
 bench = rerouting.bench
@@ -25,7 +25,7 @@ bench = rerouting.bench
 def accept(session: Session, topic_id: str, end: int) -> None:
     before = read_topic_routing(session, TOPIC)
     assert before is not None
-    accept_topic(session, TOPIC, before, TopicRouting(topic_id, "thing"), {0: LogRange(0, end)}, WHO)
+    accept_topic(session, TOPIC, before, TopicRouting(topic_id, "thing"), {0: LogRange(0, end)}, DECISION)
 
 
 def accepted(session: Session) -> AcceptedTopic:
@@ -45,7 +45,7 @@ def refusals(bench: Bench, session: Session, *, by_position: bool = False) -> li
     ("topic_id", "end", "how"),
     [("id-new", 9, "was created again or moved"), (TOPIC_ID, 1, "lost the end"), (TOPIC_ID, 9, None)],
 )
-def test_a_topic_whose_places_no_longer_tell_is_refused_if_it_has_events_that_are_known_by_them(
+def test_a_topic_with_changed_offsets_is_refused_if_events_are_identified_by_offset(
     bench: Bench,
     session: Session,
     topic_id: str,
@@ -68,14 +68,14 @@ def test_a_topic_whose_places_no_longer_tell_is_refused_if_it_has_events_that_ar
 
 
 @pytest.mark.parametrize("outcome", ["dead", "waiting", "conflict", "ignored"])
-def test_events_that_made_no_row_are_no_reason(bench: Bench, session: Session, outcome: str) -> None:
+def test_events_that_wrote_no_row_cause_no_refusal(bench: Bench, session: Session, outcome: str) -> None:
     bench.apply(slice_of([thing_set(0)]))
     bench.look(f"UPDATE sluice.processed_events SET event_id = NULL, outcome = '{outcome}'")
     accept(session, "id-new", 9)
     assert refusals(bench, session) == []
 
 
-def test_events_that_came_after_it_are_no_reason(bench: Bench, session: Session) -> None:
+def test_events_after_the_accept_cause_no_refusal(bench: Bench, session: Session) -> None:
     accept(session, "id-new", 9)
     bench.apply(slice_of([thing_set(0)], epoch=2)._replace(topic_id="id-new"))
     bench.look("UPDATE sluice.processed_events SET event_id = NULL")
@@ -84,7 +84,7 @@ def test_events_that_came_after_it_are_no_reason(bench: Bench, session: Session)
 
 
 @pytest.mark.parametrize(("watermark", "left"), [(0, [(0, 0, 9)]), (8, [(0, 8, 9)]), (9, []), (20, [])])
-def test_live_has_to_come_to_where_the_log_ended(
+def test_offsets_left_to_read_end_at_the_log_end_of_the_accept(
     bench: Bench, session: Session, watermark: int, left: list[tuple[int, int, int]]
 ) -> None:
     accept(session, TOPIC_ID, 9)
@@ -92,5 +92,5 @@ def test_live_has_to_come_to_where_the_log_ended(
     assert list(left_to_read(accepted(session))) == left
 
 
-def test_a_topic_that_was_never_accepted_is_as_it_was(session: Session) -> None:
+def test_a_topic_that_was_never_accepted_is_not_listed(session: Session) -> None:
     assert read_accepted(session, [TOPIC, "unknown"]) == []

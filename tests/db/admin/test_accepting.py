@@ -1,4 +1,4 @@
-"""Accepting a topic on a real Postgres: it starts anew under all queue locks, everything else goes on."""
+"""Accepting a topic on a real Postgres: the topic restarts under all queue locks, other topics continue."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from sluice.db.admin.rerouting import TopicRouting, read_topic_routing
 from sluice.db.connection import Session
 from sluice.kafka_io.log_range import LogRange
 from tests.db.admin import rerouting
-from tests.db.admin.rerouting import OTHER, WHO, in_hand, lanes
+from tests.db.admin.rerouting import DECISION, OTHER, during_batch, lanes
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, Bench, made, slice_of, thing_set
 
 LOGS = {0: LogRange(0, 100)}
@@ -23,7 +23,7 @@ bench = rerouting.bench
 def accept(session: Session, topic_id: str = TOPIC_ID, logs: dict[int, LogRange] = LOGS) -> int:
     before = read_topic_routing(session, TOPIC)
     assert before is not None
-    return accept_topic(session, TOPIC, before, TopicRouting(topic_id, "thing"), logs, WHO)[1]
+    return accept_topic(session, TOPIC, before, TopicRouting(topic_id, "thing"), logs, DECISION)[1]
 
 
 def partitions(bench: Bench) -> list[tuple[Any, ...]]:
@@ -32,7 +32,7 @@ def partitions(bench: Bench) -> list[tuple[Any, ...]]:
     )
 
 
-def test_accepting_starts_the_topic_anew_and_nothing_else(bench: Bench, session: Session) -> None:
+def test_accepting_restarts_the_topic_and_no_other_topic(bench: Bench, session: Session) -> None:
     bench.apply(slice_of([thing_set(0), thing_set(1)]))
     assert accept(session, "id-new", {0: LogRange(20, 100), 1: LogRange(0, 0)}) == 2
     assert partitions(bench) == [
@@ -47,7 +47,7 @@ def test_accepting_starts_the_topic_anew_and_nothing_else(bench: Bench, session:
         ("thing", 2, 1),
     ]
     assert lanes(bench, 1) == [(OTHER, 0, "thing.0", 3, 4), (TOPIC, 0, "thing.0", 1, 2)], "counters are kept"
-    assert lanes(bench, 2) == [(OTHER, 0, "thing.0", 3, 0)], "the other topic goes on where it was"
+    assert lanes(bench, 2) == [(OTHER, 0, "thing.0", 3, 0)], "the other topic continues at its offset"
     ((verb, subject, reason, details),) = bench.look(
         "SELECT verb, subject, reason, details FROM sluice.audit"
     )
@@ -55,7 +55,7 @@ def test_accepting_starts_the_topic_anew_and_nothing_else(bench: Bench, session:
     assert (details["topic_id_before"], details["topic_id"], details["epoch"]) == (TOPIC_ID, "id-new", 2)
 
 
-def test_accepting_takes_back_why_bridges_stopped(bench: Bench, session: Session) -> None:
+def test_accepting_clears_the_stopped_problem_of_the_topic(bench: Bench, session: Session) -> None:
     bench.look(f"""
         INSERT INTO sluice.partition_reads (topic, partition, problem, detail, problem_since) VALUES
             ('{TOPIC}', 0, 'stopped', 'lost', now()), ('{TOPIC}', 1, 'no_leader', 'none', now()),
@@ -65,7 +65,7 @@ def test_accepting_takes_back_why_bridges_stopped(bench: Bench, session: Session
     assert set(bench.look(left)) == {(TOPIC, 1, "no_leader", "none"), (OTHER, 0, "stopped", "lost")}
 
 
-def test_a_slice_of_the_old_epoch_does_nothing(bench: Bench, session: Session) -> None:
+def test_a_slice_of_the_old_epoch_changes_nothing(bench: Bench, session: Session) -> None:
     bench.apply(slice_of([thing_set(0, amount=1)]))
     accept(session, "id-new")
     late = bench.apply(slice_of([thing_set(1, amount=2)], prev=0))
@@ -77,7 +77,7 @@ def test_a_slice_of_the_old_epoch_does_nothing(bench: Bench, session: Session) -
     assert bench.amounts() == {"k": 3}
 
 
-def test_every_outcome_read_again_changes_nothing_but_counts_of_repeats(
+def test_reading_every_outcome_again_changes_only_the_counts_of_repeats(
     bench: Bench, session: Session
 ) -> None:
     records = [
@@ -105,59 +105,59 @@ def test_every_outcome_read_again_changes_nothing_but_counts_of_repeats(
     accept(session)
     bench.apply(slice_of(records, epoch=2))
     assert everything(bench) == before
-    # A repeat has no row of its own by which it would be known as the very same record.
+    # A repeat has no row, so the worker cannot recognise it as the same record.
     counted = bench.look(f"SELECT * FROM sluice.lane_progress WHERE epoch = 2 AND topic = '{TOPIC}'")
     assert counted == [(TOPIC, 0, "thing.0", 2, 7, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0)]
 
 
-def claim_another_topic_goes_on(bench: Bench, session: Session) -> None:
-    """What was applied of it does not come again."""
+def claim_another_topic_continues(bench: Bench, session: Session) -> None:
+    """Asserts that events of another topic are not applied again."""
     bench.apply(slice_of([thing_set(0), thing_set(1, event_id="e0", version=0)]))
     before = bench.outcomes()
     old = read_topic_routing(session, OTHER)
     assert old is not None
-    accept_topic(session, OTHER, old, old, LOGS, WHO)
+    accept_topic(session, OTHER, old, old, LOGS, DECISION)
     judged = bench.apply(slice_of([thing_set(0), thing_set(1, event_id="e0", version=0)], epoch=2))
     assert judged is not None
     assert not judged.outcomes
     assert bench.outcomes() == before
 
 
-def test_another_topic_of_the_entity_type_goes_on_where_it_was(bench: Bench, session: Session) -> None:
-    claim_another_topic_goes_on(bench, session)
+def test_another_topic_of_the_entity_type_continues_at_its_offset(bench: Bench, session: Session) -> None:
+    claim_another_topic_continues(bench, session)
 
 
-def test_lanes_of_other_topics_must_be_carried(
+def test_lanes_of_other_topics_must_be_carried_over(
     bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accept_module, "carry_lanes", lambda *_, **__: 0)
     with pytest.raises(AssertionError):
-        claim_another_topic_goes_on(bench, session)
+        claim_another_topic_continues(bench, session)
 
 
-def test_accepting_waits_for_the_batch_in_hand(bench: Bench, session: Session, database_url: str) -> None:
+def test_accepting_waits_for_the_batch_in_flight(bench: Bench, session: Session, database_url: str) -> None:
     work = f"UPDATE sluice.lane_progress SET applied_offset = 50 WHERE topic = '{OTHER}'"
-    with in_hand(bench, database_url, work, lambda: accept(session)):
+    with during_batch(bench, database_url, work, lambda: accept(session)):
         assert lanes(bench, 2) == [(OTHER, 0, "thing.0", 50, 0)]
 
 
-def test_of_two_who_accept_one_is_told(bench: Bench, session: Session) -> None:
+def test_the_second_of_two_accepts_is_refused(bench: Bench, session: Session) -> None:
     before = read_topic_routing(session, TOPIC)
     assert before is not None
     accept(session, "id-new")
     with pytest.raises(OperationRefused, match="was changed meanwhile"):
-        accept_topic(session, TOPIC, before, TopicRouting("id-newer", "thing"), LOGS, WHO)
+        accept_topic(session, TOPIC, before, TopicRouting("id-newer", "thing"), LOGS, DECISION)
     assert bench.look("SELECT epoch FROM sluice.entities WHERE entity = 'thing'") == [(2,)]
 
 
 def everything(bench: Bench) -> list[list[tuple[Any, ...]]]:
-    """All that a batch may write but progress."""
+    """Returns all rows that a batch may write, except progress."""
     names = ("dead_letters", "processed_events", "outbox_events", "executed_side_effects", "parked_entities")
     tables = ["public.things", *(f"sluice.{name}" for name in names)]
     return [bench.look(f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables]
 
 
-def test_an_erasure_covers_no_more_than_the_log_has(bench: Bench, session: Session) -> None:
+def test_accepting_lowers_the_log_ends_of_erasures(bench: Bench, session: Session) -> None:
     ends = {TOPIC_ID: {"0": 1_000, "7": 0}, "other": {"0": 1_000}}
     bench.look(
         "INSERT INTO sluice.erasures (entity, key_hash, log_ends)"

@@ -1,4 +1,4 @@
-"""What an operator does to calls, on a real Postgres, beside workers that answer."""
+"""Operator commands that change calls, on a real Postgres, while workers store answers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,9 +36,7 @@ def audits(session: Session) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("before", ["failed", "uncertain"])
-def test_a_released_call_is_as_if_never_tried_but_its_attempts_count_on(
-    session: Session, before: str
-) -> None:
+def test_a_released_call_is_reset_but_keeps_its_attempt_number(session: Session, before: str) -> None:
     insert_call(
         session,
         "a",
@@ -60,12 +58,14 @@ def test_a_released_call_is_as_if_never_tried_but_its_attempts_count_on(
     assert (call.state, call.attempt, call.tried, call.ended_unknown) == ("pending", 8, 0, False)
     assert (call.first_attempt_at, call.dispatched_at, call.settled_at) == (None, None, None)
     assert audits(session) == [("effects retry", "a", "because", "pending")]
-    told = calls.dispatch_calls(session, ["notify"], [], again_after_seconds=30, limit=10, newest_format=1)
-    assert told == [("a", "notify")]
+    dispatched = calls.dispatch_calls(
+        session, ["notify"], [], again_after_seconds=30, limit=10, newest_format=1
+    )
+    assert dispatched == [("a", "notify")]
 
 
 @pytest.mark.parametrize("before", ["pending", "running", "succeeded"])
-def test_no_other_call_is_released_or_settled(session: Session, before: str) -> None:
+def test_only_failed_and_uncertain_calls_are_released_or_settled(session: Session, before: str) -> None:
     insert_call(session, "a", before)
     call = require_call(session, "a")
     assert release_calls(session, [call]) == set()
@@ -77,7 +77,7 @@ def test_no_other_call_is_released_or_settled(session: Session, before: str) -> 
     assert (state(session, "a"), audits(session)) == (before, [])
 
 
-def test_a_call_of_an_effect_that_nobody_declares_is_not_released(session: Session) -> None:
+def test_a_call_of_an_undeclared_effect_is_not_released(session: Session) -> None:
     insert_call(session, "a", "failed", effect="send_fax")
     [change] = retry_calls(session, [require_call(session, "a")], effects(), DECISION, dry_run=False)
     assert (change.after, state(session, "a")) == (None, "failed")
@@ -93,7 +93,7 @@ def test_a_retry_of_a_call_that_just_succeeded_changes_nothing(session: Session)
     assert (require_call(session, "a").response, audits(session)) == ({"id": 1}, [])
 
 
-def test_a_retry_that_meets_the_answer_being_stored_waits_and_changes_nothing(
+def test_a_retry_waits_for_an_answer_being_stored_and_skips_its_call(
     session: Session, make_session: Callable[[], Session]
 ) -> None:
     insert_call(session, "a", "uncertain", attempt=1)
@@ -115,7 +115,7 @@ def test_a_retry_that_meets_the_answer_being_stored_waits_and_changes_nothing(
     assert (state(session, "a"), state(session, "b")) == ("succeeded", "pending")
 
 
-def test_a_success_stored_between_reading_and_settling_wins(session: Session) -> None:
+def test_settling_keeps_a_success_stored_after_the_call_was_read(session: Session) -> None:
     insert_call(session, "a", "uncertain", attempt=1)
     call = require_call(session, "a")
     assert calls.store_success(session, "a", '{"id": 1}')
@@ -124,7 +124,7 @@ def test_a_success_stored_between_reading_and_settling_wins(session: Session) ->
     assert (state(session, "a"), audits(session)) == ("succeeded", [])
 
 
-def test_what_was_found_out_of_one_attempt_is_not_said_of_the_next(session: Session) -> None:
+def test_a_finding_about_one_attempt_does_not_change_the_next_attempt(session: Session) -> None:
     insert_call(session, "a", "uncertain", attempt=1)
     call = require_call(session, "a")
     release_calls(session, [call])
@@ -135,7 +135,7 @@ def test_what_was_found_out_of_one_attempt_is_not_said_of_the_next(session: Sess
         2,
         from_state="running",
         state=CallState.UNCERTAIN,
-        error="cut off",
+        error="connection lost",
         ended_unknown=True,
         due_in_seconds=0,
         counts=True,
@@ -154,8 +154,8 @@ def test_a_late_success_is_stored_after_a_call_was_settled_as_failed(session: Se
     assert calls.store_success(session, "a", "{}")
 
 
-def test_a_call_is_settled_with_the_answer_given(session: Session) -> None:
-    insert_call(session, "a", "uncertain", attempt=1, error="cut off")
+def test_a_call_is_settled_with_the_given_answer(session: Session) -> None:
+    insert_call(session, "a", "uncertain", attempt=1, error="connection lost")
     call = require_call(session, "a")
     change = settle_by_hand(session, call, CallState.SUCCEEDED, '{"id": 7}', DECISION, dry_run=True)
     assert (change.after, state(session, "a")) == ("succeeded", "uncertain")
@@ -167,7 +167,7 @@ def test_a_call_is_settled_with_the_answer_given(session: Session) -> None:
 
 
 def fail(call: EffectCall) -> JsonObject | None:
-    raise TimeoutError("provider away")
+    raise TimeoutError("provider unreachable")
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def fail(call: EffectCall) -> JsonObject | None:
     [
         (lambda call: {"id": call.key, "to": call.args["to"]}, "succeeded", '"to":"ann"'),
         (lambda call: None, "pending", "certainly not made"),
-        (fail, "uncertain", "TimeoutError: provider away"),
+        (fail, "uncertain", "TimeoutError: provider unreachable"),
         (None, "uncertain", "notify has no reconcile function"),
     ],
 )
-def test_what_the_provider_says_is_stored(
+def test_the_result_of_the_reconcile_function_is_stored(
     session: Session, reconcile: Callable[[EffectCall], JsonObject | None] | None, after: str, said: str
 ) -> None:
     insert_call(session, "a", "uncertain", attempt=1, tried=1, ended_unknown=True)
@@ -193,7 +193,7 @@ def test_what_the_provider_says_is_stored(
     assert len(audits(session)) == (after != "uncertain")
 
 
-def test_a_call_found_at_the_provider_is_not_made_again_though_it_was_released_meanwhile(
+def test_a_call_found_at_the_provider_is_not_repeated_even_if_it_was_released(
     session: Session,
 ) -> None:
     insert_call(session, "a", "uncertain", attempt=1)

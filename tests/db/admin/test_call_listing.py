@@ -1,4 +1,4 @@
-"""What an operator sees of calls, on a real Postgres: which, what holds one, and keys taken twice."""
+"""Lists of calls for the operator, on a real Postgres: filters, earlier open calls, and conflicts."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from sluice.db.sending import calls
 from tests.db.admin.leaving import insert_call
 
 
-def test_calls_are_counted_and_listed_by_what_is_chosen(session: Session) -> None:
+def test_calls_are_counted_and_listed_by_filter(session: Session) -> None:
     insert_call(session, "a", "failed", error="no")
     insert_call(session, "b", "pending", entity_key="other")
     insert_call(session, "c", "succeeded", effect="capture", created_at="2026-01-01 00:00+00")
@@ -42,7 +42,7 @@ def test_calls_are_counted_and_listed_by_what_is_chosen(session: Session) -> Non
     assert count_open_calls(session) == {"notify": 2}
 
 
-def test_errors_that_calls_share_are_counted(session: Session) -> None:
+def test_calls_with_the_same_error_are_counted(session: Session) -> None:
     for number in range(3):
         insert_call(session, f"k{number}", "failed", error="[gone]")
     insert_call(session, "alone", "failed", error="other")
@@ -63,7 +63,7 @@ def test_all_calls_are_read_page_by_page(session: Session, monkeypatch: pytest.M
 @pytest.mark.parametrize("holding", [[], ["notify"]])
 @pytest.mark.parametrize("earlier", ["pending", "running", "succeeded", "failed", "uncertain"])
 @pytest.mark.parametrize("later", ["pending", "running", "failed"])
-def test_what_holds_a_call_is_what_the_worker_finds(
+def test_listed_earlier_calls_are_the_calls_that_the_worker_waits_for(
     session: Session, earlier: str, later: str, holding: list[str]
 ) -> None:
     insert_call(session, "earlier", earlier)
@@ -80,7 +80,7 @@ def test_what_holds_a_call_is_what_the_worker_finds(
     assert {key for key, _ in found} <= {"earlier", "later"}
 
 
-def test_a_key_taken_with_other_args_is_listed_with_what_counts(session: Session) -> None:
+def test_a_call_conflict_is_listed_with_the_args_of_the_made_call(session: Session) -> None:
     insert_call(session, "a", "succeeded")
     session.command(
         "INSERT INTO sluice.call_conflicts (effect_key, identity, args)"

@@ -1,4 +1,4 @@
-"""Columns that Postgres has otherwise than declared: what is reported, what happens, what helps."""
+"""Columns that differ from their declarations: the finding, the effect on a value, and the fix."""
 
 import re
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ __all__ = ["session"]
 
 
 class Case(NamedTuple):
-    """A column. `value`: one that the declaration allows; `becomes`: what is stored, or the error."""
+    """A column, a `value` that the declaration allows, and the stored text or error code it `becomes`."""
 
     declared: TypeEngine[Any]
     stored: str
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 TOO_LONG, OUT_OF_RANGE, NOT_OF_TYPE, IS_NULL, IS_GENERATED = "22001", "22003", "22P02", "23502", "428C9"
 AB = Enum("a", "b", name="letters")
 CASES = {
-    # Narrower: a value is changed or refused.
+    # The stored type is narrower: Postgres changes or refuses a value.
     "scale": Case(
         Numeric(12, 4), "numeric(12, 2)", ERROR, "1.2345 would be stored as 1.23", "1.2345", "1.23"
     ),
@@ -87,7 +87,7 @@ CASES = {
     "NOT NULL of a domain": Case(
         Numeric(12, 2), "public.small_amount", ERROR, "leaves it empty", "NULL", IS_NULL
     ),
-    # Without a time zone.
+    # The stored type has no time zone.
     "timestamp": Case(
         DateTime(timezone=True),
         "timestamp",
@@ -99,7 +99,7 @@ CASES = {
     "date for a time": Case(
         DateTime(timezone=True), "date", ERROR, "stored as 2026-01-31", "'2026-01-31 12:30Z'", "2026-01-31"
     ),
-    # Another family.
+    # The stored type is of another family.
     "padded text": Case(String(5), "char(5)", ERROR, "padded with spaces"),
     "float for decimal": Case(Numeric(12, 2), "double precision", ERROR, "binary fraction"),
     "integer for decimal": Case(Numeric(12, 2), "bigint", ERROR, "1.5 would be stored as 2"),
@@ -117,7 +117,7 @@ CASES = {
     "an array": Case(Integer(), "integer[]", ERROR, "come back as other values"),
     "an Enum for text": Case(String(), "public.letters", ERROR, "come back as other values"),
     "integer for an Enum": Case(AB, "integer", ERROR, "come back as other values"),
-    # Filled by Postgres.
+    # Postgres fills the column.
     "computed": Case(
         Integer(),
         "integer GENERATED ALWAYS AS (1) STORED",
@@ -135,7 +135,7 @@ CASES = {
         IS_GENERATED,
         nullable=False,
     ),
-    # Wider.
+    # The stored type is wider.
     "more places": Case(Numeric(12, 2), "numeric(14, 4)", WARNING, "more than is declared"),
     "any places": Case(Numeric(12, 2), "numeric", WARNING, "more than is declared"),
     "more characters": Case(String(10), "varchar(20)", WARNING, "more than is declared"),
@@ -144,7 +144,7 @@ CASES = {
     "more values": Case(AB, "public.more_letters", WARNING, "more than is declared"),
     "text for an Enum": Case(AB, "text", WARNING, "more than is declared"),
     "nullable": Case(Integer(), "integer", WARNING, "other programs may leave it empty", nullable=False),
-    # The same.
+    # The stored type is equal.
     "numeric": Case(Numeric(12, 4), "numeric(12, 4)", None),
     "any numeric": Case(Numeric(), "numeric", None),
     "a domain": Case(Numeric(12, 4), "public.exact_amount", None),
@@ -176,7 +176,7 @@ CASES |= {stored: Case(declared, stored, None) for stored, declared in SAME.item
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_column(name: str, session: Session) -> None:
+def test_a_difference_of_a_column_is_reported(name: str, session: Session) -> None:
     case = CASES[name]
     table = entity(re.sub(r"\W", "_", name), Column("v", case.declared, nullable=case.nullable))
     target = f'public."{table.name}"'
@@ -198,7 +198,7 @@ def test_a_column(name: str, session: Session) -> None:
 
 
 def stored_as(session: Session, target: str, value: str) -> str | None:
-    """What becomes of a value: as text, or the code of the error."""
+    """Stores a value and returns it as text, or returns the code of the error."""
     try:
         session.command(f"INSERT INTO {target} (id, v) VALUES ('k', {value})")
     except psycopg2.Error as error:

@@ -1,4 +1,4 @@
-"""`sluice erase`: what goes, what is refused, and that nothing of before comes back."""
+"""`sluice erase`: which rows it deletes, what it refuses, and that older records restore nothing."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def outcomes(bench: Bench) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, found[0], strict=True) if count}
 
 
-def test_rows_go_in_all_tables_generations_and_checkpoints(bench: Bench) -> None:
+def test_rows_are_deleted_in_all_tables_generations_and_checkpoints(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     bench.checkpoint("kept")
     number = bench.begin()
@@ -46,7 +46,7 @@ def test_rows_go_in_all_tables_generations_and_checkpoints(bench: Bench) -> None
     assert found.erased.startswith("erased:")
 
 
-def test_newer_records_are_applied_and_older_ones_are_not(bench: Bench) -> None:
+def test_newer_records_are_applied_and_older_records_are_not(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     late = [of(KEY, 1), made(2, "no such type", KEY), poison(3, KEY), of("bob", 4)]
@@ -77,7 +77,9 @@ def conflict(offset: int) -> Record:
     ],
     ids=["event", "repeat", "conflict", "poison", "fault", "undecodable", "tombstone"],
 )
-def test_a_late_record_leaves_nothing(bench: Bench, late: Any, counted: dict[str, int]) -> None:
+def test_a_late_record_of_an_erased_entity_stores_nothing(
+    bench: Bench, late: Any, counted: dict[str, int]
+) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     bench.log.append(late(1))
@@ -89,7 +91,7 @@ def test_a_late_record_leaves_nothing(bench: Bench, late: Any, counted: dict[str
     assert bench.look("SELECT count(*) FROM sluice.outbox_events") == [(0,)]
 
 
-def test_letters_are_dropped_and_the_entity_is_unparked(bench: Bench) -> None:
+def test_dead_letters_are_dropped_and_the_entity_is_unparked(bench: Bench) -> None:
     bench.live(poison(0, KEY), of(KEY, 1), of("bob", 2), poison(3, "bob"))
     sent(bench)
     assert bench.look("SELECT count(*) FROM sluice.parked_entities") == [(2,)]
@@ -109,7 +111,7 @@ def test_letters_are_dropped_and_the_entity_is_unparked(bench: Bench) -> None:
     assert bench.amounts()[KEY] == 4
 
 
-def test_letters_of_projections_are_emptied_and_hold_nothing(bench: Bench) -> None:
+def test_dead_letters_of_projections_are_emptied_and_hold_back_no_event(bench: Bench) -> None:
     too_large = made(0, "thing.set", KEY, event_id=f"{KEY}:0", amount=2_000_000)
     bench.live(too_large)
     bench.live(of(KEY, 1), of("bob", 2))
@@ -122,8 +124,8 @@ def test_letters_of_projections_are_emptied_and_hold_nothing(bench: Bench) -> No
     assert bench.rows() == {"bob": (2, 1), KEY: (3, 1)}
 
 
-def test_a_stopped_generation_keeps_its_place(bench: Bench) -> None:
-    """A lane without a row was fed until now: it must not be read from its beginning."""
+def test_a_stopped_generation_keeps_its_offset(bench: Bench) -> None:
+    """A lane without a row is up to date, so a rebuild must not read it from its beginning."""
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     bench.look("UPDATE sluice.generations SET state = 'stopped', stopped_at = now()")
@@ -131,7 +133,7 @@ def test_a_stopped_generation_keeps_its_place(bench: Bench) -> None:
     assert bench.look("SELECT generation, applied_offset FROM sluice.generation_lanes") == [(1, 1)]
 
 
-def test_a_rebuild_brings_nothing_back(bench: Bench) -> None:
+def test_a_rebuild_does_not_restore_an_erased_entity(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1), poison(2, KEY))
     before = bench.begin()
     bench.rebuild(before)
@@ -149,7 +151,7 @@ def test_a_rebuild_brings_nothing_back(bench: Bench) -> None:
     assert [bench.rows(number)[KEY] for number in (before, after)] == [(5, 1), (5, 1)]
 
 
-def test_a_rebuild_counts_what_was_erased(bench: Bench) -> None:
+def test_a_rebuild_counts_erased_events(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     erase_key(bench)
@@ -159,7 +161,7 @@ def test_a_rebuild_counts_what_was_erased(bench: Bench) -> None:
     assert bench.look(lanes) == [(1, 1)]
 
 
-def test_a_generation_that_begins_at_a_checkpoint_of_before_brings_nothing_back(bench: Bench) -> None:
+def test_a_generation_from_an_earlier_checkpoint_does_not_restore_an_erased_entity(bench: Bench) -> None:
     bench.look(
         "INSERT INTO sluice.partition_progress (topic, partition, epoch, watermark)"
         f" VALUES ('{TOPIC}', 0, 1, 0)"
@@ -175,9 +177,9 @@ def test_a_generation_that_begins_at_a_checkpoint_of_before_brings_nothing_back(
     assert (bench.rows(number), mentions(bench)) == ({"bob": (2, 1)}, [])
 
 
-@pytest.mark.parametrize("repeat_milliseconds", [0, 4_000_000_000_000], ids=["moved", "sent again"])
-def test_a_topic_created_anew_brings_nothing_back(bench: Bench, repeat_milliseconds: int) -> None:
-    """Its records were moved with their times, or sent again by their producer."""
+@pytest.mark.parametrize("repeat_milliseconds", [0, 4_000_000_000_000], ids=["copied", "sent again"])
+def test_a_recreated_topic_does_not_restore_an_erased_entity(bench: Bench, repeat_milliseconds: int) -> None:
+    """The records were copied with their timestamps, or their producer sent them again."""
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     erase_key(bench)
@@ -193,28 +195,28 @@ def test_a_topic_created_anew_brings_nothing_back(bench: Bench, repeat_milliseco
     assert mentions(bench) == []
 
 
-def test_a_topic_that_is_gone_is_erased_as_far_as_it_was_applied(bench: Bench) -> None:
+def test_a_deleted_topic_is_erased_up_to_its_applied_offset(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
-    erase(bench.looking, bench.registry, lambda _: {}, "thing", KEY, erasing.WHO)
+    erase(bench.looking, bench.registry, lambda _: {}, "thing", KEY, erasing.DECISION)
     assert bench.look("SELECT log_ends FROM sluice.erasures") == [({TOPIC_ID: {"0": 2}},)]
     assert mentions(bench) == []
 
 
-def test_records_of_another_topic_id_are_judged_by_their_time(bench: Bench) -> None:
+def test_records_of_another_topic_id_are_judged_by_their_timestamps(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     erase_key(bench)
     bench.look(f"UPDATE sluice.topics SET topic_id = 'anew' WHERE topic = '{TOPIC}'")
     bench.look("DELETE FROM sluice.lane_progress")
-    moved, fresh = of(KEY, 7)._replace(offset=0), of(KEY, 8)._replace(offset=1)
+    copied, fresh = of(KEY, 7)._replace(offset=0), of(KEY, 8)._replace(offset=1)
     fresh = fresh._replace(timestamp_ms=4_000_000_000_000)
-    bench.apply(slice_of([moved, fresh])._replace(topic_id="anew"))
+    bench.apply(slice_of([copied, fresh])._replace(topic_id="anew"))
     assert outcomes(bench) == {"applied": 1, "erased": 1}
     assert bench.amounts() == {KEY: 8}
 
 
-def test_what_is_unsent_or_uncertain_refuses(bench: Bench) -> None:
+def test_erase_is_refused_while_outgoing_events_or_calls_are_open(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     with pytest.raises(
         OperationRefused, match=r"1 outgoing events of queue thing.0 are not sent, .* things-out"
@@ -238,12 +240,14 @@ def test_what_is_unsent_or_uncertain_refuses(bench: Bench) -> None:
         ("thing", "\udc80", "no entity has this key"),
     ],
 )
-def test_what_no_event_can_have_is_refused(bench: Bench, entity: str, key: str, said: str) -> None:
+def test_an_entity_or_key_that_no_event_can_have_is_refused(
+    bench: Bench, entity: str, key: str, said: str
+) -> None:
     with pytest.raises(OperationRefused, match=said):
-        erase(bench.looking, bench.registry, lambda _: {}, entity, key, erasing.WHO)
+        erase(bench.looking, bench.registry, lambda _: {}, entity, key, erasing.DECISION)
 
 
-def test_twice_is_harmless_and_a_dry_run_changes_nothing(bench: Bench) -> None:
+def test_erase_is_idempotent_and_a_dry_run_changes_nothing(bench: Bench) -> None:
     bench.live(of(KEY, 0), poison(1, KEY))
     sent(bench)
     before = mentions(bench)
@@ -257,7 +261,7 @@ def test_twice_is_harmless_and_a_dry_run_changes_nothing(bench: Bench) -> None:
     assert TOPIC_ID in str(bench.look("SELECT log_ends FROM sluice.erasures ORDER BY id DESC LIMIT 1"))
 
 
-def test_where_a_log_lost_its_end_newer_records_stand_below(bench: Bench) -> None:
+def test_new_records_at_lower_offsets_are_applied_after_a_log_lost_its_end(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     erase_key(bench, until=50)
@@ -268,8 +272,8 @@ def test_where_a_log_lost_its_end_newer_records_stand_below(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("first_topic_id", [TOPIC_ID, "older"])
-def test_a_repeat_is_judged_by_where_its_event_stood_first(bench: Bench, first_topic_id: str) -> None:
-    """In a topic whose log the erasure did not measure; the event of after is not erased."""
+def test_a_repeat_is_judged_by_the_first_position_of_its_event(bench: Bench, first_topic_id: str) -> None:
+    """The erasure has no log end for the topic of the repeats. An event after the erasure is not erased."""
     bench.live(of(KEY, 0))
     bench.look(f"UPDATE sluice.processed_events SET topic_id = '{first_topic_id}'")
     sent(bench)

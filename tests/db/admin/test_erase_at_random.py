@@ -1,4 +1,4 @@
-"""Whatever happened to an entity before it is erased, and whatever comes again later: its key is nowhere."""
+"""Erasure after random steps: no table contains the erased key, even when its records are read again."""
 
 import random
 from contextlib import suppress
@@ -20,8 +20,8 @@ KEYS = (KEY, KEY, "bob", "cid")
 STEPS = 25
 
 
-class Play:
-    """One seeded course."""
+class RandomRun:
+    """A bench and the random steps that a seed determines."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self.random = random.Random(seed)
@@ -32,7 +32,7 @@ class Play:
         self.checkpoints = 0
 
     def event(self) -> Record:
-        """The log's next record: a good one, a bad one, a repeat or a contradiction."""
+        """Returns the next record of the log: valid, invalid, a repeat or a conflict."""
         log, key = self.bench.log, self.random.choice(self.keys)
         offset = len(log)
         kinds = [
@@ -51,11 +51,11 @@ class Play:
         return self.random.choice(kinds)()
 
     def write(self) -> None:
-        """Records that are in Kafka, and not applied yet."""
+        """Adds records to the log that are not applied yet."""
         self.bench.log += [self.event() for _ in range(self.random.randint(1, 6))]
 
     def batch(self) -> None:
-        """Live goes on."""
+        """Adds records to the log and applies them."""
         self.write()
         self.random.choice([self.bench, self.mended]).catch_up()
 
@@ -84,12 +84,12 @@ class Play:
         self.bench.checkpoint(f"c{self.checkpoints}")
 
     def accept(self) -> None:
-        """The topic is read from its log's beginning."""
+        """Resets the topic, so that it is read from the beginning of its log."""
         self.bench.look("DELETE FROM sluice.lane_progress")
         self.bench.look("UPDATE sluice.generations SET state = 'failed' WHERE state <> 'live'")
 
     def steps(self, number: int) -> None:
-        """So many of anything."""
+        """Runs a number of random steps."""
         for _ in range(number):
             step = self.random.choice(
                 [self.batch, self.batch, self.batch, self.redrive, self.begin, self.turn, self.turn,
@@ -100,28 +100,28 @@ class Play:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_key_is_nowhere(bench: Bench, seed: int) -> None:
-    play = Play(bench, seed)
+def test_no_table_contains_the_erased_key(bench: Bench, seed: int) -> None:
+    run = RandomRun(bench, seed)
     bench.live(of(KEY, 0), of("bob", 1))
-    play.steps(STEPS)
+    run.steps(STEPS)
     assert mentions(bench)
-    play.write()
+    run.write()
     sent(bench)
     erase_key(bench)
     assert mentions(bench) == []
-    # From now on nothing is written about it; what is in the log comes again and again.
-    play.keys = ("bob", "cid")
-    play.steps(STEPS)
-    play.accept()
-    play.bench.catch_up()
-    play.begin()
-    play.turn()
-    play.redrive()
+    # From here no new record has the key, but the records in the log are read again.
+    run.keys = ("bob", "cid")
+    run.steps(STEPS)
+    run.accept()
+    run.bench.catch_up()
+    run.begin()
+    run.turn()
+    run.redrive()
     assert mentions(bench) == []
-    play.mended.close()
+    run.mended.close()
 
 
-def test_newer_events_make_no_call_a_second_time(bench: Bench) -> None:
+def test_an_event_after_the_erasure_does_not_repeat_a_call(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     found = erase_key(bench)
@@ -136,7 +136,7 @@ def test_newer_events_make_no_call_a_second_time(bench: Bench) -> None:
     assert bench.amounts() == {KEY: 1}
 
 
-def test_tables_by_other_keys_are_named_and_left(bench: Bench) -> None:
+def test_tables_with_other_keys_are_reported_and_not_changed(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("all", 1))
     sent(bench)
     found = erase_key(bench, "all")
@@ -151,8 +151,8 @@ def test_tables_by_other_keys_are_named_and_left(bench: Bench) -> None:
         erase_key(bench, tables=["no"])
 
 
-def test_a_table_that_is_written_after_the_erasure_began_is_known(bench: Bench) -> None:
-    """What a rolled back batch noted is noted again."""
+def test_a_table_is_noted_again_if_its_note_was_lost(bench: Bench) -> None:
+    """A note is lost if its batch is rolled back."""
     bench.live(of("bob", 0))
     noted = bench.look("SELECT table_name, keyed_otherwise FROM sluice.entity_tables ORDER BY 1")
     assert noted == [("sums", True), ("things", False), ("totals", False)]
@@ -161,19 +161,19 @@ def test_a_table_that_is_written_after_the_erasure_began_is_known(bench: Bench) 
     assert bench.look("SELECT table_name, keyed_otherwise FROM sluice.entity_tables ORDER BY 1") == noted
 
 
-def test_a_table_that_is_first_written_by_own_keys_is_noted_with_other_keys_later(bench: Bench) -> None:
+def test_a_table_is_noted_as_keyed_otherwise_from_its_first_row_with_another_key(bench: Bench) -> None:
     noted = "SELECT keyed_otherwise FROM sluice.entity_tables WHERE table_name = 'sums'"
     for number, (key, otherwise) in enumerate([("all", False), ("all", False), (KEY, True), ("all", True)]):
         bench.live(of(key, number))
         assert bench.look(noted) == [(otherwise,)]
 
 
-def test_accept_of_the_topic_itself(bench: Bench) -> None:
+def test_accepting_the_topic_does_not_restore_an_erased_entity(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     erase_key(bench)
     bench.look("DELETE FROM sluice.lane_progress")
     bench.apply(slice_of(bench.log))
-    # The very same records are not counted again.
+    # The same records are not counted again.
     assert bench.look("SELECT applied, duplicate, erased FROM sluice.lane_progress") == [(0, 0, 0)]
     assert mentions(bench) == []

@@ -1,4 +1,4 @@
-"""Erasures that outlive a new installation, a restore, another topic and an operator's redrive."""
+"""Erasures stay effective after a new installation, a failover, a recreated topic and a redrive."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from sluice.runtime.place import EventPlace
 from sluice.tasks.apply.erasures import Erasures
 from sluice.tasks.events.decode import decode
 from tests.db.admin import erasing
-from tests.db.admin.erasing import KEY, WHO, erase_key, mentions, of, registry, sent
+from tests.db.admin.erasing import DECISION, KEY, erase_key, mentions, of, registry, sent
 from tests.db.tasks.applying import TOPIC, TOPIC_ID, made, slice_of
 from tests.db.tasks.projecting import PLACE, Bench, poison
 
@@ -26,17 +26,17 @@ bench = erasing.bench
 LATER = 4_000_000_000_000
 
 
-def test_no_change_of_the_installation_changes_the_key_of_the_hashes(bench: Bench) -> None:
+def test_changes_of_the_installation_keep_the_hash_key_of_erasures(bench: Bench) -> None:
     create_installation(bench.looking, "sluice")
     bench.live(of(KEY, 0))
     sent(bench)
     bench.log.append(of(KEY, 1))
     before = erase_key(bench).erased
     stored = bench.look("SELECT key FROM sluice.erasure_key")
-    add_key(bench.looking, "sluice", WHO._replace(verb="init new-key"))
-    make_new_installation(bench.looking, "staging", WHO._replace(verb="init new-installation"))
+    add_key(bench.looking, "sluice", DECISION._replace(verb="init new-key"))
+    make_new_installation(bench.looking, "staging", DECISION._replace(verb="init new-installation"))
     bench.look("UPDATE sluice.installation SET database_oid = database_oid + 1")
-    assert note_move(bench.looking, "staging", WHO._replace(verb="init moved")).changed
+    assert note_move(bench.looking, "staging", DECISION._replace(verb="init moved")).changed
     assert bench.look("SELECT key FROM sluice.erasure_key") == stored
     restarted = bench.with_code(registry())
     restarted.catch_up()
@@ -46,8 +46,8 @@ def test_no_change_of_the_installation_changes_the_key_of_the_hashes(bench: Benc
     assert bench.amounts() == {}
 
 
-def test_a_contradiction_in_a_topic_created_anew_makes_no_letter(bench: Bench) -> None:
-    """The log of the new topic was not measured, and the record is newer than the erasure."""
+def test_a_conflict_in_a_recreated_topic_makes_no_dead_letter(bench: Bench) -> None:
+    """The erasure has no log end for the new topic, and the record is newer than the erasure."""
     bench.live(of(KEY, 0))
     sent(bench)
     erase_key(bench)
@@ -59,8 +59,8 @@ def test_a_contradiction_in_a_topic_created_anew_makes_no_letter(bench: Bench) -
     assert mentions(bench) == []
 
 
-def test_a_process_notices_that_postgres_was_moved_back(bench: Bench) -> None:
-    """A failover lost erasures. Their ids are given to others."""
+def test_a_process_notices_that_a_failover_lost_erasures(bench: Bench) -> None:
+    """Postgres then gives the ids of the lost erasures to new erasures."""
     bench.live(of(KEY, 0), of("bob", 1), of("cid", 2))
     sent(bench)
     for key in (KEY, "bob"):
@@ -82,18 +82,18 @@ def test_a_process_notices_that_postgres_was_moved_back(bench: Bench) -> None:
     assert erasures.find("thing", [(one, None) for one in decoded]) == {(TOPIC_ID, 0, 1)}
 
 
-def test_the_letter_of_an_erased_entity_is_not_redriven_by_its_id(bench: Bench) -> None:
+def test_the_dead_letter_of_an_erased_entity_is_not_redriven_by_id(bench: Bench) -> None:
     bench.live(poison(0, KEY))
     erase_key(bench)
     [(number,)] = bench.look("SELECT id FROM sluice.dead_letters")
     letter = require_letter(bench.looking, number)
     with pytest.raises(OperationRefused, match=f"^{number} was erased with its entity"):
         require_redrivable(letter)
-    assert letter.is_cut, "an export must not make a tombstone of it"
+    assert letter.is_cut, "an export must not make a tombstone of the letter"
 
 
-def test_what_a_batch_sends_while_the_ends_are_read_refuses(bench: Bench) -> None:
-    """It is seen under the lock of the queue."""
+def test_erase_is_refused_if_a_batch_adds_an_outgoing_event_while_log_ends_are_read(bench: Bench) -> None:
+    """The erasure reads the outgoing event under the lock of the queue."""
     bench.live(of(KEY, 0))
     sent(bench)
 
@@ -102,11 +102,11 @@ def test_what_a_batch_sends_while_the_ends_are_read_refuses(bench: Bench) -> Non
         return {TOPIC: (TOPIC_ID, {0: 2})}
 
     with pytest.raises(OperationRefused, match=r"1 outgoing events of queue thing\.0 are not sent"):
-        erase(bench.looking, bench.registry, read_ends, "thing", KEY, WHO, patience_seconds=0.0)
+        erase(bench.looking, bench.registry, read_ends, "thing", KEY, DECISION, patience_seconds=0.0)
     assert bench.amounts() == {KEY: 1}
 
 
-def test_an_event_of_a_queue_of_more_shards_refuses(bench: Bench) -> None:
+def test_erase_is_refused_for_an_outgoing_event_of_another_shard(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     bench.live(of(KEY, 1))
@@ -127,7 +127,9 @@ def test_an_event_of_a_queue_of_more_shards_refuses(bench: Bench) -> None:
     ],
     ids=["routing", "topic"],
 )
-def test_what_changes_while_the_ends_are_read_is_tried_again(bench: Bench, change: str, said: str) -> None:
+def test_erase_must_be_retried_if_routing_changes_while_log_ends_are_read(
+    bench: Bench, change: str, said: str
+) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
 
@@ -137,12 +139,12 @@ def test_what_changes_while_the_ends_are_read_is_tried_again(bench: Bench, chang
         return {TOPIC: (TOPIC_ID, {0: 1})}
 
     with pytest.raises(OperationRefused, match=f"{said}: nothing was changed. Try again"):
-        erase(bench.looking, bench.registry, read_ends, "thing", KEY, WHO, patience_seconds=0.0)
+        erase(bench.looking, bench.registry, read_ends, "thing", KEY, DECISION, patience_seconds=0.0)
     change = ""
-    assert erase(bench.looking, bench.registry, read_ends, "thing", KEY, WHO).rows["things"] == 1
+    assert erase(bench.looking, bench.registry, read_ends, "thing", KEY, DECISION).rows["things"] == 1
 
 
-def test_the_table_that_a_killed_start_left_is_searched(bench: Bench) -> None:
+def test_a_table_left_by_a_killed_rebuild_start_is_searched(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     number = bench.begin()
     bench.rebuild(number)
@@ -152,7 +154,7 @@ def test_the_table_that_a_killed_start_left_is_searched(bench: Bench) -> None:
     assert mentions(bench) == []
 
 
-def test_calls_of_after_the_erasure_are_kept(bench: Bench) -> None:
+def test_calls_made_after_the_erasure_are_kept(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     [(earlier,)] = bench.look("SELECT min(created_at) FROM sluice.executed_side_effects")
@@ -163,7 +165,7 @@ def test_calls_of_after_the_erasure_are_kept(bench: Bench) -> None:
     assert bench.look(calls) == before
 
 
-def test_repeats_of_an_erased_event_do_not_keep_its_identity(bench: Bench) -> None:
+def test_repeats_of_an_erased_event_do_not_extend_its_retention(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     bench.log.append(of(KEY, 0)._replace(offset=1))
@@ -175,7 +177,7 @@ def test_repeats_of_an_erased_event_do_not_keep_its_identity(bench: Bench) -> No
     assert bench.look("SELECT processed_at FROM sluice.processed_events") == age
 
 
-def test_that_a_row_was_deleted_is_forgotten(bench: Bench) -> None:
+def test_tombstones_of_the_erased_entity_are_deleted(bench: Bench) -> None:
     kinds = [("mood.set", KEY), ("mood.gone", KEY), ("mood.set", "bob"), ("mood.gone", "bob")]
     bench.live(*(made(n, kind, key, event_id=f"{key}:{n}") for n, (kind, key) in enumerate(kinds)))
     tombstones = "SELECT key FROM sluice.tombstones ORDER BY 1"
@@ -184,7 +186,7 @@ def test_that_a_row_was_deleted_is_forgotten(bench: Bench) -> None:
     assert bench.look(tombstones) == [("bob",)]
 
 
-def test_a_rebuild_forgets_that_a_process_ended_in_an_erased_event(bench: Bench) -> None:
+def test_a_rebuild_deletes_handler_deaths_of_an_erased_event(bench: Bench) -> None:
     bench.live(of("bob", 0), of(KEY, 1))
     sent(bench)
     erase_key(bench)
@@ -198,7 +200,7 @@ def test_a_rebuild_forgets_that_a_process_ended_in_an_erased_event(bench: Bench)
     assert bench.look("SELECT count(*) FROM sluice.handler_deaths") == [(0,)]
 
 
-def test_retries_and_deaths_of_the_entity_go(bench: Bench) -> None:
+def test_retries_and_generation_deaths_of_the_entity_are_deleted(bench: Bench) -> None:
     bench.live(poison(0, KEY), poison(1, "bob"))
     bench.look(
         "INSERT INTO sluice.retries (letter_id, queue, entity, key, kind, retry_at)"

@@ -1,4 +1,4 @@
-"""An erasure beside batches, rebuilds, checkpoints and erasures; killed; refused by users' tables."""
+"""Erasures beside batches, rebuilds, copies and other erasures; killed erasures; refusals by user tables."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def unarmed() -> Iterator[None]:
 
 @contextmanager
 def held(bench: Bench, lock: str, then: str) -> Iterator[None]:
-    """Another session holds a lock until the block's work waits for it; then it writes and commits."""
+    """Runs an erasure that waits for another session's lock; that session then runs `then` and commits."""
     holder = Session(bench.database_url, application_name="a holder")
     holder.command(f"BEGIN; {lock}")
     errors: list[BaseException] = []
@@ -65,7 +65,7 @@ def held(bench: Bench, lock: str, then: str) -> Iterator[None]:
     ],
     ids=["batch", "chunk"],
 )
-def test_what_is_written_while_it_waits_goes_as_well(bench: Bench, lock: str, then: str) -> None:
+def test_rows_written_while_the_erasure_waits_are_erased(bench: Bench, lock: str, then: str) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     bench.rebuild(bench.begin())
     sent(bench)
@@ -74,7 +74,7 @@ def test_what_is_written_while_it_waits_goes_as_well(bench: Bench, lock: str, th
         assert mentions(bench) == []
 
 
-def test_a_chunk_of_a_lane_without_a_row_is_waited_for(bench: Bench) -> None:
+def test_an_erasure_waits_for_a_rebuild_chunk_of_a_lane_without_a_row(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     bench.begin()
     sent(bench)
@@ -88,7 +88,7 @@ def test_a_chunk_of_a_lane_without_a_row_is_waited_for(bench: Bench) -> None:
         assert mentions(bench) == []
 
 
-def test_no_copy_is_made_meanwhile(bench: Bench) -> None:
+def test_erasures_and_checkpoints_are_refused_during_a_copy(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     other = Session(bench.database_url, application_name="a copy")
@@ -103,7 +103,7 @@ def test_no_copy_is_made_meanwhile(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("point", "rows"), [("erase.before_commit", 1), ("erase.committed", 0)])
-def test_killed_anywhere_the_next_run_ends_it(bench: Bench, point: str, rows: int) -> None:
+def test_the_next_run_completes_a_killed_erasure(bench: Bench, point: str, rows: int) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     faults.arm(f"{point}:1:raise")
@@ -117,7 +117,7 @@ def test_killed_anywhere_the_next_run_ends_it(bench: Bench, point: str, rows: in
 
 @pytest.mark.parametrize("earlier", [0, 1])
 def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier: int) -> None:
-    """Another process that has read the second one must not miss the first. The key may be there already."""
+    """A process that has read the second erasure must not miss the first. The hash key may exist already."""
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     for _ in range(earlier):
@@ -127,7 +127,7 @@ def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier:
         db_erasing.lock_erasure_key(first, bytes(32))
         second = threading.Thread(target=lambda: erase_key(bench.with_code(registry()), "bob"))
         second.start()
-        wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=10, what="the second one waits")
+        wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=10, what="the second erasure waits")
         assert bench.look("SELECT count(*) FROM sluice.erasures") == [(earlier,)]
     first.close()
     second.join(patient(30))
@@ -135,7 +135,7 @@ def test_erasures_are_committed_in_the_order_of_their_ids(bench: Bench, earlier:
 
 
 def test_a_call_that_a_waiting_batch_adds_afterwards_stays(bench: Bench) -> None:
-    """Its transaction began before the erasure, which held the queue's lock."""
+    """The transaction of the batch began before the erasure and waited for the lock of the queue."""
     bench.live(of(KEY, 0))
     sent(bench)
     late = Session(bench.database_url, application_name="late")
@@ -157,7 +157,7 @@ def test_a_call_that_a_waiting_batch_adds_afterwards_stays(bench: Bench) -> None
     assert left == [("notify:late",)]
 
 
-def test_a_row_that_others_need_refuses(bench: Bench) -> None:
+def test_an_erasure_is_refused_while_another_row_refers_to_its_row(bench: Bench) -> None:
     bench.live(of(KEY, 0), made(1, "part.added", "p", thing_id=KEY))
     sent(bench)
     with pytest.raises(OperationRefused, match=r"table parts refer .*part_of_thing.*nothing was erased"):
@@ -167,14 +167,14 @@ def test_a_row_that_others_need_refuses(bench: Bench) -> None:
     assert erase_key(bench).rows["things"] == 1
 
 
-def test_a_dry_run_checks_what_is_checked_at_commit(bench: Bench) -> None:
+def test_a_dry_run_checks_deferred_constraints(bench: Bench) -> None:
     bench.live(of(KEY, 0), made(1, "part.added", "p", thing_id=KEY))
     sent(bench)
     with pytest.raises(OperationRefused, match=r"table parts refer .*nothing was erased"):
         erase_key(bench, dry_run=True)
 
 
-def test_a_row_goes_before_the_row_of_the_key_that_it_refers_to(bench: Bench) -> None:
+def test_a_row_is_deleted_before_the_row_that_it_refers_to(bench: Bench) -> None:
     bench.live(of(KEY, 0), made(1, "part.added", KEY, thing_id=KEY))
     sent(bench)
     bench.look("ALTER TABLE public.parts ALTER CONSTRAINT part_of_thing NOT DEFERRABLE")
@@ -182,7 +182,7 @@ def test_a_row_goes_before_the_row_of_the_key_that_it_refers_to(bench: Bench) ->
     assert (rows["parts"], rows["things"]) == (1, 1)
 
 
-def test_a_row_that_a_trigger_keeps_refuses(bench: Bench) -> None:
+def test_an_erasure_is_refused_if_a_trigger_keeps_the_row(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     bench.look(

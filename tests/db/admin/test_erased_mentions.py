@@ -1,4 +1,4 @@
-"""What earlier commands and errors wrote of an entity that is erased, and of others."""
+"""Stored texts of commands and errors that contain the key of an erased entity or of another entity."""
 
 import base64
 import json
@@ -28,7 +28,9 @@ def dropped(payload: str) -> str:
         ("outbox retry", "thing.0/7", "why", f'{{"key": "{KEY}"}}', "thing.0/7"),
     ],
 )
-def test_audit(bench: Bench, verb: str, subject: str, reason: str, details: str, subject_after: str) -> None:
+def test_audit_rows_no_longer_contain_the_erased_key(
+    bench: Bench, verb: str, subject: str, reason: str, details: str, subject_after: str
+) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     with bench.looking.transaction():
@@ -45,7 +47,7 @@ def test_audit(bench: Bench, verb: str, subject: str, reason: str, details: str,
     assert payload in ("", found.erased)
 
 
-def test_a_short_key_changes_nothing_of_others(bench: Bench) -> None:
+def test_erasing_a_short_key_changes_no_text_of_other_entities(bench: Bench) -> None:
     bench.live(of("17", 0))
     sent(bench)
     rows = [("17", '{"record": ["things", 0, 17]}'), ("thing/170", '{"note": "x17"}')]
@@ -56,7 +58,7 @@ def test_a_short_key_changes_nothing_of_others(bench: Bench) -> None:
     assert bench.look("SELECT subject, details FROM sluice.audit ORDER BY id")[:2] == before
 
 
-def test_refused_calls_that_name_it_go_and_those_of_others_stay(bench: Bench) -> None:
+def test_only_call_conflicts_that_contain_the_erased_key_are_deleted(bench: Bench) -> None:
     bench.live(of(KEY, 0))
     sent(bench)
     bench.look(
@@ -68,7 +70,7 @@ def test_refused_calls_that_name_it_go_and_those_of_others_stay(bench: Bench) ->
     assert bench.look("SELECT args FROM sluice.call_conflicts") == [([f"x{KEY}"],)]
 
 
-def test_texts_of_errors_and_reports(bench: Bench) -> None:
+def test_errors_and_reports_no_longer_contain_the_erased_key(bench: Bench) -> None:
     bench.live(of(KEY, 0), of("bob", 1))
     number = bench.begin()
     bench.rebuild(number)

@@ -1,4 +1,4 @@
-"""Changes of an installation on real Postgres: all of each happens or nothing; what a copy brings is held."""
+"""Changes of an installation on real Postgres: each is atomic; outgoing work of a copied database is held."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -61,7 +61,7 @@ def stored(session: Session) -> StoredInstallation:
 
 
 def make_copy(session: Session, *, by: str = "database_oid = database_oid + 1") -> None:
-    """Makes the database look as if it came from another one."""
+    """Makes the database look like a copy of another database."""
     session.command(f"UPDATE sluice.installation SET {by}, rank = 3")
 
 
@@ -100,7 +100,7 @@ def calls(session: Session) -> dict[str, tuple[Any, ...]]:
 
 
 def sendable(session: Session) -> list[int]:
-    """What a relay would send now."""
+    """Returns the events that a relay would send now."""
     with session.transaction():
         hints = read_sent_through(session)
         locked = lock_waiting(session, hints)
@@ -110,7 +110,7 @@ def sendable(session: Session) -> list[int]:
     return [row.id for row in page]
 
 
-def test_a_new_installation_has_another_id_and_key_and_holds_what_would_leave(session: Session) -> None:
+def test_a_new_installation_has_a_new_id_and_key_and_holds_outgoing_work(session: Session) -> None:
     fill_others(session)
     fill_leaving(session)
     make_copy(session)
@@ -124,7 +124,7 @@ def test_a_new_installation_has_another_id_and_key_and_holds_what_would_leave(se
     assert check_installation(session, name="staging") == after
     [key] = read_keys(session)
     assert key.key not in {one.key for one in keys}
-    assert key.number > keys[0].number, "a process that has read the old one has not read this one"
+    assert key.number > keys[0].number, "a process that has read the old key has not read the new key"
     assert [rows(session, f"SELECT count(*) FROM sluice.{table}") for table in OTHERS] == [[(0,)]] * 4
     assert read_switch(session, EFFECTS_PAUSED) == HELD
     assert (changed.held_events, changed.held_calls) == (3, 2)
@@ -142,7 +142,7 @@ def test_a_new_installation_has_another_id_and_key_and_holds_what_would_leave(se
     assert (subject, verb, held) == (changed.after, "init new-installation", 3)
 
 
-def test_what_is_held_is_released_or_dropped_by_the_operator(session: Session) -> None:
+def test_the_operator_releases_or_drops_held_events(session: Session) -> None:
     fill_leaving(session)
     make_copy(session)
     make_new_installation(session, NAME, DECISION)
@@ -154,7 +154,7 @@ def test_what_is_held_is_released_or_dropped_by_the_operator(session: Session) -
     assert rows(session, "SELECT count(*) FROM sluice.outbox_events") == [(0,)]
 
 
-def test_a_new_installation_is_all_or_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_a_new_installation_is_atomic(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_others(session)
     fill_leaving(session)
     make_copy(session)
@@ -169,7 +169,7 @@ def test_a_new_installation_is_all_or_nothing(session: Session, monkeypatch: pyt
     assert everything(session) == before
 
 
-def test_a_database_that_is_not_seen_to_be_a_copy_can_become_a_new_installation(session: Session) -> None:
+def test_a_database_not_recognised_as_a_copy_can_become_a_new_installation(session: Session) -> None:
     before = stored(session).installation
     write_process(session, alive())
     with pytest.raises(
@@ -182,7 +182,7 @@ def test_a_database_that_is_not_seen_to_be_a_copy_can_become_a_new_installation(
     assert stored(session).installation.id != before.id
 
 
-def test_only_the_rule_keeps_a_running_installation_from_being_replaced() -> None:
+def test_a_running_installation_is_not_replaced() -> None:
     group = Installation("a", uuid4())
     require_nothing_runs(group, [])
     with pytest.raises(OperationRefused):
@@ -207,7 +207,7 @@ def test_a_move_keeps_id_and_key(session: Session, by: str) -> None:
 def test_a_move_stores_an_identifier_that_could_not_be_read_before(session: Session) -> None:
     before = stored(session)
     make_copy(session, by="system_identifier = NULL")
-    assert check_installation(session, name=NAME), "unreadable on one side is no difference"
+    assert check_installation(session, name=NAME), "an identifier that cannot be read is not compared"
     assert note_move(session, NAME, DECISION).changed
     assert stored(session).database == before.database
 
@@ -218,7 +218,7 @@ def test_a_move_of_another_installation_is_refused(session: Session) -> None:
         note_move(session, "other", DECISION)
 
 
-def test_a_new_key_replaces_the_old_one_when_every_living_process_has_read_it(session: Session) -> None:
+def test_a_new_key_replaces_the_old_key_when_every_running_process_has_read_it(session: Session) -> None:
     [old] = read_keys(session)
     reader, late = alive(key_number=old.number), alive(ProcessKind.WORKER, key_number=old.number)
     write_process(session, reader)
@@ -258,13 +258,15 @@ def test_a_role_without_rights_passes_and_still_sees_a_copy(session: Session, re
     with pytest.raises(InsufficientPrivilege):
         read_keys(restricted)
     make_copy(session, by="system_identifier = '1'")
-    assert check_installation(restricted, name=NAME), "only the identifier differs, which it cannot read"
+    assert check_installation(restricted, name=NAME), (
+        "the role cannot read the identifier, the only difference"
+    )
     make_copy(session)
     with pytest.raises(InstallationRefused, match="this database is a copy"):
         check_installation(restricted, name=NAME)
 
 
-def test_a_command_that_reads_cannot_write_into_a_copy(
+def test_a_reading_command_cannot_write_to_a_copy(
     session: Session, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLUICE_DATABASE_URL", database_url)

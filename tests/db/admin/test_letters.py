@@ -1,4 +1,4 @@
-"""What `sluice dlq` asks of Postgres: which letters are listed, which are open, and which it settles."""
+"""Queries of `sluice dlq`: which dead letters it lists, which are open, and which it settles."""
 
 import json
 
@@ -27,7 +27,7 @@ from tests.db.tasks.failing import fill
 bench, session = applying.bench, failing.session
 
 
-def test_letters_are_counted_and_listed_by_what_is_chosen(bench: Bench, session: Session) -> None:
+def test_dead_letters_are_counted_and_listed_by_filter(bench: Bench, session: Session) -> None:
     fill(bench)
     bench.look("UPDATE sluice.dead_letters SET created_at = now() - interval '1 hour' WHERE id = 4")
 
@@ -61,7 +61,7 @@ def test_letters_are_counted_and_listed_by_what_is_chosen(bench: Bench, session:
     assert count_parked(session) == 2
 
 
-def test_what_waits_behind_a_letter_is_known(bench: Bench, session: Session) -> None:
+def test_letters_that_wait_behind_a_dead_letter_are_counted(bench: Bench, session: Session) -> None:
     fill(bench)
     behind = {one.id: one.behind for one in read_letters(session, Chosen(), after=0, limit=10)}
     assert behind == {1: 2, 2: None, 3: None, 4: 0, 5: None, 6: 0}
@@ -71,13 +71,13 @@ def test_what_waits_behind_a_letter_is_known(bench: Bench, session: Session) -> 
     assert first.parked is not None
     assert json.loads(bytes(first.value or b""))["data"] == {"amount": -1}
     assert (read_head(session, "thing", "k"), read_head(session, "thing", "c")) == (1, None)
-    # A conflict or a settled letter of the entity is not its head, and has nothing behind it.
+    # A conflict or a settled letter is not the head of its entity, and no letter waits behind it.
     bench.look("UPDATE sluice.dead_letters SET state = 'dropped' WHERE id = 1")
     assert read_head(session, "thing", "k") == 2
     assert read_letters(session, Chosen(ids=(1,)), after=0, limit=1)[0].behind is None
 
 
-def test_the_entities_of_the_chosen_letters_come_with_all_that_is_open_of_them(
+def test_entities_of_selected_letters_are_read_with_all_their_open_letters(
     bench: Bench, session: Session
 ) -> None:
     fill(bench)
@@ -104,4 +104,4 @@ def test_only_open_conflicts_are_resolved_and_only_open_keyless_letters_dropped(
     assert resolve_conflicts(session, [1, 5]) == ({1, 5} if open_conflict else set())
     assert resolve_conflicts(session, [1, 5]) == set()
     assert drop_keyless(session, 6) == (outcome == state)
-    assert not drop_keyless(session, 4), "it has an entity"
+    assert not drop_keyless(session, 4), "letter 4 has an entity"

@@ -1,4 +1,4 @@
-"""What an operator sees of the outbox and does to it, on real Postgres, beside a relay that is at work."""
+"""Operator commands that read and change the outbox, on real Postgres, while a relay runs."""
 
 from collections.abc import Callable
 from threading import Thread
@@ -43,7 +43,7 @@ def session(make_session: Callable[[], Session]) -> Session:
 
 
 def page(session: Session) -> list[tuple[str, int]]:
-    """What a relay would take now."""
+    """Returns the events that a relay would read now."""
     with session.transaction():
         hints = read_sent_through(session)
         locked = lock_waiting(session, hints)
@@ -57,11 +57,11 @@ def audits(session: Session) -> list[tuple[Any, ...]]:
     return rows(session, "SELECT actor, verb, subject, reason, details FROM sluice.audit ORDER BY id")
 
 
-def test_what_waits_is_counted_per_queue_and_refused_ones_name_what_they_hold(session: Session) -> None:
+def test_waiting_events_are_counted_per_queue_and_behind_each_refused_event(session: Session) -> None:
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     insert_event(session, 3, key="other")
-    insert_event(session, 4, queue="order.1")  # the same topic and key, of another queue: not held
+    insert_event(session, 4, queue="order.1")  # same topic and key, but another queue: not held back
     insert_event(session, 5, queue="order.1", topic="more", key=None, refused="bad")
     insert_event(session, 6, queue="order.1", topic="more", key=None)
     waiting = [one._replace(oldest_seconds=0.0) for one in read_waiting(session, None)]
@@ -79,11 +79,11 @@ def test_what_waits_is_counted_per_queue_and_refused_ones_name_what_they_hold(se
     insert_event(session, 8, refused="bad")
     assert count_refusal_reasons(session, None, limit=9) == [RefusalReason(2, "out", "bad")]
     assert count_refusal_reasons(session, "more", limit=9) == []
-    # As the relay sees it.
+    # The relay reads only these events.
     assert page(session) == [("order.0", 3), ("order.1", 4), ("order.1", 6)]
 
 
-def test_an_event_is_shown_with_what_holds_it(session: Session) -> None:
+def test_an_event_is_shown_with_the_event_that_holds_it_back(session: Session) -> None:
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     event = read_outgoing_event(session, "order.0", 2)
@@ -102,7 +102,7 @@ def test_an_event_is_shown_with_what_holds_it(session: Session) -> None:
     assert read_outgoing_event(session, "order.0", 9) is None
 
 
-def test_a_refused_record_is_tried_again_with_those_behind_it(session: Session) -> None:
+def test_a_refused_event_is_retried_with_the_events_behind_it(session: Session) -> None:
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     tried = DECISION._replace(verb="outbox retry")
@@ -117,7 +117,7 @@ def test_a_refused_record_is_tried_again_with_those_behind_it(session: Session) 
     assert len(audits(session)) == 1
 
 
-def test_what_is_behind_a_refused_record_is_said_to_wait_for_it(session: Session) -> None:
+def test_an_event_behind_a_refused_event_cannot_be_retried(session: Session) -> None:
     insert_event(session, 1, refused="too large")
     insert_event(session, 2)
     for dry_run in (True, False):
@@ -127,7 +127,7 @@ def test_what_is_behind_a_refused_record_is_said_to_wait_for_it(session: Session
             retry_one(session, "order.0", 2, DECISION, dry_run=dry_run)
 
 
-def test_all_refused_records_of_a_topic_are_tried_again(session: Session) -> None:
+def test_all_refused_events_of_a_topic_are_retried(session: Session) -> None:
     for number, topic in ((1, "out"), (2, "more"), (3, "out")):
         insert_event(session, number, topic=topic, key=f"k{number}", refused="bad")
     assert [one.id for one in retry_all(session, "out", DECISION, dry_run=True)] == [1, 3]
@@ -139,7 +139,7 @@ def test_all_refused_records_of_a_topic_are_tried_again(session: Session) -> Non
     assert [subject for _, _, subject, _, _ in audits(session)] == ["order.0/1", "order.0/3"]
 
 
-def test_thousands_are_tried_again_page_by_page_and_a_key_stays_in_order(
+def test_refused_events_are_retried_page_by_page_and_a_key_stays_in_order(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "PAGE_ROWS", 2)
@@ -147,12 +147,12 @@ def test_thousands_are_tried_again_page_by_page_and_a_key_stays_in_order(
         insert_event(session, number, refused="held")
     until = count_refused(session, None).until
     delete_refusals(session, None, until, limit=2)
-    assert page(session) == [], "the key waits for the last of its refused records"
+    assert page(session) == [], "events of the key wait for its last refused event"
     assert [one.id for one in retry_all(session, None, DECISION, dry_run=False)] == [3, 4, 5]
     assert page(session) == [("order.0", number) for number in range(1, 6)]
 
 
-def test_all_refused_events_are_dropped_and_what_waits_stays(
+def test_all_refused_events_are_dropped_and_waiting_events_stay(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "DROP_ROWS", 2)
@@ -167,7 +167,7 @@ def test_all_refused_events_are_dropped_and_what_waits_stays(
     assert [subject for _, _, subject, _, _ in audits(session)] == [f"order.0/{n}" for n in range(1, 5)]
 
 
-def test_a_dropped_event_is_gone_and_those_behind_it_flow(session: Session) -> None:
+def test_dropping_a_refused_event_releases_the_events_behind_it(session: Session) -> None:
     insert_event(session, 1, refused="too large", payload=b"\x00\xff")
     insert_event(session, 2)
     drop_event(session, require_event(session, "order.0", 1), DECISION, even_if_waiting=False)
@@ -182,7 +182,7 @@ def test_a_dropped_event_is_gone_and_those_behind_it_flow(session: Session) -> N
     )
 
 
-def test_an_event_that_is_not_refused_is_dropped_only_if_that_is_said(session: Session) -> None:
+def test_a_waiting_event_is_dropped_only_with_even_if_waiting(session: Session) -> None:
     insert_event(session, 1)
     event = require_event(session, "order.0", 1)
     with pytest.raises(OperationRefused, match="meanwhile"):
@@ -193,7 +193,7 @@ def test_an_event_that_is_not_refused_is_dropped_only_if_that_is_said(session: S
     assert page(session) == []
 
 
-def test_a_record_that_was_taken_up_again_meanwhile_is_not_dropped(session: Session) -> None:
+def test_a_refused_event_that_was_retried_meanwhile_is_not_dropped(session: Session) -> None:
     insert_event(session, 1, refused="too large")
     event = require_event(session, "order.0", 1)
     retry_one(session, "order.0", 1, DECISION, dry_run=False)
@@ -202,7 +202,7 @@ def test_a_record_that_was_taken_up_again_meanwhile_is_not_dropped(session: Sess
     assert page(session) == [("order.0", 1)]
 
 
-def test_a_drop_waits_for_the_relay_that_has_the_queue_in_hand(
+def test_a_drop_waits_for_the_relay_that_holds_the_queue(
     session: Session, make_session: Callable[[], Session]
 ) -> None:
     insert_event(session, 1)
@@ -223,13 +223,13 @@ def test_a_drop_waits_for_the_relay_that_has_the_queue_in_hand(
             timeout_seconds=5,
             what="the drop waits",
         )
-        # The relay has handed the record to the broker: it is acknowledged and deleted.
+        # The broker has acknowledged the record, and the relay deletes its row.
         relay.command("DELETE FROM sluice.outbox_events WHERE id = 1")
     thread.join()
     assert dropped == [False]
 
 
-def test_a_drop_waits_for_longer_than_a_relay_holds_its_lock(session: Session) -> None:
+def test_a_drop_waits_longer_than_a_relay_holds_its_lock(session: Session) -> None:
     with session.transaction():
         lock_relay(session, "order.0")
         [(lock,)] = rows(session, "SELECT extract(epoch FROM current_setting('lock_timeout')::interval)")
@@ -240,7 +240,7 @@ def test_a_drop_waits_for_longer_than_a_relay_holds_its_lock(session: Session) -
     assert rows(session, "SHOW lock_timeout") == [(SESSION_SETTINGS["lock_timeout"],)]
 
 
-def test_a_drop_does_not_wait_for_ever(
+def test_a_drop_is_refused_after_its_lock_timeout(
     session: Session, make_session: Callable[[], Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_admin, "RELAY_PATIENCE", "SET LOCAL lock_timeout = '50ms'")
@@ -254,7 +254,7 @@ def test_a_drop_does_not_wait_for_ever(
     drop_event(session, event, DECISION, even_if_waiting=False)
 
 
-def test_while_a_drop_is_under_way_no_relay_takes_the_queue(
+def test_no_relay_takes_the_queue_during_a_drop(
     session: Session, make_session: Callable[[], Session]
 ) -> None:
     insert_event(session, 1)

@@ -1,4 +1,4 @@
-"""Pausing on a real Postgres: topics by a switch, entities by parking them; resuming applies what waited."""
+"""Pausing on a real Postgres: a switch pauses topics, parking pauses entities; resuming applies events."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from sluice.db.delivery.switches import read_paused_topics
 from sluice.tasks.redrive import Redriver
 from tests.db.tasks.applying import Bench, create_tables, made, nothing_in_kafka, slice_of, thing_set
 
-WHO = Decision("somebody", "pause", "why")
+DECISION = Decision("operator", "pause", "why")
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def audited(bench: Bench) -> list[tuple[object, ...]]:
 def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) -> None:
     store = PostgresProgressStore(session, "sluice")
     assert store.read_progress([]).paused == frozenset()
-    assert pause_topics(session, ["a", "b"], WHO) == ["a", "b"]
-    assert pause_topics(session, ["b", "c"], WHO) == ["c"], "a second time is no news"
+    assert pause_topics(session, ["a", "b"], DECISION) == ["a", "b"]
+    assert pause_topics(session, ["b", "c"], DECISION) == ["c"], "topic b is already paused"
     bench.look("INSERT INTO sluice.switches (name, actor, reason) VALUES ('effects paused', 'x', 'y')")
     assert store.read_progress([]).paused == {"a", "b", "c"}
     assert read_paused_topics(session)["a"] == "why"
-    assert resume_topics(session, ["a", "x"], WHO) == ["a"]
+    assert resume_topics(session, ["a", "x"], DECISION) == ["a"]
     assert store.read_progress([]).paused == {"b", "c"}
     assert audited(bench) == [
         ("topic a", {"paused": True}),
@@ -55,25 +55,25 @@ def test_bridges_read_which_topics_are_paused(bench: Bench, session: Session) ->
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OperationRefused])
-def test_what_was_paused_for_a_while_is_resumed_whatever_happens(
+def test_temporarily_paused_topics_are_resumed_after_any_error(
     bench: Bench, session: Session, error: type[BaseException]
 ) -> None:
     def interrupted() -> None:
-        with topics_paused(session, ["a", "by another"], WHO):
+        with topics_paused(session, ["a", "by another"], DECISION):
             assert set(read_paused_topics(session)) == {"a", "by another"}
             raise error
 
-    pause_topics(session, ["by another"], WHO)
+    pause_topics(session, ["by another"], DECISION)
     with pytest.raises(error):
         interrupted()
     assert set(read_paused_topics(session)) == {"by another"}
 
 
-def test_topics_that_could_not_be_resumed_are_named(bench: Bench, session: Session) -> None:
+def test_a_warning_names_topics_that_could_not_be_resumed(bench: Bench, session: Session) -> None:
     warnings: list[str] = []
 
     def broken() -> None:
-        with topics_paused(session, ["a"], WHO, warn=warnings.append), session.transaction():
+        with topics_paused(session, ["a"], DECISION, warn=warnings.append), session.transaction():
             session.command("ALTER TABLE sluice.switches RENAME TO away")
 
     with pytest.raises(UndefinedTable):
@@ -81,43 +81,49 @@ def test_topics_that_could_not_be_resumed_are_named(bench: Bench, session: Sessi
     assert warnings == ["still paused: a; `sluice resume --topic …`"]
 
 
-def test_an_entity_waits_and_goes_on_in_order(bench: Bench, session: Session) -> None:
-    assert park_by_hand(session, "thing", "k", WHO, dry_run=True)
-    assert park_by_hand(session, "thing", "k", WHO, dry_run=False)
-    assert not park_by_hand(session, "thing", "k", WHO, dry_run=False)
+def test_events_of_a_paused_entity_wait_and_are_applied_in_order(bench: Bench, session: Session) -> None:
+    assert park_by_hand(session, "thing", "k", DECISION, dry_run=True)
+    assert park_by_hand(session, "thing", "k", DECISION, dry_run=False)
+    assert not park_by_hand(session, "thing", "k", DECISION, dry_run=False)
     bench.apply(slice_of([thing_set(0, amount=1), thing_set(1, "other"), thing_set(2, amount=3)]))
     assert bench.outcomes() == {"applied": 1, "waiting": 2}
-    resumed = resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
+    resumed = resume_entity(
+        session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", DECISION
+    )
     assert (resumed.unparked, resumed.outcomes) == (True, {"applied": 2})
     assert bench.amounts() == {"k": 3, "other": 1}
     assert bench.outcomes() == {"applied": 3}
     assert audited(bench) == [("thing k", {"paused": True}), ("thing k", {"paused": False})]
 
 
-def test_an_entity_for_which_nothing_waited_is_resumed(bench: Bench, session: Session) -> None:
-    park_by_hand(session, "thing", "k", WHO, dry_run=False)
-    resumed = resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
+def test_an_entity_without_waiting_events_is_resumed(bench: Bench, session: Session) -> None:
+    park_by_hand(session, "thing", "k", DECISION, dry_run=False)
+    resumed = resume_entity(
+        session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", DECISION
+    )
     assert (resumed.unparked, resumed.outcomes) == (True, {})
     with pytest.raises(OperationRefused, match="not paused"):
-        resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
+        resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", DECISION)
 
 
-def test_an_event_that_dies_keeps_its_entity_paused(bench: Bench, session: Session) -> None:
-    park_by_hand(session, "thing", "k", WHO, dry_run=False)
+def test_a_new_dead_letter_keeps_its_entity_paused(bench: Bench, session: Session) -> None:
+    park_by_hand(session, "thing", "k", DECISION, dry_run=False)
     bench.apply(slice_of([thing_set(0), made(1, "thing.broken"), thing_set(2)]))
-    resumed = resume_entity(session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", WHO)
+    resumed = resume_entity(
+        session, Redriver(session, bench.registry, nothing_in_kafka), "thing", "k", DECISION
+    )
     assert not resumed.unparked
     assert "a fault in the handler" in (resumed.blocked_by or "")
     assert bench.outcomes() == {"applied": 1, "dead": 1, "waiting": 1}
 
 
-def test_the_reason_of_a_death_is_kept(bench: Bench, session: Session) -> None:
+def test_pausing_keeps_the_error_of_a_dead_letter(bench: Bench, session: Session) -> None:
     bench.apply(slice_of([made(0, "thing.broken")]))
-    assert not park_by_hand(session, "thing", "k", WHO, dry_run=False)
+    assert not park_by_hand(session, "thing", "k", DECISION, dry_run=False)
     ((reason,),) = bench.look("SELECT reason FROM sluice.parked_entities")
     assert "a fault in the handler" in str(reason)
 
 
-def test_what_is_not_there_is_not_paused(session: Session, bench: Bench) -> None:
+def test_an_entity_of_an_unknown_type_is_not_paused(session: Session, bench: Bench) -> None:
     with pytest.raises(OperationRefused, match="no entity type alien"):
-        park_by_hand(session, "alien", "k", WHO, dry_run=False)
+        park_by_hand(session, "alien", "k", DECISION, dry_run=False)

@@ -1,4 +1,4 @@
-"""`sluice queue` on a real Postgres: a queue that halted for deaths goes on, and accepts what it was told."""
+"""`sluice queue` on a real Postgres: a halted queue resumes and allows the given number of dead letters."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def bench(database_url: str) -> Iterator[Bench]:
     bench.close()
 
 
-def test_a_queue_halted_for_deaths_goes_on_with_those_accepted(bench: Bench) -> None:
+def test_a_queue_halted_by_dead_letters_resumes_when_they_are_accepted(bench: Bench) -> None:
     batch = slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])
     assert bench.apply(batch) is None
     (halted,) = read_queues(bench.looking)
@@ -31,7 +31,7 @@ def test_a_queue_halted_for_deaths_goes_on_with_those_accepted(bench: Bench) -> 
     assert (running.halted_reason, running.accepted_deaths) == (None, 0)
 
 
-def test_without_accepting_them_it_halts_again(bench: Bench) -> None:
+def test_a_queue_halts_again_if_no_dead_letters_are_accepted(bench: Bench) -> None:
     batch = slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])
     assert bench.apply(batch) is None
     resume_queue(bench.looking, QUEUE, 0)
@@ -39,12 +39,12 @@ def test_without_accepting_them_it_halts_again(bench: Bench) -> None:
     assert read_queues(bench.looking)[0].halted_reason is not None
 
 
-def test_deaths_are_counted_among_those_tried(bench: Bench) -> None:
+def test_the_tried_events_of_a_queue_include_its_dead_letters(bench: Bench) -> None:
     records = [made(n, "thing.set", f"k{n}", amount=1) for n in range(20)]
     bench.apply(slice_of([*records, *(made(20 + n, "thing.broken", f"b{n}") for n in range(3))]))
     (queue,) = read_queues(bench.looking)
     assert (queue.tried, queue.deaths, queue.halted_reason) == (23, 3, None)
 
 
-def test_there_is_no_other_queue(bench: Bench) -> None:
-    assert lock_listed_queue(bench.looking, "nobody.0") is None
+def test_an_unknown_queue_is_not_found(bench: Bench) -> None:
+    assert lock_listed_queue(bench.looking, "unknown.0") is None

@@ -1,4 +1,4 @@
-"""A queue whose list does not shrink: two looks, and the session that holds its row."""
+"""Detection of a queue whose list does not shrink, and of the session that locks its row."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,23 +14,23 @@ SECONDS = 2 * LOOK_SECONDS
 
 
 class Machine:
-    """A clock that each sleep moves, and what happens meanwhile."""
+    """A clock that each sleep advances; each sleep also runs the next action."""
 
-    def __init__(self, *meanwhile: Callable[[], object]) -> None:
+    def __init__(self, *actions: Callable[[], object]) -> None:
         self.now = 0.0
-        self._meanwhile = iter(meanwhile)
+        self._actions = iter(actions)
 
     def clock(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
-        next(self._meanwhile, lambda: None)()
+        next(self._actions, lambda: None)()
 
 
 @pytest.fixture
 def queues(session: Session) -> Session:
-    """Two queues of which batches were committed."""
+    """Two queues with committed batches."""
     register_topic(session, TopicStart("orders", "id-1", "order", 2, {0: 10}))
     session.command(
         "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
@@ -45,33 +45,33 @@ def commit(session: Session, queue: str) -> None:
     )
 
 
-def lengths(*looks: dict[str, int]) -> Callable[[], dict[str, int]]:
-    """The lengths at the first look and at the last one."""
-    following: Iterator[dict[str, int]] = iter(looks)
+def lengths(*readings: dict[str, int]) -> Callable[[], dict[str, int]]:
+    """Returns a function that returns the given lengths, first and last, one per call."""
+    following: Iterator[dict[str, int]] = iter(readings)
     return lambda: next(following)
 
 
-def found(session: Session, machine: Machine, *looks: dict[str, int]) -> list[str]:
-    watched = watch_queues(session, lengths(*looks), SECONDS, sleep=machine.sleep, clock=machine.clock)
+def found(session: Session, machine: Machine, *readings: dict[str, int]) -> list[str]:
+    watched = watch_queues(session, lengths(*readings), SECONDS, sleep=machine.sleep, clock=machine.clock)
     return [one.queue for one in watched]
 
 
 FULL = {"order.0": 5, "order.1": 3}
 
 
-def test_queues_without_messages_are_not_waited_for(queues: Session) -> None:
+def test_watching_ends_at_once_if_the_queues_are_empty(queues: Session) -> None:
     machine = Machine()
     assert found(queues, machine, {"order.0": 0, "order.1": 0}) == []
     assert machine.now == 0
 
 
-def test_a_queue_that_commits_nothing_is_found_after_the_time(queues: Session) -> None:
+def test_a_queue_that_commits_nothing_is_found_after_the_given_time(queues: Session) -> None:
     machine = Machine(lambda: commit(queues, "order.1"))
     assert found(queues, machine, FULL, {"order.0": 1, "order.1": 3}) == ["order.0"]
     assert machine.now == SECONDS
 
 
-def test_the_look_ends_when_all_queues_have_committed(queues: Session) -> None:
+def test_watching_ends_when_all_queues_have_committed(queues: Session) -> None:
     def all_commit() -> None:
         commit(queues, "order.0")
         commit(queues, "order.1")
@@ -81,11 +81,11 @@ def test_the_look_ends_when_all_queues_have_committed(queues: Session) -> None:
     assert machine.now == LOOK_SECONDS
 
 
-def test_a_list_that_is_empty_at_the_end_does_not_stand(queues: Session) -> None:
+def test_a_queue_that_is_empty_at_the_end_is_not_reported(queues: Session) -> None:
     assert found(queues, Machine(), FULL, {"order.0": 0, "order.1": 2}) == ["order.1"]
 
 
-def test_a_queue_without_any_batch_yet_stands_too(queues: Session) -> None:
+def test_a_queue_without_any_committed_batch_is_reported(queues: Session) -> None:
     assert found(queues, Machine(), {"order.9": 1}, {"order.9": 1}) == ["order.9"]
 
 

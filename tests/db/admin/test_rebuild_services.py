@@ -1,4 +1,4 @@
-"""What the operator's services for generations choose and refuse, and how they follow a rebuild."""
+"""Functions behind `sluice rebuild`: what they select, what they refuse, and how they follow a rebuild."""
 
 from contextlib import closing
 from functools import partial
@@ -36,14 +36,14 @@ def compared(bench: Bench, number: int) -> None:
 
 
 def plan(bench: Bench, number: int | None = None, *, back: bool = False) -> tuple[int, int]:
-    """The number of the generation that would become live, and of the one that is."""
+    """Returns the number of the generation that a swap would make live, and of the live generation."""
     found = plan_swap(bench.session, bench.registry, "totals", number, back=back)
     return found.generation.generation, found.live
 
 
 @pytest.fixture
 def fixed(bench: Bench, opened: Any) -> Bench:
-    """A deployment with other code; generation 2 is ready, and differs from the live one."""
+    """A deployment with changed code: generation 2 is ready and differs from the live generation."""
     bench.live(thing_set(0, "a", 1))
     fixed: Bench = opened(bench.with_code(registry(2, 10)))
     assert fixed.rebuild(fixed.begin())
@@ -61,7 +61,7 @@ def test_a_swap_requires_a_report_and_its_approval(fixed: Bench) -> None:
     assert plan(fixed) == (2, 1)
 
 
-def test_a_swap_back_needs_no_report_and_takes_the_one_that_was_live_last(fixed: Bench) -> None:
+def test_a_swap_back_requires_no_report_and_selects_the_previous_live_generation(fixed: Bench) -> None:
     fixed.swap(2)
     assert plan(fixed, back=True) == (1, 2)
     with pytest.raises(OperationRefused, match="a ready generation can be swapped in"):
@@ -72,13 +72,17 @@ def test_a_swap_back_needs_no_report_and_takes_the_one_that_was_live_last(fixed:
     assert plan(fixed, back=True) == (2, number)
 
 
-def test_a_swap_without_its_refusals_is_caught(fixed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swap_without_refusals_fails_the_test_of_refusals(
+    fixed: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(generation_changes, "swap_refusals", lambda **_: [])
     with pytest.raises(pytest.fail.Exception):
         test_a_swap_requires_a_report_and_its_approval(fixed)
 
 
-def test_what_can_be_cancelled_cannot_be_dropped_and_the_other_way_round(bench: Bench) -> None:
+def test_only_a_building_generation_is_cancelled_and_only_an_ended_generation_is_dropped(
+    bench: Bench,
+) -> None:
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
     assert require_building(bench.session, "totals", None).generation == number
@@ -91,7 +95,7 @@ def test_what_can_be_cancelled_cannot_be_dropped_and_the_other_way_round(bench: 
         require_building(bench.session, "totals", number)
 
 
-def test_a_generation_never_compared_has_no_report_to_approve(fixed: Bench) -> None:
+def test_a_generation_without_a_comparison_has_no_report_to_approve(fixed: Bench) -> None:
     found = report.require_comparable(fixed.session, "totals", None, verb="approved")
     with pytest.raises(OperationRefused, match="never compared: run `sluice rebuild diff totals`"):
         report.require_report(fixed.session, found)
@@ -113,7 +117,7 @@ def test_a_rebuild_is_followed_until_it_is_ready(bench: Bench) -> None:
 def test_rows_are_counted_and_not_estimated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.live(*(thing_set(n, f"k{n}", n) for n in range(7)))
     [live] = read_generations(bench.session, "totals")
-    assert read_table(bench.session, live.table).estimated_rows == 0, "it was never analyzed"
+    assert read_table(bench.session, live.table).estimated_rows == 0, "the table was never analyzed"
     assert count_rows(bench.session, live.table) == 7
     monkeypatch.setattr(generation_tables, "COUNTING", "SET LOCAL statement_timeout = '100ms'")
     with closing(bench.session.another("test holder")) as holder, holder.transaction():
@@ -121,8 +125,8 @@ def test_rows_are_counted_and_not_estimated(bench: Bench, monkeypatch: pytest.Mo
         assert count_rows(bench.session, live.table) is None
 
 
-class Minutes:
-    """A clock that moves with each sleep, and counts them."""
+class SteppingClock:
+    """A clock that each sleep advances by the same time; it counts the sleeps."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.now, self.sleeps = seconds, 0.0, 0
@@ -136,11 +140,11 @@ class Minutes:
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(2.5, [2, 26]), (5.0, [1, 13, 25, 37]), (0.1, [])])
-def test_a_generation_that_nothing_fills_is_reported_after_5_seconds_and_once_a_minute(
+def test_a_generation_without_a_worker_is_reported_after_5_seconds_and_then_every_minute(
     bench: Bench, seconds: float, said: list[int]
 ) -> None:
     bench.live(thing_set(0, "a", 1))
-    number, time_ = bench.begin(), Minutes(seconds)
+    number, time_ = bench.begin(), SteppingClock(seconds)
     found = []
     for moved in follow(bench.session, "totals", number, clock=time_, sleep=time_.sleep):
         if moved.unfilled is not None:
@@ -152,9 +156,9 @@ def test_a_generation_that_nothing_fills_is_reported_after_5_seconds_and_once_a_
     assert found == said
 
 
-def test_a_generation_that_a_worker_fills_is_slow_and_not_reported(bench: Bench) -> None:
+def test_a_slow_generation_with_a_worker_is_not_reported(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
-    number, time_ = bench.begin(), Minutes(60.0)
+    number, time_ = bench.begin(), SteppingClock(60.0)
     worker = add_process(bench.session, queues=["rebuild"])
     moves = follow(bench.session, "totals", number, clock=time_, sleep=time_.sleep)
     assert [next(moves).unfilled for _ in range(3)] == [None] * 3
@@ -172,7 +176,7 @@ def drop(bench: Bench, number: int) -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), [(pause, "is paused"), (drop, "was dropped meanwhile")])
-def test_following_ends_where_nothing_will_follow(bench: Bench, change: Any, said: str) -> None:
+def test_following_ends_when_a_generation_is_paused_or_dropped(bench: Bench, change: Any, said: str) -> None:
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
     with pytest.raises(OperationRefused, match=said):
@@ -189,7 +193,7 @@ def test_following_ends_where_nothing_will_follow(bench: Bench, change: Any, sai
         ("kept", True, None),
     ],
 )
-def test_checkpoints_are_checked_before_the_operator_is_asked(
+def test_checkpoints_are_checked_before_the_operator_confirms(
     bench: Bench, name: str, drop: bool, said: str | None
 ) -> None:
     bench.live(thing_set(0, "a", 1))
@@ -201,9 +205,9 @@ def test_checkpoints_are_checked_before_the_operator_is_asked(
             check_checkpoint(bench.session, "totals", name, drop=drop)
 
 
-def test_a_generation_that_is_not_filled_is_told_from_one_that_is(bench: Bench) -> None:
+def test_only_a_generation_without_progress_is_found(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
-    number, time_ = bench.begin(), Minutes(0.5)
+    number, time_ = bench.begin(), SteppingClock(0.5)
     generation = ("totals", number)
     [facts] = [one for one in read_generation_facts(bench.session) if one.generation == number]
     assert (facts.lags, facts.paused, facts.rate) == (True, False, None)

@@ -1,4 +1,4 @@
-"""What installations have in Redis, on a real one: listed by prefix, and deleted by prefix."""
+"""Keys of installations are listed and deleted by prefix, on a real Redis."""
 
 from collections.abc import Iterator
 from uuid import UUID, uuid4
@@ -43,7 +43,7 @@ def fill(client: Redis) -> None:
         client.set(key, "y")
 
 
-def test_keys_are_counted_by_prefix_and_what_has_none_comes_last(client: Redis) -> None:
+def test_keys_are_counted_by_prefix_and_keys_without_a_prefix_are_last(client: Redis) -> None:
     assert read_prefixes(client) == []
     fill(client)
     found = read_prefixes(client)
@@ -53,7 +53,7 @@ def test_keys_are_counted_by_prefix_and_what_has_none_comes_last(client: Redis) 
 
 
 @pytest.mark.own("redis")
-def test_a_server_that_evicts_by_frequency_counts_no_last_use(client: Redis) -> None:
+def test_a_server_that_evicts_by_frequency_reports_no_idle_time(client: Redis) -> None:
     client.config_set("maxmemory-policy", "allkeys-lfu")
     fill(client)
     assert [(one.keys, one.idle_seconds) for one in read_prefixes(client)] == [
@@ -63,14 +63,14 @@ def test_a_server_that_evicts_by_frequency_counts_no_last_use(client: Redis) -> 
     ]
 
 
-def test_the_last_use_is_that_of_the_key_used_last() -> None:
+def test_the_idle_time_of_a_prefix_is_that_of_its_last_used_key() -> None:
     assert PrefixUse("a").with_key(10, None).with_key(5, None) == PrefixUse("a", 2, 15, None)
     assert PrefixUse("a").with_key(10, 9).with_key(5, None).with_key(1, 3) == PrefixUse("a", 3, 16, 3)
     assert PrefixUse("a").with_key(None, None) == PrefixUse("a")
 
 
 @pytest.mark.parametrize("page", [1, 3, 1_000])
-def test_one_prefix_is_deleted_and_nothing_else(
+def test_only_keys_of_the_given_prefix_are_deleted(
     client: Redis, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     monkeypatch.setattr(redis_keys, "PAGE_KEYS", page)
@@ -83,7 +83,7 @@ def test_one_prefix_is_deleted_and_nothing_else(
     assert delete_prefix(client, OWN.group) == (0, PrefixUse(OWN.group))
 
 
-def test_the_own_prefix_is_refused_while_a_process_is_alive() -> None:
+def test_the_prefix_of_this_installation_is_refused_while_a_process_runs() -> None:
     assert require_cleanable(OWN.redis_prefix, OWN, []) == OWN.group
     assert require_cleanable(OTHER.group, OWN, [ALIVE]) == OTHER.group
     with pytest.raises(OperationRefused, match="its processes are running: worker w@host"):
@@ -96,17 +96,17 @@ def test_the_own_prefix_is_refused_while_a_process_is_alive() -> None:
     "prefix",
     ["", "*", "sluice", "sluice:*", "unacked", "sluice-*", "sluice-1234567", "sluice-1234567g", "S-12345678"],
 )
-def test_what_is_no_prefix_of_an_installation_is_never_deleted(prefix: str) -> None:
+def test_a_text_that_is_not_the_prefix_of_an_installation_is_refused(prefix: str) -> None:
     with pytest.raises(OperationRefused, match="is not the prefix of an installation"):
         require_cleanable(prefix, OWN, [])
 
 
 @given(name=st.from_regex(NAME_PATTERN, fullmatch=True), id_=st.uuids(), rest=st.binary(max_size=20))
-def test_a_key_is_of_the_installation_that_made_it(name: str, id_: UUID, rest: bytes) -> None:
+def test_a_key_belongs_to_the_installation_that_created_it(name: str, id_: UUID, rest: bytes) -> None:
     installation = Installation(name, id_)
     assert group_of(installation.redis_prefix.encode() + rest) == installation.group
 
 
 @pytest.mark.parametrize("key", [*LEFT, "sluice:1a2b3c4d", "x-1a2b3c4d", "\xff-1a2b3c4d:"])
-def test_other_keys_are_of_none(key: str) -> None:
+def test_other_keys_belong_to_no_installation(key: str) -> None:
     assert group_of(key.encode("latin-1")) is None

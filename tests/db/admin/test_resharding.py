@@ -1,4 +1,4 @@
-"""Resharding on a real Postgres: one transaction under all queue locks, and only once nothing is in hand."""
+"""Resharding on a real Postgres: one transaction under all queue locks, if nothing is in flight."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from sluice.db.delivery.progress import read_assignments
 from sluice.kafka_io.log_range import LogRange
 from sluice.tasks.events.routing import queue_name, shard_of
 from tests.db.admin import rerouting
-from tests.db.admin.rerouting import OTHER, WHO, in_hand, lanes
+from tests.db.admin.rerouting import DECISION, OTHER, during_batch, lanes
 from tests.db.tasks.applying import TOPIC, Bench, made, slice_of, thing_set
 from tests.mutants import mutated
 
@@ -20,16 +20,16 @@ bench = rerouting.bench
 
 
 def reshard(session: Session, shards: int, *, force: bool = False) -> Resharded | Unsettled:
-    return reshard_entity(session, "thing", shards, WHO, force=force)
+    return reshard_entity(session, "thing", shards, DECISION, force=force)
 
 
 def settle_all(bench: Bench) -> None:
-    """As a bridge that read nothing more leaves it."""
+    """Stores the state in which nothing is in flight."""
     bench.look("UPDATE sluice.partition_progress SET watermark = 50; DELETE FROM sluice.outbox_events")
 
 
-def claim_resharded_whole(bench: Bench, session: Session) -> None:
-    """Everything that follows from the shard count follows it, in one step."""
+def claim_resharding_is_complete(bench: Bench, session: Session) -> None:
+    """Asserts that one reshard changes everything that depends on the shard count."""
     bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(8)]))
     settle_all(bench)
     done = reshard(session, 4)
@@ -46,11 +46,13 @@ def claim_resharded_whole(bench: Bench, session: Session) -> None:
     assert len(bench.look("SELECT queue FROM sluice.queues WHERE entity = 'thing'")) == 4
 
 
-def test_resharding_is_whole(bench: Bench, session: Session) -> None:
-    claim_resharded_whole(bench, session)
+def test_resharding_changes_everything_that_depends_on_the_shard_count(
+    bench: Bench, session: Session
+) -> None:
+    claim_resharding_is_complete(bench, session)
 
 
-def test_fewer_shards_leave_the_rows_of_the_others(bench: Bench, session: Session) -> None:
+def test_resharding_to_fewer_shards_keeps_the_rows_of_unused_queues(bench: Bench, session: Session) -> None:
     settle_all(bench)
     reshard(session, 4)
     done = reshard(session, 2)
@@ -75,9 +77,9 @@ def test_fewer_shards_leave_the_rows_of_the_others(bench: Bench, session: Sessio
             Unsettled(1, 1, 1, 0),
         ),
     ],
-    ids=["at the watermark", "as applied", "halted", "refused"],
+    ids=["at the watermark", "after apply", "halted", "refused"],
 )
-def test_what_is_in_hand_holds_it_up_unless_forced(
+def test_resharding_is_refused_while_work_is_in_flight_unless_forced(
     bench: Bench, session: Session, unsettled: str, found: Unsettled
 ) -> None:
     bench.apply(slice_of([thing_set(0)]))
@@ -91,11 +93,11 @@ def test_what_is_in_hand_holds_it_up_unless_forced(
 
 
 def claim_judged_under_the_locks(bench: Bench, session: Session, database_url: str) -> None:
-    """A batch that comes between the look and the locks is seen."""
+    """Asserts that resharding sees a batch that commits just before it gets the locks."""
     settle_all(bench)
     found: list[object] = []
     work = f"UPDATE sluice.lane_progress SET applied_offset = 60 WHERE topic = '{OTHER}'"
-    with in_hand(bench, database_url, work, lambda: found.append(reshard(session, 4))):
+    with during_batch(bench, database_url, work, lambda: found.append(reshard(session, 4))):
         assert found == [Unsettled(1, 0, 0, 0)]
         assert bench.look("SELECT shards, epoch FROM sluice.entities WHERE entity = 'thing'") == [(1, 1)]
 
@@ -104,23 +106,23 @@ def test_resharding_judges_under_the_locks(bench: Bench, session: Session, datab
     claim_judged_under_the_locks(bench, session, database_url)
 
 
-def test_epochs_of_partitions_must_follow(
+def test_the_epochs_of_partitions_must_be_raised(
     bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant = mutated(rerouting_module, "    session.run(RAISE_PARTITION_EPOCHS, entity, epoch)\n", "")
     monkeypatch.setattr(reshard_module, "raise_epoch", mutant.raise_epoch)
     with pytest.raises(AssertionError, match="would not start"):
-        claim_resharded_whole(bench, session)
+        claim_resharding_is_complete(bench, session)
 
 
 def test_parked_entities_must_move(bench: Bench, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reshard_module, "move_parked", lambda *_: None)
     with pytest.raises(AssertionError, match=r"thing\.\d"):
-        claim_resharded_whole(bench, session)
+        claim_resharding_is_complete(bench, session)
 
 
 @pytest.mark.parametrize("checked", ["before the locks", "never"])
-def test_what_is_in_hand_must_be_judged_under_the_locks(
+def test_work_in_flight_must_be_read_under_the_locks(
     bench: Bench, session: Session, database_url: str, monkeypatch: pytest.MonkeyPatch, checked: str
 ) -> None:
     early = rerouting_module.read_unsettled(session, "thing") if checked == "before the locks" else None

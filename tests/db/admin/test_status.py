@@ -1,4 +1,4 @@
-"""What `status` and `doctor` read, on real Postgres."""
+"""Queries of `status` and `doctor`, on real Postgres."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -63,7 +63,7 @@ def test_counters_are_summed_over_partitions_and_epochs(session: Session) -> Non
     }
 
 
-def test_what_is_registered_is_read(session: Session) -> None:
+def test_registered_topics_and_queues_are_read(session: Session) -> None:
     assert read_registered(session) == Registered({}, {}, {}, {})
     register_topic(session, TopicStart("payments", "id-1", "payment", 2, {0: 0, 1: 0, 2: 0}))
     session.command("UPDATE sluice.queues SET halted_reason = 'why' WHERE queue = 'payment.1'")
@@ -72,7 +72,7 @@ def test_what_is_registered_is_read(session: Session) -> None:
     )
 
 
-def test_users_columns_are_read_without_dropped_ones(session: Session, database_url: str) -> None:
+def test_dropped_columns_of_user_tables_are_not_read(session: Session, database_url: str) -> None:
     create_user_tables(database_url, [shop_metadata])
     tables = [table for table in shop_metadata.sorted_tables if not is_projection(table)]
     declared = {t.name: frozenset(c.name for c in t.columns) for t in tables}
@@ -84,7 +84,7 @@ def test_users_columns_are_read_without_dropped_ones(session: Session, database_
     assert "users" not in read
 
 
-def test_the_servers_settings_are_those_of_this_database(session: Session, database_url: str) -> None:
+def test_server_settings_are_those_of_this_database(session: Session, database_url: str) -> None:
     found = read_server(session)
     assert found == ServerSettings(session.connection.server_version // 10_000, "on", "on")
     session.command(f'ALTER DATABASE "{make_url(database_url).database}" SET synchronous_commit = off')
@@ -92,17 +92,17 @@ def test_the_servers_settings_are_those_of_this_database(session: Session, datab
     assert read_server(session).synchronous_commit == "off"
 
 
-def test_a_server_that_can_only_be_read_is_recognised(session: Session, database_url: str) -> None:
+def test_a_read_only_server_is_recognised(session: Session, database_url: str) -> None:
     session.command(
         f'ALTER DATABASE "{make_url(database_url).database}" SET default_transaction_read_only = on'
     )
     session.close()
-    # The words by which `doctor` knows it.
+    # `doctor` recognises the server by this text.
     with pytest.raises(ServiceFailed, match="read-only"), reaching_services():
         read_server(session)
 
 
-def test_a_database_without_our_tables_is_said_to_need_init(session: Session) -> None:
+def test_the_error_for_a_database_without_sluice_tables_names_init(session: Session) -> None:
     session.command("DROP SCHEMA sluice CASCADE")
     with pytest.raises(ServiceFailed, match="sluice init"), reaching_services():
         read_progress(session)

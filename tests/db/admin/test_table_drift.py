@@ -1,4 +1,4 @@
-"""Tables that Postgres has otherwise than declared, and live generations of projections."""
+"""Tables, and live generations of projections, that differ from their declarations."""
 
 import pytest
 from sqlalchemy import Column, MetaData, Numeric, String
@@ -68,7 +68,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table(name: str, session: Session) -> None:
+def test_a_difference_of_a_table_is_reported(name: str, session: Session) -> None:
     statement, words = TABLES[name]
     session.command(statement)
     found = findings(session, entity(name))
@@ -83,11 +83,13 @@ def test_a_table(name: str, session: Session) -> None:
         assert findings(session, entity(name)) == []
 
 
-def test_a_live_generation(session: Session, request: pytest.FixtureRequest) -> None:
+def test_a_difference_of_a_live_generation_is_reported(
+    session: Session, request: pytest.FixtureRequest
+) -> None:
     table = projection_table(
         "revenue", MetaData(), Column("id", String(64), primary_key=True), Column("v", Numeric(12, 4))
     )
-    assert findings(session, table) == [], "there is nothing yet"
+    assert findings(session, table) == [], "the projection has no generation yet"
     url = session._url.render_as_string(hide_password=False)
     create_projections(url, {"revenue": table}, {"revenue": 1})
     assert findings(session, table) == []
@@ -104,7 +106,7 @@ def test_a_live_generation(session: Session, request: pytest.FixtureRequest) -> 
     session.command("SELECT id, v, version, inserted_hash FROM public.revenue")
 
 
-def test_texts_of_any_case(session: Session) -> None:
+def test_case_insensitive_text_columns_are_reported(session: Session) -> None:
     with session.connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'citext'")
         if not cursor.fetchall():

@@ -1,4 +1,4 @@
-"""What `doctor` and `status` read of the server, and of what waits, on real Postgres."""
+"""Queries of `doctor` and `status` about the server and about waiting work, on real Postgres."""
 
 import threading
 from collections.abc import Callable
@@ -56,18 +56,20 @@ def test_a_transaction_of_this_database_holds_up_vacuum(
     assert read_horizons(session) == [], "READ COMMITTED holds no snapshot between two statements"
 
 
-def test_a_transaction_of_another_database_holds_up_nothing_here(session: Session, database_url: str) -> None:
+def test_a_transaction_of_another_database_does_not_hold_up_vacuum(
+    session: Session, database_url: str
+) -> None:
     url = make_url(database_url).set(database="postgres")
     with closing(Session(url, application_name="test")) as other:
         other.command("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
         assert read_horizons(session) == []
 
 
-def test_a_server_without_standbys_keeps_no_commit_waiting(session: Session) -> None:
+def test_a_server_without_standbys_has_no_replication(session: Session) -> None:
     assert read_replication(session) == NO_REPLICATION
 
 
-def test_a_role_without_rights_on_the_server_reads_what_it_may_see(
+def test_facts_that_a_role_may_not_read_are_left_out(
     session: Session, make_session: Callable[[], Session], database_url: str
 ) -> None:
     name = f"reader_{session.connection.info.backend_pid}"
@@ -94,7 +96,7 @@ def test_a_role_without_rights_on_the_server_reads_what_it_may_see(
         session.command(f"DROP ROLE {name}")
 
 
-def test_the_beat_that_schedules_is_known_by_its_lock(
+def test_the_scheduling_beat_is_recognised_by_its_lock(
     session: Session, make_session: Callable[[], Session]
 ) -> None:
     assert read_beat_silence(session) is None
@@ -102,9 +104,13 @@ def test_the_beat_that_schedules_is_known_by_its_lock(
     assert try_lead(beat)
     first = read_beat_silence(session)
     assert first is not None
-    wait_until(lambda: (read_beat_silence(session) or 0.0) > first, timeout_seconds=5, what="time passes")
+    wait_until(
+        lambda: (read_beat_silence(session) or 0.0) > first, timeout_seconds=5, what="the silence grows"
+    )
     beat.close()
-    wait_until(lambda: read_beat_silence(session) is None, timeout_seconds=5, what="the lock ends")
+    wait_until(
+        lambda: read_beat_silence(session) is None, timeout_seconds=5, what="the lock of the beat is released"
+    )
 
 
 @pytest.mark.parametrize(("application", "is_found"), [("psql", True), ("sluice relay", False)])
@@ -139,7 +145,7 @@ def test_sessions_of_other_programs_that_block_sluice_are_found(
         ] * is_found
 
 
-def test_outgoing_events_are_counted_per_topic_with_the_first_and_the_free_ones(session: Session) -> None:
+def test_waiting_topics_count_all_events_and_events_that_are_not_held_back(session: Session) -> None:
     assert read_waiting_topics(session) == []
     insert_event(session, 100, queue="order.1", topic="out", key="a", refused="too large")
     insert_event(session, 101, queue="order.1", topic="out", key="a")
@@ -150,11 +156,11 @@ def test_outgoing_events_are_counted_per_topic_with_the_first_and_the_free_ones(
     gone, out = read_waiting_topics(session)
     assert gone[:5] == ("gone", 1, "order.2", 7, 0)
     assert gone.free_seconds == 0
-    assert out[:5] == ("out", 4, "order.2", 20, 2), "a refused key holds its own queue alone"
+    assert out[:5] == ("out", 4, "order.2", 20, 2), "a refused event holds back only events of its own queue"
     assert 3_600 <= out.free_seconds < 3_700
 
 
-def test_due_calls_are_those_that_a_worker_could_make(session: Session) -> None:
+def test_due_calls_are_the_calls_that_a_worker_could_make_now(session: Session) -> None:
     assert read_due_calls(session, ["notify"], ["notify"]) == DueCalls()
     ago = "2020-01-01 00:00:00+00"
     insert_call(session, "failed", "failed", entity_key="a")
@@ -167,10 +173,10 @@ def test_due_calls_are_those_that_a_worker_could_make(session: Session) -> None:
     calls, seconds = read_due_calls(session, ["notify"], ["notify"])
     assert calls == 1
     assert seconds > 1e8
-    assert read_due_calls(session, ["notify"], []).calls == 2, "a failed call holds if its effect says so"
+    assert read_due_calls(session, ["notify"], []).calls == 2, "no effect holds back calls in this reading"
 
 
-def test_calls_that_hold_back_others_are_found(session: Session) -> None:
+def test_calls_that_hold_back_other_calls_are_found(session: Session) -> None:
     for number, state in enumerate(("failed", "uncertain", "failed")):
         insert_call(session, f"k-{number}", state, entity_key=f"e-{number}")
         for behind in range(number):
@@ -184,7 +190,7 @@ def test_calls_that_hold_back_others_are_found(session: Session) -> None:
     assert read_holding_calls(session, ["fax"]) == []
 
 
-def test_events_that_ended_a_worker_are_read(session: Session) -> None:
+def test_events_that_killed_a_worker_are_read(session: Session) -> None:
     place = EventPlace("orders", "id-1", 3, 42)
     for _ in range(2):
         note_death(session, "order.1", place, timed_out=False, how="signal 11")
@@ -193,7 +199,7 @@ def test_events_that_ended_a_worker_are_read(session: Session) -> None:
     assert 0 <= found.seconds < 60
 
 
-def test_progress_of_a_queue_moves_with_its_lanes(session: Session) -> None:
+def test_progress_of_a_queue_is_the_sum_of_its_lanes(session: Session) -> None:
     register_topic(session, TopicStart("orders", "id-1", "order", 2, {0: 10, 1: 20}))
     session.command(
         "INSERT INTO sluice.lane_progress (topic, partition, queue, epoch, applied_offset)"
