@@ -1,4 +1,4 @@
-"""`sluice dlq` and `sluice audit` on a real Postgres: what the commands say, and what they change."""
+"""`sluice dlq` and `sluice audit` on a real Postgres: what the commands print and change."""
 
 import json
 
@@ -21,13 +21,13 @@ bench = applying.bench
 session, redriver, run = failing.session, failing.redriver, failing.run
 
 
-def test_ls_and_show_say_what_failed(bench: Bench, run: Run) -> None:
+def test_ls_and_show_print_the_errors(bench: Bench, run: Run) -> None:
     assert run("dlq", "ls") == "no such letter is dead\n"
     fill(bench)
     shown = run("dlq", "ls")
     assert "dead (conflict)" in shown
     assert f"{TOPIC}:0:3" in shown
-    assert f"{TOPIC}:0:1" not in shown, "it waits, and is not dead"
+    assert f"{TOPIC}:0:1" not in shown, "this letter waits and is not dead"
     assert "there may be more: --after 6" in run("dlq", "ls", "--limit", "1")
     document = json.loads(run("dlq", "ls", "--limit", "2", "--after", "6", "--json"))
     assert [one["id"] for one in document["letters"]] == [5, 4]
@@ -44,7 +44,7 @@ def test_ls_and_show_say_what_failed(bench: Bench, run: Run) -> None:
     assert "there is no dead letter 99" in run("dlq", "show", "99", exit_code=2)
 
 
-def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Bench, run: Run) -> None:
+def test_redrive_prints_the_plan_then_the_blocking_error_then_applies(bench: Bench, run: Run) -> None:
     fill(bench)
     planned = run("dlq", "redrive", "--all", *WHY, "--dry-run")
     assert "thing/k: 1 dead, 2 waiting\n" in planned
@@ -57,7 +57,7 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
     assert not one["unparked"]
     assert bench.look("SELECT id, attempts FROM sluice.dead_letters WHERE attempts > 1") == [(1, 2)]
     allow(bench)
-    # An entity in which nothing is dead was told to wait: it takes --state, or its ID.
+    # A paused entity without a dead letter is redriven only with --state or its ID.
     bench.look(
         "INSERT INTO sluice.parked_entities SELECT entity, 'paused', queue, 'by hand' FROM sluice.queues"
     )
@@ -82,7 +82,7 @@ def test_redrive_says_what_would_happen_then_what_blocks_then_applies(bench: Ben
 def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, run: Run) -> None:
     fill(bench)
     allow(bench)
-    # What a handler comes to that needs no key, as far as this table goes.
+    # With a key the handler succeeds; the letter still names no entity.
     bench.look("UPDATE sluice.dead_letters SET key = 'z' WHERE id = 6")
     done = json.loads(run("dlq", "redrive", "6", *WHY, "--yes", "--json").splitlines()[-1])
     assert (done["entities"], done["without_entity"]) == ([], [6])
@@ -93,7 +93,7 @@ def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, run: Run) ->
     assert audits(bench) == [("dlq redrive", "6", "test")]
 
 
-def test_a_broken_deployment_is_one_sentence(bench: Bench, redriver: Redriver, run: Run) -> None:
+def test_a_broken_deployment_is_reported_in_one_sentence(bench: Bench, redriver: Redriver, run: Run) -> None:
     fill(bench)
     bench.look("ALTER TABLE things RENAME TO elsewhere")
     assert "there is no dead letter 99" in run("dlq", "redrive", "1", "99", *WHY, "--yes", exit_code=2)
@@ -107,7 +107,9 @@ def test_a_broken_deployment_is_one_sentence(bench: Bench, redriver: Redriver, r
     assert isinstance(raised.value.__cause__, DeploymentBroken)
 
 
-def test_only_the_head_is_dropped_and_those_behind_it_are_applied(bench: Bench, run: Run) -> None:
+def test_only_the_first_letter_is_dropped_and_the_letters_behind_it_are_applied(
+    bench: Bench, run: Run
+) -> None:
     fill(bench)
     assert "2 waits behind 1" in run("dlq", "drop", "2", *WHY, "--yes", exit_code=2)
     assert "5 is a conflict" in run("dlq", "drop", "5", *WHY, "--yes", exit_code=2)
@@ -125,7 +127,7 @@ def test_only_the_head_is_dropped_and_those_behind_it_are_applied(bench: Bench, 
     assert count_parked(bench.looking) == 1
 
 
-def test_one_behind_a_dropped_one_that_dies_blocks(bench: Bench, run: Run) -> None:
+def test_a_letter_that_fails_behind_a_dropped_letter_blocks_its_entity(bench: Bench, run: Run) -> None:
     fill(bench)
     said = run("dlq", "drop", "1", *WHY, "--yes", exit_code=1)
     assert f"thing/k: 1 applied, 1 dead; blocked by {TOPIC}:0:2 CheckViolation" in said
@@ -134,7 +136,7 @@ def test_one_behind_a_dropped_one_that_dies_blocks(bench: Bench, run: Run) -> No
     assert count_parked(bench.looking) == 2
 
 
-def test_dropped_alone_those_behind_go_on_waiting(bench: Bench, run: Run) -> None:
+def test_after_a_drop_without_redrive_the_letters_behind_still_wait(bench: Bench, run: Run) -> None:
     fill(bench)
     allow(bench)
     run("dlq", "drop", "1", "--no-redrive", *WHY, "--yes")
@@ -143,12 +145,12 @@ def test_dropped_alone_those_behind_go_on_waiting(bench: Bench, run: Run) -> Non
     bench.apply(slice_of([thing_set(7, amount=9)], prev=6))
     again = ("dlq", "redrive", "--all", "--state", "waiting", *WHY, "--yes")
     assert "thing/k: 3 applied; unparked" in run(*again)
-    # With nothing behind it nothing is left to wait for.
+    # No letter waits behind letter 4, so its entity is unparked.
     run("dlq", "drop", "4", "--no-redrive", *WHY, "--yes")
     assert count_parked(bench.looking) == 0
 
 
-def test_more_than_one_transaction_holds_is_redriven_to_its_end(bench: Bench, redriver: Redriver) -> None:
+def test_more_letters_than_one_transaction_holds_are_all_redriven(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([refused(0)]))
     bench.apply(slice_of([thing_set(n, amount=n) for n in range(1, LETTERS + 10)], prev=0))
     allow(bench)
@@ -157,7 +159,7 @@ def test_more_than_one_transaction_holds_is_redriven_to_its_end(bench: Bench, re
     assert done.unparked
 
 
-def test_a_drop_that_comes_too_late_says_so_and_is_kept_as_not_done(
+def test_a_late_drop_is_refused_and_audited_as_not_done(
     bench: Bench, session: Session, redriver: Redriver
 ) -> None:
     fill(bench)
@@ -173,7 +175,7 @@ def test_a_drop_that_comes_too_late_says_so_and_is_kept_as_not_done(
     assert found == [("1", False), ("1", True)]
 
 
-def test_conflicts_are_marked_as_seen_and_nothing_else(bench: Bench, run: Run) -> None:
+def test_resolve_changes_only_conflicts(bench: Bench, run: Run) -> None:
     fill(bench)
     assert "5 would be resolved" in run("dlq", "resolve", "5", *WHY, "--dry-run")
     assert states(bench)[5] == "dead"

@@ -1,4 +1,4 @@
-"""Mutants of what an operator does to dead letters: each is told from the code."""
+"""Mutants of the functions that change dead letters; a check detects each of them."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -23,33 +23,33 @@ bench, redriver = applying.bench, failing.redriver
 Check = Callable[[Any, Bench, Redriver], bool]
 
 
-def resolves_conflicts_alone(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def resolves_only_conflicts(module: Any, bench: Bench, redriver: Redriver) -> bool:
     found: set[int] = module.resolve_conflicts(bench.looking, [1, 2, 4, 5, 6])
     return found == {5} and module.resolve_conflicts(bench.looking, [5]) == set()
 
 
-def drops_keyless_alone(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def drops_only_keyless_letters(module: Any, bench: Bench, redriver: Redriver) -> bool:
     return not module.drop_keyless(bench.looking, 4)
 
 
-def knows_the_head(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def finds_the_head(module: Any, bench: Bench, redriver: Redriver) -> bool:
     return module.read_head(bench.looking, "thing", "c") is None
 
 
-def counts_those_behind(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def counts_waiting_letters_behind(module: Any, bench: Bench, redriver: Redriver) -> bool:
     bench.look("UPDATE sluice.dead_letters SET state = 'done' WHERE id = 2")
     found = module.read_letters(bench.looking, Chosen(), after=0, limit=10)
     return [one.behind for one in found] == [0, None, 0, None, None, 1]
 
 
-def goes_on_to_the_end(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def redrives_to_the_end(module: Any, bench: Bench, redriver: Redriver) -> bool:
     bench.apply(slice_of([thing_set(n, amount=n) for n in range(7, LETTERS + 10)], prev=6))
     allow(bench)
     done: bool = module.redrive_rest(redriver, "thing", "k").unparked
     return done
 
 
-def refuses_what_waits(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def refuses_a_waiting_letter(module: Any, bench: Bench, redriver: Redriver) -> bool:
     [letter] = read_whole_letters(bench.looking, Chosen(ids=(2,)), after=0, limit=1)
     try:
         module.require_droppable(bench.looking, letter)
@@ -58,7 +58,7 @@ def refuses_what_waits(module: Any, bench: Bench, redriver: Redriver) -> bool:
     return False
 
 
-def has_its_reason(module: Any, bench: Bench, redriver: Redriver) -> bool:
+def audits_before_the_change(module: Any, bench: Bench, redriver: Redriver) -> bool:
     [letters] = read_open_entities(bench.looking, Chosen(ids=(1,)), limit=1)
     bench.look(
         "DELETE FROM sluice.lane_progress; DELETE FROM sluice.parked_entities; DELETE FROM sluice.queues"
@@ -78,55 +78,55 @@ _LATE = """    done = redrive_rest(redriver, letters.entity, letters.entity_key)
         insert_audits(session, decision, [(f"{letters.entity}/{letters.entity_key}", details)])
     return done"""
 MUTANTS: dict[str, tuple[ModuleType, str, str, Check]] = {
-    "resolves what is no conflict": (
+    "resolves a letter that is not a conflict": (
         letters_module,
         "AND state = 'dead' AND outcome = 'conflict'",
         "AND state = 'dead'",
-        resolves_conflicts_alone,
+        resolves_only_conflicts,
     ),
-    "resolves again what is resolved": (
+    "resolves a resolved conflict again": (
         letters_module,
         "AND state = 'dead' AND outcome = 'conflict'",
         "AND outcome = 'conflict'",
-        resolves_conflicts_alone,
+        resolves_only_conflicts,
     ),
-    "drops a letter with an entity as if it had none": (
+    "drops a letter with an entity": (
         letters_module,
         " AND entity_key IS NULL",
         "",
-        drops_keyless_alone,
+        drops_only_keyless_letters,
     ),
-    "takes a conflict for the head": (
+    "treats a conflict as the head": (
         letters_module,
         "state IN ('dead', 'waiting') AND outcome <> 'conflict'\n    ORDER BY id LIMIT 1",
         "state IN ('dead', 'waiting')\n    ORDER BY id LIMIT 1",
-        knows_the_head,
+        finds_the_head,
     ),
-    "counts what is settled, too": (
+    "counts settled letters": (
         letters_module,
         " AND b.state = 'waiting'",
         "",
-        counts_those_behind,
+        counts_waiting_letters_behind,
     ),
     "ends after one transaction": (
         redrive,
         "if once.blocked_by or once.unparked or not once.outcomes:",
         "if True:",
-        goes_on_to_the_end,
+        redrives_to_the_end,
     ),
-    "drops what waits": (
+    "drops a waiting letter": (
         redrive,
         "        if head != letter.id:",
         "        if False:",
-        refuses_what_waits,
+        refuses_a_waiting_letter,
     ),
-    "gives the reason afterwards": (redrive, _AUDITED, _LATE, has_its_reason),
+    "audits after the change": (redrive, _AUDITED, _LATE, audits_before_the_change),
 }
 
 
 @pytest.mark.parametrize("is_mutant", [False, True], ids=["code", "mutant"])
 @pytest.mark.parametrize("name", MUTANTS)
-def test_each_mutant_is_told_from_the_code(
+def test_each_check_passes_for_the_code_and_fails_for_its_mutant(
     bench: Bench, redriver: Redriver, name: str, is_mutant: bool
 ) -> None:
     module, old, new, holds = MUTANTS[name]

@@ -1,4 +1,4 @@
-"""`sluice dlq` for letters of one generation: listed, redriven and dropped apart from everything else."""
+"""`sluice dlq` lists, redrives and drops dead letters of one generation separately."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ bench = failing_projections.bench
 
 @pytest.fixture
 def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `sluice …` in this process, with the mended code; what it printed."""
+    """Returns a function that runs `sluice …` with the mended code and returns its output."""
     monkeypatch.setitem(sys.modules, "mended_projections", application(as_it_is))
     monkeypatch.setenv("COLUMNS", "250")
     install(database_url)
@@ -43,7 +43,7 @@ def test_letters_of_a_projection_are_listed_redriven_and_dropped(
     bench.live(*stream(), refused(5, "c"), thing_set(6, "d", BAD), thing_set(7, "d", 8))
     listed = run("dlq", "ls")
     assert "totals, generation 1" in listed
-    assert "CheckViolation" in listed, "with the dead letters"
+    assert "CheckViolation" in listed, "letters of entities are listed too"
     document = json.loads(run("dlq", "ls", "--projection", "totals", "--json"))
     assert document["letters"] == []
     assert [(one["offset"], one["state"]) for one in document["projection_letters"]] == [

@@ -1,4 +1,4 @@
-"""Commands on a database that is a copy, or of another installation: what changes something is refused."""
+"""Commands that change something are refused on a copied database and on that of another installation."""
 
 import json
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def environ(database_url: str, redis_url: str, installation: Installation) -> di
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no Kafka here: nobody waits for it as long as an operator would."""
+    """Shortens the timeouts for Kafka, which does not run in these tests."""
     for module in (installation_reading, kafka_reading, log_reader):
         monkeypatch.setattr(module, "BOOTSTRAP_TIMEOUT_MS", IMPATIENT_MS)
     build = partial(build_kafka_python_admin, bootstrap_timeout_ms=IMPATIENT_MS)
@@ -82,7 +82,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(environ: dict[str, str]) -> Run:
-    """Runs a command; what it printed to stdout, and to stderr if it failed."""
+    """Returns a function that runs a command and returns its stdout, or its stderr if it fails."""
 
     def run(*words: str, exit_code: int = 0, **more: str) -> str:
         result = CliRunner().invoke(app, words, env=environ | more)
@@ -93,7 +93,7 @@ def run(environ: dict[str, str]) -> Run:
 
 
 @pytest.mark.parametrize("words", WRITING, ids=" ".join)
-def test_what_changes_something_is_refused_on_a_copy(
+def test_a_command_that_changes_something_is_refused_on_a_copy(
     session: Session, run: Run, words: tuple[str, ...]
 ) -> None:
     session.command(COPY)
@@ -104,7 +104,7 @@ def test_what_changes_something_is_refused_on_a_copy(
 
 
 @pytest.mark.parametrize("words", READING, ids=" ".join)
-def test_what_reads_reports_on_a_copy_and_names_it(
+def test_a_reading_command_works_on_a_copy_and_reports_the_copy(
     session: Session, environ: dict[str, str], words: tuple[str, ...]
 ) -> None:
     session.command(COPY)
@@ -114,14 +114,14 @@ def test_what_reads_reports_on_a_copy_and_names_it(
     assert "this database is a copy" in result.stderr
 
 
-def test_a_name_that_differs_and_a_missing_installation_are_refused(session: Session, run: Run) -> None:
+def test_another_name_and_a_missing_installation_are_refused(session: Session, run: Run) -> None:
     words = ("effects", "pause", *WHY)
     assert "set SLUICE_NAME=sluice" in run(*words, exit_code=2, SLUICE_NAME="staging")
     session.command("DELETE FROM sluice.installation")
     assert "run `sluice init`" in run(*words, exit_code=2)
 
 
-def test_every_command_opens_postgres_where_the_installation_is_checked() -> None:
+def test_commands_open_sessions_only_where_the_installation_is_checked() -> None:
     """`init` checks after it has migrated; `status` and `doctor` report the refusal."""
     folder = Path(__file__).parents[3] / "sluice"
     opening = {
@@ -138,7 +138,7 @@ def test_every_command_opens_postgres_where_the_installation_is_checked() -> Non
     }
 
 
-def test_status_and_doctor_name_the_copy_and_the_installation(
+def test_status_and_doctor_report_the_copy_and_the_installation(
     session: Session, run: Run, environ: dict[str, str], installation: Installation
 ) -> None:
     fine = json.loads(CliRunner().invoke(app, ["status", "--json"], env=environ).stdout)
@@ -155,7 +155,7 @@ def test_status_and_doctor_name_the_copy_and_the_installation(
     assert any("this database is a copy" in one["problem"] for one in findings["findings"])
 
 
-def test_redis_is_listed_and_cleaned(
+def test_prefixes_in_redis_are_listed_and_deleted(
     session: Session, run: Run, redis_url: str, installation: Installation
 ) -> None:
     gone = Installation("gone", installation.id)
@@ -190,7 +190,7 @@ def test_redis_is_listed_and_cleaned(
     assert "its processes are running: beat b" in refused
 
 
-def test_init_asks_before_it_changes_the_installation(
+def test_init_requires_confirmation_to_change_the_installation(
     session: Session, run: Run, environ: dict[str, str]
 ) -> None:
     session.command(COPY)
@@ -201,7 +201,7 @@ def test_init_asks_before_it_changes_the_installation(
         "init", "--moved", "--new-installation", "--yes", exit_code=2
     )
     assert "Cannot ask for confirmation without a terminal" in run("init", "--new-installation", exit_code=2)
-    # The change is made and printed before Kafka, which is not there, is needed.
+    # `init` makes and prints the change before it needs Kafka, which does not run here.
     done = CliRunner().invoke(app, ["init", "--new-installation", "--yes"], env=environ)
     assert "outgoing events held: 1;" in done.stdout
     assert "calls held: 1;" in done.stdout

@@ -1,4 +1,4 @@
-"""A table of the user's in Sluice's own schema, where a role that is named like the schema makes it."""
+"""User tables in the schema of Sluice, where a role with the name of the schema creates its tables."""
 
 import re
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from sluice.kafka_io.config import build_kafka_python_admin
 from tests.harness.stacks import install
 
 DECLARED = {"users": frozenset({"id"}), "queues": frozenset[str](), "gone": frozenset[str]()}
-TABLE = "users"  # of the shop
+TABLE = "users"  # a table of the shop
 
 
 def found(session: Session) -> list[tuple[Severity, str, str]]:
-    """What doctor finds of DECLARED."""
+    """Returns the findings of `doctor` about the tables in DECLARED."""
     named = missing_findings(DECLARED, read_user_columns(session), read_misplaced(session, DECLARED))
     return [(one.severity, one.problem, one.advice) for one in named if "gone" not in one.problem]
 
@@ -34,7 +34,7 @@ def follow(session: Session, advice: str, pattern: str) -> None:
     session.command(statement)
 
 
-def test_a_role_named_like_the_schema_makes_tables_in_it_until_it_is_told_otherwise(
+def test_the_advice_corrects_tables_of_a_role_named_like_the_schema(
     database_url: str, session: Session
 ) -> None:
     install(database_url)
@@ -65,20 +65,20 @@ def test_a_role_named_like_the_schema_makes_tables_in_it_until_it_is_told_otherw
     session.command("REASSIGN OWNED BY sluice TO CURRENT_USER; DROP OWNED BY sluice; DROP ROLE sluice")
 
 
-def test_what_sluice_itself_has_there_is_not_named(database_url: str, session: Session) -> None:
+def test_a_table_of_sluice_is_not_reported_as_misplaced(database_url: str, session: Session) -> None:
     install(database_url)
     [(_, problem, _)] = [one for one in found(session) if "queues" in one[1]]
     assert problem == "Table queues is missing in schema public."
 
 
 @pytest.mark.parametrize("names", [[], ["users"]])
-def test_without_the_schema_nothing_is_misplaced(session: Session, names: list[str]) -> None:
+def test_without_the_schema_of_sluice_no_table_is_misplaced(session: Session, names: list[str]) -> None:
     assert read_misplaced(session, names) == []
 
 
 @pytest.fixture
 def run_init(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Runs `sluice init` without a Kafka; what it says."""
+    """Returns a function that runs `sluice init` without Kafka and returns its stderr."""
     build = partial(build_kafka_python_admin, bootstrap_timeout_ms=200)
     monkeypatch.setattr(init, "build_kafka_python_admin", build)
     environ = {
@@ -90,7 +90,7 @@ def run_init(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
     return lambda: CliRunner().invoke(app, ["init"], env=environ).stderr
 
 
-def test_init_makes_no_empty_table_beside_one_with_rows(
+def test_init_creates_no_table_beside_a_misplaced_table(
     session: Session, database_url: str, run_init: Callable[[], str]
 ) -> None:
     install(database_url)

@@ -1,4 +1,4 @@
-"""What `sluice outbox` and `sluice effects` print for people, from a real database."""
+"""Text output of `sluice outbox` and `sluice effects` on a real database."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command, which must succeed; what it printed."""
+    """Returns a function that runs a command, checks its exit code and returns its output."""
     monkeypatch.setenv("COLUMNS", "200")
     install(database_url)
     environ = {
@@ -61,7 +61,7 @@ def test_events_for_a_topic_that_does_not_exist_are_shown_with_the_reason(
     assert "unsendable" not in json.loads(run("outbox", "ls", "--refused", "--json"))
 
 
-def test_without_kafka_the_outbox_is_shown_all_the_same(session: Session, run: Run) -> None:
+def test_the_outbox_is_shown_without_kafka(session: Session, run: Run) -> None:
     insert_event(session, 3, topic="gone")
     session.command("UPDATE sluice.outbox_events SET created_at = now() - interval '1 hour'")
     shown = run("outbox", "ls")
@@ -116,14 +116,14 @@ def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
     for number in range(3):
         insert_call(session, f"k{number}", "failed", effect="send_email", error="no such mailbox")
     insert_call(session, "waits", effect="send_email")
-    insert_call(session, "in front", "running", effect="send_email")
+    insert_call(session, "earlier", "running", effect="send_email")
     listed = run("effects", "ls", "--limit", "2")
     assert listed.splitlines()[0].split() == ["effect", "pending", "running", "failed"]
     assert "no such mailbox" in listed
     assert "there may be more: --after 4" in listed
-    assert listed.count("no such mailbox") == 1, "three calls share it"
+    assert listed.count("no such mailbox") == 1, "one row lists the calls with this error"
     assert "k2" in run("effects", "ls", "--limit", "2", "--after", "4", "--older-than", "0s")
-    assert 'waits for: ["in front must end first: it is running"]' in run("effects", "show", "waits")
+    assert 'waits for: ["earlier must end first: it is running"]' in run("effects", "show", "waits")
     assert "there is no call none" in run("effects", "show", "none", exit_code=2)
     assert run("effects", "ls", "--conflicts") == "no call was refused because of other args\n"
     retry = ("effects", "retry", "k0", "k1", "--reason", "r")
@@ -138,7 +138,7 @@ def test_calls_are_shown_and_changed(session: Session, run: Run) -> None:
     assert run("effects", "resume", "--reason", "why") == "calls are resumed\n"
 
 
-def test_all_uncertain_calls_are_settled_at_once_as_failed_alone(session: Session, run: Run) -> None:
+def test_all_uncertain_calls_can_be_settled_together_only_as_failed(session: Session, run: Run) -> None:
     for number in range(3):
         insert_call(session, f"k{number}", "uncertain", effect="send_email")
     insert_call(session, "other", "uncertain")

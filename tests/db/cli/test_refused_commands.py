@@ -1,4 +1,4 @@
-"""Every command on a database that Postgres refuses: one sentence with the address, and exit code 2."""
+"""If Postgres refuses the connection, every command prints one sentence and exits with 2."""
 
 import sys
 from types import ModuleType
@@ -44,7 +44,7 @@ SECRET = "not-to-be-shown"
 
 @pytest.fixture
 def environ(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of a deployment whose database is missing. Redis and Kafka are not asked for."""
+    """Settings of a deployment whose database is missing; the commands need neither Redis nor Kafka."""
     module = ModuleType("refused_things")
     module.topics = (Topic("things", entity=Entity("thing", 1), ignores=("thing.set",)),)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "refused_things", module)
@@ -57,7 +57,7 @@ def environ(database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
     }
 
 
-def test_a_command_exits_with_one_sentence(environ: dict[str, str]) -> None:
+def test_every_command_prints_one_sentence_and_exits_with_2(environ: dict[str, str]) -> None:
     url = make_url(environ["SLUICE_DATABASE_URL"])
     expected = (
         f"sluice: Postgres (SLUICE_DATABASE_URL): cannot connect to {url.host}:{url.port}"
@@ -72,7 +72,7 @@ def test_a_command_exits_with_one_sentence(environ: dict[str, str]) -> None:
     } == {}
 
 
-def test_status_and_doctor_name_what_is_refused_among_the_rest(environ: dict[str, str]) -> None:
+def test_status_and_doctor_include_the_refusal_in_their_report(environ: dict[str, str]) -> None:
     for command in ("status", "doctor"):
         output = CliRunner().invoke(app, [command], env={**environ, "COLUMNS": "400"}).output
         assert 'database "missing" does not exist; correct the database' in output

@@ -1,4 +1,4 @@
-"""What `sluice reshard`, `pause` and `resume` say and refuse, on a real database."""
+"""Output and refusals of `sluice reshard`, `pause` and `resume` on a real database."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def session(database_url: str) -> Iterator[Session]:
-    """The shop's orders, registered: nothing read of them."""
+    """A session; topic `orders` of the shop is registered, and none of its records is read."""
     opened = Session(database_url, application_name="test")
     register_topic(opened, TopicStart("orders", "id", "order", 2, {0: 0}))
     yield opened
@@ -32,7 +32,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 @pytest.fixture
 def environ(database_url: str) -> dict[str, str]:
-    """Postgres alone can be reached."""
+    """Settings with which only Postgres can be reached."""
     install(database_url)
     return {
         "SLUICE_DATABASE_URL": database_url,
@@ -44,7 +44,7 @@ def environ(database_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def run(environ: dict[str, str]) -> Run:
-    """Runs a command; all that it printed."""
+    """Returns a function that runs a command and returns its output."""
 
     def run(*words: str, exit_code: int = 0) -> str:
         result = CliRunner().invoke(app, [*words, "--reason", "why"], env=environ)
@@ -61,7 +61,7 @@ def _read_order(session: Session, applied_offset: int) -> None:
     )
 
 
-def test_resharding_says_what_to_do_next(session: Session, run: Run) -> None:
+def test_resharding_prints_the_next_steps(session: Session, run: Run) -> None:
     tried = run("reshard", "order", "4", "--dry-run")
     assert "would have 4 shards, 2 before" in tried
     assert "now: everything is settled" in tried
@@ -76,7 +76,7 @@ def test_resharding_says_what_to_do_next(session: Session, run: Run) -> None:
     assert "no entity type alien" in run("reshard", "alien", "4", "--yes", exit_code=2)
 
 
-def test_resharding_gives_up_in_time_and_resumes_the_topics(session: Session, run: Run) -> None:
+def test_a_reshard_that_times_out_resumes_the_topics(session: Session, run: Run) -> None:
     _read_order(session, 7)
     refused = run("reshard", "order", "4", "--yes", "--patience", "0", exit_code=2)
     assert "1 lanes have records in flight: nothing was changed" in refused
@@ -103,7 +103,9 @@ def test_an_interrupted_reshard_resumes_the_topics(session: Session, environ: di
     command = [sys.executable, "-m", "sluice.cli.main", "reshard", "order", "4", "--yes", "--reason", "why"]
     resharding = subprocess.Popen(command, env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: read_paused_topics(session), timeout_seconds=30, what="it paused the topic")
+        wait_until(
+            lambda: read_paused_topics(session), timeout_seconds=30, what="the command has paused the topic"
+        )
         resharding.send_signal(signal.SIGINT)
         _, said = resharding.communicate(timeout=patient(60))
     finally:
@@ -135,9 +137,11 @@ def test_entities_are_paused_and_resumed(session: Session, run: Run) -> None:
 @pytest.mark.parametrize(
     "words", [(), ("--entity", "order"), ("o-1",), ("--topic", "orders", "--entity", "order", "o-1")]
 )
-def test_one_thing_is_named(session: Session, run: Run, words: tuple[str, ...]) -> None:
+def test_pause_requires_either_a_topic_or_an_entity(
+    session: Session, run: Run, words: tuple[str, ...]
+) -> None:
     assert "pass --topic TOPIC, or --entity ENTITY KEY" in run("pause", *words, exit_code=2)
 
 
-def test_a_topic_never_read_has_nothing_to_accept(session: Session, run: Run) -> None:
+def test_a_topic_that_no_bridge_has_read_cannot_be_accepted(session: Session, run: Run) -> None:
     assert "no bridge has read topic elsewhere" in run("accept", "elsewhere", "--yes", exit_code=2)

@@ -1,4 +1,4 @@
-"""Values that a terminal would interpret, hide or not have, in every list and document of a real database."""
+"""Values that a terminal interprets, hides or cannot show, in the lists and documents of a real database."""
 
 import contextlib
 import io
@@ -71,7 +71,7 @@ INSERT_LETTER = """
 
 
 class Terminal(io.TextIOWrapper):
-    """Output that is a terminal of some columns."""
+    """An output stream that reports to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -79,7 +79,7 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture
 def environ(database_url: str, session: Session) -> dict[str, str]:
-    """The settings of an installation in which every text that an operator reads is one of NASTY."""
+    """Settings of an installation in which each text that an operator reads is a value of NASTY."""
     install(database_url)
     for number, text in enumerate(NASTY, start=1):
         insert_event(session, number, topic=f"t{text}", key=text, payload=text.encode(), refused=text)
@@ -116,7 +116,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process; what it writes to a pipe or a terminal of an encoding."""
+    """Returns a function that runs a command and returns its output, to a terminal if `columns` is given."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
@@ -140,7 +140,7 @@ def expected(words: tuple[str, ...]) -> list[str]:
     return [NASTY[5]] if words[0] == "queue" else NASTY
 
 
-def test_every_list_shows_every_value_whole(run: Run) -> None:
+def test_every_list_shows_every_value_completely(run: Run) -> None:
     for words, encoding, columns in itertools.product(LISTS, ENCODINGS, (None, 40, 120)):
         text = run(*words, encoding=encoding, columns=columns)
         assert is_safe(text)
@@ -159,7 +159,7 @@ def test_every_document_is_safe_json_with_the_exact_values(run: Run) -> None:
         )
 
 
-def test_one_row_whole_shows_texts_as_text(run: Run) -> None:
+def test_show_prints_stored_texts_as_text(run: Run) -> None:
     for number, value in enumerate(NASTY, start=1):
         encoding = ENCODINGS[number % 3]
         letter = run("dlq", "show", str(number), encoding=encoding)
@@ -173,13 +173,13 @@ def test_one_row_whole_shows_texts_as_text(run: Run) -> None:
         assert "base64" not in letter + event
 
 
-def test_status_shows_a_halt_as_it_is(environ: dict[str, str]) -> None:
+def test_status_shows_the_reason_of_a_halt(environ: dict[str, str]) -> None:
     output = CliRunner(charset="ascii").invoke(app, ["status"], env=environ).output
     assert is_safe(output)
     assert shown(NASTY[5]) in output
 
 
-def test_an_export_is_read_back_whatever_the_terminal(run: Run) -> None:
+def test_an_export_is_equal_on_a_terminal_and_in_a_pipe(run: Run) -> None:
     piped = [json.loads(line) for line in run("dlq", "export", "--all").splitlines()]
     on_terminal = run("dlq", "export", "--all", encoding="ascii", columns=80)
     assert is_safe(on_terminal)
@@ -187,7 +187,7 @@ def test_an_export_is_read_back_whatever_the_terminal(run: Run) -> None:
     assert len(piped) == len(NASTY)
 
 
-def test_a_real_terminal_gets_a_block_per_letter(environ: dict[str, str]) -> None:
+def test_a_real_terminal_shows_one_block_per_letter(environ: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     done = subprocess.Popen(
         [sys.executable, "-c", "from sluice.cli.main import app; app()", "dlq", "ls", "--limit", "1"],
@@ -196,7 +196,7 @@ def test_a_real_terminal_gets_a_block_per_letter(environ: dict[str, str]) -> Non
     )
     os.close(theirs)
     written = b""
-    with contextlib.suppress(OSError):  # when its other end is closed
+    with contextlib.suppress(OSError):  # raised when the other end is closed
         while piece := os.read(ours, 65_536):
             written += piece
     os.close(ours)
