@@ -1,4 +1,4 @@
-"""A connection for looking at the tables."""
+"""A connection for reading the tables."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ from sqlalchemy.pool import NullPool
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Connection]:
-    """In a transaction that is rolled back."""
-    # A user named like the schema would have it as the default schema, which Alembic calls None.
+    """A connection whose transaction is rolled back at the end."""
+    # For a user named like the schema, that schema would be the default, which Alembic calls None.
     search_path = {"options": "-c search_path=public"}
     engine = create_engine(database_url, poolclass=NullPool, connect_args=search_path)
     with engine.connect() as opened:

@@ -1,4 +1,4 @@
-"""Alembic in a user's project: autogenerate leaves alone what is Sluice's, and writes revisions that run."""
+"""Alembic in a user project: autogenerate ignores the tables of Sluice and writes revisions that run."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -84,7 +84,7 @@ COPIES = """
 
 @dataclass
 class Project:
-    """A user's project with Alembic, whose `env.py` is that of the documentation."""
+    """A user project with Alembic and the `env.py` of the documentation."""
 
     folder: Path
     database_url: str
@@ -98,33 +98,33 @@ class Project:
         self.write_models(MODELS)
 
     def write_models(self, code: str) -> None:
-        """The models are these from now on."""
+        """Replaces the models with `code`."""
         sys.modules.pop("users_models", None)
         (self.folder / "users_models.py").write_text(code)
-        # Python takes what it compiled in the same second for the compiled form of the new file.
+        # Python would use the compiled form of the old file if both files were written in the same second.
         (self.folder / "users_models.py").touch()
 
     def write_env(self, *, include_schemas: bool) -> None:
-        """`env.py`."""
+        """Writes `env.py`."""
         (self.folder / "migrations/env.py").write_text(ENV.format(include_schemas=include_schemas))
 
     def revision(self) -> str:
-        """The code of a revision that autogenerate writes."""
+        """Returns the code of a revision that autogenerate writes."""
         script = command.revision(self.config, "change", autogenerate=True)
         code = Path(script.path).read_text()  # type: ignore[union-attr]
         compile(code, script.path, "exec")  # type: ignore[union-attr]
         return code
 
     def upgrade(self) -> None:
-        """`alembic upgrade head`."""
+        """Runs `alembic upgrade head`."""
         command.upgrade(self.config, "head")
 
     def check(self) -> None:
-        """`alembic check`: raises if there is a difference."""
+        """Runs `alembic check`, which raises if there is a difference."""
         command.check(self.config)
 
     def init(self) -> tuple[list[str], list[str]]:
-        """The part of `sluice init` that concerns Postgres."""
+        """Runs the Postgres part of `sluice init`; returns the created tables and projections."""
         import users_models  # type: ignore[import-not-found]
 
         models: MetaData = users_models.metadata
@@ -133,7 +133,7 @@ class Project:
         return create_tables(self.database_url, Registry(metadatas=[models], tables=tables))
 
     def run(self, statement: str) -> None:
-        """As a superuser would."""
+        """Runs a statement as a superuser."""
         with create_engine(self.database_url, poolclass=NullPool).begin() as connection:
             connection.execute(text(statement))
 
@@ -164,7 +164,7 @@ def alembic_first(project: Project) -> None:
 
 
 @pytest.mark.parametrize(("begin", "include_schemas"), [(init_first, True), (alembic_first, False)])
-def test_autogenerate_leaves_alone_what_is_sluices(
+def test_autogenerate_ignores_the_tables_of_sluice(
     project: Project, begin: Callable[[Project], None], include_schemas: bool
 ) -> None:
     project.write_env(include_schemas=include_schemas)
@@ -181,7 +181,7 @@ def test_autogenerate_leaves_alone_what_is_sluices(
     assert project.init() == ([], [])
 
 
-def test_a_table_of_a_user_that_is_declared_no_more_is_dropped(project: Project) -> None:
+def test_a_user_table_that_is_no_longer_declared_is_dropped(project: Project) -> None:
     project.write_env(include_schemas=True)
     project.init()
     project.write_models(MODELS.replace('entity_table("queues"', 'entity_table("cues"'))
@@ -191,7 +191,7 @@ def test_a_table_of_a_user_that_is_declared_no_more_is_dropped(project: Project)
 
 
 @pytest.mark.parametrize("name", sorted(table.name for table in metadata.tables.values()))
-def test_sluices_tables_are_left_out_if_their_schema_is_the_default_one(name: str) -> None:
+def test_tables_of_sluice_are_ignored_if_their_schema_is_the_default_schema(name: str) -> None:
     own = metadata.tables[f"{SCHEMA}.{name}"]
     found = Table(name, MetaData(), *(Column(column.name, column.type) for column in own.columns))
     assert not include_object(found, name, "table", True, None)

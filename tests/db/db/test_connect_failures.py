@@ -1,4 +1,4 @@
-"""Connects that a real Postgres refuses, in English and in another language, over TLS and without."""
+"""Connections that a real Postgres refuses, in English and in another language, with and without TLS."""
 
 import socket
 import subprocess
@@ -35,7 +35,7 @@ CREATE ROLE full LOGIN PASSWORD 'right' CONNECTION LIMIT 0
 
 
 class Server(NamedTuple):
-    """A Postgres of this module's own, and the certificate that it shows."""
+    """A Postgres server only for this module, and its certificate."""
 
     url: URL
     certificate: Path
@@ -57,19 +57,19 @@ def _run(url: URL, *statements: str) -> list[tuple[object, ...]]:
 
 
 def _reload(url: URL, *statements: str) -> None:
-    """Runs ALTER SYSTEM …, and returns when the server has read its files again."""
+    """Runs statements such as ALTER SYSTEM and waits until the server has reloaded its configuration."""
     [(before,)] = _run(url, "SELECT pg_conf_load_time()")
     _run(url, *statements, "SELECT pg_reload_conf()")
     wait_until(
         lambda: _run(url, "SELECT pg_conf_load_time()") != [(before,)],
         timeout_seconds=30,
-        what="Postgres has read its files again",
+        what="Postgres has reloaded its configuration",
     )
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """With TLS, a rule per role, and messages in the language `de` where they are installed."""
+    """A server with TLS, one rule per role, and messages in German if they are installed."""
     with pytest.MonkeyPatch.context() as patch, stacks.own_stack() as stack:
         patch.setenv("LANGUAGE", "de")
         stack.start("postgres")
@@ -132,7 +132,7 @@ def _url_of(
 
 
 @pytest.mark.parametrize(("user", "password", "database", "options", "reason"), CASES)
-def test_what_is_refused_for_good_is_one_sentence(
+def test_a_permanent_refusal_is_reported_in_one_sentence(
     user: str,
     password: str | None,
     database: str,
@@ -154,7 +154,7 @@ def test_what_is_refused_for_good_is_one_sentence(
     assert "\n" not in text
 
 
-def test_a_server_with_too_many_connections_is_away(server: Server, tmp_path: Path) -> None:
+def test_a_server_with_too_many_connections_counts_as_away(server: Server, tmp_path: Path) -> None:
     failed = _failure_of(_url_of(server, "full", "right", "", {}, tmp_path))
     assert failed.cause is ConnectCause.AWAY
 
@@ -169,14 +169,14 @@ def test_a_server_with_too_many_connections_is_away(server: Server, tmp_path: Pa
         ("full", "", ConnectCause.AWAY),
     ],
 )
-def test_a_server_of_another_language_is_understood_by_its_sqlstate(
+def test_a_refusal_in_another_language_is_classified_by_its_sqlstate(
     user: str, database: str, cause: ConnectCause, server: Server, tmp_path: Path
 ) -> None:
     _reload(server.url, "ALTER SYSTEM SET lc_messages = 'C.UTF-8'")
     try:
-        with pytest.raises(psycopg2.Error) as told:
+        with pytest.raises(psycopg2.Error) as raised:
             _run(server.url, "SELECT 1 / 0")
-        if "division by zero" in str(told.value):
+        if "division by zero" in str(raised.value):
             pytest.skip("this Postgres has no messages in another language")
         failed = _failure_of(
             _url_of(server, user, "right" if user == "full" else PASSWORD, database, {}, tmp_path)
@@ -186,7 +186,7 @@ def test_a_server_of_another_language_is_understood_by_its_sqlstate(
     assert failed.cause is cause
 
 
-def test_messages_in_another_encoding_are_no_error_of_ours(tmp_path: Path) -> None:
+def test_a_message_in_another_encoding_is_reported(tmp_path: Path) -> None:
     text = "Passwort-Authentifizierung für Benutzer »alice« fehlgeschlagen".encode("latin-1")
     with _answering(b"SFATAL\0VFATAL\0C28P01\0M" + text + b"\0\0") as port:
         failed = _failure_of(
@@ -197,7 +197,7 @@ def test_messages_in_another_encoding_are_no_error_of_ours(tmp_path: Path) -> No
 
 
 class _answering:
-    """A server that answers each start of a session with this error. Yields its port."""
+    """A server that answers each new session with an error. The context manager returns its port."""
 
     def __init__(self, fields: bytes) -> None:
         self._answer = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
@@ -224,13 +224,13 @@ class _answering:
     ("host", "reason"),
     [("127.0.0.1:1", "Connection refused"), ("no-such-host.invalid:5432", "could not translate host name")],
 )
-def test_what_does_not_answer_is_away(host: str, reason: str) -> None:
+def test_a_server_that_does_not_answer_counts_as_away(host: str, reason: str) -> None:
     failed = _failure_of(f"postgresql+psycopg2://alice@{host}/shop")
     assert failed.cause is ConnectCause.AWAY
     assert str(failed).startswith(f"cannot connect to {host} (database shop, user alice): {reason}")
 
 
-def test_a_server_that_refuses_writes_serves_those_that_read(server: Server) -> None:
+def test_a_read_only_server_serves_reading_sessions(server: Server) -> None:
     url = server.url.set(username="plain").render_as_string()
     _reload(server.url, "ALTER SYSTEM SET default_transaction_read_only = on")
     try:

@@ -1,4 +1,4 @@
-"""What a generation holds is found by indexes, however much it holds."""
+"""Lookups in the records of a generation use indexes, whatever their number."""
 
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,7 @@ HISTORY = f"""
 """
 
 
-def test_a_lookup_reads_some_pages_of_each_event(bench: Bench) -> None:
+def test_a_lookup_reads_a_limited_number_of_pages_per_event(bench: Bench) -> None:
     bench.looking.command(HISTORY)
     bench.looking.command("ANALYZE")
     rows = bench.look(f"SELECT identity FROM sluice.processed_events LIMIT {EVENTS}")

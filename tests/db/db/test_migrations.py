@@ -1,4 +1,4 @@
-"""The migrations add up to the declared tables, whatever runs them, and however often."""
+"""The migrations produce exactly the declared tables, are idempotent, and can run concurrently."""
 
 import re
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ from sluice.db.tables import TableRefused, is_projection
 from sluice.runtime.installation import InstallationRefused
 from sluice.stack.patience import patient
 
-# Everything a table is made of, as Postgres says it: what autogenerate compares leaves out half of it.
+# All parts of a table in the catalogue of Postgres; autogenerate compares only half of them.
 CATALOGUE = (
     """
     SELECT c.relkind::text, c.relname, c.reloptions FROM pg_class c
@@ -63,7 +63,7 @@ CATALOGUE = (
 
 
 def catalogue(connection: Connection) -> list[list[tuple[object, ...]]]:
-    """What is in schema sluice, without Alembic's own table."""
+    """Returns the contents of schema sluice without the version table of Alembic."""
     found = [[tuple(row) for row in connection.execute(text(query))] for query in CATALOGUE]
     return [[row for row in rows if not any(VERSION_TABLE in str(cell) for cell in row)] for rows in found]
 
@@ -104,7 +104,7 @@ def test_autogenerate_finds_nothing_to_change(connection: Connection) -> None:
         ("retries", "kind", RetryKind),
     ],
 )
-def test_the_enums_are_the_states_that_the_database_admits(
+def test_the_enums_list_the_states_that_the_database_allows(
     connection: Connection, table: str, column: str, states: Iterable[StrEnum]
 ) -> None:
     query = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name"
@@ -112,7 +112,7 @@ def test_the_enums_are_the_states_that_the_database_admits(
     assert sorted(re.findall(r"'(\w+)'::text", definition)) == sorted(states)
 
 
-def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None:
+def test_every_state_constraint_has_an_enum(connection: Connection) -> None:
     query = "SELECT conname FROM pg_constraint WHERE conname LIKE '%\\_known' AND contype = 'c' ORDER BY 1"
     assert connection.execute(text(query)).scalars().all() == [
         "dead_letters_outcome_known",
@@ -129,12 +129,12 @@ def test_every_constraint_of_states_has_its_enum(connection: Connection) -> None
     ]
 
 
-def test_the_lanes_count_every_outcome(connection: Connection) -> None:
+def test_lane_progress_has_a_counter_for_every_outcome(connection: Connection) -> None:
     query = text("SELECT * FROM sluice.lane_progress")
     assert set(Outcome) <= set(connection.execute(query).keys())
 
 
-def test_running_twice_changes_nothing(database_url: str, connection: Connection) -> None:
+def test_migrating_again_changes_nothing(database_url: str, connection: Connection) -> None:
     before = catalogue(connection)
     connection.rollback()
     upgrade(database_url)
@@ -143,7 +143,7 @@ def test_running_twice_changes_nothing(database_url: str, connection: Connection
     assert current_revision(database_url) == newest_revision()
 
 
-def test_several_at_once_wait_for_each_other(database_url: str, connection: Connection) -> None:
+def test_concurrent_migrations_wait_for_each_other(database_url: str, connection: Connection) -> None:
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.commit()
     with ThreadPoolExecutor(3) as pool:
@@ -152,22 +152,19 @@ def test_several_at_once_wait_for_each_other(database_url: str, connection: Conn
     assert current_revision(database_url) == newest_revision()
 
 
-def test_a_migration_changes_one_table_in_use_at_most() -> None:
-    """With two of them locked it could deadlock with a worker that has used them in the other order."""
+def test_a_migration_alters_at_most_one_table() -> None:
+    """With two locked tables, a migration could deadlock with a worker that uses them in the other order."""
     for script in ScriptDirectory.from_config(migrate._config()).walk_revisions():
         changed = re.findall(r"ALTER TABLE sluice\.(\w+)", Path(script.path).read_text())
         assert len(set(changed)) <= 1, script.revision
 
 
-def test_a_newer_database_is_refused_and_left_as_it_is(database_url: str, connection: Connection) -> None:
+def test_a_newer_database_is_refused_and_not_changed(database_url: str, connection: Connection) -> None:
     connection.execute(text("UPDATE sluice.alembic_version SET version_num = '9999'"))
     connection.commit()
     with pytest.raises(InstallationRefused, match=r"at migration 9999.*`sluice init` of that version"):
         upgrade(database_url)
     assert current_revision(database_url) == "9999"
-
-
-# As the version before wrote them, by their own lists of columns.
 
 
 def test_an_empty_database_has_no_revision(connection: Connection) -> None:
@@ -180,12 +177,12 @@ def test_an_empty_database_has_no_revision(connection: Connection) -> None:
 PLAIN_TABLES = {name for name, table in shop_metadata.tables.items() if not is_projection(table)}
 
 
-def test_users_tables_are_created_once(database_url: str) -> None:
+def test_creating_user_tables_again_creates_nothing(database_url: str) -> None:
     assert create_user_tables(database_url, [shop_metadata]) == sorted(PLAIN_TABLES)
     assert create_user_tables(database_url, [shop_metadata]) == []
 
 
-def test_a_users_table_beside_an_existing_one_is_added(database_url: str) -> None:
+def test_missing_user_tables_are_added_to_existing_tables(database_url: str) -> None:
     one = next(iter(shop_metadata.tables.values()))
     only = MetaData()
     one.to_metadata(only)
@@ -193,7 +190,7 @@ def test_a_users_table_beside_an_existing_one_is_added(database_url: str) -> Non
     assert create_user_tables(database_url, [shop_metadata]) == sorted(PLAIN_TABLES - {one.name})
 
 
-def test_a_projection_is_a_view_over_its_first_generation_made_once(
+def test_a_projection_is_created_one_time_as_a_view_over_its_first_generation(
     database_url: str, connection: Connection
 ) -> None:
     name = billing_line_items.name
@@ -212,7 +209,9 @@ def test_a_projection_is_a_view_over_its_first_generation_made_once(
     assert [tuple(row) for row in connection.execute(generations)] == [(1, "live", 2, True)]
 
 
-def test_a_projection_whose_rows_were_lost_goes_on_with_the_generation_it_shows(database_url: str) -> None:
+def test_a_projection_whose_rows_were_lost_continues_with_the_generation_of_its_view(
+    database_url: str,
+) -> None:
     name = billing_line_items.name
     create_projections(database_url, {name: billing_line_items}, {name: 1})
     with create_engine(database_url, poolclass=NullPool).begin() as lost:
@@ -224,7 +223,9 @@ def test_a_projection_whose_rows_were_lost_goes_on_with_the_generation_it_shows(
         assert [tuple(row) for row in rows] == [(7, 7)]
 
 
-def test_a_projection_does_not_take_a_name_that_is_taken(database_url: str, connection: Connection) -> None:
+def test_a_projection_with_the_name_of_an_existing_table_is_refused(
+    database_url: str, connection: Connection
+) -> None:
     name = billing_line_items.name
     connection.execute(text(f"CREATE TABLE public.{name} (x int)"))
     connection.commit()

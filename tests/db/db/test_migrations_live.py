@@ -1,4 +1,4 @@
-"""Migrations while processes of the version before go on writing."""
+"""Migrations while processes of the previous version continue to write."""
 
 import threading
 from collections import Counter
@@ -51,7 +51,7 @@ WRITTEN = {OLD_EVENT: "outbox_events", OLD_CALL: "executed_side_effects", OLD_LE
 
 @pytest.fixture
 def at_first_revision(database_url: str, connection: Connection) -> str:
-    """A database as the version before made it, with rows in it."""
+    """A database at the first revision, with rows of the previous version."""
     connection.execute(text("DROP SCHEMA sluice CASCADE"))
     connection.execute(text("CREATE SCHEMA sluice"))
     config = migrate._config()
@@ -73,8 +73,8 @@ def counted(session: Session) -> dict[str, int]:
         return found
 
 
-def test_processes_of_before_go_on_writing_while_it_migrates(at_first_revision: str) -> None:
-    """Each transaction reads and writes in the order of a batch, or in that of a redrive."""
+def test_processes_of_the_previous_version_write_during_a_migration(at_first_revision: str) -> None:
+    """One process writes in the order of a batch, the other in the order of a redrive."""
     stopping, written = threading.Event(), Counter[str]()
 
     def write(order: Sequence[Statement]) -> int:
@@ -92,7 +92,7 @@ def test_processes_of_before_go_on_writing_while_it_migrates(at_first_revision: 
     with ThreadPoolExecutor(len(orders)) as pool:
         writers = [pool.submit(write, order) for order in orders]
         try:
-            wait_until(lambda: len(written) == len(orders), timeout_seconds=10, what="both write")
+            wait_until(lambda: len(written) == len(orders), timeout_seconds=10, what="both processes write")
             upgrade(at_first_revision)
             before = dict(written)
             wait_until(
@@ -100,7 +100,7 @@ def test_processes_of_before_go_on_writing_while_it_migrates(at_first_revision: 
                     any(w.done() for w in writers) or all(written[name] > before[name] for name in before)
                 ),
                 timeout_seconds=10,
-                what="both write on after it",
+                what="both processes write after the migration",
             )
         finally:
             stopping.set()
@@ -122,7 +122,7 @@ def test_a_migration_waits_for_a_transaction_and_never_deadlocks_with_it(at_firs
             wait_until(
                 lambda: looking.run(MIGRATION_WAITS) == [(True,)],
                 timeout_seconds=10,
-                what="it waits for the calls",
+                what="the migration waits for the table of calls",
             )
             session.run(OLD_EVENT)
             session.run(OLD_CALL)
@@ -142,7 +142,7 @@ MIGRATION_WAITS = Statement(
 )
 
 
-def test_a_generation_is_told_where_it_began(at_first_revision: str) -> None:
+def test_a_migration_stores_the_checkpoint_of_each_generation(at_first_revision: str) -> None:
     with closing(Session(at_first_revision, application_name="test old")) as session:
         session.command("""
             INSERT INTO sluice.projections VALUES ('p', 1, 3);

@@ -1,4 +1,4 @@
-"""What is open is counted, up to a bound, whatever lies in history."""
+"""Open issues are counted up to a bound, at a cost that does not depend on history."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ from tests.db.tasks.recording import RecordingSession
 HISTORY = 20_000
 OPEN = 40
 
-# What was dealt with, of everything that is counted.
+# Settled dead letters and calls.
 _DONE = (
     f"""
     INSERT INTO sluice.dead_letters (topic, topic_id, partition, "offset", timestamp_ms, headers, queue,
@@ -44,10 +44,10 @@ def session(bench: Bench, database_url: str) -> Iterator[RecordingSession]:
     opened.close()
 
 
-def make_troubles(bench: Bench) -> None:
-    """Of each kind another number; `fill` makes 3 dead, 1 conflict, 2 waiting, 2 parked, 1 event, 1 call.
+def make_issues(bench: Bench) -> None:
+    """Makes a different number of issues of each kind; one of the waiting letters is retried.
 
-    One of those that wait is retried.
+    `fill` makes 3 dead, 1 conflict and 2 waiting letters, 2 parked entities, 1 outgoing event and 1 call.
     """
     fill(bench)
     look = bench.looking
@@ -75,8 +75,8 @@ def make_troubles(bench: Bench) -> None:
     set_switch(look, EFFECTS_PAUSED, actor="me", reason="test")
 
 
-def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> None:
-    make_troubles(bench)
+def test_every_kind_of_open_issue_is_counted(bench: Bench, session: Session) -> None:
+    make_issues(bench)
     found = read_open_issues(session)
     assert found._replace(oldest_outgoing_seconds=0, oldest_due_call_seconds=0) == OpenIssues(
         halted_queues=1,
@@ -104,7 +104,7 @@ def test_everything_that_waits_is_counted(bench: Bench, session: Session) -> Non
     assert found.need_an_operator
 
 
-def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None:
+def test_a_healthy_installation_has_no_open_issues(session: Session) -> None:
     found = read_open_issues(session)
     assert set(found) == {0}
     assert not found.need_an_operator
@@ -117,23 +117,23 @@ def test_nothing_waits_in_an_installation_that_is_well(session: Session) -> None
         *("stopped_generations", "projection_letters"),
     ],
 )
-def test_some_of_it_is_for_somebody_and_the_rest_goes_by_itself(session: Session, field: str) -> None:
-    well = read_open_issues(session)
+def test_some_issues_need_an_operator_and_waiting_work_does_not(session: Session, field: str) -> None:
+    healthy = read_open_issues(session)
     changed: dict[str, Any] = {field: 1}
-    assert well._replace(**changed).need_an_operator
-    assert not well._replace(
+    assert healthy._replace(**changed).need_an_operator
+    assert not healthy._replace(
         outgoing_records=9, pending_calls=9, waiting_letters=9, retrying_events=9
     ).need_an_operator
 
 
 def test_counting_ends_at_its_bound(bench: Bench, session: Session) -> None:
-    make_troubles(bench)
+    make_issues(bench)
     found = read_open_issues(session, count_to=2)
     assert (found.failed_calls, found.outgoing_records, found.dead_letters, found.conflicts) == (2, 2, 2, 1)
 
 
-def test_history_costs_nothing(bench: Bench, session: RecordingSession) -> None:
-    make_troubles(bench)
+def test_counting_costs_the_same_with_a_long_history(bench: Bench, session: RecordingSession) -> None:
+    make_issues(bench)
     before = pages(session)
     for statement in _DONE:
         bench.look(statement)
@@ -142,8 +142,10 @@ def test_history_costs_nothing(bench: Bench, session: RecordingSession) -> None:
     assert after <= before + 20, f"{before} pages before, {after} with {HISTORY} rows of history"
 
 
-def test_an_index_less_would_fail_the_test_above(bench: Bench, session: RecordingSession) -> None:
-    make_troubles(bench)
+def test_counting_without_an_index_costs_more_with_a_long_history(
+    bench: Bench, session: RecordingSession
+) -> None:
+    make_issues(bench)
     before = pages(session)
     bench.look("DROP INDEX sluice.dead_letters_open_idx")
     bench.look(_DONE[0])

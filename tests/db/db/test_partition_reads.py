@@ -1,4 +1,4 @@
-"""What bridges report of the partitions they read, and of those they cannot read."""
+"""Reports of bridges about the partitions that they read or cannot read."""
 
 from uuid import UUID, uuid4
 
@@ -29,7 +29,7 @@ def age(session: Session, seconds: int) -> None:
     session.command(f"UPDATE sluice.partition_reads SET {moved}")
 
 
-def test_a_partition_is_read_until_no_bridge_reports_it_for_a_while(session: Session) -> None:
+def test_a_partition_counts_as_unread_from_its_last_report(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[PLACE], problems={})
     assert only(session)[:5] == ("orders", 0, None, True, FIRST)
     age(session, 100)
@@ -38,7 +38,7 @@ def test_a_partition_is_read_until_no_bridge_reports_it_for_a_while(session: Ses
     assert 100 <= unread < 200
 
 
-def test_a_partition_that_was_never_read_counts_from_its_first_report(session: Session) -> None:
+def test_a_partition_that_was_never_read_counts_as_unread_from_its_first_report(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[], problems={}, seen=[PLACE])
     age(session, 100)
     write_partition_reads(session, SECOND, reading=[], problems={}, seen=[PLACE])
@@ -49,7 +49,7 @@ def test_a_partition_that_was_never_read_counts_from_its_first_report(session: S
     assert row.problem is None
 
 
-def test_a_problem_keeps_its_beginning_until_it_changes(session: Session) -> None:
+def test_a_problem_keeps_its_start_time_until_its_kind_changes(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[], problems={PLACE: NO_LEADER})
     age(session, 100)
     write_partition_reads(session, SECOND, reading=[], problems={PLACE: NO_LEADER._replace(detail="else")})
@@ -66,7 +66,7 @@ def test_a_problem_keeps_its_beginning_until_it_changes(session: Session) -> Non
 
 
 @pytest.mark.parametrize("seen", [[], [PLACE]])
-def test_what_is_only_seen_changes_no_problem(session: Session, seen: list[Place]) -> None:
+def test_a_bridge_that_only_sees_a_partition_keeps_its_problem(session: Session, seen: list[Place]) -> None:
     write_partition_reads(session, FIRST, reading=[], problems={PLACE: BAD})
     write_partition_reads(session, SECOND, reading=[], problems={}, seen=seen)
     assert only(session).problem is ProblemKind.UNREADABLE_RECORD
@@ -80,23 +80,23 @@ def test_reading_ends_a_problem(session: Session) -> None:
     assert row.unread_seconds is None
 
 
-def test_a_bridge_reports_no_problem_of_a_partition_that_another_reads(session: Session) -> None:
+def test_a_bridge_stores_no_problem_of_a_partition_that_another_bridge_reads(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[PLACE], problems={})
     write_partition_reads(session, SECOND, reading=[], problems={PLACE: NO_LEADER})
     assert only(session).problem is None
-    # Its reader may.
+    # The bridge that reads the partition stores its problem.
     write_partition_reads(session, FIRST, reading=[], problems={PLACE: NO_LEADER})
     assert only(session).problem is ProblemKind.NO_LEADER
 
 
-def test_another_bridge_may_once_its_reader_is_silent(session: Session) -> None:
+def test_another_bridge_stores_a_problem_when_the_reader_is_silent(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[PLACE], problems={})
     age(session, 16)
     write_partition_reads(session, SECOND, reading=[], problems={PLACE: NO_LEADER})
     assert only(session).problem is ProblemKind.NO_LEADER
 
 
-def test_rows_of_partitions_that_are_gone_are_deleted(session: Session) -> None:
+def test_rows_of_partitions_without_reports_are_deleted_after_a_day(session: Session) -> None:
     write_partition_reads(session, FIRST, reading=[("gone", 0)], problems={})
     age(session, 25 * 3600)
     write_partition_reads(session, uuid4(), reading=[PLACE], problems={})

@@ -1,4 +1,4 @@
-"""The plans of the hot statements: no nested loop, no scan of a whole table, no dearer in larger batches."""
+"""Plans of batch statements: no nested loop, no full table scan, and no higher cost in larger batches."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -31,14 +31,14 @@ def _use_recording_session(bench: Bench, plans: Mapping[str, str]) -> None:
     bench.session, bench.applier = session, Applier(session, bench.registry)
 
 
-def test_no_hot_plan_nests_loops_or_reads_a_whole_table(bench: Bench) -> None:
+def test_no_plan_of_a_batch_has_a_nested_loop_or_a_full_table_scan(bench: Bench) -> None:
     last = _fill(bench)
     for statement, values in _ran_by_one_batch(bench, last, SMALL):
         nodes = {node["Node Type"] for node in _nodes(bench.session.explain(statement, values))}  # type: ignore[attr-defined]
         assert not nodes & FORBIDDEN, f"{statement.name}: {nodes & FORBIDDEN}"
 
 
-def test_a_session_without_the_hot_settings_would_fail_the_test_above(bench: Bench) -> None:
+def test_without_the_batch_settings_a_plan_has_a_nested_loop_or_a_full_table_scan(bench: Bench) -> None:
     last = _fill(bench)
     _use_recording_session(bench, {})
     ran = _ran_by_one_batch(bench, last, SMALL)
@@ -58,7 +58,7 @@ def test_pages_touched_per_event_do_not_grow_with_the_batch(bench: Bench) -> Non
 
 
 def _fill(bench: Bench) -> int:
-    """Applies one event per key; the last offset."""
+    """Applies one event per key and returns the last offset."""
     for first in range(0, KEYS, LARGE):
         records = [thing_set(n, f"key-{n}") for n in range(first, first + LARGE)]
         assert bench.apply(slice_of(records, prev=first - 1)) is not None
@@ -69,7 +69,7 @@ def _ran_by_one_batch(bench: Bench, last: int, size: int) -> list[tuple[Statemen
     session = bench.session
     assert isinstance(session, RecordingSession)
     session.ran.clear()
-    # Old rows and new ones, so that both ways of writing are there.
+    # Existing rows and new rows, so that the batch runs updates and inserts.
     records = [
         thing_set(last + 1 + n, f"key-{n * 7 % KEYS}" if n % 2 else f"new-{last + n}") for n in range(size)
     ]

@@ -1,4 +1,4 @@
-"""Progress on real Postgres: registration, assignments of one moment, watermarks that only rise."""
+"""Progress on real Postgres: registration, consistent assignments, and watermarks that only rise."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def _reroute(session: Session, epoch: int) -> None:
     session.command(f"UPDATE sluice.partition_progress SET epoch = {epoch}")
 
 
-def test_a_topic_seen_first_gets_all_its_rows(session: Session) -> None:
+def test_a_new_topic_gets_all_its_rows(session: Session) -> None:
     assert read_assignments(session, [PLACE]) == {}
     register_topic(session, START)
     read = read_assignments(session, [PLACE, ("payments", 1), ("payments", 7), ("other", 0)])
@@ -62,7 +62,7 @@ def test_queues_are_named_as_the_bridge_names_them(session: Session) -> None:
         assert cursor.fetchall() == [(queue_name("payment", shard),) for shard in range(4)]
 
 
-def test_the_first_registration_decides(session: Session) -> None:
+def test_the_first_registration_determines_routing_and_offsets(session: Session) -> None:
     register_topic(session, START)
     register_topic(session, TopicStart("payments", "id-2", "payment", 9, {0: 99, 1: 99}))
     assert read_assignments(session, [PLACE])[PLACE] == Assignment("id-1", "payment", 1, 4, 1, 10)
@@ -93,7 +93,7 @@ def test_watermarks_only_rise_and_only_under_their_epoch(session: Session) -> No
         assert read_assignments(session, [PLACE])[PLACE].watermark == expected
 
 
-def test_a_rerouting_in_between_undoes_the_write(session: Session, other: Session) -> None:
+def test_a_concurrent_rerouting_rolls_back_the_write(session: Session, other: Session) -> None:
     register_topic(session, START)
 
     def write() -> None:
@@ -115,7 +115,7 @@ def test_halted_queues_are_read(session: Session) -> None:
     assert read_halted(session) == {"payment.2"}
 
 
-def test_an_instance_number_ends_with_its_session(session: Session, other: Session) -> None:
+def test_an_instance_number_is_released_with_its_session(session: Session, other: Session) -> None:
     assert claim_instance(session, "sluice") == 0
     assert claim_instance(session, "sluice") == 0
     assert claim_instance(other, "sluice") == 1
@@ -125,10 +125,10 @@ def test_an_instance_number_ends_with_its_session(session: Session, other: Sessi
     wait_until(lambda: try_instance(other, "sluice", 0), timeout_seconds=10, what="the number is free again")
 
 
-def test_the_store_says_when_postgres_is_away_and_opens_a_new_connection(session: Session) -> None:
+def test_the_store_reconnects_and_raises_if_postgres_is_unavailable(session: Session) -> None:
     store = PostgresProgressStore(session, "sluice")
     store.register_topic(START)
-    # As a server that stops does: the connection ends under the client.
+    # The server ends the connection, as a stopping server does.
     with pytest.raises(psycopg2.Error):
         session.command("SELECT pg_terminate_backend(pg_backend_pid())")
     session.connection.close()

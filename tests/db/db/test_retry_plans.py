@@ -1,4 +1,4 @@
-"""A retry costs the same however many letters there are."""
+"""The cost of a retry does not depend on the number of dead letters."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ HISTORY = f"""
     SELECT 'things', 'old', 0, n, 0, '[]', 'thing.0', 'thing', 'old' || n, gen_random_uuid(), 'dead',
            'E', 'e', 'dead' FROM generate_series(1, {LETTERS}) n
 """
-PAGES = 100  # of one statement; the letters fill some hundreds
+PAGES = 100  # of one statement; the letters fill several hundred pages
 
 
 def use_recording_session(bench: AsideBench) -> RecordingSession:
@@ -32,7 +32,7 @@ def use_recording_session(bench: AsideBench) -> RecordingSession:
 
 
 def most_pages(bench: AsideBench) -> dict[str, int]:
-    """Statement → the pages it touches while an event is retried."""
+    """Returns the largest number of pages that each statement reads while an event is retried."""
     session = use_recording_session(bench)
     with held(bench, ROW):
         apply_held(bench, ROW, 5)
@@ -53,13 +53,13 @@ def most_pages(bench: AsideBench) -> dict[str, int]:
     return found
 
 
-def test_history_costs_a_retry_nothing(bench: AsideBench) -> None:
+def test_a_retry_reads_few_pages_with_a_long_history(bench: AsideBench) -> None:
     found = most_pages(bench)
     assert {"insert_retry", "read_due_retry", "begin_retry", "postpone_retry", "move_retry"} <= found.keys()
     assert max(found.values()) < PAGES, found
 
 
-def test_a_join_instead_of_a_subquery_would_fail_the_test_above(
+def test_a_join_instead_of_a_subquery_reads_many_pages(
     bench: AsideBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subquery = "(SELECT d.state FROM sluice.dead_letters d WHERE d.id = r.letter_id) <> 'waiting'"

@@ -1,4 +1,4 @@
-"""Skipped offsets are those of the topics as they are now."""
+"""Skipped offsets apply only to the present topic id."""
 
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic
@@ -10,7 +10,7 @@ from sluice.db.delivery.skipped_records import (
 from sluice.runtime.skipped_range import SkippedRange
 
 
-def test_offsets_of_a_topic_that_was_re_created_are_not_skipped_in_the_new_one(session: Session) -> None:
+def test_skipped_offsets_of_a_recreated_topic_do_not_apply_to_the_new_topic(session: Session) -> None:
     register_topic(session, TopicStart("orders", "new", "order", 1, {0: 0, 1: 0}))
     for topic_id, partition, first, last in (
         ("new", 0, 9, 9),

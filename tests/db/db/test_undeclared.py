@@ -1,4 +1,4 @@
-"""How long topics and effects wait that no living worker declares, and what shows it."""
+"""Waiting times of topics and effects that no running worker declares, and their reports."""
 
 import re
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 def step(session: Session, seconds: float = 5.0) -> dict[str, float]:
-    """So much later: what waits, and for how long, in whole seconds."""
+    """Advances the time and returns the waiting names with their waiting times in whole seconds."""
     session.command(f"UPDATE sluice.undeclared SET observed_at = observed_at - interval '{seconds} s'")
     note_undeclared(session, "effects")
     return {one.name: round(one.waited_seconds) for one in read_undeclared(session)}
@@ -51,13 +51,13 @@ def test_a_topic_that_a_bridge_reads_waits_until_a_worker_declares_it(session: S
     assert step(session) == {}
 
 
-def test_a_topic_that_was_removed_from_all_code_waits_for_nobody(session: Session) -> None:
+def test_a_topic_that_no_process_declares_does_not_wait(session: Session) -> None:
     add_process(session, BRIDGE, topics={"others": "thing"})
     add_process(session)
     assert step(session) == {}
 
 
-def test_what_waited_goes_on_waiting_while_no_bridge_is_alive(session: Session) -> None:
+def test_a_waiting_topic_keeps_its_waiting_time_while_no_bridge_runs(session: Session) -> None:
     bridge = add_process(session, BRIDGE, topics=THINGS)
     add_process(session)
     step(session)
@@ -65,10 +65,10 @@ def test_what_waited_goes_on_waiting_while_no_bridge_is_alive(session: Session) 
     end_process(session, bridge)
     assert step(session) == {"things": 5}
     add_process(session, BRIDGE)
-    assert step(session) == {}, "a bridge that does not read it"
+    assert step(session) == {}, "the new bridge does not read the topic"
 
 
-def test_a_worker_counts_that_serves_a_queue_of_the_topic_and_is_alive(session: Session) -> None:
+def test_only_a_running_worker_that_serves_a_queue_of_the_topic_counts(session: Session) -> None:
     add_process(session, BRIDGE, topics=THINGS)
     dead = add_process(session, topics=THINGS)
     end_process(session, dead)
@@ -78,7 +78,7 @@ def test_a_worker_counts_that_serves_a_queue_of_the_topic_and_is_alive(session: 
     assert step(session) == {}
 
 
-def test_time_without_a_step_does_not_count(session: Session) -> None:
+def test_a_long_time_without_a_step_counts_only_up_to_a_limit(session: Session) -> None:
     add_process(session, BRIDGE, topics=THINGS)
     step(session)
     assert step(session, 3_600) == {"things": MAX_STEP_SECONDS}
@@ -100,14 +100,14 @@ def test_an_effect_with_pending_calls_waits_until_a_worker_for_calls_declares_it
     assert step(session) == ({"newer": 5} if waits else {})
 
 
-def test_an_expired_attempt_that_nobody_can_judge_waits_too(session: Session) -> None:
+def test_an_expired_attempt_of_an_undeclared_effect_waits(session: Session) -> None:
     add_process(session)
     insert_call(session, "c", "running")
     session.command("UPDATE sluice.executed_side_effects SET claimed_until = now() - interval '1 s'")
     assert len(step(session)) == 1
 
 
-def test_what_waited_for_ten_minutes_is_halted(session: Session) -> None:
+def test_a_topic_that_waited_for_ten_minutes_is_halted(session: Session) -> None:
     add_process(session, BRIDGE, topics=THINGS)
     step(session)
     session.command(f"UPDATE sluice.undeclared SET waited_seconds = {HALTED_SECONDS - 10}")
@@ -121,7 +121,7 @@ def test_what_waited_for_ten_minutes_is_halted(session: Session) -> None:
     assert (found.halted_topics, found.halted_effects, found.need_an_operator) == (1, 0, True)
 
 
-def test_a_million_calls_of_one_effect_cost_one_step_of_the_index(session: Session) -> None:
+def test_a_step_reads_few_pages_with_many_calls_of_one_effect(session: Session) -> None:
     add_process(session, effects=["pay"])
     session.command(
         "INSERT INTO sluice.executed_side_effects"
@@ -145,7 +145,7 @@ def test_a_million_calls_of_one_effect_cost_one_step_of_the_index(session: Sessi
         ("WHERE b.kind = 'bridge' AND b.heartbeat_at", "WHERE true OR b.heartbeat_at"),
     ],
 )
-def test_a_mutant_of_the_statement_is_found(
+def test_a_mutant_of_the_statement_is_detected(
     session: Session, monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:
     assert old in NOTE_UNDECLARED.text
@@ -153,7 +153,7 @@ def test_a_mutant_of_the_statement_is_found(
     monkeypatch.setattr(undeclared_module, "NOTE_UNDECLARED", changed)
     tests = (
         test_a_topic_that_a_bridge_reads_waits_until_a_worker_declares_it,
-        test_what_waited_goes_on_waiting_while_no_bridge_is_alive,
+        test_a_waiting_topic_keeps_its_waiting_time_while_no_bridge_runs,
     )
     with pytest.raises(AssertionError):  # noqa: PT012
         for test in tests:

@@ -1,4 +1,4 @@
-"""Users' tables with awkward names and declarations: `init` makes them, and events are applied to them."""
+"""User tables with unusual names and declarations: `init` creates them, and events are applied to them."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -30,7 +30,7 @@ from tests.db.tasks.applying import TOPIC, Bench, made, slice_of
 
 UMLAUTS = "Größe der Bestellung über alles"
 NAMES = ["order", "Order", "user", "two words", "a-b", "$1", "1st", "x" * 63, "t", "d", "queues"]
-# Alike but for their ends, which Postgres cuts off from a longer name.
+# These names differ only in their last character, which Postgres cuts off from a longer name.
 NAMES += ["ü" * 30 + "a", "ü" * 30 + "b"]
 COLUMNS = ["Status", "status", "order", "two words", "a-b", "d", "t", "json", UMLAUTS, "y" * 63]
 ANY_CASE = (
@@ -46,7 +46,7 @@ def declare(name: str, make: Any = entity_table, *more: Any) -> Table:
 
 
 def writing(table: Table) -> Handler:
-    """A handler that writes one row of a table."""
+    """Returns a handler that writes one row of a table."""
 
     def write(event: Event[Any]) -> Iterator[Any]:
         yield Upsert(table, event.key, event.data)
@@ -58,14 +58,14 @@ def writing(table: Table) -> Handler:
 
 
 def code_for(*tables: Table) -> Registry:
-    """An event of `thing.set` writes one row of each table."""
+    """Returns code in which each `thing.set` event writes one row of each table."""
     module = ModuleType("awkward")
     module.topics = (Topic(TOPIC, entity=Entity("thing", 1)),)  # type: ignore[attr-defined]
     vars(module).update({f"write {table.name}": writing(table) for table in tables}, tables=tables)
     return collect_modules([module])
 
 
-def test_awkward_names_work(database_url: str) -> None:
+def test_events_are_applied_to_tables_with_unusual_names(database_url: str) -> None:
     applying.create_tables(database_url)
     projections = [declare(f"{name} as view"[:50], projection_table) for name in ("Order", "p" * 50, UMLAUTS)]
     tables = [*map(declare, NAMES), *projections]
@@ -74,7 +74,7 @@ def test_awkward_names_work(database_url: str) -> None:
     assert {*created, *viewed} >= {table.name for table in tables}
     assert create_tables(database_url, code) == ([], [])
     bench = Bench(database_url, code)
-    # Twice: rows are added, then changed.
+    # The first event inserts the rows, the second event updates them.
     for offset, data in enumerate([dict.fromkeys(COLUMNS, "before"), VALUES]):
         bench.apply(slice_of([made(offset, "thing.set", **data)], offset - 1))
     names = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -84,7 +84,9 @@ def test_awkward_names_work(database_url: str) -> None:
     bench.close()
 
 
-def test_a_projection_has_indexes_of_any_number_and_length(database_url: str, connection: Connection) -> None:
+def test_a_projection_can_have_several_indexes_with_long_names(
+    database_url: str, connection: Connection
+) -> None:
     wide = Column("z" * 60, String)
     table = projection_table(
         "p" * 50,
@@ -101,7 +103,7 @@ def test_a_projection_has_indexes_of_any_number_and_length(database_url: str, co
     assert len(connection.scalars(text(query), {"name": f"{table.name}_g1"}).all()) == 5
 
 
-def test_a_projection_without_handlers_is_made(database_url: str, connection: Connection) -> None:
+def test_a_projection_without_handlers_is_created(database_url: str, connection: Connection) -> None:
     entity, projection = declare("things of a user"), declare("totals", projection_table)
     code = code_for(entity)
     code.tables["totals"] = projection
@@ -111,8 +113,8 @@ def test_a_projection_without_handlers_is_made(database_url: str, connection: Co
     assert connection.execute(text("SELECT * FROM public.totals")).all() == []
 
 
-def test_tables_of_several_metadata_refer_to_each_other(database_url: str) -> None:
-    """Whatever the order of their names."""
+def test_tables_of_several_metadata_can_refer_to_each_other(database_url: str) -> None:
+    """The order of the table names does not matter."""
     parent = declare("m parent")
     children = [
         declare(name, entity_table, Column("parent", ForeignKey(parent.columns["The Key"])))
@@ -122,7 +124,7 @@ def test_tables_of_several_metadata_refer_to_each_other(database_url: str) -> No
     assert {"m parent", "a child", "z child"} <= set(create_tables(database_url, code)[0])
 
 
-def test_tables_of_two_metadata_in_a_circle_are_refused(database_url: str) -> None:
+def test_circular_references_between_two_metadata_are_refused(database_url: str) -> None:
     one, two = declare("one"), declare("two")
     for table, other in ((one, two), (two, one)):
         table.append_constraint(ForeignKeyConstraint(["status"], [other.columns["The Key"]]))
@@ -141,7 +143,9 @@ REFUSED_BY_POSTGRES: list[tuple[Callable[[], Column[Any]], str]] = [
 
 
 @pytest.mark.parametrize("make", [entity_table, projection_table])
-def test_what_postgres_refuses_is_one_sentence(database_url: str, connection: Connection, make: Any) -> None:
+def test_a_table_that_postgres_refuses_is_reported_in_one_sentence(
+    database_url: str, connection: Connection, make: Any
+) -> None:
     for taken in ("ix_refused_a", "refused_g1_a_idx"):
         connection.execute(text(f"CREATE TABLE public.{taken} (n int)"))
     connection.commit()
@@ -152,7 +156,7 @@ def test_what_postgres_refuses_is_one_sentence(database_url: str, connection: Co
             create_tables(database_url, code)
 
 
-def test_a_key_to_which_different_texts_are_equal_is_refused(
+def test_a_key_whose_collation_treats_different_texts_as_equal_is_refused(
     database_url: str, connection: Connection
 ) -> None:
     connection.execute(text(ANY_CASE))
