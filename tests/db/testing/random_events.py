@@ -1,4 +1,4 @@
-"""Random sequences of what a test does with a world: events of every kind, repeats, redrives."""
+"""Random sequences of test actions on a `World`: events of every kind, repeats and redrives."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Action = Callable[[AnyWorld], object]
 
 
 def actions(rng: random.Random, count: int) -> Iterator[tuple[str, Action]]:
-    """Yields what is done, with its name: mostly an event is sent."""
+    """Yields random actions with their names; most actions send an event."""
     for number in range(count):
         yield _action(rng, number)
 
@@ -48,7 +48,7 @@ def _event(rng: random.Random, number: int) -> Incoming:
     version: Any = rng.choice((None, rng.randint(1, 5), rng.randint(1, 5)))
     if rng.random() < 0.25:
         version = BEGIN + timedelta(microseconds=rng.randint(1, 5))
-    # Some ids and contents meet again.
+    # Some ids repeat, with equal or different contents.
     id_ = f"e{number}" if rng.random() < 0.9 else f"e{rng.randint(0, max(number, 1))}"
     key = rng.choice((*KEYS, *KEYS, None))
     return Incoming(_topic(rng), key=key, type=kind, data=data, version=version, id=id_)
@@ -63,7 +63,7 @@ def _steps(rng: random.Random, *, projected: bool = False) -> list[dict[str, Any
 
 def _step(rng: random.Random, *, projected: bool) -> dict[str, Any]:
     kinds = ["insert", "upsert", "upsert", "merge", "delete", "increment", "read"]
-    # A Read emits what it saw, which a projection must not.
+    # A Read emits the row that it reads, which a projection must not do.
     kind = rng.choice(kinds[:-1] if projected else [*kinds, "emit", "call"])
     if kind == "emit":
         return {

@@ -1,4 +1,4 @@
-"""Handlers that play scripts in their events, so that random events are a random application."""
+"""Handlers that run the scripts in their events, so that random events become random effects."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -76,29 +76,29 @@ outgoing_topics = ("out",)
 
 
 @handles("script", "script.twice")
-def play(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Plays data["plain"]."""
-    yield from played(event.data.get("plain", ()))
+def run_plain(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Runs the steps in data["plain"]."""
+    yield from run_steps(event.data.get("plain", ()))
 
 
 @handles("script.twice")
-def play_again(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Plays data["again"], as one decision with the other."""
-    yield from played(event.data["again"])
+def run_again(event: Event[dict[str, Any]]) -> Iterator[Effect]:
+    """Runs the steps in data["again"], in the same decision as `run_plain`."""
+    yield from run_steps(event.data["again"])
 
 
 @projects("script", "script.projected", into=TABLES["derived"], revision=1)
 def derive(event: Event[dict[str, Any]]) -> Iterator[Any]:
-    """Plays data["derived"]."""
-    yield from played(event.data.get("derived", ()))
+    """Runs the steps in data["derived"]."""
+    yield from run_steps(event.data.get("derived", ()))
 
 
 @effect("notify", on_unknown="ask")
 def notify(call: Any) -> None:
-    """Declared, never called here."""
+    """Declares an effect that the tests never call."""
 
 
-def played(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+def run_steps(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     for step in steps:
         if step["do"] == "reject":
             raise Rejected("by its data")
@@ -108,10 +108,12 @@ def played(steps: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
 
 
 def made(step: Mapping[str, Any]) -> Effect:
-    """The effect that a step names."""
+    """Returns the effect that a step names."""
     match step["do"]:
         case "emit":
-            return Emit("out", step["key"], "told", step["data"], version=step["version"], headers={"h": "1"})
+            return Emit(
+                "out", step["key"], "emitted", step["data"], version=step["version"], headers={"h": "1"}
+            )
         case "call":
             return Call("notify", once=step["once"], args=step["data"])
     table, key = TABLES[step["table"]], step["key"]
@@ -139,7 +141,7 @@ def made(step: Mapping[str, Any]) -> Effect:
 
 
 def read_value(value: Any) -> Any:
-    """A value of a step: {"decimal": "1.5"} and {"at": 3} stand for what JSON does not have."""
+    """Returns a value of a step; {"decimal": "1.5"} and {"at": 3} stand for types that JSON lacks."""
     match value:
         case {"decimal": str(text)}:
             return Decimal(text)

@@ -1,4 +1,4 @@
-"""A world over Postgres: what only Postgres refuses."""
+"""A `PostgresWorld` refuses values that only Postgres can refuse."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ def world(database_url: str) -> Iterator[PostgresWorld]:
         yield made
 
 
-def test_what_a_world_in_memory_does_not_play_is_played(world: PostgresWorld) -> None:
+def test_constraints_that_a_world_in_memory_ignores_are_checked(world: PostgresWorld) -> None:
     world.given(orders, "o-0", {"status": "NEW", "note": "same", "seen": 3}, version=1)
     sent = {
         "o-1": ({"status": ""}, "CheckViolation"),
@@ -29,9 +29,11 @@ def test_what_a_world_in_memory_does_not_play_is_played(world: PostgresWorld) ->
     ]
     assert set(world.rows(orders)) == {"o-0"}
     assert world.row(orders, "o-0") == world.rows(orders)["o-0"]
-    assert world.send("orders", key="o-0", type="order.set", version=0) == "stale", "the given version counts"
+    assert world.send("orders", key="o-0", type="order.set", version=0) == "stale", (
+        "the event is older than the given version"
+    )
 
 
-def test_many_dead_events_do_not_halt(world: PostgresWorld) -> None:
+def test_many_dead_letters_do_not_halt_the_queue(world: PostgresWorld) -> None:
     for number in range(120):
         assert world.send("orders", key=f"o-{number}", type="order.rejected") == "dead"

@@ -1,4 +1,4 @@
-"""The servers of a test run, and the fixture over Postgres."""
+"""The servers of a test run, and the fixture `sluice_stack`, which uses Postgres."""
 
 import os
 from pathlib import Path
@@ -24,13 +24,13 @@ def _handlers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize("number", range(2))
-def test_each_test_gets_a_database_of_its_own(request: pytest.FixtureRequest, number: int) -> None:
+def test_each_test_gets_its_own_database(request: pytest.FixtureRequest, number: int) -> None:
     world: PostgresWorld = request.getfixturevalue("sluice_stack")
     assert world.send("orders", key="o-1", type="order.set", version=1) == "applied"
     assert list(world.rows(orders)) == ["o-1"]
 
 
-def test_the_example_of_the_page_about_tests_passes(
+def test_the_example_of_the_testing_page_passes(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLUICE_HANDLERS", "examples.shop.handlers")
@@ -40,7 +40,7 @@ def test_the_example_of_the_page_about_tests_passes(
     names["test_an_amount_of_zero_is_refused"](request.getfixturevalue("sluice_stack"))
 
 
-def test_a_named_server_is_used_and_nothing_is_left_on_it(postgres: Stack, tmp_path: Path) -> None:
+def test_a_given_server_is_used_and_its_test_databases_are_dropped(postgres: Stack, tmp_path: Path) -> None:
     server_url = postgres.database_url("postgres")
     unused = Stack(tmp_path / "unused")
     servers = Servers(unused, {DATABASE_URL: server_url}, template="template_of_this_test")
@@ -56,7 +56,7 @@ def test_a_named_server_is_used_and_nothing_is_left_on_it(postgres: Stack, tmp_p
 
 
 @pytest.mark.matrix
-def test_servers_of_its_own_are_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_servers_are_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(DATABASE_URL, raising=False)
     with own_servers(tmp_path) as servers, servers.database() as url:
         psycopg2.connect(url.replace("+psycopg2", "")).close()

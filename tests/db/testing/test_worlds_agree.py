@@ -1,4 +1,4 @@
-"""One contract: a world in memory and one over Postgres give equal results for random sequences."""
+"""A `World` in memory and a `PostgresWorld` give equal results for random sequences."""
 
 import random
 
@@ -10,7 +10,7 @@ from sluice.testing.servers.postgres_world import postgres_world
 from tests.db.testing import scripts_app
 from tests.db.testing.random_events import actions
 
-COMPARE_EVERY = 25  # actions: a comparison reads all rows and letters
+COMPARE_EVERY = 25  # actions; a comparison is slow, because it reads all rows and letters
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -20,7 +20,7 @@ def test_both_worlds_agree(seed: int, database_url: str) -> None:
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("seed", range(100, 112))
-def test_both_worlds_agree_for_long(seed: int, database_url: str) -> None:
+def test_both_worlds_agree_for_long_sequences(seed: int, database_url: str) -> None:
     compare(seed, database_url, count=300)
 
 
@@ -33,7 +33,7 @@ def compare(seed: int, database_url: str, count: int) -> None:
             if number % COMPARE_EVERY == 0 or name.startswith("re") or number == count - 1:
                 assert_equal(in_memory, in_postgres, where)
     seen = set(in_memory.outcomes)
-    assert {"applied", "stale", "dead", "waiting"} <= seen, "a sequence in which much happens"
+    assert {"applied", "stale", "dead", "waiting"} <= seen, "the sequence must have all these outcomes"
 
 
 def assert_equal(one: AnyWorld, other: AnyWorld, where: str) -> None:
