@@ -1,4 +1,4 @@
-"""Workers that share queues on a real Postgres, a turn at a time: the real lease thread, a loop by hand."""
+"""Workers that share queues on a real Postgres, step by step: a real lease thread and a simulated loop."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ DECLARED: Mapping[str, Iterable[str]] = {"thing": ()}
 
 
 class Clock:
-    """Stands still until set."""
+    """A clock that stands still until a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -24,31 +24,31 @@ class Clock:
 
 @dataclass
 class Member:
-    """One worker. `consumed` is what its loop may pop; what is `in_hand` it does not leave yet."""
+    """One worker. Its loop may pop the queues `consumed`; it does not release the queues `in_flight` yet."""
 
     lease_thread: LeaseThread
     clock: Clock
     consumed: set[str] = field(default_factory=set)
-    in_hand: set[str] = field(default_factory=set)
+    in_flight: set[str] = field(default_factory=set)
     seen: View = field(default_factory=lambda: View(0, frozenset()))
 
     def look(self) -> None:
-        """The first half of a tick: what is wanted is read."""
+        """Runs the first half of a tick: reads the wanted queues."""
         self.seen = self.lease_thread.wanted
 
     def act(self) -> None:
-        """The other half, however late: the loop does so, and says so. See `LeaseStep`."""
-        self.consumed &= self.seen.queues | self.in_hand
+        """Runs the second half, maybe late: changes the consumed queues and notes them. See `LeaseStep`."""
+        self.consumed &= self.seen.queues | self.in_flight
         self.consumed |= self.seen.queues
         self.lease_thread.note_tick(View(self.seen.version, frozenset(self.consumed)))
 
     def tick(self) -> None:
-        """The loop comes by."""
+        """Runs both halves of a tick."""
         self.look()
         self.act()
 
     def turn(self) -> None:
-        """Loop, lease thread, loop."""
+        """Runs the loop, the lease thread, and the loop again."""
         self.clock.now += 1
         self.tick()
         self.lease_thread.run_once()
@@ -56,17 +56,17 @@ class Member:
 
     @property
     def pid(self) -> int:
-        """Of its session in Postgres."""
+        """The process id of the session in Postgres."""
         return int(self.lease_thread.session.connection.info.backend_pid)
 
     def leave(self) -> None:
-        """Gives everything back, as at the end of a worker."""
+        """Releases all queues, as at the end of a worker."""
         self.consumed.clear()
         self.lease_thread.stop()
 
 
 class Workers:
-    """Makes members; closes what they leave open."""
+    """Creates members and closes their sessions."""
 
     def __init__(self, database_url: str, lease_thread: Callable[..., LeaseThread] = LeaseThread) -> None:
         self._url = database_url
@@ -74,7 +74,7 @@ class Workers:
         self.members: list[Member] = []
 
     def join(self, declared: Mapping[str, Iterable[str]] | None = None) -> Member:
-        """One more; it has had no turn yet. `declared`: entity type → topics."""
+        """Adds a member that has had no turn yet. `declared` maps entity types to topics."""
         number, clock = len(self.members), Clock()
         lease_thread = self._lease_thread(
             Session(self._url, application_name=f"test leases {number}", settings=LEASE_SETTINGS),
@@ -89,12 +89,12 @@ class Workers:
         return self.members[-1]
 
     def turns(self, count: int = 6) -> None:
-        """Everybody's, again and again."""
+        """Runs `count` turns of every member."""
         for _ in range(count):
             for member in self.members:
                 member.turn()
 
     def close(self) -> None:
-        """Ends all sessions."""
+        """Closes all sessions."""
         for member in self.members:
             member.lease_thread.session.close()

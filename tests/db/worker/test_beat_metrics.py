@@ -1,4 +1,4 @@
-"""What the beat that leads shows, made and read on a real Postgres; Kafka's part is played."""
+"""Metrics of the leading beat, on a real Postgres and a simulated Kafka."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,14 +30,14 @@ from tests.db.tasks.failing import fill
 from tests.waiting import wait_until
 
 Shown = dict[tuple[str, ...], float]
-"""(name, label's value if it has one) → value."""
+"""Maps (name, label value if the metric has a label) to the value."""
 
 FOR_ALL = {metrics.BEAT_LEADS.name, metrics.POSTGRES_UP.name}
 OF_KAFKA = {metrics.LAG_RECORDS.name, metrics.OLDEST_UNAPPLIED_SECONDS.name}
 
 
 class Logs:
-    """Kafka as a LogReader sees it."""
+    """A simulated `LogReader`."""
 
     def __init__(self) -> None:
         self.ranges: dict[Place, LogRange] = {}
@@ -65,7 +65,7 @@ class Logs:
 
 
 class Beat:
-    """A collector, as a beat would have it."""
+    """The metrics collector of a beat, with a clock and a lead that the test sets."""
 
     def __init__(self, settings: Settings) -> None:
         self.now = 0.0
@@ -75,12 +75,12 @@ class Beat:
         )
 
     def look(self) -> Shown:
-        """What is shown, read anew."""
+        """Returns the metrics after a new reading."""
         self.now += READ_SECONDS
         return self.look_again()
 
     def look_again(self) -> Shown:
-        """What is shown at the same moment."""
+        """Returns the metrics without moving the clock."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in self.collector.collect()
@@ -90,9 +90,9 @@ class Beat:
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
-    played = Logs()
-    monkeypatch.setattr(beat_metrics, "LogReader", played)
-    return played
+    simulated = Logs()
+    monkeypatch.setattr(beat_metrics, "LogReader", simulated)
+    return simulated
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def names(shown: Shown) -> set[str]:
     return {name for name, *_ in shown}
 
 
-def test_all_of_the_catalogue_is_shown_and_nothing_else(beat: Beat, bench: Bench, logs: Logs) -> None:
+def test_exactly_the_metrics_of_the_catalogue_are_exported(beat: Beat, bench: Bench, logs: Logs) -> None:
     logs.ranges = {("things", 0): LogRange(0, 0)}
     add_process(bench.looking, clock_offset=0.0)
     write_partition_reads(bench.looking, UUID(int=1), reading=[], problems={}, seen=[("things", 0)])
@@ -136,7 +136,7 @@ def test_all_of_the_catalogue_is_shown_and_nothing_else(beat: Beat, bench: Bench
     assert {name for name, *_ in shown if shown[name, *_]} == {*ups, metrics.UNLEASED_QUEUES.name}
 
 
-def test_dead_letters_and_parked_entities(beat: Beat, bench: Bench) -> None:
+def test_dead_letters_and_parked_entities_are_counted(beat: Beat, bench: Bench) -> None:
     fill(bench)
     shown = beat.look()
     letters = {key[1]: value for key, value in shown.items() if key[0] == metrics.DEAD_LETTERS.name}
@@ -144,7 +144,7 @@ def test_dead_letters_and_parked_entities(beat: Beat, bench: Bench) -> None:
     assert shown[(metrics.PARKED_ENTITIES.name,)] == 2
 
 
-def test_the_largest_clock_offset_of_each_kind_of_process(beat: Beat, bench: Bench) -> None:
+def test_the_largest_clock_offset_of_each_kind_of_process_is_exported(beat: Beat, bench: Bench) -> None:
     offsets = [(ProcessKind.WORKER, 1.0), (ProcessKind.WORKER, -3_600.5), (ProcessKind.BRIDGE, 3.0)]
     for kind, offset in offsets:
         add_process(bench.looking, kind, clock_offset=offset)
@@ -156,7 +156,7 @@ def test_the_largest_clock_offset_of_each_kind_of_process(beat: Beat, bench: Ben
     assert found == {"worker": 3_600.5, "bridge": 3.0}
 
 
-def test_the_outbox(beat: Beat, bench: Bench) -> None:
+def test_outgoing_and_refused_events_are_counted(beat: Beat, bench: Bench) -> None:
     for number in range(1, 4):
         insert_event(bench.looking, number, queue="thing.0", refused="too large" if number == 2 else None)
     bench.look("UPDATE sluice.outbox_events SET created_at = now() - interval '50 s' WHERE id = 1")
@@ -166,7 +166,7 @@ def test_the_outbox(beat: Beat, bench: Bench) -> None:
     assert 50 <= shown[(metrics.OUTBOX_OLDEST_SECONDS.name,)] < 80
 
 
-def test_calls(beat: Beat, bench: Bench) -> None:
+def test_calls_are_counted_by_state(beat: Beat, bench: Bench) -> None:
     made = {"pending": 1, "running": 2, "failed": 3, "uncertain": 4, "succeeded": 5}
     for state, count in made.items():
         for number in range(count):
@@ -181,7 +181,7 @@ def test_calls(beat: Beat, bench: Bench) -> None:
     assert 50 <= shown[(metrics.OLDEST_DUE_CALL_SECONDS.name,)] < 80
 
 
-def test_a_switch_and_a_halted_queue(beat: Beat, bench: Bench) -> None:
+def test_a_pause_of_calls_and_a_halted_queue_are_exported(beat: Beat, bench: Bench) -> None:
     set_switch(bench.looking, EFFECTS_PAUSED, actor="me", reason="test")
     bench.look("UPDATE sluice.queues SET halted_reason = 'why'")
     shown = beat.look()
@@ -192,23 +192,23 @@ def test_a_switch_and_a_halted_queue(beat: Beat, bench: Bench) -> None:
     assert (shown[(metrics.CALLS_PAUSED.name,)], shown[(metrics.HALTED_QUEUES.name,)]) == (0, 0)
 
 
-def test_leases(beat: Beat, make_session: Callable[[], Session]) -> None:
+def test_workers_and_unleased_queues_are_counted(beat: Beat, make_session: Callable[[], Session]) -> None:
     looking, first, second = make_session(), make_session(), make_session()
     register_topic(looking, TopicStart("t", "id", "e", 3, {0: 0}))
     for worker in (first, second):
         join_workers(worker)
         write_heartbeat(worker, Heartbeat("w@host", 1, {}, *(None,) * 6))
     assert try_lease(first, "e.1")
-    # Of an entity type that was re-routed nobody serves the queues that are left over.
+    # A queue that resharding left unused has no worker and is not counted.
     looking.command("INSERT INTO sluice.queues (queue, entity) VALUES ('e.3', 'e')")
     shown = beat.look()
     assert (shown[(metrics.SHARING_WORKERS.name,)], shown[(metrics.UNLEASED_QUEUES.name,)]) == (2, 2)
 
 
-def test_lag_and_age_per_topic(beat: Beat, session: Session, logs: Logs) -> None:
+def test_lag_and_age_are_exported_per_topic(beat: Beat, session: Session, logs: Logs) -> None:
     register_topic(session, TopicStart("t", "id", "e", 1, {0: 10, 1: 20}))
     register_topic(session, TopicStart("u", "id-u", "e", 1, {0: 5}))
-    # A partition that no bridge has started waits from its beginning.
+    # For a partition that no bridge has started, the lag counts from the start of its log.
     logs.ranges = {("t", 0): LogRange(0, 15), ("t", 1): LogRange(0, 20), ("t", 2): LogRange(3, 4)}
     logs.ranges |= {("u", 0): LogRange(0, 5), ("other", 0): LogRange(0, 9)}
     now = time.time()
@@ -219,12 +219,12 @@ def test_lag_and_age_per_topic(beat: Beat, session: Session, logs: Logs) -> None
     assert 40 <= shown[metrics.OLDEST_UNAPPLIED_SECONDS.name, "t"] < 70
     assert shown[metrics.OLDEST_UNAPPLIED_SECONDS.name, "u"] == 0
     logs.times = {("t", 0): now + 60}
-    assert beat.look()[metrics.OLDEST_UNAPPLIED_SECONDS.name, "t"] == 0, "a producer's clock is ahead"
+    assert beat.look()[metrics.OLDEST_UNAPPLIED_SECONDS.name, "t"] == 0, "the clock of a producer is ahead"
     logs.times = {}
-    assert (metrics.OLDEST_UNAPPLIED_SECONDS.name, "t") not in beat.look(), "not found in time: not known"
+    assert (metrics.OLDEST_UNAPPLIED_SECONDS.name, "t") not in beat.look(), "the age is unknown"
 
 
-def test_without_kafka_the_rest_is_shown_and_later_all(beat: Beat, session: Session, logs: Logs) -> None:
+def test_metrics_of_kafka_are_missing_without_kafka(beat: Beat, session: Session, logs: Logs) -> None:
     register_topic(session, TopicStart("t", "id", "e", 1, {0: 0}))
     logs.ranges = {("t", 0): LogRange(0, 1)}
     well = beat.look()
@@ -239,14 +239,14 @@ def test_without_kafka_the_rest_is_shown_and_later_all(beat: Beat, session: Sess
     assert (logs.opened, logs.closed) == (3, 2)
 
 
-def test_without_postgres_only_that_is_shown(make_beat: Callable[..., Beat]) -> None:
+def test_without_postgres_only_its_failure_and_the_lead_are_exported(make_beat: Callable[..., Beat]) -> None:
     beat = make_beat(database_url="postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     assert beat.look() == {(metrics.BEAT_LEADS.name,): 1, (metrics.POSTGRES_UP.name,): 0}
     beat.lead = Lead.UNKNOWN
     assert beat.look() == {(metrics.BEAT_LEADS.name,): 0, (metrics.POSTGRES_UP.name,): 0}
 
 
-def test_a_lost_connection_is_made_anew_by_the_next_reading(beat: Beat, session: Session) -> None:
+def test_the_next_reading_replaces_a_lost_connection(beat: Beat, session: Session) -> None:
     well = beat.look()
     session.command(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -256,18 +256,18 @@ def test_a_lost_connection_is_made_anew_by_the_next_reading(beat: Beat, session:
     assert beat.look() == well
 
 
-def test_a_table_that_is_locked_costs_its_statement_s_time_alone(
+def test_a_locked_table_delays_a_reading_only_until_the_statement_timeout(
     beat: Beat, make_session: Callable[[], Session]
 ) -> None:
     operator = make_session()
     with operator.transaction():
         operator.command("LOCK TABLE sluice.dead_letters")
-        # The lock is held until the reading has ended: without a time limit it would never end.
+        # The lock is held until the reading has ended: without a time limit, the reading would not end.
         assert beat.look()[(metrics.POSTGRES_UP.name,)] == 0
     assert beat.look()[(metrics.POSTGRES_UP.name,)] == 1
 
 
-def test_two_that_scrape_cost_one_reading(beat: Beat, session: Session) -> None:
+def test_two_scrapes_in_a_short_time_cause_one_reading(beat: Beat, session: Session) -> None:
     before = beat.look()
     session.command("INSERT INTO sluice.entities (entity, shards) VALUES ('e', 1)")
     session.command("INSERT INTO sluice.queues (queue, entity, halted_reason) VALUES ('e.0', 'e', 'why')")
@@ -277,12 +277,14 @@ def test_two_that_scrape_cost_one_reading(beat: Beat, session: Session) -> None:
     assert beat.look_again()[(metrics.HALTED_QUEUES.name,)] == 1
 
 
-def test_a_beat_that_does_not_lead_shows_that_alone(beat: Beat, session: Session) -> None:
+def test_a_beat_that_does_not_lead_exports_only_that(beat: Beat, session: Session) -> None:
     beat.look()
     assert connections(session) == 1
     beat.lead = Lead.FOLLOWS
     assert beat.look() == {(metrics.BEAT_LEADS.name,): 0}
-    wait_until(lambda: connections(session) == 0, timeout_seconds=5, what="its connection has ended")
+    wait_until(
+        lambda: connections(session) == 0, timeout_seconds=5, what="the connection of the collector has ended"
+    )
     beat.lead = Lead.LEADS
     assert names(beat.look_again()) > FOR_ALL
 

@@ -1,4 +1,4 @@
-"""Workers of different code share queues on a real Postgres: each takes what it declares, or takes turns."""
+"""Workers with different code share queues on a real Postgres: each takes declared queues, or takes turns."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ OLD, NEW = {"thing": ["things"]}, {"thing": ["things", "news"], "other": ["other
 
 @pytest.fixture
 def workers(database_url: str, session: Session) -> Iterator[Workers]:
-    """Workers, and three topics of two entity types."""
+    """Workers on a database with three topics of two entity types."""
     for topic, entity in (("things", "thing"), ("news", "thing"), ("others", "other")):
         register_topic(session, TopicStart(topic, f"id-{topic}", entity, 2, {0: 0}))
     made = Workers(database_url)
@@ -31,7 +31,7 @@ def test_a_worker_takes_no_queue_of_an_entity_type_that_it_does_not_declare(work
     assert old.consumed == QUEUES
 
 
-def test_a_newer_worker_takes_the_queues_of_what_it_declares_and_gives_them_back_at_its_end(
+def test_a_newer_worker_takes_all_queues_that_it_declares_and_releases_them_at_its_end(
     workers: Workers,
 ) -> None:
     old = workers.join(OLD)
@@ -48,7 +48,7 @@ def test_a_newer_worker_takes_the_queues_of_what_it_declares_and_gives_them_back
     assert old.consumed == QUEUES
 
 
-def test_workers_that_lack_a_topic_each_take_turns_also_many_of_them(workers: Workers) -> None:
+def test_several_workers_that_each_lack_a_topic_take_turns(workers: Workers) -> None:
     lacking = [workers.join({"thing": ["things"]}) for _ in range(3)]
     workers.turns()
     other = workers.join({"thing": ["news"]})
@@ -56,7 +56,7 @@ def test_workers_that_lack_a_topic_each_take_turns_also_many_of_them(workers: Wo
     for _ in range(80):
         workers.turns(1)
         for member in workers.members:
-            # Whoever consumes a queue meets what it does not declare.
+            # In every queue, a worker meets a topic that it does not declare.
             topics = ["things"] if member is other else ["news"]
             for queue in member.consumed:
                 member.lease_thread.yields.note(queue, topics=topics)
@@ -64,11 +64,11 @@ def test_workers_that_lack_a_topic_each_take_turns_also_many_of_them(workers: Wo
                 if turns[-1:] != [member]:
                     turns.append(member)
     for queue in QUEUES:
-        assert len([one for one in held[queue] if one is other]) >= 2, "it is the only one with that topic"
+        assert len([one for one in held[queue] if one is other]) >= 2, "it is the only worker with topic news"
         assert len([one for one in held[queue] if one in lacking]) >= 2
 
 
-def test_a_worker_keeps_what_no_other_worker_could_serve_better(workers: Workers) -> None:
+def test_a_worker_keeps_queues_that_no_other_worker_could_serve_better(workers: Workers) -> None:
     old, same = workers.join(OLD), workers.join(OLD)
     workers.turns()
     before = {*old.consumed}

@@ -1,4 +1,4 @@
-"""Sharing queues by locks in Postgres: nobody takes what others may still pop, and in the end all is held."""
+"""Sharing queues by locks in Postgres: no queue has two workers, and in the end every queue has a worker."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def terminate(session: Session, member: Member) -> None:
         cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (member.pid,))
 
 
-def test_a_worker_that_comes_before_there_are_queues_takes_them_when_they_come(
+def test_a_worker_that_starts_before_its_queues_exist_takes_them_later(
     database_url: str, session: Session
 ) -> None:
     workers = Workers(database_url)
@@ -55,7 +55,7 @@ def test_a_worker_that_comes_before_there_are_queues_takes_them_when_they_come(
         workers.close()
 
 
-def test_one_worker_takes_all_and_gives_a_second_its_half(workers: Workers) -> None:
+def test_one_worker_takes_all_queues_and_releases_half_of_them_to_a_second_worker(workers: Workers) -> None:
     first = workers.join()
     workers.turns()
     assert first.consumed == QUEUES
@@ -65,7 +65,7 @@ def test_one_worker_takes_all_and_gives_a_second_its_half(workers: Workers) -> N
     assert first.consumed | second.consumed == QUEUES
 
 
-def test_four_workers_have_two_of_eight_each_and_what_one_leaves_the_others_take(workers: Workers) -> None:
+def test_four_workers_share_eight_queues_and_take_over_those_of_a_stopped_worker(workers: Workers) -> None:
     for _ in range(4):
         workers.join()
     workers.turns()
@@ -75,29 +75,31 @@ def test_four_workers_have_two_of_eight_each_and_what_one_leaves_the_others_take
     assert sorted(shares(workers)) == [2, 3, 3]
 
 
-def test_a_queue_is_let_go_only_when_the_loop_pops_nothing_of_it(workers: Workers) -> None:
+def test_a_queue_is_released_only_when_the_loop_no_longer_pops_it(workers: Workers) -> None:
     first = workers.join()
     workers.turns()
-    first.in_hand = set(QUEUES)
+    first.in_flight = set(QUEUES)
     second = workers.join()
     workers.turns()
     assert (first.consumed, second.consumed) == (QUEUES, set())
-    first.in_hand = {"thing.3"}
+    first.in_flight = {"thing.3"}
     workers.turns()
     assert len(second.consumed) in (3, 4)
     assert not first.consumed & second.consumed
-    first.in_hand = set()
+    first.in_flight = set()
     workers.turns()
     assert shares(workers) == [4, 4]
 
 
-def test_a_loop_that_acts_late_on_what_it_saw_pops_nothing_of_what_others_have(workers: Workers) -> None:
+def test_a_late_loop_pops_no_queue_that_another_worker_holds(workers: Workers) -> None:
     assert act_late(workers) == set()
     workers.turns()
     assert shares(workers) == [4, 4]
 
 
-def test_a_mutant_that_does_not_ask_what_the_loop_saw_is_caught(database_url: str, queues: set[str]) -> None:
+def test_a_mutant_that_ignores_the_version_that_the_loop_read_is_detected(
+    database_url: str, queues: set[str]
+) -> None:
     mutant = mutated(lease_thread_module, "consumed.version >= version and ", "")
     workers = Workers(database_url, mutant.LeaseThread)
     try:
@@ -107,7 +109,7 @@ def test_a_mutant_that_does_not_ask_what_the_loop_saw_is_caught(database_url: st
 
 
 def act_late(workers: Workers) -> set[str]:
-    """Between what the first one's loop sees and what it does, its lease thread changes its mind twice."""
+    """Changes the wanted queues twice within one tick; returns the queues that both workers pop."""
     first, second = workers.join(), workers.join()
     first.tick()
     second.tick()
@@ -121,7 +123,7 @@ def act_late(workers: Workers) -> set[str]:
     return first.consumed & second.consumed
 
 
-def test_a_session_that_postgres_ends_frees_its_queues_and_its_worker_comes_back(
+def test_a_worker_whose_session_postgres_ends_loses_its_queues_and_joins_again(
     workers: Workers, session: Session
 ) -> None:
     first, second = workers.join(), workers.join()
@@ -130,12 +132,12 @@ def test_a_session_that_postgres_ends_frees_its_queues_and_its_worker_comes_back
     second.turn()
     assert second.consumed == QUEUES
     first.turn()
-    assert first.consumed == set(), "its loop pops nothing of what others have"
+    assert first.consumed == set(), "the loop pops no queue that another worker holds"
     workers.turns()
     assert shares(workers) == [4, 4]
 
 
-def test_a_worker_whose_loop_stands_still_leaves_its_queues_to_others(workers: Workers) -> None:
+def test_a_worker_with_an_unresponsive_loop_releases_its_queues(workers: Workers) -> None:
     first, second = workers.join(), workers.join()
     workers.turns()
     first.clock.now += SILENT_SECONDS + 1
@@ -146,7 +148,7 @@ def test_a_worker_whose_loop_stands_still_leaves_its_queues_to_others(workers: W
         second.turn()
         return second.consumed == QUEUES
 
-    wait_until(all_taken, timeout_seconds=10, what="the other takes what was left")
+    wait_until(all_taken, timeout_seconds=10, what="the second worker takes the released queues")
     workers.turns()
     assert shares(workers) == [4, 4]
 
@@ -158,7 +160,7 @@ def test_a_worker_whose_long_batch_has_just_ended_keeps_its_queues(workers: Work
         first.clock.now += 10 * SILENT_SECONDS
         first.lease_thread.run_once()
     first.lease_thread.run_once()
-    assert first.lease_thread.wanted.queues == QUEUES, "its loop had no time to come by"
+    assert first.lease_thread.wanted.queues == QUEUES, "the loop had no time for a tick"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_worker_whose_long_batch_has_just_ended_keeps_its_queues(workers: Work
         (STUCK_SECONDS, 0.0, True),
     ],
 )
-def test_a_loop_in_a_batch_is_trusted_for_longer(
+def test_a_loop_in_a_batch_counts_as_responsive_for_longer(
     silent_seconds: float, busy_seconds: float | None, responsive: bool
 ) -> None:
     busy_since = None if busy_seconds is None else 100 - busy_seconds
@@ -179,14 +181,14 @@ def test_a_loop_in_a_batch_is_trusted_for_longer(
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [(0.1, 60), (10, 60), (30, 100), (300, 640)])
-def test_a_batch_may_take_as_long_as_its_handlers_may(limit: float, seconds: float) -> None:
+def test_the_time_limit_of_a_batch_depends_on_the_limit_of_its_handlers(limit: float, seconds: float) -> None:
     after = stuck_seconds(limit)
     assert after == seconds
     for busy, trusted in ((seconds - 1, True), (seconds, False)):
         assert is_responsive(now=1000, seen_at=0, busy_since=1000 - busy, stuck_after=after) is trusted
 
 
-def test_queues_of_a_larger_number_of_shards_are_taken_too_and_retired_ones_shared_apart(
+def test_new_queues_are_taken_and_retired_queues_are_shared_separately(
     workers: Workers, session: Session
 ) -> None:
     workers.join()
@@ -200,7 +202,7 @@ def test_queues_of_a_larger_number_of_shards_are_taken_too_and_retired_ones_shar
     assert sorted(len(member.consumed - used) for member in workers.members) == [2, 3]
 
 
-def test_a_stopped_worker_is_no_member_after_some_seconds(workers: Workers) -> None:
+def test_a_suspended_worker_loses_its_session_after_5_seconds(workers: Workers) -> None:
     member = workers.join()
     workers.turns()
     with member.lease_thread.session.connection.cursor() as cursor:
@@ -209,10 +211,10 @@ def test_a_stopped_worker_is_no_member_after_some_seconds(workers: Workers) -> N
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_in_any_order_of_turns_no_queue_is_popped_by_two(
+def test_random_steps_never_let_two_workers_pop_one_queue(
     workers: Workers, session: Session, seed: int
 ) -> None:
-    assert play(workers, session, Random(seed)) == []
+    assert run_random_steps(workers, session, Random(seed)) == []
 
 
 @pytest.mark.parametrize(
@@ -221,9 +223,9 @@ def test_in_any_order_of_turns_no_queue_is_popped_by_two(
         ("consumed.version >= version and queue not in consumed.queues", "consumed.version >= version"),
         ("try_lease(self.session, queue)", "True"),
     ],
-    ids=["let go while it is popped", "taken without the lock"],
+    ids=["released while it is popped", "taken without the lock"],
 )
-def test_mutants_that_let_two_pop_one_queue_are_caught(
+def test_mutants_that_let_two_workers_pop_one_queue_are_detected(
     database_url: str, session: Session, queues: set[str], old: str, new: str
 ) -> None:
     mutant = mutated(lease_thread_module, old, new)
@@ -231,16 +233,16 @@ def test_mutants_that_let_two_pop_one_queue_are_caught(
     for seed in range(6):
         workers = Workers(database_url, mutant.LeaseThread)
         try:
-            found += play(workers, session, Random(seed))
+            found += run_random_steps(workers, session, Random(seed))
         finally:
             workers.close()
     assert found
 
 
-def play(workers: Workers, session: Session, rng: Random) -> list[str]:
-    """Steps at random; every queue that two loops pop at a time, and every one that nobody does in the end.
+def run_random_steps(workers: Workers, session: Session, rng: Random) -> list[str]:
+    """Runs random steps; returns queues that two loops popped at the same time, and queues without a worker.
 
-    A worker that loses its session may pop on until its loop comes by: that is the guard's to bear.
+    No step ends a session: a worker without its session may pop until its next tick, which the guard covers.
     """
     found: list[str] = []
     for step in range(150):
@@ -255,15 +257,15 @@ def play(workers: Workers, session: Session, rng: Random) -> list[str]:
         rng.choices([act for _, act in chosen], [weight for weight, _ in chosen])[0]()
         found += [f"step {step}: {queue}" for queue in _popped_twice(workers)]
     for member in workers.members:
-        member.in_hand = set()
+        member.in_flight = set()
     workers.turns(10)
     found += [f"at the end: {queue}" for queue in _popped_twice(workers)]
     held = {lease.queue for lease in read_lease_snapshot(session).leases if lease.holder is not None}
-    return found + [f"nobody holds {queue}" for queue in QUEUES - held]
+    return found + [f"no worker holds {queue}" for queue in QUEUES - held]
 
 
 def _hold(member: Member, rng: Random) -> None:
-    member.in_hand = {queue for queue in member.consumed if rng.random() < 0.3}
+    member.in_flight = {queue for queue in member.consumed if rng.random() < 0.3}
 
 
 def _popped_twice(workers: Workers) -> list[str]:

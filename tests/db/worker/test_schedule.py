@@ -1,4 +1,4 @@
-"""Of two beats on one Postgres one schedules; without Postgres none does, and none ends."""
+"""Of two beats on one Postgres, one schedules; without Postgres, no beat schedules and no beat exits."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ class Clock:
 
 
 def wait(beat: SluiceScheduler, seconds: float) -> SluiceScheduler:
-    """Time passes for this beat."""
+    """Advances the clock of a beat."""
     assert isinstance(beat._clock, Clock)
     beat._clock.now += seconds
     return beat
@@ -54,7 +54,7 @@ def wait(beat: SluiceScheduler, seconds: float) -> SluiceScheduler:
 
 @pytest.fixture
 def make_beat(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[MakeBeat]:
-    """Makes beats of one installation."""
+    """Returns a function that creates beats of one installation."""
     made: list[SluiceScheduler] = []
 
     with closing(Session(database_url, application_name="test")) as session:
@@ -82,18 +82,18 @@ def make_beat(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Mak
 
 
 def due(beat: SluiceScheduler) -> SluiceScheduler:
-    """Everything of this beat is due now."""
+    """Advances the clock of a beat until all its tasks are due."""
     return wait(beat, LONGEST_SECONDS)
 
 
 def turns(beat: SluiceScheduler) -> list[str]:
-    """One turn of its loop; the tasks that are on the queues then."""
+    """Runs one turn of the loop and returns the tasks that are on the queues then."""
     assert 0 < beat.tick() <= MAX_INTERVAL_SECONDS
     return taken(beat)
 
 
 def taken(beat: SluiceScheduler) -> list[str]:
-    """Takes all messages there are: their tasks, as they are signed."""
+    """Takes all messages from the queues, checks their signatures and returns their tasks."""
     if beat._membership is None:
         return []
     installation, ring, _ = beat._membership
@@ -113,7 +113,7 @@ def taken(beat: SluiceScheduler) -> list[str]:
     return sorted(found)
 
 
-def test_what_is_due_goes_to_its_queue_once(make_beat: MakeBeat, tmp_path: Path) -> None:
+def test_each_due_task_is_published_to_its_queue_one_time(make_beat: MakeBeat, tmp_path: Path) -> None:
     beat = make_beat()
     assert turns(due(beat)) == ALL
     assert EXPIRE_CLAIMS_TASK in ALL
@@ -122,20 +122,20 @@ def test_what_is_due_goes_to_its_queue_once(make_beat: MakeBeat, tmp_path: Path)
     assert (tmp_path / "alive").exists()
 
 
-def test_of_two_beats_one_leads_and_after_its_end_the_other(make_beat: MakeBeat) -> None:
+def test_the_second_beat_leads_after_the_first_beat_ends(make_beat: MakeBeat) -> None:
     first, second = make_beat(), make_beat()
     for _ in range(3):
         assert turns(due(first)) == ALL
         assert second.tick() == MAX_INTERVAL_SECONDS
         assert turns(due(second)) == []
     first.close()
-    # The server notices the end of a session by itself.
-    wait_until(lambda: turns(due(second)) == ALL, timeout_seconds=5, what="the other one leads")
+    # The server detects the end of the session after some time.
+    wait_until(lambda: turns(due(second)) == ALL, timeout_seconds=5, what="the second beat leads")
     assert turns(due(first)) == []
     assert turns(due(second)) == ALL
 
 
-def test_a_leader_whose_connection_is_lost_schedules_nothing_and_may_lead_again(
+def test_a_leader_that_lost_its_connection_schedules_nothing_until_it_leads_again(
     make_beat: MakeBeat, database_url: str
 ) -> None:
     beat = make_beat()
@@ -148,10 +148,10 @@ def test_a_leader_whose_connection_is_lost_schedules_nothing_and_may_lead_again(
     operator.close()
     assert beat.tick() == MAX_INTERVAL_SECONDS
     assert taken(beat) == []
-    wait_until(lambda: turns(due(beat)) == ALL, timeout_seconds=5, what="it leads again")
+    wait_until(lambda: turns(due(beat)) == ALL, timeout_seconds=5, what="the beat leads again")
 
 
-def test_without_postgres_nothing_is_scheduled_and_nothing_raised(
+def test_without_postgres_beat_schedules_nothing_and_raises_nothing(
     make_beat: MakeBeat, tmp_path: Path
 ) -> None:
     beat = make_beat(database_url="postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
@@ -161,7 +161,7 @@ def test_without_postgres_nothing_is_scheduled_and_nothing_raised(
     assert (tmp_path / "alive").exists(), "a beat without Postgres is healthy"
 
 
-def test_beats_that_ask_nobody_would_fail_the_tests_above(
+def test_two_beats_that_ignore_the_lock_both_schedule(
     make_beat: MakeBeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.worker.beat.try_lead", lambda _: True)
@@ -173,12 +173,12 @@ def test_a_task_whose_message_waits_is_not_published_again_but_stays_due(make_be
     beat = make_beat()
     for _ in range(30):
         due(beat).tick()
-    assert taken(beat) == ALL, "one message of each"
-    assert turns(wait(beat, MAX_INTERVAL_SECONDS)) == ALL, "within a second, the hourly one, too"
+    assert taken(beat) == ALL, "one message per task"
+    assert turns(wait(beat, MAX_INTERVAL_SECONDS)) == ALL, "within a second, also the hourly task"
     assert turns(beat) == []
 
 
-def test_a_message_that_waits_holds_back_no_other_task(make_beat: MakeBeat) -> None:
+def test_a_waiting_message_holds_back_no_other_task(make_beat: MakeBeat) -> None:
     beat = make_beat()
     due(beat).tick()
     membership = beat._membership
@@ -190,7 +190,7 @@ def test_a_message_that_waits_holds_back_no_other_task(make_beat: MakeBeat) -> N
         assert redis.llen(RELAY_QUEUE) == 1
 
 
-def test_what_no_key_signed_holds_back_no_task(make_beat: MakeBeat) -> None:
+def test_messages_without_a_valid_signature_hold_back_no_task(make_beat: MakeBeat) -> None:
     beat = make_beat()
     assert turns(beat) == ALL
     membership = beat._membership
@@ -203,11 +203,11 @@ def test_what_no_key_signed_holds_back_no_task(make_beat: MakeBeat) -> None:
         redis.lpush(RELAY_QUEUE, *[b"nonsense"] * MAX_LISTED)
         before = redis.llen(RELAY_QUEUE)
         due(beat).tick()
-        assert redis.llen(RELAY_QUEUE) == before, "no list grows without end"
+        assert redis.llen(RELAY_QUEUE) == before, "beat adds no message to a full list"
         redis.delete(RELAY_QUEUE)
 
 
-def test_without_redis_beat_goes_on_and_says_so_once(make_beat: MakeBeat) -> None:
+def test_without_redis_beat_continues_and_logs_one_message(make_beat: MakeBeat) -> None:
     beat = make_beat()
     assert turns(beat) == ALL
     membership = beat._membership
@@ -221,11 +221,11 @@ def test_without_redis_beat_goes_on_and_says_so_once(make_beat: MakeBeat) -> Non
             assert due(beat).tick() == MAX_INTERVAL_SECONDS
     assert [line["event"] for line in lines].count("nothing is scheduled: Redis unavailable") == 1
     beat._made_sender = working
-    assert turns(beat) == ALL, "what was not published is still due"
+    assert turns(beat) == ALL, "tasks that were not published are still due"
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_is_set_stops_nothing_and_hurries_nothing(
+def test_setting_the_system_clock_does_not_change_the_schedule(
     make_beat: MakeBeat, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     beat = make_beat()

@@ -1,4 +1,4 @@
-"""Queues without messages are told to retry what is due, once."""
+"""Each queue with due retries and without messages gets one message."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def process(bench: AsideBench, database_url: str, redis_url: str) -> Iterator[WorkerProcess]:
-    """What a worker on `maintenance` holds."""
+    """The process object of a worker on queue `maintenance`."""
     with closing(Session(database_url, application_name="test")) as session:
         create_installation(session, "sluice")
     settings = read_settings(
@@ -45,7 +45,7 @@ def process(bench: AsideBench, database_url: str, redis_url: str) -> Iterator[Wo
 
 
 def calls(process: WorkerProcess) -> list[TaskCall]:
-    """Takes the messages of the queue."""
+    """Takes all messages from the queue and returns their calls."""
     found = []
     while item := cast("bytes | None", process._sender.redis.rpop(QUEUE)):
         read = read_item(item)
@@ -63,7 +63,7 @@ def test_an_idle_queue_with_a_due_event_gets_one_message(process: WorkerProcess,
         assert calls(process) == []
         bench.look("UPDATE sluice.retries SET retry_at = now()")
         process._start_retries_now()
-        # A queue with messages retries behind its next batch.
+        # A queue with messages needs no other message: it retries after its next batch.
         process._start_retries_now()
     [(task, arguments)] = calls(process)
     assert task == APPLY_TASK
@@ -72,11 +72,11 @@ def test_an_idle_queue_with_a_due_event_gets_one_message(process: WorkerProcess,
         applied = bench.applier.apply(*arguments)
         return applied is not None and applied.retries["applied"] >= 1
 
-    # The retries before it may have used up their share of the queue's time.
-    wait_until(retried, timeout_seconds=10, what="a retry by this message")
+    # Earlier retries may have used up the time that the queue reserves for retries.
+    wait_until(retried, timeout_seconds=10, what="the message retries the event")
     assert bench.sent("k")[0] == 5
 
 
-def test_without_events_that_are_retried_nothing_is_sent(process: WorkerProcess) -> None:
+def test_without_events_to_retry_no_message_is_sent(process: WorkerProcess) -> None:
     process._start_retries_now()
     assert calls(process) == []

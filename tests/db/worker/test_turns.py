@@ -1,4 +1,4 @@
-"""Neither the relay nor a purge holds up other tasks of its worker."""
+"""Neither the relay nor a purge delays other tasks of its worker."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def process(database_url: str) -> Iterator[WorkerProcess]:
-    """What a worker on `relay` and `maintenance` holds."""
+    """The process object of a worker on queues `relay` and `maintenance`."""
     environ = {
         "SLUICE_DATABASE_URL": database_url,
         "SLUICE_REDIS_URL": "redis://nowhere",
@@ -37,13 +37,13 @@ def process(database_url: str) -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def hold(monkeypatch: pytest.MonkeyPatch, process: WorkerProcess) -> Iterator[Callable[[object, str], None]]:
-    """Makes a function of a module wait until the test has ended."""
+    """Returns a function that makes a given function wait until the end of the test."""
     over = threading.Event()
     yield lambda owner, name: monkeypatch.setattr(owner, name, lambda *_, **__: over.wait())
     over.set()
 
 
-def test_a_relay_that_waits_takes_no_turn_from_maintenance(
+def test_a_waiting_relay_does_not_delay_maintenance(
     process: WorkerProcess, hold: Callable[[object, str], None], database_url: str
 ) -> None:
     hold(RelayLoop, "run")
@@ -56,11 +56,11 @@ def test_a_relay_that_waits_takes_no_turn_from_maintenance(
         wait_until(
             lambda: {state for _, state, _ in read_call_states(session)} == {"pending"},
             timeout_seconds=10,
-            what="the claim ends",
+            what="the claim expires",
         )
 
 
-def test_a_purge_that_waits_takes_no_turn_from_others(
+def test_a_waiting_purge_does_not_delay_other_tasks(
     process: WorkerProcess, hold: Callable[[object, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: set[str] = set()
@@ -70,4 +70,6 @@ def test_a_purge_that_waits_takes_no_turn_from_others(
     process.purge()
     process.relay()
     process.start_rebuilds()
-    wait_until(lambda: ran == {"relay", "rebuilds"}, timeout_seconds=10, what="both run")
+    wait_until(
+        lambda: ran == {"relay", "rebuilds"}, timeout_seconds=10, what="the relay and the rebuilds run"
+    )

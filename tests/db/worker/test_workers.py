@@ -1,4 +1,4 @@
-"""What operators see of the workers that share the queues: the locks' truth, joined with the heartbeats."""
+"""The list of workers that share the queues: leases come from the locks, details from the heartbeats."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,12 +31,12 @@ QUEUES = ["payment.0", "payment.1", "payment.2"]
 
 @pytest.fixture(autouse=True)
 def queues(session: Session) -> None:
-    """Three of one entity type."""
+    """Three queues of one entity type."""
     register_topic(session, TopicStart("payments", "id-1", "payment", 3, {0: 0}))
 
 
 def member(make_session: MakeSession, heartbeat: Heartbeat = IDLE) -> Session:
-    """A session that takes part, holds what it says, and has said so."""
+    """Returns a session that has joined, holds the leases of `heartbeat`, and has written `heartbeat`."""
     joined = make_session()
     join_workers(joined)
     assert all(try_lease(joined, queue) for queue in heartbeat.leases)
@@ -45,7 +45,7 @@ def member(make_session: MakeSession, heartbeat: Heartbeat = IDLE) -> Session:
 
 
 def seconds_ago(sharing: Sharing, worker: Worker) -> dict[str, float]:
-    """Queue → the age of its lease, by the database's clock."""
+    """Returns the age of the lease of each queue, by the clock of the database."""
     return {queue: (sharing.at - since).total_seconds() for queue, since in worker.leases.items() if since}
 
 
@@ -53,7 +53,9 @@ def backend_pid(session: Session) -> int:
     return session.connection.info.backend_pid
 
 
-def test_who_holds_what_since_when_and_what_it_does(session: Session, make_session: MakeSession) -> None:
+def test_workers_are_listed_with_their_leases_and_activity(
+    session: Session, make_session: MakeSession
+) -> None:
     heartbeat = Heartbeat(
         "one@host", 11, {"payment.0": 600.0, "payment.2": 5.0}, "payment.2", 3.0, "payment.0", 4.0, 200, 0.05
     )
@@ -80,7 +82,7 @@ def test_who_holds_what_since_when_and_what_it_does(session: Session, make_sessi
     assert second[7:] == (None,) * 5
 
 
-def test_the_time_is_the_databases_also_where_nobody_is(session: Session, make_session: MakeSession) -> None:
+def test_the_time_of_the_list_comes_from_the_database(session: Session, make_session: MakeSession) -> None:
     none = read_workers(session)
     assert (none.workers, none.holders(), none.unheld()) == ((), {}, QUEUES)
     member(make_session)
@@ -88,7 +90,7 @@ def test_the_time_is_the_databases_also_where_nobody_is(session: Session, make_s
     assert none.at <= worker.joined_at
 
 
-def test_a_lease_that_was_given_back_is_gone_whatever_was_told(
+def test_a_released_lease_is_not_listed_even_if_the_heartbeat_names_it(
     session: Session, make_session: MakeSession
 ) -> None:
     one = member(make_session, IDLE._replace(leases={"payment.0": 9.0, "payment.1": 9.0}))
@@ -97,14 +99,12 @@ def test_a_lease_that_was_given_back_is_gone_whatever_was_told(
     sharing = read_workers(session)
     [worker] = sharing.workers
     assert worker.leases.keys() == {"payment.1", "payment.2"}
-    # What it holds is true at once; since when, it tells a moment later.
+    # The list shows a new lease at once; the next heartbeat adds the time at which it began.
     assert worker.leases["payment.2"] is None
     assert sharing.unheld() == ["payment.0"]
 
 
-def test_who_takes_part_since_when_survives_what_it_tells(
-    session: Session, make_session: MakeSession
-) -> None:
+def test_a_new_heartbeat_keeps_the_time_of_joining(session: Session, make_session: MakeSession) -> None:
     one = member(make_session)
     [before] = read_workers(session).workers
     write_heartbeat(
@@ -116,7 +116,7 @@ def test_who_takes_part_since_when_survives_what_it_tells(
     assert (before.last_records, after.last_records) == (None, 7)
 
 
-def test_a_member_that_ended_is_gone_although_its_row_is_there(
+def test_an_ended_worker_is_not_listed_even_if_its_row_exists(
     session: Session, make_session: MakeSession
 ) -> None:
     one = member(make_session, IDLE._replace(leases={"payment.0": 1.0}))
@@ -124,7 +124,11 @@ def test_a_member_that_ended_is_gone_although_its_row_is_there(
     pid = backend_pid(one)
     one.close()
     # A backend ends a moment after its client.
-    wait_until(lambda: len(read_workers(session).workers) == 1, timeout_seconds=10, what="its locks are gone")
+    wait_until(
+        lambda: len(read_workers(session).workers) == 1,
+        timeout_seconds=10,
+        what="the locks of the worker are released",
+    )
     sharing = read_workers(session)
     assert [worker.node for worker in sharing.workers] == ["two@host"]
     assert sharing.unheld() == QUEUES
@@ -135,24 +139,26 @@ def test_a_member_that_ended_is_gone_although_its_row_is_there(
 
 
 def rows(session: Session) -> set[int]:
-    """Whose rows are there."""
+    """Returns the backend process ids of all rows."""
     with session.connection.cursor() as cursor:
         cursor.execute("SELECT backend_pid FROM sluice.workers")
         return {pid for (pid,) in cursor.fetchall()}
 
 
-def test_a_session_that_is_no_member_has_told_for_nobody(session: Session, make_session: MakeSession) -> None:
+def test_a_heartbeat_of_a_session_that_has_not_joined_is_ignored(
+    session: Session, make_session: MakeSession
+) -> None:
     stranger = make_session()
     write_heartbeat(stranger, IDLE)
     assert read_workers(session).workers == ()
-    # It held a lease all the same.
+    # A lease of the session is listed nevertheless.
     assert try_lease(stranger, "payment.1")
     sharing = read_workers(session)
     assert sharing.holders() == {"payment.1": f"session {backend_pid(stranger)}"}
     assert sharing.unheld() == ["payment.0", "payment.2"]
 
 
-def test_a_retired_queue_is_seen_where_it_is_held_and_not_missed_where_not(
+def test_a_retired_queue_is_listed_but_never_reported_as_unheld(
     session: Session, make_session: MakeSession
 ) -> None:
     session.command("UPDATE sluice.entities SET shards = 1 WHERE entity = 'payment'")
@@ -167,7 +173,9 @@ def test_a_retired_queue_is_seen_where_it_is_held_and_not_missed_where_not(
     assert list(sharing.workers[0].leases) == ["payment.2"]
 
 
-def test_what_a_worker_does_is_what_its_keeper_tells(session: Session, make_session: MakeSession) -> None:
+def test_the_lease_thread_writes_the_activity_of_its_worker(
+    session: Session, make_session: MakeSession
+) -> None:
     now = 1_000.0
     activity = Activity(clock=lambda: now)
     lease_thread = LeaseThread(
