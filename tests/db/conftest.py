@@ -9,7 +9,7 @@ from sluice.db.connection import Session
 
 @pytest.fixture
 def make_session(database_url: str) -> Iterator[Callable[[], Session]]:
-    """Returns a function that opens a session, as another process would; closes all of them at the end."""
+    """Returns a function that opens sessions, as other processes would; closes all sessions at the end."""
     made: list[Session] = []
 
     def make() -> Session:

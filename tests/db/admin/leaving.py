@@ -16,7 +16,7 @@ def insert_event(
     payload: bytes = b"{}",
     refused: str | None = None,
 ) -> None:
-    """Inserts an outgoing event; if `refused` is an error, also its refusal."""
+    """Inserts an outgoing event and, if `refused` is given, its refusal with this error."""
     with session.connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)"

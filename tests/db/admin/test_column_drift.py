@@ -33,7 +33,7 @@ __all__ = ["session"]
 
 
 class Case(NamedTuple):
-    """A column, a `value` that the declaration allows, and the stored text or error code it `becomes`."""
+    """A column, a declared `value`, and what it `becomes`: the stored text or the code of an error."""
 
     declared: TypeEngine[Any]
     stored: str
@@ -54,8 +54,8 @@ CASES = {
     "scale and digits": Case(
         Numeric(12, 3), "numeric(5, 2)", ERROR, "1.234 would be stored as 1.23", "1.234", "1.23"
     ),
-    "no places": Case(Numeric(12, 2), "numeric(12)", ERROR, "1.23 would be stored as 1", "1.23", "1"),
-    "places before the point": Case(Numeric(9), "numeric(9, -2)", ERROR, "would be stored as 0", "1", "0"),
+    "no decimal places": Case(Numeric(12, 2), "numeric(12)", ERROR, "1.23 would be stored as 1", "1.23", "1"),
+    "negative scale": Case(Numeric(9), "numeric(9, -2)", ERROR, "would be stored as 0", "1", "0"),
     "any number": Case(
         Numeric(), "numeric(12, 2)", ERROR, "1.2345 would be stored as 1.23", "1.2345", "1.23"
     ),
@@ -106,10 +106,10 @@ CASES = {
     "decimal for integer": Case(Integer(), "numeric", ERROR, "come back as other values"),
     "decimal for float": Case(Float(), "numeric", ERROR, "come back as other values"),
     "text for integer": Case(Integer(), "text", ERROR, "come back as other values"),
-    "text for truth": Case(Boolean(), "text", ERROR, "come back as other values"),
+    "text for boolean": Case(Boolean(), "text", ERROR, "come back as other values"),
     "text for uuid": Case(Uuid(), "varchar(36)", ERROR, "come back as other values"),
     "text for date": Case(Date(), "text", ERROR, "come back as other values"),
-    "time for date": Case(Date(), "timestamptz", ERROR, "come back as other values"),
+    "timestamp for date": Case(Date(), "timestamptz", ERROR, "come back as other values"),
     "text for bytes": Case(LargeBinary(), "text", ERROR, "come back as other values"),
     "json for jsonb": Case(JSONB(), "json", ERROR, "compared or indexed"),
     "jsonb for json": Case(JSON(), "jsonb", ERROR, "order of its names"),
@@ -136,11 +136,11 @@ CASES = {
         nullable=False,
     ),
     # The stored type is wider.
-    "more places": Case(Numeric(12, 2), "numeric(14, 4)", WARNING, "more than is declared"),
-    "any places": Case(Numeric(12, 2), "numeric", WARNING, "more than is declared"),
+    "more decimal places": Case(Numeric(12, 2), "numeric(14, 4)", WARNING, "more than is declared"),
+    "any decimal places": Case(Numeric(12, 2), "numeric", WARNING, "more than is declared"),
     "more characters": Case(String(10), "varchar(20)", WARNING, "more than is declared"),
     "any characters": Case(String(10), "text", WARNING, "more than is declared"),
-    "more bits": Case(SmallInteger(), "bigint", WARNING, "more than is declared"),
+    "a larger integer": Case(SmallInteger(), "bigint", WARNING, "more than is declared"),
     "more values": Case(AB, "public.more_letters", WARNING, "more than is declared"),
     "text for an Enum": Case(AB, "text", WARNING, "more than is declared"),
     "nullable": Case(Integer(), "integer", WARNING, "other programs may leave it empty", nullable=False),

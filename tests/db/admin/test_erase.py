@@ -125,7 +125,7 @@ def test_dead_letters_of_projections_are_emptied_and_hold_back_no_event(bench: B
 
 
 def test_a_stopped_generation_keeps_its_offset(bench: Bench) -> None:
-    """A lane without a row is up to date, so a rebuild must not read it from its beginning."""
+    """A lane without a row has received all events, so a rebuild must not read it from its beginning."""
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     bench.look("UPDATE sluice.generations SET state = 'stopped', stopped_at = now()")
@@ -183,12 +183,12 @@ def test_a_recreated_topic_does_not_restore_an_erased_entity(bench: Bench, repea
     bench.live(of(KEY, 0), of("bob", 1))
     sent(bench)
     erase_key(bench)
-    bench.look(f"UPDATE sluice.topics SET topic_id = 'anew' WHERE topic = '{TOPIC}'")
+    bench.look(f"UPDATE sluice.topics SET topic_id = 'recreated' WHERE topic = '{TOPIC}'")
     bench.look("DELETE FROM sluice.lane_progress")
     again = [of("bob", 0)._replace(offset=0), of(KEY, 0)._replace(offset=1)]
     again = [one._replace(timestamp_ms=repeat_milliseconds) for one in again]
     bench.log[:] = again
-    bench.apply(slice_of(again)._replace(topic_id="anew"))
+    bench.apply(slice_of(again)._replace(topic_id="recreated"))
     number = bench.begin()
     assert bench.rebuild(number)
     assert KEY not in {**bench.rows(), **bench.rows(number)}
@@ -207,11 +207,11 @@ def test_records_of_another_topic_id_are_judged_by_their_timestamps(bench: Bench
     bench.live(of(KEY, 0))
     sent(bench)
     erase_key(bench)
-    bench.look(f"UPDATE sluice.topics SET topic_id = 'anew' WHERE topic = '{TOPIC}'")
+    bench.look(f"UPDATE sluice.topics SET topic_id = 'recreated' WHERE topic = '{TOPIC}'")
     bench.look("DELETE FROM sluice.lane_progress")
     copied, fresh = of(KEY, 7)._replace(offset=0), of(KEY, 8)._replace(offset=1)
     fresh = fresh._replace(timestamp_ms=4_000_000_000_000)
-    bench.apply(slice_of([copied, fresh])._replace(topic_id="anew"))
+    bench.apply(slice_of([copied, fresh])._replace(topic_id="recreated"))
     assert outcomes(bench) == {"applied": 1, "erased": 1}
     assert bench.amounts() == {KEY: 8}
 
@@ -281,8 +281,8 @@ def test_a_repeat_is_judged_by_the_first_position_of_its_event(bench: Bench, fir
     bench.live(of(KEY, 1))
     later = 4_000_000_000_000
     repeats = [of(KEY, n)._replace(offset=n, timestamp_ms=later) for n in (0, 1)]
-    decoded = [decode(bench.registry.topics[TOPIC], "anew", 0, one) for one in repeats]
+    decoded = [decode(bench.registry.topics[TOPIC], "recreated", 0, one) for one in repeats]
     first = [(first_topic_id, 0, 0), (TOPIC_ID, 0, 1)]
     erasures = Erasures(bench.looking)
     erasures.refresh()
-    assert erasures.find("thing", list(zip(decoded, first, strict=True))) == {("anew", 0, 0)}
+    assert erasures.find("thing", list(zip(decoded, first, strict=True))) == {("recreated", 0, 0)}

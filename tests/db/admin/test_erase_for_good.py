@@ -51,10 +51,10 @@ def test_a_conflict_in_a_recreated_topic_makes_no_dead_letter(bench: Bench) -> N
     bench.live(of(KEY, 0))
     sent(bench)
     erase_key(bench)
-    bench.look(f"UPDATE sluice.topics SET topic_id = 'anew' WHERE topic = '{TOPIC}'")
+    bench.look(f"UPDATE sluice.topics SET topic_id = 'recreated' WHERE topic = '{TOPIC}'")
     bench.look("DELETE FROM sluice.lane_progress")
     again = made(0, "thing.set", KEY, event_id=f"{KEY}:0", amount=99)._replace(timestamp_ms=LATER)
-    bench.apply(slice_of([again])._replace(topic_id="anew"))
+    bench.apply(slice_of([again])._replace(topic_id="recreated"))
     assert bench.look("SELECT erased, conflict FROM sluice.lane_progress") == [(1, 0)]
     assert mentions(bench) == []
 

@@ -252,7 +252,9 @@ def restricted(session: Session, database_url: str) -> Iterator[Session]:
     session.command(f"DROP ROLE {role}")
 
 
-def test_a_role_without_rights_passes_and_still_sees_a_copy(session: Session, restricted: Session) -> None:
+def test_a_role_without_rights_passes_the_check_and_detects_a_copy(
+    session: Session, restricted: Session
+) -> None:
     assert read_database(restricted).system_identifier is None
     assert check_installation(restricted, name=NAME) == stored(session)
     with pytest.raises(InsufficientPrivilege):

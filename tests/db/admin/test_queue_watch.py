@@ -14,7 +14,7 @@ SECONDS = 2 * LOOK_SECONDS
 
 
 class Machine:
-    """A clock that each sleep advances; each sleep also runs the next action."""
+    """A clock; each sleep advances the clock and runs the next action."""
 
     def __init__(self, *actions: Callable[[], object]) -> None:
         self.now = 0.0
@@ -46,7 +46,7 @@ def commit(session: Session, queue: str) -> None:
 
 
 def lengths(*readings: dict[str, int]) -> Callable[[], dict[str, int]]:
-    """Returns a function that returns the given lengths, first and last, one per call."""
+    """Returns a function whose first call returns the first reading, and so on."""
     following: Iterator[dict[str, int]] = iter(readings)
     return lambda: next(following)
 

@@ -126,7 +126,7 @@ def test_rows_are_counted_and_not_estimated(bench: Bench, monkeypatch: pytest.Mo
 
 
 class SteppingClock:
-    """A clock that each sleep advances by the same time; it counts the sleeps."""
+    """A clock that counts the sleeps; each sleep advances the clock by the same time."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.now, self.sleeps = seconds, 0.0, 0

@@ -53,13 +53,13 @@ TABLES = {
         f"CREATE TABLE public.strange_version ({KEY}, version int)",
         "Column strange_version.version is declared BIGINT and is integer",
     ),
-    "users_own": (
-        f"CREATE TABLE public.users_own ({KEY}, a int UNIQUE, b int NOT NULL DEFAULT 1 CHECK (b > 0),"
-        " c int GENERATED ALWAYS AS (1) STORED, d bigserial); CREATE INDEX ON public.users_own (b);"
-        " ALTER TABLE public.users_own ENABLE ROW LEVEL SECURITY",
+    "user_additions": (
+        f"CREATE TABLE public.user_additions ({KEY}, a int UNIQUE, b int NOT NULL DEFAULT 1 CHECK (b > 0),"
+        " c int GENERATED ALWAYS AS (1) STORED, d bigserial); CREATE INDEX ON public.user_additions (b);"
+        " ALTER TABLE public.user_additions ENABLE ROW LEVEL SECURITY",
         None,
     ),
-    "parted": (f"CREATE TABLE public.parted ({KEY}) PARTITION BY LIST (id)", None),
+    "partitioned": (f"CREATE TABLE public.partitioned ({KEY}) PARTITION BY LIST (id)", None),
     "writable": (
         f"CREATE TABLE public.base ({KEY}); CREATE VIEW public.writable AS SELECT * FROM public.base",
         None,

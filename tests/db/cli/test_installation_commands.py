@@ -1,4 +1,4 @@
-"""Commands that change something are refused on a copied database and on that of another installation."""
+"""Changing commands are refused on a copied database and on the database of another installation."""
 
 import json
 from collections.abc import Callable

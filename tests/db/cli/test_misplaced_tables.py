@@ -1,4 +1,4 @@
-"""User tables in the schema of Sluice, where a role with the name of the schema creates its tables."""
+"""User tables that a role creates in the schema of Sluice because the role has the name of the schema."""
 
 import re
 from collections.abc import Callable

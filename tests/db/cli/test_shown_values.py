@@ -71,7 +71,7 @@ INSERT_LETTER = """
 
 
 class Terminal(io.TextIOWrapper):
-    """An output stream that reports to be a terminal."""
+    """An output stream whose `isatty` returns True."""
 
     def isatty(self) -> bool:
         return True
@@ -116,7 +116,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that runs a command and returns its output, to a terminal if `columns` is given."""
+    """Returns a function that runs a command and returns its output to a pipe or, with `columns`, a terminal."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 

@@ -1,4 +1,4 @@
-"""The SQL of deploy/debezium on a real Postgres: a connector receives the events, not the relay."""
+"""The SQL of deploy/debezium on a real Postgres: a connector receives the events, the relay none."""
 
 import re
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def emitted(key: str, payload: str) -> OutboxRow:
 
 
 def inserts(session: Session) -> list[bytes]:
-    """Returns the inserts that a connector receives since its last reading, in order."""
+    """Reads, as a connector does, the inserts since the last reading, in order."""
     return [data for data in (bytes(row[0]) for row in rows(session, CHANGES)) if data[:1] == b"I"]
 
 

@@ -1,4 +1,4 @@
-"""Lookups in the records of a generation use indexes, whatever their number."""
+"""Lookups in the records of a generation use indexes, however many records there are."""
 
 from typing import Any
 from uuid import UUID

@@ -173,7 +173,7 @@ def test_an_empty_database_has_no_revision(connection: Connection) -> None:
     assert current_revision(connection.engine.url.render_as_string(hide_password=False)) is None
 
 
-# A projection is a view over a table of another name.
+# A projection is a view over a table with another name.
 PLAIN_TABLES = {name for name, table in shop_metadata.tables.items() if not is_projection(table)}
 
 

@@ -113,7 +113,7 @@ def test_processes_of_the_previous_version_write_during_a_migration(at_first_rev
 def test_a_migration_waits_for_a_transaction_and_never_deadlocks_with_it(at_first_revision: str) -> None:
     with (
         closing(Session(at_first_revision, application_name="test old")) as session,
-        closing(Session(at_first_revision, application_name="test look")) as looking,
+        closing(Session(at_first_revision, application_name="test reader")) as looking,
         ThreadPoolExecutor(1) as pool,
     ):
         with session.transaction():
@@ -153,8 +153,8 @@ def test_a_migration_stores_the_checkpoint_of_each_generation(at_first_revision:
                 ('a', 'rebuild start', 'p', 'why', '{"generation": 3, "from": "easter"}'),
                 ('a', 'rebuild swap', 'p', 'why', '{"generation": 1, "from": 2}')""")
     upgrade(at_first_revision)
-    with closing(Session(at_first_revision, application_name="test look")) as session:
+    with closing(Session(at_first_revision, application_name="test reader")) as session:
         found = session.run(
-            Statement("look", "SELECT generation, checkpoint FROM sluice.generations ORDER BY 1")
+            Statement("read_checkpoints", "SELECT generation, checkpoint FROM sluice.generations ORDER BY 1")
         )
     assert found == [(1, None), (2, None), (3, "easter")]

@@ -86,7 +86,7 @@ def test_lanes_of_older_epochs_are_not_read(session: Session) -> None:
     assert read_assignments(session, [PLACE])[PLACE].applied == {"payment.1": 30}
 
 
-def test_watermarks_only_rise_and_only_under_their_epoch(session: Session) -> None:
+def test_watermarks_only_rise_and_only_in_their_epoch(session: Session) -> None:
     register_topic(session, START)
     for epoch, watermark, expected in [(1, 15, 15), (1, 12, 15), (2, 40, 15), (0, 40, 15), (1, 16, 16)]:
         raise_watermarks(session, {PLACE: (epoch, watermark), ("unknown", 3): (1, 1)})
@@ -140,7 +140,7 @@ def test_the_store_reconnects_and_raises_if_postgres_is_unavailable(session: Ses
         gone.read_progress([PLACE])
 
 
-def test_a_decision_that_fails_writes_nothing(session: Session) -> None:
+def test_an_error_while_settling_progress_writes_nothing(session: Session) -> None:
     store = PostgresProgressStore(session, "sluice")
     store.register_topic(START)
     store.settle_progress([PLACE], lambda progress: {PLACE: (1, progress.partitions[PLACE].watermark or 0)})

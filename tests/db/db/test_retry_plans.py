@@ -32,7 +32,7 @@ def use_recording_session(bench: AsideBench) -> RecordingSession:
 
 
 def most_pages(bench: AsideBench) -> dict[str, int]:
-    """Returns the largest number of pages that each statement reads while an event is retried."""
+    """Returns, for each statement of a retry, the largest number of pages that it reads."""
     session = use_recording_session(bench)
     with held(bench, ROW):
         apply_held(bench, ROW, 5)

@@ -1,4 +1,4 @@
-"""Skipped offsets apply only to the present topic id."""
+"""Skipped offsets apply only to the topic id with which they are stored."""
 
 from sluice.db.connection import Session
 from sluice.db.delivery.progress import TopicStart, register_topic

@@ -1,4 +1,4 @@
-"""Waiting times of topics and effects that no running worker declares, and their reports."""
+"""Waiting times of topics and effects that no running worker declares, and where they are reported."""
 
 import re
 from collections.abc import Iterator

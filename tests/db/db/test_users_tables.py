@@ -30,7 +30,7 @@ from tests.db.tasks.applying import TOPIC, Bench, made, slice_of
 
 UMLAUTS = "Größe der Bestellung über alles"
 NAMES = ["order", "Order", "user", "two words", "a-b", "$1", "1st", "x" * 63, "t", "d", "queues"]
-# These names differ only in their last character, which Postgres cuts off from a longer name.
+# These names differ only at the end, which Postgres cuts off when a derived name is too long.
 NAMES += ["ü" * 30 + "a", "ü" * 30 + "b"]
 COLUMNS = ["Status", "status", "order", "two words", "a-b", "d", "t", "json", UMLAUTS, "y" * 63]
 ANY_CASE = (

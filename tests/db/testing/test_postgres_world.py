@@ -1,4 +1,4 @@
-"""A `PostgresWorld` refuses values that only Postgres can refuse."""
+"""`PostgresWorld` applies constraints that only Postgres can check."""
 
 from collections.abc import Iterator
 

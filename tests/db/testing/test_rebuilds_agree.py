@@ -20,14 +20,14 @@ KEYS = ("a", "b", "c", "d")
 
 
 def random_log(rng: random.Random) -> list[Record]:
-    """Events of four entities, some of them dead, and some sent again."""
+    """Returns events of four entities; some events fail, and some are sent again."""
     log: list[Record] = []
     for offset in range(RECORDS):
         key, amount = rng.choice(KEYS), rng.randint(1, 9)
         if rng.random() < 0.1 and log:
             log.append(rng.choice(log)._replace(offset=offset))
         elif rng.random() < 0.1:
-            # The name is too long until a mended handler shortens it; the short name is still unique.
+            # The name is too long until a corrected handler shortens it; the short name is still unique.
             name = f"{offset:05}".ljust(40, "0")
             log.append(made(offset, "thing.set", key, amount=amount, name=name))
         else:

@@ -37,7 +37,7 @@ class Member:
         self.seen = self.lease_thread.wanted
 
     def act(self) -> None:
-        """Runs the second half, maybe late: changes the consumed queues and notes them. See `LeaseStep`."""
+        """Runs the second half, possibly late: changes and reports the consumed queues. See `LeaseStep`."""
         self.consumed &= self.seen.queues | self.in_flight
         self.consumed |= self.seen.queues
         self.lease_thread.note_tick(View(self.seen.version, frozenset(self.consumed)))

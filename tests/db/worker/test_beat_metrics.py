@@ -239,7 +239,9 @@ def test_metrics_of_kafka_are_missing_without_kafka(beat: Beat, session: Session
     assert (logs.opened, logs.closed) == (3, 2)
 
 
-def test_without_postgres_only_its_failure_and_the_lead_are_exported(make_beat: Callable[..., Beat]) -> None:
+def test_without_postgres_only_postgres_up_and_beat_leads_are_exported(
+    make_beat: Callable[..., Beat],
+) -> None:
     beat = make_beat(database_url="postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     assert beat.look() == {(metrics.BEAT_LEADS.name,): 1, (metrics.POSTGRES_UP.name,): 0}
     beat.lead = Lead.UNKNOWN
@@ -277,7 +279,7 @@ def test_two_scrapes_in_a_short_time_cause_one_reading(beat: Beat, session: Sess
     assert beat.look_again()[(metrics.HALTED_QUEUES.name,)] == 1
 
 
-def test_a_beat_that_does_not_lead_exports_only_that(beat: Beat, session: Session) -> None:
+def test_a_beat_that_does_not_lead_exports_only_beat_leads(beat: Beat, session: Session) -> None:
     beat.look()
     assert connections(session) == 1
     beat.lead = Lead.FOLLOWS

@@ -36,7 +36,7 @@ MakeBeat = Callable[..., SluiceScheduler]
 
 
 class Clock:
-    """A monotonic clock that a test moves."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
