@@ -116,7 +116,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that runs a command and returns its output to a pipe or, with `columns`, a terminal."""
+    """Returns a function that runs a command and returns its output to a pipe or a terminal of `columns`."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
