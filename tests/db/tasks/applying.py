@@ -1,4 +1,4 @@
-"""A small application and the means to apply slices of it, without Kafka or Celery."""
+"""A small application, and a bench that applies slices of its topic without Kafka and Celery."""
 
 import json
 from collections.abc import Iterator
@@ -43,11 +43,11 @@ parts = entity_table(
 
 
 def nothing_in_kafka(place: Place, offset: int) -> None:
-    """As `read_whole_record`, of a log that is empty."""
+    """Stands in for `read_whole_record`; finds no record."""
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """Data of `thing.set`."""
+    """The data of a `thing.set` event."""
 
     amount: int
     name: str | None = None
@@ -55,7 +55,7 @@ class Thing(msgspec.Struct, frozen=True):
 
 @handles("thing.set")
 def set_thing(event: Event[Thing]) -> Iterator[Effect]:
-    """A row by version, an outgoing event, a call."""
+    """Writes a row by version, emits an event and makes a call."""
     yield Upsert(things, event.key, {"amount": event.data.amount, "name": event.data.name})
     yield Emit("things-out", key=event.key, type="thing.seen", data={"amount": event.data.amount})
     yield Call("notify", args={"amount": event.data.amount})
@@ -63,13 +63,13 @@ def set_thing(event: Event[Thing]) -> Iterator[Effect]:
 
 @handles("part.added")
 def add_part(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A row that needs another one by the time of COMMIT."""
+    """Writes a row whose foreign key Postgres checks at COMMIT."""
     yield Insert(parts, event.key, {"thing_id": event.data["thing_id"]})
 
 
 @handles("thing.broken")
 def break_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A handler with a fault."""
+    """Fails for every event."""
     if event.type == "thing.broken":
         raise RuntimeError("a fault in the handler")
     yield Insert(parts, event.key, {})
@@ -77,12 +77,12 @@ def break_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
 
 @effect("notify", on_unknown="ask")
 def notify(call: Any) -> dict[str, Any]:
-    """Declared, never called here."""
+    """Declares an effect that these tests never call."""
     return {}
 
 
 def registry() -> Registry:
-    """The application, collected."""
+    """Returns the registry of the application."""
     module = ModuleType("applying")
     vars(module).update(
         set_thing=set_thing, add_part=add_part, break_thing=break_thing, notify=notify, things=things
@@ -92,7 +92,7 @@ def registry() -> Registry:
 
 
 def create_tables(database_url: str) -> None:
-    """The application's tables and the rows that `sluice init` would write."""
+    """Creates the application's tables, and inserts the rows that `sluice init` would write."""
     engine = create_engine(database_url, connect_args={"options": "-c search_path=public"})
     metadata.create_all(engine)
     with engine.begin() as connection:
@@ -103,25 +103,25 @@ def create_tables(database_url: str) -> None:
 
 
 def made(offset: int, kind: str, key: str = "k", *, event_id: str | None = None, **fields: Any) -> Record:
-    """A record; its version is its offset unless another is given."""
+    """Returns a record; its version is its offset unless `version` is given."""
     version = fields.pop("version", offset)
     value = {"event_id": event_id or f"e{offset}", "type": kind, "version": version, "data": fields}
     return Record(offset, 1_700_000_000_000, key.encode(), json.dumps(value).encode(), [])
 
 
 def thing_set(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Record:
-    """`thing.set`."""
+    """Returns a record with a `thing.set` event."""
     return made(offset, "thing.set", key, amount=amount, **more)
 
 
 def slice_of(records: list[Record], prev: int = -1, *, epoch: int = 1) -> Slice:
-    """The claim that these are the lane's records after `prev`."""
+    """Returns a slice which claims that these records follow offset `prev` in the lane."""
     return Slice(TOPIC, TOPIC_ID, 0, epoch, prev, records)
 
 
 @dataclass
 class Bench:
-    """An applier on a database, and a look at what it did."""
+    """An applier on a database, and queries of what it stored."""
 
     database_url: str
     registry: Registry = field(default_factory=registry)
@@ -136,23 +136,23 @@ class Bench:
         return self.applier.apply(QUEUE, slices)
 
     def look(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of any query."""
+        """Runs a query and returns its rows."""
         with self.looking.connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall() if cursor.description else []
 
     def amounts(self) -> dict[str, int]:
-        """thing → amount."""
+        """Returns the amount of each thing."""
         return dict(self.look("SELECT thing_id, amount FROM public.things"))
 
     def outcomes(self) -> dict[str, int]:
-        """Counters of the lane that are not zero."""
+        """Returns the counters of the lane that are not zero."""
         names = ("applied", "duplicate", "stale", "conflict", "waiting", "dead", "ignored", "call_conflict")
         found = self.look(f"SELECT {', '.join(names)} FROM sluice.lane_progress")
         return {name: count for row in found for name, count in zip(names, row, strict=True) if count}
 
     def close(self) -> None:
-        """Ends both connections."""
+        """Closes both sessions."""
         self.session.close()
         self.looking.close()
 

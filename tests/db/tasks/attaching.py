@@ -1,16 +1,16 @@
-"""What users may attach to a projection's table or view, and what refuses it."""
+"""Objects that users attach to the table or view of a projection, and the refusals that name them."""
 
 from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """Something attached to the table {t}, what refuses it, and how it is removed again."""
+    """The SQL that attaches an object to the table {t} and removes it, and the texts of the refusals."""
 
     attach: str
     remove: str
     swap: str
     plan: str | None = None
-    """None: `rebuild start` gives it to the new generation."""
+    """None if `rebuild start` copies the object to the new generation."""
 
 
 CASES = {
@@ -65,7 +65,7 @@ CASES = {
         "GRANT UPDATE (amount) ON {t} TO PUBLIC", "REVOKE UPDATE (amount) ON {t} FROM PUBLIC",
         r"the grant UPDATE \(amount\) to PUBLIC",
     ),
-    "revoked from the owner": Case(
+    "right revoked from the owner": Case(
         "REVOKE DELETE ON {t} FROM CURRENT_USER", "GRANT DELETE ON {t} TO CURRENT_USER",
         "totals_g2 has the grant DELETE to app, and totals_g1 does not",
     ),
@@ -78,20 +78,20 @@ CASES = {
         "CREATE INDEX {n}_i ON {t} (amount) WHERE amount > 5", "DROP INDEX public.{n}_i",
         r"the index USING btree \(amount\) WHERE \(amount > 5\)",
     ),
-    "unique": Case(
+    "unique constraint": Case(
         "ALTER TABLE {t} ADD CONSTRAINT {n}_u UNIQUE (thing_id, seen)",
         "ALTER TABLE {t} DROP CONSTRAINT {n}_u",
         r"the constraint UNIQUE \(thing_id, seen\)",
     ),
-    "check": Case(
+    "check constraint": Case(
         "ALTER TABLE {t} ADD CONSTRAINT c CHECK (seen > 0) NOT VALID", "ALTER TABLE {t} DROP CONSTRAINT c",
         r"the constraint CHECK \(\(seen > 0\)\)",
     ),
-    "default": Case(
+    "column default": Case(
         "ALTER TABLE {t} ALTER seen SET DEFAULT 7", "ALTER TABLE {t} ALTER seen DROP DEFAULT",
         "the column seen bigint default '?7'?(::bigint)? not null",
     ),
-    "not null": Case(
+    "not-null constraint": Case(
         "ALTER TABLE {t} ALTER version SET NOT NULL", "ALTER TABLE {t} ALTER version DROP NOT NULL",
         "the column version bigint not null",
     ),
@@ -121,7 +121,7 @@ DEPENDENTS = {
         "CREATE FUNCTION public.dep() RETURNS bigint BEGIN ATOMIC SELECT sum(amount) FROM {t}; END",
         "DROP FUNCTION public.dep", r"function dep\(\) reads",
     ),
-    "function over its rows": Case(
+    "function of its row type": Case(
         "CREATE FUNCTION public.dep({t}) RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION public.dep",
         r"function dep\(totals_g1\) reads",
     ),

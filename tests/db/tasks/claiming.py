@@ -1,4 +1,4 @@
-"""An installation in a real Postgres and Redis, and a bridge of a copy that writes foreign claims."""
+"""An installation on a real Postgres and Redis, and the foreign claims that the bridge of a copy writes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from sluice.runtime.settings import Settings
 from sluice.tasks.installation.claim import Claim, seal_claim
 from sluice.tasks.installation.claim_reader import CLAIMS_KEY
 
-NOBODY = "127.0.0.1:1"
+UNREACHABLE = "127.0.0.1:1"
 COUNT = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 
 
@@ -25,14 +25,14 @@ COUNT = Statement("count_claims", "SELECT count(*) FROM sluice.claims")
 def settings(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: Session
 ) -> Settings:
-    """Of a process without Kafka."""
+    """The settings of a process that cannot reach Kafka."""
     monkeypatch.setattr(group_metadata, "TIMEOUT_SECONDS", 0.05)
     create_installation(session, "sluice")
     return Settings.model_validate(
         {
             "database_url": database_url,
             "redis_url": redis_url,
-            "kafka_bootstrap_servers": NOBODY,
+            "kafka_bootstrap_servers": UNREACHABLE,
             "health_file": str(tmp_path / "alive"),
         }
     )
@@ -52,7 +52,7 @@ def broker(settings: Settings, installation: Installation) -> Iterator[Any]:
 
 
 class Foreigner:
-    """Writes claims into Redis as a bridge of a copy would."""
+    """Writes claims to Redis, as the bridge of a copied installation does."""
 
     def __init__(self, session: Session, broker: Any, installation: Installation) -> None:
         self._session, self._broker, self._installation = session, broker, installation

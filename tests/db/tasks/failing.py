@@ -1,4 +1,4 @@
-"""Dead letters of every kind, made for tests, and an operator's means to look at them and change them."""
+"""Dead letters of every kind, and the means with which an operator reads and changes them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
 
 @pytest.fixture
 def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `sluice …` in this process; what it printed."""
+    """Returns a function that runs `sluice …` in this process and returns its output."""
     module = ModuleType("applying_things")
     for name in ("set_thing", "add_part", "break_thing", "notify", "things"):
         setattr(module, name, getattr(applying, name))
@@ -59,30 +59,30 @@ def run(bench: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run
 
 
 def refused(offset: int, key: str = "k") -> Record:
-    """Postgres refuses it until `allow`."""
+    """Returns a record that Postgres refuses until the test calls `allow`."""
     return thing_set(offset, key, amount=-1)
 
 
 def allow(bench: Bench) -> None:
-    """What a deployment that fixes the cause does."""
+    """Removes the cause of the refusals, as a new deployment would."""
     bench.look("ALTER TABLE things DROP CONSTRAINT amount_not_negative")
 
 
 def keyless(offset: int) -> Record:
-    """A record that names no entity, and is refused."""
+    """Returns a record that names no entity and that Postgres refuses."""
     record = refused(offset)
     return Record(record.offset, record.timestamp_ms, None, record.value, record.headers)
 
 
 def fill(bench: Bench) -> None:
-    """1 dead (k), 2 and 3 waiting behind it, 4 dead (other), 5 a conflict, 6 dead without an entity.
+    """Makes letter 1 dead (k), 2 and 3 waiting (k), 4 dead (other), 5 a conflict, 6 dead without an entity.
 
-    Of those that wait 2 is good and 3 would be refused, too: constraints judge what a batch comes to.
+    Letter 2 could be applied, but Postgres would refuse letter 3: it checks the final rows of a batch.
     """
     bench.apply(slice_of([refused(0)]))
     bench.apply(slice_of([thing_set(1, amount=5), thing_set(2, amount=-2)], prev=0))
     bench.apply(slice_of([refused(3, "other")], prev=2))
-    # The same identity, other data.
+    # Two events have the same identity and different data.
     bench.apply(slice_of([thing_set(4, "c", amount=1), thing_set(5, "c", amount=2, event_id="e4")], prev=3))
     bench.apply(slice_of([keyless(6)], prev=5))
     assert bench.look("SELECT id, outcome, entity_key FROM sluice.dead_letters ORDER BY id") == [

@@ -1,4 +1,4 @@
-"""An application with two projections of its events, one of which can be made to fail in every way."""
+"""An application with two projections; a test can make the projection `totals` fail in every way."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ labels = projection_table(
 )
 
 Amount = Callable[[Event[Thing]], int]
-"""What the projection `totals` makes of an amount; it may raise."""
+"""Computes the amount that the projection `totals` stores; it may raise an error."""
 
 
 def as_it_is(event: Event[Thing]) -> int:
-    """The right code."""
+    """Returns the amount of the event, as correct code does."""
     return event.data.amount
 
 
 def raising(event: Event[Thing]) -> int:
-    """Code that stumbles over one event."""
+    """Returns the amount of the event; raises an error if the amount is BAD."""
     if event.data.amount == BAD:
         raise ValueError("thirteen")
     return event.data.amount
@@ -53,7 +53,7 @@ def application(
     revision: int = 1,
     topic: Topic | None = None,
 ) -> ModuleType:
-    """The application: `thing.set` has a handler and two projections, `thing.shown` has projections alone."""
+    """Returns the application: `thing.set` has a handler and two projections, `thing.shown` no handler."""
 
     @projects("thing.set", "thing.shown", into=totals, revision=revision)
     def total(event: Event[Thing]) -> Iterator[ProjectionEffect]:
@@ -76,35 +76,35 @@ def application(
 
 
 def registry(amount: Amount = as_it_is, **more: Any) -> Registry:
-    """The application, collected."""
+    """Returns the registry of the application."""
     return collect_modules([application(amount, **more)])
 
 
 @dataclass
 class Bench(projecting.Bench):
-    """As that of rebuilds, with letters of generations."""
+    """The bench of rebuilds, with queries of the letters of generations."""
 
     def letters(self, generation: int = 1) -> list[tuple[Any, ...]]:
-        """Offset, key, outcome, state and error class of the letters of a generation of `totals`."""
+        """Returns offset, key, outcome, state and error class of each letter of a generation of `totals`."""
         return self.look(f"""
             SELECT "offset", entity_key, outcome, state, error_class FROM sluice.projection_letters
             WHERE projection = 'totals' AND generation = {generation} ORDER BY id
         """)
 
     def states(self) -> dict[int, str]:
-        """Generation of `totals` → state."""
+        """Returns the state of each generation of `totals`."""
         return dict(self.look("SELECT generation, state FROM sluice.generations WHERE projection = 'totals'"))
 
     def labelled(self) -> dict[str, tuple[int, int]]:
-        """thing → (amount, seen) in the other projection."""
+        """Returns (amount, seen) of each thing in the projection `labels`."""
         return {key: (a, n) for key, a, n in self.look("SELECT thing_id, amount, seen FROM public.labels")}
 
     def halted(self) -> list[str]:
-        """Why queues are halted."""
+        """Returns the reasons of the halted queues."""
         return [why for (why,) in self.look("SELECT halted_reason FROM sluice.queues") if why is not None]
 
     def redriver(self) -> ProjectionRedriver:
-        """Redrives with this code."""
+        """Returns a redriver that runs this code."""
         return ProjectionRedriver(self.session, self.registry, self.read_whole)
 
     def redrive_letters(self, key: str, generation: int = 1) -> str | None:
@@ -126,20 +126,20 @@ class Bench(projecting.Bench):
 
 
 def shown(offset: int, key: str = "k", amount: int = 1, **more: Any) -> Record:
-    """`thing.shown`, which projections alone handle."""
+    """Returns a record with a `thing.shown` event, which only projections handle."""
     return made(offset, "thing.shown", key, amount=amount, **more)
 
 
 def stream(kind: Callable[..., Record] = thing_set) -> list[Record]:
-    """Five events of two keys, of which the second of `a` is bad.
+    """Returns five events of two keys; the second event of `a` is bad.
 
-    Constraints judge what a batch comes to, so the third of `a` belongs into another one.
+    The third event of `a` belongs in another batch, because Postgres checks the final rows of a batch.
     """
     return [kind(0, "a", 1), kind(1, "b", 4), kind(2, "a", BAD), kind(3, "a", 3), kind(4, "b", 5)]
 
 
 def create(database_url: str) -> None:
-    """The application's tables, its projections, and the rows of `sluice init`."""
+    """Creates the application's tables and projections, and the rows of `sluice init`."""
     applying.create_tables(database_url)
     code = registry()
     create_projections(database_url, code.projection_tables, code.revisions)

@@ -1,4 +1,4 @@
-"""The small application with a projection, and the means to rebuild it without Kafka: the log is a list."""
+"""The small application with a projection, and a bench that rebuilds it without Kafka: the log is a list."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,16 +50,16 @@ totals = projection_table(
 
 @handles("thing.set")
 def set_shortened(event: Event[Thing]) -> Iterator[Effect]:
-    """As `set_thing`, mended: a long name is cut."""
+    """Does what `set_thing` does, but shortens a long name."""
     yield Upsert(
         things, event.key, {"amount": event.data.amount, "name": (event.data.name or "")[:32] or None}
     )
 
 
 def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: Any) -> Registry:
-    """The application whose projection is of this revision: an amount times the factor, and a counter.
+    """Returns the application with this revision of its projection: the amount times `factor`, and a counter.
 
-    `mended`: a poison event no longer dies.
+    With `mended`, poison events no longer fail.
     """
 
     @projects("thing.set", into=totals, revision=revision)
@@ -82,7 +82,7 @@ def registry(revision: int, factor: int = 1, *, mended: bool = False, **more: An
 
 
 class ListReader:
-    """A partition that is a list; `meanwhile` is what happens before each read."""
+    """Reads a partition that is a list; calls `meanwhile` before each read."""
 
     def __init__(self, log: list[Record], offset: int, meanwhile: Callable[[], None]) -> None:
         self._log = log
@@ -90,7 +90,7 @@ class ListReader:
         self.read_through = offset - 1
 
     def read(self, timeout_seconds: float) -> list[Record]:
-        """As PartitionReader."""
+        """Does what `PartitionReader.read` does."""
         self._meanwhile()
         found = [record for record in self._log if record.offset > self.read_through][
             : partition_reader.MAX_RECORDS
@@ -100,31 +100,31 @@ class ListReader:
         return found
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing."""
 
 
 @dataclass
 class Bench(applying.Bench):
-    """An applier of one revision, and whatever else is needed to rebuild; one log, one queue."""
+    """An applier of one revision, and the means to rebuild its projection from one log."""
 
     registry: Registry = field(default_factory=lambda: registry(1))
     log: list[Record] = field(default_factory=list)
     kafka: dict[int, Record] = field(default_factory=dict)
-    """Records by offset that the log does not hold whole."""
+    """The complete records, by offset, of which the log holds only a part."""
 
     def with_code(self, code: Registry) -> Self:
-        """The same database and log, seen by another deployment's processes."""
+        """Returns the bench of another deployment, with this code and the same database and log."""
         other = type(self)(self.database_url, code)
         other.log = self.log
         return other
 
     def live(self, *records: Record) -> Applied | None:
-        """These are the log's next records, and are applied."""
+        """Appends these records to the log and applies them."""
         self.log += records
         return self.catch_up()
 
     def catch_up(self, queues: Sequence[str] | None = None, through: int | None = None) -> Applied | None:
-        """Live applies what of the log it has not applied yet; of these queues, or of all."""
+        """Applies the records of the log that are not applied yet, of these queues or of all queues."""
         done = None
         [(topic_id, epoch)] = self.look("SELECT topic_id, epoch FROM sluice.topics, sluice.entities")
         log = [r for r in self.log if through is None or r.offset <= through]
@@ -140,7 +140,7 @@ class Bench(applying.Bench):
         return done
 
     def accept(self, log: Sequence[Record], topic_id: str) -> None:
-        """The topic has another log, or another part of it, which live reads from its beginning."""
+        """Replaces the log of the topic and accepts it, so that it is applied from its beginning."""
         [(before,)] = self.look("SELECT topic_id FROM sluice.topics")
         ranges = {0: LogRange(0, log[-1].offset + 1 if log else 0)}
         routings = TopicRouting(before, "thing"), TopicRouting(topic_id, "thing")
@@ -148,15 +148,15 @@ class Bench(applying.Bench):
         self.log[:] = log
 
     def queues(self) -> list[str]:
-        """All of them."""
+        """Returns the names of all queues."""
         return [queue for (queue,) in self.look("SELECT queue FROM sluice.queues ORDER BY queue")]
 
     def queue_of(self, record: Record) -> str:
-        """Where the bridge would send it."""
+        """Returns the queue to which the bridge would send the record."""
         return queue_name("thing", shard_of(record.key, len(self.queues())))
 
     def add_queues(self, shards: int) -> None:
-        """So many, before anything is applied."""
+        """Changes the number of queues to `shards`. Requires that no record has been applied."""
         self.looking.command(
             f"UPDATE sluice.entities SET shards = {shards};"
             "INSERT INTO sluice.queues (queue, entity)"
@@ -164,50 +164,50 @@ class Bench(applying.Bench):
         )
 
     def live_from_here(self, *records: Record) -> Applied | None:
-        """The log's next records, where those before were never read."""
+        """Appends these records to the log and applies them, but not the records before them."""
         self.log += records
         return self.apply(slice_of(list(records)))
 
     def begin(self, **more: Any) -> int:
-        """A generation by this code."""
+        """Begins a generation with this code. Returns its number."""
         options: dict[str, Any] = {"rate": None, "compacted_topics": [], "decision": DECISION}
         return generation_changes.begin(self.session, self.registry, "totals", **{**options, **more})
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """The live generation, kept as it is now."""
+        """Makes a checkpoint of the live generation and returns it."""
         make_checkpoint(self.session, "totals", name, DECISION)
         return next(one for one in read_checkpoints(self.session, "totals") if one.checkpoint == name)
 
     def rebuild(
         self, generation: int, meanwhile: Callable[[], None] = lambda: None, place: Place = PLACE
     ) -> bool:
-        """One turn at a partition whose log is the bench's."""
+        """Runs one turn of a rebuild over a partition, whose log is that of the bench."""
         turn = _Turn(self.session, self.registry, "totals", generation, place, self.read_whole)
         return turn.run(lambda offset: ListReader(self.log, offset, meanwhile), 20.0)  # type: ignore[arg-type, return-value]
 
     def read_whole(self, place: Place, offset: int) -> Record | None:
-        """As `read_whole_record`."""
+        """Stands in for `read_whole_record`."""
         return self.kafka.get(offset) or next((one for one in self.log if one.offset == offset), None)
 
     def redrive(self, key: str = "k") -> None:
-        """All letters of an entity."""
+        """Redrives all letters of an entity."""
         with_letters = Redriver(self.session, self.registry, self.read_whole)
         while not (done := with_letters.redrive_once("thing", key)).unparked:
             if done.blocked_by or not done.outcomes:
                 return
 
     def generation(self, number: int) -> Any:
-        """Its row."""
+        """Returns the row of a generation."""
         from sluice.db.projections.generations import read_generations
 
         return next(g for g in read_generations(self.session, "totals") if g.generation == number)
 
     def swap(self, number: int) -> int:
-        """Readers see it."""
+        """Makes a generation live."""
         return generation_changes.swap(self.session, self.registry, self.generation(number), DECISION)
 
     def rows(self, number: int | None = None) -> dict[str, tuple[int, int]]:
-        """thing → (amount, seen), of a generation or as readers see it."""
+        """Returns (amount, seen) of each thing, from a generation or from the view of the readers."""
         table = "totals" if number is None else f"totals_g{number}"
         return {
             key: (amount, seen)
@@ -215,7 +215,7 @@ class Bench(applying.Bench):
         }
 
     def reset(self) -> None:
-        """Everything as before the first event."""
+        """Restores the state before the first event."""
         self.session.close()
         newest = max(self.states())
         self.looking.command(
@@ -241,19 +241,19 @@ class Bench(applying.Bench):
         self.log.clear()
 
     def states(self) -> dict[int, str]:
-        """Generation → state."""
+        """Returns the state of each generation."""
         return dict(self.look("SELECT generation, state FROM sluice.generations"))
 
 
 def create(database_url: str) -> None:
-    """The application's tables, its projection, and the rows of `sluice init`."""
+    """Creates the application's tables and projection, and the rows of `sluice init`."""
     applying.create_tables(database_url)
     code = registry(1)
     create_projections(database_url, code.projection_tables, code.revisions)
 
 
 def poison(offset: int, key: str = "k", amount: int = 1) -> Record:
-    """An event that dies until the handler for it is mended."""
+    """Returns an event that fails until its handler is mended."""
     return made(offset, "thing.set", key, amount=amount, name=f"{offset:040}")
 
 
@@ -267,7 +267,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[Bench], Bench]]:
-    """Closes other deployments of a bench."""
+    """Returns a function that closes the bench of another deployment at the end of the test."""
     benches: list[Bench] = []
 
     def keep(one: Bench) -> Bench:

@@ -29,13 +29,13 @@ class Reader:
             self.run(statement)
 
     def run(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of any query."""
+        """Runs a query and returns its rows."""
         with self.connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall() if cursor.description else []
 
     def keys(self) -> set[str]:
-        """The rows that it sees through the view."""
+        """Returns the keys of the rows that the session sees through the view."""
         return {key for (key,) in self.run("SELECT thing_id FROM public.totals")}
 
 
@@ -53,7 +53,7 @@ def open_reader(bench: Bench) -> Iterator[Callable[..., Reader]]:
 
 
 def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
-    """Another generation, ready to be swapped in."""
+    """Builds another generation for a swap. Returns the bench of its deployment, and its number."""
     fixed = opened(bench.with_code(registry(2, 10)))
     number = fixed.begin()
     assert fixed.rebuild(number)
@@ -61,10 +61,10 @@ def fill(bench: Bench, opened: Any) -> tuple[Bench, int]:
 
 
 def wait_for_newer_snapshots(bench: Bench) -> None:
-    """Waits until a new snapshot is newer than all that was filled.
+    """Waits until a new snapshot is newer than all rows of the rebuild.
 
-    The snapshots of all databases are as old as the oldest transaction that writes in any of them, and other
-    tests write in theirs.
+    A snapshot is as old as the oldest transaction that writes in any database of the server, and other tests
+    write in their databases.
     """
     newer = """
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > max(filled_xid)

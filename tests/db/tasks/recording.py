@@ -1,4 +1,4 @@
-"""A session that remembers what it ran, and says by which plan."""
+"""A session that records its statements and explains their plans."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from sluice.db.connection import Session, Statement
 
 
 class RecordingSession(Session):
-    """Remembers every prepared statement it ran, with its values."""
+    """Records every prepared statement that it runs, with its values."""
 
     ran: list[tuple[Statement, tuple[Any, ...]]]
 
@@ -19,11 +19,11 @@ class RecordingSession(Session):
         return super().count(statement, *values)
 
     def explain(self, statement: Statement, values: tuple[Any, ...]) -> dict[str, Any]:
-        """The plan of a statement as it really ran, undone."""
+        """Executes a statement, rolls it back and returns its plan."""
         places = f"({', '.join(['%s'] * len(values))})" if values else ""
         self.command("BEGIN")
         with self.connection.cursor() as cursor:
-            # What the batch wrote is there already, so writes of it are done to no effect, by the same plan.
+            # The batch has written its rows already, so its writes have no effect but use the same plan.
             cursor.execute("SET CONSTRAINTS ALL DEFERRED")
             cursor.execute(
                 f'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE "{statement.name}" {places}', values or None

@@ -1,4 +1,4 @@
-"""Events of a handler with a fault that a test can mend, and queries of their dead letters."""
+"""Events whose handler fails until the test mends it, and queries of their dead letters."""
 
 import time
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from tests.db.tasks.applying import Bench, made, things
 
 
 def broken(offset: int, key: str = "k", amount: int = 1) -> Record:
-    """Its handler has a fault, until `mend`."""
+    """Returns an event whose handler fails until the test calls `mend`."""
     return made(offset, "thing.broken", key, amount=amount)
 
 
 def hang(bench: Bench) -> None:
-    """What a deployment does whose handler never ends."""
+    """Deploys a handler that never ends."""
 
     def sleep(event: Event[Any]) -> Iterator[Effect]:
         time.sleep(1000)
@@ -27,7 +27,7 @@ def hang(bench: Bench) -> None:
 
 
 def mend(bench: Bench) -> None:
-    """What a deployment that mends the handler does."""
+    """Deploys a handler that works."""
     bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
 
 

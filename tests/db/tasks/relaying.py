@@ -1,4 +1,4 @@
-"""A relay on a real Postgres, and a broker that does what it is told."""
+"""A relay on a real Postgres, and a broker whose answers the test chooses."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,12 +22,15 @@ AWAY: Answer = (Delivery.AWAY, "no leader")
 
 
 class Broker:
-    """A producer and its broker: `answer` says what becomes of a record, given whether it is alone."""
+    """A producer and its broker.
+
+    `answer` returns the result for a record from its number, its topic, and True if it is alone in flight.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.log: list[tuple[str, str | None, int]] = []
-        """(topic, key, number) of what arrived, in order."""
+        """(topic, key, number) of each record that arrived, in order."""
         self.answer: Callable[[int, str, bool], Answer] = lambda number, topic, alone: ACKNOWLEDGED
         self.meanwhile: Callable[[], object] = lambda: None
         self.closed = 0
@@ -58,7 +61,7 @@ class Broker:
         self._in_flight.clear()
 
     def numbers(self) -> list[int]:
-        """What arrived, in order; and it is forgotten."""
+        """Returns the numbers of the records that arrived, in order, and clears the log."""
         log, self.log = self.log, []
         return [number for _, _, number in log]
 
@@ -68,7 +71,7 @@ def number_of(record: OutgoingRecord) -> int:
 
 
 class Bench:
-    """A relay on a database, and a look at what it did."""
+    """A relay on a database, and queries of what it stored."""
 
     def __init__(self, database_url: str) -> None:
         self.url = database_url
@@ -90,7 +93,7 @@ class Bench:
         return Relay(self.session, broker, source="test", clock=lambda: broker.now)
 
     def add(self, *rows: tuple[int, str | None], queue: str = "e.0", topic: str = "t") -> None:
-        """Outgoing events by id (also their event id) and key."""
+        """Adds outgoing events, each with an id (also its event id) and a key."""
         for number, key in rows:
             self.look(
                 "INSERT INTO sluice.outbox_events (queue, id, event_id, topic, key, type, headers, payload)"
@@ -99,7 +102,7 @@ class Bench:
             )
 
     def run(self, seconds: float = 0.0) -> Relayed:
-        """So many seconds later the relay runs once."""
+        """Advances the clock by `seconds`, and runs the relay one time."""
         self.broker.now += seconds
         return self.relay.run_once()
 

@@ -1,4 +1,4 @@
-"""A bench whose sessions time out soon, and other sessions that hold what one event needs."""
+"""A bench with short timeouts, and other sessions that hold a lock which one event needs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,17 +26,17 @@ HELD = 2
 
 @handles("thing.named")
 def name_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A row that the data names, for events without an entity."""
+    """Writes the row that the data names, for events without an entity."""
     yield Upsert(things, event.data["thing_id"], {"amount": 1, "name": event.data["name"]})
 
 
 def thing_named(offset: int, thing_id: str, name: str) -> Record:
-    """`thing.named`, in a record that names no entity."""
+    """Returns a record with a `thing.named` event and without an entity."""
     return made(offset, "thing.named", thing_id=thing_id, name=name)._replace(key=None)
 
 
 class AsideBench(Bench):
-    """An applier that retries soon."""
+    """A bench whose applier retries after short pauses."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class AsideBench(Bench):
     def restart(
         self, limits: RetryLimits = SOON, *, statement_timeout: str = "5s", lock_timeout: str = LOCK_TIMEOUT
     ) -> None:
-        """Works with an applier that has just been started."""
+        """Replaces the applier by a new one, as a restart of the worker does."""
         self.session.close()
         settings = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
         self.session = Session(
@@ -57,12 +57,12 @@ class AsideBench(Bench):
         self.applier = Applier(self.session, self.registry, limits)
 
     def retry(self) -> dict[str, int]:
-        """Applies a message without slices; the results of the retries."""
+        """Applies a message without slices. Returns the results of the retries."""
         applied = self.apply()
         return {} if applied is None else dict(applied.retries)
 
     def retries(self) -> list[dict[str, Any]]:
-        """The rows of `retries`."""
+        """Returns the rows of `retries`."""
         return [row for (row,) in self.look("SELECT to_jsonb(r) FROM sluice.retries r ORDER BY letter_id")]
 
     def retry_until(self, condition: Callable[[], object]) -> None:
@@ -70,23 +70,23 @@ class AsideBench(Bench):
         wait_until(lambda: condition() or (self.retry() and None), timeout_seconds=20, what="retries")
 
     def retry_until_settled(self) -> None:
-        """Retries until nothing waits any more."""
+        """Retries until no event waits."""
         self.retry_until(lambda: not self.look("SELECT 1 FROM sluice.dead_letters WHERE state = 'waiting'"))
 
     def retry_until_attempts(self, attempts: int) -> None:
-        """Retries until every event that is retried failed so often in a row."""
+        """Retries until every retried event has failed `attempts` times in a row."""
         self.retry_until(lambda: all(row["attempts"] >= attempts for row in self.retries()))
 
     def letters(self) -> list[tuple[Any, ...]]:
-        """Offset, outcome and state of every letter."""
+        """Returns offset, outcome and state of every letter."""
         return self.look('SELECT "offset", outcome, state FROM sluice.dead_letters ORDER BY id')
 
     def parked(self) -> list[str]:
-        """Keys of the parked entities."""
+        """Returns the keys of the parked entities."""
         return [key for (key,) in self.look("SELECT key FROM sluice.parked_entities ORDER BY key")]
 
     def sent(self, key: str) -> list[int]:
-        """The amounts of the events that a key emitted, in order."""
+        """Returns the amounts of the events that a key emitted, in order."""
         query = "SELECT convert_from(payload, 'utf8')::jsonb->>'amount' FROM sluice.outbox_events"
         return [int(amount) for (amount,) in self.look(f"{query} WHERE key = '{key}' ORDER BY id")]
 
@@ -101,7 +101,7 @@ def bench(database_url: str) -> Iterator[AsideBench]:
 
 @dataclass(frozen=True)
 class Hold:
-    """What another session holds: statements before, the one that takes it, and the event that needs it."""
+    """A lock of another session: the SQL before it, the SQL that takes it, and the event that needs it."""
 
     before: str
     take: str
@@ -148,7 +148,7 @@ HOLDS = {
 
 @contextmanager
 def held(bench: Bench, *holds: Hold) -> Iterator[int]:
-    """Another session holds these until the block ends; its process id."""
+    """Holds locks in another session until the block ends. Yields the process id of that session."""
     for hold in holds:
         if hold.before:
             bench.look(hold.before)
@@ -164,12 +164,12 @@ def held(bench: Bench, *holds: Hold) -> Iterator[int]:
 
 
 def others(count: int = KEYS) -> list[Record]:
-    """Events of as many keys, without the one at HELD."""
+    """Returns one event for each of `count` keys, without the event at HELD."""
     return [thing_set(n, f"key-{n}", amount=n) for n in range(count) if n != HELD]
 
 
 def apply_held(bench: AsideBench, hold: Hold, keys: int = KEYS) -> None:
-    """Applies a batch of so many keys, of which `k` is held, then later events of `k` and of one more."""
+    """Applies a batch of `keys` keys, of which `k` is held, then later events of `k` and of another key."""
     events = sorted([*others(keys), hold.event], key=lambda record: record.offset)
     assert bench.apply(slice_of(events)) is not None
     later = [thing_set(keys + n, "k", amount=10 + n) for n in range(3)] + [thing_set(keys + 3, "free")]
@@ -177,7 +177,7 @@ def apply_held(bench: AsideBench, hold: Hold, keys: int = KEYS) -> None:
 
 
 def make_slow(bench: Bench, condition: str) -> None:
-    """Rows of `things` that match the condition take longer than any statement may."""
+    """Makes writes of `things` that match the condition take longer than the statement timeout."""
     bench.look(f"""
         CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN IF {condition} THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;
@@ -186,10 +186,10 @@ def make_slow(bench: Bench, condition: str) -> None:
 
 
 def make_fast(bench: Bench) -> None:
-    """They do no longer."""
+    """Undoes `make_slow`."""
     bench.look("DROP TRIGGER slow ON things; DROP FUNCTION take_long")
 
 
 def apply_next(bench: AsideBench, offset: int) -> None:
-    """The next event of another key."""
+    """Applies an event of another key at the offset."""
     assert bench.applier.apply(QUEUE, [slice_of([thing_set(offset, f"next-{offset}")], prev=offset - 1)])
