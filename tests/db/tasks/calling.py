@@ -1,4 +1,4 @@
-"""Calls without Celery: the bench they are made on, and how a provider may take them."""
+"""A bench that makes calls without Celery, and the ways in which a provider may answer."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -22,7 +22,7 @@ Act = Callable[[EffectCall], Any]
 
 
 class Bench:
-    """A ledger, executors over it, and a provider that does what it is told, one act per attempt."""
+    """A ledger, its executors, and a provider that runs one given act per attempt."""
 
     def __init__(
         self, database_url: str, effects: ModuleType = executor, calls: ModuleType = calls_module
@@ -54,20 +54,20 @@ class Bench:
         return session
 
     def add(self, *keys: str, effect: str = "pay", entity_key: str | None = "k") -> None:
-        """Calls to make, in this order."""
+        """Adds calls to the ledger, in this order."""
         rows = [
             LedgerRow(key, effect, UUID(int=1), entity_key, '{"n":1}', UUID(int=2), False) for key in keys
         ]
         insert_effects(self.looking, "order", rows)
 
     def run(self, key: str, *acts: Act) -> None:
-        """One attempt, now, in which the provider does `acts`."""
+        """Makes one attempt now, in which the provider runs `acts`."""
         self.look("UPDATE sluice.executed_side_effects SET due_at = now() WHERE state = 'pending'")
         self.acts = list(acts)
         self.executor.run(key)
 
     def expire(self, key: str) -> int:
-        """Ends the lease of a call and looks for such ones."""
+        """Ends the lease of a call. Returns the number of expired leases that the executor found."""
         self.look(
             "UPDATE sluice.executed_side_effects SET claimed_until = now() - interval '1 s'"
             f" WHERE effect_key = '{key}'"
@@ -78,7 +78,7 @@ class Bench:
         return str(self.row(key, "state"))
 
     def row(self, key: str, columns: str) -> Any:
-        """One column's value, or several as a tuple."""
+        """Returns the value of one column, or the values of several columns as a tuple."""
         [row] = self.look(f"SELECT {columns} FROM sluice.executed_side_effects WHERE effect_key = '{key}'")
         return row[0] if len(row) == 1 else row
 
@@ -118,5 +118,5 @@ def raises(error: BaseException) -> Act:
     return act
 
 
-NEVER_TOLD = "the process that made the call ended without storing its result"
+RESULT_NOT_STORED = "the process that made the call ended without storing its result"
 UNKNOWN, NOT_SENT, REFUSED = raises(OSError("reset")), raises(NotSent("no route")), raises(Refused("broke"))

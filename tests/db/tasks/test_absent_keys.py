@@ -1,4 +1,4 @@
-"""Keys without a row in a deletable table: few locks for any number of keys, and no two queues at one key."""
+"""Locks on keys without a row in a deletable table: few for any number of keys, and one queue per key."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ notes = entity_table(
 
 @handles("notes.imported")
 def import_notes(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """Writes as many rows as the event says."""
+    """Writes the number of rows that the event names."""
     for number in range(event.data["rows"]):
         yield Upsert(notes, f"n{number}", {"text": "x" * 20})
 
@@ -49,7 +49,7 @@ def bench(database_url: str) -> Iterator[Bench]:
     opened.close()
 
 
-def test_an_event_with_very_many_new_keys_is_applied_and_leaves_the_lock_table_alone(
+def test_an_event_with_many_new_keys_is_applied_with_few_locks(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
@@ -58,7 +58,7 @@ def test_an_event_with_very_many_new_keys_is_applied_and_leaves_the_lock_table_a
     def take_and_count(self: AbsentKeyLocks, session: Session, table: str, keys: Any) -> None:
         take(self, session, table, keys)
         held.extend(n for (n,) in bench.look(ADVISORY_LOCKS))
-        # Another application can connect.
+        # Another application can still connect.
         other = Session(bench.database_url, application_name="another application")
         other.command("SELECT 1")
         other.close()
@@ -70,7 +70,7 @@ def test_an_event_with_very_many_new_keys_is_applied_and_leaves_the_lock_table_a
     assert bench.look("SELECT count(*) FROM notes") == [(KEYS,)]
     assert held
     assert max(held) <= 10
-    # And once more, as updates.
+    # The next event updates the rows.
     assert bench.apply(slice_of([made(1, "notes.imported", rows=KEYS)], prev=0)) is not None
     assert bench.look("SELECT count(*) FROM notes WHERE version = 1") == [(KEYS,)]
 
@@ -87,9 +87,9 @@ FEW, MANY = ["a", "b"], [f"n{number}" for number in range(KEY_LOCKS + 1)]
         (MANY, FEW, True),
         (MANY, MANY, True),
     ],
-    ids=["few, the same few", "few, other few", "few, many", "many, few", "many, many"],
+    ids=["few then the same", "few then others", "few then many", "many then few", "many then many"],
 )
-def test_two_transactions_never_hold_one_absent_key(
+def test_two_transactions_never_lock_the_same_absent_key(
     bench: Bench, first: list[str], second: list[str], waits: bool
 ) -> None:
     holder, other = bench.session, Session(bench.database_url, application_name="other queue")
@@ -107,7 +107,7 @@ def test_two_transactions_never_hold_one_absent_key(
         waited = wait_until(
             lambda: "waits" if bench.look(WAITING_BACKENDS) else "takes" if finished.is_set() else "",
             timeout_seconds=10,
-            what="the other one waits, or has its locks",
+            what="the second transaction waits or has its locks",
         )
     thread.join()
     other.close()
@@ -123,7 +123,7 @@ def test_many_keys_taken_in_small_numbers_become_one_lock(bench: Bench) -> None:
     assert held <= KEY_LOCKS + 2
 
 
-def test_a_rollback_to_a_savepoint_takes_its_locks_back(bench: Bench) -> None:
+def test_a_rollback_to_a_savepoint_releases_its_locks(bench: Bench) -> None:
     bench.look("ALTER TABLE notes ADD CONSTRAINT few CHECK (note_id <> 'n300')")
     bench.look("UPDATE sluice.queues SET accepted_deaths = 9")
     seen: list[dict[str, int]] = []
@@ -138,5 +138,5 @@ def test_a_rollback_to_a_savepoint_takes_its_locks_back(bench: Bench) -> None:
         records = [made(0, "notes.imported", "k", rows=301), made(1, "notes.imported", "l", rows=2)]
         assert bench.apply(slice_of(records)) is not None
     assert bench.outcomes() == {"applied": 1, "dead": 1}
-    # The second event of the pass event by event takes its locks itself.
+    # When the events are applied one by one, the second event takes its own locks.
     assert seen[-1] == {}

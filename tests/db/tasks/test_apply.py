@@ -1,4 +1,4 @@
-"""The apply transaction on a real Postgres: the guard, the three kinds of errors, event by event, halts."""
+"""The apply transaction on a real Postgres: the guard, the three kinds of errors, retries and halts."""
 
 import threading
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def test_a_slice_of_another_epoch_changes_nothing(bench: Bench) -> None:
     assert bench.amounts() == {}
 
 
-def test_the_same_event_id_again_is_a_duplicate_and_with_other_data_a_conflict(bench: Bench) -> None:
+def test_a_repeated_event_id_is_a_duplicate_or_a_conflict_if_the_data_differ(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(0, event_id="e"), thing_set(1, event_id="e", version=0)]))
     bench.apply(slice_of([thing_set(2, event_id="e", amount=9, version=0)], prev=1))
     assert bench.outcomes() == {"applied": 1, "duplicate": 1, "conflict": 1}
@@ -83,7 +83,7 @@ def test_the_same_event_id_again_is_a_duplicate_and_with_other_data_a_conflict(b
     assert bench.amounts() == {"k": 1}
 
 
-def test_the_very_same_record_after_a_re_routing_is_not_counted_again(bench: Bench) -> None:
+def test_a_record_applied_before_a_re_routing_is_not_counted_again(bench: Bench) -> None:
     message = slice_of([thing_set(0), made(1, "thing.broken")])
     bench.apply(message)
     bench.look("UPDATE sluice.entities SET epoch = 2")
@@ -93,7 +93,7 @@ def test_the_very_same_record_after_a_re_routing_is_not_counted_again(bench: Ben
     assert len(bench.look("SELECT 1 FROM sluice.dead_letters")) == 1
 
 
-def test_a_fault_in_a_handler_kills_its_event_alone(bench: Bench) -> None:
+def test_an_error_in_a_handler_makes_only_its_event_a_dead_letter(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(0, "a"), made(1, "thing.broken", "b"), thing_set(2, "c")]))
     assert bench.outcomes() == {"applied": 2, "dead": 1}
     assert bench.look("SELECT error_class, error_text, event_id FROM sluice.dead_letters") == [
@@ -110,7 +110,9 @@ def test_a_fault_in_a_handler_kills_its_event_alone(bench: Bench) -> None:
         (thing_set(1, "b\\u0000", amount=1), "DecodeError"),
     ],
 )
-def test_what_postgres_refuses_kills_its_event_alone(bench: Bench, poison: object, error_class: str) -> None:
+def test_a_write_that_postgres_refuses_makes_only_its_event_a_dead_letter(
+    bench: Bench, poison: object, error_class: str
+) -> None:
     if error_class == "DecodeError":
         poison = thing_set(1, "b")._replace(value=b'{"type": "thing.set", "data": {"name": "\\u0000"}}')
     bench.apply(slice_of([thing_set(0, "a", name="taken"), poison, thing_set(2, "c", amount=3)]))  # type: ignore[list-item]
@@ -121,12 +123,12 @@ def test_what_postgres_refuses_kills_its_event_alone(bench: Bench, poison: objec
     assert bench.look("SELECT applied_offset FROM sluice.lane_progress") == [(2,)]
 
 
-def test_a_deferred_constraint_that_holds_in_the_end_is_no_refusal(bench: Bench) -> None:
+def test_a_deferred_constraint_that_holds_at_commit_refuses_nothing(bench: Bench) -> None:
     bench.apply(slice_of([made(0, "part.added", "p", thing_id="t"), thing_set(1, "t")]))
     assert bench.outcomes() == {"applied": 2}
 
 
-def test_a_missing_table_halts_the_queue_and_its_return_lets_it_go_on(bench: Bench) -> None:
+def test_a_missing_table_halts_the_queue_until_the_table_exists_again(bench: Bench) -> None:
     bench.look("ALTER TABLE public.things RENAME TO elsewhere")
     message = slice_of([thing_set(0)])
     assert bench.apply(message) is None
@@ -139,13 +141,13 @@ def test_a_missing_table_halts_the_queue_and_its_return_lets_it_go_on(bench: Ben
     assert bench.amounts() == {"k": 1}
 
 
-def test_a_queue_without_a_row_is_never_created_here(bench: Bench) -> None:
+def test_the_applier_does_not_create_the_row_of_an_unknown_queue(bench: Bench) -> None:
     assert bench.applier.apply("thing.9", [slice_of([thing_set(0)])]) is None
     assert bench.look("SELECT queue FROM sluice.queues") == [(QUEUE,)]
     assert bench.amounts() == {}
 
 
-def test_events_that_die_in_numbers_halt_the_queue_and_leave_no_letters(bench: Bench) -> None:
+def test_many_failed_events_halt_the_queue_and_leave_no_letters(bench: Bench) -> None:
     assert bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
     assert "30 of the last 30 events died" in reason
@@ -153,14 +155,14 @@ def test_events_that_die_in_numbers_halt_the_queue_and_leave_no_letters(bench: B
     assert bench.outcomes() == {}
 
 
-def test_accepted_deaths_are_let_through(bench: Bench) -> None:
+def test_accepted_dead_letters_do_not_halt_the_queue(bench: Bench) -> None:
     bench.look("UPDATE sluice.queues SET accepted_deaths = 30")
     assert bench.apply(slice_of([made(n, "thing.broken", f"k{n}") for n in range(30)])) is not None
     assert bench.outcomes() == {"dead": 30}
     assert bench.look("SELECT accepted_deaths, failure_window FROM sluice.queues") == [(0, "")]
 
 
-def test_a_lost_connection_is_tried_again_in_place(bench: Bench) -> None:
+def test_a_batch_is_retried_after_a_lost_connection(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(0)]))
     pid = bench.session.connection.get_backend_pid()
     bench.look(f"SELECT pg_terminate_backend({pid})")
@@ -169,7 +171,7 @@ def test_a_lost_connection_is_tried_again_in_place(bench: Bench) -> None:
     assert bench.amounts() == {"k": 2}
 
 
-def test_a_commit_nobody_heard_of_is_applied_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_whose_answer_is_lost_is_applied_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = iter([True])
 
     def reach(point: str) -> None:
@@ -185,7 +187,7 @@ def test_a_commit_nobody_heard_of_is_applied_once(bench: Bench, monkeypatch: pyt
     assert len(bench.look("SELECT 1 FROM sluice.outbox_events")) == 1
 
 
-def test_a_row_that_somebody_else_wrote_meanwhile_starts_it_over(
+def test_a_concurrent_write_to_a_row_retries_the_transaction(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_back = FoldIO.write_back
@@ -202,7 +204,7 @@ def test_a_row_that_somebody_else_wrote_meanwhile_starts_it_over(
     assert bench.outcomes() == {"stale": 1}
 
 
-def test_rows_that_change_for_ever_end_in_giving_up_with_nothing_done(
+def test_rows_that_always_change_abort_the_task_without_a_write(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.tasks.apply.retry_policy.PATIENCE_SECONDS", 0.5)
@@ -215,7 +217,7 @@ def test_rows_that_change_for_ever_end_in_giving_up_with_nothing_done(
     assert bench.outcomes() == {}
 
 
-def test_a_second_worker_waits_for_the_queues_lock_and_finds_the_slice_applied(
+def test_a_second_worker_waits_for_the_queue_lock_and_finds_the_slice_applied(
     bench: Bench, database_url: str
 ) -> None:
     holder = Bench(database_url)
@@ -244,10 +246,10 @@ def test_a_mutant_that_does_not_check_prev_loses_records(
 
     monkeypatch.setattr(apply_module, "judge", careless)
     bench.apply(slice_of([thing_set(8)], prev=7))
-    assert bench.outcomes() == {"applied": 1}, "the mutant skips the gap, which the real judgement does not"
+    assert bench.outcomes() == {"applied": 1}, "the mutant skips the gap; the real guard does not"
 
 
-def test_a_fault_point_that_raises_undoes_the_transaction(bench: Bench) -> None:
+def test_an_error_at_a_fault_point_rolls_the_transaction_back(bench: Bench) -> None:
     faults.arm("apply.before_commit:1:raise")
     try:
         with pytest.raises(FaultInjected):

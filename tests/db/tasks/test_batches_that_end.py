@@ -1,4 +1,4 @@
-"""A batch that cannot be applied as one is applied in parts: by time in handlers, by failures, by size."""
+"""A batch that cannot be applied as a whole is split by the time of its handlers, by failures or by size."""
 
 import hashlib
 import time
@@ -25,7 +25,7 @@ OpenBench = Callable[..., Bench]
 
 @pytest.fixture
 def open_bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenBench]:
-    """Opens workers that soon give up, on a database with the application's tables."""
+    """Returns a function that opens workers with short timeouts on the application's database."""
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
     create_tables(database_url)
@@ -49,11 +49,11 @@ def failures(bench: Bench) -> list[tuple[Any, ...]]:
     return bench.look('SELECT "offset", failures, batch_limit FROM sluice.queue_failures')
 
 
-# A failure that concerns the transaction as a whole: no event is set aside for it.
+# This failure concerns the whole transaction, so the worker sets no event aside.
 FAILING = trigger("IF NEW.thing_id = 'bad' THEN RAISE 'failing' USING ERRCODE = '40001'; END IF; RETURN NEW;")
 
 
-def test_failures_are_counted_across_workers_and_narrow_the_batch_to_what_is_before_them(
+def test_the_failures_of_all_workers_narrow_the_batch_to_earlier_events(
     open_bench: OpenBench,
 ) -> None:
     bench = open_bench()
@@ -61,7 +61,7 @@ def test_failures_are_counted_across_workers_and_narrow_the_batch_to_what_is_bef
     batch = slice_of([thing_set(n, "bad" if n == 5 else f"k{n}") for n in range(8)])
 
     def apply_elsewhere() -> bool:
-        # Another worker, which knows of the failures before it from Postgres alone.
+        # Each call uses a new worker, which reads the earlier failures from Postgres.
         open_bench().apply(batch)
         return any(failed[0] == 5 and failed[1] > 0 and failed[2] == 1 for failed in failures(bench))
 
@@ -85,7 +85,7 @@ def test_a_batch_without_failures_writes_no_count(open_bench: OpenBench) -> None
     assert failures(bench) == []
 
 
-def test_an_event_that_meets_a_held_row_is_set_aside_if_another_entity_is_written(
+def test_an_event_of_a_held_row_is_set_aside_if_another_entity_is_written(
     open_bench: OpenBench, database_url: str
 ) -> None:
     bench = open_bench()
@@ -97,7 +97,7 @@ def test_an_event_that_meets_a_held_row_is_set_aside_if_another_entity_is_writte
     assert bench.outcomes() == {"applied": 1}
     both = slice_of([thing_set(1, "held", 5), thing_set(2, "other", 6), thing_set(3, "held", 7)], prev=0)
     for _ in range(9):
-        # Also with a batch that is narrowed to one event.
+        # The worker then narrows the batches to one event.
         bench.apply(alone)
     wait_until(lambda: bench.apply(both), timeout_seconds=60, what="the batch is applied")
     assert bench.outcomes() == {"applied": 2, "waiting": 2}
@@ -125,7 +125,7 @@ def test_slow_handlers_with_reads_stay_below_the_idle_limit(
     assert failures(bench) == []
 
 
-def test_slow_first_runs_are_applied_in_several_transactions(
+def test_a_batch_with_slow_handlers_is_applied_in_several_transactions(
     open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 20.0)
@@ -137,7 +137,7 @@ def test_slow_first_runs_are_applied_in_several_transactions(
     assert bench.outcomes() == {"applied": 4}
 
 
-def test_what_is_left_when_patience_ends_is_left_to_the_bridge(
+def test_a_task_whose_time_ends_leaves_the_other_events_to_the_next_task(
     open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.tasks.apply.apply.PATIENCE_SECONDS", -1.0)
@@ -149,7 +149,7 @@ def test_what_is_left_when_patience_ends_is_left_to_the_bridge(
         assert bench.outcomes() == {"applied": n}
 
 
-def test_what_one_event_writes_is_cut_into_statements_in_its_order(
+def test_the_writes_of_one_event_are_split_into_statements_in_order(
     open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice.db.values.ROWS_OF_A_STATEMENT", 3)
@@ -173,10 +173,7 @@ def test_what_one_event_writes_is_cut_into_statements_in_its_order(
     ]
 
 
-# Of a letter: a value that Postgres does not store in time.
-
-
-def test_a_letter_that_is_not_stored_in_time_is_stored_cut_and_redriven_from_kafka(
+def test_a_letter_that_is_stored_too_slowly_is_redriven_from_kafka(
     open_bench: OpenBench,
 ) -> None:
     bench = open_bench()

@@ -1,4 +1,4 @@
-"""How one attempt at a call ends on a real Postgres: its state, its error, and the answer that is stored."""
+"""The end of one attempt of a call on a real Postgres: its state, its error and the stored answer."""
 
 import threading
 from asyncio import CancelledError
@@ -16,14 +16,14 @@ bench, quiet = calling.bench, calling.quiet
 
 
 class Wordless(Exception):
-    """An error of a user's own that cannot be printed."""
+    """A user's error that cannot be printed."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
 
 
 def hang(call: EffectCall) -> Any:
-    """A client that takes every error for one of its own."""
+    """Waits, and catches every error, as a careless client does."""
     try:
         threading.Event().wait(10)
     except Exception:
@@ -46,7 +46,7 @@ def hang(call: EffectCall) -> Any:
         ("pay", [UNKNOWN, NOT_SENT, lambda _: {}], ["pending", "pending", "succeeded"], True, None),
         ("slow", [hang], ["pending"], True, "unknown: CallTimedOut: no answer within 0.2 s"),
         ("pay", [raises(ValueError("x\0"))], ["pending"], True, "unknown: ValueError: x\ufffd"),
-        # Of any class, and without a text of its own: the worker goes on.
+        # The worker continues after an error of any class, and after an error without a text.
         ("mail", [raises(SystemExit(3))], ["uncertain"], True, "unknown: SystemExit: 3"),
         ("mail", [raises(GeneratorExit())], ["uncertain"], True, "unknown: GeneratorExit: "),
         ("mail", [raises(CancelledError())], ["uncertain"], True, "unknown: CancelledError: "),
@@ -54,7 +54,7 @@ def hang(call: EffectCall) -> Any:
             "unknown: Wordless: the error has no text: RuntimeError"),
     ],
 )  # fmt: skip
-def test_how_an_attempt_ends_decides_the_state(
+def test_the_end_of_an_attempt_decides_the_state(
     bench: Bench, effect: str, acts: list[Act], states: list[str], ended_unknown: bool, error: str | None
 ) -> None:
     bench.add("c", effect=effect)
@@ -72,7 +72,7 @@ def test_how_an_attempt_ends_decides_the_state(
     )
     pending = states[-1] == "pending"
     assert bench.row("c", "due_at > now(), settled_at IS NULL") == (pending, pending)
-    # Told of it again: not due, or over.
+    # A repeated message changes nothing: the call is not due, or it has ended.
     bench.executor.run("c")
     assert len(bench.called) == len(acts)
 
@@ -83,12 +83,12 @@ BUSY = raises(NotSent("429", retry_after=30))
 @pytest.mark.parametrize(
     ("effect", "acts", "state", "tried", "ended_unknown"),
     [
-        # No number of such answers uses up the three attempts.
+        # An answer with retry_after never uses up one of the three attempts.
         ("pay", [BUSY] * 9, "pending", 0, False),
         ("mail", [BUSY] * 9, "pending", 0, False),
         ("pay", [*[BUSY] * 5, lambda _: {}], "succeeded", 1, False),
         ("pay", [*[BUSY] * 5, REFUSED], "failed", 1, False),
-        # The others count as before.
+        # Other answers use up an attempt.
         ("pay", [NOT_SENT, BUSY, NOT_SENT, BUSY, BUSY], "pending", 2, False),
         ("pay", [NOT_SENT, BUSY, NOT_SENT, BUSY, NOT_SENT], "failed", 3, False),
         ("pay", [UNKNOWN, BUSY, BUSY, NOT_SENT, BUSY, NOT_SENT], "uncertain", 3, True),
@@ -114,13 +114,13 @@ def test_an_attempt_with_retry_after_does_not_count(
         (timedelta(hours=1), 3_600, "not sent, retry after 3600 s: NotSent: 429"),
         (0, 1, "not sent, retry after 1 s: NotSent: 429"),
         (10**9, 86_400, "not sent, retry after 86400 s: NotSent: 429"),
-        # No duration: the usual back-off, and the attempt counts.
+        # The value is not a duration: the usual backoff applies, and the attempt counts.
         (-5, None, "not sent: NotSent: 429"),
         ("30", None, "not sent: NotSent: 429"),
         (float("nan"), None, "not sent: NotSent: 429"),
     ],
 )
-def test_a_call_is_due_again_when_the_provider_wants_to_be_asked(
+def test_a_call_is_due_again_after_the_time_that_the_provider_names(
     bench: Bench, given: Any, due_in: float | None, why: str
 ) -> None:
     bench.add("c")
@@ -146,13 +146,13 @@ def test_the_lifetime_of_a_key_begins_with_the_first_attempt_that_may_have_arriv
     bench.look("UPDATE sluice.executed_side_effects SET first_attempt_at = now() - interval '10 min'")
     bench.run("c", BUSY)
     assert bench.row("c", "state, first_attempt_at < now() - interval '9 min'") == ("pending", True)
-    # The pause was longer than the provider remembers the key: the call is not repeated.
+    # The provider forgot the key during the pause, so the call is not repeated.
     bench.look("UPDATE sluice.executed_side_effects SET first_attempt_at = now() - interval '1 h'")
     bench.run("c", BUSY)
     assert (bench.state("c"), len(bench.called)) == ("uncertain", 5)
 
 
-def test_the_number_of_an_attempt_begins_again_after_the_largest(bench: Bench) -> None:
+def test_attempt_numbers_start_again_at_1_after_the_largest_number(bench: Bench) -> None:
     bench.add("c")
     bench.look("UPDATE sluice.executed_side_effects SET attempt = 32766")
     for attempt in (32_767, 1, 2):
@@ -161,7 +161,7 @@ def test_the_number_of_an_attempt_begins_again_after_the_largest(bench: Bench) -
     assert [call.attempt for call in bench.called] == [32_767, 1, 2]
 
 
-def test_a_call_that_waits_holds_later_ones_of_its_entity(bench: Bench) -> None:
+def test_a_waiting_call_holds_later_calls_of_its_entity(bench: Bench) -> None:
     bench.add("first", "second")
     bench.run("first", BUSY)
     bench.look("UPDATE sluice.executed_side_effects SET due_at = now() WHERE effect_key = 'second'")
@@ -174,10 +174,10 @@ def test_a_call_that_waits_holds_later_ones_of_its_entity(bench: Bench) -> None:
     assert [call.key for call in bench.called] == ["first", "other", "first", "second"]
 
 
-def test_a_key_that_is_not_there_or_whose_effect_is_undeclared_is_left(bench: Bench) -> None:
+def test_an_unknown_key_and_a_key_of_an_undeclared_effect_are_ignored(bench: Bench) -> None:
     bench.add("c", effect="elsewhere")
     bench.executor.run("c")
-    bench.executor.run("never heard of")
+    bench.executor.run("unknown")
     assert (bench.called, bench.state("c")) == ([], "pending")
 
 
@@ -194,21 +194,21 @@ def test_a_key_that_is_not_there_or_whose_effect_is_undeclared_is_left(bench: Be
         (float("inf"), None),
     ],
 )
-def test_whatever_is_answered_the_success_is_stored(bench: Bench, answer: Any, response: Any) -> None:
+def test_a_success_is_stored_for_every_answer(bench: Bench, answer: Any, response: Any) -> None:
     bench.add("c")
     bench.run("c", lambda _: answer)
     assert bench.row("c", "state, response") == ("succeeded", response)
 
 
-def test_an_answer_that_can_only_be_named_is_a_success_too(bench: Bench) -> None:
-    class Sulking:
+def test_an_answer_that_is_not_json_is_stored_as_a_success(bench: Bench) -> None:
+    class Unprintable:
         def __repr__(self) -> str:
             raise RuntimeError("no")
 
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    for key, answer in (("a", Sulking()), ("b", deep), ("c", object())):
+    for key, answer in (("a", Unprintable()), ("b", deep), ("c", object())):
         bench.add(key)
         bench.run(key, lambda _, answer=answer: answer)  # type: ignore[misc]
         assert bench.row(key, "state, response ? 'repr'") == ("succeeded", True)

@@ -1,4 +1,4 @@
-"""Calls claimed on a real Postgres, by one or by several; and the mutants that these scenarios catch."""
+"""Claims of calls on a real Postgres by one or more workers, and the mutants that these scenarios catch."""
 
 import threading
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from sluice.stack.patience import patient
 from sluice.tasks.api import EffectCall, Refused
 from sluice.tasks.effects import executor as executor_module
 from tests.db.tasks import calling
-from tests.db.tasks.calling import NEVER_TOLD, NOT_SENT, UNKNOWN, Act, Bench
+from tests.db.tasks.calling import NOT_SENT, RESULT_NOT_STORED, UNKNOWN, Act, Bench
 from tests.mutants import mutated
 from tests.waiting import wait_until
 
 bench, quiet = calling.bench, calling.quiet
 
 
-# Scenarios: also played with mutants, below.
+# Scenarios, which a test below also runs with mutants.
 
 
-def while_it_is_made_everybody_sees_it_running(bench: Bench) -> None:
+def other_sessions_see_a_call_as_running_during_the_call(bench: Bench) -> None:
     bench.add("c")
 
     def look(call: EffectCall) -> None:
         seen.append(bench.row("c", "state, attempt, claimed_until > now() + interval '30 s'"))
-        assert activity(bench, "state LIKE 'idle in%'") == 0, "a transaction is open meanwhile"
+        assert activity(bench, "state LIKE 'idle in%'") == 0, "a transaction is open during the call"
 
     seen: list[Any] = []
     bench.run("c", look)
@@ -45,7 +45,7 @@ def every_attempt_has_the_same_key(bench: Bench) -> None:
     ]
 
 
-def a_lease_that_lasts_is_left_alone(bench: Bench) -> None:
+def a_valid_lease_does_not_expire(bench: Bench) -> None:
     bench.add("c")
     expired = []
     bench.run("c", lambda _: expired.append(bench.effects.expire_claims(bench.open(), bench.registry)))
@@ -53,7 +53,7 @@ def a_lease_that_lasts_is_left_alone(bench: Bench) -> None:
     assert bench.row("c", "state, attempt") == ("succeeded", 1)
 
 
-def a_failure_told_after_the_lease_changes_nothing(bench: Bench) -> None:
+def a_failure_after_the_end_of_the_lease_changes_nothing(bench: Bench) -> None:
     bench.add("c")
 
     def late(call: EffectCall) -> None:
@@ -61,7 +61,7 @@ def a_failure_told_after_the_lease_changes_nothing(bench: Bench) -> None:
         raise Refused("late")
 
     bench.run("c", late)
-    assert bench.row("c", "state, attempt, error") == ("pending", 1, NEVER_TOLD)
+    assert bench.row("c", "state, attempt, error") == ("pending", 1, RESULT_NOT_STORED)
 
 
 def a_failure_of_an_older_attempt_changes_nothing(bench: Bench) -> None:
@@ -76,8 +76,8 @@ def a_failure_of_an_older_attempt_changes_nothing(bench: Bench) -> None:
     assert bench.row("c", "state, attempt, error, claimed_until > now()") == ("running", 2, None, True)
 
 
-def two_calls_of_one_entity_claimed_at_once_are_made_one_by_one(bench: Bench) -> None:
-    """The earlier one is released by somebody while the later one is being claimed."""
+def two_calls_of_one_entity_claimed_together_are_made_one_by_one(bench: Bench) -> None:
+    """The earlier call is released while a worker claims the later call."""
     bench.add("first", "second", effect="mail")
     bench.run("first", UNKNOWN)
     bench.called.clear()
@@ -92,20 +92,22 @@ def two_calls_of_one_entity_claimed_at_once_are_made_one_by_one(bench: Bench) ->
         )
         thread = in_thread(bench, "first")
         wait_until(
-            lambda: not thread.is_alive() or activity(bench, WAITS), timeout_seconds=5, what="the claim"
+            lambda: not thread.is_alive() or activity(bench, WAITS),
+            timeout_seconds=5,
+            what="the claim waits or ends",
         )
     thread.join(patient(30))
     assert bench.called == []
     assert (bench.state("first"), bench.state("second")) == ("pending", "running")
 
 
-def one_call_claimed_by_two_at_once_is_made_once(bench: Bench) -> None:
+def a_call_claimed_by_two_workers_is_made_only_once(bench: Bench) -> None:
     bench.add("c")
     blocking = bench.open()
     with blocking.transaction():
         calls_module.lock_call(blocking, "c")
         threads = [in_thread(bench, "c"), in_thread(bench, "c")]
-        wait_until(lambda: activity(bench, WAITS) == 2, timeout_seconds=5, what="both claims")
+        wait_until(lambda: activity(bench, WAITS) == 2, timeout_seconds=5, what="both claims wait")
     for thread in threads:
         thread.join(patient(30))
     assert len(bench.called) == 1
@@ -113,7 +115,7 @@ def one_call_claimed_by_two_at_once_is_made_once(bench: Bench) -> None:
 
 
 def in_thread(bench: Bench, key: str) -> threading.Thread:
-    """Another process, so to speak: an executor with a session of its own."""
+    """Runs an executor with its own session in a thread, in place of another process."""
     executor = bench.effects.Executor(bench.open(), bench.registry)
     thread = threading.Thread(target=executor.run, args=(key,), daemon=True)
     thread.start()
@@ -124,31 +126,31 @@ WAITS = "wait_event_type = 'Lock'"
 
 
 def activity(bench: Bench, condition: str) -> int:
-    """How many sessions of this database are so."""
+    """Returns the number of sessions of this database that match the condition."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
     return int(bench.look(query + condition)[0][0])
 
 
 SCENARIOS = (
-    while_it_is_made_everybody_sees_it_running,
+    other_sessions_see_a_call_as_running_during_the_call,
     every_attempt_has_the_same_key,
-    a_lease_that_lasts_is_left_alone,
-    a_failure_told_after_the_lease_changes_nothing,
+    a_valid_lease_does_not_expire,
+    a_failure_after_the_end_of_the_lease_changes_nothing,
     a_failure_of_an_older_attempt_changes_nothing,
-    two_calls_of_one_entity_claimed_at_once_are_made_one_by_one,
-    one_call_claimed_by_two_at_once_is_made_once,
+    two_calls_of_one_entity_claimed_together_are_made_one_by_one,
+    a_call_claimed_by_two_workers_is_made_only_once,
 )
 
 
 @pytest.fixture
 def no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It works in a main thread only; here it is not what matters."""
+    """Removes the time limit, which works only in the main thread."""
     monkeypatch.setattr(executor_module, "_time_limit", lambda _: nullcontext())
 
 
 @pytest.mark.usefixtures("no_time_limit")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_scenario(bench: Bench, scenario: Callable[[Bench], None]) -> None:
+def test_the_scenario_passes(bench: Bench, scenario: Callable[[Bench], None]) -> None:
     scenario(bench)
 
 
@@ -159,12 +161,12 @@ ANY_ATTEMPT = "WHERE effect_key = $1 AND attempt = $2 AND state = $7"
 @pytest.mark.parametrize(
     ("scenario", "module", "old", "new"),
     [
-        # Nobody is told before the call.
-        (while_it_is_made_everybody_sees_it_running, executor_module, CLAIM, "pass"),
-        (one_call_claimed_by_two_at_once_is_made_once, executor_module, CLAIM, "pass"),
+        # The claim is not stored.
+        (other_sessions_see_a_call_as_running_during_the_call, executor_module, CLAIM, "pass"),
+        (a_call_claimed_by_two_workers_is_made_only_once, executor_module, CLAIM, "pass"),
         # The claim is committed after the call.
         (
-            while_it_is_made_everybody_sees_it_running,
+            other_sessions_see_a_call_as_running_during_the_call,
             executor_module,
             "        with session.transaction():\n            row = calls.lock_call",
             "        session.command('BEGIN')\n        if True:\n            row = calls.lock_call",
@@ -176,14 +178,19 @@ ANY_ATTEMPT = "WHERE effect_key = $1 AND attempt = $2 AND state = $7"
             "EffectCall(f'{row.effect_key}#{row.attempt}',",
         ),
         (
-            a_lease_that_lasts_is_left_alone,
+            a_valid_lease_does_not_expire,
             calls_module,
             "state = 'running' AND claimed_until < now()",
             "state = 'running' AND claimed_until IS NOT NULL",
         ),
-        (a_failure_told_after_the_lease_changes_nothing, calls_module, ANY_ATTEMPT, "WHERE effect_key = $1"),
         (
-            a_failure_told_after_the_lease_changes_nothing,
+            a_failure_after_the_end_of_the_lease_changes_nothing,
+            calls_module,
+            ANY_ATTEMPT,
+            "WHERE effect_key = $1",
+        ),
+        (
+            a_failure_after_the_end_of_the_lease_changes_nothing,
             calls_module,
             ANY_ATTEMPT,
             "WHERE effect_key = $1 AND attempt = $2",
@@ -195,20 +202,20 @@ ANY_ATTEMPT = "WHERE effect_key = $1 AND attempt = $2 AND state = $7"
             "WHERE effect_key = $1 AND state = $7",
         ),
         (
-            two_calls_of_one_entity_claimed_at_once_are_made_one_by_one,
+            two_calls_of_one_entity_claimed_together_are_made_one_by_one,
             calls_module,
             "if call.entity_key is not None:",
             "if False:",
         ),
         (
-            one_call_claimed_by_two_at_once_is_made_once,
+            a_call_claimed_by_two_workers_is_made_only_once,
             calls_module,
             "WHERE effect_key = $1 FOR UPDATE",
             "WHERE effect_key = $1",
         ),
     ],
 )
-def test_a_scenario_catches(
+def test_the_scenario_catches_the_mutant(
     database_url: str, scenario: Callable[[Bench], None], module: ModuleType, old: str, new: str
 ) -> None:
     effects, calls = mutated(executor_module, "class Executor:", "class Executor:"), calls_module

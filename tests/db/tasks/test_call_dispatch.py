@@ -1,4 +1,4 @@
-"""Which due calls the dispatcher publishes, on a real Postgres, and when again."""
+"""The due calls that the dispatcher publishes on a real Postgres, and when it publishes them again."""
 
 import re
 
@@ -15,8 +15,8 @@ from tests.db.tasks.calling import NOT_SENT, REFUSED, Bench
 bench, quiet = calling.bench, calling.quiet
 
 
-class Told:
-    """A dispatcher, and what it published."""
+class Dispatching:
+    """A dispatcher, and the keys that it published."""
 
     def __init__(self, bench: Bench) -> None:
         self.published: list[str] = []
@@ -31,7 +31,7 @@ class Told:
         )
 
     def run(self) -> list[str]:
-        """What is dispatched now, when what workers declare is read again."""
+        """Returns the keys that are dispatched now, after the declarations of the workers are read again."""
         self.published.clear()
         self.now += SERVED_SECONDS
         assert self.dispatcher.run_once() == len(self.published)
@@ -39,12 +39,12 @@ class Told:
 
 
 @pytest.fixture
-def told(bench: Bench) -> Told:
+def dispatching(bench: Bench) -> Dispatching:
     add_process(bench.looking, effects=bench.registry.effects, queues=["effects"])
-    return Told(bench)
+    return Dispatching(bench)
 
 
-def test_due_calls_are_dispatched_oldest_first_and_each_once(bench: Bench, told: Told) -> None:
+def test_due_calls_are_dispatched_oldest_first_and_only_once(bench: Bench, dispatching: Dispatching) -> None:
     for number, key in enumerate(("c", "a", "b")):
         bench.add(key, entity_key=key)
         bench.look(
@@ -55,128 +55,141 @@ def test_due_calls_are_dispatched_oldest_first_and_each_once(bench: Bench, told:
     bench.look(
         "UPDATE sluice.executed_side_effects SET due_at = now() + interval '9 s' WHERE effect = 'mail'"
     )
-    assert told.run() == ["b", "a", "c"]
-    assert told.run() == []
+    assert dispatching.run() == ["b", "a", "c"]
+    assert dispatching.run() == []
 
 
 def dispatched_before(bench: Bench, seconds: float) -> None:
     bench.look(f"UPDATE sluice.executed_side_effects SET dispatched_at = now() - interval '{seconds} s'")
 
 
-def test_a_message_that_may_be_lost_is_sent_again_after_a_while(bench: Bench, told: Told) -> None:
+def test_a_message_that_may_be_lost_is_sent_again_after_a_while(
+    bench: Bench, dispatching: Dispatching
+) -> None:
     bench.add("c")
-    assert told.run() == ["c"]
+    assert dispatching.run() == ["c"]
     dispatched_before(bench, AGAIN_AFTER_SECONDS - 5)
-    assert told.run() == []
+    assert dispatching.run() == []
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
-    assert told.run() == ["c"]
+    assert dispatching.run() == ["c"]
 
 
-def test_after_a_failure_a_call_is_dispatched_as_soon_as_it_is_due(bench: Bench, told: Told) -> None:
+def test_after_a_failure_a_call_is_dispatched_as_soon_as_it_is_due(
+    bench: Bench, dispatching: Dispatching
+) -> None:
     bench.add("c")
-    assert told.run() == ["c"]
+    assert dispatching.run() == ["c"]
     bench.run("c", NOT_SENT)
-    assert told.run() == []
+    assert dispatching.run() == []
     bench.look("UPDATE sluice.executed_side_effects SET due_at = now()")
-    assert told.run() == ["c"]
+    assert dispatching.run() == ["c"]
 
 
-def test_no_more_are_dispatched_than_the_list_takes(bench: Bench, told: Told) -> None:
+def test_no_more_calls_are_dispatched_than_the_list_has_room_for(
+    bench: Bench, dispatching: Dispatching
+) -> None:
     for key in ("a", "b", "c"):
         bench.add(key, entity_key=key)
     for waiting, expected in ((MAX_WAITING + 1, 0), (MAX_WAITING, 0), (MAX_WAITING - 2, 2), (0, 1)):
-        told.waiting = waiting
-        assert len(told.run()) == expected
+        dispatching.waiting = waiting
+        assert len(dispatching.run()) == expected
 
 
-def test_what_may_not_go_is_not_dispatched(bench: Bench, told: Told) -> None:
+def test_calls_that_may_not_begin_are_not_dispatched(bench: Bench, dispatching: Dispatching) -> None:
     bench.add("u", effect="undeclared")
     bench.add("a", "behind", effect="strict")
     bench.add("x", "y", effect="mail", entity_key=None)
     bench.pause()
-    assert told.run() == []
+    assert dispatching.run() == []
     bench.resume()
-    assert told.run() == ["a", "x", "y"]
+    assert dispatching.run() == ["a", "x", "y"]
     bench.run("a", REFUSED)
-    assert told.run() == [], "the effect holds"
+    assert dispatching.run() == [], "the effect holds"
     bench.look("UPDATE sluice.executed_side_effects SET state = 'succeeded' WHERE effect_key = 'a'")
-    assert told.run() == ["behind"]
+    assert dispatching.run() == ["behind"]
 
 
-def test_what_the_broker_did_not_take_is_dispatched_again_after_a_while(bench: Bench, told: Told) -> None:
+def test_calls_that_the_broker_did_not_accept_are_dispatched_again_after_a_while(
+    bench: Bench, dispatching: Dispatching
+) -> None:
     bench.add("a", entity_key="1")
     bench.add("b", entity_key="2")
 
     def fail(key: str) -> None:
-        raise OSError("Redis is away")
+        raise OSError("Redis is unreachable")
 
     cut_off = Dispatcher(bench.open(), bench.registry, publish=fail, count_waiting=lambda: 0)
-    with pytest.raises(OSError, match="away"):
+    with pytest.raises(OSError, match="unreachable"):
         cut_off.run_once()
-    assert told.run() == []
+    assert dispatching.run() == []
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
-    assert told.run() == ["a", "b"]
+    assert dispatching.run() == ["a", "b"]
 
 
-def test_without_a_worker_that_declares_effects_the_list_is_not_measured(bench: Bench) -> None:
+def test_the_list_is_not_measured_if_no_worker_declares_effects(bench: Bench) -> None:
     add_process(bench.looking)
     bench.add("c")
     dispatcher = Dispatcher(
-        bench.open(), bench.registry, publish=pytest.fail, count_waiting=lambda: pytest.fail("asked")
+        bench.open(),
+        bench.registry,
+        publish=pytest.fail,
+        count_waiting=lambda: pytest.fail("the list was measured"),
     )
     assert dispatcher.run_once() == 0
 
 
-def test_calls_go_to_living_workers_that_declare_them_whatever_the_relay_declares(bench: Bench) -> None:
+def test_only_calls_that_a_running_worker_declares_are_dispatched(bench: Bench) -> None:
     new = add_process(bench.looking, effects=["new"])
-    told = Told(bench)
+    dispatching = Dispatching(bench)
     bench.add("n", effect="new")
     bench.add("p", effect="pay")
-    assert told.run() == ["n"], "no worker declares pay"
+    assert dispatching.run() == ["n"], "no worker declares pay"
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
     end_process(bench.looking, new)
-    assert told.run() == [], "the worker that declared it is dead"
+    assert dispatching.run() == [], "the worker that declared the effect has ended"
 
 
-def test_only_workers_for_calls_count_if_there_are_any(bench: Bench) -> None:
+def test_only_workers_of_the_effects_queue_count_if_any_exist(bench: Bench) -> None:
     add_process(bench.looking, effects=["pay", "mail"], queues=["relay"])
     add_process(bench.looking, effects=["mail"])
-    told = Told(bench)
+    dispatching = Dispatching(bench)
     bench.add("p", effect="pay")
-    assert told.run() == ["p"], "no worker names the queue: all count"
+    assert dispatching.run() == ["p"], "no worker names the queue, so all workers count"
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
     add_process(bench.looking, effects=["mail"], queues=["effects"])
-    assert told.run() == [], "the one worker that makes calls does not declare pay"
+    assert dispatching.run() == [], "the one worker that makes calls does not declare pay"
 
 
-def test_a_relay_that_does_not_know_whether_an_effect_holds_leaves_that_to_the_executor(bench: Bench) -> None:
+def test_a_relay_without_the_declaration_of_an_effect_leaves_its_order_to_the_executor(bench: Bench) -> None:
     bench.add("a", "behind", effect="strict")
     bench.run("a", REFUSED)
     add_process(bench.looking, effects=["strict"])
-    told = Told(bench)
-    told.dispatcher = Dispatcher(
-        bench.open(), Registry(), publish=told.published.append, count_waiting=lambda: 0
+    dispatching = Dispatching(bench)
+    dispatching.dispatcher = Dispatcher(
+        bench.open(), Registry(), publish=dispatching.published.append, count_waiting=lambda: 0
     )
-    assert told.run() == ["behind"]
+    assert dispatching.run() == ["behind"]
     bench.run("behind")
     assert (bench.state("behind"), len(bench.called)) == ("pending", 1)
 
 
-def test_a_call_that_a_worker_left_is_soon_dispatched_to_another(bench: Bench) -> None:
+def test_a_call_that_a_worker_left_is_soon_dispatched_to_another_worker(bench: Bench) -> None:
     add_process(bench.looking, effects=["new"])
-    told = Told(bench)
+    dispatching = Dispatching(bench)
     bench.add("n", effect="new")
-    assert told.run() == ["n"]
+    assert dispatching.run() == ["n"]
     bench.executor.run("n")
-    assert told.run() == [], "not at once: the same worker may get it again"
+    assert dispatching.run() == [], "not immediately, because the same worker may get the call again"
     bench.look(
         "UPDATE sluice.executed_side_effects"
         f" SET dispatched_at = dispatched_at - interval '{LEFT_AFTER_SECONDS} s'"
     )
-    assert told.run() == ["n"]
+    assert dispatching.run() == ["n"]
 
 
-def test_calls_that_nobody_declares_make_the_dispatch_of_others_no_dearer(bench: Bench, told: Told) -> None:
+def test_undeclared_calls_do_not_slow_the_dispatch_of_other_calls(
+    bench: Bench, dispatching: Dispatching
+) -> None:
     bench.look(
         "INSERT INTO sluice.executed_side_effects"
         " (effect_key, effect, identity, entity, entity_key, fingerprint, explicit_once, due_at)"
@@ -184,7 +197,7 @@ def test_calls_that_nobody_declares_make_the_dispatch_of_others_no_dearer(bench:
         " now() - interval '1 day' FROM generate_series(1, 20000) n"
     )
     bench.add("c")
-    assert told.run() == ["c"]
+    assert dispatching.run() == ["c"]
     dispatched_before(bench, AGAIN_AFTER_SECONDS + 1)
     with bench.sessions[-1].connection.cursor() as cursor:
         cursor.execute(
@@ -196,12 +209,14 @@ def test_calls_that_nobody_declares_make_the_dispatch_of_others_no_dearer(bench:
     assert int(pages[1]) < 100, plan
 
 
-def test_a_call_of_a_newer_format_is_left_and_logged_once_a_minute(bench: Bench, told: Told) -> None:
+def test_a_call_of_a_newer_format_is_left_and_logged_once_a_minute(
+    bench: Bench, dispatching: Dispatching
+) -> None:
     bench.add("newer", entity_key="1")
     bench.add("c", entity_key="2")
     bench.look("UPDATE sluice.executed_side_effects SET format = 3 WHERE effect_key = 'newer'")
     with structlog.testing.capture_logs() as logged:
-        assert [told.run(), told.run()] == [["c"], []]
+        assert [dispatching.run(), dispatching.run()] == [["c"], []]
         bench.run("newer")
     assert bench.called == []
     assert [line["event"] for line in logged] == [

@@ -1,4 +1,4 @@
-"""What becomes of a call whose process or connection ends in between, and of answers that come late."""
+"""Calls whose process or connection ends during the attempt, and answers that arrive late."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from sluice.runtime.fault_points import FaultInjected, faults
 from sluice.tasks.api import EffectCall, Refused
 from sluice.tasks.effects import executor
 from tests.db.tasks import calling
-from tests.db.tasks.calling import NEVER_TOLD, Bench
+from tests.db.tasks.calling import RESULT_NOT_STORED, Bench
 
 bench, quiet = calling.bench, calling.quiet
 
 
 @pytest.mark.parametrize(("effect", "state"), [("pay", "pending"), ("mail", "uncertain")])
-def test_a_lease_that_ends_is_an_unknown_outcome(bench: Bench, effect: str, state: str) -> None:
+def test_an_expired_lease_is_an_unknown_outcome(bench: Bench, effect: str, state: str) -> None:
     bench.add("c", "other", effect=effect)
     bench.calls.begin_attempt(bench.open(), "c", 100.0)
     assert bench.expire("c") == 1
-    assert bench.row("c", "state, attempt, ended_unknown, error") == (state, 1, True, NEVER_TOLD)
+    assert bench.row("c", "state, attempt, ended_unknown, error") == (state, 1, True, RESULT_NOT_STORED)
     assert bench.expire("c") == 0
     assert bench.state("other") == "pending"
 
@@ -48,7 +48,7 @@ def test_a_lease_that_this_code_cannot_judge_is_left_to_newer_code(
         ("effect.stored", "mail", ["succeeded", "succeeded", "succeeded"], 1),
     ],
 )
-def test_a_process_that_ends_leaves_a_lease_to_end(
+def test_the_lease_of_a_process_that_ended_expires(
     bench: Bench, point: str, effect: str, states: list[str], made: int
 ) -> None:
     bench.add("c", effect=effect)
@@ -72,7 +72,7 @@ def test_a_late_success_is_stored_from_any_state(bench: Bench, state: str) -> No
     bench.add("c")
 
     def late(call: EffectCall) -> Any:
-        # Meanwhile the lease ended, and somebody went on from there.
+        # The lease has ended, and another process has changed the call.
         bench.look(f"UPDATE sluice.executed_side_effects SET state = '{state}', attempt = 2, error = 'e'")
         return {"late": True}
 

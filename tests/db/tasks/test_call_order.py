@@ -1,4 +1,4 @@
-"""Which calls begin, on a real Postgres: one at a time of an entity and effect, in order, none in a pause."""
+"""Calls of one entity and effect begin one at a time and in order, and no call begins during a pause."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.db.tasks.calling import NOT_SENT, REFUSED, UNKNOWN, Act, Bench
 bench, quiet = calling.bench, calling.quiet
 
 
-def test_of_one_entity_and_effect_one_call_at_a_time_in_order(bench: Bench) -> None:
+def test_calls_of_one_entity_and_effect_are_made_one_at_a_time_in_order(bench: Bench) -> None:
     bench.add("a", "b")
     bench.add("another's", entity_key="l")
     bench.add("another", effect="mail")
@@ -17,13 +17,13 @@ def test_of_one_entity_and_effect_one_call_at_a_time_in_order(bench: Bench) -> N
     assert [call.key for call in bench.called] == ["another's", "another"]
     bench.run("a", NOT_SENT)
     bench.run("b")
-    assert bench.state("b") == "pending", "the one before waits for its next attempt"
+    assert bench.state("b") == "pending", "call a waits for its next attempt"
     bench.run("a")
     bench.run("b")
     assert bench.state("b") == "succeeded"
 
 
-def test_nothing_begins_while_another_one_runs_even_if_that_is_the_later(bench: Bench) -> None:
+def test_a_call_does_not_begin_while_a_later_call_of_its_entity_runs(bench: Bench) -> None:
     bench.add("a", "b")
     bench.calls.begin_attempt(bench.open(), "b", 100.0)
     bench.run("a")
@@ -32,7 +32,7 @@ def test_nothing_begins_while_another_one_runs_even_if_that_is_the_later(bench: 
 
 @pytest.mark.parametrize(("effect", "held"), [("mail", False), ("strict", True)])
 @pytest.mark.parametrize("act", [UNKNOWN, REFUSED], ids=["uncertain", "failed"])
-def test_what_ended_badly_holds_later_ones_only_if_the_effect_says_so(
+def test_a_failed_or_uncertain_call_holds_later_calls_only_if_the_effect_holds(
     bench: Bench, effect: str, act: Act, held: bool
 ) -> None:
     bench.add("a", "b", effect=effect)
@@ -48,7 +48,7 @@ def test_calls_without_an_entity_have_no_order(bench: Bench) -> None:
     assert bench.state("b") == "succeeded"
 
 
-def test_while_calls_are_paused_none_is_made(bench: Bench) -> None:
+def test_no_call_is_made_while_calls_are_paused(bench: Bench) -> None:
     bench.add("c")
     bench.pause()
     bench.run("c")
@@ -58,7 +58,7 @@ def test_while_calls_are_paused_none_is_made(bench: Bench) -> None:
     assert bench.state("c") == "succeeded"
 
 
-def test_a_key_that_was_forgotten_during_a_pause_is_not_used_again(bench: Bench) -> None:
+def test_a_key_that_expired_during_a_pause_is_not_used_again(bench: Bench) -> None:
     bench.add("c")
     bench.run("c", UNKNOWN)
     bench.pause()

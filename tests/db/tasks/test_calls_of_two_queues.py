@@ -1,4 +1,4 @@
-"""Two queues ask for one call at the same time: one row is stored, and the later transaction starts over."""
+"""Two queues make the same call at the same time: one row is stored, and the later transaction is retried."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -20,7 +20,7 @@ OTHER_TOPIC, OTHER_QUEUE = "others", "other.0"
 
 @handles("thing.paid")
 def pay_thing(event: Event[dict[str, Any]]) -> Iterator[Effect]:
-    """A row, and a call whose key events of all queues share."""
+    """Writes a row, and makes a call with one key for the events of all queues."""
     yield Insert(things, event.key, {"amount": 1, "name": event.key})
     yield Call("notify", once="shared", args={"amount": event.data["amount"]})
 
@@ -44,10 +44,10 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize(("amount", "conflicts"), [(1, 0), (2, 1)], ids=["same args", "other args"])
-def test_a_call_that_another_queue_stored_meanwhile_starts_the_transaction_over(
+def test_a_concurrent_call_of_another_queue_retries_the_transaction(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, amount: int, conflicts: int
 ) -> None:
-    """With the same args nothing is called again; with other args the conflict is counted."""
+    """With the same args no second call is stored; with other args the conflict is counted."""
     other = Session(bench.database_url, application_name="test other queue", plans=BATCH_PLANS)
     write_back = FoldIO.write_back
     others = iter([True])

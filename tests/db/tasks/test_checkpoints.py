@@ -1,4 +1,4 @@
-"""A generation kept as it was: the log before it may be gone, and nothing that came late is missing."""
+"""Checkpoints of a generation: the log before a checkpoint may be deleted, and late events are not lost."""
 
 from collections.abc import Iterator
 
@@ -17,21 +17,21 @@ bench = projecting.bench
 
 @pytest.fixture
 def fixed(bench: Bench) -> Iterator[Bench]:
-    """A deployment whose amounts are ten times as large, and which stands poison."""
+    """A deployment whose amounts are ten times as large and whose handler accepts poison events."""
     made = bench.with_code(registry(2, 10, mended=True))
     yield made
     made.close()
 
 
 def move_watermark(bench: Bench) -> None:
-    """As a bridge does."""
+    """Moves the watermark to the end of the log, as the bridge does."""
     bench.looking.command(
         f"INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, {len(bench.log)})"
         " ON CONFLICT (topic, partition) DO UPDATE SET watermark = excluded.watermark"
     )
 
 
-def test_what_came_before_stays_and_what_came_after_is_computed_anew(bench: Bench, fixed: Bench) -> None:
+def test_rows_of_the_checkpoint_stay_and_later_events_are_computed_again(bench: Bench, fixed: Bench) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
     move_watermark(bench)
     kept = bench.checkpoint("monday")
@@ -45,7 +45,7 @@ def test_what_came_before_stays_and_what_came_after_is_computed_anew(bench: Benc
     assert bench.rows(number)["a"] == (50, 2)
 
 
-def test_a_late_event_that_is_not_stored_whole_is_refused(bench: Bench) -> None:
+def test_a_rebuild_is_refused_if_a_late_event_is_not_stored_whole(bench: Bench) -> None:
     bench.kafka[0] = thing_set(0, "a", 5)
     bench.live(bounded(bench.kafka[0], 10))
     kept = bench.checkpoint("monday")
@@ -54,23 +54,23 @@ def test_a_late_event_that_is_not_stored_whole_is_refused(bench: Bench) -> None:
         bench.begin(checkpoint=kept)
 
 
-@pytest.mark.parametrize("redriven", ["before it begins", "while it is built", "when it is ready"])
-def test_an_event_dead_at_the_checkpoint_and_redriven_since_is_in_it_once(
+@pytest.mark.parametrize("redriven", ["before the rebuild", "during the rebuild", "after the rebuild"])
+def test_an_event_dead_at_the_checkpoint_and_redriven_later_is_counted_once(
     bench: Bench, fixed: Bench, redriven: str
 ) -> None:
     bench.live(thing_set(0, "k", 1), poison(1, "k", 2), thing_set(2, "k", 3))
     move_watermark(bench)
     kept = bench.checkpoint("monday")
     bench.live(thing_set(3, "k", 4))
-    if redriven == "before it begins":
+    if redriven == "before the rebuild":
         fixed.redrive()
         fixed.live(thing_set(4, "k", 5))
     number = fixed.begin(checkpoint=kept)
-    if redriven == "while it is built":
+    if redriven == "during the rebuild":
         fixed.redrive()
         fixed.live(thing_set(4, "k", 5))
     assert fixed.rebuild(number)
-    if redriven == "when it is ready":
+    if redriven == "after the rebuild":
         fixed.redrive()
         fixed.live(thing_set(4, "k", 5))
     assert fixed.rebuild(number)
@@ -78,7 +78,7 @@ def test_an_event_dead_at_the_checkpoint_and_redriven_since_is_in_it_once(
     assert bench.rows() == {"k": (50, 5)}
 
 
-def test_an_event_dropped_since_stays_out(bench: Bench, fixed: Bench) -> None:
+def test_an_event_dropped_after_the_checkpoint_stays_out(bench: Bench, fixed: Bench) -> None:
     bench.live(poison(0, "k", 2))
     move_watermark(bench)
     kept = bench.checkpoint("monday")
@@ -99,7 +99,7 @@ def test_a_lane_whose_last_record_is_far_below_the_watermark_is_in_lockstep(benc
     require_lockstep(bench.session, "totals", number)
 
 
-def test_a_letter_that_is_forgotten_is_refused(bench: Bench, fixed: Bench) -> None:
+def test_a_rebuild_is_refused_if_a_letter_of_the_checkpoint_was_deleted(bench: Bench, fixed: Bench) -> None:
     bench.live(poison(0, "k", 2))
     move_watermark(bench)
     kept = bench.checkpoint("monday")
@@ -109,7 +109,7 @@ def test_a_letter_that_is_forgotten_is_refused(bench: Bench, fixed: Bench) -> No
     assert bench.states() == {1: "live"}
 
 
-def test_a_name_is_taken_once_and_dropped(bench: Bench) -> None:
+def test_a_name_can_be_used_again_after_its_checkpoint_is_dropped(bench: Bench) -> None:
     bench.checkpoint("monday")
     with pytest.raises(OperationRefused, match="there is a checkpoint monday already"):
         bench.checkpoint("monday")

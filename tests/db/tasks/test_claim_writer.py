@@ -22,7 +22,7 @@ settings, installation = claiming.settings, claiming.installation
 broker, foreigner = claiming.broker, claiming.foreigner
 
 
-def test_the_bridge_deletes_what_no_bridge_renews(
+def test_the_bridge_deletes_claims_that_no_bridge_renews(
     settings: Settings, installation: Installation, foreigner: Foreigner, broker: Any
 ) -> None:
     other, writer = ClaimWriter(settings, installation), ClaimWriter(settings, installation)
@@ -40,7 +40,7 @@ def test_the_bridge_deletes_what_no_bridge_renews(
 
 
 @pytest.mark.parametrize("filled", [True, False])
-def test_a_hash_full_of_garbage_and_another_key_are_replaced(
+def test_a_hash_full_of_garbage_or_a_key_of_another_type_is_replaced(
     settings: Settings, installation: Installation, broker: Any, filled: bool
 ) -> None:
     if filled:
@@ -73,7 +73,7 @@ def check_outranked(
     assert writer.outranked
 
 
-def test_only_a_higher_rank_that_is_renewed_stops_a_bridge(
+def test_only_a_renewed_claim_of_a_higher_rank_stops_a_bridge(
     settings: Settings, installation: Installation, foreigner: Foreigner
 ) -> None:
     check_outranked(claim_writer, settings, installation, foreigner)
@@ -87,14 +87,14 @@ def test_only_a_higher_rank_that_is_renewed_stops_a_bridge(
         ("is_outranked(look.foreign, self._foreign, rank=look.known.rank)", "False"),
     ],
 )
-def test_stopping_for_other_reasons_is_caught(
+def test_mutants_that_stop_for_another_reason_or_never_are_caught(
     settings: Settings, installation: Installation, foreigner: Foreigner, old: str, new: str
 ) -> None:
     with pytest.raises(AssertionError):
         check_outranked(mutated(claim_writer, old, new), settings, installation, foreigner)
 
 
-def test_the_claim_is_in_postgres_before_it_is_anywhere_else(
+def test_the_claim_is_written_to_postgres_before_redis(
     settings: Settings, installation: Installation, session: Session, broker: Any
 ) -> None:
     writer = ClaimWriter(settings, installation)
@@ -125,7 +125,7 @@ def test_a_claim_that_was_just_written_counts_as_known(
     assert not look.foreign
 
 
-def test_the_thread_outlasts_any_failure(
+def test_the_thread_continues_after_a_failure(
     settings: Settings, installation: Installation, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim_writer, "PERIOD_SECONDS", 0.05)

@@ -1,4 +1,4 @@
-"""Claims in a real Postgres and a real Redis: which of them are kept, and which delay or refuse a process."""
+"""Claims in a real Postgres and Redis: which claims are kept, and which claims delay or refuse a process."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -46,12 +46,14 @@ def test_the_newest_claims_are_kept(settings: Settings, session: Session) -> Non
 @pytest.mark.parametrize(
     ("old", "new"), [("KEPT_CLAIMS - 2", "KEPT_CLAIMS - 1"), ("id DESC OFFSET", "id OFFSET")]
 )
-def test_forgetting_other_claims_is_caught(settings: Settings, session: Session, old: str, new: str) -> None:
+def test_mutants_that_delete_the_wrong_claims_are_caught(
+    settings: Settings, session: Session, old: str, new: str
+) -> None:
     with pytest.raises(AssertionError):
         check_kept(mutated(claims_module, old, new), session)
 
 
-def test_the_rank_rises_above_every_other(settings: Settings, session: Session) -> None:
+def test_the_rank_is_raised_above_every_other_rank(settings: Settings, session: Session) -> None:
     for above, expected in (((), (0, 1)), ((0, 7), (1, 8)), ((3,), (8, 9))):
         with session.transaction():
             assert raise_rank(session, above) == expected
@@ -60,7 +62,7 @@ def test_the_rank_rises_above_every_other(settings: Settings, session: Session) 
 
 @pytest.fixture
 def check(settings: Settings, installation: Installation) -> Iterator[ClaimCheck]:
-    """That of a process which starts now."""
+    """The claim check of a process that starts now."""
     reader = ClaimReader(settings, installation)
     yield ClaimCheck(reader, WATCH_SECONDS)
     reader.close()
@@ -87,7 +89,7 @@ def test_a_claim_that_is_renewed_refuses_the_process(check: ClaimCheck, foreigne
         check.is_done(WATCH_SECONDS)
 
 
-def test_an_outage_begins_the_watch_anew(
+def test_an_outage_restarts_the_watch(
     check: ClaimCheck, foreigner: Foreigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreigner.write()
@@ -101,7 +103,7 @@ def test_an_outage_begins_the_watch_anew(
         check.is_done(WATCH_SECONDS + 11)
 
 
-def test_a_claim_that_came_with_the_files_is_watched(
+def test_a_claim_from_copied_database_files_is_watched(
     settings: Settings,
     session: Session,
     installation: Installation,
@@ -109,7 +111,7 @@ def test_a_claim_that_came_with_the_files_is_watched(
     foreigner: Foreigner,
 ) -> None:
     ClaimWriter(settings, installation).turn(0.0)
-    # As in a base backup: Postgres leaves out what is unlogged.
+    # A base backup leaves out unlogged tables.
     session.command("TRUNCATE sluice.witnessed_claims")
     assert [check.is_done(now) for now in (0.0, 19.9)] == [False, False]
     foreigner.write()
@@ -118,7 +120,7 @@ def test_a_claim_that_came_with_the_files_is_watched(
 
 
 @pytest.mark.parametrize("passed", [{"rank": 0}, {"rank": 5, "age": 3_700}])
-def test_a_lower_rank_and_a_stale_claim_delay_nobody(
+def test_a_claim_of_a_lower_rank_and_a_stale_claim_delay_no_process(
     session: Session, check: ClaimCheck, foreigner: Foreigner, passed: dict[str, int]
 ) -> None:
     with session.transaction():

@@ -1,4 +1,4 @@
-"""Two generations compared: the counts, sums and samples are those of a comparison in memory."""
+"""A comparison of two generations has the counts, sums and samples of a comparison in memory."""
 
 import json
 import random
@@ -33,7 +33,7 @@ sales = projection_table(
 Rows = dict[str, tuple[int, int | None, Any]]
 notes = st.sampled_from([None, {"a": 1, "b": [2]}, {"b": [2], "a": 1}, "text"])
 row_values = st.tuples(st.integers(-3, 3), st.none() | st.integers(0, 2), notes)
-# Keys that a collation sorts otherwise than bytes do.
+# A collation sorts these keys in another order than their bytes.
 keys = st.text("aAbB-ä1 ", min_size=1, max_size=3)
 tables = st.dictionaries(keys, row_values, max_size=25)
 
@@ -50,7 +50,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 def fill(session: Session, table: str, rows: Rows) -> None:
-    """Exactly these rows."""
+    """Replaces the rows of a table by these rows."""
     session.command(f"TRUNCATE public.{table}")
     with session.connection.cursor() as cursor:
         for key, (cents, share, note) in rows.items():
@@ -62,7 +62,7 @@ def fill(session: Session, table: str, rows: Rows) -> None:
 
 
 def compare(session: Session) -> Comparison:
-    """The last state of a whole comparison."""
+    """Returns the last state of a complete comparison."""
     found = Comparison()
     with session.transaction(ONE_SNAPSHOT):
         for found in Comparer(session, sales, "sales_g1", "sales_g2").run():  # noqa: B007
@@ -72,7 +72,7 @@ def compare(session: Session) -> Comparison:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(live=tables, new=tables, chunk=st.integers(1, 7))
-def test_as_in_memory_in_chunks_of_any_size(
+def test_a_comparison_in_chunks_of_any_size_equals_a_comparison_in_memory(
     session: Session, monkeypatch: pytest.MonkeyPatch, live: Rows, new: Rows, chunk: int
 ) -> None:
     monkeypatch.setattr(comparison, "CHUNK_KEYS", chunk)
@@ -104,14 +104,14 @@ def test_samples_show_both_sides(session: Session) -> None:
 
 
 def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Of generations in lockstep that differ in nothing, while one falls behind; rows reported to differ."""
+    """Compares two equal generations while one falls behind. Returns the number of reported differences."""
     create(database_url)
     monkeypatch.setattr(comparison, "CHUNK_KEYS", 5)
     bench = Bench(database_url)
     bench.live(*(thing_set(n, f"k{n:02}", n) for n in range(30)))
     number = bench.begin()
     assert bench.rebuild(number)
-    # A worker of another deployment, which must not feed the generation.
+    # A worker of another deployment does not write to this generation.
     other = bench.with_code(registry(2))
     rng = random.Random(1)
 
@@ -130,10 +130,12 @@ def report_while_events_come(database_url: str, monkeypatch: pytest.MonkeyPatch)
     return report.differing
 
 
-def test_both_are_read_at_one_cut(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_generations_are_read_in_one_snapshot(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert report_while_events_come(database_url, monkeypatch) == 0
 
 
-def test_two_snapshots_are_caught(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_with_two_snapshots_is_caught(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "ONE_SNAPSHOT", "")
     assert report_while_events_come(database_url, monkeypatch) > 0, "the mutant reports no difference"

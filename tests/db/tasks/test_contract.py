@@ -1,4 +1,4 @@
-"""One meaning, twice: what the fold comes to in memory, and what the same events leave in Postgres."""
+"""The fold in memory and the rows in Postgres agree for the same events."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -41,7 +41,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 class Undo(Exception):
-    """Ends a transaction whose result has been looked at."""
+    """Rolls back a transaction after its result has been read."""
 
 
 class Apart(AssertionError):
@@ -51,7 +51,7 @@ class Apart(AssertionError):
 def applied(
     session: Session, batches: Sequence[Sequence[Planned]], *, forgetful: bool = False
 ) -> tuple[list[EventResult], dict[str, Any]]:
-    """The batches settled one after the other, and what they left; undone, so that the next starts anew."""
+    """Applies the batches in order, then rolls them back. Returns the results and everything they stored."""
     settled: list[EventResult] = []
     found: dict[str, Any] = {}
     try:
@@ -76,7 +76,7 @@ def query(session: Session, text: str) -> list[tuple[Any, ...]]:
 
 
 def in_postgres(session: Session) -> dict[str, Any]:
-    """Everything that events leave behind, in a comparable form."""
+    """Returns everything that the events stored, in a comparable form."""
     found: dict[str, Any] = {}
     for table in metadata.sorted_tables:
         statements = RowStatements(table)
@@ -105,7 +105,7 @@ def in_postgres(session: Session) -> dict[str, Any]:
 
 
 def in_memory(memory: FoldState, folded: FoldResult) -> dict[str, Any]:
-    """The same of a fold."""
+    """Returns everything that a fold would store, in the same form."""
     found: dict[str, Any] = {table.name: {} for table in metadata.sorted_tables}
     found["tombstones"] = {}
     for (table, key), row in memory.rows.items():
@@ -125,13 +125,13 @@ def in_memory(memory: FoldState, folded: FoldResult) -> dict[str, Any]:
     found["call_conflicts"] = [(c.effect_key, c.identity, read(c.args)) for c in folded.call_conflicts]
     found["processed_events"] = [_processed(s) for s in folded.settled if s.outcome and not s.known]
     letters = [_letter(s) for s in folded.settled if s.error is not None]
-    # A conflict met again, after a re-routing, is the same record: listed once.
+    # After a re-routing, a repeated conflict is the same record, so it is listed one time.
     found["dead_letters"] = [row for i, row in enumerate(letters) if row not in letters[:i]]
     return found
 
 
 def _full(table: Table, row: dict[str, Any]) -> str:
-    """A row as text: 1 and 1.0, or 1.0 and Decimal("1.00"), are told apart."""
+    """Returns a row as text, which differs for 1 and 1.0, and for 1.0 and Decimal("1.00")."""
     names = sorted(shape_of(table).types)
     return repr([(name, row.get(name) or None if name == FIELD_VERSIONS else row[name]) for name in names])
 
@@ -159,7 +159,7 @@ def _letter(settled: EventResult) -> tuple[Any, ...]:
 
 
 def check(session: Session, batches: Sequence[Sequence[Planned]], *, forgetful: bool = False) -> None:
-    """Raises Apart, with the first thing that differs."""
+    """Raises Apart with the first difference."""
     memory, whole = folded(*(event for batch in batches for event in batch))
     settled, found = applied(session, batches, forgetful=forgetful)
     wanted = in_memory(memory, whole)
@@ -170,7 +170,7 @@ def check(session: Session, batches: Sequence[Sequence[Planned]], *, forgetful: 
         raise Apart(f"memory\n{results(whole.settled)}\nPostgres\n{results(settled)}")
 
 
-def test_memory_and_postgres_agree_in_any_batching(session: Session) -> None:
+def test_memory_and_postgres_agree_for_batches_of_any_size(session: Session) -> None:
     @settings(
         max_examples=150,
         deadline=None,
@@ -257,15 +257,15 @@ AWKWARD: dict[str, Sequence[Any]] = {
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_values_that_postgres_would_alter_are_kept(session: Session, name: str) -> None:
-    assert set(AWKWARD) == set(shape_of(EVERY_TYPE).fields), "every column is tried"
+def test_values_that_postgres_would_alter_are_stored_unchanged(session: Session, name: str) -> None:
+    assert set(AWKWARD) == set(shape_of(EVERY_TYPE).fields), "every column is tested"
     log: list[Planned] = []
     for number, value in enumerate((*AWKWARD[name], None)):
         key = f"k{number}"
         for write in (
             Insert(EVERY_TYPE, key, {name: value}),
             Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),
-            Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),  # the same again: a duplicate
+            Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {name: value}), 5),  # a duplicate
             Merge(EVERY_TYPE, key, {name: value}, 6),
             Insert(EVERY_TYPE, key, {name: value}),  # its hash is the same
             Read(EVERY_TYPE, key),
@@ -280,7 +280,7 @@ def test_values_that_postgres_would_alter_are_kept(session: Session, name: str) 
 
 
 @pytest.mark.parametrize("key", AWKWARD_TEXTS)
-def test_keys_are_kept(session: Session, key: str) -> None:
+def test_awkward_keys_are_stored_unchanged(session: Session, key: str) -> None:
     log = [
         scripted(0, Upsert(EVERY_TYPE, key, whole(EVERY_TYPE, {}), 1)),
         scripted(1, Merge(EVERY_TYPE, key, {"yes": True}, 3)),

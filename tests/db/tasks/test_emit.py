@@ -1,4 +1,4 @@
-"""Events from a user's own transaction: with its rows or not at all, and none is lost behind a later one."""
+"""Events of a user's transaction are committed with its rows, and no event is lost behind a later event."""
 
 import threading
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def created(order_id: str, total: int = 1) -> Emit:
 
 
 def place(engine: Engine, order_id: str, *, fails: bool = False) -> None:
-    """What a web application does."""
+    """Stores an order and emits its event, as a web application does."""
     with engine.begin() as connection:
         connection.execute(web_orders.insert().values(order_id=order_id, total_cents=1))
         emit(connection, [created(order_id)])
@@ -63,7 +63,7 @@ def test_row_and_event_are_committed_together(engine: Engine, relay_session: Ses
     assert waiting(relay_session) == [("order-1", '{"total":1}')]
 
 
-def test_neither_is_there_after_a_rollback(engine: Engine, relay_session: Session) -> None:
+def test_a_rollback_leaves_neither_row_nor_event(engine: Engine, relay_session: Session) -> None:
     with pytest.raises(RuntimeError, match="the request failed"):
         place(engine, "order-1", fails=True)
     assert waiting(relay_session) == []
@@ -78,7 +78,7 @@ def test_events_of_one_call_keep_their_order(engine: Engine, relay_session: Sess
     assert len(set(ids)) == 5
 
 
-def test_a_later_event_is_not_there_before_an_earlier_one_is_committed(
+def test_a_later_event_is_not_visible_before_an_earlier_event_is_committed(
     engine: Engine, relay_session: Session
 ) -> None:
     early = engine.connect()
@@ -86,8 +86,8 @@ def test_a_later_event_is_not_there_before_an_earlier_one_is_committed(
     emit(early, [created("k", 1)])
     late = threading.Thread(target=lambda: _emit_in_own_transaction(engine, created("k", 2)))
     late.start()
-    wait_until(lambda: _waits_for_a_lock(engine), timeout_seconds=10, what="the later one waits")
-    # Without the lock it would be committed now, be passed by the relay, and hide the earlier one for good.
+    wait_until(lambda: _waits_for_a_lock(engine), timeout_seconds=10, what="the later transaction waits")
+    # Without the lock, the relay would send the later event now and never read the earlier event.
     assert waiting(relay_session) == []
     begun.commit()
     early.close()
@@ -102,7 +102,9 @@ def test_transactions_of_other_keys_do_not_wait(engine: Engine) -> None:
         _emit_in_own_transaction(engine, created(others[0]))
 
 
-def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Session) -> None:
+def test_concurrent_transactions_with_many_events_do_not_deadlock(
+    engine: Engine, relay_session: Session
+) -> None:
     keys = [f"k{n}" for n in range(40)]
 
     def work(order: list[str]) -> None:
@@ -143,7 +145,7 @@ def test_many_events_at_once_never_deadlock(engine: Engine, relay_session: Sessi
         ("an event", "str 'an event' is not an Emit"),
     ],
 )
-def test_an_event_that_could_never_be_sent_is_refused(engine: Engine, event: Any, text: str) -> None:
+def test_an_event_that_cannot_be_sent_is_refused(engine: Engine, event: Any, text: str) -> None:
     with engine.connect() as connection, pytest.raises(Rejected, match=text):
         emit(connection, [event])
 
