@@ -1,4 +1,4 @@
-"""Events without id on a real Postgres: dead or counted each time, redriven, counted, shown, rebuilt."""
+"""Events without an id: dead letters or dedup by position, redrives, counts, traces and rebuilds."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def redriver(bench: Bench, database_url: str) -> Iterator[Redriver]:
     session.close()
 
 
-def test_without_id_an_event_dies_and_its_entity_waits(bench: Bench) -> None:
+def test_an_event_without_id_is_a_dead_letter_and_its_entity_waits(bench: Bench) -> None:
     records = [without_id(0, "a"), thing_set(1, "a", 2), thing_set(2, "b", 3), without_id(3, "a", 4)]
     applied = bench.apply(slice_of(records))
     assert applied is not None
@@ -61,13 +61,13 @@ def test_without_id_an_event_dies_and_its_entity_waits(bench: Bench) -> None:
     assert bench.outcomes() == {"applied": 1, "dead": 1, "waiting": 2}
     assert letters(bench)[0] == (0, "dead", "EventIdMissing")
     assert (bench.amounts(), counted(bench)) == ({"b": 3}, 2)
-    # The same records again change nothing, and are counted once.
+    # Repeated records change nothing and are not counted again.
     bench.apply(slice_of(records))
     assert counted(bench) == 2
     assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 1)]
 
 
-def test_where_positions_count_every_record_does(bench: Bench) -> None:
+def test_with_dedup_by_position_every_record_counts(bench: Bench) -> None:
     by_position(bench.registry)
     again = thing_set(3, "b", 5, event_id="e2")
     applied = bench.apply(
@@ -85,16 +85,14 @@ def test_where_positions_count_every_record_does(bench: Bench) -> None:
     assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 0)]
 
 
-def test_a_null_value_is_counted_nowhere(bench: Bench) -> None:
+def test_a_null_value_is_not_counted_as_an_event_without_id(bench: Bench) -> None:
     bench.registry.topics[TOPIC] = replace(bench.registry.topics[TOPIC], ignores=("thing.deleted",))
     bench.apply(slice_of([tombstone(0), tombstone(1)]))
     assert (bench.outcomes(), counted(bench)) == ({"ignored": 2}, 0)
     assert read_events_without_id(bench.looking) == []
 
 
-def test_redriven_after_positions_were_declared_such_letters_are_applied(
-    bench: Bench, redriver: Redriver
-) -> None:
+def test_letters_without_id_are_applied_with_dedup_by_position(bench: Bench, redriver: Redriver) -> None:
     records = [without_id(0, "a", 1), thing_set(1, "a", 2), without_id(2, "a", 3)]
     bench.apply(slice_of(records))
     assert redriver.redrive_once("thing", "a").blocked_by is not None
@@ -103,13 +101,13 @@ def test_redriven_after_positions_were_declared_such_letters_are_applied(
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {"applied": 3})
     assert bench.look("SELECT state FROM sluice.dead_letters GROUP BY state") == [("done",)]
     assert read_events_without_id(bench.looking) == [EventsWithoutId(TOPIC, 2, 0)]
-    # The very same records once more, as after an accept: each is known by its place.
+    # The same records are repeated, as after an accept. Each is known by its position.
     bench.looking.command("DELETE FROM sluice.lane_progress")
     bench.apply(slice_of(records))
     assert (bench.amounts(), bench.outcomes()) == ({"a": 3}, {})
 
 
-def test_a_letter_with_an_id_is_redriven_once_after_positions_were_declared(
+def test_a_letter_with_id_is_applied_only_once_with_dedup_by_position(
     bench: Bench, redriver: Redriver
 ) -> None:
     broken = made(0, "thing.broken", "a", event_id="x", amount=1)
@@ -119,14 +117,14 @@ def test_a_letter_with_an_id_is_redriven_once_after_positions_were_declared(
     assert redriver.redrive_once("thing", "a").unparked
     assert (bench.amounts(), bench.outcomes()) == ({"a": 2}, {"applied": 2})
     assert redriver.redrive_once("thing", "a").outcomes == {}
-    # Known by its id and by its place, of which the second counts now.
+    # Each event is known by its id and by its position; now the position counts.
     known = 'SELECT "offset", outcome FROM sluice.processed_events ORDER BY "offset"'
     assert bench.look(known) == [(0, "applied"), (0, "applied"), (1, "applied"), (1, "applied")]
     bench.apply(slice_of([made(2, "thing.set", "a", event_id="x", amount=3)], 1))
     assert bench.amounts() == {"a": 3}
 
 
-def test_a_trace_finds_what_was_applied_under_the_other_dedup(bench: Bench) -> None:
+def test_a_trace_finds_events_that_were_applied_under_the_other_dedup(bench: Bench) -> None:
     records = [thing_set(0, "a", 1, event_id="x"), thing_set(1, "a", 1, event_id="x", version=0)]
     bench.apply(slice_of(records))
 
@@ -157,17 +155,17 @@ def projected(database_url: str) -> Iterator[projecting.Bench]:
     made.close()
 
 
-def test_a_rebuild_knows_events_from_before_dedup_was_changed(
+def test_a_rebuild_recognizes_events_from_before_a_change_of_dedup(
     projected: projecting.Bench, opened: Callable[[projecting.Bench], projecting.Bench]
 ) -> None:
-    # By position: two that say the same id, and one without.
+    # Dedup by position: two events with the same id, and one event without an id.
     first = [thing_set(0, "a", 1, event_id="x"), thing_set(1, "a", 2, event_id="x"), without_id(2, "b", 3)]
     projected.live(*first)
-    # By id: the same id is another event once, then a duplicate.
+    # Dedup by id: the first event with this id is new, the second event is a duplicate.
     by_id = opened(projected.with_code(projecting_registry(1)))
     by_id.live(thing_set(3, "a", 4, event_id="x"), thing_set(4, "a", 4, event_id="x", version=3))
     assert by_id.outcomes() == {"applied": 4, "duplicate": 1}
-    # By position again.
+    # Dedup by position again.
     again = opened(projected.with_code(by_position(projecting_registry(1))))
     again.live(thing_set(5, "a", 6, event_id="x"))
     live = again.rows()

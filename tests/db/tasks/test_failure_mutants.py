@@ -1,4 +1,4 @@
-"""Nobody is left waiting and nothing dies of an outage; and the mutants that break it."""
+"""No event is left waiting, no outage makes a dead letter, and mutants of these rules are caught."""
 
 import threading
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ def bench(database_url: str) -> Iterator[Bench]:
     bench.close()
 
 
-def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Unparks, and before that is committed another event of the entity comes; whether it is left waiting."""
+def redrive_while_an_event_arrives(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Applies an event while its entity is unparked. Returns True if the event is left waiting."""
     bench.apply(slice_of([made(0, "thing.broken", amount=1)]))
     bench.registry.handlers["thing.broken"] = bench.registry.handlers["thing.set"]
     applying = threading.Thread(target=lambda: bench.apply(slice_of([thing_set(1, amount=5)], prev=0)))
@@ -37,7 +37,7 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         wait_until(
             lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),
             timeout_seconds=10,
-            what="the event waits for the queue, or is through",
+            what="the event waits for the queue or is applied",
         )
         return unparked
 
@@ -49,14 +49,16 @@ def redrive_while_an_event_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     return bool(bench.look("SELECT id FROM sluice.dead_letters WHERE state = 'waiting'"))
 
 
-def test_an_event_that_comes_while_its_entity_is_unparked_is_applied(
+def test_an_event_that_arrives_while_its_entity_is_unparked_is_applied(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not redrive_while_an_event_comes(bench, monkeypatch)
+    assert not redrive_while_an_event_arrives(bench, monkeypatch)
     assert bench.amounts() == {"k": 5}
 
 
-def test_unparking_without_the_lock_is_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_that_unparks_without_the_lock_is_caught(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock_queue = guard.lock_queue
 
     def not_for_redrives(session: Session, queue: str) -> QueueRow | None:
@@ -65,11 +67,11 @@ def test_unparking_without_the_lock_is_caught(bench: Bench, monkeypatch: pytest.
         return lock_queue(session, queue)
 
     monkeypatch.setattr(guard, "lock_queue", not_for_redrives)
-    assert redrive_while_an_event_comes(bench, monkeypatch), "the mutant leaves nobody waiting"
+    assert redrive_while_an_event_arrives(bench, monkeypatch), "the mutant leaves no event waiting"
 
 
-def deaths_of_a_locked_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Somebody holds the row for longer than the lock time-out; how many events died of that."""
+def letters_of_a_locked_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Holds the row for longer than the lock timeout. Returns the number of dead letters."""
     monkeypatch.setattr("sluice.tasks.apply.retry_policy.PATIENCE_SECONDS", 3.0)
     bench.apply(slice_of([thing_set(0)]))
     holder = Session(bench.database_url, application_name="holds a row")
@@ -80,22 +82,26 @@ def deaths_of_a_locked_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int
     return len(bench.look("SELECT id FROM sluice.dead_letters"))
 
 
-def test_nothing_dies_of_a_lock_that_somebody_holds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert deaths_of_a_locked_row(bench, monkeypatch) == 0
+def test_a_lock_of_another_session_makes_no_dead_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert letters_of_a_locked_row(bench, monkeypatch) == 0
     bench.apply(slice_of([thing_set(1, amount=5)], prev=0))
     assert bench.amounts() == {"k": 5}
 
 
-def test_dead_letters_for_transient_errors_are_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_with_dead_letters_for_transient_errors_is_caught(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(errors.FAULT_OF_CODE, "55P03", errors.Fault.EVENT)
-    assert deaths_of_a_locked_row(bench, monkeypatch) == 1
+    assert letters_of_a_locked_row(bench, monkeypatch) == 1
 
 
-def test_a_deadlock_with_somebody_else_costs_nothing(
+def test_a_deadlock_with_another_session_makes_no_dead_letter(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.apply(slice_of([thing_set(0, "k1"), thing_set(1, "k2")]))
-    other = Session(bench.database_url, application_name="the other one")
+    other = Session(bench.database_url, application_name="the other session")
     other.command("BEGIN; SELECT FROM public.things WHERE thing_id = 'k2' FOR UPDATE")
     batch = slice_of([thing_set(2, "k1", amount=5), thing_set(3, "k2", amount=6)], prev=1)
     applying = threading.Thread(target=lambda: bench.apply(batch))
@@ -103,14 +109,16 @@ def test_a_deadlock_with_somebody_else_costs_nothing(
     wait_until(
         lambda: bench.look(WAITING_BACKENDS),
         timeout_seconds=10,
-        what="the batch has the one row and waits for the other",
+        what="the batch has locked one row and waits for the other row",
     )
-    # Postgres ends the one that has waited longer: the batch, which is tried again.
+    # Postgres ends the transaction that has waited longer: the batch, which is retried.
     other.command("SELECT FROM public.things WHERE thing_id = 'k1' FOR UPDATE")
     other.command("COMMIT")
     other.close()
     applying.join(patient(30))
-    wait_until(lambda: bench.amounts() == {"k1": 5, "k2": 6}, timeout_seconds=10, what="it is applied")
+    wait_until(lambda: bench.amounts() == {"k1": 5, "k2": 6}, timeout_seconds=10, what="the batch is applied")
     assert bench.outcomes() == {"applied": 4}
-    assert "deadlock detected" in "".join(capsys.readouterr()), "there was none: this test shows nothing"
+    assert "deadlock detected" in "".join(capsys.readouterr()), (
+        "no deadlock occurred, so this test proves nothing"
+    )
     assert not bench.look("SELECT id FROM sluice.dead_letters")

@@ -1,4 +1,4 @@
-"""Each fault on a real server: the event's is a letter, the deployment's halts, the surroundings' passes."""
+"""Faults on a real server: of the event (a letter), the deployment (a halt), the surroundings (a retry)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ LIMITS = {"lock_timeout": "200ms", "statement_timeout": "500ms"}
 
 @pytest.fixture
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A bench whose session waits for a second at most."""
+    """A bench whose session has short timeouts."""
     monkeypatch.setattr(retry_policy, "FIRST_PAUSE_SECONDS", 0.01)
     create_tables(database_url)
     made = Bench(database_url)
     made.session.close()
     made.session = Session(database_url, application_name="test faults", plans=BATCH_PLANS, settings=LIMITS)
-    # An event that is set aside is retried by each of the next messages.
+    # Each of the next messages retries an event that was set aside.
     made.applier = Applier(made.session, made.registry, RetryLimits(first_pause_seconds=0.01, share=0.9))
     yield made
     made.close()
@@ -34,19 +34,19 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers give up after the first failures."""
+    """Makes workers stop retrying after the first failures."""
     monkeypatch.setattr(retry_policy, "PATIENCE_SECONDS", 0.1)
 
 
 def trigger(body: str, when: str = "INSERT OR UPDATE") -> str:
-    """A trigger before each row that is written."""
+    """Returns the SQL for a trigger that runs before each write of a row."""
     return f"""
         CREATE FUNCTION public.disturb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
         CREATE TRIGGER disturb BEFORE {when} ON public.things FOR EACH ROW EXECUTE FUNCTION public.disturb()
     """
 
 
-# Refuses each row whose name is `raise` and a code, with that code.
+# Refuses each row whose name is `raise` plus an error code, with that code.
 RAISING = trigger(
     """IF NEW.name LIKE 'raise%' THEN
            RAISE EXCEPTION 'disturbed' USING ERRCODE = substr(NEW.name, 6);
@@ -61,7 +61,7 @@ NULL_FOR_BAD = "IF NEW.thing_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW;"
 
 @dataclass(frozen=True)
 class Case:
-    """What disturbs the table, what mends it, and the halt's or the letter's words."""
+    """The SQL that disturbs the table and mends it, and the words of the halt or the letter."""
 
     disturb: str
     mend: str = MEND
@@ -87,7 +87,7 @@ LETTERS = {
 }  # fmt: skip
 
 
-def test_codes_that_are_the_events_fault_are_dead_letters(bench: Bench) -> None:
+def test_error_codes_of_the_event_make_dead_letters(bench: Bench) -> None:
     bench.look(RAISING)
     bad = [thing_set(n, f"bad{n}", name=f"raise{code}") for n, code in enumerate(EVENT_CODES)]
     good = [thing_set(len(bad) + n, f"good{n}") for n in range(3)]
@@ -99,7 +99,9 @@ def test_codes_that_are_the_events_fault_are_dead_letters(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("case", LETTERS.values(), ids=LETTERS)
-def test_the_events_fault_is_its_dead_letter_and_the_others_are_applied(bench: Bench, case: Case) -> None:
+def test_a_fault_of_an_event_makes_a_dead_letter_and_other_events_are_applied(
+    bench: Bench, case: Case
+) -> None:
     bench.look(case.disturb)
     applied = bench.apply(slice_of(RECORDS))
     assert applied is not None
@@ -134,7 +136,7 @@ HALTS = {
 }  # fmt: skip
 
 
-def test_codes_that_are_the_deployments_fault_halt_the_queue(bench: Bench) -> None:
+def test_error_codes_of_the_deployment_halt_the_queue(bench: Bench) -> None:
     bench.look(RAISING)
     for code in DEPLOYMENT_CODES:
         bench.look("UPDATE sluice.queues SET halted_reason = NULL")
@@ -147,7 +149,7 @@ def test_codes_that_are_the_deployments_fault_halt_the_queue(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("case", HALTS.values(), ids=HALTS)
-def test_the_deployments_fault_halts_the_queue_until_it_is_mended(bench: Bench, case: Case) -> None:
+def test_a_fault_of_the_deployment_halts_the_queue_until_it_is_mended(bench: Bench, case: Case) -> None:
     bench.look(case.disturb)
     assert bench.apply(slice_of(RECORDS)) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
@@ -167,11 +169,11 @@ PASSES = {
     "a statement that takes too long": Case(
         trigger("IF NEW.thing_id = 'bad' THEN PERFORM pg_sleep(3); END IF; RETURN NEW;")
     ),
-    "a server that takes too long for all": Case(trigger("PERFORM pg_sleep(3); RETURN NEW;")),
+    "a server that takes too long for every row": Case(trigger("PERFORM pg_sleep(3); RETURN NEW;")),
 }
 
 
-def test_codes_that_are_the_surroundings_fault_are_only_tried_again(bench: Bench, impatient: None) -> None:
+def test_error_codes_of_the_surroundings_are_only_retried(bench: Bench, impatient: None) -> None:
     bench.look(RAISING)
     for code in SURROUNDINGS_CODES:
         assert bench.apply(slice_of([thing_set(0, "bad", 2, name=f"raise{code}")])) is None
@@ -183,7 +185,7 @@ def test_codes_that_are_the_surroundings_fault_are_only_tried_again(bench: Bench
 
 
 def assert_passes(bench: Bench, mend: str, message: Slice) -> None:
-    """What is mended, or not held any more, is applied by itself: whether it was set aside or not."""
+    """Checks that no event is dead and no queue is halted, and that all events are applied after `mend`."""
     dead = "SELECT count(*) FROM sluice.dead_letters WHERE outcome <> 'waiting' AND state <> 'done'"
     assert bench.look(dead) == [(0,)]
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]
@@ -197,7 +199,7 @@ def assert_passes(bench: Bench, mend: str, message: Slice) -> None:
 
 
 @pytest.mark.parametrize("case", PASSES.values(), ids=PASSES)
-def test_the_surroundings_fault_is_neither_a_letter_nor_a_halt_and_passes(
+def test_a_fault_of_the_surroundings_makes_no_letter_and_no_halt(
     bench: Bench, impatient: None, case: Case
 ) -> None:
     bench.look(case.disturb)
@@ -217,7 +219,7 @@ def test_the_surroundings_fault_is_neither_a_letter_nor_a_halt_and_passes(
     ],
     ids=["a row", "a table", "a unique key"],
 )
-def test_what_another_session_holds_is_waited_for(
+def test_events_wait_for_a_lock_of_another_session(
     bench: Bench, impatient: None, database_url: str, lock: str
 ) -> None:
     bench.apply(slice_of([thing_set(0, "a", 1), thing_set(1, "bad", 1)]))
@@ -233,7 +235,7 @@ def test_what_another_session_holds_is_waited_for(
 
 
 def restricted(bench: Bench) -> None:
-    """The worker's session goes on as a role that may read and write, but owns nothing."""
+    """Makes the worker's session use a role that may read and write but owns nothing."""
     [(name,)] = bench.look("SELECT 'restricted_' || current_database()")
     bench.look(f'CREATE ROLE "{name}"')
     for schema in ("public", "sluice"):
@@ -243,7 +245,7 @@ def restricted(bench: Bench) -> None:
     bench.session.command(f'SET ROLE "{name}"')
 
 
-def test_a_row_that_row_level_security_hides_is_its_events_fault(bench: Bench) -> None:
+def test_a_row_hidden_by_row_level_security_is_a_fault_of_its_event(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(0, "bad", 1)]))
     restricted(bench)
     bench.look("ALTER TABLE things ENABLE ROW LEVEL SECURITY")
@@ -270,7 +272,7 @@ def test_a_missing_right_halts_the_queue(bench: Bench) -> None:
     assert bench.amounts() == ALL
 
 
-def test_a_row_whose_update_is_suppressed_is_its_events_fault(bench: Bench) -> None:
+def test_a_suppressed_update_of_one_row_is_a_fault_of_its_event(bench: Bench) -> None:
     bench.apply(slice_of(RECORDS))
     bench.look(trigger(NULL_FOR_BAD, "UPDATE"))
     applied = bench.apply(slice_of([thing_set(3, "bad", 9), thing_set(4, "a", 9)], prev=2))
@@ -279,13 +281,13 @@ def test_a_row_whose_update_is_suppressed_is_its_events_fault(bench: Bench) -> N
     assert bench.amounts() == {"a": 9, "bad": 2, "b": 3}
 
 
-def test_an_event_alone_whose_write_is_suppressed_halts_the_queue(bench: Bench) -> None:
+def test_a_suppressed_write_of_a_single_event_halts_the_queue(bench: Bench) -> None:
     bench.look(trigger(NULL_FOR_BAD))
     assert bench.apply(slice_of([thing_set(0, "bad", 1)])) is None
     [(reason,)] = bench.look("SELECT halted_reason FROM sluice.queues")
     assert "things: Postgres wrote 0 of 1 rows" in reason
     assert "trigger" in reason
-    # With another event that writes the table it is known to be the event's fault.
+    # If another event writes the table in the same batch, the fault is that of the event.
     assert bench.apply(slice_of([thing_set(0, "bad", 1), thing_set(1, "a", 1)])) is not None
     assert bench.outcomes() == {"applied": 1, "dead": 1}
     assert bench.look("SELECT halted_reason FROM sluice.queues") == [(None,)]

@@ -1,4 +1,4 @@
-"""Records that no message could carry, on a real Postgres: dead letters, redriven from Kafka or refused."""
+"""Records that no message can carry are dead letters, which are redriven from Kafka or refused."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ bench = applying.bench
 
 @dataclass
 class Log:
-    """What Kafka has, and what was read of it."""
+    """The records in Kafka, and the offsets that were read."""
 
     records: dict[int, Record] = field(default_factory=dict)
     read: list[int] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Log:
         return self.records.get(offset)
 
     def cut(self, record: Record) -> Record:
-        """Kafka has the record; a message carries this."""
+        """Adds the record to Kafka. Returns the part of it that a message carries."""
         self.records[record.offset] = record
         found = bounded(record, MOST)
         assert found.flaw is not None
@@ -63,7 +63,7 @@ def states(bench: Bench) -> list[tuple[object, ...]]:
     return bench.look('SELECT "offset", state, error_class FROM sluice.dead_letters ORDER BY id')
 
 
-def test_each_is_a_dead_letter_and_its_neighbours_are_applied(bench: Bench, log: Log) -> None:
+def test_each_flawed_record_is_a_dead_letter_and_other_records_are_applied(bench: Bench, log: Log) -> None:
     record = large(0)
     unreadable = thing_set(1, "unreadable", 5)._replace(headers=[("a", b"1")], flaw=Flaw(2))
     keyless = Record(2, 1, b"\xff" * 200, b"{}", [])
@@ -99,7 +99,7 @@ def test_each_is_a_dead_letter_and_its_neighbours_are_applied(bench: Bench, log:
     assert bench.look("SELECT key FROM sluice.parked_entities ORDER BY key") == [("k",), ("unreadable",)]
 
 
-def test_it_is_read_from_kafka_without_a_lock_and_applied_whole_and_in_order(
+def test_a_redrive_reads_whole_records_from_kafka_without_a_lock(
     bench: Bench, log: Log, redriver: Redriver
 ) -> None:
     bench.apply(slice_of([log.cut(large(0, amount=5)), thing_set(1, amount=6), log.cut(large(2, amount=7))]))
@@ -114,7 +114,7 @@ def test_it_is_read_from_kafka_without_a_lock_and_applied_whole_and_in_order(
     outcomes = []
     while not (once := redriver.redrive_once("thing", "k")).unparked:
         outcomes.append(dict(once.outcomes))
-    assert outcomes == [{"applied": 1}, {"applied": 1}], "one that is not stored whole goes alone"
+    assert outcomes == [{"applied": 1}, {"applied": 1}], "a letter that is not stored whole is redriven alone"
     assert log.read == [0, 2]
     assert bench.amounts() == {"k": 7, "other": 1}
     assert bench.outcomes() == {"applied": 5}
@@ -122,7 +122,7 @@ def test_it_is_read_from_kafka_without_a_lock_and_applied_whole_and_in_order(
 
 
 def _other(record: Record) -> Record:
-    return record._replace(value=b"another one")
+    return record._replace(value=b"another value")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def _other(record: Record) -> Record:
         (lambda record: record._replace(key=b"l"), "Kafka has another record there"),
     ],
 )
-def test_without_its_record_it_is_refused_and_what_is_before_it_is_not(
+def test_a_letter_without_its_record_is_refused_but_earlier_letters_are_not(
     bench: Bench, log: Log, redriver: Redriver, kafka_has: Callable[[Record], Record | None], why: str
 ) -> None:
     bench.apply(slice_of([made(0, "thing.broken", amount=1), log.cut(large(1)), thing_set(2, amount=6)]))
@@ -151,7 +151,7 @@ def test_without_its_record_it_is_refused_and_what_is_before_it_is_not(
     assert [state for _, state, _ in states(bench)] == ["done", "waiting", "waiting"]
 
 
-def test_while_kafka_does_not_answer_it_stays(bench: Bench, log: Log, redriver: Redriver) -> None:
+def test_a_letter_stays_while_kafka_does_not_answer(bench: Bench, log: Log, redriver: Redriver) -> None:
     bench.apply(slice_of([log.cut(large(0))]))
 
     def silent() -> None:
@@ -165,22 +165,24 @@ def test_while_kafka_does_not_answer_it_stays(bench: Bench, log: Log, redriver: 
     assert redriver.redrive_once("thing", "k").unparked
 
 
-def test_one_without_an_entity_is_redriven_from_kafka_too(bench: Bench, log: Log, redriver: Redriver) -> None:
+def test_a_letter_without_an_entity_is_redriven_from_kafka(
+    bench: Bench, log: Log, redriver: Redriver
+) -> None:
     bench.apply(slice_of([log.cut(Record(0, 1, b"\xff" * 200, large(0).value, []))]))
     ((letter,),) = bench.look("SELECT id FROM sluice.dead_letters")
     redriver.redrive_letter("thing", letter)
     assert log.read == [0]
     ((text,),) = bench.look("SELECT error_text FROM sluice.dead_letters")
-    assert "SLUICE_MAX_RECORD_KIB" not in text, "it failed for what is in it"
+    assert "SLUICE_MAX_RECORD_KIB" not in text, "the error concerns the contents of the record"
 
 
-def test_headers_that_cannot_be_read_stay_so(bench: Bench, redriver: Redriver) -> None:
+def test_a_record_with_unreadable_headers_stays_a_dead_letter(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([thing_set(0)._replace(flaw=Flaw(1))]))
     blocked = redriver.redrive_once("thing", "k").blocked_by
     assert blocked == "things:0:0 HeadersUnreadable: 1 of its headers have names that are not UTF-8"
 
 
-def test_older_code_leaves_it(
+def test_older_code_does_not_redrive_a_letter_of_a_newer_format(
     bench: Bench, log: Log, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.apply(slice_of([log.cut(large(0))]))

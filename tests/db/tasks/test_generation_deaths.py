@@ -1,4 +1,4 @@
-"""Events in whose handlers the process of a rebuild ended: dead in that generation, so that it goes on."""
+"""An event whose handler ends the rebuild process is a dead letter of the generation, which continues."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def died(bench: Bench, generation: int, times: int, *, timed_out: bool = False) 
     ("deaths", "timed_out", "error_class"),
     [(1, False, None), (2, False, None), (3, False, "HandlerEndedProcess"), (1, True, "HandlerTimedOut")],
 )
-def test_an_event_that_ends_its_process_again_and_again_is_passed_and_named(
+def test_a_rebuild_skips_and_reports_an_event_that_ends_its_process(
     bench: Bench, deaths: int, timed_out: bool, error_class: str | None
 ) -> None:
     bench.live(*(thing_set(n, f"k{n}") for n in range(4)))
@@ -46,7 +46,7 @@ def test_an_event_that_ends_its_process_again_and_again_is_passed_and_named(
     assert bench.look(LEFT) == []
 
 
-def test_deaths_in_another_generation_count_for_nothing_and_go_with_it(bench: Bench) -> None:
+def test_deaths_of_another_generation_do_not_count_and_are_deleted_with_it(bench: Bench) -> None:
     bench.live(thing_set(0, "a"), thing_set(1, "b"))
     first, second = bench.begin(), bench.begin()
     queues = [died(bench, number, 3) for number in (first, 22)]
@@ -58,7 +58,7 @@ def test_deaths_in_another_generation_count_for_nothing_and_go_with_it(bench: Be
     assert bench.look(LEFT) == [(queues[1],)]
 
 
-def test_a_record_that_kafka_does_not_give_in_time_does_not_fail_the_generation(
+def test_a_record_that_kafka_returns_late_does_not_fail_the_generation(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, answers = thing_set(0, "a", 5), iter([True, True, False])
@@ -69,7 +69,7 @@ def test_a_record_that_kafka_does_not_give_in_time_does_not_fail_the_generation(
 
     def read_whole(self: Bench, *place: Any) -> Any:
         if next(answers):
-            raise RecordNotRead("the broker is away")
+            raise RecordNotRead("the broker is unreachable")
         return whole
 
     monkeypatch.setattr(Bench, "read_whole", read_whole)

@@ -1,4 +1,4 @@
-"""What a generation does wrong is its own failure; a projection that does more than write is a broken one."""
+"""A fault of a generation affects only that generation; a projection may only write its own table."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,12 +24,12 @@ bench = projecting.bench
 opened = projecting.opened
 
 
-def test_what_postgres_refuses_of_one_event_is_a_letter_of_the_generation(bench: Bench, opened: Any) -> None:
+def test_an_event_that_postgres_refuses_is_a_letter_of_the_generation(bench: Bench, opened: Any) -> None:
     fixed = opened(bench.with_code(registry(2, 1_000)))
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
     assert fixed.rebuild(number)
-    # 1,000 times this is above what the table takes; in the live generation as well, by this code.
+    # The new code stores 1,000 times this amount, which the check of the table refuses.
     assert bench.live(thing_set(1, "a", 5_000), thing_set(2, "a", 6), thing_set(3, "b", 7)) is not None
     assert fixed.rebuild(number)
     assert bench.states()[number] == "ready"
@@ -42,9 +42,7 @@ def test_what_postgres_refuses_of_one_event_is_a_letter_of_the_generation(bench:
         generation_changes.plan_swap(fixed.session, fixed.registry, "totals", number, back=False)
 
 
-def test_a_generation_whose_table_is_broken_is_failed_and_live_does_not_notice(
-    bench: Bench, opened: Any
-) -> None:
+def test_a_missing_table_fails_only_its_generation(bench: Bench, opened: Any) -> None:
     fixed = opened(bench.with_code(registry(2)))
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
@@ -57,7 +55,7 @@ def test_a_generation_whose_table_is_broken_is_failed_and_live_does_not_notice(
     assert bench.outcomes() == {"applied": 2}
 
 
-def test_a_retired_generation_keeps_its_letters_while_it_is_fed(bench: Bench, opened: Any) -> None:
+def test_a_retired_generation_that_is_kept_in_sync_has_its_own_letters(bench: Bench, opened: Any) -> None:
     fixed = opened(bench.with_code(registry(2, 10)))
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
@@ -73,7 +71,7 @@ def test_a_retired_generation_keeps_its_letters_while_it_is_fed(bench: Bench, op
     assert bench.outcomes() == {"applied": 4}
 
 
-def test_an_event_that_dies_in_the_generation_alone_is_remembered(bench: Bench, opened: Any) -> None:
+def test_an_event_that_fails_only_in_the_new_generation_is_its_letter(bench: Bench, opened: Any) -> None:
     @projects("thing.set", into=totals, revision=2)
     def fussy(event: Event[Thing]) -> Iterator[Upsert]:
         if event.data.amount == 2:
@@ -91,7 +89,7 @@ def test_an_event_that_dies_in_the_generation_alone_is_remembered(bench: Bench, 
 
 
 @pytest.mark.parametrize("effect", [Emit("out", "k", "t", {}), Call("notify")], ids=["emit", "call"])
-def test_a_projection_that_emits_or_calls_is_refused_and_nothing_leaves(
+def test_an_emit_or_a_call_of_a_projection_is_refused_and_not_sent(
     bench: Bench, opened: Any, effect: Any
 ) -> None:
     @projects("thing.set", into=totals, revision=2)
@@ -115,7 +113,7 @@ def test_a_projection_that_emits_or_calls_is_refused_and_nothing_leaves(
     assert bench.look(LEAVING) == sent_by_the_handler_alone
 
 
-def test_a_projection_handler_that_writes_elsewhere_makes_letters(bench: Bench, opened: Any) -> None:
+def test_a_projection_that_writes_another_table_makes_letters(bench: Bench, opened: Any) -> None:
     @projects("thing.set", into=totals, revision=2)
     def stray(event: Event[Thing]) -> Iterator[Any]:
         yield Upsert(things, event.key, {"amount": 1, "name": None})
@@ -123,7 +121,7 @@ def test_a_projection_handler_that_writes_elsewhere_makes_letters(bench: Bench, 
     opened(bench.with_code(registry(2, project=stray))).live(thing_set(0, "a", 1))
     [(_, text)] = bench.look(TEXTS)
     assert "Upsert of things by a handler that projects into totals" in text
-    assert bench.amounts() == {"a": 1}, "what the other handlers of the event do is done"
+    assert bench.amounts() == {"a": 1}, "the effects of the event's other handlers are applied"
     assert bench.outcomes() == {"applied": 1}
 
 
@@ -145,7 +143,7 @@ def test_a_handler_that_writes_a_projection_makes_letters(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("effect", [Emit("out", "k", "t", {}), Call("notify")], ids=["emit", "call"])
-def test_without_the_check_at_the_yield_something_leaves_and_a_rebuild_refuses_it_all_the_same(
+def test_without_the_check_at_yield_a_rebuild_refuses_the_effect(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch, effect: Any
 ) -> None:
     monkeypatch.setattr("sluice.tasks.fold.checked_effects._refuse_in_projection", lambda *_: None)
@@ -163,4 +161,4 @@ def test_without_the_check_at_the_yield_something_leaves_and_a_rebuild_refuses_i
     assert bench.look(LEAVING) == before
     assert fixed.live(thing_set(1, "a", 2)) is not None
     sent_by_the_handler_alone = [(before[0][0] + 1,), (before[1][0] + 1,)]
-    assert bench.look(LEAVING) != sent_by_the_handler_alone, "the mutant lets nothing leave"
+    assert bench.look(LEAVING) != sent_by_the_handler_alone, "the mutant sends nothing"

@@ -1,4 +1,4 @@
-"""Live goes on while a generation meets it, and while readers are swapped over: the locks, and mutants."""
+"""The locks of rebuilds and swaps, during which workers continue to apply events, and their mutants."""
 
 import threading
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ bench = projecting.bench
 opened = projecting.opened
 
 
-def rebuild_while_an_event_comes(
+def rebuild_while_an_event_arrives(
     bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """Live applies the next event while a chunk is folded; the generation's rows afterwards."""
+    """Applies the next event while a rebuild folds a chunk. Returns the rows of the generation."""
     bench.live(thing_set(0, "a", 1))
     bench.log.append(thing_set(1, "b", 2))
     number = bench.begin()
@@ -37,7 +37,7 @@ def rebuild_while_an_event_comes(
             wait_until(
                 lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),
                 timeout_seconds=10,
-                what="the event waits for the queue, or is through",
+                what="the event waits for the queue or is applied",
             )
         return fold(*arguments)
 
@@ -49,12 +49,16 @@ def rebuild_while_an_event_comes(
     return bench.rows(number)
 
 
-def test_live_is_met_under_its_lock(bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_reaches_the_live_generation_under_its_lock(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = opened(bench.with_code(bench.registry))
-    assert rebuild_while_an_event_comes(bench, other, monkeypatch) == bench.rows()
+    assert rebuild_while_an_event_arrives(bench, other, monkeypatch) == bench.rows()
 
 
-def test_passing_live_is_caught(bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_that_passes_the_live_generation_is_caught(
+    bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def beyond(
         offsets: Sequence[int], *, live: int, read_through: int, **_: Any
     ) -> rebuild_lane.Chunk | None:
@@ -63,13 +67,13 @@ def test_passing_live_is_caught(bench: Bench, opened: Any, monkeypatch: pytest.M
 
     monkeypatch.setattr(rebuild, "next_chunk", beyond)
     other = opened(bench.with_code(bench.registry))
-    assert rebuild_while_an_event_comes(bench, other, monkeypatch) == {"a": (1, 1)}, (
-        "the mutant loses nothing"
+    assert rebuild_while_an_event_arrives(bench, other, monkeypatch) == {"a": (1, 1)}, (
+        "the mutant loses no event"
     )
 
 
-def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Between the look at the lanes and the swap an event is applied; whether readers miss it afterwards."""
+def swap_while_an_event_arrives(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Applies an event between the lane check and the swap. Returns True if readers miss the event."""
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
     assert bench.rebuild(number)
@@ -82,7 +86,7 @@ def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.Mo
         wait_until(
             lambda: bench.look(WAITING_BACKENDS) or not applying.is_alive(),
             timeout_seconds=10,
-            what="the event waits for the queue, or is through",
+            what="the event waits for the queue or is applied",
         )
         set_live(*arguments)
 
@@ -93,22 +97,22 @@ def swap_while_an_event_comes(bench: Bench, other: Bench, monkeypatch: pytest.Mo
     return bench.rows() != {"a": (3, 3)}
 
 
-def test_nothing_is_applied_while_readers_are_swapped_over(
+def test_no_event_is_applied_during_a_swap(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # By code that may not feed the new one: whatever it applied before the swap would be missing after it.
-    assert not swap_while_an_event_comes(bench, opened(bench.with_code(registry(2))), monkeypatch)
+    # This code may not write the new generation, so an event that it applied before the swap would be lost.
+    assert not swap_while_an_event_arrives(bench, opened(bench.with_code(registry(2))), monkeypatch)
 
 
-def test_a_swap_without_the_locks_is_caught(
+def test_a_mutant_that_swaps_without_the_locks_is_caught(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generation_changes, "lock_all", lambda _session: None)
     other = opened(bench.with_code(registry(2)))
-    assert swap_while_an_event_comes(bench, other, monkeypatch), "the mutant loses nothing"
+    assert swap_while_an_event_arrives(bench, other, monkeypatch), "the mutant loses no event"
 
 
-def test_a_long_look_of_a_reader_delays_a_swap_and_nobody_else(bench: Bench, opened: Any) -> None:
+def test_a_long_query_of_a_reader_delays_only_the_swap(bench: Bench, opened: Any) -> None:
     bench.live(thing_set(0, "a", 5))
     fixed = opened(bench.with_code(registry(2, 10)))
     number = fixed.begin()

@@ -1,4 +1,4 @@
-"""Which records a generation takes: exactly those that live applied, whenever that was."""
+"""A generation folds exactly the records that the live generation applied, before or during the rebuild."""
 
 from typing import Any
 
@@ -23,13 +23,13 @@ bench = projecting.bench
 opened = projecting.opened
 
 
-def test_what_live_did_not_apply_is_passed_over_and_counted(bench: Bench) -> None:
+def test_records_that_were_not_applied_are_skipped_and_counted(bench: Bench) -> None:
     bench.live(
         thing_set(0, "a", 5),
-        thing_set(1, "a", 5, event_id="e0", version=0),  # again, under another offset
-        thing_set(2, "a", 6, event_id="e0"),  # another one under its id
+        thing_set(1, "a", 5, event_id="e0", version=0),  # the same event at another offset
+        thing_set(2, "a", 6, event_id="e0"),  # another event with the same id
         poison(3, "b"),
-        thing_set(4, "b", 7),  # waits
+        thing_set(4, "b", 7),  # waits behind offset 3
         made(5, "thing.broken", "c", amount=1),
         thing_set(6, "d", 8),
     )
@@ -43,23 +43,23 @@ def test_what_live_did_not_apply_is_passed_over_and_counted(bench: Bench) -> Non
     assert passed == [(2, 1, 1, 2, 1, 0)]
 
 
-@pytest.mark.parametrize("redriven", ["never", "before it is passed", "while in lockstep"])
-def test_a_record_that_no_message_could_carry_is_taken_as_live_took_it(bench: Bench, redriven: str) -> None:
+@pytest.mark.parametrize("redriven", ["never", "before the rebuild", "in lockstep"])
+def test_a_record_too_large_for_a_message_is_folded_as_it_was_applied(bench: Bench, redriven: str) -> None:
     whole = thing_set(1, "b", 6)
     bench.kafka[1] = whole
     bench.live(thing_set(0, "a", 5), bounded(whole, 10), thing_set(2, "b", 7), thing_set(3, "c", 8))
-    if redriven == "before it is passed":
+    if redriven == "before the rebuild":
         bench.redrive("b")
     number = bench.begin()
     assert bench.rebuild(number)
-    if redriven == "while in lockstep":
+    if redriven == "in lockstep":
         bench.redrive("b")
     expected = {"a": (5, 1), "c": (8, 1)} | ({} if redriven == "never" else {"b": (7, 2)})
     assert bench.rows(number) == bench.rows(1) == expected
 
 
 @pytest.mark.parametrize("then", [10, 10_000])
-def test_another_limit_changes_nothing_of_what_live_did(bench: Bench, then: int) -> None:
+def test_a_changed_size_limit_does_not_change_which_records_are_folded(bench: Bench, then: int) -> None:
     whole, now = thing_set(0, "b", 6), 10_010 - then
     bench.kafka[0] = whole
     bench.live(bounded(whole, then))
@@ -69,9 +69,10 @@ def test_another_limit_changes_nothing_of_what_live_did(bench: Bench, then: int)
     assert bench.rows(number) == bench.rows(1) == ({"b": (6, 1)} if then > now else {})
 
 
-def test_records_live_never_applied_are_unknown_to_it(bench: Bench) -> None:
+def test_records_from_before_the_first_applied_record_are_not_folded(bench: Bench) -> None:
     bench.log.append(thing_set(0, "old", 1))
-    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")  # began there
+    # The bridge began at offset 1.
+    bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
     bench.live_from_here(thing_set(1, "a", 5))
     number = bench.begin()
     assert bench.rebuild(number)
@@ -81,27 +82,27 @@ def test_records_live_never_applied_are_unknown_to_it(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("died", "redriven"),
     [
-        ("before it is passed", "before it is passed"),
-        ("before it is passed", "while in lockstep"),
-        ("before it is passed", "after the swap"),
-        ("while in lockstep", "while in lockstep"),
-        ("while in lockstep", "after the swap"),
+        ("before the rebuild", "before the rebuild"),
+        ("before the rebuild", "in lockstep"),
+        ("before the rebuild", "after the swap"),
+        ("in lockstep", "in lockstep"),
+        ("in lockstep", "after the swap"),
     ],
 )
-def test_a_dead_event_redriven_is_in_every_generation_once(
+def test_a_redriven_event_is_in_every_generation_exactly_once(
     bench: Bench, opened: Any, died: str, redriven: str
 ) -> None:
     mended = opened(bench.with_code(registry(1, mended=True)))
     bench.live(thing_set(0, "k", 1))
-    if died == "before it is passed":
+    if died == "before the rebuild":
         bench.live(poison(1, "k", 2), thing_set(2, "k", 3))
     number = bench.begin()
-    if redriven == "before it is passed":
+    if redriven == "before the rebuild":
         mended.redrive()
     assert bench.rebuild(number)
-    if died == "while in lockstep":
+    if died == "in lockstep":
         bench.live(poison(1, "k", 2), thing_set(2, "k", 3))
-    if redriven == "while in lockstep":
+    if redriven == "in lockstep":
         mended.redrive()
     bench.swap(number)
     if redriven == "after the swap":
@@ -129,9 +130,7 @@ def test_a_dropped_event_is_in_no_generation(bench: Bench, opened: Any) -> None:
     assert bench.rows(1) == bench.rows(number) == bench.rows(third) == {"k": (3, 2)}
 
 
-def test_a_redrive_by_code_of_another_revision_is_refused_where_it_would_have_to_feed(
-    bench: Bench, opened: Any
-) -> None:
+def test_a_redrive_for_a_generation_of_another_revision_is_refused(bench: Bench, opened: Any) -> None:
     fixed = opened(bench.with_code(registry(2, 10, mended=True)))
     bench.live(poison(0, "k", 2))
     number = fixed.begin()
@@ -143,7 +142,7 @@ def test_a_redrive_by_code_of_another_revision_is_refused_where_it_would_have_to
     assert (bench.rows(1), bench.rows(number)) == ({"k": (20, 1)}, {"k": (20, 1)})
 
 
-def test_what_was_applied_before_a_re_routing_is_read_in_the_lanes_of_today(bench: Bench) -> None:
+def test_records_from_before_a_re_routing_are_read_in_the_new_lanes(bench: Bench) -> None:
     bench.live(*(thing_set(n, f"key-{n}", n) for n in range(20)))
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 20)")
     assert isinstance(reshard_entity(bench.session, "thing", 3, DECISION, force=True), Resharded)
@@ -152,7 +151,7 @@ def test_what_was_applied_before_a_re_routing_is_read_in_the_lanes_of_today(benc
     assert bench.rows(number) == bench.rows() == {f"key-{n}": (n, 1) for n in range(20)}
 
 
-def test_a_re_routing_is_refused_while_a_generation_is_fed(bench: Bench) -> None:
+def test_a_re_routing_is_refused_while_a_generation_is_kept_in_sync(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
     number = bench.begin()
     with pytest.raises(OperationRefused, match="generation 2 of totals is kept in sync with live"):
@@ -161,7 +160,7 @@ def test_a_re_routing_is_refused_while_a_generation_is_fed(bench: Bench) -> None
     assert isinstance(reshard_entity(bench.session, "thing", 3, DECISION, force=True), Resharded)
 
 
-def test_an_accepted_topic_ends_what_was_fed(bench: Bench) -> None:
+def test_an_accepted_topic_fails_generations_that_were_kept_in_sync(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 1))
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 1)")
     number = bench.begin()
@@ -171,7 +170,7 @@ def test_an_accepted_topic_ends_what_was_fed(bench: Bench) -> None:
     assert "topic things was accepted" in bench.generation(number).failed_reason
 
 
-def test_a_lane_that_falls_behind_while_another_is_read_is_read_from_its_own_place(
+def test_a_lane_that_falls_behind_during_a_turn_is_read_from_its_own_offset(
     bench: Bench, opened: Any
 ) -> None:
     bench.add_queues(2)
@@ -182,15 +181,15 @@ def test_a_lane_that_falls_behind_while_another_is_read_is_read_from_its_own_pla
     bench.log += [thing_set(2, slow, 2), thing_set(3, fast, 2)]
     bench.catch_up(lanes[1:])
     number = fixed.begin()
-    assert fixed.rebuild(number), "live has not applied offset 2"
-    # Code of the other revision does not feed it: the fast lane is behind, and is read from offset 4 on.
+    assert fixed.rebuild(number), "the live generation has not applied offset 2"
+    # Code of the other revision does not write the generation, so the fast lane is read from offset 4.
     bench.log.append(thing_set(4, fast, 3))
     bench.catch_up(lanes[1:])
     assert fixed.rebuild(number, meanwhile=lambda: bench.catch_up(lanes[:1]) and None)
     assert bench.rows(number) == {slow: (20, 2), fast: (30, 3)}
 
 
-def test_a_lane_that_live_does_not_apply_holds_up_no_other(
+def test_a_lane_whose_queue_is_halted_does_not_delay_other_lanes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild, "BUFFERED_BYTES", 2_000)

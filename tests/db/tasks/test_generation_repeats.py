@@ -1,4 +1,4 @@
-"""A generation takes what live applied by what the event is, wherever today's log has it."""
+"""A generation recognizes the events that the live generation applied, at any offset of the current log."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,30 +19,30 @@ EVENTS = [thing_set(n, f"k{n % 3}", n, event_id=f"event-{n}", version=n) for n i
 
 
 def again(record: Record, offset: int) -> Record:
-    """The same event, sent once more."""
+    """Returns the same event at another offset."""
     return record._replace(offset=offset)
 
 
 def sent(records: Sequence[Record], first: int = 0, step: int = 1) -> list[Record]:
-    """These events at other offsets."""
+    """Returns these events at other offsets."""
     return [again(record, first + step * n) for n, record in enumerate(records)]
 
 
 NEW = thing_set(0, "new", 5, event_id="new", version=0)
 LOGS = {
-    # topic id, and what the log holds then
-    "as it was": (TOPIC_ID, EVENTS),
-    "its end lost, and sent again": (TOPIC_ID, sent([*EVENTS[:6], EVENTS[10], *EVENTS[6:10], EVENTS[11]])),
-    "created anew, all sent again": (NEW_ID, EVENTS),
-    "moved, with other offsets": (NEW_ID, sent(EVENTS, 100, 3)),
-    "moved, with repeats": (NEW_ID, sent([*EVENTS[:6], *EVENTS[3:], *EVENTS[:2]])),
-    "moved, with new events between": (NEW_ID, sent([EVENTS[0], NEW, *EVENTS[1:], EVENTS[4], NEW])),
+    # The topic id, and the records of the log that is accepted.
+    "the same log": (TOPIC_ID, EVENTS),
+    "end lost and sent again": (TOPIC_ID, sent([*EVENTS[:6], EVENTS[10], *EVENTS[6:10], EVENTS[11]])),
+    "topic recreated, all sent again": (NEW_ID, EVENTS),
+    "topic moved, other offsets": (NEW_ID, sent(EVENTS, 100, 3)),
+    "topic moved, repeated events": (NEW_ID, sent([*EVENTS[:6], *EVENTS[3:], *EVENTS[:2]])),
+    "topic moved, new events in between": (NEW_ID, sent([EVENTS[0], NEW, *EVENTS[1:], EVENTS[4], NEW])),
 }
 
 
 @pytest.mark.parametrize("log", LOGS)
 def test_another_log_gives_the_same_rows(bench: Bench, log: str) -> None:
-    """Of generations that begin before live reads it, while live reads it, and afterwards."""
+    """Rebuilds generations that begin before, while and after workers apply the accepted log."""
     bench.live(*EVENTS)
     topic_id, records = LOGS[log]
     bench.accept(records, topic_id)
@@ -60,7 +60,7 @@ def test_another_log_gives_the_same_rows(bench: Bench, log: str) -> None:
 
 
 @pytest.mark.parametrize("kept", [(1, 2, 6), (4, 5, 6), (2, 4, 6), (5, 6), (6,)])
-def test_of_a_compacted_log_what_it_kept_is_there_once(bench: Bench, kept: tuple[int, ...]) -> None:
+def test_records_kept_by_compaction_are_folded_exactly_once(bench: Bench, kept: tuple[int, ...]) -> None:
     first = [thing_set(n, f"k{n}", n + 1, event_id=f"event-{n}", version=1) for n in range(3)]
     whole = [*first, *sent(first, 3), again(first[0], 6)]
     bench.live(*whole)
@@ -69,13 +69,13 @@ def test_of_a_compacted_log_what_it_kept_is_there_once(bench: Bench, kept: tuple
     assert bench.rebuild(number)
     named = {f"k{n % 3}" for n in kept}
     assert bench.rows(number) == {key: row for key, row in bench.rows(1).items() if key in named}
-    # Repeats while it is kept in sync: of what it has, and of what the log had lost.
+    # While the generation is in sync, events that it holds and events that the log lost are repeated.
     bench.live(*sent(first, 7))
     assert bench.rebuild(number)
     assert bench.rows(number) == bench.rows(1)
 
 
-def test_a_repeat_before_the_place_where_live_began_is_left_to_the_one_that_live_applied(
+def test_only_the_applied_record_of_a_repeated_event_is_folded(
     bench: Bench,
 ) -> None:
     event = thing_set(0, "k", 1, event_id="event", version=2)
@@ -93,10 +93,10 @@ def test_a_repeat_before_the_place_where_live_began_is_left_to_the_one_that_live
     ("topic_id", "first", "dropped"),
     [(TOPIC_ID, 0, False), (TOPIC_ID, 0, True), (TOPIC_ID, 7, False), (NEW_ID, 0, False), (NEW_ID, 7, True)],
 )
-def test_a_letter_is_in_the_generation_once_it_is_applied(
+def test_a_letter_is_in_the_generation_as_soon_as_it_is_applied(
     bench: Bench, opened: Any, topic_id: str, first: int, dropped: bool
 ) -> None:
-    """`first`: where it stood before the topic was accepted; the log of then may have been longer."""
+    """`first` is the offset of the letter before the topic was accepted; that log may have been longer."""
     mended = opened(bench.with_code(registry(1, mended=True)))
     letter, behind = again(poison(0, "k", 7), first), again(thing_set(1, "k", 8), first + 1)
     bench.live(letter, behind)
@@ -114,7 +114,7 @@ def test_a_letter_is_in_the_generation_once_it_is_applied(
     assert bench.rows(number) == bench.rows(1) == {"k": (8, 1 if dropped else 2)}
 
 
-def test_a_generation_from_a_checkpoint_has_what_the_old_topic_held(bench: Bench) -> None:
+def test_a_generation_from_a_checkpoint_has_the_events_of_the_old_topic(bench: Bench) -> None:
     bench.live(*EVENTS)
     bench.accept(EVENTS, NEW_ID)
     bench.catch_up(through=3)
@@ -125,7 +125,7 @@ def test_a_generation_from_a_checkpoint_has_what_the_old_topic_held(bench: Bench
     assert bench.rows(number) == bench.rows(1)
 
 
-def test_a_generation_that_was_live_does_not_lag_for_repeats(bench: Bench) -> None:
+def test_repeated_events_do_not_make_a_retired_generation_lag(bench: Bench) -> None:
     bench.live(*EVENTS)
     bench.accept(EVENTS, NEW_ID)
     bench.catch_up()
@@ -141,10 +141,10 @@ def test_a_generation_that_was_live_does_not_lag_for_repeats(bench: Bench) -> No
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("lost", [False, True])
-def test_repeats_in_another_partition_are_taken_once(
+def test_repeated_events_in_another_partition_are_folded_once(
     bench: Bench, order: tuple[int, int], lost: bool
 ) -> None:
-    """As after a topic got more partitions. `lost`: the log no longer has the first ones."""
+    """Repeats events as after an increase of partitions. If `lost`, the log lost the first records."""
     marker = thing_set(12, "k0", 1, event_id="marker", version=12)
     logs = {1: [*EVENTS, marker], 0: sent(EVENTS)}
     bench.apply(slice_of(logs[1])._replace(partition=1))
@@ -160,11 +160,11 @@ def test_repeats_in_another_partition_are_taken_once(
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_what_was_dropped_for_live_stays_dropped_wherever_it_stands(
+def test_a_letter_of_the_live_generation_keeps_its_state_at_another_offset(
     bench: Bench, opened: Any, dropped: bool
 ) -> None:
     code = opened(bench.with_code(registry(1, 1_000)))
-    refused = thing_set(1, "b", 5_000)  # times 1,000 it is above what the table takes
+    refused = thing_set(1, "b", 5_000)  # 1,000 times this amount violates the check of the table
     code.live(thing_set(0, "a", 5), refused)
     if dropped:
         bench.looking.command("UPDATE sluice.projection_letters SET state = 'dropped'")

@@ -1,4 +1,4 @@
-"""A generation beside the live one: rebuilt from the log, kept in sync, swapped in, and swapped back."""
+"""A second generation is rebuilt from the log, kept in sync, swapped in and swapped back."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ bench = projecting.bench
 opened = projecting.opened
 
 
-def test_readers_see_the_live_generation_which_is_written_with_everything_else(bench: Bench) -> None:
+def test_readers_see_the_live_generation_when_events_are_applied(bench: Bench) -> None:
     bench.live(thing_set(0, "a", 5), thing_set(1, "b", 7), thing_set(2, "a", 6))
     assert bench.rows() == bench.rows(1) == {"a": (6, 2), "b": (7, 1)}
     assert bench.outcomes() == {"applied": 3}
 
 
-def test_rebuilt_fed_swapped_and_swapped_back(bench: Bench, opened: Any) -> None:
+def test_a_generation_is_rebuilt_kept_in_sync_swapped_in_and_swapped_back(bench: Bench, opened: Any) -> None:
     bench.live(thing_set(0, "a", 5), thing_set(1, "b", 7))
     fixed = opened(bench.with_code(registry(2, 10)))
     assert fixed.begin() == 2
     assert fixed.rebuild(2)
     assert bench.states() == {1: "live", 2: "ready"}
     assert bench.rows(2) == {"a": (50, 1), "b": (70, 1)}
-    # No lag from here on: the live transaction keeps it in sync.
+    # From here on, the transactions of the workers keep the generation in sync.
     fixed.live(thing_set(2, "a", 6))
     assert (bench.rows(1), bench.rows(2)) == ({"a": (60, 2), "b": (7, 1)}, {"a": (60, 2), "b": (70, 1)})
     assert fixed.swap(2) == 1
@@ -45,7 +45,7 @@ def test_rebuilt_fed_swapped_and_swapped_back(bench: Bench, opened: Any) -> None
     assert bench.look("SELECT to_regclass('public.totals_g2')") == [(None,)]
 
 
-def test_grants_on_the_view_and_views_over_it_stay(bench: Bench, opened: Any) -> None:
+def test_a_swap_keeps_grants_on_the_view_and_views_over_it(bench: Bench, opened: Any) -> None:
     bench.live(thing_set(0, "a", 5))
     bench.looking.command(
         "GRANT SELECT ON public.totals TO PUBLIC;"
@@ -60,18 +60,20 @@ def test_grants_on_the_view_and_views_over_it_stay(bench: Bench, opened: Any) ->
     assert bench.look(f"{granted} AND table_name = 'totals'") == [("SELECT",)]
 
 
-def test_old_code_never_feeds_the_new_generation(bench: Bench, opened: Any) -> None:
+def test_old_code_never_writes_the_new_generation(bench: Bench, opened: Any) -> None:
     fixed = opened(bench.with_code(registry(2, 10)))
     bench.live(thing_set(0, "a", 1))
     number = fixed.begin()
     assert fixed.rebuild(number)
     bench.live(thing_set(1, "a", 2))  # a worker of the old deployment
     assert (bench.rows(1), bench.rows(number)) == ({"a": (2, 2)}, {"a": (10, 1)})
-    fixed.live(thing_set(2, "a", 3))  # one of the new: the generation lags, and stays as it is
+    fixed.live(
+        thing_set(2, "a", 3)
+    )  # a worker of the new deployment: the generation lags and does not change
     assert (bench.rows(1), bench.rows(number)) == ({"a": (30, 3)}, {"a": (10, 1)})
     with pytest.raises(Behind, match="1 lanes of generation 2 are behind the live generation"):
         fixed.swap(number)
-    assert not bench.rebuild(number), "the old deployment's rebuild worker leaves it alone"
+    assert not bench.rebuild(number), "the old deployment's rebuild worker does not write it"
     assert bench.rows(number) == {"a": (10, 1)}
     assert fixed.rebuild(number)
     assert bench.rows(number) == {"a": (30, 3)}
@@ -84,7 +86,7 @@ def test_a_swap_without_lockstep_is_refused(bench: Bench) -> None:
         bench.swap(number)
 
 
-def test_paused_it_stands_still(bench: Bench) -> None:
+def test_a_paused_generation_does_not_change(bench: Bench) -> None:
     bench.live(*(thing_set(n, "a", n) for n in range(500)))
     number = bench.begin()
     generation_changes.set_pace(

@@ -1,4 +1,4 @@
-"""Batches, rebuild turns that end anywhere, redrives and swaps in any order: all generations agree."""
+"""All generations agree after batches, interrupted rebuild turns, redrives and swaps in any order."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ POINTS = ("rebuild.before_commit", "rebuild.committed", "apply.before_commit", "
 @pytest.fixture
 def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     create(database_url)
-    # So that a partition of some dozen records takes many chunks, and most meet live in their middle.
+    # With these sizes a small partition takes many chunks, and many chunks contain the live offset.
     monkeypatch.setattr("sluice.tasks.rebuild.rebuild_lane.CHUNK_RECORDS", 3)
     monkeypatch.setattr(partition_reader, "MAX_RECORDS", 4)
     monkeypatch.setattr(RebuildLane, "__init__", _small(RebuildLane.__init__))
@@ -41,7 +41,7 @@ def bench(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 
 class Killed(BaseException):
-    """An error that no code catches: the process ends, and its connection."""
+    """An error that no code catches, so that the process and its connection end."""
 
 
 def _small(plain: Callable[..., None]) -> Callable[..., None]:
@@ -52,8 +52,8 @@ def _small(plain: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
-class Play:
-    """One seeded course of events. Old and new code differ by a factor; `mended` both stand poison."""
+class Course:
+    """A random course of events. Old and new code differ by a factor; `mended` code accepts poison events."""
 
     def __init__(self, bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
         self.random = random.Random(seed)
@@ -69,7 +69,7 @@ class Play:
         self.events = self.topics = 0
 
     def run(self) -> None:
-        """All steps; then everything that is left to do, without faults."""
+        """Runs all steps with faults, then completes the remaining work without faults."""
         steps = [self.batch, self.batch, self.batch, self.turn, self.turn, self.redrive, self.begin]
         steps += [self.compact, self.accept] if self.random.random() < 0.5 else []
         steps += [self.swap] * self.swaps
@@ -93,7 +93,7 @@ class Play:
             assert self.mended[1].rebuild(generation), self.old.states()
 
     def batch(self) -> None:
-        """Some events, now and then a repeat or a poison one, applied by either code."""
+        """Appends events, sometimes a repeated or a poison event, and applies them by old or new code."""
         who = self.random.choice([self.old, self.new])
         log = self.old.log
         for _ in range(self.random.randint(1, 8)):
@@ -101,7 +101,7 @@ class Play:
         who.catch_up(self.random.choices(self.queues, k=self.random.randint(1, 3)))
 
     def event(self) -> Record:
-        """The next event of the log, at any offset."""
+        """Returns the next event; the caller sets its offset."""
         key = self.random.choice(KEYS)
         self.events += 1
         if self.random.random() < 0.1:
@@ -111,7 +111,7 @@ class Play:
         return thing_set(self.events, key, self.events)
 
     def compact(self) -> None:
-        """The log loses records that it has once more further on."""
+        """Removes records that the log repeats at a later offset."""
         log = self.old.log
         values = [record.value for record in log]
         lost = [
@@ -120,7 +120,7 @@ class Play:
         log[:] = [record for n, record in enumerate(log) if n not in lost]
 
     def accept(self) -> None:
-        """The topic is created anew or moved, or lost its end: all is sent again, some of it twice."""
+        """Recreates, moves or shortens the topic: all events are sent again, some of them twice."""
         faults.arm("")
         offset, log = self.random.randrange(9), []
         for record in self.old.log:
@@ -135,47 +135,47 @@ class Play:
                 generation_changes.drop(self.old.session, self.old.generation(generation), DECISION)
         self.generations = []
         if self.swaps:
-            # Live takes what it has applied for known: a generation that is live must hold it by then.
+            # Workers skip events that they have applied, so a generation must hold them before a swap.
             self.random.choice([self.old, self.new]).catch_up()
         elif log and self.random.random() < 0.5:
-            # A generation meets live while live reads all of it again.
+            # A rebuild reaches the live generation while workers read the whole log again.
             self.new.catch_up(through=self.random.choice(log).offset)
             self.begin()
             self.new.rebuild(self.generations[0])
             self.new.catch_up(through=self.random.choice(log).offset)
 
     def turn(self) -> None:
-        """A rebuild worker of either deployment is called for any generation."""
+        """Runs a rebuild turn of any generation by the old or the new code."""
         if self.generations:
             who = self.random.choice([self.old, self.new])
             who.rebuild(self.random.choice(self.generations), self.meanwhile)
 
     def meanwhile(self) -> None:
-        """Live goes on while a turn reads."""
+        """Sometimes applies a batch while a turn reads."""
         if self.random.random() < 0.3:
             self.batch()
 
     def redrive(self) -> None:
-        """By either deployment, after poison was made harmless."""
+        """Redrives a key by code that accepts poison events."""
         self.random.choice(self.mended).redrive(self.random.choice(KEYS))
 
     def begin(self) -> None:
-        """Another generation, of the new code."""
+        """Begins a generation by the new code, unless three have begun."""
         if len(self.generations) < 3:
             self.generations.append(self.new.begin())
 
     def swap(self) -> None:
-        """To any of them, or back."""
+        """Swaps to any generation."""
         self.new.swap(self.random.choice(sorted(self.old.states())))
 
     def synced(self) -> list[int]:
-        """Generations that are not live and not failed."""
+        """Returns the generations that are neither live nor failed."""
         return [
             number for number, state in self.old.states().items() if state in ("building", "ready", "retired")
         ]
 
     def close(self) -> None:
-        """Ends what it opened."""
+        """Closes the benches that the course opened."""
         for one in (self.new, *self.mended):
             one.close()
 
@@ -187,38 +187,42 @@ def _mutant_writer() -> type[generation_writer.GenerationWriter]:
 
 MUTANTS: list[tuple[str, str, object]] = [
     (
-        "kept in sync whether it lags or not",
+        "a lagging generation is kept in sync",
         "sluice.tasks.apply.apply.GenerationWriter",
         _mutant_writer(),
     ),
-    ("redriven events not written", "sluice.tasks.redrive.GenerationWriter.sync_redriven", lambda *_: None),
     (
-        "kept in sync by code of any revision",
+        "redriven events are not written",
+        "sluice.tasks.redrive.GenerationWriter.sync_redriven",
+        lambda *_: None,
+    ),
+    (
+        "code of any revision keeps a generation in sync",
         "sluice.db.projections.generations.SyncedGeneration.takes",
         lambda *_: True,
     ),
     (
-        "what live did not apply is folded",
+        "events that were not applied are folded",
         "sluice.tasks.rebuild.chunk_folder.judge_record",
         lambda *_: FOLDED,
     ),
     (
-        "events are known by their places alone",
+        "events are known only by their offsets",
         "sluice.tasks.rebuild.chunk_folder.ChunkFolder._take_repeats",
         lambda *_: set(),
     ),
     (
-        "live passes over repeats for generations that lack the event",
+        "repeats are skipped for generations that lack the event",
         "sluice.tasks.apply.generation_writer.lagging_places",
         lambda *_: frozenset(),
     ),
     (
-        "swapped in without lockstep",
+        "a swap does not require lockstep",
         "sluice.admin.rebuild.generation_changes.require_lockstep",
         lambda *_: None,
     ),
     (
-        "the old one does not know where it is",
+        "the previous generation does not store its offset",
         "sluice.db.projections.generation_lag.follow_live",
         lambda *_: None,
     ),
@@ -226,24 +230,24 @@ MUTANTS: list[tuple[str, str, object]] = [
 
 
 @pytest.mark.parametrize(("place", "instead"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
-def test_the_play_catches(
+def test_random_courses_catch_the_mutant(
     database_url: str, bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, instead: object
 ) -> None:
     monkeypatch.setattr(place, instead)
     with pytest.raises(AssertionError):
-        play_all(bench, range(12))
+        run_courses(bench, range(12))
 
 
-def play(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
-    """Raises AssertionError where a generation does not hold what it must."""
-    course = Play(bench, seed, factor=factor, swaps=swaps)
+def run_course(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
+    """Runs one course. Raises AssertionError if a generation has other rows than expected."""
+    course = Course(bench, seed, factor=factor, swaps=swaps)
     try:
         course.run()
         live = next(number for number, state in bench.states().items() if state == "live")
         assert "failed" not in bench.states().values()
         want = bench.rows(live)
         if not swaps:
-            # What the new code makes of everything, whichever code live ran by.
+            # These are the rows of the new code for all events, whichever code applied the events.
             third = course.mended[1].begin()
             assert course.mended[1].rebuild(third)
             want = bench.rows(third)
@@ -257,18 +261,18 @@ def play(bench: Bench, seed: int, *, factor: int, swaps: bool) -> None:
         course.close()
 
 
-def play_all(bench: Bench, seeds: Iterable[int]) -> None:
-    """One after the other, each from nothing; with swaps, or with old and new code, in turns."""
+def run_courses(bench: Bench, seeds: Iterable[int]) -> None:
+    """Runs one course per seed from an empty state; even seeds swap, odd seeds use old and new code."""
     for seed in seeds:
-        play(bench, seed, factor=1 + 9 * (seed % 2), swaps=seed % 2 == 0)
+        run_course(bench, seed, factor=1 + 9 * (seed % 2), swaps=seed % 2 == 0)
         bench.reset()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_one_code_and_swaps(bench: Bench, seed: int) -> None:
-    play(bench, seed, factor=1, swaps=True)
+def test_all_generations_agree_after_swaps(bench: Bench, seed: int) -> None:
+    run_course(bench, seed, factor=1, swaps=True)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_rolling_deployment(bench: Bench, seed: int) -> None:
-    play(bench, seed, factor=10, swaps=False)
+def test_all_generations_agree_in_a_rolling_deployment(bench: Bench, seed: int) -> None:
+    run_course(bench, seed, factor=10, swaps=False)

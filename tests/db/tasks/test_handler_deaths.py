@@ -1,4 +1,4 @@
-"""Events in whose handlers processes ended, on a real Postgres: alone, then a dead letter, then forgotten."""
+"""An event whose handler ended processes is applied alone; after three deaths it is a dead letter."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.db.tasks.applying import bench as bench
 SUSPECT = EventPlace(TOPIC, TOPIC_ID, 0, 1)
 LETTERS = 'SELECT "offset", error_class, state FROM sluice.dead_letters ORDER BY 1'
 LEFT = "SELECT count(*) FROM sluice.handler_deaths"
-# Rows of one transaction have one.
+# The rows of one transaction have the same xmin.
 TRANSACTIONS = """
     SELECT array_agg("offset"::int ORDER BY "offset") FROM sluice.processed_events
     GROUP BY xmin::text ORDER BY 1
@@ -23,7 +23,7 @@ def died(bench: Bench, times: int, *, place: EventPlace = SUSPECT, timed_out: bo
 
 
 CASES = [
-    # deaths, by a time-out → class of the letter, and which records one transaction applied
+    # The deaths, True for a timeout, the class of the letter, and the records of each transaction.
     (0, False, None, [[0, 1, 2, 3]]),
     (1, False, None, [[0], [1], [2, 3]]),
     (2, False, None, [[0], [1], [2, 3]]),
@@ -33,7 +33,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("deaths", "timed_out", "error_class", "transactions"), CASES)
-def test_what_becomes_of_the_event_and_its_neighbours(
+def test_an_event_with_deaths_is_applied_alone_or_is_a_dead_letter(
     bench: Bench, deaths: int, timed_out: bool, error_class: str | None, transactions: list[list[int]]
 ) -> None:
     died(bench, deaths, timed_out=timed_out)
@@ -47,13 +47,13 @@ def test_what_becomes_of_the_event_and_its_neighbours(
     assert bench.look(LEFT) == [(0,)]
 
 
-def test_later_events_of_its_entity_wait_behind_the_letter(bench: Bench) -> None:
+def test_later_events_of_the_entity_wait_behind_the_letter(bench: Bench) -> None:
     died(bench, 3)
     bench.apply(slice_of([thing_set(n, key="k") for n in range(4)]))
     assert bench.outcomes() == {"applied": 1, "dead": 1, "waiting": 2}
 
 
-def test_deaths_of_another_queue_or_of_a_topic_created_anew_count_for_nothing(bench: Bench) -> None:
+def test_deaths_of_another_queue_or_of_a_recreated_topic_do_not_count(bench: Bench) -> None:
     died(bench, 3, place=SUSPECT._replace(topic_id="another"))
     note_death(bench.looking, "thing.9", SUSPECT, timed_out=True, how="killed")
     bench.apply(slice_of([thing_set(n, key=f"k{n}") for n in range(4)]))
@@ -61,7 +61,7 @@ def test_deaths_of_another_queue_or_of_a_topic_created_anew_count_for_nothing(be
     assert bench.look("SELECT queue FROM sluice.handler_deaths") == [("thing.9",)]
 
 
-def test_deaths_of_events_that_others_applied_meanwhile_are_forgotten(bench: Bench) -> None:
+def test_deaths_of_events_that_are_already_applied_are_deleted(bench: Bench) -> None:
     bench.apply(slice_of([thing_set(0), thing_set(1)]))
     died(bench, 2)
     bench.apply(slice_of([thing_set(2)], prev=1))

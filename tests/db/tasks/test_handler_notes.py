@@ -1,4 +1,4 @@
-"""Notes of the events whose handlers run, for workers without a supervisor, on a real Postgres."""
+"""Notes of the events whose handlers run, which workers without a supervisor write to Postgres."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -39,11 +39,11 @@ def make_notes(database_url: str) -> Iterator[MakeNotes]:
 
 
 def end_inside(notes: HandlerNotes, place: EventPlace, queue: str = QUEUE) -> None:
-    """What is left of a worker that ends while it runs the handlers of an event."""
+    """Leaves the notes of a worker that ends while it runs the handlers of an event."""
     batch = notes.batch(queue)
     batch.__enter__()
     notes.begin(queue, place)
-    # A block that is collected as garbage would end in order.
+    # Keeps the block from garbage collection, which would end it normally.
     never_left.append(batch)
 
 
@@ -53,7 +53,7 @@ def fail_after(notes: HandlerNotes) -> None:
     raise RuntimeError
 
 
-def test_one_note_stands_for_a_batch_and_counts_for_nothing(bench: Bench, make_notes: MakeNotes) -> None:
+def test_a_batch_has_one_note_which_counts_as_no_death(bench: Bench, make_notes: MakeNotes) -> None:
     notes = make_notes(1)
     with notes.batch(QUEUE):
         assert bench.look(NOTES) == []
@@ -67,7 +67,7 @@ def test_one_note_stands_for_a_batch_and_counts_for_nothing(bench: Bench, make_n
         assert (bench.look(NOTES), bench.look(DEATHS)) == ([], [])
 
 
-def test_behind_a_note_that_was_left_each_event_is_noted_while_its_handlers_run(
+def test_after_a_left_note_each_event_is_noted_while_its_handlers_run(
     bench: Bench, make_notes: MakeNotes
 ) -> None:
     end_inside(make_notes(2), FIRST)
@@ -82,19 +82,19 @@ def test_behind_a_note_that_was_left_each_event_is_noted_while_its_handlers_run(
     assert bench.look(DEATHS) == []
 
 
-def test_a_note_that_is_left_is_one_death_for_the_next_holder(bench: Bench, make_notes: MakeNotes) -> None:
+def test_the_next_worker_counts_a_left_note_as_one_death(bench: Bench, make_notes: MakeNotes) -> None:
     for worker, deaths in ((1, 0), (2, 0), (3, 1), (4, 2)):
         end_inside(make_notes(worker), FIRST)
         assert [row[4] for row in bench.look(DEATHS)] == [deaths] * bool(deaths)
     with make_notes(5).batch(QUEUE):
         pass
     assert bench.look(DEATHS) == [(*FIRST, 3, *DIED)]
-    # Counted once, whoever comes.
+    # Later workers do not count the note again.
     with make_notes(6).batch(QUEUE), make_notes(5).batch(QUEUE):
         assert bench.look(DEATHS) == [(*FIRST, 3, *DIED)]
 
 
-def test_workers_that_end_at_several_events_count_for_each(bench: Bench, make_notes: MakeNotes) -> None:
+def test_deaths_in_two_queues_are_counted_separately(bench: Bench, make_notes: MakeNotes) -> None:
     for worker in (1, 2):
         end_inside(make_notes(worker), FIRST)
         end_inside(make_notes(worker), OTHER_LANE, queue="thing.9")
@@ -102,7 +102,7 @@ def test_workers_that_end_at_several_events_count_for_each(bench: Bench, make_no
         assert bench.look(DEATHS) == [(*FIRST, 1, *DIED)]
 
 
-def test_a_lane_is_known_once_its_first_slice_was_applied(bench: Bench, make_notes: MakeNotes) -> None:
+def test_a_lane_is_known_after_its_first_slice_is_applied(bench: Bench, make_notes: MakeNotes) -> None:
     notes = make_notes(1)
     with notes.batch(QUEUE):
         notes.begin(QUEUE, FIRST)
@@ -126,7 +126,7 @@ def test_a_batch_that_failed_makes_no_lane_known(bench: Bench, make_notes: MakeN
         notes.end(QUEUE)
 
 
-def test_a_queue_that_was_with_others_is_not_known(bench: Bench, make_notes: MakeNotes) -> None:
+def test_a_queue_that_other_workers_had_is_not_known(bench: Bench, make_notes: MakeNotes) -> None:
     notes = make_notes(1)
     with notes.batch(QUEUE):
         notes.begin(QUEUE, FIRST)
@@ -141,7 +141,7 @@ def test_a_queue_that_was_with_others_is_not_known(bench: Bench, make_notes: Mak
         notes.end(QUEUE)
 
 
-def test_a_supervised_worker_counts_and_notes_nothing(bench: Bench, make_notes: MakeNotes) -> None:
+def test_a_supervised_worker_counts_deaths_but_writes_no_notes(bench: Bench, make_notes: MakeNotes) -> None:
     for worker in (1, 3):
         end_inside(make_notes(worker), FIRST)
     notes = make_notes(2, supervised=True)
@@ -160,7 +160,7 @@ def test_events_of_other_queues_are_not_noted(bench: Bench, make_notes: MakeNote
         notes.end("rebuild")
 
 
-def test_a_postgres_that_is_away_stops_no_batch() -> None:
+def test_an_unreachable_postgres_stops_no_batch() -> None:
     away = Session("postgresql+psycopg2://nobody@127.0.0.1:1/none", application_name="test")
     notes = HandlerNotes(away, UUID(int=1), notes_handlers=True)
     with notes.batch(QUEUE):
@@ -171,7 +171,7 @@ def test_a_postgres_that_is_away_stops_no_batch() -> None:
 def test_the_handlers_of_a_batch_are_noted(
     bench: Bench, make_notes: MakeNotes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in the run with rows, within the transaction; and nothing is left."""
+    """The run with rows inside the transaction is noted as well, and no note is left."""
     end_inside(make_notes(2), FIRST)
     notes = make_notes(1)
     seen: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""Calls that wait behind another one of their entity cost the others little, however many they are."""
+"""Any number of calls that wait behind a call of their entity cost the other calls little."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ def recording(database_url: str) -> Iterator[RecordingSession]:
 
 
 def insert_calls(session: Session, prefix: str, entity_key: str, number: int, minutes: int) -> None:
-    """Due calls of one effect: all of one entity, or each of its own if its key has a "-"."""
+    """Inserts due calls of one effect, all of one entity. A "-" in its key gives each call an entity."""
     session.command(
         "INSERT INTO sluice.executed_side_effects (effect_key, effect, identity, entity, entity_key, args,"
         " fingerprint, explicit_once, due_at)"
@@ -51,7 +51,7 @@ def pages(plan: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("head", [CallState.FAILED, CallState.RUNNING, CallState.PENDING])
-def test_whether_a_call_is_held_is_asked_once_per_entity(
+def test_held_calls_are_checked_once_per_entity(
     recording: RecordingSession, session: Session, head: CallState
 ) -> None:
     insert_calls(session, "held", "k", HELD, 60)
@@ -68,11 +68,15 @@ def test_whether_a_call_is_held_is_asked_once_per_entity(
     [statement, values] = recording.ran[-1]
     plan = recording.explain(statement, values)
     probes = [one for one in nodes(plan) if one.get("Index Name") == "executed_side_effects_open_idx"]
-    assert sum(one["Actual Loops"] for one in probes) <= 2 * (OTHERS + 1), "its row, and those before it"
-    assert sum(pages(one) for one in probes) <= 16 * (OTHERS + 1), "the first of many looks at none of them"
+    assert sum(one["Actual Loops"] for one in probes) <= 2 * (OTHERS + 1), (
+        "two probes per entity: its row, and the rows before it"
+    )
+    assert sum(pages(one) for one in probes) <= 16 * (OTHERS + 1), (
+        "the probe for the first of many calls reads none of the others"
+    )
 
 
-def test_the_first_of_many_is_claimed_without_a_look_at_the_others(
+def test_the_first_of_many_calls_is_claimed_without_reading_the_others(
     recording: RecordingSession, session: Session
 ) -> None:
     insert_calls(session, "held", "k", HELD, 60)
@@ -85,7 +89,7 @@ def test_the_first_of_many_is_claimed_without_a_look_at_the_others(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])
-def test_calls_behind_more_held_ones_than_are_looked_at_first_are_found(
+def test_calls_behind_more_held_calls_than_the_first_read_covers_are_found(
     recording: RecordingSession, session: Session, limit: int
 ) -> None:
     insert_calls(session, "held", "k", limit * calls.LOOKED_AT_PER_CALL + 5, 60)
@@ -94,7 +98,7 @@ def test_calls_behind_more_held_ones_than_are_looked_at_first_are_found(
 
 
 @pytest.mark.parametrize("running", [1, 2, 3])
-def test_a_call_that_runs_holds_the_others_of_any_effect(
+def test_a_running_call_holds_the_others_even_if_the_effect_does_not_hold(
     recording: RecordingSession, session: Session, running: int
 ) -> None:
     insert_calls(session, "call", "k", 3, 1)
@@ -107,13 +111,13 @@ def test_a_call_that_runs_holds_the_others_of_any_effect(
     assert dispatched(recording, holding=()) == ["call2" if running == 1 else "call1"]
 
 
-def test_calls_without_an_entity_hold_each_other_never(recording: RecordingSession, session: Session) -> None:
+def test_calls_without_an_entity_never_hold_each_other(recording: RecordingSession, session: Session) -> None:
     insert_calls(session, "free", "k", 5, 1)
     session.command("UPDATE sluice.executed_side_effects SET entity_key = NULL")
     assert dispatched(recording) == [f"free{n}" for n in range(1, 6)]
 
 
-def test_the_first_call_is_the_oldest_and_not_the_one_that_is_due_first(
+def test_the_oldest_call_is_made_first_even_if_a_later_call_is_due_earlier(
     recording: RecordingSession, session: Session
 ) -> None:
     insert_calls(session, "call", "k", 3, 1)
@@ -125,4 +129,4 @@ def test_the_first_call_is_the_oldest_and_not_the_one_that_is_due_first(
         "UPDATE sluice.executed_side_effects SET due_at = now() + interval '1 h', dispatched_at = NULL"
         " WHERE effect_key = 'call1'"
     )
-    assert dispatched(recording) == [], "the oldest is tried again later, and the others wait for it"
+    assert dispatched(recording) == [], "the oldest call is due later, and the other calls wait for it"

@@ -1,4 +1,4 @@
-"""Signing keys: a new one is accepted at once, and an old one ends when every living process has read it."""
+"""A new signing key is accepted immediately; an old key ends when every process has read a newer key."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +30,7 @@ def session(database_url: str) -> Iterator[Session]:
 
 
 class Ring:
-    """A key ring with a clock of its own, which counts its reads."""
+    """A key ring with its own clock, which counts its reads."""
 
     def __init__(self, session: Session) -> None:
         self.now = 0.0
@@ -54,14 +54,14 @@ def process(**changes: Any) -> Process:
     return plain._replace(**changes)
 
 
-def test_two_rings_of_one_installation_read_each_other(session: Session) -> None:
+def test_two_rings_of_one_installation_open_each_others_messages(session: Session) -> None:
     one, other = Ring(session), Ring(session)
     frame = other.ring.open(one.ring.seal(1, b"content"))
     assert frame is not None
     assert (frame.version, frame.content) == (1, b"content")
 
 
-def test_a_message_with_a_key_that_is_new_is_accepted_at_once(session: Session) -> None:
+def test_a_message_with_a_new_key_is_accepted_immediately(session: Session) -> None:
     before = Ring(session)
     before.now = SUSPICION_SECONDS
     add_key(session)
@@ -70,14 +70,14 @@ def test_a_message_with_a_key_that_is_new_is_accepted_at_once(session: Session) 
     assert before.reads == 2
 
 
-def test_a_ring_that_never_reads_again_would_fail_the_test_above(session: Session) -> None:
+def test_a_ring_that_does_not_read_the_keys_again_refuses_a_new_key(session: Session) -> None:
     before = Ring(session)
     add_key(session)
     message = Ring(session).ring.seal(1, b"content")
-    assert before.ring.open(message) is None, "the clock stands still"
+    assert before.ring.open(message) is None, "the clock has not advanced"
 
 
-def test_forged_messages_have_the_keys_read_once_a_second_at_most(session: Session) -> None:
+def test_forged_messages_cause_at_most_one_read_of_the_keys_per_second(session: Session) -> None:
     one = Ring(session)
     for tenth in range(50):
         one.now = tenth / 10
@@ -94,7 +94,7 @@ def test_a_publisher_signs_with_a_new_key_soon(session: Session) -> None:
     assert one.ring.newest_number == 2
 
 
-def test_an_old_key_ends_when_every_living_process_has_read_a_newer_one(session: Session) -> None:
+def test_an_old_key_ends_when_every_running_process_has_read_a_newer_key(session: Session) -> None:
     late = process(key_number=1)
     write_process(session, late)
     write_process(session, process(key_number=2))
@@ -105,7 +105,7 @@ def test_an_old_key_ends_when_every_living_process_has_read_a_newer_one(session:
     assert [key.number for key in read_keys(session)] == [2]
 
 
-def test_a_process_without_a_heartbeat_holds_up_no_key(session: Session) -> None:
+def test_a_process_without_a_heartbeat_does_not_keep_an_old_key(session: Session) -> None:
     write_process(session, process(key_number=1))
     add_key(session)
     session.command("UPDATE sluice.processes SET heartbeat_at = now() - interval '31 seconds'")
@@ -113,27 +113,29 @@ def test_a_process_without_a_heartbeat_holds_up_no_key(session: Session) -> None
     assert end_old_keys(session) == 1
 
 
-def test_a_process_that_has_read_no_key_yet_holds_up_the_old_one(session: Session) -> None:
+def test_a_process_that_has_not_read_a_key_keeps_the_old_key(session: Session) -> None:
     write_process(session, process(key_number=0))
     add_key(session)
     assert end_old_keys(session) == 0
 
 
-def test_publishers_write_what_every_living_worker_reads(session: Session) -> None:
+def test_publishers_write_a_format_that_every_running_worker_reads(session: Session) -> None:
     old = process(format=0)
     write_process(session, old)
     write_process(session, process(format=9))
     write_process(session, process(kind=ProcessKind.BEAT, format=-1))
     assert Ring(session).ring.format == 0
     delete_process(session, old.process)
-    assert Ring(session).ring.format == NEWEST_FORMAT, "its own newest, not that of the others"
+    assert Ring(session).ring.format == NEWEST_FORMAT, (
+        "the newest format of this process, not of other processes"
+    )
 
 
 def test_without_a_worker_the_newest_format_is_written(session: Session) -> None:
     assert Ring(session).ring.format == NEWEST_FORMAT
 
 
-def test_the_row_is_read_as_it_was_written(session: Session) -> None:
+def test_the_row_of_a_process_is_read_as_it_was_written(session: Session) -> None:
     written = process(queues=("a.0",), topics={"t": "thing"}, effects=("charge",), clock_offset=-3.5)
     write_process(session, written)
     assert read_living(session) == [written]

@@ -13,7 +13,7 @@ from tests.db.tasks.failing import WHY, Run
 bench = applying.bench
 session, redriver, run = failing.session, failing.redriver, failing.run
 
-SECRET = "of a customer"
+SECRET = "a customer's data"
 BROKEN = "tests.db.tasks.applying.break_thing"
 SET, ADD = "tests.db.tasks.applying.set_thing", "tests.db.tasks.applying.add_part"
 FILE = "tests/db/tasks/applying.py"
@@ -27,15 +27,15 @@ FILE = "tests/db/tasks/applying.py"
             made(0, "part.added", note=SECRET), ADD, ["add_part"], id="a key of the data is missing"
         ),
         pytest.param(
-            made(0, "part.added", thing_id="x" * 65), ADD, ["add_part"], id="it yields what is refused"
+            made(0, "part.added", thing_id="x" * 65), ADD, ["add_part"], id="it yields a refused effect"
         ),
         pytest.param(thing_set(0, amount=-1, note=SECRET), SET, None, id="Postgres refuses the row"),
-        pytest.param(made(0, "thing.set", note=SECRET), SET, None, id="the data is not of the type"),
+        pytest.param(made(0, "thing.set", note=SECRET), SET, None, id="the data is of another type"),
         pytest.param(made(0, "thing.unknown"), None, None, id="there is no handler"),
-        pytest.param(Record(0, 1, b"k", b"{", []), None, None, id="it is no JSON"),
+        pytest.param(Record(0, 1, b"k", b"{", []), None, None, id="the value is not JSON"),
     ],
 )
-def test_a_death_is_one_line_and_its_letter_keeps_the_frames_of_the_handler(
+def test_a_dead_event_is_logged_in_one_line_and_its_letter_keeps_the_handler_frames(
     record: Record, handler: str | None, frames: list[str] | None, bench: Bench, run: Run
 ) -> None:
     with capture_logs() as lines:
@@ -59,11 +59,11 @@ def test_a_death_is_one_line_and_its_letter_keeps_the_frames_of_the_handler(
 
 def test_a_redrive_replaces_the_traceback(bench: Bench, run: Run) -> None:
     bench.apply(slice_of([made(0, "thing.broken")]))
-    bench.look("UPDATE sluice.dead_letters SET traceback = 'of a former handler'")
+    bench.look("UPDATE sluice.dead_letters SET traceback = 'from an earlier handler'")
     shown = run("dlq", "redrive", "1", *WHY, "--yes", exit_code=1)
     assert f"RuntimeError: a fault in the handler (in {BROKEN} at {FILE}:" in shown
     [(traceback,)] = bench.look("SELECT traceback FROM sluice.dead_letters")
     assert "in break_thing" in traceback
-    bench.look("UPDATE sluice.dead_letters SET value = NULL, traceback = 'of a former handler'")
+    bench.look("UPDATE sluice.dead_letters SET value = NULL, traceback = 'from an earlier handler'")
     run("dlq", "redrive", "1", *WHY, "--yes", exit_code=1)
     assert bench.look("SELECT traceback FROM sluice.dead_letters") == [(None,)]

@@ -1,4 +1,4 @@
-"""Many events that Postgres refuses in one batch: what they leave in the memory of the worker."""
+"""The memory of a worker after one batch with many events that Postgres refuses."""
 
 import gc
 import tracemalloc
@@ -28,14 +28,14 @@ def bench(database_url: str) -> Iterator[Bench]:
     opened.close()
 
 
-def test_refused_events_keep_neither_errors_nor_statements(
+def test_refused_events_keep_no_errors_and_no_statements_in_memory(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: dict[str, int] = {}
     advance_lanes = guard.advance_lanes
 
     def look_before(*args: Any) -> None:
-        # All events are settled here, and none is forgotten yet.
+        # At this point all events are settled, and all their results are still in memory.
         held["objects"] = len(_errors_and_cursors())
         held["bytes"] = tracemalloc.get_traced_memory()[0]
         advance_lanes(*args)
@@ -55,7 +55,7 @@ def test_refused_events_keep_neither_errors_nor_statements(
     assert applied is not None
     assert applied.outcomes == {"dead": EVENTS}
     assert held["objects"] == before
-    # Of each event the decoded data is there, and the effect that its handler yielded.
+    # The memory holds the decoded data of each event, and the effect that its handler yielded.
     assert held["bytes"] < 4 * EVENTS * PAYLOAD_BYTES
 
 

@@ -1,4 +1,4 @@
-"""Outgoing events that newer code stored: they are left, what is behind them waits, and all else goes on."""
+"""Outgoing events of newer code stay; later events of their keys wait, and all other events are sent."""
 
 import pytest
 import structlog
@@ -22,7 +22,7 @@ def run_all(bench: Bench) -> list[int]:
     return bench.broker.numbers()
 
 
-def test_a_newer_event_holds_its_key_in_its_queue_and_nothing_else(bench: Bench) -> None:
+def test_a_newer_event_holds_only_its_key_in_its_queue(bench: Bench) -> None:
     bench.add((1, "a"), (2, "b"), (3, "a"), (4, None), (5, None), (6, "b"))
     bench.add((7, "a"), (9, "z"), queue="e.1")
     bench.add((8, "a"), topic="u")
@@ -47,7 +47,7 @@ def test_no_hint_passes_a_newer_event(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert run_all(bench) == [2, 5]
 
 
-def test_a_newer_event_that_comes_between_lock_and_page_holds_what_follows(
+def test_a_newer_event_committed_between_lock_and_page_holds_later_events(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.add((1, "x"))
@@ -75,10 +75,10 @@ def test_a_newer_event_that_comes_between_lock_and_page_holds_what_follows(
         ("n.format > $5 AND n.queue = d.queue", "false"),
     ],
 )
-def test_a_mutant_of_the_page_is_found(
+def test_a_mutant_of_the_page_query_is_caught(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:
     mutant = mutated(outbox, old, new)
     monkeypatch.setattr(outbox, "READ_PAGE", mutant.READ_PAGE)
     with pytest.raises(AssertionError):
-        test_a_newer_event_holds_its_key_in_its_queue_and_nothing_else(bench)
+        test_a_newer_event_holds_only_its_key_in_its_queue(bench)

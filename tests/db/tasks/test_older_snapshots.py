@@ -26,7 +26,7 @@ HELD = 1_800_018  # an advisory lock
 
 
 def swap(bench: Bench, number: int, snapshots: SnapshotWait) -> int:
-    """One attempt of a command that waits."""
+    """Makes one attempt of a swap that waits."""
     return generation_changes.swap(
         bench.session, bench.registry, bench.generation(number), DECISION, snapshots
     )
@@ -36,7 +36,7 @@ OLD = {
     "idle after a statement": f"{RR}; SELECT 1",
     "serializable": "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1",
     "read only": f"{RR} READ ONLY; SELECT 1",
-    "wrote": f"{RR}; INSERT INTO public.things (thing_id, amount) VALUES ('old', 1)",
+    "has written": f"{RR}; INSERT INTO public.things (thing_id, amount) VALUES ('old', 1)",
     "an open cursor": "BEGIN; DECLARE c CURSOR FOR SELECT thing_id FROM public.things; FETCH c",
     "in a savepoint": f"{RR}; SAVEPOINT s; SELECT 1",
     "has read the old generation": f"{RR}; SELECT FROM public.totals_g1",
@@ -49,7 +49,7 @@ NEW = {
 }
 
 
-def test_older_snapshots_are_waited_for_and_named_and_others_are_not(
+def test_a_swap_waits_for_older_snapshots_and_names_only_these(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
@@ -72,11 +72,11 @@ def test_older_snapshots_are_waited_for_and_named_and_others_are_not(
 
 
 def interrupted(_seconds: float) -> None:
-    """Ctrl-C."""
+    """Stands in for Ctrl-C during a pause."""
     raise KeyboardInterrupt
 
 
-def test_a_swap_ends_with_its_patience_or_by_ctrl_c_and_one_that_waits_for_nothing_is_caught(
+def test_the_wait_of_a_swap_ends_by_timeout_or_ctrl_c(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
@@ -89,10 +89,10 @@ def test_a_swap_ends_with_its_patience_or_by_ctrl_c_and_one_that_waits_for_nothi
     assert bench.states() == {1: "live", number: "ready"}
     monkeypatch.setattr(older_snapshots, "read_snapshots", lambda _session: [])
     fixed.swap(number)
-    assert reader.keys() == set(), "the mutant loses nothing"
+    assert reader.keys() == set(), "the mutant hides no rows"
 
 
-def test_a_snapshot_from_after_the_filling_stays_as_it_is_over_the_swap_and_back(
+def test_a_snapshot_newer_than_the_rebuild_is_unchanged_by_a_swap(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
@@ -110,7 +110,7 @@ def test_a_snapshot_from_after_the_filling_stays_as_it_is_over_the_swap_and_back
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["swap", "swap back"])
-def test_a_snapshot_from_before_a_lane_was_caught_up_is_waited_for(
+def test_a_swap_waits_for_a_snapshot_older_than_the_catch_up_of_a_lane(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
     bench.live(thing_set(0, "a", 1))
@@ -133,7 +133,7 @@ def test_a_snapshot_from_before_a_lane_was_caught_up_is_waited_for(
     assert reader.keys() == {"a", "b"}
 
 
-def test_lanes_caught_up_between_the_look_and_the_locks_are_looked_at_again(
+def test_lanes_that_catch_up_between_check_and_locks_are_checked_again(
     bench: Bench, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.live(thing_set(0, "a", 1))
@@ -152,11 +152,11 @@ def test_lanes_caught_up_between_the_look_and_the_locks_are_looked_at_again(
     fixed.swap(number)
 
 
-def test_a_generation_begun_at_a_checkpoint_is_filled_by_the_copy(
+def test_a_swap_waits_for_a_snapshot_older_than_the_copy_of_a_checkpoint(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1), thing_set(1, "b", 2))
-    # What the bridge would have written: the checkpoint has nothing left to read.
+    # The bridge would write this row; the rebuild then has no records left to read.
     bench.looking.command("INSERT INTO sluice.partition_progress VALUES ('things', 0, 1, 2)")
     kept = bench.checkpoint("kept")
     reader = open_reader(f"{RR}; SELECT 1")
@@ -169,7 +169,7 @@ def test_a_generation_begun_at_a_checkpoint_is_filled_by_the_copy(
     assert reader.keys() == {"a", "b"}
 
 
-def test_a_long_statement_is_waited_for_until_it_ends(
+def test_a_swap_waits_until_a_long_statement_ends(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1))
@@ -187,18 +187,18 @@ def test_a_long_statement_is_waited_for_until_it_ends(
     fixed, number = fill(bench, opened)
     said: list[str] = []
 
-    def end_it(reason: str) -> None:
+    def end_statement(reason: str) -> None:
         said.append(reason)
         holder.run(f"SELECT pg_advisory_unlock({HELD})")
 
     snapshots = SnapshotWait()
-    until_possible(lambda: swap(fixed, number, snapshots), 60, waiting=end_it)
+    until_possible(lambda: swap(fixed, number, snapshots), 60, waiting=end_statement)
     running.join()
     assert re.search(rf"pid {pid} \(.* s old: SELECT pg_advisory_lock.* 'a long", said[0])
     assert bench.states()[number] == "live"
 
 
-def test_an_exported_snapshot_is_waited_for_where_it_went(
+def test_a_swap_waits_for_the_importer_of_an_exported_snapshot(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1))
@@ -217,7 +217,7 @@ def test_an_exported_snapshot_is_waited_for_where_it_went(
     swap(fixed, number, snapshots)
 
 
-def test_a_prepared_transaction_is_waited_for_and_named(
+def test_a_swap_waits_for_a_prepared_transaction_and_names_it(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     bench.live(thing_set(0, "a", 1))

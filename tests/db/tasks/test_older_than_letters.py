@@ -1,4 +1,4 @@
-"""A redrive of a generation's own letters fills it, too: older snapshots are waited for."""
+"""A redrive of a generation's letters writes its rows, so a swap waits for older snapshots."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ opened = projecting.opened
 open_reader = reading.open_reader
 
 
-def test_a_snapshot_from_before_a_letter_was_redriven_is_waited_for(
+def test_a_swap_waits_for_a_snapshot_older_than_a_redriven_letter(
     bench: Bench, opened: Any, open_reader: Callable[..., Reader]
 ) -> None:
     live = opened(bench.with_code(registry()))

@@ -1,4 +1,4 @@
-"""Which sessions a swap waits for, as Postgres shows them, and how it names those that hold a lock."""
+"""The sessions that a swap waits for, and the refusals that name a session which holds a lock."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,9 @@ opened = projecting.opened
 open_reader = reading.open_reader
 
 
-def test_a_vacuum_is_not_waited_for(bench: Bench, opened: Any, open_reader: Callable[..., Reader]) -> None:
+def test_a_swap_does_not_wait_for_a_vacuum(
+    bench: Bench, opened: Any, open_reader: Callable[..., Reader]
+) -> None:
     bench.live(thing_set(0, "a", 1))
     vacuum = open_reader()
     vacuum.run("CREATE TABLE public.big AS SELECT n, repeat('x', 1000) FROM generate_series(1, 3000) n")
@@ -45,7 +47,7 @@ def test_a_vacuum_is_not_waited_for(bench: Bench, opened: Any, open_reader: Call
     running.join()
 
 
-def test_a_role_without_rights_sees_the_snapshots_of_others_without_age_and_query(
+def test_an_unprivileged_role_sees_other_snapshots_without_age_and_query(
     bench: Bench, open_reader: Callable[..., Reader]
 ) -> None:
     reader = open_reader()
@@ -58,7 +60,9 @@ def test_a_role_without_rights_sees_the_snapshots_of_others_without_age_and_quer
         session.command(f"RESET ROLE; DROP ROLE {role}")
 
 
-def test_a_lock_on_the_view_is_named(bench: Bench, opened: Any, open_reader: Callable[..., Reader]) -> None:
+def test_a_refused_swap_names_the_session_that_locks_the_view(
+    bench: Bench, opened: Any, open_reader: Callable[..., Reader]
+) -> None:
     bench.live(thing_set(0, "a", 1))
     fixed, number = fill(bench, opened)
     reader = open_reader()

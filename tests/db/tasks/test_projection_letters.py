@@ -1,4 +1,4 @@
-"""What one projection cannot apply is its own letter, and the rest of the event is applied."""
+"""If one projection cannot apply an event, it gets a letter, and the rest of the event is applied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ ALLOW = "DROP TRIGGER refusing ON totals_g1; DROP FUNCTION refuse"
 
 @dataclass(frozen=True)
 class Failure:
-    """How the projection `totals` fails at the bad event, and how that is mended."""
+    """A failure of the projection `totals` at the bad event, and the way to mend it."""
 
     error_class: str
     break_: str = ""
@@ -43,7 +43,7 @@ class Failure:
 
 FAILURES = {
     "the handler raises": Failure("ValueError", code=lambda: registry(raising)),
-    "a version that is there already": Failure(
+    "a version that exists already": Failure(
         "Conflict", code=lambda: registry(version=lambda _: 0), outcome=Outcome.CONFLICT
     ),
     "a constraint": Failure(
@@ -51,7 +51,7 @@ FAILURES = {
         f"ALTER TABLE totals_g1 ADD CONSTRAINT lucky CHECK (amount <> {BAD})",
         "ALTER TABLE totals_g1 DROP CONSTRAINT lucky",
     ),
-    "not null": Failure(
+    "a not-null constraint": Failure(
         "NotNullViolation",
         REFUSING % "NEW.amount = NULL;",
         ALLOW,
@@ -70,9 +70,12 @@ FAILURES = {
 
 
 BATCHES = {
-    **{(name, "plain and projection", "one batch"): (thing_set, False) for name in FAILURES},
-    **{(name, "projection alone", "one batch"): (shown, False) for name in list(FAILURES)[:3]},
-    **{(name, "plain and projection", "apart"): (thing_set, True) for name in list(FAILURES)[:3]},
+    **{(name, "handler and projection", "one batch"): (thing_set, False) for name in FAILURES},
+    **{(name, "projection only", "one batch"): (shown, False) for name in list(FAILURES)[:3]},
+    **{
+        (name, "handler and projection", "one event per batch"): (thing_set, True)
+        for name in list(FAILURES)[:3]
+    },
 }
 
 
@@ -81,7 +84,7 @@ BATCHES = {
     [(FAILURES[of[0]], *how) for of, how in BATCHES.items()],
     ids=[", ".join(of) for of in BATCHES],
 )
-def test_a_projection_that_fails_takes_back_nothing_but_its_own(
+def test_a_projection_that_fails_undoes_only_its_own_writes(
     bench: Bench, opened: Any, failure: Failure, kind: Callable[..., Record], apart: bool
 ) -> None:
     code = opened(bench.with_code(failure.code()))
@@ -89,7 +92,7 @@ def test_a_projection_that_fails_takes_back_nothing_but_its_own(
     records = stream(kind)
     for part in [[one] for one in records] if apart else [records[:3], records[3:]]:
         code.live(*part)
-    # Of the wrong version the second event of `b` conflicts as well.
+    # With the wrong version, the second event of `b` conflicts as well.
     is_conflict = failure.outcome is Outcome.CONFLICT
     assert code.letters() == [
         (2, "a", failure.outcome, "dead", failure.error_class),
@@ -113,10 +116,10 @@ def test_a_projection_that_fails_takes_back_nothing_but_its_own(
     assert mended.rows() == mended.labelled() == {"a": (3, 3), "b": (5, 2)}
     assert {state for *_, state, _ in mended.letters()} == {"done"}
     mended.live(kind(5, "a", 6))
-    assert mended.rows()["a"] == (6, 4), "nothing waits any more"
+    assert mended.rows()["a"] == (6, 4), "no event waits any more"
 
 
-def test_redriven_with_the_same_code_it_fails_again_and_those_behind_it_wait(bench: Bench) -> None:
+def test_a_letter_redriven_with_the_same_code_fails_again_and_later_events_wait(bench: Bench) -> None:
     bench.live(*stream())
     assert bench.redrive_letters("a") == "things:0:2 ValueError: thirteen"
     assert bench.look("SELECT attempts FROM sluice.projection_letters ORDER BY id") == [(2,), (1,)]
@@ -130,7 +133,7 @@ def test_redriven_with_the_same_code_it_fails_again_and_those_behind_it_wait(ben
     assert bench.rows() == {"a": (1, 1), "b": (7, 3)}
 
 
-def test_a_dropped_letter_is_passed_by_and_those_behind_it_are_applied(bench: Bench) -> None:
+def test_a_dropped_letter_is_skipped_and_later_letters_are_applied(bench: Bench) -> None:
     bench.live(*stream())
     assert bench.drop_letter("a")
     assert bench.redrive_letters("a") is None
@@ -139,7 +142,7 @@ def test_a_dropped_letter_is_passed_by_and_those_behind_it_are_applied(bench: Be
     assert bench.amounts() == {"a": 3, "b": 5}
 
 
-def test_on_a_topic_that_skips_nothing_waits_behind_a_letter(bench: Bench, opened: Any) -> None:
+def test_no_event_waits_behind_a_letter_of_a_topic_that_skips(bench: Bench, opened: Any) -> None:
     topic = Topic(TOPIC, entity=Entity("thing", 1), on_failure="skip")
     code = opened(bench.with_code(registry(raising, topic=topic)))
     code.live(*stream())
@@ -147,16 +150,16 @@ def test_on_a_topic_that_skips_nothing_waits_behind_a_letter(bench: Bench, opene
     assert code.rows() == {"a": (3, 2), "b": (5, 2)}
 
 
-def test_a_record_without_a_key_is_a_letter_that_holds_nothing(bench: Bench) -> None:
+def test_a_failed_event_without_a_key_is_a_dead_letter_of_the_whole_event(bench: Bench) -> None:
     keyless = thing_set(0, "a", BAD)._replace(key=None)
     bench.live(keyless)
-    # Its plain handler writes a row by the record's key, so it dies as a whole.
+    # The handler writes a row by the record's key, so the whole event is a dead letter.
     assert bench.outcomes() == {"dead": 1}
     assert bench.letters() == []
 
 
 @pytest.mark.parametrize("redriven", ["bad", "good"])
-def test_an_event_that_was_dead_as_a_whole_and_is_redriven_meets_its_projections(
+def test_a_redriven_dead_letter_runs_its_projections_as_well(
     bench: Bench, opened: Any, redriven: str
 ) -> None:
     bench.look("ALTER TABLE things ADD CONSTRAINT never CHECK (amount < 0 OR thing_id <> 'a')")
@@ -175,14 +178,14 @@ def test_an_event_that_was_dead_as_a_whole_and_is_redriven_meets_its_projections
         ]
 
 
-def test_a_letter_is_stored_once_however_often_its_batch_comes(bench: Bench) -> None:
+def test_a_repeated_batch_stores_a_letter_only_once(bench: Bench) -> None:
     for _ in range(2):
         bench.apply(slice_of(stream()))
     assert len(bench.letters()) == 2
 
 
-@pytest.mark.parametrize("dropped", ["before it begins", "while it is built"])
-def test_a_rebuild_folds_what_failed_and_passes_over_what_was_dropped(
+@pytest.mark.parametrize("dropped", ["before the rebuild", "during the rebuild"])
+def test_a_rebuild_folds_failed_events_and_skips_dropped_events(
     bench: Bench, opened: Any, dropped: str
 ) -> None:
     bench.live(*stream(), thing_set(5, "d", BAD), thing_set(6, "d", 7))
@@ -192,10 +195,10 @@ def test_a_rebuild_folds_what_failed_and_passes_over_what_was_dropped(
         assert bench.drop_letter("a")
         assert bench.redrive_letters("a") is None
 
-    if dropped == "before it begins":
+    if dropped == "before the rebuild":
         drop()
     number = mended.begin()
-    if dropped == "while it is built":
+    if dropped == "during the rebuild":
         drop()
     assert mended.rebuild(number)
     assert mended.rows(number) == {"a": (3, 2), "b": (5, 2), "d": (7, 2)}
@@ -203,7 +206,7 @@ def test_a_rebuild_folds_what_failed_and_passes_over_what_was_dropped(
 
     assert [(one.failed, one.waiting) for one in count_open(bench.looking)] == [(1, 1)]
     mended.swap(number)
-    assert count_open(bench.looking) == [], "put aside with their generation"
+    assert count_open(bench.looking) == [], "letters of a retired generation do not count"
     mended.live(thing_set(7, "d", 8))
     assert mended.rows()["d"] == (8, 3)
     mended.swap(1)
@@ -212,12 +215,10 @@ def test_a_rebuild_folds_what_failed_and_passes_over_what_was_dropped(
     assert mended.rows() == {"a": (3, 2), "b": (5, 2), "d": (8, 3)}
     again = mended.begin()
     assert mended.rebuild(again)
-    assert mended.rows(again) == mended.rows(), "what was dropped stays dropped"
+    assert mended.rows(again) == mended.rows(), "dropped events stay dropped"
 
 
-def test_a_dropped_event_is_passed_over_also_where_only_a_repeat_of_it_is_left(
-    bench: Bench, opened: Any
-) -> None:
+def test_a_dropped_event_is_skipped_even_if_only_its_repeat_is_left(bench: Bench, opened: Any) -> None:
     bench.live(*stream())
     assert bench.drop_letter("a")
     assert bench.redrive_letters("a") is None
@@ -229,7 +230,7 @@ def test_a_dropped_event_is_passed_over_also_where_only_a_repeat_of_it_is_left(
     assert mended.rows(number) == {"a": (3, 2), "b": (5, 2)}
 
 
-def test_a_generation_that_is_dropped_takes_its_letters_along(bench: Bench) -> None:
+def test_the_letters_of_a_dropped_generation_are_deleted(bench: Bench) -> None:
     number = bench.begin()
     bench.live(*stream())
     assert bench.rebuild(number)
@@ -247,9 +248,7 @@ def test_a_checkpoint_is_refused_while_the_generation_lacks_events(bench: Bench)
     bench.checkpoint("monday")
 
 
-def test_letters_that_were_applied_are_purged_with_age_and_dropped_ones_stay(
-    bench: Bench, opened: Any
-) -> None:
+def test_old_applied_letters_are_purged_and_dropped_letters_stay(bench: Bench, opened: Any) -> None:
     bench.live(*stream())
     assert bench.drop_letter("a")
     assert opened(bench.with_code(registry())).redrive_letters("a") is None

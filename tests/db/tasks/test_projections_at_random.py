@@ -1,4 +1,4 @@
-"""Failing code, redrives, drops, stops, rebuilds and swaps in any order: each generation is right."""
+"""Failing code, redrives, drops, stops, rebuilds and swaps in any order leave correct generations."""
 
 import random
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SEEDS = [*FEW, *(pytest.param(n, marks=pytest.mark.soak) for n in range(20) if n
 
 
 def fussy(event: object) -> int:
-    """Code that fails at every fifth amount."""
+    """Returns the amount of the event; raises an error for every multiple of five."""
     amount: int = event.data.amount  # type: ignore[attr-defined]
     if amount % 5 == 0:
         raise ValueError("five")
@@ -35,18 +35,18 @@ def bench(database_url: str) -> Iterator[Bench]:
     made.close()
 
 
-class Play:
-    """One seeded course of events. The failing and the right code are of one revision."""
+class Course:
+    """A random course of events. The failing and the right code have the same revision."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
         self.random = random.Random(seed)
         self.failing = bench
         self.right = bench.with_code(registry())
         self.dropped: dict[int, set[int]] = {1: set()}
-        """Generation → offsets that were dropped for it."""
+        """The offsets that were dropped, by generation."""
 
     def run(self) -> None:
-        """All steps, then everything that is left to do, by the right code."""
+        """Runs all steps, then completes the remaining work by the right code."""
         steps = [self.batch, self.batch, self.batch, self.turn, self.redrive, self.drop]
         steps += [self.begin, self.swap, self.break_table, self.resume]
         for _ in range(STEPS):
@@ -63,11 +63,11 @@ class Play:
                     self.right.redrive_letters(key, number)
 
     def who(self) -> Bench:
-        """Either code."""
+        """Returns the bench of the failing or of the right code."""
         return self.random.choice([self.failing, self.right])
 
     def batch(self) -> None:
-        """Some events, applied by either code."""
+        """Appends some events and applies them by either code."""
         log = self.failing.log
         for _ in range(self.random.randint(1, 6)):
             kind = self.random.choice([thing_set, shown])
@@ -75,18 +75,18 @@ class Play:
         self.who().catch_up()
 
     def turn(self) -> None:
-        """A rebuild worker."""
+        """Runs a rebuild turn of every generation."""
         for number in self.right.states():
             self.who().rebuild(number)
 
     def redrive(self) -> None:
-        """Of any generation."""
+        """Redrives a key in any generation that has not failed."""
         number = self.random.choice(list(self.right.states()))
         if self.right.states()[number] != "failed":
             self.who().redrive_letters(self.random.choice(KEYS), number)
 
     def drop(self) -> None:
-        """The first letter of an entity in the live generation, while no other one is filled."""
+        """Drops the first letter of an entity in the live generation, unless another generation is built."""
         states = self.right.states()
         live = self.live()
         key = self.random.choice(KEYS)
@@ -96,31 +96,31 @@ class Play:
             self.dropped[live].add(found[0][0])
 
     def live(self) -> int:
-        """The generation that readers see."""
+        """Returns the live generation."""
         query = "SELECT live_generation FROM sluice.projections WHERE projection = 'totals'"
         return int(self.right.look(query)[0][0])
 
     def begin(self) -> None:
-        """Another generation."""
+        """Begins a generation, unless there are three."""
         if len(self.dropped) < 3:
             live = self.live()
             self.dropped[self.right.begin()] = set(self.dropped[live])
 
     def swap(self) -> None:
-        """To any of them that has no letters, or back."""
+        """Swaps to any generation without open letters."""
         number = self.random.choice(list(self.dropped))
         if not [one for one in self.right.letters(number) if one[3] in ("dead", "waiting")]:
             self.right.swap(number)
 
     def break_table(self) -> None:
-        """The live generation's table is away for a batch."""
+        """Applies a batch while the table of the live generation is missing."""
         table = f"totals_g{self.live()}"
         self.right.look(f"ALTER TABLE {table} RENAME TO away")
         self.batch()
         self.right.look(f"ALTER TABLE away RENAME TO {table}")
 
     def resume(self, by: Bench | None = None) -> None:
-        """Every stopped generation goes on."""
+        """Resumes every stopped generation."""
         for number, state in self.right.states().items():
             who = by or self.who()
             if state == "stopped":
@@ -129,7 +129,7 @@ class Play:
                 who.rebuild(number)
 
     def oracle(self, dropped: set[int]) -> dict[str, tuple[int, int]]:
-        """thing → (amount, seen): all events but those that were dropped, in order."""
+        """Returns (amount, seen) of each thing after all events except the dropped events."""
         rows: dict[str, tuple[int, int]] = {}
         for record in self.failing.log:
             if record.offset not in dropped:
@@ -143,15 +143,15 @@ class Play:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_generation_holds_what_it_must(bench: Bench, seed: int) -> None:
-    play = Play(bench, seed)
+def test_every_generation_holds_all_events_that_were_not_dropped(bench: Bench, seed: int) -> None:
+    course = Course(bench, seed)
     try:
-        play.run()
+        course.run()
         assert bench.halted() == []
         assert bench.outcomes() == {"applied": len(bench.log)}
-        assert bench.labelled() == play.oracle(set()), "the other projection notices nothing"
+        assert bench.labelled() == course.oracle(set()), "the other projection has all events"
         kept = [number for number, state in bench.states().items() if state != "failed"]
         found = {number: bench.rows(number) for number in kept}
-        assert found == {number: play.oracle(play.dropped[number]) for number in kept}
+        assert found == {number: course.oracle(course.dropped[number]) for number in kept}
     finally:
-        play.right.close()
+        course.right.close()

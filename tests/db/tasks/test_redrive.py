@@ -1,4 +1,4 @@
-"""Redrives on a real Postgres: in order, exactly once, under the lock of the queue, after any failure."""
+"""Redrives run in order, exactly once, under the lock of the queue, and after any failure."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from tests.waiting import WAITING_BACKENDS, wait_until
 bench, redriver = applying.bench, failing.redriver
 
 
-def test_slow_letters_are_redriven_in_transactions_that_are_not_idle_for_long(
+def test_slow_letters_are_redriven_in_several_short_transactions(
     bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
@@ -37,7 +37,7 @@ def test_slow_letters_are_redriven_in_transactions_that_are_not_idle_for_long(
     assert {state for _, state, _ in states(bench)} == {"done"}
 
 
-def test_a_death_parks_and_those_behind_wait_while_others_flow(bench: Bench) -> None:
+def test_a_dead_letter_parks_its_entity_and_other_entities_continue(bench: Bench) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, "other", amount=6)]))
     bench.apply(slice_of([thing_set(3, amount=7)], prev=2))
     assert bench.amounts() == {"other": 6}
@@ -46,7 +46,7 @@ def test_a_death_parks_and_those_behind_wait_while_others_flow(bench: Bench) -> 
     assert parked(bench) == [("k",)]
 
 
-def test_redriven_after_the_fix_all_are_applied_in_order_and_counted_once(
+def test_letters_redriven_after_the_fix_are_applied_in_order_and_counted_once(
     bench: Bench, redriver: Redriver
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
@@ -64,7 +64,9 @@ def test_redriven_after_the_fix_all_are_applied_in_order_and_counted_once(
     assert bench.amounts() == {"k": 9}
 
 
-def test_what_postgres_refuses_alone_is_redriven_once_it_is_allowed(bench: Bench, redriver: Redriver) -> None:
+def test_an_event_that_postgres_refused_is_redriven_after_the_cause_is_removed(
+    bench: Bench, redriver: Redriver
+) -> None:
     bench.apply(slice_of([thing_set(0, amount=-1)]))
     bench.apply(slice_of([thing_set(1, "other", amount=6)], prev=0))
     assert redriver.redrive_once("thing", "k").blocked_by is not None
@@ -75,7 +77,7 @@ def test_what_postgres_refuses_alone_is_redriven_once_it_is_allowed(bench: Bench
     assert bench.outcomes() == {"applied": 2}
 
 
-def test_redriven_twice_nothing_happens_twice(bench: Bench, redriver: Redriver) -> None:
+def test_a_second_redrive_changes_nothing(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
     mend(bench)
     redriver.redrive_once("thing", "k")
@@ -85,7 +87,7 @@ def test_redriven_twice_nothing_happens_twice(bench: Bench, redriver: Redriver) 
     assert len(bench.look("SELECT id FROM sluice.outbox_events")) == 2
 
 
-def test_a_letter_of_a_newer_format_is_refused_and_those_before_it_are_redriven(
+def test_a_letter_of_a_newer_format_is_refused_and_earlier_letters_are_redriven(
     bench: Bench, redriver: Redriver
 ) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5), thing_set(2, amount=7)]))
@@ -102,7 +104,7 @@ def test_a_letter_of_a_newer_format_is_refused_and_those_before_it_are_redriven(
     assert bench.amounts() == {"k": 7}
 
 
-def test_what_dies_again_stays_at_the_head(bench: Bench, redriver: Redriver) -> None:
+def test_a_letter_that_fails_again_stays_at_the_head(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
     redriven = redriver.redrive_once("thing", "k")
     assert redriven.blocked_by is not None
@@ -113,11 +115,11 @@ def test_what_dies_again_stays_at_the_head(bench: Bench, redriver: Redriver) -> 
     assert bench.outcomes() == {"dead": 1, "waiting": 1}
 
 
-def test_one_behind_that_dies_becomes_the_head(bench: Bench, redriver: Redriver) -> None:
+def test_a_waiting_letter_that_fails_becomes_the_head(bench: Bench, redriver: Redriver) -> None:
     bench.apply(slice_of([broken(0), broken(1), thing_set(2, amount=5)]))
     (head,) = bench.look('SELECT id FROM sluice.dead_letters WHERE "offset" = 0')
     assert redriver.drop("thing", "k", head[0])
-    assert not redriver.drop("thing", "k", head[0]), "it is dropped already"
+    assert not redriver.drop("thing", "k", head[0]), "the letter is dropped already"
     redriven = redriver.redrive_once("thing", "k")
     assert redriven.blocked_by is not None
     assert states(bench) == [(0, "dropped", "dead"), (1, "dead", "dead"), (2, "waiting", "waiting")]
@@ -127,14 +129,14 @@ def test_one_behind_that_dies_becomes_the_head(bench: Bench, redriver: Redriver)
     assert bench.outcomes() == {"dead": 1, "applied": 2}
 
 
-def test_more_than_one_transaction_holds_are_redriven_in_turns(bench: Bench, redriver: Redriver) -> None:
+def test_many_letters_are_redriven_in_several_transactions(bench: Bench, redriver: Redriver) -> None:
     count = LETTERS + 10
     bench.apply(slice_of([broken(0)]))
     bench.apply(slice_of([thing_set(n, amount=n) for n in range(1, count)], prev=0))
     mend(bench)
     first = redriver.redrive_once("thing", "k")
     assert not first.unparked
-    # Live traffic comes in between, and waits behind what is left.
+    # An event that arrives in between waits behind the remaining letters.
     bench.apply(slice_of([thing_set(count, amount=count)], prev=count - 1))
     assert bench.outcomes()["waiting"] == 11
     assert redriver.redrive_once("thing", "k").unparked
@@ -143,7 +145,7 @@ def test_more_than_one_transaction_holds_are_redriven_in_turns(bench: Bench, red
 
 
 @pytest.mark.parametrize("point", ["redrive.before_commit", "redrive.committed"])
-def test_a_redrive_that_ends_anywhere_is_taken_up_again(bench: Bench, redriver: Redriver, point: str) -> None:
+def test_an_interrupted_redrive_can_be_repeated(bench: Bench, redriver: Redriver, point: str) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
     mend(bench)
     faults.arm(f"{point}:1:raise")
@@ -158,14 +160,16 @@ def test_a_redrive_that_ends_anywhere_is_taken_up_again(bench: Bench, redriver: 
     assert len(bench.look("SELECT id FROM sluice.outbox_events")) == 2
 
 
-def test_a_redrive_waits_for_the_queue(bench: Bench, redriver: Redriver, database_url: str) -> None:
+def test_a_redrive_waits_for_the_lock_of_the_queue(
+    bench: Bench, redriver: Redriver, database_url: str
+) -> None:
     bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
     mend(bench)
     holder = Session(database_url, application_name="holds the queue")
     holder.command(f"BEGIN; SELECT FROM sluice.queues WHERE queue = '{QUEUE}' FOR UPDATE")
     redriving = threading.Thread(target=redriver.redrive_once, args=("thing", "k"))
     redriving.start()
-    wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=5, what="it waits")
+    wait_until(lambda: bench.look(WAITING_BACKENDS), timeout_seconds=5, what="the redrive waits")
     assert states(bench)[0] == (0, "dead", "dead")
     holder.command("COMMIT")
     holder.close()
@@ -173,7 +177,7 @@ def test_a_redrive_waits_for_the_queue(bench: Bench, redriver: Redriver, databas
     assert bench.amounts() == {"k": 5}
 
 
-def test_one_that_can_be_decoded_now_gets_its_identity(
+def test_a_letter_that_can_be_decoded_now_gets_its_identity(
     bench: Bench, redriver: Redriver, database_url: str
 ) -> None:
     bench.look("UPDATE sluice.queues SET accepted_deaths = 0")
@@ -184,13 +188,13 @@ def test_one_that_can_be_decoded_now_gets_its_identity(
     bench.look("UPDATE sluice.processed_events e SET identity = (SELECT identity FROM sluice.dead_letters)")
     assert dict(redriver.redrive_once("thing", "k").outcomes) == {"applied": 1}
     assert bench.amounts() == {"k": 3}
-    assert len(remembered(bench)) == 2, "the place's row, and now the event's"
-    # The same event again, from a producer's retry.
+    assert len(remembered(bench)) == 2, "one row of the position and one row of the event"
+    # A producer's retry sends the same event again.
     bench.apply(slice_of([thing_set(1, amount=3, event_id="e0", version=0)], prev=0))
     assert bench.outcomes() == {"applied": 1, "duplicate": 1}
 
 
-def test_the_parking_of_one_batch_is_seen_by_the_next_applier(bench: Bench, database_url: str) -> None:
+def test_the_next_applier_sees_the_entities_that_a_batch_parked(bench: Bench, database_url: str) -> None:
     bench.apply(slice_of([broken(0)]))
     session = Session(database_url, application_name="another worker", plans=BATCH_PLANS)
     applied = Applier(session, bench.registry).apply(QUEUE, [slice_of([thing_set(1)], prev=0)])
@@ -215,14 +219,14 @@ def test_a_letter_without_an_entity_is_redriven_alone(bench: Bench, redriver: Re
     (entry,) = bench.registry.handlers["thing.broken"]
     bench.registry.handlers["thing.broken"] = (replace(entry, function=write_fixed),)
     assert dict(redriver.redrive_letter("thing", letter_id).outcomes) == {"applied": 1}
-    assert not redriver.redrive_letter("thing", letter_id).outcomes, "it is done"
+    assert not redriver.redrive_letter("thing", letter_id).outcomes, "the letter is done"
     assert bench.outcomes() == {"applied": 2}
 
 
-def test_a_handler_over_its_time_fails_again(
+def test_a_handler_that_exceeds_its_time_limit_fails_again(
     bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Applied or redriven, an event has the same limits."""
+    """A redriven event has the same time limit as an applied event."""
     monkeypatch.setattr(limits, "seconds", 0.1)
     bench.apply(slice_of([broken(0)]))
     hang(bench)

@@ -16,8 +16,8 @@ from tests.mutants import mutated
 bench, redriver = applying.bench, failing.redriver
 
 
-def play(bench: Bench, redriver: Redriver) -> None:
-    """Blocked, then mended, then live traffic: what each mutant below gets wrong somewhere."""
+def run_scenario(bench: Bench, redriver: Redriver) -> None:
+    """Runs a blocked redrive, a redrive after the mend, and a later event; each mutant fails at one step."""
     bench.apply(slice_of([broken(0), thing_set(1, amount=5)]))
     assert redriver.redrive_once("thing", "k").blocked_by is not None
     assert parked(bench) == [("k",)]
@@ -31,21 +31,21 @@ def play(bench: Bench, redriver: Redriver) -> None:
     assert bench.amounts() == {"k": 9}
 
 
-def test_blocked_then_mended_all_is_as_if_it_had_never_died(bench: Bench, redriver: Redriver) -> None:
-    play(bench, redriver)
+def test_a_blocked_redrive_succeeds_after_the_handler_is_mended(bench: Bench, redriver: Redriver) -> None:
+    run_scenario(bench, redriver)
 
 
 REDRIVE_MUTANTS = {
-    "unparked whatever is left": (
+    "the entity is unparked although letters are left": (
         "redriven.unparked = dead_letters.unpark_if_clear(self._session, entity, key, self._skipping)",
         "redriven.unparked = self._session.command("
         "f\"DELETE FROM sluice.parked_entities WHERE key = '{key}'\") is None",
         "if redriven.holds is None:",
         "if True:",
     ),
-    "counters left as they were": ("        self._recount(letters, settled)\n", ""),
-    "outcomes left as they were": ("        self._remember(letters, settled)\n", ""),
-    "letters left open": (
+    "the counters are not changed": ("        self._recount(letters, settled)\n", ""),
+    "the outcomes are not changed": ("        self._remember(letters, settled)\n", ""),
+    "the letters stay open": (
         "dead_letters.finish_letters(self._session, [letter.id], LetterState.DONE)",
         "pass",
     ),
@@ -53,7 +53,7 @@ REDRIVE_MUTANTS = {
 
 
 @pytest.mark.parametrize("changes", REDRIVE_MUTANTS.values(), ids=REDRIVE_MUTANTS)
-def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, ...]) -> None:
+def test_the_scenario_catches_the_mutant(bench: Bench, database_url: str, changes: tuple[str, ...]) -> None:
     module = mutated(redrive, *changes[:2])
     for old, new in zip(changes[2::2], changes[3::2], strict=True):
         source = inspect.getsource(redrive).replace(changes[0], changes[1]).replace(old, new)
@@ -61,15 +61,15 @@ def test_the_play_catches(bench: Bench, database_url: str, changes: tuple[str, .
     session = Session(database_url, application_name="test mutant", plans=BATCH_PLANS)
     try:
         with pytest.raises(AssertionError):
-            play(bench, module.Redriver(session, bench.registry, nothing_in_kafka))
+            run_scenario(bench, module.Redriver(session, bench.registry, nothing_in_kafka))
     finally:
         session.close()
 
 
-def test_the_play_catches_a_redrive_that_consults_its_own_identity(
+def test_the_scenario_catches_a_redrive_that_checks_its_own_identity(
     bench: Bench, redriver: Redriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant = mutated(fold_io, "if own.get(identity) != known[1:]:", "if True:")
     monkeypatch.setattr("sluice.tasks.apply.batch_writer.FoldIO", mutant.FoldIO)
     with pytest.raises(AssertionError):
-        play(bench, redriver)
+        run_scenario(bench, redriver)
